@@ -1,0 +1,1 @@
+"""kontext: an open, end-to-end reproduction of FLUX.1 Kontext."""

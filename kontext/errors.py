@@ -1,0 +1,64 @@
+"""Errors a user can cause and mend. Each message is one clear line; the CLI prints it and exits 1.
+
+Our own invariants use `assert`; these classes are for bad input, bad configuration and bad stores.
+"""
+
+
+class KontextError(ValueError):
+    """Base of every user-facing error."""
+
+    exit_code = 1
+
+
+class RecipeError(KontextError):
+    """A recipe name, key or value is not valid."""
+
+
+class StoreError(KontextError):
+    """The object store is unreachable, refuses us, or does not keep its promises."""
+
+
+class ObjectNotFound(StoreError):
+    """No object under that key."""
+
+
+class ObjectExists(StoreError):
+    """A conditional put found an object already there."""
+
+
+class ArtifactError(KontextError):
+    """An artifact is missing, ambiguous, or its bytes do not match its manifest."""
+
+
+class CatalogError(KontextError):
+    """A catalog query or commit is not possible."""
+
+
+class DecodeError(KontextError):
+    """Bytes that are not an image we accept; `reason` is the reject reason that is recorded."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SourceError(KontextError):
+    """An image source cannot be read (missing folder, missing npm package, bad licence)."""
+
+
+class WeightsError(KontextError):
+    """A weights file has the wrong layout, shape or digest."""
+
+
+class SafetyRefusal(KontextError):
+    """Policy refused an instruction or an image. Carries the reason enum, never the content."""
+
+    exit_code = 3
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class GateError(KontextError):
+    """A quality gate (training health, canary, inert filter) failed and stopped the stage."""

@@ -1,0 +1,1 @@
+"""Benches, metrics, reference editors, report."""

@@ -1,0 +1,1 @@
+"""Hash gate, classifiers, text and pair rules, policy, ledger, canaries."""

@@ -1,0 +1,1 @@
+"""Euler sampling and the editor."""

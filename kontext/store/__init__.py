@@ -1,0 +1,1 @@
+"""Objects, artifacts and the catalog."""

@@ -1,0 +1,1 @@
+"""Timesteps, steps and loops. Torch only."""

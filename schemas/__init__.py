@@ -1,0 +1,1 @@
+"""What everything is: recipes, tables, manifests, views."""

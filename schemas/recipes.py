@@ -1,0 +1,367 @@
+"""Recipes: everything that decides a result, typed. One small function per named recipe.
+
+A recipe has one section per stage. A stage's artifact digest covers its own section (and its input
+artifacts), so changing `distill.seed` redoes distill and what follows, nothing before it. Unknown
+keys are errors. The resolved recipe is stored in every manifest. Where things live (store, catalog,
+credentials) is environment, never recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of all recipe parts: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- sources -----------------------------------------------------------------------------------
+
+
+class EmojiSource(Section):
+    """Iconify emoji sets from npm (`node_modules/@iconify-json/*`)."""
+
+    kind: Literal["emoji"] = "emoji"
+    sets: tuple[str, ...] = Field(
+        (
+            "fluent-emoji-flat",
+            "fluent-emoji-high-contrast",
+            "fluent-emoji",
+            "noto",
+            "noto-v1",
+            "twemoji",
+            "openmoji",
+            "emojione",
+        ),
+        title="Icon sets",
+    )
+    max_concepts: int = Field(600, title="Concepts to sample", ge=1)
+    seed: int = 0
+
+
+class MeteoconsSource(Section):
+    """Weather icons: day/night and weather changes (`@iconify-json/meteocons`)."""
+
+    kind: Literal["meteocons"] = "meteocons"
+
+
+class DiceBearSource(Section):
+    """Parametric characters: one base per seed plus single-attribute variants with exact labels."""
+
+    kind: Literal["dicebear"] = "dicebear"
+    styles: tuple[str, ...] = Field(("adventurer", "micah", "toon-head"), title="Art styles")
+    seeds: int = Field(60, title="Characters per style", ge=1)
+    variants: int = Field(8, title="Variants per character", ge=1)
+    seed: int = 0
+
+
+class SignSource(Section):
+    """Painted signs: short words in a real font on a coloured board over a drawn scene."""
+
+    kind: Literal["signs"] = "signs"
+    scenes: int = Field(120, title="Scenes", ge=1)
+    words: tuple[str, ...] = Field((), title="Words (empty: the built-in list)")
+    words_per_scene: int = Field(5, title="Words per scene", ge=2)
+    seed: int = 0
+
+
+class OpenMojiWheelSource(Section):
+    """Pip-only fallback for machines without npm: OpenMoji colour and black from its wheel."""
+
+    kind: Literal["openmoji-wheel"] = "openmoji-wheel"
+    max_concepts: int = Field(600, ge=1)
+    seed: int = 0
+
+
+class FolderSource(Section):
+    """A folder of images, read recursively. Sub-folder = group; `stem__attr=value` sets labels."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(title="Folder")
+    license_spdx: str = Field("LicenseRef-unknown", title="Licence (SPDX id)")
+    author: str = Field("unknown", title="Author")
+
+
+Source = Annotated[
+    EmojiSource
+    | MeteoconsSource
+    | DiceBearSource
+    | SignSource
+    | OpenMojiWheelSource
+    | FolderSource,
+    Field(discriminator="kind"),
+]
+
+
+# --- data stages -------------------------------------------------------------------------------
+
+
+class IngestConfig(Section):
+    sources: tuple[Source, ...] = Field(
+        (EmojiSource(), MeteoconsSource(), DiceBearSource(), SignSource()), title="Image sources"
+    )
+    resolution: int = Field(64, title="Canonical side in pixels", ge=16, le=4096, multiple_of=16)
+    background: str = Field("#ffffff", title="Colour under transparency")
+    hash_lists: tuple[str, ...] = Field((), title="Hash list files (never committed, never logged)")
+    allow_unlisted: bool = Field(True, title="Run without an external hash list (recorded)")
+    canaries: int = Field(3, title="Benign canaries injected to prove the hash gate", ge=0)
+    chunk_size: int = Field(512, title="Images per work chunk", ge=1, le=4096)
+    processes: int = Field(2, title="Worker processes", ge=1)
+
+
+class MineConfig(Section):
+    miners: tuple[str, ...] = Field(
+        ("attributes", "style", "skin-tone", "glyph", "daynight", "sequence"), title="Miners"
+    )
+    pairs_per_category: int = Field(4000, title="Directed pairs kept per category", ge=1)
+    t2i_singles: int = Field(3000, title="Text-to-image singles (no context)", ge=0)
+    skin_tone_share: float = Field(0.15, title="Skin-tone share of local edits", gt=0, le=1)
+    pairs_per_image: int = Field(24, title="Pairs one target image may appear in", ge=1)
+    seed: int = 0
+
+
+class CaptionConfig(Section):
+    paraphrases: int = Field(6, title="Paraphrases per relation", ge=1)
+    seed: int = 0
+
+
+class ScreenConfig(Section):
+    classifiers: tuple[str, ...] = Field(("open-nsfw", "nudenet"), title="Image classifiers")
+    policy: str = Field("default", title="Safety policy file")
+    clip_steps: int = Field(300, title="Steps to train the small CLIP heads", ge=1)
+    clip_batch: int = 512
+    processes: int = Field(2, ge=1)
+    seed: int = 0
+
+
+class ShardConfig(Section):
+    dataset: str = Field("demo", title="Dataset name")
+    max_pairs_per_shard: int = Field(4096, ge=1)
+    test_fraction: float = Field(0.06, title="Held-out test share (by component)", gt=0, lt=0.5)
+    val_fraction: float = Field(0.03, title="Held-out validation share", gt=0, lt=0.5)
+    seed: int = 0
+
+
+class IndexConfig(Section):
+    message: str = Field("", title="Commit message of the catalog snapshot")
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+class AutoencoderShape(Section):
+    """FLUX.1's autoencoder geometry: f8, 16 channels; narrow by default (see anchors for full)."""
+
+    in_channels: int = 3
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 16
+    norm_groups: int = 32
+
+
+class TransformerShape(Section):
+    """FLUX.1's transformer geometry. Defaults are FLUX.1-dev's published numbers."""
+
+    in_channels: int = 64
+    vec_in_dim: int = 768
+    context_in_dim: int = 4096
+    hidden_size: int = 3072
+    mlp_ratio: float = 4.0
+    num_heads: int = 24
+    depth: int = 19
+    depth_single_blocks: int = 38
+    axes_dim: tuple[int, int, int] = (16, 56, 56)
+    theta: int = 10_000
+    qkv_bias: bool = True
+    guidance_embed: bool = True
+
+
+class AutoencoderConfig(Section):
+    shape: AutoencoderShape = AutoencoderShape(ch=32, norm_groups=8)
+    steps: int = 1200
+    batch: int = 32
+    lr: float = 2e-3
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 0.1
+    disc_start: int = 900
+    disc_weight: float = 0.1
+    disc_channels: int = 32
+    ema_decay: float = 0.995
+    seed: int = 0
+
+
+class EncodeConfig(Section):
+    text_length: int = Field(20, title="Text tokens", ge=4, le=512)
+    batch: int = 128
+    seed: int = 0
+
+
+class FinetuneConfig(Section):
+    shape: TransformerShape = TransformerShape(
+        in_channels=64,
+        vec_in_dim=384,
+        context_in_dim=384,
+        hidden_size=256,
+        num_heads=4,
+        depth=2,
+        depth_single_blocks=4,
+        axes_dim=(16, 24, 24),
+        guidance_embed=False,
+    )
+    t2i_steps: int = Field(300, title="Phase one: text-to-image from scratch", ge=0)
+    joint_steps: int = Field(1000, title="Phase two: joint T2I and I2I", ge=1)
+    t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
+    batch: int = 96
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.01
+    text_dropout: float = Field(0.1, title="CFG dropout of the instruction", ge=0, lt=1)
+    context_dropout: float = Field(0.0, title="CFG dropout of the context", ge=0, lt=1)
+    ema_decay: float = 0.995
+    category_weights: dict[str, float] = Field(default_factory=dict)
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+class DistillConfig(Section):
+    teacher_edits: int = Field(1500, title="Synthetic teacher edits", ge=8)
+    teacher_steps: int = 12
+    guidance: float = Field(2.0, title="Guidance of the synthetic edits", ge=1)
+    steps: int = 150
+    warmup_steps: int = 20
+    student_steps: int = Field(4, title="Steps of the student's sampling grid", ge=1, le=8)
+    batch: int = 32
+    lr_student: float = 5e-5
+    lr_heads: float = 5e-4
+    taps: tuple[int, ...] = Field((), title="Blocks with heads (empty: spread)")
+    renoise_mean: float = 1.0
+    renoise_std: float = 1.0
+    r1_weight: float = 0.1
+    ema_decay: float = 0.98
+    checkpoint_every: int = 50
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    items_per_category: int = Field(60, ge=4)
+    teacher_steps: int = 20
+    teacher_guidance: float = 1.0
+    bootstrap: int = 1000
+    mask_threshold: float = Field(0.06, title="Pixel change that counts as 'should change' (0-1)")
+    seed: int = 0
+
+
+class PublishConfig(Section):
+    name: str = Field("kontext-demo", title="Model name")
+
+
+class Recipe(Section):
+    """A full pipeline configuration."""
+
+    name: str = "custom"
+    ingest: IngestConfig = IngestConfig()
+    mine: MineConfig = MineConfig()
+    caption: CaptionConfig = CaptionConfig()
+    screen: ScreenConfig = ScreenConfig()
+    shard: ShardConfig = ShardConfig()
+    index: IndexConfig = IndexConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    encode: EncodeConfig = EncodeConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    publish: PublishConfig = PublishConfig()
+
+
+def demo() -> Recipe:
+    """The README's recipe: 64 px, real emoji and characters, 2 CPU cores, under 20 minutes."""
+    return Recipe(name="demo")
+
+
+def ci() -> Recipe:
+    """Two minutes on two cores: every stage for real, at sizes that prove wiring, not quality."""
+    return Recipe(
+        name="ci",
+        ingest=IngestConfig(
+            sources=(
+                EmojiSource(max_concepts=24),
+                MeteoconsSource(),
+                DiceBearSource(seeds=6, variants=4),
+                SignSource(scenes=8, words_per_scene=3),
+            )
+        ),
+        mine=MineConfig(pairs_per_category=120, t2i_singles=100),
+        screen=ScreenConfig(clip_steps=20, clip_batch=64),
+        shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),
+        autoencoder=AutoencoderConfig(
+            shape=AutoencoderShape(ch=16, norm_groups=4), steps=20, batch=8, disc_start=12
+        ),
+        finetune=FinetuneConfig(
+            shape=TransformerShape(
+                in_channels=64,
+                vec_in_dim=384,
+                context_in_dim=384,
+                hidden_size=64,
+                num_heads=2,
+                depth=1,
+                depth_single_blocks=2,
+                axes_dim=(8, 12, 12),
+                guidance_embed=False,
+            ),
+            t2i_steps=6,
+            joint_steps=12,
+            batch=16,
+            checkpoint_every=5,
+        ),
+        distill=DistillConfig(
+            teacher_edits=24, teacher_steps=4, steps=6, warmup_steps=2, batch=8, checkpoint_every=3
+        ),
+        evaluate=EvaluateConfig(items_per_category=6, teacher_steps=4, bootstrap=100),
+        publish=PublishConfig(name="kontext-ci"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "ci": ci}
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return the named recipe with `section.key=value` overrides applied.
+
+    Values are parsed as JSON and taken as plain strings where they are not JSON.
+
+    Raises:
+        ValueError: unknown recipe, malformed override, unknown key or value out of range.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe '{name}' (known: {', '.join(RECIPES)})")
+    data = RECIPES[name]().model_dump(mode="json")
+    for override in overrides:
+        path, sep, raw = override.partition("=")
+        if not sep:
+            raise ValueError(f"override '{override}' is not of the form section.key=value")
+        _assign(data, path.split("."), _parse(raw), override)
+    return Recipe.model_validate(data)
+
+
+def _parse(raw: str) -> Any:
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError:
+        return raw
+
+
+def _assign(data: Any, path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        if not isinstance(data, dict) or key not in data:
+            raise ValueError(f"override '{override}': no such key '{key}'")
+        data = data[key]
+    if not isinstance(data, dict) or (path[-1] not in data):
+        raise ValueError(f"override '{override}': no such key '{path[-1]}'")
+    data[path[-1]] = value

@@ -1,0 +1,149 @@
+"""Arrow schemas of every table workers write. Ids are lower-case hex; no column is always null.
+
+Each field carries a `comment`, which the catalog keeps as the column's comment.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+Column = tuple[str, pa.DataType, str]
+
+
+def _schema(comment: str, *columns: Column) -> pa.Schema:
+    fields = [pa.field(name, kind, metadata={"comment": text}) for name, kind, text in columns]
+    return pa.schema(fields, metadata={"comment": comment})
+
+
+CATEGORIES = ("local", "global", "character", "style", "text")  # KontextBench's five tasks
+RELATION_CLASSES = (*CATEGORIES, "t2i")
+
+IMAGES = _schema(
+    "One row per accepted canonical image.",
+    ("pixel_id", pa.string(), "SHA-256 of the canonical RGB8 pixels (with their shape): the key"),
+    ("image_id", pa.string(), "SHA-256 of the original bytes"),
+    ("pdq", pa.binary(32), "256-bit PDQ perceptual hash"),
+    ("pdq_quality", pa.uint8(), "PDQ quality 0-100; below 50 the hash gate cannot match"),
+    ("width_px", pa.uint32(), "canonical width"),
+    ("height_px", pa.uint32(), "canonical height"),
+    ("orig_width_px", pa.uint32(), "width as decoded"),
+    ("orig_height_px", pa.uint32(), "height as decoded"),
+    ("bytes", pa.uint64(), "size of the original"),
+    ("format", pa.string(), "container format as sniffed"),
+    ("source", pa.string(), "source name, e.g. emoji:noto or dicebear:micah"),
+    ("source_ref", pa.string(), "name inside the source"),
+    ("group_key", pa.string(), "same group = same concept, character or scene"),
+    ("concept", pa.string(), "what is shown, in words"),
+    ("attributes", pa.string(), "JSON object of exact labels (string to string)"),
+    ("license_spdx", pa.string(), "licence of the art"),
+    ("author", pa.string(), "author of the art"),
+    ("synthetic", pa.bool_(), "rendered from parameters rather than drawn or photographed"),
+)
+
+PIXELS = _schema(
+    "Canonical pixels, kept apart from the metadata.",
+    ("pixel_id", pa.string(), "key into images"),
+    ("png", pa.binary(), "lossless PNG, RGB8"),
+)
+
+REJECTS = _schema(
+    "Every image that was not accepted, with the reason.",
+    ("source", pa.string(), "source name"),
+    ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions, recovers nothing"),
+    ("source_ref", pa.string(), "name inside the source; empty for safety rejects"),
+    ("reason", pa.string(), "decode or safety reject reason"),
+    ("detail", pa.string(), "one line; empty for safety rejects"),
+)
+
+PAIRS = _schema(
+    "Directed pairs (target x | context y, instruction c) as mined.",
+    ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
+    ("context_ids", pa.list_(pa.string()), "pixel ids of the context images; empty for T2I"),
+    ("target_id", pa.string(), "pixel id of the target image"),
+    ("relation_class", pa.string(), "local, global, character, style, text or t2i"),
+    ("relation", pa.string(), "what changes, e.g. skin_tone, expression, day_night, glyph"),
+    ("miner", pa.string(), "which miner proposed it"),
+    ("miner_version", pa.string(), "version of the miner"),
+    ("params", pa.string(), "JSON: exact attribute, from, to, subject"),
+    ("group_key", pa.string(), "component seed: the concept, character or scene"),
+    ("source", pa.string(), "source of the target image"),
+    ("license_spdx", pa.string(), "strictest licence of the images involved"),
+)
+
+CAPTIONS = _schema(
+    "Text for every pair.",
+    ("pair_id", pa.string(), "key into pairs"),
+    ("instruction", pa.string(), "imperative edit instruction; for T2I the target caption"),
+    ("instruction_short", pa.string(), "shortest form"),
+    ("instruction_inverse", pa.string(), "the instruction that undoes it; empty for T2I"),
+    ("target_caption", pa.string(), "caption of the target alone"),
+    ("context_caption", pa.string(), "caption of the context alone; empty for T2I"),
+    ("template", pa.string(), "relation/paraphrase number"),
+    ("status", pa.string(), "ok, refused, malformed or empty"),
+    ("captioner", pa.string(), "captioner id and version"),
+)
+
+IMAGE_SCORES = _schema(
+    "Raw safety scores per image and classifier. Thresholds live in views.",
+    ("pixel_id", pa.string(), "key into images"),
+    ("classifier", pa.string(), "classifier id"),
+    ("label", pa.string(), "class, e.g. nsfw or FEMALE_BREAST_EXPOSED"),
+    ("score", pa.float32(), "0 to 1"),
+)
+
+PAIR_SCORES = _schema(
+    "Raw quality and safety scores per pair.",
+    ("pair_id", pa.string(), "key into pairs"),
+    ("nsfw_max", pa.float32(), "largest open-nsfw score over all images of the pair"),
+    ("nudity_max", pa.float32(), "largest exposed-nudity score over all images of the pair"),
+    ("exposure_delta", pa.float32(), "exposure of the target minus the context's largest"),
+    ("text_reason", pa.string(), "text rule that fired, or empty"),
+    ("ncii_reason", pa.string(), "pair rule that fired, or empty"),
+    ("clip_t", pa.float32(), "image-text cosine of target and target caption"),
+    ("clip_i", pa.float32(), "image-image cosine of context and target (1 for T2I)"),
+    ("clip_dir", pa.float32(), "directional similarity (0 for T2I)"),
+    ("ssim", pa.float32(), "SSIM of context and target (0 for T2I)"),
+    ("l1", pa.float32(), "mean absolute difference 0-1, in float (1 for T2I)"),
+    ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),
+    ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
+)
+
+DECISIONS = _schema(
+    "Safety decisions, deterministic part; the ledger adds time and the hash chain.",
+    ("subject_kind", pa.string(), "image, text or pair"),
+    ("subject_hmac", pa.string(), "HMAC-SHA256 of the subject's id with the run key"),
+    ("check", pa.string(), "hash_gate, classifier, text_rule or pair_rule"),
+    ("provider", pa.string(), "which list or model, with version"),
+    ("score", pa.float32(), "raw score where there is one, else -1"),
+    ("threshold", pa.float32(), "threshold in force, else -1"),
+    ("outcome", pa.string(), "pass, drop, unmatchable or error"),
+    ("reason", pa.string(), "reason enum, empty for pass"),
+    ("policy_version", pa.string(), "policy in force"),
+)
+
+SPLITS = _schema(
+    "Which split each pair is in, by connected component.",
+    ("pair_id", pa.string(), "key into pairs"),
+    ("component_id", pa.string(), "connected component over shared groups and near-duplicates"),
+    ("split", pa.string(), "train, val or test"),
+)
+
+SHARDS = _schema(
+    "WebDataset shards.",
+    ("shard_id", pa.string(), "content name"),
+    ("split", pa.string(), "train, val or test"),
+    ("name", pa.string(), "file name inside the shard artifact"),
+    ("sha256", pa.string(), "digest of the tar"),
+    ("bytes", pa.uint64(), "size of the tar"),
+    ("samples", pa.uint32(), "pairs inside"),
+    ("first_key", pa.string(), "first sample key"),
+    ("last_key", pa.string(), "last sample key"),
+)
+
+SHARD_MEMBERS = _schema(
+    "Where each pair lies, for ranged reads.",
+    ("shard_id", pa.string(), "key into shards"),
+    ("pair_id", pa.string(), "key into pairs"),
+    ("offset_bytes", pa.uint64(), "offset of the sample's first header"),
+    ("length_bytes", pa.uint64(), "length of all its members with headers and padding"),
+)

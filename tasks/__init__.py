@@ -1,0 +1,1 @@
+"""Prefect tasks: retries, logs and artifacts around library functions."""
