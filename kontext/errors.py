@@ -60,5 +60,13 @@ class SafetyRefusal(KontextError):
         self.reason = reason
 
 
+class ChunkError(KontextError):
+    """A chunk of work failed; finished chunks are kept and a rerun does only the rest."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 class GateError(KontextError):
     """A quality gate (training health, canary, inert filter) failed and stopped the stage."""

@@ -130,6 +130,7 @@ class StageContext:
     home: Path  # KONTEXT_HOME
     store_url: str
     report: Reporter
+    catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("kontext"))
 
     def note(self, text: str) -> None:

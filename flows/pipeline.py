@@ -1,0 +1,229 @@
+"""The end-to-end flow: reuse what is done, dispatch the rest to the stage deployments."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect import flow, get_client, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.children import Children, cancel_children
+from flows.forms import PipelineForm
+from flows.summary import LINEAGE_KEY, SUMMARY_KEY, Row, mermaid, summary
+from kontext.errors import ArtifactError, KontextError
+from kontext.stages import STAGES
+from tasks.report import export_report
+from tasks.reporter import Log
+from tasks.workspace import Places, open_engine, places, resolve_recipe
+
+if TYPE_CHECKING:
+    from kontext.engine import Engine, PlannedStage
+
+POLL_SECONDS = 1.0
+
+
+class PipelineRun:
+    """One pass over the plan: a small scheduler that dispatches stages whose inputs are done."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        at: Places,
+        plan: list[PlannedStage],
+        options: dict[str, Any],
+        force: tuple[str, ...],
+        children: Children,
+        client: SyncPrefectClient,
+        log: Log,
+        title: str,
+    ) -> None:
+        self._engine = engine
+        self._at = at
+        self._options = options
+        self._force = force
+        self._children = children
+        self._client = client
+        self._log = log
+        self._title = title
+        self._waiting = [step.stage for step in plan if not step.reused]
+        self._active: dict[str, FlowRun] = {}
+        self._summary_id: UUID | None = None
+        self._report = ""
+        planned = {step.stage: step for step in plan}
+        self.rows: dict[str, Row] = {}
+        for status in engine.status():
+            row = Row(status.stage, status.digest)
+            if status.stage in self._waiting:
+                log.info("%s: to be made (%s)", status.stage, planned[status.stage].why)
+            elif status.state == "done":
+                self._take(row, "reused")
+                log.info("%s: reused (%s)", status.stage, status.digest)
+            else:
+                row.state = "skipped"
+                assert status.stage not in planned
+            self.rows[status.stage] = row
+
+    @property
+    def failed(self) -> list[Row]:
+        """Stages that did not make it."""
+        return [row for row in self.rows.values() if row.state in ("failed", "cancelled")]
+
+    def execute(self) -> State[Any]:
+        """Run to the end and say how it ended."""
+        self._publish()
+        while self._active or self._ready():
+            changed = [self._start(name) for name in self._ready()]
+            changed += [self._check(name) for name in list(self._active)]
+            if any(changed):
+                self._publish()
+            if self._active:
+                time.sleep(POLL_SECONDS)
+        self._export()
+        self._publish(final=True)
+        return self._verdict()
+
+    def _ready(self) -> list[str]:
+        """Waiting stages whose inputs are all there."""
+        return [
+            name
+            for name in self._waiting
+            if all(self.rows[i].state in ("ran", "reused") for i in STAGES[name].inputs)
+        ]
+
+    def _start(self, name: str) -> bool:
+        self._waiting.remove(name)
+        digest = self._engine.digests()[name]  # an input that was forced has changed it
+        row = self.rows[name]
+        row.digest = digest
+        options = {**self._options, "force": name in self._force}
+        child = self._children.start(
+            name, digest, options, lambda: self._engine.artifacts.exists(name, digest)
+        )
+        row.state, row.run_id = "running", str(child.id)
+        self._active[name] = child
+        self._log.info("%s: dispatched as run '%s'", name, child.name)
+        return True
+
+    def _check(self, name: str) -> bool:
+        child = self._children.poll(self._active[name])
+        state = child.state
+        if state is None or not state.is_final():
+            return False
+        del self._active[name]
+        row = self.rows[name]
+        row.digest = self._engine.digests()[name]
+        if state.is_completed() and self._engine.artifacts.exists(name, row.digest):
+            self._take(row, "ran")
+            row.page_id = self._children.summary_page(child)
+            self._log.info("%s: done (%s)", name, row.digest)
+        else:
+            row.state = "cancelled" if state.is_cancelled() else "failed"
+            row.error = one_line(state.message or state.name)
+            self._log.error("%s: %s: %s", name, row.state, row.error)
+        return True
+
+    def _take(self, row: Row, state: str) -> None:
+        manifest = self._engine.artifacts.open(row.stage, row.digest).manifest
+        row.state, row.seconds, row.metrics = state, manifest.seconds, manifest.metrics
+
+    def _export(self) -> None:
+        if self.rows["evaluate"].state in ("ran", "reused") if "evaluate" in self.rows else False:
+            artifact = self._engine.artifacts.open("evaluate", self.rows["evaluate"].digest)
+            try:
+                self._report = str(export_report(artifact, self._at.home))
+            except ArtifactError as error:
+                self._log.warning("no report: %s", error)
+
+    def _publish(self, final: bool = False) -> None:
+        rows = list(self.rows.values())
+        text = summary(self._title, rows, STAGES, self._report)
+        if self._summary_id is None:
+            created = create_markdown_artifact(text, SUMMARY_KEY, self._title)
+            assert isinstance(created, UUID)
+            self._summary_id = created
+        else:
+            self._client.update_artifact(self._summary_id, ArtifactUpdate(data=text))
+        if final:
+            create_markdown_artifact(mermaid(rows, STAGES), LINEAGE_KEY, self._title)
+
+    def _verdict(self) -> State[Any]:
+        ran = sum(row.state == "ran" for row in self.rows.values())
+        reused = sum(row.state == "reused" for row in self.rows.values())
+        if self.failed:
+            first = self.failed[0]
+            return Failed(message=f"stage '{first.stage}' {first.state}: {first.error}")
+        report = f"; report: {self._report}" if self._report else ""
+        return Completed(message=f"{ran} stages ran, {reused} reused{report}")
+
+
+def one_line(message: str) -> str:
+    """A state's message without Prefect's frame around it."""
+    text = " ".join(message.split())
+    return text.removeprefix("Flow run encountered an exception: ")
+
+
+def _name() -> str:
+    """Run name: recipe, what, and the digest of the last stage, which covers everything."""
+    form = _form()
+    part = f" · only {form.only}" if form.only != "all" else ""
+    part += f" · from {form.start}" if form.start != "all" else ""
+    try:
+        engine = open_engine(resolve_recipe(form.recipe, form.overrides), places(form.store))
+        digest = list(engine.digests().values())[-1][:8]
+        return f"{form.recipe} · pipeline{part} · {digest}"
+    except KontextError:  # the run itself reports what is wrong with its parameters
+        return f"{form.recipe} · pipeline{part}"
+
+
+def _form() -> PipelineForm:
+    given = (flow_run.get_parameters() or {}).get("options")
+    return given if isinstance(given, PipelineForm) else PipelineForm.model_validate(given or {})
+
+
+@flow(
+    name="pipeline",
+    flow_run_name=_name,
+    on_cancellation=[cancel_children],
+    persist_result=False,
+)
+def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
+    """From images to a published model. Stages whose artifact exists are reused.
+
+    Args:
+        options: What to run
+    """
+    return run_plan(options, title=f"Pipeline, recipe {options.recipe}")
+
+
+def run_plan(options: PipelineForm, title: str, last: str = "") -> State[Any]:
+    """Plan and run, up to stage `last`. Must be called inside a flow run."""
+    log = get_run_logger()
+    at = places(options.store)
+    recipe = resolve_recipe(options.recipe, options.overrides)
+    engine = open_engine(recipe, at, run=str(flow_run.get_id()))
+    force = tuple(str(name) for name in options.force)
+    plan = engine.plan(
+        only=None if options.only == "all" else str(options.only),
+        from_=None if options.start == "all" else str(options.start),
+        force=force,
+    )
+    if last:
+        order = list(STAGES)
+        plan = [step for step in plan if order.index(step.stage) <= order.index(last)]
+    stage_options = {
+        "recipe": str(options.recipe),
+        "overrides": options.overrides,
+        "store": options.store,
+    }
+    parent = UUID(str(flow_run.get_id()))
+    with get_client(sync_client=True) as client:
+        children = Children(client, parent, flow_run.get_run_count() or 1, log)
+        run = PipelineRun(engine, at, plan, stage_options, force, children, client, log, title)
+        return run.execute()

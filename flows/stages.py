@@ -1,0 +1,63 @@
+"""One flow per stage, generated from the stage graph.
+
+Each is deployed on its stage's pool, so that any stage can be run, retried and scheduled alone.
+The flow of stage `train-autoencoder` is the attribute `train_autoencoder` of this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.runtime import flow_run
+
+from flows.forms import StageForm
+from kontext.errors import KontextError
+from kontext.stage import Stage
+from kontext.stages import STAGES
+from tasks.stage import run_stage
+from tasks.workspace import open_engine, places, resolve_recipe
+
+
+def run_name(stage: str, recipe: str, digest: str, forced: bool = False) -> str:
+    """Name of a stage's run. A forced run gets a digest of its own when it starts."""
+    return f"{recipe} · {stage} · {'again' if forced else digest[:8]}"
+
+
+def artifact_tag(stage: str, digest: str) -> str:
+    """Tag that finds the runs of one artifact."""
+    return f"{stage}/{digest}"
+
+
+def _name_from_parameters(stage: str) -> str:
+    """Name of a run from the form. The digest shows which artifact it makes."""
+    given = (flow_run.get_parameters() or {}).get("options")
+    form = given if isinstance(given, StageForm) else StageForm.model_validate(given or {})
+    try:
+        engine = open_engine(resolve_recipe(form.recipe, form.overrides), places(form.store))
+        return run_name(stage, form.recipe, engine.digests()[stage], form.force)
+    except KontextError:  # the run itself reports what is wrong with its parameters
+        return f"{form.recipe} · {stage}"
+
+
+def _stage_flow(stage: Stage) -> Flow[..., Any]:
+    def run(options: StageForm = StageForm()) -> dict[str, Any]:  # noqa: B008
+        return run_stage(
+            stage.name, options.recipe, options.overrides, options.force, options.store
+        )
+
+    run.__name__ = run.__qualname__ = stage.name.replace("-", "_")
+    run.__module__ = __name__
+    run.__doc__ = f"{stage.summary[0].upper()}{stage.summary[1:]}."
+    return flow(
+        name=stage.name,
+        flow_run_name=lambda: _name_from_parameters(stage.name),
+        persist_result=False,
+        validate_parameters=True,
+    )(run)
+
+
+STAGE_FLOWS: dict[str, Flow[..., Any]] = {
+    name: _stage_flow(stage) for name, stage in STAGES.items()
+}
+globals().update({name.replace("-", "_"): made for name, made in STAGE_FLOWS.items()})

@@ -1,0 +1,110 @@
+"""The summary and the lineage diagram of a pipeline run, as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kontext.stage import Stage
+from tasks.markdown import artifact_key, artifact_link, duration, metrics_line, run_link, table
+
+SUMMARY_KEY = "pipeline-summary"
+LINEAGE_KEY = "pipeline-lineage"
+_WORDS = {
+    "ran": "ran",
+    "reused": "reused",
+    "failed": "**FAILED**",
+    "running": "running …",
+    "waiting": "waiting",
+    "skipped": "skipped",
+    "cancelled": "**cancelled**",
+}
+_COLOURS = {
+    "ran": "fill:#d1fae5,stroke:#059669,color:#064e3b",
+    "reused": "fill:#e0f2fe,stroke:#0284c7,color:#0c4a6e",
+    "failed": "fill:#fee2e2,stroke:#dc2626,color:#7f1d1d",
+    "cancelled": "fill:#fee2e2,stroke:#dc2626,color:#7f1d1d",
+    "running": "fill:#fef3c7,stroke:#d97706,color:#78350f",
+    "waiting": "fill:#f8fafc,stroke:#94a3b8,color:#475569",
+    "skipped": "fill:#f8fafc,stroke:#cbd5e1,color:#94a3b8,stroke-dasharray:4",
+}
+
+
+@dataclass
+class Row:
+    """One stage of a pipeline run, as far as it is known."""
+
+    stage: str
+    digest: str
+    state: str = "waiting"  # a key of _WORDS
+    seconds: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    page_id: str = ""  # of the stage's summary artifact
+    error: str = ""
+
+
+def summary(title: str, rows: Sequence[Row], graph: Mapping[str, Stage], report: str = "") -> str:
+    """The run's page: one line per stage, errors in full, the report's path and the lineage."""
+    counts = {state: sum(row.state == state for row in rows) for state in _WORDS}
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    cells = [
+        (
+            f"**{row.stage}**",
+            _WORDS[row.state],
+            duration(row.seconds) if row.state != "reused" else f"({duration(row.seconds)})",
+            f"`{row.digest}`",
+            metrics_line(row.metrics),
+            _links(row),
+        )
+        for row in rows
+    ]
+    headers = ("stage", "state", "time", "digest", "key figures", "see")
+    if counts["reused"]:
+        said += ". Times in brackets are from when the reused artifact was made"
+    parts = [f"# {title}", f"{said}."]
+    parts += [f"> **{row.stage} failed:** {row.error}" for row in rows if row.error]
+    parts.append(table(headers, cells))
+    if report:
+        parts.append(f"**Report:** `{report}`")
+    parts.append("## Lineage\n\n" + mermaid(rows, graph))
+    return "\n\n".join(parts) + "\n"
+
+
+def _links(row: Row) -> str:
+    links = [f"[run]({run_link(row.run_id)})"] if row.run_id else []
+    if row.state in ("ran", "reused", "failed"):
+        page = artifact_link(artifact_key(row.stage, "summary"), row.page_id)
+        links.append(f"[artifact]({page})")
+    return " · ".join(links) or "—"
+
+
+def mermaid(rows: Sequence[Row], graph: Mapping[str, Stage]) -> str:
+    """The stage graph with digests, coloured by state. Labels are quoted: `@` breaks the parse."""
+    lines = ["```mermaid", "flowchart TD"]
+    for row in rows:
+        label = f"{row.stage}<br/>{row.digest[:8]} · {row.state}"
+        lines.append(f'  {_node(row.stage)}["{label}"]:::{row.state}')
+    shown = {row.stage for row in rows}
+    lines += [f"  {_node(a)} --> {_node(b)}" for a, b in edges(graph) if a in shown and b in shown]
+    used = dict.fromkeys(row.state for row in rows)
+    lines += [f"  classDef {state} {_COLOURS[state]}" for state in used]
+    return "\n".join([*lines, "```"])
+
+
+def edges(graph: Mapping[str, Stage]) -> list[tuple[str, str]]:
+    """Input edges without those that a longer path implies, for drawing."""
+    above: dict[str, set[str]] = {}
+    for stage in graph.values():
+        above[stage.name] = set(stage.inputs).union(*(above[i] for i in stage.inputs))
+    return [
+        (source, stage.name)
+        for stage in graph.values()
+        for source in stage.inputs
+        if not any(source in above[other] for other in stage.inputs if other != source)
+    ]
+
+
+def _node(stage: str) -> str:
+    return "s_" + stage.replace("-", "_")

@@ -1,0 +1,81 @@
+"""Captioning a table of pairs: requests from PAIRS and IMAGES, rows for CAPTIONS."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from kontext.data.caption.base import Caption, Captioner, CaptionRequest, ImageFacts
+from kontext.data.caption.chat import ChatCaptioner
+from kontext.data.caption.template import TemplateCaptioner
+from kontext.errors import RecipeError
+from schemas.recipes import CaptionConfig
+from schemas.tables import CAPTIONS
+
+API_KEY = "OPENAI_API_KEY"  # environment variable
+
+
+def captioner_for(config: CaptionConfig) -> Captioner:
+    """The captioner a recipe asks for. Raises RecipeError for a chat captioner without address."""
+    if config.captioner == "templates":
+        return TemplateCaptioner(config.paraphrases, config.seed)
+    if not config.endpoint or not config.model:
+        raise RecipeError("caption.captioner=chat needs caption.endpoint and caption.model")
+    return ChatCaptioner(
+        config.endpoint, config.model, api_key=os.environ.get(API_KEY, ""), seed=config.seed
+    )
+
+
+def requests_for(
+    pairs: pa.Table, images: pa.Table, png: Callable[[str], bytes] | None = None
+) -> list[CaptionRequest]:
+    """One request per row of `pairs`; with `png`, the pictures go along."""
+    facts = {
+        row["pixel_id"]: ImageFacts(
+            row["concept"], json.loads(row["attributes"] or "{}"), row["source"]
+        )
+        for row in images.select(["pixel_id", "concept", "attributes", "source"]).to_pylist()
+    }
+
+    def known(pixel_id: str) -> ImageFacts:
+        found = facts[pixel_id]
+        return found if png is None else dataclasses.replace(found, png=png(pixel_id))
+
+    return [
+        CaptionRequest(
+            pair_id=row["pair_id"],
+            relation_class=row["relation_class"],
+            relation=row["relation"],
+            params=row["params"],
+            target=known(row["target_id"]),
+            contexts=tuple(known(pixel_id) for pixel_id in row["context_ids"]),
+        )
+        for row in pairs.to_pylist()
+    ]
+
+
+def captions_table(captions: Sequence[Caption]) -> pa.Table:
+    """CAPTIONS rows, in the order given."""
+    return pa.Table.from_pylist([vars(caption) for caption in captions], CAPTIONS)
+
+
+@dataclass(frozen=True)
+class CaptionChunk:
+    """A chunk of requests for a captioner that is worth storing piece by piece."""
+
+    requests: tuple[CaptionRequest, ...]
+    config: CaptionConfig
+
+
+def caption_chunk(chunk: CaptionChunk) -> Mapping[str, pa.Table]:
+    """Caption one chunk with `config.parallel` requests in flight."""
+    captioner = captioner_for(chunk.config)
+    with ThreadPoolExecutor(chunk.config.parallel) as pool:
+        captions = list(pool.map(captioner.caption, chunk.requests))
+    return {"captions": captions_table(captions)}

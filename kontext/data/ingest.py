@@ -1,0 +1,267 @@
+"""Ingest: plan every source, decode and hash-gate each image, keep each picture once.
+
+Nothing of an image is written before the hash gate has passed it: a hit leaves one decision and one
+reject row, both with an HMAC, and no pixel, name or hash. Benign canaries travel with the ordinary
+images and prove it in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kontext.data.decode import Decoded, decode_image, encode_png, to_square
+from kontext.data.sources import SourceItem, plan
+from kontext.errors import DecodeError, GateError, SourceError
+from kontext.safety.canaries import canary_items
+from kontext.safety.hashes import GateResult, HashGate
+from kontext.safety.ids import Check, Outcome, decision, run_key, subject_hmac
+from schemas.recipes import IngestConfig
+from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
+
+CANARY = "canary"  # source name of the injected canaries
+POLICY = "hash-gate/1"
+_NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class IngestChunk:
+    """A chunk of the plan: everything its worker needs."""
+
+    items: tuple[SourceItem, ...]
+    config: IngestConfig
+    home: str
+
+
+def plan_chunks(config: IngestConfig, home: Path) -> list[IngestChunk]:
+    """All items of all sources, in recipe order, cut into chunks, with canaries spread over them.
+
+    Raises:
+        SourceError: a source is missing or empty.
+        GateError: a hash list is missing, malformed or stale, or more canaries than exist.
+    """
+    HashGate.from_config(config, home)  # refuse before any work is done
+    items = [item for source in config.sources for item in plan(source)]
+    if not items:
+        raise SourceError("the sources hold no images")
+    chunks = [
+        items[start : start + config.chunk_size]
+        for start in range(0, len(items), config.chunk_size)
+    ]
+    for number, canary in enumerate(_canaries(config.canaries)):
+        chunk = chunks[number * len(chunks) // config.canaries]
+        chunk.insert(len(chunk) // 2, canary)
+    return [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+
+
+def _canaries(count: int) -> Iterator[SourceItem]:
+    try:
+        payloads = canary_items(count)
+    except ValueError as error:
+        raise GateError(str(error)) from error
+    for number, payload in enumerate(payloads):
+        yield SourceItem(
+            source=CANARY,
+            ref=f"{number}",
+            group_key=CANARY,
+            concept=CANARY,
+            license_spdx="CC0-1.0",
+            author="kontext",
+            payload=payload,
+        )
+
+
+# --- worker --------------------------------------------------------------------------------------
+
+
+def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
+    """Decode, gate and canonicalise one chunk: tables images, pixels, rejects and decisions.
+
+    A pure function of the chunk (and of the hash lists and key at `home`).
+    """
+    home = Path(chunk.home)
+    gate, key = HashGate.from_config(chunk.config, home), run_key(home)
+    rows: dict[str, list[Row]] = {"images": [], "pixels": [], "rejects": [], "decisions": []}
+    for item in chunk.items:
+        try:
+            data = item.read()
+        except SourceError as error:
+            subject = subject_hmac(f"{item.source}/{item.ref}", key)
+            rows["rejects"].append(_reject(item, subject, "unreadable", str(error)))
+            continue
+        _ingest_one(item, data, chunk.config, gate, key, rows)
+    schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
+    return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
+
+
+def _ingest_one(
+    item: SourceItem,
+    data: bytes,
+    config: IngestConfig,
+    gate: HashGate,
+    key: bytes,
+    rows: dict[str, list[Row]],
+) -> None:
+    image_id = hashlib.sha256(data).hexdigest()
+    subject = subject_hmac(image_id, key)
+    try:
+        # vector art has no pixels of its own: it is drawn at the canonical size
+        decoded = decode_image(
+            data,
+            resolution=config.resolution if item.trusted_svg else None,
+            background=config.background,
+            svg=item.trusted_svg,
+        )
+        problem = None
+    except DecodeError as error:
+        decoded, problem = None, error
+    result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
+    if result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE):
+        rows["decisions"].append(_decision(subject, result))
+        rows["rejects"].append(_reject(item, subject, str(result.reason), hide=True))
+    elif decoded is None:
+        assert problem is not None
+        rows["rejects"].append(_reject(item, subject, problem.reason, str(problem)))
+    else:
+        rows["decisions"].append(_decision(subject, result))
+        canonical = to_square(decoded, config.resolution)
+        rows["images"].append(_image(item, data, image_id, canonical, result))
+        rows["pixels"].append({"pixel_id": canonical.pixel_id, "png": encode_png(canonical.rgb)})
+
+
+def _reject(
+    item: SourceItem, subject: str, reason: str, detail: str = "", hide: bool = False
+) -> Row:
+    return {
+        "source": item.source,
+        "subject_hmac": subject,
+        "source_ref": "" if hide else item.ref,
+        "reason": str(reason),
+        "detail": "" if hide else detail,
+    }
+
+
+def _decision(subject: str, result: GateResult) -> Row:
+    return decision(
+        subject_kind="image",
+        subject=subject,
+        check=Check.HASH_GATE,
+        provider=result.provider,
+        outcome=result.outcome,
+        reason=result.reason,
+        policy_version=POLICY,
+    )
+
+
+def _image(
+    item: SourceItem, data: bytes, image_id: str, canonical: Decoded, result: GateResult
+) -> Row:
+    height, width = canonical.rgb.shape[:2]
+    return {
+        "pixel_id": canonical.pixel_id,
+        "image_id": image_id,
+        "pdq": result.pdq,
+        "pdq_quality": result.pdq_quality,
+        "width_px": width,
+        "height_px": height,
+        "orig_width_px": canonical.orig_size[0],
+        "orig_height_px": canonical.orig_size[1],
+        "bytes": len(data),
+        "format": canonical.format,
+        "source": item.source,
+        "source_ref": item.ref,
+        "group_key": item.group_key,
+        "concept": item.concept,
+        "attributes": json.dumps(item.attributes, sort_keys=True, ensure_ascii=False),
+        "license_spdx": item.license_spdx,
+        "author": item.author,
+        "synthetic": item.synthetic,
+    }
+
+
+# --- committer -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """One chunk's tables once duplicates are out."""
+
+    images: pa.Table
+    pixels: pa.Table
+    rejects: pa.Table
+    decisions: pa.Table
+
+
+def deduplicate(results: Sequence[Mapping[str, pa.Table]], home: Path) -> Iterator[Ingested]:
+    """Keep the first image of every pixel id in plan order; the others become rejects.
+
+    Yields one result per chunk, so that only one chunk's pixels are in memory at a time.
+    """
+    key = run_key(home)
+    seen: dict[str, str] = {}  # pixel id -> where it was first
+    for result in results:
+        images = result["images"]
+        keep: list[bool] = []
+        rejects: list[Row] = []
+        columns = ("pixel_id", "image_id", "source", "source_ref")
+        for row in images.select(columns).to_pylist():
+            first = seen.get(row["pixel_id"])
+            fresh = first is None
+            keep.append(fresh)
+            seen.setdefault(row["pixel_id"], f"{row['source']}/{row['source_ref']}")
+            if not fresh:
+                rejects.append(
+                    {
+                        "source": row["source"],
+                        "subject_hmac": subject_hmac(row["image_id"], key),
+                        "source_ref": row["source_ref"],
+                        "reason": "duplicate",
+                        "detail": f"same pixels as {first}",
+                    }
+                )
+        mask = pa.array(keep, pa.bool_())
+        yield Ingested(
+            images.filter(mask),
+            result["pixels"].filter(mask),
+            pa.concat_tables([result["rejects"], pa.Table.from_pylist(rejects, REJECTS)]),
+            result["decisions"],
+        )
+
+
+def check_canaries(rejects: pa.Table, expected: int) -> int:
+    """Number of canaries the gate stopped.
+
+    Raises:
+        GateError: one got through, or was lost on the way.
+    """
+    own = rejects.filter(pc.equal(rejects["source"], CANARY))
+    stopped = int(own.filter(pc.equal(own["reason"], CANARY)).num_rows)
+    if stopped != expected:
+        raise GateError(
+            f"the hash gate stopped {stopped} of {expected} canaries: nothing of this run is kept"
+        )
+    return stopped
+
+
+def outcome_rows(images: pa.Table, rejects: pa.Table) -> list[Row]:
+    """Counts per source and outcome ("kept" or the reject reason), sorted."""
+    counts: dict[tuple[str, str], int] = {}
+    for source in images["source"].to_pylist():
+        counts[source, "kept"] = counts.get((source, "kept"), 0) + 1
+    for row in rejects.select(["source", "reason"]).to_pylist():
+        where = row["source"], row["reason"]
+        counts[where] = counts.get(where, 0) + 1
+    return [
+        {"source": source, "outcome": outcome, "images": count}
+        for (source, outcome), count in sorted(counts.items())
+    ]

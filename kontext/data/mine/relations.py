@@ -1,0 +1,30 @@
+"""Which attribute change is which relation, and which of the five categories it belongs to."""
+
+from __future__ import annotations
+
+# attribute label -> (relation, category)
+RELATIONS: dict[str, tuple[str, str]] = {
+    "skin_tone": ("skin_tone", "local"),
+    "skin_color": ("skin_color", "local"),
+    "hair": ("hair_style", "local"),
+    "hair_color": ("hair_color", "local"),
+    "clothing_color": ("clothing_color", "local"),
+    "glasses": ("glasses", "local"),
+    "accessory": ("accessory", "local"),
+    "color": ("color", "local"),
+    "gender": ("gender", "character"),
+    "expression": ("expression", "character"),
+    "background_color": ("background_color", "global"),
+    "time_of_day": ("time_of_day", "global"),
+    "season": ("season", "global"),
+    "time": ("day_night", "global"),
+    "weather": ("weather", "global"),
+    "text": ("text", "text"),
+    "art_style": ("art_style", "style"),
+    "drawing": ("drawing", "style"),
+}
+
+
+def relation_of(attribute: str) -> tuple[str, str]:
+    """(relation, category) of an attribute; unknown labels are local edits named after themselves."""
+    return RELATIONS.get(attribute, (attribute, "local"))

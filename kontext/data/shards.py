@@ -1,0 +1,149 @@
+"""Deterministic WebDataset shards: the same pairs give the same bytes, on any machine.
+
+USTAR, mtime 0, uid and gid 0, no names of users, samples in pair-id order, members in name order.
+A sample's key is the first 32 characters of its pair id; its members are `.ctx0.png` (one per
+context), `.json` and `.tgt.png`. The PNG bytes are those that ingest stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from schemas.tables import SHARD_MEMBERS, SHARDS
+
+BLOCK = 512
+KEY_LENGTH = 32
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """One pair on its way into a shard. `record` becomes the JSON member."""
+
+    pair_id: str
+    context_ids: tuple[str, ...]
+    target_id: str
+    record: Record
+
+    @property
+    def key(self) -> str:
+        """Sample key inside the shard: hexadecimal, so it holds no dot."""
+        return self.pair_id[:KEY_LENGTH]
+
+    def members(self, png: Callable[[str], bytes]) -> list[tuple[str, bytes]]:
+        """(name, bytes) of every member, sorted by name."""
+        text = json.dumps(self.record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        files = {
+            "json": text.encode(),
+            "tgt.png": png(self.target_id),
+            **{f"ctx{i}.png": png(pixel_id) for i, pixel_id in enumerate(self.context_ids)},
+        }
+        return [(f"{self.key}.{suffix}", files[suffix]) for suffix in sorted(files)]
+
+
+@dataclass
+class ShardSet:
+    """Shards written so far: local paths and the rows of SHARDS and SHARD_MEMBERS."""
+
+    paths: list[Path] = field(default_factory=list)
+    shards: list[Record] = field(default_factory=list)
+    members: list[Record] = field(default_factory=list)
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """(shards, shard_members)."""
+        return (
+            pa.Table.from_pylist(self.shards, SHARDS),
+            pa.Table.from_pylist(self.members, SHARD_MEMBERS),
+        )
+
+
+def write_shards(
+    samples: Sequence[ShardSample],
+    split: str,
+    folder: Path,
+    max_pairs: int,
+    png: Callable[[str], bytes],
+    into: ShardSet,
+) -> None:
+    """Write `split-00000.tar` and so on into `folder`, at most `max_pairs` samples each."""
+    ordered = sorted(samples, key=lambda sample: sample.pair_id)
+    for number, start in enumerate(range(0, len(ordered), max_pairs)):
+        path = folder / f"{split}-{number:05d}.tar"
+        _write_shard(ordered[start : start + max_pairs], split, path, png, into)
+
+
+def _write_shard(
+    samples: Sequence[ShardSample],
+    split: str,
+    path: Path,
+    png: Callable[[str], bytes],
+    into: ShardSet,
+) -> None:
+    keys = [sample.key for sample in samples]
+    assert len(set(keys)) == len(keys), "two pairs share a key"
+    ids = "\n".join(sample.pair_id for sample in samples)
+    shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
+    hasher = hashlib.sha256()
+    offset = 0
+    with path.open("wb") as file:
+        for sample in samples:
+            start = offset
+            for name, data in sample.members(png):
+                offset += _put(file, hasher.update, tar_member(name, data))
+            into.members.append(
+                {
+                    "shard_id": shard_id,
+                    "pair_id": sample.pair_id,
+                    "offset_bytes": start,
+                    "length_bytes": offset - start,
+                }
+            )
+        offset += _put(file, hasher.update, bytes(2 * BLOCK))  # end of archive
+    into.paths.append(path)
+    into.shards.append(
+        {
+            "shard_id": shard_id,
+            "split": split,
+            "name": path.name,
+            "sha256": hasher.hexdigest(),
+            "bytes": offset,
+            "samples": len(samples),
+            "first_key": keys[0],
+            "last_key": keys[-1],
+        }
+    )
+
+
+def _put(file: IO[bytes], hash_update: Callable[[bytes], None], data: bytes) -> int:
+    hash_update(data)
+    return file.write(data)
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """Header, data and padding of one file, without anything that depends on time or user."""
+    info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, user and group names empty
+    info.size = len(data)
+    info.mode = 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
+
+
+def tar_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:
+    """(name, bytes) of the regular files in a shard, or in a sample's byte range of one."""
+    view, offset = memoryview(data), 0
+    while offset + BLOCK <= len(view):
+        header = bytes(view[offset : offset + BLOCK])
+        if not header.strip(b"\0"):
+            return
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        start = offset + BLOCK
+        if info.isreg():
+            yield info.name, view[start : start + info.size]
+        offset = start + info.size + -info.size % BLOCK

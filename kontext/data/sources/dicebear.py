@@ -1,0 +1,252 @@
+"""DiceBear characters and landscapes: exact labels, because we choose every part.
+
+For each seed one base image is drawn, then for each editable attribute a few variants that change
+that attribute and nothing else. DiceBear resolves every other option from the seed, so fixing the
+resolved options fixes the picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kontext.data.sources.base import SourceItem
+from kontext.data.sources.stable import choose, shuffled
+from kontext.errors import SourceError
+from schemas.recipes import DiceBearSource
+
+Options = Mapping[str, Any]
+Values = Mapping[str, Options]  # label -> DiceBear options that draw it
+
+
+def _colors(option: str, names: str) -> dict[str, Options]:
+    """Label -> options for a colour slot; `names` is "red=#d33 blue=#33d …"."""
+    pairs = (name.split("=") for name in names.split())
+    return {label.replace("_", " "): {option: [value]} for label, value in pairs}
+
+
+def _parts(part: str, **labels: str) -> dict[str, Options]:
+    """Label -> options for a part's variants; an empty variant leaves the part out."""
+    return {
+        label.replace("_", " "): (
+            {f"{part}Variant": [variant], f"{part}Probability": 100}
+            if variant
+            else {f"{part}Probability": 0}
+        )
+        for label, variant in labels.items()
+    }
+
+
+def _faces(**labels: str) -> dict[str, Options]:
+    """Label -> options for several face parts at once, "mouth=smile eyes=round …"."""
+    faces: dict[str, Options] = {}
+    for label, text in labels.items():
+        parts = dict(part.split("=") for part in text.split())
+        faces[label.replace("_", " ")] = {
+            **{f"{part}Variant": [variant] for part, variant in parts.items()},
+            **{f"{part}Probability": 100 for part in parts},
+        }
+    return faces
+
+
+_HAIR = (
+    "black=#241c1a brown=#6f4a2f blond=#e8c877 red=#b5452c gray=#9a9a9a pink=#e58fb6 blue=#4a7fc1"
+)
+_CLOTHES = "red=#d8433b blue=#3f73c8 green=#4f9d5b yellow=#efc43f purple=#8a5cc0 black=#2b2b2f"
+_BACKGROUND = (
+    "white=#ffffff sky_blue=#bfe3f7 yellow=#fbe7a1 pink=#f9cfe0 green=#c5e8c8 navy=#26355d "
+    "orange=#f7b977 gray=#b9bec6"
+)
+_SKIN = "light=#f5cfa0 tan=#d9a06b brown=#9a6540 dark=#5f3a24"
+
+
+@dataclass(frozen=True)
+class _Style:
+    subject: str
+    attributes: Mapping[str, Values]
+    fixed: Options
+
+
+_STYLES: dict[str, _Style] = {
+    "micah": _Style(
+        "person",
+        {
+            "hair_color": _colors("hairColor", _HAIR),
+            "clothing_color": _colors("shirtColor", _CLOTHES),
+            "glasses": _parts("glasses", no="", round="round", square="square"),
+            "expression": _faces(
+                smiling="mouth=smile eyebrows=up",
+                laughing="mouth=laughing eyebrows=up",
+                sad="mouth=sad eyebrows=down",
+                surprised="mouth=surprised eyebrows=up",
+                frowning="mouth=frown eyebrows=down",
+            ),
+            "background_color": _colors("backgroundColor", _BACKGROUND),
+        },
+        {"facialHairProbability": 0, "earringsProbability": 0},
+    ),
+    "toon-head": _Style(
+        "cartoon person",
+        {
+            "hair_color": _colors("hairColor", _HAIR),
+            "clothing_color": _colors("clothesColor", _CLOTHES),
+            "skin_color": _colors("skinColor", _SKIN),
+            "expression": _faces(
+                smiling="mouth=smile eyes=happy eyebrows=happy",
+                laughing="mouth=laugh eyes=bow eyebrows=raised",
+                sad="mouth=sad eyes=humble eyebrows=sad",
+                surprised="mouth=agape eyes=wide eyebrows=raised",
+                angry="mouth=angry eyes=wide eyebrows=angry",
+                winking="mouth=smile eyes=wink eyebrows=neutral",
+            ),
+            "background_color": _colors("backgroundColor", _BACKGROUND),
+        },
+        {"beardProbability": 0},
+    ),
+    "dylan": _Style(
+        "character",
+        {
+            "hair_color": _colors("hairColor", _HAIR),
+            "skin_color": _colors("skinColor", _SKIN),
+            "expression": _parts(
+                "mood",
+                angry="angry",
+                confused="confused",
+                happy="happy",
+                neutral="neutral",
+                sad="sad",
+                laughing="superHappy",
+            ),
+            "background_color": _colors("backgroundColor", _BACKGROUND),
+        },
+        {"facialHairProbability": 0},
+    ),
+    "big-smile": _Style(
+        "character",
+        {
+            "hair_color": _colors("hairColor", _HAIR),
+            "skin_color": _colors("skinColor", _SKIN),
+            "accessory": _parts(
+                "accessories",
+                nothing="",
+                glasses="glasses",
+                sunglasses="sunglasses",
+                cat_ears="catEars",
+                clown_nose="clownNose",
+            ),
+            "expression": _faces(
+                smiling="mouth=openedSmile eyes=cheery",
+                sad="mouth=openSad eyes=sad",
+                angry="mouth=unimpressed eyes=angry",
+                sleepy="mouth=kawaii eyes=sleepy",
+                winking="mouth=teethSmile eyes=winking",
+                starstruck="mouth=teethSmile eyes=starstruck",
+            ),
+            "background_color": _colors("backgroundColor", _BACKGROUND),
+        },
+        {},
+    ),
+    "landscape": _Style(
+        "landscape",
+        {
+            "time_of_day": {
+                "day": {"backgroundColor": ["#8ccdf0"], "orbColor": ["#fff3b0"]},
+                "sunset": {"backgroundColor": ["#f39a5b"], "orbColor": ["#ffe08a"]},
+                "night": {"backgroundColor": ["#16213f"], "orbColor": ["#eef1f7"]},
+                "dawn": {"backgroundColor": ["#f4c6d0"], "orbColor": ["#fff6e0"]},
+            },
+            "season": {
+                label: {f"hill{i + 1}Color": [color] for i, color in enumerate(colors.split())}
+                for label, colors in {
+                    "summer": "#9ccf7a #6fb35c #4c9148 #2f6d38",
+                    "autumn": "#e9b872 #d98d4a #b8642f #8a4526",
+                    "winter": "#f4f8fb #dde8f0 #c3d4e2 #a5bbcf",
+                    "desert": "#f1d9a6 #e2bf80 #cfa262 #b28249",
+                }.items()
+            },
+        },
+        {"orbProbability": 100, "animationVariant": ["none"]},
+    ),
+}
+
+
+def plan(config: DiceBearSource) -> list[SourceItem]:
+    """Base and single-attribute variants for every style and seed.
+
+    Raises:
+        SourceError: a style this source has no exact labels for.
+    """
+    items: list[SourceItem] = []
+    for name in config.styles:
+        if name not in _STYLES:
+            raise SourceError(
+                f"dicebear style '{name}' has no labels (known: {', '.join(_STYLES)})"
+            )
+        for index in range(config.seeds):
+            items.extend(_group(name, f"{config.seed}-{index}", config.values_per_attribute))
+    return items
+
+
+def _group(name: str, seed: str, values_per_attribute: int) -> list[SourceItem]:
+    style = _STYLES[name]
+    base = {
+        attribute: choose(sorted(values), name, seed, attribute)
+        for attribute, values in style.attributes.items()
+    }
+    looks = [base]
+    for attribute, values in style.attributes.items():
+        others = [label for label in values if label != base[attribute]]
+        for label in shuffled(others, name, seed, attribute)[:values_per_attribute]:
+            looks.append({**base, attribute: label})
+    return [_item(name, style, seed, look) for look in looks]
+
+
+def _item(name: str, style: _Style, seed: str, look: dict[str, str]) -> SourceItem:
+    options: dict[str, Any] = {"seed": f"kontext-{name}-{seed}", **style.fixed}
+    for attribute, label in look.items():
+        options.update(style.attributes[attribute][label])
+    svg = _avatar(name, options)
+    meta = _definition(name)["meta"]
+    return SourceItem(
+        source=f"dicebear:{name}",
+        ref=seed + "/" + ",".join(f"{k}={v}" for k, v in sorted(look.items())),
+        group_key=f"dicebear:{name}:{seed}",
+        concept=style.subject,
+        license_spdx=_SPDX.get(meta["license"]["name"], "LicenseRef-unknown"),
+        author=str(meta.get("creator", {}).get("name", "unknown")),
+        attributes=look,
+        synthetic=True,
+        payload=svg.encode(),
+        trusted_svg=True,
+    )
+
+
+_SPDX = {"CC BY 4.0": "CC-BY-4.0", "CC0 1.0": "CC0-1.0", "MIT": "MIT"}
+
+
+@cache
+def _definition(name: str) -> dict[str, Any]:
+    import dicebear_styles
+
+    for root in dicebear_styles.__path__:
+        for path in sorted(Path(root).rglob(f"{name}.json")):
+            definition: dict[str, Any] = json.loads(path.read_text())
+            return definition
+    raise SourceError(f"dicebear-styles has no style '{name}'")
+
+
+@cache
+def _style(name: str) -> Any:
+    from dicebear import Style
+
+    return Style(_definition(name))
+
+
+def _avatar(name: str, options: dict[str, Any]) -> str:
+    from dicebear import Avatar
+
+    return str(Avatar(_style(name), options).to_string())

@@ -1,0 +1,173 @@
+"""Emoji sets, labelled exactly from their Unicode code points.
+
+Art style is an attribute like any other: two sets drawing one concept differ in `art_style` only.
+Skin tone, gender and hair come from the modifiers in the code points. Families such as coloured
+hearts or keycaps are grouped per set, so that a whole drawing of the family can be held out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+
+from kontext.data.sources.base import SourceItem
+from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
+from kontext.data.sources.stable import shuffled
+from kontext.errors import SourceError
+from schemas.recipes import EmojiSource
+
+ART_STYLES = {
+    "fluent-emoji": "glossy 3D",
+    "fluent-emoji-flat": "flat Fluent",
+    "fluent-emoji-high-contrast": "black and white",
+    "noto": "Noto",
+    "noto-v1": "old Noto",
+    "twemoji": "Twemoji",
+    "openmoji": "outlined OpenMoji",
+    "emojione": "EmojiOne",
+}
+_TONES = {
+    "1f3fb": "light",
+    "1f3fc": "medium-light",
+    "1f3fd": "medium",
+    "1f3fe": "medium-dark",
+    "1f3ff": "dark",
+}
+_HAIR = {"1f9b0": "red", "1f9b1": "curly", "1f9b2": "bald", "1f9b3": "white"}
+_PERSON = {"1f468": "man", "1f469": "woman", "1f9d1": "person"}
+_SIGN = {"2642": "man", "2640": "woman"}
+_FLUENT_TONE = re.compile(r"-(light|medium-light|medium|medium-dark|dark)$")
+_FAMILY = re.compile(
+    r"^(?P<value>red|orange|yellow|green|blue|purple|brown|black|white|grey|pink|light-blue)"
+    r"-(?P<family>heart|circle|square|book)$"
+)
+_KEYCAP = re.compile(r"^keycap-(?P<value>[0-9])$")
+# Kept out of a demo that edits people: intimacy, rude gestures, nursing and swimwear.
+_EXCLUDED = re.compile(
+    r"kiss|couple|middle-finger|feeding|pregnan|bikini|bath|no-one-under|sauna|underwear"
+)
+
+
+def plan(config: EmojiSource) -> list[SourceItem]:
+    """Sampled concepts in every set, all skin tones of sampled people, and small families."""
+    items: list[SourceItem] = []
+    concepts, people = _sample(config)
+    for prefix in config.sets:
+        icons = load_icon_set(prefix)
+        for codes, name in sorted(_aligned(prefix).items()):
+            family = _FAMILY.match(name) or _KEYCAP.match(name)
+            base, labels = parse_codes(codes)
+            if family:
+                items.append(_family_item(icons, name, family.re is _KEYCAP, family.groupdict()))
+            elif base in people and prefix in config.people_sets and "skin_tone" in labels:
+                items.append(_item(icons, name, base, labels, f"person:{base}"))
+            elif base in concepts and not labels:
+                items.append(_item(icons, name, base, labels, f"concept:{base}"))
+    return items
+
+
+def parse_codes(codes: str) -> tuple[str, dict[str, str]]:
+    """Split `1f469-1f3fd-200d-1f680` into a base key and labels (skin_tone, gender, hair).
+
+    Emoji with two skin tones keep the second in the base key, so they never pair with others.
+    """
+    labels: dict[str, str] = {}
+    base: list[str] = []
+    for code in codes.split("-"):
+        if code in _TONES and "skin_tone" not in labels:
+            labels["skin_tone"] = _TONES[code]
+        elif code in _HAIR:
+            labels["hair"] = _HAIR[code]
+        elif code in _PERSON and "gender" not in labels:
+            labels["gender"] = _PERSON[code]
+            base.append("person")
+        elif code in _SIGN:
+            labels["gender"] = _SIGN[code]
+        elif code not in ("fe0f", "200d"):
+            base.append(code)
+    return "-".join(base), labels
+
+
+def _sample(config: EmojiSource) -> tuple[set[str], set[str]]:
+    """Base keys of plain concepts and of people, chosen by hash so that they never depend on order."""
+    groups = _unicode_groups()
+    concepts, people = set(), set()
+    for prefix in config.sets:
+        for codes, name in _aligned(prefix).items():
+            if _EXCLUDED.search(name) or _FAMILY.match(name) or _KEYCAP.match(name):
+                continue
+            base, labels = parse_codes(codes)
+            if "skin_tone" in labels:
+                people.add(base)
+            elif not labels and groups.get(codes) not in (None, "Flags", "People & Body"):
+                concepts.add(base)
+    return (
+        set(shuffled(concepts, "concepts", config.seed)[: config.max_concepts]),
+        set(shuffled(people, "people", config.seed)[: config.max_people]),
+    )
+
+
+def _item(icons: IconSet, name: str, base: str, labels: dict[str, str], group: str) -> SourceItem:
+    concept = _FLUENT_TONE.sub("", name.removesuffix("-skin-tone")).replace("-", " ")
+    return SourceItem(
+        source=f"emoji:{icons.prefix}",
+        ref=name,
+        group_key=f"emoji:{group}",
+        concept=concept,
+        license_spdx=icons.license_spdx,
+        author=icons.author,
+        attributes={**labels, "art_style": ART_STYLES.get(icons.prefix, icons.prefix)},
+        payload=icons.svg(name),
+        trusted_svg=True,
+    )
+
+
+def _family_item(
+    icons: IconSet, name: str, keycap: bool, match: dict[str, str | None]
+) -> SourceItem:
+    family = "keycap" if keycap else str(match["family"])
+    attribute = "text" if keycap else "color"
+    value = str(match["value"]).replace("-", " ")
+    return SourceItem(
+        source=f"emoji:{icons.prefix}",
+        ref=name,
+        group_key=f"emoji:{family}:{icons.prefix}",
+        concept=family,
+        license_spdx=icons.license_spdx,
+        author=icons.author,
+        attributes={attribute: value},
+        payload=icons.svg(name),
+        trusted_svg=True,
+    )
+
+
+@cache
+def _aligned(prefix: str) -> dict[str, str]:
+    """Code points (without fe0f) -> icon name for one set; by name where the set has no table."""
+    icons = load_icon_set(prefix)
+    table = icons.characters or {
+        codes: name
+        for reference in ("fluent-emoji-flat", "noto")
+        for codes, name in load_icon_set(reference).characters.items()
+    }
+    aligned: dict[str, str] = {}
+    for codes, name in sorted(table.items()):
+        key = "-".join(code for code in codes.split("-") if code != "fe0f")
+        if name in icons.bodies:
+            aligned.setdefault(key, name)
+    return aligned
+
+
+@cache
+def _unicode_groups() -> dict[str, str]:
+    """Code points -> Unicode group, from the `unicode-emoji-json` package."""
+    path = node_modules() / "unicode-emoji-json" / "data-by-emoji.json"
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise SourceError(f"{path} is missing: run `npm install`") from error
+    return {
+        "-".join(f"{ord(char):x}" for char in emoji if char != "\ufe0f"): str(entry["group"])
+        for emoji, entry in data.items()
+    }

@@ -1,0 +1,87 @@
+"""Painted signs: the text-editing source. One scene, several words, nothing else changes."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from kontext.data.sources.base import SourceItem
+from kontext.data.sources.stable import choose, shuffled, stable_hash
+from schemas.recipes import SignSource
+
+WORDS = (
+    *("OPEN", "SALE", "CAFE", "STOP", "EXIT", "TAXI", "FREE", "COOL", "NEW", "HELP"),
+    *("YES", "NO", "GO", "OK", "UP", "HI"),
+    *"0123456789",
+)
+_SIDE = 256  # drawn large, reduced by the decode guard like any other image
+_WALLS = ("#d9e6ef", "#f1dfc6", "#cfe3cf", "#e5d3ea", "#b9c4d0", "#f3e9b5", "#c9806a", "#5b6b8c")
+_BOARDS = {
+    "white": ("#fdfbf3", "#22262e"),
+    "red": ("#c8352e", "#ffffff"),
+    "blue": ("#2459a8", "#ffffff"),
+    "green": ("#2f7d4a", "#ffffff"),
+    "yellow": ("#f4c531", "#22262e"),
+    "black": ("#23262d", "#f6e27a"),
+}
+_FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf")
+
+
+def plan(config: SignSource) -> list[SourceItem]:
+    """`words_per_scene` signs for each scene; a scene is the unit that is held out."""
+    words = config.words or WORDS
+    items = []
+    for index in range(config.scenes):
+        key = f"{config.seed}-{index}"
+        board = choose(sorted(_BOARDS), "board", key)
+        for word in shuffled(words, "words", key)[: config.words_per_scene]:
+            items.append(
+                SourceItem(
+                    source="signs",
+                    ref=f"{key}/{word}",
+                    group_key=f"signs:{key}",
+                    concept=f"{board} sign",
+                    license_spdx="CC0-1.0",
+                    author="kontext",
+                    attributes={"text": word},
+                    synthetic=True,
+                    payload=draw(key, board, word),
+                )
+            )
+    return items
+
+
+def draw(key: str, board: str, word: str) -> bytes:
+    """PNG bytes of one sign. Everything but the word is fixed by `key` and `board`."""
+    image = Image.new("RGB", (_SIDE, _SIDE), choose(_WALLS, "wall", key))
+    pen = ImageDraw.Draw(image)
+    floor = 176 + stable_hash("floor", key) % 40
+    pen.rectangle((0, floor, _SIDE, _SIDE), fill=choose(_WALLS[::-1], "floor", key))
+    pen.rectangle((118, 150, 138, _SIDE), fill="#6b5344")
+    top = 52 + stable_hash("top", key) % 24
+    face, ink = _BOARDS[board]
+    pen.rounded_rectangle(
+        (14, top, 242, top + 110), radius=18, fill=face, outline="#3b3f46", width=6
+    )
+    font = _fit(choose(_FONTS, "font", key), word)
+    pen.text((128, top + 55), word, font=font, fill=ink, anchor="mm")
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    return data.getvalue()
+
+
+@cache
+def _fit(name: str, word: str) -> ImageFont.FreeTypeFont:
+    """The largest size, at most 92 px, at which the word fits the board."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    for size in range(92, 20, -4):
+        font = ImageFont.truetype(str(path), size)
+        left, _, right, _ = font.getbbox(word)
+        if right - left <= 204:
+            return font
+    return ImageFont.truetype(str(path), 20)

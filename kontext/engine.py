@@ -1,0 +1,343 @@
+"""The engine: which stages are done, which must run, and running one.
+
+A stage is done when its manifest exists. Digests of the whole graph are known in advance, because
+a digest covers code, recipe section and input digests, never output bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.safety.ledger import Ledger
+from kontext.stage import ChunkResult, Reporter, Stage, StageContext
+from kontext.stages import STAGES
+from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
+from kontext.store.catalog import Catalog
+from kontext.store.code import code_digest, git_commit, package_versions
+from kontext.store.objects import open_store
+from kontext.store.work import clear_work, map_chunks
+from schemas.manifest import Manifest, artifact_digest
+from schemas.recipes import Recipe, Section
+
+_LOG = logging.getLogger("kontext.engine")
+_TAGS: dict[str, Callable[[Recipe], str]] = {
+    "index": lambda recipe: f"dataset@{recipe.shard.dataset}",
+    "publish": lambda recipe: f"model@{recipe.publish.name}",
+}
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What running a stage did."""
+
+    stage: str
+    digest: str
+    reused: bool
+    seconds: float  # spent now; the manifest has what the work took
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether a stage is done for this recipe."""
+
+    stage: str
+    digest: str
+    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
+    why: str
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One line of a plan."""
+
+    stage: str
+    digest: str
+    reused: bool
+    why: str
+
+
+class Engine:
+    """Runs the stages of one recipe against one store. `run` names the orchestrator's run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store_url: str,
+        catalog: str | Path,
+        home: Path,
+        *,
+        run: str = "",
+        stages: Mapping[str, Stage] = STAGES,
+    ) -> None:
+        self.recipe = recipe
+        self.home = home.expanduser().resolve()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.objects = open_store(store_url)
+        self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
+        self.catalog = Catalog(catalog, self.objects.url)
+        self.ledger = Ledger(self.objects)
+        self.run = run
+        self._stages = stages
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every stage's artifact for this recipe, made or not, in graph order."""
+        found: dict[str, str] = {}
+        for name, stage in self._stages.items():
+            inputs = {source: found[source] for source in stage.inputs}
+            found[name] = self._digest(stage, inputs, self._attempt(stage, inputs))
+        return found
+
+    def artifact(self, name: str) -> Artifact:
+        """The finished artifact of a stage for this recipe. Raises ArtifactError."""
+        self._known(name)
+        return self.artifacts.open(name, self.digests()[name])
+
+    def status(self) -> list[StageStatus]:
+        """State of every stage, in graph order, with why."""
+        digests = self.digests()
+        return [self._status(stage, digests) for stage in self._stages.values()]
+
+    def plan(
+        self, only: str | None = None, from_: str | None = None, force: tuple[str, ...] = ()
+    ) -> list[PlannedStage]:
+        """The stages to go through, in order, and which of them are reused as they are.
+
+        `only` means a stage and what follows from it, `from_` a stage and everything after it in
+        order. Raises ArtifactError when a stage they need from before is missing.
+        """
+        for name in (*force, *filter(None, (only, from_))):
+            self._known(name)
+        names = list(self._stages)
+        if only is not None:
+            names = self._downstream(only)
+        elif from_ is not None:
+            names = names[names.index(from_) :]
+        redone: set[str] = set()
+        planned = []
+        states = {status.stage: status for status in self.status()}
+        for name in names:
+            stage, status = self._stages[name], states[name]
+            for source in stage.inputs:
+                if source not in names and states[source].state != "done":
+                    raise ArtifactError(
+                        f"stage '{name}' needs '{source}', which is {states[source].state} "
+                        f"({states[source].why}): run it first, or run without --only and --from"
+                    )
+            why = status.why
+            if name in force:
+                why = "forced"
+            elif redone & set(stage.inputs):
+                why = f"after {', '.join(s for s in stage.inputs if s in redone)}"
+            reused = status.state == "done" and why == status.why
+            if not reused:
+                redone.add(name)
+            planned.append(PlannedStage(name, status.digest, reused, why))
+        return planned
+
+    def run_stage(self, name: str, reporter: Reporter, force: bool = False) -> StageOutcome:
+        """Make a stage's artifact, or reuse it if it is there.
+
+        `force` makes another one beside it; a forced run that was interrupted is continued.
+
+        Raises:
+            ArtifactError: unknown stage, or an input has not been made.
+            KontextError: whatever the stage itself refuses.
+        """
+        began = time.monotonic()
+        stage = self._known(name)
+        digests = self.digests()
+        inputs = {source: digests[source] for source in stage.inputs}
+        attempt = self._attempt(stage, inputs)
+        if force and self.artifacts.exists(name, digests[name]):
+            attempt = self._bump_attempt(stage, inputs, attempt)
+        digest = self._digest(stage, inputs, attempt)
+        self._require_inputs(stage, inputs)
+        locks = self.home / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{name}-{digest}.lock"):
+            manifest = self.artifacts.manifest(name, digest)
+            reused = manifest is not None
+            if manifest is None:
+                _LOG.info("%s/%s: running", name, digest)
+                manifest = self._make(stage, inputs, attempt, digest, reporter)
+            else:
+                _LOG.info("%s/%s: reused", name, digest)
+            self._finish(stage, manifest, reused)
+        return StageOutcome(name, digest, reused, time.monotonic() - began, manifest)
+
+    def _make(
+        self,
+        stage: Stage,
+        inputs: dict[str, str],
+        attempt: int,
+        digest: str,
+        reporter: Reporter,
+    ) -> Manifest:
+        began = time.monotonic()
+        writer = self.artifacts.writer(stage.name, digest)
+        context = self._context(stage, inputs, digest, writer, reporter)
+        module: Any = importlib.import_module(stage.module)
+        module.run(context)
+        manifest = Manifest(
+            stage=stage.name,
+            digest=digest,
+            code_digest=code_digest(stage.code),
+            config=self._config(stage, attempt),
+            inputs=inputs,
+            files=[writer.files[name] for name in sorted(writer.files)],
+            metrics=writer.metrics,
+            notes=writer.notes,
+            recipe=self.recipe.name,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - began, 3),
+            git_commit=git_commit(),
+            packages=package_versions(),
+            kernels=writer.kernels,
+            run=self.run,
+        )
+        if "decisions.parquet" in writer.files:  # before the manifest: done means in the ledger
+            path = self.artifacts.blob_path(writer.files["decisions.parquet"])
+            self.ledger.append(stage.name, digest, path, run=self.run)
+        return writer.commit(manifest)
+
+    def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
+        """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
+        name, digest = stage.name, manifest.digest
+        self.catalog.record(manifest)
+        self.artifacts.tag(f"latest/{name}", name, digest)
+        if name in _TAGS:
+            self.artifacts.tag(_TAGS[name](self.recipe), name, digest)
+        shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
+        clear_work(self.objects, run_prefix(name, digest) + "work")
+
+    def _context(
+        self,
+        stage: Stage,
+        inputs: dict[str, str],
+        digest: str,
+        writer: ArtifactWriter,
+        reporter: Reporter,
+    ) -> StageContext:
+        scratch = self._scratch(stage, digest)
+        scratch.mkdir(parents=True, exist_ok=True)
+        prefix = run_prefix(stage.name, digest) + "work"
+
+        def chunk_map(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
+            return map_chunks(
+                work,
+                chunks,
+                processes,
+                objects=self.objects,
+                prefix=prefix,
+                on_done=lambda done, total: reporter.progress(done, total, "chunks"),
+            )
+
+        return StageContext(
+            recipe=self.recipe,
+            config=self._section(stage),
+            digest=digest,
+            inputs={source: self.artifacts.open(source, inputs[source]) for source in inputs},
+            output=writer,
+            map_chunks=chunk_map,
+            scratch=scratch,
+            home=self.home,
+            store_url=self.objects.url,
+            report=reporter,
+            catalog=str(self.catalog.path),
+            log=logging.getLogger(f"kontext.stages.{stage.name}"),
+        )
+
+    def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
+        name, digest = stage.name, digests[stage.name]
+        if self.artifacts.exists(name, digest):
+            return StageStatus(name, digest, "done", "manifest exists")
+        latest = self.artifacts.tagged(f"latest/{name}")
+        before = self.artifacts.manifest(*latest) if latest else None
+        if before is None:
+            return StageStatus(name, digest, "missing", "never made")
+        return StageStatus(name, digest, "stale", self._difference(stage, before, digests))
+
+    def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
+        """Why an earlier artifact is not the one this recipe wants."""
+        changes = []
+        if before.code_digest != code_digest(stage.code):
+            changes.append("code changed")
+        config = self._config(stage, 0)
+        for key in sorted(set(config) | set(before.config) - {"attempt"}):
+            old, new = before.config.get(key), config.get(key)
+            if old != new:
+                changes.append(f"{key}: {_short(old)} → {_short(new)}")
+        for source in stage.inputs:
+            if before.inputs.get(source) != digests[source]:
+                changes.append(f"input {source} changed")
+        return "; ".join(changes) or "forced again"
+
+    def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
+        config = self._config(stage, attempt)
+        return artifact_digest(stage.name, code_digest(stage.code), config, inputs)
+
+    def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
+        config = self._section(stage).model_dump(mode="json")
+        return {**config, "attempt": attempt} if attempt else config
+
+    def _section(self, stage: Stage) -> Section:
+        section = getattr(self.recipe, stage.section)
+        assert isinstance(section, Section)
+        return section
+
+    def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
+        return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"
+
+    def _attempt(self, stage: Stage, inputs: dict[str, str]) -> int:
+        """How often this artifact was forced: the salt that keeps forced artifacts apart."""
+        try:
+            record = json.loads(self.objects.get(self._attempt_key(stage, inputs)))
+        except ObjectNotFound:
+            return 0
+        return int(record["attempt"])
+
+    def _bump_attempt(self, stage: Stage, inputs: dict[str, str], attempt: int) -> int:
+        data = json.dumps({"attempt": attempt + 1}).encode()
+        self.objects.put(self._attempt_key(stage, inputs), data)
+        return attempt + 1
+
+    def _require_inputs(self, stage: Stage, inputs: dict[str, str]) -> None:
+        for source, digest in inputs.items():
+            if not self.artifacts.exists(source, digest):
+                raise ArtifactError(
+                    f"stage '{stage.name}' needs '{source}' ({digest}), which has not been made "
+                    "for this recipe: run it first"
+                )
+
+    def _scratch(self, stage: Stage, digest: str) -> Path:
+        return self.home / "scratch" / stage.name / digest
+
+    def _downstream(self, name: str) -> list[str]:
+        found = {name}
+        for stage in self._stages.values():
+            if found & set(stage.inputs):
+                found.add(stage.name)
+        return [stage for stage in self._stages if stage in found]
+
+    def _known(self, name: str) -> Stage:
+        if name not in self._stages:
+            raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
+        return self._stages[name]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

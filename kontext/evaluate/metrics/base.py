@@ -1,0 +1,82 @@
+"""What a metric is: a number per item, how items add up, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kontext.evaluate.bench import Bench
+from kontext.evaluate.pixels import Images, Values
+
+
+class ClipScorer(Protocol):
+    """A small image-text model: unit vectors of images uint8 [N, H, W, 3] and of texts, [N, D]."""
+
+    def images(self, images: Images) -> NDArray[np.float32]: ...
+
+    def texts(self, texts: list[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class ClipVectors:
+    """CLIP vectors [N, D] of everything a metric needs, for one editor's outputs."""
+
+    context: NDArray[np.float32]
+    target: NDArray[np.float32]
+    output: NDArray[np.float32]
+    context_text: NDArray[np.float32]
+    target_text: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One editor's outputs with everything they are compared to. All arrays share the item axis."""
+
+    bench: Bench
+    output: Images
+    codec: Images  # autoencoder round trip of the context
+    context_features: NDArray[np.float32]  # [N, 1280], EfficientNet-Lite0, pooled
+    target_features: NDArray[np.float32]
+    output_features: NDArray[np.float32]
+    clip: ClipVectors | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numerator and denominator per item [N]: the category's figure is sum / sum.
+
+    A plain mean has a denominator of ones. nan marks an item the metric does not apply to.
+    """
+
+    top: Values
+    bottom: Values
+
+    @property
+    def per_item(self) -> Values:
+        """top / bottom, nan where the denominator is zero or either is nan."""
+        usable = np.isfinite(self.bottom) & (self.bottom > 0)
+        out = np.full(len(self.top), np.nan)
+        np.divide(self.top, self.bottom, out=out, where=usable)
+        return out
+
+
+def mean(values: Values) -> Measured:
+    """A metric whose category figure is the mean over items."""
+    return Measured(values.astype(np.float64), np.ones(len(values)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One registered metric. `measure` returns None where it cannot be computed, never a zero."""
+
+    name: str
+    title: str
+    unit: str  # "", "%", "dB", "x"
+    better: Literal["higher", "lower"]
+    judges: Literal["edit", "preservation"]  # identity must lose the first, and win the second
+    definition: str
+    measure: Callable[[Scoring], Measured | None]

@@ -1,0 +1,61 @@
+"""Image-text agreement in the small CLIP that the screen stage trained (this domain only)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
+from kontext.evaluate.pixels import Values
+
+Vectors = NDArray[np.float32]
+
+
+def row_cosine(a: Vectors, b: Vectors) -> Values:
+    """Cosine per row [N]; nan where a vector is zero: no move, no direction."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    out = np.full(len(x), np.nan)
+    np.divide((x * y).sum(axis=1), scale, out=out, where=scale > 0)
+    return out
+
+
+def clip_text(scoring: Scoring) -> Measured | None:
+    """Cosine of the output and the target's caption."""
+    if scoring.clip is None:
+        return None
+    return mean(row_cosine(scoring.clip.output, scoring.clip.target_text))
+
+
+def clip_direction(scoring: Scoring) -> Measured | None:
+    """Cosine of the image's move and the captions' move. An editor that moves nothing scores 0."""
+    clip = scoring.clip
+    if clip is None:
+        return None
+    text_move = clip.target_text - clip.context_text
+    cosine = row_cosine(clip.output - clip.context, text_move)
+    moved = np.linalg.norm(text_move.astype(np.float64), axis=1) > 0
+    return mean(np.where(moved, np.nan_to_num(cosine), np.nan))
+
+
+METRICS = (
+    Metric(
+        "clip_text",
+        "CLIP image-text",
+        "",
+        "higher",
+        "edit",
+        "cosine of the output and the target's caption in the screen stage's small CLIP",
+        clip_text,
+    ),
+    Metric(
+        "clip_direction",
+        "CLIP direction",
+        "",
+        "higher",
+        "edit",
+        "cosine of the move from context to output and the move from context caption to target "
+        "caption",
+        clip_direction,
+    ),
+)

@@ -1,0 +1,71 @@
+"""Edit success and its two halves, exactly as the acceptance defines them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
+from kontext.evaluate.pixels import Values, cosine_distance, masked_mae
+
+MAX_MAE_RATIO = 0.7
+
+
+def mae_ratio(scoring: Scoring) -> Measured:
+    """Error to the target over the mask, as a share of the untouched context's error there."""
+    bench = scoring.bench
+    return Measured(
+        masked_mae(scoring.output, bench.target, bench.mask),
+        masked_mae(bench.context, bench.target, bench.mask),
+    )
+
+
+def feature_distance(scoring: Scoring) -> Values:
+    """Cosine distance of output and target in EfficientNet-Lite0 features [N]."""
+    return cosine_distance(scoring.output_features, scoring.target_features)
+
+
+def feature_ratio(scoring: Scoring) -> Measured:
+    """Feature distance to the target, as a share of the context's."""
+    context = cosine_distance(scoring.context_features, scoring.target_features)
+    return Measured(feature_distance(scoring), context)
+
+
+def succeeded(scoring: Scoring) -> NDArray[np.bool_]:
+    """Per item [N]: error over the mask < 0.7 x the context's, and features nearer than its."""
+    pixels, features = mae_ratio(scoring), feature_ratio(scoring)
+    closer = pixels.top < MAX_MAE_RATIO * pixels.bottom
+    return np.asarray(closer & (features.top < features.bottom))
+
+
+METRICS = (
+    Metric(
+        "success",
+        "Edit success",
+        "%",
+        "higher",
+        "edit",
+        "share of items whose error to the target over the pixels that should change is below "
+        "0.7 × the context's, and whose EfficientNet-Lite0 cosine distance to the target is below "
+        "the context's",
+        lambda scoring: mean(succeeded(scoring).astype(np.float64)),
+    ),
+    Metric(
+        "mae_ratio",
+        "Error where it should change",
+        "×",
+        "lower",
+        "edit",
+        "mean absolute error to the target over the change mask ÷ the context's (1 = did nothing)",
+        mae_ratio,
+    ),
+    Metric(
+        "feature_ratio",
+        "Feature distance",
+        "×",
+        "lower",
+        "edit",
+        "cosine distance to the target in pooled EfficientNet-Lite0 features ÷ the context's",
+        feature_ratio,
+    ),
+)

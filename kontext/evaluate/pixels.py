@@ -1,0 +1,48 @@
+"""Pixel metrics against known targets and masks. Images are uint8 [N, H, W, 3]; errors are 0-1."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]  # [N, H, W, 3]
+Masks = NDArray[np.bool_]  # [N, H, W]
+Values = NDArray[np.float64]  # [N]
+
+PSNR_CAP = 100.0  # dB, for identical images
+
+
+def change_mask(context: Images, target: Images, threshold: float) -> Masks:
+    """What should change: max over channels of |target - context| above `threshold`, not dilated.
+
+    The comparison is in float: uint8 arithmetic would wrap.
+    """
+    delta = np.abs(target.astype(np.float32) - context.astype(np.float32)) / 255.0
+    return np.asarray(delta.max(axis=-1) > threshold)
+
+
+def masked_mae(a: Images, b: Images, mask: Masks) -> Values:
+    """Mean absolute error [N] over masked pixels and all channels; nan where the mask is empty."""
+    error = np.abs(a.astype(np.float64) - b.astype(np.float64)).mean(axis=-1) / 255.0
+    pixels = mask.sum(axis=(1, 2)).astype(np.float64)
+    total = (error * mask).sum(axis=(1, 2))
+    return np.asarray(np.divide(total, pixels, out=np.full(len(a), np.nan), where=pixels > 0))
+
+
+def psnr(a: Images, b: Images) -> Values:
+    """Peak signal-to-noise ratio in dB (peak 255, all pixels and channels), capped at 100."""
+    squared = (a.astype(np.float64) - b.astype(np.float64)) ** 2
+    mse = squared.mean(axis=(1, 2, 3))
+    with np.errstate(divide="ignore"):
+        value = 10.0 * np.log10(255.0**2 / mse)
+    return np.asarray(np.minimum(value, PSNR_CAP))
+
+
+def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Values:
+    """1 - cosine of row vectors [N, D], in 0-2. A zero vector is at distance 1 from everything."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    dot = (x * y).sum(axis=1)
+    cosine = np.divide(dot, scale, out=np.zeros(len(x)), where=scale > 0)
+    # rounding must not put an image at a negative distance from itself
+    return np.asarray(np.where((x == y).all(axis=1), 0.0, np.clip(1.0 - cosine, 0.0, 2.0)))

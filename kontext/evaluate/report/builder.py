@@ -1,0 +1,84 @@
+"""Render the report folder: index.html, its style sheet and its pictures. Nothing external."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kontext.evaluate.report.lineage import lineage_svg
+from kontext.evaluate.report.model import HeatMap, ReportData
+
+_HERE = Path(__file__).parent
+
+
+def render(data: ReportData, folder: Path) -> Path:
+    """Write index.html and assets/report.css into `folder` (where `Assets` put the pictures)."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "size": size, "duration": duration, "heat": heat}
+    page = environment.get_template("report.html").render(
+        r=data, lineage_svg=lineage_svg(data.nodes) if data.nodes else ""
+    )
+    (folder / "assets").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_HERE / "report.css", folder / "assets" / "report.css")
+    index = folder / "index.html"
+    index.write_text(page, encoding="utf-8")
+    return index
+
+
+def publish_copy(folder: Path, home: Path, digest: str) -> Path:
+    """Copy a report folder to `home/report/<digest>` and `home/report/latest`; return the latter.
+
+    Plain copies: a link would not survive being zipped or moved.
+    """
+    for name in (digest, "latest"):
+        target = home / "report" / name
+        fresh = home / "report" / f".{name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(folder, fresh)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+    return home / "report" / "latest" / "index.html"
+
+
+def figure(value: Any) -> str:
+    """A table cell: thousands grouped, floats to about three figures, None as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """Bytes in a unit that reads well."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def heat(heat_map: HeatMap, value: float) -> float:
+    """Colour share 0-85 of a heat map cell (used as `map | heat(value)`)."""
+    spread = heat_map.high - heat_map.low
+    return round(85 * min(max((value - heat_map.low) / spread, 0.0), 1.0), 1) if spread > 0 else 0.0

@@ -1,0 +1,146 @@
+"""Charts as inline SVG that follow the page's light or dark theme.
+
+Matplotlib draws in placeholder colours, which are then replaced by CSS variables; text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+INK, MUTED, GRID = "#010203", "#010204", "#010205"
+# series colours, in the order of the page's --c1 … --c6
+SERIES = ("#020301", "#020302", "#020303", "#020304", "#020305", "#020306")
+_CSS = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    **{colour: f"var(--c{i})" for i, colour in enumerate(SERIES, start=1)},
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. `colour` indexes the palette; `faint` draws the unsmoothed values behind it."""
+
+    label: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    colour: int = 0
+    faint: bool = False
+    dashed: bool = False
+
+
+def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Centred moving average that shrinks at the ends; nan values are left out."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    total = np.concatenate([[0.0], np.cumsum(filled)])
+    count = np.concatenate([[0], np.cumsum(known)])
+    half = max(window, 1) // 2
+    low = np.clip(np.arange(len(values)) - half, 0, len(values))
+    high = np.clip(np.arange(len(values)) + half + 1, 0, len(values))
+    weight = count[high] - count[low]
+    out = np.full(len(values), np.nan)
+    np.divide(total[high] - total[low], weight, out=out, where=weight > 0)
+    return out
+
+
+def line_chart(
+    lines: Sequence[Line],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+    goal: tuple[float, str] | None = None,
+    size: tuple[float, float] = (5.2, 2.9),
+) -> str:
+    """Inline SVG of curves, with labels at their right ends. `marks` are labelled vertical lines.
+
+    Returns "" when no curve has a finite point.
+    """
+    lines = [line for line in lines if np.isfinite(line.y).any()]
+    if not lines:
+        return ""
+    figure, axes = _axes(size)
+    for line in lines:
+        colour = SERIES[line.colour % len(SERIES)]
+        known = np.isfinite(line.y)
+        axes.plot(
+            line.x[known],
+            line.y[known],
+            color=colour,
+            linewidth=0.8 if line.faint else 1.8,
+            alpha=0.28 if line.faint else 1.0,
+            linestyle=(0, (4, 2)) if line.dashed else "-",
+            marker="o" if known.sum() < 16 and not line.faint else "",
+            markersize=3,
+            label=None if line.faint else line.label,
+        )
+    if log:
+        axes.set_yscale("log")
+    for x, label in marks:
+        axes.axvline(x, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.annotate(
+            label, (x, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -9),
+            textcoords="offset points", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    if goal is not None:
+        axes.axhline(goal[0], color=MUTED, linewidth=0.9, linestyle=(0, (5, 3)))
+        axes.annotate(
+            goal[1], (1.0, goal[0]), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+            textcoords="offset points", fontsize=8, color=MUTED, ha="right",
+        )  # fmt: skip
+    axes.set_xlabel(xlabel, fontsize=8.5, color=MUTED)
+    axes.set_ylabel(ylabel, fontsize=8.5, color=MUTED)
+    if sum(not line.faint for line in lines) > 1:
+        axes.legend(
+            fontsize=8, frameon=False, labelcolor=INK, handlelength=1.4, ncols=3,
+            loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.1, columnspacing=1.2,
+        )  # fmt: skip
+    return _svg(figure, ylabel + " over " + xlabel)
+
+
+def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    figure.patch.set_alpha(0.0)
+    axes.patch.set_alpha(0.0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    return figure, axes
+
+
+def _svg(figure, title: str) -> str:  # type: ignore[no-untyped-def]
+    import matplotlib
+
+    buffer = io.StringIO()
+    # the salt makes ids stable; the title keeps ids of different charts on one page apart
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kontext" + title}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, css in _CSS.items():
+        text = text.replace(colour, css)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\swidth="[^"]*pt"', "", text, count=1)
+    text = re.sub(r'\sheight="[^"]*pt"', "", text, count=1)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # a bare * rule would leak
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    # matplotlib measures with its own font, the browser draws with the page's
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

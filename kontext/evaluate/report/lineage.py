@@ -1,0 +1,94 @@
+"""The lineage diagram: one box per stage with its digest, drawn as plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+BOX_W, BOX_H, GAP_X, GAP_Y, PAD = 148, 64, 26, 46, 8
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact of the lineage."""
+
+    stage: str
+    digest: str  # "" for a stage still to come
+    inputs: tuple[str, ...]  # stage names
+    detail: str = ""  # a few words, e.g. "1.2 min"
+    pool: str = "cpu"
+
+
+def reduced_edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
+    """Edges (from, to) without those that a longer path implies. Nodes come inputs first."""
+    known = {node.stage for node in nodes}
+    above: dict[str, set[str]] = {}
+    edges: list[tuple[str, str]] = []
+    for node in nodes:
+        inputs = [name for name in node.inputs if name in known]
+        implied = set().union(*(above[name] for name in inputs)) if inputs else set()
+        edges += [(name, node.stage) for name in inputs if name not in implied]
+        above[node.stage] = implied | set(inputs)
+    return edges
+
+
+def lineage_svg(nodes: Sequence[Node], columns: int = 6) -> str:
+    """Inline SVG, `columns` boxes to a row in the given order, arrows along `reduced_edges`."""
+    place = {node.stage: (i % columns, i // columns) for i, node in enumerate(nodes)}
+    rows = -(-len(nodes) // columns)
+    width = PAD * 2 + columns * BOX_W + (columns - 1) * GAP_X
+    height = PAD * 2 + rows * BOX_H + (rows - 1) * GAP_Y
+    parts = [
+        f'<svg role="img" aria-label="Lineage of the stages" class="lineage" '
+        f'viewBox="0 0 {width} {height}">',
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto-start-reverse"><path d="M0 0.8 L7 4 L0 7.2 z"/></marker>'
+        "</defs>",
+        *[_edge(place, a, b) for a, b in reduced_edges(nodes)],
+        *[_box(node, *_corner(place[node.stage])) for node in nodes],
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+def _corner(cell: tuple[int, int]) -> tuple[int, int]:
+    return PAD + cell[0] * (BOX_W + GAP_X), PAD + cell[1] * (BOX_H + GAP_Y)
+
+
+def _edge(place: Mapping[str, tuple[int, int]], a: str, b: str) -> str:
+    (ax, ay), (bx, by) = _corner(place[a]), _corner(place[b])
+    if place[a][1] == place[b][1] and place[b][0] == place[a][0] + 1:
+        y = ay + BOX_H / 2
+        path = f"M{ax + BOX_W} {y} L{bx - 2} {y}"
+    elif place[a][1] == place[b][1]:  # over the boxes between
+        lift = ay + BOX_H + GAP_Y * 0.35
+        path = (
+            f"M{ax + BOX_W / 2} {ay + BOX_H} C{ax + BOX_W / 2} {lift + 8} "
+            f"{bx + BOX_W / 2} {lift + 8} {bx + BOX_W / 2} {by + BOX_H + 2}"
+        )
+    else:
+        x0, y0, x1, y1 = ax + BOX_W / 2, ay + BOX_H, bx + BOX_W / 2, by - 2
+        middle = (y0 + y1) / 2
+        side = -1 if x1 < x0 else 1
+        turn = min(12.0, abs(x1 - x0) / 2)
+        path = f"M{x0} {y0} L{x0} {middle - turn if turn else y1}"
+        if turn:
+            path += (
+                f" Q{x0} {middle} {x0 + side * turn} {middle} L{x1 - side * turn} {middle} "
+                f"Q{x1} {middle} {x1} {middle + turn} L{x1} {y1}"
+            )
+    return f'<path class="edge" d="{path}" marker-end="url(#tip)"/>'
+
+
+def _box(node: Node, x: int, y: int) -> str:
+    kind = "box gpu" if node.pool == "gpu" else "box"
+    kind += "" if node.digest else " pending"
+    middle = x + BOX_W / 2
+    detail = f'<text class="detail" x="{middle}" y="{y + 55}">{escape(node.detail)}</text>'
+    return (
+        f'<g class="{kind}"><rect x="{x}" y="{y}" width="{BOX_W}" height="{BOX_H}" rx="9"/>'
+        f'<text class="stage" x="{middle}" y="{y + 23}">{escape(node.stage)}</text>'
+        f'<text class="digest" x="{middle}" y="{y + 40}">{escape(node.digest[:10] or "next")}'
+        f"</text>{detail if node.detail else ''}</g>"
+    )

@@ -1,0 +1,116 @@
+"""The safety summary: what was decided, by which check, and whether the canaries were stopped.
+
+Counts and thresholds only: no identifier, hash or picture of a dropped subject is read here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kontext.evaluate.report.model import TableBlock
+from kontext.stage import ArtifactReader
+from schemas.manifest import Manifest
+from schemas.recipes import Recipe
+
+_OUTCOMES = ("pass", "drop", "unmatchable", "error")
+_CHECKS = {
+    "hash_gate": "hash gate",
+    "classifier": "image classifiers",
+    "text_rule": "text rules",
+    "pair_rule": "pair rule",
+}
+Inputs = Mapping[str, ArtifactReader]
+
+
+def decisions(inputs: Inputs) -> pa.Table:
+    """Check, provider, outcome and reason of every decision of ingest and screen."""
+    wanted = ["check", "provider", "outcome", "reason"]
+    parts = [
+        inputs[stage].table("decisions.parquet").select(wanted) for stage in ("ingest", "screen")
+    ]
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def facts(
+    inputs: Inputs, manifests: Mapping[str, Manifest], recipe: Recipe
+) -> list[tuple[str, str]]:
+    """The headline: canaries, images checked, drops, list state."""
+    rows = decisions(inputs).to_pylist()
+    metrics = manifests["ingest"].metrics if "ingest" in manifests else {}
+    stopped = metrics.get("canaries_stopped")
+    lists = len(recipe.ingest.hash_lists)
+    dropped = Counter(row["check"] for row in rows if row["outcome"] == "drop")
+    canaries = stopped if isinstance(stopped, int) else 0
+    found = [
+        (f"{canaries} of {recipe.ingest.canaries}", "canaries stopped before anything was written"),
+        (f"{inputs['ingest'].table('images').num_rows:,}", "images through the hash gate"),
+        (f"{max(0, dropped['hash_gate'] - canaries):,}", "other hash-gate stops"),
+        (f"{sum(n for check, n in dropped.items() if check != 'hash_gate'):,}", "drops by policy"),
+    ]
+    state = (
+        f"{lists} external hash list{'' if lists == 1 else 's'}" if lists else "canary bank only"
+    )
+    return [*found, (state, "lists in force" if lists else "no external hash list was given")]
+
+
+def tables(inputs: Inputs) -> list[TableBlock]:
+    """Decisions by check and outcome, reasons of drops, thresholds, and classifier scores."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
+    for row in decisions(inputs).to_pylist():
+        counts[row["check"], row["provider"], row["outcome"]] += 1
+        if row["outcome"] in ("drop", "error"):
+            reasons[row["check"], row["reason"]] += 1
+    checks = sorted({key[:2] for key in counts}, key=lambda k: (list(_CHECKS).index(k[0]), k[1]))
+    blocks = [
+        TableBlock(
+            "Decisions",
+            ("check", "by", *_OUTCOMES),
+            tuple(
+                (_CHECKS[check], provider, *(counts[check, provider, o] for o in _OUTCOMES))
+                for check, provider in checks
+            ),
+            "Unmatchable: the perceptual hash is too poor to match; such images are judged by the "
+            "classifiers alone.",
+        ),
+        TableBlock(
+            "Why something was stopped",
+            ("check", "reason", "count"),
+            tuple((_CHECKS[c], r.replace("_", " "), n) for (c, r), n in sorted(reasons.items())),
+        ),
+        _scores(inputs["screen"].table("image_scores.parquet")),
+        _policy(inputs["screen"].json("policy.json")),
+    ]
+    return [block for block in blocks if block.rows]
+
+
+def _scores(scores: pa.Table) -> TableBlock:
+    by_label: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in scores.select(["classifier", "label", "score"]).to_pylist():
+        by_label[row["classifier"], row["label"]].append(row["score"])
+    rows = []
+    for (classifier, label), values in sorted(by_label.items()):
+        top, high = float(np.max(values)), float(np.percentile(values, 99))
+        rows.append((label.replace("_", " ").lower(), classifier, round(high, 3), round(top, 3)))
+    rows.sort(key=lambda row: -row[3])
+    return TableBlock(
+        "Raw classifier scores",
+        ("label", "classifier", "99th percentile", "highest"),
+        tuple(rows[:8]),
+        "The highest labels. Scores are stored; thresholds are applied by SQL views.",
+    )
+
+
+def _policy(policy: Mapping[str, Any]) -> TableBlock:
+    thresholds = policy.get("thresholds", {})
+    name = str(policy.get("version", policy.get("name", "")))
+    return TableBlock(
+        f"Policy {name}".strip(),
+        ("threshold", "value"),
+        tuple((key.replace("_", " "), value) for key, value in sorted(thresholds.items())),
+    )

@@ -1,0 +1,291 @@
+"""Score every editor with every metric, compare with the goals, and distrust unfit metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kontext.evaluate.bench import Bench
+from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
+from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
+from kontext.evaluate.metrics.success import succeeded
+from kontext.evaluate.pixels import Images, psnr
+from kontext.evaluate.references import EDITORS, SEES_TARGET
+from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wilson
+from schemas.recipes import EvaluateConfig
+
+SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
+PSNR_GOAL = 24.0  # dB, held-out images
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal and what was measured. `reached` goes by the point estimate, whatever the interval."""
+
+    name: str
+    title: str
+    sense: str  # ≥ or ≤
+    goal: float
+    unit: str
+    measured: Interval
+
+    @property
+    def reached(self) -> bool:
+        """True when the point estimate is on the right side; nothing measured is not reached."""
+        value = self.measured.value
+        return value >= self.goal if self.sense == "≥" else value <= self.goal
+
+    @property
+    def certain(self) -> bool:
+        """The whole interval lies on the same side of the goal as the point estimate."""
+        low, high = self.measured.low, self.measured.high
+        side = low >= self.goal if self.sense == "≥" else high <= self.goal
+        other = high < self.goal if self.sense == "≥" else low > self.goal
+        return side if self.reached else other
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "sense": self.sense,
+            "goal": self.goal,
+            "unit": self.unit,
+            "reached": self.reached,
+            "certain": self.certain,
+            **self.measured.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything measured. `table[editor][category][metric]`; category `all` is the macro mean."""
+
+    table: dict[str, dict[str, dict[str, Interval]]]
+    bootstrap_success: dict[str, dict[str, Interval]]
+    per_item: dict[str, dict[str, Measured]]  # editor -> metric -> [N]
+    success: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]  # editor -> [N]
+    unfit: list[dict[str, str]]
+    goals: list[Goal]
+    autoencoder: dict[str, Interval]
+
+
+def score(
+    bench: Bench,
+    scorings: Mapping[str, Scoring],
+    autoencoder: Mapping[str, Interval],
+    config: EvaluateConfig,
+) -> Scores:
+    """Score the editors. `scorings` maps editor names (see references.EDITORS) to outputs."""
+    per_item: dict[str, dict[str, Measured]] = {}
+    for editor, scoring in scorings.items():
+        measured = {name: metric.measure(scoring) for name, metric in METRICS.items()}
+        per_item[editor] = {name: found for name, found in measured.items() if found is not None}
+    success = {editor: succeeded(scoring) for editor, scoring in scorings.items()}
+    table: dict[str, dict[str, dict[str, Interval]]] = {}
+    boot: dict[str, dict[str, Interval]] = {}
+    for editor, measured_by in per_item.items():
+        table[editor], boot[editor] = {}, {}
+        for category in bench.categories:
+            row = _category(bench, category, measured_by, config)
+            boot[editor][category] = row["success"]
+            rows = bench.where(category)
+            clusters = {bench.items[i].cluster for i in rows}
+            row["success"] = wilson(
+                int(success[editor][rows].sum()), len(rows), clusters=len(clusters)
+            )
+            table[editor][category] = row
+    return Scores(
+        table=table,
+        bootstrap_success=boot,
+        per_item=per_item,
+        success=success,
+        unfit=unfit_metrics(table, bench.categories),
+        goals=_goals(table, autoencoder, bench),
+        autoencoder=dict(autoencoder),
+    )
+
+
+def _category(
+    bench: Bench, category: str, measured: Mapping[str, Measured], config: EvaluateConfig
+) -> dict[str, Interval]:
+    rows = bench.where(category)
+    clusters = [bench.items[i].cluster for i in rows]
+    return {
+        name: cluster_ratio(
+            found.top[rows], found.bottom[rows], clusters, config.bootstrap, config.seed
+        )
+        for name, found in measured.items()
+    }
+
+
+def unfit_metrics(
+    table: Mapping[str, Mapping[str, Mapping[str, Interval]]], categories: Sequence[str]
+) -> list[dict[str, str]]:
+    """Edit metrics that rank "did nothing" above every real editor, and preservation metrics that
+    do not rank it first: they measure something else in that category.
+
+    Editors that see the target (oracle, its round trip) do not compete.
+    """
+    found: list[dict[str, str]] = []
+    rivals = [name for name in table if name != "identity" and name not in SEES_TARGET]
+    if "identity" not in table or not rivals:
+        return found
+    for category in categories:
+        for name, metric in METRICS.items():
+            own = _value(table["identity"][category], name)
+            others = [_value(table[rival][category], name) for rival in rivals]
+            known = [value for value in others if not math.isnan(value)]
+            if math.isnan(own) or not known:
+                continue
+            first = all(_ahead(metric, own, value) for value in known)
+            if metric.judges == "edit" and first:
+                found.append({"metric": name, "category": category, "why": "identity ranks first"})
+            if metric.judges == "preservation" and any(_ahead(metric, v, own) for v in known):
+                found.append({"metric": name, "category": category, "why": "identity is beaten"})
+    return found
+
+
+def _value(row: Mapping[str, Interval], metric: str) -> float:
+    return row[metric].value if metric in row else math.nan
+
+
+def _ahead(metric: Metric, a: float, b: float) -> bool:
+    return a > b if metric.better == "higher" else a < b
+
+
+def _goals(
+    table: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+    autoencoder: Mapping[str, Interval],
+    bench: Bench,
+) -> list[Goal]:
+    student = table["student"]
+    nothing = wilson(0, 0)
+    goals = [
+        Goal(
+            name,
+            f"{name} edits",
+            "≥",
+            goal,
+            "%",
+            student[name]["success"] if name in student else nothing,
+        )
+        for name, goal in SUCCESS_GOALS.items()
+    ]
+    outside = student["local"]["outside_ratio"] if "local" in student else nothing
+    return [
+        *goals,
+        Goal("outside", "untouched area of local edits", "≤", MAX_OUTSIDE_RATIO, "×", outside),
+        Goal("autoencoder", "autoencoder PSNR", "≥", PSNR_GOAL, "dB", autoencoder["psnr"]),
+    ]
+
+
+def autoencoder_scores(
+    images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
+) -> dict[str, Interval]:
+    """PSNR (dB) and SSIM of the round trip of held-out images [M, H, W, 3], means over images."""
+    from kontext.data.judge import ssim
+
+    measured = {"psnr": psnr(images, round_trip), "ssim": ssim(images, round_trip)}
+    return {
+        name: cluster_mean(values, clusters, config.bootstrap, config.seed)
+        for name, values in measured.items()
+    }
+
+
+def items_table(bench: Bench, scores: Scores) -> pa.Table:
+    """One row per item and editor: what was asked, whether it succeeded, every metric."""
+    rows: list[dict[str, Any]] = []
+    for editor, measured in scores.per_item.items():
+        values = {name: measured[name].per_item if name in measured else None for name in METRICS}
+        for i, item in enumerate(bench.items):
+            row: dict[str, Any] = {
+                "pair_id": item.pair_id,
+                "category": item.category,
+                "relation": item.relation,
+                "instruction": item.instruction,
+                "source": item.source,
+                "cluster": item.cluster,
+                "editor": editor,
+                "success": bool(scores.success[editor][i]),
+            }
+            for name, column in values.items():
+                if name != "success":
+                    row[name] = (
+                        None if column is None or math.isnan(column[i]) else float(column[i])
+                    )
+            rows.append(row)
+    return pa.Table.from_pylist(rows, schema=ITEMS)
+
+
+ITEMS = pa.schema(
+    [
+        *[
+            pa.field(name, pa.string())
+            for name in (
+                "pair_id",
+                "category",
+                "relation",
+                "instruction",
+                "source",
+                "cluster",
+                "editor",
+            )
+        ],
+        pa.field("success", pa.bool_()),
+        *[pa.field(name, pa.float64()) for name in METRICS if name != "success"],
+    ],
+    metadata={"comment": "One row per held-out item and editor."},
+)
+
+
+def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
+    """The whole result as JSON, with the definitions beside the numbers."""
+    clusters = {c: len({bench.items[i].cluster for i in bench.where(c)}) for c in bench.categories}
+    return {
+        "editors": {
+            name: {"title": EDITORS[name].title, "what": EDITORS[name].what}
+            for name in scores.table
+        },
+        "metrics": {
+            name: {
+                "title": metric.title,
+                "unit": metric.unit,
+                "better": metric.better,
+                "judges": metric.judges,
+                "definition": metric.definition,
+            }
+            for name, metric in METRICS.items()
+        },
+        "categories": {
+            name: {
+                "n": len(bench.where(name)),
+                "clusters": clusters[name],
+                "available": bench.available.get(name, 0),
+                "excluded": bench.excluded.get(name, 0),
+            }
+            for name in bench.categories
+        },
+        "mask_threshold": bench.mask_threshold,
+        "config": config.model_dump(mode="json"),
+        "scores": {
+            editor: {
+                category: {name: interval.as_dict() for name, interval in row.items()}
+                for category, row in by_category.items()
+            }
+            for editor, by_category in scores.table.items()
+        },
+        "success_cluster_bootstrap": {
+            editor: {category: interval.as_dict() for category, interval in row.items()}
+            for editor, row in scores.bootstrap_success.items()
+        },
+        "goals": [goal.as_dict() for goal in scores.goals],
+        "reached": sum(goal.reached for goal in scores.goals),
+        "unfit": scores.unfit,
+        "autoencoder": {name: value.as_dict() for name, value in scores.autoencoder.items()},
+    }

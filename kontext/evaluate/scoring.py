@@ -1,0 +1,75 @@
+"""From outputs to scorings: features and CLIP vectors, computed once per distinct picture set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kontext.evaluate.bench import Bench
+from kontext.evaluate.metrics.base import ClipScorer, ClipVectors, Scoring
+from kontext.evaluate.pixels import Images
+from kontext.models.features import FeatureNet
+
+BATCH = 64
+
+
+@torch.no_grad()
+def pooled_features(
+    net: FeatureNet, images: Images, device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
+    """Embeddings [N, 1280] of uint8 [N, H, W, 3], in float32 so that equal images agree."""
+    rows = []
+    for low in range(0, len(images), BATCH):
+        batch = torch.from_numpy(images[low : low + BATCH]).to(device)
+        rows.append(net.pooled(batch.permute(0, 3, 1, 2).float() / 255.0).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def prepare(
+    bench: Bench,
+    outputs: Mapping[str, Images],
+    net: FeatureNet,
+    clip: ClipScorer | None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Scoring]:
+    """One Scoring per editor. Outputs that are the context or the target reuse its vectors."""
+    known = {
+        id(bench.context): pooled_features(net, bench.context, device),
+        id(bench.target): pooled_features(net, bench.target, device),
+    }
+    vectors = _clip_of(bench, clip)
+    found = {}
+    for name, made in outputs.items():
+        own = known.get(id(made))
+        found[name] = Scoring(
+            bench=bench,
+            output=made,
+            codec=outputs["codec"],
+            context_features=known[id(bench.context)],
+            target_features=known[id(bench.target)],
+            output_features=pooled_features(net, made, device) if own is None else own,
+            clip=None
+            if clip is None or vectors is None
+            else ClipVectors(
+                context=vectors["context"],
+                target=vectors["target"],
+                output=clip.images(made),
+                context_text=vectors["context_text"],
+                target_text=vectors["target_text"],
+            ),
+        )
+    return found
+
+
+def _clip_of(bench: Bench, clip: ClipScorer | None) -> dict[str, NDArray[np.float32]] | None:
+    if clip is None:
+        return None
+    return {
+        "context": clip.images(bench.context),
+        "target": clip.images(bench.target),
+        "context_text": clip.texts([item.context_caption for item in bench.items]),
+        "target_text": clip.texts([item.target_caption for item in bench.items]),
+    }

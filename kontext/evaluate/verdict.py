@@ -1,0 +1,58 @@
+"""The verdict in words: for the run page, the log and the model card."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from kontext.evaluate.score import Goal, Scores
+
+
+def shown(value: float, unit: str) -> str:
+    """A figure with its unit: rates as percent; nan as "not measured"."""
+    if math.isnan(value):
+        return "not measured"
+    if unit == "%":
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}×" if unit == "×" else f"{value:.2f} {unit}"
+
+
+def goal_rows(scores: Scores) -> list[dict[str, Any]]:
+    """One row per goal, for a table."""
+    return [goal_row(goal) for goal in scores.goals]
+
+
+def goal_row(goal: Goal) -> dict[str, Any]:
+    """Goal, figure, interval, n and verdict as text."""
+    measured = goal.measured
+    interval = "–".join(shown(v, goal.unit) for v in (measured.low, measured.high))
+    return {
+        "goal": goal.title,
+        "wanted": f"{goal.sense} {shown(goal.goal, goal.unit)}",
+        "measured": shown(measured.value, goal.unit),
+        "interval": interval if measured.n else "",
+        "n": measured.n,
+        "verdict": "reached" if goal.reached else "not reached",
+    }
+
+
+def verdict_table(scores: Scores) -> str:
+    """The goals as a markdown table."""
+    lines = ["| goal | wanted | measured | 95 % interval | n | |", "|---|---|---|---|---|---|"]
+    for row in goal_rows(scores):
+        verdict = f"**{row['verdict']}**" if row["verdict"] == "reached" else row["verdict"]
+        lines.append(
+            f"| {row['goal']} | {row['wanted']} | {row['measured']} | {row['interval']} "
+            f"| {row['n']} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def verdict_markdown(scores: Scores, page: Path) -> str:
+    """The verdict for the run page."""
+    reached = sum(goal.reached for goal in scores.goals)
+    return (
+        f"**{reached} of {len(scores.goals)} goals reached** by the student on held-out concepts."
+        f"\n\n{verdict_table(scores)}\n\nReport: `{page}`\n"
+    )

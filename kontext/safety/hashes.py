@@ -1,0 +1,254 @@
+"""The hash gate: known-bad lists are matched before anything of an image is written.
+
+A list file is CSV or JSONL, and is a secret: keep it out of repositories, stores and logs. Entries
+are never printed, also not in errors. CSV:
+
+    # provider: example-ngo
+    # version: 2026-01
+    # date: 2026-01-31
+    type,value
+    sha256,<64 hex>
+    pdq,<64 hex>
+
+JSONL: the first line is `{"provider": …, "version": …, "date": …}`, the others
+`{"type": "md5", "value": "<32 hex>"}`. Types are md5, sha1, sha256 (of the file's bytes) and pdq.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kontext.errors import GateError
+from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
+from kontext.safety.ids import Outcome, Reason
+from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
+from schemas.recipes import IngestConfig
+
+STALE_DAYS = 30
+_EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}
+_HEADER_KEYS = ("provider", "version", "date")
+
+
+class GateResult(NamedTuple):
+    """What the gate says of one image. On DROP the caller keeps nothing of the image."""
+
+    outcome: Outcome  # PASS, DROP or UNMATCHABLE (PDQ quality below 50)
+    reason: Reason | str  # empty for PASS
+    provider: str  # list and version that matched, else every list consulted
+    pdq: bytes  # 32 bytes
+    pdq_quality: int  # 0-100
+
+
+@dataclass(repr=False)
+class HashList:
+    """One loaded list. Its repr shows no entries."""
+
+    provider: str
+    version: str
+    date: dt.date
+    exact: dict[str, set[bytes]] = field(default_factory=dict)
+    pdq: list[bytes] = field(default_factory=list)
+    reason: Reason = Reason.HASH_MATCH
+
+    @property
+    def name(self) -> str:
+        """`provider@version`, the only thing about a list that is ever recorded."""
+        return f"{self.provider}@{self.version}"
+
+    def __len__(self) -> int:
+        return len(self.pdq) + sum(len(entries) for entries in self.exact.values())
+
+    def __repr__(self) -> str:
+        return f"HashList({self.name}, {len(self)} entries)"
+
+
+class HashGate:
+    """Exact hashes of the raw bytes, then PDQ in all 8 orientations, against every list."""
+
+    def __init__(self, lists: Iterable[HashList] = (), notes: tuple[str, ...] = ()) -> None:
+        """The canary bank is always part of the gate. `notes` are for the manifest."""
+        self.lists = (_canary_list(), *lists)
+        self.notes = notes
+        self.version = "+".join(item.name for item in self.lists)
+        hashes = [entry for item in self.lists for entry in item.pdq]
+        self._owner = np.repeat(np.arange(len(self.lists)), [len(i.pdq) for i in self.lists])
+        self._index = PdqIndex(np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32))
+
+    @classmethod
+    def from_config(
+        cls, config: IngestConfig, home: Path, today: dt.date | None = None
+    ) -> HashGate:
+        """The gate an ingest section asks for. Relative list paths are tried in `home` too.
+
+        Raises:
+            GateError: a list is missing, malformed or older than 30 days, or there is none, and
+                `allow_unlisted` is false. With it, missing and stale lists become notes.
+        """
+        paths = tuple(_find(path, home) for path in config.hash_lists)
+        stamps = tuple(path.stat().st_mtime_ns for path in paths)
+        return _load_gate(paths, stamps, config.allow_unlisted, today or dt.date.today())
+
+    def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
+        """Check one image before anything of it is written.
+
+        Args:
+            data: the original file's bytes.
+            rgb: uint8 [H, W, 3], decoded and normalised to RGB, not resized.
+        """
+        hashes, quality = pdq_dihedral(rgb)
+        own = hashes[0].tobytes()
+        digests = {kind: hashlib.new(kind, data).digest() for kind in _EXACT_BYTES}
+        for item in self.lists:
+            if any(digests[kind] in entries for kind, entries in item.exact.items()):
+                return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+        if quality < MIN_QUALITY:
+            return GateResult(
+                Outcome.UNMATCHABLE, Reason.PDQ_LOW_QUALITY, self.version, own, quality
+            )
+        match = self._index.nearest(hashes)
+        if match is not None:
+            item = self.lists[self._owner[match.row]]
+            return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+        return GateResult(Outcome.PASS, "", self.version, own, quality)
+
+    def __reduce__(self) -> NoReturn:
+        # a pickled gate could end in a work plan or a cache on disk
+        raise TypeError("hash lists are secrets: build the gate in each worker with from_config")
+
+
+@lru_cache(maxsize=2)
+def _load_gate(
+    paths: tuple[Path, ...], stamps: tuple[int, ...], allow_unlisted: bool, today: dt.date
+) -> HashGate:
+    lists = [load_hash_list(path) for path in paths]
+    problems = [
+        f"hash list {item.name} is {(today - item.date).days} days old (limit {STALE_DAYS})"
+        for item in lists
+        if (today - item.date).days > STALE_DAYS
+    ]
+    if not lists:
+        problems.append("no hash list is configured: only the canary bank is matched")
+    if problems and not allow_unlisted:
+        raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
+    return HashGate(lists, tuple(f"allow_unlisted: {problem}" for problem in problems))
+
+
+@lru_cache(maxsize=1)
+def _canary_list() -> HashList:
+    provider, _, version = PROVIDER.partition("@")
+    bank = HashList(provider, version, dt.date.max, reason=Reason.CANARY)
+    bank.exact["sha256"] = {hashlib.sha256(canary_png(n)).digest() for n in range(BANK_SIZE)}
+    for number in range(BANK_SIZE):
+        hashes, _ = pdq_dihedral(np.asarray(canary_image(number)))
+        bank.pdq.append(hashes[0].tobytes())
+    return bank
+
+
+def _find(path: str, home: Path) -> Path:
+    for candidate in (Path(path).expanduser(), home / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise GateError(f"hash list {path} does not exist")
+
+
+def load_hash_list(path: Path) -> HashList:
+    """Read a list file (format by suffix: `.csv` or `.jsonl`).
+
+    Raises:
+        GateError: malformed; the message has file and line number, never the entry.
+    """
+    if path.suffix not in (".csv", ".jsonl"):
+        raise GateError(f"hash list {path.name}: suffix must be .csv or .jsonl")
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GateError(f"hash list {path.name} is not readable text") from error
+    read = _read_csv if path.suffix == ".csv" else _read_jsonl
+    header, entries = read(path.name, text.splitlines())
+    missing = [key for key in _HEADER_KEYS if not header.get(key)]
+    if missing:
+        raise GateError(f"hash list {path.name}: the header lacks {', '.join(missing)}")
+    try:
+        date = dt.date.fromisoformat(header["date"])
+    except ValueError:
+        raise GateError(f"hash list {path.name}: the header's date is not YYYY-MM-DD") from None
+    loaded = HashList(header["provider"], header["version"], date)
+    for line, kind, value in entries:
+        _add(loaded, kind, value, f"hash list {path.name} line {line}")
+    if not len(loaded):
+        raise GateError(f"hash list {path.name} has no entries")
+    return loaded
+
+
+def _add(target: HashList, kind: str, value: str, where: str) -> None:
+    size = 32 if kind == "pdq" else _EXACT_BYTES.get(kind)
+    if size is None:
+        raise GateError(f"{where}: unknown hash type (known: {', '.join(_EXACT_BYTES)}, pdq)")
+    try:
+        entry = bytes.fromhex(value)
+    except ValueError:
+        entry = b""
+    if len(entry) != size or len(value) != 2 * size:
+        raise GateError(f"{where}: not {2 * size} hex characters, as {kind} needs")
+    if kind == "pdq":
+        target.pdq.append(entry)
+    else:
+        target.exact.setdefault(kind, set()).add(entry)
+
+
+_Parsed = tuple[dict[str, str], Iterator[tuple[int, str, str]]]
+
+
+def _read_csv(name: str, lines: list[str]) -> _Parsed:
+    header: dict[str, str] = {}
+    body: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, 1):
+        if line.startswith("#"):
+            key, _, value = line[1:].partition(":")
+            header[key.strip().lower()] = value.strip()
+        elif line.strip():
+            body.append((number, line))
+    if not body or [cell.strip() for cell in body[0][1].split(",")][:2] != ["type", "value"]:
+        raise GateError(f"hash list {name}: the first row must be 'type,value'")
+
+    def entries() -> Iterator[tuple[int, str, str]]:
+        for (number, _), row in zip(body[1:], csv.reader(b for _, b in body[1:]), strict=True):
+            if len(row) < 2:
+                raise GateError(f"hash list {name} line {number}: two columns are needed")
+            yield number, row[0].strip().lower(), row[1].strip().lower()
+
+    return header, entries()
+
+
+def _read_jsonl(name: str, lines: list[str]) -> _Parsed:
+    rows: list[tuple[int, dict[str, str]]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict):
+            raise GateError(f"hash list {name} line {number}: not a JSON object") from None
+        rows.append((number, {str(key): str(value) for key, value in row.items()}))
+    header = rows[0][1] if rows else {}
+
+    def entries() -> Iterator[tuple[int, str, str]]:
+        for number, row in rows[1:]:
+            if "type" not in row or "value" not in row:
+                raise GateError(f"hash list {name} line {number}: type and value are needed")
+            yield number, row["type"].strip().lower(), row["value"].strip().lower()
+
+    return header, entries()

@@ -1,0 +1,114 @@
+"""Names of safety outcomes and reasons, and ids that join records without recovering content."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kontext.errors import GateError
+
+KEY_FILE = "safety.key"
+NO_SCORE = -1.0  # score and threshold of a decision that has none
+
+
+class Outcome(StrEnum):
+    """What a check decided. Everything but PASS and UNMATCHABLE removes the subject."""
+
+    PASS = "pass"
+    DROP = "drop"
+    UNMATCHABLE = "unmatchable"
+    ERROR = "error"
+
+
+class Check(StrEnum):
+    """Which check decided."""
+
+    HASH_GATE = "hash_gate"
+    CLASSIFIER = "classifier"
+    TEXT_RULE = "text_rule"
+    PAIR_RULE = "pair_rule"
+
+
+class Reason(StrEnum):
+    """Why. Never carries content."""
+
+    HASH_MATCH = "hash_match"
+    CANARY = "canary"
+    PDQ_LOW_QUALITY = "pdq_low_quality"
+    NSFW = "nsfw"
+    NUDITY = "nudity"
+    CLASSIFIER_ERROR = "classifier_error"
+    TEXT_UNDRESS = "text_undress"
+    TEXT_NUDITY = "text_nudity"
+    TEXT_SEXUAL = "text_sexual"
+    TEXT_MINOR_SEXUAL = "text_minor_sexual"
+    TEXT_UNREADABLE = "text_unreadable"
+    NCII_EXPOSURE = "ncii_exposure"
+    NCII_UNDRESS = "ncii_undress"
+
+
+def run_key(home: Path) -> bytes:
+    """The secret key of this installation: 32 bytes in `home/safety.key`, made on first use.
+
+    It keys every `subject_hmac`; without it no record can be matched to an image. Two machines
+    that must write equal records share the file.
+
+    Raises:
+        GateError: the file is not 64 hex characters.
+    """
+    path = home / KEY_FILE
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        draft = home / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(draft, path)  # whole or not at all, and the first writer wins
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError as error:
+        raise GateError(f"{path} is not a safety key (64 hex characters)") from error
+    if len(key) != 32:
+        raise GateError(f"{path} is not a safety key (64 hex characters)")
+    return key
+
+
+def subject_hmac(subject_id: str, key: bytes) -> str:
+    """HMAC-SHA256 of a subject's id (image_id for the gate, else pixel_id or pair_id): 64 hex."""
+    return hmac.new(key, subject_id.encode(), hashlib.sha256).hexdigest()
+
+
+def decision(
+    *,
+    subject_kind: str,
+    subject: str,
+    check: Check,
+    provider: str,
+    outcome: Outcome,
+    reason: Reason | str,
+    policy_version: str,
+    score: float = NO_SCORE,
+    threshold: float = NO_SCORE,
+) -> dict[str, Any]:
+    """One row of the DECISIONS table. `subject` is already an HMAC."""
+    return {
+        "subject_kind": subject_kind,
+        "subject_hmac": subject,
+        "check": str(check),
+        "provider": provider,
+        "score": score,
+        "threshold": threshold,
+        "outcome": str(outcome),
+        "reason": str(reason),
+        "policy_version": policy_version,
+    }

@@ -1,0 +1,174 @@
+"""Euler sampling of the flow, from noise (t = 1) to latents (t = 0).
+
+The grid is training's own timestep function, so a distilled student's few-step grid is the same
+schedule with fewer steps. Noise depends on (seed, index) alone, never on the batch it is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kontext.models.sequence import pack, sequence_ids, unpack
+from kontext.models.transformer import FluxTransformer
+from kontext.train.timesteps import schedule
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Encoded text: states [B, L, D], pooled [B, P], and optionally which tokens are real [B, L].
+
+    FLUX.1 attends to padding, so `mask` stays None unless the model was trained with one.
+    """
+
+    text: Tensor
+    pooled: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far to push away from the unconditional prediction. 1 = not at all.
+
+    text: classifier-free guidance on the instruction, the context kept.
+    image: guidance on the context as well (InstructPix2Pix's s_I); needs a model trained with
+        dropped contexts.
+    embedded: the value a guidance-distilled model is told; for such models only.
+    """
+
+    text: float = 1.0
+    image: float = 1.0
+    embedded: float | None = None
+
+
+def noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise [len(indices), *shape], float32 on CPU, by (seed, index)."""
+    out = torch.empty(len(indices), *shape)
+    for row, index in enumerate(indices):
+        digest = hashlib.sha256(f"noise/{seed}/{index}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        out[row].normal_(generator=generator)
+    return out
+
+
+@torch.no_grad()
+def sample(
+    model: FluxTransformer,
+    start: Tensor,
+    prompt: Prompt,
+    contexts: Sequence[Tensor] = (),
+    *,
+    steps: int = 28,
+    times: Tensor | None = None,
+    guidance: Guidance | None = None,
+    empty: Prompt | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Integrate the flow from `start` and return latents like it, in float32.
+
+    Args:
+        start: noise [B, C, h, w], or latents noised to times[0].
+        contexts: latents of the context images, each [B, C, h_k, w_k]; sizes may differ.
+        steps: number of steps on the shifted schedule of this target's token count.
+        times: a grid of one's own, [n + 1] falling to 0; replaces `steps`.
+        empty: the encoded empty prompt, batch 1 or B; needed for guidance.text != 1.
+        on_step: called with (steps done, steps).
+
+    Raises:
+        ValueError: guidance that this model or these arguments do not support.
+    """
+    guidance = guidance or Guidance()
+    _check(model, guidance, empty, contexts)
+    h, w = start.shape[2] // 2, start.shape[3] // 2
+    times = schedule(steps, h * w) if times is None else times
+    velocity = _Velocity(model, (h, w), prompt, contexts, guidance, empty)
+    x = pack(start.float())
+    n = len(times) - 1
+    for step in range(n):
+        t, following = float(times[step]), float(times[step + 1])
+        x = torch.add(x, velocity(x, t), alpha=following - t)
+        if on_step is not None:
+            on_step(step + 1, n)
+    return unpack(x, h, w)
+
+
+def _check(
+    model: FluxTransformer, guidance: Guidance, empty: Prompt | None, contexts: Sequence[Tensor]
+) -> None:
+    if model.shape.guidance_embed != (guidance.embedded is not None):
+        raise ValueError("Guidance.embedded is for models with a guidance embedding, and only them")
+    if (guidance.text != 1.0 or guidance.image != 1.0) and empty is None:
+        raise ValueError("classifier-free guidance needs the encoded empty prompt")
+    if guidance.image != 1.0 and not contexts:
+        raise ValueError("image guidance needs a context image")
+
+
+class _Velocity:
+    """v(x, t), guided. Branches with the same tokens share a forward pass."""
+
+    def __init__(
+        self,
+        model: FluxTransformer,
+        grid: tuple[int, int],
+        prompt: Prompt,
+        contexts: Sequence[Tensor],
+        guidance: Guidance,
+        empty: Prompt | None,
+    ) -> None:
+        self.model, self.guidance = model, guidance
+        weight = model.img_in.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.grid = grid
+        grids = [(c.shape[2] // 2, c.shape[3] // 2) for c in contexts]
+        self.ids = sequence_ids(grid, grids, self.device)
+        self.contexts = [pack(c.float()).to(self.device) for c in contexts]
+        self.prompt, self.empty = prompt, empty
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        g = self.guidance
+        if g.text == 1.0 and g.image == 1.0:
+            return self._forward(x, t, [self.prompt], with_context=True)[0].to(x.device)
+        assert self.empty is not None
+        full, no_text = self._forward(x, t, [self.prompt, self.empty], with_context=True)
+        out = no_text + g.text * (full - no_text)
+        if g.image != 1.0:
+            neither = self._forward(x, t, [self.empty], with_context=False)[0]
+            out = out + (g.image - 1.0) * (no_text - neither)
+        return out.to(x.device)
+
+    def _forward(
+        self, x: Tensor, t: float, prompts: Sequence[Prompt], with_context: bool
+    ) -> tuple[Tensor, ...]:
+        b, n, k = x.shape[0], x.shape[1], len(prompts)
+        contexts = self.contexts if with_context else []
+        tokens = torch.cat([x.to(self.device), *contexts], dim=1).repeat(k, 1, 1)
+        text = torch.cat([p.text.expand(b, -1, -1) for p in prompts]).to(self.device)
+        pooled = torch.cat([p.pooled.expand(b, -1) for p in prompts]).to(self.device)
+        g = self.guidance.embedded
+        # BFL's sampler holds t in the model's dtype, so bf16 weights see bf16 times
+        times = torch.full((k * b,), t, dtype=self.dtype, device=self.device)
+        out = self.model(
+            tokens,
+            self.ids[: tokens.shape[1]],
+            text,
+            pooled,
+            times,
+            target_length=n,
+            guidance=None if g is None else torch.full_like(times, g),
+            attention_mask=self._mask(prompts, b, tokens.shape[1]),
+        )
+        return tuple(out.float().chunk(k))
+
+    def _mask(self, prompts: Sequence[Prompt], b: int, n_image: int) -> Tensor | None:
+        masks = [p.mask.expand(b, -1) for p in prompts if p.mask is not None]
+        if not masks:
+            return None
+        assert len(masks) == len(prompts), "either every prompt has a mask or none"
+        image = torch.ones(b * len(masks), n_image, dtype=torch.bool, device=self.device)
+        return torch.cat([torch.cat(masks).to(self.device), image], dim=1)

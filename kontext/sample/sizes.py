@@ -1,0 +1,61 @@
+"""Which size an edit has: Kontext's 17 sizes of about one megapixel, or one native square.
+
+Source of the sizes and of the choice: black-forest-labs/flux `PREFERED_KONTEXT_RESOLUTIONS`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kontext.errors import KontextError
+
+Size = tuple[int, int]  # width, height in pixels
+SizeRule = Literal["square", "kontext"]
+
+_PORTRAIT: tuple[Size, ...] = (
+    (672, 1568),
+    (688, 1504),
+    (720, 1456),
+    (752, 1392),
+    (800, 1328),
+    (832, 1248),
+    (880, 1184),
+    (944, 1104),
+)
+KONTEXT_SIZES: tuple[Size, ...] = (
+    *_PORTRAIT,
+    (1024, 1024),
+    *((h, w) for w, h in reversed(_PORTRAIT)),
+)
+MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
+MAX_PIXELS = 4_194_304
+
+
+def snap(width: int, height: int) -> Size:
+    """The Kontext size whose aspect ratio differs least from width:height."""
+    aspect = width / height
+    return min(KONTEXT_SIZES, key=lambda size: (abs(aspect - size[0] / size[1]), size))
+
+
+def token_grid(size: Size) -> tuple[int, int]:
+    """(rows, columns) of tokens for an image of `size` (width, height) at FLUX.1's factor 16."""
+    return size[1] // MULTIPLE, size[0] // MULTIPLE
+
+
+def model_size(rule: SizeRule, resolution: int, width: int, height: int) -> Size:
+    """The size at which an image of width x height enters a model."""
+    return snap(width, height) if rule == "kontext" else (resolution, resolution)
+
+
+def check_size(size: Size) -> Size:
+    """Return `size` if a model can make it.
+
+    Raises:
+        KontextError: sides not positive multiples of 16, or more than four megapixels.
+    """
+    width, height = size
+    if min(size) < MULTIPLE or width % MULTIPLE or height % MULTIPLE:
+        raise KontextError(f"size {width}x{height}: both sides must be multiples of {MULTIPLE}")
+    if width * height > MAX_PIXELS:
+        raise KontextError(f"size {width}x{height} is above {MAX_PIXELS / 2**20:.0f} megapixels")
+    return size

@@ -1,0 +1,114 @@
+"""Stage evaluate: held-out edits beside reference editors, scores with intervals, the report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from kontext.evaluate.bench import Bench
+from kontext.evaluate.latency import measure_edit
+from kontext.evaluate.models import TrainedModels
+from kontext.evaluate.pixels import Images
+from kontext.evaluate.references import EDITORS, run_editors
+from kontext.evaluate.report.assemble import Evaluation, report_data
+from kontext.evaluate.report.assets import Assets, contact_sheet
+from kontext.evaluate.report.builder import publish_copy, render
+from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
+from kontext.evaluate.scoring import prepare, small_clip
+from kontext.evaluate.verdict import goal_rows, verdict_markdown
+from kontext.models.features import load_features
+from kontext.stage import StageContext
+from kontext.stages import STAGES
+from schemas.recipes import EvaluateConfig
+
+_GRID_ROWS = 8
+_HEADS = ["context", "teacher", "student", "target"]
+
+
+def run(ctx: StageContext) -> None:
+    """Score every editor and write scores, grids and the report.
+
+    Raises:
+        ArtifactError: the test split holds no edit.
+        WeightsError: a weights file does not fit its configuration.
+    """
+    config = ctx.config
+    assert isinstance(config, EvaluateConfig)
+    bench = Bench.from_shards(ctx.inputs["shard"], config)
+    for category in bench.excluded:
+        ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
+    models = TrainedModels.load(ctx.inputs, ctx.recipe)
+    outputs = _edit(ctx, bench, models)
+    features = load_features(device=models.device)
+    clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
+    held_out = autoencoder_scores(
+        bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters, config
+    )
+    scores = score(bench, prepare(bench, outputs, features, clip, models.device), held_out, config)
+    done = Evaluation(bench, scores, outputs, measure_edit(models, bench), features.digest)
+    ctx.output.add_table("items.parquet", items_table(bench, scores))
+    ctx.output.add_json("scores.json", scores_json(bench, scores, config))
+    ctx.output.add_json("latency.json", dict(done.latency))
+    _grids(ctx, bench, outputs)
+    _summarise(ctx, scores, _report(ctx, done, models))
+
+
+def _edit(ctx: StageContext, bench: Bench, models: TrainedModels) -> dict[str, Images]:
+    done, total = 0, 5 * len(bench)  # student, teacher, prompt-only and two round trips
+
+    def progress(items: int) -> None:
+        nonlocal done
+        done += items
+        ctx.report.progress(done, total, "editing held-out images")
+
+    models.progress = progress
+    outputs = run_editors(bench, models, ctx.recipe.evaluate.seed)
+    models.progress = None
+    return outputs
+
+
+def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> None:
+    for category in bench.categories:
+        rows = [int(i) for i in bench.where(category)[:_GRID_ROWS]]
+        columns = (bench.context, outputs["teacher"], outputs["student"], bench.target)
+        sheet = contact_sheet(
+            [[column[i] for column in columns] for i in rows],
+            [bench.items[i].instruction for i in rows],
+            _HEADS,
+        )
+        ctx.output.add_bytes(f"grids/{category}.png", sheet)
+        ctx.report.image(f"edits-{category}", sheet, f"held-out {category} edits, first items")
+
+
+def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
+    """Write the report folder, store it, and copy it where people look for it."""
+    folder = ctx.scratch / "report"
+    shutil.rmtree(folder, ignore_errors=True)
+    render(report_data(ctx, done, models, Assets(folder), STAGES), folder)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        ctx.output.add_file(f"report/{path.relative_to(folder).as_posix()}", path)
+    return publish_copy(folder, ctx.home, ctx.digest)
+
+
+def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
+    for goal in scores.goals:
+        value = goal.measured.value
+        ctx.output.metric(goal.name, None if value != value else round(value, 4))
+    reached = sum(goal.reached for goal in scores.goals)
+    ctx.output.metric("goals_reached", reached)
+    for category, row in scores.table["teacher"].items():
+        ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
+    for unfit in scores.unfit:
+        ctx.log.info("%(metric)s is unfit for %(category)s: %(why)s", unfit)
+    ctx.report.table("goals", goal_rows(scores))
+    ctx.report.table(
+        "success",
+        [
+            {"editor": EDITORS[name].title}
+            | {c: round(100 * i["success"].value, 1) for c, i in row.items()}
+            for name, row in scores.table.items()
+        ],
+    )
+    ctx.report.markdown("verdict", verdict_markdown(scores, page))
+    ctx.log.info("%d of %d goals reached; report: %s", reached, len(scores.goals), page)

@@ -1,0 +1,97 @@
+"""index: commit everything the data stages wrote as one catalog snapshot, a dataset version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kontext.safety.ledger import Ledger
+from kontext.stage import ArtifactReader, StageContext
+from kontext.store.catalog import Catalog, TableSource
+from kontext.store.objects import open_store, sha256_file
+from schemas.recipes import IndexConfig
+
+# table -> (stage, file, or folder of Parquet files)
+_SOURCES = {
+    "images": ("ingest", "images/"),
+    "rejects": ("ingest", "rejects.parquet"),
+    "pairs": ("mine", "pairs.parquet"),
+    "captions": ("caption", "captions.parquet"),
+    "image_scores": ("screen", "image_scores.parquet"),
+    "pair_scores": ("screen", "pair_scores.parquet"),
+    "splits": ("shard", "splits.parquet"),
+    "shards": ("shard", "shards.parquet"),
+    "shard_members": ("shard", "shard_members.parquet"),
+}
+
+
+def run(ctx: StageContext) -> None:
+    """Register the tables and write index.json. A rerun finds its own commit and adds nothing."""
+    assert isinstance(ctx.config, IndexConfig)
+    dataset = ctx.recipe.shard.dataset
+    inputs = {name: reader.digest for name, reader in ctx.inputs.items()}
+    files = {name: _files(ctx.inputs[stage], file) for name, (stage, file) in _SOURCES.items()}
+    policy = _policy(ctx.inputs["screen"])
+    digests = {name: _digest(paths) for name, paths in files.items()}
+    digests["policy"] = hashlib.sha256(str(policy.to_pylist()).encode()).hexdigest()
+    identity = json.dumps({"inputs": inputs, "tables": digests}, sort_keys=True)
+    dataset_digest = hashlib.sha256(identity.encode()).hexdigest()
+
+    ledger = Ledger(open_store(ctx.store_url))
+    deciders = [f"{name}/{digest}" for name, digest in inputs.items()]
+    decisions = ledger.table(deciders)
+    tables: dict[str, TableSource] = {**files, "policy": policy, "safety_decisions": decisions}
+    version = Catalog(ctx.catalog, ctx.store_url).commit_dataset(
+        dataset, dataset_digest, tables, inputs, ctx.config.message
+    )
+    counts = {name: _rows(source) for name, source in sorted(tables.items())}
+    ctx.output.add_json(
+        "index.json",
+        {
+            "dataset": dataset,
+            "version": version.version,
+            "snapshot_id": version.snapshot_id,
+            "dataset_digest": dataset_digest,
+            "tables": digests,
+            "counts": counts,
+        },
+    )
+    for name, rows in counts.items():
+        ctx.output.metric(f"rows/{name}", rows)
+    ctx.output.metric("dataset_digest", dataset_digest)
+    ctx.report.table("index", [{"table": name, "rows": rows} for name, rows in counts.items()])
+    ctx.report.markdown(
+        "dataset",
+        f"**{dataset}** version {version.version}, snapshot {version.snapshot_id}: "
+        f'`kontext sql --at {dataset}@v{version.version} "select * from pairs_by_category"`',
+    )
+
+
+def _files(reader: ArtifactReader, file: str) -> list[Path]:
+    names = reader.names(file) if file.endswith("/") else [file]
+    return [reader.path(name) for name in names]
+
+
+def _digest(paths: list[Path]) -> str:
+    return hashlib.sha256("\n".join(sha256_file(path) for path in paths).encode()).hexdigest()
+
+
+def _policy(screen: ArtifactReader) -> pa.Table:
+    thresholds = screen.json("policy.json")["thresholds"]
+    names = sorted(thresholds)
+    return pa.table(
+        {
+            "name": pa.array(names, pa.string()),
+            "value": pa.array([float(thresholds[name]) for name in names], pa.float64()),
+        }
+    )
+
+
+def _rows(source: TableSource) -> int:
+    if isinstance(source, pa.Table):
+        return int(source.num_rows)
+    return sum(pq.read_metadata(path).num_rows for path in source)

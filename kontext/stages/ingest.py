@@ -1,0 +1,100 @@
+"""Stage ingest: sources in, canonical images, pixels, rejects and gate decisions out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pyarrow as pa
+
+from kontext.data.decode import Pixels, decode_png
+from kontext.data.images import contact_sheet
+from kontext.data.ingest import (
+    check_canaries,
+    deduplicate,
+    ingest_chunk,
+    outcome_rows,
+    plan_chunks,
+)
+from kontext.errors import SourceError
+from kontext.safety.hashes import HashGate
+from kontext.stage import StageContext
+from schemas.recipes import IngestConfig
+
+_SHOWN = 10  # samples per source
+
+
+def run(ctx: StageContext) -> None:
+    """Decode, canonicalise and hash-gate every image of the sources.
+
+    Raises:
+        SourceError: a source is missing, or no image survived.
+        GateError: a hash list is unusable, or a canary was not stopped.
+    """
+    config = ctx.config
+    assert isinstance(config, IngestConfig)
+    chunks = plan_chunks(config, ctx.home)
+    for note in HashGate.from_config(config, ctx.home).notes:
+        ctx.note(note)
+    planned = sum(len(chunk.items) for chunk in chunks) - config.canaries
+    ctx.log.info("%d images planned in %d chunks", planned, len(chunks))
+    results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
+    stopped = check_canaries(
+        pa.concat_tables([result["rejects"] for result in results]), config.canaries
+    )
+
+    images, rejects, decisions = [], [], []
+    samples: dict[str, list[Pixels]] = defaultdict(list)
+    for number, chunk in enumerate(deduplicate(results, ctx.home)):
+        ctx.output.add_table(f"images/{number:03d}.parquet", chunk.images)
+        ctx.output.add_table(f"pixels/{number:03d}.parquet", chunk.pixels)
+        _collect_samples(chunk.images, chunk.pixels, samples)
+        images.append(chunk.images)
+        rejects.append(chunk.rejects)
+        decisions.append(chunk.decisions)
+    all_images, all_rejects = pa.concat_tables(images), pa.concat_tables(rejects)
+    if not all_images.num_rows:
+        raise SourceError("no image of any source was accepted; see the reject reasons in the log")
+    ctx.output.add_table("rejects.parquet", all_rejects)
+    ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
+    _report(ctx, planned, all_images, all_rejects, stopped, samples)
+
+
+def _collect_samples(images: pa.Table, pixels: pa.Table, samples: dict[str, list[Pixels]]) -> None:
+    """A few pictures per source, spread over the chunk."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, source in enumerate(images["source"].to_pylist()):
+        rows[source].append(index)
+    for source, indices in rows.items():
+        wanted = max(0, _SHOWN - len(samples[source]))
+        step = max(1, len(indices) // max(1, wanted))
+        for index in indices[::step][:wanted]:
+            samples[source].append(decode_png(pixels["png"][index].as_py()))
+
+
+def _report(
+    ctx: StageContext,
+    planned: int,
+    images: pa.Table,
+    rejects: pa.Table,
+    stopped: int,
+    samples: dict[str, list[Pixels]],
+) -> None:
+    table = outcome_rows(images, rejects)
+    for row in table:
+        if row["outcome"] != "kept":
+            ctx.log.info("%(source)s: %(images)d dropped (%(outcome)s)", row)
+    ctx.output.metric("images_planned", planned)
+    ctx.output.metric("images_kept", images.num_rows)
+    ctx.output.metric("images_rejected", rejects.num_rows - stopped)
+    ctx.output.metric("canaries_stopped", stopped)
+    ctx.output.metric("groups", len(set(images["group_key"].to_pylist())))
+    ctx.report.table("ingest-outcomes", table)
+    ctx.report.markdown(
+        "ingest-summary",
+        f"**{images.num_rows:,}** of {planned:,} images kept, "
+        f"{rejects.num_rows - stopped:,} rejected with a reason. "
+        f"Hash gate: {stopped} of {stopped} injected canaries stopped, nothing of them written.",
+    )
+    sources = sorted(samples)[:24]
+    sheet = contact_sheet([samples[s] for s in sources], row_labels=sources, cell=64)
+    ctx.report.image("ingest-samples", sheet, "canonical images by source")

@@ -1,0 +1,134 @@
+"""Stage publish: weights in a folder the editor loads, model card, dataset card, lineage."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from kontext.data.shards import tar_members
+from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
+from kontext.evaluate.models import load_autoencoder, load_transformer
+from kontext.evaluate.report.provenance import manifests, notes
+from kontext.evaluate.trail import Trail, trail_of
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.text import load_text_encoder
+from kontext.models.transformer import FluxTransformer
+from kontext.sample.folder import ModelSettings, save_model_folder
+from kontext.stage import ArtifactReader, StageContext
+from kontext.stages import STAGES
+from schemas.recipes import PublishConfig
+
+
+def run(ctx: StageContext) -> None:
+    """Write the model folders, the cards and the lineage.
+
+    Raises:
+        WeightsError: a weights file does not fit its configuration.
+    """
+    config = ctx.config
+    assert isinstance(config, PublishConfig)
+    cpu = torch.device("cpu")
+    autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
+    student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
+    teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
+    settings = ModelSettings(
+        name=config.name,
+        text_digest=load_text_encoder().digest,
+        text_length=ctx.recipe.encode.text_length,
+        resolution=ctx.recipe.ingest.resolution,
+        steps=ctx.recipe.distill.student_steps,
+        guidance=1.0,
+    )
+    slow = settings.model_copy(
+        update={
+            "name": f"{config.name}-teacher",
+            "steps": ctx.recipe.evaluate.teacher_steps,
+            "guidance": ctx.recipe.evaluate.teacher_guidance,
+        }
+    )
+    digest = _folder(ctx, "model", student, autoencoder, settings)
+    _folder(ctx, "teacher", teacher, autoencoder, slow)
+    trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
+    data = _data_facts(ctx)
+    facts = ModelFacts(
+        name=config.name,
+        digest=digest,
+        parameters=sum(p.numel() for p in student.parameters()),
+        codec_parameters=sum(p.numel() for p in autoencoder.parameters()),
+        resolution=settings.resolution,
+        student_steps=settings.steps,
+        teacher_steps=slow.steps,
+        text_encoder=f"{settings.text_encoder} {settings.text_digest}",
+        recipe=ctx.recipe.name,
+    )
+    _cards(ctx, facts, data, trail)
+    ctx.output.add_json("lineage.json", trail.as_json())
+    ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
+    ctx.output.metric("model_digest", digest)
+    ctx.output.metric("parameters", facts.parameters)
+
+
+def _folder(
+    ctx: StageContext,
+    name: str,
+    transformer: FluxTransformer,
+    autoencoder: Autoencoder,
+    settings: ModelSettings,
+) -> str:
+    folder = ctx.scratch / name
+    digest = save_model_folder(folder, transformer, autoencoder, settings)
+    for path in sorted(folder.iterdir()):
+        ctx.output.add_file(f"{name}/{path.name}", path)
+    return digest
+
+
+def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: Trail) -> None:
+    evaluate = ctx.inputs["evaluate"]
+    card = model_card(
+        model, data, evaluate.json("scores.json"), evaluate.json("latency.json"), trail.digests
+    )
+    noted = [f"{stage}: {note}" for stage, note in notes(manifests(ctx.inputs))]
+    counts = ctx.inputs["index"].json("index.json")["counts"]
+    described = dataset_card(data, counts, noted)
+    ctx.output.add_bytes("model/README.md", card.encode())
+    ctx.output.add_bytes("dataset_card.md", described.encode())
+    ctx.report.markdown("model-card", card.split("---\n", 2)[-1])
+    ctx.report.markdown("dataset-card", described)
+
+
+def _data_facts(ctx: StageContext) -> DataFacts:
+    shard, index = ctx.inputs["shard"], ctx.inputs["index"].json("index.json")
+    pairs: Counter[tuple[str, str]] = Counter()
+    licences: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
+    for record in _records(shard):
+        pairs[record["relation_class"], record["split"]] += 1
+        licences[record["license_spdx"]] += 1
+        sources[record["source"]] += 1
+    shards = shard.table("shards.parquet")
+    components = shard.table("splits.parquet")["component_id"].to_pylist()
+    return DataFacts(
+        dataset=index["dataset"],
+        version=index["version"],
+        snapshot=index["snapshot_id"],
+        pairs=pairs,
+        licences=licences,
+        sources=sources,
+        components=len(set(components)),
+        shards=shards.num_rows,
+        bytes=sum(shards["bytes"].to_pylist()),
+    )
+
+
+def _records(shard: ArtifactReader) -> list[dict[str, str]]:
+    """The JSON member of every sample."""
+    paths: list[Path] = [shard.path(name) for name in shard.names() if name.endswith(".tar")]
+    return [
+        json.loads(bytes(body))
+        for path in paths
+        for name, body in tar_members(path.read_bytes())
+        if name.endswith(".json")
+    ]

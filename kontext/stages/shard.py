@@ -1,0 +1,124 @@
+"""Stage shard: accepted pairs into deterministic tars, split by connected component."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+
+from kontext.data.dataset import (
+    Row,
+    Selected,
+    class_counts,
+    select_pairs,
+    shard_sample,
+    splits_table,
+)
+from kontext.data.images import ImageBank
+from kontext.data.shards import ShardSet, write_shards
+from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
+from kontext.errors import GateError
+from kontext.stage import StageContext
+from schemas.recipes import ShardConfig
+from schemas.tables import RELATION_CLASSES
+
+_LARGE = 0.2  # share of all images above which one component is worth a warning
+
+
+def run(ctx: StageContext) -> None:
+    """Write train, val and test shards.
+
+    Raises:
+        GateError: no pair was accepted.
+    """
+    config = ctx.config
+    assert isinstance(config, ShardConfig)
+    ingest = ctx.inputs["ingest"]
+    bank = ImageBank(ingest)
+    selected = select_pairs(
+        ctx.inputs["mine"].table("pairs.parquet"),
+        ctx.inputs["caption"].table("captions.parquet"),
+        ctx.inputs["screen"].table("accepted.parquet"),
+        bank,
+    )
+    if not selected.rows:
+        raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
+    found = components(
+        ingest.table("images"),
+        [(*row["context_ids"], row["target_id"]) for row in selected.rows],
+        bank.rgb,
+        near_bits=config.near_duplicate_bits,
+        near_l1=config.near_duplicate_l1,
+    )
+    splits = assign(
+        class_counts(selected.rows, found),
+        test_fraction=config.test_fraction,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    table = splits_table(selected.rows, found, splits)
+    split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    shards = _write(ctx, config, selected.rows, split_of, bank)
+    shard_table, member_table = shards.tables()
+    ctx.output.add_table("splits.parquet", table)
+    ctx.output.add_table("shards.parquet", shard_table)
+    ctx.output.add_table("shard_members.parquet", member_table)
+    _report(ctx, selected, split_of, found, shard_table)
+
+
+def _write(
+    ctx: StageContext,
+    config: ShardConfig,
+    rows: list[Row],
+    split_of: dict[str, str],
+    bank: ImageBank,
+) -> ShardSet:
+    shards = ShardSet()
+    for number, split in enumerate(SPLITS_IN_ORDER):
+        ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
+        samples = [shard_sample(row, split) for row in rows if split_of[row["pair_id"]] == split]
+        write_shards(samples, split, ctx.scratch, config.max_pairs_per_shard, bank.png, shards)
+    for path in shards.paths:
+        ctx.output.add_file(path.name, path)
+        path.unlink()
+    return shards
+
+
+def _report(
+    ctx: StageContext,
+    selected: Selected,
+    split_of: dict[str, str],
+    found: Components,
+    shards: pa.Table,
+) -> None:
+    counts = Counter((split_of[row["pair_id"]], row["relation_class"]) for row in selected.rows)
+    for split in SPLITS_IN_ORDER:
+        ctx.output.metric(f"pairs_{split}", sum(n for (s, _), n in counts.items() if s == split))
+    ctx.output.metric("pairs_dropped", sum(selected.dropped.values()))
+    ctx.output.metric("components", found.count)
+    ctx.output.metric("largest_component_images", found.largest)
+    ctx.output.metric("near_duplicate_edges", found.near_duplicates)
+    ctx.output.metric("shards", shards.num_rows)
+    ctx.output.metric("shard_bytes", sum(shards["bytes"].to_pylist()))
+    share = found.largest / max(1, len(found.of_image))
+    if share > _LARGE:
+        ctx.note(f"the largest connected component holds {share:.0%} of all images")
+    for name in sorted({row["relation_class"] for row in selected.rows}):
+        if not counts["test", name]:
+            ctx.note(f"no held-out '{name}' pairs: they are all in one component")
+    rows = [
+        {"split": split, **{name: counts[split, name] for name in RELATION_CLASSES}}
+        for split in SPLITS_IN_ORDER
+    ]
+    ctx.report.table("shard-splits", rows)
+    ctx.report.table(
+        "shard-dropped",
+        [{"reason": reason, "pairs": n} for reason, n in sorted(selected.dropped.items())],
+    )
+    ctx.report.markdown(
+        "shard-summary",
+        f"**{len(selected.rows):,}** pairs in {shards.num_rows} shards, "
+        f"{sum(selected.dropped.values()):,} dropped. {found.count:,} components; the largest "
+        f"holds {found.largest:,} of {len(found.of_image):,} images ({share:.1%}). "
+        f"{found.near_duplicates:,} near-duplicate edges between groups.",
+    )

@@ -1,0 +1,351 @@
+"""Artifacts: versioned stage outputs. Blobs by content, a manifest written last, movable tags.
+
+blobs/sha256/aa/<sha256>             bytes of every file, once
+runs/<stage>/<digest>/manifest.json  exists = the stage is done; never rewritten
+tags/<name>.json                     e.g. dataset@demo, latest/mine
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kontext.errors import ArtifactError, ObjectExists, ObjectNotFound
+from kontext.store.objects import ObjectStore, sha256_file
+from kontext.store.parquet import parquet_bytes
+from schemas.manifest import Manifest, ManifestFile
+
+if TYPE_CHECKING:
+    from kontext.store.lineage import Collection, Lineage
+
+_FRESH = timedelta(hours=1)  # below any garbage collector's grace
+
+
+def blob_key(sha256: str) -> str:
+    """Where a blob lies in the store."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def run_prefix(stage: str, digest: str) -> str:
+    """Folder of one artifact's manifest and work objects, with a closing slash."""
+    return f"runs/{stage}/{digest}/"
+
+
+class Artifact:
+    """A finished stage output (an ArtifactReader)."""
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
+        self._store = store
+        self.manifest = manifest
+        self.stage = manifest.stage
+        self.digest = manifest.digest
+        self._files = {file.name: file for file in manifest.files}
+
+    def __repr__(self) -> str:
+        return f"Artifact({self.stage}/{self.digest})"
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Sorted file names that start with `prefix`."""
+        return sorted(name for name in self._files if name.startswith(prefix))
+
+    def path(self, name: str) -> Path:
+        """A local, read-only path with the file's bytes, digest-checked once per process.
+
+        Raises ArtifactError for an unknown name or damaged bytes.
+        """
+        if name not in self._files:
+            known = ", ".join(self.names()[:8])
+            raise ArtifactError(f"{self.stage}/{self.digest} has no file '{name}' (has {known})")
+        return self._store.blob_path(self._files[name])
+
+    def table(self, name: str) -> pa.Table:
+        """One Parquet file, or all of `name/` concatenated in name order."""
+        if name in self._files:
+            return pq.read_table(self.path(name), partitioning=None)
+        names = [n for n in self.names(name.rstrip("/") + "/") if n.endswith(".parquet")]
+        if not names:
+            raise ArtifactError(f"{self.stage}/{self.digest} has no table '{name}'")
+        return pa.concat_tables(pq.read_table(self.path(n), partitioning=None) for n in names)
+
+    def json(self, name: str) -> Any:
+        """A parsed JSON file."""
+        return json.loads(self.path(name).read_bytes())
+
+
+class ArtifactWriter:
+    """The artifact being written (an ArtifactOutput). `commit` makes it exist."""
+
+    def __init__(self, store: ArtifactStore, stage: str, digest: str) -> None:
+        self._store = store
+        self.stage = stage
+        self.digest = digest
+        self.files: dict[str, ManifestFile] = {}
+        self.metrics: dict[str, float | int | str | bool | None] = {}
+        self.notes: list[str] = []
+        self.kernels: dict[str, str] = {}
+
+    def add_file(self, name: str, path: Path) -> None:
+        """Store a local file under `name`."""
+        file = ManifestFile(name=name, sha256=sha256_file(path), size=path.stat().st_size)
+        self._add(file, lambda key: self._store.objects.put_file(key, path))
+
+    def add_bytes(self, name: str, data: bytes) -> None:
+        """Store bytes under `name`."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        file = ManifestFile(name=name, sha256=sha256, size=len(data))
+        self._add(file, lambda key: self._store.objects.put(key, data))
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Store a table as deterministic zstd Parquet under `name`."""
+        self.add_bytes(name, parquet_bytes(table))
+
+    def add_json(self, name: str, value: Any) -> None:
+        """Store JSON with sorted keys under `name`."""
+        text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        self.add_bytes(name, text.encode() + b"\n")
+
+    def metric(self, name: str, value: float | int | str | bool | None) -> None:
+        """Record a number worth comparing between runs."""
+        self.metrics[name] = value
+
+    def note(self, text: str) -> None:
+        """Record a fallback or a limit, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def kernel(self, role: str, name: str) -> None:
+        """Record which kernel or backend served a role."""
+        self.kernels[role] = name
+
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, last. Where somebody else committed first, theirs is returned."""
+        key = run_prefix(manifest.stage, manifest.digest) + "manifest.json"
+        try:
+            data = manifest.model_dump_json(indent=1).encode()
+            self._store.objects.put(key, data, if_absent=True)
+            return manifest
+        except ObjectExists:
+            theirs = self._store.manifest(manifest.stage, manifest.digest)
+            assert theirs is not None
+            return theirs
+
+    def _add(self, file: ManifestFile, put: Any) -> None:
+        assert file.name not in self.files, f"file '{file.name}' was already written"
+        key = blob_key(file.sha256)
+        found = self._store.objects.info(key)
+        # an old equal blob is put again, so that garbage collection sees it is in use
+        old = found is None or datetime.now(UTC) - found.modified > _FRESH
+        if old or found is None or found.size != file.size:
+            put(key)
+        self.files[file.name] = file
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file whose bytes are not what its manifest says."""
+
+    ref: str  # stage/digest
+    file: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of re-hashing artifacts."""
+
+    artifacts: int
+    files: int
+    bytes: int
+    problems: tuple[Problem, ...]
+
+
+class ArtifactStore:
+    """Artifacts of one object store. `cache_dir` keeps downloaded blobs of remote stores."""
+
+    def __init__(self, objects: ObjectStore, cache_dir: Path) -> None:
+        self.objects = objects
+        self.cache_dir = cache_dir
+        self._checked: set[tuple[str, int, int]] = set()
+        self._lock = threading.Lock()
+
+    def writer(self, stage: str, digest: str) -> ArtifactWriter:
+        """Start an artifact."""
+        return ArtifactWriter(self, stage, digest)
+
+    def manifest(self, stage: str, digest: str) -> Manifest | None:
+        """The manifest of a finished artifact, or None."""
+        try:
+            data = self.objects.get(run_prefix(stage, digest) + "manifest.json")
+        except ObjectNotFound:
+            return None
+        return Manifest.model_validate_json(data)
+
+    def exists(self, stage: str, digest: str) -> bool:
+        """Whether the stage is done."""
+        return self.objects.exists(run_prefix(stage, digest) + "manifest.json")
+
+    def open(self, stage: str, digest: str) -> Artifact:
+        """A finished artifact. Raises ArtifactError."""
+        manifest = self.manifest(stage, digest)
+        if manifest is None:
+            raise ArtifactError(f"no artifact {stage}/{digest} in {self.objects.url}")
+        return Artifact(self, manifest)
+
+    def list(self, stage: str | None = None) -> list[Manifest]:
+        """Manifests of all finished artifacts (of one stage), oldest first."""
+        manifests = [
+            Manifest.model_validate_json(self.objects.get(f"runs/{s}/{d}/manifest.json"))
+            for s, d in self.refs(stage)
+        ]
+        return sorted(manifests, key=lambda m: (m.created_at, m.stage, m.digest))
+
+    def refs(self, stage: str | None = None) -> tuple[tuple[str, str], ...]:
+        """(stage, digest) of all finished artifacts, sorted."""
+        keys = self.objects.list(f"runs/{stage}/" if stage else "runs/")
+        split = (key.split("/") for key in keys)
+        return tuple((k[1], k[2]) for k in split if len(k) == 4 and k[3] == "manifest.json")
+
+    def show(self, ref: str) -> Artifact:
+        """The artifact a reference means (see `resolve`)."""
+        return self.open(*self.resolve(ref))
+
+    def resolve(self, ref: str) -> tuple[str, str]:
+        """(stage, digest) for `stage/digest`, a tag, a stage name (its latest) or a digest prefix.
+
+        Raises ArtifactError when nothing or more than one artifact matches.
+        """
+        tagged = self.tagged(ref) or self.tagged(f"latest/{ref}")
+        if tagged is not None:
+            return tagged
+        stage, slash, digest = ref.rpartition("/")
+        found = [
+            (s, d)
+            for s, d in self.refs(stage if slash else None)
+            if (not slash or s == stage) and d.startswith(digest)
+        ]
+        if len(found) == 1 and digest:
+            return found[0]
+        if not found or not digest:
+            tags = ", ".join(sorted(self.tags())) or "none"
+            raise ArtifactError(f"no artifact, tag or stage '{ref}' (tags: {tags})")
+        matches = ", ".join(f"{s}/{d}" for s, d in found[:6])
+        raise ArtifactError(f"'{ref}' is ambiguous: {matches}")
+
+    def tag(self, name: str, stage: str, digest: str) -> None:
+        """Point a tag at a finished artifact."""
+        if not self.exists(stage, digest):
+            raise ArtifactError(f"cannot tag {stage}/{digest}: no such artifact")
+        key = f"tags/{name}.json"
+        data = json.dumps({"stage": stage, "digest": digest}, sort_keys=True).encode()
+        for _ in range(20):
+            try:
+                current, etag = self.objects.get_with_etag(key)
+            except ObjectNotFound:
+                current, etag = b"", None
+            if current == data:
+                return
+            try:
+                self.objects.replace_if(key, data, etag)
+                return
+            except ObjectExists:
+                continue
+        raise ArtifactError(f"tag '{name}' is being moved by others all the time")
+
+    def untag(self, name: str) -> None:
+        """Remove a tag. Raises ArtifactError if there is none."""
+        if not self.objects.exists(f"tags/{name}.json"):
+            raise ArtifactError(f"no tag '{name}'")
+        self.objects.delete(f"tags/{name}.json")
+
+    def tags(self) -> dict[str, tuple[str, str]]:
+        """All tags and what they point at."""
+        names = [key[len("tags/") : -len(".json")] for key in self.objects.list("tags/")]
+        found = {name: self.tagged(name) for name in names}
+        return {name: target for name, target in found.items() if target is not None}
+
+    def tagged(self, name: str) -> tuple[str, str] | None:
+        """What a tag points at, or None."""
+        if not name or any(part in ("", ".", "..") for part in name.split("/")):
+            return None
+        try:
+            target = json.loads(self.objects.get(f"tags/{name}.json"))
+        except ObjectNotFound:
+            return None
+        return target["stage"], target["digest"]
+
+    def verify(self, ref: str | None = None) -> Verification:
+        """Re-hash every file of one artifact, or of all, from the store itself."""
+        manifests = self.list() if ref is None else [self.show(ref).manifest]
+        problems: list[Problem] = []
+        results: dict[str, str] = {}
+        files = [(m, file) for m in manifests for file in m.files]
+        for manifest, file in files:
+            if file.sha256 not in results:
+                results[file.sha256] = self._check_blob(file)
+            if results[file.sha256]:
+                ref_text = f"{manifest.stage}/{manifest.digest}"
+                problems.append(Problem(ref_text, file.name, results[file.sha256]))
+        size = sum(file.size for _, file in files)
+        return Verification(len(manifests), len(files), size, tuple(problems))
+
+    def lineage(self, ref: str) -> Lineage:
+        """Ancestors and descendants of an artifact, with a mermaid diagram."""
+        from kontext.store.lineage import lineage
+
+        return lineage(self, ref)
+
+    def gc(self, dry_run: bool = True, grace: timedelta = timedelta(days=7)) -> Collection:
+        """Remove what no tag needs (see kontext.store.lineage.collect_garbage)."""
+        from kontext.store.lineage import collect_garbage
+
+        return collect_garbage(self, dry_run=dry_run, grace=grace)
+
+    def blob_path(self, file: ManifestFile) -> Path:
+        """A local path with the blob's bytes, hashed once per process. Raises ArtifactError."""
+        local = self.objects.local_path(blob_key(file.sha256))
+        if local is not None:
+            self._require(local, file)
+            return local
+        cached = self.cache_dir / file.sha256[:2] / file.sha256
+        with self._lock:
+            if not cached.is_file() or cached.stat().st_size != file.size:
+                try:
+                    self.objects.download(blob_key(file.sha256), cached)
+                except ObjectNotFound as error:
+                    raise ArtifactError(f"the bytes of '{file.name}' are gone: {error}") from error
+            try:
+                self._require(cached, file)
+            except ArtifactError:
+                cached.unlink()
+                raise
+        return cached
+
+    def _require(self, path: Path, file: ManifestFile) -> None:
+        stat = path.stat()
+        known = (file.sha256, stat.st_mtime_ns, stat.st_size)
+        if known in self._checked:
+            return
+        if stat.st_size != file.size or sha256_file(path) != file.sha256:
+            raise ArtifactError(f"'{file.name}' is damaged: {path} does not match its manifest")
+        self._checked.add(known)
+
+    def _check_blob(self, file: ManifestFile) -> str:
+        key = blob_key(file.sha256)
+        hasher = hashlib.sha256()
+        try:
+            size = self.objects.size(key)
+            if size != file.size:
+                return f"{size} bytes instead of {file.size}"
+            for start in range(0, size, 16 << 20):
+                hasher.update(self.objects.get(key, start, 16 << 20))
+        except ObjectNotFound:
+            return "missing"
+        return "" if hasher.hexdigest() == file.sha256 else "bytes do not match the SHA-256"

@@ -1,0 +1,114 @@
+"""The SQL views, and the acceptance rule that the screen stage shares with the lake."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import duckdb
+import pyarrow as pa
+
+from kontext.errors import CatalogError
+
+_NAMES = (  # in order of dependence
+    "acceptance",
+    "train_pairs",
+    "rejected_pairs",
+    "safety_summary",
+    "pairs_by_category",
+    "license_summary",
+    "stage_runs",
+    "lineage",
+)
+THRESHOLDS = (
+    "nsfw_max",
+    "nudity_max",
+    "exposure_delta_max",
+    "l1_min",
+    "changed_frac_min",
+    "ssim_max",
+    "pdq_distance_min",
+    "clip_t_min",
+    "clip_dir_min",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of the catalog; its file starts with the comment people see."""
+
+    name: str
+    comment: str
+    sql: str
+
+
+@cache
+def views() -> tuple[View, ...]:
+    """All views, in an order in which they can be created."""
+    folder = resources.files("schemas").joinpath("views")
+    return tuple(_parse(name, folder.joinpath(f"{name}.sql").read_text()) for name in _NAMES)
+
+
+def views_digest() -> str:
+    """SHA-256 over the text of all views."""
+    return hashlib.sha256("\0".join(view.sql for view in views()).encode()).hexdigest()
+
+
+def acceptance(
+    pairs: pa.Table, captions: pa.Table, pair_scores: pa.Table, thresholds: Mapping[str, float]
+) -> pa.Table:
+    """Apply the acceptance rule to tables in memory: exactly the lake's `acceptance` view.
+
+    Returns columns pair_id, accept, reject_reasons (list of string, empty when accepted), one row
+    per pair, sorted by pair_id. Raises CatalogError for a threshold name no rule knows.
+    """
+    check_thresholds(thresholds)
+    policy = pa.table(
+        {
+            "name": pa.array(thresholds.keys(), pa.string()),
+            "value": pa.array(thresholds.values(), pa.float64()),
+        }
+    )
+    tables = {
+        "pairs": pairs,
+        "captions": captions,
+        "pair_scores": pair_scores,
+        "policy": policy,
+    }
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1")
+        for name, table in tables.items():
+            dataset = pa.array([""] * table.num_rows, pa.string())
+            connection.register(name, table.append_column("dataset", dataset))
+        rule = views()[0].sql
+        found = connection.execute(
+            f"SELECT pair_id, accept, reject_reasons FROM ({rule}) ORDER BY pair_id"
+        ).to_arrow_table()
+    schema = pa.schema(
+        [
+            ("pair_id", pa.string()),
+            ("accept", pa.bool_()),
+            ("reject_reasons", pa.list_(pa.string())),
+        ]
+    )
+    return found.cast(schema)
+
+
+def check_thresholds(thresholds: Mapping[str, float]) -> None:
+    """Refuse threshold names that no rule reads: a misspelt limit is no limit."""
+    for name in thresholds:
+        if name.partition("@")[0] not in THRESHOLDS:
+            known = ", ".join(THRESHOLDS)
+            raise CatalogError(f"no rule reads the threshold '{name}' (known: {known})")
+
+
+def _parse(name: str, text: str) -> View:
+    lines = text.splitlines()
+    head = []
+    while lines and lines[0].startswith("-- "):
+        head.append(lines.pop(0)[3:])
+    assert head, f"view {name} has no comment"
+    return View(name, " ".join(head), "\n".join(lines))

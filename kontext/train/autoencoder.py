@@ -1,0 +1,169 @@
+"""The autoencoder step: L1 + perceptual + KL, and a PatchGAN with adaptive weight, started late.
+
+The recipe is LDM's (Rombach et al. 2022, `contperceptual.py`), with means instead of sums: the KL
+weight multiplies the mean over latent elements. The adaptive weight balances gradients at the
+decoder's last layer, so the adversarial term never outgrows the reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kontext.models.autoencoder import Autoencoder, sample_posterior
+from kontext.models.discriminators import PatchDiscriminator
+from kontext.models.features import FeatureNet, perceptual_distance
+from kontext.models.precision import autocast
+from kontext.train.ema import Ema
+from kontext.train.loop import TrainState, generator
+from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
+from schemas.recipes import AutoencoderConfig
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+
+class AutoencoderMethod:
+    """One update: generator always, discriminator from `disc_start` on.
+
+    Args:
+        config: the recipe section.
+        images: uint8 [N, 3, H, W], kept as they are and scaled per batch.
+        features: frozen feature network for the perceptual loss, or None to leave it out.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, images: Tensor, features: FeatureNet | None
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.images, self.features = config, images, features
+        self.device = images.device
+        self.model = Autoencoder(config.shape).to(self.device)
+        self.critic = PatchDiscriminator(channels=config.disc_channels).to(self.device)
+        self.total_steps = config.steps
+        optimizers = conv_optimizers(self.model, config.optimizer, config.lr)
+        self.state = TrainState(
+            modules={"model": self.model, "critic": self.critic},
+            optimizers={
+                **{f"model.{i}": o for i, o in enumerate(optimizers)},
+                "critic": adamw(self.critic.parameters(), config.lr_critic),
+            },
+            ema={"model": Ema(self.model, config.ema_decay)},
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One generator update and, once started, one discriminator update."""
+        c = self.config
+        scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
+        picks = torch.randint(
+            len(self.images), (c.batch,), generator=generator(c.seed, index, "batch")
+        )
+        real = self.images[picks].float() / 127.5 - 1
+        with autocast(self.device):
+            mean, logvar = self.model.moments(real)
+        mean, logvar = mean.float(), logvar.float()
+        latents = sample_posterior(mean, logvar, generator(c.seed, index, "posterior"))
+        with autocast(self.device):
+            fake = self.model.decode_raw(latents)
+        fake = fake.float()
+        losses = self._generator_losses(index, real, fake, mean, logvar)
+        total = torch.stack(list(losses.values())).sum()
+        self._update("model", total)
+        report = {name: float(value.detach()) for name, value in losses.items()}
+        if index >= c.disc_start:
+            report["critic"] = self._critic_update(real, fake.detach())
+        self.state.ema["model"].update(self.model)
+        return report
+
+    def _generator_losses(
+        self, index: int, real: Tensor, fake: Tensor, mean: Tensor, logvar: Tensor
+    ) -> dict[str, Tensor]:
+        c = self.config
+        losses = {"l1": (fake - real).abs().mean()}
+        if self.features is not None and index >= c.perceptual_start:
+            losses["perceptual"] = c.perceptual_weight * self._perceptual(real, fake)
+        losses["kl"] = c.kl_weight * kl_divergence(mean, logvar)
+        if index >= c.disc_start:
+            reconstruction = torch.stack([v for k, v in losses.items() if k != "kl"]).sum()
+            with autocast(self.device):
+                adversarial = -self.critic(fake).float().mean()
+            weight = adaptive_weight(reconstruction, adversarial, self.model.decoder.last_weight)
+            losses["adversarial"] = c.disc_weight * weight * adversarial
+        return losses
+
+    def _perceptual(self, real: Tensor, fake: Tensor) -> Tensor:
+        assert self.features is not None
+        levels = (0, 1, 2)
+        with autocast(self.device):
+            with torch.no_grad():
+                wanted = self.features.maps((real + 1) / 2, None, levels)
+            found = self.features.maps((fake + 1) / 2, None, levels)
+        return perceptual_distance(found, wanted).mean()
+
+    def _critic_update(self, real: Tensor, fake: Tensor) -> float:
+        with autocast(self.device):
+            scores = self.critic(torch.cat((real, fake))).float()
+        on_real, on_fake = scores.chunk(2)
+        loss = hinge(on_real, on_fake)
+        self._update("critic", loss)
+        return float(loss.detach())
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        optimizers = [o for k, o in self.state.optimizers.items() if k.split(".")[0] == name]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.state.modules[name].parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL to the unit Gaussian, mean over all latent elements."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def hinge(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """Hinge loss of a discriminator."""
+    return 0.5 * (F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean())
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
+    """|grad reconstruction| / |grad adversarial| at the last layer, clamped to [0, 1e4]."""
+    (wanted,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
+    (found,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+    ratio: Tensor = wanted.norm() / (found.norm() + 1e-4)
+    return ratio.clamp(0, 1e4).detach()
+
+
+@torch.no_grad()
+def measure_latents(model: Autoencoder, images: Tensor, batch: int = 128) -> tuple[float, float]:
+    """(scale, shift) that make the modes of `images` zero-mean and unit-variance overall."""
+    means = []
+    for start in range(0, len(images), batch):
+        with autocast(images.device):
+            mean, _ = model.moments(images[start : start + batch].float() / 127.5 - 1)
+        means.append(mean.float())
+    modes = torch.cat(means)
+    return float(1 / modes.std()), float(modes.mean())
+
+
+@torch.no_grad()
+def reconstruct(model: Autoencoder, images: Tensor, batch: int = 128) -> Tensor:
+    """Round trip of uint8 [N, 3, H, W] through the mode, as uint8."""
+    outputs = []
+    for start in range(0, len(images), batch):
+        with autocast(images.device):
+            mean, _ = model.moments(images[start : start + batch].float() / 127.5 - 1)
+            decoded = model.decode_raw(mean).float()
+        outputs.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+    return torch.cat(outputs)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """PSNR in dB per image of two uint8 batches [N, 3, H, W]; infinite where equal."""
+    error = (a.float() - b.float()).square().mean((1, 2, 3))
+    decibels: Tensor = 10 * torch.log10(255.0**2 / error)
+    return decibels

@@ -1,0 +1,153 @@
+"""The rectified-flow step: x_t = (1 - t) x + t e, predict e - x, loss on the target's tokens only.
+
+Phase one trains text-to-image from scratch (at full size its place is taken by a FLUX.1
+checkpoint); phase two trains text-to-image and image-to-image jointly. With an empty context its
+tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kontext.models.precision import autocast
+from kontext.models.sequence import pack, sequence_ids
+from kontext.models.transformer import FluxTransformer
+from kontext.train.batch import Batch, PairTensors, gather, sampling_weights
+from kontext.train.ema import Ema
+from kontext.train.loop import TrainState, generator
+from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
+from kontext.train.timesteps import sample_t, validation_levels
+from schemas.recipes import FinetuneConfig
+
+
+def velocity(model: FluxTransformer, noisy: Tensor, batch: Batch, t: Tensor) -> Tensor:
+    """The model's velocity for packed noisy targets.
+
+    Args:
+        noisy: packed noisy targets [B, N, 4C].
+        batch: gives context, text and the grid; its target is not looked at.
+        t: noise levels [B] in [0, 1].
+
+    Returns:
+        [B, N, 4C] float32.
+    """
+    grid = (batch.target.shape[2] // 2, batch.target.shape[3] // 2)
+    tokens, grids = noisy, []
+    if batch.context is not None:
+        tokens = torch.cat((noisy, pack(batch.context)), dim=1)
+        grids = [(batch.context.shape[2] // 2, batch.context.shape[3] // 2)]
+    ids = sequence_ids(grid, grids, device=noisy.device)
+    with autocast(noisy.device):
+        out = model(tokens, ids, batch.tokens, batch.pooled, t, target_length=noisy.shape[1])
+    predicted: Tensor = out.float()
+    return predicted
+
+
+def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """(1 - t) x + t e for packed [B, N, D] and t [B]."""
+    return torch.lerp(clean, noise, t.view(-1, 1, 1))
+
+
+class FlowMethod:
+    """One update of the flow model on a mixed batch.
+
+    Args:
+        config: the recipe section.
+        data: encoded training pairs.
+        model: starting weights; a fresh model where None.
+    """
+
+    def __init__(
+        self, config: FinetuneConfig, data: PairTensors, model: FluxTransformer | None = None
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.data = config, data
+        self.device = data.latents.device
+        self.model = (model or FluxTransformer(config.shape)).to(self.device)
+        self.total_steps = config.t2i_steps + config.joint_steps
+        optimizers = transformer_optimizers(
+            self.model, config.optimizer, config.lr, config.weight_decay
+        )
+        self.state = TrainState(
+            modules={"model": self.model},
+            optimizers={type(o).__name__.lower(): o for o in optimizers},
+            ema={"model": Ema(self.model, config.ema_decay)},
+        )
+        self._edits, self._singles = data.edits(), data.singles()
+        self._edit_weights = sampling_weights(data, self._edits, config.category_weights)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One update; T2I only in phase one, a fixed T2I/I2I split in phase two."""
+        c = self.config
+        factor = warmup_cosine(index, self.total_steps, c.warmup)
+        scale_rates(self.state.optimizers.values(), factor)
+        draw = generator(c.seed, index, "batch")
+        edits = 0 if index < c.t2i_steps else c.batch - round(c.t2i_share * c.batch)
+        parts: list[tuple[str, Tensor]] = []
+        if edits:
+            picks = torch.multinomial(self._edit_weights, edits, replacement=True, generator=draw)
+            parts.append(("edit", self._edits[picks]))
+        if c.batch > edits and len(self._singles):
+            picks = torch.randint(len(self._singles), (c.batch - edits,), generator=draw)
+            parts.append(("t2i", self._singles[picks]))
+        report: dict[str, float] = {}
+        total = torch.zeros((), device=self.device)
+        noise = generator(c.seed, index, "noise")
+        times = generator(c.seed, index, "time")
+        drops = generator(c.seed, index, "dropout")
+        for name, pairs in parts:
+            loss = self._loss(self._dropped(pairs, drops), noise, times)
+            total = total + loss * (len(pairs) / c.batch)
+            report[name] = float(loss.detach())
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        for optimizer in self.state.optimizers.values():
+            optimizer.step()
+        self.state.ema["model"].update(self.model)
+        return {"loss": float(total.detach()), "grad_norm": float(norm), **report}
+
+    def _dropped(self, pairs: Tensor, draw: torch.Generator) -> Batch:
+        """The batch with some instructions replaced by the encoded empty prompt."""
+        dropped = torch.rand(len(pairs), generator=draw) < self.config.text_dropout
+        text = torch.where(dropped, self.data.empty_text, self.data.text[pairs])
+        return gather(self.data, pairs, text)
+
+    def _loss(self, batch: Batch, noise: torch.Generator, times: torch.Generator) -> Tensor:
+        clean = pack(batch.target)
+        eps = torch.randn(clean.shape, generator=noise).to(clean.device)
+        normal = torch.randn(len(clean), generator=times).to(clean.device)
+        t = sample_t(normal, clean.shape[1])
+        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t)
+        return (predicted - (eps - clean)).square().mean()
+
+
+@torch.no_grad()
+def level_losses(
+    model: FluxTransformer, data: PairTensors, levels: int = 8, limit: int = 64, seed: int = 0
+) -> list[dict[str, float | str]]:
+    """Held-out loss per noise level and category, with noise fixed by `seed`.
+
+    Returns rows {category, level, t, loss, n}; at most `limit` pairs per category.
+    """
+    rows: list[dict[str, float | str]] = []
+    times = validation_levels(levels, data.target_tokens)
+    for index, name in enumerate(data.categories):
+        pairs = torch.nonzero(data.category == index).flatten()[:limit]
+        if not len(pairs):
+            continue
+        batch = gather(data, pairs)
+        clean = pack(batch.target)
+        eps = torch.randn(clean.shape, generator=generator(seed, index, "noise")).to(clean.device)
+        for level, t in enumerate(times.tolist()):
+            moment = torch.full((len(clean),), t, device=clean.device)
+            predicted = velocity(model, add_noise(clean, eps, moment), batch, moment)
+            loss = (predicted - (eps - clean)).square().mean()
+            rows.append(
+                {"category": name, "level": level, "t": t, "loss": float(loss), "n": len(pairs)}
+            )
+    return rows

@@ -1,0 +1,114 @@
+"""What the catalog holds: dataset tables, the safety ledger, and the tables about runs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas import tables as t
+
+_PARENT = pa.struct([("stage", pa.string()), ("digest", pa.string())])
+
+
+def _schema(comment: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    fields = [pa.field(name, kind, metadata={"comment": text}) for name, kind, text in columns]
+    return pa.schema(fields, metadata={"comment": comment})
+
+
+_DATASET = pa.field("dataset", pa.string(), metadata={"comment": "dataset name, see datasets"})
+
+
+def _of_dataset(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([_DATASET, *schema], metadata=schema.metadata)
+
+
+LEDGER = pa.schema(
+    [
+        *t.DECISIONS,
+        *_schema(
+            "",
+            ("decided_at", pa.timestamp("us", tz="UTC"), "when it entered the ledger"),
+            ("run", pa.string(), "orchestrator run; empty outside one"),
+            ("artifact", pa.string(), "stage/digest that made the decision"),
+            ("prev_hash", pa.string(), "row_hash of the row before; 64 zeros for the first"),
+            ("row_hash", pa.string(), "SHA-256 of all other columns"),
+        ),
+    ],
+    metadata={"comment": "The hash-chained safety ledger: every decision, when and by which run."},
+)
+
+POLICY = _schema(
+    "Thresholds in force; the views read them, so changing one changes what is accepted.",
+    ("name", pa.string(), "threshold; <name>@<relation_class> overrides <name>"),
+    ("value", pa.float64(), "limit"),
+)
+
+# Rows of the latest version of every dataset; earlier versions answer by time travel.
+DATASET_TABLES: dict[str, pa.Schema] = {
+    name: _of_dataset(schema)
+    for name, schema in {
+        "images": t.IMAGES,
+        "pairs": t.PAIRS,
+        "captions": t.CAPTIONS,
+        "pair_scores": t.PAIR_SCORES,
+        "image_scores": t.IMAGE_SCORES,
+        "safety_decisions": LEDGER,
+        "rejects": t.REJECTS,
+        "splits": t.SPLITS,
+        "shards": t.SHARDS,
+        "shard_members": t.SHARD_MEMBERS,
+        "policy": POLICY,
+    }.items()
+}
+
+DATASETS = _schema(
+    "Dataset versions, one catalog snapshot each: `kontext sql --at NAME@vN` answers as it was.",
+    ("name", pa.string(), "dataset name"),
+    ("version", pa.int32(), "1, 2, ... per name"),
+    ("snapshot_id", pa.int64(), "catalog snapshot that committed it"),
+    ("dataset_digest", pa.string(), "SHA-256 over input artifacts and table contents"),
+    ("inputs", pa.list_(_PARENT), "artifacts it was made from"),
+    ("images", pa.int64(), "images in it"),
+    ("pairs", pa.int64(), "pairs in it, accepted or not"),
+    ("message", pa.string(), "commit message"),
+    ("committed_at", pa.timestamp("us", tz="UTC"), "when"),
+)
+RUNS = _schema(
+    "One row per artifact that was made.",
+    ("stage", pa.string(), "stage name"),
+    ("digest", pa.string(), "artifact digest"),
+    ("recipe", pa.string(), "recipe name"),
+    ("config", pa.string(), "JSON: the stage's resolved recipe section"),
+    ("code_digest", pa.string(), "SHA-256 over the stage's sources"),
+    ("inputs", pa.list_(_PARENT), "artifacts it was made from"),
+    ("created_at", pa.timestamp("us", tz="UTC"), "when it was finished"),
+    ("seconds", pa.float64(), "how long the work took"),
+    ("git_commit", pa.string(), "commit of the code; empty outside git"),
+    ("packages", pa.string(), "JSON: versions of the packages that decide results"),
+    ("kernels", pa.string(), "JSON: which kernel served which role"),
+    ("notes", pa.list_(pa.string()), "fallbacks taken and limits met"),
+    ("run", pa.string(), "orchestrator run; empty outside one"),
+)
+ARTIFACTS = _schema(
+    "Files of every artifact.",
+    ("stage", pa.string(), "stage name"),
+    ("digest", pa.string(), "artifact digest"),
+    ("file", pa.string(), "name inside the artifact"),
+    ("sha256", pa.string(), "content, also its key below blobs/sha256/"),
+    ("bytes", pa.uint64(), "size"),
+)
+METRICS = _schema(
+    "Metrics of every artifact.",
+    ("stage", pa.string(), "stage name"),
+    ("digest", pa.string(), "artifact digest"),
+    ("name", pa.string(), "metric"),
+    ("value", pa.float64(), "number; true is 1; null for words"),
+    ("text", pa.string(), "words; empty for numbers"),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    **DATASET_TABLES,
+    "datasets": DATASETS,
+    "runs": RUNS,
+    "artifacts": ARTIFACTS,
+    "metrics": METRICS,
+}

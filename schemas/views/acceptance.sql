@@ -1,0 +1,66 @@
+-- Which pairs are accepted, and if not, every reason why. The rule for training data: thresholds
+-- come from the policy table, where `<name>@<relation_class>` overrides `<name>`.
+-- A pair without scores or caption is rejected, as is everything while a dataset has no policy.
+WITH limits AS (
+    -- FLOAT like the scores: 0.03 the score must not be below 0.03 the limit
+    SELECT dataset, map_from_entries(list(struct_pack(k := name, v := value::FLOAT))) AS limits
+    FROM policy
+    GROUP BY dataset
+),
+facts AS (
+    SELECT
+        p.dataset, p.pair_id, p.relation_class, p.relation_class <> 't2i' AS edits,
+        l.limits IS NOT NULL AS has_policy, s.pair_id IS NOT NULL AS scored,
+        c.status, s.text_reason, s.ncii_reason,
+        s.nsfw_max, s.nudity_max, s.exposure_delta, s.clip_t, s.clip_dir,
+        s.ssim, s.l1, s.changed_frac, s.pdq_distance,
+        coalesce(l.limits['nsfw_max@' || p.relation_class], l.limits['nsfw_max']) AS nsfw_limit,
+        coalesce(l.limits['nudity_max@' || p.relation_class], l.limits['nudity_max'])
+            AS nudity_limit,
+        coalesce(l.limits['exposure_delta_max@' || p.relation_class], l.limits['exposure_delta_max'])
+            AS exposure_delta_limit,
+        coalesce(l.limits['clip_t_min@' || p.relation_class], l.limits['clip_t_min'])
+            AS clip_t_limit,
+        coalesce(l.limits['clip_dir_min@' || p.relation_class], l.limits['clip_dir_min'])
+            AS clip_dir_limit,
+        coalesce(l.limits['ssim_max@' || p.relation_class], l.limits['ssim_max']) AS ssim_limit,
+        coalesce(l.limits['l1_min@' || p.relation_class], l.limits['l1_min']) AS l1_limit,
+        coalesce(l.limits['changed_frac_min@' || p.relation_class], l.limits['changed_frac_min'])
+            AS changed_frac_limit,
+        coalesce(l.limits['pdq_distance_min@' || p.relation_class], l.limits['pdq_distance_min'])
+            AS pdq_distance_limit
+    FROM pairs p
+    LEFT JOIN captions c ON c.dataset = p.dataset AND c.pair_id = p.pair_id
+    LEFT JOIN pair_scores s ON s.dataset = p.dataset AND s.pair_id = p.pair_id
+    LEFT JOIN limits l ON l.dataset = p.dataset
+),
+judged AS (
+    SELECT
+        dataset, pair_id,
+        list_filter([
+            CASE WHEN NOT has_policy THEN 'no_policy' END,
+            CASE WHEN NOT scored THEN 'not_scored' END,
+            CASE WHEN status IS NULL THEN 'caption_missing'
+                 WHEN status <> 'ok' THEN 'caption_' || status END,
+            CASE WHEN text_reason <> '' THEN 'text:' || text_reason END,
+            CASE WHEN ncii_reason <> '' THEN 'ncii:' || ncii_reason END,
+            -- NaN compares as the largest number, so every rule asks for it by name
+            CASE WHEN nsfw_max > nsfw_limit OR (scored AND nsfw_max IS NULL) OR isnan(nsfw_max)
+                 THEN 'nsfw_max' END,
+            CASE WHEN nudity_max > nudity_limit OR (scored AND nudity_max IS NULL)
+                   OR isnan(nudity_max) THEN 'nudity_max' END,
+            CASE WHEN exposure_delta > exposure_delta_limit OR (scored AND exposure_delta IS NULL)
+                   OR isnan(exposure_delta) THEN 'exposure_delta_max' END,
+            CASE WHEN clip_t < clip_t_limit OR isnan(clip_t) THEN 'clip_t_min' END,
+            CASE WHEN edits AND (clip_dir < clip_dir_limit OR isnan(clip_dir))
+                 THEN 'clip_dir_min' END,
+            CASE WHEN edits AND (ssim > ssim_limit OR isnan(ssim)) THEN 'ssim_max' END,
+            CASE WHEN edits AND (l1 < l1_limit OR isnan(l1)) THEN 'l1_min' END,
+            CASE WHEN edits AND (changed_frac < changed_frac_limit OR isnan(changed_frac))
+                 THEN 'changed_frac_min' END,
+            CASE WHEN edits AND pdq_distance < pdq_distance_limit THEN 'pdq_distance_min' END
+        ], lambda reason: reason IS NOT NULL) AS reject_reasons
+    FROM facts
+)
+SELECT dataset, pair_id, len(reject_reasons) = 0 AS accept, reject_reasons
+FROM judged

@@ -1,0 +1,126 @@
+"""Markdown for the orchestrator's UI: keys, tables, pictures and links. Pure functions."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_IMAGE_BYTES = 700_000  # base64 grows by 4/3; artifacts live in the server's database
+
+
+def artifact_key(*parts: str) -> str:
+    """A valid artifact key: lower-case letters, digits and single dashes."""
+    key = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+    if not key:
+        raise ValueError(f"no letters or digits in artifact key {parts!r}")
+    return key
+
+
+def artifact_link(key: str, artifact_id: object = None) -> str:
+    """Path of one artifact's page, or of its key's history. The UI's sidebar lists neither."""
+    return f"/v2/artifacts/artifact/{artifact_id}" if artifact_id else f"/v2/artifacts/key/{key}"
+
+
+def run_link(run_id: object) -> str:
+    """Path of a flow run's page."""
+    return f"/v2/runs/flow-run/{run_id}"
+
+
+def number(value: Any) -> str:
+    """A metric as people read it: 4 significant digits, thousands apart, a dash for nothing."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        if value.is_integer() and abs(value) < 1e15:
+            return f"{int(value):,}"
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A markdown table. Bars and newlines in cells are escaped."""
+    lines = ["| " + " | ".join(headers) + " |", "|" + "|".join(" --- " for _ in headers) + "|"]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else number(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def metrics_line(metrics: Mapping[str, Any], limit: int = 3) -> str:
+    """The first few metrics in one line, for a table cell."""
+    shown = [f"{name} {number(value)}" for name, value in list(metrics.items())[:limit]]
+    return ", ".join(shown) if shown else "—"
+
+
+def picture(png: bytes, caption: str) -> str:
+    """Markdown with the picture inside. An image artifact would print its long address instead."""
+    data, kind = fit_image(png)
+    text = base64.b64encode(data).decode()
+    alt = caption.replace('"', "'").replace("\n", " ")
+    return f'<img src="data:image/{kind};base64,{text}" alt="{alt}">\n\n{caption}\n'
+
+
+def fit_image(png: bytes) -> tuple[bytes, str]:
+    """The picture unchanged where it is small enough, else a smaller JPEG; with its kind."""
+    if len(png) <= MAX_IMAGE_BYTES:
+        return png, "png"
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as opened:
+        image = opened.convert("RGB")
+    while True:
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=88)
+        if out.tell() <= MAX_IMAGE_BYTES:
+            return out.getvalue(), "jpeg"
+        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)))
+
+
+def json_safe(value: Any) -> Any:
+    """A value that JSON can carry: no NaN, no bytes, no exotic types."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(k): json_safe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [json_safe(v) for v in value]
+    return str(value)

@@ -1,0 +1,136 @@
+"""PrefectReporter: a stage's progress, notes, tables and pictures as artifacts of its run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from tasks.markdown import artifact_key, artifact_link, json_safe, picture
+
+MAX_TABLE_ROWS = 500
+PROGRESS_SECONDS = 2.0
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An artifact that a stage published."""
+
+    key: str
+    kind: str  # progress, markdown, table or picture
+    caption: str
+    link: str  # path of its page
+
+
+class PrefectReporter:
+    """Implements kontext.stage.Reporter. Must be used inside a flow or task run.
+
+    An unreachable server never fails a stage: the artifact is lost, and the log says so.
+    """
+
+    def __init__(self, stage: str, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stage = stage
+        self._log = log
+        self._clock = clock
+        self._progress: UUID | None = None
+        self._percent = -1.0
+        self._updated = float("-inf")
+        self._tenth = -1
+        self._shown: dict[str, Shown] = {}
+
+    @property
+    def shown(self) -> list[Shown]:
+        """What was published so far, each key once."""
+        return list(self._shown.values())
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        percent = round(100 * min(1.0, max(0.0, done / total if total else 1.0)), 1)
+        if int(percent / 10) != self._tenth:
+            self._tenth = int(percent / 10)
+            self._log.info("%3.0f%% %s", percent, message)
+        now = self._clock()
+        due = percent >= 100 or now - self._updated >= PROGRESS_SECONDS
+        if percent == self._percent or not due:
+            return
+        self._percent, self._updated = percent, now
+        self._publish("progress", "progress", message, self._send_progress)
+
+    def markdown(self, key: str, text: str) -> None:
+        self._publish(
+            key, "markdown", key, lambda name, _: create_markdown_artifact(text, key=name)
+        )
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        cut = [json_safe(row) for row in rows[:MAX_TABLE_ROWS]]
+        note = f"first {MAX_TABLE_ROWS} of {len(rows)} rows" if len(rows) > len(cut) else key
+        self._publish(key, "table", note, lambda name, text: create_table_artifact(cut, name, text))
+
+    def image(self, key: str, png: bytes, caption: str) -> None:
+        text = picture(png, caption)
+        self._publish(
+            key, "picture", caption, lambda name, note: create_markdown_artifact(text, name, note)
+        )
+
+    def _send_progress(self, key: str, message: str) -> object:
+        if self._progress is None:
+            created = create_progress_artifact(self._percent, key, f"{self._stage}: progress")
+            assert isinstance(created, UUID)
+            self._progress = created
+        else:
+            update_progress_artifact(self._progress, self._percent, message or None)
+        return self._progress
+
+    def _publish(
+        self, key: str, kind: str, caption: str, send: Callable[[str, str], object]
+    ) -> None:
+        name = artifact_key(self._stage, key)
+        try:
+            made = send(name, caption)
+        except httpx.HTTPError as error:
+            self._log.warning("artifact %s was not published: %s", name, error)
+            return
+        self._shown[name] = Shown(name, kind, caption, artifact_link(name, made))
+
+
+class _Forward(logging.Handler):
+    """Hands library log records to the run's logger, which sends them to the server."""
+
+    def __init__(self, target: Log) -> None:
+        super().__init__()
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._target.log(record.levelno, "%s", self.format(record))
+
+
+@contextlib.contextmanager
+def forward_logs(target: Log, names: Sequence[str] = ("kontext",)) -> Iterator[None]:
+    """Send records of the named loggers (and their children) to `target` while inside."""
+    handler = _Forward(target)
+    before: list[tuple[logging.Logger, int]] = []
+    for name in names:
+        logger = logging.getLogger(name)
+        before.append((logger, logger.level))
+        logger.addHandler(handler)
+        if not logger.isEnabledFor(logging.INFO):
+            logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in before:
+            logger.removeHandler(handler)
+            logger.setLevel(level)

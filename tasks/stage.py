@@ -1,0 +1,89 @@
+"""One stage as one Prefect task: engine.run_stage with logs, progress and a summary artifact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from schemas.manifest import Manifest
+from tasks.markdown import artifact_key, artifact_link, duration, number, size, table
+from tasks.reporter import Log, PrefectReporter, Shown, forward_logs
+from tasks.workspace import open_engine, places, resolve_recipe
+
+if TYPE_CHECKING:
+    from kontext.engine import StageOutcome
+
+
+@task(
+    name="run stage",
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,  # whether a stage is done is asked of its manifest
+    persist_result=False,
+)
+def run_stage(
+    stage: str, recipe: str, overrides: list[str], force: bool = False, store: str = ""
+) -> dict[str, Any]:
+    """Make or reuse one stage's artifact and publish what it has to show.
+
+    Returns stage, digest, reused, seconds and metrics.
+    """
+    log = get_run_logger()
+    at = places(store)
+    reporter = PrefectReporter(stage, log)
+    with forward_logs(log):
+        engine = open_engine(resolve_recipe(recipe, overrides), at, run=str(flow_run.get_id()))
+        outcome = engine.run_stage(stage, reporter, force=force)
+    publish_summary(outcome, reporter.shown, log)
+    return {
+        "stage": stage,
+        "digest": outcome.digest,
+        "reused": outcome.reused,
+        "seconds": outcome.seconds,
+        "metrics": outcome.manifest.metrics,
+    }
+
+
+def publish_summary(outcome: StageOutcome, shown: list[Shown], log: Log) -> None:
+    """The stage's page: figures, notes, what it published, what it was made from."""
+    text = stage_summary(outcome.manifest, outcome.reused, shown)
+    try:
+        create_markdown_artifact(
+            text,
+            key=artifact_key(outcome.stage, "summary"),
+            description=f"{outcome.stage}/{outcome.digest}",
+        )
+    except httpx.HTTPError as error:
+        log.warning("the summary of %s was not published: %s", outcome.stage, error)
+
+
+def stage_summary(manifest: Manifest, reused: bool, shown: list[Shown]) -> str:
+    """Markdown page of one stage run."""
+    stored = size(sum(file.size for file in manifest.files))
+    state = "reused" if reused else "ran"
+    parts = [
+        f"# {manifest.stage}: {state}",
+        f"Artifact `{manifest.stage}/{manifest.digest}` · made in {duration(manifest.seconds)} "
+        f"on {manifest.created_at[:16].replace('T', ' ')} UTC · files: {len(manifest.files)}, "
+        f"{stored} · recipe {manifest.recipe}",
+    ]
+    if manifest.metrics:
+        rows = [(name, number(value)) for name, value in manifest.metrics.items()]
+        parts.append("## Figures\n\n" + table(("figure", "value"), rows))
+    pages = [s for s in shown if s.kind != "progress"]
+    if pages:
+        listed = [f"- [{s.caption}]({s.link}) ({s.kind})" for s in pages]
+        parts.append("## Published\n\n" + "\n".join(listed))
+    if manifest.notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in manifest.notes))
+    if manifest.inputs:
+        made_from = [
+            (f"[{name}]({artifact_link(artifact_key(name, 'summary'))})", f"`{digest}`")
+            for name, digest in manifest.inputs.items()
+        ]
+        parts.append("## Made from\n\n" + table(("stage", "artifact"), made_from))
+    return "\n\n".join(parts) + "\n"

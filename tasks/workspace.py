@@ -1,0 +1,75 @@
+"""The engine for one run: recipe by name, places from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from kontext.errors import KontextError, RecipeError
+from schemas.recipes import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from kontext.engine import Engine
+
+
+@dataclass(frozen=True)
+class Places:
+    """Resolved locations. `home` holds scratch, cache, Prefect's state, logs and the report."""
+
+    home: Path
+    store: str
+    catalog: str
+
+    @property
+    def prefect(self) -> Path:
+        return self.home / "prefect"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+
+def places(store: str = "") -> Places:
+    """Locations from the environment; a `store` given by hand wins over KONTEXT_STORE."""
+    home = Path(os.environ.get("KONTEXT_HOME") or ".kontext").expanduser().resolve()
+    catalog = os.environ.get("KONTEXT_CATALOG") or str(home / "catalog.sqlite")
+    return Places(
+        home=home,
+        store=_absolute(store or os.environ.get("KONTEXT_STORE") or f"file://{home / 'store'}"),
+        catalog=catalog if "://" in catalog else str(Path(catalog).expanduser().resolve()),
+    )
+
+
+def _absolute(url: str) -> str:
+    """A bare folder or a relative file URL as an absolute one: workers run elsewhere."""
+    scheme, separator, path = url.partition("://")
+    if separator and scheme != "file":
+        return url
+    return f"file://{Path(path if separator else url).expanduser().resolve()}"
+
+
+def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe with overrides applied. Raises RecipeError with one clear line."""
+    try:
+        return load_recipe(name, tuple(overrides))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"recipe '{name}': {where}: {first['msg']}") from error
+    except KontextError:
+        raise
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def open_engine(recipe: Recipe, at: Places, run: str = "") -> Engine:
+    """The engine over these places."""
+    from kontext.engine import Engine
+    from kontext.stages import STAGES
+
+    return Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kontext.data.decode import encode_png, pixel_id
+from kontext.data.loader import PairSet, load_split, read_shards
+from kontext.data.shards import ShardSample, ShardSet, write_shards
+from kontext.errors import ArtifactError
+from kontext.stage import ArtifactReader
+from kontext.store.artifacts import ArtifactWriter
+from schemas.recipes import demo
+from tests.data.pictures import scene
+from tests.stages.stage_harness import Harness
+
+IDS = [pixel_id(scene(n)) for n in range(5)]
+PNG = {pixel_id(scene(n)): encode_png(scene(n)) for n in range(5)}
+
+
+def pair(contexts: list[int], target: int, relation_class: str = "local") -> ShardSample:
+    ids = tuple(IDS[n] for n in contexts)
+    pair_id = hashlib.sha256(f"{contexts}{target}".encode()).hexdigest()
+    record = {
+        "pair_id": pair_id,
+        "relation_class": relation_class,
+        "relation": "color",
+        "instruction": f"to {target}",
+        "instruction_short": "short",
+        "instruction_inverse": "back",
+        "target_caption": "target",
+        "context_caption": "context",
+        "params": {"from": "a", "to": "b"},
+        "context_ids": list(ids),
+        "target_id": IDS[target],
+        "license_spdx": "MIT",
+        "source": "s",
+        "split": "train",
+    }
+    return ShardSample(pair_id, ids, IDS[target], record)
+
+
+PAIRS = [pair([0], 1), pair([1], 0), pair([0, 3], 2), pair([], 4, "t2i")]
+
+
+def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> ArtifactReader:
+    folder.mkdir(parents=True, exist_ok=True)
+    written = ShardSet()
+    write_shards(samples, "train", folder, 2, pngs.__getitem__, written)
+
+    def fill(out: ArtifactWriter) -> None:
+        for path in written.paths:
+            out.add_file(path.name, path)
+
+    return Harness(folder, demo()).make("shard", fill)
+
+
+def test_a_split_in_memory_holds_each_image_once(tmp_path: Path) -> None:
+    loaded = load_split(shards(tmp_path, PNG, PAIRS), "train")
+    assert loaded.images.shape == (5, 64, 64, 3) and loaded.images.dtype == np.uint8
+    assert sorted(IDS) == loaded.pixel_ids
+    assert [row.pair_id for row in loaded.rows] == sorted(p.pair_id for p in PAIRS)
+    for row in loaded.rows:
+        wanted = next(p for p in PAIRS if p.pair_id == row.pair_id)
+        assert tuple(loaded.pixel_ids[i] for i in row.contexts) == wanted.context_ids
+        number = IDS.index(wanted.target_id)
+        assert np.array_equal(loaded.images[row.target], scene(number))
+        assert row.instruction == f"to {number}" and row.params == {"from": "a", "to": "b"}
+    (single,) = loaded.of_class("t2i")
+    assert single.contexts == ()
+
+
+def test_a_split_without_shards_is_empty(tmp_path: Path) -> None:
+    loaded = load_split(shards(tmp_path, PNG, PAIRS), "val")
+    assert isinstance(loaded, PairSet) and len(loaded.images) == 0 and loaded.rows == []
+
+
+def test_pixels_that_are_not_what_their_id_says_are_refused(tmp_path: Path) -> None:
+    wrong = {**PNG, IDS[1]: PNG[IDS[2]]}
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_split(shards(tmp_path, wrong, PAIRS), "train")
+    small = {**PNG, IDS[4]: encode_png(scene(4, side=32))}
+    with pytest.raises(ArtifactError, match="others are"):
+        load_split(shards(tmp_path / "b", small, PAIRS), "train")
+
+
+def test_streaming_through_webdataset(tmp_path: Path) -> None:
+    artifact = shards(tmp_path, PNG, PAIRS)
+    paths = [artifact.path(name) for name in artifact.names("train-")]
+    read = list(read_shards(paths))
+    assert [s.key for s in read] == sorted(p.key for p in PAIRS)
+    for found in read:
+        wanted = next(p for p in PAIRS if p.key == found.key)
+        assert found.record == wanted.record
+        assert np.array_equal(found.target, scene(IDS.index(wanted.target_id)))
+        numbers = [IDS.index(c) for c in wanted.context_ids]
+        assert len(found.contexts) == len(numbers)
+        for rgb, number in zip(found.contexts, numbers, strict=True):
+            assert rgb.dtype == np.uint8 and np.array_equal(rgb, scene(number))
+    assert list(read_shards([])) == []

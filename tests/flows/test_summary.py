@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+
+from flows.summary import Row, edges, mermaid, summary
+from kontext.stages import STAGES
+from tests.flows.toy_stages import GRAPH
+
+
+def _rows() -> list[Row]:
+    return [
+        Row("ingest", "a" * 16, "reused", 61.0, {"images": 1200}),
+        Row("mine", "b" * 16, "ran", 2.0, {"pairs": 10, "share": 0.5}, run_id="r1", page_id="p1"),
+        Row("index", "c" * 16, "failed", run_id="r2", error="KontextError: told to | fail"),
+        Row("distill", "d" * 16, "waiting"),
+    ]
+
+
+def test_summary_says_it_all() -> None:
+    text = summary("Pipeline, recipe ci", _rows(), GRAPH, report="/home/report/index.html")
+    assert text.startswith("# Pipeline, recipe ci\n\n1 ran, 1 reused, 1 failed, 1 waiting")
+    assert "> **index failed:** KontextError: told to | fail" in text
+    assert "[run](/v2/runs/flow-run/r1) · [artifact](/v2/artifacts/artifact/p1)" in text
+    assert "[artifact](/v2/artifacts/key/ingest-summary)" in text
+    assert "(1 min 01 s)" in text  # the reused artifact's own time
+    assert "pairs 10, share 0.5" in text
+    assert "`/home/report/index.html`" in text
+
+
+def test_mermaid_names_every_stage_once_and_quotes_labels() -> None:
+    text = mermaid(_rows(), GRAPH)
+    nodes = re.findall(r'^  (s_\w+)\["([^"]+)"\]:::(\w+)$', text, re.MULTILINE)
+    assert [(node, state) for node, _, state in nodes] == [
+        ("s_ingest", "reused"),
+        ("s_mine", "ran"),
+        ("s_index", "failed"),
+        ("s_distill", "waiting"),
+    ]
+    for state in ("reused", "ran", "failed", "waiting"):
+        assert f"classDef {state} " in text
+
+
+def test_drawn_edges_keep_every_dependency_reachable() -> None:
+    drawn = edges(STAGES)
+    assert len(drawn) < sum(len(stage.inputs) for stage in STAGES.values())
+    below: dict[str, set[str]] = {name: {name} for name in STAGES}
+    for name in reversed(list(STAGES)):
+        for source, target in drawn:
+            if source == name:
+                below[name] |= below[target]
+    for stage in STAGES.values():
+        for source in stage.inputs:
+            assert stage.name in below[source]

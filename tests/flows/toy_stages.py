@@ -1,0 +1,66 @@
+"""Small real stages on real stage names, so that forms and deployments need no change."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from kontext.errors import KontextError
+from kontext.stage import Stage, StageContext
+
+_CODE = ("tests.flows.toy_stages",)
+
+
+def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:
+    return Stage(name, name, inputs, "tests.flows.toy_stages", _CODE, pool, f"toy {name}")
+
+
+GRAPH = {
+    stage.name: stage
+    for stage in (
+        _stage("ingest"),
+        _stage("mine", ("ingest",)),
+        _stage("index", ("mine",)),
+        _stage("distill", ("ingest", "mine"), pool="gpu"),
+    )
+}
+
+
+def run(ctx: StageContext) -> None:
+    """Write one file made from the inputs. Flag files in KONTEXT_HOME make a stage misbehave."""
+    name = _name(ctx)
+    _misbehave(ctx.home, name)
+    ctx.log.info("toy %s works", name)
+    seconds = float(os.environ.get("TOY_SECONDS", "0"))
+    for step in range(4):
+        time.sleep(seconds / 4)
+        ctx.report.progress(step + 1, 4, f"step {step + 1}")
+    made_from = [reader.json("out.json")["name"] for reader in ctx.inputs.values()]
+    ctx.output.add_json("out.json", {"name": name, "from": made_from})
+    ctx.output.metric("inputs", len(made_from))
+    ctx.output.metric("quality_db", 24.25)
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((320, 160)).save(picture, "PNG")
+    ctx.report.image("samples", picture.getvalue(), f"samples of {name}")
+    ctx.report.table("counts", [{"kind": "local", "kept": 3, "share": float("nan")}])
+    ctx.report.markdown("about", f"**{name}** made from {made_from}")
+    if name == "mine":
+        ctx.note("a fallback was taken")
+
+
+def _name(ctx: StageContext) -> str:
+    return ctx.log.name.rpartition(".")[2]
+
+
+def _misbehave(home: Path, name: str) -> None:
+    if (home / f"fail-{name}").exists():
+        raise KontextError(f"toy {name} was told to fail")
+    crash = home / f"crash-{name}"
+    if crash.exists():
+        crash.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)

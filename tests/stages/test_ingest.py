@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kontext.data import ingest as library
+from kontext.data.decode import decode_image, encode_png, pixel_id
+from kontext.data.images import ImageBank
+from kontext.errors import ChunkError, GateError, SourceError
+from kontext.safety.canaries import canary_png
+from kontext.safety.ids import run_key, subject_hmac
+from kontext.stages.ingest import run
+from kontext.store.artifacts import Artifact
+from schemas.recipes import FolderSource, IngestConfig, Recipe
+from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
+from tests.data.pictures import scene, scene_png
+from tests.stages.stage_harness import Harness
+
+PLANTED = 9  # a canary of the bank that ingest itself does not inject
+
+
+def fill(folder: Path) -> None:
+    """Five good pictures, one twice, and one of every way to be refused."""
+    (folder / "house").mkdir(parents=True)
+    for number, season in enumerate(("summer", "winter")):
+        (folder / f"house/a__season={season}.png").write_bytes(scene_png(number, 80))
+    (folder / "one.png").write_bytes(scene_png(2))
+    Image.fromarray(scene(3)).save(folder / "two.webp", lossless=True)
+    (folder / "three.png").write_bytes(scene_png(4))
+    Image.fromarray(scene(4)).save(folder / "zz-three-again.bmp")
+    (folder / "notes.txt").write_bytes(b"not an image")
+    (folder / "short.png").write_bytes(scene_png(5)[:900])
+    (folder / "tiny.png").write_bytes(scene_png(6, 4))
+
+
+def harness(folder: Path, name: str = "pictures", **options: object) -> Harness:
+    source = FolderSource(path=str(folder / name), license_spdx="CC0-1.0", author="me")
+    config = IngestConfig(sources=(source,), processes=1, chunk_size=3, **options)  # type: ignore[arg-type]
+    return Harness(folder, Recipe(name="test", ingest=config))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Harness, Artifact]:
+    fill(tmp_path / "pictures")
+    used = harness(tmp_path)
+    return used, used.run("ingest")
+
+
+def test_images_pixels_and_rejects(made: tuple[Harness, Artifact]) -> None:
+    _, artifact = made
+    images, pixels = artifact.table("images"), artifact.table("pixels")
+    assert images.schema.names == IMAGES.names and pixels.schema.names == PIXELS.names
+    assert images["source_ref"].to_pylist() == [
+        "house/a__season=summer.png",
+        "house/a__season=winter.png",
+        "one.png",
+        "three.png",
+        "two.webp",
+    ]
+    rows = {row["source_ref"]: row for row in images.to_pylist()}
+    summer = rows["house/a__season=summer.png"]
+    assert (summer["width_px"], summer["orig_width_px"]) == (64, 80)
+    assert json.loads(summer["attributes"]) == {"season": "summer"}
+    assert (summer["license_spdx"], summer["author"]) == ("CC0-1.0", "me")
+    assert len(summer["pdq"]) == 32 and summer["pdq_quality"] > 50
+    assert rows["two.webp"]["pixel_id"] == pixel_id(scene(3))
+    rejects = {row["source_ref"]: row for row in artifact.table("rejects.parquet").to_pylist()}
+    assert {ref: row["reason"] for ref, row in rejects.items() if ref} == {
+        "notes.txt": "unsupported_format",
+        "short.png": "truncated",
+        "tiny.png": "too_small",
+        "zz-three-again.bmp": "duplicate",
+    }
+    assert rejects["zz-three-again.bmp"]["detail"].endswith("/three.png")
+    assert artifact.table("rejects.parquet").schema.names == REJECTS.names
+
+
+def test_the_bank_holds_what_was_decoded(made: tuple[Harness, Artifact]) -> None:
+    bank = ImageBank(made[1])
+    images = made[1].table("images")
+    assert bank.ids == images["pixel_id"].to_pylist()
+    for pixels in bank.ids:
+        assert pixel_id(bank.rgb(pixels)) == pixels
+    canonical = decode_image(scene_png(0, 80), resolution=64, background="#ffffff")
+    assert np.array_equal(bank.rgb(canonical.pixel_id), canonical.rgb)
+
+
+def test_report_counts_and_shows(made: tuple[Harness, Artifact]) -> None:
+    used, artifact = made
+    outcomes = {(r["outcome"]): r["images"] for r in used.report.tables["ingest-outcomes"]}
+    assert outcomes["kept"] == 5 and outcomes["truncated"] == 1 and outcomes["canary"] == 3
+    assert "ingest-samples" in used.report.images
+    metrics = artifact.manifest.metrics
+    assert (metrics["images_planned"], metrics["images_kept"], metrics["images_rejected"]) == (
+        9,
+        5,
+        4,
+    )
+    assert metrics["canaries_stopped"] == 3
+    assert any("no hash list" in note for note in artifact.manifest.notes)
+
+
+def test_every_decision_is_recorded_and_recovers_nothing(made: tuple[Harness, Artifact]) -> None:
+    used, artifact = made
+    decisions = artifact.table("decisions.parquet")
+    assert decisions.schema.names == DECISIONS.names
+    rows = decisions.to_pylist()
+    assert sorted(row["outcome"] for row in rows) == ["drop"] * 3 + ["pass"] * 6
+    key = run_key(used.folder / "home")
+    subjects = {row["subject_hmac"] for row in rows}
+    for row in artifact.table("images").to_pylist():
+        assert subject_hmac(row["image_id"], key) in subjects
+        assert row["image_id"] not in subjects
+
+
+def everything_below(folder: Path) -> bytes:
+    return b"\n".join(
+        path.name.encode() + b"\n" + path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
+
+
+def test_a_planted_canary_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path / "pictures")
+    data = canary_png(PLANTED)
+    (tmp_path / "pictures/secretname__mood=secretlabel.png").write_bytes(data)
+    image = Image.open(tmp_path / "pictures/secretname__mood=secretlabel.png")
+    image.save(tmp_path / "pictures/recompressed-secretname.jpg", quality=70)
+    used = harness(tmp_path)
+    with caplog.at_level("DEBUG"):
+        artifact = used.run("ingest")
+    assert artifact.table("images").num_rows == 5
+    hidden = [r for r in artifact.table("rejects.parquet").to_pylist() if r["reason"] == "canary"]
+    assert len(hidden) == 5  # three injected, two planted
+    assert all((r["source_ref"], r["detail"]) == ("", "") for r in hidden)
+    decoded = decode_image(data, resolution=64, background="#ffffff")
+    whole = decode_image(data, resolution=None, background="#ffffff")
+    stored = everything_below(tmp_path / "store") + everything_below(tmp_path / "home")
+    # work chunks and tables are zstd Parquet, so look at the rows too
+    for name in artifact.names():
+        if name.endswith(".parquet"):
+            stored += str(artifact.table(name).to_pylist()).encode()
+    stored += str((used.report.tables, used.report.texts)).encode() + caplog.text.encode()
+    for trace in (decoded, whole):
+        assert trace.pixel_id.encode() not in stored
+        assert trace.rgb.tobytes() not in stored
+        assert encode_png(trace.rgb) not in stored
+    assert b"secretname" not in stored and b"secretlabel" not in stored and data not in stored
+    assert scene_png(2) in b"".join(artifact.table("pixels")["png"].to_pylist())  # the search works
+
+
+def test_undecodable_bytes_on_a_hash_list_are_hidden_too(tmp_path: Path) -> None:
+    import hashlib
+
+    fill(tmp_path / "pictures")
+    digest = hashlib.sha256((tmp_path / "pictures/short.png").read_bytes()).hexdigest()
+    bank = tmp_path / "bank.csv"
+    import datetime as dt
+
+    bank.write_text(
+        f"# provider: test\n# version: 1\n# date: {dt.date.today()}\ntype,value\nsha256,{digest}\n"
+    )
+    artifact = harness(tmp_path, hash_lists=(str(bank),)).run("ingest")
+    rejects = artifact.table("rejects.parquet").to_pylist()
+    assert [r["source_ref"] for r in rejects if r["reason"] == "hash_match"] == [""]
+    assert "short.png" not in str(rejects)
+
+
+def test_a_gate_that_lets_a_canary_through_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "pictures")
+    innocent = [scene_png(100 + n) for n in range(3)]
+    monkeypatch.setattr(library, "canary_items", lambda count: innocent[:count])
+    with pytest.raises(GateError, match="0 of 3 canaries"):
+        harness(tmp_path).run("ingest")
+    assert not list((tmp_path / "store").rglob("manifest.json"))
+
+
+def test_a_lost_canary_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "pictures")
+    monkeypatch.setattr(library, "canary_items", lambda count: [canary_png(0), b"", b"x"])
+    with pytest.raises(GateError, match="1 of 3 canaries"):
+        harness(tmp_path).run("ingest")
+
+
+def test_killed_and_resumed_equals_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "a/pictures")
+    used = harness(tmp_path / "a")
+    decoded: list[str] = []
+    original = library._ingest_one
+
+    def dies(item, *rest):  # type: ignore[no-untyped-def]
+        decoded.append(item.ref)
+        if len(decoded) == 8:
+            raise KeyboardInterrupt
+        original(item, *rest)
+
+    monkeypatch.setattr(library, "_ingest_one", dies)
+    with pytest.raises(KeyboardInterrupt):
+        used.run("ingest")
+    before = len(decoded)
+    resumed = used.run("ingest")
+    assert 0 < len(decoded) - before < 12  # the finished chunk was not done again
+    monkeypatch.undo()
+
+    other = harness(tmp_path / "a")
+    other.store = type(other.store)(
+        type(other.objects)(f"file://{tmp_path}/b") if False else other.objects, tmp_path / "cache"
+    )
+    files = {f.name: f.sha256 for f in resumed.manifest.files}
+    import shutil
+
+    shutil.rmtree(tmp_path / "a/store")
+    undisturbed = harness(tmp_path / "a").run("ingest")
+    assert {f.name: f.sha256 for f in undisturbed.manifest.files} == files
+
+
+def test_nothing_accepted_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.txt").write_bytes(b"text")
+    with pytest.raises(SourceError, match="no image"):
+        harness(tmp_path).run("ingest")
+    assert callable(run)
+
+
+def test_unreadable_hash_list_stops_before_any_work(tmp_path: Path) -> None:
+    fill(tmp_path / "pictures")
+    with pytest.raises(GateError, match="does not exist"):
+        harness(tmp_path, hash_lists=("nowhere.csv",)).run("ingest")
+    with pytest.raises(GateError):
+        harness(tmp_path, canaries=10_000).run("ingest")
+    assert not issubclass(GateError, ChunkError)

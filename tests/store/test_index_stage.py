@@ -1,0 +1,137 @@
+"""The real index stage behind the real engine, over small data stages."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kontext.engine import Engine
+from kontext.stage import LogReporter, Stage
+from kontext.stages import STAGES
+from kontext.store.code import code_digest
+from schemas.recipes import load_recipe
+
+ROOT = Path(__file__).parents[2]
+REPORT = LogReporter(logging.getLogger("test"))
+DATA = ("ingest", "mine", "caption", "screen", "shard")
+
+SOURCE = """
+import pyarrow as pa
+from schemas.tables import DECISIONS
+from tests.store.lake_rows import dataset
+
+FILES = {
+    "ingest": {"images/000.parquet": "images", "rejects.parquet": "rejects"},
+    "mine": {"pairs.parquet": "pairs"},
+    "caption": {"captions.parquet": "captions"},
+    "screen": {"image_scores.parquet": "image_scores", "pair_scores.parquet": "pair_scores"},
+    "shard": {n + ".parquet": n for n in ("splits", "shards", "shard_members")},
+}
+
+def run(ctx):
+    tables = dataset(6 + ctx.recipe.mine.seed, {})
+    stage = ctx.output.stage
+    for file, name in FILES[stage].items():
+        ctx.output.add_table(file, tables[name])
+    if stage in ("ingest", "screen"):
+        row = {f.name: "x" if pa.types.is_string(f.type) else 0.5 for f in DECISIONS}
+        ctx.output.add_table("decisions.parquet", pa.Table.from_pylist([row], schema=DECISIONS))
+    if stage == "screen":
+        ctx.output.add_json("policy.json", {"version": "1", "thresholds": {"l1_min": 0.03}})
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "toy_data.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "toy_data", raising=False)
+    code_digest.cache_clear()
+    return folder
+
+
+def engine(code: Path, url: str, *overrides: str) -> Engine:
+    stages = {
+        name: Stage(name, name, STAGES[name].inputs, "toy_data", ("toy_data",)) for name in DATA
+    }
+    home = code.parent / "home"
+    recipe = load_recipe("ci", overrides)
+    stages["index"] = STAGES["index"]
+    return Engine(recipe, url, home / "catalog.sqlite", home, stages=stages)
+
+
+def run_all(found: Engine) -> dict[str, object]:
+    for name in (*DATA, "index"):
+        found.run_stage(name, REPORT)
+    answer = found.artifact("index").json("index.json")
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_versions_are_committed_once_each_and_answer(code: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    first = engine(code, url)
+    one = run_all(first)
+    assert (one["dataset"], one["version"]) == ("ci", 1)
+    assert one["counts"]["pairs"] == 6 and one["counts"]["safety_decisions"] == 2
+    assert run_all(engine(code, url)) == one
+    again = first.run_stage("index", REPORT, force=True)  # same inputs: no second version
+    assert again.manifest.metrics["dataset_digest"] == one["dataset_digest"]
+    two = run_all(engine(code, url, "mine.seed=3"))
+    assert two["version"] == 2 and two["dataset_digest"] != one["dataset_digest"]
+    count = "select count(*) n from pairs"
+    assert first.catalog.query(count)["n"].to_pylist() == [9]
+    assert first.catalog.query(count, at="ci@v1")["n"].to_pylist() == [6]
+    rejected = first.catalog.query("select pair_id from rejected_pairs order by 1", at="ci@v1")
+    assert rejected["pair_id"].to_pylist() == ["p00", "p01"]
+    assert first.artifacts.resolve("dataset@ci")[1] != first.digests()["index"]  # moved to v2
+    assert len(first.catalog.datasets()) == 2
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from kontext.store.artifacts import ArtifactWriter
+from tests.store.test_index_stage import engine, run_all
+commit = ArtifactWriter.commit
+def killing(self, manifest):
+    if self.stage == "index":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return commit(self, manifest)
+if __name__ == "__main__":
+    ArtifactWriter.commit = killing
+    run_all(engine(Path(sys.argv[1]), sys.argv[3]))
+"""
+
+
+def test_killed_after_the_commit_makes_no_second_version(code: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    script = tmp_path / "killed.py"
+    script.write_text(_KILLED)
+    command = [sys.executable, str(script), str(code), str(ROOT), url]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    found = engine(code, url)
+    (committed,) = found.catalog.datasets()
+    resumed = run_all(found)
+    assert found.catalog.datasets() == [committed]
+    assert resumed["snapshot_id"] == committed.snapshot_id
+    undisturbed = run_all(engine(code, f"file://{tmp_path}/other/../store"))
+    assert undisturbed["dataset_digest"] == committed.dataset_digest
+
+
+@pytest.mark.s3
+def test_everything_works_in_s3(code: Path, s3_url: str) -> None:
+    found = engine(code, s3_url)
+    one = run_all(found)
+    assert one["version"] == 1
+    assert found.catalog.query("select count(*) n from train_pairs")["n"].to_pylist() == [3]
+    assert found.artifacts.verify().problems == () and found.ledger.verify().problems == ()
+    assert all(s.state == "done" for s in engine(code, s3_url).status())

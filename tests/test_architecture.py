@@ -1,0 +1,144 @@
+"""Imports point down only: flows → tasks → kontext → schemas, and layer by layer in kontext."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOPS = ("flows", "tasks", "kontext", "schemas")  # each may import itself and what follows
+
+# Rank of each part of kontext: a part imports its own rank and below, never in a circle.
+LAYERS = {
+    "errors": 0,
+    "stage": 0,
+    "graph": 0,  # kontext/stages/__init__.py: the list of stages, which imports none of them
+    "store": 1,
+    "parallel": 2,
+    "models": 2,
+    "data": 2,
+    "safety": 2,
+    "train": 3,
+    "sample": 3,
+    "evaluate": 3,
+    "stages": 4,
+    "engine": 5,
+    "launch": 5,
+    "cli": 6,
+}
+TENSOR_PARTS = ("models", "parallel", "train", "sample")
+TENSOR_ALLOWED = {"torch", "numpy", "safetensors", "pydantic", "schemas", "__future__"}
+
+
+def sources(top: str) -> list[Path]:
+    return sorted((ROOT / top).rglob("*.py"))
+
+
+def module_of(path: Path) -> list[str]:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported(path: Path, *, module_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(), str(path))
+    nodes = list(_module_level(tree)) if module_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            assert node.module
+            # `from kontext import models` imports kontext.models
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _module_level(node: ast.AST) -> list[ast.AST]:
+    """Statements that run on import: not those in functions or under TYPE_CHECKING."""
+    found: list[ast.AST] = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        found += [child, *_module_level(child)]
+    return found
+
+
+def part_of(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] != "kontext" or len(parts) < 2:
+        return None
+    if parts[1] == "stages" and not (ROOT / "kontext" / "stages" / f"{parts[-1]}.py").exists():
+        return "graph"
+    return parts[1]
+
+
+def test_there_is_something_to_check() -> None:
+    assert {path.parent.name for path in sources("kontext")} >= {"store", "stages", "models"}
+    assert "kontext.errors.StoreError" in imported(ROOT / "kontext" / "store" / "s3.py")
+    assert "heavy" not in _names("def f():\n    import heavy\n")
+    assert "heavy" in _names("try:\n    import heavy\nexcept ImportError:\n    pass\n")
+    assert "heavy" in _names("class A:\n    import heavy\n")
+
+
+def _names(text: str) -> set[str]:
+    nodes = _module_level(ast.parse(text))
+    return {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_packages_import_only_downwards(top: str) -> None:
+    above = set(TOPS[: TOPS.index(top)]) | {"tests", "benchmarks", "infra"}
+    for path in sources(top):
+        wrong = {name for name in imported(path) if name.split(".")[0] in above}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("top", ["kontext", "schemas"])
+def test_the_library_does_not_know_the_orchestrator(top: str) -> None:
+    for path in sources(top):
+        wrong = {n for n in imported(path) if n.split(".")[0].startswith("prefect")}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def dependencies() -> dict[str, dict[str, Path]]:
+    """For each part of kontext, the parts it imports and a file that does."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sources("kontext"):
+        module = module_of(path)
+        if len(module) > 1:
+            own = "graph" if module == ["kontext", "stages"] else module[1]
+            used = found.setdefault(own, {})
+            for other in map(part_of, imported(path)):
+                if other is not None and other != own and not other.startswith("__"):
+                    used[other] = path.relative_to(ROOT)
+    return found
+
+
+def test_layers_of_the_library() -> None:
+    for own, used in dependencies().items():
+        assert own in LAYERS, f"kontext.{own} has no layer: add it to LAYERS"
+        for other, path in used.items():
+            assert LAYERS[other] <= LAYERS[own], f"{path} imports kontext.{other}"
+
+
+def test_parts_do_not_import_each_other_in_circles() -> None:
+    left = {own: dict(used) for own, used in dependencies().items()}
+    while free := [own for own, used in left.items() if not set(used) & set(left)]:
+        for own in free:
+            del left[own]
+    assert not left, f"circle among {left}"
+
+
+@pytest.mark.parametrize("part", TENSOR_PARTS)
+def test_tensor_code_needs_four_packages(part: str) -> None:
+    allowed = TENSOR_ALLOWED | set(sys.stdlib_module_names)
+    for path in sources(f"kontext/{part}"):
+        for name in imported(path, module_level=True):
+            fine = name.split(".")[0] in allowed or part_of(name) in (*TENSOR_PARTS, "errors")
+            assert fine, f"{path.relative_to(ROOT)} imports {name} at module level"

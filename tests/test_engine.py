@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kontext.engine import Engine
+from kontext.errors import ArtifactError, KontextError
+from kontext.stage import LogReporter, Stage
+from kontext.store.code import code_digest
+from schemas.recipes import Recipe, load_recipe
+
+ROOT = Path(__file__).parents[1]
+REPORT = LogReporter(logging.getLogger("test"))
+
+FIRST = """
+import pyarrow as pa
+from schemas.tables import DECISIONS
+
+def square(chunk):
+    return {"rows": pa.table({"n": [chunk * chunk]})}
+
+def run(ctx):
+    results = ctx.map_chunks(square, [1, 2, 3])
+    ctx.output.add_table("rows.parquet", pa.concat_tables(r["rows"] for r in results))
+    row = {f.name: "x" if pa.types.is_string(f.type) else 0.5 for f in DECISIONS}
+    ctx.output.add_table("decisions.parquet", pa.Table.from_pylist([row], schema=DECISIONS))
+    ctx.output.metric("rows", 3)
+    ctx.note("a fallback was taken")
+    (ctx.scratch / "checkpoint").write_text("x")
+"""
+SECOND = """
+def run(ctx):
+    total = sum(ctx.inputs["first"].table("rows.parquet")["n"].to_pylist())
+    if (ctx.home / "fail").exists():
+        raise ValueError("told to fail")
+    ctx.output.add_json("total.json", {"total": total, "seed": ctx.config.seed})
+"""
+THIRD = """
+def run(ctx):
+    ctx.output.add_json("copy.json", ctx.inputs["second"].json("total.json"))
+"""
+
+
+def graph(folder: Path) -> dict[str, Stage]:
+    for name, text in (("first", FIRST), ("second", SECOND), ("third", THIRD)):
+        path = folder / f"toy_{name}.py"
+        if not path.exists():
+            path.write_text(text)
+    stages = (
+        Stage("first", "mine", (), "toy_first", ("toy_first",)),
+        Stage("second", "caption", ("first",), "toy_second", ("toy_second",)),
+        Stage("third", "screen", ("second",), "toy_third", ("toy_third",)),
+    )
+    return {stage.name: stage for stage in stages}
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("toy_first", "toy_second", "toy_third"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    code_digest.cache_clear()
+    graph(folder)
+    return folder
+
+
+def engine(code: Path, recipe: Recipe | None = None) -> Engine:
+    home = code.parent / "home"
+    return Engine(
+        recipe or load_recipe("ci"),
+        f"file://{code.parent}/store",
+        home / "catalog.sqlite",
+        home,
+        run="run-1",
+        stages=graph(code),
+    )
+
+
+def run_all(found: Engine) -> list[bool]:
+    return [found.run_stage(n, REPORT).reused for n in ("first", "second", "third")]
+
+
+def states(found: Engine) -> dict[str, tuple[str, str]]:
+    return {s.stage: (s.state, s.why) for s in found.status()}
+
+
+def test_stages_run_once_and_everything_is_recorded(code: Path) -> None:
+    found = engine(code)
+    assert {state for state, _ in states(found).values()} == {"missing"}
+    outcome = found.run_stage("first", REPORT)
+    assert not outcome.reused and outcome.digest == found.digests()["first"]
+    assert not (found.home / "scratch" / "first" / outcome.digest).exists()
+    assert not [key for key in found.objects.list("runs/") if "/work/" in key]
+    manifest = found.artifact("first").manifest
+    assert manifest == outcome.manifest
+    assert manifest.config == found.recipe.mine.model_dump(mode="json")
+    assert manifest.notes == ["a fallback was taken"] and manifest.run == "run-1"
+    assert manifest.metrics == {"rows": 3} and "torch" in manifest.packages
+    assert [run_all(found), run_all(engine(code))] == [[True, False, False], [True] * 3]
+    assert found.artifact("third").json("copy.json") == {"total": 14, "seed": 0}
+    assert {state for state, _ in states(found).values()} == {"done"}
+    runs = found.catalog.query("select stage from stage_runs order by created_at")
+    assert runs["stage"].to_pylist() == ["first", "second", "third"]
+    assert found.ledger.verify().rows == 1
+    assert found.ledger.segments()[0].artifact == f"first/{outcome.digest}"
+    assert found.artifacts.resolve("second") == ("second", found.digests()["second"])
+    assert found.artifacts.verify().problems == ()
+
+
+def test_a_recipe_change_redoes_that_stage_and_what_follows(code: Path) -> None:
+    run_all(engine(code))
+    changed = engine(code, load_recipe("ci", ("caption.seed=1",)))
+    assert states(changed) == {
+        "first": ("done", "manifest exists"),
+        "second": ("stale", "seed: 0 → 1"),
+        "third": ("stale", "input second changed"),
+    }
+    plan = {p.stage: p.reused for p in changed.plan()}
+    assert plan == {"first": True, "second": False, "third": False}
+    assert [p.stage for p in changed.plan(only="second")] == ["second", "third"]
+    assert run_all(changed) == [True, False, False]
+    assert run_all(engine(code)) == [True, True, True]  # the other recipe's are still there
+
+
+def test_a_code_change_is_seen(code: Path) -> None:
+    run_all(engine(code))
+    (code / "toy_second.py").write_text(SECOND + "\n# another line\n")
+    code_digest.cache_clear()
+    assert states(engine(code))["second"] == ("stale", "code changed")
+    assert states(engine(code))["first"][0] == "done"
+
+
+def test_force_keeps_the_old_artifact_and_changes_what_follows(code: Path) -> None:
+    found = engine(code)
+    run_all(found)
+    before = found.digests()
+    plan = found.plan(force=("second",))
+    assert [(p.stage, p.reused, p.why) for p in plan] == [
+        ("first", True, "manifest exists"),
+        ("second", False, "forced"),
+        ("third", False, "after second"),
+    ]
+    outcome = found.run_stage("second", REPORT, force=True)
+    after = found.digests()
+    assert outcome.digest == after["second"] != before["second"]
+    assert after["first"] == before["first"] and after["third"] != before["third"]
+    assert outcome.manifest.config["attempt"] == 1
+    assert found.artifacts.exists("second", before["second"])
+    assert run_all(engine(code)) == [True, True, False]  # the forced one is the one in use
+    assert found.run_stage("second", REPORT, force=True).manifest.config["attempt"] == 2
+
+
+def test_a_failed_forced_run_is_continued_not_forced_again(code: Path) -> None:
+    found = engine(code)
+    run_all(found)
+    (found.home / "fail").touch()
+    with pytest.raises(ValueError, match="told to fail"):
+        found.run_stage("second", REPORT, force=True)
+    digest = found.digests()["second"]
+    assert states(found)["second"][0] == "stale"
+    (found.home / "fail").unlink()
+    assert found.run_stage("second", REPORT, force=True).digest == digest
+
+
+def test_a_failing_stage_leaves_no_artifact(code: Path) -> None:
+    found = engine(code)
+    found.run_stage("first", REPORT)
+    (found.home / "fail").touch()
+    with pytest.raises(ValueError, match="told to fail"):
+        found.run_stage("second", REPORT)
+    assert states(found)["second"][0] == "missing"
+    assert found.artifacts.tagged("latest/second") is None
+
+
+def test_missing_inputs_and_unknown_stages_are_named(code: Path) -> None:
+    found = engine(code)
+    with pytest.raises(ArtifactError, match="'second' needs 'first'"):
+        found.run_stage("second", REPORT)
+    with pytest.raises(ArtifactError, match="'second' needs 'first', which is missing"):
+        found.plan(only="second")
+    with pytest.raises(ArtifactError, match="'third' needs 'second', which is missing"):
+        found.plan(from_="third")
+    for call in (lambda: found.plan(force=("nope",)), lambda: found.run_stage("nope", REPORT)):
+        with pytest.raises(ArtifactError, match="unknown stage 'nope'"):
+            call()
+    assert [p.stage for p in found.plan()] == ["first", "second", "third"]
+
+
+def test_a_lost_catalog_or_tag_is_mended_on_reuse(code: Path) -> None:
+    found = engine(code)
+    run_all(found)
+    for path in found.home.glob("catalog.sqlite*"):
+        path.unlink()
+    found.artifacts.untag("latest/first")
+    again = engine(code)
+    assert run_all(again) == [True, True, True]
+    assert again.catalog.query("select count(*) n from runs")["n"].to_pylist() == [3]
+    assert again.artifacts.tagged("latest/first") == ("first", again.digests()["first"])
+
+
+_RACE = """
+import logging, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from tests.test_engine import REPORT, engine
+if __name__ == "__main__":
+    print(engine(Path(sys.argv[1])).run_stage("first", REPORT).reused)
+"""
+
+
+def test_two_processes_do_not_do_the_same_work_twice(code: Path, tmp_path: Path) -> None:
+    script = tmp_path / "race.py"
+    script.write_text(_RACE)
+    command = [sys.executable, str(script), str(code), str(ROOT)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = sorted(run.communicate()[0].strip() for run in runs)
+    assert answers == ["False", "True"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from kontext.store.artifacts import ArtifactWriter
+from tests.test_engine import REPORT, engine
+if __name__ == "__main__":
+    ArtifactWriter.commit = lambda self, manifest: os.kill(os.getpid(), signal.SIGKILL)
+    engine(Path(sys.argv[1])).run_stage("first", REPORT)
+"""
+
+
+def test_killed_just_before_the_manifest_is_as_if_it_never_ran(code: Path, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(_KILLED)
+    done = subprocess.run([sys.executable, str(script), str(code), str(ROOT)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = engine(code)
+    assert states(found)["first"][0] == "missing"
+    digest = found.digests()["first"]
+    assert len(found.objects.list(f"runs/first/{digest}/work/")) == 6  # three chunks, kept
+    assert not found.run_stage("first", REPORT).reused
+    assert found.ledger.verify().rows == 1 and found.ledger.verify().problems == ()
+    assert list((found.home / "scratch" / "first").iterdir()) == []
+
+
+def test_code_digests_cover_packages_and_sql_without_importing(tmp_path: Path) -> None:
+    assert code_digest(("schemas.views",)) != code_digest(("schemas.recipes",))
+    assert code_digest(("kontext.store", "schemas")) == code_digest(("schemas", "kontext.store"))
+    with pytest.raises(KontextError, match=r"no sources found for 'kontext\.nothing'"):
+        code_digest(("kontext.nothing",))
