@@ -6,6 +6,7 @@ The command line uses it so that `kontext run` and `kontext status` answer at on
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import httpx
@@ -21,15 +22,21 @@ class ServerError(KontextError):
 
 
 class Api:
-    """Synchronous client. `url` is the server's address without `/api`."""
+    """Synchronous client.
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
+    Args:
+        url: the server's address without `/api`.
+        patience: seconds to wait for a server that went away, e.g. to be restarted.
+    """
+
+    def __init__(self, url: str, patience: float = 0.0) -> None:
         self.url = url.rstrip("/")
+        self._patience = patience
         user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
         auth = httpx.BasicAuth(user, password) if user else None
-        transport = httpx.HTTPTransport(retries=3)
+        transport = httpx.HTTPTransport(retries=1)
         self._client = httpx.Client(
-            base_url=f"{self.url}/api", timeout=timeout, auth=auth, transport=transport
+            base_url=f"{self.url}/api", timeout=30.0, auth=auth, transport=transport
         )
 
     def healthy(self) -> bool:
@@ -41,14 +48,24 @@ class Api:
             return False
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """JSON of one call; None for an empty answer. Retries a busy server (SQLite locks)."""
-        for attempt in range(5):
+        """JSON of one call; None for an empty answer.
+
+        Retries while the server is busy (SQLite locks) or, up to `patience`, away.
+        """
+        limit = time.monotonic() + self._patience
+        busy = 0
+        while True:
             try:
                 answer = self._client.request(method, path, json=body)
             except httpx.HTTPError as error:
-                raise ServerError(f"the Prefect server at {self.url} does not answer") from error
-            if answer.status_code not in RETRY_STATUS or attempt == 4:
+                if time.monotonic() > limit:
+                    raise ServerError(f"no Prefect server answers at {self.url}") from error
+                time.sleep(0.5)
+                continue
+            busy += 1
+            if answer.status_code not in RETRY_STATUS or busy == 5:
                 break
+            time.sleep(0.2 * busy)
         if answer.status_code >= 400:
             raise ServerError(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
         return answer.json() if answer.content else None

@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling, Scheduled
@@ -72,7 +72,7 @@ class Children:
         if child.state is None or not child.state.is_final():
             return child
         if not child.state.is_completed():
-            self._log.info("%s was %s: retrying in place", stage, child.state.name.lower())
+            self._log.info("%s was %s: retrying in place", stage, str(child.state.name).lower())
             return self._retry(child)
         if done() or options["force"]:
             return child
@@ -94,7 +94,7 @@ class Children:
         found = self._client.read_artifacts(
             artifact_filter=ArtifactFilter(
                 flow_run_id=ArtifactFilterFlowRunId(any_=[child.id]),
-                key=ArtifactFilterKey(like_="%-summary"),
+                key=ArtifactFilterKey(like_="stage-%"),
             ),
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
@@ -126,7 +126,7 @@ class Children:
         return found[0] if found else None
 
     def _retry(self, child: FlowRun) -> FlowRun:
-        state = Scheduled(name="AwaitingRetry", message="retried by its pipeline run")
+        state: State[Any] = Scheduled(name="AwaitingRetry", message="retried by its pipeline run")
         self._client.set_flow_run_state(child.id, state, force=True)
         return self._client.read_flow_run(child.id)
 

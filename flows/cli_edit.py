@@ -24,6 +24,12 @@ def edit(
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="Sampling steps.")] = None,
     seed: Annotated[int, typer.Option(help="Noise seed: same seed, same picture.")] = 0,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance strength.")] = None,
+    policy: Annotated[
+        str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")
+    ] = "default",
+    hash_list: Annotated[
+        list[str] | None, typer.Option(help="Hash list file to refuse matches of; repeatable.")
+    ] = None,
     store: Annotated[
         str, typer.Option("--store", help="file:///folder or s3://bucket/prefix.")
     ] = "",
@@ -32,7 +38,18 @@ def edit(
     """Edit one image with trained weights. The safety policy sees what goes in and comes out."""
     from flows.edit import EditRequest, edit_file
 
-    request = EditRequest(image, instruction, output, weights, steps, seed, guidance, store)
+    request = EditRequest(
+        image,
+        instruction,
+        output,
+        weights,
+        steps,
+        seed,
+        guidance,
+        store,
+        policy,
+        tuple(hash_list or ()),
+    )
     provenance = edit_file(request)
     if as_json:
         typer.echo(json.dumps(provenance, indent=1))

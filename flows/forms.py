@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES
 
-RecipeName = StrEnum("RecipeName", {name.replace("-", "_"): name for name in RECIPES})
-StageName = StrEnum("StageName", {name.replace("-", "_"): name for name in STAGES})
-StageChoice = StrEnum("StageChoice", {"all": "all", **{n.replace("-", "_"): n for n in STAGES}})
+RecipeName = StrEnum("RecipeName", {name.replace("-", "_"): name for name in RECIPES})  # type: ignore[misc]
+StageName = StrEnum("StageName", {name.replace("-", "_"): name for name in STAGES})  # type: ignore[misc]
+_CHOICES = {"all": "all", **{name.replace("-", "_"): name for name in STAGES}}
+StageChoice = StrEnum("StageChoice", _CHOICES)  # type: ignore[misc]
 
 _OVERRIDES = "Changes to the recipe, one per entry, as section.key=value; e.g. distill.seed=1"
 _STORE = "file:///folder or s3://bucket/prefix. Empty: the KONTEXT_STORE that `kontext up` saw"

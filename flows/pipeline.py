@@ -125,7 +125,9 @@ class PipelineRun:
             self._log.info("%s: done (%s)", name, row.digest)
         else:
             row.state = "cancelled" if state.is_cancelled() else "failed"
-            row.error = one_line(state.message or state.name)
+            row.error = one_line(state.message or state.name or "unknown state")
+            if state.is_completed():
+                row.error = "its run made another artifact: the code changed meanwhile; run again"
             self._log.error("%s: %s: %s", name, row.state, row.error)
         return True
 
@@ -134,12 +136,14 @@ class PipelineRun:
         row.state, row.seconds, row.metrics = state, manifest.seconds, manifest.metrics
 
     def _export(self) -> None:
-        if self.rows["evaluate"].state in ("ran", "reused") if "evaluate" in self.rows else False:
-            artifact = self._engine.artifacts.open("evaluate", self.rows["evaluate"].digest)
-            try:
-                self._report = str(export_report(artifact, self._at.home))
-            except ArtifactError as error:
-                self._log.warning("no report: %s", error)
+        row = self.rows.get("evaluate")
+        if row is None or row.state not in ("ran", "reused"):
+            return
+        artifact = self._engine.artifacts.open("evaluate", row.digest)
+        try:
+            self._report = str(export_report(artifact, self._at.home))
+        except ArtifactError as error:
+            self._log.warning("no report: %s", error)
 
     def _publish(self, final: bool = False) -> None:
         rows = list(self.rows.values())

@@ -32,11 +32,14 @@ from prefect.workers.process import ProcessWorker
 from flows.settings import SERVER_SECONDS, ZOMBIE_SECONDS
 from flows.stages import STAGE_FLOWS
 from kontext.stages import STAGES
-from tasks.markdown import artifact_key, artifact_link
+from tasks.markdown import artifact_link, page_key
 
 # A pipeline waits for its stages: with both in one limited queue, two pipelines would hold all
 # slots and wait for ever. So the limits sit on the stage queues, and pipelines have their own.
-QUEUES = {"cpu": {"stages": 2, "pipelines": None}, "gpu": {"stages": 1}}
+QUEUES: dict[str, dict[str, int | None]] = {
+    "cpu": {"stages": 2, "pipelines": None},
+    "gpu": {"stages": 1},
+}
 ZOMBIES = "Crash runs whose heartbeat stopped"
 
 
@@ -66,7 +69,7 @@ async def deployments() -> list[RunnerDeployment]:
     for name, flow in STAGE_FLOWS.items():
         stage = STAGES[name]
         text = f"{stage.summary}.\n\nInputs: {', '.join(stage.inputs) or 'none'}. " + (
-            f"[Latest summary]({artifact_link(artifact_key(name, 'summary'))})"
+            f"[Latest summary]({artifact_link(page_key(name))})"
         )
         entrypoint = f"flows.stages.{name.replace('-', '_')}"
         made.append(await _deployment(flow, entrypoint, stage.pool, "stages", text))

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from flows.api import Api, ServerError
 from flows.serve import describe, up
+from flows.settings import SERVER_SECONDS
 from flows.watch import Watch
 from kontext.errors import ArtifactError, KontextError
 from kontext.stage import LogReporter
@@ -116,7 +117,7 @@ def _run_on_server(
 ) -> dict[str, Any]:
     running = up(at, say=lambda text: console.print(text, style="dim"))
     where = describe(running)
-    api = Api(where["api"].removesuffix("/api"))
+    api = Api(where["api"].removesuffix("/api"), patience=SERVER_SECONDS)
     options = {
         "recipe": request.recipe,
         "overrides": list(request.overrides),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kontext.stage import Stage
-from tasks.markdown import artifact_key, artifact_link, duration, metrics_line, run_link, table
+from tasks.markdown import artifact_link, duration, metrics_line, page_key, run_link, table
 
 SUMMARY_KEY = "pipeline-summary"
 LINEAGE_KEY = "pipeline-lineage"
@@ -51,16 +51,16 @@ def summary(title: str, rows: Sequence[Row], graph: Mapping[str, Stage], report:
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     cells = [
         (
-            f"**{row.stage}**",
+            _stage_cell(row),
             _WORDS[row.state],
-            duration(row.seconds) if row.state != "reused" else f"({duration(row.seconds)})",
-            f"`{row.digest}`",
+            _time_cell(row),
+            f"`{row.digest[:8]}`",
             metrics_line(row.metrics),
-            _links(row),
+            f"[run]({run_link(row.run_id)})" if row.run_id else "—",
         )
         for row in rows
     ]
-    headers = ("stage", "state", "time", "digest", "key figures", "see")
+    headers = ("stage", "state", "time", "digest", "key figures", "run")
     if counts["reused"]:
         said += ". Times in brackets are from when the reused artifact was made"
     parts = [f"# {title}", f"{said}."]
@@ -72,12 +72,17 @@ def summary(title: str, rows: Sequence[Row], graph: Mapping[str, Stage], report:
     return "\n\n".join(parts) + "\n"
 
 
-def _links(row: Row) -> str:
-    links = [f"[run]({run_link(row.run_id)})"] if row.run_id else []
-    if row.state in ("ran", "reused", "failed"):
-        page = artifact_link(artifact_key(row.stage, "summary"), row.page_id)
-        links.append(f"[artifact]({page})")
-    return " · ".join(links) or "—"
+def _stage_cell(row: Row) -> str:
+    """The stage's name, linked to its page once it has one."""
+    if row.state not in ("ran", "reused"):
+        return f"**{row.stage}**"
+    return f"[**{row.stage}**]({artifact_link(page_key(row.stage), row.page_id)})"
+
+
+def _time_cell(row: Row) -> str:
+    """Spaces that do not break keep the column on one line."""
+    shown = duration(row.seconds).replace(" ", "\u00a0")
+    return f"({shown})" if row.state == "reused" else shown
 
 
 def mermaid(rows: Sequence[Row], graph: Mapping[str, Stage]) -> str:

@@ -207,7 +207,8 @@ class AutoencoderConfig(Section):
     warmup: int = 20
     perceptual_start: int = 500
     kl_weight: float = 1e-6
-    perceptual_weight: float = 0.1
+    perceptual_weight: float = 0.3
+    perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
     disc_start: int = 550
     disc_weight: float = 0.1
     disc_channels: int = 32
@@ -264,6 +265,10 @@ class DistillConfig(Section):
     renoise_mean: float = 1.0
     renoise_std: float = 1.0
     r1_weight: float = 0.1
+    r1_sigma: float = 0.1
+    negative_weight: float = Field(0.5, title="Weight of wrong-condition fakes", ge=0)
+    anchor_weight: float = Field(1.0, title="Weight of the distance to the teacher's edit", ge=0)
+    clip: float = 1.0
     ema_decay: float = 0.98
     checkpoint_every: int = 50
     seed: int = 0

@@ -97,6 +97,7 @@ PAIR_SCORES = _schema(
     ("nsfw_max", pa.float32(), "largest open-nsfw score over all images of the pair"),
     ("nudity_max", pa.float32(), "largest exposed-nudity score over all images of the pair"),
     ("exposure_delta", pa.float32(), "exposure of the target minus the context's largest"),
+    ("unmatchable", pa.bool_(), "the hash gate could not match one of the images: stricter limits"),
     ("text_reason", pa.string(), "text rule that fired, or empty"),
     ("ncii_reason", pa.string(), "pair rule that fired, or empty"),
     ("clip_t", pa.float32(), "image-text cosine of target and target caption"),

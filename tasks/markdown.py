@@ -20,6 +20,24 @@ def artifact_key(*parts: str) -> str:
     return key
 
 
+def stage_key(stage: str, name: str) -> str:
+    """Key of what a stage publishes, without saying its name twice.
+
+    `train-autoencoder` and `autoencoder-samples` give `train-autoencoder-samples`.
+    """
+    first, words = artifact_key(stage).split("-"), artifact_key(name).split("-")
+    if words[: len(first)] == first:
+        words = words[len(first) :]
+    elif words[0] == first[-1]:
+        words = words[1:]
+    return "-".join([*first, *words])
+
+
+def page_key(stage: str) -> str:
+    """Key of a stage's summary page; no stage can publish under it."""
+    return artifact_key("stage", stage)
+
+
 def artifact_link(key: str, artifact_id: object = None) -> str:
     """Path of one artifact's page, or of its key's history. The UI's sidebar lists neither."""
     return f"/v2/artifacts/artifact/{artifact_id}" if artifact_id else f"/v2/artifacts/key/{key}"
@@ -83,7 +101,8 @@ def _cell(value: Any) -> str:
 
 def metrics_line(metrics: Mapping[str, Any], limit: int = 3) -> str:
     """The first few metrics in one line, for a table cell."""
-    shown = [f"{name} {number(value)}" for name, value in list(metrics.items())[:limit]]
+    short = [(n, v) for n, v in metrics.items() if not (isinstance(v, str) and len(v) > 16)]
+    shown = [f"{name} {number(value)}" for name, value in short[:limit]]
     return ", ".join(shown) if shown else "—"
 
 

@@ -1,4 +1,8 @@
-"""Puts the report of an evaluate artifact where people find it: KONTEXT_HOME/report."""
+"""Puts the report of an evaluate artifact where people find it: KONTEXT_HOME/report/latest.
+
+The evaluate stage does so itself when it runs; this is for reports that are reused or were made on
+another machine.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Protocol
 from kontext.errors import ArtifactError
 
 PREFIX = "report/"
+INDEX = "index.html"
 
 
 class Files(Protocol):
@@ -22,25 +27,28 @@ class Files(Protocol):
 
 
 def export_report(artifact: Files, home: Path) -> Path:
-    """Copy the report into `home/report`, replacing an older one; return its index.html.
+    """Make `report/<digest>` and `report/latest` hold this report; return the latter's index.
 
     Raises:
         ArtifactError: the artifact has no report.
     """
-    folder, marker = home / "report", home / "report" / ".artifact"
-    index = folder / "index.html"
-    if index.exists() and marker.exists() and marker.read_text() == artifact.digest:
-        return index
     names = artifact.names(PREFIX)
-    if PREFIX + "index.html" not in names:
+    if PREFIX + INDEX not in names:
         raise ArtifactError(f"evaluate/{artifact.digest} has no report")
-    fresh = home / f"report.{artifact.digest}"
+    wanted = artifact.path(PREFIX + INDEX).read_bytes()
+    for folder in (home / "report" / artifact.digest, home / "report" / "latest"):
+        index = folder / INDEX
+        if not index.exists() or index.read_bytes() != wanted:
+            _copy(artifact, names, folder)
+    return home / "report" / "latest" / INDEX
+
+
+def _copy(artifact: Files, names: list[str], folder: Path) -> None:
+    fresh = folder.parent / f".{folder.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     for name in names:
         target = fresh / name.removeprefix(PREFIX)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(artifact.path(name), target)
-    (fresh / ".artifact").write_text(artifact.digest)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
-    return index

@@ -18,7 +18,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from tasks.markdown import artifact_key, artifact_link, json_safe, picture
+from tasks.markdown import artifact_link, json_safe, picture, stage_key
 
 MAX_TABLE_ROWS = 500
 PROGRESS_SECONDS = 2.0
@@ -97,7 +97,7 @@ class PrefectReporter:
     def _publish(
         self, key: str, kind: str, caption: str, send: Callable[[str, str], object]
     ) -> None:
-        name = artifact_key(self._stage, key)
+        name = stage_key(self._stage, key)
         try:
             made = send(name, caption)
         except httpx.HTTPError as error:

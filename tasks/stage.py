@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from schemas.manifest import Manifest
-from tasks.markdown import artifact_key, artifact_link, duration, number, size, table
+from tasks.markdown import artifact_link, duration, number, page_key, size, table
 from tasks.reporter import Log, PrefectReporter, Shown, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
 
@@ -54,7 +54,7 @@ def publish_summary(outcome: StageOutcome, shown: list[Shown], log: Log) -> None
     try:
         create_markdown_artifact(
             text,
-            key=artifact_key(outcome.stage, "summary"),
+            key=page_key(outcome.stage),
             description=f"{outcome.stage}/{outcome.digest}",
         )
     except httpx.HTTPError as error:
@@ -82,7 +82,7 @@ def stage_summary(manifest: Manifest, reused: bool, shown: list[Shown]) -> str:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in manifest.notes))
     if manifest.inputs:
         made_from = [
-            (f"[{name}]({artifact_link(artifact_key(name, 'summary'))})", f"`{digest}`")
+            (f"[{name}]({artifact_link(page_key(name))})", f"`{digest}`")
             for name, digest in manifest.inputs.items()
         ]
         parts.append("## Made from\n\n" + table(("stage", "artifact"), made_from))

@@ -38,6 +38,8 @@ class ModelFacts:
     teacher_steps: int
     text_encoder: str
     recipe: str
+    canaries: int
+    hash_lists: int
 
 
 def percent(value: float | None) -> str:
@@ -74,7 +76,7 @@ def model_card(
             _results(scores, latency),
             _limits(model, scores),
             _training_data(data),
-            _SAFETY,
+            _safety(model),
             _licence(data),
             "## Lineage\n\n| artifact | digest |\n|---|---|\n"
             + "\n".join(f"| {stage} | `{digest}` |" for stage, digest in artifacts.items())
@@ -158,14 +160,21 @@ def _training_data(data: DataFacts) -> str:
     )
 
 
-_SAFETY = """## Safety
-
-Every image passed a perceptual and cryptographic hash gate before anything was written, then \
-image classifiers; every pair passed text rules and a pair rule against making people less clothed. \
-Canaries were injected to prove the gate in this very run. With no external hash list configured, \
-the gate knows only its canaries: whoever trains on images from outside must bring lists. Recall \
-was not measured. `kontext edit` applies the same rules to what it is given.
-"""
+def _safety(model: ModelFacts) -> str:
+    lists = (
+        f"{model.hash_lists} external hash list(s) were in force."
+        if model.hash_lists
+        else "No external hash list was configured, so the gate knew only its canaries: whoever "
+        "trains on images from outside must bring lists."
+    )
+    return (
+        "## Safety\n\n"
+        "Every image passed a perceptual and cryptographic hash gate before anything was written, "
+        "then image classifiers; every pair passed text rules and a pair rule against making "
+        f"people less clothed. {model.canaries} benign canaries were injected, and each had to be "
+        f"stopped for the run to go on. {lists} Recall was not measured. `kontext edit` applies "
+        "the same rules to what it is given.\n"
+    )
 
 
 def _licence(data: DataFacts) -> str:

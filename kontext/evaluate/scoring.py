@@ -9,9 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.evaluate.bench import Bench
-from kontext.evaluate.metrics.base import ClipScorer, ClipVectors, Scoring
+from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
+from kontext.models.clip import WEIGHTS_FILE, ClipScorer, load_scorer
 from kontext.models.features import FeatureNet
+from kontext.models.text import TextEncoder
+from kontext.stage import ArtifactReader
 
 BATCH = 64
 
@@ -56,7 +59,7 @@ def prepare(
             else ClipVectors(
                 context=vectors["context"],
                 target=vectors["target"],
-                output=clip.images(made),
+                output=clip.image_embeddings(made),
                 context_text=vectors["context_text"],
                 target_text=vectors["target_text"],
             ),
@@ -68,8 +71,24 @@ def _clip_of(bench: Bench, clip: ClipScorer | None) -> dict[str, NDArray[np.floa
     if clip is None:
         return None
     return {
-        "context": clip.images(bench.context),
-        "target": clip.images(bench.target),
-        "context_text": clip.texts([item.context_caption for item in bench.items]),
-        "target_text": clip.texts([item.target_caption for item in bench.items]),
+        "context": clip.image_embeddings(bench.context),
+        "target": clip.image_embeddings(bench.target),
+        "context_text": clip.text_embeddings([item.context_caption for item in bench.items]),
+        "target_text": clip.text_embeddings([item.target_caption for item in bench.items]),
     }
+
+
+def small_clip(
+    screen: ArtifactReader,
+    features: FeatureNet,
+    text: TextEncoder,
+    device: torch.device | str = "cpu",
+) -> ClipScorer | None:
+    """The screen stage's small CLIP, or None where the artifact has none.
+
+    Raises:
+        WeightsError: it was trained on other towers than those given.
+    """
+    if WEIGHTS_FILE not in screen.names():
+        return None
+    return load_scorer(screen, features=features, text=text, device=device)

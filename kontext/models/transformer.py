@@ -186,7 +186,9 @@ class SingleBlock(nn.Module):
             torch.split(self.linear1.weight, sizes),
             torch.split(self.linear1.bias, sizes),
         )
-        return F.linear(x, weights[0], biases[0]), F.linear(x[:, rows], weights[1], biases[1])
+        # contiguous: PyTorch runs a strided 3-D input as a batched product with copied weights
+        read = x[:, rows].contiguous()
+        return F.linear(x, weights[0], biases[0]), F.linear(read, weights[1], biases[1])
 
 
 class LastLayer(nn.Module):

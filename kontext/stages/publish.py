@@ -63,6 +63,8 @@ def run(ctx: StageContext) -> None:
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",
         recipe=ctx.recipe.name,
+        canaries=ctx.recipe.ingest.canaries,
+        hash_lists=len(ctx.recipe.ingest.hash_lists),
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())

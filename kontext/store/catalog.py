@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import create_table, quote
-from kontext.store.lake import attach
+from kontext.store.lake import attach, release
 from kontext.store.rows import manifest_rows, parents
 from kontext.store.views import check_thresholds, views, views_digest
 from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
@@ -199,12 +199,14 @@ class Catalog:
         """
         self._require()
         snapshot = None if at is None else self._snapshot(at)
-        with self._connect(read_only=True, snapshot=snapshot) as connection:
-            try:
-                self._require_data(connection, sql)
-                return _run(connection, sql, timeout)
-            except duckdb.Error as error:
-                raise CatalogError(str(error).strip()) from error
+        connection = attach(self.path, self._data, read_only=True, snapshot=snapshot)
+        try:
+            self._require_data(connection, sql)
+            return _run(connection, sql, timeout)
+        except duckdb.Error as error:
+            raise CatalogError(str(error).strip()) from error
+        finally:
+            connection.close()  # not released: the query may have changed its settings
 
     def tables(self, at: str | int | None = None) -> list[TableInfo]:
         """Tables and views with comments, row counts and columns."""
@@ -227,7 +229,7 @@ class Catalog:
         try:
             yield connection
         finally:
-            connection.close()
+            release(connection)
 
     def _commit(self, work: Callable[[Connection], T], message: str, about: Mapping[str, Any]) -> T:
         """Run `work` in one transaction under the writers' lock, retried while others write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +12,9 @@ import duckdb
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import quote
+
+_IDLE: list[duckdb.DuckDBPyConnection] = []  # loading the extensions costs ten times an ATTACH
+_IDLE_LOCK = threading.Lock()
 
 
 def attach(
@@ -27,12 +31,8 @@ def attach(
     Raises:
         CatalogError: missing extension, unusable catalog, unknown snapshot.
     """
-    connection = duckdb.connect()
+    connection = _loaded()
     try:
-        connection.execute("SET autoinstall_known_extensions = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        for name in ("ducklake", "sqlite_scanner"):
-            connection.execute(f"LOAD {quote(str(extension(name)))}")
         if data.startswith("s3://"):
             connection.execute(f"LOAD {quote(str(extension('httpfs')))}")
             connection.execute(_secret())
@@ -53,6 +53,37 @@ def attach(
     except duckdb.Error as error:
         connection.close()
         raise CatalogError(f"cannot open the catalog {path}: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def release(connection: duckdb.DuckDBPyConnection) -> None:
+    """Detach the lake and keep the connection for the next `attach` of this process.
+
+    Close connections that ran anybody's SQL instead: their settings would stay.
+    """
+    try:
+        connection.execute("USE memory")
+        connection.execute("DETACH lake")
+    except duckdb.Error:
+        connection.close()
+        return
+    with _IDLE_LOCK:
+        _IDLE.append(connection)
+
+
+def _loaded() -> duckdb.DuckDBPyConnection:
+    with _IDLE_LOCK:
+        if _IDLE:
+            return _IDLE.pop()
+    connection = duckdb.connect()
+    try:
+        connection.execute("SET autoinstall_known_extensions = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        for name in ("ducklake", "sqlite_scanner"):
+            connection.execute(f"LOAD {quote(str(extension(name)))}")
     except BaseException:
         connection.close()
         raise
@@ -92,4 +123,4 @@ def _secret() -> str:
             "URL_STYLE 'path'",
             f"USE_SSL {str(url.scheme == 'https').lower()}",
         ]
-    return f"CREATE SECRET kontext ({', '.join(parts)})"
+    return f"CREATE OR REPLACE SECRET kontext ({', '.join(parts)})"

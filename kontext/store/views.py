@@ -25,7 +25,9 @@ _NAMES = (  # in order of dependence
 )
 THRESHOLDS = (
     "nsfw_max",
+    "nsfw_max_unmatchable",
     "nudity_max",
+    "nudity_max_unmatchable",
     "exposure_delta_max",
     "l1_min",
     "changed_frac_min",

@@ -95,7 +95,7 @@ class AutoencoderMethod:
 
     def _perceptual(self, real: Tensor, fake: Tensor) -> Tensor:
         assert self.features is not None
-        levels = (0, 1, 2)
+        levels = self.config.perceptual_levels
         with autocast(self.device):
             with torch.no_grad():
                 wanted = self.features.maps((real + 1) / 2, None, levels)

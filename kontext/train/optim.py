@@ -34,7 +34,7 @@ class MatrixMuon(Muon):
         views = self.param_groups[0]["params"]
         for view, source in zip(views, self._sources, strict=True):
             view.grad = None if source.grad is None else source.grad.reshape(view.shape)
-        return super().step(closure)
+        return super().step(closure)  # type: ignore[no-untyped-call]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the sources' gradients."""

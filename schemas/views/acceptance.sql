@@ -14,9 +14,14 @@ facts AS (
         c.status, s.text_reason, s.ncii_reason,
         s.nsfw_max, s.nudity_max, s.exposure_delta, s.clip_t, s.clip_dir,
         s.ssim, s.l1, s.changed_frac, s.pdq_distance,
-        coalesce(l.limits['nsfw_max@' || p.relation_class], l.limits['nsfw_max']) AS nsfw_limit,
-        coalesce(l.limits['nudity_max@' || p.relation_class], l.limits['nudity_max'])
-            AS nudity_limit,
+        least(  -- ignores NULL
+            coalesce(l.limits['nsfw_max@' || p.relation_class], l.limits['nsfw_max']),
+            CASE WHEN s.unmatchable THEN l.limits['nsfw_max_unmatchable'] END
+        ) AS nsfw_limit,
+        least(
+            coalesce(l.limits['nudity_max@' || p.relation_class], l.limits['nudity_max']),
+            CASE WHEN s.unmatchable THEN l.limits['nudity_max_unmatchable'] END
+        ) AS nudity_limit,
         coalesce(l.limits['exposure_delta_max@' || p.relation_class], l.limits['exposure_delta_max'])
             AS exposure_delta_limit,
         coalesce(l.limits['clip_t_min@' || p.relation_class], l.limits['clip_t_min'])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from kontext.data.decode import (
-    DecodeLimits,
     Decoded,
+    DecodeLimits,
     Reason,
     decode_image,
     decode_png,
@@ -307,7 +307,10 @@ def test_animations_give_their_first_frame(kind: str) -> None:
 
 # --- svg -----------------------------------------------------------------------------------------
 
-DISC = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><circle cx="16" cy="16" r="12" fill="#c00"/></svg>'
+DISC = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+    b'<circle cx="16" cy="16" r="12" fill="#c00"/></svg>'
+)
 
 
 def test_svg_needs_trust() -> None:

@@ -98,9 +98,8 @@ def test_near_duplicates_join_and_flat_collisions_do_not() -> None:
     first, second, third = of(table, pixels, [])
     assert first == second != third
     # the same hash with other pixels: PDQ alone would join these
-    table = table.set_column(
-        table.schema.get_field_index("pdq"), IMAGES.field("pdq"), pa.array([bytes(32)] * 3, pa.binary(32))
-    )  # fmt: skip
+    blank = pa.array([bytes(32)] * 3, pa.binary(32))
+    table = table.set_column(IMAGES.get_field_index("pdq"), IMAGES.field("pdq"), blank)
     assert near_duplicates(table, pixels.__getitem__, 10, 0.1) == [(0, 1)]
     assert len(near_duplicates(table, pixels.__getitem__, 10, 1.0)) == 3
 

@@ -20,9 +20,10 @@ def test_summary_says_it_all() -> None:
     text = summary("Pipeline, recipe ci", _rows(), GRAPH, report="/home/report/index.html")
     assert text.startswith("# Pipeline, recipe ci\n\n1 ran, 1 reused, 1 failed, 1 waiting")
     assert "> **index failed:** KontextError: told to | fail" in text
-    assert "[run](/v2/runs/flow-run/r1) · [artifact](/v2/artifacts/artifact/p1)" in text
-    assert "[artifact](/v2/artifacts/key/ingest-summary)" in text
-    assert "(1 min 01 s)" in text  # the reused artifact's own time
+    assert "| [**mine**](/v2/artifacts/artifact/p1) | ran | 2.0\u00a0s | `bbbbbbbb` |" in text
+    assert "[run](/v2/runs/flow-run/r1)" in text
+    assert "[**ingest**](/v2/artifacts/key/stage-ingest)" in text
+    assert "(1\u00a0min\u00a001\u00a0s)" in text  # the reused artifact's own time
     assert "pairs 10, share 0.5" in text
     assert "`/home/report/index.html`" in text
 

@@ -132,7 +132,7 @@ def test_loads_a_bfl_file_and_a_sharded_folder_in_the_dtype_asked_for(tmp_path: 
     index = {}
     for i, part in enumerate((names[:9], names[9:])):
         save_file({n: theirs[n] for n in part}, folder / f"model-{i}.safetensors")
-        index.update({n: f"model-{i}.safetensors" for n in part})
+        index.update(dict.fromkeys(part, f"model-{i}.safetensors"))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     again = load_weights(FluxTransformer(SHAPE), folder)
     assert bits(again.state_dict()) == bits(state)

@@ -57,14 +57,14 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def engine(code: Path, url: str, *overrides: str) -> Engine:
+def engine(code: Path, url: str, *overrides: str, home: str = "home") -> Engine:
     stages = {
         name: Stage(name, name, STAGES[name].inputs, "toy_data", ("toy_data",)) for name in DATA
     }
-    home = code.parent / "home"
-    recipe = load_recipe("ci", overrides)
     stages["index"] = STAGES["index"]
-    return Engine(recipe, url, home / "catalog.sqlite", home, stages=stages)
+    folder = code.parent / home
+    recipe = load_recipe("ci", overrides)
+    return Engine(recipe, url, folder / "catalog.sqlite", folder, stages=stages)
 
 
 def run_all(found: Engine) -> dict[str, object]:
@@ -123,7 +123,7 @@ def test_killed_after_the_commit_makes_no_second_version(code: Path, tmp_path: P
     resumed = run_all(found)
     assert found.catalog.datasets() == [committed]
     assert resumed["snapshot_id"] == committed.snapshot_id
-    undisturbed = run_all(engine(code, f"file://{tmp_path}/other/../store"))
+    undisturbed = run_all(engine(code, f"file://{tmp_path}/other", home="other-home"))
     assert undisturbed["dataset_digest"] == committed.dataset_digest
 
 

@@ -23,6 +23,27 @@ def test_keys_are_what_the_server_accepts(text: str) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key)
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "key"),
+    [
+        ("mine", "samples", "mine-samples"),
+        ("mine", "mine-samples", "mine-samples"),
+        ("index", "index", "index"),
+        ("train-autoencoder", "autoencoder-summary", "train-autoencoder-summary"),
+        ("train-autoencoder", "train autoencoder summary", "train-autoencoder-summary"),
+    ],
+)
+def test_a_stage_is_named_once_in_its_keys(stage: str, name: str, key: str) -> None:
+    assert markdown.stage_key(stage, name) == key
+    assert markdown.stage_key(stage, name) != markdown.page_key(stage)
+
+
+def test_metrics_line_leaves_long_text_out() -> None:
+    metrics = {"digest": "f" * 64, "pairs": 12, "share": 0.25, "kind": "ok", "more": 1}
+    assert markdown.metrics_line(metrics) == "pairs 12, share 0.25, kind ok"
+    assert markdown.metrics_line({}) == "—"
+
+
 def test_key_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError):
         markdown.artifact_key("…", "  ")

@@ -101,10 +101,11 @@ def when(value: str) -> str:
 def some(phrase: str) -> str:
     """The phrase with an article unless it looks like a plural.
 
-    >>> some("clown nose"), some("cat ears")
-    ('a clown nose', 'cat ears')
+    >>> some("clown nose"), some("cat ears"), some("blue glass")
+    ('a clown nose', 'cat ears', 'a blue glass')
     """
-    return phrase if phrase.endswith("s") else article(phrase)
+    plural = phrase.endswith("s") and not phrase.endswith(("ss", "us", "is"))
+    return phrase if plural else article(phrase)
 
 
 # attribute -> (place, phrase): before the concept, after it with "with", or a clause of its own.
@@ -163,8 +164,8 @@ def _subject(concept: str) -> str:
 
 def _phrase(name: str, value: str, subject: str) -> str:
     """One label in words; empty where the concept says it already or it says "none"."""
-    if name == "text":
-        return f"reading '{' '.join(value.split())}'"  # verbatim: "NO" on a sign is a word, not an absence
+    if name == "text":  # verbatim: "NO" on a sign is a word, not an absence
+        return f"reading '{' '.join(value.split())}'"
     said = humanise(value)
     if is_nothing(value) or (name != "art_style" and said in subject.split()):
         return ""
@@ -181,7 +182,7 @@ def _join(subject: str, phrases: Mapping[str, str]) -> str:
     for name, phrase in phrases.items():
         place = "before" if name == "gender" else _PHRASES.get(name, ("with", ""))[0]
         places[place].append(phrase)
-    text = article(" ".join([*places["before"], subject]))
+    text = some(" ".join([*places["before"], subject]))
     if places["with"]:
         text += " with " + " and ".join(places["with"])
     for phrase in places["clause"] + places["style"]:

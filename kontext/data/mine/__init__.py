@@ -1,7 +1,7 @@
 """Pair mining: proposals by miners, then one balanced, capped selection.
 
-A miner is a function `(images, config) -> Iterator[Candidate]`. A new miner is one file and one line
-here. What a relation is called and which of KontextBench's five categories it belongs to is in
+A miner is a function `(images, config) -> Iterator[Candidate]`. A new miner is one file and one
+line here. What a relation is called and which of KontextBench's five categories it belongs to is in
 `relations.py`.
 """
 

@@ -26,5 +26,5 @@ RELATIONS: dict[str, tuple[str, str]] = {
 
 
 def relation_of(attribute: str) -> tuple[str, str]:
-    """(relation, category) of an attribute; unknown labels are local edits named after themselves."""
+    """(relation, category) of a label; unknown ones are local edits named after themselves."""
     return RELATIONS.get(attribute, (attribute, "local"))

@@ -1,4 +1,4 @@
-"""What a source yields: one item per image, planned deterministically before anything is decoded."""
+"""What a source yields: one item per image, planned before anything is decoded."""
 
 from __future__ import annotations
 

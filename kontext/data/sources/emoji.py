@@ -90,7 +90,7 @@ def parse_codes(codes: str) -> tuple[str, dict[str, str]]:
 
 
 def _sample(config: EmojiSource) -> tuple[set[str], set[str]]:
-    """Base keys of plain concepts and of people, chosen by hash so that they never depend on order."""
+    """Base keys of plain concepts and of people, chosen by hash, whatever their order."""
     groups = _unicode_groups()
     concepts, people = set(), set()
     for prefix in config.sets:

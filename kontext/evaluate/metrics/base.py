@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kontext.evaluate.bench import Bench
 from kontext.evaluate.pixels import Images, Values
-
-
-class ClipScorer(Protocol):
-    """A small image-text model: unit vectors of images uint8 [N, H, W, 3] and of texts, [N, D]."""
-
-    def images(self, images: Images) -> NDArray[np.float32]: ...
-
-    def texts(self, texts: list[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)

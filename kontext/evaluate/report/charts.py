@@ -5,6 +5,7 @@ Matplotlib draws in placeholder colours, which are then replaced by CSS variable
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -104,7 +105,8 @@ def line_chart(
             fontsize=8, frameon=False, labelcolor=INK, handlelength=1.4, ncols=3,
             loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.1, columnspacing=1.2,
         )  # fmt: skip
-    return _svg(figure, ylabel + " over " + xlabel)
+    data = b"".join(line.x.tobytes() + line.y.tobytes() for line in lines)
+    return _svg(figure, f"{ylabel} over {xlabel}", hashlib.sha256(data).hexdigest())
 
 
 def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]
@@ -124,12 +126,12 @@ def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _svg(figure, title: str) -> str:  # type: ignore[no-untyped-def]
+def _svg(figure, title: str, salt: str) -> str:  # type: ignore[no-untyped-def]
     import matplotlib
 
     buffer = io.StringIO()
-    # the salt makes ids stable; the title keeps ids of different charts on one page apart
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kontext" + title}):
+    # a salt of the data keeps ids stable, and those of different charts on one page apart
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title + salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -118,23 +118,10 @@ def _dropped(inputs: Inputs) -> TableBlock:
     return TableBlock("Pairs not kept, by reason", ("reason", "stage", "pairs"), tuple(rows))
 
 
-def mine_drops(counts: Any) -> Counter[str]:
-    """Drop reasons summed over miners and relations, from `counts.json`.
-
-    Accepts a list of rows {…, outcome or reason, count or pairs}, or nested objects whose innermost
-    keys are outcomes.
-    """
+def mine_drops(counts: Mapping[str, Any]) -> Counter[str]:
+    """Drop reasons of mine's `counts.json` {proposed, outcomes: [{outcome, pairs, …}]}, summed."""
     found: Counter[str] = Counter()
-    if isinstance(counts, Mapping):
-        for key, value in counts.items():
-            if isinstance(value, Mapping | list):
-                found.update(mine_drops(value))
-            elif isinstance(value, int) and key not in ("kept", "proposed"):
-                found[key] += value
-    elif isinstance(counts, list):
-        for row in counts:
-            outcome = row.get("outcome", row.get("reason", ""))
-            number = row.get("pairs", row.get("count", row.get("n", 0)))
-            if outcome not in ("kept", "proposed", ""):
-                found[outcome] += int(number)
-    return Counter({name: n for name, n in found.items() if n})
+    for row in counts["outcomes"]:
+        if row["outcome"] != "kept":
+            found[row["outcome"]] += row["pairs"]
+    return found

@@ -60,6 +60,7 @@ def facts(
 
 def tables(inputs: Inputs) -> list[TableBlock]:
     """Decisions by check and outcome, reasons of drops, thresholds, and classifier scores."""
+    policy = inputs["screen"].json("policy.json")
     counts: Counter[tuple[str, str, str]] = Counter()
     reasons: Counter[tuple[str, str]] = Counter()
     for row in decisions(inputs).to_pylist():
@@ -83,26 +84,36 @@ def tables(inputs: Inputs) -> list[TableBlock]:
             ("check", "reason", "count"),
             tuple((_CHECKS[c], r.replace("_", " "), n) for (c, r), n in sorted(reasons.items())),
         ),
-        _scores(inputs["screen"].table("image_scores.parquet")),
-        _policy(inputs["screen"].json("policy.json")),
+        _scores(inputs["screen"].table("image_scores.parquet"), policy),
+        _policy(policy),
     ]
     return [block for block in blocks if block.rows]
 
 
-def _scores(scores: pa.Table) -> TableBlock:
-    by_label: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in scores.select(["classifier", "label", "score"]).to_pylist():
-        by_label[row["classifier"], row["label"]].append(row["score"])
-    rows = []
-    for (classifier, label), values in sorted(by_label.items()):
-        top, high = float(np.max(values)), float(np.percentile(values, 99))
-        rows.append((label.replace("_", " ").lower(), classifier, round(high, 3), round(top, 3)))
-    rows.sort(key=lambda row: -row[3])
+def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
+    """Per classifier: images scored, and the tail of the scores that policy looks at."""
+    judged = {"nsfw", *policy.get("nudity_labels", ())}
+    images: dict[str, set[str]] = defaultdict(set)
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in scores.to_pylist():
+        images[row["classifier"]].add(row["pixel_id"])
+        if row["label"] in judged:
+            values[row["classifier"]].append(row["score"])
+    rows = [
+        (
+            name,
+            len(images[name]),
+            round(float(np.percentile(values[name], 99)), 3) if values[name] else None,
+            round(max(values[name]), 3) if values[name] else None,
+        )
+        for name in sorted(images)
+    ]
     return TableBlock(
-        "Raw classifier scores",
-        ("label", "classifier", "99th percentile", "highest"),
-        tuple(rows[:8]),
-        "The highest labels. Scores are stored; thresholds are applied by SQL views.",
+        "Classifier scores",
+        ("classifier", "images", "99th percentile", "highest"),
+        tuple(rows),
+        "Scores of the labels the policy judges, 0 to 1. They are stored raw; thresholds are "
+        "applied by SQL views.",
     )
 
 

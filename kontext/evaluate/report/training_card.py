@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Line, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
-from kontext.evaluate.score import PSNR_GOAL
 from kontext.stage import ArtifactReader
 from schemas.recipes import Recipe
 from schemas.tables import RELATION_CLASSES
@@ -46,20 +45,9 @@ def curves(history: pa.Table, names: Mapping[str, str]) -> list[Line]:
     return lines
 
 
-def numeric(history: pa.Table, leave_out: Sequence[str] = ()) -> list[str]:
-    """Names of the numeric columns other than the step."""
-    return [
-        field.name
-        for field in history.schema
-        if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
-        and field.name not in ("step", *leave_out)
-    ]
-
-
 def autoencoder_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
-    """Loss terms, and PSNR where the history has it."""
+    """Loss terms and the discriminator."""
     history = artifact.table("history.parquet")
-    psnr = [name for name in numeric(history) if "psnr" in name]
     terms = {"l1": "L1", "perceptual": "perceptual", "adversarial": "adversarial"}
     config = recipe.autoencoder
     marks = [(config.perceptual_start, "perceptual")]
@@ -77,16 +65,6 @@ def autoencoder_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
             "Discriminator",
             "Hinge loss; 1 is a discriminator that cannot tell.",
             line_chart(curves(history, {"critic": "PatchGAN"}), "step", "hinge loss"),
-        ),
-        Chart(
-            "Held-out PSNR",
-            "EMA weights, while training.",
-            line_chart(
-                curves(history, {name: name for name in psnr}),
-                "step",
-                "dB",
-                goal=(PSNR_GOAL, f"goal {PSNR_GOAL:g} dB"),
-            ),
         ),
     ]
     return [chart for chart in charts if chart.svg]
@@ -110,29 +88,28 @@ def flow_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
 
 
 def distill_charts(artifact: ArtifactReader) -> list[Chart]:
-    """Adversarial losses, and how the discriminator's logits separate where that was recorded."""
+    """Adversarial losses, and how far the discriminator's logits lie apart."""
     history = artifact.table("history.parquet")
-    names = numeric(history, ("seconds", "lr"))
-    losses = [n for n in names if "loss" in n or n in ("student", "heads", "critic", "r1")]
-    logits = [n for n in names if "real" in n or "fake" in n or "logit" in n]
-    losses = [n for n in losses if n not in logits] or [n for n in names if n not in logits][:3]
+    losses = {"student_loss": "student", "heads_loss": "heads", "anchor": "distance to teacher"}
+    logits = {
+        "real_logit": "teacher edits",
+        "fake_logit": "student edits",
+        "wrong_logit": "wrong condition",
+    }
     charts = [
         Chart(
             "Distillation (LADD)",
-            "Hinge losses of the student and of the heads on the frozen teacher.",
-            line_chart(curves(history, _labels(losses)), "step", "loss"),
+            "Hinge losses of the student and of the heads on the frozen teacher's features.",
+            line_chart(curves(history, losses), "step", "loss"),
         ),
         Chart(
-            "Discriminator logits",
-            "Teacher edits (real) against student edits (fake): together means indistinguishable.",
-            line_chart(curves(history, _labels(logits)), "step", "mean logit"),
+            "What the heads see",
+            "Mean logits of teacher edits (real), student edits (fake) and edits with a wrong "
+            "instruction or context. Real and fake together: the heads cannot tell them apart.",
+            line_chart(curves(history, logits), "step", "mean logit"),
         ),
     ]
     return [chart for chart in charts if chart.svg]
-
-
-def _labels(names: Sequence[str]) -> dict[str, str]:
-    return {name: name.replace("_", " ") for name in names[:6]}
 
 
 def level_map(artifact: ArtifactReader) -> HeatMap | None:

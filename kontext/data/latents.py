@@ -1,0 +1,125 @@
+"""Images and texts encoded once, and read back as the tensors that training draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kontext.data.loader import PairSet
+from kontext.errors import WeightsError
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.precision import autocast
+from kontext.models.text import TextEncoder
+from kontext.stage import ArtifactReader
+from kontext.train.batch import NO_CONTEXT, PairTensors
+from schemas.tables import RELATION_CLASSES
+
+EMPTY_PROMPT = ""
+
+ENCODED_PAIRS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("split", pa.string()),
+        ("relation_class", pa.string()),
+        ("target", pa.int64()),
+        ("context", pa.int64()),
+        ("text", pa.int64()),
+    ],
+    metadata={"comment": "Indices of every pair into the latent and text banks; -1: no context."},
+)
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """K unique texts encoded: tokens [K, L, D], mask [K, L], pooled [K, P], fp16."""
+
+    texts: list[str]
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+@torch.no_grad()
+def encode_images(
+    model: Autoencoder, images: Tensor, batch: int, progress: Callable[[int], None]
+) -> Tensor:
+    """Normalised modes [M, C, h, w] in float16 of uint8 images [M, H, W, 3]."""
+    out = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch].permute(0, 3, 1, 2).float() / 127.5 - 1
+        with autocast(images.device):
+            out.append(model.encode(part).to(torch.float16).cpu())
+        progress(min(start + batch, len(images)))
+    return torch.cat(out)
+
+
+def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> TextBank:
+    """Encode the unique texts, the empty prompt always first."""
+    unique = [EMPTY_PROMPT, *sorted(set(texts) - {EMPTY_PROMPT})]
+    tokens, mask, pooled = encoder.encode(unique, length)
+    return TextBank(unique, tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
+
+
+def pair_rows(
+    pairs: PairSet, image_row: dict[str, int], texts: list[str]
+) -> list[dict[str, object]]:
+    """Rows of ENCODED_PAIRS for one split."""
+    text_row = {text: row for row, text in enumerate(texts)}
+    return [
+        {
+            "pair_id": row.pair_id,
+            "split": row.split,
+            "relation_class": row.relation_class,
+            "target": image_row[pairs.pixel_ids[row.target]],
+            "context": image_row[pairs.pixel_ids[row.contexts[0]]] if row.contexts else NO_CONTEXT,
+            "text": text_row[row.instruction],
+        }
+        for row in pairs.rows
+    ]
+
+
+def save_banks(folder: Path, latents: Tensor, texts: TextBank) -> tuple[Path, Path]:
+    """Write `latents.safetensors` and `text.safetensors`; returns their paths."""
+    image_path, text_path = folder / "latents.safetensors", folder / "text.safetensors"
+    save_file({"latents": latents.contiguous()}, image_path)
+    save_file(
+        {"tokens": texts.tokens, "mask": texts.mask, "pooled": texts.pooled},
+        text_path,
+    )
+    return image_path, text_path
+
+
+def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> PairTensors:
+    """The pairs of one split as tensors.
+
+    Raises:
+        WeightsError: the artifact holds no pair of that split.
+    """
+    table = encoded.table("pairs.parquet")
+    rows = [row for row in table.to_pylist() if row["split"] == split]
+    if not rows:
+        raise WeightsError(f"the encoded dataset has no '{split}' pairs")
+    latents = load_file(encoded.path("latents.safetensors"))["latents"].float()
+    text = load_file(encoded.path("text.safetensors"))
+    index = {name: i for i, name in enumerate(RELATION_CLASSES)}
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([row[name] for row in rows], dtype=torch.int64)
+
+    return PairTensors(
+        latents=latents.to(device),
+        text_tokens=text["tokens"].to(device),
+        text_pooled=text["pooled"].to(device),
+        target=column("target"),
+        context=column("context"),
+        text=column("text"),
+        category=torch.tensor([index[row["relation_class"]] for row in rows]),
+        categories=RELATION_CLASSES,
+        empty_text=0,
+    )

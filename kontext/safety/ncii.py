@@ -1,0 +1,52 @@
+"""The pair rule: a person who is less covered after the edit, although each image may pass alone.
+
+Non-consensual intimate imagery is made by a transformation, so it is judged on (y, x, c): how much
+exposure rises from the contexts to the target, whether a person is shown, and what the words ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from kontext.safety.ids import Reason
+
+Values = NDArray[np.float32]
+
+_UNDRESSING = {Reason.TEXT_UNDRESS, Reason.TEXT_NUDITY, Reason.TEXT_SEXUAL}
+
+
+class NciiLimits(BaseModel):
+    """Limits of the pair rule, all on scores in [0, 1]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    person_min: float = Field(ge=0, le=1)  # from here a person counts as shown
+    exposure_rise_max: float = Field(ge=0, le=1)  # with a person
+    undress_rise_max: float = Field(ge=0, le=1)  # when the words ask to undress, person or not
+
+
+def pair_reasons(
+    rise: Values, person: Values, text_reasons: Sequence[Reason | None], limits: NciiLimits
+) -> list[Reason | None]:
+    """The pair rule for N edits.
+
+    Args:
+        rise: exposure of the target minus the largest of the contexts; NaN fails closed.
+        person: largest person score over all images of the pair; NaN counts as a person.
+        text_reasons: what the text rules said of each instruction.
+        limits: of the policy.
+    """
+    shown = ~(person < limits.person_min)
+    exposed = shown & ~(rise <= limits.exposure_rise_max)
+    undressed = shown | ~(rise <= limits.undress_rise_max)
+    found: list[Reason | None] = []
+    for index, text in enumerate(text_reasons):
+        if (text in _UNDRESSING and undressed[index]) or text is Reason.TEXT_MINOR_SEXUAL:
+            found.append(Reason.NCII_UNDRESS)
+        else:
+            found.append(Reason.NCII_EXPOSURE if exposed[index] else None)
+    return found

@@ -1,0 +1,241 @@
+"""Safety policies: versioned files of classifiers and limits, and the editor's own screening."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kontext.errors import GateError, RecipeError, SafetyRefusal
+from kontext.safety.classifiers import (
+    ImageClassifier,
+    Pixels,
+    Scores,
+    load_classifier,
+    score_images,
+)
+from kontext.safety.hashes import HashGate
+from kontext.safety.ids import Outcome, Reason
+from kontext.safety.ncii import NciiLimits, pair_reasons
+from kontext.safety.text import check_text
+from schemas.recipes import ScreenConfig
+
+Values = NDArray[np.float32]
+
+INERT_FROM = 1000  # items from which a constant score or an all-rejecting filter is an error
+_UNMATCHABLE = "_unmatchable"
+
+
+class ImageRisk(NamedTuple):
+    """Risk of N images, float32 [N] each in [0, 1]; NaN where a classifier failed."""
+
+    nsfw: Values
+    nudity: Values
+    exposure: Values
+    person: Values
+
+
+class Policy(BaseModel):
+    """A policy file. Thresholds are those of the `acceptance` view."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    description: str
+    classifiers: tuple[str, ...]
+    thresholds: dict[str, float]
+    nudity_weights: dict[str, float]  # the largest weighted label is the nudity score
+    exposure_weights: dict[str, float]  # the largest weighted one is the exposure
+    person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
+    ncii: NciiLimits
+
+    def risk(self, scores: Mapping[str, Values]) -> ImageRisk:
+        """Combine label scores (of all classifiers, label -> [N]) into risks."""
+        zeros = np.zeros_like(scores["nsfw"])
+        nudity, exposure = (
+            [weight * scores[label] for label, weight in weights.items()]
+            for weights in (self.nudity_weights, self.exposure_weights)
+        )
+        return ImageRisk(
+            scores["nsfw"],
+            _largest(nudity, zeros),
+            _largest(exposure, zeros),
+            _largest([scores[label] for label in self.person_labels], zeros + 1),
+        )
+
+    def limit(self, name: str, unmatchable: bool) -> float:
+        """`nsfw_max` or `nudity_max`, the stricter one for images the hash gate cannot match."""
+        usual = self.thresholds.get(name, 1.0)
+        return min(usual, self.thresholds.get(name + _UNMATCHABLE, usual)) if unmatchable else usual
+
+
+def _largest(parts: list[Values], default: Values) -> Values:
+    found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
+    return found
+
+
+def load_policy(name: str) -> Policy:
+    """A packaged policy by name (`default`, `no-nudenet`), or a `.json` file by path.
+
+    Raises:
+        RecipeError: no such policy, or a file that is not one; it says which key is wrong.
+    """
+    from kontext.errors import CatalogError
+    from kontext.store.views import check_thresholds
+
+    folder = resources.files("kontext.safety").joinpath("policies")
+    if name.endswith(".json"):
+        try:
+            text = Path(name).expanduser().read_text("utf-8")
+        except OSError as error:
+            raise RecipeError(f"policy {name} cannot be read: {error.strerror}") from error
+    elif folder.joinpath(f"{name}.json").is_file():
+        text = folder.joinpath(f"{name}.json").read_text("utf-8")
+    else:
+        known = ", ".join(sorted(item.name.removesuffix(".json") for item in folder.iterdir()))
+        raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
+    try:
+        policy = Policy.model_validate_json(text)
+        check_thresholds(policy.thresholds)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RecipeError(f"policy {name}: {where}: {first['msg']}") from error
+    except CatalogError as error:
+        raise RecipeError(f"policy {name}: {error}") from error
+    if "open-nsfw" not in policy.classifiers or "nsfw_max" not in policy.thresholds:
+        raise RecipeError(f"policy {name}: open-nsfw and a limit nsfw_max are required")
+    return policy
+
+
+def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:
+    """The classifiers a screening runs: the policy's, all of which the recipe must allow.
+
+    Raises:
+        RecipeError: the policy needs one that `screen.classifiers` leaves out.
+    """
+    for name in policy.classifiers:
+        if name not in config.classifiers:
+            raise RecipeError(
+                f"policy {policy.version} needs the classifier {name}, which screen.classifiers "
+                "leaves out: add it, or choose another screen.policy"
+            )
+    return policy.classifiers
+
+
+class FilterHealth(NamedTuple):
+    """How one filter behaved on a run."""
+
+    name: str
+    items: int
+    pass_rate: float
+    std: float
+
+
+def filter_health(
+    name: str, values: NDArray[np.floating], passed: NDArray[np.bool_]
+) -> FilterHealth:
+    """Pass rate and spread of a filter's scores; an inert filter stops the run.
+
+    Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
+
+    Raises:
+        GateError: over at least 1,000 items the score never varies or nothing passes.
+    """
+    finite = values[np.isfinite(values)]
+    std = float(finite.std()) if len(finite) else 0.0
+    rate = float(passed.mean()) if len(passed) else 1.0
+    if len(values) >= INERT_FROM:
+        if std < 1e-7:
+            raise GateError(f"filter {name} is broken: its score is constant over {len(values)}")
+        if rate == 0.0:
+            raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
+    return FilterHealth(name, len(values), rate, std)
+
+
+def screen_edit(
+    instruction: str,
+    images: Sequence[Pixels],
+    policy: Policy,
+    gate: HashGate | None = None,
+) -> None:
+    """The editor's check of an instruction with its input images, or of an edit with its result.
+
+    Args:
+        instruction: what the user asked.
+        images: uint8 [H, W, 3]; with more than one, the last is the result and the others its
+            contexts, and the pair rule applies.
+        policy: limits in force.
+        gate: hash lists; None matches the canary bank only.
+
+    Raises:
+        SafetyRefusal: with a reason and one line that repeats no content.
+    """
+    text = check_text(instruction)
+    if text is not None:
+        raise SafetyRefusal(text, f"refused by policy {policy.version}: {_LINES[text]}")
+    if not images:
+        return
+    gate = gate or HashGate()
+    unmatchable = []
+    for image in images:
+        result = gate.check(b"", image)
+        if result.outcome is Outcome.DROP:
+            raise _refusal(policy, Reason(result.reason))
+        unmatchable.append(result.outcome is Outcome.UNMATCHABLE)
+    scores: Scores = {}
+    for name in policy.classifiers:
+        scores |= score_images(_classifier(name), images)
+    risk = policy.risk(scores)
+    for name, values, reason in (
+        ("nsfw_max", risk.nsfw, Reason.NSFW),
+        ("nudity_max", risk.nudity, Reason.NUDITY),
+    ):
+        for value, strict in zip(values, unmatchable, strict=True):
+            if np.isnan(value):
+                raise _refusal(policy, Reason.CLASSIFIER_ERROR)
+            if value > policy.limit(name, strict):
+                raise _refusal(policy, reason)
+    if len(images) > 1:
+        rise = risk.exposure[-1:] - risk.exposure[:-1].max()
+        (pair,) = pair_reasons(rise, risk.person.max(keepdims=True), [None], policy.ncii)
+        if pair is not None:
+            raise _refusal(policy, pair)
+
+
+def _refusal(policy: Policy, reason: Reason) -> SafetyRefusal:
+    return SafetyRefusal(reason, f"refused by policy {policy.version}: {_LINES[reason]}")
+
+
+_LINES: dict[Reason, str] = {
+    Reason.HASH_MATCH: "the image is on a list of known harmful images",
+    Reason.CANARY: "the image is a test canary of the hash gate",
+    Reason.NSFW: "the image looks explicit",
+    Reason.NUDITY: "the image seems to show nudity",
+    Reason.CLASSIFIER_ERROR: "the image could not be checked",
+    Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
+    Reason.TEXT_NUDITY: "the instruction asks for nudity",
+    Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
+    Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
+    Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
+    Reason.NCII_EXPOSURE: "the edit would uncover a person",
+    Reason.NCII_UNDRESS: "the edit would uncover a person",
+}
+
+
+@lru_cache(maxsize=8)
+def _classifier(name: str) -> ImageClassifier:
+    return load_classifier(name, threads=2)
+
+
+def policy_json(policy: Policy) -> dict[str, object]:
+    """The policy as it is stored with a screening: the resolved file, word for word."""
+    found: dict[str, object] = json.loads(policy.model_dump_json())
+    return found

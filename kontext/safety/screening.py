@@ -1,0 +1,190 @@
+"""Screening in bulk: image scores in chunks, text reasons, and the decisions that follow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kontext.safety.classifiers import ImageClassifier, Pixels, load_classifier, score_images
+from kontext.safety.ids import Check, Outcome, Reason, decision, subject_hmac
+from kontext.safety.policy import ImageRisk, Policy
+from kontext.safety.text import check_text, rules_version
+from schemas.tables import DECISIONS, IMAGE_SCORES
+
+CHUNK = 256
+PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
+
+
+@dataclass(frozen=True)
+class ScoreChunk:
+    """Rows [start, stop) of one pixels file, and the classifiers to run."""
+
+    path: Path
+    start: int
+    stop: int
+    classifiers: tuple[str, ...]
+
+
+def plan_scores(paths: Sequence[Path], classifiers: tuple[str, ...]) -> list[ScoreChunk]:
+    """Chunks of at most 256 images over all pixels files."""
+    chunks = []
+    for path in paths:
+        rows = pq.read_metadata(path).num_rows
+        for start in range(0, rows, CHUNK):
+            chunks.append(ScoreChunk(path, start, min(start + CHUNK, rows), classifiers))
+    return chunks
+
+
+def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
+    """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
+    table = pq.read_table(chunk.path, partitioning=None).slice(
+        chunk.start, chunk.stop - chunk.start
+    )
+    ids = table["pixel_id"].to_pylist()
+    images = [_decode(png) for png in table["png"].to_pylist()]
+    columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
+    for name in chunk.classifiers:
+        for label, values in score_images(_classifier(name), images).items():
+            columns["pixel_id"] += ids
+            columns["classifier"] += [name] * len(ids)
+            columns["label"] += [label] * len(ids)
+            columns["score"] += values.tolist()
+    return {"scores": pa.table(columns, schema=IMAGE_SCORES)}
+
+
+@lru_cache(maxsize=8)
+def _classifier(name: str) -> ImageClassifier:
+    return load_classifier(name, threads=1)
+
+
+def _decode(png: bytes) -> Pixels:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Label -> float32 [M] in the order of `pixel_ids`; NaN where an image has no score."""
+    row_of = {pixel_id: row for row, pixel_id in enumerate(pixel_ids)}
+    found: dict[str, NDArray[np.float32]] = {}
+    rows = np.array([row_of[pixel_id] for pixel_id in scores["pixel_id"].to_pylist()], int)
+    labels = np.array(scores["label"].to_pylist())
+    values = scores["score"].to_numpy()
+    for label in sorted(set(labels.tolist())):
+        mine = labels == label
+        array = np.full(len(pixel_ids), np.nan, np.float32)
+        array[rows[mine]] = values[mine]
+        found[label] = array
+    return found
+
+
+def text_reasons(rows: Iterable[Sequence[str]]) -> list[Reason | None]:
+    """The strictest reason among several texts per pair; each distinct text is checked once."""
+    known: dict[str, Reason | None] = {"": None}
+    found = []
+    for texts in rows:
+        reasons = []
+        for text in texts:
+            if text not in known:
+                known[text] = check_text(text)
+            if (reason := known[text]) is not None:
+                reasons.append(reason)
+        strict = Reason.TEXT_MINOR_SEXUAL
+        found.append(strict if strict in reasons else (reasons[0] if reasons else None))
+    return found
+
+
+def image_decisions(
+    pixel_ids: Sequence[str],
+    risk: ImageRisk,
+    unmatchable: NDArray[np.bool_],
+    policy: Policy,
+    versions: dict[str, str],
+    key: bytes,
+) -> list[dict[str, Any]]:
+    """One row per stopped image and classifier, and one in fifty of the passes."""
+    found = []
+    checks = [("open-nsfw", "nsfw_max", risk.nsfw, Reason.NSFW)]
+    if "nudenet" in policy.classifiers:
+        checks.append(("nudenet", "nudity_max", risk.nudity, Reason.NUDITY))
+    for classifier, name, values, bad in checks:
+        for pixel_id, value, strict in zip(pixel_ids, values, unmatchable, strict=True):
+            limit = policy.limit(name, bool(strict))
+            outcome, reason = Outcome.PASS, ""
+            if np.isnan(value):
+                outcome, reason = Outcome.ERROR, str(Reason.CLASSIFIER_ERROR)
+            elif value > limit:
+                outcome, reason = Outcome.DROP, str(bad)
+            elif not sampled(pixel_id):
+                continue
+            found.append(
+                decision(
+                    subject_kind="image",
+                    subject=subject_hmac(pixel_id, key),
+                    check=Check.CLASSIFIER,
+                    provider=versions[classifier],
+                    outcome=outcome,
+                    reason=reason,
+                    policy_version=policy.version,
+                    score=-1.0 if np.isnan(value) else float(value),
+                    threshold=limit,
+                )
+            )
+    return found
+
+
+def pair_decisions(
+    pair_ids: Sequence[str],
+    texts: Sequence[Reason | None],
+    pairs: Sequence[Reason | None],
+    rises: NDArray[np.floating],
+    policy: Policy,
+    key: bytes,
+) -> list[dict[str, Any]]:
+    """One row per pair that a text or pair rule stopped, and one in fifty of the passes."""
+    found = []
+    limit = policy.ncii.exposure_rise_max
+    for pair_id, text, pair, rise in zip(pair_ids, texts, pairs, rises, strict=True):
+        subject = subject_hmac(pair_id, key)
+        for check, kind, reason, provider in (
+            (Check.TEXT_RULE, "text", text, rules_version()),
+            (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.version}"),
+        ):
+            if reason is None and not sampled(pair_id):
+                continue
+            scored = check is Check.PAIR_RULE and not np.isnan(rise)
+            found.append(
+                decision(
+                    subject_kind=kind,
+                    subject=subject,
+                    check=check,
+                    provider=provider,
+                    outcome=Outcome.PASS if reason is None else Outcome.DROP,
+                    reason=reason or "",
+                    policy_version=policy.version,
+                    score=float(rise) if scored else -1.0,
+                    threshold=limit if scored else -1.0,
+                )
+            )
+    return found
+
+
+def sampled(subject_id: str) -> bool:
+    """Whether a pass of this subject is written down: a stable one in fifty."""
+    return int(subject_id[:8], 16) % PASS_SAMPLED_IN == 0
+
+
+def decisions_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """DECISIONS table, sorted so that it does not depend on the order of work."""
+    order = ("check", "provider", "outcome", "subject_hmac")
+    rows = sorted(rows, key=lambda row: tuple(row[name] for name in order))
+    return pa.Table.from_pylist(rows, schema=DECISIONS)

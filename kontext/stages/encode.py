@@ -1,0 +1,79 @@
+"""Stage encode: latents (mode) and text states, computed once for every image and text."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+import torch
+
+from kontext.data.latents import (
+    ENCODED_PAIRS,
+    encode_images,
+    encode_texts,
+    pair_rows,
+    save_banks,
+)
+from kontext.data.loader import load_split
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.convert import load_weights
+from kontext.models.text import load_text_encoder
+from kontext.parallel.memory import keep_freed_memory
+from kontext.stage import StageContext
+from schemas.recipes import EncodeConfig
+
+
+def run(ctx: StageContext) -> None:
+    """Encode all splits; the banks are keyed by pixel id, text and encoder digests."""
+    config = ctx.config
+    assert isinstance(config, EncodeConfig)
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec_path = ctx.inputs["train-autoencoder"].path("autoencoder.safetensors")
+    model = Autoencoder.from_config(ctx.inputs["train-autoencoder"].json("config.json"))
+    load_weights(model, codec_path)
+    model.requires_grad_(False).eval().to(device)
+    encoder = load_text_encoder(device=device)
+
+    splits = {name: load_split(ctx.inputs["shard"], name) for name in ("train", "val", "test")}
+    pixels = {
+        pixel_id: pairs.images[row]
+        for pairs in splits.values()
+        for row, pixel_id in enumerate(pairs.pixel_ids)
+    }
+    ids = sorted(pixels)
+    images = torch.stack([torch.from_numpy(pixels[pixel_id]) for pixel_id in ids]).to(device)
+    latents = encode_images(
+        model,
+        images,
+        config.batch,
+        lambda done: ctx.report.progress(done, len(ids), "encoding images"),
+    )
+    texts = encode_texts(
+        encoder,
+        [row.instruction for pairs in splits.values() for row in pairs.rows],
+        config.text_length,
+    )
+    image_row = {pixel_id: row for row, pixel_id in enumerate(ids)}
+    rows = [row for pairs in splits.values() for row in pair_rows(pairs, image_row, texts.texts)]
+
+    for path in save_banks(ctx.scratch, latents, texts):
+        ctx.output.add_file(path.name, path)
+    ctx.output.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
+    codec_digest = hashlib.sha256(codec_path.read_bytes()).hexdigest()
+    ctx.output.add_json("latent_ids.json", {"codec_sha256": codec_digest, "pixel_ids": ids})
+    ctx.output.add_json("texts.json", {"encoder_sha256": encoder.digest, "texts": texts.texts})
+    longest = int(texts.mask.sum(1).max())
+    truncated = int((texts.mask.sum(1) == config.text_length).sum())
+    ctx.output.metric("images", len(ids))
+    ctx.output.metric("texts", len(texts.texts))
+    ctx.output.metric("longest_text", longest)
+    ctx.output.metric("texts_at_length_limit", truncated)
+    ctx.output.metric("latent_std", float(latents.float().std()))
+    ctx.report.markdown(
+        "encode-summary",
+        f"**{len(ids):,}** images to latents {tuple(latents.shape[1:])} "
+        f"(std {latents.float().std():.3f}); **{len(texts.texts):,}** texts to "
+        f"{config.text_length} x {texts.tokens.shape[2]} states, {truncated} of them at the limit. "
+        f"Codec `{codec_digest[:12]}`, text encoder `{encoder.digest[:12]}`.",
+    )

@@ -1,0 +1,118 @@
+"""Stage mine: ingested images in, balanced directed pairs out."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import pyarrow as pa
+
+from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.mine import MINERS, MinedImage, Selection, select
+from kontext.errors import GateError, RecipeError
+from kontext.stage import StageContext
+from schemas.recipes import MineConfig
+from schemas.tables import CATEGORIES, PAIRS
+
+_SHOWN = 8
+
+
+def run(ctx: StageContext) -> None:
+    """Propose with every miner of the recipe, then select.
+
+    Raises:
+        RecipeError: an unknown miner.
+        GateError: nothing could be mined.
+    """
+    config = ctx.config
+    assert isinstance(config, MineConfig)
+    unknown = [name for name in config.miners if name not in MINERS]
+    if unknown:
+        raise RecipeError(f"unknown miners {unknown} (known: {', '.join(MINERS)})")
+    bank = ImageBank(ctx.inputs["ingest"])
+    images = _images(ctx.inputs["ingest"].table("images"), bank)
+    proposed = [c for name in config.miners for c in MINERS[name](images, config)]
+    selection = select(proposed, config)
+    if not selection.kept:
+        raise GateError(
+            "no pair could be mined: no two images of a group differ in exactly one label"
+        )
+    ctx.output.add_table("pairs.parquet", _table(selection))
+    rows = [
+        {"relation_class": key[0], "relation": key[1], "outcome": key[2], "pairs": n}
+        for key, n in sorted(selection.counts.items())
+        if n
+    ]
+    ctx.output.add_json("counts.json", {"proposed": len(proposed), "outcomes": rows})
+    _report(ctx, selection, len(proposed), bank)
+
+
+def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
+    return [
+        MinedImage(
+            pixel_id=row["pixel_id"],
+            source=row["source"],
+            group_key=row["group_key"],
+            concept=row["concept"],
+            attributes=json.loads(row["attributes"]),
+            license_spdx=row["license_spdx"],
+            rgb=bank.rgb(row["pixel_id"]),
+        )
+        for row in sorted(table.to_pylist(), key=lambda row: str(row["pixel_id"]))
+    ]
+
+
+def _table(selection: Selection) -> pa.Table:
+    rows = [
+        {
+            "pair_id": c.pair_id,
+            "context_ids": list(c.context_ids),
+            "target_id": c.target_id,
+            "relation_class": c.relation_class,
+            "relation": c.relation,
+            "miner": c.miner,
+            "miner_version": c.miner_version,
+            "params": c.params_json,
+            "group_key": c.group_key,
+            "source": c.source,
+            "license_spdx": c.license_spdx,
+        }
+        for c in selection.kept
+    ]
+    return pa.Table.from_pylist(rows, PAIRS)
+
+
+def _report(ctx: StageContext, selection: Selection, proposed: int, bank: ImageBank) -> None:
+    by_category = defaultdict(list)
+    for candidate in selection.kept:
+        by_category[candidate.relation_class].append(candidate)
+    for name in (*CATEGORIES, "t2i"):
+        ctx.output.metric(f"pairs_{name}", len(by_category[name]))
+    for name in CATEGORIES:
+        if not by_category[name]:
+            ctx.note(f"no '{name}' pairs could be mined from these sources")
+    ctx.report.table(
+        "mine-counts",
+        [
+            {"category": key[0], "relation": key[1], "outcome": key[2], "pairs": n}
+            for key, n in sorted(selection.counts.items())
+            if n
+        ],
+    )
+    shown = [name for name in CATEGORIES if by_category[name]]
+    if shown:
+        rows = [
+            [
+                bank.rgb(pixel_id)
+                for c in by_category[name][:_SHOWN]
+                for pixel_id in (*c.context_ids, c.target_id)
+            ]
+            for name in shown
+        ]
+        sheet = contact_sheet(rows, row_labels=shown, cell=72)
+        ctx.report.image("mine-samples", sheet, "context | target, by category")
+    ctx.report.markdown(
+        "mine-summary",
+        f"**{len(selection.kept):,}** pairs kept of {proposed:,} proposed: "
+        + ", ".join(f"{len(by_category[name]):,} {name}" for name in (*CATEGORIES, "t2i")),
+    )

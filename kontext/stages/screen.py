@@ -1,0 +1,151 @@
+"""Stage screen: raw safety and quality scores, decisions, and which pairs are accepted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.judge.screen import ScreenedPairs, screen_pairs
+from kontext.safety.classifiers import load_classifier
+from kontext.safety.ids import run_key
+from kontext.safety.pdq import MIN_QUALITY
+from kontext.safety.policy import (
+    ImageRisk,
+    Policy,
+    classifiers_for,
+    filter_health,
+    load_policy,
+    policy_json,
+)
+from kontext.safety.screening import (
+    decisions_table,
+    image_decisions,
+    label_arrays,
+    pair_decisions,
+    plan_scores,
+    score_chunk,
+)
+from kontext.stage import StageContext
+from kontext.store.views import acceptance
+from schemas.recipes import ScreenConfig
+
+_SHOWN = 12
+_VARYING = ("nsfw_max", "clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
+
+
+def run(ctx: StageContext) -> None:
+    """Score every image and pair, decide, and report what was dropped and why.
+
+    Raises:
+        RecipeError: unknown policy, or it needs a classifier that the recipe leaves out.
+        GateError: a classifier is not installed, or a filter is inert.
+    """
+    config = ctx.config
+    assert isinstance(config, ScreenConfig)
+    policy = load_policy(config.policy)
+    names = classifiers_for(policy, config)
+    versions = {name: load_classifier(name).version for name in names}  # fails before the work
+    if "nudenet" not in names:
+        ctx.note(f"policy {policy.version}: no body-part detector, nudity is not scored")
+    ingest = ctx.inputs["ingest"]
+    chunks = plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
+    results = ctx.map_chunks(score_chunk, chunks, config.processes)
+    image_scores = pa.concat_tables([result["scores"] for result in results])
+    bank, images = ImageBank(ingest), ingest.table("images")
+    risk = policy.risk(label_arrays(image_scores, bank.ids))
+    quality = dict(
+        zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
+    )
+    unmatchable = np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
+    pairs = ctx.inputs["mine"].table("pairs.parquet")
+    captions = ctx.inputs["caption"].table("captions.parquet")
+    screened = screen_pairs(
+        bank, images, pairs, captions, risk, unmatchable, policy, config, ctx.report.progress
+    )
+    accepted = acceptance(pairs, captions, screened.scores, policy.thresholds)
+    key = run_key(ctx.home)
+    decisions = [
+        *image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
+        *pair_decisions(
+            pairs["pair_id"].to_pylist(), screened.text, screened.pair, screened.rise, policy, key
+        ),
+    ]
+    ctx.output.add_table("image_scores.parquet", image_scores)
+    ctx.output.add_table("pair_scores.parquet", screened.scores)
+    ctx.output.add_table("decisions.parquet", decisions_table(decisions))
+    ctx.output.add_table("accepted.parquet", accepted)
+    ctx.output.add_json("policy.json", policy_json(policy))
+    for path in screened.trained.scorer.save(ctx.scratch):
+        ctx.output.add_file(path.name, path)
+    _check_filters(ctx, screened.scores, accepted)
+    _report(ctx, policy, bank, risk, unmatchable, screened, pairs, accepted)
+
+
+def _check_filters(ctx: StageContext, scores: pa.Table, accepted: pa.Table) -> None:
+    """Record every filter's pass rate; stop on one that is inert or rejects everything."""
+    reasons = accepted["reject_reasons"].to_pylist()
+    for name in (*_VARYING, "nudity_max", "exposure_delta", "changed_frac", "clip_dir"):
+        stem = name.removesuffix("_max")
+        hit = [any(r.startswith(stem) for r in own) for own in reasons]
+        values = scores[name].to_numpy().astype(np.float64)
+        if name not in _VARYING:  # may be flat: no body parts, or nothing but one kind of edit
+            values = np.append(values, [0.0, 1.0])
+        health = filter_health(name, values, ~np.array(hit, bool))
+        ctx.output.metric(f"pass_rate/{name}", round(health.pass_rate, 5))
+
+
+def _report(
+    ctx: StageContext,
+    policy: Policy,
+    bank: ImageBank,
+    risk: ImageRisk,
+    unmatchable: NDArray[np.bool_],
+    screened: ScreenedPairs,
+    pairs: pa.Table,
+    accepted: pa.Table,
+) -> None:
+    total, kept = accepted.num_rows, sum(accepted["accept"].to_pylist())
+    dropped: Counter[tuple[str, str]] = Counter()
+    classes = dict(
+        zip(pairs["pair_id"].to_pylist(), pairs["relation_class"].to_pylist(), strict=True)
+    )
+    for row in accepted.to_pylist():
+        for reason in row["reject_reasons"]:
+            dropped[reason, classes[row["pair_id"]]] += 1
+    rows: list[dict[str, Any]] = [
+        {"reason": reason, "relation_class": kind, "pairs": count}
+        for (reason, kind), count in sorted(dropped.items())
+    ]
+    metrics = {
+        "pairs_screened": total,
+        "pairs_accepted": kept,
+        "images_unmatchable": int(unmatchable.sum()),
+        "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
+        **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
+    }
+    for name, value in metrics.items():
+        ctx.output.metric(name, value)
+    ctx.report.table("screen-dropped", rows)
+    ctx.report.markdown(
+        "screen-summary",
+        f"Policy **{policy.version}**: **{kept:,}** of {total:,} pairs accepted; "
+        f"{len(bank):,} images scored by {', '.join(policy.classifiers)}, "
+        f"{int(unmatchable.sum()):,} of them under the stricter limits of unmatchable images.",
+    )
+    _show_nearest(ctx, bank, risk)
+
+
+def _show_nearest(ctx: StageContext, bank: ImageBank, risk: ImageRisk) -> None:
+    """The accepted images with the highest scores: what the limits look like from below."""
+    rows, labels = [], []
+    for label, values in (("open-nsfw", risk.nsfw), ("nudity", risk.nudity)):
+        top = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:_SHOWN]
+        rows.append([bank.rgb(bank.ids[index]) for index in top])
+        labels.append(f"{label} {values[top[-1]]:.2f} to {values[top[0]]:.2f}")
+    sheet = contact_sheet(rows, row_labels=labels, cell=64)
+    ctx.report.image("screen-highest", sheet, "images with the highest risk scores")

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import itertools
+
+from kontext.evaluate.latency import WARM_UP, measure
+
+
+def test_median_and_p90_of_warm_runs_only() -> None:
+    durations = [9.0, 1.0, 2.0, 3.0, 4.0]  # seconds of the five timed runs, in any order
+    ticks = itertools.accumulate(itertools.chain.from_iterable((100.0, d) for d in durations))
+    calls: list[int] = []
+    timing = measure("x", "X", lambda: calls.append(1), 7, runs=5, clock=lambda: next(ticks))
+    assert len(calls) == WARM_UP + 5
+    assert timing.median_ms == 3000.0
+    assert timing.p90_ms == 7000.0  # linear between 4 s and 9 s
+    assert (timing.runs, timing.nfe) == (5, 7)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
+from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size
+from kontext.evaluate.report.charts import INK, SERIES, Line, line_chart, smooth
+from kontext.evaluate.report.lineage import Node, lineage_svg, reduced_edges
+from kontext.evaluate.report.model import HeatMap
+
+
+def test_smoothing_by_hand() -> None:
+    assert smooth(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
+    assert smooth(np.array([1.0, np.nan, 5.0]), 3).tolist() == [1.0, 3.0, 5.0]
+    assert smooth(np.array([4.0, 5.0]), 1).tolist() == [4.0, 5.0]
+
+
+def test_charts_carry_theme_colours_and_no_fixed_ones() -> None:
+    x = np.arange(30.0)
+    svg = line_chart([Line("a", x, x), Line("b", x, -x, 1)], "step", "loss", marks=[(5, "joint")])
+    assert "var(--c1)" in svg and "var(--c2)" in svg and "currentColor" in svg
+    assert INK not in svg and SERIES[0] not in svg
+    assert ">joint</text>" in svg and ">loss</text>" in svg and "<style" not in svg
+    assert "http" not in svg
+
+
+def test_charts_are_reproducible_and_their_ids_do_not_collide() -> None:
+    x = np.arange(30.0)
+    one, again = (line_chart([Line("a", x, x)], "step", "loss") for _ in range(2))
+    other = line_chart([Line("a", x, x + 1)], "step", "loss")
+    assert one == again
+    ids = [{part.split('"')[0] for part in svg.split(' id="')[1:]} for svg in (one, other)]
+    assert ids[0] and not ids[0] & ids[1]
+
+
+def test_a_chart_of_nothing_is_empty() -> None:
+    assert line_chart([Line("a", np.arange(2.0), np.array([np.nan, np.nan]))], "x", "y") == ""
+
+
+def chain() -> list[Node]:
+    return [
+        Node("a", "1" * 16, ()),
+        Node("b", "2" * 16, ("a",)),
+        Node("c", "3" * 16, ("a", "b")),
+        Node("d", "", ("b", "c", "elsewhere"), pool="gpu"),
+    ]
+
+
+def test_implied_edges_are_left_out() -> None:
+    assert reduced_edges(chain()) == [("a", "b"), ("b", "c"), ("c", "d")]
+
+
+def test_lineage_draws_a_box_per_stage_and_an_arrow_per_edge() -> None:
+    svg = lineage_svg(chain(), columns=2)
+    assert svg.count("<rect") == 4 and svg.count('class="edge"') == 3
+    assert "1111111111<" in svg and 'class="box gpu pending"' in svg and ">next<" in svg
+
+
+def test_assets_store_equal_pictures_once_and_enlarge_small_ones(tmp_path: Path) -> None:
+    assets = Assets(tmp_path)
+    picture = np.zeros((16, 16, 3), np.uint8)
+    assert assets.image(picture) == assets.image(picture.copy())
+    assert len(list((tmp_path / "assets").iterdir())) == 1
+    assert Image.open(tmp_path / assets.image(picture)).size == (192, 192)
+    large = np.zeros((300, 200, 3), np.uint8)
+    assert Image.open(io.BytesIO(png_bytes(large, 192))).size == (200, 300)
+
+
+def test_assets_stay_in_their_folder(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        Assets(tmp_path).add("assets/../../x.png", b"")
+
+
+def test_contact_sheet_holds_all_pictures_and_fits_the_run_page() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 4, 64, 64, 3)).astype(np.uint8)
+    sheet = contact_sheet([list(row) for row in noise], ["a long instruction " * 9] * 8, ["c"] * 4)
+    assert len(sheet) < 1_000_000
+    assert Image.open(io.BytesIO(sheet)).size == (8 + 4 * 104, 24 + 8 * 124)
+
+
+def test_publish_copy_replaces_the_latest_and_keeps_the_digest(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "assets").mkdir(parents=True)
+    (source / "index.html").write_text("one")
+    (source / "assets" / "old.png").write_bytes(b"1")
+    publish_copy(source, tmp_path / "home", "d1")
+    (source / "assets" / "old.png").unlink()
+    (source / "index.html").write_text("two")
+    latest = publish_copy(source, tmp_path / "home", "d2")
+    assert latest.read_text() == "two"
+    assert not (latest.parent / "assets" / "old.png").exists()
+    assert (tmp_path / "home/report/d1/index.html").read_text() == "one"
+    assert sorted(p.name for p in (tmp_path / "home/report").iterdir()) == ["d1", "d2", "latest"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"), (True, "True"), (12345, "12,345"), (1234.5, "1,234"), (12.34, "12.3"),
+        (0.01234, "0.0123"), ("x", "x"),
+    ],
+)  # fmt: skip
+def test_figures(value: object, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_units() -> None:
+    assert [size(n) for n in (12, 1500, 25_000, 3_400_000, 2.5e9)] == [
+        "12 B", "1.5 kB", "25 kB", "3.4 MB", "2.5 GB",
+    ]  # fmt: skip
+    assert [duration(s) for s in (4.2, 61, 600, 7200)] == ["4.2 s", "61 s", "10.0 min", "2.0 h"]
+
+
+def test_heat_is_clamped_and_flat_maps_are_plain() -> None:
+    made = HeatMap("", "", (), (), 1.0, 3.0)
+    assert [heat(made, v) for v in (0.0, 1.0, 2.0, 9.0)] == [0.0, 0.0, 42.5, 85.0]
+    assert heat(HeatMap("", "", (), (), 1.0, 1.0), 1.0) == 0.0

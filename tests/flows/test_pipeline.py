@@ -1,0 +1,210 @@
+"""The pipeline against a real Prefect server: reuse, retry in place, adoption, artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client, task
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.flow_engine import run_flow
+from prefect.states import Running, Scheduled
+
+from flows import children, pipeline
+from flows.register import ZOMBIES
+from flows.stages import artifact_tag
+from tasks.workspace import open_engine, places, resolve_recipe
+from tests.flows.local_worker import LocalWorker, local_worker
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as found:
+        yield found
+
+
+@pytest.fixture
+def worker(
+    client: SyncPrefectClient, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalWorker]:
+    monkeypatch.setattr(pipeline, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(children, "CRASH_SETTLES_SECONDS", 0.1)
+    with local_worker() as started:
+        yield started
+
+
+def _submit(client: SyncPrefectClient, **options: Any) -> FlowRun:
+    found = client.read_deployment_by_name("pipeline/kontext")
+    return client.create_flow_run_from_deployment(found.id, parameters={"options": options})
+
+
+def _execute(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    run_flow(pipeline.pipeline, flow_run=client.read_flow_run(run.id), return_type="state")
+    return client.read_flow_run(run.id)
+
+
+def _children(client: SyncPrefectClient, run: FlowRun) -> dict[str, FlowRun]:
+    parent = FlowRunFilterParentFlowRunId(any_=[run.id])
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+    return {child.name.split(" · ")[1]: child for child in found}
+
+
+def _artifacts(client: SyncPrefectClient, run_id: UUID) -> dict[str, Any]:
+    owner = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+    return {str(a.key): a for a in client.read_artifacts(artifact_filter=owner)}
+
+
+def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
+    client: SyncPrefectClient, worker: LocalWorker, toy: Path
+) -> None:
+    (toy / "fail-index").touch()
+    first = _execute(client, _submit(client))
+    assert first.state is not None and first.state.is_failed()
+    assert first.state.message == ("stage 'index' failed: KontextError: toy index was told to fail")
+    before = _children(client, first)
+    assert {name: child.state_name for name, child in before.items()} == {
+        "ingest": "Completed",
+        "mine": "Completed",
+        "index": "Failed",
+        "distill": "Completed",  # a branch that does not need the failed stage goes on
+    }
+    assert "**index failed:**" in _artifacts(client, first.id)["pipeline-summary"].data
+
+    (toy / "fail-index").unlink()
+    client.set_flow_run_state(first.id, Scheduled(name="AwaitingRetry"), force=True)
+    second = _execute(client, first)
+    assert second.state is not None and second.state.is_completed()
+    assert second.state.message == "1 stages ran, 3 reused"
+    after = _children(client, second)
+    assert {name: child.id for name, child in after.items()} == {
+        name: child.id for name, child in before.items()
+    }
+    counts = {name: child.run_count for name, child in after.items()}
+    assert counts == {"ingest": 1, "mine": 1, "index": 2, "distill": 1}
+
+    third = _execute(client, _submit(client))
+    assert third.state is not None and third.state.message == "0 stages ran, 4 reused"
+    assert _children(client, third) == {}
+    assert third.name.startswith("demo · pipeline · ")
+
+
+def test_a_crash_is_retried_once_and_artifacts_tell_the_story(
+    client: SyncPrefectClient, worker: LocalWorker
+) -> None:
+    worker.crash.add("mine")
+    run = _execute(client, _submit(client))
+    assert run.state is not None and run.state.is_completed()
+    mine = _children(client, run)["mine"]
+    assert mine.run_count == 1  # the crashed attempt never started
+    made = _artifacts(client, mine.id)
+    assert set(made) == {
+        "mine-progress",
+        "mine-samples",
+        "mine-counts",
+        "mine-about",
+        "stage-mine",
+    }
+    assert made["mine-progress"].data == 100.0
+    assert made["mine-samples"].data.startswith('<img src="data:image/png;base64,')
+    assert f"/v2/artifacts/artifact/{made['mine-samples'].id}" in made["stage-mine"].data
+    assert "a fallback was taken" in made["stage-mine"].data
+    summary = _artifacts(client, run.id)["pipeline-summary"].data
+    assert f"/v2/artifacts/artifact/{made['stage-mine'].id}" in summary
+    assert f"/v2/runs/flow-run/{mine.id}" in summary
+    assert "```mermaid" in _artifacts(client, run.id)["pipeline-lineage"].data
+
+    forced = _execute(client, _submit(client, force=["mine"]))
+    assert forced.state is not None and forced.state.message == "3 stages ran, 1 reused"
+
+
+def test_a_second_crash_fails_the_pipeline(
+    client: SyncPrefectClient, worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalWorker, "crash", property(lambda _: _Always("ingest")), raising=False)
+    run = _execute(client, _submit(client))
+    assert run.state is not None and run.state.is_failed()
+    assert "stage 'ingest' failed: killed" in (run.state.message or "")
+    assert set(_children(client, run)) == {"ingest"}
+
+
+class _Always(set[str]):
+    """A set of one name that cannot be taken out."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__({name})
+
+    def discard(self, name: str, /) -> None:
+        return
+
+
+def test_a_run_of_a_killed_pipeline_is_adopted(
+    client: SyncPrefectClient, worker: LocalWorker
+) -> None:
+    recipe = resolve_recipe("demo")
+    digest = open_engine(recipe, places()).digests()["ingest"]
+    found = client.read_deployment_by_name("ingest/kontext")
+    other = client.create_flow_run_from_deployment(
+        found.id, tags=["ingest", artifact_tag("ingest", digest)], state=Running()
+    )
+    run = _submit(client)
+    # the orphan ends once the pipeline has started to wait for it
+    ended: list[str] = []
+
+    def poll(self: children.Children, child: FlowRun) -> FlowRun:
+        if not ended:
+            assert child.id == other.id
+            client.set_flow_run_state(other.id, Scheduled(), force=True)
+            ended.append("orphan")
+        return client.read_flow_run(child.id)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(children.Children, "poll", poll)
+        done = _execute(client, run)
+    assert done.state is not None and done.state.is_completed()
+    assert set(_children(client, run)) == {"mine", "index", "distill"}
+
+
+def test_cancelling_the_pipeline_cancels_its_children(client: SyncPrefectClient, toy: Path) -> None:
+    run = _submit(client)
+
+    @task
+    def dispatch() -> None: ...
+
+    # a child is linked to its parent through a task run
+    link = client.create_task_run(dispatch, flow_run_id=run.id, dynamic_key="1")
+    found = client.read_deployment_by_name("ingest/kontext")
+    child = client.create_flow_run_from_deployment(found.id, parent_task_run_id=link.id)
+    children.cancel_children(None, client.read_flow_run(run.id), None)
+    state = client.read_flow_run(child.id).state
+    assert state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
+
+
+def test_everything_is_registered(client: SyncPrefectClient) -> None:
+    deployed = {d.name: d for d in client.read_deployments()}
+    assert set(deployed) == {"kontext"}
+    entrypoints = {str(d.entrypoint) for d in client.read_deployments()}
+    assert "flows.pipeline.pipeline" in entrypoints
+    assert "flows.stages.train_autoencoder" in entrypoints
+    for pool, queue, limit in (
+        ("cpu", "stages", 2),
+        ("gpu", "stages", 1),
+        ("cpu", "pipelines", None),
+    ):
+        found = client._client.get(f"/work_pools/{pool}/queues/{queue}").json()
+        assert found["concurrency_limit"] == limit
+    automations = client._client.post("/automations/filter", json={}).json()
+    zombie = next(a for a in automations if a["name"] == ZOMBIES)
+    assert zombie["trigger"]["within"] == 120.0
+    assert zombie["trigger"]["posture"] == "Proactive"

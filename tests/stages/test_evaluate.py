@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from kontext.errors import ArtifactError
+from kontext.store.artifacts import Artifact
+from schemas.recipes import EvaluateConfig
+from schemas.tables import CATEGORIES
+from tests.stages.finished_run import CANARY_HASH, finished_run
+from tests.stages.stage_harness import Harness
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    harness = finished_run(tmp_path_factory.mktemp("run"))
+    return harness, harness.run("evaluate")
+
+
+def test_artifact_has_what_the_contract_says(evaluated: tuple[Harness, Artifact]) -> None:
+    names = set(evaluated[1].names())
+    assert {"items.parquet", "scores.json", "latency.json", "report/index.html"} <= names
+    assert {f"grids/{name}.png" for name in CATEGORIES} <= names
+    assert any(name.startswith("report/assets/") for name in names)
+
+
+def test_reference_editors_frame_the_scores(evaluated: tuple[Harness, Artifact]) -> None:
+    scores = evaluated[1].json("scores.json")
+    for category in CATEGORIES:
+        row = {name: by[category] for name, by in scores["scores"].items()}
+        assert row["identity"]["success"]["value"] == 0.0
+        assert row["identity"]["mae_ratio"]["value"] == 1.0
+        assert row["identity"]["outside_ratio"]["value"] == 0.0
+        assert row["oracle"]["success"]["value"] == 1.0
+        assert row["oracle"]["feature_ratio"]["value"] == 0.0
+        assert row["codec"]["outside_ratio"]["value"] == pytest.approx(1.0)
+        assert row["identity"]["clip_direction"]["value"] == 0.0
+        assert row["oracle"]["ssim"]["value"] == pytest.approx(1.0)
+        assert row["student"]["success"]["n"] == 4 and row["student"]["success"]["small"]
+
+
+def test_goals_not_reached_are_said_so(evaluated: tuple[Harness, Artifact]) -> None:
+    harness, artifact = evaluated
+    goals = {goal["name"]: goal for goal in artifact.json("scores.json")["goals"]}
+    assert {name: goals[name]["goal"] for name in goals} == {
+        "local": 0.8,
+        "global": 0.8,
+        "text": 0.7,
+        "style": 0.6,
+        "character": 0.5,
+        "outside": 1.3,
+        "autoencoder": 24.0,
+    }
+    assert not goals["autoencoder"]["reached"]  # the weights are untrained
+    page = artifact.path("report/index.html").read_text()
+    assert page.count("not reached</span>") == sum(not goal["reached"] for goal in goals.values())
+    assert "not reached" in harness.report.texts["verdict"]
+    assert artifact.manifest.metrics["goals_reached"] == sum(g["reached"] for g in goals.values())
+
+
+def test_items_hold_every_editor_and_item(evaluated: tuple[Harness, Artifact]) -> None:
+    rows = evaluated[1].table("items.parquet").to_pylist()
+    assert len(rows) == 8 * 4 * len(CATEGORIES)
+    for row in rows:
+        if row["editor"] == "student":
+            expected = row["mae_ratio"] < 0.7 and row["feature_ratio"] < 1.0
+            assert row["success"] == expected
+        assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())
+
+
+class Links(HTMLParser):
+    """Collects what a browser would fetch, and text it would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.bad: list[str] = []
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.scripts = 0
+
+    VOID = frozenset({"meta", "link", "img", "br", "path", "rect", "use"})
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.scripts += tag == "script"
+        for name in ("src", "srcset", "data", "poster"):
+            self.fetched += [values[name] or ""] if name in values else []
+        if tag == "link":
+            self.fetched.append(values["href"] or "")
+        if tag == "a":
+            self.anchors.append(values["href"] or "")
+        self.ids += [values["id"] or ""] if "id" in values else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.bad.append(tag)
+
+
+@pytest.fixture(scope="module")
+def page(evaluated: tuple[Harness, Artifact]) -> tuple[Path, str, Links]:
+    index = evaluated[0].folder / "home" / "report" / "latest" / "index.html"
+    text = index.read_text()
+    links = Links()
+    links.feed(text)
+    return index.parent, text, links
+
+
+def test_every_linked_asset_exists_and_nothing_is_external(
+    page: tuple[Path, str, Links],
+) -> None:
+    folder, text, links = page
+    wanted = [link for link in links.fetched if not link.startswith("data:")]
+    assert len(wanted) > 50
+    for link in wanted:
+        assert (folder / link).is_file(), link
+    style = (folder / "assets" / "report.css").read_text()
+    for source in (text, style):
+        assert not re.search(r"(https?:)?//[\w.-]+\.\w+", source)
+        assert "@import" not in source and "url(http" not in source
+    assert links.scripts == 0
+    used = {Path(link).name for link in wanted}
+    assert {path.name for path in (folder / "assets").iterdir()} == used  # and nothing is left over
+
+
+def test_markup_is_balanced_and_anchors_lead_somewhere(page: tuple[Path, str, Links]) -> None:
+    _, _, links = page
+    assert links.bad == [] and links.open == []
+    assert {anchor[1:] for anchor in links.anchors if anchor.startswith("#")} <= set(links.ids)
+    assert len(links.ids) == len(set(links.ids))
+
+
+def test_instructions_are_escaped(page: tuple[Path, str, Links]) -> None:
+    assert "&lt;b&gt;" in page[1] and "make the <b>" not in page[1]
+
+
+def test_report_is_the_same_in_store_digest_and_latest(evaluated: tuple[Harness, Artifact]) -> None:
+    harness, artifact = evaluated
+    home = harness.folder / "home" / "report"
+    for name in artifact.names("report/"):
+        stored = artifact.path(name).read_bytes()
+        short = name.removeprefix("report/")
+        assert (home / "latest" / short).read_bytes() == stored
+        assert (home / artifact.digest / short).read_bytes() == stored
+    assert not (home / "latest").is_symlink()
+
+
+def test_report_tells_notes_canaries_and_reasons_but_no_subject(
+    evaluated: tuple[Harness, Artifact], page: tuple[Path, str, Links]
+) -> None:
+    _, text, _ = page
+    assert "no external hash list" in text and "3 of 3" in text
+    assert "the category had enough of this relation" in text and "too similar" in text
+    assert CANARY_HASH not in text
+    for name in evaluated[1].names():
+        assert CANARY_HASH.encode() not in evaluated[1].path(name).read_bytes()
+
+
+def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) -> None:
+    report = evaluated[0].report
+    assert {f"edits-{name}" for name in CATEGORIES} <= set(report.images)
+    assert len(report.tables["goals"]) == 7 and len(report.tables["success"]) == 8
+
+
+def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:
+    latency = evaluated[1].json("latency.json")
+    parts = {part["name"]: part for part in latency["parts"]}
+    assert set(parts) == {"text_encode", "context_encode", "student", "decode", "step", "teacher"}
+    assert parts["student"]["nfe"] == 4 and parts["teacher"]["nfe"] == 2
+    assert all(part["median_ms"] <= part["p90_ms"] for part in parts.values())
+    whole = sum(
+        parts[n]["median_ms"] for n in ("text_encode", "context_encode", "student", "decode")
+    )
+    assert latency["student_ms"] == pytest.approx(whole, abs=0.01)
+
+
+def test_same_inputs_give_the_same_scores_and_pictures(
+    evaluated: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    again = finished_run(tmp_path).run("evaluate")
+    for name in ("scores.json", "items.parquet", "grids/local.png", "grids/style.png"):
+        assert again.path(name).read_bytes() == evaluated[1].path(name).read_bytes()
+
+
+def test_a_bench_without_test_pairs_is_one_clear_error(tmp_path: Path) -> None:
+    harness = finished_run(tmp_path)
+    strict = EvaluateConfig(mask_threshold=1.0, items_per_category=4, bootstrap=10)
+    harness.recipe = harness.recipe.model_copy(update={"evaluate": strict})
+    with pytest.raises(ArtifactError, match="no edit with a visible change"):
+        harness.run("evaluate")
+
+
+def test_json_files_hold_no_nan(evaluated: tuple[Harness, Artifact]) -> None:
+    def refuse(text: str) -> float:
+        raise AssertionError(text)
+
+    for name in ("scores.json", "latency.json"):
+        json.loads(evaluated[1].path(name).read_bytes(), parse_constant=refuse)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kontext.sample.editor import Editor
+from kontext.store.artifacts import Artifact
+from tests.stages.finished_run import SIDE, finished_run
+from tests.stages.stage_harness import Harness
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    harness = finished_run(tmp_path_factory.mktemp("run"))
+    harness.run("evaluate")
+    return harness, harness.run("publish")
+
+
+def test_the_editor_loads_and_edits_with_what_was_published(
+    published: tuple[Harness, Artifact],
+) -> None:
+    editor = Editor.load(published[1])
+    assert editor.settings.name == "tiny" and editor.settings.steps == 4
+    image = np.full((SIDE, SIDE, 3), 90, np.uint8)
+    assert editor.edit([image], "make it red").shape == (SIDE, SIDE, 3)
+    assert editor.digest == published[1].manifest.metrics["model_digest"]
+
+
+def test_teacher_weights_lie_beside_the_student(published: tuple[Harness, Artifact]) -> None:
+    names = set(published[1].names())
+    assert {"teacher/transformer.safetensors", "teacher/config.json"} <= names
+    files = {file.name: file.sha256 for file in published[1].manifest.files}
+    assert files["teacher/autoencoder.safetensors"] == files["model/autoencoder.safetensors"]
+    assert files["teacher/transformer.safetensors"] != files["model/transformer.safetensors"]
+    assert published[1].json("teacher/config.json")["settings"]["steps"] == 2
+
+
+def test_model_card_carries_the_measured_numbers(published: tuple[Harness, Artifact]) -> None:
+    harness, artifact = published
+    card = artifact.path("model/README.md").read_text()
+    scores = harness.inputs["evaluate"].json("scores.json")
+    for goal in scores["goals"]:
+        line = next(row for row in card.splitlines() if row.startswith(f"| {goal['title']} |"))
+        assert ("| reached |" in line) == goal["reached"]
+        assert f"| {goal['n']} |" in line
+        if goal["unit"] == "dB":
+            assert f"{goal['value']:.2f} dB" in line
+    assert "Goals not reached" in card and "autoencoder PSNR" in card
+    latency = harness.inputs["evaluate"].json("latency.json")
+    assert f"{latency['student_ms']:.0f} ms" in card
+
+
+def test_model_card_names_licences_that_matter(published: tuple[Harness, Artifact]) -> None:
+    card = published[1].path("model/README.md").read_text()
+    assert "CC-BY-SA-4.0" in card and "share-alike" in card
+    assert "AGPL-3.0" in card and "No external hash list" in card
+    assert "3 benign canaries" in card
+
+
+def test_dataset_card_counts_what_the_shards_hold(published: tuple[Harness, Artifact]) -> None:
+    card = published[1].path("dataset_card.md").read_text()
+    assert "72 directed pairs" in card
+    assert "| local | 6 | 0 | 6 |" in card and "| t2i | 6 | 0 | 6 |" in card
+    assert "| CC-BY-SA-4.0 | 48 |" in card and "| MIT | 24 |" in card
+
+
+def test_lineage_names_every_known_artifact(published: tuple[Harness, Artifact]) -> None:
+    harness, artifact = published
+    rows = {row["stage"]: row for row in artifact.json("lineage.json")["artifacts"]}
+    assert rows["evaluate"]["digest"] == harness.inputs["evaluate"].digest
+    assert rows["shard"]["files"]["splits.parquet"]
+    diagram = artifact.path("lineage.mmd").read_text()
+    assert diagram.startswith("flowchart LR\n") and 'train_autoencoder["' in diagram
+
+
+def test_same_inputs_give_the_same_weights_files(
+    published: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    harness = published[0]
+    first = {f.name: f.sha256 for f in published[1].manifest.files}
+    harness.folder = tmp_path
+    writer_digest = harness.run("publish")
+    again = {f.name: f.sha256 for f in writer_digest.manifest.files}
+    assert again == first

@@ -1,0 +1,59 @@
+"""ATTRIBUTION.md names every piece of art that the default recipe renders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.recipes import DiceBearSource, EmojiSource, load_recipe
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "ATTRIBUTION.md").read_text()
+
+
+def line_with(name: str) -> str:
+    found = [line for line in TEXT.splitlines() if name in line and line.startswith("|")]
+    assert found, f"ATTRIBUTION.md does not name {name}"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(json.loads((ROOT / "package.json").read_text())["dependencies"])
+)
+def test_every_npm_package_at_its_pinned_version(name: str) -> None:
+    version = json.loads((ROOT / "package.json").read_text())["dependencies"][name]
+    assert f"`{name}` {version} " in line_with(f"`{name}` ")
+
+
+def test_emoji_sets_and_their_licences() -> None:
+    sources = load_recipe("demo").ingest.sources
+    names = [s for source in sources if isinstance(source, EmojiSource) for s in source.sets]
+    assert names
+    for name in names:
+        line = line_with(f"`@iconify-json/{name}` ")
+        info = ROOT / "node_modules" / "@iconify-json" / name / "info.json"
+        if info.exists():
+            licence = json.loads(info.read_text())["license"]["spdx"]
+            assert licence in line
+
+
+def test_dicebear_styles_with_creator_and_licence() -> None:
+    import dicebear_styles
+
+    folder = Path(next(iter(dicebear_styles.__path__)))
+    sources = load_recipe("demo").ingest.sources
+    styles = [s for source in sources if isinstance(source, DiceBearSource) for s in source.styles]
+    assert styles
+    for style in styles:
+        meta = json.loads((folder / f"{style}.json").read_text())["meta"]
+        line = line_with(meta["creator"]["name"])
+        assert meta["license"]["name"].replace("CC BY", "CC-BY").replace(" ", "-") in line.replace(
+            "CC0 ", "CC0-"
+        )
+
+
+def test_licence_is_the_whole_apache_text() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "END OF TERMS AND CONDITIONS" in text and "APPENDIX" in text and len(text) > 11_000
