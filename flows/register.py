@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -43,15 +44,16 @@ QUEUES: dict[str, dict[str, int | None]] = {
 ZOMBIES = "Crash runs whose heartbeat stopped"
 
 
-def _job_variables() -> dict[str, Any]:
-    """Job variables of every deployment.
+def _job_variables(polite: bool) -> dict[str, Any]:
+    """Job variables of a deployment; `polite` leaves the cores to the server when it needs them.
 
     An explicit command starts the engine directly, without the worker's resolver process (90 MB
     and a second of imports). Output is not streamed: a run that prints into a dead worker's pipe
     would die of it; logs reach the server by its API.
     """
+    engine = f"{shlex.quote(sys.executable)} -m prefect.engine"
     return {
-        "command": f"{sys.executable} -m prefect.engine",
+        "command": f"nice -n 5 {engine}" if polite else engine,
         "working_dir": str(Path.cwd()),
         "stream_output": False,
     }
@@ -101,7 +103,7 @@ async def _deployment(
         tags=["kontext", pool],
         work_pool_name=pool,
         work_queue_name=queue,
-        job_variables=_job_variables(),
+        job_variables=_job_variables(polite=queue == "stages"),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)

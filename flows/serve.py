@@ -71,10 +71,14 @@ def up(
         settings = _settings(at, running, external)
         write_profile(at, settings)
         registering = _start_registering(at, running, settings, say)
-        if not external:
-            _await_server(at, running)
-        if registering is not None:
-            _finish_registering(at, running, settings, registering)
+        try:
+            if not external:
+                _await_server(at, running)
+            if registering is not None:
+                _finish_registering(at, running, settings, registering)
+        finally:
+            if registering is not None and registering.poll() is None:
+                registering.kill()
         _ensure_workers(at, running, settings, say)
         return running
 

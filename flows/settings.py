@@ -15,7 +15,7 @@ from pathlib import Path
 from tasks.workspace import Places
 
 DEFAULT_PORT = 4200
-SERVER_SECONDS = 120.0  # the first start of a server migrates its database
+SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a busy machine
 HEARTBEAT_SECONDS = 30  # a run silent for ZOMBIE_SECONDS is marked Crashed
 ZOMBIE_SECONDS = 120
 FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")

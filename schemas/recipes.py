@@ -41,8 +41,8 @@ class EmojiSource(Section):
         ),
         title="Icon sets",
     )
-    max_concepts: int = Field(250, title="Concepts to sample", ge=1)
-    max_people: int = Field(40, title="People and hands to sample, in all skin tones", ge=0)
+    max_concepts: int = Field(140, title="Concepts to sample", ge=1)
+    max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
     people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
     seed: int = 0
 
@@ -60,7 +60,7 @@ class DiceBearSource(Section):
     styles: tuple[str, ...] = Field(
         ("micah", "toon-head", "dylan", "big-smile", "landscape"), title="Art styles"
     )
-    seeds: int = Field(50, title="Characters or scenes per style", ge=1)
+    seeds: int = Field(40, title="Characters or scenes per style", ge=1)
     values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
     seed: int = 0
 
@@ -69,7 +69,7 @@ class SignSource(Section):
     """Painted signs: short words in a real font on a coloured board over a drawn scene."""
 
     kind: Literal["signs"] = "signs"
-    scenes: int = Field(120, title="Scenes", ge=1)
+    scenes: int = Field(100, title="Scenes", ge=1)
     words: tuple[str, ...] = Field((), title="Words (empty: the built-in list)")
     words_per_scene: int = Field(5, title="Words per scene", ge=2)
     seed: int = 0
@@ -199,17 +199,18 @@ class AutoencoderConfig(Section):
     shape: AutoencoderShape = AutoencoderShape(
         ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
     )
-    steps: int = 700
+    steps: int = 900
     batch: int = 32
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 5e-3
     lr_critic: float = 5e-4
     warmup: int = 20
-    perceptual_start: int = 500
+    perceptual_start: int = 250
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.3
+    embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
-    disc_start: int = 550
+    disc_start: int = 750
     disc_weight: float = 0.1
     disc_channels: int = 32
     ema_decay: float = 0.99
@@ -235,8 +236,8 @@ class FinetuneConfig(Section):
         axes_dim=(16, 24, 24),
         guidance_embed=False,
     )
-    t2i_steps: int = Field(300, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(1000, title="Phase two: joint T2I and I2I", ge=1)
+    t2i_steps: int = Field(150, title="Phase one: text-to-image from scratch", ge=0)
+    joint_steps: int = Field(900, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 96
     optimizer: Literal["adamw", "muon"] = "muon"
@@ -258,7 +259,7 @@ class DistillConfig(Section):
     steps: int = 150
     warmup_steps: int = 20
     student_steps: int = Field(4, title="Steps of the student's sampling grid", ge=1, le=8)
-    batch: int = 32
+    batch: int = Field(32, title="Batch (a hinge on one sample saturates)", ge=2)
     lr_student: float = 5e-5
     lr_heads: float = 5e-4
     taps: tuple[int, ...] = Field((), title="Blocks with heads (empty: spread)")

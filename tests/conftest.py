@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,7 +62,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     before = {name: os.environ.get(name) for name in settings}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **_KEYS}, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env={**os.environ, **_KEYS},
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_us,
         )
     try:
         _wait(server, endpoint, folder / "log")
@@ -77,6 +84,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3_url(s3_server: str) -> str:
     """An empty prefix of a bucket on the S3 server."""
     return f"s3://kontext-test/{uuid.uuid4().hex[:12]}"
+
+
+def _die_with_us() -> None:
+    """A killed test run leaves no server behind (prctl PR_SET_PDEATHSIG, Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def module_of(path: Path) -> list[str]:
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
+@cache
 def imported(path: Path, *, module_level: bool = False) -> set[str]:
     tree = ast.parse(path.read_text(), str(path))
     nodes = list(_module_level(tree)) if module_level else list(ast.walk(tree))

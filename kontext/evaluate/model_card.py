@@ -90,7 +90,7 @@ def _usage(model: ModelFacts) -> str:
     return f"""## Use
 
 ```
-kontext edit photo.png "change the skin tone to dark" -o out.png --weights {model.name}
+kontext edit photo.png "change the skin tone to dark" -o out.png --weights model@{model.name}
 ```
 
 `transformer.safetensors` and `autoencoder.safetensors` carry Black Forest Labs' parameter names; \

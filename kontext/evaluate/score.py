@@ -16,7 +16,7 @@ from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
 from kontext.evaluate.metrics.success import succeeded
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
-from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wilson
+from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wider, wilson
 from schemas.recipes import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
@@ -64,10 +64,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything measured. `table[editor][category][metric]`; category `all` is the macro mean."""
+    """Everything measured: `table[editor][category][metric]`.
+
+    The interval of success in `table` is the wider of Wilson's and the cluster bootstrap's.
+    """
 
     table: dict[str, dict[str, dict[str, Interval]]]
-    bootstrap_success: dict[str, dict[str, Interval]]
+    success_bootstrap: dict[str, dict[str, Interval]]
+    success_wilson: dict[str, dict[str, Interval]]
     per_item: dict[str, dict[str, Measured]]  # editor -> metric -> [N]
     success: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]  # editor -> [N]
     unfit: list[dict[str, str]]
@@ -89,20 +93,24 @@ def score(
     success = {editor: succeeded(scoring) for editor, scoring in scorings.items()}
     table: dict[str, dict[str, dict[str, Interval]]] = {}
     boot: dict[str, dict[str, Interval]] = {}
+    plain: dict[str, dict[str, Interval]] = {}
     for editor, measured_by in per_item.items():
-        table[editor], boot[editor] = {}, {}
+        table[editor], boot[editor], plain[editor] = {}, {}, {}
         for category in bench.categories:
             row = _category(bench, category, measured_by, config)
             boot[editor][category] = row["success"]
             rows = bench.where(category)
             clusters = {bench.items[i].cluster for i in rows}
-            row["success"] = wilson(
+            plain[editor][category] = wilson(
                 int(success[editor][rows].sum()), len(rows), clusters=len(clusters)
             )
+            # few related items: Wilson is too narrow; all alike: the bootstrap collapses
+            row["success"] = wider(plain[editor][category], row["success"])
             table[editor][category] = row
     return Scores(
         table=table,
-        bootstrap_success=boot,
+        success_bootstrap=boot,
+        success_wilson=plain,
         per_item=per_item,
         success=success,
         unfit=unfit_metrics(table, bench.categories),
@@ -280,12 +288,17 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             }
             for editor, by_category in scores.table.items()
         },
-        "success_cluster_bootstrap": {
-            editor: {category: interval.as_dict() for category, interval in row.items()}
-            for editor, row in scores.bootstrap_success.items()
-        },
+        "success_cluster_bootstrap": _plain(scores.success_bootstrap),
+        "success_wilson": _plain(scores.success_wilson),
         "goals": [goal.as_dict() for goal in scores.goals],
         "reached": sum(goal.reached for goal in scores.goals),
         "unfit": scores.unfit,
         "autoencoder": {name: value.as_dict() for name, value in scores.autoencoder.items()},
+    }
+
+
+def _plain(intervals: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:
+    return {
+        editor: {category: interval.as_dict() for category, interval in row.items()}
+        for editor, row in intervals.items()
     }

@@ -27,7 +27,7 @@ def pooled_features(
     rows = []
     for low in range(0, len(images), BATCH):
         batch = torch.from_numpy(images[low : low + BATCH]).to(device)
-        rows.append(net.pooled(batch.permute(0, 3, 1, 2).float() / 255.0).cpu().numpy())
+        rows.append(net.pooled(batch.permute(0, 3, 1, 2).float() / 255.0, None).cpu().numpy())
     return np.concatenate(rows)
 
 

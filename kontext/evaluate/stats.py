@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Interval:
     high: float
     n: int  # items
     clusters: int
-    method: str  # wilson or cluster-bootstrap
+    method: str  # wilson, cluster-bootstrap, or both where the wider one is taken
 
     @property
     def small(self) -> bool:
@@ -51,6 +51,14 @@ def wilson(successes: int, n: int, z: float = Z95, clusters: int = 0) -> Interva
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Interval(rate, low, high, n, clusters or n, "wilson")
+
+
+def wider(a: Interval, b: Interval) -> Interval:
+    """`a`, with its interval stretched to cover that of `b` too (nan bounds are left out)."""
+    if math.isnan(b.low) or math.isnan(b.high):
+        return a
+    low, high = min(a.low, b.low), max(a.high, b.high)
+    return replace(a, low=low, high=high, method=f"{a.method}+{b.method}")
 
 
 def cluster_ratio(

@@ -124,7 +124,12 @@ class SmallScorer:
     @torch.no_grad()
     def text_embeddings(self, texts: Sequence[str]) -> Vectors:
         """See `ClipScorer`."""
-        return _numpy(self.model.encode_text(text_features(self.text, texts), normalize=True))
+        return self.embed_pooled(text_features(self.text, texts))
+
+    @torch.no_grad()
+    def embed_pooled(self, pooled: Tensor) -> Vectors:
+        """Same from `text_features`."""
+        return _numpy(self.model.encode_text(pooled, normalize=True))
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write clip.safetensors and clip.json into `folder` and return their paths."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kontext.errors import WeightsError
 from kontext.models.clip import ClipShape, SmallClip
+from kontext.models.precision import autocast
 
 _LR, _WEIGHT_DECAY, _WARMUP = 1e-3, 0.05, 20
 
@@ -50,8 +51,9 @@ def train_clip(
             for group in optimizer.param_groups:
                 group["lr"] = _LR * _schedule(step, steps)
             image_rows, text_rows = _draw(data.texts_of, batch, rng)
-            out = model(data.images[image_rows], data.texts[text_rows])
-            loss = loss_of(**out)
+            with autocast(data.images.device):
+                out = model(data.images[image_rows], data.texts[text_rows])
+            loss = loss_of(**{name: value.float() for name, value in out.items()})
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -115,6 +115,10 @@ class FeatureNet(nn.Module):
     def pooled(self, images: Tensor, side: int | None = 128) -> Tensor:
         """Embedding [B, 1280] float32: mean over positions of the head's map, not normalised."""
         (deepest,) = self.maps(images, side, (4,))
+        return self.pool(deepest)
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        """The embedding of `pooled`, from the deepest level of `maps`."""
         return F.relu6(self.head(deepest)).float().mean((2, 3))
 
     def forward(self, images: Tensor, side: int | None = 128) -> Tensor:

@@ -6,6 +6,7 @@ file lock and one transaction, because concurrent writers on SQLite fail with "d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -23,7 +24,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from kontext.errors import CatalogError
-from kontext.store.ddl import create_table, quote
+from kontext.store.ddl import add_columns, create_table, quote
 from kontext.store.lake import attach, release
 from kontext.store.rows import manifest_rows, parents
 from kontext.store.views import check_thresholds, views, views_digest
@@ -34,7 +35,6 @@ T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
 TableSource: TypeAlias = pa.Table | Sequence[Path]  # rows, or Parquet files that hold them
 _RETRIES = 8
-_SCHEMA_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,13 @@ class Catalog:
             return
 
         def create(connection: Connection) -> None:
-            known = {row[0] for row in connection.execute(_LAKE_TABLES).fetchall()}
+            known: dict[str, set[str]] = {}
+            for table, column, *_ in connection.execute(_LAKE_COLUMNS).fetchall():
+                known.setdefault(table, set()).add(column)
             for name, schema in TABLES.items():
-                for statement in create_table(name, schema) if name not in known else ():
+                present = known.get(name)
+                missing = add_columns(name, schema, present or set())
+                for statement in create_table(name, schema) if present is None else missing:
                     connection.execute(statement)
             if "schema_version" not in known:
                 connection.execute("CREATE TABLE schema_version (digest VARCHAR)")
@@ -313,7 +317,8 @@ _VERSION_COMMENT = "Which version of tables and views this catalog has."
 
 
 def _schema_wanted() -> str:
-    return f"{_SCHEMA_VERSION}:{views_digest()}"
+    statements = [sql for name, schema in TABLES.items() for sql in create_table(name, schema)]
+    return hashlib.sha256("\0".join([*statements, views_digest()]).encode()).hexdigest()
 
 
 def _schema_found(connection: Connection) -> str:

@@ -13,10 +13,23 @@ def create_table(name: str, schema: pa.Schema) -> list[str]:
         f'CREATE TABLE "{name}" ({columns})',
         f'COMMENT ON TABLE "{name}" IS {table_comment}',
     ]
+    return statements + [_comment(name, field) for field in schema]
+
+
+def add_columns(name: str, schema: pa.Schema, present: set[str]) -> list[str]:
+    """Statements that add the columns a table made by earlier code lacks (null in its rows)."""
+    statements = []
     for field in schema:
-        comment = quote(field.metadata[b"comment"].decode())
-        statements.append(f'COMMENT ON COLUMN "{name}"."{field.name}" IS {comment}')
+        if field.name not in present:
+            kind = sql_type(field.type)
+            statements.append(f'ALTER TABLE "{name}" ADD COLUMN "{field.name}" {kind}')
+            statements.append(_comment(name, field))
     return statements
+
+
+def _comment(table: str, field: pa.Field) -> str:
+    comment = quote(field.metadata[b"comment"].decode())
+    return f'COMMENT ON COLUMN "{table}"."{field.name}" IS {comment}'
 
 
 def quote(text: str) -> str:

@@ -83,7 +83,9 @@ class AutoencoderMethod:
         c = self.config
         losses = {"l1": (fake - real).abs().mean()}
         if self.features is not None and index >= c.perceptual_start:
-            losses["perceptual"] = c.perceptual_weight * self._perceptual(real, fake)
+            maps, pooled = self._feature_distances(self.features, real, fake)
+            losses["perceptual"] = c.perceptual_weight * maps
+            losses["embedding"] = c.embedding_weight * pooled
         losses["kl"] = c.kl_weight * kl_divergence(mean, logvar)
         if index >= c.disc_start:
             reconstruction = torch.stack([v for k, v in losses.items() if k != "kl"]).sum()
@@ -93,14 +95,19 @@ class AutoencoderMethod:
             losses["adversarial"] = c.disc_weight * weight * adversarial
         return losses
 
-    def _perceptual(self, real: Tensor, fake: Tensor) -> Tensor:
-        assert self.features is not None
+    def _feature_distances(
+        self, features: FeatureNet, real: Tensor, fake: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of feature maps and of pooled embeddings, at the images' own resolution."""
         levels = self.config.perceptual_levels
         with autocast(self.device):
             with torch.no_grad():
-                wanted = self.features.maps((real + 1) / 2, None, levels)
-            found = self.features.maps((fake + 1) / 2, None, levels)
-        return perceptual_distance(found, wanted).mean()
+                wanted = features.maps((real + 1) / 2, None, levels)
+                target = features.pool(wanted[-1])
+            found = features.maps((fake + 1) / 2, None, levels)
+            pooled = features.pool(found[-1])
+        cosine = F.cosine_similarity(pooled.float(), target.float(), dim=1)
+        return perceptual_distance(found, wanted).mean(), (1 - cosine).mean()
 
     def _critic_update(self, real: Tensor, fake: Tensor) -> float:
         with autocast(self.device):

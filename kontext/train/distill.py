@@ -58,7 +58,8 @@ def level_probabilities(steps: int, warming_up: bool) -> Tensor:
 def default_taps(shape_depth: int, single_depth: int, count: int = 4) -> tuple[int, ...]:
     """Blocks spread over the depth, so that structure and texture both vote."""
     total = shape_depth + single_depth
-    return tuple(sorted({round((i + 1) * total / count) - 1 for i in range(min(count, total))}))
+    count = min(count, total)
+    return tuple(sorted({round((i + 1) * total / count) - 1 for i in range(count)}))
 
 
 class DistillMethod:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kontext.evaluate.stats import cluster_mean, cluster_ratio, wilson
+from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wider, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(8, 10), (45, 60), (1, 7), (299, 300)])
@@ -28,6 +28,14 @@ def test_wilson_of_nothing_is_unknown_and_json_ready() -> None:
     empty = wilson(0, 0)
     assert math.isnan(empty.value) and (empty.low, empty.high) == (0.0, 1.0)
     assert empty.as_dict()["value"] is None
+
+
+def test_the_wider_interval_covers_both() -> None:
+    narrow = Interval(0.5, 0.4, 0.6, 60, 8, "wilson")
+    wide = Interval(0.5, 0.3, 0.55, 60, 8, "cluster-bootstrap")
+    found = wider(narrow, wide)
+    assert (found.value, found.low, found.high, found.n) == (0.5, 0.3, 0.6, 60)
+    assert wider(narrow, Interval(math.nan, math.nan, math.nan, 0, 0, "x")) == narrow
 
 
 def test_small_flag_starts_below_thirty() -> None:

@@ -27,6 +27,7 @@ from schemas.tables import (
     DECISIONS,
     IMAGE_SCORES,
     IMAGES,
+    PAIR_SCORES,
     PAIRS,
     REJECTS,
     SPLITS,
@@ -140,13 +141,15 @@ def _screen(
     for path in SmallScorer(SmallClip(), load_features(), load_text_encoder()).save(folder):
         writer.add_file(path.name, path)
     accepted = [{"pair_id": row["pair_id"], "accept": True, "reject_reasons": []} for row in rows]
-    accepted.append({"pair_id": "f" * 64, "accept": False, "reject_reasons": ["too_similar"]})
+    accepted.append({"pair_id": "f" * 64, "accept": False, "reject_reasons": ["ssim_max"]})
     writer.add_table("accepted.parquet", pa.Table.from_pylist(accepted))
     scores = [
         {"pixel_id": i, "classifier": "open-nsfw", "label": "nsfw", "score": 0.01}
         for i in sorted(images)
     ]
     writer.add_table("image_scores.parquet", rows_table(IMAGE_SCORES, scores))
+    judged = [{"pair_id": row["pair_id"], "nsfw_max": 0.01} for row in rows]
+    writer.add_table("pair_scores.parquet", rows_table(PAIR_SCORES, judged))
     decision = {"check": "classifier", "provider": "open-nsfw@1", "outcome": "pass"}
     writer.add_table("decisions.parquet", rows_table(DECISIONS, [decision]))
     writer.add_json("policy.json", {"version": "default-1", "thresholds": {"nsfw_max": 0.5}})

@@ -220,6 +220,25 @@ def test_migrate_is_idempotent_and_updates_views(catalog: Catalog) -> None:
     assert catalog.query("select id from ducklake_current_snapshot('lake')").equals(before)
 
 
+def test_a_catalog_of_earlier_code_gets_the_new_columns(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = DATASET_TABLES["pair_scores"]
+    before = now.remove(now.get_field_index("clip_i"))
+    with monkeypatch.context() as earlier:
+        earlier.setitem(TABLES, "pair_scores", before)
+        earlier.setitem(DATASET_TABLES, "pair_scores", before)
+        catalog.commit_dataset("demo", "one", dataset(2, POLICY), INPUTS)
+    assert "clip_i" not in catalog.query("select * from pair_scores").column_names
+    again = Catalog(catalog.path, catalog._data.removesuffix("catalog/"))
+    again.commit_dataset("ci", "one", dataset(2, POLICY), INPUTS)
+    found = catalog.query("select dataset, max(clip_i) c from pair_scores group by 1 order by 1")
+    assert found["c"].to_pylist() == [0.0, None]
+    (described,) = (table for table in catalog.tables() if table.name == "pair_scores")
+    columns = {name: comment for name, _, comment in described.columns}
+    assert columns["clip_i"].startswith("image-image cosine")
+
+
 def test_another_store_is_refused(catalog: Catalog, tmp_path: Path) -> None:
     catalog.migrate()
     with pytest.raises(CatalogError, match="cannot open the catalog"):

@@ -102,6 +102,15 @@ def test_a_limit_for_one_class_overrides_the_general_one() -> None:
     assert judge({**GOOD, "l1": 0.01}, {**LIMITS, "l1_min@local": 0.0}) == []
 
 
+def test_pairs_the_hash_gate_cannot_match_meet_the_stricter_limit() -> None:
+    limits = {**LIMITS, "nsfw_max_unmatchable": 0.05, "nudity_max_unmatchable": 0.9}
+    assert judge({**GOOD, "unmatchable": False}, limits) == []
+    assert judge({**GOOD, "unmatchable": True}, limits) == ["nsfw_max"]
+    assert judge({**GOOD, "unmatchable": True, "nudity_max": 0.6}, limits) == (
+        ["nsfw_max", "nudity_max"]  # never looser than the general limit
+    )
+
+
 def test_what_is_not_known_is_not_accepted() -> None:
     assert judge({**GOOD, "pair_id": "other"}) == ["not_scored"]
     assert judge(GOOD, {}) == ["no_policy"]
@@ -117,11 +126,20 @@ def test_one_row_per_pair_in_order() -> None:
     assert acceptance(rows("pairs"), rows("captions"), rows("pair_scores"), {}).num_rows == 0
 
 
-@settings(max_examples=10)
-@given(score=st.floats(0, 1, width=32), limit=st.floats(0, 1, width=32))
-def test_limits_compare_as_numbers(score: float, limit: float) -> None:
-    assert (judge({**GOOD, "nsfw_max": score}, {"nsfw_max": limit}) == []) == (score <= limit)
-    assert (judge({**GOOD, "l1": score}, {"l1_min": limit}) == []) == (score >= limit)
+@settings(max_examples=5)
+@given(st.lists(st.floats(0, 1, width=32), max_size=30), st.floats(0, 1, width=32))
+def test_limits_compare_as_numbers(scores: list[float], limit: float) -> None:
+    ids = [f"p{i:02d}" for i in range(len(scores))]
+    pairs = rows("pairs", *({"pair_id": p, "relation_class": "local"} for p in ids))
+    captions = rows("captions", *({"pair_id": p, "status": "ok"} for p in ids))
+    given_scores = (
+        {"pair_id": p, "nsfw_max": s, "l1": s} for p, s in zip(ids, scores, strict=True)
+    )
+    table = rows("pair_scores", *given_scores)
+    high = acceptance(pairs, captions, table, {"nsfw_max": limit})["accept"].to_pylist()
+    low = acceptance(pairs, captions, table, {"l1_min": limit})["accept"].to_pylist()
+    assert high == [score <= limit for score in scores]
+    assert low == [score >= limit for score in scores]
 
 
 def test_every_view_says_what_it_is() -> None:

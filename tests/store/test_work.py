@@ -134,7 +134,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _until(condition: object, seconds: float = 60) -> None:
+def _until(condition: object, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited too long"

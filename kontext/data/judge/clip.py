@@ -33,6 +33,8 @@ class Trained:
 
     scorer: SmallScorer
     images: Vectors  # [M, D], in the order of the bank
+    texts: Vectors  # [K, D]
+    row_of: dict[str, int]  # text -> row of texts: every concept and caption
     losses: list[float]
     metrics: dict[str, float]  # retrieval of groups that the heads have not seen
 
@@ -53,27 +55,29 @@ def train_on(
     """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
     net, encoder = load_features(device=device), load_text_encoder("minilm", device)
     features = _all_features(net, bank)
-    words = _words(bank.ids, images, pairs, captions)
-    texts = sorted({text for own in words for text in own})
+    facts = {row["pixel_id"]: row for row in images.select(_FACTS).to_pylist()}
+    concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
+    words = _words(bank.ids, concepts, pairs, captions)
+    written = (captions[name].to_pylist() for name in ("target_caption", "context_caption"))
+    texts = sorted({"", *concepts, *(text for column in written for text in column if text)})
     row_of = {text: row for row, text in enumerate(texts)}
     pooled = text_features(encoder, texts)
-    facts = {row["pixel_id"]: row for row in images.select(_FACTS).to_pylist()}
     seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
     if not seen.any():
         seen[:] = True
     data = ClipData(
         features[torch.from_numpy(seen)],
         pooled,
-        [np.array([row_of[t] for t in words[i]]) for i in np.flatnonzero(seen)],
+        [np.array([row_of[text] for text in words[i]]) for i in np.flatnonzero(seen)],
     )
     model, losses = train_clip(
         data, steps=config.clip_steps, batch=config.clip_batch, seed=config.seed
     )
     scorer = SmallScorer(model, net, encoder)
-    embedded = scorer.embed_features(features)
-    concepts = [facts[pixel_id]["concept"] for pixel_id in bank.ids]
-    metrics = _retrieval(scorer, embedded[~seen], [concepts[i] for i in np.flatnonzero(~seen)])
-    return Trained(scorer, embedded, losses, metrics)
+    embedded, vectors = scorer.embed_features(features), scorer.embed_pooled(pooled)
+    unseen = np.flatnonzero(~seen)
+    metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
+    return Trained(scorer, embedded, vectors, row_of, losses, metrics)
 
 
 _FACTS = ["pixel_id", "group_key", "concept"]
@@ -99,10 +103,9 @@ def _all_features(net: torch.nn.Module, bank: ImageBank) -> Tensor:
 
 
 def _words(
-    ids: Sequence[str], images: pa.Table, pairs: pa.Table, captions: pa.Table
+    ids: Sequence[str], concepts: Sequence[str], pairs: pa.Table, captions: pa.Table
 ) -> list[list[str]]:
     """Per image its concept and up to three captions that were written for it, sorted."""
-    concept = dict(zip(images["pixel_id"].to_pylist(), images["concept"].to_pylist(), strict=True))
     caption = dict(
         zip(captions["pair_id"].to_pylist(), captions["target_caption"].to_pylist(), strict=True)
     )
@@ -112,16 +115,21 @@ def _words(
     ):
         if caption.get(pair_id):
             written[target].add(caption[pair_id])
-    return [[concept[i], *sorted(written[i])[:_TEXTS_PER_IMAGE]] for i in ids]
+    return [
+        [concept, *sorted(written[pixel_id])[:_TEXTS_PER_IMAGE]]
+        for pixel_id, concept in zip(ids, concepts, strict=True)
+    ]
 
 
-def _retrieval(scorer: SmallScorer, embedded: Vectors, concepts: list[str]) -> dict[str, float]:
+def _retrieval(
+    embedded: Vectors, concepts: list[str], texts: Vectors, row_of: dict[str, int]
+) -> dict[str, float]:
     """Image-to-concept recall over groups that the heads have not seen; empty without any."""
     names = sorted(set(concepts))
     if len(names) < 2:
         return {}
-    row_of = {name: row for row, name in enumerate(names)}
-    return retrieval(embedded, concepts, row_of, scorer.text_embeddings(names))
+    candidates = texts[[row_of[name] for name in names]]
+    return retrieval(embedded, concepts, {name: i for i, name in enumerate(names)}, candidates)
 
 
 @dataclass(frozen=True)
@@ -135,11 +143,10 @@ class PairScores:
 
 def score_pairs(trained: Trained, edges: Edges, captions: Sequence[dict[str, str]]) -> PairScores:
     """Score P pairs; `captions` are their rows of CAPTIONS. T2I gets clip_i 1 and clip_dir 0."""
-    texts = sorted({row[key] for row in captions for key in ("target_caption", "context_caption")})
-    vectors = trained.scorer.text_embeddings(texts)
-    row_of = {text: row for row, text in enumerate(texts)}
-    target_text = vectors[[row_of[row["target_caption"]] for row in captions]]
-    context_text = vectors[[row_of[row["context_caption"]] for row in captions]]
+    target_text, context_text = (
+        trained.texts[[trained.row_of[row[name]] for row in captions]]
+        for name in ("target_caption", "context_caption")
+    )
     target = trained.images[edges.target]
     clip_t = (target * target_text).sum(1, dtype=np.float64)
     per_edge: PairClip = pair_scores(

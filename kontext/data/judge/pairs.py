@@ -71,15 +71,17 @@ def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
     parts = Quality(*(np.full(len(unique), np.nan) for _ in Quality._fields))
     for start in range(0, len(unique), _BLOCK):
         images = [
-            (bank.rgb(edges.pixel_ids[one]), bank.rgb(edges.pixel_ids[other]))
-            for one, other in unique[start : start + _BLOCK]
+            (bank.rgb(edges.pixel_ids[a]), bank.rgb(edges.pixel_ids[b]))
+            for a, b in unique[start : start + _BLOCK]
         ]
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, (one, other) in enumerate(images):
-            if one.shape == other.shape:
-                by_shape[one.shape].append(index)
+        for index, (a, b) in enumerate(images):
+            if a.shape == b.shape:
+                by_shape[a.shape].append(index)
         for rows in by_shape.values():
-            scores = quality(*(np.stack(side) for side in zip(*(images[i] for i in rows))))
+            one = np.stack([images[index][0] for index in rows])
+            other = np.stack([images[index][1] for index in rows])
+            scores = quality(one, other)
             for part, values in zip(parts, scores, strict=True):
                 part[start + np.array(rows)] = values
     return Quality(*(part[back.reshape(-1)] for part in parts))

@@ -63,7 +63,7 @@ def ssim(a: Pixels, b: Pixels) -> Values:
     for rows in _blocks(a):
         x, y = _unit(a[rows]), _unit(b[rows])  # [n, 3, H, W]
         moments = torch.cat([x, y, x * x, y * y, x * y], 1)
-        mean_x, mean_y, xx, yy, xy = _smooth(moments, kernel).unflatten(1, (5, 3)).unbind(1)
+        mean_x, mean_y, xx, yy, xy = torch.split(_smooth(moments, kernel), 3, 1)
         product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
         covariance, variances = xy - product, xx + yy - squares
         index = (2 * product + _C1) * (2 * covariance + _C2)

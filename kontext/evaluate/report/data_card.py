@@ -20,6 +20,15 @@ REASONS = {
     "quota": "the category had enough of this relation",
     "image_cap": "its target was already used often enough",
     "duplicate": "proposed twice",
+    "nsfw_max": "open-nsfw score above its limit",
+    "nudity_max": "nudity score above its limit",
+    "exposure_delta_max": "somebody would be less clothed",
+    "clip_t_min": "target and caption do not agree",
+    "clip_dir_min": "images and captions move apart",
+    "l1_min": "hardly anything changes",
+    "changed_frac_min": "hardly any pixel changes",
+    "ssim_max": "context and target look the same",
+    "pdq_distance_min": "context and target hash the same",
 }
 
 
@@ -104,7 +113,7 @@ def _dropped(inputs: Inputs) -> TableBlock:
     """Why proposed pairs are not in the shards, by the stage that dropped them."""
     rows: list[tuple[str, str, int]] = []
     for reason, count in sorted(mine_drops(inputs["mine"].json("counts.json")).items()):
-        rows.append((REASONS.get(reason, reason.replace("_", " ")), "mine", count))
+        rows.append((reason_text(reason), "mine", count))
     status = Counter(inputs["caption"].table("captions.parquet")["status"].to_pylist())
     rows += [
         (f"caption {name}", "caption", n) for name, n in sorted(status.items()) if name != "ok"
@@ -114,8 +123,13 @@ def _dropped(inputs: Inputs) -> TableBlock:
     for row in accepted.select(["accept", "reject_reasons"]).to_pylist():
         if not row["accept"]:
             reasons.update((row["reject_reasons"] or ["unnamed"])[:1])
-    rows += [(name.replace("_", " "), "screen", n) for name, n in sorted(reasons.items())]
+    rows += [(reason_text(name), "screen", n) for name, n in sorted(reasons.items())]
     return TableBlock("Pairs not kept, by reason", ("reason", "stage", "pairs"), tuple(rows))
+
+
+def reason_text(reason: str) -> str:
+    """A drop reason in words."""
+    return REASONS.get(reason, reason.replace("_", " "))
 
 
 def mine_drops(counts: Mapping[str, Any]) -> Counter[str]:

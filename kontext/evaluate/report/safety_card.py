@@ -5,7 +5,7 @@ Counts and thresholds only: no identifier, hash or picture of a dropped subject 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +24,11 @@ _CHECKS = {
     "text_rule": "text rules",
     "pair_rule": "pair rule",
 }
+_SCORES = (
+    ("nsfw_max", "nsfw, open-nsfw", "nsfw_max"),
+    ("nudity_max", "nudity, NudeNet", "nudity_max"),
+    ("exposure_delta", "rise in exposure", "exposure_delta_max"),
+)
 Inputs = Mapping[str, ArtifactReader]
 
 
@@ -76,44 +81,36 @@ def tables(inputs: Inputs) -> list[TableBlock]:
                 (_CHECKS[check], provider, *(counts[check, provider, o] for o in _OUTCOMES))
                 for check, provider in checks
             ),
-            "Unmatchable: the perceptual hash is too poor to match; such images are judged by the "
-            "classifiers alone.",
+            "All drops are recorded; passes of classifiers and rules are sampled. Unmatchable: the "
+            "perceptual hash is too poor to match, so the classifiers' limits are stricter.",
         ),
         TableBlock(
             "Why something was stopped",
             ("check", "reason", "count"),
             tuple((_CHECKS[c], r.replace("_", " "), n) for (c, r), n in sorted(reasons.items())),
         ),
-        _scores(inputs["screen"].table("image_scores.parquet"), policy),
+        _scores(inputs["screen"].table("pair_scores.parquet"), policy),
         _policy(policy),
     ]
     return [block for block in blocks if block.rows]
 
 
 def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
-    """Per classifier: images scored, and the tail of the scores that policy looks at."""
-    judged = {"nsfw", *policy.get("nudity_labels", ())}
-    images: dict[str, set[str]] = defaultdict(set)
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in scores.to_pylist():
-        images[row["classifier"]].add(row["pixel_id"])
-        if row["label"] in judged:
-            values[row["classifier"]].append(row["score"])
-    rows = [
-        (
-            name,
-            len(images[name]),
-            round(float(np.percentile(values[name], 99)), 3) if values[name] else None,
-            round(max(values[name]), 3) if values[name] else None,
-        )
-        for name in sorted(images)
-    ]
+    """Raw safety scores of pairs (the largest of a pair's images) against their limits."""
+    limits = policy.get("thresholds", {})
+    rows = []
+    for column, title, limit in _SCORES:
+        values = scores[column].to_numpy().astype(np.float64)
+        values = values[np.isfinite(values)]
+        if len(values):
+            shown = (np.percentile(values, 50), np.percentile(values, 99), values.max())
+            rows.append((title, *(round(float(v), 3) for v in shown), limits.get(limit)))
     return TableBlock(
-        "Classifier scores",
-        ("classifier", "images", "99th percentile", "highest"),
+        "Safety scores of pairs",
+        ("score", "median", "99th percentile", "highest", "limit"),
         tuple(rows),
-        "Scores of the labels the policy judges, 0 to 1. They are stored raw; thresholds are "
-        "applied by SQL views.",
+        f"{scores.num_rows:,} pairs, each by the worst of its images. Scores are stored raw; limits "
+        "are applied by SQL views.",
     )
 
 
@@ -124,4 +121,5 @@ def _policy(policy: Mapping[str, Any]) -> TableBlock:
         f"Policy {name}".strip(),
         ("threshold", "value"),
         tuple((key.replace("_", " "), value) for key, value in sorted(thresholds.items())),
+        str(policy.get("description", "")),
     )

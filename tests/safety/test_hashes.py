@@ -1,0 +1,170 @@
+import datetime as dt
+import hashlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kontext.errors import GateError
+from kontext.safety.canaries import canary_image
+from kontext.safety.hashes import HashGate, load_hash_list
+from kontext.safety.ids import Outcome, Reason
+from kontext.safety.pdq import PdqIndex, distances, pdq_dihedral
+from schemas.recipes import IngestConfig
+
+TODAY = dt.date(2026, 3, 1)
+HEADER = "# provider: test-ngo\n# version: 7\n# date: 2026-02-20\n"
+
+
+def picture(seed: int = 1, side: int = 200) -> np.ndarray:
+    """A benign smooth picture that is no canary."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def hex_pdq(rgb: np.ndarray) -> str:
+    return pdq_dihedral(rgb)[0][0].tobytes().hex()
+
+
+def gate_with(tmp_path, *rows: str, **config) -> HashGate:
+    path = tmp_path / "list.csv"
+    path.write_text(HEADER + "type,value\n" + "\n".join(rows) + "\n")
+    settings_ = IngestConfig(hash_lists=(str(path),), **{"allow_unlisted": False, **config})
+    return HashGate.from_config(settings_, tmp_path, TODAY)
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha1", "sha256"])
+def test_exact_hashes_of_the_raw_bytes(tmp_path, kind):
+    gate = gate_with(tmp_path, f"{kind},{hashlib.new(kind, b'file').hexdigest().upper()}")
+    hit = gate.check(b"file", picture())
+    assert (hit.outcome, hit.reason, hit.provider) == (
+        Outcome.DROP,
+        Reason.HASH_MATCH,
+        "test-ngo@7",
+    )
+    assert gate.check(b"file2", picture()).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("side", [64, 100, 256, 700])
+@pytest.mark.parametrize("turn", range(8))
+def test_pdq_in_all_eight_orientations(tmp_path, side, turn):
+    gate = gate_with(tmp_path, f"pdq,{hex_pdq(picture(side=side))}")
+    turned = np.rot90(picture(side=side), turn % 4)
+    turned = turned[:, ::-1] if turn >= 4 else turned
+    assert gate.check(b"", turned).outcome is Outcome.DROP
+    assert gate.check(b"", picture(2, side)).outcome is Outcome.PASS
+
+
+def test_match_stops_at_distance_31(tmp_path):
+    bits = np.unpackbits(pdq_dihedral(picture())[0][0])
+    for flipped, outcome in ((31, Outcome.DROP), (32, Outcome.PASS)):
+        near = bits.copy()
+        near[:flipped] ^= 1
+        gate = gate_with(tmp_path, f"pdq,{np.packbits(near).tobytes().hex()}")
+        assert gate.check(b"", picture()).outcome is outcome
+
+
+def test_a_flat_image_is_unmatchable_but_its_bytes_are_still_matched(tmp_path):
+    flat = np.full((64, 64, 3), 200, np.uint8)
+    gate = gate_with(tmp_path, f"md5,{hashlib.md5(b'flat').hexdigest()}")
+    result = gate.check(b"other", flat)
+    assert result.outcome is Outcome.UNMATCHABLE and result.reason is Reason.PDQ_LOW_QUALITY
+    assert result.pdq_quality < 50
+    assert gate.check(b"flat", flat).outcome is Outcome.DROP
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 300), (16, 16), (2, 2)])
+def test_tiny_and_odd_shapes_do_not_break_the_gate(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert len(HashGate().check(b"x", image).pdq) == 32
+
+
+def test_canaries_are_always_in_the_bank(tmp_path):
+    image = np.asarray(canary_image(3))
+    for gate in (HashGate(), gate_with(tmp_path, f"md5,{'0' * 32}")):
+        result = gate.check(b"", image)
+        assert result.reason is Reason.CANARY and result.provider.startswith("canary-bank@")
+
+
+def test_jsonl_is_read_like_csv(tmp_path):
+    rows = [
+        {"provider": "p", "version": 3, "date": "2026-02-28"},
+        {"type": "PDQ", "value": hex_pdq(picture())},
+    ]
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    loaded = load_hash_list(path)
+    assert (loaded.name, len(loaded), loaded.date) == ("p@3", 1, dt.date(2026, 2, 28))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", HEADER + "type,value\nsha256,SECRETSECRET\n", "line 5: not 64 hex"),
+        ("l.csv", HEADER + "type,value\nphotodna,SECRETSECRET\n", "line 5: unknown hash type"),
+        ("l.csv", HEADER + "type,value\nSECRETSECRET\n", "line 5: two columns"),
+        ("l.csv", HEADER + "SECRETSECRET\n", "first row"),
+        ("l.csv", HEADER + "type,value\n", "no entries"),
+        ("l.csv", "# provider: p\ntype,value\nmd5," + "0" * 32, "lacks version, date"),
+        ("l.csv", HEADER.replace("2026-02-20", "SECRETSECRET") + "type,value\n", "YYYY-MM-DD"),
+        ("l.jsonl", '{"provider": "p"}\nSECRETSECRET\n', "line 2: not a JSON"),
+        ("l.jsonl", '{"provider": "p", "version": 1, "date": "2026-01-01"}\n{"x": 1}', "line 2"),
+        ("l.txt", "SECRETSECRET", "suffix"),
+    ],
+)
+def test_malformed_lists_are_refused_without_showing_entries(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(GateError, match=message) as caught:
+        load_hash_list(tmp_path / name)
+    assert "SECRET" not in str(caught.value).upper().replace(name.upper(), "")
+
+
+def test_entries_never_appear_in_reprs_or_pickles(tmp_path):
+    entry = hashlib.sha256(b"x").hexdigest()
+    gate = gate_with(tmp_path, f"sha256,{entry}")
+    assert entry not in repr(gate.lists) and entry not in repr(gate)
+    with pytest.raises(TypeError, match="secrets"):
+        pickle.dumps(gate)
+
+
+def test_missing_and_stale_lists_refuse_unless_allowed(tmp_path):
+    with pytest.raises(GateError, match="no hash list"):
+        HashGate.from_config(IngestConfig(allow_unlisted=False), tmp_path, TODAY)
+    (note,) = HashGate.from_config(IngestConfig(allow_unlisted=True), tmp_path, TODAY).notes
+    assert "canary bank" in note
+    row = f"md5,{'0' * 32}"
+    assert gate_with(tmp_path, row).notes == ()
+    path = tmp_path / "list.csv"
+    path.write_text(path.read_text().replace("2026-02-20", "2026-01-29"))
+    config = IngestConfig(hash_lists=("list.csv",), allow_unlisted=False)  # found in the home
+    with pytest.raises(GateError, match="31 days old"):
+        HashGate.from_config(config, tmp_path, TODAY)
+    with pytest.raises(GateError, match="does not exist"):
+        HashGate.from_config(IngestConfig(hash_lists=("none.csv",)), tmp_path, TODAY)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 40))
+@settings(max_examples=15)
+def test_the_index_finds_exactly_what_a_scan_finds(seed, flips):
+    rng = np.random.default_rng(seed)
+    bank = rng.integers(0, 256, (5000, 32), dtype=np.uint8)
+    queries = rng.integers(0, 256, (8, 32), dtype=np.uint8)
+    bits = np.unpackbits(bank[seed % 5000])
+    bits[rng.choice(256, flips, replace=False)] ^= 1
+    queries[3] = np.packbits(bits)
+    match = PdqIndex(bank).nearest(queries)
+    scanned = distances(bank[:, None], queries[None])
+    if scanned.min() > 31:
+        assert match is None
+    else:
+        assert match is not None and match.distance == scanned.min()
+        assert scanned[match.row].min() == match.distance
+
+
+def test_an_empty_index_matches_nothing():
+    assert PdqIndex(np.empty((0, 32), np.uint8)).nearest(np.zeros((8, 32), np.uint8)) is None

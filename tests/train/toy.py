@@ -1,0 +1,54 @@
+"""A tiny encoded dataset and transformer for the training tests."""
+
+from __future__ import annotations
+
+import torch
+
+from kontext.models.transformer import FluxTransformer
+from kontext.train.batch import NO_CONTEXT, PairTensors
+from schemas.recipes import FinetuneConfig, TransformerShape
+from schemas.tables import RELATION_CLASSES
+
+SHAPE = TransformerShape(
+    in_channels=16,
+    vec_in_dim=12,
+    context_in_dim=12,
+    hidden_size=32,
+    num_heads=2,
+    depth=1,
+    depth_single_blocks=2,
+    axes_dim=(4, 6, 6),
+    guidance_embed=False,
+)
+
+
+def toy_pairs(edits: int = 8, singles: int = 4, seed: int = 0) -> PairTensors:
+    """`edits` pairs with a context and `singles` without, latents [*, 4, 4, 4]."""
+    draw = torch.Generator().manual_seed(seed)
+    n = edits + singles
+    return PairTensors(
+        latents=torch.randn(2 * n, 4, 4, 4, generator=draw),
+        text_tokens=torch.randn(n + 1, 5, 12, generator=draw),
+        text_pooled=torch.randn(n + 1, 12, generator=draw),
+        target=torch.arange(n),
+        context=torch.tensor([n + i for i in range(edits)] + [NO_CONTEXT] * singles),
+        text=torch.arange(1, n + 1),
+        category=torch.tensor([i % 5 for i in range(edits)] + [5] * singles),
+        categories=RELATION_CLASSES,
+        empty_text=0,
+    )
+
+
+def toy_config(**changes: object) -> FinetuneConfig:
+    values = {"shape": SHAPE, "t2i_steps": 2, "joint_steps": 4, "batch": 8, "warmup": 1, "lr": 1e-2}
+    return FinetuneConfig.model_validate({**values, **changes})
+
+
+def toy_model(seed: int = 0) -> FluxTransformer:
+    """A transformer whose zero-initialised layers are made random, so that it does something."""
+    torch.manual_seed(seed)
+    model = FluxTransformer(SHAPE)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
