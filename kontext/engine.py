@@ -91,6 +91,7 @@ class Engine:
         self.ledger = Ledger(self.objects)
         self.run = run
         self._stages = stages
+        self._externals: dict[str, str] = {}
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -291,7 +292,17 @@ class Engine:
 
     def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
         config = self._section(stage).model_dump(mode="json")
+        if stage.external:
+            config["external"] = self._external(stage)
         return {**config, "attempt": attempt} if attempt else config
+
+    def _external(self, stage: Stage) -> str:
+        """Digest of what the section points to outside the store, looked at once per engine."""
+        if stage.name not in self._externals:
+            module, _, function = stage.external.partition(":")
+            look = getattr(importlib.import_module(module), function)
+            self._externals[stage.name] = str(look(self._section(stage)))
+        return self._externals[stage.name]
 
     def _section(self, stage: Stage) -> Section:
         section = getattr(self.recipe, stage.section)

@@ -20,6 +20,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.safety.canaries",
             "kontext.safety.ids",
         ),
+        external="kontext.data.sources.external:fingerprint",
         summary="decode, canonicalise and hash-gate every image of the sources",
     ),
     Stage(

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext.data.mine import Candidate, MinedImage, attributes, select, singles
+from kontext.data.mine.attributes import overlap, silhouette
+from kontext.data.mine.candidate import strictest_license
+from schemas.recipes import MineConfig
+
+
+def image(
+    pixel_id: str, group: str = "g", source: str = "s", box: int = 8, **labels: str
+) -> MinedImage:
+    rgb = np.full((32, 32, 3), 255, np.uint8)
+    rgb[16 - box : 16 + box, 16 - box : 16 + box] = 10
+    return MinedImage(pixel_id, source, group, "thing", labels, "CC0-1.0", rgb)
+
+
+def mined(*images: MinedImage, **changes: object) -> list[Candidate]:
+    return list(attributes.mine(images, MineConfig.model_validate(changes)))
+
+
+def test_one_changed_attribute_makes_a_pair_in_both_directions() -> None:
+    pairs = mined(image("a", hair_color="red"), image("b", hair_color="blue"))
+    assert {(c.context_ids[0], c.target_id) for c in pairs} == {("a", "b"), ("b", "a")}
+    assert {c.relation_class for c in pairs} == {"local"}
+    forward = next(c for c in pairs if c.target_id == "b")
+    assert forward.params["from"] == "red" and forward.params["to"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (image("a", x="1", y="1"), image("b", x="2", y="2")),  # two attributes
+        (image("a", x="1"), image("b", x="1")),  # none
+        (image("a", group="g", x="1"), image("b", group="h", x="2")),  # two groups
+        (image("a", x="1"), image("b", x="2", y="1")),  # not the same labels
+        (image("a", x="1", source="s"), image("b", x="2", source="t")),  # two sources
+        (image("a", x="1"), image("a", x="2")),  # the same pixels
+    ],
+)
+def test_anything_else_makes_no_pair(first: MinedImage, second: MinedImage) -> None:
+    assert mined(first, second) == []
+
+
+def test_style_crosses_sources_only_where_silhouettes_agree() -> None:
+    flat = image("a", source="emoji:x", art_style="flat")
+    same = image("b", source="emoji:y", art_style="3D", box=8)
+    other = image("c", source="emoji:z", art_style="line", box=3)
+    pairs = mined(flat, same, other)
+    assert {c.target_id for c in pairs} == {"a", "b"}
+    assert all(c.relation_class == "style" and c.params["silhouette_iou"] == 1.0 for c in pairs)
+    assert len(mined(flat, same, other, style_overlap_min=0.05)) == 6
+
+
+def test_silhouette_of_an_outline_is_filled() -> None:
+    filled, outline = image("a").rgb, image("b").rgb.copy()
+    outline[10:22, 10:22] = 255
+    assert overlap(silhouette(filled), silhouette(outline)) == 1.0
+    blank = np.full((8, 8, 3), 255, np.uint8)
+    assert overlap(silhouette(blank), silhouette(blank)) == 0.0
+
+
+def test_singles_have_no_context() -> None:
+    (single,) = singles.mine([image("a", text="OK")], MineConfig())
+    assert single.context_ids == () and single.relation_class == "t2i"
+    assert single.params["label.text"] == "OK"
+
+
+def candidates(relation: str, category: str, n: int) -> list[Candidate]:
+    return [
+        Candidate((f"x{i}",), f"{relation}{i}", category, relation, "m", "1", {}, "g", "s", "MIT")
+        for i in range(n)
+    ]
+
+
+def test_skin_tone_is_capped_and_its_share_goes_to_others() -> None:
+    pool = candidates("skin_tone", "local", 500) + candidates("hair_color", "local", 500)
+    kept = select(pool, MineConfig(pairs_per_category=200, skin_tone_share=0.15)).kept
+    assert Counter(c.relation for c in kept) == {"skin_tone": 30, "hair_color": 170}
+
+
+def test_relations_share_a_category_evenly() -> None:
+    pool = candidates("a", "global", 10) + candidates("b", "global", 300)
+    kept = select(pool, MineConfig(pairs_per_category=100)).kept
+    assert Counter(c.relation for c in kept) == {"a": 10, "b": 90}
+
+
+@given(st.permutations(range(12)), st.integers(1, 12))
+def test_selection_does_not_depend_on_order(order: list[int], quota: int) -> None:
+    pool = candidates("a", "text", 12)
+    config = MineConfig(pairs_per_category=quota)
+    assert select([pool[i] for i in order], config).kept == select(pool, config).kept
+
+
+def test_every_candidate_is_counted_once() -> None:
+    pool = [
+        Candidate((f"x{i}",), "same", "local", "a", "m", "1", {}, "g", "s", "MIT") for i in range(9)
+    ]
+    selection = select([*pool, pool[0]], MineConfig(pairs_per_category=3, pairs_per_image=5))
+    outcomes = {key[2]: n for key, n in selection.counts.items()}
+    assert outcomes == {"duplicate": 1, "kept": 3, "quota": 2, "image_cap": 4}
+
+
+def test_the_pair_id_covers_everything_that_makes_the_pair() -> None:
+    base = Candidate(("x",), "y", "local", "a", "m", "1", {"to": "red"}, "g", "s", "MIT")
+    same = Candidate(("x",), "y", "local", "a", "m", "2", {"to": "red"}, "g", "s", "MIT")
+    other = Candidate(("x",), "y", "local", "a", "m", "1", {"to": "blue"}, "g", "s", "MIT")
+    assert base.pair_id == same.pair_id != other.pair_id
+
+
+def test_a_pair_takes_the_strictest_licence() -> None:
+    assert strictest_license("MIT", "CC-BY-SA-4.0") == "CC-BY-SA-4.0"
+    assert strictest_license("CC0-1.0", "GPL-3.0-only") == "GPL-3.0-only"
