@@ -14,10 +14,10 @@ from torch import Tensor
 from kontext.data.loader import PairSet
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.batch import NO_CONTEXT, PairTensors
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder
 from kontext.stage import ArtifactReader
-from kontext.train.batch import NO_CONTEXT, PairTensors
 from schemas.tables import RELATION_CLASSES
 
 EMPTY_PROMPT = ""

@@ -44,7 +44,16 @@ _ALL: tuple[Stage, ...] = (
         "screen",
         ("ingest", "mine", "caption"),
         "kontext.stages.screen",
-        ("kontext.stages.screen", "kontext.safety", "kontext.data.judge"),
+        (
+            "kontext.stages.screen",
+            "kontext.safety",
+            "kontext.data.judge",
+            "kontext.models.clip",
+            "kontext.models.features",
+            "kontext.models.text",
+            "kontext.store.views",
+            "schemas.views",
+        ),
         summary="score safety and quality; thresholds are SQL views",
     ),
     Stage(
@@ -67,7 +76,7 @@ _ALL: tuple[Stage, ...] = (
         "index",
         ("ingest", "mine", "caption", "screen", "shard"),
         "kontext.stages.index",
-        ("kontext.stages.index",),
+        ("kontext.stages.index", "kontext.store.views", "schemas.views"),
         summary="commit one catalog snapshot: a dataset version",
     ),
     Stage(
@@ -111,7 +120,7 @@ _ALL: tuple[Stage, ...] = (
         (
             "kontext.stages.finetune",
             "kontext.train.flow",
-            "kontext.train.batch",
+            "kontext.models.batch",
             "kontext.train.loop",
             "kontext.train.optim",
             "kontext.train.ema",
@@ -132,7 +141,7 @@ _ALL: tuple[Stage, ...] = (
         (
             "kontext.stages.distill",
             "kontext.train.distill",
-            "kontext.train.batch",
+            "kontext.models.batch",
             "kontext.train.loop",
             "kontext.train.optim",
             "kontext.train.ema",

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kontext.data.latents import load_pairs
+from kontext.models.batch import PairTensors, gather
 from kontext.models.convert import load_weights
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
@@ -15,7 +16,6 @@ from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import StageContext
 from kontext.stages.preview import preview_edits
 from kontext.stages.training import device_for, history_table, report_progress, save_weights
-from kontext.train.batch import PairTensors, gather
 from kontext.train.distill import DistillMethod, check_training, check_wiring
 from kontext.train.loop import fit
 from schemas.recipes import DistillConfig, TransformerShape

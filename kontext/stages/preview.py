@@ -7,12 +7,12 @@ import torch
 
 from kontext.data.images import contact_sheet
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.batch import PairTensors, gather
 from kontext.models.convert import load_weights
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Prompt, noise, sample
 from kontext.stage import StageContext
-from kontext.train.batch import PairTensors, gather
 
 _PER_CATEGORY = 4
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.errors import GateError
+from kontext.models.batch import Batch, PairTensors, gather
 from kontext.models.discriminators import LaddHeads
 from kontext.models.precision import autocast
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
-from kontext.train.batch import Batch, PairTensors, gather
 from kontext.train.ema import Ema
 from kontext.train.flow import add_noise, velocity
 from kontext.train.loop import TrainState, generator

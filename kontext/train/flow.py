@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
 from kontext.models.precision import autocast
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
-from kontext.train.batch import Batch, PairTensors, gather, sampling_weights
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine

@@ -17,7 +17,9 @@ _CODE = ("tests.flows.toy_stages",)
 
 
 def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:
-    return Stage(name, name, inputs, "tests.flows.toy_stages", _CODE, pool, f"toy {name}")
+    return Stage(
+        name, name, inputs, "tests.flows.toy_stages", _CODE, pool=pool, summary=f"toy {name}"
+    )
 
 
 GRAPH = {

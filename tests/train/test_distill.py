@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from kontext.errors import GateError
+from kontext.models.batch import Batch, gather
 from kontext.models.sequence import pack
 from kontext.sample.euler import Guidance, Prompt, noise, sample
-from kontext.train.batch import Batch, gather
 from kontext.train.distill import (
     DistillMethod,
     check_training,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kontext.models.batch import gather, sampling_weights
 from kontext.models.sequence import pack, sequence_ids
-from kontext.train.batch import gather, sampling_weights
 from kontext.train.flow import FlowMethod, add_noise, level_losses, velocity
 from kontext.train.loop import fit, generator
 from kontext.train.timesteps import sample_t

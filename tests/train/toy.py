@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from kontext.models.batch import NO_CONTEXT, PairTensors
 from kontext.models.transformer import FluxTransformer
-from kontext.train.batch import NO_CONTEXT, PairTensors
 from schemas.recipes import FinetuneConfig, TransformerShape
 from schemas.tables import RELATION_CLASSES
 

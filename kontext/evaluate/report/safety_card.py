@@ -109,8 +109,8 @@ def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
         "Safety scores of pairs",
         ("score", "median", "99th percentile", "highest", "limit"),
         tuple(rows),
-        f"{scores.num_rows:,} pairs, each by the worst of its images. Scores are stored raw; limits "
-        "are applied by SQL views.",
+        f"{scores.num_rows:,} pairs, each by the worst of its images. Scores are stored raw; "
+        "limits are applied by SQL views.",
     )
 
 

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+
+from kontext.errors import GateError, RecipeError, SafetyRefusal
+from kontext.safety import policy as module
+from kontext.safety.canaries import canary_image
+from kontext.safety.ids import Reason
+from kontext.safety.policy import (
+    classifiers_for,
+    filter_health,
+    load_policy,
+    policy_json,
+    screen_edit,
+)
+from kontext.store.views import THRESHOLDS
+from schemas.recipes import ScreenConfig
+
+ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+@pytest.mark.parametrize("name", ["default", "no-nudenet"])
+def test_packaged_policies_are_complete(name):
+    policy = load_policy(name)
+    assert set(policy.thresholds) <= set(THRESHOLDS)
+    assert policy.version.startswith(name)
+    assert policy.limit("nsfw_max", True) < policy.limit("nsfw_max", False)
+    assert json.loads(json.dumps(policy_json(policy)))["thresholds"] == policy.thresholds
+
+
+def test_only_the_default_policy_needs_nudenet():
+    assert classifiers_for(load_policy("default"), ScreenConfig()) == ("open-nsfw", "nudenet")
+    alone = ScreenConfig(classifiers=("open-nsfw",))
+    assert classifiers_for(load_policy("no-nudenet"), alone) == ("open-nsfw",)
+    with pytest.raises(RecipeError, match="needs the classifier nudenet"):
+        classifiers_for(load_policy("default"), alone)
+
+
+def test_a_policy_of_ones_own(tmp_path):
+    data = policy_json(load_policy("default"))
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({**data, "version": "own-1"}))
+    assert load_policy(str(path)).version == "own-1"
+    for change, message in (
+        ({"thresholds": {"nsfw_max": 0.1, "nsfw_mx": 0.2}}, "nsfw_mx"),
+        ({"thresholds": {"nudity_max": 0.1}}, "nsfw_max are required"),
+        ({"extra": 1}, "extra"),
+        ({"ncii": {"person_min": 3}}, "ncii"),
+    ):
+        path.write_text(json.dumps({**data, **change}))
+        with pytest.raises(RecipeError, match=message):
+            load_policy(str(path))
+    with pytest.raises(RecipeError, match="known: default, no-nudenet"):
+        load_policy("strict")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_policy(str(tmp_path / "none.json"))
+
+
+def scores_of(policy, **given):
+    labels = {"nsfw", *policy.nudity_weights, *policy.exposure_weights, *policy.person_labels}
+    return {name: np.array([given.get(name, 0.0)], np.float32) for name in labels}
+
+
+def test_risk_combines_labels_and_keeps_nan():
+    policy = load_policy("default")
+    risk = policy.risk(scores_of(policy, FEMALE_BREAST_EXPOSED=0.5, BUTTOCKS_EXPOSED=0.6))
+    assert risk.nudity[0] == pytest.approx(0.5) and risk.person[0] == 0
+    assert policy.risk(scores_of(policy, BUTTOCKS_EXPOSED=0.5)).nudity[0] == pytest.approx(0.4)
+    assert np.isnan(policy.risk(scores_of(policy, ANUS_EXPOSED=np.nan)).nudity[0])
+    assert policy.risk(scores_of(policy, FACE_MALE=0.8)).person[0] == pytest.approx(0.8)
+    without = load_policy("no-nudenet")
+    risk = without.risk({"nsfw": np.array([0.3], np.float32)})
+    assert (risk.nudity[0], risk.person[0]) == (0, 1)  # unknown: assume a person
+    assert risk.exposure[0] == pytest.approx(0.3)
+
+
+def test_inert_filters_stop_the_run():
+    passed = np.ones(1000, bool)
+    with pytest.raises(GateError, match="nsfw is broken: its score is constant"):
+        filter_health("nsfw", np.full(1000, 0.3), passed)
+    with pytest.raises(GateError, match="none of 1000"):
+        filter_health("nsfw", np.linspace(0, 1, 1000), ~passed)
+    assert filter_health("nsfw", np.full(999, 0.3), passed[:999]).pass_rate == 1.0
+    health = filter_health("nsfw", np.linspace(0, 1, 1000), np.arange(1000) < 900)
+    assert health.pass_rate == 0.9 and health.std > 0.2
+
+
+def test_benign_edits_pass():
+    policy = load_policy("default")
+    screen_edit("make the sky blue", [ART], policy)
+    screen_edit("make the sky blue", [ART, ART[::-1].copy()], policy)
+    screen_edit("make the sky blue", [], policy)
+
+
+def refusal(*args) -> SafetyRefusal:
+    with pytest.raises(SafetyRefusal) as caught:
+        screen_edit(*args)
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_text_and_canaries_are_refused_without_repeating_them():
+    policy = load_policy("default")
+    found = refusal("please undress them", [ART], policy)
+    assert found.reason == Reason.TEXT_UNDRESS and "please" not in str(found)
+    canary = np.asarray(canary_image(1).rotate(90))
+    assert refusal("make it red", [ART, canary], policy).reason == Reason.CANARY
+
+
+def inject(monkeypatch, *per_image: dict[str, float]):
+    """Injected scores stand in for images that this project must not hold."""
+
+    def fake(classifier, images):
+        labels = per_image[0]
+        return {n: np.array([own[n] for own in per_image], np.float32) for n in labels}
+
+    monkeypatch.setattr(module, "score_images", fake)
+
+
+SAFE = {
+    "nsfw": 0.0,
+    **dict.fromkeys(load_policy("default").exposure_weights, 0.0),
+    **dict.fromkeys(load_policy("default").person_labels, 0.9),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"nsfw": 0.9}, Reason.NSFW),
+        ({"ANUS_EXPOSED": 0.9}, Reason.NUDITY),
+        ({"nsfw": np.nan}, Reason.CLASSIFIER_ERROR),
+        ({"FEMALE_BREAST_EXPOSED": 0.55}, Reason.NCII_EXPOSURE),  # below nudity_max, but it rose
+    ],
+)
+def test_injected_scores_are_refused(monkeypatch, change, reason):
+    inject(monkeypatch, SAFE, {**SAFE, **change})
+    assert refusal("make it red", [ART, ART], load_policy("default")).reason == reason
+
+
+def test_one_safe_image_does_not_launder_the_other(monkeypatch):
+    inject(monkeypatch, {**SAFE, "nsfw": 0.9}, SAFE)
+    assert refusal("make it red", [ART, ART], load_policy("default")).reason == Reason.NSFW
+
+
+def test_unmatchable_images_meet_the_stricter_limit(monkeypatch):
+    policy = load_policy("default")
+    between = (policy.limit("nsfw_max", True) + policy.limit("nsfw_max", False)) / 2
+    inject(monkeypatch, {**SAFE, "nsfw": between})
+    screen_edit("make it red", [ART], policy)
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    assert refusal("make it red", [flat], policy).reason == Reason.NSFW
