@@ -124,7 +124,7 @@ class MineConfig(Section):
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image singles (no context)", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin-tone share of local edits", gt=0, le=1)
-    style_overlap_min: float = Field(0.75, title="Silhouette overlap of style pairs", ge=0, le=1)
+    style_overlap_min: float = Field(0.82, title="Silhouette overlap of style pairs", ge=0, le=1)
     pairs_per_image: int = Field(24, title="Pairs one target image may appear in", ge=1)
     seed: int = 0
 

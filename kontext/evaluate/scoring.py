@@ -23,7 +23,10 @@ BATCH = 64
 def pooled_features(
     net: FeatureNet, images: Images, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
-    """Embeddings [N, 1280] of uint8 [N, H, W, 3], in float32 so that equal images agree."""
+    """Embeddings [N, 1280] of uint8 [N, H, W, 3] at the images' own size.
+
+    In float32, so that equal images agree.
+    """
     rows = []
     for low in range(0, len(images), BATCH):
         batch = torch.from_numpy(images[low : low + BATCH]).to(device)

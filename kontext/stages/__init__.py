@@ -49,6 +49,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.safety",
             "kontext.data.judge",
             "kontext.models.clip",
+            "kontext.models.clip_train",
             "kontext.models.features",
             "kontext.models.text",
             "kontext.store.views",

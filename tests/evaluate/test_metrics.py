@@ -8,7 +8,12 @@ from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.metrics.base import ClipVectors
 from kontext.evaluate.metrics.clip import clip_direction, clip_text
 from kontext.evaluate.metrics.fidelity import outside_ratio
-from kontext.evaluate.metrics.success import mae_ratio, succeeded
+from kontext.evaluate.metrics.success import (
+    mae_ratio,
+    right_features,
+    right_pixels,
+    succeeded,
+)
 from kontext.evaluate.pixels import change_mask
 
 
@@ -59,6 +64,13 @@ def test_success_needs_both_halves(
     value: int, features: tuple[list[float], list[float], list[float]], passes: bool
 ) -> None:
     assert succeeded(scoring(value, features)).tolist() == [passes]
+
+
+def test_the_halves_are_told_apart() -> None:
+    blurred = scoring(200, NO_NEARER)
+    assert right_pixels(blurred)[0] and not right_features(blurred)[0]
+    wrong = scoring(0, NEARER)
+    assert not right_pixels(wrong)[0] and right_features(wrong)[0]
 
 
 def test_identity_fails_and_aces_preservation() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +14,39 @@ from tests.flows.toy_stages import GRAPH
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def toy(tmp_path: Path) -> Iterator[Path]:
     """KONTEXT_HOME with the toy graph instead of the real stages."""
-    home = tmp_path / "home"
+    with _toy_graph(tmp_path / "home") as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home where the toy graph has run once; tests that use it only read."""
+    from typer.testing import CliRunner
+
+    from flows import cli
+
+    with _toy_graph(tmp_path_factory.mktemp("finished") / "home") as home:
+        assert CliRunner().invoke(cli.app, ["run", "--direct"]).exit_code == 0
+        yield home
+
+
+@contextlib.contextmanager
+def _toy_graph(home: Path) -> Iterator[Path]:
     home.mkdir()
-    monkeypatch.setenv("KONTEXT_HOME", str(home))
-    for name in ("KONTEXT_STORE", "KONTEXT_CATALOG", "PREFECT_API_URL"):
-        monkeypatch.delenv(name, raising=False)
     real = dict(STAGES)
-    STAGES.clear()
-    STAGES.update(GRAPH)
-    yield home
-    STAGES.clear()
-    STAGES.update(real)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KONTEXT_HOME", str(home))
+        for name in ("KONTEXT_STORE", "KONTEXT_CATALOG", "PREFECT_API_URL"):
+            patch.delenv(name, raising=False)
+        STAGES.clear()
+        STAGES.update(GRAPH)
+        try:
+            yield home
+        finally:
+            STAGES.clear()
+            STAGES.update(real)
 
 
 @pytest.fixture(scope="session")

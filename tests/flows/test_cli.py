@@ -120,26 +120,6 @@ def test_only_needs_its_inputs(
     assert "stage 'distill' needs 'ingest'" in capsys.readouterr().err
 
 
-def test_artifacts_commands(toy: Path) -> None:
-    made = {s["stage"]: s["digest"] for s in _run("run", "--direct", "--json")["stages"]}
-    listed = _run("artifacts", "list", "--json")
-    assert {row["stage"]: row["digest"] for row in listed} == made
-    shown = _run("artifacts", "show", "mine", "--json")
-    assert shown["notes"] == ["a fallback was taken"]
-    assert "quality_db" in runner.invoke(cli.app, ["artifacts", "show", "mine"]).output
-    above = _run("artifacts", "lineage", "distill", "--json")
-    assert {tuple(node) for node in above["nodes"]} == {
-        (stage, made[stage]) for stage in ("ingest", "mine", "distill")
-    }
-    assert _run("artifacts", "verify", "--json")["problems"] == []
-    tagged = runner.invoke(
-        cli.app, ["artifacts", "tag", "model@best", f"distill/{made['distill']}"]
-    )
-    assert tagged.exit_code == 0
-    assert "model@best" in runner.invoke(cli.app, ["artifacts", "list"]).output
-    assert _run("artifacts", "gc", "--json", "--grace", "0h")["deleted"] is False
-
-
 def test_verify_finds_a_changed_byte(
     toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,27 +129,6 @@ def test_verify_finds_a_changed_byte(
     blob.write_bytes(blob.read_bytes()[::-1])
     assert _main(monkeypatch, "artifacts", "verify") == 1
     assert "do not match their manifests" in capsys.readouterr().err
-
-
-def test_sql_formats_tables_and_status(toy: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    _run("run", "--direct", "--json")
-    query = "select stage, count(*) as n from runs group by 1 order by 1"
-    assert _run("sql", query, "--json")[0] == {"stage": "distill", "n": 1}
-    csv = runner.invoke(cli.app, ["sql", query, "--format", "csv"]).output
-    assert csv.splitlines()[:2] == ["stage,n", "distill,1"]
-    table = runner.invoke(cli.app, ["sql", query]).output.splitlines()
-    assert [line.split() for line in (table[0], table[2])] == [["stage", "n"], ["distill", "1"]]
-    out = tmp_path / "answer.parquet"
-    assert runner.invoke(cli.app, ["sql", query, "-f", "parquet", "-o", str(out)]).exit_code == 0
-    assert pq.read_table(out).num_rows == 4
-    assert "runs" in {row["name"] for row in _run("tables", "--json")}
-    assert "seconds" in runner.invoke(cli.app, ["tables", "runs"]).output
-    states = {row["stage"]: row["state"] for row in _run("status", "--json")["stages"]}
-    assert set(states.values()) == {"done"}
-    changed = _run("status", "--json", "--set", "mine.seed=9")["stages"]
-    assert {row["stage"]: row["state"] for row in changed}["index"] == "stale"
 
 
 def _run(*arguments: str) -> Any:

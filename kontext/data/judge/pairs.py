@@ -43,7 +43,8 @@ class Edges:
     def over_images(self, values: NDArray[np.floating]) -> Values:
         """Largest of a per-image score [M] over all images of each pair [P]. NaN stays NaN."""
         found = values[self.target].astype(np.float64)
-        np.maximum.at(found, self.pair, values[self.context].astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(found, self.pair, values[self.context].astype(np.float64))
         return found
 
     def over_contexts(self, values: NDArray[np.floating], empty: float) -> Values:
@@ -53,7 +54,8 @@ class Edges:
     def largest(self, per_edge: NDArray[np.number], empty: float) -> Values:
         """Largest of a per-edge score [E] per pair; `empty` for T2I."""
         found = np.full(len(self.target), -np.inf)
-        np.maximum.at(found, self.pair, per_edge.astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(found, self.pair, per_edge.astype(np.float64))
         return np.where(np.isneginf(found), empty, found)
 
     def smallest(self, per_edge: NDArray[np.number], empty: float) -> Values:

@@ -1,7 +1,9 @@
 """The attribute miner: two images of one group whose labels differ in exactly one attribute.
 
 Style is the exception that needs pixels: two art sets may draw one concept in different poses, and
-such a pair teaches redrawing, not restyling. It is kept only where the silhouettes agree.
+such a pair teaches redrawing, not restyling. It is kept only where the silhouettes agree, and only
+towards a style that needs no invention: black and white is a target, never a context, because the
+colours are not in it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
 from kontext.data.mine.relations import relation_of
 from schemas.recipes import MineConfig
 
-VERSION = "1"
+VERSION = "2"
+_COLOURLESS = "black and white"
 
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
@@ -37,6 +40,8 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
             relation, category = relation_of(changed[0])
             evidence: dict[str, float] = {}
             if category == "style":
+                if context.attributes[changed[0]] == _COLOURLESS:
+                    continue
                 iou = overlap(silhouettes[id(context)], silhouettes[id(target)])
                 if iou < config.style_overlap_min:
                     continue

@@ -31,11 +31,21 @@ def feature_ratio(scoring: Scoring) -> Measured:
     return Measured(feature_distance(scoring), context)
 
 
+def right_pixels(scoring: Scoring) -> NDArray[np.bool_]:
+    """First half of success [N]: error over the mask < 0.7 x the context's."""
+    pixels = mae_ratio(scoring)
+    return np.asarray(pixels.top < MAX_MAE_RATIO * pixels.bottom)
+
+
+def right_features(scoring: Scoring) -> NDArray[np.bool_]:
+    """Second half of success [N]: features nearer to the target than the context's."""
+    features = feature_ratio(scoring)
+    return np.asarray(features.top < features.bottom)
+
+
 def succeeded(scoring: Scoring) -> NDArray[np.bool_]:
-    """Per item [N]: error over the mask < 0.7 x the context's, and features nearer than its."""
-    pixels, features = mae_ratio(scoring), feature_ratio(scoring)
-    closer = pixels.top < MAX_MAE_RATIO * pixels.bottom
-    return np.asarray(closer & (features.top < features.bottom))
+    """Both halves [N]."""
+    return right_pixels(scoring) & right_features(scoring)
 
 
 METRICS = (
@@ -49,6 +59,24 @@ METRICS = (
         "0.7 × the context's, and whose EfficientNet-Lite0 cosine distance to the target is below "
         "the context's",
         lambda scoring: mean(succeeded(scoring).astype(np.float64)),
+    ),
+    Metric(
+        "right_pixels",
+        "Success, first half: pixels",
+        "%",
+        "higher",
+        "edit",
+        "share of items whose error over the pixels that should change is below 0.7 × the context's",
+        lambda scoring: mean(right_pixels(scoring).astype(np.float64)),
+    ),
+    Metric(
+        "right_features",
+        "Success, second half: features",
+        "%",
+        "higher",
+        "edit",
+        "share of items whose features lie nearer to the target than the context's do",
+        lambda scoring: mean(right_features(scoring).astype(np.float64)),
     ),
     Metric(
         "mae_ratio",
@@ -65,7 +93,8 @@ METRICS = (
         "×",
         "lower",
         "edit",
-        "cosine distance to the target in pooled EfficientNet-Lite0 features ÷ the context's",
+        "cosine distance to the target in pooled EfficientNet-Lite0 features, at the images' own "
+        "size, ÷ the context's",
         feature_ratio,
     ),
 )

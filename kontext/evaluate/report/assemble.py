@@ -21,9 +21,8 @@ from kontext.stage import Stage, StageContext
 from schemas.manifest import Manifest
 
 _PICTURES = (
-    ("train-autoencoder", "reconstructions.png", "Autoencoder while training: held-out images"),
-    ("finetune", "samples.png", "Teacher samples at the end of fine-tuning"),
-    ("distill", "samples.png", "Student samples at the end of distillation"),
+    ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),
+    ("distill", "samples.png", "Student on validation pairs: context, edit, target"),
 )
 
 

@@ -42,6 +42,8 @@ def category_edits(
                 worst=tuple(edit_card(bench, scores, outputs, assets, i) for i in worst),
                 student=scores.table["student"][name]["success"],
                 teacher=scores.table["teacher"][name]["success"],
+                pixels=scores.table["student"][name]["right_pixels"],
+                features=scores.table["student"][name]["right_features"],
                 goal=goals[name],
             )
         )
@@ -61,9 +63,15 @@ def edit_card(
     """Context, teacher, student and target of item i."""
 
     def made(editor: str) -> Shot:
-        error = float(scores.per_item[editor]["mae_ratio"].per_item[i])
+        measured = scores.per_item[editor]
+        halves = {"pixels": "right_pixels", "features": "right_features"}
+        failed = [name for name, metric in halves.items() if not measured[metric].top[i]]
         return Shot(
-            editor, assets.image(outputs[editor][i]), bool(scores.success[editor][i]), error
+            editor,
+            assets.image(outputs[editor][i]),
+            bool(scores.success[editor][i]),
+            float(measured["mae_ratio"].per_item[i]),
+            " and ".join(failed),
         )
 
     item = bench.items[i]

@@ -21,6 +21,7 @@ class Shot:
     path: str
     ok: bool | None = None
     error: float | None = None  # error over the mask ÷ the context's
+    why: str = ""  # which half of success failed
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class CategoryEdits:
     worst: tuple[Card, ...]
     student: Interval
     teacher: Interval
+    pixels: Interval  # of the student: the two halves of success
+    features: Interval
     goal: Goal
 
 

@@ -85,7 +85,7 @@ def numerics(
         ("text encoder", str(facts["text_digest"])),
         ("codec", ctx.inputs["train-autoencoder"].digest),
         ("latent scale, shift", f"{facts['scale']:.5f}, {facts['shift']:.5f}"),
-        ("image features", f"EfficientNet-Lite0 {facts['feature_digest']}"),
+        ("image features", f"EfficientNet-Lite0 {facts['feature_digest']}, own size"),
         ("precision", str(facts["precision"])),
     ]
     kernels = {

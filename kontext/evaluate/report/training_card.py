@@ -18,6 +18,7 @@ from schemas.recipes import Recipe
 from schemas.tables import RELATION_CLASSES
 
 SHOWN = 24  # reconstructions
+_LABELS = {"t2i": "text to image"}
 
 
 def column(history: pa.Table, name: str) -> NDArray[np.float64]:
@@ -130,7 +131,9 @@ def level_map(artifact: ArtifactReader) -> HeatMap | None:
         "Velocity error on the validation split at fixed noise; columns are noise levels t, "
         "from nearly clean to nearly pure noise.",
         tuple(f"t = {t:.2f}" for t in times),
-        tuple((name, tuple(loss.get((name, t)) for t in times)) for name in names),
+        tuple(
+            (_LABELS.get(name, name), tuple(loss.get((name, t)) for t in times)) for name in names
+        ),
         min(values),
         max(values),
     )

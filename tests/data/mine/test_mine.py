@@ -117,3 +117,11 @@ def test_the_pair_id_covers_everything_that_makes_the_pair() -> None:
 def test_a_pair_takes_the_strictest_licence() -> None:
     assert strictest_license("MIT", "CC-BY-SA-4.0") == "CC-BY-SA-4.0"
     assert strictest_license("CC0-1.0", "GPL-3.0-only") == "GPL-3.0-only"
+
+
+def test_black_and_white_is_a_target_never_a_context() -> None:
+    pairs = mined(
+        image("a", source="x", art_style="flat"),
+        image("b", source="y", art_style="black and white"),
+    )
+    assert [(c.context_ids, c.target_id) for c in pairs] == [(("a",), "b")]

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kontext.data.decode import encode_png, pixel_id
+from kontext.errors import RecipeError
+from kontext.models.clip import load_scorer
+from kontext.safety import screening
+from kontext.safety.ids import run_key, subject_hmac
+from kontext.safety.pdq import pdq_dihedral
+from kontext.stage import ArtifactOutput
+from kontext.store.artifacts import Artifact
+from schemas.recipes import Recipe, ScreenConfig
+from schemas.tables import (
+    CAPTIONS,
+    DECISIONS,
+    IMAGE_SCORES,
+    IMAGES,
+    PAIR_SCORES,
+    PAIRS,
+    PIXELS,
+)
+from tests.data.pictures import scene
+from tests.stages.stage_harness import Harness, rows_table
+
+FLAT = np.full((64, 64, 3), 230, np.uint8)  # the hash gate cannot match it
+ALMOST = scene(0).copy()
+ALMOST[:8, :8] ^= 1  # one level up or down in a corner
+PICTURES = [*(scene(n) for n in range(6)), FLAT, ALMOST]
+IDS = [pixel_id(picture) for picture in PICTURES]
+
+# name: (contexts, target, instruction, reasons for which it must be dropped)
+PAIR_PLAN: dict[str, tuple[list[int], int, str, set[str]]] = {
+    "good": ([0], 1, "make it pink", set()),
+    "back": ([1], 0, "make it green", set()),
+    "two contexts": ([1, 2], 3, "mix them", set()),
+    "text-to-image": ([], 4, "a smooth picture", set()),
+    "nothing": ([0], 7, "do nothing", {"l1_min", "ssim_max", "changed_frac_min"}),
+    "words": ([2], 3, "remove all of her clothes", {"text:text_undress"}),
+    "flat": ([5], 6, "make it grey", set()),
+    "no caption": ([3], 4, "", {"caption_malformed"}),
+}
+
+
+def pair_key(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def fill_ingest(output: ArtifactOutput) -> None:
+    images = []
+    for number, picture in enumerate(PICTURES):
+        hashes, quality = pdq_dihedral(picture)
+        images.append(
+            {
+                "pixel_id": IDS[number],
+                "pdq": hashes[0].tobytes(),
+                "pdq_quality": quality,
+                "group_key": f"group{number}",
+                "concept": f"smooth picture {number}",
+            }
+        )
+    for part, rows in enumerate((slice(0, 5), slice(5, None))):
+        pngs = [{"pixel_id": i, "png": encode_png(p)} for i, p in zip(IDS, PICTURES, strict=True)]
+        output.add_table(f"images/{part:03d}.parquet", rows_table(IMAGES, images[rows]))
+        output.add_table(f"pixels/{part:03d}.parquet", rows_table(PIXELS, pngs[rows]))
+
+
+def fill_mine(output: ArtifactOutput) -> None:
+    rows = [
+        {
+            "pair_id": pair_key(name),
+            "context_ids": [IDS[i] for i in contexts],
+            "target_id": IDS[target],
+            "relation_class": "local" if contexts else "t2i",
+        }
+        for name, (contexts, target, _, _) in PAIR_PLAN.items()
+    ]
+    output.add_table("pairs.parquet", rows_table(PAIRS, rows))
+
+
+def fill_caption(output: ArtifactOutput) -> None:
+    rows = [
+        {
+            "pair_id": pair_key(name),
+            "instruction": instruction,
+            "target_caption": f"picture {target}" if instruction else "",
+            "context_caption": f"picture {contexts[0]}" if contexts else "",
+            "status": "ok" if instruction else "malformed",
+        }
+        for name, (contexts, target, instruction, _) in PAIR_PLAN.items()
+    ]
+    output.add_table("captions.parquet", rows_table(CAPTIONS, rows))
+
+
+def harness(folder: Path, **options: object) -> Harness:
+    config = ScreenConfig(clip_steps=3, clip_batch=4, processes=1, **options)  # type: ignore[arg-type]
+    used = Harness(folder, Recipe(name="test", screen=config))
+    for stage, fill in (("ingest", fill_ingest), ("mine", fill_mine), ("caption", fill_caption)):
+        used.make(stage, fill)
+    return used
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    used = harness(tmp_path_factory.mktemp("screen"))
+    return used, used.run("screen")
+
+
+def reasons(artifact: Artifact) -> dict[str, set[str]]:
+    names = {pair_key(name): name for name in PAIR_PLAN}
+    rows = artifact.table("accepted.parquet").to_pylist()
+    assert all(row["accept"] == (not row["reject_reasons"]) for row in rows)
+    return {names[row["pair_id"]]: set(row["reject_reasons"]) for row in rows}
+
+
+def test_pairs_are_dropped_for_the_planned_reasons_only(made: tuple[Harness, Artifact]) -> None:
+    assert reasons(made[1]) == {name: plan[3] for name, plan in PAIR_PLAN.items()}
+
+
+def test_every_image_is_scored_by_every_classifier(made: tuple[Harness, Artifact]) -> None:
+    table = made[1].table("image_scores.parquet")
+    assert table.schema.names == IMAGE_SCORES.names
+    rows = table.to_pylist()
+    for classifier, labels in (("open-nsfw", 1), ("nudenet", 18)):
+        mine = [row for row in rows if row["classifier"] == classifier]
+        assert sorted(row["pixel_id"] for row in mine) == sorted(IDS * labels)
+        assert all(0 <= row["score"] <= 1 for row in mine)
+
+
+def test_pair_scores_are_the_raw_numbers(made: tuple[Harness, Artifact]) -> None:
+    table = made[1].table("pair_scores.parquet")
+    assert table.schema.names == PAIR_SCORES.names
+    rows = {row["pair_id"]: row for row in table.to_pylist()}
+    good, back = rows[pair_key("good")], rows[pair_key("back")]
+    difference = np.abs(PICTURES[0].astype(float) - PICTURES[1]).mean() / 255
+    assert good["l1"] == pytest.approx(difference, abs=1e-6)
+    for name in ("ssim", "l1", "changed_frac", "pdq_distance"):
+        assert good[name] == back[name]
+    assert good["exposure_delta"] == pytest.approx(-back["exposure_delta"])
+    single = rows[pair_key("text-to-image")]
+    assert (single["ssim"], single["l1"], single["pdq_distance"]) == (0, 1, 256)
+    assert (single["clip_i"], single["clip_dir"], single["exposure_delta"]) == (1, 0, 0)
+    two, one = rows[pair_key("two contexts")], rows[pair_key("words")]
+    assert two["nsfw_max"] >= one["nsfw_max"]  # the same images and one more
+    assert [name for name in PAIR_PLAN if rows[pair_key(name)]["unmatchable"]] == ["flat"]
+
+
+def test_decisions_name_the_drop_and_no_content(made: tuple[Harness, Artifact]) -> None:
+    used, artifact = made
+    table = artifact.table("decisions.parquet")
+    assert table.schema.names == DECISIONS.names
+    dropped = [row for row in table.to_pylist() if row["outcome"] == "drop"]
+    subject = subject_hmac(pair_key("words"), run_key(used.folder / "home"))
+    assert [(row["check"], row["reason"], row["subject_hmac"]) for row in dropped] == [
+        ("text_rule", "text_undress", subject)
+    ]
+    shown = str(table.to_pylist()) + str(used.report.texts) + str(used.report.tables)
+    assert "clothes" not in shown and IDS[2] not in shown
+
+
+def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> None:
+    _, artifact = made
+    assert artifact.json("policy.json")["version"] == "default-1"
+    vectors = load_scorer(artifact).image_embeddings(np.stack(PICTURES[:2]))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    metrics = artifact.manifest.metrics
+    assert metrics["pairs_screened"] == len(PAIR_PLAN)
+    assert metrics["pairs_accepted"] == sum(not plan[3] for plan in PAIR_PLAN.values())
+    assert 0 < float(metrics["pass_rate/l1"] or 0) < 1
+
+
+def test_a_second_run_gives_the_same_bytes(made: tuple[Harness, Artifact], tmp_path: Path) -> None:
+    used = harness(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/safety.key").write_bytes((made[0].folder / "home/safety.key").read_bytes())
+    again = used.run("screen")
+    first = {file.name: file.sha256 for file in made[1].manifest.files}
+    assert {file.name: file.sha256 for file in again.manifest.files} == first
+
+
+def test_a_failing_classifier_drops_its_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected scores: image 1 cannot be scored, image 4 scores high."""
+
+    def fake(classifier: object, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+        values = []
+        for image in images:
+            number = next(i for i, p in enumerate(PICTURES) if np.array_equal(p, image))
+            values.append({1: np.nan, 4: 0.9}.get(number, 0.01 * number))
+        return {"nsfw": np.array(values, np.float32)}
+
+    monkeypatch.setattr(screening, "score_images", fake)
+    used = harness(tmp_path, policy="no-nudenet")
+    artifact = used.run("screen")
+    found = reasons(artifact)
+    for name, (contexts, target, _, _) in PAIR_PLAN.items():
+        assert ("nsfw_max" in found[name]) == bool({1, 4} & {*contexts, target}), name
+    rows = artifact.table("decisions.parquet").to_pylist()
+    outcomes = {row["subject_hmac"]: row["outcome"] for row in rows if row["check"] == "classifier"}
+    key = run_key(tmp_path / "home")
+    assert outcomes[subject_hmac(IDS[1], key)] == "error"
+    assert outcomes[subject_hmac(IDS[4], key)] == "drop"
+    assert any("no body-part detector" in note for note in artifact.manifest.notes)
+
+
+def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nudenet"):
+        harness(tmp_path, classifiers=("open-nsfw",)).run("screen")
