@@ -66,7 +66,7 @@ METRICS = (
         "%",
         "higher",
         "edit",
-        "share of items whose error over the pixels that should change is below 0.7 × the context's",
+        "share of items whose error over the change mask is below 0.7 × the context's",
         lambda scoring: mean(right_pixels(scoring).astype(np.float64)),
     ),
     Metric(
