@@ -261,7 +261,7 @@ class DistillConfig(Section):
     student_steps: int = Field(4, title="Steps of the student's sampling grid", ge=1, le=8)
     batch: int = Field(32, title="Batch (a hinge on one sample saturates)", ge=2)
     lr_student: float = 5e-5
-    lr_heads: float = 5e-4
+    lr_heads: float = 2e-3
     taps: tuple[int, ...] = Field((), title="Blocks with heads (empty: spread)")
     renoise_mean: float = 1.0
     renoise_std: float = 1.0

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kontext.evaluate.references import EDITORS
+from schemas.tables import CATEGORIES, RELATION_CLASSES
+
 _SHARE_ALIKE = "SA"
 
 
@@ -110,12 +113,12 @@ def _results(scores: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
             f"| {goal['sense']} {number(goal['goal'], goal['unit'])} "
             f"| {'reached' if goal['reached'] else 'not reached'} |"
         )
-    categories = list(scores["categories"])
+    categories = [name for name in CATEGORIES if name in scores["categories"]]
     editors = [
         f"| {scores['editors'][name]['title']} | "
         + " | ".join(percent(row[c]["success"]["value"]) for c in categories)
         + " |"
-        for name, row in scores["scores"].items()
+        for name, row in ((name, scores["scores"][name]) for name in EDITORS)
     ]
     return "\n".join(
         [
@@ -198,7 +201,7 @@ def _licence(data: DataFacts) -> str:
 
 def dataset_card(data: DataFacts, counts: Mapping[str, int], notes: Sequence[str]) -> str:
     """dataset_card.md. `counts` are catalog rows per table; `notes` what the stages recorded."""
-    classes = sorted({name for name, _ in data.pairs})
+    classes = [name for name in RELATION_CLASSES if any(key[0] == name for key in data.pairs)]
     rows = [
         f"| {name} | "
         + " | ".join(f"{data.pairs[name, s]:,}" for s in ("train", "val", "test"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kontext.evaluate.bench import Bench
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
@@ -20,6 +21,7 @@ from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wider,
 from schemas.recipes import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
+Rows = NDArray[np.int64]  # indices of items
 PSNR_GOAL = 24.0  # dB, held-out images
 
 
@@ -66,7 +68,7 @@ class Goal:
 class Scores:
     """Everything measured: `table[editor][category][metric]`.
 
-    The interval of success in `table` is the wider of Wilson's and the cluster bootstrap's.
+    The interval of a rate in `table` is the wider of Wilson's and the cluster bootstrap's.
     """
 
     table: dict[str, dict[str, dict[str, Interval]]]
@@ -97,15 +99,13 @@ def score(
     for editor, measured_by in per_item.items():
         table[editor], boot[editor], plain[editor] = {}, {}, {}
         for category in bench.categories:
-            row = _category(bench, category, measured_by, config)
-            boot[editor][category] = row["success"]
             rows = bench.where(category)
-            clusters = {bench.items[i].cluster for i in rows}
-            plain[editor][category] = wilson(
-                int(success[editor][rows].sum()), len(rows), clusters=len(clusters)
-            )
-            # few related items: Wilson is too narrow; all alike: the bootstrap collapses
-            row["success"] = wider(plain[editor][category], row["success"])
+            boot[editor][category] = _resampled(bench, rows, measured_by["success"], config)
+            plain[editor][category] = _wilson(bench, rows, measured_by["success"])
+            row = {
+                name: _interval(bench, rows, name, found, config)
+                for name, found in measured_by.items()
+            }
             table[editor][category] = row
     return Scores(
         table=table,
@@ -119,17 +119,26 @@ def score(
     )
 
 
-def _category(
-    bench: Bench, category: str, measured: Mapping[str, Measured], config: EvaluateConfig
-) -> dict[str, Interval]:
-    rows = bench.where(category)
+def _interval(
+    bench: Bench, rows: Rows, name: str, found: Measured, config: EvaluateConfig
+) -> Interval:
+    resampled = _resampled(bench, rows, found, config)
+    if METRICS[name].unit != "%":
+        return resampled
+    # few related items: Wilson's is too narrow; all items alike: the bootstrap's collapses
+    return wider(_wilson(bench, rows, found), resampled)
+
+
+def _resampled(bench: Bench, rows: Rows, found: Measured, config: EvaluateConfig) -> Interval:
     clusters = [bench.items[i].cluster for i in rows]
-    return {
-        name: cluster_ratio(
-            found.top[rows], found.bottom[rows], clusters, config.bootstrap, config.seed
-        )
-        for name, found in measured.items()
-    }
+    return cluster_ratio(
+        found.top[rows], found.bottom[rows], clusters, config.bootstrap, config.seed
+    )
+
+
+def _wilson(bench: Bench, rows: Rows, found: Measured) -> Interval:
+    clusters = {bench.items[i].cluster for i in rows}
+    return wilson(int(found.top[rows].sum()), len(rows), clusters=len(clusters))
 
 
 def unfit_metrics(

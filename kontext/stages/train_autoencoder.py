@@ -10,6 +10,7 @@ from torch import Tensor
 from kontext.data.images import contact_sheet
 from kontext.data.judge import ssim
 from kontext.data.loader import load_split
+from kontext.errors import GateError
 from kontext.models.features import load_features
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import StageContext
@@ -22,13 +23,22 @@ _SHOWN = 16
 
 
 def run(ctx: StageContext) -> None:
-    """Train on the images of the train split, measure on those of the test split."""
+    """Train on the images of the train split, measure on those of the test split.
+
+    Raises:
+        GateError: a split is empty, so there is nothing to train on or to measure with.
+    """
     config = ctx.config
     assert isinstance(config, AutoencoderConfig)
     keep_freed_memory()
     device = device_for(ctx)
     train = _channels_first(load_split(ctx.inputs["shard"], "train").images, device)
     held_out = _channels_first(load_split(ctx.inputs["shard"], "test").images, device)
+    if not len(train) or not len(held_out):
+        raise GateError(
+            f"{len(train)} training and {len(held_out)} held-out images: the sources have too few "
+            "unrelated groups to hold any out; add images, or raise shard.test_fraction"
+        )
     method = AutoencoderMethod(config, train, load_features(device=device))
     history = fit(
         method,

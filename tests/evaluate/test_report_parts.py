@@ -102,7 +102,7 @@ def test_publish_copy_replaces_the_latest_and_keeps_the_digest(tmp_path: Path) -
     ("value", "text"),
     [
         (None, "–"), (True, "True"), (12345, "12,345"), (1234.5, "1,234"), (12.34, "12.3"),
-        (0.01234, "0.0123"), ("x", "x"),
+        (0.01234, "0.01234"), (1.2345, "1.23"), ("x", "x"),
     ],
 )  # fmt: skip
 def test_figures(value: object, text: str) -> None:

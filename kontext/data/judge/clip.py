@@ -17,7 +17,7 @@ from kontext.data.images import ImageBank
 from kontext.data.judge.pairs import Edges, Values
 from kontext.models.clip import PairClip, SmallScorer, image_features, pair_scores, text_features
 from kontext.models.clip_train import ClipData, retrieval, train_clip
-from kontext.models.features import load_features
+from kontext.models.features import FeatureNet, load_features
 from kontext.models.text import load_text_encoder
 from schemas.recipes import ScreenConfig
 
@@ -83,10 +83,8 @@ def train_on(
 _FACTS = ["pixel_id", "group_key", "concept"]
 
 
-def _all_features(net: torch.nn.Module, bank: ImageBank) -> Tensor:
-    from kontext.models.features import FeatureNet
-
-    assert isinstance(net, FeatureNet)
+def _all_features(net: FeatureNet, bank: ImageBank) -> Tensor:
+    """Image features [M, 1280] in the order of the bank."""
     parts = []
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, pixel_id in enumerate(bank.ids):

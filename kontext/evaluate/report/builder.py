@@ -59,7 +59,9 @@ def figure(value: Any) -> str:
         return f"{value:,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.4g}"
 
 
 def size(count: float) -> str:

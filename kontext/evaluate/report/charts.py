@@ -60,7 +60,7 @@ def line_chart(
     log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     goal: tuple[float, str] | None = None,
-    size: tuple[float, float] = (5.2, 2.9),
+    size: tuple[float, float] = (4.3, 2.7),
 ) -> str:
     """Inline SVG of curves, with labels at their right ends. `marks` are labelled vertical lines.
 
@@ -102,7 +102,7 @@ def line_chart(
     axes.set_ylabel(ylabel, fontsize=8.5, color=MUTED)
     if sum(not line.faint for line in lines) > 1:
         axes.legend(
-            fontsize=8, frameon=False, labelcolor=INK, handlelength=1.4, ncols=3,
+            fontsize=8, frameon=False, labelcolor=INK, handlelength=1.2, ncols=3,
             loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.1, columnspacing=1.2,
         )  # fmt: skip
     data = b"".join(line.x.tobytes() + line.y.tobytes() for line in lines)
