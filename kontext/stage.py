@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from schemas.manifest import Manifest
 from schemas.recipes import Recipe, Section
 
 
@@ -62,6 +63,7 @@ class ArtifactReader(Protocol):
 
     stage: str
     digest: str
+    manifest: Manifest
 
     def names(self, prefix: str = "") -> list[str]:
         """Sorted file names that start with `prefix`."""

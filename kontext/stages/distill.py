@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kontext.data.latents import load_pairs
+from kontext.evaluate.models import load_transformer
 from kontext.models.batch import PairTensors, gather
-from kontext.models.convert import load_weights
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
@@ -18,7 +18,7 @@ from kontext.stages.preview import preview_edits
 from kontext.stages.training import device_for, history_table, report_progress, save_weights
 from kontext.train.distill import DistillMethod, check_training, check_wiring
 from kontext.train.loop import fit
-from schemas.recipes import DistillConfig, TransformerShape
+from schemas.recipes import DistillConfig
 
 _BATCH = 64
 
@@ -34,10 +34,7 @@ def run(ctx: StageContext) -> None:
     keep_freed_memory()
     device = device_for(ctx)
     data = load_pairs(ctx.inputs["encode"], "train", device)
-    shape = TransformerShape.model_validate(ctx.inputs["finetune"].json("config.json")["shape"])
-    teacher = FluxTransformer(shape)
-    load_weights(teacher, ctx.inputs["finetune"].path("flow.safetensors"))
-    teacher.requires_grad_(False).eval().to(device)
+    teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", device)
 
     edits = choose_edits(data, config)
     synthetic = _teacher_edits(ctx, config, data, edits, teacher).to(device)
@@ -59,7 +56,7 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json(
         "config.json",
         {
-            "shape": shape.model_dump(mode="json"),
+            "shape": teacher.shape.model_dump(mode="json"),
             "steps": config.student_steps,
             "taps": method.taps,
         },

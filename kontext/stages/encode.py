@@ -15,8 +15,7 @@ from kontext.data.latents import (
     save_banks,
 )
 from kontext.data.loader import load_split
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.convert import load_weights
+from kontext.evaluate.models import load_autoencoder
 from kontext.models.text import load_text_encoder
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import StageContext
@@ -30,9 +29,7 @@ def run(ctx: StageContext) -> None:
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec_path = ctx.inputs["train-autoencoder"].path("autoencoder.safetensors")
-    model = Autoencoder.from_config(ctx.inputs["train-autoencoder"].json("config.json"))
-    load_weights(model, codec_path)
-    model.requires_grad_(False).eval().to(device)
+    model = load_autoencoder(ctx.inputs["train-autoencoder"], device)
     encoder = load_text_encoder(device=device)
 
     splits = {name: load_split(ctx.inputs["shard"], name) for name in ("train", "val", "test")}

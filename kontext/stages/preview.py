@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from kontext.data.images import contact_sheet
-from kontext.models.autoencoder import Autoencoder
+from kontext.evaluate.models import load_autoencoder
 from kontext.models.batch import PairTensors, gather
-from kontext.models.convert import load_weights
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Prompt, noise, sample
@@ -17,20 +16,12 @@ from kontext.stage import StageContext
 _PER_CATEGORY = 4
 
 
-def load_codec(ctx: StageContext, device: torch.device) -> Autoencoder:
-    """The trained autoencoder, frozen."""
-    artifact = ctx.inputs["train-autoencoder"]
-    model = Autoencoder.from_config(artifact.json("config.json"))
-    load_weights(model, artifact.path("autoencoder.safetensors"))
-    return model.requires_grad_(False).eval().to(device)
-
-
 def preview_edits(
     ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs."""
     device = data.latents.device
-    codec = load_codec(ctx, device)
+    codec = load_autoencoder(ctx.inputs["train-autoencoder"], device)
     rows, labels = [], []
     edits = set(data.edits().tolist())
     for index, name in enumerate(data.categories):

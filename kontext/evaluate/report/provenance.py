@@ -88,12 +88,11 @@ def numerics(
         ("image features", f"EfficientNet-Lite0 {facts['feature_digest']}, own size"),
         ("precision", str(facts["precision"])),
     ]
-    kernels = {
-        f"{role} ({name})": kernel
-        for name, manifest in known.items()
-        for role, kernel in sorted(manifest.kernels.items())
-    }
-    rows += [(f"kernel: {role}", kernel) for role, kernel in kernels.items()]
+    kernels: dict[tuple[str, str], list[str]] = {}
+    for name, manifest in known.items():
+        for role, kernel in sorted(manifest.kernels.items()):
+            kernels.setdefault((role, kernel), []).append(name)
+    rows += [(f"{role} ({', '.join(by)})", kernel) for (role, kernel), by in kernels.items()]
     last = list(known.values())[-1] if known else None
     if last is not None:
         rows.append(("git commit", last.git_commit[:12]))
