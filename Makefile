@@ -35,9 +35,9 @@ $(STAMP): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then \
 	  echo "setup: installing the demo images (npm)"; \
 	  npm install --ignore-scripts --no-audit --no-fund --loglevel=error \
-	    || echo "setup: npm install FAILED: the pip-only images will be used"; \
+	    || echo "setup: npm install FAILED: the emoji and weather sources will be refused (README)"; \
 	else \
-	  echo "setup: npm not found: the pip-only images will be used"; \
+	  echo "setup: npm not found: the emoji and weather sources will be refused (README)"; \
 	fi; \
 	touch $@
 
