@@ -166,8 +166,7 @@ class DistillMethod:
         on_fake = self.logits(batch, fake, fake_level, fake_noise)
         wrong, clean = self._negatives(index, batch)
         on_wrong = self.logits(wrong, clean, bad_level, bad_noise)
-        loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        loss = loss + c.negative_weight * F.relu(1 + on_wrong).mean()
+        loss = heads_hinge(on_real, on_fake, on_wrong, c.negative_weight)
         smooth = torch.zeros((), device=self.device)
         if c.r1_weight:
             # Approximate R1 (APT, arXiv 2501.08316): no second derivatives through the teacher.
@@ -223,6 +222,18 @@ class DistillMethod:
         norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.clip))
         optimizer.step()
         return norm
+
+
+def heads_hinge(
+    on_real: Tensor, on_fake: Tensor, on_wrong: Tensor, negative_weight: float
+) -> Tensor:
+    """Hinge loss of the heads, with all fakes together weighing as much as the reals.
+
+    If they weighed more, the best constant answer would be "fake" at a logit of -1, where the
+    fakes' hinge has no gradient any more, and the heads would stay there.
+    """
+    fakes = F.relu(1 + on_fake).mean() + negative_weight * F.relu(1 + on_wrong).mean()
+    return F.relu(1 - on_real).mean() + fakes / (1 + negative_weight)
 
 
 def _rolled(n: int, index: int) -> Tensor:

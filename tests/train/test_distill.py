@@ -15,6 +15,7 @@ from kontext.train.distill import (
     check_training,
     check_wiring,
     default_taps,
+    heads_hinge,
     level_probabilities,
 )
 from kontext.train.flow import add_noise, velocity
@@ -225,3 +226,22 @@ def test_renoising_is_the_flows_own_noising() -> None:
     assert torch.allclose(
         add_noise(clean, eps, t), (1 - t[:, None, None]) * clean + t[:, None, None] * eps
     )
+
+
+@pytest.mark.parametrize("negative_weight", [0.0, 0.5, 2.0])
+def test_no_constant_answer_is_better_than_undecided(negative_weight: float) -> None:
+    bias = torch.zeros((), requires_grad=True)
+    logits = torch.zeros(5) + bias
+    loss = heads_hinge(logits, logits, logits, negative_weight)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2.0)
+    assert bias.grad is not None and float(bias.grad) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_heads_learn_to_tell_wrong_conditions_and_fakes() -> None:
+    method = make(steps=80, batch=8, lr_student=1e-9, lr_heads=1e-2, anchor_weight=0.0)
+    history = fit(method)
+    recent = history[-10:]
+    real = sum(row["real_logit"] for row in recent) / 10
+    wrong = sum(row["wrong_logit"] for row in recent) / 10
+    assert real > wrong + 0.1
