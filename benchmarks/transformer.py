@@ -1,36 +1,38 @@
 """Our transformer beside diffusers' FluxTransformer2DModel: same weights, same inputs, one process.
 
-    python benchmarks/transformer.py [--batch 96] [--threads 2] [--device cpu] [--compile]
+    python -m benchmarks.transformer [--compile] [--batch 96] [--threads 2] [--device cpu] [--save]
 
-Times a forward pass and a training step (forward and backward) under bf16 autocast, the two models
-taking turns so that a busy machine slows both, and prints the ratio of their best times and the
-difference of their outputs. Results go to benchmarks/results/transformer-DEVICE.json.
+Times a forward pass and a training step (forward and backward) under bf16 autocast, the models
+taking turns, and prints the median of the round-by-round ratios and the difference of the outputs.
+`--compile` adds our compile path (block by block, see kontext/parallel/compile.py). `--save`
+writes benchmarks/results/transformer-DEVICE.json. At FLUX.1's own size: benchmarks/full_size.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
+import copy
+import statistics
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.timing import ratio, save, take_turns
 from kontext.models.convert import rules_for, to_diffusers, transformer_config
 from kontext.models.sequence import sequence_ids, text_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
+from kontext.parallel.compile import compile_blocks
 from schemas.recipes import FinetuneConfig, TransformerShape
 
 Forward = Callable[[], Tensor]
-RESULTS = Path(__file__).parent / "results"
+Models = dict[str, tuple[nn.Module, Forward]]
 
 
-def build(shape: TransformerShape, args: argparse.Namespace) -> dict[str, Forward]:
-    """The two models with equal random weights, as functions that predict the target tokens."""
+def build(shape: TransformerShape, args: argparse.Namespace) -> Models:
+    """The models with equal random weights, and functions that predict the target's tokens."""
     from diffusers import FluxTransformer2DModel
 
     torch.manual_seed(0)
@@ -42,15 +44,16 @@ def build(shape: TransformerShape, args: argparse.Namespace) -> dict[str, Forwar
     theirs.load_state_dict(to_diffusers(ours.state_dict(), rules_for(ours)))
     device = torch.device(args.device)
     ours, theirs = ours.to(device), theirs.to(device)
-    side, n = args.side, args.side**2
-    ids = sequence_ids((side, side), [(side, side)], device)
+    n = args.side**2
+    ids = sequence_ids((args.side, args.side), [(args.side, args.side)], device)
     tokens = torch.randn(args.batch, 2 * n, shape.in_channels, device=device)
     text = torch.randn(args.batch, args.text, shape.context_in_dim, device=device)
     pooled = torch.randn(args.batch, shape.vec_in_dim, device=device)
     times = torch.rand(args.batch, device=device)
 
-    def run_ours(model: Callable[..., Tensor] = ours) -> Tensor:
-        return model(tokens, ids, text, pooled, times, target_length=n)
+    def run_ours(model: nn.Module) -> Tensor:
+        out: Tensor = model(tokens, ids, text, pooled, times, target_length=n)
+        return out
 
     def run_theirs() -> Tensor:
         out: Tensor = theirs(
@@ -64,88 +67,87 @@ def build(shape: TransformerShape, args: argparse.Namespace) -> dict[str, Forwar
         )[0]
         return out[:, :n]
 
-    models: dict[str, Forward] = {"kontext": run_ours, "diffusers": run_theirs}
+    models: Models = {"kontext": (ours, partial(run_ours, ours)), "diffusers": (theirs, run_theirs)}
     if args.compile:
-        models["kontext compiled"] = partial(run_ours, torch.compile(ours))
+        compiled = copy.deepcopy(ours)
+        compile_blocks(compiled, [args.text + 2 * n])
+        models["kontext compiled"] = (compiled, partial(run_ours, compiled))
     return models
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
-    """Wall time of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def step(model: Forward, device: str) -> None:
-    """Forward and backward."""
+def step(model: nn.Module, forward: Forward, device: str) -> None:
+    """Forward and backward; gradients start empty, as after an optimiser's step."""
+    model.zero_grad(set_to_none=True)
     with torch.autocast(device, torch.bfloat16):
-        out = model()
+        out = forward()
     out.float().square().mean().backward()
 
 
 @torch.no_grad()
-def infer(model: Forward, device: str) -> None:
+def infer(_: nn.Module, forward: Forward, device: str) -> None:
     """Forward only."""
     with torch.autocast(device, torch.bfloat16):
-        model()
+        forward()
 
 
-def measure(models: dict[str, Forward], args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Best seconds per model, for forward and forward+backward, with the models taking turns."""
-    kind = torch.device(args.device).type
-    out: dict[str, dict[str, float]] = {}
+def measure(models: Models, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Seconds per model and round, for forward and for forward+backward."""
+    device = torch.device(args.device)
+    out = {}
     for label, task in (("forward", infer), ("forward+backward", step)):
-        best = dict.fromkeys(models, float("inf"))
-        for repeat in range(args.repeats + 1):
-            for name, model in models.items():
-                took = seconds(lambda model=model, task=task: task(model, kind), kind)
-                if repeat:  # the first round warms up and compiles
-                    best[name] = min(best[name], took)
-        out[label] = best
+        runs = {name: partial(task, *pair, device.type) for name, pair in models.items()}
+        out[label] = take_turns(runs, device, args.repeats)
     return out
 
 
-def main() -> None:
-    """Parse arguments, measure, print a table, write JSON."""
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--side", type=int, default=4, help="tokens along one image side")
     parser.add_argument("--text", type=int, default=20, help="text tokens")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--save", action="store_true", help="write results/*.json")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None, shape: TransformerShape | None = None) -> None:
+    """Measure, print a table, and write JSON where asked."""
+    args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    shape = FinetuneConfig().shape
+    shape, device = shape or FinetuneConfig().shape, torch.device(args.device)
     models = build(shape, args)
     with torch.no_grad():
-        outputs = {name: model() for name, model in models.items()}
-    difference = (outputs["kontext"] - outputs["diffusers"]).abs().max().item()
+        outputs = {name: forward() for name, (_, forward) in models.items()}
+    difference = max(
+        (outputs[name] - outputs["diffusers"]).abs().max().item()
+        for name in outputs
+        if name != "diffusers"
+    )
     times = measure(models, args)
-    for label, best in times.items():
-        for name, value in best.items():
-            ratio = best["diffusers"] / value
-            print(f"{label:18s} {name:18s} {value * 1e3:9.1f} ms   {ratio:5.2f} x diffusers")
-    print(f"largest difference in fp32: {difference:.1e}; attention: {active_kernel(args.device)}")
-    record = {
-        "shape": shape.model_dump(mode="json"),
-        "arguments": vars(args),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "attention": active_kernel(args.device),
-        "seconds": times,
-        "difference_fp32": difference,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"transformer-{torch.device(args.device).type}.json"
-    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    ratios: dict[str, dict[str, float]] = {}
+    for label, found in times.items():
+        ratios[label] = {name: ratio(found, name, "diffusers") for name in found}
+        for name, values in found.items():
+            median = statistics.median(values) * 1e3
+            print(
+                f"{label:17s} {name:17s} {median:9.1f} ms  {ratios[label][name]:5.2f} x diffusers"
+            )
+    print(f"largest difference in fp32: {difference:.1e}; attention: {active_kernel(device)}")
+    if args.save:
+        record = {
+            "shape": shape.model_dump(mode="json"),
+            "arguments": vars(args),
+            "attention": active_kernel(device),
+            "seconds": times,
+            "ratios_to_diffusers": ratios,
+            "difference_fp32": difference,
+        }
+        save("transformer", device, record)
 
 
 if __name__ == "__main__":

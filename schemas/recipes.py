@@ -24,6 +24,10 @@ class Section(BaseModel):
 # --- sources -----------------------------------------------------------------------------------
 
 
+EmojiFamily = Literal["color", "keycap", "word", "clock", "arrow"]
+FAMILIES: tuple[EmojiFamily, ...] = ("color", "keycap", "word")  # local edits are plentiful
+
+
 class EmojiSource(Section):
     """Iconify emoji sets from npm (`node_modules/@iconify-json/*`)."""
 
@@ -44,6 +48,7 @@ class EmojiSource(Section):
     max_concepts: int = Field(140, title="Concepts to sample", ge=1)
     max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
     people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
+    families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
     seed: int = 0
 
 
@@ -76,10 +81,12 @@ class SignSource(Section):
 
 
 class OpenMojiWheelSource(Section):
-    """Pip-only fallback for machines without npm: OpenMoji colour and black from its wheel."""
+    """OpenMoji from its wheel, for machines without npm: as drawn, its lines, its colours."""
 
     kind: Literal["openmoji-wheel"] = "openmoji-wheel"
-    max_concepts: int = Field(300, ge=1)
+    max_concepts: int = Field(500, title="Concepts to sample, in three drawings each", ge=1)
+    max_people: int = Field(60, title="People and hands to sample, in all skin tones", ge=0)
+    families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
     seed: int = 0
 
 
@@ -109,6 +116,9 @@ Source = Annotated[
 class IngestConfig(Section):
     sources: tuple[Source, ...] = Field(
         (EmojiSource(), MeteoconsSource(), DiceBearSource(), SignSource()), title="Image sources"
+    )
+    npm_fallback: bool = Field(
+        True, title="Where npm's images are missing, take those that pip ships (recorded)"
     )
     resolution: int = Field(64, title="Canonical side in pixels", ge=16, le=4096, multiple_of=16)
     background: str = Field("#ffffff", title="Colour under transparency")
@@ -193,24 +203,27 @@ class TransformerShape(Section):
     theta: int = 10_000
     qkv_bias: bool = True
     guidance_embed: bool = True
+    cached_context: bool = Field(
+        False, title="Contexts see only each other, at t = 0, and can be cached (not FLUX.1)"
+    )
 
 
 class AutoencoderConfig(Section):
     shape: AutoencoderShape = AutoencoderShape(
         ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
     )
-    steps: int = 900
-    batch: int = 32
+    steps: int = 1400
+    batch: int = 16
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 5e-3
     lr_critic: float = 5e-4
     warmup: int = 20
-    perceptual_start: int = 250
+    perceptual_start: int = 450
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.3
-    embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
+    embedding_weight: float = Field(1.0, title="Weight of the pooled feature distance", ge=0)
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
-    disc_start: int = 750
+    disc_start: int = 1250
     disc_weight: float = 0.1
     disc_channels: int = 32
     ema_decay: float = 0.99
@@ -222,6 +235,18 @@ class EncodeConfig(Section):
     text_length: int = Field(20, title="Text tokens", ge=4, le=512)
     batch: int = 128
     seed: int = 0
+
+
+class ParallelConfig(Section):
+    """How a model is laid out over ranks and memory; none of it changes the gradient's formula."""
+
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", title="Products in bf16 where the device is fast at it, or always in one"
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", title="Activations computed again in the backward pass"
+    )
+    prefetch: int = Field(1, title="FSDP: blocks gathered ahead of the one that computes", ge=0)
 
 
 class FinetuneConfig(Section):
@@ -237,9 +262,9 @@ class FinetuneConfig(Section):
         guidance_embed=False,
     )
     t2i_steps: int = Field(150, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(900, title="Phase two: joint T2I and I2I", ge=1)
+    joint_steps: int = Field(1450, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
-    batch: int = 96
+    batch: int = 48
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 2e-3
     warmup: int = 50
@@ -248,6 +273,7 @@ class FinetuneConfig(Section):
     text_dropout: float = Field(0.1, title="CFG dropout of the instruction", ge=0, lt=1)
     ema_decay: float = 0.995
     category_weights: dict[str, float] = Field(default_factory=dict)
+    parallel: ParallelConfig = ParallelConfig()
     checkpoint_every: int = 200
     seed: int = 0
 

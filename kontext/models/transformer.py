@@ -2,8 +2,10 @@
 
 Numerics and parameter names are those of BFL's reference (fused qkv, RMS-normalised queries and
 keys, AdaLN modulation, interleaved rotary pairs in float32). Context images are extra tokens after
-the target's, under the same modulation; only the target's tokens come out. The model knows nothing
-of parallelism: kernels are chosen in `kontext.parallel.attention`.
+the target's, under the same modulation; only the target's tokens come out. Two layouts are ours:
+contexts kept apart so that they can be cached, and several samples packed in one row (see
+`kontext.models.layout`). The model knows nothing of parallelism: kernels are chosen in
+`kontext.parallel.attention`.
 
 Two things are done differently without changing a result: the query-key norm's scale is folded
 into the rotary table, and the last block computes only the rows that are read afterwards.
@@ -13,15 +15,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext.errors import RecipeError
-from kontext.models.heads import EPS, Rotary, split_heads
+from kontext.models.blocks import DoubleBlock, LastLayer, SingleBlock
+from kontext.models.heads import Rotary
+from kontext.models.layout import (
+    ContextCache,
+    KeysValues,
+    Moment,
+    Packing,
+    Sight,
+    batch_sight,
+)
 from kontext.models.sequence import rope
-from kontext.parallel.attention import attention
 from schemas.recipes import TransformerShape
 
 
@@ -50,158 +61,15 @@ class MLPEmbedder(nn.Module):
         return self.out_layer(F.silu(self.in_layer(x)))  # type: ignore[no-any-return]
 
 
-class RMSScale(nn.Module):
-    """Holds an RMSNorm's weight under BFL's name `scale`; the norm itself runs in `split_heads`."""
+class _Inputs(NamedTuple):
+    """What the blocks start from."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(dim))
-
-
-class QKNorm(nn.Module):
-    """The query's and the key's norm weights."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.query_norm = RMSScale(dim)
-        self.key_norm = RMSScale(dim)
-
-    def scales(self) -> Tensor:
-        """Both weights, [1, 2, D]."""
-        return torch.stack((self.query_norm.scale, self.key_norm.scale))[None]
-
-
-class Modulation(nn.Module):
-    """SiLU(vec) -> `multiplier` x (shift, scale, gate) of [B, 1, hidden] each."""
-
-    def __init__(self, hidden: int, multiplier: int) -> None:
-        super().__init__()
-        self.multiplier = multiplier
-        self.lin = nn.Linear(hidden, multiplier * 3 * hidden)
-
-    def forward(self, silu_vec: Tensor) -> tuple[Tensor, ...]:
-        return self.lin(silu_vec)[:, None].chunk(self.multiplier * 3, dim=-1)  # type: ignore[no-any-return]
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(x, (x.shape[-1],), eps=EPS), 1 + scale)
-
-
-def _by_head(qkv: Tensor, heads: int) -> Tensor:
-    """[B, L, 3 * hidden] -> [B, L, 3, heads, D]."""
-    return qkv.view(*qkv.shape[:2], 3, heads, -1)
-
-
-class SelfAttention(nn.Module):
-    """The projections of one stream of a double block."""
-
-    def __init__(self, hidden: int, heads: int, qkv_bias: bool) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(hidden, 3 * hidden, bias=qkv_bias)
-        self.norm = QKNorm(hidden // heads)
-        self.proj = nn.Linear(hidden, hidden)
-
-
-def _mlp(hidden: int, mlp_hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(hidden, mlp_hidden), nn.GELU(approximate="tanh"), nn.Linear(mlp_hidden, hidden)
-    )
-
-
-class DoubleBlock(nn.Module):
-    """Text and image streams with their own weights, joined in one attention."""
-
-    def __init__(self, shape: TransformerShape) -> None:
-        super().__init__()
-        hidden, mlp_hidden = shape.hidden_size, int(shape.hidden_size * shape.mlp_ratio)
-        self.heads = shape.num_heads
-        self.img_mod = Modulation(hidden, 2)
-        self.img_attn = SelfAttention(hidden, shape.num_heads, shape.qkv_bias)
-        self.img_mlp = _mlp(hidden, mlp_hidden)
-        self.txt_mod = Modulation(hidden, 2)
-        self.txt_attn = SelfAttention(hidden, shape.num_heads, shape.qkv_bias)
-        self.txt_mlp = _mlp(hidden, mlp_hidden)
-
-    def forward(
-        self, img: Tensor, txt: Tensor, silu_vec: Tensor, rotary: Rotary, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        n_txt, n_img = txt.shape[1], img.shape[1]
-        i_shift, i_scale, i_gate, i_shift2, i_scale2, i_gate2 = self.img_mod(silu_vec)
-        t_shift, t_scale, t_gate, t_shift2, t_scale2, t_gate2 = self.txt_mod(silu_vec)
-        txt_qkv = self.txt_attn.qkv(_modulate(txt, t_shift, t_scale))
-        img_qkv = self.img_attn.qkv(_modulate(img, i_shift, i_scale))
-        qkv = _by_head(torch.cat((txt_qkv, img_qkv), dim=1), self.heads)
-        scale = torch.cat(
-            (
-                self.txt_attn.norm.scales().expand(n_txt, -1, -1),
-                self.img_attn.norm.scales().expand(n_img, -1, -1),
-            )
-        )
-        out = attention(*split_heads(qkv, scale, rotary), mask)
-
-        img = torch.addcmul(img, self.img_attn.proj(out[:, n_txt:]), i_gate)
-        img = torch.addcmul(img, self.img_mlp(_modulate(img, i_shift2, i_scale2)), i_gate2)
-        txt = torch.addcmul(txt, self.txt_attn.proj(out[:, :n_txt]), t_gate)
-        txt = torch.addcmul(txt, self.txt_mlp(_modulate(txt, t_shift2, t_scale2)), t_gate2)
-        return img, txt
-
-
-class SingleBlock(nn.Module):
-    """Attention and feed-forward in parallel, with fused input and output projections."""
-
-    def __init__(self, shape: TransformerShape) -> None:
-        super().__init__()
-        hidden, mlp_hidden = shape.hidden_size, int(shape.hidden_size * shape.mlp_ratio)
-        self.heads, self.hidden = shape.num_heads, hidden
-        self.linear1 = nn.Linear(hidden, 3 * hidden + mlp_hidden)
-        self.linear2 = nn.Linear(hidden + mlp_hidden, hidden)
-        self.norm = QKNorm(hidden // shape.num_heads)
-        self.modulation = Modulation(hidden, 1)
-
-    def forward(
-        self,
-        x: Tensor,
-        silu_vec: Tensor,
-        rotary: Rotary,
-        mask: Tensor | None,
-        rows: slice | None = None,
-    ) -> Tensor:
-        """x [B, L, hidden] -> the same, or only its `rows` where nobody reads the others."""
-        shift, scale, gate = self.modulation(silu_vec)
-        qkv, mlp = self._project_in(_modulate(x, shift, scale), rows)
-        q, k, v = split_heads(_by_head(qkv, self.heads), self.norm.scales(), rotary)
-        if rows is not None:
-            x, q = x[:, rows], q[:, :, rows]
-            mask = mask[:, :, rows] if mask is not None and mask.shape[2] > 1 else mask
-        out = torch.cat((attention(q, k, v, mask), F.gelu(mlp, approximate="tanh")), dim=-1)
-        return torch.addcmul(x, self.linear2(out), gate)
-
-    def _project_in(self, x: Tensor, rows: slice | None) -> tuple[Tensor, Tensor]:
-        """q, k, v of all rows, and the feed-forward's input for `rows`."""
-        sizes = [3 * self.hidden, self.linear1.out_features - 3 * self.hidden]
-        if rows is None or type(self.linear1) is not nn.Linear:  # an adapter cannot be cut in two
-            qkv, mlp = torch.split(self.linear1(x), sizes, dim=-1)
-            return qkv, mlp if rows is None else mlp[:, rows]
-        weights, biases = (
-            torch.split(self.linear1.weight, sizes),
-            torch.split(self.linear1.bias, sizes),
-        )
-        # contiguous: PyTorch runs a strided 3-D input as a batched product with copied weights
-        read = x[:, rows].contiguous()
-        return F.linear(x, weights[0], biases[0]), F.linear(read, weights[1], biases[1])
-
-
-class LastLayer(nn.Module):
-    """AdaLN (chunk order shift, scale: diffusers has them the other way round) and projection."""
-
-    def __init__(self, hidden: int, out_channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden, out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
-
-    def forward(self, x: Tensor, silu_vec: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation[1](silu_vec)[:, None].chunk(2, dim=-1)
-        return self.linear(_modulate(x, shift, scale))  # type: ignore[no-any-return]
+    img: Tensor  # [B, N, hidden]
+    txt: Tensor  # [B, L, hidden]
+    moment: Moment
+    rotary: Rotary
+    sight: Sight
+    last_sight: Sight  # of the targets' rows, all that the last block computes
 
 
 class FluxTransformer(nn.Module):
@@ -222,7 +90,8 @@ class FluxTransformer(nn.Module):
             SingleBlock(shape) for _ in range(shape.depth_single_blocks)
         )
         self.final_layer = LastLayer(hidden, shape.in_channels)
-        self.reset_parameters()
+        if not self.img_in.weight.is_meta:  # there, normal_ imports torch._dynamo: seconds
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -261,6 +130,8 @@ class FluxTransformer(nn.Module):
         target_length: int,
         guidance: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        packing: Packing | None = None,
+        cache: ContextCache | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - data) of the target's tokens.
 
@@ -272,24 +143,32 @@ class FluxTransformer(nn.Module):
             timesteps: [B] in [0, 1], 1 = noise.
             target_length: how many leading tokens are the target.
             guidance: [B], for models with a guidance embedding and only for them.
-            attention_mask: True = may be attended; keys [B, L+N], or pairs [B, L+N, L+N].
+            attention_mask: True = may be attended; keys [B, L+N], or pairs [B, L+N, L+N], N with
+                the cached contexts.
+            packing: the row holds S samples (see `layout.pack_samples`): B is 1 for tokens, ids
+                and text, and S for pooled, timesteps and guidance.
+            cache: the contexts' keys and values from `context_cache`, in place of their tokens.
 
         Returns:
             [B, target_length, in_channels].
+
+        Raises:
+            ValueError: arguments that do not go together, or not with this model.
         """
-        img, txt, silu_vec, rotary, mask = self._embed(
-            tokens, ids, text, pooled, timesteps, guidance, attention_mask
+        past = self._check(tokens, target_length, attention_mask, packing, cache)
+        img, txt, moment, rotary, sight, last_sight = self._prepare(
+            tokens, ids, text, pooled, timesteps, guidance, target_length, attention_mask, packing
         )
-        n_txt = txt.shape[1]
-        for block in self.double_blocks:
-            img, txt = block(img, txt, silu_vec, rotary, mask)
+        n_txt, depth = txt.shape[1], len(self.double_blocks)
+        for index, block in enumerate(self.double_blocks):
+            img, txt = block(img, txt, moment, rotary, sight, past[index])
+        rows = slice(n_txt, n_txt + target_length)
         if len(self.single_blocks):
             x = torch.cat((txt, img), dim=1)
-            for block in self.single_blocks[:-1]:
-                x = block(x, silu_vec, rotary, mask)
-            rows = slice(n_txt, n_txt + target_length)
-            img = self.single_blocks[-1](x, silu_vec, rotary, mask, rows)
-        return self.final_layer(img[:, :target_length], silu_vec)  # type: ignore[no-any-return]
+            for index, block in enumerate(self.single_blocks[:-1], depth):
+                x = block(x, moment, rotary, sight, past[index])
+            img = self.single_blocks[-1](x, moment, rotary, last_sight, past[-1], rows)
+        return self.final_layer(img[:, :target_length], moment.of(rows))  # type: ignore[no-any-return]
 
     def features(
         self,
@@ -306,28 +185,84 @@ class FluxTransformer(nn.Module):
         """Image-token states [B, N, hidden] after the blocks `taps`, in the order of `taps`.
 
         Blocks are numbered through: double blocks first, then single ones. Computation stops
-        after the deepest tap. Arguments are those of `forward`.
+        after the deepest tap. Arguments are those of `forward`; where contexts are kept apart,
+        the target's length is read off `ids`.
         """
-        total = len(self.double_blocks) + len(self.single_blocks)
+        depth, total = len(self.double_blocks), len(self.double_blocks) + len(self.single_blocks)
         if not taps or min(taps) < 0 or max(taps) >= total:
             raise ValueError(f"taps {tuple(taps)} are not within the model's {total} blocks")
-        img, txt, silu_vec, rotary, mask = self._embed(
-            tokens, ids, text, pooled, timesteps, guidance, attention_mask
+        length = tokens.shape[1]
+        if self.shape.cached_context:
+            length = int((ids[..., 0] == 0).sum(-1).max())
+        img, txt, moment, rotary, sight, _ = self._prepare(
+            tokens, ids, text, pooled, timesteps, guidance, length, attention_mask, None
         )
         n_txt, x = txt.shape[1], None
         states: dict[int, Tensor] = {}
         for index in range(max(taps) + 1):
-            if index < len(self.double_blocks):
-                img, txt = self.double_blocks[index](img, txt, silu_vec, rotary, mask)
+            if index < depth:
+                img, txt = self.double_blocks[index](img, txt, moment, rotary, sight)
             else:
                 x = torch.cat((txt, img), dim=1) if x is None else x
-                x = self.single_blocks[index - len(self.double_blocks)](x, silu_vec, rotary, mask)
+                x = self.single_blocks[index - depth](x, moment, rotary, sight)
                 img = x[:, n_txt:]
             if index in taps:
                 states[index] = img
         return [states[tap] for tap in taps]
 
-    def _embed(
+    @torch.no_grad()
+    def context_cache(
+        self, tokens: Tensor, ids: Tensor, pooled: Tensor, *, guidance: Tensor | None = None
+    ) -> ContextCache:
+        """The contexts' keys and values in every block, for `forward(..., cache=...)`.
+
+        Contexts run through the same blocks as an image without text, at t = 0. The result holds
+        for one instruction (they are modulated by it) and every step and target size.
+
+        Args:
+            tokens: clean contexts [B, M, in_channels], one after the other.
+            ids: their positions [M, 3] or [B, M, 3], first axis 1…N.
+            pooled, guidance: as for `forward`; B may be 1 to serve any batch.
+
+        Raises:
+            ValueError: the model was not made with `cached_context`.
+        """
+        if not self.shape.cached_context:
+            raise ValueError("this model's contexts change at every step: cached_context is off")
+        silu_vec = self._silu_vec(torch.zeros_like(pooled[:, :1]), pooled, guidance)
+        kept: list[KeysValues] = []
+        moment, sight, rotary = Moment(silu_vec), Sight(kept=kept), self._rotary(ids, 0)
+        img = self.img_in(tokens.to(self.img_in.weight.dtype))
+        txt = img[:, :0]
+        for block in self.double_blocks:
+            img, txt = block(img, txt, moment, rotary, sight)
+        for block in self.single_blocks:
+            img = block(img, moment, rotary, sight)
+        return ContextCache(tuple(kept))
+
+    def _check(
+        self,
+        tokens: Tensor,
+        target_length: int,
+        attention_mask: Tensor | None,
+        packing: Packing | None,
+        cache: ContextCache | None,
+    ) -> Sequence[KeysValues | None]:
+        """The cached keys and values per block, after checking that the arguments agree."""
+        if packing is not None:
+            if cache is not None or attention_mask is not None:
+                raise ValueError("a packed row takes neither a context cache nor a mask")
+            if packing.target_length != target_length:
+                raise ValueError(f"the packing has {packing.target_length} target tokens")
+        if cache is None:
+            return [None] * (len(self.double_blocks) + len(self.single_blocks))
+        if not self.shape.cached_context:
+            raise ValueError("this model's contexts change at every step: cached_context is off")
+        if tokens.shape[1] != target_length:
+            raise ValueError("the contexts are in the cache: give the target's tokens alone")
+        return cache.layers
+
+    def _prepare(
         self,
         tokens: Tensor,
         ids: Tensor,
@@ -335,28 +270,56 @@ class FluxTransformer(nn.Module):
         pooled: Tensor,
         timesteps: Tensor,
         guidance: Tensor | None,
+        target_length: int,
         attention_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Rotary, Tensor | None]:
-        """Inputs of the blocks: image and text states, SiLU(vec), rotary table, mask."""
+        packing: Packing | None,
+    ) -> _Inputs:
+        dtype, device = self.img_in.weight.dtype, tokens.device
+        n_txt, n_img = text.shape[1], tokens.shape[1]
+        apart = self.shape.cached_context and n_img > target_length
+        times = timesteps[:, None]
+        if apart:
+            times = torch.cat((times, torch.zeros_like(times)), dim=1)
+        silu_vec = self._silu_vec(times, pooled, guidance)
+        main, level = n_txt + target_length, None
+        if packing is not None:
+            if packing.length != n_txt + n_img:
+                raise ValueError(
+                    f"the packing has {packing.length} tokens, the row {n_txt + n_img}"
+                )
+            silu_vec = silu_vec.transpose(0, 1).reshape(1, -1, silu_vec.shape[-1])
+            sight, level = packing.sight(apart, device), packing.moments(apart, device)
+            last_sight = packing.target_sight(device)
+        else:
+            sight = batch_sight(attention_mask, main if apart else None)
+            last_sight = sight.of(slice(n_txt, main))
+            if apart:
+                level = (torch.arange(n_txt + n_img, device=device) >= main).long()
+        return _Inputs(
+            self.img_in(tokens.to(dtype)),
+            self.txt_in(text.to(dtype)),
+            Moment(silu_vec, level),
+            self._rotary(ids, n_txt),
+            sight,
+            last_sight,
+        )
+
+    def _silu_vec(self, times: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
+        """SiLU of the conditioning vectors: times [B, S], pooled [B, P] -> [B, S, hidden]."""
         if (guidance is None) != (self.guidance_in is None):
             has = "needs" if self.guidance_in is not None else "has no"
             raise ValueError(f"this model {has} guidance embedding")
         dtype = self.img_in.weight.dtype
-        vec = self.time_in(timestep_embedding(timesteps).to(dtype))
+        vec = self.time_in(timestep_embedding(times.flatten()).to(dtype))
+        vec = vec.view(*times.shape, -1)
         if self.guidance_in is not None and guidance is not None:
-            vec = vec + self.guidance_in(timestep_embedding(guidance).to(dtype))
-        vec = vec + self.vector_in(pooled.to(dtype))
-        n_txt = text.shape[1]
-        ids = F.pad(ids, (0, 0, n_txt, 0))  # text tokens sit at position zero, before the images
-        cos, sin = rope(ids, self.shape.axes_dim, self.shape.theta)
-        if ids.dim() == 2:
-            cos, sin = cos[None], sin[None]
-        rotary = Rotary(cos, sin)
-        mask = attention_mask
-        if mask is not None:
-            mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-        img, txt = self.img_in(tokens.to(dtype)), self.txt_in(text.to(dtype))
-        return img, txt, F.silu(vec), rotary, mask
+            vec = vec + self.guidance_in(timestep_embedding(guidance).to(dtype))[:, None]
+        return F.silu(vec + self.vector_in(pooled.to(dtype))[:, None])
+
+    def _rotary(self, ids: Tensor, n_txt: int) -> Rotary:
+        """The table of `n_txt` text tokens, at position zero, and the images after them."""
+        cos, sin = rope(F.pad(ids, (0, 0, n_txt, 0)), self.shape.axes_dim, self.shape.theta)
+        return Rotary(cos[None], sin[None]) if ids.dim() == 2 else Rotary(cos, sin)
 
 
 def check_shape(shape: TransformerShape) -> None:

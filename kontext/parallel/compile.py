@@ -1,0 +1,91 @@
+"""Compile a transformer block by block, for a closed set of sequence lengths.
+
+Blocks of a kind share their graphs, so start-up does not grow with depth; what surrounds them stays
+eager. Shapes are static: each length has its own graphs, made when it first comes, and a length
+outside the set is an error rather than one more compilation in the middle of the work. Lengths,
+not heights and widths: Kontext's 17 sizes have 9 target lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from kontext.errors import KontextError
+
+_GRAPHS_PER_LENGTH = 8  # of a block: last block or not, training or not, cached or not
+
+
+class LengthError(KontextError):
+    """A sequence whose length the model was not compiled for."""
+
+
+def closed_lengths(targets: Iterable[int], text: int, contexts: int = 1) -> tuple[int, ...]:
+    """Lengths of [text | target | contexts], each context as long as its target, 0…N of them.
+
+    The editor brings a context to the size nearest to its aspect ratio, which is the target's
+    too, so these are all the lengths of edits without a size of their own.
+    """
+    sizes = sorted(set(targets))
+    return tuple(sorted({text + n * (1 + k) for n in sizes for k in range(contexts + 1)}))
+
+
+class CompiledBlocks:
+    """A model whose blocks have been compiled in place; names and weights stay as they are."""
+
+    def __init__(self, model: nn.Module, lengths: Iterable[int], backend: str) -> None:
+        self.lengths = frozenset(lengths)
+        if not self.lengths:
+            raise LengthError("no sequence lengths to compile for")
+        self.used: set[int] = set()
+        self._blocks = [
+            b for part in ("double_blocks", "single_blocks") for b in _part(model, part)
+        ]
+        config: Any = import_module("torch._dynamo.config")
+        # reached silently otherwise, and the blocks would run uncompiled from there on
+        need = _GRAPHS_PER_LENGTH * len(self.lengths)
+        config.recompile_limit = max(config.recompile_limit, need)
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * need)
+        for block in self._blocks:
+            block.compile(dynamic=False, backend=backend)
+        self._hook = model.register_forward_pre_hook(self._check, with_kwargs=True)
+
+    def _check(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = ("tokens", "ids", "text")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        tokens: Tensor = given["tokens"]
+        text: Tensor = given["text"]
+        cache = given.get("cache")
+        length = text.shape[1] + tokens.shape[1] + (cache.length if cache is not None else 0)
+        if length not in self.lengths:
+            known = ", ".join(map(str, sorted(self.lengths)))
+            raise LengthError(f"the model is compiled for {known} tokens, not for {length}")
+        self.used.add(length)
+
+    def remove(self) -> None:
+        """Let the blocks run uncompiled again, at any length."""
+        self._hook.remove()
+        for block in self._blocks:
+            block._compiled_call_impl = None
+
+
+def compile_blocks(
+    model: nn.Module, lengths: Iterable[int], *, backend: str = "inductor"
+) -> CompiledBlocks:
+    """Compile the blocks of a `FluxTransformer` in place.
+
+    Args:
+        lengths: all lengths [text | target | contexts], cached contexts counted, that will come.
+        backend: torch.compile's.
+
+    Raises:
+        LengthError: no lengths; later, from the model, a sequence of another length.
+    """
+    return CompiledBlocks(model, lengths, backend)
+
+
+def _part(model: nn.Module, name: str) -> list[nn.Module]:
+    return list(model.get_submodule(name).children())

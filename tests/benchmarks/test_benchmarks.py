@@ -1,0 +1,104 @@
+"""The benchmarks run and tell the truth about what they compare; no timing is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import context_cache, full_size, timing, transformer
+from kontext.parallel.attention import active_kernel
+from kontext.parallel.flops import Tokens, saving
+from schemas.recipes import TransformerShape
+
+SHAPE = TransformerShape(
+    in_channels=8,
+    vec_in_dim=6,
+    context_in_dim=10,
+    hidden_size=16,
+    num_heads=1,
+    depth=1,
+    depth_single_blocks=2,
+    axes_dim=(4, 6, 6),
+    guidance_embed=False,
+)
+CPU = torch.device("cpu")
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert timing.ratio({"a": [1, 2, 4], "b": [3, 4, 4]}, "a", "b") == 2
+    found = timing.take_turns({"a": lambda: None, "b": lambda: None}, CPU, repeats=3, warmup=1)
+    assert {name: len(values) for name, values in found.items()} == {"a": 3, "b": 3}
+
+
+def test_results_are_written_with_a_device_name_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    monkeypatch.setattr(timing, "device_name", lambda _: "")
+    assert timing.save("x", CPU, {"a": 1}) is None
+    monkeypatch.setattr(timing, "device_name", lambda _: "some CPU")
+    path = timing.save("x", CPU, {"a": 1})
+    assert path == tmp_path / "x-cpu.json"
+    assert json.loads(path.read_text())["device"] == "some CPU"
+
+
+def test_both_models_are_the_same_function(capsys: pytest.CaptureFixture[str]) -> None:
+    transformer.main(["--batch", "2", "--side", "2", "--text", "3", "--repeats", "1"], SHAPE)
+    out = capsys.readouterr().out
+    difference = float(out.split("largest difference in fp32: ")[1].split(";")[0])
+    assert difference < 2e-5
+    assert out.count("x diffusers") == 4
+
+
+def test_cached_context_saves_what_the_count_says(capsys: pytest.CaptureFixture[str]) -> None:
+    context_cache.main(["--steps", "3", "--side", "2", "--text", "3", "--repeats", "1"], SHAPE)
+    out = capsys.readouterr().out
+    expected = saving(SHAPE, Tokens(3, 4, 4))
+    assert f"this run: FLOPs saved per step {expected:.1%}" in out
+    assert "FLUX.1, 1024 x 1024: FLOPs saved per step 4" in out
+    assert float(out.split("largest difference: ")[1]) < 1e-5
+
+
+def test_full_size_takes_the_same_path_with_a_tiny_model() -> None:
+    args = full_size.parse(
+        [
+            "--kernels",
+            "math,fa3",
+            "--side",
+            "2",
+            "--text",
+            "3",
+            "--repeats",
+            "2",
+            "--compile",
+            "--backend",
+            "eager",
+        ]
+    )
+    shape = SHAPE.model_copy(update={"guidance_embed": True})
+    rows, refused = full_size.compare(shape, CPU, args)
+    assert [(row.kernel, row.mode) for row in rows] == [("math", "joint"), ("math", "cached")]
+    assert all(row.step > 0 and set(row.edits) == {28, 4} for row in rows)
+    assert "needs a CUDA device" in refused["fa3"]
+    assert "28 steps" in full_size.show(rows[0])
+    assert active_kernel("cpu").startswith("math (bf16")  # the default is back
+
+
+def test_cached_edits_are_uncached_edits() -> None:
+    edits = []
+    for cached in (True, False):
+        of = SHAPE.model_copy(update={"cached_context": True})
+        edit = full_size.Edit(of, CPU, side=2, text=3, dtype=torch.float32)
+        if not cached:
+            edit.cache = lambda: None  # type: ignore[method-assign]
+        edits.append(edit.run(4))
+    assert torch.allclose(*edits, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_without_a_large_card_full_size_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert full_size.main([]) == 1
+    assert "at least 80 GB" in capsys.readouterr().err
