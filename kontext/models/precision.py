@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+
+_full: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def bf16_supported(device: torch.device | str) -> bool:
@@ -18,8 +22,25 @@ def bf16_supported(device: torch.device | str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+    """What products are computed in: `auto` is bf16 where the device is fast at it."""
+    if precision == "auto":
+        return torch.bfloat16 if bf16_supported(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
 def autocast(device: torch.device | str) -> AbstractContextManager[Any]:
     """bf16 autocast where `bf16_supported`, else nothing: fp16 on a CPU is never faster."""
-    if not bf16_supported(device):
+    if _full.get() or not bf16_supported(device):
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+@contextmanager
+def full_precision(wanted: bool = True) -> Iterator[None]:
+    """Inside the block `autocast` does nothing, so that products are in the weights' own dtype."""
+    token = _full.set(wanted)
+    try:
+        yield
+    finally:
+        _full.reset(token)

@@ -46,7 +46,8 @@ def run(ctx: StageContext) -> None:
         checkpoint_every=config.checkpoint_every,
         progress=report_progress(ctx, "distill"),
     )
-    check_training(history)
+    for verdict in check_training(history):
+        ctx.note(verdict)
     method.state.ema["student"].copy_to(method.student)
     student = method.student.requires_grad_(False).eval()
 

@@ -16,7 +16,7 @@ from kontext.evaluate.report.assets import Assets, contact_sheet
 from kontext.evaluate.report.builder import publish_copy, render
 from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
 from kontext.evaluate.scoring import prepare, small_clip
-from kontext.evaluate.verdict import goal_rows, verdict_markdown
+from kontext.evaluate.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.models.features import load_features
 from kontext.stage import StageContext
 from kontext.stages import STAGES
@@ -99,8 +99,7 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
     ctx.output.metric("goals_reached", reached)
     for category, row in scores.table["teacher"].items():
         ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
-    for unfit in scores.unfit:
-        ctx.log.info("%(metric)s is unfit for %(category)s: %(why)s", unfit)
+    ctx.log.info("%s", unfit_line(scores.unfit))
     ctx.report.table("goals", goal_rows(scores))
     ctx.report.table(
         "success",

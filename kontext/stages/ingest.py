@@ -15,6 +15,7 @@ from kontext.data.ingest import (
     outcome_rows,
     plan_chunks,
 )
+from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from kontext.stage import StageContext
@@ -32,6 +33,7 @@ def run(ctx: StageContext) -> None:
     """
     config = ctx.config
     assert isinstance(config, IngestConfig)
+    config = _resolved(ctx, config)
     chunks = plan_chunks(config, ctx.home)
     for note in HashGate.from_config(config, ctx.home).notes:
         ctx.note(note)
@@ -57,6 +59,17 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_table("rejects.parquet", all_rejects)
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     _report(ctx, planned, all_images, all_rejects, stopped, samples)
+
+
+def _resolved(ctx: StageContext, config: IngestConfig) -> IngestConfig:
+    """The section with the sources that are really read, which the artifact records."""
+    sources, notes = resolve(config)
+    for note in notes:
+        ctx.note(note)
+    used = [source.model_dump(mode="json") for source in sources]
+    ctx.output.add_json("sources.json", {"sources": used, "substitutions": list(notes)})
+    ctx.output.metric("pip_only_images", bool(notes))
+    return config.model_copy(update={"sources": sources})
 
 
 def _collect_samples(images: pa.Table, pixels: pa.Table, samples: dict[str, list[Pixels]]) -> None:

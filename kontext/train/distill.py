@@ -62,6 +62,9 @@ def default_taps(shape_depth: int, single_depth: int, count: int = 4) -> tuple[i
     return tuple(sorted({round((i + 1) * total / count) - 1 for i in range(count)}))
 
 
+_CHANCE = 0.55  # share of right answers below which heads are guessing
+
+
 class DistillMethod:
     """Alternating updates of heads and student, one of each per step.
 
@@ -273,8 +276,24 @@ def check_wiring(method: DistillMethod) -> None:
         )
 
 
-def check_training(history: Sequence[Mapping[str, float]], window: int = 20) -> None:
-    """Gate after training. Raises GateError where the heads' hinge is pinned at zero."""
+def check_training(history: Sequence[Mapping[str, float]], window: int = 20) -> list[str]:
+    """Gate after training, and what people should know about it, one line each.
+
+    Heads that end undecided may have met a student as good as its teacher; heads that were never
+    better than chance over any `window` steps gave it no signal, which is said here.
+
+    Raises:
+        GateError: the heads' hinge is pinned at zero.
+    """
     recent = [row["heads_loss"] for row in history[-window:]]
     if recent and max(recent) < 1e-3:
         raise GateError("distill: the heads' loss is pinned at zero, the student learns nothing")
+    told = [row["accuracy"] for row in history]
+    means = [sum(told[i : i + window]) / window for i in range(len(told) - window + 1)]
+    if means and max(means) < _CHANCE:
+        return [
+            f"the discriminator heads never told real from fake (best {max(means):.0%} over "
+            f"{window} steps, chance is 50%): the student learned from its distance to the "
+            "teacher's edits alone"
+        ]
+    return []

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
-from kontext.models.precision import autocast
+from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.shard import shard
+from kontext.parallel.world import World, whole
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
@@ -54,19 +56,32 @@ def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 class FlowMethod:
     """One update of the flow model on a mixed batch.
 
+    Every rank draws the same global batch and computes its own rows of it, so losses and updates
+    do not depend on the number of ranks but for the order of sums. Text-to-image and edits go
+    forward and backward one after the other: their sequences have different lengths.
+
     Args:
         config: the recipe section.
         data: encoded training pairs.
-        model: starting weights; a fresh model where None.
+        model: starting weights, the same on all ranks; a fresh model where None.
+        world: this process among the ranks; alone by default.
     """
 
     def __init__(
-        self, config: FinetuneConfig, data: PairTensors, model: FluxTransformer | None = None
+        self,
+        config: FinetuneConfig,
+        data: PairTensors,
+        model: FluxTransformer | None = None,
+        world: World | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         self.device = data.latents.device
+        self.world = world or World(device=self.device)
         self.model = (model or FluxTransformer(config.shape)).to(self.device)
+        dtype = compute_dtype(config.parallel.precision, self.device)
+        shard(self.model, config.parallel, self.world, dtype)
+        self._fp32 = dtype == torch.float32
         self.total_steps = config.t2i_steps + config.joint_steps
         optimizers = transformer_optimizers(
             self.model, config.optimizer, config.lr, config.weight_decay
@@ -93,23 +108,32 @@ class FlowMethod:
         if c.batch > edits and len(self._singles):
             picks = torch.randint(len(self._singles), (c.batch - edits,), generator=draw)
             parts.append(("t2i", self._singles[picks]))
-        report: dict[str, float] = {}
-        total = torch.zeros((), device=self.device)
-        noise = generator(c.seed, index, "noise")
-        times = generator(c.seed, index, "time")
-        drops = generator(c.seed, index, "dropout")
-        for name, pairs in parts:
-            loss = self._loss(self._dropped(pairs, drops), noise, times)
-            total = total + loss * (len(pairs) / c.batch)
-            report[name] = float(loss.detach())
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        report = self._backward(index, parts)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         for optimizer in self.state.optimizers.values():
             optimizer.step()
         self.state.ema["model"].update(self.model)
-        return {"loss": float(total.detach()), "grad_norm": float(norm), **report}
+        return {"loss": report.pop("loss"), "grad_norm": float(whole(norm)), **report}
+
+    def _backward(self, index: int, parts: list[tuple[str, Tensor]]) -> dict[str, float]:
+        """Leave the batch's gradient in the model; returns the global mean losses."""
+        c = self.config
+        noise = generator(c.seed, index, "noise")
+        times = generator(c.seed, index, "time")
+        drops = generator(c.seed, index, "dropout")
+        report: dict[str, float] = {}
+        total = torch.zeros((), device=self.device)
+        for name, pairs in parts:
+            rows = self.world.rows(len(pairs))
+            with full_precision(self._fp32):
+                loss = self._loss(self._dropped(pairs, drops), noise, times, rows)
+            weighted = loss * (len(rows) / c.batch)
+            weighted.backward()  # type: ignore[no-untyped-call]
+            total = total + weighted.detach()
+            report[name] = float(loss.detach()) * (len(rows) / len(pairs))
+        return self.world.sum({"loss": float(total), **report})
 
     def _dropped(self, pairs: Tensor, draw: torch.Generator) -> Batch:
         """The batch with some instructions replaced by the encoded empty prompt."""
@@ -117,10 +141,17 @@ class FlowMethod:
         text = torch.where(dropped, self.data.empty_text, self.data.text[pairs])
         return gather(self.data, pairs, text)
 
-    def _loss(self, batch: Batch, noise: torch.Generator, times: torch.Generator) -> Tensor:
+    def _loss(
+        self, batch: Batch, noise: torch.Generator, times: torch.Generator, rows: range
+    ) -> Tensor:
+        """Mean loss of this rank's rows of the global batch; noise is drawn for all of it."""
         clean = pack(batch.target)
         eps = torch.randn(clean.shape, generator=noise).to(clean.device)
         normal = torch.randn(len(clean), generator=times).to(clean.device)
+        if len(rows) < len(clean):
+            # a rank without rows computes one of no weight: FSDP's collectives need every rank
+            mine = torch.tensor(list(rows) or [0], device=clean.device)
+            batch, clean, eps, normal = batch.select(mine), clean[mine], eps[mine], normal[mine]
         t = sample_t(normal, clean.shape[1])
         predicted = velocity(self.model, add_noise(clean, eps, t), batch, t)
         return (predicted - (eps - clean)).square().mean()

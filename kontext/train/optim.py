@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from kontext.parallel.muon import sharded_step
+from kontext.parallel.world import is_sharded
+
 _HIDDEN = ("double_blocks.", "single_blocks.")
 
 
@@ -22,15 +25,21 @@ class MatrixMuon(Muon):
 
     A kernel [out, in, h, w] is updated through a view [out, in * h * w] that shares its storage.
     Updates are scaled to AdamW's size (`match_rms_adamw`), so one learning rate serves both.
+    Matrices that FSDP sharded are updated by `kontext.parallel.muon`; kernels are never sharded.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
         self._sources = list(parameters)
-        views = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in self._sources]
+        self._sharded = any(is_sharded(p) for p in self._sources)
+        views = self._sources
+        if not self._sharded:
+            views = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in self._sources]
         super().__init__(views, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     def step(self, closure: Any = None) -> Any:
         """One update from the sources' gradients."""
+        if self._sharded:
+            return sharded_step(self)
         views = self.param_groups[0]["params"]
         for view, source in zip(views, self._sources, strict=True):
             view.grad = None if source.grad is None else source.grad.reshape(view.shape)

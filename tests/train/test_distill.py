@@ -136,8 +136,8 @@ def test_fault_08_the_two_updates_do_not_touch_each_other() -> None:
 
 def test_fault_09_a_pinned_hinge_stops_the_run() -> None:
     with pytest.raises(GateError, match="pinned at zero"):
-        check_training([{"heads_loss": 0.0}] * 30)
-    check_training([{"heads_loss": 1.3}] * 30)
+        check_training([{"heads_loss": 0.0, "accuracy": 1.0}] * 30)
+    assert check_training([{"heads_loss": 1.3, "accuracy": 0.8}] * 30) == []
     with pytest.raises(ValueError, match="batch"):
         DistillConfig(batch=1)
 
@@ -245,3 +245,12 @@ def test_the_heads_learn_to_tell_wrong_conditions_and_fakes() -> None:
     real = sum(row["real_logit"] for row in recent) / 10
     wrong = sum(row["wrong_logit"] for row in recent) / 10
     assert real > wrong + 0.1
+
+
+def test_heads_that_never_beat_chance_are_told_of() -> None:
+    chance, able = {"heads_loss": 1.9, "accuracy": 0.5}, {"heads_loss": 1.2, "accuracy": 0.7}
+    (verdict,) = check_training([chance] * 60)
+    assert "never told real from fake (best 50%" in verdict
+    # a student that catches up with its teacher ends there too, and that is no fault
+    assert check_training([able] * 30 + [chance] * 60) == []
+    assert check_training([chance] * 19) == []  # too short to tell

@@ -1,0 +1,70 @@
+"""Activation checkpointing: what a block keeps for its backward pass, and what it computes again.
+
+`full` keeps a block's inputs only. `selective` also keeps attention's outputs and every other
+matrix product, which are dear to compute for the memory they take; the rule is torchtitan's.
+Gradients are those of `none`, bit for bit: the same operations run on the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+Recompute = Literal["none", "selective", "full"]
+
+_aten = torch.ops.aten
+_MATMULS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def recompute_blocks(model: nn.Module, mode: Recompute) -> None:
+    """Make every block of `model.double_blocks` and `.single_blocks` recompute, in place.
+
+    Only `forward` is replaced: names in the state dict stay, and FSDP's hooks run outside of it.
+    """
+    if mode == "none":
+        return
+    contexts = {} if mode == "full" else {"context_fn": _selective}
+    for block in blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **contexts)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks in the order they run."""
+    return [*model.get_submodule("double_blocks"), *model.get_submodule("single_blocks")]  # type: ignore[misc]
+
+
+def _selective() -> Any:
+    """Contexts of one block's forward and recomputation; matmuls are counted from its start."""
+    return create_selective_checkpoint_contexts(_policy())  # type: ignore[no-untyped-call]
+
+
+def _policy() -> Callable[..., CheckpointPolicy]:
+    seen = {True: 0, False: 0}  # forward and recomputation each count for themselves
+
+    def decide(ctx: SelectiveCheckpointContext, op: Any, *args: Any, **kwargs: Any) -> Any:
+        if op in _MATMULS:
+            seen[ctx.is_recompute] += 1
+            if seen[ctx.is_recompute] % 2 == 0:
+                return CheckpointPolicy.PREFER_RECOMPUTE
+            return CheckpointPolicy.MUST_SAVE
+        if op in _ATTENTION:
+            return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return decide

@@ -1,0 +1,103 @@
+"""FSDP2 for the transformer: one shard group per block, bf16 gathered, fp32 reduced.
+
+Tried with two gloo ranks on CPUs: losses, communicated dtypes, streamed weights. Unrun: NCCL, what
+prefetch gains on a GPU, HSDP meshes. No recipe starts ranks yet: `join` is called by tests only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from kontext.errors import WeightsError
+from kontext.parallel.recompute import blocks, recompute_blocks
+from kontext.parallel.world import World, is_sharded
+from schemas.recipes import ParallelConfig
+
+
+def shard(model: nn.Module, config: ParallelConfig, world: World, dtype: torch.dtype) -> nn.Module:
+    """Prepare a transformer for training in this world, in place; returns it.
+
+    Weights must be equal on all ranks, or on the meta device (then call `load_weights`). Ranks
+    gather weights in `dtype` and add gradients in float32; masters stay float32. The
+    gradient is the sum over ranks, never their mean: losses are weighted by sample beforehand.
+    """
+    recompute_blocks(model, config.recompute)
+    if world.mesh is None:
+        return model
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype,
+        reduce_dtype=torch.float32,
+        # the model casts what it must; a cast here would round rotary tables and timesteps
+        cast_forward_inputs=False,
+    )
+    order = blocks(model)
+    for block in order:
+        # the last block is needed again at once, by the backward pass
+        fully_shard(
+            block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=block is not order[-1]
+        )
+    fully_shard(model, mesh=world.mesh, mp_policy=policy)
+    for module in (model, *order):
+        assert isinstance(module, FSDPModule)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows neither AVG nor PREMUL_SUM
+        module.set_gradient_divide_factor(1.0)
+    _prefetch(order, config.prefetch)
+    return model
+
+
+def _prefetch(order: list[nn.Module], ahead: int) -> None:
+    """Gather the next `ahead` blocks while one computes, in both directions."""
+    for index, block in enumerate(order):
+        block.set_modules_to_forward_prefetch(order[index + 1 : index + 1 + ahead])  # type: ignore[operator]
+        before = order[max(0, index - ahead) : index]
+        block.set_modules_to_backward_prefetch(before[::-1])  # type: ignore[operator]
+
+
+def load_weights(model: nn.Module, path: Path, device: torch.device) -> None:
+    """Fill a model from a safetensors file tensor by tensor, each rank reading its rows only.
+
+    A model on the meta device is given memory first. Peak memory is the shard plus one tensor.
+
+    Raises:
+        WeightsError: a tensor is missing, superfluous or of another shape.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model.to_empty(device=device)
+    wanted = model.state_dict()
+    with safe_open(path, framework="pt") as file:
+        odd = sorted(set(wanted) ^ set(file.keys()))
+        if odd:
+            raise WeightsError(f"{path.name}: {len(odd)} tensors do not match, first '{odd[0]}'")
+        for name, tensor in wanted.items():
+            piece = file.get_slice(name)
+            if list(piece.get_shape()) != list(tensor.shape):
+                raise WeightsError(
+                    f"{path.name}: '{name}' is {piece.get_shape()}, not {list(tensor.shape)}"
+                )
+            with torch.no_grad():
+                _fill(tensor, piece)
+
+
+def _fill(tensor: torch.Tensor, piece: Any) -> None:
+    """Copy a safetensors slice into a tensor, or this rank's rows of it into its shard."""
+    read = piece.__getitem__
+    if not is_sharded(tensor):
+        tensor.copy_(read(slice(None)) if tensor.dim() else read(...))
+        return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(
+        tensor.shape,
+        tensor.device_mesh,  # type: ignore[attr-defined]
+        tensor.placements,  # type: ignore[attr-defined]
+    )
+    local = tensor.to_local()  # type: ignore[attr-defined]
+    if local.numel():
+        local.copy_(read(tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))))

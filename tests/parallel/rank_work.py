@@ -1,0 +1,104 @@
+"""What the ranks of the parallel tests do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kontext.errors import WeightsError
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.shard import load_weights, shard
+from kontext.parallel.world import World, whole
+from kontext.train.flow import FlowMethod
+from kontext.train.loop import fit
+from kontext.train.optim import MatrixMuon
+from schemas.recipes import ParallelConfig
+from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
+
+STEPS = 20
+
+
+class Wire(TorchDispatchMode):
+    """Records the dtypes of what collectives really carry, and counts all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, set[str]] = {}
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        self.calls[name] += 1
+        if name.startswith("c10d."):
+            tensors = [t for t in torch.utils._pytree.tree_leaves(args) if torch.is_tensor(t)]
+            self.seen.setdefault(name, set()).update(str(t.dtype) for t in tensors)
+        return func(*args, **(kwargs or {}))
+
+
+def train(world: World, optimizer: str = "adamw", **parallel: Any) -> dict[str, Any]:
+    """Twenty steps of the toy flow; its losses, full weights and averages."""
+    config = toy_config(
+        optimizer=optimizer,
+        t2i_steps=4,
+        joint_steps=STEPS - 4,
+        t2i_share=0.2,  # 8 samples: 6 edits and 2 singles
+        parallel=ParallelConfig(**{"precision": "fp32", **parallel}),
+    )
+    method = FlowMethod(config, toy_pairs(), toy_model(), world)
+    history = fit(method)
+    return {
+        "history": history,
+        "weights": {k: whole(v.detach()) for k, v in method.model.state_dict().items()},
+        "ema": {k: whole(v) for k, v in method.state.ema["model"].shadow.items()},
+    }
+
+
+def muon_steps(world: World) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sharded, plain): a 5 x 8 matrix after three Muon steps from the same gradients."""
+    draw = torch.Generator().manual_seed(1)
+    start, *grads = torch.randn(4, 5, 8, generator=draw)
+    plain = torch.nn.Parameter(start.clone())
+    rows = torch.nn.Parameter(distribute_tensor(start.clone(), world.mesh, [Shard(0)]))
+    for parameter in (plain, rows):
+        muon = MatrixMuon([parameter], lr=0.1, weight_decay=0.01)
+        for grad in grads:
+            sharded = distribute_tensor(grad.clone(), world.mesh, [Shard(0)])
+            parameter.grad = grad.clone() if parameter is plain else sharded
+            muon.step()
+    return whole(rows.detach()), plain.detach()
+
+
+def stream(world: World, path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Weights of a model made on the meta device and filled from `path`; a refusal's message."""
+    with torch.device("meta"):
+        model = FluxTransformer(SHAPE)
+    shard(model, ParallelConfig(), world, torch.float32)
+    load_weights(model, path, world.device)
+    weights = {name: whole(tensor.detach()) for name, tensor in model.state_dict().items()}
+    try:
+        load_weights(torch.nn.Linear(2, 2), path, world.device)
+    except WeightsError as error:
+        return weights, str(error)
+    return weights, ""
+
+
+def everything(world: World, path: Path) -> dict[str, Any]:
+    """All that needs two ranks, in one process group: starting one costs seconds."""
+    found: dict[str, Any] = {name: train(world, name) for name in ("adamw", "muon")}
+    found["full"] = train(world, recompute="full")
+    found["muon steps"] = muon_steps(world)
+    found["streamed"], found["refused"] = stream(world, path)
+    found["rows"] = [list(world.rows(n)) for n in (0, 1, 8, 9)]
+    for precision in ("bf16", "fp32"):
+        config = toy_config(parallel=ParallelConfig(precision=precision))
+        method = FlowMethod(config, toy_pairs(), toy_model(), world)
+        with Wire() as wire:
+            method.step(0)
+        found[f"wire {precision}"] = wire.seen
+        found[f"master {precision}"] = {str(p.dtype) for p in method.model.parameters()}
+    return found

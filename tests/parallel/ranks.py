@@ -1,0 +1,64 @@
+"""Runs a function on several gloo ranks, each a process of its own."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def run_ranks(work: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
+    """`work(world, *arguments)` on every rank; returns the results by rank."""
+    processes = multiprocessing.get_context("spawn")
+    results: Any = processes.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        processes.Process(target=_rank, args=(work, rank, size, port, results, arguments))
+        for rank in range(size)
+    ]
+    for rank in ranks:
+        rank.start()
+    found = dict(_read(results.get(timeout=300)) for _ in ranks)
+    for rank in ranks:
+        rank.join()
+    failed = [text for text in found.values() if isinstance(text, Failure)]
+    assert not failed, "\n".join(failed)
+    return [found[rank] for rank in range(size)]
+
+
+class Failure(str):
+    """A rank's traceback."""
+
+
+def _rank(
+    work: Callable[..., Any], rank: int, size: int, port: int, results: Any, arguments: Any
+) -> None:
+    from kontext.parallel.world import join, leave
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        results.put(_written((rank, work(join(), *arguments))))
+        leave()
+    except BaseException:  # noqa: BLE001 - the parent raises it
+        results.put(_written((rank, Failure(traceback.format_exc()))))
+
+
+def _written(value: Any) -> bytes:
+    """As bytes: tensors in shared memory would go with the rank that made them."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _read(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=False)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kontext.parallel.world import World
+from kontext.train.flow import FlowMethod
+from schemas.recipes import ParallelConfig
+from tests.parallel.rank_work import STEPS, Wire, everything, train
+from tests.parallel.ranks import run_ranks
+from tests.train.toy import toy_config, toy_model, toy_pairs
+
+# Muon's Newton-Schulz works in bf16, where one flipped rounding is 0.4 % of an update's element
+TOLERANCE = {"adamw": 1e-5, "muon": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    path = tmp_path_factory.mktemp("weights") / "toy.safetensors"
+    save_file(toy_model().state_dict(), path)
+    return run_ranks(everything, 2, path)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_ranks_take_the_steps_of_one(ranks: list[dict[str, Any]], optimizer: str) -> None:
+    alone = train(World(), optimizer)
+    for found in ranks:
+        assert len(found[optimizer]["history"]) == STEPS
+        for one, two in zip(alone["history"], found[optimizer]["history"], strict=True):
+            for name in one.keys() - {"grad_norm"}:
+                assert two[name] == pytest.approx(one[name], rel=TOLERANCE[optimizer])
+            assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    for kind in ("weights", "ema"):
+        for name, tensor in alone[kind].items():
+            found = ranks[0][optimizer][kind][name]
+            torch.testing.assert_close(found, tensor, rtol=0, atol=100 * TOLERANCE[optimizer])
+
+
+def test_a_sharded_muon_step_is_torchs_own(ranks: list[dict[str, Any]]) -> None:
+    sharded, plain = ranks[0]["muon steps"]
+    torch.testing.assert_close(sharded, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_both_ranks_end_with_the_same_bits(ranks: list[dict[str, Any]]) -> None:
+    for optimizer in ("adamw", "muon"):
+        assert ranks[0][optimizer]["history"] == ranks[1][optimizer]["history"]
+        for name, tensor in ranks[0][optimizer]["weights"].items():
+            assert torch.equal(tensor, ranks[1][optimizer]["weights"][name])
+
+
+def test_full_recomputation_changes_no_bit_on_two_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["full"]["history"] == ranks[0]["adamw"]["history"]
+
+
+def test_weights_travel_in_bf16_and_gradients_in_fp32(ranks: list[dict[str, Any]]) -> None:
+    """From the tensors handed to the collectives, not from the configuration."""
+    for precision, gathered in (("bf16", "torch.bfloat16"), ("fp32", "torch.float32")):
+        seen = ranks[0][f"wire {precision}"]
+        gathers = {d for name, kinds in seen.items() if "allgather" in name for d in kinds}
+        reduces = {d for name, kinds in seen.items() if "reduce_scatter" in name for d in kinds}
+        assert gathers == {gathered}, seen
+        assert reduces == {"torch.float32"}, seen
+        assert ranks[0][f"master {precision}"] == {"torch.float32"}
+
+
+def test_every_row_of_a_batch_belongs_to_one_rank(ranks: list[dict[str, Any]]) -> None:
+    for count, first, second in zip((0, 1, 8, 9), ranks[0]["rows"], ranks[1]["rows"], strict=True):
+        assert first + second == list(range(count))
+
+
+def test_recomputation_runs_products_again_and_changes_no_bit() -> None:
+    runs, products = {}, {}
+    for mode in ("none", "selective", "full"):
+        config = toy_config(parallel=ParallelConfig(precision="fp32", recompute=mode))
+        method = FlowMethod(config, toy_pairs(), toy_model())
+        with Wire() as wire:
+            losses = dict(method.step(2))
+        runs[mode] = (losses, [p.detach().clone() for p in method.model.parameters()])
+        products[mode] = wire.calls["aten.addmm.default"]
+    assert products["none"] < products["selective"] < products["full"]
+    for mode in ("selective", "full"):
+        assert runs[mode][0] == runs["none"][0]
+        assert all(map(torch.equal, runs[mode][1], runs["none"][1]))
+
+
+def test_streamed_weights_fill_each_rank_with_its_rows(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["streamed"].keys() == toy_model().state_dict().keys()
+        for name, tensor in toy_model().state_dict().items():
+            assert torch.equal(found["streamed"][name], tensor)
+        assert "tensors do not match, first 'bias'" in found["refused"]
