@@ -1,24 +1,18 @@
-"""Weights in and out: BFL's and diffusers' layouts of FLUX.1, both ways, bit for bit.
+"""BFL's and diffusers' layouts of FLUX.1, both ways, bit for bit.
 
 Our modules carry BFL's names, so a BFL file loads as it is. Between the layouts a rule per BFL key
 says which diffusers keys hold the same numbers: the same tensor, parts of a fused projection, the
 final modulation with its halves swapped, or a 1x1 convolution written as a matrix.
-Files are read tensor by tensor, so peak memory is the model plus one tensor.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kontext.errors import WeightsError
@@ -28,7 +22,6 @@ from schemas.recipes import AutoencoderShape, TransformerShape
 
 Layout = Literal["bfl", "diffusers"]
 Shape = tuple[int, ...]
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 _TRANSFORMER_NAMES = (
     ("img_in.", "x_embedder."),
@@ -102,13 +95,13 @@ class Rule:
         }
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """BFL tensor -> its diffusers tensors (copies)."""
+        """BFL tensor -> its diffusers tensors (views where the numbers are in the same order)."""
         if self.swap_halves:
             tensor = torch.cat(tensor.chunk(2)[::-1])
         if self.matrix:
             tensor = tensor.flatten(1)
         pieces = torch.split(tensor, list(self.rows))
-        return {n: p.clone() for n, p in zip(self.parts, pieces, strict=True)}
+        return dict(zip(self.parts, pieces, strict=True))
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """diffusers tensors -> the BFL tensor."""
@@ -128,14 +121,20 @@ def rules_for(model: nn.Module) -> list[Rule]:
     raise TypeError(f"no weights layout is known for {type(model).__name__}")
 
 
+def diffusers_name(key: str) -> str:
+    """diffusers' name of a transformer tensor that is not a part of a fused projection."""
+    for old, new in _TRANSFORMER_NAMES:
+        key = key.replace(old, new)
+    return key
+
+
 def _transformer_rule(key: str, shape: Shape, hidden: int) -> Rule:
     names, rows = [key], [shape[0]]
     for fused, parts in _FUSED:
         if fused in key:
             names = [key.replace(fused, part) for part in parts]
             rows = [hidden] * 3 + [shape[0] - 3 * hidden] * (len(parts) - 3)
-    for old, new in _TRANSFORMER_NAMES:
-        names = [name.replace(old, new) for name in names]
+    names = [diffusers_name(name) for name in names]
     swap = key.startswith("final_layer.adaLN_modulation")
     return Rule(key, shape, tuple(names), tuple(rows), swap_halves=swap)
 
@@ -154,7 +153,7 @@ def to_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str
     """Our (BFL) tensors in diffusers' layout. Numbers and dtypes are kept bit for bit."""
     out: dict[str, Tensor] = {}
     for rule in rules:
-        out.update(rule.split(state[rule.bfl]))
+        out.update({name: part.clone() for name, part in rule.split(state[rule.bfl]).items()})
     return out
 
 
@@ -163,120 +162,12 @@ def from_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[s
     return {rule.bfl: rule.join([state[part] for part in rule.parts]) for rule in rules}
 
 
-class WeightsFile(Mapping[str, Tensor]):
-    """Tensors of one or several safetensors files, read when asked for. Use `open_weights`."""
-
-    def __init__(self, handles: Mapping[str, Any], label: str) -> None:
-        self._handles, self.label = handles, label
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._handles[key].get_tensor(key)  # type: ignore[no-any-return]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-    def shape(self, key: str) -> Shape:
-        """Shape of a tensor, without reading it."""
-        return tuple(self._handles[key].get_slice(key).get_shape())
-
-    @property
-    def layout(self) -> Layout:
-        """Which layout the keys have.
-
-        Raises:
-            WeightsError: neither of the two.
-        """
-        if any(k.startswith(("double_blocks.", "encoder.down.", "img_in.")) for k in self):
-            return "bfl"
-        if any(k.startswith(("x_embedder.", "encoder.down_blocks.")) for k in self):
-            return "diffusers"
-        raise WeightsError(f"{self.label}: neither FLUX.1 weights of BFL's layout nor diffusers'")
-
-
-@contextmanager
-def open_weights(path: Path) -> Iterator[WeightsFile]:
-    """Open a safetensors file, or a folder with one (or with a sharded index).
-
-    Raises:
-        WeightsError: nothing there, or a file that is damaged or not safetensors.
-    """
-    with ExitStack() as stack:
-        handles: dict[str, Any] = {}
-        for file in _files(path):
-            try:
-                handle = stack.enter_context(safe_open(str(file), framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{file}: cannot be read as safetensors ({error})") from error
-            handles.update(dict.fromkeys(handle.keys(), handle))
-        yield WeightsFile(handles, str(path))
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    indexes = sorted(path.glob("*.safetensors.index.json"))
-    if indexes:
-        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
-        files = [path / name for name in names]
-    else:
-        files = sorted(path.glob("*.safetensors"))
-    missing = [f.name for f in files if not f.is_file()]
-    if not files or missing:
-        raise WeightsError(
-            f"{path}: no weights here" + (f" (missing {missing})" if missing else "")
-        )
-    return files
-
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> Model:
-    """Fill `model` (which may be on the meta device) from a file of either layout.
-
-    Args:
-        dtype: convert while reading; None keeps the file's.
-
-    Raises:
-        WeightsError: one message with all missing, surplus and misshapen keys.
-    """
-    rules = rules_for(model)
-    with open_weights(path) as weights:
-        bfl = weights.layout == "bfl"
-        expected: dict[str, Shape] = {}
-        for rule in rules:
-            expected.update({rule.bfl: rule.shape} if bfl else rule.part_shapes())
-        _check_keys(expected, weights)
-        state: dict[str, Tensor] = {}
-        for rule in rules:
-            parts = [weights[key] for key in ((rule.bfl,) if bfl else rule.parts)]
-            tensor = parts[0] if bfl else rule.join(parts)
-            state[rule.bfl] = tensor if dtype is None else tensor.to(dtype)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model
-
-
-def _check_keys(expected: Mapping[str, Shape], weights: WeightsFile) -> None:
-    missing = sorted(set(expected) - set(weights))
-    surplus = sorted(set(weights) - set(expected))
-    wrong = [
-        f"{key} {list(weights.shape(key))} for {list(expected[key])}"
-        for key in sorted(set(weights) & set(expected))
-        if weights.shape(key) != expected[key]
-    ]
-    lists = (("missing", missing), ("surplus", surplus), ("misshapen", wrong))
-    problems = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in lists if keys]
-    if problems:
-        raise WeightsError(f"{weights.label} does not fit the model; " + "; ".join(problems))
-
-
 def transformer_config(shape: TransformerShape) -> dict[str, Any]:
     """diffusers' `transformer/config.json`. Shapes diffusers cannot express are refused."""
     if shape.mlp_ratio != 4.0 or not shape.qkv_bias or shape.theta != 10_000:
         raise WeightsError("diffusers' FLUX has mlp_ratio 4, qkv_bias and theta 10000 fixed")
+    if shape.cached_context:
+        raise WeightsError("diffusers' FLUX has no cached contexts: it would compute other edits")
     return {
         "_class_name": "FluxTransformer2DModel",
         "_diffusers_version": "0.35.0",
@@ -319,18 +210,23 @@ def autoencoder_config(ae: Autoencoder) -> dict[str, Any]:
     }
 
 
-def export_diffusers(model: FluxTransformer, ae: Autoencoder, folder: Path) -> None:
-    """Write `transformer/` and `vae/` as diffusers' `from_pretrained` reads them."""
-    parts = (
-        ("transformer", model, transformer_config(model.shape)),
-        ("vae", ae, autoencoder_config(ae)),
-    )
-    for name, module, config in parts:
-        target = folder / name
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        state = to_diffusers(module.state_dict(), rules_for(module))
-        save_file(state, target / _WEIGHTS, metadata={"format": "pt"})
+def scheduler_config() -> dict[str, Any]:
+    """diffusers' `scheduler/scheduler_config.json`: Euler with the shift that FLUX.1 samples with.
+
+    The numbers are those of `kontext.train.timesteps`; `shift` is not used where the shift is
+    dynamic, and 3.0 is what FLUX.1-dev's own file says.
+    """
+    return {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "_diffusers_version": "0.35.0",
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+        "use_dynamic_shifting": True,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+    }
 
 
 def read_transformer_config(config: Mapping[str, Any]) -> TransformerShape:

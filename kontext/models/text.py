@@ -33,6 +33,9 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """Encode `texts`, cut or padded to `length` tokens. float32, on the encoder's device."""
 
+    def count(self, text: str) -> int:
+        """Tokens of the whole `text` with its end marks: above `length`, `encode` cuts it."""
+
 
 class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
@@ -181,6 +184,11 @@ class MiniLM:
             pooled[rows_wanted].to(self.device),
         )
 
+    def count(self, text: str) -> int:
+        """See `TextEncoder`. [CLS] and [SEP] count."""
+        self.tokenizer.no_truncation()
+        return len(self.tokenizer.encode(text).ids)
+
     def _batches(self, unique: list[str]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first row, states float32, mask), each batch padded to its own longest text."""
         for start in range(0, len(unique), self.batch):
@@ -252,6 +260,10 @@ class FluxTextEncoder:
         pooled = self.clip(input_ids=clip_ids).pooler_output
         mask = torch.ones(len(texts), length, dtype=torch.bool, device=device)
         return tokens.float(), mask, pooled.float()
+
+    def count(self, text: str) -> int:
+        """See `TextEncoder`. T5's tokens: CLIP reads the first 77 for the pooled vector only."""
+        return len(self.t5_tokenizer(text, truncation=False).input_ids)
 
     @staticmethod
     def _ids(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:

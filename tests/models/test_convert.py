@@ -1,29 +1,27 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.convert import (
-    export_diffusers,
+    autoencoder_config,
     from_diffusers,
-    load_weights,
-    open_weights,
     read_autoencoder_config,
     read_transformer_config,
     rules_for,
+    scheduler_config,
     to_diffusers,
     transformer_config,
 )
 from kontext.models.transformer import FluxTransformer
+from kontext.train.timesteps import schedule
 from schemas.recipes import AutoencoderShape, TransformerShape
 
 SHAPE = TransformerShape(
@@ -75,6 +73,76 @@ def test_full_depth_names_are_those_of_diffusers() -> None:
     assert ours == {k: tuple(v.shape) for k, v in reference.items()}
 
 
+def test_a_full_depth_model_goes_there_and_back_twice() -> None:
+    """BFL → ours → diffusers → ours → BFL with 19 + 38 blocks, through diffusers' own modules."""
+    model = FluxTransformer(SHAPE.model_copy(update={"depth": 19, "depth_single_blocks": 38}))
+    bfl = filled(model, torch.bfloat16)
+    model.load_state_dict(bfl)
+    rules = rules_for(model)
+    config = {k: v for k, v in transformer_config(model.shape).items() if k[0] != "_"}
+    theirs = FluxTransformer2DModel(**config).to(torch.bfloat16)
+    theirs.load_state_dict(to_diffusers(bfl, rules), strict=True)
+    again = from_diffusers(theirs.state_dict(), rules)
+    assert bits(again) == bits(bfl)
+    assert bits(to_diffusers(again, rules)) == bits(theirs.state_dict())
+
+
+FULL_AE = AutoencoderShape()  # FLUX.1's `ae.safetensors`
+
+
+def bfl_autoencoder_keys() -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of FLUX.1's `ae.safetensors`, written out from the published geometry.
+
+    244 tensors: see black-forest-labs/flux `modules/autoencoder.py` (ch 128, mult 1, 2, 4, 4).
+    """
+    keys: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *shape: int) -> None:
+        keys[f"{name}.weight"], keys[f"{name}.bias"] = shape, shape[:1]
+
+    def block(name: str, into: int, out: int) -> None:
+        layer(f"{name}.norm1", into)
+        layer(f"{name}.conv1", out, into, 3, 3)
+        layer(f"{name}.norm2", out)
+        layer(f"{name}.conv2", out, out, 3, 3)
+        if into != out:
+            layer(f"{name}.nin_shortcut", out, into, 1, 1)
+
+    for side, ends in (("encoder", (3, 128, 512, 32)), ("decoder", (16, 512, 128, 3))):
+        layer(f"{side}.conv_in", ends[1], ends[0], 3, 3)
+        layer(f"{side}.norm_out", ends[2])
+        layer(f"{side}.conv_out", ends[3], ends[2], 3, 3)
+        for name in ("block_1", "block_2"):
+            block(f"{side}.mid.{name}", 512, 512)
+        layer(f"{side}.mid.attn_1.norm", 512)
+        for name in ("q", "k", "v", "proj_out"):
+            layer(f"{side}.mid.attn_1.{name}", 512, 512, 1, 1)
+    for level, (into, out) in enumerate(((128, 128), (128, 256), (256, 512), (512, 512))):
+        for i in range(2):
+            block(f"encoder.down.{level}.block.{i}", into if i == 0 else out, out)
+        if level < 3:
+            layer(f"encoder.down.{level}.downsample.conv", out, out, 3, 3)
+    for level, (into, out) in enumerate(((256, 128), (512, 256), (512, 512), (512, 512))):
+        for i in range(3):
+            block(f"decoder.up.{level}.block.{i}", into if i == 0 else out, out)
+        if level > 0:
+            layer(f"decoder.up.{level}.upsample.conv", out, out, 3, 3)
+    return keys
+
+
+def test_the_full_autoencoder_has_bfls_keys_and_diffusers_keys() -> None:
+    with torch.device("meta"):
+        ours = Autoencoder(FULL_AE)
+        config = {k: v for k, v in autoencoder_config(ours).items() if k[0] != "_"}
+        reference = AutoencoderKL(**config).state_dict()
+    shapes = {k: tuple(v.shape) for k, v in ours.state_dict().items()}
+    assert shapes == bfl_autoencoder_keys()
+    assert len(shapes) == 244
+    assert sum(v.numel() for v in ours.state_dict().values()) == 83_819_683
+    theirs = {k: s for rule in rules_for(ours) for k, s in rule.part_shapes().items()}
+    assert theirs == {k: tuple(v.shape) for k, v in reference.items()}
+
+
 def test_autoencoder_round_trip_is_bit_identical() -> None:
     ae = Autoencoder(AE_SHAPE)
     state, rules = filled(ae), rules_for(ae)
@@ -91,100 +159,25 @@ def test_final_modulation_swaps_its_halves() -> None:
     assert torch.equal(there["norm_out.linear.bias"], torch.cat((scale, shift)))
 
 
-def test_diffusers_loads_our_export_and_we_load_it_back(tmp_path: Path) -> None:
-    model, ae = FluxTransformer(SHAPE), Autoencoder(AE_SHAPE, scale=0.7, shift=-0.2)
-    model.load_state_dict(filled(model))
-    ae.load_state_dict(filled(ae))
-    export_diffusers(model, ae, tmp_path)
-    theirs, report = FluxTransformer2DModel.from_pretrained(
-        tmp_path / "transformer", output_loading_info=True
-    )
-    assert not any(report.values())
-    assert bits(theirs.state_dict()) == bits(to_diffusers(model.state_dict(), rules_for(model)))
-    vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
-    assert vae.config.scaling_factor == 0.7
-    assert vae.config.shift_factor == -0.2
-
-    config = json.loads((tmp_path / "transformer/config.json").read_text())
-    assert read_transformer_config(config) == SHAPE
-    with torch.device("meta"):
-        again = FluxTransformer(SHAPE)
-    load_weights(again, tmp_path / "transformer")
-    assert bits(again.state_dict()) == bits(model.state_dict())
-    ae_again = read_autoencoder_config(json.loads((tmp_path / "vae/config.json").read_text()))
-    load_weights(ae_again, tmp_path / "vae")
-    assert bits(ae_again.state_dict()) == bits(ae.state_dict())
-    assert (ae_again.scale, ae_again.shift, ae_again.shape) == (0.7, -0.2, AE_SHAPE)
-
-
-def test_loads_a_bfl_file_and_a_sharded_folder_in_the_dtype_asked_for(tmp_path: Path) -> None:
-    model = FluxTransformer(SHAPE)
-    state = filled(model)
-    save_file(state, tmp_path / "flux.safetensors")
-    load_weights(model, tmp_path / "flux.safetensors", torch.bfloat16)
-    assert model.img_in.weight.dtype == torch.bfloat16
-    assert torch.equal(model.img_in.weight, state["img_in.weight"].bfloat16())
-
-    folder = tmp_path / "sharded"
-    folder.mkdir()
-    theirs = to_diffusers(state, rules_for(model))
-    names = sorted(theirs)
-    index = {}
-    for i, part in enumerate((names[:9], names[9:])):
-        save_file({n: theirs[n] for n in part}, folder / f"model-{i}.safetensors")
-        index.update(dict.fromkeys(part, f"model-{i}.safetensors"))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    again = load_weights(FluxTransformer(SHAPE), folder)
-    assert bits(again.state_dict()) == bits(state)
-    (folder / "model-1.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"model-1\.safetensors"):
-        load_weights(FluxTransformer(SHAPE), folder)
-
-
-def test_one_error_lists_every_wrong_key(tmp_path: Path) -> None:
-    model = FluxTransformer(SHAPE)
-    state = filled(model)
-    del state["img_in.bias"], state["txt_in.bias"]
-    state["double_blocks.7.extra"] = torch.zeros(1)
-    state["vector_in.in_layer.weight"] = torch.zeros(16, 7)
-    save_file(state, tmp_path / "bad.safetensors")
-    before = bits(model.state_dict())
-    with pytest.raises(WeightsError) as caught:
-        load_weights(model, tmp_path / "bad.safetensors")
-    text = str(caught.value)
-    assert "2 missing: img_in.bias, txt_in.bias" in text
-    assert "1 surplus: double_blocks.7.extra" in text
-    assert "1 misshapen: vector_in.in_layer.weight [16, 7] for [16, 6]" in text
-    assert "\n" not in text
-    assert bits(model.state_dict()) == before
-
-
-def test_damaged_foreign_and_missing_files_are_clear_errors(tmp_path: Path) -> None:
-    model = FluxTransformer(SHAPE)
-    good = tmp_path / "good.safetensors"
-    save_file(filled(model), good)
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(good.read_bytes()[:-100])
-    other = tmp_path / "other.safetensors"
-    save_file({"unet.conv.weight": torch.zeros(1)}, other)
-    for path, words in (
-        (cut, "cannot be read"),
-        (other, "neither"),
-        (tmp_path / "absent", "no weights"),
-    ):
-        with pytest.raises(WeightsError, match=words):
-            load_weights(model, path)
-
-
-def test_reading_does_not_touch_the_bytes(tmp_path: Path) -> None:
-    model = FluxTransformer(SHAPE)
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    with open_weights(tmp_path / "w.safetensors") as weights:
-        assert weights.layout == "bfl"
-        assert weights.shape("img_in.weight") == (16, 16)
-        assert bits(dict(weights)) == bits(load_file(tmp_path / "w.safetensors"))
-
-
 def test_shapes_diffusers_cannot_hold_are_refused() -> None:
     with pytest.raises(WeightsError, match="mlp_ratio"):
         transformer_config(SHAPE.model_copy(update={"mlp_ratio": 3.0}))
+
+
+def test_configs_come_back() -> None:
+    assert read_transformer_config(transformer_config(SHAPE)) == SHAPE
+    ae = read_autoencoder_config(autoencoder_config(Autoencoder(AE_SHAPE, 0.7, -0.2)))
+    assert (ae.scale, ae.shift, ae.shape) == (0.7, -0.2, AE_SHAPE)
+
+
+def test_the_exported_scheduler_samples_on_our_grid() -> None:
+    """The shift that diffusers computes from our file is `timesteps.schedule`'s, at all sizes."""
+    config = {k: v for k, v in scheduler_config().items() if k[0] != "_"}
+    scheduler = FlowMatchEulerDiscreteScheduler(**config)
+    for tokens in (256, 1024, 4096, 4150):
+        c = scheduler.config
+        mu = calculate_shift(
+            tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
+        )
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 28, 28), mu=mu)
+        assert torch.allclose(scheduler.sigmas, schedule(28, tokens), atol=1e-6)

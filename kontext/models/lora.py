@@ -1,0 +1,212 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): W + B A beside frozen linear layers.
+
+    apply_lora(model, LoraConfig(rank=16))     # only the adapters train from here on
+    optimizer = AdamW(lora_parameters(model))  # FlowMethod finds them too: the rest is frozen
+    save_lora(lora_of(model), path, model)     # kontext.models.lora_files
+    merge(model)                               # plain linear layers again
+
+A fused projection (qkv, linear1) has one adapter for all its parts: they share A. diffusers keeps
+the parts apart; there each part gets A and its own rows of B, which is the same map exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kontext.errors import WeightsError
+from kontext.models.transformer import FluxTransformer
+from kontext.models.weights import Entry, converted
+
+BLOCKS = (
+    "*_blocks.*.qkv",
+    "*_blocks.*_attn.proj",
+    "*_blocks.*_mlp.[02]",
+    "*_blocks.*.linear[12]",
+)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Which layers get adapters, and how strong they are.
+
+    rank: of each adapter, at least 1.
+    alpha: the adapters are scaled by alpha / rank; None means alpha = rank.
+    targets: shell patterns over module names; all linear layers of the blocks, save modulation.
+    seed: of A's random start (B starts at zero, so that the model is unchanged at first).
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: tuple[str, ...] = BLOCKS
+    seed: int = 0
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+class LoraLinear(nn.Linear):
+    """A frozen linear layer with an adapter. Its own tensors keep their names in the state dict."""
+
+    def __init__(self, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
+        """Take over `base`'s tensors. down [rank, in] and up [out, rank] are kept in float32."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.lora_down = nn.Parameter(down.float())
+        self.lora_up = nn.Parameter(up.float())
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input W' + scale * (input A') B'."""
+        out = F.linear(input, self.weight, self.bias)
+        low = F.linear(input.to(self.lora_down.dtype), self.lora_down)
+        return out + (F.linear(low, self.lora_up) * self.scale).to(out.dtype)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A plain layer with W + scale * B A, added in float32."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
+        weight = add_product(self.weight, self.lora_down, self.lora_up * self.scale)
+        plain.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        plain.bias = self.bias
+        return plain
+
+
+def add_product(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """weight + up @ down in float32, rounded once to the weight's dtype."""
+    down, up = down.to(weight.device), up.to(weight.device)
+    return torch.addmm(weight.float(), up.float(), down.float()).to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters without a model: `<module>.weight` in our names -> (A [rank, in], B [out, rank]).
+
+    The scale is folded into B.
+    """
+
+    adapters: Mapping[str, tuple[Tensor, Tensor]]
+    label: str = "LoRA"
+    lost: Mapping[str, float] = field(default_factory=dict)  # see lora_files.extract
+
+    def check(self, model: FluxTransformer) -> Lora:
+        """Itself. Raises WeightsError, listing all keys, where it is for another model."""
+        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        wrong = []
+        for key, (down, up) in self.adapters.items():
+            own, wanted = (up.shape[0], down.shape[1]), shapes.get(key)
+            if own != wanted:
+                wrong.append(f"{key} {list(own)} for {list(wanted) if wanted else 'nothing'}")
+        if wrong:
+            raise WeightsError(
+                f"{self.label} is for another model; {len(wrong)} misshapen: {', '.join(wrong)}"
+            )
+        return self
+
+    def merged(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Entries of a transformer's file (`weights.our_entries`) with the adapters added in."""
+        return [
+            converted(entry, partial(_merge_one, *self.adapters[entry.name]))
+            if entry.name in self.adapters
+            else entry
+            for entry in entries
+        ]
+
+
+def _merge_one(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+    return add_product(weight, down, up)
+
+
+def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
+    """Freeze the model and put fresh adapters beside the targets. Returns the model.
+
+    Raises:
+        WeightsError: a rank below 1, or patterns that match no linear layer.
+    """
+    if config.rank < 1:
+        raise WeightsError(f"a LoRA's rank must be at least 1, not {config.rank}")
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and any(fnmatchcase(name, pattern) for pattern in config.targets)
+    ]
+    if not names:
+        raise WeightsError(f"no linear layer matches {', '.join(config.targets)}")
+    draw = torch.Generator().manual_seed(config.seed)
+    model.requires_grad_(False)
+    for name in names:
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        # as peft does: Kaiming-uniform with a = sqrt(5), which is the bound 1 / sqrt(in)
+        bound = 1 / math.sqrt(base.in_features)
+        down = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=draw)
+        up = torch.zeros(base.out_features, config.rank)
+        _put(model, name, down, up, config.scale)
+    return model
+
+
+def attach_lora(model: FluxTransformer, lora: Lora) -> FluxTransformer:
+    """Freeze the model and put trained adapters beside its layers. Returns the model.
+
+    Raises:
+        WeightsError: adapters for another model.
+    """
+    lora.check(model)
+    model.requires_grad_(False)
+    for key, (down, up) in lora.adapters.items():
+        _put(model, key.removesuffix(".weight"), down, up, 1.0)
+    return model
+
+
+def _put(model: nn.Module, name: str, down: Tensor, up: Tensor, scale: float) -> None:
+    base = model.get_submodule(name)
+    if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
+        raise WeightsError(f"{name} has an adapter already: merge it first")
+    device = base.weight.device
+    model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), scale))
+
+
+def adapters(model: nn.Module) -> dict[str, LoraLinear]:
+    """The adapted layers by module name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
+
+
+def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """A and B of every adapter: what a LoRA training optimises."""
+    return [p for layer in adapters(model).values() for p in (layer.lora_down, layer.lora_up)]
+
+
+def lora_of(model: nn.Module) -> Lora:
+    """Copies of the model's adapters.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    found = {
+        f"{name}.weight": (
+            layer.lora_down.detach().cpu().clone(),
+            (layer.lora_up.detach() * layer.scale).cpu(),
+        )
+        for name, layer in adapters(model).items()
+    }
+    if not found:
+        raise WeightsError("the model has no adapters")
+    return Lora(found)
+
+
+def merge(model: FluxTransformer) -> FluxTransformer:
+    """Add the adapters to the weights and take them away. Returns the model, still frozen."""
+    for name, layer in adapters(model).items():
+        model.set_submodule(name, layer.merged())
+    return model

@@ -1,0 +1,73 @@
+"""Weight-only quantisation of the transformer for small GPUs, by torchao.
+
+int8: one scale per output row; fp8: float8 e4m3, one scale per output row. Activations stay in
+their own dtype, so the cost in quality is the rounding of weights alone: benchmarks/quantize.py
+measures it. Embedders, modulation and the output layer keep their precision: they are a small part
+of the work, and errors there reach every token. So does the last single block's `linear1`, which
+the model cuts in two.
+
+Quantised weights are for inference: merge adapters first, and save the model before, not after.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from kontext.errors import WeightsError
+from kontext.models.lora import BLOCKS, adapters
+from kontext.models.transformer import FluxTransformer
+
+Scheme = Literal["int8", "fp8"]
+
+
+def quantize(model: FluxTransformer, scheme: Scheme) -> FluxTransformer:
+    """Quantise the blocks' linear weights in place. Returns the model.
+
+    Args:
+        scheme: `int8`, or `fp8` (weights only: the products run in the activations' dtype).
+
+    Raises:
+        WeightsError: torchao is missing, an unknown scheme, or adapters that were not merged.
+    """
+    if adapters(model):
+        raise WeightsError("merge the adapters before quantising")
+    try:
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise WeightsError("quantised inference needs: pip install 'kontext[quantize]'") from error
+    configs: dict[str, Any] = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}
+    if scheme not in configs:
+        raise WeightsError(f"unknown quantisation '{scheme}' (known: {', '.join(configs)})")
+    model.requires_grad_(False)
+    names = set(quantized_names(model))
+    quantize_(model, configs[scheme](), filter_fn=lambda _, name: name in names)
+    return model
+
+
+def quantized_names(model: FluxTransformer) -> list[str]:
+    """The linear layers that `quantize` changes."""
+    kept = f"single_blocks.{len(model.single_blocks) - 1}.linear1"
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name != kept
+        and any(fnmatchcase(name, pattern) for pattern in BLOCKS)
+    ]
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters as they are held, scales of quantised ones included."""
+    return sum(_bytes(parameter.data) for parameter in model.parameters())
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None or type(tensor) in (torch.Tensor, nn.Parameter):
+        return tensor.numel() * tensor.dtype.itemsize
+    names, _ = flatten()
+    return sum(_bytes(getattr(tensor, name)) for name in names)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from flows import cli
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.convert import rules_for, to_diffusers
+from kontext.models.lora import LoraConfig, apply_lora, lora_of, lora_parameters, merge
+from kontext.models.lora_files import save_lora
+from kontext.models.transformer import FluxTransformer
+from kontext.sample.folder import ModelSettings, read_config, save_model_folder
+from schemas.recipes import AutoencoderShape, TransformerShape
+
+_SHAPE = TransformerShape(
+    in_channels=64,
+    vec_in_dim=384,
+    context_in_dim=384,
+    hidden_size=32,
+    num_heads=2,
+    depth=1,
+    depth_single_blocks=1,
+    axes_dim=(4, 6, 6),
+    guidance_embed=False,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model folder, and an empty store."""
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
+    for name in ("KONTEXT_STORE", "KONTEXT_CATALOG"):
+        monkeypatch.delenv(name, raising=False)
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderShape(ch=8, norm_groups=4), 0.36, 0.11)
+    model = FluxTransformer(_SHAPE)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.1)
+    save_model_folder(tmp_path / "model", model, autoencoder, ModelSettings(name="tiny", steps=1))
+    return tmp_path
+
+
+def call(*arguments: object) -> Any:
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> str:
+    """The one line of a failing call of the real entry point."""
+    monkeypatch.setattr(sys, "argv", ["kontext", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said: str = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+def test_weights_go_in_and_out_and_in_again(home: Path) -> None:
+    made = call("import", home / "model")
+    digest = read_config(home / "model").digest
+    assert made["model_digest"] == digest and not made["reused"]
+    assert call("import", home / "model")["reused"]
+    for layout in ("bfl", "diffusers"):
+        out = home / layout
+        assert call("export", made["artifact"], "--layout", layout, "-o", out)["files"]
+        again = call("import", out, "--text", "minilm")
+        assert again["model_digest"] == digest
+    rows = call("doctor", home / "bfl")
+    assert [(r["part"], r["layout"], r["model"]) for r in rows] == [
+        ("transformer", "bfl", "custom"),
+        ("autoencoder", "bfl", "custom"),
+    ]
+    for ref in ("import@tiny", home / "diffusers", home / "model"):
+        found = call("doctor", ref)
+        assert found[0]["shape"] == _SHAPE.model_dump(mode="json")
+        assert found[0]["parameters"] == made["parameters"] and not found[0]["problems"]
+
+
+def test_imported_weights_edit_a_picture(home: Path) -> None:
+    call("import", home / "model", "--name", "mine", "--dtype", "bf16")
+    Image.new("RGB", (64, 64), "orange").save(home / "in.png")
+    out = home / "out.png"
+    made = call("edit", home / "in.png", "make it night", "-o", out, "--weights", "import@mine")
+    assert made["model"] == "mine" and out.is_file()
+
+
+def test_other_weights_under_the_same_file_names_are_another_artifact(home: Path) -> None:
+    """Both parts of a diffusers folder have files of one name: each counts."""
+    call("export", home / "model", "-o", home / "out")
+    first = call("import", home / "out", "--text", "minilm")
+    file = home / "out" / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v + 1 for k, v in load_file(file).items()}, file)
+    second = call("import", home / "out", "--text", "minilm")
+    assert second["artifact"] != first["artifact"] and not second["reused"]
+
+
+def test_a_lora_is_merged_on_the_way_in(home: Path) -> None:
+    base = FluxTransformer(_SHAPE)
+    base.load_state_dict(load_file(home / "model" / "transformer.safetensors"))
+    apply_lora(base, LoraConfig(rank=2))
+    for parameter in lora_parameters(base):
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_lora(lora_of(base), home / "lora.safetensors", base)
+    assert "rank 2" in call("doctor", home / "lora.safetensors")[0]["model"]
+    call("import", home / "model", "--name", "tuned", "--lora", home / "lora.safetensors")
+    call("export", "import@tuned", "--layout", "bfl", "-o", home / "out")
+    tuned = load_file(home / "out" / "tuned.safetensors")
+    assert all(torch.allclose(tuned[k], v, atol=1e-6) for k, v in merge(base).state_dict().items())
+
+
+def test_published_geometries_are_recognised(home: Path) -> None:
+    """FLUX.1's shapes, told from the header of a file of empty tensors."""
+    from kontext.models.recognise import transformer_name
+
+    assert transformer_name(TransformerShape()) == "FLUX.1-dev or FLUX.1-Kontext-dev"
+    assert transformer_name(TransformerShape(guidance_embed=False)) == "FLUX.1-schnell"
+    narrow = TransformerShape(hidden_size=128, num_heads=1, depth=2, depth_single_blocks=3)
+    model = FluxTransformer(narrow)
+    for name, state in (
+        ("bfl", model.state_dict()),
+        ("theirs", to_diffusers(model.state_dict(), rules_for(model))),
+    ):
+        save_file(state, home / f"{name}.safetensors")
+        row = call("doctor", home / f"{name}.safetensors")[0]
+        assert row["shape"] == narrow.model_dump(mode="json") and not row["assumed"]
+
+
+def test_bad_weights_are_one_line_and_exit_1(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    good = home / "model" / "transformer.safetensors"
+    ae = ["--autoencoder", home / "model" / "autoencoder.safetensors"]
+    cut, other, part = (home / f"{n}.safetensors" for n in ("cut", "other", "part"))
+    cut.write_bytes(good.read_bytes()[:-10])
+    save_file({"model.diffusion.x": torch.zeros(1)}, other)
+    state = load_file(good)
+    del state["img_in.bias"]
+    save_file(state, part)
+    wide = FluxTransformer(_SHAPE.model_copy(update={"hidden_size": 64, "axes_dim": (8, 12, 12)}))
+    save_lora(lora_of(apply_lora(wide, LoraConfig(rank=2))), home / "wide.safetensors", wide)
+
+    def said(*arguments: object) -> str:
+        return fails(monkeypatch, capsys, *arguments)
+
+    assert "cannot be read as safetensors" in said("import", cut, *ae)
+    assert "neither FLUX.1 weights" in said("import", other, *ae)
+    assert "1 missing: img_in.bias" in said("import", part, *ae)
+    assert "no autoencoder beside it" in said("import", cut)
+    assert "axes_dim cannot be told" in said("import", good, *ae)
+    assert "does not exist" in said("import", home / "absent")
+    assert "unknown dtype" in said("import", home / "model", "--dtype", "int3")
+    assert "misshapen" in said("import", home / "model", "--lora", home / "wide.safetensors")
+    assert "unknown layout" in said("export", home / "model", "--layout", "onnx", "-o", home / "o")
+    assert "neither a folder nor an artifact" in said("export", "nothing", "-o", home / "o")
+    assert "is not empty" in said("export", home / "model", "-o", home / "model")
+    result = CliRunner().invoke(cli.app, ["doctor", str(part)])
+    assert result.exit_code == 1 and "1 missing: img_in.bias" in result.output
