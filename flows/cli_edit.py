@@ -15,15 +15,36 @@ def add_to(app: typer.Typer) -> None:
 
 
 def edit(
-    image: Annotated[Path, typer.Argument(help="Image to edit (PNG, JPEG, WebP, GIF, …).")],
-    instruction: Annotated[str, typer.Argument(help='What to change, e.g. "make it night".')],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the PNG.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... INSTRUCTION",
+            help="The image to edit, further images as references, and what to change, "
+            'e.g. photo.png "make it night".',
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write: .png, .jpg or .webp.")
+    ],
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="Model folder, artifact or tag; else the latest.")
     ] = "",
     steps: Annotated[int | None, typer.Option(min=1, max=200, help="Sampling steps.")] = None,
-    seed: Annotated[int, typer.Option(help="Noise seed: same seed, same picture.")] = 0,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Noise seed: same seed, same picture; repeatable, OUT-SEED each."),
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Further image to take from; repeatable.")
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Image of the same size: edit where it is white, keep the rest."),
+    ] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance strength.")] = None,
+    image_guidance: Annotated[
+        float, typer.Option(min=0.0, help="Guidance on the images, for models trained for it.")
+    ] = 1.0,
     policy: Annotated[
         str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")
     ] = "default",
@@ -35,23 +56,29 @@ def edit(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Edit one image with trained weights. The safety policy sees what goes in and comes out."""
+    """Edit an image with trained weights. The safety policy sees what goes in and comes out."""
+    if len(words) < 2:
+        raise typer.BadParameter("give an image and an instruction in quotes")
     from flows.edit import EditRequest, edit_file
 
+    *images, instruction = words
     request = EditRequest(
-        image,
-        instruction,
-        output,
-        weights,
-        steps,
-        seed,
-        guidance,
-        store,
-        policy,
-        tuple(hash_list or ()),
+        images=(*map(Path, images), *(reference or ())),
+        instruction=instruction,
+        output=output,
+        weights=weights,
+        steps=steps,
+        seeds=tuple(dict.fromkeys(seed or [0])),
+        guidance=guidance,
+        image_guidance=image_guidance,
+        mask=mask,
+        store=store,
+        policy=policy,
+        hash_lists=tuple(hash_list or ()),
     )
-    provenance = edit_file(request)
+    made = edit_file(request)
     if as_json:
-        typer.echo(json.dumps(provenance, indent=1))
-    else:
-        typer.echo(f"{output}  ({provenance['seconds']:.1f} s, {provenance['model']})")
+        typer.echo(json.dumps(made[0] if len(made) == 1 else made, indent=1))
+        return
+    for row in made:
+        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']})")

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from kontext.evaluate.pixels import Images
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.convert import load_weights
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.editor import to_tensor, to_uint8
+from kontext.models.weights import load_weights
+from kontext.sample.canvas import to_tensor, to_uint8
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import ArtifactReader
 from schemas.recipes import Recipe, TransformerShape

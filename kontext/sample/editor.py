@@ -6,33 +6,83 @@ Safety and the decoding of files are the caller's: the editor takes arrays that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.errors import KontextError, WeightsError
-from kontext.models.precision import autocast
+from kontext.models import precision
 from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.sample.euler import Guidance, OnStep, Prompt, noise, sample
+from kontext.sample.canvas import (
+    Frame,
+    Image,
+    Mask,
+    check_image,
+    check_mask,
+    composite,
+    fit,
+    latent_mask,
+    resize,
+    to_tensor,
+    to_uint8,
+)
+from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
 from kontext.sample.sizes import Size, check_size, model_size
 
-Image = NDArray[np.uint8]  # [H, W, 3], RGB
+_PROMPTS_KEPT = 256
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """Where an image lies inside the model's canvas: left, top, width, height."""
+class Options:
+    """How to edit. None takes the model's own.
 
-    left: int
-    top: int
-    width: int
-    height: int
+    steps: of the sampler; a distilled student has its own few.
+    guidance: told to a model with a guidance embedding; for others classifier-free, on the text.
+    image_guidance: classifier-free, on the context images (see `euler.Guidance`).
+    true_cfg: classifier-free on the text, for models with a guidance embedding.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    image_guidance: float = 1.0
+    true_cfg: float = 1.0
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit: uint8 [H, W, 3] images, the first of which is changed, the others references.
+
+    No image at all draws one from the instruction. Where there is a `mask` (bool [H, W] of the
+    first image), the result has the first image's size and its pixels outside the mask.
+    """
+
+    images: Sequence[Image]
+    instruction: str
+    seed: int = 0
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep."""
+
+    edit: Edit
+    contexts: tuple[Tensor, ...]
+    target: Size
+    frame: Frame | None
+    keep: Keep | None = None
+
+    @property
+    def shapes(self) -> tuple[object, ...]:
+        """Edits with equal shapes can share a batch."""
+        return (self.target, self.keep is None, *(c.shape for c in self.contexts))
 
 
 class Editor:
@@ -44,11 +94,14 @@ class Editor:
         text: TextEncoder,
         device: torch.device | str = "cpu",
         background: tuple[int, int, int] = (255, 255, 255),
+        autocast: bool = True,
     ) -> None:
         """Put the parts together.
 
         Args:
             background: fills the canvas beside images that are not square, for square models.
+            autocast: compute in bf16 where the device is faster with it; False keeps the
+                weights' own precision.
 
         Raises:
             WeightsError: the text encoder is not the one the model was trained with.
@@ -62,6 +115,8 @@ class Editor:
         self.model, self.text, self.background = model, text, background
         self.settings, self.digest = model.settings, model.digest
         self.device = torch.device(device)
+        self._autocast = autocast
+        self._prompts: dict[str, Prompt] = {}
 
     @classmethod
     def load(
@@ -83,47 +138,193 @@ class Editor:
         images: Sequence[Image],
         instruction: str,
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
         seed: int = 0,
+        mask: Mask | None = None,
         size: Size | None = None,
         on_step: OnStep | None = None,
+        **options: Any,
     ) -> Image:
-        """Apply `instruction` to the first image, with the others as further references.
+        """Make one edit; `options` are those of `Options`. See `edit_many`."""
+        edit = Edit(images, instruction, seed, mask)
+        return self.edit_many([edit], Options(**options), size=size, on_step=on_step)[0]
+
+    def edit_many(
+        self,
+        edits: Sequence[Edit],
+        options: Options | None = None,
+        *,
+        batch: int = 1,
+        size: Size | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Image]:
+        """Make several edits, in their order.
 
         Args:
-            images: uint8 [H, W, 3] arrays; none makes an image from the instruction alone.
-            steps, guidance: None takes the model's own.
-            seed: the noise; the same seed gives the same edit on one device.
-            size: (width, height) of the result; None takes the first image's size for the model.
+            batch: how many edits of equal sizes share a forward pass. More is faster on a GPU; the
+                noise of an edit stays its own, rounding may differ in the last bit.
+            size: (width, height) of the results; None takes each first image's size for the model.
+            on_step: called with (steps done, steps) over all edits.
 
         Returns:
-            uint8 [H, W, 3]. Square models give their native square, cut to the image's aspect.
+            uint8 [H, W, 3] each. Square models give their native square, cut to the image's aspect.
 
         Raises:
-            KontextError: empty instruction, arrays that are not RGB images, impossible size.
+            KontextError: empty or too long instruction, arrays that are not RGB images, a mask
+                that does not fit, impossible size or options.
+        """
+        if batch < 1:
+            raise KontextError("batch must be at least 1")
+        options = options or Options()
+        for edit in edits:  # the cheap checks of all edits come before the first one's work
+            self.check_instruction(edit.instruction)
+        self.steps(options)
+        known: dict[int, Tensor] = {}
+        ready = [self.prepare(edit, size, known) for edit in edits]
+        made: list[Image] = []
+        batches = [
+            group[i : i + batch]
+            for group in (list(g) for _, g in groupby(ready, lambda r: r.shapes))
+            for i in range(0, len(group), batch)
+        ]
+        for number, jobs in enumerate(batches):
+
+            def report(done: int, total: int, number: int = number) -> None:
+                if on_step is not None:
+                    on_step(number * total + done, len(batches) * total)
+
+            latents = self.denoise(jobs, options, report)
+            made += [
+                self.finish(job, row[None], size is None)
+                for job, row in zip(jobs, latents, strict=True)
+            ]
+        return made
+
+    def prepare(self, edit: Edit, size: Size | None, known: dict[int, Tensor]) -> Ready:
+        """Bring an edit's images to the model's sizes and encode them.
+
+        Args:
+            known: latents by the identity of the array they come from, filled on the way, so that
+                several edits of one image encode it once.
+        """
+        contexts, frames, target = [], [], self._default()
+        stretch = self.settings.sizes == "kontext"
+        for number, image in enumerate(edit.images):
+            height, width = check_image(image).shape[:2]
+            own = model_size(self.settings.sizes, self.settings.resolution, width, height)
+            canvas, frame = fit(image, own, self.background, stretch)
+            if id(image) not in known:
+                known[id(image)] = self.encode(canvas)
+            contexts.append(known[id(image)])
+            frames.append(frame)
+            target = own if number == 0 else target
+        keep = None
+        if edit.mask is not None:
+            if not edit.images or size not in (None, target):
+                raise KontextError("a mask needs an image, and a result of that image's size")
+            mask = check_mask(edit.mask, edit.images[0])
+            factor = self.model.autoencoder.factor
+            keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
+        first = frames[0] if frames else None
+        return Ready(edit, tuple(contexts), check_size(size or target), first, keep)
+
+    def denoise(
+        self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None
+    ) -> Tensor:
+        """Sample the latents [B, C, h, w] of edits with equal shapes, float32."""
+        transformer, factor = self.model.transformer, self.model.autoencoder.factor
+        width, height = jobs[0].target
+        shape = (transformer.shape.in_channels // 4, height // factor, width // factor)
+        guidance = self.guidance(options)
+        plain = guidance.text == 1.0 and guidance.image == 1.0
+        keeps = [job.keep for job in jobs if job.keep is not None]
+        with self._precision():
+            return sample(
+                transformer,
+                torch.cat([noise(job.edit.seed, [0], shape) for job in jobs]),
+                _join([self._prompt(job.edit.instruction) for job in jobs]),
+                [torch.cat(rows) for rows in zip(*(job.contexts for job in jobs), strict=True)],
+                steps=self.steps(options),
+                guidance=guidance,
+                empty=None if plain else self._prompt(""),
+                keep=None if not keeps else _join_keeps(keeps),
+                on_step=on_step,
+            )
+
+    def finish(self, job: Ready, latents: Tensor, cut: bool = True) -> Image:
+        """Pixels of sampled latents [1, C, h, w]: cut to the image's frame, or put in its mask."""
+        out = self.decode(latents)
+        if job.frame is None or not (cut or job.edit.mask is not None):
+            return out
+        inner = job.frame.crop(out)
+        if job.edit.mask is None:
+            return inner
+        before = job.edit.images[0]
+        return composite(before, resize(inner, before.shape[1::-1]), job.edit.mask)
+
+    @torch.no_grad()
+    def encode(self, canvas: Image) -> Tensor:
+        """Latents [1, C, h, w] of an image at a size the model takes, float32."""
+        with self._precision():
+            pixels = to_tensor([canvas]).to(self.device)
+            return self.model.autoencoder.encode(pixels).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Image:
+        """Pixels [H, W, 3] of latents [1, C, h, w]."""
+        with self._precision():
+            pixels = self.model.autoencoder.decode(latents.to(self.device))
+        out: Image = to_uint8(pixels)[0]
+        return out
+
+    def steps(self, options: Options) -> int:
+        """How many steps an edit takes.
+
+        Raises:
+            KontextError: fewer than one, or guidance that this model cannot have.
+        """
+        steps = self.settings.steps if options.steps is None else options.steps
+        if steps < 1:
+            raise KontextError("steps must be at least 1")
+        guidance = self.guidance(options)
+        scales = (guidance.text, guidance.image, guidance.embedded or 0.0)
+        if not all(0.0 <= scale < float("inf") for scale in scales):
+            raise KontextError("guidance must be a number from 0 up")
+        return steps
+
+    def guidance(self, options: Options) -> Guidance:
+        """The sampler's guidance for `options`, on this model."""
+        own = self.settings.guidance if options.guidance is None else options.guidance
+        if self.model.transformer.shape.guidance_embed:
+            return Guidance(options.true_cfg, options.image_guidance, embedded=own)
+        if options.true_cfg != 1.0:
+            raise KontextError("true_cfg is for models with a guidance embedding: use guidance")
+        return Guidance(own, options.image_guidance)
+
+    def check_instruction(self, instruction: str) -> None:
+        """Refuse what the model cannot read.
+
+        Raises:
+            KontextError: empty, or more tokens than the model was trained with: cutting it would
+                silently drop a part of what was asked.
         """
         if not instruction.strip():
             raise KontextError("the instruction is empty")
-        steps = self.settings.steps if steps is None else steps
-        guidance = self.settings.guidance if guidance is None else guidance
-        if steps < 1 or not guidance >= 0:
-            raise KontextError(f"steps must be at least 1 and guidance not negative ({guidance})")
-        canvases, frame = self._canvases(images)
-        target = check_size(size or (canvases[0].shape[1::-1] if canvases else self._default()))
-        with autocast(self.device):
-            contexts = [self._encode(canvas) for canvas in canvases]
-            latents = self._sample(contexts, instruction, target, steps, guidance, seed, on_step)
-            pixels = self.model.autoencoder.decode(latents.to(self.device)).float()
-        out: Image = to_uint8(pixels)[0]
-        if size is None and frame is not None:
-            out = out[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
-        return out
+        count, limit = self.text.count(instruction), self.settings.text_length
+        if count > limit:
+            raise KontextError(
+                f"the instruction has {count} tokens and model '{self.settings.name}' reads "
+                f"{limit}: make it shorter, or edit in several turns"
+            )
 
     def provenance(
-        self, instruction: str, seed: int, steps: int | None = None, guidance: float | None = None
+        self,
+        instruction: str,
+        seed: int,
+        steps: int | None = None,
+        guidance: float | None = None,
+        **more: Any,
     ) -> Provenance:
-        """What `save_image` writes into the file of such an edit."""
+        """What `save_image` writes into the file of such an edit; `more` are its other fields."""
         return Provenance(
             model=self.settings.name,
             digest=self.digest,
@@ -131,96 +332,35 @@ class Editor:
             seed=seed,
             steps=self.settings.steps if steps is None else steps,
             guidance=self.settings.guidance if guidance is None else guidance,
+            **more,
         )
 
     def _default(self) -> Size:
         side = self.settings.resolution
         return model_size(self.settings.sizes, side, side, side)
 
-    def _canvases(self, images: Sequence[Image]) -> tuple[list[Image], _Frame | None]:
-        """The images at the model's sizes, and where the first one lies in its canvas."""
-        canvases, frames = [], []
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise KontextError("images must be uint8 arrays [height, width, 3]")
-            height, width = image.shape[:2]
-            size = model_size(self.settings.sizes, self.settings.resolution, width, height)
-            crop = self.settings.sizes == "kontext"
-            canvas, frame = fit(image, size, self.background, stretch=crop)
-            canvases.append(canvas)
-            frames.append(frame)
-        return canvases, frames[0] if frames else None
-
-    @torch.no_grad()
-    def _encode(self, canvas: Image) -> Tensor:
-        return self.model.autoencoder.encode(to_tensor([canvas]).to(self.device)).float()
-
-    def _sample(
-        self,
-        contexts: list[Tensor],
-        instruction: str,
-        target: Size,
-        steps: int,
-        guidance: float,
-        seed: int,
-        on_step: OnStep | None,
-    ) -> Tensor:
-        transformer, factor = self.model.transformer, self.model.autoencoder.factor
-        shape = (transformer.shape.in_channels // 4, target[1] // factor, target[0] // factor)
-        if transformer.shape.guidance_embed:
-            scales, empty = Guidance(embedded=guidance), None
-        else:
-            scales = Guidance(text=guidance)
-            empty = self._prompt("") if guidance != 1.0 else None
-        return sample(
-            transformer,
-            noise(seed, [0], shape),
-            self._prompt(instruction),
-            contexts,
-            steps=steps,
-            guidance=scales,
-            empty=empty,
-            on_step=on_step,
-        )
+    def _precision(self) -> AbstractContextManager[Any]:
+        return precision.autocast(self.device) if self._autocast else nullcontext()
 
     def _prompt(self, text: str) -> Prompt:
-        tokens, mask, pooled = self.text.encode([text], self.settings.text_length)
-        return Prompt(tokens, pooled, mask if self.settings.text_mask else None)
+        if text not in self._prompts:
+            if len(self._prompts) >= _PROMPTS_KEPT:
+                del self._prompts[next(iter(self._prompts))]
+            tokens, mask, pooled = self.text.encode([text], self.settings.text_length)
+            kept = mask if self.settings.text_mask else None
+            self._prompts[text] = Prompt(tokens, pooled, kept)
+        return self._prompts[text]
 
 
-def fit(
-    image: Image, size: Size, background: tuple[int, int, int], stretch: bool = False
-) -> tuple[Image, _Frame]:
-    """Bring `image` to `size` by Lanczos: letterboxed on `background`, or stretched to fill.
-
-    Kontext's sizes are so many that stretching moves the aspect by a few percent at most, which is
-    what BFL's sampler does.
-    """
-    from PIL import Image as Pil
-
-    width, height = size
-    scale = min(width / image.shape[1], height / image.shape[0])
-    inner = (
-        (width, height)
-        if stretch
-        else (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+def _join(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one text each, as a batch."""
+    masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
+    return Prompt(
+        torch.cat([prompt.text for prompt in prompts]),
+        torch.cat([prompt.pooled for prompt in prompts]),
+        torch.cat(masks) if masks else None,
     )
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = background
-    pil = Pil.fromarray(np.ascontiguousarray(image))
-    resized = pil if pil.size == inner else pil.resize(inner, Pil.Resampling.LANCZOS)
-    canvas[top : top + inner[1], left : left + inner[0]] = np.asarray(resized)
-    return canvas, _Frame(left, top, *inner)
 
 
-def to_tensor(images: Sequence[Image]) -> Tensor:
-    """uint8 [H, W, 3] arrays of one size -> float32 [B, 3, H, W] in [-1, 1]."""
-    stacked = torch.from_numpy(np.stack(images))
-    return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def to_uint8(pixels: Tensor) -> Image:
-    """[B, 3, H, W] around [-1, 1] -> uint8 array [B, H, W, 3]."""
-    scaled = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def _join_keeps(keeps: Sequence[Keep]) -> Keep:
+    return Keep(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kontext.models.layout import ContextCache
 from kontext.models.sequence import pack, sequence_ids, unpack
 from kontext.models.transformer import FluxTransformer
 from kontext.train.timesteps import schedule
@@ -47,6 +48,20 @@ class Guidance:
     embedded: float | None = None
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What sampling must not change: outside `free` the result is `latents`.
+
+    At every step those latents are put back at the step's own noise level, so that what is made
+    inside fits what is around it (blended latent diffusion, arXiv 2206.02779).
+
+    latents: [B, C, h, w]. free: bool, [B or 1, 1, h, w], True where sampling decides.
+    """
+
+    latents: Tensor
+    free: Tensor
+
+
 def noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise [len(indices), *shape], float32 on CPU, by (seed, index)."""
     out = torch.empty(len(indices), *shape)
@@ -68,6 +83,7 @@ def sample(
     times: Tensor | None = None,
     guidance: Guidance | None = None,
     empty: Prompt | None = None,
+    keep: Keep | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Integrate the flow from `start` and return latents like it, in float32.
@@ -78,6 +94,7 @@ def sample(
         steps: number of steps on the shifted schedule of this target's token count.
         times: a grid of one's own, [n + 1] falling to 0; replaces `steps`.
         empty: the encoded empty prompt, batch 1 or B; needed for guidance.text != 1.
+        keep: what to leave as it is, like `start` in size.
         on_step: called with (steps done, steps).
 
     Raises:
@@ -88,11 +105,16 @@ def sample(
     h, w = start.shape[2] // 2, start.shape[3] // 2
     times = schedule(steps, h * w) if times is None else times
     velocity = _Velocity(model, (h, w), prompt, contexts, guidance, empty)
-    x = pack(start.float())
+    x = first = pack(start.float())
+    if keep is not None:
+        kept = pack(keep.latents.to(x))
+        free = pack(keep.free.to(x.device).expand_as(start))
     n = len(times) - 1
     for step in range(n):
         t, following = float(times[step]), float(times[step + 1])
         x = torch.add(x, velocity(x, t), alpha=following - t)
+        if keep is not None:
+            x = torch.where(free, x, torch.lerp(kept, first, following))
         if on_step is not None:
             on_step(step + 1, n)
     return unpack(x, h, w)
@@ -129,6 +151,7 @@ class _Velocity:
         self.ids = sequence_ids(grid, grids, self.device)
         self.contexts = [pack(c.float()).to(self.device) for c in contexts]
         self.prompt, self.empty = prompt, empty
+        self.cache: ContextCache | None = None
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         g = self.guidance
@@ -147,12 +170,16 @@ class _Velocity:
     ) -> tuple[Tensor, ...]:
         b, n, k = x.shape[0], x.shape[1], len(prompts)
         contexts = self.contexts if with_context else []
-        tokens = torch.cat([x.to(self.device), *contexts], dim=1).repeat(k, 1, 1)
+        n_image = n + sum(c.shape[1] for c in contexts)
         text = torch.cat([p.text.expand(b, -1, -1) for p in prompts]).to(self.device)
         pooled = torch.cat([p.pooled.expand(b, -1) for p in prompts]).to(self.device)
         g = self.guidance.embedded
         # BFL's sampler holds t in the model's dtype, so bf16 weights see bf16 times
         times = torch.full((k * b,), t, dtype=self.dtype, device=self.device)
+        embedded, cache = None if g is None else torch.full_like(times, g), None
+        if contexts and self.model.shape.cached_context:
+            contexts, cache = [], self._context_cache(pooled, embedded)
+        tokens = torch.cat([x.to(self.device), *contexts], dim=1).repeat(k, 1, 1)
         out = self.model(
             tokens,
             self.ids[: tokens.shape[1]],
@@ -160,10 +187,20 @@ class _Velocity:
             pooled,
             times,
             target_length=n,
-            guidance=None if g is None else torch.full_like(times, g),
-            attention_mask=self._mask(prompts, b, tokens.shape[1]),
+            guidance=embedded,
+            attention_mask=self._mask(prompts, b, n_image),
+            cache=cache,
         )
         return tuple(out.float().chunk(k))
+
+    def _context_cache(self, pooled: Tensor, guidance: Tensor | None) -> ContextCache:
+        """The contexts' keys and values, computed at the first step and kept for the others."""
+        if self.cache is None:
+            clean = torch.cat(self.contexts, dim=1)
+            clean = clean.repeat(len(pooled) // len(clean), 1, 1)
+            ids = self.ids[-clean.shape[1] :]
+            self.cache = self.model.context_cache(clean, ids, pooled, guidance=guidance)
+        return self.cache
 
     def _mask(self, prompts: Sequence[Prompt], b: int, n_image: int) -> Tensor | None:
         masks = [p.mask.expand(b, -1) for p in prompts if p.mask is not None]

@@ -17,13 +17,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.convert import load_weights
 from kontext.models.transformer import FluxTransformer
+from kontext.models.weights import load_weights, state_entries, write_weights
 from kontext.sample.sizes import SizeRule
 from schemas.recipes import AutoencoderShape, TransformerShape
 
@@ -71,6 +69,12 @@ class ModelFile(BaseModel):
     transformer: TransformerShape
     autoencoder: AutoencoderFile
 
+    def networks(self) -> tuple[FluxTransformer, Autoencoder]:
+        """Both networks on the meta device."""
+        with torch.device("meta"):
+            ae = self.autoencoder
+            return FluxTransformer(self.transformer), Autoencoder(ae.shape, ae.scale, ae.shift)
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -97,12 +101,23 @@ def save_model_folder(
 ) -> str:
     """Write `folder` (created if need be) and return its digest. Same input, same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(transformer, folder / TRANSFORMER)
-    _save(autoencoder, folder / AUTOENCODER)
+    for module, name in ((transformer, TRANSFORMER), (autoencoder, AUTOENCODER)):
+        write_weights(folder / name, state_entries(module.state_dict()), {})
+    return write_config(folder, settings, transformer.shape, autoencoder.config())
+
+
+def write_config(
+    folder: Path, settings: ModelSettings, transformer: TransformerShape, autoencoder: Any
+) -> str:
+    """Write `config.json` beside the two weights files and return the folder's digest.
+
+    Args:
+        autoencoder: `Autoencoder.config()`.
+    """
     parts: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
-        "transformer": transformer.shape.model_dump(mode="json"),
-        "autoencoder": autoencoder.config(),
+        "transformer": transformer.model_dump(mode="json"),
+        "autoencoder": autoencoder,
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in (TRANSFORMER, AUTOENCODER):
@@ -112,13 +127,6 @@ def save_model_folder(
     text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n")
     return config.digest
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    state: dict[str, Tensor] = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
-    }
-    save_file(state, path, metadata={"format": "pt"})
 
 
 def load_model_folder(
@@ -134,15 +142,9 @@ def load_model_folder(
     Raises:
         WeightsError: not such a folder, or weights that do not fit its configuration.
     """
-    paths = {name: _find(source, name) for name in (CONFIG, TRANSFORMER, AUTOENCODER)}
-    try:
-        config = ModelFile.model_validate_json(paths[CONFIG].read_text())
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{paths[CONFIG]}: not a kontext model configuration") from error
-    with torch.device("meta"):
-        transformer = FluxTransformer(config.transformer)
-        ae = config.autoencoder
-        autoencoder = Autoencoder(ae.shape, ae.scale, ae.shift)
+    config = read_config(source)
+    paths = {name: find_file(source, name) for name in (TRANSFORMER, AUTOENCODER)}
+    transformer, autoencoder = config.networks()
     load_weights(transformer, paths[TRANSFORMER], dtype)
     load_weights(autoencoder, paths[AUTOENCODER])
     for module in (transformer, autoencoder):
@@ -150,7 +152,17 @@ def load_model_folder(
     return LoadedModel(transformer, autoencoder, config.settings, config.digest)
 
 
-def _find(source: Path | Files, name: str) -> Path:
+def read_config(source: Path | Files) -> ModelFile:
+    """The configuration of a model folder. Raises WeightsError where it is none."""
+    path = find_file(source, CONFIG)
+    try:
+        return ModelFile.model_validate_json(path.read_text())
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not a kontext model configuration") from error
+
+
+def find_file(source: Path | Files, name: str) -> Path:
+    """Where a file of a model folder lies. Raises WeightsError where it is missing."""
     path = source / name if isinstance(source, Path) else source.path(f"model/{name}")
     if not path.is_file():
         raise WeightsError(f"{source}: no model here ({name} is missing)")

@@ -33,6 +33,9 @@ class Provenance:
     seed: int
     steps: int
     guidance: float
+    image_guidance: float = 1.0
+    references: int = 0  # images beside the edited one
+    masked: bool = False
     digital_source_type: str = SOURCE_TYPE
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -13,6 +15,7 @@ from flows import cli
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.transformer import FluxTransformer
 from kontext.safety.canaries import canary_png
+from kontext.sample.editor import Editor
 from kontext.sample.folder import ModelSettings, save_model_folder
 from schemas.recipes import AutoencoderShape, TransformerShape
 
@@ -49,6 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found / "half.png").write_bytes(whole[: len(whole) // 2])
     (found / "text.png").write_text("not an image")
     (found / "canary.png").write_bytes(canary_png(0))
+    Image.new("1", (20_000, 20_000)).save(found / "huge.png")
+    Image.new("RGB", (1, 1)).save(found / "dot.png")
+    mask = Image.new("L", image.size)
+    mask.paste(255, (60, 20, 100, 70))
+    mask.save(found / "mask.png")
     return found
 
 
@@ -90,8 +98,10 @@ def test_odd_formats_are_edited(folder: Path, tmp_path: Path, image: str) -> Non
 @pytest.mark.parametrize(
     ("image", "code", "line"),
     [
-        ("half.png", 1, "error: png: image file is truncated"),
-        ("text.png", 1, "error: not an image format we read"),
+        ("half.png", 1, "error: half.png: png: image file is truncated"),
+        ("text.png", 1, "error: text.png: not an image format we read"),
+        ("huge.png", 1, "error: huge.png: more than 64,000,000 pixels"),
+        ("dot.png", 1, "error: dot.png: 1x1, at least 8 a side"),
         ("none.png", 1, "error: cannot read"),
         ("canary.png", 3, "error: refused: the image is on a hash list"),
     ],
@@ -114,6 +124,102 @@ def test_what_cannot_be_edited_is_refused_in_one_line(
     assert said.startswith(line)
     assert said.count("\n") == 1
     assert not output.exists()
+
+
+def _refusal(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
+    monkeypatch.setattr(sys, "argv", ["kontext", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("instruction", "line"),
+    [
+        ("  ", "error: the instruction is empty\n"),
+        (
+            "a " * 600,
+            "error: the instruction has 602 tokens and model 'tiny' reads 20: make it shorter, "
+            "or edit in several turns\n",
+        ),
+        (
+            "blue " * 600,
+            "error: the instruction has 3,000 characters, at most 2,000 are read\n",
+        ),
+    ],
+    ids=["empty", "600 tokens", "3000 characters"],
+)
+def test_instructions_no_model_can_read_are_one_line(
+    folder: Path,
+    tmp_path: Path,
+    instruction: str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = _arguments(folder, "photo.png", tmp_path / "out.png")
+    arguments[2] = instruction
+    assert _refusal(arguments, monkeypatch, capsys) == (1, line)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_references_and_masks_are_checked_like_the_image(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for option in ("--reference", "--mask"):
+        for name, code, line in (
+            ("canary.png", 3, "error: refused: the image is on a hash list\n"),
+            ("dot.png", 1, "error: dot.png: 1x1, at least 8 a side\n"),
+        ):
+            more = [option, str(folder / name)]
+            arguments = _arguments(folder, "photo.png", tmp_path / "out.png", *more)
+            assert _refusal(arguments, monkeypatch, capsys) == (code, line)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second seed's result is made a canary: the first one's is not saved either."""
+    canary = np.asarray(Image.open(folder / "canary.png").convert("RGB"))
+    made = Editor.edit_many
+
+    def edit_many(*args: Any, **kwargs: Any) -> list[Any]:
+        return [made(*args, **kwargs)[0], canary]
+
+    monkeypatch.setattr(Editor, "edit_many", edit_many)
+    seeds = ["--seed", "1", "--seed", "2"]
+    arguments = _arguments(folder, "photo.png", tmp_path / "out.png", *seeds)
+    code, said = _refusal(arguments, monkeypatch, capsys)
+    assert code == 3
+    assert said.startswith("error: refused by policy")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_several_seeds_a_reference_and_a_mask(folder: Path, tmp_path: Path) -> None:
+    more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
+    more += ["--reference", str(folder / "cmyk.jpg"), "--json"]
+    output = tmp_path / "out.png"
+    result = CliRunner().invoke(cli.app, _arguments(folder, "photo.png", output, *more))
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert [row["output"] for row in said] == [str(tmp_path / f"out-{n}.png") for n in (1, 2)]
+    assert [(row["references"], row["masked"]) for row in said] == [(1, True)] * 2
+    before = np.asarray(Image.open(folder / "photo.png").convert("RGB"))
+    inside = np.asarray(Image.open(folder / "mask.png")) > 127
+    after = [np.asarray(Image.open(row["output"])) for row in said]
+    for picture in after:
+        assert np.array_equal(picture[~inside], before[~inside])
+        assert not np.array_equal(picture[inside], before[inside])
+    assert not np.array_equal(*after)
 
 
 def test_without_a_model_it_says_what_to_do(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from kontext.errors import KontextError, WeightsError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.editor import Editor, fit, to_tensor, to_uint8
+from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
+from kontext.sample.editor import Edit, Editor
 from kontext.sample.folder import ModelSettings, load_model_folder, save_model_folder
 from schemas.recipes import AutoencoderShape, TransformerShape
 
@@ -41,6 +44,9 @@ class Letters:
             for i, letter in enumerate(text[:length]):
                 tokens[row, i, ord(letter) % 10] = 3.0
         return tokens, tokens.any(-1), tokens.sum(1)[:, :6]
+
+    def count(self, text: str) -> int:
+        return len(text.split())
 
 
 def networks(guidance_embed: bool = False) -> tuple[FluxTransformer, Autoencoder]:
@@ -136,10 +142,10 @@ def test_guidance_goes_where_the_model_takes_it(tmp_path: Path) -> None:
 
 def test_kontext_models_snap_to_the_17_sizes(tmp_path: Path) -> None:
     edit = editor(tmp_path, sizes="kontext")
-    canvases, frame = edit._canvases([photo(300, 400), photo(50, 50)])
-    assert [c.shape for c in canvases] == [(880, 1184, 3), (1024, 1024, 3)]
-    assert frame is not None
-    assert (frame.left, frame.top, frame.width, frame.height) == (0, 0, 1184, 880)
+    ready = edit.prepare(Edit([photo(300, 400), photo(50, 50)], "x"), None, {})
+    assert [c.shape[2:] for c in ready.contexts] == [(110, 148), (128, 128)]
+    assert ready.target == (1184, 880)
+    assert ready.frame == Frame(0, 0, 1184, 880)
 
 
 def test_bad_requests_are_one_clear_line(tmp_path: Path) -> None:
@@ -190,3 +196,14 @@ def test_letterbox_and_stretch() -> None:
 def test_pixels_round_trip_and_clamp() -> None:
     assert np.array_equal(to_uint8(to_tensor([photo()]))[0], photo())
     assert to_uint8(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2)).ravel().tolist() == [0, 255]
+
+
+def test_loading_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """torch._dynamo takes longer to import than a small model takes to edit."""
+    save_model_folder(tmp_path, *networks(), SETTINGS)
+    code = (
+        "import sys, pathlib, kontext.sample.folder as f; "
+        f"f.load_model_folder(pathlib.Path({str(tmp_path)!r})); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

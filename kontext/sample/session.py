@@ -1,0 +1,61 @@
+"""Edits in several turns that keep the latents, so that the picture does not wear out.
+
+Decoding a result, rounding it to 8 bits and encoding it again costs a little each time. A session
+gives the next turn the latents that the last one sampled, and decodes only to show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kontext.sample.canvas import Image, Mask
+from kontext.sample.editor import Edit, Editor, Options
+from kontext.sample.euler import OnStep
+
+
+class Session:
+    """One picture on its way through several instructions.
+
+    image: the picture as it is now, uint8 [H, W, 3]. turns: the instructions so far.
+    """
+
+    def __init__(self, editor: Editor, image: Image) -> None:
+        """Start from `image`. It is encoded here, once.
+
+        Raises:
+            KontextError: not an RGB image.
+        """
+        self.editor, self.image = editor, image
+        self.turns: tuple[str, ...] = ()
+        (self._latents,) = editor.prepare(Edit([image], "-"), None, {}).contexts
+
+    def turn(
+        self,
+        instruction: str,
+        *,
+        references: Sequence[Image] = (),
+        seed: int = 0,
+        mask: Mask | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Image:
+        """Apply one more instruction to the picture and return it; a turn that fails is not taken.
+
+        Args:
+            mask: bool [H, W] of the picture as it is now, see `Edit`.
+            options: those of `Options`.
+
+        Raises:
+            KontextError: as for `Editor.edit_many`.
+        """
+        self.editor.check_instruction(instruction)
+        chosen = Options(**options)
+        edit = Edit([self.image, *references], instruction, seed, mask)
+        known = {id(self.image): self._latents}
+        ready = self.editor.prepare(edit, None, known)
+        latents = self.editor.denoise([ready], chosen, on_step)
+        self.image = self.editor.finish(ready, latents)
+        self._latents = latents
+        self.turns = (*self.turns, instruction)
+        return self.image
