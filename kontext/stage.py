@@ -151,5 +151,5 @@ class Stage:
     module: str  # module with `run(ctx)`, imported only when the stage runs
     code: tuple[str, ...]  # modules or packages whose sources make the code digest
     pool: str = "cpu"  # work pool: cpu or gpu
-    external: str = ""  # "module:function" of the section -> digest of files the section points to
+    external: str = ""  # "module:function": (section, home) -> digest of files it points to
     summary: str = ""  # one line for people

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +57,17 @@ def verdict_markdown(scores: Scores, page: Path) -> str:
     return (
         f"**{reached} of {len(scores.goals)} goals reached** by the student on held-out concepts."
         f"\n\n{verdict_table(scores)}\n\nReport: `{page}`\n"
+    )
+
+
+def unfit_line(unfit: Sequence[Mapping[str, str]]) -> str:
+    """One line about the metrics that are not to be trusted; the report names each of them."""
+    if not unfit:
+        return "every metric is fit in every category"
+    categories = Counter(row["category"] for row in unfit)
+    counted = ", ".join(f"{count} in {name}" for name, count in categories.items())
+    metrics = len({row["metric"] for row in unfit})
+    return (
+        f"{metrics} metrics are unfit in some category, where doing nothing ranks as it should "
+        f"not ({counted}): the report marks each of them"
     )

@@ -310,7 +310,7 @@ WORDINGS: dict[str, Wording] = {
             turn it to face {to}
             make it point {to}
             flip it from {from} to {to}
-            rotate it to the {to}
+            rotate it to point {to}
             change the direction to {to}
             let it face {to}
         """),

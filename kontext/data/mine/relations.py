@@ -12,6 +12,8 @@ RELATIONS: dict[str, tuple[str, str]] = {
     "glasses": ("glasses", "local"),
     "accessory": ("accessory", "local"),
     "color": ("color", "local"),
+    "clock": ("clock", "local"),
+    "direction": ("direction", "local"),
     "gender": ("gender", "character"),
     "expression": ("expression", "character"),
     "background_color": ("background_color", "global"),

@@ -1,8 +1,7 @@
 """Emoji sets, labelled exactly from their Unicode code points.
 
 Art style is an attribute like any other: two sets drawing one concept differ in `art_style` only.
-Skin tone, gender and hair come from the modifiers in the code points. Families such as coloured
-hearts or keycaps are grouped per set, so that a whole drawing of the family can be held out.
+Skin tone, gender and hair come from the modifiers in the code points; `families` has the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import re
 from functools import cache
 
 from kontext.data.sources.base import SourceItem
+from kontext.data.sources.families import Member, drawn_alike, member
 from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
@@ -38,13 +38,8 @@ _HAIR = {"1f9b0": "red", "1f9b1": "curly", "1f9b2": "bald", "1f9b3": "white"}
 _PERSON = {"1f468": "man", "1f469": "woman", "1f9d1": "person"}
 _SIGN = {"2642": "man", "2640": "woman"}
 _FLUENT_TONE = re.compile(r"-(light|medium-light|medium|medium-dark|dark)$")
-_FAMILY = re.compile(
-    r"^(?P<value>red|orange|yellow|green|blue|purple|brown|black|white|grey|pink|light-blue)"
-    r"-(?P<family>heart|circle|square|book)$"
-)
-_KEYCAP = re.compile(r"^keycap-(?P<value>[0-9])$")
 # Kept out of a demo that edits people: intimacy, rude gestures, nursing and swimwear.
-_EXCLUDED = re.compile(
+EXCLUDED = re.compile(
     r"kiss|couple|middle-finger|feeding|pregnan|bikini|bath|no-one-under|sauna|underwear"
 )
 
@@ -56,10 +51,11 @@ def plan(config: EmojiSource) -> list[SourceItem]:
     for prefix in config.sets:
         icons = load_icon_set(prefix)
         for codes, name in sorted(_aligned(prefix).items()):
-            family = _FAMILY.match(name) or _KEYCAP.match(name)
+            family = member(codes, config.families)
             base, labels = parse_codes(codes)
             if family:
-                items.append(_family_item(icons, name, family.re is _KEYCAP, family.groupdict()))
+                if drawn_alike(prefix, family):
+                    items.append(_family_item(icons, name, family))
             elif base in people and prefix in config.people_sets and "skin_tone" in labels:
                 items.append(_item(icons, name, base, labels, f"person:{base}"))
             elif base in concepts and not labels:
@@ -95,7 +91,7 @@ def _sample(config: EmojiSource) -> tuple[set[str], set[str]]:
     concepts, people = set(), set()
     for prefix in config.sets:
         for codes, name in _aligned(prefix).items():
-            if _EXCLUDED.search(name) or _FAMILY.match(name) or _KEYCAP.match(name):
+            if EXCLUDED.search(name) or member(codes, config.families):
                 continue
             base, labels = parse_codes(codes)
             if "skin_tone" in labels:
@@ -123,20 +119,15 @@ def _item(icons: IconSet, name: str, base: str, labels: dict[str, str], group: s
     )
 
 
-def _family_item(
-    icons: IconSet, name: str, keycap: bool, match: dict[str, str | None]
-) -> SourceItem:
-    family = "keycap" if keycap else str(match["family"])
-    attribute = "text" if keycap else "color"
-    value = str(match["value"]).replace("-", " ")
+def _family_item(icons: IconSet, name: str, family: Member) -> SourceItem:
     return SourceItem(
         source=f"emoji:{icons.prefix}",
         ref=name,
-        group_key=f"emoji:{family}:{icons.prefix}",
-        concept=family,
+        group_key=f"emoji:{family.family}:{icons.prefix}",
+        concept=family.family,
         license_spdx=icons.license_spdx,
         author=icons.author,
-        attributes={attribute: value},
+        attributes={family.attribute: family.value},
         payload=icons.svg(name),
         trusted_svg=True,
     )

@@ -1,32 +1,102 @@
-"""What ingest's recipe section points to on disk: image folders and hash lists.
+"""What ingest's recipe section points to on disk: image folders, hash lists, installed images.
 
-Their contents belong to the artifact's identity: a picture added to a folder, or a new hash list,
-must not meet a finished manifest and be called "reused".
+Their contents belong to the artifact's identity: a picture added to a folder, a new hash list, or
+npm's images installed since must not meet a finished manifest and be called "reused".
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from kontext.data.sources.fallback import resolve
+from kontext.data.sources.folder import listed_files
+from kontext.errors import SourceError
 from schemas.recipes import FolderSource, IngestConfig
 
+CACHE = "cache/file-digests.sqlite"
+_SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick
 
-def fingerprint(config: IngestConfig) -> str:
-    """SHA-256 over folder listings (name, size, modification time) and hash lists' bytes.
+Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
 
-    Packaged art is pinned by version and needs no look. A missing folder or list counts as empty:
-    the stage itself refuses it with a clear message.
+
+def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
+    """SHA-256 over folders' names and contents, hash lists' bytes and the sources that stand in.
+
+    Every file is read once; under `home` a cache keeps its digest for as long as its size, times
+    and inode stay, so that looking again costs one `stat` per file. Packaged art is pinned by
+    version and needs no look. A missing folder or list counts as empty: the stage itself refuses it
+    with a clear message.
+
+    Raises:
+        OSError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    for source in config.sources:
-        if isinstance(source, FolderSource):
-            root = Path(source.path).expanduser()
-            for path in sorted(p for p in root.rglob("*") if p.is_file()):
-                status = path.stat()
-                name = path.relative_to(root).as_posix()
-                digest.update(f"{name}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode())
+    with _digests(home) as digests:
+        for source in config.sources:
+            if isinstance(source, FolderSource):
+                root = Path(source.path).expanduser()
+                for path in listed_files(root):
+                    name = path.relative_to(root).as_posix()
+                    digest.update(f"{name}\x1f{digests.of(path)}\n".encode())
     for listed in config.hash_lists:
         path = Path(listed).expanduser()
         digest.update(path.read_bytes() if path.is_file() else b"")
+    resolved = resolve(config)
+    if resolved.notes:
+        used = [source.model_dump(mode="json") for source in resolved.sources]
+        digest.update(json.dumps(used, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+class FileDigests:
+    """SHA-256 of files by content; those already known by their stamp are not read again."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INTEGER, "
+            "mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, sha256 TEXT NOT NULL)"
+        )
+
+    def of(self, path: Path) -> str:
+        """The file's digest. A rewrite that restores size and mtime still moves the change time."""
+        key, stamp = str(path.absolute()), _stamp(path)
+        known = self._database.execute(
+            "SELECT size, mtime_ns, ctime_ns, inode, sha256 FROM digests WHERE path = ?", (key,)
+        ).fetchone()
+        if known is not None and tuple(known[:4]) == stamp:
+            return str(known[4])
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - max(stamp[1:3]) > _SETTLED_NS and _stamp(path) == stamp:
+            self._database.execute(
+                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", (key, *stamp, found)
+            )
+        return found
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@contextmanager
+def _digests(home: Path | None) -> Iterator[FileDigests]:
+    """The cache under `home`, or one that is forgotten."""
+    where = ":memory:"
+    if home is not None:
+        (home / CACHE).parent.mkdir(parents=True, exist_ok=True)
+        where = str(home / CACHE)
+    # autocommit: nothing is locked while a file is read, and a killed look keeps what it read
+    try:
+        with closing(sqlite3.connect(where, timeout=60, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous = OFF")  # it can always be read again
+            yield FileDigests(database)
+    except sqlite3.Error as error:  # a full disk, for example
+        raise SourceError(f"cannot keep file digests in {where}: {error}") from error

@@ -29,7 +29,7 @@ def plan(config: FolderSource) -> list[SourceItem]:
     root = Path(config.path).expanduser()
     if not root.is_dir():
         raise SourceError(f"image folder '{config.path}' does not exist")
-    files = _files(root)
+    files = listed_files(root)
     if not files:
         raise SourceError(f"image folder '{config.path}' holds no files")
     source = f"folder:{root.resolve().name}"
@@ -53,8 +53,11 @@ def parse_stem(stem: str) -> tuple[str, dict[str, str]]:
     return name, labels
 
 
-def _files(root: Path) -> list[Path]:
-    """Regular files below `root`, sorted; symbolic links that lead out of it are left alone."""
+def listed_files(root: Path) -> list[Path]:
+    """Regular files below `root`, sorted; symbolic links that lead out of it are left alone.
+
+    Hidden files and folders are left out; a missing folder has none.
+    """
     top = root.resolve()
     found = []
     for folder, folders, names in os.walk(root):

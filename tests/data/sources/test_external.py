@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
+import pytest
+
+from kontext.data.sources import external
 from kontext.data.sources.external import fingerprint
 from schemas.recipes import FolderSource, IngestConfig, SignSource
+
+OLD = 1_600_000_000
+
+
+def folder_config(root: Path) -> IngestConfig:
+    root.mkdir(exist_ok=True)
+    return IngestConfig(sources=(FolderSource(path=str(root)),))
 
 
 def test_it_changes_with_a_folders_files_and_with_a_hash_list(tmp_path: Path) -> None:
@@ -17,7 +29,46 @@ def test_it_changes_with_a_folders_files_and_with_a_hash_list(tmp_path: Path) ->
     seen.append(fingerprint(config))
     (folder / "a.png").write_bytes(b"other")
     seen.append(fingerprint(config))
+    (folder / "a.png").rename(folder / "b.png")
+    seen.append(fingerprint(config))
     listed.write_text("sha256,00")
     seen.append(fingerprint(config))
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
     assert fingerprint(config) == seen[-1]
+
+
+def test_a_rewrite_with_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
+    config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
+    picture = tmp_path / "pictures/a.png"
+    picture.write_bytes(b"one")
+    os.utime(picture, (OLD, OLD))
+    before = fingerprint(config, home)
+    picture.write_bytes(b"two")
+    os.utime(picture, (OLD, OLD))
+    assert fingerprint(config, home) != before
+
+
+def test_a_new_date_or_another_machine_changes_nothing(tmp_path: Path) -> None:
+    config = folder_config(tmp_path / "pictures")
+    picture = tmp_path / "pictures/a.png"
+    picture.write_bytes(b"one")
+    before = fingerprint(config, tmp_path / "home")
+    os.utime(picture, (OLD, OLD))
+    assert fingerprint(config, tmp_path / "home") == before
+    assert fingerprint(config, tmp_path / "other-home") == before
+    assert fingerprint(config) == before
+
+
+def test_a_settled_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
+    (tmp_path / "pictures/a.png").write_bytes(b"one")
+    fingerprint(config, home)  # too fresh to be trusted by its times alone
+    later = time.time_ns() + 10 * external._SETTLED_NS
+    monkeypatch.setattr(external.time, "time_ns", lambda: later)
+    before = fingerprint(config, home)
+    reads: list[object] = []
+    real = external.hashlib.file_digest
+    monkeypatch.setattr(external.hashlib, "file_digest", lambda *a: (reads.append(a), real(*a))[1])
+    assert fingerprint(config, home) == before and not reads
+    (tmp_path / "pictures/b.png").write_bytes(b"two")
+    assert fingerprint(config, home) != before and len(reads) == 1
