@@ -7,7 +7,7 @@ finished child is taken as it is; a failed one is set back to AwaitingRetry in p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +28,8 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling, Scheduled
 
-from flows.stages import artifact_tag, run_name
+from flows.names import artifact_tag, deployment_name
+from flows.stages import run_name
 from tasks.reporter import Log
 
 ACTIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
@@ -47,12 +48,14 @@ class Children:
         attempt: int,
         log: Log,
         sleep: Callable[[float], None] = time.sleep,
+        tags: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._parent = parent
         self._attempt = attempt  # run count of the parent, from 1
         self._log = log
         self._sleep = sleep
+        self._tags = tags
         self._crashes: dict[UUID, int] = {}
 
     def start(
@@ -103,10 +106,16 @@ class Children:
 
     def _dispatch(self, stage: str, digest: str, options: dict[str, Any], key: str) -> FlowRun:
         run = run_deployment(
-            f"{stage}/kontext",
+            deployment_name(stage),
             parameters={"options": options},
             flow_run_name=run_name(stage, str(options["recipe"]), digest, bool(options["force"])),
-            tags=["kontext", str(options["recipe"]), stage, artifact_tag(stage, digest)],
+            tags=[
+                "kontext",
+                str(options["recipe"]),
+                stage,
+                artifact_tag(stage, digest),
+                *self._tags,
+            ],
             idempotency_key=key,
             timeout=0,
         )

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_artifacts, cli_data, cli_edit
+from flows import cli_artifacts, cli_data, cli_edit, cli_ops, cli_weights
 from kontext.errors import KontextError, RecipeError
 
 app = typer.Typer(
@@ -124,6 +124,11 @@ def run(
     start: Annotated[
         str, typer.Option("--from", help="This stage and all later ones.", callback=_stage)
     ] = "",
+    until: Annotated[str, typer.Option(help="Stop after this stage.", callback=_stage)] = "",
+    version: Annotated[
+        list[str] | None,
+        typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
+    ] = None,
     force: Annotated[
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
@@ -140,7 +145,9 @@ def run(
     from flows.run import Request
     from flows.run import run as run_pipeline
 
-    request = Request(recipe, tuple(overrides or ()), store, only, start, force)
+    request = Request(
+        recipe, tuple(overrides or ()), store, only, start, force, until, tuple(version or ())
+    )
     result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -169,19 +176,29 @@ def status(
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Show which stages are done, stale or missing for a recipe, and whether Prefect is up."""
+    """Show which stages are done, stale, missing or running, and why; schedules; services."""
     _check_overrides(recipe, overrides)
+    from flows.serve import connect
     from flows.serve import status as services
+    from flows.status import schedules, stage_states
     from tasks.workspace import open_engine, places, resolve_recipe
 
     at = places(store)
-    found = open_engine(resolve_recipe(recipe, overrides or []), at).status()
+    api = connect(at)
+    found = stage_states(open_engine(resolve_recipe(recipe, overrides or []), at), api)
+    planned = schedules(api) if api else []
     if as_json:
-        data = {"stages": [vars(s) for s in found], "services": [vars(s) for s in services(at)]}
+        data = {
+            "stages": [vars(s) for s in found],
+            "schedules": planned,
+            "services": [vars(s) for s in services(at)],
+        }
         typer.echo(json.dumps(data, indent=1))
         return
     for stage in found:
         typer.echo(f"{stage.stage:18} {stage.digest}  {stage.state:8} {stage.why}")
+    for row in planned:
+        typer.echo(f"{'schedule ' + row['name']:18} {row['state']:8} {row['schedule']}")
     typer.echo("")
     for service in services(at):
         typer.echo(f"{service.name:18} {service.state:8} {service.detail}")
@@ -202,10 +219,19 @@ def report(recipe: Recipe = "demo", overrides: Sets = None, store: Store = "") -
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Check what is here and what is missing, with a mend for each."""
+def doctor(
+    weights: Annotated[
+        str, typer.Argument(help="Weights file, folder or artifact to look at instead.")
+    ] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Check what is here and what is missing, with a mend for each; or look at WEIGHTS."""
     from flows.doctor import check_all, render
 
+    if weights:
+        cli_weights.doctor_weights(weights, store, as_json)
+        return
     checks = check_all()
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=1))
@@ -218,6 +244,8 @@ def doctor(as_json: Json = False) -> None:
 cli_data.add_to(app)
 app.add_typer(cli_artifacts.app, name="artifacts")
 cli_edit.add_to(app)
+cli_ops.add_to(app)
+cli_weights.add_to(app)
 
 
 def main() -> None:

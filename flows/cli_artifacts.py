@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import cli_transfer
 from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -24,12 +25,10 @@ Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag o
 
 def open_artifacts(store: str) -> ArtifactStore:
     """The artifact store of the environment."""
-    from kontext.store.artifacts import ArtifactStore
-    from kontext.store.objects import open_store
+    from tasks.workspace import open_artifacts as open_at
     from tasks.workspace import places
 
-    at = places(store)
-    return ArtifactStore(open_store(at.store), at.home / "cache" / "blobs")
+    return open_at(places(store))
 
 
 @app.command("list")
@@ -158,12 +157,15 @@ def tag(
 
 @app.command()
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete/--dry-run", help="Really delete, or only say what would go.")
+    ] = False,
     grace: Annotated[str, typer.Option(help="Keep what is younger, e.g. 7d or 12h.")] = "7d",
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts no tag needs and blobs no artifact needs. A dry run without --delete."""
+    """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
+    from flows.cli_data import open_catalog
     from tasks.markdown import size
 
     match = re.fullmatch(r"(\d+)([dh])", grace)
@@ -171,9 +173,10 @@ def gc(
         raise typer.BadParameter("grace is a number of days or hours, e.g. 7d or 12h")
     count = int(match[1])
     window = timedelta(days=count) if match[2] == "d" else timedelta(hours=count)
-    result = open_artifacts(store).gc(dry_run=not delete, grace=window)
+    keep = open_catalog(store).referenced()
+    result = open_artifacts(store).gc(dry_run=not delete, grace=window, keep=keep)
     if as_json:
-        data = {"artifacts": result.artifacts, "objects": result.objects, "bytes": result.bytes}
+        data = dict(vars(result))
         typer.echo(json.dumps({**data, "deleted": delete}, indent=1))
         return
     for stage, digest in result.artifacts:
@@ -181,5 +184,8 @@ def gc(
     word = "removed" if delete else "would remove (give --delete)"
     typer.echo(
         f"{word}: {len(result.artifacts)} artifacts, {len(result.objects)} objects, "
-        f"{size(result.bytes)}"
+        f"{size(result.bytes)}, {result.unfinished} unfinished writes"
     )
+
+
+cli_transfer.add_to(app)

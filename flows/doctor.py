@@ -121,10 +121,18 @@ def _cuda() -> Check:
 
 def _prefect() -> Check:
     prefect, fastapi = _version("prefect"), _version("fastapi")
-    found = f"{prefect or 'missing'}, fastapi {fastapi or 'missing'}"
-    good = bool(prefect) and tuple(int(p) for p in fastapi.split(".")[:2]) < (0, 151)
-    mend = "pip install -c constraints.txt prefect fastapi (the server fails with fastapi ≥ 0.155)"
+    alchemy = _version("sqlalchemy")
+    found = f"{prefect or 'missing'}, fastapi {fastapi or 'missing'}, sqlalchemy {alchemy}"
+    good = bool(prefect) and _before(fastapi, 0, 151) and _before(alchemy, 2, 1)
+    mend = (
+        "pip install -c constraints.txt prefect fastapi sqlalchemy (the server fails with fastapi "
+        "≥ 0.155, its schedules with sqlalchemy ≥ 2.1)"
+    )
     return Check("prefect", OK if good else FAIL, found, mend)
+
+
+def _before(version: str, major: int, minor: int) -> bool:
+    return tuple(int(part) for part in version.split(".")[:2]) < (major, minor)
 
 
 def _duckdb() -> Check:

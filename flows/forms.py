@@ -18,21 +18,59 @@ StageName = StrEnum("StageName", {name.replace("-", "_"): name for name in STAGE
 _CHOICES = {"all": "all", **{name.replace("-", "_"): name for name in STAGES}}
 StageChoice = StrEnum("StageChoice", _CHOICES)  # type: ignore[misc]
 
-_OVERRIDES = "Changes to the recipe, one per entry, as section.key=value; e.g. distill.seed=1"
+
+class Missing(StrEnum):
+    """Which partitions a backfill takes."""
+
+    missing = "missing"
+    failed = "failed"
+    missing_or_failed = "missing or failed"
+    all = "all"
+
+
 _STORE = "file:///folder or s3://bucket/prefix. Empty: the KONTEXT_STORE that `kontext up` saw"
 
 
-class PipelineForm(BaseModel):
-    """What to run. Stages whose artifact exists already are reused."""
+class StoreForm(BaseModel):
+    """Where the artifacts are."""
 
-    model_config = ConfigDict(extra="forbid", title="Pipeline")
+    model_config = ConfigDict(extra="forbid", title="Store")
+
+    store: str = Field(default="", title="Object store", description=_STORE)
+
+
+class RecipeForm(BaseModel):
+    """What every run of stages is told: a recipe, changes to it, and a store."""
+
+    model_config = ConfigDict(extra="forbid", title="Recipe")
 
     recipe: RecipeName = Field(
         default=next(iter(RecipeName)),
         title="Recipe",
         description="A named configuration of every stage (schemas/recipes.py)",
     )
-    overrides: list[str] = Field(default=[], title="Overrides", description=_OVERRIDES)
+    overrides: list[str] = Field(
+        default=[],
+        title="Overrides",
+        description="Changes to the recipe, one per entry, as section.key=value; "
+        "e.g. distill.seed=1",
+    )
+    store: str = Field(default="", title="Object store", description=_STORE)
+
+
+_VERSIONS: list[str] = Field(
+    default=[],
+    title="Chosen versions",
+    description="Artifacts to take as they are, one per entry: stage/digest, a tag or a stage "
+    "name (its latest). Empty: those of the recipe",
+)
+
+
+class PipelineForm(RecipeForm):
+    """What to run. Stages whose artifact exists already are reused."""
+
+    model_config = ConfigDict(extra="forbid", title="Pipeline")
+
     only: StageChoice = Field(
         default=StageChoice("all"),
         title="Only",
@@ -43,47 +81,105 @@ class PipelineForm(BaseModel):
         title="From",
         description="One stage and all later ones; earlier stages must be done already",
     )
+    until: StageChoice = Field(
+        default=StageChoice("all"),
+        title="Until",
+        description="Stop after this stage",
+    )
     force: list[StageName] = Field(
         default=[],
         title="Run again",
         description="Stages to run again although their artifact exists",
     )
-    store: str = Field(default="", title="Object store", description=_STORE)
+    versions: list[str] = _VERSIONS
 
 
-class StageForm(BaseModel):
+class StageForm(RecipeForm):
     """One stage alone. Its inputs must be done already."""
 
     model_config = ConfigDict(extra="forbid", title="Stage")
 
-    recipe: RecipeName = Field(
-        default=next(iter(RecipeName)),
-        title="Recipe",
-        description="A named configuration of every stage (schemas/recipes.py)",
-    )
-    overrides: list[str] = Field(default=[], title="Overrides", description=_OVERRIDES)
     force: bool = Field(
         default=False,
         title="Run again",
         description="Run although the artifact of this configuration exists",
     )
-    store: str = Field(default="", title="Object store", description=_STORE)
+    versions: list[str] = _VERSIONS
 
 
-class RefreshForm(BaseModel):
+class RefreshForm(RecipeForm):
     """The data stages, ingest to index, without training. Made for schedules."""
 
     model_config = ConfigDict(extra="forbid", title="Data refresh")
 
-    recipe: RecipeName = Field(
-        default=next(iter(RecipeName)),
-        title="Recipe",
-        description="Its data sections decide what is read, mined and kept",
-    )
-    overrides: list[str] = Field(default=[], title="Overrides", description=_OVERRIDES)
     rescan: bool = Field(
-        default=True,
+        default=False,
         title="Read the sources again",
-        description="Run ingest even where nothing in the recipe changed, to find new images",
+        description="Run ingest although folders, packages and recipe look as they did",
     )
-    store: str = Field(default="", title="Object store", description=_STORE)
+    train: bool = Field(
+        default=False,
+        title="Train on a new version",
+        description="A new dataset version starts a pipeline run, by an automation",
+    )
+
+
+class BackfillForm(RecipeForm):
+    """One run per source of the recipe, each into a dataset of its own."""
+
+    model_config = ConfigDict(extra="forbid", title="Backfill")
+
+    which: Missing = Field(
+        default=Missing.missing_or_failed,
+        title="Which partitions",
+        description="Missing: never finished. Failed: the last run of it failed or crashed",
+    )
+    partitions: list[str] = Field(
+        default=[],
+        title="Partitions",
+        description="Names such as emoji or folder-pictures. Empty: every source of the recipe",
+    )
+    until: StageChoice = Field(
+        default=StageChoice("index"), title="Until", description="Last stage of each partition"
+    )
+    at_once: int = Field(
+        default=2, ge=1, le=16, title="At once", description="Partitions that run side by side"
+    )
+
+
+class NightlyForm(StoreForm):
+    """Evaluates a published model again, with fresh noise, and compares."""
+
+    model_config = ConfigDict(extra="forbid", title="Nightly evaluation")
+
+    model: str = Field(
+        default="model@kontext-demo",
+        title="Model",
+        description="Tag or digest of a publish artifact",
+    )
+    tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        title="Tolerance",
+        description="How far a success rate may fall below the published one (0 to 1)",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        title="Seed",
+        description="Seed of noise and bootstrap. 0: the day's date, so that nights differ",
+    )
+
+
+class RetentionForm(StoreForm):
+    """Removes artifacts that no tag needs, and what nothing refers to any more."""
+
+    model_config = ConfigDict(extra="forbid", title="Retention")
+
+    delete: bool = Field(
+        default=False, title="Delete", description="Off: only say what would be removed"
+    )
+    grace_days: int = Field(
+        default=7, ge=1, title="Grace in days", description="Nothing younger is touched"
+    )

@@ -19,6 +19,7 @@ from flows.forms import PipelineForm
 from flows.summary import LINEAGE_KEY, SUMMARY_KEY, Row, mermaid, summary
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
+from schemas.recipes import Recipe
 from tasks.report import export_report
 from tasks.reporter import Log
 from tasks.workspace import Places, open_engine, places, resolve_recipe
@@ -66,7 +67,7 @@ class PipelineRun:
                 self._take(row, "reused")
                 log.info("%s: reused (%s)", status.stage, status.digest)
             else:
-                row.state = "skipped"
+                row.state = "stale" if status.state == "stale" else "skipped"
                 assert status.stage not in planned
             self.rows[status.stage] = row
 
@@ -167,6 +168,11 @@ class PipelineRun:
         return Completed(message=f"{ran} stages ran, {reused} reused{report}")
 
 
+def dataset_tag(recipe: Recipe, engine: Engine) -> str:
+    """Tag that says which dataset a run works on: its name and the digest of its index."""
+    return f"{recipe.shard.dataset}@{engine.digests().get('index', '')[:8]}"
+
+
 def one_line(message: str) -> str:
     """A state's message without Prefect's frame around it."""
     text = " ".join(message.split())
@@ -178,8 +184,10 @@ def _name() -> str:
     form = _form()
     part = f" · only {form.only}" if form.only != "all" else ""
     part += f" · from {form.start}" if form.start != "all" else ""
+    part += f" · until {form.until}" if form.until != "all" else ""
     try:
-        engine = open_engine(resolve_recipe(form.recipe, form.overrides), places(form.store))
+        recipe = resolve_recipe(form.recipe, form.overrides)
+        engine = open_engine(recipe, places(form.store), versions=form.versions)
         digest = list(engine.digests().values())[-1][:8]
         return f"{form.recipe} · pipeline{part} · {digest}"
     except KontextError:  # the run itself reports what is wrong with its parameters
@@ -206,28 +214,30 @@ def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
     return run_plan(options, title=f"Pipeline, recipe {options.recipe}")
 
 
-def run_plan(options: PipelineForm, title: str, last: str = "") -> State[Any]:
-    """Plan and run, up to stage `last`. Must be called inside a flow run."""
+def run_plan(options: PipelineForm, title: str) -> State[Any]:
+    """Plan and run. Must be called inside a flow run."""
     log = get_run_logger()
     at = places(options.store)
     recipe = resolve_recipe(options.recipe, options.overrides)
-    engine = open_engine(recipe, at, run=str(flow_run.get_id()))
+    engine = open_engine(recipe, at, str(flow_run.get_id()), options.versions)
     force = tuple(str(name) for name in options.force)
     plan = engine.plan(
         only=None if options.only == "all" else str(options.only),
         from_=None if options.start == "all" else str(options.start),
         force=force,
     )
-    if last:
+    if options.until != "all":
         order = list(STAGES)
-        plan = [step for step in plan if order.index(step.stage) <= order.index(last)]
+        plan = [step for step in plan if order.index(step.stage) <= order.index(options.until)]
     stage_options = {
         "recipe": str(options.recipe),
         "overrides": options.overrides,
         "store": options.store,
+        "versions": options.versions,
     }
     parent = UUID(str(flow_run.get_id()))
     with get_client(sync_client=True) as client:
-        children = Children(client, parent, flow_run.get_run_count() or 1, log)
+        tags = [dataset_tag(recipe, engine)]
+        children = Children(client, parent, flow_run.get_run_count() or 1, log, tags=tags)
         run = PipelineRun(engine, at, plan, stage_options, force, children, client, log, title)
         return run.execute()

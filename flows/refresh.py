@@ -1,21 +1,38 @@
-"""Scheduled data refresh: ingest to index, which commits a new dataset version."""
+"""Scheduled data refresh: ingest to index, which commits a new dataset version.
+
+Overlap: the deployment runs one refresh at a time and cancels a second (flows/register.py).
+Catch-up: a refresh that was due before the last one began to read has nothing to do and says so;
+so however many runs a stopped worker has missed, one brings everything up to date.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from flows.children import cancel_children
-from flows.forms import PipelineForm, RefreshForm, StageName
+from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName
 from flows.pipeline import run_plan
+from tasks.changes import changes_markdown, dataset_changes
+from tasks.events import dataset_committed, refresh_finished
+from tasks.watermark import Watermark, now, read_watermark, write_watermark
+from tasks.workspace import open_engine, places, resolve_recipe
+
+if TYPE_CHECKING:
+    from kontext.engine import Engine
+    from schemas.manifest import Manifest
 
 LAST = "index"
+CHANGES_KEY = "refresh-changes"
 
 
 def _name() -> str:
-    from prefect.runtime import flow_run
-
     given = (flow_run.get_parameters() or {}).get("options")
     form = given if isinstance(given, RefreshForm) else RefreshForm.model_validate(given or {})
     return f"{form.recipe} · refresh"
@@ -33,10 +50,58 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
     Args:
         options: Which data
     """
+    log = get_run_logger()
+    recipe = resolve_recipe(options.recipe, options.overrides)
+    engine = open_engine(recipe, places(options.store))
+    dataset = recipe.shard.dataset
+    mark = read_watermark(engine.objects, dataset)
+    due = flow_run.get_scheduled_start_time()
+    if mark is not None and mark.covers(due):
+        log.info("due %s, and the refresh of %s has seen later data", due, mark.started)
+        return Completed(message=f"nothing to catch up: the refresh of {mark.started:%F %T} did")
+    started = now()
+    before = engine.artifacts.manifest(LAST, mark.index) if mark else None
     form = PipelineForm(
         recipe=options.recipe,
         overrides=options.overrides,
+        until=StageChoice(LAST),
         force=[StageName("ingest")] if options.rescan else [],
         store=options.store,
     )
-    return run_plan(form, title=f"Data refresh, recipe {options.recipe}", last=LAST)
+    state: State[Any] = run_plan(form, title=f"Data refresh, recipe {options.recipe}")
+    if not state.is_completed():
+        return state
+    return _conclude(options, engine, before, started)
+
+
+def _conclude(
+    options: RefreshForm, engine: Engine, before: Manifest | None, started: datetime
+) -> State[Any]:
+    """Move the watermark, say what changed, and tell the automations."""
+    dataset = engine.recipe.shard.dataset
+    index = engine.artifact(LAST)
+    version = int(index.json("index.json").get("version", 0))
+    changes = dataset_changes(engine.artifacts, before, index.manifest)
+    since = f"since {before.created_at[:16].replace('T', ' ')}" if before else "first refresh"
+    create_markdown_artifact(
+        changes_markdown(f"{dataset} version {version}, {since}", changes), CHANGES_KEY, dataset
+    )
+    mark = Watermark(
+        dataset=dataset,
+        started=started,
+        finished=now(),
+        ingest=engine.digests()["ingest"],
+        index=index.digest,
+        version=version,
+    )
+    write_watermark(engine.objects, mark)
+    if before is None or before.digest != index.digest:
+        again = {
+            "recipe": str(options.recipe),
+            "overrides": options.overrides,
+            "store": options.store,
+        }
+        dataset_committed(dataset, version, options.train, again)
+    refresh_finished(dataset)
+    said = ", ".join(f"{c.group} {c.what} +{c.added} −{c.removed}" for c in changes[:6])
+    return Completed(message=f"version {version}: {said or 'nothing changed'}")

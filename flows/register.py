@@ -1,4 +1,4 @@
-"""Registers work pools, deployments and the zombie automation: `python -m flows.register`.
+"""Registers work pools, deployments and automations: `python -m flows.register`.
 
 Runs as its own process, so that the command line never imports prefect. Everything is an upsert.
 """
@@ -10,27 +10,24 @@ import importlib.metadata
 import shlex
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import Flow, get_client
-from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
-    StateType,
 )
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
-from flows.settings import SERVER_SECONDS, ZOMBIE_SECONDS
+from flows.automations import automations
+from flows.settings import SERVER_SECONDS
 from flows.stages import STAGE_FLOWS
 from kontext.stages import STAGES
 from tasks.markdown import artifact_link, page_key
@@ -41,7 +38,6 @@ QUEUES: dict[str, dict[str, int | None]] = {
     "cpu": {"stages": 2, "pipelines": None},
     "gpu": {"stages": 1},
 }
-ZOMBIES = "Crash runs whose heartbeat stopped"
 
 
 def _job_variables(polite: bool) -> dict[str, Any]:
@@ -60,14 +56,13 @@ def _job_variables(polite: bool) -> dict[str, Any]:
 
 
 async def deployments() -> list[RunnerDeployment]:
-    """One deployment per flow."""
-    from flows.pipeline import pipeline
-    from flows.refresh import refresh
-
-    made = [
-        await _deployment(pipeline, "flows.pipeline.pipeline", "cpu", "pipelines", _PIPELINE_TEXT),
-        await _deployment(refresh, "flows.refresh.refresh", "cpu", "pipelines", _REFRESH_TEXT),
-    ]
+    """One deployment per flow, named like it."""
+    made = []
+    for flow, module, text in _whole_flows():
+        entrypoint = f"{module}.{flow.name.replace('-', '_')}"
+        heavy = flow.name == "nightly-evaluation"  # samples images: never beside a training
+        pool, queue = ("gpu", "stages") if heavy else ("cpu", "pipelines")
+        made.append(await _deployment(flow, entrypoint, pool, queue, text))
     for name, flow in STAGE_FLOWS.items():
         stage = STAGES[name]
         text = f"{stage.summary}.\n\nInputs: {', '.join(stage.inputs) or 'none'}. " + (
@@ -78,32 +73,62 @@ async def deployments() -> list[RunnerDeployment]:
     return made
 
 
+def _whole_flows() -> list[tuple[Flow[..., Any], str, str]]:
+    """The flows that are not one stage: flow, module, description."""
+    from flows.backfill import BACKFILL_KEY, backfill
+    from flows.nightly import NIGHTLY_KEY, nightly_evaluation
+    from flows.pipeline import pipeline
+    from flows.refresh import CHANGES_KEY, refresh
+    from flows.retention import RETENTION_KEY, retention
+    from flows.warn import WARNING_KEY, warn
+
+    def latest(key: str, text: str) -> str:
+        return f"{text}\n\n[Latest page]({artifact_link(key)}) · [all artifacts](/v2/artifacts)"
+
+    return [
+        (pipeline, "flows.pipeline", _PIPELINE_TEXT),
+        (refresh, "flows.refresh", latest(CHANGES_KEY, _REFRESH_TEXT)),
+        (
+            backfill,
+            "flows.backfill",
+            latest(BACKFILL_KEY, "Missing or failed sources."),
+        ),
+        (nightly_evaluation, "flows.nightly", latest(NIGHTLY_KEY, _NIGHTLY_TEXT)),
+        (retention, "flows.retention", latest(RETENTION_KEY, "What no tag needs goes.")),
+        (warn, "flows.warn", latest(WARNING_KEY, "Started by automations: shows a warning.")),
+    ]
+
+
 _PIPELINE_TEXT = (
     "All stages from images to a published model. Finished stages are reused; a retried run "
     "continues where it stopped.\n\n"
     f"[Latest summary]({artifact_link('pipeline-summary')}) · "
     f"[lineage]({artifact_link('pipeline-lineage')}) · [all artifacts](/v2/artifacts)"
 )
-_REFRESH_TEXT = "The data stages, ingest to index: put a schedule on it to keep a dataset fresh."
+_REFRESH_TEXT = (
+    "The data stages, ingest to index: put a schedule on it to keep a dataset fresh. One at a "
+    "time; a run that is late because the worker was down is skipped once another has caught up."
+)
+_NIGHTLY_TEXT = "A published model again, with fresh noise; fails when it is worse than it was."
 
 
 async def _deployment(
     flow: Flow[..., Any], entrypoint: str, pool: str, queue: str, text: str
 ) -> RunnerDeployment:
     limit = None
-    if flow.name == "refresh":  # a stopped worker would otherwise run every late one
+    if flow.name in ("refresh", "retention"):  # two at once would do the same work twice
         limit = ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
         )
     made = await flow.ato_deployment(
-        name="kontext",
+        name=flow.name,
         concurrency_limit=limit,
         description=text,
         version=importlib.metadata.version("kontext"),
         tags=["kontext", pool],
         work_pool_name=pool,
         work_queue_name=queue,
-        job_variables=_job_variables(polite=queue == "stages"),
+        job_variables=_job_variables(polite=queue != "pipelines"),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)
@@ -136,35 +161,18 @@ async def _ensure_pools(client: PrefectClient) -> None:
             await client.update_work_queue(found.id, concurrency_limit=limit)
 
 
-def zombie_automation() -> AutomationCore:
-    """Marks a run Crashed when its heartbeat stops (its worker and process are gone).
-
-    Without it such a run stays Running for ever and holds its queue's slot.
-    """
-    trigger = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.*"},
-        match={"prefect.resource.id": "prefect.flow-run.*"},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=ZOMBIE_SECONDS),
-    )
-    action = ChangeFlowRunState(
-        state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone"
-    )
-    return AutomationCore(
-        name=ZOMBIES,
-        description=f"No heartbeat for {ZOMBIE_SECONDS} s: the machine or the worker died",
-        trigger=trigger,
-        actions=[action],
-    )
+async def _ensure_automations(client: PrefectClient, deployed: dict[str, UUID]) -> None:
+    for wanted in automations(deployed):
+        for found in await client.read_automations_by_name(wanted.name):
+            await client.delete_automation(found.id)
+        await client.create_automation(wanted)
 
 
-async def _ensure_automation(client: PrefectClient) -> None:
-    for found in await client.read_automations_by_name(ZOMBIES):
-        await client.delete_automation(found.id)
-    await client.create_automation(zombie_automation())
+async def _remove_strays(client: PrefectClient, wanted: set[UUID]) -> None:
+    """Deployments of ours that today's code does not have."""
+    for found in await client.read_deployments():
+        if "kontext" in (found.tags or []) and found.id not in wanted:
+            await client.delete_deployment(found.id)
 
 
 async def main() -> None:
@@ -172,9 +180,9 @@ async def main() -> None:
     async with get_client() as client:
         await _await_server(client)
         await _ensure_pools(client)
-        await _ensure_automation(client)
-    for deployment in await deployments():
-        await deployment.aapply()
+        deployed = {each.name: await each.aapply() for each in await deployments()}
+        await _remove_strays(client, set(deployed.values()))
+        await _ensure_automations(client, deployed)
 
 
 if __name__ == "__main__":

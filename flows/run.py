@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from flows.api import Api, ServerError
+from flows.names import deployment_name
 from flows.serve import describe, up
 from flows.settings import SERVER_SECONDS
 from flows.watch import Watch
@@ -34,7 +35,8 @@ class Request:
     only: str = ""
     start: str = ""
     force: bool = False
-    forced: tuple[str, ...] = field(default=())
+    until: str = ""
+    versions: tuple[str, ...] = ()
 
     def command(self) -> str:
         """The command that continues this run where it stopped."""
@@ -43,6 +45,8 @@ class Request:
         words += [f"--store {self.store}"] if self.store else []
         words += [f"--only {self.only}"] if self.only else []
         words += [f"--from {self.start}"] if self.start else []
+        words += [f"--until {self.until}"] if self.until else []
+        words += [f"--version {version}" for version in self.versions]
         return " ".join(words)
 
 
@@ -61,10 +65,13 @@ def run(request: Request, direct: bool, logs: bool, console: Console) -> dict[st
     """
     at = places(request.store)
     recipe = resolve_recipe(request.recipe, request.overrides)
-    engine = open_engine(recipe, at)
+    engine = open_engine(recipe, at, versions=request.versions)
     plan = engine.plan(
         only=request.only or None, from_=request.start or None, force=_forced(request, engine)
     )
+    if request.until:
+        order = list(engine.digests())
+        plan = [step for step in plan if order.index(step.stage) <= order.index(request.until)]
     if direct:
         return _run_here(request, recipe, at, engine, plan, console)
     return _run_on_server(request, at, engine, plan, logs, console)
@@ -94,7 +101,7 @@ def _run_here(
     for step in plan:
         try:
             outcome = engine.run_stage(step.stage, LogReporter(log), force=step.stage in forced)
-        except KontextError as error:
+        except (KontextError, OSError) as error:  # OSError: a full disk, for example
             raise RunFailed(
                 f"stage '{step.stage}' failed: {error}; continue with: {request.command()} --direct"
             ) from error
@@ -123,16 +130,22 @@ def _run_on_server(
         "overrides": list(request.overrides),
         "only": request.only or "all",
         "start": request.start or "all",
+        "until": request.until or "all",
+        "versions": list(request.versions),
         "force": list(_forced(request, engine)),
         "store": at.store,
     }
     tags = ["kontext", request.recipe]
-    submitted = api.create_run("pipeline/kontext", {"options": options}, tags)
+    submitted = api.create_run(deployment_name("pipeline"), {"options": options}, tags)
     url = f"{api.url}{run_link(submitted['id'])}"
     console.print(f"run     {url}", style="dim", soft_wrap=True)
     watch = Watch(api, submitted["id"], plan, console, logs)
     try:
         finished = watch.follow()
+        if _never_began(finished):
+            console.print("the worker could not start the run: once more", style="dim")
+            api.set_state(submitted["id"], "SCHEDULED", "AwaitingRetry", force=True)
+            finished = watch.follow()
     except KeyboardInterrupt:
         _cancel(api, submitted["id"])
         raise RunFailed(f"cancelled; continue with: {request.command()}") from None
@@ -150,6 +163,12 @@ def _run_on_server(
         for name, line in watch.lines.items()
     ]
     return {"state": "COMPLETED", "stages": stages, "report": report, "run": url}
+
+
+def _never_began(run: dict[str, Any]) -> bool:
+    """A worker that meets a busy server (SQLite locks) crashes the run before it starts it."""
+    message = str(run["state"].get("message") or "")
+    return run["state_type"] == "CRASHED" and message.startswith("Failed to submit flow run")
 
 
 def _cancel(api: Api, run_id: str) -> None:

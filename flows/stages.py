@@ -24,17 +24,13 @@ def run_name(stage: str, recipe: str, digest: str, forced: bool = False) -> str:
     return f"{recipe} · {stage} · {'again' if forced else digest[:8]}"
 
 
-def artifact_tag(stage: str, digest: str) -> str:
-    """Tag that finds the runs of one artifact."""
-    return f"{stage}/{digest}"
-
-
 def _name_from_parameters(stage: str) -> str:
     """Name of a run from the form. The digest shows which artifact it makes."""
     given = (flow_run.get_parameters() or {}).get("options")
     form = given if isinstance(given, StageForm) else StageForm.model_validate(given or {})
     try:
-        engine = open_engine(resolve_recipe(form.recipe, form.overrides), places(form.store))
+        recipe = resolve_recipe(form.recipe, form.overrides)
+        engine = open_engine(recipe, places(form.store), versions=form.versions)
         return run_name(stage, form.recipe, engine.digests()[stage], form.force)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · {stage}"
@@ -43,7 +39,12 @@ def _name_from_parameters(stage: str) -> str:
 def _stage_flow(stage: Stage) -> Flow[..., Any]:
     def run(options: StageForm = StageForm()) -> dict[str, Any]:  # noqa: B008
         return run_stage(
-            stage.name, options.recipe, options.overrides, options.force, options.store
+            stage.name,
+            str(options.recipe),
+            options.overrides,
+            options.force,
+            options.store,
+            options.versions,
         )
 
     run.__name__ = run.__qualname__ = stage.name.replace("-", "_")

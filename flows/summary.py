@@ -18,6 +18,7 @@ _WORDS = {
     "running": "running …",
     "waiting": "waiting",
     "skipped": "skipped",
+    "stale": "stale, not part of this run",
     "cancelled": "**cancelled**",
 }
 _COLOURS = {
@@ -28,6 +29,7 @@ _COLOURS = {
     "running": "fill:#fef3c7,stroke:#d97706,color:#78350f",
     "waiting": "fill:#f8fafc,stroke:#94a3b8,color:#475569",
     "skipped": "fill:#f8fafc,stroke:#cbd5e1,color:#94a3b8,stroke-dasharray:4",
+    "stale": "fill:#fff7ed,stroke:#dc2626,color:#7f1d1d,stroke-dasharray:4",
 }
 
 

@@ -70,7 +70,11 @@ class PlannedStage:
 
 
 class Engine:
-    """Runs the stages of one recipe against one store. `run` names the orchestrator's run."""
+    """Runs the stages of one recipe against one store.
+
+    `run` names the orchestrator's run. `pins` (stage -> digest) are finished artifacts to take as
+    they are, whatever the recipe and today's code would make of those stages.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Engine:
         *,
         run: str = "",
         stages: Mapping[str, Stage] = STAGES,
+        pins: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
         self.home = home.expanduser().resolve()
@@ -91,12 +96,19 @@ class Engine:
         self.ledger = Ledger(self.objects)
         self.run = run
         self._stages = stages
+        self._pins = dict(pins or {})
+        for name, digest in self._pins.items():
+            self._known(name)
+            self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
         found: dict[str, str] = {}
         for name, stage in self._stages.items():
+            if name in self._pins:
+                found[name] = self._pins[name]
+                continue
             inputs = {source: found[source] for source in stage.inputs}
             found[name] = self._digest(stage, inputs, self._attempt(stage, inputs))
         return found
@@ -121,6 +133,8 @@ class Engine:
         """
         for name in (*force, *filter(None, (only, from_))):
             self._known(name)
+            if name in self._pins:
+                raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
         names = list(self._stages)
         if only is not None:
             names = self._downstream(only)
@@ -140,7 +154,7 @@ class Engine:
             why = status.why
             if name in force:
                 why = "forced"
-            elif redone & set(stage.inputs):
+            elif name not in self._pins and redone & set(stage.inputs):
                 why = f"after {', '.join(s for s in stage.inputs if s in redone)}"
             reused = status.state == "done" and why == status.why
             if not reused:
@@ -162,10 +176,11 @@ class Engine:
         digests = self.digests()
         inputs = {source: digests[source] for source in stage.inputs}
         attempt = self._attempt(stage, inputs)
-        if force and self.artifacts.exists(name, digests[name]):
+        if force and name not in self._pins and self.artifacts.exists(name, digests[name]):
             attempt = self._bump_attempt(stage, inputs, attempt)
-        digest = self._digest(stage, inputs, attempt)
-        self._require_inputs(stage, inputs)
+        digest = self._pins.get(name) or self._digest(stage, inputs, attempt)
+        if name not in self._pins:
+            self._require_inputs(stage, inputs)
         locks = self.home / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{name}-{digest}.lock"):
@@ -264,7 +279,8 @@ class Engine:
     def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
-            return StageStatus(name, digest, "done", "manifest exists")
+            why = "chosen version" if name in self._pins else "manifest exists"
+            return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
         if before is None:
@@ -301,7 +317,7 @@ class Engine:
         if stage.name not in self._externals:
             module, _, function = stage.external.partition(":")
             look = getattr(importlib.import_module(module), function)
-            self._externals[stage.name] = str(look(self._section(stage)))
+            self._externals[stage.name] = str(look(self._section(stage), self.home))
         return self._externals[stage.name]
 
     def _section(self, stage: Stage) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,7 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from kontext.errors import GateError
 from schemas.manifest import Manifest
+from tasks.events import asset_made, canary_failed
 from tasks.markdown import artifact_link, duration, number, page_key, size, table
 from tasks.reporter import Log, PrefectReporter, Shown, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
@@ -26,18 +29,31 @@ if TYPE_CHECKING:
     persist_result=False,
 )
 def run_stage(
-    stage: str, recipe: str, overrides: list[str], force: bool = False, store: str = ""
+    stage: str,
+    recipe: str,
+    overrides: list[str],
+    force: bool = False,
+    store: str = "",
+    versions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make or reuse one stage's artifact and publish what it has to show.
 
+    Emits an asset event for a new artifact, and one for a canary that was not stopped.
     Returns stage, digest, reused, seconds and metrics.
     """
     log = get_run_logger()
     at = places(store)
     reporter = PrefectReporter(stage, log)
     with forward_logs(log):
-        engine = open_engine(resolve_recipe(recipe, overrides), at, run=str(flow_run.get_id()))
-        outcome = engine.run_stage(stage, reporter, force=force)
+        run = str(flow_run.get_id())
+        engine = open_engine(resolve_recipe(recipe, overrides), at, run, versions)
+        try:
+            outcome = engine.run_stage(stage, reporter, force=force)
+        except GateError as error:
+            canary_failed(stage, str(error))
+            raise
+    if not outcome.reused:
+        asset_made(stage, outcome.digest, recipe)
     publish_summary(outcome, reporter.shown, log)
     return {
         "stage": stage,

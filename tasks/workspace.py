@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from kontext.errors import KontextError, RecipeError
+from kontext.errors import ArtifactError, KontextError, RecipeError
 from schemas.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from kontext.engine import Engine
+    from kontext.store.artifacts import ArtifactStore
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,35 @@ def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(error)) from error
 
 
-def open_engine(recipe: Recipe, at: Places, run: str = "") -> Engine:
-    """The engine over these places."""
+def open_engine(recipe: Recipe, at: Places, run: str = "", versions: Sequence[str] = ()) -> Engine:
+    """The engine over these places.
+
+    `versions` are artifacts to take as they are: stage/digest, a tag or a stage name (its latest).
+    Raises ArtifactError for one that does not exist.
+    """
     from kontext.engine import Engine
     from kontext.stages import STAGES
 
-    return Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES)
+    pins = chosen(at, versions) if versions else {}
+    return Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)
+
+
+def open_artifacts(at: Places) -> ArtifactStore:
+    """The artifact store of these places."""
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+
+    return ArtifactStore(open_store(at.store), at.home / "cache" / "blobs")
+
+
+def chosen(at: Places, versions: Sequence[str]) -> dict[str, str]:
+    """Stage -> digest of the artifacts that `versions` name.
+
+    Raises ArtifactError for an unknown artifact or two of one stage.
+    """
+    found: dict[str, str] = {}
+    store = open_artifacts(at)
+    for stage, digest in (store.resolve(version) for version in versions):
+        if found.setdefault(stage, digest) != digest:
+            raise ArtifactError(f"two versions of stage '{stage}' were chosen")
+    return found

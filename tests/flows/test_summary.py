@@ -52,3 +52,9 @@ def test_drawn_edges_keep_every_dependency_reachable() -> None:
     for stage in STAGES.values():
         for source in stage.inputs:
             assert stage.name in below[source]
+
+
+def test_stale_stages_outside_a_run_are_marked() -> None:
+    rows = [Row("ingest", "a" * 16, "ran"), Row("mine", "b" * 16, "stale")]
+    assert "| **mine** | stale, not part of this run |" in summary("t", rows, GRAPH)
+    assert "classDef stale fill:#fff7ed,stroke:#dc2626" in mermaid(rows, GRAPH)

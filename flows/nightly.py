@@ -1,0 +1,97 @@
+"""Nightly evaluation of a tagged model: the published weights, today's code, fresh noise.
+
+The artifacts are those of the publish manifest, taken as they are; only `evaluate` runs, under a
+seed of its own, so that nothing of the model's own evaluation is replaced. A success rate below the
+published one by more than the tolerance fails the run and emits the canary event.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.forms import NightlyForm
+from kontext.engine import Engine
+from kontext.errors import ArtifactError
+from kontext.stages import STAGES
+from schemas.manifest import Manifest
+from schemas.recipes import Recipe
+from schemas.tables import CATEGORIES
+from tasks.events import canary_failed
+from tasks.reporter import PrefectReporter, forward_logs
+from tasks.workspace import places
+
+NIGHTLY_KEY = "nightly-evaluation"
+
+
+@flow(name="nightly-evaluation", flow_run_name="nightly · {options.model}", persist_result=False)
+def nightly_evaluation(options: NightlyForm = NightlyForm()) -> Any:  # noqa: B008
+    """Evaluate a published model again and compare with what it was published with.
+
+    Args:
+        options: Which model
+    """
+    log = get_run_logger()
+    seed = options.seed or int(f"{datetime.now(UTC):%Y%m%d}")
+    engine, published = tagged_engine(options.model, options.store, seed, str(flow_run.get_id()))
+    with forward_logs(log):
+        outcome = engine.run_stage("evaluate", PrefectReporter("nightly", log))
+    rows = compare(published.metrics, outcome.manifest.metrics, options.tolerance)
+    create_table_artifact(rows, NIGHTLY_KEY, f"{options.model}, seed {seed}")
+    return _verdict(options.model, rows)
+
+
+def _verdict(model: str, rows: list[dict[str, Any]]) -> State[Any]:
+    worse = [row for row in rows if row["worse"]]
+    if not worse:
+        return Completed(message=f"{len(rows)} figures, none worse than when it was published")
+    said = ", ".join(f"{r['figure']} {r['published']:.3g} → {r['now']:.3g}" for r in worse)
+    canary_failed(model, said)
+    return Failed(message=f"{model} got worse: {said}")
+
+
+def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Engine, Manifest]:
+    """An engine whose stages before evaluate are those of a published model, and its evaluation.
+
+    Raises ArtifactError when the tag points at no publish artifact or an input of it is gone.
+    """
+    at = places(store)
+    base = Engine(Recipe(), at.store, at.catalog, at.home, stages=STAGES).artifacts
+    publish = base.show(model).manifest
+    if publish.stage != "publish":
+        raise ArtifactError(f"'{model}' is a {publish.stage} artifact, not a published model")
+    published = base.open("evaluate", publish.inputs["evaluate"]).manifest
+    pins = dict(published.inputs)
+    sections: dict[str, Any] = {"name": publish.recipe}
+    for stage in ("evaluate", *pins):
+        manifest = published if stage == "evaluate" else base.open(stage, pins[stage]).manifest
+        sections[STAGES[stage].section] = _section(manifest)
+    recipe = Recipe.model_validate(sections)
+    fresh = recipe.evaluate.model_copy(update={"seed": seed})
+    recipe = recipe.model_copy(update={"evaluate": fresh})
+    engine = Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)
+    return engine, published
+
+
+def _section(manifest: Manifest) -> dict[str, Any]:
+    """The recipe section in a manifest, without what the engine adds to it."""
+    return {k: v for k, v in manifest.config.items() if k not in ("attempt", "external")}
+
+
+def compare(
+    published: dict[str, Any], now: dict[str, Any], tolerance: float
+) -> list[dict[str, Any]]:
+    """One row per success rate in both: published, now, and whether it fell beyond tolerance."""
+    rows = []
+    for name in sorted(set(published) & set(now)):
+        before, after = published[name], now[name]
+        if name.removeprefix("teacher/") in CATEGORIES and None not in (before, after):
+            worse = float(after) < float(before) - tolerance
+            rows.append({"figure": name, "published": before, "now": after, "worse": worse})
+    return rows

@@ -1,0 +1,67 @@
+"""Retention: what no tag needs goes after a grace period, together with what it left behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows.forms import RetentionForm
+from kontext.store.catalog import Catalog
+from kontext.store.lineage import Collection
+from tasks.markdown import size, table
+from tasks.workspace import open_artifacts, places
+
+RETENTION_KEY = "retention"
+
+
+@flow(name="retention", flow_run_name="retention", persist_result=False)
+def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # noqa: B008
+    """Remove artifacts that no tag needs, unused blobs, abandoned work and old scratch.
+
+    Args:
+        options: How much
+    """
+    at = places(options.store)
+    grace = timedelta(days=options.grace_days)
+    keep = Catalog(at.catalog, at.store).referenced()  # what dataset versions were made from
+    found = open_artifacts(at).gc(dry_run=not options.delete, grace=grace, keep=keep)
+    folders = stale_scratch(at.home, grace)
+    if options.delete:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    word = "removed" if options.delete else "would be removed"
+    create_markdown_artifact(_page(found, folders, word), RETENTION_KEY, word)
+    counts = (len(found.artifacts), len(found.objects))
+    get_run_logger().info("%d artifacts, %d objects %s", *counts, word)
+    return {
+        "artifacts": len(found.artifacts),
+        "objects": len(found.objects),
+        "bytes": found.bytes,
+        "scratch": len(folders),
+        "deleted": options.delete,
+    }
+
+
+def stale_scratch(home: Path, grace: timedelta) -> list[Path]:
+    """Scratch folders (one per artifact) in which nothing was touched for `grace`."""
+    limit = time.time() - grace.total_seconds()
+    found = []
+    for folder in sorted((home / "scratch").glob("*/*")):
+        times = [path.stat().st_mtime for path in (folder, *folder.rglob("*"))]
+        if max(times) < limit:
+            found.append(folder)
+    return found
+
+
+def _page(found: Collection, folders: list[Path], word: str) -> str:
+    rows = [("artifacts", len(found.artifacts)), ("objects", len(found.objects))]
+    rows += [("scratch folders", len(folders))]
+    listed = "\n".join(f"- `{stage}/{digest}`" for stage, digest in found.artifacts[:200])
+    head = f"# Retention: {size(found.bytes)} {word}\n\n{table(('what', 'count'), rows)}"
+    return f"{head}\n\n{listed}\n"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Back up everything that cannot be made again by a rerun: artifacts, tags, ledger, watermarks,
+# catalog and (with Postgres) Prefect's database.
+#   infra/backup/backup.sh DESTINATION
+# The order matters: the catalog first, then the store, so that every file that a saved snapshot
+# names is in the copy (files are only ever added while nothing collects garbage).
+set -euo pipefail
+
+to="${1:?usage: backup.sh DESTINATION}"
+home="${KONTEXT_HOME:-.kontext}"
+store="${KONTEXT_STORE:-file://$(cd "$home" && pwd)/store}"
+catalog="${KONTEXT_CATALOG:-$home/catalog.sqlite}"
+mkdir -p "$to"
+
+if [[ -f "$catalog" ]]; then
+  python3 - "$catalog" "$to/catalog.sqlite" <<'PY'
+import contextlib, sqlite3, sys
+with contextlib.closing(sqlite3.connect(sys.argv[1])) as source:
+    with contextlib.closing(sqlite3.connect(sys.argv[2])) as target:
+        source.backup(target)  # consistent while others write
+PY
+fi
+if [[ -f "$home/safety.key" ]]; then
+  install -m 600 "$home/safety.key" "$to/safety.key"
+fi
+case "$store" in
+  file://*) mkdir -p "$to/store" && cp -a "${store#file://}/." "$to/store/" ;;
+  s3://*) aws s3 sync --only-show-errors "$store" "$to/store" ;;
+esac
+if [[ "${KONTEXT_PREFECT_DB:-}" == postgresql* ]]; then
+  pg_dump --format=custom --file="$to/prefect.dump" "${KONTEXT_PREFECT_DB/+asyncpg/}"
+fi
+echo "backed up to $to"

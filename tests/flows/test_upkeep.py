@@ -1,0 +1,243 @@
+"""Refresh, backfill, retention, automations and status, against a real Prefect server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from filelock import FileLock
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
+from prefect.states import Completed, Failed, Running, Scheduled
+
+from flows import backfill, children, pipeline, retention
+from flows.automations import PAUSE, TRAIN, WARN, fresh_days
+from flows.forms import BackfillForm, Missing, StageChoice
+from flows.names import artifact_tag
+from flows.refresh import refresh
+from flows.status import stage_states
+from kontext.errors import ArtifactError, KontextError, RecipeError
+from tasks.watermark import read_watermark
+from tasks.workspace import open_engine, places, resolve_recipe
+from tests.flows.local_worker import local_worker
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as found:
+        yield found
+
+
+def _refresh(client: SyncPrefectClient, due: datetime | None = None, **options: Any) -> FlowRun:
+    found = client.read_deployment_by_name("refresh/refresh")
+    state = Scheduled(scheduled_time=due) if due else None
+    run = client.create_flow_run_from_deployment(
+        found.id, parameters={"options": options}, state=state
+    )
+    run_flow(refresh, flow_run=client.read_flow_run(run.id), return_type="state")
+    return client.read_flow_run(run.id)
+
+
+def _message(run: FlowRun) -> str:
+    assert run.state is not None and run.state.is_completed(), run.state
+    return run.state.message or ""
+
+
+def test_a_refresh_commits_says_what_changed_and_catches_up_once(
+    client: SyncPrefectClient, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(children, "CRASH_SETTLES_SECONDS", 0.1)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    with local_worker():
+        first = _refresh(client, due=yesterday)
+        assert _message(first) == "version 1: local pairs +3 −0"
+        late = _refresh(client, due=yesterday + timedelta(hours=1))
+        assert _message(late).startswith("nothing to catch up")
+        now = _refresh(client)
+        assert _message(now) == "version 1: nothing changed"
+    owner = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[first.id]))
+    pages = {a.key: a.data for a in client.read_artifacts(artifact_filter=owner)}
+    assert "| pairs | local | 0 | 3 | +3 | −0 |" in pages["refresh-changes"]
+    engine = open_engine(resolve_recipe("demo"), places())
+    mark = read_watermark(engine.objects, "demo")
+    assert mark is not None and mark.index == engine.digests()["index"]
+    assert {s.stage: s.state for s in engine.status()}["distill"] == "missing"
+
+
+def test_a_backfill_takes_what_is_missing_or_failed(client: SyncPrefectClient, toy: Path) -> None:
+    recipe = resolve_recipe("demo")
+    names = list(backfill.partitions(recipe))
+    assert {"emoji", "dicebear"} <= set(names)
+
+    def chosen(which: Missing, only: list[str]) -> dict[str, str]:
+        form = BackfillForm(which=which, partitions=only, until=StageChoice("index"))
+        return {p.name: p.state for p in backfill.choose(client, form, recipe)}
+
+    assert chosen(Missing.missing_or_failed, ["emoji"]) == {
+        name: "waiting" if name == "emoji" else "skipped" for name in names
+    }
+    assert set(chosen(Missing.failed, []).values()) == {"skipped"}
+    found = client.read_deployment_by_name("pipeline/pipeline")
+    tag = backfill.partition_tag(recipe, "signs")
+    client.create_flow_run_from_deployment(found.id, tags=[tag], state=Failed())
+    assert chosen(Missing.failed, [])["signs"] == "waiting"
+    assert chosen(Missing.missing, [])["signs"] == "skipped"
+    with pytest.raises(RecipeError, match="no partition 'nope'"):
+        chosen(Missing.all, ["nope"])
+
+
+def test_a_backfill_runs_side_by_side_and_reports_failures(
+    client: SyncPrefectClient, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(backfill, "get_run_logger", lambda: backfill.__dict__["_log"])
+    monkeypatch.setitem(backfill.__dict__, "_log", __import__("logging").getLogger("test"))
+    recipe = resolve_recipe("demo")
+    form = BackfillForm(at_once=1)
+    todo = backfill.choose(client, form, recipe)
+    made: list[UUID] = []
+    real = backfill._dispatch
+
+    def dispatch(*args: Any) -> FlowRun:
+        run = real(*args)
+        made.append(run.id)
+        end = Failed() if len(made) == 2 else Completed()
+        client.set_flow_run_state(run.id, end, force=True)
+        return run
+
+    monkeypatch.setattr(backfill, "_dispatch", dispatch)
+    backfill.drive(client, form, recipe, todo, f"test-{time.time()}")
+    assert [part.state for part in todo] == ["done", "failed", *["done"] * (len(todo) - 2)]
+    end = backfill.verdict(todo)
+    assert end.is_failed() and str(end.message).startswith(f"1 of {len(todo)} partitions failed")
+    parameters = client.read_flow_run(made[0]).parameters["options"]
+    assert parameters["until"] == "index" and "shard.dataset=demo-" in str(parameters)
+    assert "| failed |" in backfill.page(todo)
+
+
+def test_automations_are_registered_with_their_targets(client: SyncPrefectClient) -> None:
+    found = {a["name"]: a for a in client._client.post("/automations/filter", json={}).json()}
+    deployed = {d.id: d.name for d in client.read_deployments()}
+    train = found[TRAIN]["actions"][0]
+    assert deployed[UUID(train["deployment_id"])] == "pipeline"
+    assert found[TRAIN]["trigger"]["match"] == {"kontext.train": "yes"}
+    paused = {deployed[UUID(a["deployment_id"])] for a in found[PAUSE]["actions"]}
+    assert paused == {"refresh", "pipeline", "nightly-evaluation", "retention"}
+    assert found[WARN]["trigger"]["within"] == 7 * 86_400
+    assert found[WARN]["trigger"]["posture"] == "Proactive"
+
+
+def test_the_servers_scheduler_makes_runs(client: SyncPrefectClient) -> None:
+    """With SQLAlchemy 2.1 it fails inside the server, and no schedule ever fires."""
+    found = client.read_deployment_by_name("retention/retention")
+    http = client._client
+    schedule = {"schedule": {"interval": 3600}, "active": True}
+    made = http.post(f"/deployments/{found.id}/schedules", json=[schedule]).json()
+    try:
+        asked = http.post(f"/deployments/{found.id}/schedule", json={"min_runs": 2})
+        assert asked.status_code == 200
+        wanted = {"flow_runs": {"deployment_id": {"any_": [str(found.id)]}}}
+        runs = http.post("/flow_runs/filter", json=wanted).json()
+        assert sum(run["auto_scheduled"] for run in runs) >= 2
+    finally:
+        http.delete(f"/deployments/{found.id}/schedules/{made[0]['id']}")
+
+
+def test_days_without_a_refresh_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_FRESH_DAYS", "2.5")
+    assert fresh_days() == 2.5
+    monkeypatch.setenv("KONTEXT_FRESH_DAYS", "soon")
+    with pytest.raises(KontextError, match="KONTEXT_FRESH_DAYS is 'soon'"):
+        fresh_days()
+
+
+def test_status_says_running_and_by_whom(client: SyncPrefectClient, toy: Path) -> None:
+    from flows.api import Api
+
+    engine = open_engine(resolve_recipe("demo"), places())
+    api = Api(str(client.api_url).removesuffix("/api/").removesuffix("/api"))
+    digests = engine.digests()
+    found = client.read_deployment_by_name("ingest/ingest")
+    run = client.create_flow_run_from_deployment(
+        found.id, tags=[artifact_tag("ingest", digests["ingest"])], state=Running(), name="mine me"
+    )
+    states = {s.stage: (s.state, s.why) for s in stage_states(engine, api)}
+    assert states["ingest"] == ("running", "running: 'mine me' (never made)")
+    assert states["mine"] == ("missing", "never made")
+    client.set_flow_run_state(run.id, Completed(), force=True)
+    (toy / "locks").mkdir()
+    with FileLock(toy / "locks" / f"mine-{digests['mine']}.lock"):
+        states = {s.stage: (s.state, s.why) for s in stage_states(engine, api)}
+    assert states["ingest"] == ("missing", "never made")
+    assert states["mine"] == ("running", "a process of this home (never made)")
+    assert {s.state for s in stage_states(engine, None)} == {"missing"}  # the lock's file is there
+
+
+def test_chosen_versions_are_taken_as_they_are(finished: Path) -> None:
+    recipe = resolve_recipe("demo", ["mine.seed=5"])
+    wanted = open_engine(resolve_recipe("demo"), places()).digests()["mine"]
+    engine = open_engine(recipe, places(), versions=["mine"])
+    assert engine.digests()["mine"] == wanted
+    assert {s.stage: s.state for s in engine.status()}["distill"] == "done"
+    plan = {p.stage: p.reused for p in engine.plan(force=("ingest",))}
+    assert plan == {"ingest": False, "mine": True, "index": True, "distill": False}
+    with pytest.raises(ArtifactError, match="both chosen as a version and to be run"):
+        engine.plan(force=("mine",))
+    with pytest.raises(ArtifactError, match="no artifact, tag or stage 'nope'"):
+        open_engine(recipe, places(), versions=["nope"])
+
+
+def test_old_scratch_is_found_and_fresh_scratch_is_not(tmp_path: Path) -> None:
+    for name, age in (("old", 9), ("fresh", 1)):
+        file = tmp_path / "scratch" / "finetune" / name / "checkpoint.pt"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+        then = time.time() - age * 86_400
+        for path in (file, file.parent):
+            os.utime(path, (then, then))
+    found = retention.stale_scratch(tmp_path, timedelta(days=7))
+    assert [path.name for path in found] == ["old"]
+
+
+def test_two_processes_on_one_store_make_the_same_artifacts_once(tmp_path: Path) -> None:
+    """Two homes, one store, both from nothing at the same time."""
+    code = (
+        "import sys, logging; from pathlib import Path; from kontext.engine import Engine;"
+        "from kontext.stage import LogReporter; from tests.flows.toy_stages import GRAPH;"
+        "from schemas.recipes import load_recipe; home = Path(sys.argv[1]);"
+        "e = Engine(load_recipe('ci'), sys.argv[2], str(home / 'c.sqlite'), home, stages=GRAPH);"
+        "[e.run_stage(s, LogReporter(logging.getLogger('x'))) for s in GRAPH];"
+        "print(sorted(e.digests().items()))"
+    )
+    store = f"file://{tmp_path}/store"
+    env = {**os.environ, "TOY_SECONDS": "0.5"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / name), store],
+            env=env, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert said[0] == said[1]
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+
+    found = ArtifactStore(open_store(store), tmp_path / "cache")
+    assert len(found.list()) == 4
+    assert found.verify().problems == ()

@@ -1,0 +1,150 @@
+"""A person's day in the Prefect UI: run, watch, look, mend, schedule."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from typing import Any
+
+from flows.api import Api
+from flows.names import deployment_name
+from tests.test_end_to_end import SMALL
+from tests.ui.conftest import Ui
+
+MINUTES = 30
+
+
+def test_the_pipeline_runs_from_its_form_to_pictures_and_lineage(ui: Ui) -> None:
+    api = Api(ui.url, patience=300)
+    run = submit(ui, api, SMALL)
+    assert ended(api, run)["state_type"] == "COMPLETED"
+    ui.open(f"/v2/runs/flow-run/{run}")
+    ui.page.get_by_text("Completed", exact=True).first.wait_for()
+    ui.shot("run")
+    look_at_artifacts(ui, run)
+
+
+def test_a_failed_stage_is_retried_on_its_page_and_the_pipeline_goes_on(ui: Ui) -> None:
+    """After the test above: all other stages are done."""
+    api = Api(ui.url, patience=300)
+    blocked = ui.home / "scratch" / "publish"  # a file where the stage wants a folder
+    shutil.rmtree(blocked, ignore_errors=True)
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("in the way")
+    run = submit(ui, api, (*SMALL, f"publish.name=again-{int(time.time())}"), only="publish")
+    assert ended(api, run)["state_type"] == "FAILED"
+    (stage,) = api.children(run)
+    blocked.unlink()
+    retry(ui, stage["id"])
+    assert ended(api, stage["id"], runs=2)["state_type"] == "COMPLETED"
+    retry(ui, run)
+    assert ended(api, run, runs=2)["state_type"] == "COMPLETED"
+    (again,) = api.children(run)
+    assert (again["id"], again["run_count"]) == (stage["id"], 2)
+
+
+def submit(ui: Ui, api: Api, overrides: tuple[str, ...], only: str = "") -> str:
+    """Fill the pipeline's form and submit it; the id of the run."""
+    page = ui.page
+    ui.open(f"/v2/deployments/deployment/{api.deployment_id(deployment_name('pipeline'))}/run")
+    choose(page, "Recipe", "ci")
+    for number, override in enumerate(overrides, start=1):  # box 0 is the run's name
+        page.get_by_role("button", name="Add item").first.click()
+        page.locator("main").get_by_role("textbox").nth(number).fill(override)
+    if only:
+        choose(page, "Only", only)
+    ui.shot("form")
+    known = {run["id"] for run in runs_of(api, "pipeline")}
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(lambda url: not url.endswith("/run"))
+    (run,) = [run["id"] for run in runs_of(api, "pipeline") if run["id"] not in known]
+    ui.open(f"/v2/runs/flow-run/{run}")
+    page.get_by_role("tab", name="Logs").wait_for()
+    return str(run)
+
+
+def runs_of(api: Api, flow: str) -> list[Any]:
+    """All runs of a deployment, oldest first."""
+    return api.runs({"deployment_id": {"any_": [api.deployment_id(deployment_name(flow))]}})
+
+
+def choose(page: Any, title: str, value: str) -> None:
+    """Pick a value of a select field."""
+    page.get_by_role("button", name=f"Select {title}").click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
+def ended(api: Api, run: str, runs: int = 1) -> Any:
+    """The run once its `runs`-th attempt is over."""
+    limit = time.monotonic() + 60 * MINUTES
+    while time.monotonic() < limit:
+        found = api.run(run)
+        if found["run_count"] >= runs and found["state_type"] in ("COMPLETED", "FAILED", "CRASHED"):
+            return found
+        time.sleep(1)
+    raise AssertionError(f"run {run} did not end in {MINUTES} minutes")
+
+
+def look_at_artifacts(ui: Ui, run: str) -> None:
+    """The run's tab of artifacts, its summary with the lineage, and a stage's picture."""
+    page = ui.page
+    page.get_by_role("tab", name="Artifacts").click()
+    for key in ("pipeline-lineage", "pipeline-summary"):
+        page.get_by_role("heading", name=key).wait_for()
+    ui.shot("run-artifacts")
+    page.get_by_role("heading", name="pipeline-summary").click()
+    entry = page.locator('a[href*="/artifacts/artifact/"]').first
+    entry.click()
+    page.get_by_role("heading", name="Pipeline, recipe ci").first.wait_for()
+    diagram = page.locator('main svg[id^="mermaid"]').first
+    diagram.wait_for()
+    for stage in ("ingest", "distill", "publish"):
+        assert stage in (diagram.text_content() or "")
+    ui.shot("summary")
+    ui.open("/v2/artifacts/key/stage-evaluate")
+    page.locator('a[href*="/artifacts/artifact/"]').first.click()
+    page.get_by_role("heading", name="evaluate: ran").wait_for()
+    ui.shot("stage")
+    page.get_by_role("link", name=re.compile("held-out local edits")).first.click()
+    picture = page.locator('main img[src^="data:image/"]').first
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 100
+    ui.shot("picture")
+
+
+def retry(ui: Ui, run: str) -> None:
+    """Menu, Retry, confirm."""
+    ui.open(f"/v2/runs/flow-run/{run}")
+    ui.page.get_by_role("tab", name="Logs").wait_for()
+    ui.page.get_by_role("button", name="Open menu").first.click()
+    ui.page.get_by_role("menuitem", name="Retry").click()
+    ui.shot("retry")
+    ui.page.get_by_role("alertdialog").get_by_role("button", name="Retry").click()
+
+
+def test_a_schedule_made_in_the_ui_fires(ui: Ui) -> None:
+    """An interval of one minute on the retention deployment; the run it starts completes."""
+    api, page = Api(ui.url, patience=300), ui.page
+    deployment = api.deployment_id(deployment_name("retention"))
+    ui.open(f"/v2/deployments/deployment/{deployment}")
+    page.get_by_role("button", name="Schedule", exact=True).click()
+    page.get_by_role("dialog").get_by_label("Value").fill("1")
+    ui.shot("schedule")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    page.get_by_text(re.compile("Every minute|Every 1 minute")).first.wait_for()
+    limit = time.monotonic() + 60 * MINUTES
+    fired: list[Any] = []
+    while not fired and time.monotonic() < limit:
+        wanted = {
+            "deployment_id": {"any_": [deployment]},
+            "state": {"type": {"any_": ["COMPLETED"]}},
+        }
+        fired = [run for run in api.runs(wanted) if run["auto_scheduled"]]
+        time.sleep(1)
+    ui.open(f"/v2/deployments/deployment/{deployment}")
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    ui.shot("scheduled")
+    for schedule in api.call("GET", f"/deployments/{deployment}/schedules"):
+        api.call("DELETE", f"/deployments/{deployment}/schedules/{schedule['id']}")
+    assert fired, "the schedule never fired"
