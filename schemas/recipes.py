@@ -212,18 +212,18 @@ class AutoencoderConfig(Section):
     shape: AutoencoderShape = AutoencoderShape(
         ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
     )
-    steps: int = 1400
+    steps: int = 1100
     batch: int = 16
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 5e-3
     lr_critic: float = 5e-4
     warmup: int = 20
-    perceptual_start: int = 450
+    perceptual_start: int = 350
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.3
     embedding_weight: float = Field(1.0, title="Weight of the pooled feature distance", ge=0)
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
-    disc_start: int = 1250
+    disc_start: int = 1000
     disc_weight: float = 0.1
     disc_channels: int = 32
     ema_decay: float = 0.99
@@ -261,8 +261,8 @@ class FinetuneConfig(Section):
         axes_dim=(16, 24, 24),
         guidance_embed=False,
     )
-    t2i_steps: int = Field(150, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(1450, title="Phase two: joint T2I and I2I", ge=1)
+    t2i_steps: int = Field(120, title="Phase one: text-to-image from scratch", ge=0)
+    joint_steps: int = Field(1080, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
     optimizer: Literal["adamw", "muon"] = "muon"
