@@ -27,19 +27,10 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import KernelError, use_kernel
 from kontext.parallel.compile import compile_blocks
 from kontext.parallel.flops import Tokens, step_flops, utilisation
+from kontext.parallel.peaks import PEAKS
 from kontext.train.timesteps import schedule
 from schemas.recipes import TransformerShape
 
-# dense bf16 operations per second, from the makers' data sheets; longer names first
-PEAKS = {
-    "GB200": 2.5e15,
-    "B200": 2.25e15,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "MI300X": 1307e12,
-}
 MEMORY = 79 * 2**30  # what an 80 GB card reports
 
 

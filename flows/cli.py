@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_artifacts, cli_data, cli_edit, cli_ops, cli_weights
+from flows import cli_artifacts, cli_catalog, cli_data, cli_edit, cli_ops, cli_weights
 from kontext.errors import KontextError, RecipeError
 
 app = typer.Typer(
@@ -243,6 +243,7 @@ def doctor(
 
 cli_data.add_to(app)
 app.add_typer(cli_artifacts.app, name="artifacts")
+app.add_typer(cli_catalog.app, name="catalog")
 cli_edit.add_to(app)
 cli_ops.add_to(app)
 cli_weights.add_to(app)

@@ -51,15 +51,21 @@ def open_catalog(store: str) -> Catalog:
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="Read-only SQL; see `kontext tables`.")],
+    query: Annotated[str, typer.Argument(help="Read-only SQL; see `kontext tables`.")] = "",
     at: At = "",
     output_format: Annotated[Format, typer.Option("--format", "-f")] = Format.table,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds before the query is stopped.")] = 60.0,
+    shell: Annotated[bool, typer.Option("--shell", help="Open duckdb's own prompt.")] = False,
     as_json: Json = False,
     store: Store = "",
 ) -> None:
     """Ask the catalog anything: pairs, scores, decisions, shards, runs, artifacts, metrics."""
+    if shell == bool(query):
+        raise typer.BadParameter("give a query, or --shell")
+    if shell:
+        _open_shell(at, store)
+        return
     answer = open_catalog(store).query(query, at=at or None, timeout=timeout)
     chosen = Format.json if as_json else output_format
     if chosen is Format.parquet:
@@ -70,6 +76,26 @@ def sql(
         typer.echo(text)
     else:
         output.write_text(text + "\n")
+
+
+def _open_shell(at: str, store: str) -> None:
+    """Hand over to the duckdb command line with the catalog attached."""
+    import os
+    import shutil
+    import tempfile
+
+    from flows.cli_catalog import prelude_text
+
+    beside = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    program = beside or shutil.which("duckdb")
+    if program is None:
+        raise CatalogError("no duckdb command here: pip install 'kontext[shell]'")
+    text = prelude_text(at, store)
+    with tempfile.TemporaryDirectory(prefix="kontext-shell-") as folder:
+        file = Path(folder, "prelude.sql")
+        file.write_text(text)
+        code = os.spawnv(os.P_WAIT, program, [program, "-init", str(file)])
+    raise typer.Exit(code)
 
 
 def _write_parquet(answer: pa.Table, output: Path | None) -> None:

@@ -45,6 +45,14 @@ def edit(
     image_guidance: Annotated[
         float, typer.Option(min=0.0, help="Guidance on the images, for models trained for it.")
     ] = 1.0,
+    tile_above: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Code images of more pixels in tiles: less memory, more time, the same picture.",
+        ),
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")
     ] = "default",
@@ -72,6 +80,7 @@ def edit(
         guidance=guidance,
         image_guidance=image_guidance,
         mask=mask,
+        tile_above=tile_above,
         store=store,
         policy=policy,
         hash_lists=tuple(hash_list or ()),

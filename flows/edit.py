@@ -34,6 +34,7 @@ class EditRequest:
     guidance: float | None = None
     image_guidance: float = 1.0
     mask: Path | None = None
+    tile_above: int | None = None  # pixels; None: the editor's own
     store: str = ""
     policy: str = "default"
     hash_lists: tuple[str, ...] = ()
@@ -75,6 +76,8 @@ def edit_file(
     for image in images:  # one by one: the rule on pairs is for a result beside its inputs
         screen_edit(request.instruction, [image], policy, gate)
     editor = load_editor(request.weights, request.store)
+    if request.tile_above is not None:
+        editor.tile_above = request.tile_above
     results = _edit(editor, request, images, mask, on_step)
     for result in results:
         screen_edit(request.instruction, [*images, result], policy, gate)
@@ -88,6 +91,7 @@ def edit_file(
             image_guidance=request.image_guidance,
             references=len(images) - 1,
             masked=mask is not None,
+            tile=editor.tile(images[0]),
         )
         save_image(path, result, made)
         written.append({**asdict(made), "output": str(path)})

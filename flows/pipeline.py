@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm
+from flows.pace import Pace
 from flows.summary import LINEAGE_KEY, SUMMARY_KEY, Row, mermaid, summary
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
@@ -27,7 +28,7 @@ from tasks.workspace import Places, open_engine, places, resolve_recipe
 if TYPE_CHECKING:
     from kontext.engine import Engine, PlannedStage
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 4.0  # the longest pause between two questions
 
 
 class PipelineRun:
@@ -79,13 +80,14 @@ class PipelineRun:
     def execute(self) -> State[Any]:
         """Run to the end and say how it ended."""
         self._publish()
+        pace = Pace(first=min(0.5, POLL_SECONDS), last=POLL_SECONDS)
         while self._active or self._ready():
             changed = [self._start(name) for name in self._ready()]
             changed += [self._check(name) for name in list(self._active)]
             if any(changed):
                 self._publish()
             if self._active:
-                time.sleep(POLL_SECONDS)
+                time.sleep(pace.wait(any(changed)))
         self._export()
         self._publish(final=True)
         return self._verdict()

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.api import TERMINAL, Api
+from flows.pace import Pace
 from tasks.markdown import duration
 
 if TYPE_CHECKING:
@@ -96,13 +97,14 @@ class Watch:
         if self._interactive:
             live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
         with live:
+            pace = Pace(first=1.0)
             while True:
                 run = self._api.run(self._run_id)
-                self._update([*self._api.children(self._run_id), *self._adopted()])
+                news = self._update([*self._api.children(self._run_id), *self._adopted()])
                 self._show_logs()
                 if run["state_type"] in TERMINAL:
                     break
-                self._sleep(1.0)
+                self._sleep(pace.wait(news))
             self._show_logs()
         if not self._interactive:
             self._console.print(self._table())
@@ -117,7 +119,9 @@ class Watch:
             self._others.update(run["id"] for run in found)
         return self._api.runs({"id": {"any_": sorted(self._others)}}) if self._others else []
 
-    def _update(self, children: Sequence[Mapping[str, Any]]) -> None:
+    def _update(self, children: Sequence[Mapping[str, Any]]) -> bool:
+        """Take in the children's states and progress; True where a state changed."""
+        news = False
         for child in children:
             name = next((tag for tag in child["tags"] if tag in self.lines), None)
             if name is None:
@@ -127,12 +131,14 @@ class Watch:
             line.state = "queued" if state in ("SCHEDULED", "PENDING") else state
             line.seconds = child.get("estimated_run_time") or child.get("total_run_time")
             line.run_id = child["id"]
+            news = news or line.state != before
             if line.state != before and not self._interactive:
                 self._console.print(self._text(line))
         running = {line.run_id: line for line in self.lines.values() if line.state == "RUNNING"}
         if running:
             for artifact in self._api.artifacts(list(running), "progress"):
                 running[artifact["flow_run_id"]].percent = float(artifact["data"])
+        return news
 
     def _show_logs(self) -> None:
         if not self._logs:

@@ -70,3 +70,11 @@ class ChunkError(KontextError):
 
 class GateError(KontextError):
     """A quality gate (training health, canary, inert filter) failed and stopped the stage."""
+
+
+class NumericsError(KontextError):
+    """Two things that should share their numerics do not; `lines` has one line per difference."""
+
+    def __init__(self, message: str, lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.lines = lines

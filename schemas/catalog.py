@@ -60,6 +60,45 @@ DATASET_TABLES: dict[str, pa.Schema] = {
     }.items()
 }
 
+
+def _score(name: str) -> tuple[str, pa.DataType, str]:
+    field = t.PAIR_SCORES.field(name)
+    return name, field.type, field.metadata[b"comment"].decode()
+
+
+# Written by the committer from the tables above, in their transaction (kontext/store/facts.py).
+PAIR_FACTS = _of_dataset(
+    _schema(
+        "One row per pair: all that is known about it, and the verdict under the policy in force.",
+        ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
+        ("category", pa.string(), "local, global, character, style, text or t2i"),
+        ("relation", pa.string(), "what changes, e.g. skin_tone, expression, day_night, glyph"),
+        ("miner", pa.string(), "which miner proposed it"),
+        ("params", pa.string(), "JSON: exact attribute, from, to, subject"),
+        ("context_ids", pa.list_(pa.string()), "pixel ids of the context images; empty for T2I"),
+        ("target_id", pa.string(), "pixel id of the target image"),
+        ("group_key", pa.string(), "the concept, character or scene"),
+        ("source", pa.string(), "source of the target image"),
+        ("license_spdx", pa.string(), "strictest licence of the images involved"),
+        ("target_license", pa.string(), "licence of the target image"),
+        ("target_author", pa.string(), "author of the target image"),
+        ("instruction", pa.string(), "edit instruction; for T2I the target caption"),
+        ("instruction_short", pa.string(), "shortest form"),
+        ("instruction_inverse", pa.string(), "the instruction that undoes it; empty for T2I"),
+        ("target_caption", pa.string(), "caption of the target alone"),
+        ("caption_status", pa.string(), "ok, refused, malformed, empty or missing"),
+        ("split", pa.string(), "train, val or test; null where no shard holds it"),
+        ("component_id", pa.string(), "connected component; null where no shard holds it"),
+        *(
+            _score(name)
+            for name in t.PAIR_SCORES.names
+            if name not in ("pair_id", "unmatchable", "text_reason", "ncii_reason")
+        ),
+        ("accept", pa.bool_(), "whether training may use it"),
+        ("reject_reasons", pa.list_(pa.string()), "every reason why not; empty when accepted"),
+    )
+)
+
 DATASETS = _schema(
     "Dataset versions, one catalog snapshot each: `kontext sql --at NAME@vN` answers as it was.",
     ("name", pa.string(), "dataset name"),
@@ -107,6 +146,7 @@ METRICS = _schema(
 
 TABLES: dict[str, pa.Schema] = {
     **DATASET_TABLES,
+    "pair_facts": PAIR_FACTS,
     "datasets": DATASETS,
     "runs": RUNS,
     "artifacts": ARTIFACTS,

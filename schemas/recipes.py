@@ -208,25 +208,36 @@ class TransformerShape(Section):
     )
 
 
+class GuardConfig(Section):
+    """What becomes of a step whose losses are not finite, or leap."""
+
+    on_nan: Literal["stop", "skip", "roll-back"] = Field("stop", title="A loss is not finite")
+    on_spike: Literal["keep", "stop", "skip", "roll-back"] = Field("keep", title="A loss leaps")
+    spike_factor: float = Field(10.0, title="A leap: so many times the median", gt=1)
+    spike_window: int = Field(50, title="Steps the median is taken over", ge=2)
+    most: int = Field(5, title="Steps left out before the run stops all the same", ge=1)
+
+
 class AutoencoderConfig(Section):
     shape: AutoencoderShape = AutoencoderShape(
         ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
     )
-    steps: int = 1100
+    steps: int = 1400
     batch: int = 16
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 5e-3
     lr_critic: float = 5e-4
     warmup: int = 20
-    perceptual_start: int = 350
+    perceptual_start: int = 600
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.3
-    embedding_weight: float = Field(1.0, title="Weight of the pooled feature distance", ge=0)
+    embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
-    disc_start: int = 1000
+    disc_start: int = 1280
     disc_weight: float = 0.1
     disc_channels: int = 32
     ema_decay: float = 0.99
+    guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 200
     seed: int = 0
 
@@ -274,6 +285,7 @@ class FinetuneConfig(Section):
     ema_decay: float = 0.995
     category_weights: dict[str, float] = Field(default_factory=dict)
     parallel: ParallelConfig = ParallelConfig()
+    guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 200
     seed: int = 0
 
@@ -297,6 +309,8 @@ class DistillConfig(Section):
     anchor_weight: float = Field(1.0, title="Weight of the distance to the teacher's edit", ge=0)
     clip: float = 1.0
     ema_decay: float = 0.98
+    same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the teacher's")
+    guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 50
     seed: int = 0
 
@@ -307,6 +321,7 @@ class EvaluateConfig(Section):
     teacher_guidance: float = 1.0
     bootstrap: int = 1000
     mask_threshold: float = Field(0.06, title="Pixel change that counts as 'should change' (0-1)")
+    same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the training's")
     seed: int = 0
 
 

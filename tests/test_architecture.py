@@ -27,6 +27,7 @@ LAYERS = {
     "evaluate": 3,
     "stages": 4,
     "engine": 5,
+    "remake": 5,
     "launch": 5,
     "cli": 6,
 }

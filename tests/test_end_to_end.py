@@ -14,8 +14,12 @@ import boto3
 import pytest
 
 from kontext.engine import Engine
+from kontext.remake import import_artifacts, rebuild_catalog, remake
 from kontext.stage import LogReporter
 from kontext.stages import STAGES
+from kontext.store.artifacts import ArtifactStore
+from kontext.store.catalog import Catalog
+from kontext.store.objects import open_store
 from schemas.recipes import Recipe, load_recipe
 
 SMALL = (
@@ -83,6 +87,23 @@ def test_every_stage_runs_on_s3_and_an_ordinary_client_reads_it(
     assert engine.ledger.verify().problems == ()
     rows = engine.catalog.query("select count(*) as n from train_pairs").to_pylist()
     assert rows[0]["n"] > 0
+    a_copy_elsewhere_is_as_good(engine, tmp_path)
+
+
+def a_copy_elsewhere_is_as_good(engine: Engine, home: Path) -> None:
+    """It verifies, answers SQL, and its manifests are enough to make its bytes again."""
+    copy = ArtifactStore(open_store(f"file://{home}/copy"), home / "copy-cache")
+    import_artifacts(engine.artifacts, copy, None)
+    assert copy.verify().problems == () and len(copy.list()) == len(STAGES)
+    catalog = Catalog(home / "copy.sqlite", copy.objects.url)
+    assert rebuild_catalog(copy, catalog, home).different == ()
+    (version,) = catalog.datasets()
+    assert version.dataset_digest == engine.catalog.datasets()[0].dataset_digest
+    count = "select count(*) as n from train_pairs"
+    assert catalog.query(count).equals(engine.catalog.query(count))
+    for stage in ("mine", "shard", "train-autoencoder"):
+        again = remake(copy, stage, home)
+        assert again.different == () and not again.code_changed, stage
 
 
 def command(home: Path) -> tuple[list[str], dict[str, str]]:

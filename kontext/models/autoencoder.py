@@ -8,12 +8,14 @@ exactly BFL's `ae.safetensors`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kontext.models.tiling import Norm, Tiling, in_tiles
 from kontext.parallel.attention import attention
 from schemas.recipes import AutoencoderShape
 
@@ -26,9 +28,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_ch: int, out_ch: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_ch, eps=_EPS)
+        self.norm1 = Norm(groups, in_ch, eps=_EPS)
         self.conv1 = nn.Conv2d(in_ch, out_ch, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_ch, eps=_EPS)
+        self.norm2 = Norm(groups, out_ch, eps=_EPS)
         self.conv2 = nn.Conv2d(out_ch, out_ch, 3, padding=1)
         if in_ch != out_ch:
             self.nin_shortcut = nn.Conv2d(in_ch, out_ch, 1)
@@ -45,7 +47,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, ch: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, ch, eps=_EPS)
+        self.norm = Norm(groups, ch, eps=_EPS)
         self.q = nn.Conv2d(ch, ch, 1)
         self.k = nn.Conv2d(ch, ch, 1)
         self.v = nn.Conv2d(ch, ch, 1)
@@ -97,8 +99,16 @@ class Level(nn.Module):
             self.upsample = Upsample(out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.resampled(self.blocks(x))
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """The residual blocks alone."""
         for block in self.block:
             x = block(x)
+        return x
+
+    def resampled(self, x: Tensor) -> Tensor:
+        """At the next level's resolution."""
         if self.resample == "down":
             x = self.downsample(x)
         elif self.resample == "up":
@@ -125,6 +135,7 @@ class Encoder(nn.Module):
     def __init__(self, s: AutoencoderShape) -> None:
         super().__init__()
         widths = [s.ch * m for m in s.ch_mult]
+        self.top = len(widths) - 1
         self.conv_in = nn.Conv2d(s.in_channels, s.ch, 3, padding=1)
         self.down = nn.ModuleList(
             Level(
@@ -137,14 +148,22 @@ class Encoder(nn.Module):
             for i, width in enumerate(widths)
         )
         self.mid = Middle(widths[-1], s.norm_groups)
-        self.norm_out = nn.GroupNorm(s.norm_groups, widths[-1], eps=_EPS)
+        self.norm_out = Norm(s.norm_groups, widths[-1], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * s.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
-        for level in self.down:
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))  # type: ignore[no-any-return]
+        for level in range(self.top):
+            x = self.coarser(level, x)
+        return self.coarse(x)
+
+    def coarser(self, level: int, x: Tensor) -> Tensor:
+        """One level above the latents' resolution, down to the next."""
+        return self.down[level](self.conv_in(x) if level == 0 else x)  # type: ignore[no-any-return]
+
+    def coarse(self, h: Tensor) -> Tensor:
+        """The last level, at the latents' resolution, with attention over all of them."""
+        h = self.mid(self.coarser(self.top, h))
+        return self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -153,7 +172,7 @@ class Decoder(nn.Module):
     def __init__(self, s: AutoencoderShape) -> None:
         super().__init__()
         widths = [s.ch * m for m in s.ch_mult]
-        top = len(widths) - 1
+        self.top = top = len(widths) - 1
         self.conv_in = nn.Conv2d(s.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], s.norm_groups)
         self.up = nn.ModuleList(
@@ -166,7 +185,7 @@ class Decoder(nn.Module):
             )
             for i, width in enumerate(widths)
         )
-        self.norm_out = nn.GroupNorm(s.norm_groups, widths[0], eps=_EPS)
+        self.norm_out = Norm(s.norm_groups, widths[0], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[0], s.in_channels, 3, padding=1)
 
     @property
@@ -175,10 +194,22 @@ class Decoder(nn.Module):
         return self.conv_out.weight
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[no-any-return]
+        h = self.coarse(z)
+        for level in range(self.top, 0, -1):
+            h = self.finer(level, h)
+        return h
+
+    def coarse(self, z: Tensor) -> Tensor:
+        """What is at the latents' resolution, with attention over all of them."""
+        return self._blocks(self.top, self.mid(self.conv_in(z)))
+
+    def finer(self, level: int, h: Tensor) -> Tensor:
+        """From a level's resolution through the next finer one."""
+        return self._blocks(level - 1, self.up[level].resampled(h))  # type: ignore[operator]
+
+    def _blocks(self, level: int, h: Tensor) -> Tensor:
+        h = self.up[level].blocks(h)  # type: ignore[operator]
+        return h if level else self.conv_out(F.silu(self.norm_out(h)))
 
 
 class Autoencoder(nn.Module):
@@ -198,22 +229,42 @@ class Autoencoder(nn.Module):
         """Image pixels per latent pixel along one side (8 for FLUX.1)."""
         return int(2 ** (len(self.shape.ch_mult) - 1))
 
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images [B, 3, H, W] in [-1, 1] -> (mean, logvar), each [B, z, H/8, W/8], raw."""
-        mean, logvar = self.encoder(images).chunk(2, dim=1)
+    def moments(self, images: Tensor, tiling: Tiling | None = None) -> tuple[Tensor, Tensor]:
+        """images [B, 3, H, W] in [-1, 1] -> (mean, logvar), each [B, z, H/8, W/8], raw.
+
+        Args:
+            tiling: compute what lies above the latents' resolution in tiles, without gradients.
+        """
+        encoder, h = self.encoder, images
+        if tiling is None:
+            made = encoder(h)
+        else:
+            halo = self.shape.num_res_blocks + 1  # two convs a block, one around, in halves
+            for level in range(encoder.top):
+                run = partial(encoder.coarser, level)
+                h = in_tiles(encoder, run, h, units=(2, 1), halo=halo, tiling=tiling)
+            made = encoder.coarse(h)
+        mean, logvar = made.chunk(2, dim=1)
         return mean, logvar
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Normalised latents from the distribution's mode: (mean - shift) * scale."""
-        return (self.moments(images)[0] - self.shift) * self.scale
+        return (self.moments(images, tiling)[0] - self.shift) * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Normalised latents [B, z, h, w] -> images [B, 3, 8h, 8w], about [-1, 1], unclamped."""
-        return self.decode_raw(latents / self.scale + self.shift)
+        return self.decode_raw(latents / self.scale + self.shift, tiling)
 
-    def decode_raw(self, latents: Tensor) -> Tensor:
-        """Decode latents that are not normalised (a sample of `moments`)."""
-        return self.decoder(latents)  # type: ignore[no-any-return]
+    def decode_raw(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
+        """Decode latents that are not normalised (a sample of `moments`). Tiling as there."""
+        decoder = self.decoder
+        if tiling is None:
+            return decoder(latents)  # type: ignore[no-any-return]
+        h, halo = decoder.coarse(latents), self.shape.num_res_blocks + 2  # one block more
+        for level in range(decoder.top, 0, -1):
+            run = partial(decoder.finer, level)
+            h = in_tiles(decoder, run, h, units=(1, 2), halo=halo, tiling=tiling)
+        return h
 
     def set_latent_stats(self, scale: float, shift: float) -> None:
         """Set the measured normalisation. Latents encoded before this are no longer comparable."""

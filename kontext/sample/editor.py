@@ -5,6 +5,7 @@ Safety and the decoding of files are the caller's: the editor takes arrays that 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from kontext.errors import KontextError, WeightsError
 from kontext.models import precision
 from kontext.models.text import TextEncoder, load_text_encoder
+from kontext.models.tiling import Tiling
 from kontext.sample.canvas import (
     Frame,
     Image,
@@ -34,9 +36,10 @@ from kontext.sample.canvas import (
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
-from kontext.sample.sizes import Size, check_size, model_size
+from kontext.sample.sizes import TILE_ABOVE, Size, check_size, model_size
 
 _PROMPTS_KEPT = 256
+_log = logging.getLogger("kontext")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Editor:
         device: torch.device | str = "cpu",
         background: tuple[int, int, int] = (255, 255, 255),
         autocast: bool = True,
+        tile_above: int = TILE_ABOVE,
     ) -> None:
         """Put the parts together.
 
@@ -102,6 +106,8 @@ class Editor:
             background: fills the canvas beside images that are not square, for square models.
             autocast: compute in bf16 where the device is faster with it; False keeps the
                 weights' own precision.
+            tile_above: images of more pixels pass the autoencoder in tiles: a fraction of the
+                memory, several times the computation, the same result up to rounding.
 
         Raises:
             WeightsError: the text encoder is not the one the model was trained with.
@@ -115,7 +121,7 @@ class Editor:
         self.model, self.text, self.background = model, text, background
         self.settings, self.digest = model.settings, model.digest
         self.device = torch.device(device)
-        self._autocast = autocast
+        self._autocast, self.tile_above = autocast, tile_above
         self._prompts: dict[str, Prompt] = {}
 
     @classmethod
@@ -266,15 +272,35 @@ class Editor:
         """Latents [1, C, h, w] of an image at a size the model takes, float32."""
         with self._precision():
             pixels = to_tensor([canvas]).to(self.device)
-            return self.model.autoencoder.encode(pixels).float()
+            height, width = canvas.shape[:2]
+            return self.model.autoencoder.encode(pixels, self.tiling((width, height))).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Image:
         """Pixels [H, W, 3] of latents [1, C, h, w]."""
         with self._precision():
-            pixels = self.model.autoencoder.decode(latents.to(self.device))
+            factor = self.model.autoencoder.factor
+            height, width = (side * factor for side in latents.shape[-2:])
+            tiling = self.tiling((width, height))
+            if tiling is not None:
+                _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tiling.side)
+            pixels = self.model.autoencoder.decode(latents.to(self.device), tiling)
         out: Image = to_uint8(pixels)[0]
         return out
+
+    def tiling(self, size: Size) -> Tiling | None:
+        """How the autoencoder cuts an image of `size` (width, height); None: not at all."""
+        tiling = Tiling()
+        small = size[0] * size[1] <= self.tile_above or max(size) <= tiling.side
+        return None if small else tiling
+
+    def tile(self, image: Image) -> int:
+        """Side of the tiles in which an edit of `image` is coded, in pixels; 0: in one piece."""
+        height, width = image.shape[:2]
+        tiling = self.tiling(
+            model_size(self.settings.sizes, self.settings.resolution, width, height)
+        )
+        return 0 if tiling is None else tiling.side
 
     def steps(self, options: Options) -> int:
         """How many steps an edit takes.

@@ -36,6 +36,7 @@ class Provenance:
     image_guidance: float = 1.0
     references: int = 0  # images beside the edited one
     masked: bool = False
+    tile: int = 0  # pixels a side of the tiles that the autoencoder worked in; 0: in one piece
     digital_source_type: str = SOURCE_TYPE
 
 

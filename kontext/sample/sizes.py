@@ -29,6 +29,7 @@ KONTEXT_SIZES: tuple[Size, ...] = (
 )
 MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
 MAX_PIXELS = 4_194_304
+TILE_ABOVE = 2_000_000  # pixels; Kontext's 17 sizes of about a million go in one piece
 
 
 def snap(width: int, height: int) -> Size:

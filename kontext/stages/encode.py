@@ -6,9 +6,11 @@ import hashlib
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from kontext.data.latents import (
     ENCODED_PAIRS,
+    TextBank,
     encode_images,
     encode_texts,
     pair_rows,
@@ -16,14 +18,20 @@ from kontext.data.latents import (
 )
 from kontext.data.loader import load_split
 from kontext.evaluate.models import load_autoencoder
+from kontext.models.precision import compute_dtype
 from kontext.models.text import load_text_encoder
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import StageContext
+from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
 from schemas.recipes import EncodeConfig
 
 
 def run(ctx: StageContext) -> None:
-    """Encode all splits; the banks are keyed by pixel id, text and encoder digests."""
+    """Encode all splits; the banks are keyed by pixel id, text and encoder digests.
+
+    Raises:
+        NumericsError: the autoencoder was trained with other numerics than it has here.
+    """
     config = ctx.config
     assert isinstance(config, EncodeConfig)
     keep_freed_memory()
@@ -31,6 +39,10 @@ def run(ctx: StageContext) -> None:
     codec_path = ctx.inputs["train-autoencoder"].path("autoencoder.safetensors")
     model = load_autoencoder(ctx.inputs["train-autoencoder"], device)
     encoder = load_text_encoder(device=device)
+    ledger = encoded_ledger(
+        ctx, model, compute_dtype("auto", device), encoder.digest, config.text_length
+    )
+    agree(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
 
     splits = {name: load_split(ctx.inputs["shard"], name) for name in ("train", "val", "test")}
     pixels = {
@@ -58,8 +70,18 @@ def run(ctx: StageContext) -> None:
         ctx.output.add_file(path.name, path)
     ctx.output.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
     codec_digest = hashlib.sha256(codec_path.read_bytes()).hexdigest()
+    stored = {"dtype: latents": latents.dtype, "text: dtype": texts.tokens.dtype}
+    names = {name: str(dtype).removeprefix("torch.") for name, dtype in stored.items()}
+    ctx.output.add_json(LEDGER, {**ledger, **names})
     ctx.output.add_json("latent_ids.json", {"codec_sha256": codec_digest, "pixel_ids": ids})
     ctx.output.add_json("texts.json", {"encoder_sha256": encoder.digest, "texts": texts.texts})
+    record(ctx, "encode", {**ledger, **names})
+    _summarise(ctx, config, ids, latents, texts)
+
+
+def _summarise(
+    ctx: StageContext, config: EncodeConfig, ids: list[str], latents: Tensor, texts: TextBank
+) -> None:
     longest = int(texts.mask.sum(1).max())
     truncated = int((texts.mask.sum(1) == config.text_length).sum())
     ctx.output.metric("images", len(ids))
@@ -71,6 +93,5 @@ def run(ctx: StageContext) -> None:
         "encode-summary",
         f"**{len(ids):,}** images to latents {tuple(latents.shape[1:])} "
         f"(std {latents.float().std():.3f}); **{len(texts.texts):,}** texts to "
-        f"{config.text_length} x {texts.tokens.shape[2]} states, {truncated} of them at the limit. "
-        f"Codec `{codec_digest[:12]}`, text encoder `{encoder.digest[:12]}`.",
+        f"{config.text_length} x {texts.tokens.shape[2]} states, {truncated} of them at the limit.",
     )

@@ -18,8 +18,11 @@ from kontext.evaluate.score import Scores, autoencoder_scores, items_table, scor
 from kontext.evaluate.scoring import prepare, small_clip
 from kontext.evaluate.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.models.features import load_features
+from kontext.models.precision import compute_dtype
 from kontext.stage import StageContext
 from kontext.stages import STAGES
+from kontext.stages.numerics import LEDGER, agree, encoded_ledger
+from kontext.train.ledger import transformer_ledger
 from schemas.recipes import EvaluateConfig
 
 _GRID_ROWS = 8
@@ -32,6 +35,7 @@ def run(ctx: StageContext) -> None:
     Raises:
         ArtifactError: the test split holds no edit.
         WeightsError: a weights file does not fit its configuration.
+        NumericsError: the student was trained with other numerics than it is scored with.
     """
     config = ctx.config
     assert isinstance(config, EvaluateConfig)
@@ -39,6 +43,7 @@ def run(ctx: StageContext) -> None:
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
     models = TrainedModels.load(ctx.inputs, ctx.recipe)
+    _agree(ctx, bench, models)
     outputs = _edit(ctx, bench, models)
     features = load_features(device=models.device)
     clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
@@ -52,6 +57,20 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json("latency.json", dict(done.latency))
     _grids(ctx, bench, outputs)
     _summarise(ctx, scores, _report(ctx, done, models))
+
+
+def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
+    """Stop before scoring what was trained otherwise; store what is scored with."""
+    side = bench.context.shape[1:3]
+    factor = 2 * models.autoencoder.factor
+    products = compute_dtype("auto", models.device)
+    tokens = (side[0] // factor) * (side[1] // factor)
+    ledger = {
+        **encoded_ledger(ctx, models.autoencoder, products, models.text.digest, models.text_length),
+        **transformer_ledger(models.student, tokens, products, models.device),
+    }
+    agree(ctx, "evaluate", ledger, "distill", arithmetic=ctx.recipe.evaluate.same_arithmetic)
+    ctx.output.add_json(LEDGER, ledger)
 
 
 def _edit(ctx: StageContext, bench: Bench, models: TrainedModels) -> dict[str, Images]:

@@ -6,34 +6,59 @@ import pyarrow as pa
 import torch
 
 from kontext.data.latents import load_pairs
+from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
+from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
-from kontext.stages.training import device_for, history_table, report_progress, save_weights
+from kontext.stages.training import (
+    device_for,
+    history_table,
+    report_incidents,
+    report_progress,
+    report_speed,
+    save_weights,
+)
+from kontext.train.clock import Clock
 from kontext.train.flow import FlowMethod, level_losses
+from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import fit
+from kontext.train.work import flow_work
 from schemas.recipes import FinetuneConfig
 
 
 def run(ctx: StageContext) -> None:
-    """Train on the train split, measure loss per level and category on the validation split."""
+    """Train on the train split, measure loss per level and category on the validation split.
+
+    Raises:
+        NumericsError: the latents or texts were not encoded as this recipe says.
+        GateError: losses that are not finite, and the recipe says to stop.
+    """
     config = ctx.config
     assert isinstance(config, FinetuneConfig)
     keep_freed_memory()
     device = device_for(ctx)
     method = FlowMethod(config, load_pairs(ctx.inputs["encode"], "train", device))
+    method.state.ledger = _ledger(ctx, method)
+    products = compute_dtype(config.parallel.precision, device)
     history = fit(
         method,
         checkpoint=ctx.scratch / "checkpoint.pt",
         checkpoint_every=config.checkpoint_every,
         progress=report_progress(ctx, "flow"),
+        policy=config.guard,
+        clock=Clock(flow_work(config, method.data), peak_flops(device, products), device),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
     model.requires_grad_(False).eval()
     save_weights(ctx, "flow.safetensors", model.state_dict())
     ctx.output.add_json("config.json", {"shape": config.shape.model_dump(mode="json")})
+    ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
+    report_incidents(ctx, method.state)
+    speed = report_speed(ctx, "finetune", method.state)
 
     held_out = load_pairs(ctx.inputs["encode"], "val", device)
     levels = level_losses(model, held_out, seed=config.seed)
@@ -50,5 +75,27 @@ def run(ctx: StageContext) -> None:
         "finetune-summary",
         f"**{method.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
         f"{config.joint_steps:,} joint) of batch {config.batch}; validation loss over eight noise "
-        f"levels **{losses.mean():.4f}**.",
+        f"levels **{losses.mean():.4f}**. {speed}",
     )
+
+
+def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
+    """What the flow's numbers mean, measured on what was loaded, and agreed with `encode`."""
+    config, device = method.config, method.device
+    measured = {
+        **transformer_ledger(
+            method.model,
+            method.data.target_tokens,
+            compute_dtype(config.parallel.precision, device),
+            device,
+        ),
+        **optimizer_ledger(method.state.optimizers),
+        "guidance: text dropout": f"{config.text_dropout:g}",
+        "text: length": str(method.data.text_tokens.shape[1]),
+        "text: dtype": str(method.data.text_tokens.dtype).removeprefix("torch."),
+        "codec: sha256": codec_digest(ctx),
+    }
+    agree(ctx, "finetune", measured, "encode", arithmetic=False)
+    ledger = {**encoded_lines(ctx), **measured}
+    record(ctx, "finetune", ledger)
+    return ledger

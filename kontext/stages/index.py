@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from kontext.safety.ledger import Ledger
 from kontext.stage import ArtifactReader, StageContext
 from kontext.store.catalog import Catalog, TableSource
+from kontext.store.export import export_version
 from kontext.store.objects import open_store, sha256_file
 from schemas.recipes import IndexConfig
 
@@ -45,9 +46,9 @@ def run(ctx: StageContext) -> None:
     deciders = [f"{name}/{digest}" for name, digest in inputs.items()]
     decisions = ledger.table(deciders)
     tables: dict[str, TableSource] = {**files, "policy": policy, "safety_decisions": decisions}
-    version = Catalog(ctx.catalog, ctx.store_url).commit_dataset(
-        dataset, dataset_digest, tables, inputs, ctx.config.message
-    )
+    catalog, objects = Catalog(ctx.catalog, ctx.store_url), open_store(ctx.store_url)
+    version = catalog.commit_dataset(dataset, dataset_digest, tables, inputs, ctx.config.message)
+    exported = export_version(catalog, objects, version)
     counts = {name: _rows(source) for name, source in sorted(tables.items())}
     ctx.output.add_json(
         "index.json",
@@ -58,6 +59,7 @@ def run(ctx: StageContext) -> None:
             "dataset_digest": dataset_digest,
             "tables": digests,
             "counts": counts,
+            "parquet": exported,
         },
     )
     for name, rows in counts.items():

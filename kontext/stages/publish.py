@@ -14,11 +14,14 @@ from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.precision import compute_dtype
 from kontext.models.text import load_text_encoder
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.folder import ModelSettings, save_model_folder
 from kontext.stage import ArtifactReader, StageContext
 from kontext.stages import STAGES
+from kontext.stages.numerics import LEDGER, agree, encoded_ledger
+from kontext.train.ledger import meaning, transformer_ledger
 from schemas.recipes import PublishConfig
 
 
@@ -27,6 +30,7 @@ def run(ctx: StageContext) -> None:
 
     Raises:
         WeightsError: a weights file does not fit its configuration.
+        NumericsError: the student was trained with other numerics than it would be published with.
     """
     config = ctx.config
     assert isinstance(config, PublishConfig)
@@ -42,6 +46,7 @@ def run(ctx: StageContext) -> None:
         steps=ctx.recipe.distill.student_steps,
         guidance=1.0,
     )
+    _agree(ctx, student, autoencoder, settings)
     slow = settings.model_copy(
         update={
             "name": f"{config.name}-teacher",
@@ -71,6 +76,25 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
     ctx.output.metric("model_digest", digest)
     ctx.output.metric("parameters", facts.parameters)
+
+
+def _agree(
+    ctx: StageContext, student: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
+) -> None:
+    """Stop before publishing what was trained otherwise than the editor will use it."""
+    cpu = torch.device("cpu")
+    products = compute_dtype("auto", cpu)
+    tokens = (settings.resolution // (2 * autoencoder.factor)) ** 2
+    ledger = meaning(
+        {
+            **encoded_ledger(
+                ctx, autoencoder, products, settings.text_digest, settings.text_length
+            ),
+            **transformer_ledger(student, tokens, products, cpu),
+        }
+    )
+    agree(ctx, "publish", ledger, "distill", arithmetic=False)
+    ctx.output.add_json(LEDGER, ledger)
 
 
 def _folder(

@@ -12,10 +12,20 @@ from kontext.data.judge import ssim
 from kontext.data.loader import load_split
 from kontext.errors import GateError
 from kontext.models.features import load_features
+from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import StageContext
-from kontext.stages.training import device_for, history_table, report_progress
+from kontext.stages.numerics import LEDGER, record
+from kontext.stages.training import (
+    device_for,
+    history_table,
+    report_incidents,
+    report_progress,
+    report_speed,
+)
 from kontext.train.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
+from kontext.train.clock import Clock
+from kontext.train.ledger import codec_ledger, optimizer_ledger
 from kontext.train.loop import fit
 from schemas.recipes import AutoencoderConfig
 
@@ -40,11 +50,18 @@ def run(ctx: StageContext) -> None:
             "unrelated groups to hold any out; add images, or raise shard.test_fraction"
         )
     method = AutoencoderMethod(config, train, load_features(device=device))
+    method.state.ledger = {
+        **codec_ledger(method.model, compute_dtype("auto", device), device),
+        **optimizer_ledger(method.state.optimizers),
+    }
+    record(ctx, "autoencoder", method.state.ledger)
     history = fit(
         method,
         checkpoint=ctx.scratch / "checkpoint.pt",
         checkpoint_every=config.checkpoint_every,
         progress=report_progress(ctx, "autoencoder"),
+        policy=config.guard,
+        clock=Clock(device=device),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
@@ -56,7 +73,9 @@ def run(ctx: StageContext) -> None:
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, path)
     ctx.output.add_file("autoencoder.safetensors", path)
     ctx.output.add_json("config.json", model.config())
+    ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
+    report_incidents(ctx, method.state)
     _measure(ctx, method, train, held_out, scale, shift)
 
 
@@ -110,7 +129,8 @@ def _measure(
     ctx.report.markdown(
         "autoencoder-summary",
         f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM {quality['ssim_held_out']:.3f} "
-        f"on {len(held_out)} images; measured scale {scale:.4f}, shift {shift:.4f}.",
+        f"on {len(held_out)} images; measured scale {scale:.4f}, shift {shift:.4f}. "
+        f"{report_speed(ctx, 'autoencoder', method.state)}",
     )
 
 

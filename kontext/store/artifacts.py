@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -302,11 +303,16 @@ class ArtifactStore:
 
         return lineage(self, ref)
 
-    def gc(self, dry_run: bool = True, grace: timedelta = timedelta(days=7)) -> Collection:
-        """Remove what no tag needs (see kontext.store.lineage.collect_garbage)."""
+    def gc(
+        self,
+        dry_run: bool = True,
+        grace: timedelta = timedelta(days=7),
+        keep: Iterable[tuple[str, str]] = (),
+    ) -> Collection:
+        """Remove what nothing needs (see kontext.store.lineage.collect_garbage)."""
         from kontext.store.lineage import collect_garbage
 
-        return collect_garbage(self, dry_run=dry_run, grace=grace)
+        return collect_garbage(self, dry_run=dry_run, grace=grace, keep=keep)
 
     def blob_path(self, file: ManifestFile) -> Path:
         """A local path with the blob's bytes, hashed once per process. Raises ArtifactError."""
@@ -344,8 +350,8 @@ class ArtifactStore:
             size = self.objects.size(key)
             if size != file.size:
                 return f"{size} bytes instead of {file.size}"
-            for start in range(0, size, 16 << 20):
-                hasher.update(self.objects.get(key, start, 16 << 20))
+            for part in self.objects.stream(key):
+                hasher.update(part)
         except ObjectNotFound:
             return "missing"
         return "" if hasher.hexdigest() == file.sha256 else "bytes do not match the SHA-256"

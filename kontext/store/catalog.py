@@ -1,12 +1,12 @@
-"""The catalog: a DuckLake over the object store. Parquet for data, SQLite for metadata.
+"""The catalog: a DuckLake over the object store. Parquet for data, SQLite or Postgres for metadata.
 
 Readers attach read-only and may look at any past snapshot. Everything that writes goes through one
-file lock and one transaction, because concurrent writers on SQLite fail with "database is locked".
+lock and one transaction: concurrent writers on SQLite fail with "database is locked", and dataset
+versions are numbered in order.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -21,13 +21,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import duckdb
 import pyarrow as pa
-from filelock import FileLock
 
 from kontext.errors import CatalogError
-from kontext.store.ddl import add_columns, create_table, quote
-from kontext.store.lake import attach, release
+from kontext.store import migrations
+from kontext.store.ddl import quote
+from kontext.store.facts import refresh_facts
+from kontext.store.lake import attach, confine, release
+from kontext.store.metadata import open_metadata
+from kontext.store.objects import folder_url
 from kontext.store.rows import manifest_rows, parents
-from kontext.store.views import check_thresholds, views, views_digest
+from kontext.store.views import check_thresholds, views
 from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
 from schemas.manifest import Manifest
 
@@ -60,51 +63,44 @@ class TableInfo:
 
 
 class Catalog:
-    """The lake whose metadata is at `path` and whose data is at `<store_url>/catalog/`."""
+    """The lake whose metadata is at `path` and whose data is at `<store_url>/catalog/`.
+
+    `path` is a SQLite file or postgres://user:password@host/database.
+    """
 
     def __init__(self, path: str | Path, store_url: str) -> None:
-        self.path = Path(path).expanduser().resolve()
-        self._data = f"{store_url.rstrip('/')}/catalog/"
+        self._metadata = open_metadata(path)
+        self.path = self._metadata.location
+        self._data = folder_url(store_url, "catalog")
         self._migrated = False
+
+    def __str__(self) -> str:
+        return self._metadata.label
 
     def migrate(self) -> None:
         """Create or update tables and views. The only place that does."""
-        wanted = _schema_wanted()
-        if not self._migrated and self.path.exists():
+        if not self._migrated and self._metadata.exists():
             with self._connect(read_only=True) as connection:
-                self._migrated = _schema_found(connection) == wanted
+                self._migrated = _current(connection)
         if self._migrated:
             return
-
-        def create(connection: Connection) -> None:
-            known: dict[str, set[str]] = {}
-            for table, column, *_ in connection.execute(_LAKE_COLUMNS).fetchall():
-                known.setdefault(table, set()).add(column)
-            for name, schema in TABLES.items():
-                present = known.get(name)
-                missing = add_columns(name, schema, present or set())
-                for statement in create_table(name, schema) if present is None else missing:
-                    connection.execute(statement)
-            if "schema_version" not in known:
-                connection.execute("CREATE TABLE schema_version (digest VARCHAR)")
-                connection.execute(f"COMMENT ON TABLE schema_version IS {quote(_VERSION_COMMENT)}")
-            for view in views():
-                connection.execute(f'CREATE OR REPLACE VIEW "{view.name}" AS {view.sql}')
-                connection.execute(f'COMMENT ON VIEW "{view.name}" IS {quote(view.comment)}')
-            connection.execute("DELETE FROM schema_version")
-            connection.execute("INSERT INTO schema_version VALUES (?)", [wanted])
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._commit(create, "create tables and views", {"schema": wanted})
+        self._metadata.prepare()
+        about = {"schema": migrations.SCHEMA_VERSION}
+        self._commit(migrations.migrate, "create tables and views", about)
         self._migrated = True
+
+    def move(self) -> None:
+        """Let a catalog that was copied together with its store know where its data lies now."""
+        self._require()
+        self._metadata.move(self._data.removeprefix("file://"))
 
     def record(self, manifest: Manifest) -> bool:
         """Record a finished stage in runs, artifacts and metrics; False if it is there already."""
         key = [manifest.stage, manifest.digest]
         exists = "SELECT count(*) FROM runs WHERE stage = ? AND digest = ?"
-        if self.path.exists():
+        if self._metadata.exists():
             with self._connect(read_only=True) as connection:
-                self._migrated = _schema_found(connection) == _schema_wanted()
+                self._migrated = _current(connection)
                 if self._migrated and _one(connection, exists, key):
                     return False
         self.migrate()
@@ -148,6 +144,7 @@ class Catalog:
             for table in DATASET_TABLES:
                 connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
                 _insert_dataset(connection, table, name, tables[table])
+            refresh_facts(connection, name)
             version = 1 if latest is None else latest.version + 1
             # the lock makes us the only writer, so the next snapshot is ours
             snapshot = 1 + int(_one(connection, "SELECT id FROM ducklake_current_snapshot('lake')"))
@@ -180,45 +177,61 @@ class Catalog:
                 raise CatalogError(f"no dataset '{dataset}' in the catalog")
             connection.execute("DELETE FROM policy WHERE dataset = ? AND name = ?", [dataset, name])
             connection.execute("INSERT INTO policy VALUES (?, ?, ?)", [dataset, name, value])
+            refresh_facts(connection, dataset)
 
         self._commit(update, f"{dataset}: {name} = {value}", {"dataset": dataset})
 
     def datasets(self) -> list[DatasetVersion]:
         """All dataset versions, oldest first."""
-        if not self.path.exists():
+        if not self._metadata.exists():
             return []
         with self._connect(read_only=True) as connection:
             rows = connection.execute(f"{_VERSIONS} ORDER BY snapshot_id").fetchall()
         return [DatasetVersion(*row) for row in rows]
+
+    def referenced(self) -> frozenset[tuple[str, str]]:
+        """Artifacts (stage, digest) that some dataset version was made from, index included."""
+        if not self.datasets():
+            return frozenset()
+        with self._connect(read_only=True) as connection:
+            return frozenset(connection.execute(_REFERENCED).fetchall())
 
     def query(
         self, sql: str, at: str | int | None = None, timeout: float | None = None
     ) -> pa.Table:
         """Run read-only SQL over the lake, now or as of `at`.
 
-        `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds.
+        `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds. The query
+        can neither write nor reach any file but the lake's.
 
         Raises:
             CatalogError: no catalog yet, no data yet, unknown version, SQL error, or out of time.
         """
-        self._require()
-        snapshot = None if at is None else self._snapshot(at)
-        connection = attach(self.path, self._data, read_only=True, snapshot=snapshot)
+        connection = self.connect(at)
         try:
             self._require_data(connection, sql)
+            confine(connection, self._data)
             return _run(connection, sql, timeout)
         except duckdb.Error as error:
-            raise CatalogError(str(error).strip()) from error
+            raise CatalogError(self._metadata.hide(str(error)).strip()) from error
         finally:
-            connection.close()  # not released: the query may have changed its settings
+            connection.close()
+
+    def connect(self, at: str | int | None = None) -> Connection:
+        """A DuckDB connection of the caller's own with the lake attached read-only as `lake`.
+
+        Raises CatalogError as `query` does.
+        """
+        self._require()
+        snapshot = None if at is None else self.snapshot(at)
+        return attach(self._metadata, self._data, read_only=True, snapshot=snapshot)
 
     def tables(self, at: str | int | None = None) -> list[TableInfo]:
         """Tables and views with comments, row counts and columns."""
         self._require()
-        snapshot = None if at is None else self._snapshot(at)
-        with self._connect(read_only=True, snapshot=snapshot) as connection:
+        with self._connect(True, None if at is None else self.snapshot(at)) as connection:
             columns: dict[str, list[tuple[str, str, str]]] = {}
-            for table, *column in connection.execute(_LAKE_COLUMNS).fetchall():
+            for table, *column in connection.execute(migrations.LAKE_COLUMNS).fetchall():
                 columns.setdefault(table, []).append((column[0], column[1], column[2] or ""))
             found = []
             for name, kind, comment in connection.execute(_LAKE_OBJECTS).fetchall():
@@ -229,7 +242,7 @@ class Catalog:
 
     @contextmanager
     def _connect(self, read_only: bool, snapshot: int | None = None) -> Iterator[Connection]:
-        connection = attach(self.path, self._data, read_only=read_only, snapshot=snapshot)
+        connection = attach(self._metadata, self._data, read_only=read_only, snapshot=snapshot)
         try:
             yield connection
         finally:
@@ -238,7 +251,7 @@ class Catalog:
     def _commit(self, work: Callable[[Connection], T], message: str, about: Mapping[str, Any]) -> T:
         """Run `work` in one transaction under the writers' lock, retried while others write."""
         extra = json.dumps(about, sort_keys=True)
-        with FileLock(f"{self.path}.lock"), self._connect(read_only=False) as connection:
+        with self._metadata.lock(), self._connect(read_only=False) as connection:
             for attempt in range(_RETRIES):
                 try:
                     connection.execute("BEGIN")
@@ -252,7 +265,8 @@ class Catalog:
                 except duckdb.Error as error:
                     _rollback(connection)
                     if not _transient(error) or attempt == _RETRIES - 1:
-                        raise CatalogError(f"cannot commit '{message}': {error}") from error
+                        text = self._metadata.hide(str(error))
+                        raise CatalogError(f"cannot commit '{message}': {text}") from error
                     time.sleep(0.05 * 2**attempt * random.random())
                 except BaseException:
                     _rollback(connection)
@@ -265,12 +279,12 @@ class Catalog:
         if latest is None or latest.dataset_digest != found.dataset_digest:
             raise CatalogError(
                 f"snapshot {found.snapshot_id} does not hold dataset '{found.name}' version "
-                f"{found.version}: something else wrote to {self.path} without its lock"
+                f"{found.version}: something else wrote to {self} without its lock"
             )
 
     def _require(self) -> None:
-        if not self.path.exists():
-            raise CatalogError(f"no catalog at {self.path} yet: run the pipeline first")
+        if not self._metadata.exists():
+            raise CatalogError(f"no catalog at {self} yet: run the pipeline first")
 
     def _require_data(self, connection: Connection, sql: str) -> None:
         """A dataset table without any dataset would answer 0, which looks like an answer."""
@@ -283,7 +297,8 @@ class Catalog:
                 "one (add --force if index is done already)"
             )
 
-    def _snapshot(self, at: str | int) -> int:
+    def snapshot(self, at: str | int) -> int:
+        """The snapshot id that `at` (an id, or NAME@vN) means. Raises CatalogError."""
         text = str(at).strip()
         known = self.datasets()
         if text.isdigit():
@@ -299,7 +314,6 @@ class Catalog:
         raise CatalogError(f"no version '{text}'; dataset versions (snapshots) are: {versions}")
 
 
-_LAKE_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
 _LAKE_OBJECTS = """
     SELECT table_name, 'table', comment FROM duckdb_tables() WHERE database_name = 'lake'
     UNION ALL
@@ -307,25 +321,18 @@ _LAKE_OBJECTS = """
     WHERE database_name = 'lake' AND NOT internal
     ORDER BY 2, 1
 """
-_LAKE_COLUMNS = """
-    SELECT table_name, column_name, data_type, comment FROM duckdb_columns()
-    WHERE database_name = 'lake' AND NOT internal ORDER BY table_name, column_index
-"""
 _VERSIONS = "SELECT name, version, snapshot_id, dataset_digest FROM datasets"
+_REFERENCED = """
+    SELECT i.source.stage, i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)
+    UNION
+    SELECT m.stage, m.digest FROM metrics m JOIN datasets d ON d.dataset_digest = m.text
+    WHERE m.stage = 'index' AND m.name = 'dataset_digest'
+"""
 _COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
-_VERSION_COMMENT = "Which version of tables and views this catalog has."
 
 
-def _schema_wanted() -> str:
-    statements = [sql for name, schema in TABLES.items() for sql in create_table(name, schema)]
-    return hashlib.sha256("\0".join([*statements, views_digest()]).encode()).hexdigest()
-
-
-def _schema_found(connection: Connection) -> str:
-    known = {row[0] for row in connection.execute(_LAKE_TABLES).fetchall()}
-    if "schema_version" not in known:
-        return ""
-    return str(_one(connection, "SELECT max(digest) FROM schema_version"))
+def _current(connection: Connection) -> bool:
+    return migrations.found(connection)[1] == migrations.wanted()
 
 
 def _run(connection: Connection, sql: str, timeout: float | None) -> pa.Table:
@@ -360,7 +367,8 @@ def _insert(connection: Connection, name: str, table: pa.Table) -> None:
 
 
 def _insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
-    columns = ", ".join(f'"{field.name}"' for field in list(DATASET_TABLES[name])[1:])
+    names = DATASET_TABLES[name].names[1:]
+    columns = ", ".join(f'"{column}"' for column in names)
     if isinstance(rows, pa.Table):
         connection.register("incoming", rows)
         source = "incoming"
@@ -368,8 +376,12 @@ def _insert_dataset(connection: Connection, name: str, dataset: str, rows: Table
         source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
     else:
         return
+    # sorted by its key, a table answers for one pair or image from one row group
+    key = next((column for column in ("pair_id", "pixel_id") if column in names), None)
+    order = f" ORDER BY {key}" if key else ""
     connection.execute(
-        f'INSERT INTO "{name}" (dataset, {columns}) SELECT ?, {columns} FROM {source}', [dataset]
+        f'INSERT INTO "{name}" (dataset, {columns}) SELECT ?, {columns} FROM {source}{order}',
+        [dataset],
     )
     if isinstance(rows, pa.Table):
         connection.unregister("incoming")

@@ -12,18 +12,19 @@ import duckdb
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import quote
+from kontext.store.metadata import Metadata
 
 _IDLE: list[duckdb.DuckDBPyConnection] = []  # loading the extensions costs ten times an ATTACH
 _IDLE_LOCK = threading.Lock()
 
 
 def attach(
-    path: Path, data: str, *, read_only: bool, snapshot: int | None = None
+    metadata: Metadata, data: str, *, read_only: bool, snapshot: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection whose current database `lake` is the catalog at `path`.
+    """A DuckDB connection whose current database `lake` is the catalog.
 
     Args:
-        path: SQLite file with the lake's metadata.
+        metadata: where the lake's metadata is.
         data: folder or s3 prefix of its Parquet files, with a closing slash.
         read_only: refuse writes (and do not create anything).
         snapshot: look at this past snapshot; implies `read_only`.
@@ -33,30 +34,43 @@ def attach(
     """
     connection = _loaded()
     try:
-        if data.startswith("s3://"):
-            connection.execute(f"LOAD {quote(str(extension('httpfs')))}")
-            connection.execute(_secret())
-        options = [
-            f"DATA_PATH {quote(data.removeprefix('file://'))}",
-            "META_JOURNAL_MODE 'WAL'",
-            "META_BUSY_TIMEOUT 5000",
-        ]
-        if read_only or snapshot is not None:
-            options.append("READ_ONLY")
-        if snapshot is not None:
-            options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
-        target = quote(f"ducklake:sqlite:{path}")
-        connection.execute(f"ATTACH {target} AS lake ({', '.join(options)})")
-        connection.execute("USE lake")
+        for statement in statements(metadata, data, read_only=read_only, snapshot=snapshot):
+            connection.execute(statement)
         if not (read_only or snapshot is not None):
             connection.execute("CALL lake.set_option('parquet_compression', 'zstd')")
     except duckdb.Error as error:
         connection.close()
-        raise CatalogError(f"cannot open the catalog {path}: {error}") from error
+        text = metadata.hide(str(error)).strip()
+        if "DATA_PATH" in text:
+            text += " (was the store moved or copied? `kontext catalog move` or `rebuild`)"
+        raise CatalogError(f"cannot open the catalog {metadata.label}: {text}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def statements(
+    metadata: Metadata, data: str, *, read_only: bool, snapshot: int | None = None
+) -> list[str]:
+    """The SQL that attaches the lake to any DuckDB connection with `ducklake` loaded."""
+    found = [f"LOAD {quote(str(extension(metadata.extension)))}"]
+    if data.startswith("s3://"):
+        found += [f"LOAD {quote(str(extension('httpfs')))}", _secret()]
+    options = [f"DATA_PATH {quote(data.removeprefix('file://'))}"]
+    options += metadata.options(read_only or snapshot is not None)
+    if snapshot is not None:
+        options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
+    target = quote(f"ducklake:{metadata.target}")
+    return [*found, f"ATTACH {target} AS lake ({', '.join(options)})", "USE lake"]
+
+
+def confine(connection: duckdb.DuckDBPyConnection, data: str) -> None:
+    """From here on the connection reaches the lake's data only, and no setting can be changed."""
+    folder = quote(data.removeprefix("file://"))
+    connection.execute(f"SET allowed_directories = [{folder}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def release(connection: duckdb.DuckDBPyConnection) -> None:
@@ -82,12 +96,16 @@ def _loaded() -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET TimeZone = 'UTC'")
-        for name in ("ducklake", "sqlite_scanner"):
-            connection.execute(f"LOAD {quote(str(extension(name)))}")
+        load(connection, "ducklake")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load an installed extension. Raises CatalogError where its wheel is missing."""
+    connection.execute(f"LOAD {quote(str(extension(name)))}")
 
 
 def extension(name: str) -> Path:
@@ -104,16 +122,19 @@ def extension(name: str) -> Path:
 
 def _secret() -> str:
     """The S3 secret for this connection, from AWS_* (never stored)."""
-    parts = ["TYPE s3"]
     variables = {
         "KEY_ID": "AWS_ACCESS_KEY_ID",
         "SECRET": "AWS_SECRET_ACCESS_KEY",
         "SESSION_TOKEN": "AWS_SESSION_TOKEN",
     }
-    for option, variable in variables.items():
-        if value := os.environ.get(variable):
-            parts.append(f"{option} {quote(value)}")
+    values = {o: quote(os.environ[v]) for o, v in variables.items() if os.environ.get(v)}
+    return secret(values)
+
+
+def secret(values: dict[str, str]) -> str:
+    """CREATE SECRET with these options (SQL expressions) and the region and endpoint of AWS_*."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    parts = ["TYPE s3", *(f"{name} {value}" for name, value in values.items())]
     parts.append(f"REGION {quote(region)}")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:

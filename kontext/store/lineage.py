@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -75,24 +76,27 @@ class Collection:
     artifacts: tuple[Ref, ...]
     objects: tuple[str, ...]  # blobs and abandoned work objects
     bytes: int
+    unfinished: int = 0  # writes that were cut off: temporary files, multipart uploads
 
 
 def collect_garbage(
-    store: ArtifactStore, *, dry_run: bool = True, grace: timedelta = timedelta(days=7)
+    store: ArtifactStore,
+    *,
+    dry_run: bool = True,
+    grace: timedelta = timedelta(days=7),
+    keep: Iterable[Ref] = (),
 ) -> Collection:
-    """Remove artifacts that no tag needs, blobs no artifact needs, and abandoned work objects.
+    """Remove artifacts that nothing needs, blobs no artifact needs, and abandoned work objects.
 
-    An artifact is needed when a tag points at it or at something made from it. Nothing younger
-    than `grace` is touched, so `grace` must exceed the longest stage.
+    An artifact is needed when a tag, `keep` (what the catalog's dataset versions were made from)
+    or an artifact younger than `grace` is it or was made from it. Nothing younger than `grace` is
+    touched, so `grace` must exceed the longest stage.
     """
     limit = datetime.now(UTC) - grace
     manifests = {(m.stage, m.digest): m for m in store.list()}
-    needed = ancestors(manifests, set(store.tags().values()))
-    dead = [
-        ref
-        for ref, m in manifests.items()
-        if ref not in needed and datetime.fromisoformat(m.created_at) < limit
-    ]
+    young = {r for r, m in manifests.items() if datetime.fromisoformat(m.created_at) >= limit}
+    needed = ancestors(manifests, {*store.tags().values(), *keep, *young})
+    dead = [ref for ref in manifests if ref not in needed]
     kept = [m for ref, m in manifests.items() if ref not in set(dead)]
     used = {blob_key(file.sha256) for m in kept for file in m.files}
     work = [i for i in store.objects.list_info("runs/") if "/work/" in i.key]
@@ -103,4 +107,6 @@ def collect_garbage(
             store.objects.delete(run_prefix(stage, digest) + "manifest.json")
         for info in old:
             store.objects.delete(info.key)
-    return Collection(tuple(dead), tuple(i.key for i in old), sum(i.size for i in old))
+    unfinished = store.objects.clear_unfinished(limit, dry_run=dry_run)
+    size = sum(i.size for i in old)
+    return Collection(tuple(dead), tuple(i.key for i in old), size, unfinished)

@@ -88,6 +88,16 @@ class LocalStore(ObjectStore):
             except OSError:  # not empty, or already gone
                 break
 
+    def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
+        old = [
+            path
+            for path in self._temporary.iterdir()
+            if path.suffix != ".lock" and path.stat().st_mtime < before.timestamp()
+        ]
+        for path in () if dry_run else old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
     def local_path(self, key: str) -> Path | None:
         path = self._path(key)
         return path if path.is_file() else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,20 @@ class ObjectStore(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; removing nothing is fine."""
 
+    def stream(
+        self, key: str, start: int = 0, length: int | None = None, part: int = 8 << 20
+    ) -> Iterator[bytes]:
+        """The bytes `get` would give, at most `part` at a time, so that memory stays flat."""
+        end = self.size(key)
+        if length is not None:
+            end = min(end, start + length)
+        for offset in range(start, end, part):
+            yield self.get(key, offset, min(part, end - offset))
+
+    def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
+        """Discard writes that were cut off before that time; how many there are (UTC)."""
+        return 0
+
     def local_path(self, key: str) -> Path | None:
         """Where the object lies on this disk (read only), if it does."""
         return None
@@ -109,7 +124,8 @@ def open_store(url: str) -> ObjectStore:
     """Open `file://folder` (a plain path is fine) or `s3://bucket/prefix`.
 
     S3 takes endpoint, region and credentials from AWS_* variables and creates a missing bucket if
-    it may.
+    it may. A server without conditional puts is refused, unless the URL ends in
+    `?writers=one-host`: then a lock of this machine stands in for them.
 
     Raises:
         StoreError: unknown scheme, unusable folder, wrong credentials, bucket or endpoint.
@@ -124,9 +140,17 @@ def open_store(url: str) -> ObjectStore:
     if scheme == "s3":
         from kontext.store.s3 import S3Store
 
-        bucket, _, prefix = rest.partition("/")
-        return S3Store(bucket, prefix.strip("/"))
+        place, _, option = rest.partition("?")
+        if option not in ("", "writers=one-host"):
+            raise StoreError(f"store '{url}': unknown option '{option}' (writers=one-host)")
+        bucket, _, prefix = place.partition("/")
+        return S3Store(bucket, prefix.strip("/"), one_host=bool(option))
     raise StoreError(f"store '{url}': unknown scheme '{scheme}' (file:// and s3:// are known)")
+
+
+def folder_url(url: str, folder: str) -> str:
+    """The URL of a folder in a store, with a closing slash and without the store's options."""
+    return f"{url.partition('?')[0].rstrip('/')}/{folder}/"
 
 
 def check_key(key: str) -> str:
@@ -158,6 +182,7 @@ __all__ = [
     "ObjectNotFound",
     "ObjectStore",
     "check_key",
+    "folder_url",
     "fsync_folder",
     "open_store",
     "sha256_file",

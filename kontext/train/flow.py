@@ -18,6 +18,7 @@ from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World, whole
+from kontext.train.clock import waiting
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
@@ -139,7 +140,8 @@ class FlowMethod:
         """The batch with some instructions replaced by the encoded empty prompt."""
         dropped = torch.rand(len(pairs), generator=draw) < self.config.text_dropout
         text = torch.where(dropped, self.data.empty_text, self.data.text[pairs])
-        return gather(self.data, pairs, text)
+        with waiting():
+            return gather(self.data, pairs, text)
 
     def _loss(
         self, batch: Batch, noise: torch.Generator, times: torch.Generator, rows: range

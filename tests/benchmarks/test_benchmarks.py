@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import context_cache, full_size, timing, transformer
+from benchmarks import context_cache, full_size, tiling, timing, transformer
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.flops import Tokens, saving
 from schemas.recipes import TransformerShape
@@ -102,3 +102,20 @@ def test_cached_edits_are_uncached_edits() -> None:
 def test_without_a_large_card_full_size_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert full_size.main([]) == 1
     assert "at least 80 GB" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory needs Linux")
+def test_our_tiles_are_the_whole_picture_and_blended_tiles_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiling.main(["--side", "64", "--tile", "32", "--width", "8"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "max" in line]
+    largest = {
+        name: float(line.split("max")[1].split()[0])
+        for line in lines
+        for name in ("one piece", "our tiles", "diffusers")
+        if name in line
+    }
+    assert largest["one piece"] == 0
+    assert largest["our tiles"] <= 1
+    assert largest["diffusers"] > 1

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.tiling import Tiling
 from kontext.models.transformer import FluxTransformer
 from kontext.safety.canaries import canary_png
 from kontext.sample.editor import Editor
@@ -204,15 +205,18 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_several_seeds_a_reference_and_a_mask(folder: Path, tmp_path: Path) -> None:
+def test_several_seeds_a_reference_and_a_mask(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kontext.sample.editor.Tiling", lambda: Tiling(side=32))
     more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
-    more += ["--reference", str(folder / "cmyk.jpg"), "--json"]
+    more += ["--reference", str(folder / "cmyk.jpg"), "--json", "--tile-above", "4095"]
     output = tmp_path / "out.png"
     result = CliRunner().invoke(cli.app, _arguments(folder, "photo.png", output, *more))
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert [row["output"] for row in said] == [str(tmp_path / f"out-{n}.png") for n in (1, 2)]
-    assert [(row["references"], row["masked"]) for row in said] == [(1, True)] * 2
+    assert [(row["references"], row["masked"], row["tile"]) for row in said] == [(1, True, 32)] * 2
     before = np.asarray(Image.open(folder / "photo.png").convert("RGB"))
     inside = np.asarray(Image.open(folder / "mask.png")) > 127
     after = [np.asarray(Image.open(row["output"])) for row in said]

@@ -12,6 +12,7 @@ import torch
 
 from kontext.errors import KontextError, WeightsError
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.tiling import Tiling
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
 from kontext.sample.editor import Edit, Editor
@@ -207,3 +208,21 @@ def test_loading_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_large_images_are_coded_in_tiles_that_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model_folder(tmp_path, *networks(), SETTINGS)
+    # in bf16 both ways are as far from fp32 as from each other
+    made = Editor(load_model_folder(tmp_path), Letters(), autocast=False)
+    whole = made.edit([photo()], "a b")
+    assert made.tile(photo()) == 0
+    made.tile_above = 1023  # the model's square has 32 x 32
+    monkeypatch.setattr("kontext.sample.editor.Tiling", lambda: Tiling(side=16))
+    with caplog.at_level("INFO", logger="kontext"):
+        tiled = made.edit([photo()], "a b")
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
+    assert "32 x 32: decoded in tiles of 16 pixels" in caplog.text
+    assert made.tile(photo()) == 16
+    assert made.provenance("a b", 0, tile=16).tile == 16

@@ -34,6 +34,7 @@ from schemas.tables import (
 )
 from tests.stages.stage_harness import Harness, rows_table
 
+SPLIT_NAMES = ("train", "val", "test")
 SIDE = 64  # smaller images leave EfficientNet-Lite0 a single position
 CANARY_HASH = "ca9a" * 16  # stands for an id that must never reach a report
 
@@ -162,7 +163,7 @@ def _shard(
     folder: Path,
 ) -> None:
     shards = ShardSet()
-    for split in ("train", "test"):
+    for split in [name for name in SPLIT_NAMES if any(row["split"] == name for row in rows)]:
         samples = [
             ShardSample(
                 str(row["pair_id"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kontext.data.sources.iconify import available, node_modules
+from kontext.data.sources.iconify import available
 from schemas.recipes import EmojiSource, IngestConfig, MeteoconsSource, OpenMojiWheelSource, Source
 
 # One set has fewer drawings of a concept than eight, so it gives more concepts.
@@ -43,9 +43,9 @@ def resolve(config: IngestConfig) -> Resolved:
                 )
             )
             notes.append(
-                f"npm's images are not installed ({node_modules() / '@iconify-json'}): the emoji "
-                f"of {len(source.sets)} icon sets are replaced by OpenMoji from pip, in the three "
-                "styles its layers give; styles of other sets cannot be mined"
+                f"npm's images are not installed: the emoji of {len(source.sets)} icon sets are "
+                "replaced by OpenMoji from pip, in the three styles its layers give; styles of "
+                "other sets cannot be mined"
             )
         elif isinstance(source, MeteoconsSource):
             notes.append(

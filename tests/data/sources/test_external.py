@@ -37,12 +37,22 @@ def test_it_changes_with_a_folders_files_and_with_a_hash_list(tmp_path: Path) ->
     assert fingerprint(config) == seen[-1]
 
 
-def test_a_rewrite_with_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what was written just now count as old enough to be trusted by its times."""
+    later = time.time_ns() + 10 * external._SETTLED_NS
+    monkeypatch.setattr(external.time, "time_ns", lambda: later)
+
+
+def test_a_rewrite_with_the_same_size_and_time_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
     picture = tmp_path / "pictures/a.png"
     picture.write_bytes(b"one")
     os.utime(picture, (OLD, OLD))
+    settle(monkeypatch)
     before = fingerprint(config, home)
+    time.sleep(0.05)  # longer than the file system's tick
     picture.write_bytes(b"two")
     os.utime(picture, (OLD, OLD))
     assert fingerprint(config, home) != before
@@ -63,8 +73,7 @@ def test_a_settled_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
     (tmp_path / "pictures/a.png").write_bytes(b"one")
     fingerprint(config, home)  # too fresh to be trusted by its times alone
-    later = time.time_ns() + 10 * external._SETTLED_NS
-    monkeypatch.setattr(external.time, "time_ns", lambda: later)
+    settle(monkeypatch)
     before = fingerprint(config, home)
     reads: list[object] = []
     real = external.hashlib.file_digest

@@ -1,0 +1,216 @@
+"""Convolutions over an image too large for them in one piece: tile by tile, and exactly.
+
+Two things make tiles differ from the whole. A tile's border lacks its neighbours: every tile is
+computed with a halo as wide as the receptive field, which is cut off again. And GroupNorm's mean
+and variance are those of the whole image: a pass over the tiles runs up to the first norm whose
+statistics are not known yet and pools them, the next pass runs to the norm after that, and the last
+one, with all of them known, to the end. So the result is the whole image's own, up to rounding.
+
+The price is computing early layers again in later passes; the gain is that one tile's activations
+are alive at a time, and that there is no seam. Overlapping tiles that are blended (diffusers'
+`enable_tiling`) take one pass and keep each tile's own statistics and attention, which shows as
+patches of another tone. `benchmarks/tiling.py` measures both.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+_log = logging.getLogger("kontext")
+
+Moments = tuple[Tensor, Tensor]  # mean and variance, float64 [B, groups] each
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How to cut.
+
+    side: of a tile without its halo, in pixels of each stage's finer resolution. At 256, FLUX.1's
+        widest stage has 128 MiB an activation in fp32.
+    """
+
+    side: int = 256
+
+
+class Norm(nn.GroupNorm):
+    """GroupNorm that can be given its statistics, for tiles of one image."""
+
+    statistics: Callable[[Norm, Tensor], Moments] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.statistics is None:
+            return super().forward(x)
+        mean, variance = self.statistics(self, x)
+        each = self.num_channels // self.num_groups
+        mean, std = (
+            m.repeat_interleave(each, 1) for m in (mean, (variance + self.eps).sqrt())
+        )  # [B, C]
+        scale = self.weight / std
+        shift = self.bias - mean * scale
+        scale, shift = (m[..., None, None].to(self.weight.dtype) for m in (scale, shift))
+        return x * scale + shift
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A tile along one side, in cells: [start, stop) with its halo, [first, last) without."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def whole(self, unit: int) -> slice:
+        return slice(self.start * unit, self.stop * unit)
+
+    def core(self, unit: int) -> slice:
+        return slice(self.first * unit, self.last * unit)
+
+    def inner(self, size: int) -> slice:
+        """The core inside a tensor of `size` that covers the tile, at either resolution."""
+        unit = size // (self.stop - self.start)
+        return slice((self.first - self.start) * unit, (self.last - self.start) * unit)
+
+
+_Tile = tuple[_Span, _Span]
+
+
+def _spans(length: int, core: int, halo: int) -> list[_Span]:
+    """Cores of nearly equal length, at most `core`."""
+    count = math.ceil(length / core)
+    edges = [i * length // count for i in range(count + 1)]
+    return [
+        _Span(max(0, first - halo), min(length, last + halo), first, last)
+        for first, last in pairwise(edges)
+    ]
+
+
+class _Measured(Exception):
+    """The tile has come to a norm whose statistics this pass collects."""
+
+
+@dataclass
+class _Pool:
+    """GroupNorm statistics over all tiles: those known, and the one this pass collects."""
+
+    known: dict[Norm, Moments] = field(default_factory=dict)
+    parts: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    norm: Norm | None = None
+    tile: _Tile | None = None
+
+    def __call__(self, norm: Norm, x: Tensor) -> Moments:
+        if norm in self.known:
+            return self.known[norm]
+        assert self.tile is not None
+        rows, columns = (s.inner(n) for s, n in zip(self.tile, x.shape[-2:], strict=True))
+        core = x[:, :, rows, columns].reshape(len(x), norm.num_groups, -1).float()
+        variance, mean = torch.var_mean(core, 2, correction=0)
+        self.parts.append((core.shape[2], mean.double(), variance.double()))
+        self.norm = norm
+        raise _Measured
+
+    def settle(self) -> bool:
+        """Pool what the pass collected. False: there was nothing left to collect."""
+        if self.norm is None:
+            return False
+        counts, means, variances = zip(*self.parts, strict=True)
+        share = torch.tensor(counts, dtype=torch.float64, device=means[0].device)
+        share = (share / share.sum())[:, None, None]
+        each = torch.stack(means)
+        mean = (share * each).sum(0)
+        variance = (share * (torch.stack(variances) + (each - mean).square())).sum(0)
+        self.known[self.norm] = (mean, variance)
+        self.norm, self.parts = None, []
+        return True
+
+
+@contextmanager
+def _sharing(module: nn.Module, pool: _Pool) -> Iterator[None]:
+    norms = [m for m in module.modules() if isinstance(m, Norm)]
+    try:
+        for norm in norms:
+            norm.statistics = pool
+        yield
+    finally:
+        for norm in norms:
+            norm.statistics = None
+
+
+@torch.no_grad()
+def in_tiles(
+    module: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    units: tuple[int, int],
+    halo: int,
+    tiling: Tiling,
+) -> Tensor:
+    """`run(x)`, convolutions and `Norm`s of `module` and pointwise operations, tile by tile.
+
+    Not for two threads with one module at the same time.
+
+    Args:
+        x: [B, C, H, W]; the sides are multiples of the first unit.
+        units: pixels of a cell along one side, in `x` and in the result; a cell is a pixel of the
+            coarser of the two.
+        halo: the receptive field beyond a cell, in cells.
+
+    Returns:
+        [B, C', H * out / in, W * out / in], without gradients.
+
+    Raises:
+        ValueError: sides that are not whole cells, or no tile at all.
+    """
+    before = units[0]
+    height, width = x.shape[-2:]
+    if height % before or width % before:
+        raise ValueError(f"{width} x {height} pixels are not whole cells of {before} x {before}")
+    if tiling.side < max(units):
+        raise ValueError(f"a tile has at least {max(units)} pixels a side, not {tiling.side}")
+    core = tiling.side // max(units)
+    rows, columns = (_spans(side // before, core, halo) for side in (height, width))
+    tiles = [(row, column) for row in rows for column in columns]
+    if len(tiles) == 1:
+        return run(x)
+    pool = _Pool()
+    with _sharing(module, pool):
+        while True:
+            out = _one_pass(run, x, tiles, units, pool)
+            if not pool.settle():
+                break
+    assert out is not None
+    _log.debug("%d x %d in %d tiles, %d norms", width, height, len(tiles), len(pool.known))
+    return out
+
+
+def _one_pass(
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tiles: Sequence[_Tile],
+    units: tuple[int, int],
+    pool: _Pool,
+) -> Tensor | None:
+    """The result; or None where every tile ended at a norm."""
+    before, after = units
+    out: Tensor | None = None
+    for row, column in tiles:
+        pool.tile = (row, column)
+        try:
+            made = run(x[:, :, row.whole(before), column.whole(before)])
+        except _Measured:
+            continue
+        if out is None:
+            sides = (side // before * after for side in x.shape[-2:])
+            out = made.new_empty((*made.shape[:2], *sides))
+        inner = made[:, :, row.inner(made.shape[2]), column.inner(made.shape[3])]
+        out[:, :, row.core(after), column.core(after)] = inner
+    return out

@@ -1,0 +1,171 @@
+"""Making things again from their manifests: one artifact, to compare bytes, or the whole catalog.
+
+A manifest holds its stage's resolved recipe section and its inputs' digests, so the manifests of a
+store are enough to repeat every stage, wherever the store has been copied to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kontext.errors import ArtifactError
+from kontext.safety.ledger import Ledger
+from kontext.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext
+from kontext.stages import STAGES
+from kontext.store.artifacts import ArtifactStore, ArtifactWriter
+from kontext.store.catalog import Catalog
+from kontext.store.code import code_digest
+from kontext.store.lineage import ancestors
+from kontext.store.objects import ObjectStore, open_store
+from kontext.store.transfer import Transfer, copy_artifacts
+from kontext.store.work import map_chunks
+from schemas.manifest import Manifest
+from schemas.recipes import Recipe
+
+_LOG = logging.getLogger("kontext.remake")
+
+
+@dataclass(frozen=True)
+class Remade:
+    """An artifact that was made again, beside the one in the store."""
+
+    ref: str  # stage/digest
+    files: int
+    different: tuple[str, ...]  # files whose bytes are not the stored ones, or exist on one side
+    code_changed: bool  # today's code is not the code that made it
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A catalog that was written again."""
+
+    runs: int
+    datasets: tuple[str, ...]  # name@vN
+    different: tuple[str, ...]  # index artifacts whose dataset does not have the recorded digest
+
+
+def recipe_of(manifests: Sequence[Manifest]) -> Recipe:
+    """The recipe these artifacts were made with; sections of stages not among them are defaults."""
+    sections: dict[str, Any] = {}
+    for manifest in manifests:
+        if manifest.stage not in STAGES:
+            raise ArtifactError(f"no stage '{manifest.stage}' in this version of kontext")
+        fields = set(type(getattr(Recipe(), STAGES[manifest.stage].section)).model_fields)
+        found = {key: value for key, value in manifest.config.items() if key in fields}
+        sections[STAGES[manifest.stage].section] = found
+    name = manifests[-1].recipe if manifests else "demo"
+    return Recipe.model_validate({**sections, "name": name})
+
+
+def remake(store: ArtifactStore, ref: str, home: Path) -> Remade:
+    """Run an artifact's stage again on its stored inputs, apart from the store, and compare bytes.
+
+    Raises ArtifactError for an unknown reference, a missing input, or `index` (whose output is the
+    catalog: see `rebuild_catalog`), and whatever the stage itself refuses.
+    """
+    manifest = store.show(ref).manifest
+    if manifest.stage == "index":
+        raise ArtifactError("index writes the catalog: `kontext catalog rebuild` makes that again")
+    with tempfile.TemporaryDirectory(prefix="remake-", dir=_folder(home)) as temporary:
+        apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
+        writer = _run(store, manifest, apart, home, Path(temporary, "scratch"))
+    stored = {file.name: file.sha256 for file in manifest.files}
+    made = {name: file.sha256 for name, file in writer.files.items()}
+    names = sorted(set(stored) | set(made))
+    different = tuple(name for name in names if stored.get(name) != made.get(name))
+    changed = manifest.code_digest != code_digest(STAGES[manifest.stage].code)
+    return Remade(f"{manifest.stage}/{manifest.digest}", len(names), different, changed)
+
+
+def rebuild_catalog(store: ArtifactStore, catalog: Catalog, home: Path) -> Rebuilt:
+    """Write a catalog from the manifests alone: runs, artifacts, metrics and dataset versions.
+
+    Thresholds that were changed by hand are not in any manifest; the policy's own come back.
+    Raises ArtifactError where the catalog holds datasets already.
+    """
+    if catalog.datasets():
+        raise ArtifactError(f"the catalog {catalog} holds datasets: rebuild into an empty one")
+    manifests = store.list()
+    runs = sum(catalog.record(manifest) for manifest in manifests)
+    datasets: list[str] = []
+    different: list[str] = []
+    for manifest in manifests:
+        if manifest.stage != "index":
+            continue
+        with tempfile.TemporaryDirectory(prefix="rebuild-", dir=_folder(home)) as temporary:
+            apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
+            writer = _run(store, manifest, apart, home, Path(temporary), str(catalog.path))
+            found = json.loads(apart.blob_path(writer.files["index.json"]).read_bytes())
+        if found["dataset_digest"] != manifest.metrics["dataset_digest"]:
+            different.append(f"index/{manifest.digest}")
+        datasets.append(f"{found['dataset']}@v{found['version']}")
+    return Rebuilt(runs, tuple(dict.fromkeys(datasets)), tuple(different))
+
+
+def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | None) -> Transfer:
+    """Copy artifacts into a store and enter their safety decisions into its ledger."""
+    ledger = Ledger(target.objects)
+
+    def enter(manifest: Manifest) -> None:
+        for file in manifest.files:
+            if file.name == "decisions.parquet":  # as the engine does: before the manifest
+                path = source.blob_path(file)
+                ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
+
+    return copy_artifacts(source, target, ref, before_manifest=enter)
+
+
+def _run(
+    store: ArtifactStore,
+    manifest: Manifest,
+    apart: ArtifactStore,
+    home: Path,
+    scratch: Path,
+    catalog: str = "",
+) -> ArtifactWriter:
+    """The stage's output on its stored inputs, written to `apart`."""
+    all_of = {(m.stage, m.digest): m for m in store.list()}
+    closure = ancestors(all_of, {(manifest.stage, manifest.digest)})
+    recipe = recipe_of([m for key, m in all_of.items() if key in closure])
+    stage: Stage = STAGES[manifest.stage]
+    scratch.mkdir(parents=True, exist_ok=True)
+    writer = apart.writer(manifest.stage, manifest.digest)
+    log = logging.getLogger(f"kontext.stages.{manifest.stage}")
+    module: Any = importlib.import_module(stage.module)
+    module.run(
+        StageContext(
+            recipe=recipe,
+            config=getattr(recipe, stage.section),
+            digest=manifest.digest,
+            inputs={name: store.open(name, digest) for name, digest in manifest.inputs.items()},
+            output=writer,
+            map_chunks=_chunk_map(apart.objects),
+            scratch=scratch,
+            home=home,
+            store_url=store.objects.url,
+            report=LogReporter(_LOG),
+            catalog=catalog,
+            log=log,
+        )
+    )
+    return writer
+
+
+def _chunk_map(objects: ObjectStore) -> ChunkMap:
+    def run(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
+        return map_chunks(work, chunks, processes, objects=objects, prefix="runs/remade/work")
+
+    return run
+
+
+def _folder(home: Path) -> Path:
+    folder = home / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

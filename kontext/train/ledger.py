@@ -1,0 +1,111 @@
+"""The numerics ledger: what the numbers of a run mean, as lines that two runs can compare.
+
+Weights carry no trace of the timestep shift, the eps or the codec they were trained with, and a
+mismatch shows only as worse pictures. So every stage that makes or uses weights measures these
+lines on what it has loaded, writes them beside its result, and stops where they are not those of
+the stage before, or of the checkpoint it resumes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from kontext.errors import NumericsError
+from kontext.models.heads import EPS
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import active_kernel
+from kontext.train.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
+
+Ledger = dict[str, str]
+
+# Lines about how the products are computed, not about what they mean: a device's own.
+ARITHMETIC = ("device", "dtype: codec products", "dtype: products", "kernel: attention")
+ABSENT = "absent"
+
+
+def transformer_ledger(
+    model: FluxTransformer, target_tokens: int, products: torch.dtype, device: torch.device
+) -> Ledger:
+    """The lines of a transformer that trains on, or draws, targets of `target_tokens` tokens.
+
+    Args:
+        products: what its matrix products are computed in.
+    """
+    lengths = sorted({target_tokens, BASE_TOKENS, MAX_TOKENS})
+    return {
+        **{f"shift: mu at {n} target tokens": f"{shift_mu(n):.6f}" for n in lengths},
+        "eps: transformer norms": f"{EPS:g}",
+        "guidance: mode": "embedded" if model.shape.guidance_embed else "classifier-free",
+        "context: mode": "cached" if model.shape.cached_context else "joint",
+        "dtype: weights": _names(p.dtype for p in model.parameters()),
+        "dtype: products": _name(products),
+        "kernel: attention": active_kernel(device),
+        "device": device.type,
+    }
+
+
+def codec_ledger(model: nn.Module, products: torch.dtype, device: torch.device) -> Ledger:
+    """The lines of an autoencoder."""
+    eps = {m.eps for m in model.modules() if isinstance(m, nn.GroupNorm)}
+    return {
+        "eps: codec norms": ", ".join(f"{value:g}" for value in sorted(eps)),
+        "dtype: codec weights": _names(p.dtype for p in model.parameters()),
+        "dtype: codec products": _name(products),
+        "device": device.type,
+    }
+
+
+def optimizer_ledger(optimizers: Mapping[str, Optimizer]) -> Ledger:
+    """The eps of every optimiser, under its name."""
+    return {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
+
+
+def meaning(ledger: Mapping[str, str]) -> Ledger:
+    """The ledger without `ARITHMETIC`, for who computes nothing or computes elsewhere."""
+    return {name: value for name, value in ledger.items() if name not in ARITHMETIC}
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """One line for every entry that is not the same in both, `name: one -> other`."""
+    return [
+        f"{name}: {one.get(name, ABSENT)} -> {other.get(name, ABSENT)}"
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    ]
+
+
+def compare(one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str) -> None:
+    """Stop where two ledgers differ.
+
+    Raises:
+        NumericsError: with one line per difference.
+    """
+    lines = differences(one, other)
+    if lines:
+        heading = f"the numerics of {whose} are not those of {others}:"
+        raise NumericsError("\n  ".join([heading, *lines]), tuple(lines))
+
+
+def compare_shared(
+    one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str
+) -> None:
+    """`compare` over the entries that both have: two stages do not do the same things."""
+    shared = one.keys() & other.keys()
+    compare(
+        {name: one[name] for name in shared},
+        {name: other[name] for name in shared},
+        whose,
+        others,
+    )
+
+
+def _names(dtypes: Iterable[torch.dtype]) -> str:
+    return ", ".join(sorted({_name(dtype) for dtype in dtypes}))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

