@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows import cli
 from kontext.errors import ArtifactError
 from kontext.remake import import_artifacts, rebuild_catalog, remake
 from kontext.safety.ledger import Ledger
@@ -33,7 +36,11 @@ def made(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifac
 
 @pytest.mark.parametrize("kind", ["file", pytest.param("s3", marks=pytest.mark.s3)])
 def test_a_copy_verifies_answers_and_can_be_made_again(
-    kind: str, made: ArtifactStore, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str,
+    made: ArtifactStore,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home = tmp_path / "new-home"
     home.mkdir()
@@ -48,8 +55,10 @@ def test_a_copy_verifies_answers_and_can_be_made_again(
     assert Ledger(copy.objects).verify().problems == ()
 
     catalog = Catalog(home / "catalog.sqlite", copy.objects.url)
-    rebuilt = rebuild_catalog(copy, catalog, home)
-    assert rebuilt.datasets == ("ci@v1", "ci@v2") and rebuilt.different == ()
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    command = ["catalog", "rebuild", "--json", "--store", copy.objects.url]
+    rebuilt = json.loads(CliRunner().invoke(cli.app, command).stdout)
+    assert rebuilt == {"runs": 11, "datasets": ["ci@v1", "ci@v2"], "different": []}
     count = "select count(*) as n from pairs"
     assert catalog.query(count)["n"].to_pylist() == [9]
     assert catalog.query(count, at="ci@v1")["n"].to_pylist() == [6]
