@@ -273,7 +273,7 @@ class FinetuneConfig(Section):
         guidance_embed=False,
     )
     t2i_steps: int = Field(120, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(1080, title="Phase two: joint T2I and I2I", ge=1)
+    joint_steps: int = Field(1500, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
     optimizer: Literal["adamw", "muon"] = "muon"
