@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -245,6 +245,7 @@ class AutoencoderConfig(Section):
 class EncodeConfig(Section):
     text_length: int = Field(20, title="Text tokens", ge=4, le=512)
     batch: int = 128
+    shard_rows: int = Field(4096, title="Encoded rows per shard", ge=1)
     seed: int = 0
 
 
@@ -260,6 +261,43 @@ class ParallelConfig(Section):
     prefetch: int = Field(1, title="FSDP: blocks gathered ahead of the one that computes", ge=0)
 
 
+class LaunchConfig(Section):
+    """Which processes train, and what becomes of a run when one of them dies or hangs."""
+
+    launcher: Literal["in-process", "torchrun", "ray"] = Field(
+        "in-process", title="Start ranks: none beside this process, on this machine, on a cluster"
+    )
+    ranks: int = Field(1, title="Ranks that train together (0: one per device)", ge=0)
+    replicas: int = Field(1, title="HSDP: groups of ranks with a copy of the model each", ge=1)
+    max_restarts: int = Field(3, title="Times all ranks start again after one died", ge=0)
+    stall_seconds: float = Field(
+        0.0, title="End a run that makes no step for so long (0: never)", ge=0
+    )
+    checkpoints: Literal["scratch", "store"] = Field(
+        "scratch", title="Keep checkpoints on this machine, or in the store"
+    )
+    keep: int = Field(2, title="Finished checkpoints kept", ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LaunchConfig:
+        if self.launcher == "in-process" and (self.ranks > 1 or self.replicas > 1):
+            raise ValueError("more than one rank needs launcher=torchrun or launcher=ray")
+        return self
+
+
+class GuidanceConfig(Section):
+    """Guidance distillation: the guided velocity in one pass, told the guidance (FLUX.1 [dev])."""
+
+    steps: int = Field(0, title="Steps of guidance distillation after training (0: none)", ge=0)
+    low: float = Field(1.0, title="Least guidance", ge=0)
+    high: float = Field(5.0, title="Most guidance", ge=0)
+    batch: int = Field(48, ge=1)
+    lr: float = 2e-4
+    warmup: int = 10
+    clip: float = 1.0
+    ema_decay: float = 0.99
+
+
 class FinetuneConfig(Section):
     shape: TransformerShape = TransformerShape(
         in_channels=64,
@@ -272,6 +310,8 @@ class FinetuneConfig(Section):
         axes_dim=(16, 24, 24),
         guidance_embed=False,
     )
+    init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
+    lora_rank: int = Field(0, title="Train adapters of this rank only (0: all weights)", ge=0)
     t2i_steps: int = Field(120, title="Phase one: text-to-image from scratch", ge=0)
     joint_steps: int = Field(1500, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
@@ -281,13 +321,36 @@ class FinetuneConfig(Section):
     warmup: int = 50
     weight_decay: float = 0.01
     clip: float = 1.0
-    text_dropout: float = Field(0.1, title="CFG dropout of the instruction", ge=0, lt=1)
+    text_dropout: float = Field(0.1, title="CFG dropout of the instruction alone", ge=0, lt=1)
+    image_dropout: float = Field(0.0, title="CFG dropout of the context image alone", ge=0, lt=1)
+    both_dropout: float = Field(0.0, title="CFG dropout of both at once", ge=0, lt=1)
+    mask_weight: float = Field(
+        0.0, title="Extra loss weight of tokens that the edit changes (0: none)", ge=0
+    )
+    magnitude_balance: float = Field(
+        0.0, title="Draw small and large edits alike: 0 as they come, 1 evenly", ge=0, le=1
+    )
+    guidance_told: tuple[float, float] = Field(
+        (1.0, 1.0), title="Guidance that a model with an embedding is told, from and to"
+    )
+    guidance_distill: GuidanceConfig = GuidanceConfig()
     ema_decay: float = 0.995
     category_weights: dict[str, float] = Field(default_factory=dict)
     parallel: ParallelConfig = ParallelConfig()
+    launch: LaunchConfig = LaunchConfig()
     guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 200
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _adapters(self) -> FinetuneConfig:
+        if self.lora_rank and not self.init:
+            raise ValueError("lora_rank trains adapters beside given weights: set init too")
+        if self.lora_rank and self.optimizer != "adamw":
+            raise ValueError(
+                "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"
+            )
+        return self
 
 
 class DistillConfig(Section):
@@ -308,6 +371,12 @@ class DistillConfig(Section):
     negative_weight: float = Field(0.5, title="Weight of wrong-condition fakes", ge=0)
     anchor_weight: float = Field(1.0, title="Weight of the distance to the teacher's edit", ge=0)
     clip: float = 1.0
+    heads_floor: float = Field(
+        0.0, title="Accuracy below which the heads learn twice a step (0: never)", ge=0, le=1
+    )
+    heads_ceiling: float = Field(
+        1.0, title="Accuracy above which the heads pause (1: never)", ge=0, le=1
+    )
     ema_decay: float = 0.98
     same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the teacher's")
     guard: GuardConfig = GuardConfig()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kontext.data.banks import Bank, read_bank
 from kontext.data.loader import PairSet
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
@@ -36,13 +36,19 @@ ENCODED_PAIRS = pa.schema(
 
 
 @dataclass(frozen=True)
-class TextBank:
+class TextStates:
     """K unique texts encoded: tokens [K, L, D], mask [K, L], pooled [K, P], fp16."""
 
     texts: list[str]
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+
+    def bank(self, encoder: str) -> Bank:
+        """These states to be stored, keyed by the sha256 of each text."""
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in self.texts]
+        tensors = {"tokens": self.tokens, "mask": self.mask, "pooled": self.pooled}
+        return Bank(keys, encoder, tensors, self.texts)
 
 
 @torch.no_grad()
@@ -59,11 +65,11 @@ def encode_images(
     return torch.cat(out)
 
 
-def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> TextBank:
+def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> TextStates:
     """Encode the unique texts, the empty prompt always first."""
     unique = [EMPTY_PROMPT, *sorted(set(texts) - {EMPTY_PROMPT})]
     tokens, mask, pooled = encoder.encode(unique, length)
-    return TextBank(unique, tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
+    return TextStates(unique, tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
 
 
 def pair_rows(
@@ -84,17 +90,6 @@ def pair_rows(
     ]
 
 
-def save_banks(folder: Path, latents: Tensor, texts: TextBank) -> tuple[Path, Path]:
-    """Write `latents.safetensors` and `text.safetensors`; returns their paths."""
-    image_path, text_path = folder / "latents.safetensors", folder / "text.safetensors"
-    save_file({"latents": latents.contiguous()}, image_path)
-    save_file(
-        {"tokens": texts.tokens, "mask": texts.mask, "pooled": texts.pooled},
-        text_path,
-    )
-    return image_path, text_path
-
-
 def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> PairTensors:
     """The pairs of one split as tensors.
 
@@ -105,8 +100,8 @@ def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> Pai
     rows = [row for row in table.to_pylist() if row["split"] == split]
     if not rows:
         raise WeightsError(f"the encoded dataset has no '{split}' pairs")
-    latents = load_file(encoded.path("latents.safetensors"))["latents"].float()
-    text = load_file(encoded.path("text.safetensors"))
+    latents = read_bank(encoded, "latents").tensors["latents"].float()
+    text = read_bank(encoded, "texts").tensors
     index = {name: i for i, name in enumerate(RELATION_CLASSES)}
 
     def column(name: str) -> Tensor:

@@ -8,13 +8,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from kontext.data.banks import Bank, write_bank
 from kontext.data.latents import (
     ENCODED_PAIRS,
-    TextBank,
+    TextStates,
     encode_images,
     encode_texts,
     pair_rows,
-    save_banks,
 )
 from kontext.data.loader import load_split
 from kontext.evaluate.models import load_autoencoder
@@ -66,21 +66,26 @@ def run(ctx: StageContext) -> None:
     image_row = {pixel_id: row for row, pixel_id in enumerate(ids)}
     rows = [row for pairs in splits.values() for row in pair_rows(pairs, image_row, texts.texts)]
 
-    for path in save_banks(ctx.scratch, latents, texts):
-        ctx.output.add_file(path.name, path)
-    ctx.output.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
     codec_digest = hashlib.sha256(codec_path.read_bytes()).hexdigest()
+    banks = {
+        "latents": Bank(ids, codec_digest, {"latents": latents}),
+        "texts": texts.bank(encoder.digest),
+    }
+    shards = [
+        write_bank(ctx.output, ctx.scratch, name, bank, config.shard_rows)
+        for name, bank in banks.items()
+    ]
+    ctx.output.metric("shards", sum(shards))
+    ctx.output.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
     stored = {"dtype: latents": latents.dtype, "text: dtype": texts.tokens.dtype}
     names = {name: str(dtype).removeprefix("torch.") for name, dtype in stored.items()}
     ctx.output.add_json(LEDGER, {**ledger, **names})
-    ctx.output.add_json("latent_ids.json", {"codec_sha256": codec_digest, "pixel_ids": ids})
-    ctx.output.add_json("texts.json", {"encoder_sha256": encoder.digest, "texts": texts.texts})
     record(ctx, "encode", {**ledger, **names})
     _summarise(ctx, config, ids, latents, texts)
 
 
 def _summarise(
-    ctx: StageContext, config: EncodeConfig, ids: list[str], latents: Tensor, texts: TextBank
+    ctx: StageContext, config: EncodeConfig, ids: list[str], latents: Tensor, texts: TextStates
 ) -> None:
     longest = int(texts.mask.sum(1).max())
     truncated = int((texts.mask.sum(1) == config.text_length).sum())

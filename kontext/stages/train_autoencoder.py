@@ -10,6 +10,7 @@ from torch import Tensor
 from kontext.data.images import contact_sheet
 from kontext.data.judge import ssim
 from kontext.data.loader import load_split
+from kontext.data.split import SPLITS_IN_ORDER
 from kontext.errors import GateError
 from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
@@ -42,13 +43,15 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, AutoencoderConfig)
     keep_freed_memory()
     device = device_for(ctx)
-    train = _channels_first(load_split(ctx.inputs["shard"], "train").images, device)
-    held_out = _channels_first(load_split(ctx.inputs["shard"], "test").images, device)
-    if not len(train) or not len(held_out):
+    images = {name: load_split(ctx.inputs["shard"], name).images for name in SPLITS_IN_ORDER}
+    if not all(map(len, images.values())):  # the validation split is the next stages': say it now
+        found = ", ".join(f"{name} {len(part)}" for name, part in images.items())
         raise GateError(
-            f"{len(train)} training and {len(held_out)} held-out images: the sources have too few "
-            "unrelated groups to hold any out; add images, or raise shard.test_fraction"
+            f"a split has no images ({found}): the sources have too few unrelated groups to hold "
+            "any out; add images, or raise shard.test_fraction or shard.val_fraction"
         )
+    train = _channels_first(images["train"], device)
+    held_out = _channels_first(images["test"], device)
     method = AutoencoderMethod(config, train, load_features(device=device))
     method.state.ledger = {
         **codec_ledger(method.model, compute_dtype("auto", device), device),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kontext.data.banks import Bank, write_bank
 from kontext.data.latents import ENCODED_PAIRS
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import NO_CONTEXT
@@ -91,9 +92,9 @@ def _encode(writer: ArtifactWriter, folder: Path) -> None:
         "mask": torch.ones(len(rows) + 1, 5, dtype=torch.bool),
         "pooled": torch.randn(len(rows) + 1, 12, generator=draw).half(),
     }
-    for name, bank in (("latents", {"latents": latents}), ("text", texts)):
-        save_file(bank, folder / f"{name}.safetensors")
-        writer.add_file(f"{name}.safetensors", folder / f"{name}.safetensors")
+    for name, tensors in (("latents", {"latents": latents}), ("texts", texts)):
+        keys = [f"{name}-{row}" for row in range(len(next(iter(tensors.values()))))]
+        write_bank(writer, folder, name, Bank(keys, "0" * 64, tensors), rows=50)
     writer.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
 
 

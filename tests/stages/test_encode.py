@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from kontext.data.banks import read_bank
 from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.text import load_text_encoder
@@ -19,7 +20,7 @@ from tests.stages.stage_harness import Harness
 
 def sharded(folder: Path, seed: int = 0, text_length: int = 20) -> Harness:
     """A dataset in three splits and an untrained codec."""
-    config = EncodeConfig(text_length=text_length, batch=16)
+    config = EncodeConfig(text_length=text_length, batch=16, shard_rows=40)
     harness = Harness(folder, finished_run.recipe().model_copy(update={"encode": config}))
     images, rows = finished_run._pairs()
     for number, row in enumerate(rows):
@@ -49,9 +50,9 @@ def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
 ) -> None:
     harness, artifact = made
     images, _ = finished_run._pairs()
-    ids = artifact.json("latent_ids.json")["pixel_ids"]
+    bank = read_bank(artifact, "latents")
+    ids, latents = bank.keys, bank.tensors["latents"]
     assert ids == sorted(images)
-    latents = load_file(artifact.path("latents.safetensors"))["latents"]
     codec = load_autoencoder(harness.inputs["train-autoencoder"], torch.device("cpu"))
     for row in (0, len(ids) // 2, len(ids) - 1):
         pixels = torch.from_numpy(np.ascontiguousarray(images[ids[row]].transpose(2, 0, 1)))
@@ -64,7 +65,8 @@ def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]
     _, artifact = made
     _, rows = finished_run._pairs()
     known = {row["pair_id"]: row for row in rows}
-    ids, texts = artifact.json("latent_ids.json")["pixel_ids"], artifact.json("texts.json")["texts"]
+    ids, texts = read_bank(artifact, "latents").keys, read_bank(artifact, "texts").texts
+    assert texts is not None
     encoded = artifact.table("pairs.parquet").to_pylist()
     assert {row["pair_id"] for row in encoded} == set(known)
     assert {row["split"] for row in encoded} == set(finished_run.SPLIT_NAMES)
@@ -79,21 +81,25 @@ def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]
 def test_the_keys_name_both_encoders(made: tuple[Harness, Artifact], tmp_path: Path) -> None:
     harness, artifact = made
     weights = harness.inputs["train-autoencoder"].path("autoencoder.safetensors").read_bytes()
-    keys = artifact.json("latent_ids.json")
-    assert keys["codec_sha256"] == hashlib.sha256(weights).hexdigest()
-    assert artifact.json("texts.json")["encoder_sha256"] == load_text_encoder().digest
+    latents, texts = read_bank(artifact, "latents"), read_bank(artifact, "texts")
+    assert latents.encoder == hashlib.sha256(weights).hexdigest()
+    assert texts.encoder == load_text_encoder().digest
+    assert texts.texts is not None
+    assert texts.keys == [hashlib.sha256(text.encode()).hexdigest() for text in texts.texts]
     other = sharded(tmp_path, seed=1).run("encode")
-    assert other.json("latent_ids.json")["pixel_ids"] == keys["pixel_ids"]
-    assert other.json("latent_ids.json")["codec_sha256"] != keys["codec_sha256"]
+    others = read_bank(other, "latents")
+    assert others.keys == latents.keys and others.encoder != latents.encoder
     sums = [{f.name: f.sha256 for f in a.manifest.files} for a in (artifact, other)]
     changed = {name for name in sums[0] if sums[0][name] != sums[1][name]}
     # the same bytes otherwise
-    assert changed == {"latents.safetensors", "latent_ids.json", "ledger.json"}
+    shards = {name for name in sums[0] if name.startswith("latents-")}
+    assert len(shards) == artifact.manifest.metrics["shards"] - len(artifact.names("texts-")) > 1
+    assert changed == shards | {"latents.parquet", "ledger.json"}
 
 
 def test_texts_that_reach_the_limit_are_counted(tmp_path: Path) -> None:
     artifact = sharded(tmp_path, text_length=4).run("encode")
-    text = load_file(artifact.path("text.safetensors"))
+    text = read_bank(artifact, "texts").tensors
     assert text["tokens"].shape[1:] == (4, 384)
     at_limit = int((text["mask"].sum(1) == 4).sum())
     assert artifact.manifest.metrics["texts_at_length_limit"] == at_limit > 50
