@@ -90,6 +90,14 @@ class OpenMojiWheelSource(Section):
     seed: int = 0
 
 
+class CutoutSource(Section):
+    """Cut-outs on landscape photographs, from two Debian packages (`make debian-art`)."""
+
+    kind: Literal["cutouts"] = "cutouts"
+    scenes: int = Field(130, title="Groups of two places and two cut-outs", ge=1)
+    seed: int = 0
+
+
 class FolderSource(Section):
     """A folder of images, read recursively. Sub-folder = group; `stem__attr=value` sets labels."""
 
@@ -105,6 +113,7 @@ Source = Annotated[
     | DiceBearSource
     | SignSource
     | OpenMojiWheelSource
+    | CutoutSource
     | FolderSource,
     Field(discriminator="kind"),
 ]
@@ -232,6 +241,10 @@ class AutoencoderConfig(Section):
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.3
     embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
+    latent_noise: float = Field(
+        0.5, title="Noise the decoder learns to read through, at most, in latent spreads", ge=0
+    )
+    latent_noise_start: int = Field(800, title="Step from which latents are disturbed", ge=0)
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
     disc_start: int = 1280
     disc_weight: float = 0.1
@@ -317,7 +330,7 @@ class FinetuneConfig(Section):
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
     optimizer: Literal["adamw", "muon"] = "muon"
-    lr: float = 2e-3
+    lr: float = 6e-3
     warmup: int = 50
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -468,7 +481,73 @@ def ci() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "ci": ci}
+def h200() -> Recipe:
+    """One big GPU: 128 px, emoji, characters, weather, signs and cut-outs on photographs.
+
+    Sized so that the pack (`kontext pack`) stays below 60 MiB and training takes slices of ten
+    minutes. The numbers of its training sections have not been tuned: no GPU was at hand.
+    """
+    return Recipe(
+        name="h200",
+        ingest=IngestConfig(
+            sources=(
+                EmojiSource(max_concepts=300, max_people=40),
+                MeteoconsSource(),
+                DiceBearSource(seeds=60),
+                SignSource(scenes=150),
+                CutoutSource(),
+            ),
+            resolution=128,
+        ),
+        mine=MineConfig(pairs_per_category=8000, t2i_singles=6000),
+        shard=ShardConfig(dataset="h200"),
+        autoencoder=AutoencoderConfig(
+            shape=AutoencoderShape(ch=64, ch_mult=(1, 2, 4, 4), num_res_blocks=2, norm_groups=16),
+            steps=16_000,
+            batch=64,
+            lr=2e-3,
+            warmup=200,
+            perceptual_start=6_000,
+            disc_start=13_000,
+            disc_channels=64,
+            ema_decay=0.999,
+            checkpoint_every=1000,
+        ),
+        finetune=FinetuneConfig(
+            shape=TransformerShape(
+                in_channels=64,
+                vec_in_dim=384,
+                context_in_dim=384,
+                hidden_size=768,
+                num_heads=12,
+                depth=5,
+                depth_single_blocks=10,
+                axes_dim=(16, 24, 24),
+                guidance_embed=False,
+            ),
+            t2i_steps=2_000,
+            joint_steps=38_000,
+            batch=256,
+            lr=1e-3,
+            warmup=500,
+            ema_decay=0.9995,
+            checkpoint_every=1000,
+        ),
+        distill=DistillConfig(
+            teacher_edits=16_000,
+            teacher_steps=20,
+            steps=4_000,
+            warmup_steps=500,
+            batch=128,
+            ema_decay=0.998,
+            checkpoint_every=500,
+        ),
+        evaluate=EvaluateConfig(items_per_category=200),
+        publish=PublishConfig(name="kontext-h200"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "ci": ci, "h200": h200}
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:

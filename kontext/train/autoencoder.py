@@ -65,6 +65,8 @@ class AutoencoderMethod:
             mean, logvar = self.model.moments(real)
         mean, logvar = mean.float(), logvar.float()
         latents = sample_posterior(mean, logvar, generator(c.seed, index, "posterior"))
+        if c.latent_noise and index >= c.latent_noise_start:
+            latents = disturb(latents, c.latent_noise, generator(c.seed, index, "noise"))
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
         fake = fake.float()
@@ -125,6 +127,20 @@ class AutoencoderMethod:
         torch.nn.utils.clip_grad_norm_(self.state.modules[name].parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
+
+
+def disturb(latents: Tensor, most: float, draw: torch.Generator) -> Tensor:
+    """Latents [B, C, h, w] with noise of 0 to `most` times their own spread, drawn per sample.
+
+    A flow model's latents are never exact. A decoder that has seen only exact ones turns their
+    errors into speckle; one trained on disturbed latents reads through them (RAE, Zheng et al.
+    2025, section 4.3, does so for frozen encoders).
+    """
+    shape = (len(latents), 1, 1, 1)
+    level = most * torch.rand(shape, generator=draw).to(latents.device)
+    noise = torch.randn(latents.shape, generator=draw).to(latents.device)
+    # the spread keeps its gradient: without it, larger latents would look like less noise
+    return latents + level * latents.std() * noise
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from kontext.models.features import load_features
 from kontext.train.autoencoder import (
     AutoencoderMethod,
     adaptive_weight,
+    disturb,
     hinge,
     kl_divergence,
     measure_latents,
@@ -50,6 +51,39 @@ def test_it_learns_to_rebuild() -> None:
     before = psnr(reconstruct(method.model, images()), images()).mean()
     fit(method)
     assert psnr(reconstruct(method.model, images()), images()).mean() > before + 3
+
+
+def test_noise_is_in_units_of_the_latents_and_comes_from_the_draw() -> None:
+    latents = 7 * torch.randn(400, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    noisy = disturb(latents, 0.5, torch.Generator().manual_seed(2))
+    levels = (noisy - latents).std((1, 2, 3)) / latents.std()
+    assert 0 <= levels.min() < 0.05 and 0.4 < levels.max() < 0.7  # uniform from 0 to 0.5
+    assert levels.mean() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(noisy, disturb(latents, 0.5, torch.Generator().manual_seed(2)))
+
+
+def test_a_decoder_trained_with_noise_reads_through_it() -> None:
+    errors = {}
+    for noise in (0.0, 1.0):
+        settings = config(
+            steps=150,
+            batch=8,
+            perceptual_start=999,
+            disc_start=999,
+            lr=1e-2,
+            latent_noise=noise,
+            latent_noise_start=20,
+        )
+        method = AutoencoderMethod(settings, images(), None)
+        fit(method)
+        real = images().float() / 127.5 - 1
+        with torch.no_grad():
+            mean, _ = method.model.moments(real)
+            noisy = mean + mean.std() * torch.randn(
+                mean.shape, generator=torch.Generator().manual_seed(3)
+            )
+            errors[noise] = float((method.model.decode_raw(noisy) - real).abs().mean())
+    assert errors[1.0] < 0.95 * errors[0.0]
 
 
 def test_measured_scale_and_shift_normalise_the_latents() -> None:
