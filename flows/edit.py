@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli_artifacts import open_artifacts
-from kontext.errors import ArtifactError, DecodeError, KontextError, SafetyRefusal, WeightsError
+from kontext.errors import ArtifactError, DecodeError, KontextError, WeightsError
 from tasks.workspace import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kontext.data.decode import Pixels
-    from kontext.safety.hashes import HashGate
+    from kontext.models.quantize import Scheme
+    from kontext.safety.edits import EditScreening
     from kontext.sample.canvas import Mask
     from kontext.sample.editor import Editor
+    from kontext.sample.provenance import Provenance
 
 
 @dataclass(frozen=True)
 class EditRequest:
-    """Edits of one image, one for each seed. None takes the model's own steps and guidance."""
+    """Edits of one image, one for each seed. None takes the model's own steps and guidance.
+
+    Mask, references, steps and guidance hold for every turn.
+    """
 
     images: tuple[Path, ...]  # the first is edited, the others are references
     instruction: str
     output: Path
+    then: tuple[str, ...] = ()  # instructions of further turns, on the latents of the one before
     weights: str = ""
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
@@ -35,6 +41,7 @@ class EditRequest:
     image_guidance: float = 1.0
     mask: Path | None = None
     tile_above: int | None = None  # pixels; None: the editor's own
+    quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     store: str = ""
     policy: str = "default"
     hash_lists: tuple[str, ...] = ()
@@ -48,53 +55,65 @@ class EditRequest:
 
 
 def edit_file(
-    request: EditRequest, on_step: Callable[[int, int], None] | None = None
+    request: EditRequest,
+    on_step: Callable[[int, int], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Edit one file and return the provenance written into each result.
+    """Edit one file and return the provenance written into each result, and who signed it.
 
     Nothing is saved unless the policy lets the instruction, every image and every result pass.
+
+    Args:
+        on_step: called with (steps done, steps) of the sampling.
+        on_phase: called with a word for what begins.
 
     Raises:
         DecodeError: not an image that we read.
         SafetyRefusal: the policy refuses the instruction, an image or a result.
         KontextError: an instruction or mask that cannot be used, no such file, no weights, an
-            output that cannot be written.
+            output that cannot be written, or a certificate that cannot sign it.
     """
+    from kontext.safety.edits import EditScreening
     from kontext.safety.hashes import HashGate
-    from kontext.safety.policy import load_policy, screen_edit
+    from kontext.safety.policy import load_policy
+    from kontext.sample.certificates import find_signer
+    from kontext.sample.credentials import record
     from kontext.sample.provenance import check_path, save_image
     from schemas.recipes import IngestConfig
 
-    began = time.monotonic()
+    began, begin = time.monotonic(), on_phase or (lambda phase: None)
+    begin("checking")
     check_path(request.output)
-    _check_instruction(request.instruction)
-    policy = load_policy(request.policy)
-    lists = IngestConfig(hash_lists=request.hash_lists)
-    gate = HashGate.from_config(lists, places(request.store).home)
-    images = [_pixels(path, gate) for path in request.images]
-    mask = None if request.mask is None else _mask(request.mask, gate)
-    for image in images:  # one by one: the rule on pairs is for a result beside its inputs
-        screen_edit(request.instruction, [image], policy, gate)
-    editor = load_editor(request.weights, request.store)
+    for instruction in (request.instruction, *request.then):
+        _check_instruction(instruction)
+    home = places(request.store).home
+    gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
+    screening = EditScreening(load_policy(request.policy), gate)
+    for instruction in (request.instruction, *request.then):
+        screening.words(instruction)
+    files = [_read(path) for path in request.images]
+    mask = None if request.mask is None else _mask(request.mask, screening)
+    for image, data in files:
+        screening.input(image, data)
+    images = [image for image, _ in files]
+    signer = find_signer(home)
+    begin("loading")
+    editor = load_editor(request.weights, request.store, request.quantize)
     if request.tile_above is not None:
         editor.tile_above = request.tile_above
-    results = _edit(editor, request, images, mask, on_step)
-    for result in results:
-        screen_edit(request.instruction, [*images, result], policy, gate)
+    if request.then:
+        results = _turns(editor, request, images, mask, screening, on_step, begin)
+    else:
+        results = _edit(editor, request, images, mask, on_step, on_phase)
+        begin("checking")
+        for result in results:
+            screening.result(result)
+    begin("saving")
     written = []
     for seed, path, result in zip(request.seeds, request.outputs(), results, strict=True):
-        made = editor.provenance(
-            request.instruction,
-            seed,
-            request.steps,
-            request.guidance,
-            image_guidance=request.image_guidance,
-            references=len(images) - 1,
-            masked=mask is not None,
-            tile=editor.tile(images[0]),
-        )
-        save_image(path, result, made)
-        written.append({**asdict(made), "output": str(path)})
+        made = _provenance(editor, request, seed, images)
+        save_image(path, result, made, signer, [data for _, data in files])
+        written.append({**asdict(made), "output": str(path), "c2pa": record(signer)})
     seconds = round(time.monotonic() - began, 2)
     return [{**row, "seconds": seconds} for row in written]
 
@@ -105,13 +124,73 @@ def _edit(
     images: Sequence[Pixels],
     mask: Mask | None,
     on_step: Callable[[int, int], None] | None,
+    on_phase: Callable[[str], None] | None,
 ) -> list[Pixels]:
-    from kontext.sample.editor import Edit, Options
+    from kontext.sample.request import Edit, Options
 
     return editor.edit_many(
         [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
         Options(request.steps, request.guidance, request.image_guidance),
         on_step=on_step,
+        on_phase=on_phase,
+    )
+
+
+def _turns(
+    editor: Editor,
+    request: EditRequest,
+    images: Sequence[Pixels],
+    mask: Mask | None,
+    screening: EditScreening,
+    on_step: Callable[[int, int], None] | None,
+    begin: Callable[[str], None],
+) -> list[Pixels]:
+    """The last picture of a session for each seed; a turn's picture passes before the next one."""
+    from kontext.sample.session import Session
+
+    turns = (request.instruction, *request.then)
+    for instruction in turns:
+        editor.check_instruction(instruction)
+    results = []
+    for row, seed in enumerate(request.seeds):
+        begin("encoding")
+        session = Session(editor, images[0])
+        for number, instruction in enumerate(turns, row * len(turns)):
+
+            def report(done: int, total: int, number: int = number) -> None:
+                if on_step is not None:
+                    on_step(number * total + done, len(request.seeds) * len(turns) * total)
+
+            begin("sampling")
+            session.turn(
+                instruction,
+                references=images[1:],
+                seed=seed,
+                mask=mask,
+                on_step=report,
+                steps=request.steps,
+                guidance=request.guidance,
+                image_guidance=request.image_guidance,
+            )
+            begin("checking")
+            screening.result(session.image)
+        results.append(session.image)
+    return results
+
+
+def _provenance(
+    editor: Editor, request: EditRequest, seed: int, images: Sequence[Pixels]
+) -> Provenance:
+    return editor.provenance(
+        request.instruction,
+        seed,
+        request.steps,
+        request.guidance,
+        image_guidance=request.image_guidance,
+        references=len(images) - 1,
+        masked=request.mask is not None,
+        then=request.then,
+        tile=editor.tile(images[0]),
     )
 
 
@@ -127,8 +206,8 @@ def _check_instruction(instruction: str) -> None:
         )
 
 
-def _pixels(path: Path, gate: HashGate) -> Pixels:
-    """The file as RGB. Its own bytes go through the hash gate: `screen_edit` sees pixels only."""
+def _read(path: Path) -> tuple[Pixels, bytes]:
+    """The file as RGB, and its own bytes, which the hash lists may know too."""
     from kontext.data.decode import decode_image
 
     try:
@@ -136,22 +215,20 @@ def _pixels(path: Path, gate: HashGate) -> Pixels:
     except OSError as error:
         raise KontextError(f"cannot read {path}: {error.strerror}") from error
     try:
-        rgb = decode_image(data, resolution=None, background="#ffffff").rgb
+        return decode_image(data, resolution=None, background="#ffffff").rgb, data
     except DecodeError as error:
         raise DecodeError(error.reason, f"{path.name}: {error}") from error
-    result = gate.check(data, rgb)
-    if result.outcome == "drop":
-        raise SafetyRefusal(str(result.reason), "refused: the image is on a hash list")
-    return rgb
 
 
-def _mask(path: Path, gate: HashGate) -> Mask:
+def _mask(path: Path, screening: EditScreening) -> Mask:
     """White (above half grey) is where the image may change."""
-    mask: Mask = _pixels(path, gate).mean(axis=2) > 127
+    image, data = _read(path)
+    screening.match(image, data)
+    mask: Mask = image.mean(axis=2) > 127
     return mask
 
 
-def load_editor(weights: str, store: str) -> Editor:
+def load_editor(weights: str, store: str, quantize: Scheme | None = None) -> Editor:
     """The editor for a model folder, an artifact reference, or the latest published model."""
     import torch
 
@@ -159,10 +236,11 @@ def load_editor(weights: str, store: str) -> Editor:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if weights and Path(weights).is_dir():
-        return Editor.load(Path(weights), device)
+        return Editor.load(Path(weights), device, quantize=quantize)
     try:
-        return Editor.load(open_artifacts(store).show(weights or "publish"), device)
+        source = open_artifacts(store).show(weights or "publish")
     except ArtifactError as error:
         if weights:
             raise WeightsError(f"'{weights}' is neither a folder nor an artifact") from error
         raise WeightsError("no published model yet: `kontext run` makes one") from error
+    return Editor.load(source, device, quantize=quantize)

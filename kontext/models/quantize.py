@@ -35,17 +35,29 @@ def quantize(model: FluxTransformer, scheme: Scheme) -> FluxTransformer:
     """
     if adapters(model):
         raise WeightsError("merge the adapters before quantising")
+    config = check_scheme(scheme)
+    from torchao.quantization import quantize_
+
+    model.requires_grad_(False)
+    names = set(quantized_names(model))
+    quantize_(model, config, filter_fn=lambda _, name: name in names)
+    return model
+
+
+def check_scheme(scheme: str) -> Any:
+    """torchao's configuration of a scheme. Asked first, it spares loading what cannot be quantised.
+
+    Raises:
+        WeightsError: torchao is missing, or an unknown scheme.
+    """
     try:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
     except ImportError as error:
         raise WeightsError("quantised inference needs: pip install 'kontext[quantize]'") from error
     configs: dict[str, Any] = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}
     if scheme not in configs:
         raise WeightsError(f"unknown quantisation '{scheme}' (known: {', '.join(configs)})")
-    model.requires_grad_(False)
-    names = set(quantized_names(model))
-    quantize_(model, configs[scheme](), filter_fn=lambda _, name: name in names)
-    return model
+    return configs[scheme]()
 
 
 def quantized_names(model: FluxTransformer) -> list[str]:

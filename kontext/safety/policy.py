@@ -1,10 +1,9 @@
-"""Safety policies: versioned files of classifiers and limits, and the editor's own screening."""
+"""Safety policies: versioned files of classifiers and limits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kontext.errors import GateError, RecipeError, SafetyRefusal
-from kontext.safety.classifiers import (
-    ImageClassifier,
-    Pixels,
-    Scores,
-    load_classifier,
-    score_images,
-)
-from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Outcome, Reason
-from kontext.safety.ncii import NciiLimits, pair_reasons
-from kontext.safety.text import check_text
+from kontext.errors import GateError, RecipeError
+from kontext.safety.ncii import NciiLimits
 from schemas.recipes import ScreenConfig
 
 Values = NDArray[np.float32]
@@ -158,81 +147,6 @@ def filter_health(
         if rate == 0.0:
             raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
     return FilterHealth(name, len(values), rate, std)
-
-
-def screen_edit(
-    instruction: str,
-    images: Sequence[Pixels],
-    policy: Policy,
-    gate: HashGate | None = None,
-) -> None:
-    """The editor's check of an instruction with its input images, or of an edit with its result.
-
-    Args:
-        instruction: what the user asked.
-        images: uint8 [H, W, 3]; with more than one, the last is the result and the others its
-            contexts, and the pair rule applies.
-        policy: limits in force.
-        gate: hash lists; None matches the canary bank only.
-
-    Raises:
-        SafetyRefusal: with a reason and one line that repeats no content.
-    """
-    text = check_text(instruction)
-    if text is not None:
-        raise SafetyRefusal(text, f"refused by policy {policy.version}: {_LINES[text]}")
-    if not images:
-        return
-    gate = gate or HashGate()
-    unmatchable = []
-    for image in images:
-        result = gate.check(b"", image)
-        if result.outcome is Outcome.DROP:
-            raise _refusal(policy, Reason(result.reason))
-        unmatchable.append(result.outcome is Outcome.UNMATCHABLE)
-    scores: Scores = {}
-    for name in policy.classifiers:
-        scores |= score_images(_classifier(name), images)
-    risk = policy.risk(scores)
-    for name, values, reason in (
-        ("nsfw_max", risk.nsfw, Reason.NSFW),
-        ("nudity_max", risk.nudity, Reason.NUDITY),
-    ):
-        for value, strict in zip(values, unmatchable, strict=True):
-            if np.isnan(value):
-                raise _refusal(policy, Reason.CLASSIFIER_ERROR)
-            if value > policy.limit(name, strict):
-                raise _refusal(policy, reason)
-    if len(images) > 1:
-        rise = risk.exposure[-1:] - risk.exposure[:-1].max()
-        (pair,) = pair_reasons(rise, risk.person.max(keepdims=True), [None], policy.ncii)
-        if pair is not None:
-            raise _refusal(policy, pair)
-
-
-def _refusal(policy: Policy, reason: Reason) -> SafetyRefusal:
-    return SafetyRefusal(reason, f"refused by policy {policy.version}: {_LINES[reason]}")
-
-
-_LINES: dict[Reason, str] = {
-    Reason.HASH_MATCH: "the image is on a list of known harmful images",
-    Reason.CANARY: "the image is a test canary of the hash gate",
-    Reason.NSFW: "the image looks explicit",
-    Reason.NUDITY: "the image seems to show nudity",
-    Reason.CLASSIFIER_ERROR: "the image could not be checked",
-    Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
-    Reason.TEXT_NUDITY: "the instruction asks for nudity",
-    Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
-    Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
-    Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
-    Reason.NCII_EXPOSURE: "the edit would uncover a person",
-    Reason.NCII_UNDRESS: "the edit would uncover a person",
-}
-
-
-@lru_cache(maxsize=8)
-def _classifier(name: str) -> ImageClassifier:
-    return load_classifier(name, threads=2)
 
 
 def policy_json(policy: Policy) -> dict[str, object]:

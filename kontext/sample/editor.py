@@ -6,9 +6,8 @@ Safety and the decoding of files are the caller's: the editor takes arrays that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from kontext.errors import KontextError, WeightsError
 from kontext.models import precision
+from kontext.models.quantize import Scheme
 from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.models.tiling import Tiling
 from kontext.sample.canvas import (
-    Frame,
     Image,
     Mask,
     check_image,
@@ -36,56 +35,12 @@ from kontext.sample.canvas import (
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
+from kontext.sample.request import Edit, Options, Ready, join_keeps, join_prompts
 from kontext.sample.sizes import TILE_ABOVE, Size, check_size, model_size
 
+OnPhase = Callable[[str], None]
 _PROMPTS_KEPT = 256
 _log = logging.getLogger("kontext")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to edit. None takes the model's own.
-
-    steps: of the sampler; a distilled student has its own few.
-    guidance: told to a model with a guidance embedding; for others classifier-free, on the text.
-    image_guidance: classifier-free, on the context images (see `euler.Guidance`).
-    true_cfg: classifier-free on the text, for models with a guidance embedding.
-    """
-
-    steps: int | None = None
-    guidance: float | None = None
-    image_guidance: float = 1.0
-    true_cfg: float = 1.0
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit: uint8 [H, W, 3] images, the first of which is changed, the others references.
-
-    No image at all draws one from the instruction. Where there is a `mask` (bool [H, W] of the
-    first image), the result has the first image's size and its pixels outside the mask.
-    """
-
-    images: Sequence[Image]
-    instruction: str
-    seed: int = 0
-    mask: Mask | None = None
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep."""
-
-    edit: Edit
-    contexts: tuple[Tensor, ...]
-    target: Size
-    frame: Frame | None
-    keep: Keep | None = None
-
-    @property
-    def shapes(self) -> tuple[object, ...]:
-        """Edits with equal shapes can share a batch."""
-        return (self.target, self.keep is None, *(c.shape for c in self.contexts))
 
 
 class Editor:
@@ -130,13 +85,17 @@ class Editor:
         source: Path | Files,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        quantize: Scheme | None = None,
     ) -> Editor:
         """Load a model folder, or `model/` of a published artifact.
+
+        Args:
+            quantize: hold the transformer's weights as `int8` or `fp8`.
 
         Raises:
             WeightsError: see `load_model_folder` and `load_text_encoder`.
         """
-        model = load_model_folder(source, device, dtype)
+        model = load_model_folder(source, device, dtype, quantize)
         return cls(model, load_text_encoder(model.settings.text_encoder, device), device)
 
     def edit(
@@ -162,6 +121,7 @@ class Editor:
         batch: int = 1,
         size: Size | None = None,
         on_step: OnStep | None = None,
+        on_phase: OnPhase | None = None,
     ) -> list[Image]:
         """Make several edits, in their order.
 
@@ -170,6 +130,7 @@ class Editor:
                 noise of an edit stays its own, rounding may differ in the last bit.
             size: (width, height) of the results; None takes each first image's size for the model.
             on_step: called with (steps done, steps) over all edits.
+            on_phase: called with "encoding", "sampling" and "decoding" as each begins.
 
         Returns:
             uint8 [H, W, 3] each. Square models give their native square, cut to the image's aspect.
@@ -184,7 +145,9 @@ class Editor:
         for edit in edits:  # the cheap checks of all edits come before the first one's work
             self.check_instruction(edit.instruction)
         self.steps(options)
+        begin = on_phase or (lambda phase: None)
         known: dict[int, Tensor] = {}
+        begin("encoding")
         ready = [self.prepare(edit, size, known) for edit in edits]
         made: list[Image] = []
         batches = [
@@ -198,7 +161,9 @@ class Editor:
                 if on_step is not None:
                     on_step(number * total + done, len(batches) * total)
 
+            begin("sampling")
             latents = self.denoise(jobs, options, report)
+            begin("decoding")
             made += [
                 self.finish(job, row[None], size is None)
                 for job, row in zip(jobs, latents, strict=True)
@@ -247,12 +212,12 @@ class Editor:
             return sample(
                 transformer,
                 torch.cat([noise(job.edit.seed, [0], shape) for job in jobs]),
-                _join([self._prompt(job.edit.instruction) for job in jobs]),
+                join_prompts([self._prompt(job.edit.instruction) for job in jobs]),
                 [torch.cat(rows) for rows in zip(*(job.contexts for job in jobs), strict=True)],
                 steps=self.steps(options),
                 guidance=guidance,
                 empty=None if plain else self._prompt(""),
-                keep=None if not keeps else _join_keeps(keeps),
+                keep=None if not keeps else join_keeps(keeps),
                 on_step=on_step,
             )
 
@@ -358,6 +323,7 @@ class Editor:
             seed=seed,
             steps=self.settings.steps if steps is None else steps,
             guidance=self.settings.guidance if guidance is None else guidance,
+            quantize=self.model.quantize or "",
             **more,
         )
 
@@ -376,17 +342,3 @@ class Editor:
             kept = mask if self.settings.text_mask else None
             self._prompts[text] = Prompt(tokens, pooled, kept)
         return self._prompts[text]
-
-
-def _join(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one text each, as a batch."""
-    masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
-    return Prompt(
-        torch.cat([prompt.text for prompt in prompts]),
-        torch.cat([prompt.pooled for prompt in prompts]),
-        torch.cat(masks) if masks else None,
-    )
-
-
-def _join_keeps(keeps: Sequence[Keep]) -> Keep:
-    return Keep(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.quantize import Scheme, check_scheme
+from kontext.models.quantize import quantize as quantize_weights
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import load_weights, state_entries, write_weights
 from kontext.sample.sizes import SizeRule
@@ -84,6 +86,7 @@ class LoadedModel:
     autoencoder: Autoencoder
     settings: ModelSettings
     digest: str
+    quantize: Scheme | None = None  # how the transformer's weights are held
 
 
 class Files(Protocol):
@@ -133,23 +136,31 @@ def load_model_folder(
     source: Path | Files,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    quantize: Scheme | None = None,
 ) -> LoadedModel:
     """Load a folder written by `save_model_folder`, or `model/` of a published artifact.
 
     Args:
         dtype: of the transformer; None keeps the file's.
+        quantize: hold the transformer's weights as `int8` or `fp8`; done before they go to the
+            device, which never holds the whole ones.
 
     Raises:
-        WeightsError: not such a folder, or weights that do not fit its configuration.
+        WeightsError: not such a folder, weights that do not fit its configuration, or torchao is
+            missing.
     """
+    if quantize:
+        check_scheme(quantize)
     config = read_config(source)
     paths = {name: find_file(source, name) for name in (TRANSFORMER, AUTOENCODER)}
     transformer, autoencoder = config.networks()
     load_weights(transformer, paths[TRANSFORMER], dtype)
     load_weights(autoencoder, paths[AUTOENCODER])
+    if quantize:
+        quantize_weights(transformer, quantize)
     for module in (transformer, autoencoder):
         module.requires_grad_(False).eval().to(device)
-    return LoadedModel(transformer, autoencoder, config.settings, config.digest)
+    return LoadedModel(transformer, autoencoder, config.settings, config.digest, quantize)
 
 
 def read_config(source: Path | Files) -> ModelFile:

@@ -1,13 +1,16 @@
 """Saving an edit with its origin inside the file: model digest, instruction, seed, steps.
 
 PNG carries it as a text chunk `kontext`; JPEG and WebP as EXIF ImageDescription. The IPTC source
-type marks the picture as made with a generative model. No timestamps: equal edits, equal bytes.
+type marks the picture as made with a generative model. No timestamps: equal edits, equal bytes,
+unless they are signed (`kontext.sample.credentials`), because a C2PA manifest has a number of its
+own.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.errors import KontextError
+from kontext.sample.certificates import Signer
+from kontext.sample.credentials import sign
 
 _KEY = "kontext"
 _EXIF_DESCRIPTION, _EXIF_SOFTWARE = 0x010E, 0x0131
@@ -37,6 +42,8 @@ class Provenance:
     references: int = 0  # images beside the edited one
     masked: bool = False
     tile: int = 0  # pixels a side of the tiles that the autoencoder worked in; 0: in one piece
+    then: tuple[str, ...] = ()  # instructions of further turns
+    quantize: str = ""  # "int8" or "fp8" where the transformer's weights were held so
     digital_source_type: str = SOURCE_TYPE
 
 
@@ -51,13 +58,27 @@ def check_path(path: Path) -> str:
     return _FORMATS[path.suffix.lower()]
 
 
-def save_image(path: Path, image: NDArray[np.uint8], provenance: Provenance) -> None:
+def save_image(
+    path: Path,
+    image: NDArray[np.uint8],
+    provenance: Provenance,
+    signer: Signer | None = None,
+    inputs: Sequence[bytes] = (),
+) -> None:
     """Write `image` [H, W, 3] with its provenance, in the format of the file's extension.
 
+    Args:
+        signer: signs a C2PA manifest into the file; None: none is written.
+        inputs: the edited image's file and those of its references, for the manifest.
+
     Raises:
-        KontextError: an extension we do not write, or a folder that does not exist.
+        KontextError: an extension we do not write, a folder that does not exist, or a certificate
+            that C2PA refuses.
     """
-    data = encode_image(image, provenance, check_path(path))
+    kind = check_path(path)
+    data = encode_image(image, provenance, kind)
+    if signer is not None:
+        data = sign(data, f"image/{kind.lower()}", asdict(provenance), signer, inputs)
     try:
         path.write_bytes(data)
     except OSError as error:

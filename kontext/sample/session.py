@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kontext.sample.canvas import Image, Mask
-from kontext.sample.editor import Edit, Editor, Options
+from kontext.sample.editor import Editor
 from kontext.sample.euler import OnStep
+from kontext.sample.request import Edit, Options
 
 
 class Session:

@@ -3,21 +3,15 @@ import json
 import numpy as np
 import pytest
 
-from kontext.errors import GateError, RecipeError, SafetyRefusal
-from kontext.safety import policy as module
-from kontext.safety.canaries import canary_image
-from kontext.safety.ids import Reason
+from kontext.errors import GateError, RecipeError
 from kontext.safety.policy import (
     classifiers_for,
     filter_health,
     load_policy,
     policy_json,
-    screen_edit,
 )
 from kontext.store.views import THRESHOLDS
 from schemas.recipes import ScreenConfig
-
-ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 
 
 @pytest.mark.parametrize("name", ["default", "no-nudenet"])
@@ -84,70 +78,3 @@ def test_inert_filters_stop_the_run():
     assert filter_health("nsfw", np.full(999, 0.3), passed[:999]).pass_rate == 1.0
     health = filter_health("nsfw", np.linspace(0, 1, 1000), np.arange(1000) < 900)
     assert health.pass_rate == 0.9 and health.std > 0.2
-
-
-def test_benign_edits_pass():
-    policy = load_policy("default")
-    screen_edit("make the sky blue", [ART], policy)
-    screen_edit("make the sky blue", [ART, ART[::-1].copy()], policy)
-    screen_edit("make the sky blue", [], policy)
-
-
-def refusal(*args) -> SafetyRefusal:
-    with pytest.raises(SafetyRefusal) as caught:
-        screen_edit(*args)
-    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
-    return caught.value
-
-
-def test_text_and_canaries_are_refused_without_repeating_them():
-    policy = load_policy("default")
-    found = refusal("please undress them", [ART], policy)
-    assert found.reason == Reason.TEXT_UNDRESS and "please" not in str(found)
-    canary = np.asarray(canary_image(1).rotate(90))
-    assert refusal("make it red", [ART, canary], policy).reason == Reason.CANARY
-
-
-def inject(monkeypatch, *per_image: dict[str, float]):
-    """Injected scores stand in for images that this project must not hold."""
-
-    def fake(classifier, images):
-        labels = per_image[0]
-        return {n: np.array([own[n] for own in per_image], np.float32) for n in labels}
-
-    monkeypatch.setattr(module, "score_images", fake)
-
-
-SAFE = {
-    "nsfw": 0.0,
-    **dict.fromkeys(load_policy("default").exposure_weights, 0.0),
-    **dict.fromkeys(load_policy("default").person_labels, 0.9),
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"nsfw": 0.9}, Reason.NSFW),
-        ({"ANUS_EXPOSED": 0.9}, Reason.NUDITY),
-        ({"nsfw": np.nan}, Reason.CLASSIFIER_ERROR),
-        ({"FEMALE_BREAST_EXPOSED": 0.55}, Reason.NCII_EXPOSURE),  # below nudity_max, but it rose
-    ],
-)
-def test_injected_scores_are_refused(monkeypatch, change, reason):
-    inject(monkeypatch, SAFE, {**SAFE, **change})
-    assert refusal("make it red", [ART, ART], load_policy("default")).reason == reason
-
-
-def test_one_safe_image_does_not_launder_the_other(monkeypatch):
-    inject(monkeypatch, {**SAFE, "nsfw": 0.9}, SAFE)
-    assert refusal("make it red", [ART, ART], load_policy("default")).reason == Reason.NSFW
-
-
-def test_unmatchable_images_meet_the_stricter_limit(monkeypatch):
-    policy = load_policy("default")
-    between = (policy.limit("nsfw_max", True) + policy.limit("nsfw_max", False)) / 2
-    inject(monkeypatch, {**SAFE, "nsfw": between})
-    screen_edit("make it red", [ART], policy)
-    flat = np.full((64, 64, 3), 128, np.uint8)
-    assert refusal("make it red", [flat], policy).reason == Reason.NSFW

@@ -15,8 +15,9 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.tiling import Tiling
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
-from kontext.sample.editor import Edit, Editor
+from kontext.sample.editor import Editor
 from kontext.sample.folder import ModelSettings, load_model_folder, save_model_folder
+from kontext.sample.request import Edit
 from schemas.recipes import AutoencoderShape, TransformerShape
 
 AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)

@@ -14,9 +14,10 @@ from kontext.errors import KontextError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.text import Encoded
 from kontext.sample.canvas import composite, latent_mask
-from kontext.sample.editor import Edit, Editor
+from kontext.sample.editor import Editor
 from kontext.sample.euler import Keep, Prompt, noise, sample
 from kontext.sample.folder import LoadedModel, ModelSettings
+from kontext.sample.request import Edit
 from kontext.sample.session import Session
 from schemas.recipes import AutoencoderShape, TransformerShape
 

@@ -1,0 +1,120 @@
+"""The editor's own screening: every image of an edit is matched and scored exactly once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from kontext.errors import SafetyRefusal
+from kontext.safety.classifiers import (
+    ImageClassifier,
+    Pixels,
+    Scores,
+    load_classifier,
+    score_images,
+)
+from kontext.safety.hashes import HashGate
+from kontext.safety.ids import Outcome, Reason
+from kontext.safety.ncii import pair_reasons
+from kontext.safety.policy import ImageRisk, Policy
+from kontext.safety.text import check_text
+
+
+class _Passed(NamedTuple):
+    """What the pair rule needs of an image that passes by itself, each in [0, 1]."""
+
+    exposure: float
+    person: float
+
+
+class EditScreening:
+    """The policy's look at one request and at what comes of it.
+
+    screening = EditScreening(policy, gate)
+    screening.words(instruction)   # of every turn
+    screening.input(image, data)   # each image, before the edit
+    screening.result(made)         # each result, before it is saved: beside all inputs
+
+    Every call returns if the policy lets the image pass and raises SafetyRefusal if not, with a
+    reason and one line that repeats no content.
+    """
+
+    def __init__(self, policy: Policy, gate: HashGate | None = None) -> None:
+        """Screen by `policy` and the hash lists of `gate`; None: the canary bank only."""
+        self._policy, self._gate = policy, gate or HashGate()
+        self._inputs: list[_Passed] = []
+
+    def words(self, instruction: str) -> None:
+        """Check what is asked for."""
+        reason = check_text(instruction)
+        if reason is not None:
+            raise self._refusal(reason)
+
+    def match(self, image: Pixels, data: bytes = b"") -> Outcome:
+        """Match an image (uint8 [H, W, 3]) and the file it came from with the hash lists."""
+        found = self._gate.check(data, image)
+        if found.outcome is Outcome.DROP:
+            raise self._refusal(Reason(found.reason))
+        return found.outcome
+
+    def input(self, image: Pixels, data: bytes = b"") -> None:
+        """Match and score an image that the edit starts from, or refers to."""
+        self._inputs.append(self._look(image, data))
+
+    def result(self, image: Pixels) -> None:
+        """Match and score a result, and apply the pair rule to it and all inputs."""
+        own = self._look(image)
+        if not self._inputs:
+            return
+        # numpy's maximum keeps NaN, which the rule takes for the worst; Python's may lose it
+        exposure, person = np.array([*self._inputs, own], np.float32).T
+        rise = exposure[-1:] - exposure[:-1].max()
+        (pair,) = pair_reasons(rise, person.max(keepdims=True), [None], self._policy.ncii)
+        if pair is not None:
+            raise self._refusal(pair)
+
+    def _look(self, image: Pixels, data: bytes = b"") -> _Passed:
+        unmatchable = self.match(image, data) is Outcome.UNMATCHABLE
+        risk = _risk(self._policy, image)
+        for name, (value,), reason in (
+            ("nsfw_max", risk.nsfw, Reason.NSFW),
+            ("nudity_max", risk.nudity, Reason.NUDITY),
+        ):
+            if np.isnan(value):
+                raise self._refusal(Reason.CLASSIFIER_ERROR)
+            if value > self._policy.limit(name, unmatchable):
+                raise self._refusal(reason)
+        return _Passed(float(risk.exposure[0]), float(risk.person[0]))
+
+    def _refusal(self, reason: Reason) -> SafetyRefusal:
+        return SafetyRefusal(reason, f"refused by policy {self._policy.version}: {_LINES[reason]}")
+
+
+def _risk(policy: Policy, image: Pixels) -> ImageRisk:
+    scores: Scores = {}
+    for name in policy.classifiers:
+        scores |= score_images(_classifier(name), [image])
+    return policy.risk(scores)
+
+
+@lru_cache(maxsize=8)
+def _classifier(name: str) -> ImageClassifier:
+    return load_classifier(name, threads=2)
+
+
+_LINES: dict[Reason, str] = {
+    Reason.HASH_MATCH: "the image is on a list of known harmful images",
+    Reason.CANARY: "the image is a test canary of the hash gate",
+    Reason.NSFW: "the image looks explicit",
+    Reason.NUDITY: "the image seems to show nudity",
+    Reason.CLASSIFIER_ERROR: "the image could not be checked",
+    Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
+    Reason.TEXT_NUDITY: "the instruction asks for nudity",
+    Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
+    Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
+    Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
+    Reason.NCII_EXPOSURE: "the edit would uncover a person",
+    Reason.NCII_UNDRESS: "the edit would uncover a person",
+}

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from kontext.errors import SafetyRefusal
+from kontext.safety import edits as module
+from kontext.safety.canaries import canary_image, canary_png
+from kontext.safety.classifiers import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.edits import EditScreening
+from kontext.safety.hashes import HashGate
+from kontext.safety.ids import Reason
+from kontext.safety.policy import load_policy
+
+ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+FLAT = np.full((64, 64, 3), 128, np.uint8)
+POLICY = load_policy("default")
+SAFE = {
+    "nsfw": 0.0,
+    **dict.fromkeys(POLICY.exposure_weights, 0.0),
+    **dict.fromkeys(POLICY.person_labels, 0.9),
+}
+Labels = dict[str, float]
+
+
+def screen(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> None:
+    screening = EditScreening(POLICY)
+    screening.words(instruction)
+    for image in inputs:
+        screening.input(image)
+    for image in results:
+        screening.result(image)
+
+
+def refusal(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> SafetyRefusal:
+    with pytest.raises(SafetyRefusal) as caught:
+        screen(instruction, inputs, *results)
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
+    return caught.value
+
+
+def inject(monkeypatch: pytest.MonkeyPatch, *per_image: Labels) -> list[str]:
+    """Injected scores, in the order of the calls, stand in for images we must not hold."""
+    calls: list[str] = []
+
+    def fake(classifier: ImageClassifier, images: Sequence[Pixels]) -> Scores:
+        own = per_image[calls.count(classifier.name)]
+        calls.append(classifier.name)
+        assert len(images) == 1
+        return {name: np.array([value], np.float32) for name, value in own.items()}
+
+    monkeypatch.setattr(module, "score_images", fake)
+    return calls
+
+
+def test_benign_edits_pass_and_every_image_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def counted(classifier: ImageClassifier, images: Sequence[Pixels]) -> Scores:
+        seen.extend((classifier.name, int(image[0, 0, 0])) for image in images)
+        return score_images(classifier, images)
+
+    monkeypatch.setattr(module, "score_images", counted)
+    pictures = [np.roll(ART, 8 * n, axis=1) for n in range(4)]
+    screen("make the sky blue", pictures[:2], *pictures[2:])
+    assert len(seen) == 4 * len(POLICY.classifiers) == len(set(seen))
+
+
+def test_drawings_from_words_alone_have_no_pair_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55})
+    screen("a red house", [], ART)
+
+
+def test_text_and_canaries_are_refused_without_repeating_them() -> None:
+    found = refusal("please undress them", [])
+    assert found.reason == Reason.TEXT_UNDRESS and "please" not in str(found)
+    canary = np.asarray(canary_image(1).rotate(90))
+    assert refusal("make it red", [ART], canary).reason == Reason.CANARY
+    assert refusal("make it red", [canary]).reason == Reason.CANARY
+
+
+def test_the_file_itself_is_matched_beside_its_pixels() -> None:
+    gate = HashGate()
+    with pytest.raises(SafetyRefusal):
+        EditScreening(POLICY, gate).match(ART, canary_png(0))
+    assert EditScreening(POLICY, gate).match(ART) == "pass"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"nsfw": 0.9}, Reason.NSFW),
+        ({"ANUS_EXPOSED": 0.9}, Reason.NUDITY),
+        ({"nsfw": np.nan}, Reason.CLASSIFIER_ERROR),
+        ({"FEMALE_BREAST_EXPOSED": 0.55}, Reason.NCII_EXPOSURE),  # below nudity_max, but it rose
+    ],
+)
+def test_injected_scores_are_refused(
+    monkeypatch: pytest.MonkeyPatch, change: Labels, reason: Reason
+) -> None:
+    inject(monkeypatch, SAFE, SAFE, {**SAFE, **change})
+    assert refusal("make it red", [ART, ART], ART).reason == reason
+
+
+def test_the_pair_rule_takes_the_most_exposed_input_and_any_person(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bare, nobody = {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55}, dict.fromkeys(POLICY.person_labels, 0.0)
+    inject(monkeypatch, SAFE, bare, bare)
+    screen("make it red", [ART, ART], ART)  # one input is as exposed as the result
+    inject(monkeypatch, {**SAFE, **nobody}, {**bare, **nobody})
+    screen("make it red", [ART], ART)  # nobody in either
+    inject(monkeypatch, SAFE, {**bare, **nobody})
+    assert refusal("make it red", [ART], ART).reason == Reason.NCII_EXPOSURE
+
+
+def test_an_input_whose_exposure_is_unknown_refuses_every_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A label that only the pair rule reads is NaN: the rule fails closed, in any order."""
+    (label, *_) = sorted(set(POLICY.exposure_weights) - set(POLICY.nudity_weights) - {"nsfw"})
+    unknown = {**SAFE, label: np.nan}
+    for order in ((SAFE, unknown), (unknown, SAFE)):
+        inject(monkeypatch, *order, SAFE)
+        assert refusal("make it red", [ART, ART], ART).reason == Reason.NCII_EXPOSURE
+
+
+def test_one_safe_image_does_not_launder_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, SAFE, {**SAFE, "nsfw": 0.9})
+    assert refusal("make it red", [ART, ART]).reason == Reason.NSFW
+    inject(monkeypatch, SAFE, SAFE, {**SAFE, "nsfw": 0.9})
+    assert refusal("make it red", [ART], ART, ART).reason == Reason.NSFW
+
+
+def test_unmatchable_images_meet_the_stricter_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    between = (POLICY.limit("nsfw_max", True) + POLICY.limit("nsfw_max", False)) / 2
+    inject(monkeypatch, {**SAFE, "nsfw": between})
+    screen("make it red", [ART])
+    inject(monkeypatch, {**SAFE, "nsfw": between})
+    assert refusal("make it red", [FLAT]).reason == Reason.NSFW
