@@ -15,7 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_artifacts, cli_catalog, cli_data, cli_edit, cli_ops, cli_weights
+from flows import (
+    cli_artifacts,
+    cli_catalog,
+    cli_data,
+    cli_edit,
+    cli_lora,
+    cli_ops,
+    cli_pack,
+    cli_safety,
+    cli_weights,
+)
 from kontext.errors import KontextError, RecipeError
 
 app = typer.Typer(
@@ -55,7 +65,7 @@ def _check_overrides(recipe: str, overrides: list[str] | None) -> None:
 
 
 Recipe = Annotated[
-    str, typer.Option("--recipe", "-r", help="Named recipe (demo, ci).", callback=_recipe)
+    str, typer.Option("--recipe", "-r", help="Named recipe (demo, ci, h200).", callback=_recipe)
 ]
 Sets = Annotated[
     list[str] | None,
@@ -242,8 +252,11 @@ def doctor(
 
 
 cli_data.add_to(app)
+cli_pack.add_to(app)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_catalog.app, name="catalog")
+app.add_typer(cli_safety.app, name="safety")
+app.add_typer(cli_lora.app, name="lora")
 cli_edit.add_to(app)
 cli_ops.add_to(app)
 cli_weights.add_to(app)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -112,6 +112,10 @@ class Lora:
                 f"{self.label} is for another model; {len(wrong)} misshapen: {', '.join(wrong)}"
             )
         return self
+
+    def scaled(self, strength: float) -> Lora:
+        """The same adapters, `strength` times as strong."""
+        return replace(self, adapters={k: (a, b * strength) for k, (a, b) in self.adapters.items()})
 
     def merged(self, entries: Iterable[Entry]) -> list[Entry]:
         """Entries of a transformer's file (`weights.our_entries`) with the adapters added in."""

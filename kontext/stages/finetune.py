@@ -7,11 +7,14 @@ import torch
 
 from kontext.data.latents import load_pairs
 from kontext.models.precision import compute_dtype
+from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
+from kontext.stages.ranks import checkpoints_of, train_on_ranks
+from kontext.stages.start import save_adapters, starting_model
 from kontext.stages.training import (
     device_for,
     history_table,
@@ -22,8 +25,10 @@ from kontext.stages.training import (
 )
 from kontext.train.clock import Clock
 from kontext.train.flow import FlowMethod, level_losses
+from kontext.train.guidance import GuidanceMethod
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import fit
+from kontext.train.watchdog import Watchdog
 from kontext.train.work import flow_work
 from schemas.recipes import FinetuneConfig
 
@@ -32,6 +37,7 @@ def run(ctx: StageContext) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
 
     Raises:
+        RecipeError: `finetune.init` points to nothing, or to a transformer of another shape.
         NumericsError: the latents or texts were not encoded as this recipe says.
         GateError: losses that are not finite, and the recipe says to stop.
     """
@@ -39,22 +45,28 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, FinetuneConfig)
     keep_freed_memory()
     device = device_for(ctx)
-    method = FlowMethod(config, load_pairs(ctx.inputs["encode"], "train", device))
+    pairs = load_pairs(ctx.inputs["encode"], "train", device)
+    method = FlowMethod(config, pairs, starting_model(ctx, config))
     method.state.ledger = _ledger(ctx, method)
     products = compute_dtype(config.parallel.precision, device)
+    checkpoints, progress = checkpoints_of(ctx, config), report_progress(ctx, "flow")
+    train_on_ranks(ctx, method, checkpoints, progress)
     history = fit(
         method,
-        checkpoint=ctx.scratch / "checkpoint.pt",
-        checkpoint_every=config.checkpoint_every,
-        progress=report_progress(ctx, "flow"),
+        checkpoints=checkpoints,
+        progress=progress,
         policy=config.guard,
         clock=Clock(flow_work(config, method.data), peak_flops(device, products), device),
+        watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
     model.requires_grad_(False).eval()
+    save_adapters(ctx, config, model)
+    if config.guidance_distill.steps:
+        model = _told_its_guidance(ctx, method).requires_grad_(False).eval()
     save_weights(ctx, "flow.safetensors", model.state_dict())
-    ctx.output.add_json("config.json", {"shape": config.shape.model_dump(mode="json")})
+    ctx.output.add_json("config.json", {"shape": model.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
     report_incidents(ctx, method.state)
@@ -79,6 +91,32 @@ def run(ctx: StageContext) -> None:
     )
 
 
+def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:
+    """Guidance distillation of the trained flow; enters its mode in the ledger."""
+    method = GuidanceMethod(flow.config, flow.data, flow.model)
+    settings = flow.config.guidance_distill
+    flow.state.ledger.update(
+        {
+            "guidance: mode": "embedded",
+            "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
+        }
+    )
+    method.state.ledger = dict(flow.state.ledger)
+    history = fit(
+        method,
+        checkpoints=checkpoints_of(ctx, flow.config, "guidance"),
+        progress=report_progress(ctx, "guidance"),
+        policy=flow.config.guard,
+    )
+    ctx.output.add_table("guidance.parquet", history_table(history))
+    report_incidents(ctx, method.state)
+    recent = history[-20:]
+    deaf = sum(row["unguided"] for row in recent)
+    ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / max(deaf, 1e-12))
+    method.state.ema["model"].copy_to(method.student)
+    return method.student
+
+
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
     """What the flow's numbers mean, measured on what was loaded, and agreed with `encode`."""
     config, device = method.config, method.device
@@ -91,6 +129,8 @@ def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
         ),
         **optimizer_ledger(method.state.optimizers),
         "guidance: text dropout": f"{config.text_dropout:g}",
+        "guidance: image dropout": f"{config.image_dropout:g}",
+        "guidance: dropout of both": f"{config.both_dropout:g}",
         "text: length": str(method.data.text_tokens.shape[1]),
         "text: dtype": str(method.data.text_tokens.dtype).removeprefix("torch."),
         "codec: sha256": codec_digest(ctx),

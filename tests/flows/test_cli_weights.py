@@ -104,11 +104,7 @@ def test_other_weights_under_the_same_file_names_are_another_artifact(home: Path
 
 
 def test_a_lora_is_merged_on_the_way_in(home: Path) -> None:
-    base = FluxTransformer(_SHAPE)
-    base.load_state_dict(load_file(home / "model" / "transformer.safetensors"))
-    apply_lora(base, LoraConfig(rank=2))
-    for parameter in lora_parameters(base):
-        torch.nn.init.normal_(parameter, std=0.1)
+    base = _tuned(home)
     save_lora(lora_of(base), home / "lora.safetensors", base)
     assert "rank 2" in call("doctor", home / "lora.safetensors")[0]["model"]
     call("import", home / "model", "--name", "tuned", "--lora", home / "lora.safetensors")
@@ -164,3 +160,59 @@ def test_bad_weights_are_one_line_and_exit_1(
     assert "is not empty" in said("export", home / "model", "-o", home / "model")
     result = CliRunner().invoke(cli.app, ["doctor", str(part)])
     assert result.exit_code == 1 and "1 missing: img_in.bias" in result.output
+
+
+def _tuned(home: Path) -> FluxTransformer:
+    """The home's model with adapters of rank 2 that do something."""
+    base = FluxTransformer(_SHAPE)
+    base.load_state_dict(load_file(home / "model" / "transformer.safetensors"))
+    apply_lora(base, LoraConfig(rank=2))
+    for parameter in lora_parameters(base):
+        torch.nn.init.normal_(parameter, std=0.1)
+    return base
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "bfl"])
+def test_adapters_come_out_of_a_finetune_and_go_into_a_model(home: Path, layout: str) -> None:
+    model = _tuned(home)
+    save_lora(lora_of(model), home / "lora.safetensors", model)
+    made = call("lora", "merge", home / "model", home / "lora.safetensors", "-o", home / "tuned")
+    tuned = load_file(home / "tuned" / "transformer.safetensors")
+    merged = merge(model).state_dict()
+    assert all(torch.allclose(tuned[key], value, atol=1e-6) for key, value in merged.items())
+    assert (
+        made["digest"] == read_config(home / "tuned").digest != read_config(home / "model").digest
+    )
+
+    call("import", home / "tuned", "--name", "mine")  # an artifact serves as well as a folder
+    out = home / "again.safetensors"
+    found = call(
+        "lora", "extract", home / "model", "import@mine", "-o", out, "--rank", 2, "--layout", layout
+    )
+    assert found["lost"] < 1e-3 and found["not_held"] == []
+    call("lora", "merge", home / "model", out, "-o", home / "half", "--strength", 0.5)
+    base = load_file(home / "model" / "transformer.safetensors")
+    half = load_file(home / "half" / "transformer.safetensors")
+    for key, value in base.items():
+        assert torch.allclose(half[key], (value + tuned[key]) / 2, atol=1e-5)
+
+
+def test_bad_adapters_are_one_line(home: Path, monkeypatch: Any, capsys: Any) -> None:
+    def said(*arguments: object) -> str:
+        return fails(monkeypatch, capsys, "lora", *arguments)
+
+    model, out = home / "model", home / "out.safetensors"
+    assert "nothing to extract" in said("extract", model, model, "-o", out)
+    assert "no file, folder or artifact" in said("extract", model, "none", "-o", out)
+    assert "saved as .safetensors" in said("extract", model, model, "-o", home / "out.bin")
+    assert "does not exist" in said("merge", model, home / "none.safetensors", "-o", home / "x")
+    transformer = model / "transformer.safetensors"
+    assert "no LoRA adapters" in said("merge", model, transformer, "-o", home / "x")
+    narrow = FluxTransformer(_SHAPE.model_copy(update={"hidden_size": 16, "num_heads": 1}))
+    save_file(narrow.state_dict(), home / "narrow.safetensors")
+    assert "not of one shape" in said("extract", model, home / "narrow.safetensors", "-o", out)
+    apply_lora(narrow, LoraConfig(rank=2))
+    save_lora(lora_of(narrow), home / "narrow-lora.safetensors", narrow)
+    assert "misshapen" in said("merge", model, home / "narrow-lora.safetensors", "-o", home / "x")
+    assert "not an empty folder" in said("merge", model, transformer, "-o", model)
+    assert not out.exists() and not (home / "x").exists()

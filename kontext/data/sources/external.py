@@ -37,7 +37,7 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
         OSError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    with _digests(home) as digests:
+    with file_digests(home) as digests:
         for source in config.sources:
             if isinstance(source, FolderSource):
                 root = Path(source.path).expanduser()
@@ -87,7 +87,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 @contextmanager
-def _digests(home: Path | None) -> Iterator[FileDigests]:
+def file_digests(home: Path | None) -> Iterator[FileDigests]:
     """The cache under `home`, or one that is forgotten."""
     where = ":memory:"
     if home is not None:
