@@ -137,6 +137,12 @@ def tar_member(name: str, data: bytes) -> bytes:
 
 def tar_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:
     """(name, bytes) of the regular files in a shard, or in a sample's byte range of one."""
+    for name, body, _, _ in tar_places(data):
+        yield name, body
+
+
+def tar_places(data: bytes | memoryview) -> Iterator[tuple[str, memoryview, int, int]]:
+    """`tar_members` with the byte where each file's header starts and where its padding ends."""
     view, offset = memoryview(data), 0
     while offset + BLOCK <= len(view):
         header = bytes(view[offset : offset + BLOCK])
@@ -144,6 +150,7 @@ def tar_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:
             return
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         start = offset + BLOCK
+        end = start + info.size + -info.size % BLOCK
         if info.isreg():
-            yield info.name, view[start : start + info.size]
-        offset = start + info.size + -info.size % BLOCK
+            yield info.name, view[start : start + info.size], offset, end
+        offset = end
