@@ -244,7 +244,9 @@ class AutoencoderConfig(Section):
     latent_noise: float = Field(
         0.5, title="Noise the decoder learns to read through, at most, in latent spreads", ge=0
     )
-    latent_noise_start: int = Field(800, title="Step from which latents are disturbed", ge=0)
+    latent_noise_start: int = Field(
+        950, title="Step from which the encoder rests and the decoder reads disturbed latents", ge=0
+    )
     perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
     disc_start: int = 1280
     disc_weight: float = 0.1

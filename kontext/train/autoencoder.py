@@ -61,11 +61,12 @@ class AutoencoderMethod:
             len(self.images), (c.batch,), generator=generator(c.seed, index, "batch")
         )
         real = self.images[picks].float() / 127.5 - 1
-        with autocast(self.device):
+        resting = bool(c.latent_noise) and index >= c.latent_noise_start
+        with autocast(self.device), torch.set_grad_enabled(not resting):
             mean, logvar = self.model.moments(real)
         mean, logvar = mean.float(), logvar.float()
         latents = sample_posterior(mean, logvar, generator(c.seed, index, "posterior"))
-        if c.latent_noise and index >= c.latent_noise_start:
+        if resting:
             latents = disturb(latents, c.latent_noise, generator(c.seed, index, "noise"))
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
@@ -139,7 +140,6 @@ def disturb(latents: Tensor, most: float, draw: torch.Generator) -> Tensor:
     shape = (len(latents), 1, 1, 1)
     level = most * torch.rand(shape, generator=draw).to(latents.device)
     noise = torch.randn(latents.shape, generator=draw).to(latents.device)
-    # the spread keeps its gradient: without it, larger latents would look like less noise
     return latents + level * latents.std() * noise
 
 
