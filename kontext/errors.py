@@ -72,6 +72,22 @@ class GateError(KontextError):
     """A quality gate (training health, canary, inert filter) failed and stopped the stage."""
 
 
+class WiringError(GateError):
+    """A gate before training saw a symptom of broken wiring; `gate` is its name."""
+
+    def __init__(self, gate: str, message: str) -> None:
+        super().__init__(f"{gate}: {message}")
+        self.gate = gate
+
+
+class RanksError(KontextError):
+    """The processes that train together died too often, or could not be started."""
+
+
+class StallError(KontextError):
+    """Training made no step for longer than the recipe allows."""
+
+
 class NumericsError(KontextError):
     """Two things that should share their numerics do not; `lines` has one line per difference."""
 

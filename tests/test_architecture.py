@@ -25,10 +25,10 @@ LAYERS = {
     "train": 3,
     "sample": 3,
     "evaluate": 3,
+    "launch": 3,
     "stages": 4,
     "engine": 5,
     "remake": 5,
-    "launch": 5,
     "cli": 6,
 }
 TENSOR_PARTS = ("models", "parallel", "train", "sample")

@@ -1,7 +1,7 @@
 """FSDP2 for the transformer: one shard group per block, bf16 gathered, fp32 reduced.
 
 Tried with two gloo ranks on CPUs: losses, communicated dtypes, streamed weights. Unrun: NCCL, what
-prefetch gains on a GPU, HSDP meshes. No recipe starts ranks yet: `join` is called by tests only.
+prefetch gains on a GPU, HSDP meshes.
 """
 
 from __future__ import annotations

@@ -49,12 +49,30 @@ class World:
         import torch.distributed as dist
 
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-        dist.all_reduce(numbers, group=_talk())
+        dist.all_reduce(numbers, group=self.channel("talk"))
         return dict(zip(values, numbers.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
         return flag if self.size == 1 else self.sum({"flag": float(flag)})["flag"] > 0
+
+    def from_first(self, number: int) -> int:
+        """The number that rank 0 says, on all ranks."""
+        return int(self.sum({"number": number if self.leads else 0})["number"])
+
+    def channel(self, name: str) -> Any:
+        """A gloo group of all ranks for one kind of talk; None in a world of one.
+
+        CPU numbers never wait behind gradients there, and threads that each have a channel of
+        their own cannot mix up their collectives. Its first use is a collective.
+        """
+        if self.size == 1:
+            return None
+        import torch.distributed as dist
+
+        if name not in _groups:
+            _groups[name] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return _groups[name]
 
     def wait(self) -> None:
         """Until every rank has come here."""
@@ -113,12 +131,3 @@ def leave() -> None:
 
 
 _groups: dict[str, Any] = {}
-
-
-def _talk() -> Any:
-    """A gloo group of all ranks: reports are CPU numbers, and never wait behind gradients."""
-    import torch.distributed as dist
-
-    if "talk" not in _groups:
-        _groups["talk"] = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    return _groups["talk"]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_transformer
-from kontext.models.batch import PairTensors, gather
-from kontext.models.precision import autocast, compute_dtype
+from kontext.models.batch import PairTensors
+from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
-from kontext.sample.euler import Guidance, Prompt, noise, sample
+from kontext.parallel.peaks import peak_flops
+from kontext.sample.edits import EditSampler, choose_edits
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
+from kontext.stages.teacher_edits import synthesise
 from kontext.stages.training import (
     device_for,
     history_table,
@@ -24,22 +22,24 @@ from kontext.stages.training import (
     report_speed,
     save_weights,
 )
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock
-from kontext.train.distill import DistillMethod, check_training, check_wiring
+from kontext.train.distill import DistillMethod
+from kontext.train.gates import check_training, run_gates, settings_digest, stop_at_failure
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import fit
 from kontext.train.work import ladd_work
 from schemas.recipes import DistillConfig
 
-_BATCH = 64
+GATES = "gates.json"
 
 
 def run(ctx: StageContext) -> None:
-    """Synthesise teacher edits (kept if the stage was killed), check the wiring, train, measure.
+    """Synthesise teacher edits (kept for the next run), pass the gates, train, measure.
 
     Raises:
-        GateError: a wiring gate failed, the heads' loss is pinned, or losses are not finite and
-            the recipe says to stop.
+        WiringError: a gate before training failed.
+        GateError: the heads' loss is pinned, or losses are not finite and the recipe says to stop.
         NumericsError: the teacher was trained with other numerics than this stage has.
     """
     config = ctx.config
@@ -52,17 +52,21 @@ def run(ctx: StageContext) -> None:
     ledger = _ledger(ctx, config, data, teacher)
 
     edits = choose_edits(data, config)
-    synthetic = _teacher_edits(ctx, config, data, edits, teacher).to(device)
+    sampler = EditSampler(data, config.teacher_steps, config.guidance, config.seed)
+    synthetic = synthesise(ctx, sampler, edits, teacher, ledger).to(device)
     method = DistillMethod(config, data, edits, synthetic, teacher)
-    check_wiring(method)
-    method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers)}
+    passed = _gates(ctx, method, sampler)
+    method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
     history = fit(
         method,
-        checkpoint=ctx.scratch / "checkpoint.pt",
-        checkpoint_every=config.checkpoint_every,
+        checkpoints=Checkpoints(ctx.scratch / "checkpoints", config.checkpoint_every),
         progress=report_progress(ctx, "distill"),
         policy=config.guard,
-        clock=Clock(ladd_work(config, data), device=device),
+        clock=Clock(
+            ladd_work(config, data, teacher.shape),
+            peak_flops(device, compute_dtype("auto", device)),
+            device,
+        ),
     )
     for verdict in check_training(history):
         ctx.note(verdict)
@@ -71,7 +75,6 @@ def run(ctx: StageContext) -> None:
 
     save_weights(ctx, "student.safetensors", student.state_dict())
     save_weights(ctx, "heads.safetensors", method.heads.state_dict())
-    ctx.output.add_file("teacher_edits.safetensors", ctx.scratch / "teacher_edits.safetensors")
     ctx.output.add_json(
         "config.json",
         {
@@ -89,6 +92,22 @@ def run(ctx: StageContext) -> None:
     ctx.report.image("distill-samples", sheet, "validation pairs: context | student | target")
     ctx.output.metric("teacher_edits", len(edits))
     _summarise(ctx, config, method)
+
+
+def _gates(ctx: StageContext, method: DistillMethod, sampler: EditSampler) -> Ledger:
+    """Run the gates, show and store what they saw; returns their line of the ledger.
+
+    Raises:
+        WiringError: a gate failed; nothing has been trained.
+    """
+    findings = run_gates(method, sampler)
+    rows = [finding.row() for finding in findings]
+    for row in rows:
+        ctx.log.info("gate %s: %s", row["gate"], row["seen"])
+    ctx.report.table("distill-gates", rows)
+    stop_at_failure(findings)
+    ctx.output.add_json(GATES, rows)
+    return {"gates: passed with settings": settings_digest(method.config)}
 
 
 def _summarise(ctx: StageContext, config: DistillConfig, method: DistillMethod) -> None:
@@ -119,52 +138,3 @@ def _ledger(
     agree(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)
     record(ctx, "distill", ledger)
     return ledger
-
-
-def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
-    """Indices of the pairs to synthesise, as many from each category as there are."""
-    draw = torch.Generator().manual_seed(config.seed)
-    pools = [torch.nonzero(data.category == i).flatten() for i in range(len(data.categories))]
-    edits = set(data.edits().tolist())
-    pools = [torch.tensor([p for p in pool.tolist() if p in edits]) for pool in pools]
-    pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
-    share = -(-config.teacher_edits // len(pools))
-    chosen = torch.cat([pool[:share] for pool in pools])
-    return chosen[: config.teacher_edits].long()
-
-
-def _teacher_edits(
-    ctx: StageContext,
-    config: DistillConfig,
-    data: PairTensors,
-    edits: Tensor,
-    teacher: FluxTransformer,
-) -> Tensor:
-    """Guided edits [E, C, h, w] of the teacher; taken from scratch where they are complete."""
-    path = ctx.scratch / "teacher_edits.safetensors"
-    if path.exists():
-        return load_file(path)["latents"]
-    device = data.latents.device
-    empty = Prompt(data.text_tokens[:1].float(), data.text_pooled[:1].float())
-    made = []
-    for start in range(0, len(edits), _BATCH):
-        rows = edits[start : start + _BATCH]
-        batch = gather(data, rows)
-        assert batch.context is not None
-        eps = noise(config.seed, rows.tolist(), batch.target.shape[1:]).to(device)
-        with autocast(device):
-            latents = sample(
-                teacher,
-                eps,
-                Prompt(batch.tokens, batch.pooled),
-                [batch.context],
-                steps=config.teacher_steps,
-                guidance=Guidance(text=config.guidance),
-                empty=empty,
-            )
-        made.append(latents.cpu())
-        ctx.report.progress(start + len(rows), 2 * len(edits), "teacher edits")
-    partial = path.with_suffix(".partial")
-    save_file({"latents": torch.cat(made), "pairs": edits.clone()}, partial)
-    partial.replace(path)
-    return load_file(path)["latents"]

@@ -15,6 +15,7 @@ from kontext.errors import GateError
 from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, record
 from kontext.stages.training import (
@@ -25,9 +26,11 @@ from kontext.stages.training import (
     report_speed,
 )
 from kontext.train.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock
 from kontext.train.ledger import codec_ledger, optimizer_ledger
 from kontext.train.loop import fit
+from kontext.train.work import codec_work
 from schemas.recipes import AutoencoderConfig
 
 _SHOWN = 16
@@ -60,11 +63,14 @@ def run(ctx: StageContext) -> None:
     record(ctx, "autoencoder", method.state.ledger)
     history = fit(
         method,
-        checkpoint=ctx.scratch / "checkpoint.pt",
-        checkpoint_every=config.checkpoint_every,
+        checkpoints=Checkpoints(ctx.scratch / "checkpoints", config.checkpoint_every),
         progress=report_progress(ctx, "autoencoder"),
         policy=config.guard,
-        clock=Clock(device=device),
+        clock=Clock(
+            codec_work(config, train.shape[-1]),
+            peak_flops(device, compute_dtype("auto", device)),
+            device,
+        ),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)

@@ -13,11 +13,11 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kontext.errors import GateError
-from kontext.train.state import TrainState, copied, read, set_weights, weights_of
+from kontext.train.checkpoint import Checkpoints
+from kontext.train.state import TrainState, copied, set_weights, weights_of
 from schemas.recipes import GuardConfig
 
 _log = logging.getLogger(__name__)
@@ -28,17 +28,19 @@ class Guard:
     """Judges every step and brings the state back where the policy says so.
 
     Args:
-        checkpoint: where the run's checkpoints are; needed to roll back.
+        checkpoints: the run's; needed to roll back.
 
     Raises:
         ValueError: the policy rolls back and there are no checkpoints.
     """
 
-    def __init__(self, policy: GuardConfig, state: TrainState, checkpoint: Path | None) -> None:
-        self.policy, self.state, self.checkpoint = policy, state, checkpoint
+    def __init__(
+        self, policy: GuardConfig, state: TrainState, checkpoints: Checkpoints | None
+    ) -> None:
+        self.policy, self.state, self.checkpoints = policy, state, checkpoints
         actions = (policy.on_nan, policy.on_spike)
         self._skips, self.rolls_back = "skip" in actions, "roll-back" in actions
-        if self.rolls_back and checkpoint is None:
+        if self.rolls_back and checkpoints is None:
             raise ValueError("a run without checkpoints has nothing to roll back to")
         self._before: dict[str, Any] = {}
 
@@ -101,8 +103,5 @@ class Guard:
         if action == "skip":
             set_weights(self.state, self._before)
             return self.state.step
-        assert self.checkpoint is not None
-        payload = read(self.checkpoint)
-        set_weights(self.state, payload)
-        self.state.history = payload["history"]
-        return int(payload["step"])
+        assert self.checkpoints is not None
+        return self.checkpoints.roll_back(self.state)

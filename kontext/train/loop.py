@@ -10,17 +10,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock
 from kontext.train.guard import Guard
-from kontext.train.state import TrainState, restore, save
+from kontext.train.state import TrainState
+from kontext.train.watchdog import Watchdog
 from schemas.recipes import GuardConfig
 
-__all__ = ["Method", "Progress", "TrainState", "fit", "generator"]
+__all__ = ["Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
 
 _log = logging.getLogger(__name__)
 _PURPOSES = ("batch", "noise", "time", "dropout", "posterior", "renoise", "negatives")
@@ -36,6 +38,10 @@ class Method(Protocol):
         """Do update number `index` and return its losses and metrics."""
 
 
+class Stopped(Exception):
+    """The run was asked to end before its last step; it is saved."""
+
+
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -48,44 +54,59 @@ def generator(seed: int, index: int, purpose: str) -> torch.Generator:
 def fit(
     method: Method,
     *,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 0,
+    checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     policy: GuardConfig | None = None,
     clock: Clock | None = None,
+    watchdog: Watchdog | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
-    """Run the method to its last step and return the history, resuming from `checkpoint`.
+    """Run the method to its last step and return the history, resuming from `checkpoints`.
 
     Args:
         policy: what becomes of steps that are not finite or leap; by default the run stops at a
             loss that is not finite. Steps left out are in `state.incidents`, not in the history.
         clock: measures the steps, into `state.clock`.
+        watchdog: is told of every step that is done.
+        stop: asked after every step whether to save and end; must say the same on all ranks.
 
     Raises:
         GateError: the policy stopped the run; the last checkpoint is left for inspection.
         NumericsError: the checkpoint was made with other numerics than `state.ledger`.
+        Stopped: `stop` said so; the checkpoint is whole.
     """
-    state = method.state
-    guard = Guard(policy or GuardConfig(), state, checkpoint)
-    clock = clock or Clock()
-    if checkpoint is not None and checkpoint.exists():
-        restore(state, checkpoint)
-        _log.info("resumed at step %d of %d", state.step, method.total_steps)
-    elif checkpoint is not None and guard.rolls_back:
-        save(state, checkpoint)
+    state, clock = method.state, clock or Clock()
+    guard = Guard(policy or GuardConfig(), state, checkpoints)
     started = time.monotonic()
-    while state.step < method.total_steps:
-        guard.before_step()
-        clock.start()
-        losses = dict(method.step(state.step))
-        state.clock.append(clock.lap(state.step))
-        if guard.accepts(losses):
-            state.history.append({"step": state.step, **losses})
-        state.step += 1
-        if progress is not None:
-            progress(state.step, method.total_steps, losses)
-        due = checkpoint_every and state.step % checkpoint_every == 0
-        if checkpoint is not None and (due or state.step == method.total_steps):
-            save(state, checkpoint)
+    with watchdog or nullcontext(), checkpoints or nullcontext():
+        if checkpoints is not None and checkpoints.restore(state):
+            _log.info("resumed at step %d of %d", state.step, method.total_steps)
+        elif checkpoints is not None and guard.rolls_back:
+            checkpoints.save(state)
+        while state.step < method.total_steps:
+            losses = _step(method, guard, clock)
+            if watchdog is not None:
+                watchdog.beat()
+            if progress is not None:
+                progress(state.step, method.total_steps, losses)
+            ends = stop()
+            last = ends or state.step == method.total_steps
+            if checkpoints is not None and (last or checkpoints.due(state.step)):
+                checkpoints.save(state)
+            if ends:
+                raise Stopped(f"ended at step {state.step} of {method.total_steps}")
     _log.info("%d steps, %.0f s in this process", state.step, time.monotonic() - started)
     return state.history
+
+
+def _step(method: Method, guard: Guard, clock: Clock) -> Mapping[str, float]:
+    """One step: judged, measured and recorded."""
+    state = method.state
+    guard.before_step()
+    clock.start()
+    losses = dict(method.step(state.step))
+    state.clock.append(clock.lap(state.step))
+    if guard.accepts(losses):
+        state.history.append({"step": state.step, **losses})
+    state.step += 1
+    return losses

@@ -1,14 +1,9 @@
-"""What a training run is at one moment, and how it is written down and read back.
-
-A checkpoint is one file, replaced atomically: a process killed at any moment leaves either the old
-one or the new one, whole.
-"""
+"""What a training run is at one moment, and how it is taken apart for a checkpoint."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kontext.train.ema import Ema
-from kontext.train.ledger import Ledger, compare
+from kontext.train.ledger import Ledger
 
 
 @dataclass
@@ -66,41 +61,55 @@ def copied(value: Any) -> Any:
     return value
 
 
-def save(state: TrainState, path: Path) -> None:
-    """Write a checkpoint atomically: the old one stays until the new one is whole on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    payload = {
-        **weights_of(state),
-        "step": state.step,
-        "history": state.history,
-        "ledger": state.ledger,
-        "incidents": state.incidents,
-        "clock": state.clock,
-    }
-    with partial.open("wb") as file:
-        torch.save(payload, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def parted(state: TrainState) -> tuple[dict[str, Tensor], Any]:
+    """(tensors by path, the rest): `weights_of` with None in the place of every tensor."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach()
+            return None
+        if isinstance(value, dict):
+            return {key: walk(inner, f"{path}/{key}") for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(walk(inner, f"{path}/{i}") for i, inner in enumerate(value))
+        return value
+
+    rest = {key: walk(value, key) for key, value in weights_of(state).items()}
+    return tensors, rest
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU."""
-    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return payload
+def joined(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any:
+    """What `parted` took apart."""
+    if path in tensors:
+        return tensors[path]
+    prefix = f"{path}/" if path else ""
+    if isinstance(rest, dict):
+        return {key: joined(tensors, inner, f"{prefix}{key}") for key, inner in rest.items()}
+    if isinstance(rest, list | tuple):
+        return type(rest)(joined(tensors, v, f"{prefix}{i}") for i, v in enumerate(rest))
+    return rest
 
 
-def restore(state: TrainState, path: Path) -> None:
-    """Load what `save` wrote into an equally built state.
+def room_for(
+    state: TrainState, wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> dict[str, Tensor]:
+    """Tensors to read a checkpoint into, laid out over the ranks as this state is.
 
-    Raises:
-        NumericsError: the checkpoint was made with other numerics; nothing is loaded.
+    The state's own tensors where it has them. Optimiser state that is not there yet is laid out
+    like its parameter, which is how optimisers make it.
     """
-    payload = read(path)
-    compare(payload["ledger"], state.ledger, "the checkpoint", "this run")
-    set_weights(state, payload)
-    state.step = payload["step"]
-    state.history = payload["history"]
-    state.incidents = payload["incidents"]
-    state.clock = payload["clock"]
+    own, _ = parted(state)
+    parameters = {
+        f"optimizers/{name}/state/{i}": parameter
+        for name, optimizer in state.optimizers.items()
+        for i, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
+    }
+    room = {}
+    for path, (dtype, size) in wanted.items():
+        like = own.get(path, parameters.get(path.rpartition("/")[0]))
+        if like is not None and like.shape == size:
+            room[path] = like.detach() if path in own else torch.empty_like(like, dtype=dtype)
+        else:
+            room[path] = torch.empty(size, dtype=dtype)
+    return room

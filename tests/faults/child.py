@@ -28,8 +28,8 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "in-commit": ("kontext.store.catalog", "_insert_dataset", "after"),
     "before-record": ("kontext.store.catalog", "Catalog.record", "before"),
     "before-tag": ("kontext.store.artifacts", "ArtifactStore.tag", "before"),
-    "checkpoint-start": ("kontext.train.loop", "save", "before"),
-    "checkpoint-done": ("kontext.train.loop", "save", "after"),
+    "checkpoint-start": ("kontext.train.checkpoint", "Checkpoints.save", "before"),
+    "checkpoint-done": ("kontext.train.checkpoint", "Checkpoints.wait", "after"),
 }
 
 

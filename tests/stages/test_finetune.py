@@ -6,12 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_transformer
+from kontext.stages.numerics import LEDGER
 from kontext.store.artifacts import Artifact
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.flow import FlowMethod
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
 from tests.stages.stage_harness import Harness
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +34,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 ) -> None:
     harness = encoded_run(tmp_path)
     broken_at(monkeypatch, FlowMethod, 5, harness, "finetune")
-    checkpoint = tmp_path / "scratch/finetune/checkpoint.pt"
-    assert torch.load(checkpoint, weights_only=True)["step"] == 4  # the last one that was whole
+    checkpoints = Checkpoints(tmp_path / "scratch/finetune/checkpoints")
+    assert checkpoints.finished() == [2, 4]  # those that were whole
     steps: list[int] = []
     real = FlowMethod.step
     monkeypatch.setattr(
@@ -66,8 +71,10 @@ def test_the_weights_are_the_average_and_load(made: tuple[Harness, Artifact]) ->
     model = load_transformer(artifact, "flow.safetensors", torch.device("cpu"))
     assert artifact.manifest.metrics["parameters"] == sum(p.numel() for p in model.parameters())
     saved = load_file(artifact.path("flow.safetensors"))
-    checkpoint = torch.load(harness.folder / "scratch/finetune/checkpoint.pt", weights_only=True)
-    last = checkpoint["modules"]["model"]
+    method = FlowMethod(harness.recipe.finetune, load_pairs(harness.inputs["encode"], "train", CPU))
+    method.state.ledger = artifact.json(LEDGER)
+    assert Checkpoints(harness.folder / "scratch/finetune/checkpoints").restore(method.state)
+    last = method.model.state_dict()
     assert saved.keys() == last.keys()
     assert any(not torch.equal(saved[name], last[name]) for name in saved)
     assert artifact.path("samples.png").read_bytes().startswith(b"\x89PNG")

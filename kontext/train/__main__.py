@@ -1,0 +1,10 @@
+"""`python -m kontext.train JOB.json`: one rank of a run, started by torchrun or a scheduler."""
+
+import sys
+
+from kontext.train.rank import main
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m kontext.train JOB.json (see kontext/train/rank.py)")
+    main(sys.argv[1])
