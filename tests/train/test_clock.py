@@ -11,6 +11,7 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel import attention
 from kontext.parallel.peaks import PEAKS, peak_flops, peak_of
 from kontext.train import clock as module
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock, Work, medians, stretches, waiting
 from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit
@@ -96,9 +97,13 @@ def test_the_work_of_a_ladd_step_is_its_batch() -> None:
 def test_every_step_of_a_run_is_measured_also_over_a_resume(tmp_path: Path) -> None:
     method = FlowMethod(toy_config(), toy_pairs(), toy_model())
     method.total_steps = 3
-    fit(method, checkpoint=tmp_path / "c.pt", checkpoint_every=2)
+    fit(method, checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
     again = FlowMethod(toy_config(), toy_pairs(), toy_model())
-    fit(again, checkpoint=tmp_path / "c.pt", clock=Clock(flow_work(again.config, again.data)))
+    fit(
+        again,
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        clock=Clock(flow_work(again.config, again.data)),
+    )
     rows = again.state.clock
     assert [row["step"] for row in rows] == list(range(6))
     assert all(0 < row["data_wait"] < row["seconds"] for row in rows)

@@ -7,6 +7,7 @@ import torch
 
 from kontext.models.batch import gather, sampling_weights
 from kontext.models.sequence import pack, sequence_ids
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.flow import FlowMethod, add_noise, level_losses, velocity
 from kontext.train.loop import fit, generator
 from kontext.train.timesteps import sample_t
@@ -81,7 +82,8 @@ def test_the_loss_is_the_papers_formula() -> None:
 def test_dropped_instructions_become_the_encoded_empty_prompt() -> None:
     data = toy_pairs()
     method = FlowMethod(toy_config(text_dropout=0.999), data)
-    batch = method._dropped(data.edits(), generator(0, 0, "dropout"))
+    (part,) = method.dropped("edit", data.edits(), generator(0, 0, "dropout"))
+    batch = gather(data, part.pairs, part.text)
     assert torch.equal(batch.tokens, data.text_tokens[:1].expand(8, -1, -1))
     assert batch.tokens.abs().sum() > 0
 
@@ -103,9 +105,9 @@ def test_resume_takes_exactly_the_steps_of_an_unbroken_run(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(first, checkpoint=tmp_path / "c.pt", checkpoint_every=2, progress=stop)
+        fit(first, checkpoints=Checkpoints(tmp_path / "c", every=2), progress=stop)
     second = FlowMethod(toy_config(), toy_pairs())
-    assert fit(second, checkpoint=tmp_path / "c.pt", checkpoint_every=2) == whole.state.history
+    assert fit(second, checkpoints=Checkpoints(tmp_path / "c", every=2)) == whole.state.history
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 

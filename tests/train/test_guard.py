@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kontext.errors import GateError
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, fit, generator
 from kontext.train.optim import adamw
@@ -79,7 +80,9 @@ def test_rolling_back_leaves_out_all_batches_since_the_checkpoint(
 ) -> None:
     method = Injected({10: bad})
     history = fit(
-        method, checkpoint=tmp_path / "c.pt", checkpoint_every=4, policy=GuardConfig(**policy)
+        method,
+        checkpoints=Checkpoints(tmp_path / "checkpoints", every=4),
+        policy=GuardConfig(**policy),
     )
     expected = Injected(without=range(8, 11))
     fit(expected)
@@ -91,7 +94,11 @@ def test_rolling_back_leaves_out_all_batches_since_the_checkpoint(
 
 def test_rolling_back_before_the_first_checkpoint_returns_to_the_start(tmp_path: Path) -> None:
     method = Injected({2: NAN})
-    fit(method, checkpoint=tmp_path / "c.pt", policy=GuardConfig(on_nan="roll-back"))
+    fit(
+        method,
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        policy=GuardConfig(on_nan="roll-back"),
+    )
     expected = Injected(without=range(3))
     fit(expected)
     assert_equal(method, expected)
@@ -106,12 +113,12 @@ def test_a_run_killed_around_an_incident_ends_as_an_unbroken_one(
     def run(name: str, until: int) -> Injected:
         method = Injected({9: NAN})
         method.total_steps = until
-        fit(method, checkpoint=tmp_path / name, checkpoint_every=4, policy=policy)
+        fit(method, checkpoints=Checkpoints(tmp_path / name, every=4), policy=policy)
         return method
 
-    whole = run("whole.pt", STEPS)
+    whole = run("whole", STEPS)
     for until in (4, 8, 12, STEPS):
-        last = run("broken.pt", until)
+        last = run("broken", until)
     assert_equal(last, whole)
     assert last.state.history == whole.state.history
     found, wanted = (m.state.incidents for m in (last, whole))
@@ -120,8 +127,8 @@ def test_a_run_killed_around_an_incident_ends_as_an_unbroken_one(
 
 def test_by_default_a_nan_stops_the_run_and_a_spike_does_not(tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"step 5: loss is not finite \(loss nan\)"):
-        fit(Injected({5: NAN}), checkpoint=tmp_path / "c.pt", checkpoint_every=2)
-    assert torch.load(tmp_path / "c.pt", weights_only=True)["step"] == 4
+        fit(Injected({5: NAN}), checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
+    assert Checkpoints(tmp_path / "checkpoints").record()["step"] == 4
     assert len(fit(Injected({9: HUGE}))) == STEPS
 
 
@@ -152,6 +159,6 @@ def test_a_policy_that_is_not_needed_changes_no_bit(tmp_path: Path) -> None:
     plain, guarded = Injected(), Injected()
     fit(plain)
     policy = GuardConfig(on_nan="roll-back", on_spike="skip", spike_factor=100)
-    fit(guarded, checkpoint=tmp_path / "c.pt", policy=policy)
+    fit(guarded, checkpoints=Checkpoints(tmp_path / "checkpoints"), policy=policy)
     assert_equal(plain, guarded)
     assert plain.state.history == guarded.state.history

@@ -12,6 +12,7 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel import attention
 from kontext.train import ledger as module
 from kontext.train import timesteps
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.flow import FlowMethod
 from kontext.train.ledger import (
     ARITHMETIC,
@@ -39,7 +40,7 @@ def lines(shape: object = SHAPE, tokens: int = 4, products: torch.dtype = torch.
 def resumed(path: Path, ledger: Ledger) -> FlowMethod:
     method = FlowMethod(toy_config(), toy_pairs(), toy_model())
     method.state.ledger = ledger
-    fit(method, checkpoint=path, checkpoint_every=2)
+    fit(method, checkpoints=Checkpoints(path, every=2))
     return method
 
 
@@ -56,9 +57,9 @@ def measured(method: FlowMethod) -> Ledger:
 def test_every_entry_stops_a_resume_and_is_named(tmp_path: Path) -> None:
     method = FlowMethod(toy_config(), toy_pairs(), toy_model())
     ledger = measured(method)
-    path = tmp_path / "c.pt"
+    path = tmp_path / "checkpoints"
     resumed(path, ledger)
-    assert torch.load(path, weights_only=True)["ledger"] == ledger
+    assert Checkpoints(path).record()["ledger"] == ledger
     for name, value in ledger.items():
         for changed in ({**ledger, name: "other"}, {k: v for k, v in ledger.items() if k != name}):
             with pytest.raises(NumericsError) as stopped:
@@ -70,11 +71,11 @@ def test_every_entry_stops_a_resume_and_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_from_a_checkpoint_with_other_numerics(tmp_path: Path) -> None:
-    resumed(tmp_path / "c.pt", {"a": "1"})
+    resumed(tmp_path / "checkpoints", {"a": "1"})
     method = FlowMethod(toy_config(), toy_pairs(), toy_model())
     before = {k: v.clone() for k, v in method.model.state_dict().items()}
     with pytest.raises(NumericsError, match="the numerics of the checkpoint are not those"):
-        fit(method, checkpoint=tmp_path / "c.pt")
+        fit(method, checkpoints=Checkpoints(tmp_path / "checkpoints"))
     assert method.state.step == 0 and not method.state.history
     assert all(torch.equal(before[k], v) for k, v in method.model.state_dict().items())
 

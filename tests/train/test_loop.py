@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kontext.errors import GateError
+from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, fit, generator
 from kontext.train.optim import conv_optimizers, transformer_optimizers, warmup_cosine
@@ -47,9 +48,9 @@ def test_resume_is_bitwise_equal_to_an_unbroken_run(tmp_path: Path) -> None:
     fit(whole)
     first = Regression(12)
     first.total_steps = 7
-    fit(first, checkpoint=tmp_path / "c.pt", checkpoint_every=3)
+    fit(first, checkpoints=Checkpoints(tmp_path / "checkpoints", every=3))
     second = Regression(12)
-    history = fit(second, checkpoint=tmp_path / "c.pt", checkpoint_every=3)
+    history = fit(second, checkpoints=Checkpoints(tmp_path / "checkpoints", every=3))
     assert [row["step"] for row in history] == list(range(12))
     assert history == whole.state.history
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
@@ -60,10 +61,13 @@ def test_resume_is_bitwise_equal_to_an_unbroken_run(tmp_path: Path) -> None:
 
 def test_a_killed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     method = Regression(4)
-    fit(method, checkpoint=tmp_path / "c.pt", checkpoint_every=2)
+    fit(method, checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
     (tmp_path / "c.partial").write_bytes(b"half a checkpoint")
     again = Regression(4)
-    assert fit(again, checkpoint=tmp_path / "c.pt", checkpoint_every=2) == method.state.history
+    assert (
+        fit(again, checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
+        == method.state.history
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
