@@ -59,13 +59,19 @@ class Batch:
         return Batch(self.target[rows], context, self.tokens[rows], self.pooled[rows])
 
 
-def gather(data: PairTensors, pairs: Tensor, text: Tensor | None = None) -> Batch:
-    """The batch for pair indices [B]; `text` overrides the text indices."""
+def gather(
+    data: PairTensors, pairs: Tensor, text: Tensor | None = None, with_context: bool = True
+) -> Batch:
+    """The batch for pair indices [B]; `text` overrides the text indices.
+
+    `with_context=False` leaves the contexts out. Raises ValueError where only some pairs have one.
+    """
     chosen = data.text[pairs] if text is None else text
     context = data.context[pairs]
     has_context = bool((context != NO_CONTEXT).all())
     if not has_context and bool((context != NO_CONTEXT).any()):
         raise ValueError("a batch must not mix pairs with and without a context")
+    has_context = has_context and with_context
     return Batch(
         target=data.latents[data.target[pairs]],
         context=data.latents[context] if has_context else None,
@@ -75,14 +81,47 @@ def gather(data: PairTensors, pairs: Tensor, text: Tensor | None = None) -> Batc
 
 
 def sampling_weights(
-    data: PairTensors, pairs: Tensor, category_weights: Mapping[str, float]
+    data: PairTensors,
+    pairs: Tensor,
+    category_weights: Mapping[str, float],
+    magnitude_balance: float = 0.0,
 ) -> Tensor:
     """Probability of drawing each of `pairs`, so that category shares follow the weights.
 
-    Categories not named weigh 1; inside a category all pairs are equally likely.
+    Categories not named weigh 1; inside a category all pairs are equally likely, or with
+    `magnitude_balance` 1 all magnitudes of edits, which must then be pairs with a context.
     """
     category = data.category[pairs]
     counts = torch.bincount(category, minlength=len(data.categories)).clamp(min=1)
     wanted = torch.tensor([category_weights.get(name, 1.0) for name in data.categories])
     weights = (wanted / counts)[category]
+    if magnitude_balance:
+        rarity = _rarity(data, pairs) ** magnitude_balance
+        mean = torch.zeros(len(counts)).index_add_(0, category, rarity) / counts
+        weights = weights * rarity / mean.clamp(min=1e-12)[category]
     return weights / weights.sum()
+
+
+_MAGNITUDES = 8
+
+
+def edit_magnitudes(data: PairTensors, pairs: Tensor, chunk: int = 4096) -> Tensor:
+    """How much each edit changes: root mean square [P] of target - context latents, on the CPU."""
+    found = []
+    for start in range(0, len(pairs), chunk):
+        part = pairs[start : start + chunk]
+        apart = data.latents[data.target[part]] - data.latents[data.context[part]]
+        found.append(apart.square().mean(dim=(1, 2, 3)).sqrt().cpu())
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def _rarity(data: PairTensors, pairs: Tensor) -> Tensor:
+    """1 / how many of `pairs` share the category and one of eight equal steps of log magnitude."""
+    size = edit_magnitudes(data, pairs).clamp(min=1e-4).log()
+    if not len(size):
+        return size
+    span = (size.max() - size.min()).clamp(min=1e-6)
+    step = ((size - size.min()) / span * _MAGNITUDES).long().clamp(max=_MAGNITUDES - 1)
+    cell = data.category[pairs] * _MAGNITUDES + step
+    counts = torch.bincount(cell, minlength=len(data.categories) * _MAGNITUDES)
+    return 1.0 / counts[cell]

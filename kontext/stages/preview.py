@@ -10,7 +10,7 @@ from kontext.evaluate.models import load_autoencoder
 from kontext.models.batch import PairTensors, gather
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.euler import Prompt, noise, sample
+from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import StageContext
 
 _PER_CATEGORY = 4
@@ -33,7 +33,12 @@ def preview_edits(
         start = noise(0, range(len(batch.target)), batch.target.shape[1:]).to(device)
         with autocast(device):
             edited = sample(
-                model, start, Prompt(batch.tokens, batch.pooled), [batch.context], steps=steps
+                model,
+                start,
+                Prompt(batch.tokens, batch.pooled),
+                [batch.context],
+                steps=steps,
+                guidance=Guidance(embedded=1.0 if model.shape.guidance_embed else None),
             )
             decoded = [codec.decode(z).float() for z in (batch.context, edited, batch.target)]
         pixels = [

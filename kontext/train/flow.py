@@ -8,10 +8,12 @@ tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kontext.errors import RecipeError
 from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
 from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack, sequence_ids
@@ -26,17 +28,21 @@ from kontext.train.timesteps import sample_t, validation_levels
 from schemas.recipes import FinetuneConfig
 
 
-def velocity(model: FluxTransformer, noisy: Tensor, batch: Batch, t: Tensor) -> Tensor:
+def velocity(
+    model: FluxTransformer, noisy: Tensor, batch: Batch, t: Tensor, guidance: Tensor | None = None
+) -> Tensor:
     """The model's velocity for packed noisy targets.
 
     Args:
         noisy: packed noisy targets [B, N, 4C].
         batch: gives context, text and the grid; its target is not looked at.
         t: noise levels [B] in [0, 1].
+        guidance: what a model with a guidance embedding is told [B]; 1, which is none, by default.
 
     Returns:
         [B, N, 4C] float32.
     """
+    guidance = told(model, t) if guidance is None else guidance
     grid = (batch.target.shape[2] // 2, batch.target.shape[3] // 2)
     tokens, grids = noisy, []
     if batch.context is not None:
@@ -44,14 +50,40 @@ def velocity(model: FluxTransformer, noisy: Tensor, batch: Batch, t: Tensor) -> 
         grids = [(batch.context.shape[2] // 2, batch.context.shape[3] // 2)]
     ids = sequence_ids(grid, grids, device=noisy.device)
     with autocast(noisy.device):
-        out = model(tokens, ids, batch.tokens, batch.pooled, t, target_length=noisy.shape[1])
+        out = model(
+            tokens,
+            ids,
+            batch.tokens,
+            batch.pooled,
+            t,
+            target_length=noisy.shape[1],
+            guidance=guidance,
+        )
     predicted: Tensor = out.float()
     return predicted
+
+
+def told(model: FluxTransformer, like: Tensor) -> Tensor | None:
+    """Guidance 1, which is none, like [B], for a model with an embedding of it; else None."""
+    return torch.ones_like(like) if model.shape.guidance_embed else None
 
 
 def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """(1 - t) x + t e for packed [B, N, D] and t [B]."""
     return torch.lerp(clean, noise, t.view(-1, 1, 1))
+
+
+_CHANGED = 0.3
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs [B] of one step that go through the model together, and the texts they go with."""
+
+    name: str
+    pairs: Tensor
+    text: Tensor
+    with_context: bool = True
 
 
 class FlowMethod:
@@ -66,6 +98,9 @@ class FlowMethod:
         data: encoded training pairs.
         model: starting weights, the same on all ranks; a fresh model where None.
         world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: the shares of CFG dropout sum to more than 1.
     """
 
     def __init__(
@@ -75,6 +110,8 @@ class FlowMethod:
         model: FluxTransformer | None = None,
         world: World | None = None,
     ) -> None:
+        if config.text_dropout + config.image_dropout + config.both_dropout > 1:
+            raise RecipeError("text_dropout, image_dropout and both_dropout sum to more than 1")
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         self.device = data.latents.device
@@ -93,7 +130,9 @@ class FlowMethod:
             ema={"model": Ema(self.model, config.ema_decay)},
         )
         self._edits, self._singles = data.edits(), data.singles()
-        self._edit_weights = sampling_weights(data, self._edits, config.category_weights)
+        self._edit_weights = sampling_weights(
+            data, self._edits, config.category_weights, config.magnitude_balance
+        )
 
     def step(self, index: int) -> Mapping[str, float]:
         """One update; T2I only in phase one, a fixed T2I/I2I split in phase two."""
@@ -127,36 +166,83 @@ class FlowMethod:
         report: dict[str, float] = {}
         total = torch.zeros((), device=self.device)
         for name, pairs in parts:
-            rows = self.world.rows(len(pairs))
-            with full_precision(self._fp32):
-                loss = self._loss(self._dropped(pairs, drops), noise, times, rows)
-            weighted = loss * (len(rows) / c.batch)
-            weighted.backward()  # type: ignore[no-untyped-call]
-            total = total + weighted.detach()
-            report[name] = float(loss.detach()) * (len(rows) / len(pairs))
+            for part in self.dropped(name, pairs, drops):
+                rows = self.world.rows(len(part.pairs))
+                with waiting():
+                    batch = gather(self.data, part.pairs, part.text, part.with_context)
+                with full_precision(self._fp32):
+                    loss = self._loss(batch, noise, times, drops, rows)
+                weighted = loss * (len(rows) / c.batch)
+                weighted.backward()  # type: ignore[no-untyped-call]
+                total = total + weighted.detach()
+                report[part.name] = float(loss.detach()) * (len(rows) / len(part.pairs))
         return self.world.sum({"loss": float(total), **report})
 
-    def _dropped(self, pairs: Tensor, draw: torch.Generator) -> Batch:
-        """The batch with some instructions replaced by the encoded empty prompt."""
-        dropped = torch.rand(len(pairs), generator=draw) < self.config.text_dropout
-        text = torch.where(dropped, self.data.empty_text, self.data.text[pairs])
-        with waiting():
-            return gather(self.data, pairs, text)
+    def dropped(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
+        """Pairs [B] after CFG dropout: those that keep their context, and those that lose it.
+
+        A sample loses its instruction (to the encoded empty prompt), its context (whose tokens
+        are then omitted), or both (InstructPix2Pix, arXiv 2211.09800).
+        """
+        no_text, alone = cfg_dropout(self.config, len(pairs), draw)
+        text = torch.where(no_text, self.data.empty_text, self.data.text[pairs])
+        if name != "edit" or not bool(alone.any()):
+            return [Part(name, pairs, text)]
+        parts = (
+            Part(name, pairs[~alone], text[~alone]),
+            Part("edit_without_context", pairs[alone], text[alone], with_context=False),
+        )
+        return [part for part in parts if len(part.pairs)]
 
     def _loss(
-        self, batch: Batch, noise: torch.Generator, times: torch.Generator, rows: range
+        self,
+        batch: Batch,
+        noise: torch.Generator,
+        times: torch.Generator,
+        drops: torch.Generator,
+        rows: range,
     ) -> Tensor:
         """Mean loss of this rank's rows of the global batch; noise is drawn for all of it."""
+        c = self.config
         clean = pack(batch.target)
         eps = torch.randn(clean.shape, generator=noise).to(clean.device)
         normal = torch.randn(len(clean), generator=times).to(clean.device)
+        guidance = None
+        if self.model.shape.guidance_embed:
+            low, high = c.guidance_told
+            guidance = low + (high - low) * torch.rand(len(clean), generator=drops)
+            guidance = guidance.to(clean.device)
         if len(rows) < len(clean):
             # a rank without rows computes one of no weight: FSDP's collectives need every rank
             mine = torch.tensor(list(rows) or [0], device=clean.device)
             batch, clean, eps, normal = batch.select(mine), clean[mine], eps[mine], normal[mine]
+            guidance = None if guidance is None else guidance[mine]
         t = sample_t(normal, clean.shape[1])
-        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t)
-        return (predicted - (eps - clean)).square().mean()
+        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, guidance)
+        error = (predicted - (eps - clean)).square()
+        if c.mask_weight and batch.context is not None:
+            error = error * change_weights(batch.target, batch.context, c.mask_weight)
+        return error.mean()
+
+
+def cfg_dropout(config: FinetuneConfig, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which of `count` samples lose their text and which their context: bool [count] each."""
+    u = torch.rand(count, generator=draw)
+    one, two = config.text_dropout, config.text_dropout + config.image_dropout
+    both = (u >= two) & (u < two + config.both_dropout)
+    return (u < one) | both, (u >= one) & (u < two) | both
+
+
+def change_weights(target: Tensor, context: Tensor, weight: float) -> Tensor:
+    """Loss weights [B, N, 1] of the target's tokens: 1 + weight where the edit changes them.
+
+    A token is changed where its latents [B, C, h, w] differ from the context's by more than 0.3 of
+    their unit spread, as a root mean square. Each sample's weights have mean 1, so that the option
+    shifts attention between tokens, not between samples or noise levels.
+    """
+    apart = (pack(target) - pack(context)).square().mean(dim=-1, keepdim=True)
+    weights = 1 + weight * (apart > _CHANGED**2).float()
+    return weights / weights.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,12 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.stages import distill as stage
+from kontext.errors import NumericsError, WiringError
+from kontext.models.transformer import FluxTransformer
+from kontext.sample.edits import EditSampler
+from kontext.stages import teacher_edits
 from kontext.store.artifacts import Artifact
 from kontext.train.distill import DistillMethod
+from kontext.train.gates import settings_digest
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import LADD, broken_at, encoded_run
 from tests.stages.stage_harness import Harness
+from tests.train.broken_ladd import VelocityAsEstimate
 
 
 def taught(folder: Path, **changes: object) -> Harness:
@@ -70,15 +76,120 @@ def test_a_killed_run_keeps_its_edits_and_ends_as_an_unbroken_one(
     harness = taught(tmp_path)
     broken_at(monkeypatch, DistillMethod, 3, harness, "distill")
 
-    def again(*_: object, **__: object) -> torch.Tensor:
-        raise AssertionError("the teacher's edits were made again")
-
-    monkeypatch.setattr(stage, "sample", again)
+    monkeypatch.setattr(EditSampler, "edits", never)
     resumed = harness.run("distill")
     expected = {file.name: file.sha256 for file in made[1].manifest.files}
     assert {file.name: file.sha256 for file in resumed.manifest.files} == expected
 
 
-def test_heads_that_learn_nothing_are_noted(tmp_path: Path) -> None:
-    artifact = taught(tmp_path, steps=20, lr_heads=1e-12).run("distill")
-    assert any("never told real from fake" in note for note in artifact.manifest.notes)
+def never(*_: object, **__: object) -> torch.Tensor:
+    raise AssertionError("the teacher's edits were made again")
+
+
+def test_edits_are_made_in_shards_of_which_only_the_missing_are_made_again(
+    tmp_path: Path, made: tuple[Harness, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_edits, "SHARD", 4)
+    harness, real, sizes = taught(tmp_path), EditSampler.edits, list[int]()
+
+    def dying(self: EditSampler, model: FluxTransformer, pairs: torch.Tensor) -> torch.Tensor:
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        sizes.append(len(pairs))
+        return real(self, model, pairs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EditSampler, "edits", dying)
+        harness.run("distill")
+    shards = sorted((tmp_path / "home" / "cache" / "teacher-edits").rglob("*.safetensors"))
+    assert [path.name for path in shards] == ["000000.safetensors", "000001.safetensors"]
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    sizes.clear()
+
+    def counting(self: EditSampler, model: FluxTransformer, pairs: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pairs))
+        return real(self, model, pairs)
+
+    monkeypatch.setattr(EditSampler, "edits", counting)
+    artifact = harness.run("distill")
+    assert sizes == [2] and {path: path.stat().st_mtime_ns for path in shards} == before
+    told = artifact.json("teacher_edits.json")
+    assert (told["shards"], told["edits"], told["steps"]) == (3, 10, LADD["teacher_steps"])
+    assert told["version"] == shards[0].parent.name
+    stored = load_file(artifact.path("teacher_edits.safetensors"))
+    expected = load_file(made[1].path("teacher_edits.safetensors"))
+    assert torch.equal(stored["pairs"], expected["pairs"])
+    assert torch.allclose(stored["latents"], expected["latents"], atol=0.02)
+
+
+def test_other_ladd_settings_take_the_same_edits_and_another_guidance_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = taught(tmp_path)
+    harness.run("distill")
+    versions = tmp_path / "home" / "cache" / "teacher-edits"
+    assert len(list(versions.iterdir())) == 1
+
+    def again(**changes: object) -> None:
+        shutil.rmtree(tmp_path / "scratch" / "distill")  # another recipe has another
+        shutil.rmtree(tmp_path / "store" / "runs" / "distill", ignore_errors=True)
+        config = harness.recipe.distill.model_copy(update={"steps": 2, **changes})
+        harness.recipe = harness.recipe.model_copy(update={"distill": config})
+        harness.run("distill")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EditSampler, "edits", never)
+        again(lr_heads=1e-3)
+    assert len(list(versions.iterdir())) == 1
+    again(guidance=3.0)
+    assert len(list(versions.iterdir())) == 2
+
+
+def test_what_the_gates_saw_is_stored_and_their_settings_are_in_the_ledger(
+    made: tuple[Harness, Artifact],
+) -> None:
+    harness, artifact = made
+    rows = artifact.json("gates.json")
+    assert {row["gate"] for row in rows} == {
+        *("sampler", "edits", "input", "estimate", "gradient", "batch", "turns", "rates")
+    }
+    assert all(row["passed"] is True and row["seen"] for row in rows)
+    assert harness.report.tables["distill-gates"] == rows
+    line = artifact.json("ledger.json")["gates: passed with settings"]
+    assert line == settings_digest(harness.recipe.distill)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "gate"),
+    [
+        ("denoised", {}, "estimate"),
+        ("", {"lr_heads": 1e-12}, "rates"),
+    ],
+)
+def test_a_fault_stops_the_stage_before_training_and_is_shown(
+    tmp_path: Path,
+    name: str,
+    changes: dict[str, object],
+    gate: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = taught(tmp_path, **changes)
+    if name:
+        monkeypatch.setattr(DistillMethod, name, getattr(VelocityAsEstimate, name))
+    with pytest.raises(WiringError) as raised:
+        harness.run("distill")
+    assert raised.value.gate == gate
+    failed = [row for row in harness.report.tables["distill-gates"] if row["passed"] is False]
+    assert [row["gate"] for row in failed] == [gate]
+    assert not (tmp_path / "scratch" / "distill" / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_other_settings_than_passed_the_gates_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = taught(tmp_path)
+    broken_at(monkeypatch, DistillMethod, 3, harness, "distill")
+    drifted = harness.recipe.distill.model_copy(update={"lr_student": 2e-3})
+    harness.recipe = harness.recipe.model_copy(update={"distill": drifted})
+    with pytest.raises(NumericsError, match="gates: passed with settings"):
+        harness.run("distill")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import tempfile
 from functools import cache
@@ -14,11 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kontext.train.checkpoint import Checkpoints
-from tests.train.broken_runs import METHODS, POINTS, STEPS, everything, run, told
+from tests.train.broken_runs import METHODS, POINTS, STEPS, SYNCS, everything, run, told
 
-KILLS = st.lists(
-    st.tuples(st.integers(0, STEPS - 1), st.sampled_from(POINTS)), min_size=5, max_size=5
-)
+# a list of kills drawn by hypothesis itself would begin with the simplest, which is none at all
+SEEDS = st.integers(0, 2**32 - 1)
 SETTINGS = settings(
     deadline=None,
     derandomize=True,
@@ -52,13 +52,24 @@ def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
         assert one == other, where
 
 
-def killed_five_times(method: str, kills: list[tuple[int, str]], every: int, ranks: int) -> None:
+def points(step: int, every: int, ranks: int) -> list[str]:
+    """The points that a step of a run comes to, on the rank that is to be killed in it."""
+    if (step + 1) % every and step + 1 != STEPS:
+        return [point for point in POINTS if point not in SYNCS]
+    leads = step % ranks == 0
+    return [point for point in POINTS if leads or point != "in the manifest"]
+
+
+def killed_five_times(method: str, seed: int, ranks: int) -> None:
+    draw = random.Random(seed)
+    steps, every = sorted(draw.sample(range(1, STEPS), 5)), draw.randint(1, 3)
     expected, losses = unbroken(method, ranks)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kill in sorted(kills):
-            codes = run(method, folder, every, kill, ranks)
-            assert set(codes) <= {0, 1, -signal.SIGKILL}  # 1: its partner was gone
+        for step in steps:
+            point = draw.choice(points(step, every, ranks))
+            codes = run(method, folder, every, (step, point), ranks)
+            assert -signal.SIGKILL in codes, (step, point)
         assert run(method, folder, every, ranks=ranks) == [0] * ranks
         assert_same(everything(folder), expected)
         # also the steps that were done twice gave the losses they had given before
@@ -67,17 +78,15 @@ def killed_five_times(method: str, kills: list[tuple[int, str]], every: int, ran
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"flow adamw"}))
 @settings(SETTINGS, max_examples=2)
-@given(kills=KILLS, every=st.integers(1, 5))
-def test_five_kills_change_no_bit(method: str, kills: list[tuple[int, str]], every: int) -> None:
-    killed_five_times(method, kills, every, ranks=1)
+@given(seed=SEEDS)
+def test_five_kills_change_no_bit(method: str, seed: int) -> None:
+    killed_five_times(method, seed, ranks=1)
 
 
 @settings(SETTINGS, max_examples=1)
-@given(kills=KILLS, every=st.integers(1, 5))
-def test_five_kills_of_one_of_two_ranks_change_no_bit(
-    kills: list[tuple[int, str]], every: int
-) -> None:
-    killed_five_times("flow", kills, every, ranks=2)
+@given(seed=SEEDS)
+def test_five_kills_of_one_of_two_ranks_change_no_bit(seed: int) -> None:
+    killed_five_times("flow", seed, ranks=2)
 
 
 def test_the_runs_are_really_killed(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""A teacher's own edits of encoded pairs: what LADD takes for real, and what its gates check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kontext.models.batch import Batch, PairTensors, gather
+from kontext.models.precision import autocast
+from kontext.models.transformer import FluxTransformer
+from kontext.sample.euler import Guidance, Prompt, noise, sample
+from kontext.train.timesteps import schedule
+from schemas.recipes import DistillConfig
+
+
+@dataclass(frozen=True)
+class EditSampler:
+    """Draws edits of `data` from noise that depends on (seed, pair) alone.
+
+    steps: on the shifted schedule of the data's target size.
+    guidance: of the text; a model with a guidance embedding is told it instead.
+    """
+
+    data: PairTensors
+    steps: int
+    guidance: float
+    seed: int = 0
+
+    @property
+    def times(self) -> Tensor:
+        """The grid [steps + 1] from 1 to 0."""
+        return schedule(self.steps, self.data.target_tokens)
+
+    def start(self, pairs: Tensor) -> Tensor:
+        """The noise [B, C, h, w] that the edits of `pairs` start from."""
+        device = self.data.latents.device
+        return noise(self.seed, pairs.tolist(), self.data.latents.shape[1:]).to(device)
+
+    def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
+        """Guided edits [B, C, h, w] of pairs that have a context."""
+        return self.draw(
+            model, self.start(pairs), gather(self.data, pairs), self.times, self.guidance
+        )
+
+    def draw(
+        self,
+        model: FluxTransformer,
+        start: Tensor,
+        batch: Batch,
+        times: Tensor,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Latents [B, C, h, w] after integrating the flow from `start` along `times`."""
+        embedded = guidance if model.shape.guidance_embed else None
+        data, null = self.data, self.data.empty_text
+        with autocast(start.device):
+            return sample(
+                model,
+                start,
+                Prompt(batch.tokens, batch.pooled),
+                [] if batch.context is None else [batch.context],
+                times=times,
+                guidance=Guidance(1.0 if embedded is not None else guidance, embedded=embedded),
+                empty=Prompt(
+                    data.text_tokens[null : null + 1].float(),
+                    data.text_pooled[null : null + 1].float(),
+                ),
+            )
+
+
+def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
+    """Indices of the pairs to synthesise, as many from each category as there are."""
+    draw = torch.Generator().manual_seed(config.seed)
+    pools = [torch.nonzero(data.category == i).flatten() for i in range(len(data.categories))]
+    edits = set(data.edits().tolist())
+    pools = [torch.tensor([p for p in pool.tolist() if p in edits]) for pool in pools]
+    pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
+    share = -(-config.teacher_edits // len(pools))
+    chosen = torch.cat([pool[:share] for pool in pools])
+    return chosen[: config.teacher_edits].long()
