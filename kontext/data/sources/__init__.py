@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kontext.data.sources import dicebear, emoji, folder, meteocons, openmoji_wheel, signs
+from kontext.data.sources import cutouts, dicebear, emoji, folder, meteocons, openmoji_wheel, signs
 from kontext.data.sources.base import SourceItem
 from schemas.recipes import Section
 
@@ -16,6 +16,7 @@ _PLANNERS: dict[str, Callable[[Any], list[SourceItem]]] = {
     "signs": signs.plan,
     "openmoji-wheel": openmoji_wheel.plan,
     "folder": folder.plan,
+    "cutouts": cutouts.plan,
 }
 
 

@@ -1,0 +1,1 @@
+"""Training from a pack, on a machine that has nothing else."""
