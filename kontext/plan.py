@@ -1,0 +1,329 @@
+"""What a recipe's training will take, before it is started: memory, operations, time, switches.
+
+Parameters and operations are counted from the shapes. Memory is what fp32 masters, gradients,
+optimiser and averages take, sharded over the ranks as FSDP2 does, plus activations: what autograd
+keeps is measured on small blocks of the same proportions and scaled by tokens and width. Time is
+operations over a share of the device's peak; where the peak is not known, neither is the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.sequence import sequence_ids
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import use_kernel
+from kontext.parallel.flops import Tokens, step_flops
+from kontext.parallel.peaks import peak_of
+from kontext.train.work import codec_work, ladd_flops
+from schemas.recipes import FinetuneConfig, Recipe, TransformerShape
+
+Recompute = Literal["none", "selective", "full"]
+MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter
+_OPTIMISER = {"adamw": 8, "muon": 4}  # Muon keeps one momentum; what stays with AdamW is small
+_EMA = 4
+_RESERVE = 1.5  # GiB for CUDA's context, kernels' workspaces and fragments
+_GIB = 2**30
+_WIDTH = 64  # of the blocks that are measured
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: `gpus` devices of `memory` GiB; `name` as its driver tells it."""
+
+    gpus: int
+    memory: float
+    name: str = "H200"
+    share: float = 0.4  # of the peak that is reached
+
+    @property
+    def speed(self) -> float | None:
+        """Operations per second that all of them reach; None where the peak is not known."""
+        peak = peak_of(self.name, torch.bfloat16)
+        return None if peak is None else self.gpus * peak * self.share
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage on one machine."""
+
+    stage: str
+    parameters: int
+    steps: int
+    flops: int  # of a step of all ranks
+    state_gib: float  # per GPU: masters, gradients, optimiser, averages, frozen copies
+    activations_gib: float  # per GPU
+    step_seconds: float | None
+    recompute: Recompute
+    fits: bool
+    advice: str
+
+    @property
+    def memory_gib(self) -> float:
+        """Per GPU, all in all."""
+        return self.state_gib + self.activations_gib + _RESERVE
+
+    @property
+    def days(self) -> float | None:
+        """Of the whole stage."""
+        return None if self.step_seconds is None else self.step_seconds * self.steps / 86_400
+
+
+def plan(recipe: Recipe, machine: Machine) -> list[StagePlan]:
+    """The three training stages."""
+    return [_codec(recipe, machine), _flow(recipe, machine), _ladd(recipe, machine)]
+
+
+def beside(planned: StagePlan, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Prediction and measurement of a stage that has run, from its manifest's metrics."""
+    memory = metrics.get("step_memory_mib")
+    return {
+        "stage": planned.stage,
+        "predicted_step_seconds": planned.step_seconds,
+        "measured_step_seconds": metrics.get("step_seconds"),
+        "predicted_memory_gib": planned.memory_gib,
+        "measured_memory_gib": None if memory is None else float(memory) / 1024,
+        "measured_utilisation": metrics.get("step_utilisation"),
+    }
+
+
+def _codec(recipe: Recipe, machine: Machine) -> StagePlan:
+    config, side = recipe.autoencoder, recipe.ingest.resolution
+    with torch.device("meta"):
+        model = Autoencoder(config.shape)
+    count = _count(model)
+    work = codec_work(config, side)
+    total = sum(work(step).flops or 0 for step in range(config.steps))
+    # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
+    kept = 60 * 2 * config.shape.ch * side**2 * config.batch
+    made = StagePlan(
+        stage="train-autoencoder",
+        parameters=count,
+        steps=config.steps,
+        flops=total // max(1, config.steps),
+        state_gib=_state(count, config.optimizer, 1),
+        activations_gib=kept / _GIB,
+        step_seconds=None,
+        recompute="none",
+        fits=True,
+        advice="",
+    )
+    # one device: the adaptive weight needs whole gradients, so the codec is not sharded
+    return _judged(made, replace(machine, gpus=1), "a smaller autoencoder.batch")
+
+
+def _flow(recipe: Recipe, machine: Machine) -> StagePlan:
+    config, tokens = recipe.finetune, _tokens(recipe)
+    count = _transformer(config.shape)
+    single = Tokens(tokens.text, tokens.target)
+    singles = round(config.t2i_share * config.batch)
+    joint = step_flops(config.shape, tokens, config.batch - singles).training
+    joint += step_flops(config.shape, single, singles).training
+    first = step_flops(config.shape, single, config.batch).training
+    steps = config.t2i_steps + config.joint_steps
+    base = StagePlan(
+        stage="finetune",
+        parameters=count,
+        steps=steps,
+        flops=(config.t2i_steps * first + config.joint_steps * joint) // max(1, steps),
+        state_gib=_state(count, config.optimizer, machine.gpus) + _gathered(config, machine),
+        activations_gib=0.0,
+        step_seconds=None,
+        recompute=config.parallel.recompute,
+        fits=True,
+        advice="",
+    )
+    rows = -(-config.batch // machine.gpus)
+    return _switched(base, config.shape, tokens, rows, machine, "finetune.parallel.recompute")
+
+
+def _ladd(recipe: Recipe, machine: Machine) -> StagePlan:
+    config, shape, tokens = recipe.distill, recipe.finetune.shape, _tokens(recipe)
+    count = _transformer(shape)
+    made = StagePlan(
+        stage="distill",
+        parameters=count,
+        steps=config.steps,
+        flops=ladd_flops(config, shape, tokens),
+        state_gib=_state(count, "adamw", 1) + MASTER * count / _GIB,  # and the frozen teacher
+        activations_gib=0.0,
+        step_seconds=None,
+        recompute="none",
+        fits=True,
+        advice="",
+    )
+    # the student's pass and the teacher's behind it are both kept
+    kept = 2 * activations(shape, "none") * _length(tokens) * config.batch / _GIB
+    made = replace(made, activations_gib=kept)
+    return _judged(made, replace(machine, gpus=1), "a smaller distill.batch")
+
+
+def _switched(
+    base: StagePlan,
+    shape: TransformerShape,
+    tokens: Tokens,
+    rows: int,
+    machine: Machine,
+    switch: str,
+) -> StagePlan:
+    """The stage as the recipe has it; where that does not fit, the first switch that would do."""
+
+    def at(mode: Recompute) -> StagePlan:
+        kept = activations(shape, mode) * _length(tokens) * rows / _GIB
+        found = replace(base, recompute=mode, activations_gib=kept)
+        return replace(found, fits=found.memory_gib <= machine.memory)
+
+    asked = at(base.recompute)
+    advice = "the recipe fits as it is"
+    if not asked.fits:
+        cheaper = next((m for m in MODES[MODES.index(asked.recompute) :] if at(m).fits), None)
+        if cheaper is not None:
+            advice = f"set {switch}={cheaper}: {at(cheaper).memory_gib:.1f} GiB then"
+        elif at("full").state_gib + _RESERVE > machine.memory:
+            advice = f"the state alone is too large: more GPUs than {machine.gpus}"
+        else:
+            advice = f"set {switch}=full and a smaller batch, or more GPUs"
+    seconds = None
+    if machine.speed is not None:
+        again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[asked.recompute]
+        seconds = asked.flops * again / machine.speed
+    return replace(asked, advice=advice, step_seconds=seconds)
+
+
+def _judged(made: StagePlan, machine: Machine, switch: str) -> StagePlan:
+    fits = made.memory_gib <= machine.memory
+    seconds = None if machine.speed is None else made.flops / machine.speed
+    advice = "the recipe fits as it is" if fits else f"take {switch}"
+    return replace(made, fits=fits, step_seconds=seconds, advice=advice)
+
+
+def _tokens(recipe: Recipe) -> Tokens:
+    target = (recipe.ingest.resolution // 16) ** 2
+    return Tokens(recipe.encode.text_length, target, target)
+
+
+def _length(tokens: Tokens) -> int:
+    return tokens.text + tokens.target + tokens.context
+
+
+def _state(parameters: int, optimizer: str, ranks: int) -> float:
+    each = MASTER + GRADIENT + _OPTIMISER[optimizer] + _EMA
+    return each * parameters / ranks / _GIB
+
+
+def _gathered(config: FinetuneConfig, machine: Machine) -> float:
+    """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead."""
+    if machine.gpus == 1:
+        return GATHERED * _transformer(config.shape) / _GIB
+    hidden = config.shape.hidden_size
+    block = 2 * (4 + 2 * config.shape.mlp_ratio) * hidden**2 + 12 * hidden**2
+    return (config.parallel.prefetch + 2) * GATHERED * block / _GIB
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _transformer(shape: TransformerShape) -> int:
+    with torch.device("meta"):
+        return _count(FluxTransformer(shape))
+
+
+def activations(shape: TransformerShape, mode: Recompute) -> float:
+    """Bytes a token of one sample keeps for the backward pass, over all blocks."""
+    double, single, last = kept_per_token(shape.mlp_ratio)
+    width = shape.hidden_size
+    # a block's input, in the residual stream's dtype; and what one block keeps while it is redone
+    least = 4 * width * (shape.depth + shape.depth_single_blocks)
+    if mode == "full":
+        return least + max(double, single) * width
+    if mode == "none":
+        return (double * shape.depth + single * (shape.depth_single_blocks - 1) + last) * width
+    # attention's output, and every other product: half of 9 (double) or 8 (single) widths in bf16
+    products = 2 * width * (5.5 * shape.depth + 5 * shape.depth_single_blocks)
+    return least + products + max(double, single) * width
+
+
+@cache
+def kept_per_token(mlp_ratio: float) -> tuple[float, float, float]:
+    """Bytes that autograd keeps per token and unit of width: a double block, a single block, and
+    the last single block with what surrounds the blocks.
+
+    Measured on blocks of 64 channels under bf16 autocast with a fused attention kernel: what one
+    block more keeps of a long sequence beyond what it keeps of a short one. (What does not grow
+    with tokens is autocast's copies of the weights.)
+    """
+    short, long = 8, 16  # tokens along a side
+
+    def slope(depth: int, singles: int) -> float:
+        tokens = 2 * (long**2 - short**2)
+        grown = _kept(depth, singles, mlp_ratio, long) - _kept(depth, singles, mlp_ratio, short)
+        return grown / tokens / _WIDTH
+
+    one = slope(1, 1)
+    double = slope(2, 1) - one
+    return double, slope(1, 2) - one, one - double
+
+
+def _kept(depth: int, singles: int, mlp_ratio: float, side: int, text: int = 32) -> int:
+    """Bytes that autograd keeps of a forward pass of one small sample."""
+
+    shape = TransformerShape(
+        in_channels=16,
+        vec_in_dim=8,
+        context_in_dim=16,
+        hidden_size=_WIDTH,
+        mlp_ratio=mlp_ratio,
+        num_heads=1,
+        depth=depth,
+        depth_single_blocks=singles,
+        axes_dim=(16, 24, 24),
+        guidance_embed=False,
+    )
+    torch.manual_seed(0)
+    model, n = FluxTransformer(shape), side**2
+    own = {p.data_ptr() for p in model.parameters()}
+    tokens = torch.randn(1, 2 * n, 16)
+    ids = sequence_ids((side, side), [(side, side)])
+    with _saved(own) as held, _fused(), torch.autocast("cpu", torch.bfloat16):
+        out = model(
+            tokens, ids, torch.randn(1, text, 16), torch.randn(1, 8), torch.rand(1), target_length=n
+        )
+    del out
+    return sum(held.values())
+
+
+@contextmanager
+def _saved(ignored: set[int]) -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, each once, without those of the weights."""
+    held: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ignored and not isinstance(tensor, nn.Parameter):
+            held[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield held
+
+
+@contextmanager
+def _fused() -> Iterator[None]:
+    """Attention without its matrix of weights, as on a GPU."""
+    use_kernel("sdpa")
+    try:
+        yield
+    finally:
+        use_kernel("auto")

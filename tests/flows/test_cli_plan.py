@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path))
+
+
+def test_a_plan_is_told_and_printed_as_json() -> None:
+    told = runner.invoke(app, ["plan", "ci", "--gpus", "2", "--memory", "40"])
+    assert told.exit_code == 0, told.output
+    assert told.output.count("per GPU") == 3 and "fits as it is" in told.output
+    printed = runner.invoke(app, ["plan", "ci", "--device", "a laptop", "--json"])
+    found = json.loads(printed.output)
+    assert [s["stage"] for s in found["stages"]] == ["train-autoencoder", "finetune", "distill"]
+    assert all(s["step_seconds"] is None for s in found["stages"]) and found["measured"] == []
+
+
+def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from kontext.engine import Engine
+    from kontext.errors import ArtifactError
+
+    def artifact(self: Engine, name: str) -> object:
+        if name != "finetune":
+            raise ArtifactError("not made")
+        metrics = {"step_seconds": 0.25, "step_memory_mib": 512.0}
+        return SimpleNamespace(manifest=SimpleNamespace(metrics=metrics, kernels={"device": "cpu"}))
+
+    monkeypatch.setattr(Engine, "artifact", artifact)
+    told = runner.invoke(app, ["plan", "ci"])
+    assert "finetune, measured: step 0.25 s (predicted" in told.output
+    assert "memory 0.5 GiB (predicted" in told.output and "on cpu" in told.output
+
+
+def test_an_unknown_recipe_is_one_line() -> None:
+    done = runner.invoke(app, ["plan", "nothing"])
+    assert done.exit_code != 0 and "unknown recipe 'nothing'" in str(done.exception)
