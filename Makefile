@@ -15,7 +15,7 @@ IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
 PIP_ONLY := emoji come from OpenMoji (pip) in three styles, and there are no weather icons
 
 .DEFAULT_GOAL := help
-.PHONY: help no-npm setup demo test ui-test faults lint ci-pipeline up down clean distclean
+.PHONY: help debian-art no-npm setup demo test ui-test faults gates lint ci-pipeline up down clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,11 @@ node_modules/.package-lock.json: package.json
 	if npm install --ignore-scripts --no-audit --no-fund --loglevel=error; then touch $@; \
 	else echo "setup: npm install FAILED: $(PIP_ONLY)"; fi
 
+debian-art: ## fetch the two Debian packages of the recipe h200 (230 MB; needs apt-get and dpkg)
+	@mkdir -p debian_art && cd debian_art && \
+	apt-get download endless-sky-data tuxpaint-stamps-default && \
+	for p in *.deb; do dpkg -x "$$p" . && rm "$$p"; done
+
 no-npm:
 	@[ -d node_modules/@iconify-json ] || echo "setup: npm not found: $(PIP_ONLY)"
 
@@ -59,6 +64,9 @@ ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chro
 
 faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md
 	$(BIN)/python -m tests.faults
+
+gates: setup ## learn eight pairs by heart: flow >= 35 dB, LADD student >= 28 dB (minutes)
+	$(BIN)/python -m benchmarks.overfit
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

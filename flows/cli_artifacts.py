@@ -20,6 +20,7 @@ app = typer.Typer(help="List, inspect, verify and clean versioned stage outputs.
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[str, typer.Option("--store", help="file:///folder or s3://bucket/prefix.")]
+Grace = Annotated[str, typer.Option(help="Keep what is younger, e.g. 7d or 12h.")]
 Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
 
 
@@ -155,12 +156,21 @@ def tag(
     typer.echo(f"{name} → {stage}/{digest}")
 
 
+def period(text: str) -> timedelta:
+    """The time that 7d or 12h means. Raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d+)([dh])", text)
+    if match is None:
+        raise typer.BadParameter("grace is a number of days or hours, e.g. 7d or 12h")
+    count = int(match[1])
+    return timedelta(days=count) if match[2] == "d" else timedelta(hours=count)
+
+
 @app.command()
 def gc(
     delete: Annotated[
         bool, typer.Option("--delete/--dry-run", help="Really delete, or only say what would go.")
     ] = False,
-    grace: Annotated[str, typer.Option(help="Keep what is younger, e.g. 7d or 12h.")] = "7d",
+    grace: Grace = "7d",
     store: Store = "",
     as_json: Json = False,
 ) -> None:
@@ -168,13 +178,8 @@ def gc(
     from flows.cli_data import open_catalog
     from tasks.markdown import size
 
-    match = re.fullmatch(r"(\d+)([dh])", grace)
-    if match is None:
-        raise typer.BadParameter("grace is a number of days or hours, e.g. 7d or 12h")
-    count = int(match[1])
-    window = timedelta(days=count) if match[2] == "d" else timedelta(hours=count)
     keep = open_catalog(store).referenced()
-    result = open_artifacts(store).gc(dry_run=not delete, grace=window, keep=keep)
+    result = open_artifacts(store).gc(dry_run=not delete, grace=period(grace), keep=keep)
     if as_json:
         data = dict(vars(result))
         typer.echo(json.dumps({**data, "deleted": delete}, indent=1))

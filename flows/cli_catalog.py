@@ -1,4 +1,4 @@
-"""`kontext catalog …`: the catalog as a whole: migrate, rebuild, move, export, prelude."""
+"""`kontext catalog …`: the catalog as a whole: migrate, rebuild, move, compact, export, prelude."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_artifacts import Grace, period
 from flows.cli_data import At, Json, Store, open_catalog
 
-app = typer.Typer(help="Migrate, rebuild, move or export the catalog, or attach it elsewhere.")
+app = typer.Typer(
+    help="Migrate, rebuild, move, compact or export the catalog, or attach it elsewhere."
+)
 
 
 @app.command()
@@ -46,6 +49,27 @@ def move(store: Store = "") -> None:
     catalog = open_catalog(store)
     catalog.move()
     typer.echo(f"{catalog} reads {len(catalog.datasets())} dataset versions")
+
+
+@app.command()
+def compact(
+    delete: Annotated[
+        bool, typer.Option("--delete/--dry-run", help="Really do it, or only say what would go.")
+    ] = False,
+    grace: Grace = "7d",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Expire snapshots that are no dataset version, merge small files, remove unused ones."""
+    done = open_catalog(store).compact(period(grace), dry_run=not delete)
+    if as_json:
+        typer.echo(json.dumps({**vars(done), "deleted": delete}, indent=1))
+        return
+    word = "" if delete else "would go (give --delete): "
+    typer.echo(
+        f"{word}{done.snapshots} snapshots expired, {done.merged} files merged, "
+        f"{done.files} unused files removed"
+    )
 
 
 @app.command()

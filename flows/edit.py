@@ -101,13 +101,8 @@ def edit_file(
     editor = load_editor(request.weights, request.store, request.quantize)
     if request.tile_above is not None:
         editor.tile_above = request.tile_above
-    if request.then:
-        results = _turns(editor, request, images, mask, screening, on_step, begin)
-    else:
-        results = _edit(editor, request, images, mask, on_step, on_phase)
-        begin("checking")
-        for result in results:
-            screening.result(result)
+    make = _turns if request.then else _edit
+    results = make(editor, request, images, mask, screening, on_step, begin)
     begin("saving")
     written = []
     for seed, path, result in zip(request.seeds, request.outputs(), results, strict=True):
@@ -123,17 +118,23 @@ def _edit(
     request: EditRequest,
     images: Sequence[Pixels],
     mask: Mask | None,
+    screening: EditScreening,
     on_step: Callable[[int, int], None] | None,
-    on_phase: Callable[[str], None] | None,
+    begin: Callable[[str], None],
 ) -> list[Pixels]:
+    """One picture for each seed; all of them pass."""
     from kontext.sample.request import Edit, Options
 
-    return editor.edit_many(
+    results = editor.edit_many(
         [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
         Options(request.steps, request.guidance, request.image_guidance),
         on_step=on_step,
-        on_phase=on_phase,
+        on_phase=begin,
     )
+    begin("checking")
+    for result in results:
+        screening.result(result)
+    return results
 
 
 def _turns(

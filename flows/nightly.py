@@ -65,7 +65,7 @@ def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Eng
     base = Engine(Recipe(), at.store, at.catalog, at.home, stages=STAGES).artifacts
     publish = base.show(model).manifest
     if publish.stage != "publish":
-        raise ArtifactError(f"'{model}' is a {publish.stage} artifact, not a published model")
+        raise ArtifactError(f"'{model}' is an artifact of {publish.stage}, not a published model")
     published = base.open("evaluate", publish.inputs["evaluate"]).manifest
     pins = dict(published.inputs)
     sections: dict[str, Any] = {"name": publish.recipe}

@@ -1,4 +1,4 @@
-"""Retention: what no tag needs goes after a grace period, together with what it left behind."""
+"""Retention: what nothing needs goes after a grace period: artifacts, scratch, snapshots."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.forms import RetentionForm
 from kontext.store.catalog import Catalog
 from kontext.store.lineage import Collection
+from kontext.store.upkeep import Compaction
 from tasks.markdown import size, table
 from tasks.workspace import open_artifacts, places
 
@@ -22,21 +23,23 @@ RETENTION_KEY = "retention"
 
 @flow(name="retention", flow_run_name="retention", persist_result=False)
 def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # noqa: B008
-    """Remove artifacts that no tag needs, unused blobs, abandoned work and old scratch.
+    """Remove artifacts that no tag needs, unused blobs, old scratch, and compact the catalog.
 
     Args:
         options: How much
     """
     at = places(options.store)
     grace = timedelta(days=options.grace_days)
-    keep = Catalog(at.catalog, at.store).referenced()  # what dataset versions were made from
+    catalog = Catalog(at.catalog, at.store)
+    keep = catalog.referenced()  # what dataset versions were made from
     found = open_artifacts(at).gc(dry_run=not options.delete, grace=grace, keep=keep)
     folders = stale_scratch(at.home, grace)
     if options.delete:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+    lake = catalog.compact(grace, dry_run=not options.delete)
     word = "removed" if options.delete else "would be removed"
-    create_markdown_artifact(_page(found, folders, word), RETENTION_KEY, word)
+    create_markdown_artifact(_page(found, folders, lake, word), RETENTION_KEY, word)
     counts = (len(found.artifacts), len(found.objects))
     get_run_logger().info("%d artifacts, %d objects %s", *counts, word)
     return {
@@ -44,6 +47,8 @@ def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # no
         "objects": len(found.objects),
         "bytes": found.bytes,
         "scratch": len(folders),
+        "snapshots": lake.snapshots,
+        "lake_files": lake.files,
         "deleted": options.delete,
     }
 
@@ -59,9 +64,10 @@ def stale_scratch(home: Path, grace: timedelta) -> list[Path]:
     return found
 
 
-def _page(found: Collection, folders: list[Path], word: str) -> str:
+def _page(found: Collection, folders: list[Path], lake: Compaction, word: str) -> str:
     rows = [("artifacts", len(found.artifacts)), ("objects", len(found.objects))]
-    rows += [("scratch folders", len(folders))]
+    rows += [("scratch folders", len(folders)), ("catalog snapshots", lake.snapshots)]
+    rows += [("catalog files, merged", lake.merged), ("catalog files, unused", lake.files)]
     listed = "\n".join(f"- `{stage}/{digest}`" for stage, digest in found.artifacts[:200])
     head = f"# Retention: {size(found.bytes)} {word}\n\n{table(('what', 'count'), rows)}"
     return f"{head}\n\n{listed}\n"

@@ -229,9 +229,20 @@ def _row(found: Recognised) -> dict[str, Any]:
         "shape": found.model.shape.model_dump(mode="json"),
         "problems": list(found.problems),
         "assumed": list(found.assumed),
-        "needs": f"{2 * count / 1e9:.2f} GB for the weights in bf16, "
-        f"{count / 1e9:.2f} GB as int8 or fp8",
+        "needs": _needs(found),
     }
+
+
+def _needs(found: Recognised) -> str:
+    from kontext.models.quantize import quantized_names
+
+    whole = 2 * found.parameters
+    said = f"{whole / 1e9:.2f} GB for the weights in bf16"
+    if found.kind != "transformer":
+        return said
+    model = found.transformer
+    eight = sum(model.get_parameter(f"{n}.weight").numel() for n in quantized_names(model))
+    return f"{said}, {(whole - eight) / 1e9:.2f} GB with --quantize"
 
 
 def _lora_row(weights: WeightsFile) -> dict[str, Any]:

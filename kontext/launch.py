@@ -8,7 +8,8 @@ A rank that dies is started again with all others, from the last checkpoint. End
 ends the ranks: SIGTERM reaches them through the launcher, they save and go; if this process is
 killed, the kernel tells the launcher. Ray's ranks are ended by Ray, from the last checkpoint.
 
-Tried: torchrun with two gloo ranks on one machine. Unrun: GPUs, and several machines.
+Tried: torchrun and Ray Train 2.60 with two gloo ranks on one machine. Unrun: GPUs, and several
+machines.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _ray(job: Job, config: LaunchConfig) -> None:
     try:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise RanksError(f"launcher 'ray': {error}; pip install 'kontext[ray]'") from error
@@ -126,8 +127,8 @@ def _ray(job: Job, config: LaunchConfig) -> None:
     )
     try:
         trainer.fit()
-    except RuntimeError as error:
-        raise _failure(job, f"Ray Train: {str(error).splitlines()[0]}") from error
+    except TrainingFailedError as error:
+        raise _failure(job, f"Ray Train: {' '.join(str(error).split())[:300]}") from error
 
 
 def _ray_rank(config: dict[str, Any]) -> None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
-import boto3
 import pytest
+from prefect.client.schemas.objects import State
+from typer.testing import CliRunner
 
-from kontext.engine import Engine
-from kontext.remake import import_artifacts, rebuild_catalog, remake
+from flows import cli
+from flows.forms import NightlyForm
+from flows.nightly import nightly_evaluation, tagged_engine
+from kontext.engine import Engine, StageOutcome
+from kontext.errors import ArtifactError
 from kontext.stage import LogReporter
 from kontext.stages import STAGES
-from kontext.store.artifacts import ArtifactStore
 from kontext.store.catalog import Catalog
-from kontext.store.objects import open_store
+from kontext.store.objects import sha256_file
 from schemas.recipes import Recipe, load_recipe
+from tasks.workspace import places
 
 SMALL = (
     'ingest.sources=[{"kind":"dicebear","styles":["toon-head","landscape"],"seeds":6,'
@@ -54,56 +63,98 @@ def small() -> Recipe:
 
 
 @pytest.mark.s3
-def test_every_stage_runs_on_s3_and_an_ordinary_client_reads_it(
+def test_every_stage_runs_on_s3_and_its_copies_are_as_good(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path))
-    engine = Engine(small(), s3_url, str(tmp_path / "catalog.sqlite"), tmp_path)
-    import logging
-
+    home = tmp_path / "home"
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    engine = Engine(small(), s3_url, str(home / "catalog.sqlite"), home)
     reporter = LogReporter(logging.getLogger("kontext"))
     outcomes = {name: engine.run_stage(name, reporter) for name in STAGES}
     assert not any(outcome.reused for outcome in outcomes.values())
     assert {status.state for status in engine.status()} == {"done"}
     assert engine.run_stage("publish", reporter).reused
+    aws_reads_what_was_written(s3_url, outcomes, tmp_path)
 
-    bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
-    keys = [
-        item["Key"]
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for item in page.get("Contents", ())
-    ]
-    manifests = [key for key in keys if key.endswith("/manifest.json")]
-    assert len(manifests) == len(STAGES)
+    copies = (f"file://{tmp_path}/copy", f"{s3_url}-copy")
+    chain = itertools.pairwise((s3_url, *copies))  # into a folder, from there into another bucket
+    for trained, (source, target) in enumerate(chain, start=1):
+        aws("sync", source.removeprefix("file://"), target.removeprefix("file://"))
+        new_home = tmp_path / f"home-{trained}"
+        new_home.mkdir()
+        for name in ("catalog.sqlite", "safety.key"):
+            shutil.copy(home / name, new_home / name)
+        monkeypatch.setenv("KONTEXT_HOME", str(new_home))
+        monkeypatch.setenv("KONTEXT_STORE", target)
+        a_copy_is_as_good(engine, target, trained)
+
+
+def aws(*words: str) -> str:
+    """Run the `aws s3` command itself; what it printed."""
+    program = shutil.which("aws", path=str(Path(sys.executable).parent)) or shutil.which("aws")
+    assert program is not None, "the tests need awscli (extra dev)"
+    line = [program, "--endpoint-url", os.environ["AWS_ENDPOINT_URL"], "s3", *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def aws_reads_what_was_written(
+    s3_url: str, outcomes: dict[str, StageOutcome], folder: Path
+) -> None:
+    keys = [line.split()[3] for line in aws("ls", "--recursive", s3_url).splitlines()]
+    assert len([key for key in keys if key.endswith("/manifest.json")]) == len(STAGES)
     tar = next(f for f in outcomes["shard"].manifest.files if f.name.startswith("train-"))
     (key,) = [key for key in keys if key.endswith(tar.sha256)]
-    client.download_file(bucket, key, str(tmp_path / "shard.tar"))
-    listed = subprocess.run(
-        ["tar", "-tf", str(tmp_path / "shard.tar")], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert any(name.endswith(".tgt.png") for name in listed)
-    assert engine.artifacts.verify().problems == ()
-    assert engine.ledger.verify().problems == ()
-    rows = engine.catalog.query("select count(*) as n from train_pairs").to_pylist()
-    assert rows[0]["n"] > 0
-    a_copy_elsewhere_is_as_good(engine, tmp_path)
+    bucket = s3_url.removeprefix("s3://").split("/")[0]
+    aws("cp", f"s3://{bucket}/{key}", str(folder / "shard.tar"))
+    assert sha256_file(folder / "shard.tar") == tar.sha256
+    with tarfile.open(folder / "shard.tar") as opened:
+        assert any(name.endswith(".tgt.png") for name in opened.getnames())
 
 
-def a_copy_elsewhere_is_as_good(engine: Engine, home: Path) -> None:
-    """It verifies, answers SQL, and its manifests are enough to make its bytes again."""
-    copy = ArtifactStore(open_store(f"file://{home}/copy"), home / "copy-cache")
-    import_artifacts(engine.artifacts, copy, None)
-    assert copy.verify().problems == () and len(copy.list()) == len(STAGES)
-    catalog = Catalog(home / "copy.sqlite", copy.objects.url)
-    assert rebuild_catalog(copy, catalog, home).different == ()
-    (version,) = catalog.datasets()
-    assert version.dataset_digest == engine.catalog.datasets()[0].dataset_digest
-    count = "select count(*) as n from train_pairs"
-    assert catalog.query(count).equals(engine.catalog.query(count))
-    for stage in ("mine", "shard", "train-autoencoder"):
-        again = remake(copy, stage, home)
-        assert again.different == () and not again.code_changed, stage
+def kontext(*words: str) -> str:
+    """What the command says. Fails unless it exits 0."""
+    done = CliRunner().invoke(cli.app, list(words))
+    assert done.exit_code == 0, (words, done.output, done.exception)
+    return done.stdout
+
+
+def a_copy_is_as_good(origin: Engine, url: str, trained: int) -> None:
+    """docs/artifacts.md, "A store elsewhere", on a copy made by another program.
+
+    `trained`: how many copies came before it, itself included; each trains once more.
+    """
+    assert "all match" in kontext("artifacts", "verify")
+    assert "the chain is whole" in kontext("safety", "verify")
+    refused = CliRunner().invoke(cli.app, ["sql", "select 1"])
+    assert "kontext catalog move" in str(refused.exception)
+    kontext("catalog", "move")
+    version = origin.catalog.datasets()[0]
+    asked = "select category, count(*) as n from train_pairs group by 1 order by 1"
+    at = f"{version.name}@v{version.version}"
+    told = json.loads(kontext("sql", asked, "--json", "--at", at))
+    assert told == origin.catalog.query(asked).to_pylist() and told
+    stages = (*DATASET[:-1], "train-autoencoder") if trained == 1 else ("shard",)
+    for stage in stages:  # from the manifests, bit by bit
+        assert "all bit-identical" in kontext("artifacts", "rebuild", stage)
+
+    train = ["--recipe", "ci", "--only", "finetune", "--until", "finetune", "--direct", "--quiet"]
+    sets = [
+        part for override in (*SMALL, f"finetune.seed={trained}") for part in ("--set", override)
+    ]
+    made = json.loads(kontext("run", *train, *sets, "--json"))["stages"]
+    assert {row["stage"] for row in made if not row["reused"]} == {"finetune"}
+    runs = "select count(*) as n from runs where stage = 'finetune'"
+    assert json.loads(kontext("sql", runs, "--json")) == [{"n": 2}]
+
+    place = places()
+    Path(place.catalog).unlink()  # without the SQLite file: from the manifests too
+    rebuilt = json.loads(kontext("catalog", "rebuild", "--json"))
+    assert rebuilt == {"runs": len(STAGES) + trained, "datasets": [at], "different": []}
+    (again,) = Catalog(place.catalog, url).datasets()
+    assert again.dataset_digest == version.dataset_digest
+    assert json.loads(kontext("sql", asked, "--json")) == told
 
 
 def command(home: Path) -> tuple[list[str], dict[str, str]]:
@@ -142,10 +193,19 @@ def dataset_of(home: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_killed_in_mine_shard_and_finetune_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    line, env = command(calm)
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of an undisturbed run."""
+    home = tmp_path_factory.mktemp("calm")
+    line, env = command(home)
     subprocess.run(line, env=env, check=True, capture_output=True)
+    return home
+
+
+def test_killed_in_mine_shard_and_finetune_it_ends_as_if_undisturbed(
+    calm: Path, tmp_path: Path
+) -> None:
+    rough = tmp_path / "rough"
     rough.mkdir()
     shutil.copy(calm / "safety.key", rough / "safety.key")  # HMACs are per home
 
@@ -156,3 +216,28 @@ def test_killed_in_mine_shard_and_finetune_it_ends_as_if_undisturbed(tmp_path: P
     last = subprocess.run(line, env=env, check=True, capture_output=True, text=True)
     assert "resumed at step" in last.stdout + last.stderr
     assert dataset_of(rough) == dataset_of(calm)
+
+
+@pytest.mark.prefect
+def test_a_published_model_is_evaluated_again_at_night(
+    calm: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KONTEXT_HOME", str(calm))
+    engine = Engine(small(), f"file://{calm}/store", str(calm / "catalog.sqlite"), calm)
+    model = f"model@{engine.recipe.publish.name}"
+    (published,) = engine.artifacts.list("evaluate")
+
+    def night(tolerance: float) -> State[Any]:
+        form = NightlyForm.model_construct(model=model, tolerance=tolerance, seed=7, store="")
+        return nightly_evaluation(form, return_state=True)
+
+    fine = night(1.0)
+    assert fine.is_completed() and "none worse" in str(fine.message)
+    _, again = engine.artifacts.list("evaluate")
+    assert again.inputs == published.inputs and again.config["seed"] == 7
+    assert {status.state for status in engine.status()} == {"done"}  # nothing was replaced
+    worse = night(-2.0)  # no figure is that much better
+    assert worse.is_failed() and str(worse.message).startswith(f"{model} got worse: ")
+    assert len(engine.artifacts.list("evaluate")) == 2  # that night's was there already
+    with pytest.raises(ArtifactError, match="'index' is an artifact of index, not a published"):
+        tagged_engine("index", "", 7)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,11 +25,13 @@ import pyarrow as pa
 from kontext.errors import CatalogError
 from kontext.store import migrations
 from kontext.store.ddl import quote
+from kontext.store.describe import TableInfo, describe
 from kontext.store.facts import refresh_facts
-from kontext.store.lake import attach, confine, release
+from kontext.store.lake import absent, attach, confine, release
 from kontext.store.metadata import open_metadata
 from kontext.store.objects import folder_url
 from kontext.store.rows import manifest_rows, parents
+from kontext.store.upkeep import Compaction, compact
 from kontext.store.views import check_thresholds, views
 from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
 from schemas.manifest import Manifest
@@ -49,17 +51,6 @@ class DatasetVersion:
     snapshot_id: int
     dataset_digest: str
     created: bool = False  # whether this call made it
-
-
-@dataclass(frozen=True)
-class TableInfo:
-    """A table or view, for people."""
-
-    name: str
-    kind: str  # table or view
-    comment: str
-    rows: int
-    columns: tuple[tuple[str, str, str], ...]  # name, type, comment
 
 
 class Catalog:
@@ -90,9 +81,33 @@ class Catalog:
         self._migrated = True
 
     def move(self) -> None:
-        """Let a catalog that was copied together with its store know where its data lies now."""
+        """Let a catalog that was copied together with its store know where its data lies now.
+
+        Raises CatalogError when a file that the catalog knows did not come along.
+        """
         self._require()
+        connection = attach(self._metadata, self._data, read_only=True, moved=True)
+        try:
+            missing = absent(connection, self._data)
+        finally:
+            connection.close()
+        if missing:
+            raise CatalogError(
+                f"{len(missing)} files of {self} are not in {self._data} ({missing[0]}): copy the "
+                "whole store, or make the catalog again with `kontext catalog rebuild`"
+            )
         self._metadata.move(self._data.removeprefix("file://"))
+
+    def compact(self, grace: timedelta, *, dry_run: bool) -> Compaction:
+        """Expire snapshots, merge small files, remove unused ones (kontext.store.upkeep)."""
+        if not self._metadata.exists():
+            return Compaction()
+        try:
+            with self._metadata.lock(), self._connect(read_only=False) as connection:
+                return compact(connection, grace, dry_run=dry_run)
+        except duckdb.Error as error:
+            text = self._metadata.hide(str(error)).strip()
+            raise CatalogError(f"cannot compact the catalog {self}: {text}") from error
 
     def record(self, manifest: Manifest) -> bool:
         """Record a finished stage in runs, artifacts and metrics; False if it is there already."""
@@ -230,15 +245,7 @@ class Catalog:
         """Tables and views with comments, row counts and columns."""
         self._require()
         with self._connect(True, None if at is None else self.snapshot(at)) as connection:
-            columns: dict[str, list[tuple[str, str, str]]] = {}
-            for table, *column in connection.execute(migrations.LAKE_COLUMNS).fetchall():
-                columns.setdefault(table, []).append((column[0], column[1], column[2] or ""))
-            found = []
-            for name, kind, comment in connection.execute(_LAKE_OBJECTS).fetchall():
-                rows = int(_one(connection, f'SELECT count(*) FROM "{name}"'))
-                described = tuple(columns.get(name, ()))
-                found.append(TableInfo(name, kind, comment or "", rows, described))
-            return found
+            return describe(connection)
 
     @contextmanager
     def _connect(self, read_only: bool, snapshot: int | None = None) -> Iterator[Connection]:
@@ -314,13 +321,6 @@ class Catalog:
         raise CatalogError(f"no version '{text}'; dataset versions (snapshots) are: {versions}")
 
 
-_LAKE_OBJECTS = """
-    SELECT table_name, 'table', comment FROM duckdb_tables() WHERE database_name = 'lake'
-    UNION ALL
-    SELECT view_name, 'view', comment FROM duckdb_views()
-    WHERE database_name = 'lake' AND NOT internal
-    ORDER BY 2, 1
-"""
 _VERSIONS = "SELECT name, version, snapshot_id, dataset_digest FROM datasets"
 _REFERENCED = """
     SELECT i.source.stage, i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)

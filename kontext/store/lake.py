@@ -19,7 +19,12 @@ _IDLE_LOCK = threading.Lock()
 
 
 def attach(
-    metadata: Metadata, data: str, *, read_only: bool, snapshot: int | None = None
+    metadata: Metadata,
+    data: str,
+    *,
+    read_only: bool,
+    snapshot: int | None = None,
+    moved: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection whose current database `lake` is the catalog.
 
@@ -28,13 +33,16 @@ def attach(
         data: folder or s3 prefix of its Parquet files, with a closing slash.
         read_only: refuse writes (and do not create anything).
         snapshot: look at this past snapshot; implies `read_only`.
+        moved: look for the data at `data`, wherever the metadata says it was.
 
     Raises:
         CatalogError: missing extension, unusable catalog, unknown snapshot.
     """
     connection = _loaded()
     try:
-        for statement in statements(metadata, data, read_only=read_only, snapshot=snapshot):
+        for statement in statements(
+            metadata, data, read_only=read_only, snapshot=snapshot, moved=moved
+        ):
             connection.execute(statement)
         if not (read_only or snapshot is not None):
             connection.execute("CALL lake.set_option('parquet_compression', 'zstd')")
@@ -51,7 +59,12 @@ def attach(
 
 
 def statements(
-    metadata: Metadata, data: str, *, read_only: bool, snapshot: int | None = None
+    metadata: Metadata,
+    data: str,
+    *,
+    read_only: bool,
+    snapshot: int | None = None,
+    moved: bool = False,
 ) -> list[str]:
     """The SQL that attaches the lake to any DuckDB connection with `ducklake` loaded."""
     found = [f"LOAD {quote(str(extension(metadata.extension)))}"]
@@ -61,8 +74,30 @@ def statements(
     options += metadata.options(read_only or snapshot is not None)
     if snapshot is not None:
         options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
+    if moved:
+        options.append("OVERRIDE_DATA_PATH true")
     target = quote(f"ducklake:{metadata.target}")
     return [*found, f"ATTACH {target} AS lake ({', '.join(options)})", "USE lake"]
+
+
+def absent(connection: duckdb.DuckDBPyConnection, data: str) -> list[str]:
+    """Files that some snapshot of the attached lake needs and that do not lie at `data`."""
+    folder = data.removeprefix("file://")
+    sql = _KNOWN_FILES.format(folder=quote(folder))
+    known = [row[0] for row in connection.execute(sql).fetchall()]
+    there = connection.execute(f"SELECT file FROM glob({quote(folder + '**')})").fetchall()
+    return sorted(set(known) - {row[0] for row in there})
+
+
+# paths in the metadata are relative: file to table, table to schema, schema to the data path
+_KNOWN_FILES = """
+    SELECT DISTINCT {folder} || s.path || t.path || f.path FROM (
+        SELECT table_id, path FROM __ducklake_metadata_lake.ducklake_data_file
+        UNION ALL SELECT table_id, path FROM __ducklake_metadata_lake.ducklake_delete_file
+    ) f
+    JOIN __ducklake_metadata_lake.ducklake_table t USING (table_id)
+    JOIN __ducklake_metadata_lake.ducklake_schema s USING (schema_id)
+"""
 
 
 def confine(connection: duckdb.DuckDBPyConnection, data: str) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import context_cache, full_size, tiling, timing, transformer
+from benchmarks import (
+    context_cache,
+    full_size,
+    loader,
+    tiling,
+    timing,
+    train_stack,
+    train_step,
+    transformer,
+)
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.flops import Tokens, saving
 from schemas.recipes import TransformerShape
@@ -119,3 +128,36 @@ def test_our_tiles_are_the_whole_picture_and_blended_tiles_are_not(
     assert largest["one piece"] == 0
     assert largest["our tiles"] <= 1
     assert largest["diffusers"] > 1
+
+
+def test_loaders_give_the_same_samples_and_ours_resumes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loader.main(["--samples", "40", "--side", "32", "--batch", "8", "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert out.count("resumed mid-epoch: the same batches") == 2
+    assert out.count("webdataset, in process") >= 2 and "goal 1.2 x" in out
+
+
+def test_our_step_and_the_bare_loop_have_the_same_losses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train_step.main(["--batch", "4", "--side", "2", "--text", "3", "--repeats", "1"], SHAPE)
+    out = capsys.readouterr().out
+    assert "kontext eager is" in out and "the first losses agree" in out
+
+
+def test_other_losses_are_not_called_the_same_step() -> None:
+    steps = {"diffusers eager": lambda: 1.0, "kontext eager": lambda: 1.1}
+    with pytest.raises(AssertionError, match=r"kontext eager: 1\.1, not 1\.0"):
+        train_step.check_losses(steps)  # type: ignore[arg-type]
+
+
+def test_the_stack_of_blocks_takes_the_same_path_with_a_tiny_model() -> None:
+    line = "--kernels math,cudnn --recompute none,full --side 2 --text 3 --batch 2 --repeats 1"
+    args = train_stack.parse([*line.split(), "--device", "cpu"])
+    rows, refused = train_stack.compare(SHAPE, CPU, args)
+    assert [(row.kernel, row.recompute) for row in rows] == [("math", "none"), ("math", "full")]
+    assert set(refused) == {"cudnn, none", "cudnn, full"}
+    assert "MFU unknown" in train_stack.show(rows[0])
+    assert train_stack.main(["--device", "cpu"]) == 1

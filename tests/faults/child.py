@@ -29,7 +29,7 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "before-record": ("kontext.store.catalog", "Catalog.record", "before"),
     "before-tag": ("kontext.store.artifacts", "ArtifactStore.tag", "before"),
     "checkpoint-start": ("kontext.train.checkpoint", "Checkpoints.save", "before"),
-    "checkpoint-done": ("kontext.train.checkpoint", "Checkpoints.wait", "after"),
+    "checkpoint-done": ("kontext.parallel.checkpoint", "finish", "after"),
 }
 
 

@@ -1,8 +1,7 @@
-"""Fixtures: the toy graph in place of the real one, and one Prefect server for the session."""
+"""Fixtures: the toy graph in place of the real one."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,15 +46,3 @@ def _toy_graph(home: Path) -> Iterator[Path]:
         finally:
             STAGES.clear()
             STAGES.update(real)
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server with every pool, deployment and automation of the project."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    from flows import register
-
-    with prefect_test_harness(server_startup_timeout=120):
-        asyncio.run(register.main())
-        yield

@@ -34,6 +34,8 @@ def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             )
         ),
         *(["artifacts", name] for name in ("list", "show", "lineage", "verify", "tag", "gc")),
+        ["safety"],
+        ["safety", "verify"],
     ],
 )  # fmt: skip
 def test_every_command_has_help(command: list[str]) -> None:

@@ -20,7 +20,7 @@ def _run(*arguments: str) -> Any:
     return result.output
 
 
-@pytest.mark.parametrize("name", ["migrate", "rebuild", "move", "export", "prelude"])
+@pytest.mark.parametrize("name", ["migrate", "rebuild", "move", "compact", "export", "prelude"])
 def test_every_command_has_help(name: str) -> None:
     assert "Usage" in _run("catalog", name, "--help")
 
@@ -40,6 +40,12 @@ def test_the_prelude_file_attaches_the_catalog(finished: Path, tmp_path: Path) -
         assert connection.execute("SELECT count(*) FROM runs").fetchall() == [(4,)]
         told = "SELECT comment FROM duckdb_tables() WHERE table_name = 'runs'"
         assert connection.execute(told).fetchall() == [("One row per artifact that was made.",)]
+
+
+def test_compact_says_what_it_would_do(finished: Path) -> None:
+    assert "give --delete" in _run("catalog", "compact")
+    assert "would go: " not in _run("catalog", "compact", "--delete", "--grace", "12h")
+    assert runner.invoke(cli.app, ["catalog", "compact", "--grace", "soon"]).exit_code == 2
 
 
 def test_errors_are_clear(finished: Path) -> None:

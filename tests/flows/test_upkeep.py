@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.states import Completed, Failed, Running, Scheduled
+from typer.testing import CliRunner
 
-from flows import backfill, children, pipeline, retention
+from flows import backfill, children, cli, pipeline, retention
 from flows.automations import PAUSE, TRAIN, WARN, fresh_days
-from flows.forms import BackfillForm, Missing, StageChoice
+from flows.forms import BackfillForm, Missing, RetentionForm, StageChoice
 from flows.names import artifact_tag
 from flows.refresh import refresh
 from flows.status import stage_states
@@ -211,6 +215,31 @@ def test_old_scratch_is_found_and_fresh_scratch_is_not(tmp_path: Path) -> None:
             os.utime(path, (then, then))
     found = retention.stale_scratch(tmp_path, timedelta(days=7))
     assert [path.name for path in found] == ["old"]
+
+
+def test_retention_removes_the_untagged_and_compacts_the_catalog(
+    prefect_server: None, toy: Path
+) -> None:
+    runner = CliRunner()
+    for seed in ("1", "2"):
+        words = ["run", "--direct", "--set", f"mine.seed={seed}"]
+        assert runner.invoke(cli.app, words).exit_code == 0
+    month = datetime.now(UTC) - timedelta(days=30)
+    with closing(sqlite3.connect(toy / "catalog.sqlite")) as database, database:
+        database.execute("UPDATE ducklake_snapshot SET snapshot_time = ?", [str(month)])
+    for file in (toy / "store" / "runs").rglob("manifest.json"):
+        manifest = json.loads(file.read_text())
+        file.chmod(0o644)
+        file.write_text(json.dumps({**manifest, "created_at": month.isoformat()}))
+    planned = retention.retention(RetentionForm(grace_days=7))
+    assert planned["artifacts"] == 3 and planned["snapshots"] > 5 and not planned["deleted"]
+    done = retention.retention(RetentionForm(grace_days=7, delete=True))
+    assert (done["artifacts"], done["snapshots"]) == (3, planned["snapshots"])
+    left = json.loads(runner.invoke(cli.app, ["artifacts", "list", "--json"]).stdout)
+    assert sorted(row["stage"] for row in left) == ["distill", "index", "ingest", "mine"]
+    rows = runner.invoke(cli.app, ["sql", "select count(*) as n from runs", "--json"])
+    assert json.loads(rows.stdout) == [{"n": 7}]  # what was made is still known
+    assert retention.retention(RetentionForm(grace_days=7))["artifacts"] == 0
 
 
 def test_two_processes_on_one_store_make_the_same_artifacts_once(tmp_path: Path) -> None:
