@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-Scheme = Literal["int8", "fp8"]  # kontext.models.quantize.Scheme, without importing torch
+# kontext.models.quantize.Scheme and kontext.parallel.attention.Kernel, without importing torch
+Scheme = Literal["int8", "fp8"]
+Kernel = Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +53,13 @@ def edit(
     image_guidance: Annotated[
         float, typer.Option(min=0.0, help="Guidance on the images, for models trained for it.")
     ] = 1.0,
+    true_cfg: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Classifier-free guidance on the text, beside a guidance embedding (FLUX.1-dev).",
+        ),
+    ] = 1.0,
     tile_above: Annotated[
         int | None,
         typer.Option(
@@ -63,6 +72,9 @@ def edit(
         Scheme | None,
         typer.Option(help="Hold the transformer in 8 bits: two thirds of bf16's memory."),
     ] = None,
+    kernel: Annotated[
+        Kernel, typer.Option(help="Attention kernel: checked before use, and recorded.")
+    ] = "auto",
     policy: Annotated[
         str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")
     ] = "default",
@@ -91,9 +103,11 @@ def edit(
         seeds=tuple(dict.fromkeys(seed or [0])),
         guidance=guidance,
         image_guidance=image_guidance,
+        true_cfg=true_cfg,
         mask=mask,
         tile_above=tile_above,
         quantize=quantize,
+        kernel=kernel,
         store=store,
         policy=policy,
         hash_lists=tuple(hash_list or ()),

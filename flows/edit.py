@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kontext.safety.edits import EditScreening
     from kontext.sample.canvas import Mask
     from kontext.sample.editor import Editor
+    from kontext.sample.folder import Files
     from kontext.sample.provenance import Provenance
 
 
@@ -39,9 +40,11 @@ class EditRequest:
     seeds: tuple[int, ...] = (0,)
     guidance: float | None = None
     image_guidance: float = 1.0
+    true_cfg: float = 1.0  # for models with a guidance embedding
     mask: Path | None = None
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
+    kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
     store: str = ""
     policy: str = "default"
     hash_lists: tuple[str, ...] = ()
@@ -98,7 +101,7 @@ def edit_file(
     images = [image for image, _ in files]
     signer = find_signer(home)
     begin("loading")
-    editor = load_editor(request.weights, request.store, request.quantize)
+    editor = load_editor(request.weights, request.store, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.tile_above = request.tile_above
     make = _turns if request.then else _edit
@@ -127,7 +130,7 @@ def _edit(
 
     results = editor.edit_many(
         [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
-        Options(request.steps, request.guidance, request.image_guidance),
+        Options(request.steps, request.guidance, request.image_guidance, request.true_cfg),
         on_step=on_step,
         on_phase=begin,
     )
@@ -172,6 +175,7 @@ def _turns(
                 steps=request.steps,
                 guidance=request.guidance,
                 image_guidance=request.image_guidance,
+                true_cfg=request.true_cfg,
             )
             begin("checking")
             screening.result(session.image)
@@ -182,12 +186,16 @@ def _turns(
 def _provenance(
     editor: Editor, request: EditRequest, seed: int, images: Sequence[Pixels]
 ) -> Provenance:
+    from kontext.parallel.attention import active_kernel
+
     return editor.provenance(
         request.instruction,
         seed,
         request.steps,
         request.guidance,
         image_guidance=request.image_guidance,
+        true_cfg=request.true_cfg,
+        attention=active_kernel(editor.device),
         references=len(images) - 1,
         masked=request.mask is not None,
         then=request.then,
@@ -229,19 +237,42 @@ def _mask(path: Path, screening: EditScreening) -> Mask:
     return mask
 
 
-def load_editor(weights: str, store: str, quantize: Scheme | None = None) -> Editor:
-    """The editor for a model folder, an artifact reference, or the latest published model."""
+def load_editor(
+    weights: str, store: str, quantize: Scheme | None = None, kernel: str = "auto"
+) -> Editor:
+    """The editor for a model folder, an artifact reference, or the latest published model.
+
+    The attention kernel is run once against the plain formula before anything is loaded. What
+    `auto` takes is used all the same where that fails; the record says so.
+
+    Raises:
+        WeightsError: no model there.
+        KernelError: the kernel does not run here, or not for this model.
+    """
     import torch
 
+    from kontext.models.text_cache import cached_text_encoder
+    from kontext.parallel.attention import KernelError, use_kernel
     from kontext.sample.editor import Editor
+    from kontext.sample.folder import load_model_folder
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    use_kernel(kernel, device, fallback=kernel == "auto")
+    model = load_model_folder(_model(weights, store), device, quantize=quantize)
+    if model.settings.text_mask and kernel in ("flash2", "fa3", "fa4"):
+        raise KernelError(
+            f"model '{model.settings.name}' masks its text, which '{kernel}' cannot: use auto"
+        )
+    kept = places(store).home / "cache" / "texts"
+    return Editor(model, cached_text_encoder(model.settings.text_encoder, device, kept), device)
+
+
+def _model(weights: str, store: str) -> Path | Files:
     if weights and Path(weights).is_dir():
-        return Editor.load(Path(weights), device, quantize=quantize)
+        return Path(weights)
     try:
-        source = open_artifacts(store).show(weights or "publish")
+        return open_artifacts(store).show(weights or "publish")
     except ArtifactError as error:
         if weights:
             raise WeightsError(f"'{weights}' is neither a folder nor an artifact") from error
         raise WeightsError("no published model yet: `kontext run` makes one") from error
-    return Editor.load(source, device, quantize=quantize)

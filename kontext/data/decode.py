@@ -17,6 +17,7 @@ import hashlib
 import io
 import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -73,6 +74,8 @@ class Decoded:
 
 
 DEFAULT_LIMITS = DecodeLimits()
+# Pillow warns on stderr while it reads a header whose size we then refuse ourselves
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Everything Pillow's parsers are known to raise on hostile bytes.
 _PARSER_ERRORS = (
@@ -232,7 +235,7 @@ def _decode_raster(data: bytes, kind: str, background: str, limits: DecodeLimits
             rgb, alpha, icc = _to_rgb(turned, profile, background)
     except DecodeError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise DecodeError(
             Reason.TOO_MANY_PIXELS, f"more than {limits.max_pixels:,} pixels"
         ) from error

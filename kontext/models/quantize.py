@@ -19,6 +19,7 @@ from torch import nn
 
 from kontext.errors import WeightsError
 from kontext.models.lora import BLOCKS, adapters
+from kontext.models.pretrained import without_remarks
 from kontext.models.transformer import FluxTransformer
 
 Scheme = Literal["int8", "fp8"]
@@ -51,7 +52,8 @@ def check_scheme(scheme: str) -> Any:
         WeightsError: torchao is missing, or an unknown scheme.
     """
     try:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+        with without_remarks():
+            from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
     except ImportError as error:
         raise WeightsError("quantised inference needs: pip install 'kontext[quantize]'") from error
     configs: dict[str, Any] = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}

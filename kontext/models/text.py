@@ -7,6 +7,7 @@ one; `FluxTextEncoder` is FLUX.1's pair of T5-XXL and CLIP-L through transformer
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from kontext.errors import WeightsError
 from kontext.models.precision import autocast
+from kontext.models.pretrained import folder_digest, load_module, load_tokenizer
 
+FLUX_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 Encoded = tuple[Tensor, Tensor, Tensor]
 
 
@@ -27,8 +30,14 @@ class TextEncoder(Protocol):
     """Texts in; token states [B, L, dim], mask [B, L] bool and pooled [B, pooled_dim] out."""
 
     digest: str  # identifies weights and tokenizer: caches are keyed by it
-    dim: int
-    pooled_dim: int
+
+    @property
+    def dim(self) -> int:
+        """Channels of the token states."""
+
+    @property
+    def pooled_dim(self) -> int:
+        """Channels of the pooled vector."""
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """Encode `texts`, cut or padded to `length` tokens. float32, on the encoder's device."""
@@ -215,13 +224,15 @@ class FluxTextEncoder:
     zeroed (black-forest-labs/flux `conditioner.py`: attention_mask=None).
     """
 
-    def __init__(self, t5: Any, t5_tokenizer: Any, clip: Any, clip_tokenizer: Any) -> None:
+    def __init__(
+        self, t5: Any, t5_tokenizer: Any, clip: Any, clip_tokenizer: Any, digest: str
+    ) -> None:
         """Take loaded transformers modules: T5EncoderModel, CLIPTextModel and their tokenizers."""
         self.t5, self.clip = t5.eval(), clip.eval()
         self.t5_tokenizer, self.clip_tokenizer = t5_tokenizer, clip_tokenizer
         self.dim = int(t5.config.d_model)
         self.pooled_dim = int(clip.config.hidden_size)
-        self.digest = _module_digest(self.t5, self.clip)
+        self.digest = digest
 
     @classmethod
     def load(
@@ -230,24 +241,14 @@ class FluxTextEncoder:
         """Load a FLUX.1 diffusers folder: `text_encoder`, `tokenizer`, `text_encoder_2`, ….
 
         Raises:
-            WeightsError: transformers or one of the four sub-folders is missing.
+            WeightsError: transformers is missing, or one of the four sub-folders is, or is damaged.
         """
-        try:
-            import transformers
-        except ImportError as error:
-            raise WeightsError("FLUX.1's text encoders need: pip install transformers") from error
-        for name in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"):
-            if not (folder / name).is_dir():
-                raise WeightsError(f"{folder} has no sub-folder {name}")
-        models: Any = transformers  # its stubs do not know Module.to
-        t5 = models.T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype)
-        clip = models.CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
-        return cls(
-            t5.to(device),
-            transformers.AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
-            clip.to(device),
-            transformers.AutoTokenizer.from_pretrained(folder / "tokenizer"),
-        )
+        digest = flux_digest(folder, dtype)
+        # words first: they are quick to read, and to find damaged
+        clip_words, t5_words = (load_tokenizer(folder / n) for n in ("tokenizer", "tokenizer_2"))
+        clip = load_module("CLIPTextModel", folder / "text_encoder", dtype)
+        t5 = load_module("T5EncoderModel", folder / "text_encoder_2", dtype)
+        return cls(t5.to(device), t5_words, clip.to(device), clip_words, digest)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
@@ -263,7 +264,7 @@ class FluxTextEncoder:
 
     def count(self, text: str) -> int:
         """See `TextEncoder`. T5's tokens: CLIP reads the first 77 for the pooled vector only."""
-        return len(self.t5_tokenizer(text, truncation=False).input_ids)
+        return count_tokens(self.t5_tokenizer, text)
 
     @staticmethod
     def _ids(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
@@ -321,11 +322,22 @@ def _digest(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _module_digest(*modules: nn.Module) -> str:
-    """Digest of parameter names, shapes and a strided sample of values (hashing 10 GB is slow)."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            sample = value.flatten()[:: max(1, value.numel() // 64)].float().cpu()
-            digest.update(f"{name}{tuple(value.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """Tokens of the whole `text` by a tokenizer of transformers."""
+    # not verbose: it would remark on a length that the caller is about to refuse
+    return len(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
+def flux_digest(folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
+    """What `FluxTextEncoder.load` will have for a digest, without loading it.
+
+    Raises:
+        WeightsError: transformers is missing, or one of the four sub-folders is.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise WeightsError("FLUX.1's text encoders need: pip install transformers")
+    for name in FLUX_PARTS:
+        if not (folder / name).is_dir():
+            raise WeightsError(f"{folder} has no sub-folder {name}")
+    name = str(dtype).removeprefix("torch.")
+    return hashlib.sha256(f"{name}:{folder_digest(folder, FLUX_PARTS)}".encode()).hexdigest()[:16]

@@ -44,17 +44,21 @@ class Provenance:
     tile: int = 0  # pixels a side of the tiles that the autoencoder worked in; 0: in one piece
     then: tuple[str, ...] = ()  # instructions of further turns
     quantize: str = ""  # "int8" or "fp8" where the transformer's weights were held so
+    true_cfg: float = 1.0  # on the text, beside an embedded guidance
+    attention: str = ""  # the kernel that ran, see kontext.parallel.attention.active_kernel
     digital_source_type: str = SOURCE_TYPE
 
 
 def check_path(path: Path) -> str:
-    """PIL's format name for the file's extension, so that a bad name fails before the edit.
+    """PIL's format name for the file's extension, so that a bad path fails before the edit.
 
     Raises:
-        KontextError: not .png, .jpg, .jpeg or .webp.
+        KontextError: not .png, .jpg, .jpeg or .webp, or a folder that does not exist.
     """
     if path.suffix.lower() not in _FORMATS:
         raise KontextError(f"{path.name}: edits are saved as .png, .jpg or .webp")
+    if not path.parent.is_dir():
+        raise KontextError(f"cannot write {path}: there is no folder {path.parent}")
     return _FORMATS[path.suffix.lower()]
 
 

