@@ -6,8 +6,9 @@ from diffusers import AutoencoderKL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.models.autoencoder import Autoencoder, sample_posterior
+from kontext.models.autoencoder import AttnBlock, Autoencoder, sample_posterior
 from kontext.models.convert import autoencoder_config, rules_for, to_diffusers
+from kontext.parallel.attention import attention
 from schemas.recipes import AutoencoderShape
 
 SMALL = AutoencoderShape(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
@@ -54,6 +55,25 @@ def test_equals_diffusers(shape: AutoencoderShape, seed: int) -> None:
         raw = z / reference.config.scaling_factor + reference.config.shift_factor
         assert (raw - posterior.mode()).abs().max() <= 1e-4
         assert (ae.decode(z) - reference.decode(raw).sample).abs().max() <= 1e-4
+
+
+def test_the_wide_head_takes_no_kernel_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLUX.1's 512 channels are beyond flash kernels; narrower heads go by the common choice."""
+    seen: list[int] = []
+
+    def chosen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.append(q.shape[-1])
+        return attention(q, k, v)
+
+    monkeypatch.setattr("kontext.models.autoencoder.attention", chosen)
+    for channels in (256, 512):
+        block, x = AttnBlock(channels, 32).eval(), torch.randn(2, channels, 3, 5)
+        n = block.norm(x)
+        q, k, v = (y.flatten(2).transpose(1, 2) for y in (block.q(n), block.k(n), block.v(n)))
+        weights = (q @ k.transpose(1, 2) / channels**0.5).softmax(-1)
+        expected = x + block.proj_out((weights @ v).transpose(1, 2).reshape(x.shape))
+        assert (block(x) - expected).abs().max() < 1e-5
+    assert seen == [256]
 
 
 def test_flux_autoencoder_has_its_published_size_and_names() -> None:
