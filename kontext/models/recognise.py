@@ -142,9 +142,17 @@ def _transformer_shape(
             return TransformerShape.model_validate_json(stored), ()
         if "num_attention_heads" in config:
             return read_transformer_config(config), ()
-    except (ValidationError, KeyError) as error:
-        raise WeightsError(f"{weights.label}: its configuration is incomplete ({error})") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise _bad_config(weights, error) from error
     return _shape_from_tensors(weights)
+
+
+def _bad_config(weights: WeightsFile, error: Exception) -> WeightsError:
+    if isinstance(error, ValidationError):  # its own words take a line for each field
+        wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        return WeightsError(f"{weights.label}: its configuration has no usable {wrong}")
+    why = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return WeightsError(f"{weights.label}: its configuration is incomplete ({why})")
 
 
 def _shape_from_tensors(weights: WeightsFile) -> tuple[TransformerShape, tuple[str, ...]]:
@@ -203,8 +211,8 @@ def _autoencoder(
             return Autoencoder.from_config(json.loads(stored)), ()
         if "block_out_channels" in config:
             return read_autoencoder_config(config), ()
-    except (ValidationError, KeyError, ValueError) as error:
-        raise WeightsError(f"{weights.label}: its configuration is incomplete ({error})") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise _bad_config(weights, error) from error
     shape = _autoencoder_shape(weights)
     known = shape == AutoencoderShape()
     assumed = () if known else ("norm_groups", "scale", "shift")

@@ -105,7 +105,8 @@ def open_weights(path: Path) -> WeightsFile:
     """Look into a safetensors file, or a folder with one (or with a sharded index).
 
     Raises:
-        WeightsError: nothing there, or a file that is damaged or not safetensors.
+        WeightsError: nothing there, a file that is damaged or not safetensors, or a tensor that
+            two files have.
     """
     entries: dict[str, Entry] = {}
     metadata: dict[str, str] = {}
@@ -114,6 +115,8 @@ def open_weights(path: Path) -> WeightsFile:
             with safe_open(str(file), framework="pt") as handle:
                 metadata.update(handle.metadata() or {})
                 for key in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                    if key in entries:
+                        raise WeightsError(f"{path}: two files have '{key}'; name one of them")
                     entries[key] = _entry(handle, file, key)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: cannot be read as safetensors ({error})") from error
@@ -138,8 +141,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     indexes = sorted(path.glob("*.safetensors.index.json"))
     if indexes:
-        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
-        files = [path / name for name in names]
+        files = [path / name for name in _indexed(indexes[0])]
     else:
         files = sorted(path.glob("*.safetensors"))
     missing = [f.name for f in files if not f.is_file()]
@@ -148,6 +150,14 @@ def _files(path: Path) -> list[Path]:
             f"{path}: no weights here" + (f" (missing {missing})" if missing else "")
         )
     return files
+
+
+def _indexed(index: Path) -> list[str]:
+    """Names of the shards that an index lists."""
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not an index of shards ({error})") from error
 
 
 def our_entries(

@@ -162,6 +162,27 @@ def test_bad_weights_are_one_line_and_exit_1(
     assert result.exit_code == 1 and "1 missing: img_in.bias" in result.output
 
 
+def test_configurations_that_do_not_describe_a_model_are_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    call("export", home / "model", "-o", home / "out")
+    for part, texts in (
+        ("transformer", ('{"num_attention_heads": "x", "attention_head_dim": 4}',
+                         '{"num_attention_heads": [2]}', '{"num_attention_heads": 2}',
+                         '{"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": "a",'
+                         ' "pooled_projection_dim": 384, "joint_attention_dim": [],'
+                         ' "num_layers": 1, "num_single_layers": 1, "guidance_embeds": false}')),
+        ("vae", ('{"block_out_channels": []}', '{"block_out_channels": [0, 8]}')),
+    ):  # fmt: skip
+        file = home / "out" / part / "config.json"
+        whole = file.read_text()
+        for text in texts:
+            file.write_text(text)
+            assert "its configuration" in fails(monkeypatch, capsys, "doctor", home / "out")
+        file.write_text(whole)
+    assert not call("doctor", home / "out")[0]["problems"]
+
+
 def _tuned(home: Path) -> FluxTransformer:
     """The home's model with adapters of rank 2 that do something."""
     base = FluxTransformer(_SHAPE)
