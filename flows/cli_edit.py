@@ -60,6 +60,13 @@ def edit(
             help="Classifier-free guidance on the text, beside a guidance embedding (FLUX.1-dev).",
         ),
     ] = 1.0,
+    keep_detail: Annotated[
+        bool | None,
+        typer.Option(
+            help="Give back what the autoencoder lost of what the edit left alone, or leave the "
+            "picture as decoded; else as the model was published.",
+        ),
+    ] = None,
     tile_above: Annotated[
         int | None,
         typer.Option(
@@ -105,6 +112,7 @@ def edit(
         image_guidance=image_guidance,
         true_cfg=true_cfg,
         mask=mask,
+        keep_detail=keep_detail,
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,

@@ -42,6 +42,7 @@ class EditRequest:
     image_guidance: float = 1.0
     true_cfg: float = 1.0  # for models with a guidance embedding
     mask: Path | None = None
+    keep_detail: bool | None = None  # None: as the model was published
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
@@ -199,6 +200,7 @@ def _provenance(
         references=len(images) - 1,
         masked=request.mask is not None,
         then=request.then,
+        keep_detail=editor.keeps_detail(request.keep_detail),
         tile=editor.tile(images[0]),
     )
 

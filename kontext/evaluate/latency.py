@@ -78,7 +78,7 @@ def measure_edit(models: TrainedModels, bench: Bench) -> dict[str, Any]:
         measure("text_encode", "text encoding", lambda: models.prompt([item.instruction])),
         measure("context_encode", "context encoding", lambda: models.encode(image)),
         measure("student", f"denoising, student, {few} steps", denoise(True, few), few),
-        measure("decode", "decoding", lambda: models.decode(start)),
+        measure("decode", "decoding", lambda: models.finish(start, image, context)),
         measure("step", "one denoising step", denoise(True, 1), 1),
         measure("teacher", f"denoising, teacher, {many} steps", denoise(False, many), evaluations),
     ]

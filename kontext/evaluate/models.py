@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import load_weights
 from kontext.sample.canvas import to_tensor, to_uint8
+from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import ArtifactReader
 from schemas.recipes import Recipe, TransformerShape
@@ -41,6 +42,7 @@ class TrainedModels:
     teacher_steps: int
     teacher_guidance: float
     student_steps: int
+    keep_detail: bool
     seed: int
     device: torch.device
     progress: Progress | None = None  # told after every batch how many items it had
@@ -62,6 +64,7 @@ class TrainedModels:
             teacher_steps=recipe.evaluate.teacher_steps,
             teacher_guidance=recipe.evaluate.teacher_guidance,
             student_steps=recipe.distill.student_steps,
+            keep_detail=recipe.evaluate.keep_detail,
             seed=recipe.evaluate.seed,
             device=device,
         )
@@ -70,9 +73,22 @@ class TrainedModels:
         """Through the autoencoder's mode and back."""
         return self._batched(len(images), lambda rows: self.decode(self.encode(images[rows])))
 
+    def ceiling(self, target: Images, context: Images) -> Images:
+        """The target through the autoencoder, finished as an edit of `context` is."""
+
+        def one(rows: slice) -> Images:
+            return self.finish(self.encode(target[rows]), context[rows], self.encode(context[rows]))
+
+        return self._batched(len(target), one)
+
     def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit in the student's few steps, without guidance."""
         return self._edit(self.student, context, instructions, ids, self.student_steps, 1.0)
+
+    def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
+        """The student's edit as the autoencoder decodes it."""
+        plain = replace(self, keep_detail=False)
+        return plain.student_edit(context, instructions, ids)
 
     def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the teacher at the recipe's steps and guidance."""
@@ -101,11 +117,17 @@ class TrainedModels:
         with autocast(self.device):
             return self.autoencoder.encode(to_tensor(list(images)).to(self.device)).float()
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Images:
         """Latents [B, C, h, w] -> uint8 [B, H, W, 3]."""
-        with autocast(self.device):
-            return to_uint8(self.autoencoder.decode(latents))
+        return to_uint8(self._pixels(latents))
+
+    def finish(self, latents: Tensor, context: Images, encoded: Tensor) -> Images:
+        """Latents of edits of `context`, whose own latents are `encoded` -> uint8 [B, H, W, 3]."""
+        edited = self._pixels(latents)
+        if self.keep_detail:
+            original = to_tensor(list(context)).to(edited)
+            edited = give_back(edited, self._pixels(encoded), original)
+        return to_uint8(edited)
 
     def prompt(self, texts: Sequence[str]) -> Prompt:
         """Encode texts at the length the model was trained with."""
@@ -144,17 +166,24 @@ class TrainedModels:
         guidance: float,
     ) -> Images:
         def one(rows: slice) -> Images:
+            encoded = self.encode(context[rows])
             latents = self.denoise(
                 model,
-                [self.encode(context[rows])],
+                [encoded],
                 self.prompt(texts[rows]),
                 self.start(ids[rows], (context.shape[1], context.shape[2])),
                 steps,
                 guidance,
             )
-            return self.decode(latents)
+            return self.finish(latents, context[rows], encoded)
 
         return self._batched(len(ids), one)
+
+    @torch.no_grad()
+    def _pixels(self, latents: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 3, H, W] in -1..1, float32."""
+        with autocast(self.device):
+            return self.autoencoder.decode(latents).float().clamp(-1, 1)
 
     def _batched(self, n: int, one: Callable[[slice], Images]) -> Images:
         made = []

@@ -23,8 +23,11 @@ class EditorSpec:
 EDITORS: dict[str, EditorSpec] = {
     "student": EditorSpec("Student", "edits in a few steps, the distilled model"),
     "teacher": EditorSpec("Teacher", "edits in many steps, the model it was distilled from"),
+    "student_decoded": EditorSpec(
+        "Student, as decoded", "is the student without what the autoencoder lost given back"
+    ),
     "codec_target": EditorSpec(
-        "Ceiling", "is the target through the autoencoder: the best that latents can give"
+        "Ceiling", "is the target in place of the edit's latents: the best that they can give"
     ),
     "codec": EditorSpec("Round trip", "is the context through the autoencoder, unedited"),
     "prompt_only": EditorSpec(
@@ -43,8 +46,14 @@ class EditingModels(Protocol):
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back."""
 
+    def ceiling(self, target: Images, context: Images) -> Images:
+        """What an edit of `context` would be whose latents are the target's."""
+
     def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the student. `ids` seed each item's noise, so batches do not matter."""
+
+    def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
+        """The same edit as the autoencoder decodes it, before `kontext.sample.detail`."""
 
     def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the teacher."""
@@ -74,7 +83,8 @@ def run_editors(bench: Bench, models: EditingModels, seed: int) -> dict[str, Ima
     outputs = {
         "student": models.student_edit(bench.context, instructions, ids),
         "teacher": models.teacher_edit(bench.context, instructions, ids),
-        "codec_target": models.round_trip(bench.target),
+        "student_decoded": models.student_decoded(bench.context, instructions, ids),
+        "codec_target": models.ceiling(bench.target, bench.context),
         "codec": models.round_trip(bench.context),
         "prompt_only": models.teacher_draw(side, captions, ids),
         "random": other_targets(bench, seed),

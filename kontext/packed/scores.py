@@ -22,6 +22,8 @@ from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
+from kontext.sample.canvas import to_tensor, to_uint8
+from kontext.sample.detail import give_back
 from kontext.sample.edits import EditSampler
 from schemas.recipes import Recipe
 
@@ -45,11 +47,13 @@ def scores_and_samples(
     chosen = _chosen(data, recipe)
     context, target = (pack.images[bank[chosen].numpy()] for bank in (data.context, data.target))
     steps = {"flow": recipe.evaluate.teacher_steps, "student": recipe.distill.student_steps}
+    encoded = data.latents[data.context[chosen]] if recipe.evaluate.keep_detail else None
     outputs = {
-        name: decoded(codec, _edits(model, data, chosen, steps[name], recipe))
+        name: decoded(codec, _edits(model, data, chosen, steps[name], recipe), context, encoded)
         for name, model in models.items()
     }
-    ceiling = decoded(codec, data.latents[data.target[chosen]])
+    goal = data.latents[data.target[chosen]]
+    ceiling, plain = decoded(codec, goal, context, encoded), decoded(codec, goal)
     mask = change_mask(context, target, recipe.evaluate.mask_threshold)
     category = data.category[chosen].numpy()
     scores: dict[str, Any] = {}
@@ -65,7 +69,8 @@ def scores_and_samples(
         "success": scores,
         "steps": steps,
         "features": "EfficientNet-Lite0" if features is not None else "none: pixels alone",
-        "codec_psnr_db": float(psnr(target, ceiling).mean()),
+        "codec_psnr_db": float(psnr(target, plain).mean()),
+        "keep_detail": encoded is not None,
     }
     return found, _sheet(category, [context, outputs["flow"], outputs["student"], target])
 
@@ -89,15 +94,31 @@ def succeeded(
 
 
 @torch.no_grad()
-def decoded(codec: Autoencoder, latents: Tensor) -> Images:
-    """uint8 [N, H, W, 3] of latents [N, C, h, w]."""
+def decoded(
+    codec: Autoencoder,
+    latents: Tensor,
+    context: Images | None = None,
+    encoded: Tensor | None = None,
+) -> Images:
+    """uint8 [N, H, W, 3] of latents [N, C, h, w].
+
+    With `context` images and their latents `encoded`, their own detail is given back
+    (kontext.sample.detail).
+    """
     out = []
-    for part in torch.split(latents, _AT_ONCE):
-        with autocast(part.device):
-            rgb = codec.decode(part).float()
-        pixels = ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        out.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    for start in range(0, len(latents), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        pixels = _pixels(codec, latents[part])
+        if context is not None and encoded is not None:
+            original = to_tensor(list(context[part])).to(pixels)
+            pixels = give_back(pixels, _pixels(codec, encoded[part]), original)
+        out.append(to_uint8(pixels))
     return np.concatenate(out)
+
+
+def _pixels(codec: Autoencoder, latents: Tensor) -> Tensor:
+    with autocast(latents.device):
+        return codec.decode(latents).float().clamp(-1, 1)
 
 
 def png(rgb: NDArray[np.uint8]) -> bytes:

@@ -32,6 +32,7 @@ from kontext.sample.canvas import (
     to_tensor,
     to_uint8,
 )
+from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
@@ -165,7 +166,7 @@ class Editor:
             latents = self.denoise(jobs, options, report)
             begin("decoding")
             made += [
-                self.finish(job, row[None], size is None)
+                self.finish(job, row[None], options, size is None)
                 for job, row in zip(jobs, latents, strict=True)
             ]
         return made
@@ -177,7 +178,7 @@ class Editor:
             known: latents by the identity of the array they come from, filled on the way, so that
                 several edits of one image encode it once.
         """
-        contexts, frames, target = [], [], self._default()
+        contexts, frames, canvases, target = [], [], [], self._default()
         stretch = self.settings.sizes == "kontext"
         for number, image in enumerate(edit.images):
             height, width = check_image(image).shape[:2]
@@ -187,6 +188,7 @@ class Editor:
                 known[id(image)] = self.encode(canvas)
             contexts.append(known[id(image)])
             frames.append(frame)
+            canvases.append(canvas)
             target = own if number == 0 else target
         keep = None
         if edit.mask is not None:
@@ -195,8 +197,8 @@ class Editor:
             mask = check_mask(edit.mask, edit.images[0])
             factor = self.model.autoencoder.factor
             keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
-        first = frames[0] if frames else None
-        return Ready(edit, tuple(contexts), check_size(size or target), first, keep)
+        frame, canvas = (frames[0], canvases[0]) if frames else (None, None)
+        return Ready(edit, tuple(contexts), check_size(size or target), frame, canvas, keep)
 
     def denoise(
         self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None
@@ -221,9 +223,14 @@ class Editor:
                 on_step=on_step,
             )
 
-    def finish(self, job: Ready, latents: Tensor, cut: bool = True) -> Image:
+    def finish(self, job: Ready, latents: Tensor, options: Options, cut: bool = True) -> Image:
         """Pixels of sampled latents [1, C, h, w]: cut to the image's frame, or put in its mask."""
-        out = self.decode(latents)
+        pixels = self.decode(latents)
+        if self.keeps_detail(options.keep_detail) and job.canvas is not None:
+            context = to_tensor([job.canvas]).to(pixels)
+            if context.shape == pixels.shape:
+                pixels = give_back(pixels, self.decode(job.contexts[0]), context)
+        out: Image = to_uint8(pixels)[0]
         if job.frame is None or not (cut or job.edit.mask is not None):
             return out
         inner = job.frame.crop(out)
@@ -231,6 +238,10 @@ class Editor:
             return inner
         before = job.edit.images[0]
         return composite(before, resize(inner, before.shape[1::-1]), job.edit.mask)
+
+    def keeps_detail(self, asked: bool | None = None) -> bool:
+        """Whether edits get back what the autoencoder lost of what they left alone."""
+        return self.settings.keep_detail if asked is None else asked
 
     @torch.no_grad()
     def encode(self, canvas: Image) -> Tensor:
@@ -241,8 +252,8 @@ class Editor:
             return self.model.autoencoder.encode(pixels, self.tiling((width, height))).float()
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Image:
-        """Pixels [H, W, 3] of latents [1, C, h, w]."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels [1, 3, H, W] in -1..1, float32, of latents [1, C, h, w]."""
         with self._precision():
             factor = self.model.autoencoder.factor
             height, width = (side * factor for side in latents.shape[-2:])
@@ -250,8 +261,7 @@ class Editor:
             if tiling is not None:
                 _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tiling.side)
             pixels = self.model.autoencoder.decode(latents.to(self.device), tiling)
-        out: Image = to_uint8(pixels)[0]
-        return out
+        return pixels.float().clamp(-1, 1)
 
     def tiling(self, size: Size) -> Tiling | None:
         """How the autoencoder cuts an image of `size` (width, height); None: not at all."""

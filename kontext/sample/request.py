@@ -21,12 +21,15 @@ class Options:
     guidance: told to a model with a guidance embedding; for others classifier-free, on the text.
     image_guidance: classifier-free, on the context images (see `euler.Guidance`).
     true_cfg: classifier-free on the text, for models with a guidance embedding.
+    keep_detail: give back what the autoencoder lost of what the edit left alone (kontext.sample.
+        detail); for edits of the first image's size.
     """
 
     steps: int | None = None
     guidance: float | None = None
     image_guidance: float = 1.0
     true_cfg: float = 1.0
+    keep_detail: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ class Edit:
 
 @dataclass(frozen=True)
 class Ready:
-    """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep."""
+    """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep.
+
+    `canvas` is the first image as it was encoded, and `frame` the part of it that is the image.
+    """
 
     edit: Edit
     contexts: tuple[Tensor, ...]
     target: Size
     frame: Frame | None
+    canvas: Image | None = None
     keep: Keep | None = None
 
     @property

@@ -56,7 +56,7 @@ class Session:
         known = {id(self.image): self._latents}
         ready = self.editor.prepare(edit, None, known)
         latents = self.editor.denoise([ready], chosen, on_step)
-        self.image = self.editor.finish(ready, latents)
+        self.image = self.editor.finish(ready, latents, chosen)
         self._latents = latents
         self.turns = (*self.turns, instruction)
         return self.image

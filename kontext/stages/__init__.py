@@ -234,6 +234,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.train.ledger",
             "kontext.evaluate",
             "kontext.sample.canvas",
+            "kontext.sample.detail",
             "kontext.sample.euler",
             "kontext.models.features",
             "kontext.models.clip",

@@ -74,7 +74,7 @@ def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
 
 
 def _edit(ctx: StageContext, bench: Bench, models: TrainedModels) -> dict[str, Images]:
-    done, total = 0, 5 * len(bench)  # student, teacher, prompt-only and two round trips
+    done, total = 0, 6 * len(bench)  # student twice, teacher, prompt-only, ceiling, round trip
 
     def progress(items: int) -> None:
         nonlocal done

@@ -45,6 +45,7 @@ def run(ctx: StageContext) -> None:
         resolution=ctx.recipe.ingest.resolution,
         steps=ctx.recipe.distill.student_steps,
         guidance=1.0,
+        keep_detail=ctx.recipe.evaluate.keep_detail,
     )
     _agree(ctx, student, autoencoder, settings)
     slow = settings.model_copy(

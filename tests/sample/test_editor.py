@@ -227,3 +227,9 @@ def test_large_images_are_coded_in_tiles_that_change_nothing(
     assert "32 x 32: decoded in tiles of 16 pixels" in caplog.text
     assert made.tile(photo()) == 16
     assert made.provenance("a b", 0, tile=16).tile == 16
+
+
+def test_a_result_of_another_size_has_no_detail_to_keep(tmp_path: Path) -> None:
+    ours = editor(tmp_path)
+    made = ours.edit([photo()], "keep it", size=(48, 32), keep_detail=True)
+    assert np.array_equal(made, ours.edit([photo()], "keep it", size=(48, 32)))

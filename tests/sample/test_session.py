@@ -88,6 +88,29 @@ def test_four_turns_drift_less_than_encoding_each_result_again(editor: Editor) -
     assert session.turns == ("keep it",) * 4
 
 
+def test_kept_detail_makes_the_edit_that_changes_nothing_the_picture_itself(
+    editor: Editor,
+) -> None:
+    def far(image: np.ndarray) -> int:
+        return int(np.abs(image.astype(int) - photo()).max())
+
+    assert far(editor.edit([photo()], "keep it")) > 20  # this autoencoder is untrained
+    assert far(editor.edit([photo()], "keep it", keep_detail=True)) <= 1
+    session = Session(editor, photo())
+    for number in range(2):
+        session.turn("keep it", seed=number, keep_detail=True)
+    assert far(session.image) <= 1
+
+
+def test_detail_is_kept_where_the_model_says_so(editor: Editor) -> None:
+    asked = editor.edit([photo()], "keep it", keep_detail=True)
+    plain = editor.edit([photo()], "keep it")
+    editor.settings = editor.settings.model_copy(update={"keep_detail": True})
+    assert np.array_equal(editor.edit([photo()], "keep it"), asked)
+    assert np.array_equal(editor.edit([photo()], "keep it", keep_detail=False), plain)
+    assert not np.array_equal(asked, plain)
+
+
 def test_a_turn_that_fails_is_not_taken(editor: Editor) -> None:
     session = Session(editor, photo())
     session.turn("one")

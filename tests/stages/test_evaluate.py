@@ -65,7 +65,7 @@ def test_goals_not_reached_are_said_so(evaluated: tuple[Harness, Artifact]) -> N
 
 def test_items_hold_every_editor_and_item(evaluated: tuple[Harness, Artifact]) -> None:
     rows = evaluated[1].table("items.parquet").to_pylist()
-    assert len(rows) == 8 * 4 * len(CATEGORIES)
+    assert len(rows) == 9 * 4 * len(CATEGORIES)
     for row in rows:
         if row["editor"] == "student":
             expected = row["mae_ratio"] < 0.7 and row["feature_ratio"] < 1.0
@@ -177,7 +177,7 @@ def test_report_tells_notes_canaries_and_reasons_but_no_subject(
 def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) -> None:
     report = evaluated[0].report
     assert {f"edits-{name}" for name in CATEGORIES} <= set(report.images)
-    assert len(report.tables["goals"]) == 7 and len(report.tables["success"]) == 8
+    assert len(report.tables["goals"]) == 7 and len(report.tables["success"]) == 9
 
 
 def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:
