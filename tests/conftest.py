@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from benchmarks.seaweed import KEYS, NoServer, seaweed
 from kontext.store.objects import ObjectStore, open_store
+from tests.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 settings.register_profile("kontext", deadline=None)  # machines are busy; nothing asserts on time
 settings.load_profile("kontext")

