@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,8 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, PauseDeployment, RunDeployment
 from prefect.events.schemas.automations import EventTrigger, Posture
 
-from flows.settings import ZOMBIE_SECONDS
-from kontext.errors import KontextError
+from flows.settings import ZOMBIE_SECONDS, fresh_days
 from tasks.events import CANARY_FAILED, DATASET_COMMITTED, REFRESH_FINISHED
 
 ZOMBIES = "Crash runs whose heartbeat stopped"
@@ -21,18 +19,6 @@ TRAIN = "Train on a new dataset version"
 PAUSE = "Pause schedules after a failed canary"
 WARN = "Warn when no refresh has finished for days"
 _SCHEDULED = ("refresh", "pipeline", "nightly-evaluation", "retention")
-
-
-def fresh_days() -> float:
-    """Days without a refresh before the warning (KONTEXT_FRESH_DAYS, 7)."""
-    text = os.environ.get("KONTEXT_FRESH_DAYS", "7")
-    try:
-        days = float(text)
-    except ValueError:
-        days = 0.0
-    if days <= 0:
-        raise KontextError(f"KONTEXT_FRESH_DAYS is '{text}', not a positive number of days")
-    return days
 
 
 def automations(deployed: dict[str, UUID]) -> list[AutomationCore]:

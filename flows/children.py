@@ -28,8 +28,7 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling, Scheduled
 
-from flows.names import artifact_tag, deployment_name
-from flows.stages import run_name
+from flows.names import artifact_tag, deployment_name, run_name
 from tasks.reporter import Log
 
 ACTIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
@@ -49,6 +48,7 @@ class Children:
         log: Log,
         sleep: Callable[[float], None] = time.sleep,
         tags: Sequence[str] = (),
+        dataset: Callable[[], str] = lambda: "",
     ) -> None:
         self._client = client
         self._parent = parent
@@ -56,6 +56,7 @@ class Children:
         self._log = log
         self._sleep = sleep
         self._tags = tags
+        self._dataset = dataset  # its version as known when a stage is dispatched
         self._crashes: dict[UUID, int] = {}
 
     def start(
@@ -105,13 +106,14 @@ class Children:
         return str(found[0].id) if found else ""
 
     def _dispatch(self, stage: str, digest: str, options: dict[str, Any], key: str) -> FlowRun:
+        recipe, forced = str(options["recipe"]), bool(options["force"])
         run = run_deployment(
             deployment_name(stage),
             parameters={"options": options},
-            flow_run_name=run_name(stage, str(options["recipe"]), digest, bool(options["force"])),
+            flow_run_name=run_name(recipe, stage, self._dataset(), digest, forced),
             tags=[
                 "kontext",
-                str(options["recipe"]),
+                recipe,
                 stage,
                 artifact_tag(stage, digest),
                 *self._tags,

@@ -209,7 +209,8 @@ def status(
     for stage in found:
         typer.echo(f"{stage.stage:18} {stage.digest}  {stage.state:8} {stage.why}")
     for row in planned:
-        typer.echo(f"{'schedule ' + row['name']:18} {row['state']:8} {row['schedule']}")
+        due = f", next {row['next']} UTC" if row["next"] else ""
+        typer.echo(f"{'schedule ' + row['name']:18} {row['state']:8} {row['schedule']}{due}")
     typer.echo("")
     for service in services(at):
         typer.echo(f"{service.name:18} {service.state:8} {service.detail}")

@@ -16,12 +16,20 @@ from prefect.states import Completed, Failed
 
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm
+from flows.names import dataset_label, dataset_tag, run_name
 from flows.pace import Pace
-from flows.summary import LINEAGE_KEY, SUMMARY_KEY, Row, mermaid, summary
+from flows.summary import (
+    LINEAGE_KEY,
+    REPORT_KEY,
+    SUMMARY_KEY,
+    Row,
+    mermaid,
+    report_markdown,
+    summary,
+)
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
-from schemas.recipes import Recipe
-from tasks.report import export_report
+from tasks.report import export_report, report_link
 from tasks.reporter import Log
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
@@ -57,7 +65,7 @@ class PipelineRun:
         self._waiting = [step.stage for step in plan if not step.reused]
         self._active: dict[str, FlowRun] = {}
         self._summary_id: UUID | None = None
-        self._report = ""
+        self._report = self._report_page = ""
         planned = {step.stage: step for step in plan}
         self.rows: dict[str, Row] = {}
         for status in engine.status():
@@ -145,12 +153,13 @@ class PipelineRun:
         artifact = self._engine.artifacts.open("evaluate", row.digest)
         try:
             self._report = str(export_report(artifact, self._at.home))
+            self._report_page = report_link(row.digest)
         except ArtifactError as error:
             self._log.warning("no report: %s", error)
 
     def _publish(self, final: bool = False) -> None:
         rows = list(self.rows.values())
-        text = summary(self._title, rows, STAGES, self._report)
+        text = summary(self._title, rows, STAGES, self._report, self._report_page)
         if self._summary_id is None:
             created = create_markdown_artifact(text, SUMMARY_KEY, self._title)
             assert isinstance(created, UUID)
@@ -159,6 +168,9 @@ class PipelineRun:
             self._client.update_artifact(self._summary_id, ArtifactUpdate(data=text))
         if final:
             create_markdown_artifact(mermaid(rows, STAGES), LINEAGE_KEY, self._title)
+        if final and self._report:
+            text = report_markdown(self._report, self._report_page)
+            create_markdown_artifact(text + "\n", REPORT_KEY, self._title)
 
     def _verdict(self) -> State[Any]:
         ran = sum(row.state == "ran" for row in self.rows.values())
@@ -170,11 +182,6 @@ class PipelineRun:
         return Completed(message=f"{ran} stages ran, {reused} reused{report}")
 
 
-def dataset_tag(recipe: Recipe, engine: Engine) -> str:
-    """Tag that says which dataset a run works on: its name and the digest of its index."""
-    return f"{recipe.shard.dataset}@{engine.digests().get('index', '')[:8]}"
-
-
 def one_line(message: str) -> str:
     """A state's message without Prefect's frame around it."""
     text = " ".join(message.split())
@@ -182,7 +189,7 @@ def one_line(message: str) -> str:
 
 
 def _name() -> str:
-    """Run name: recipe, what, and the digest of the last stage, which covers everything."""
+    """Run name: recipe, what, dataset version, and the last stage's digest, which covers all."""
     form = _form()
     part = f" · only {form.only}" if form.only != "all" else ""
     part += f" · from {form.start}" if form.start != "all" else ""
@@ -190,8 +197,8 @@ def _name() -> str:
     try:
         recipe = resolve_recipe(form.recipe, form.overrides)
         engine = open_engine(recipe, places(form.store), versions=form.versions)
-        digest = list(engine.digests().values())[-1][:8]
-        return f"{form.recipe} · pipeline{part} · {digest}"
+        digest = list(engine.digests().values())[-1]
+        return run_name(form.recipe, f"pipeline{part}", dataset_label(engine), digest)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · pipeline{part}"
 
@@ -239,7 +246,13 @@ def run_plan(options: PipelineForm, title: str) -> State[Any]:
     }
     parent = UUID(str(flow_run.get_id()))
     with get_client(sync_client=True) as client:
-        tags = [dataset_tag(recipe, engine)]
-        children = Children(client, parent, flow_run.get_run_count() or 1, log, tags=tags)
+        children = Children(
+            client,
+            parent,
+            flow_run.get_run_count() or 1,
+            log,
+            tags=[dataset_tag(engine)],
+            dataset=lambda: dataset_label(engine),
+        )
         run = PipelineRun(engine, at, plan, stage_options, force, children, client, log, title)
         return run.execute()

@@ -19,6 +19,8 @@ from prefect.states import Completed
 from flows.children import cancel_children
 from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName
 from flows.pipeline import run_plan
+from kontext.errors import KontextError
+from kontext.store.objects import open_store
 from tasks.changes import changes_markdown, dataset_changes
 from tasks.events import dataset_committed, refresh_finished
 from tasks.watermark import Watermark, now, read_watermark, write_watermark
@@ -33,9 +35,15 @@ CHANGES_KEY = "refresh-changes"
 
 
 def _name() -> str:
+    """Run name: recipe, what, and the dataset version that it goes on from."""
     given = (flow_run.get_parameters() or {}).get("options")
     form = given if isinstance(given, RefreshForm) else RefreshForm.model_validate(given or {})
-    return f"{form.recipe} · refresh"
+    try:
+        dataset = resolve_recipe(form.recipe, form.overrides).shard.dataset
+        mark = read_watermark(open_store(places(form.store).store), dataset)
+    except KontextError:  # the run itself reports what is wrong with its parameters
+        return f"{form.recipe} · refresh"
+    return f"{form.recipe} · refresh · {dataset}{f' after v{mark.version}' if mark else ''}"
 
 
 @flow(

@@ -6,6 +6,7 @@ Runs as its own process, so that the command line never imports prefect. Everyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import shlex
 import sys
@@ -27,16 +28,17 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from flows.automations import automations
-from flows.settings import SERVER_SECONDS
+from flows.settings import SERVER_SECONDS, gpu_runs
 from flows.stages import STAGE_FLOWS
 from kontext.stages import STAGES
 from tasks.markdown import artifact_link, page_key
 
 # A pipeline waits for its stages: with both in one limited queue, two pipelines would hold all
-# slots and wait for ever. So the limits sit on the stage queues, and pipelines have their own.
+# slots and wait for ever. So that limit sits on the stage queue, and pipelines have their own. In
+# pool gpu nothing waits for anything: the whole pool is limited, to one training (flows.settings).
 QUEUES: dict[str, dict[str, int | None]] = {
     "cpu": {"stages": 2, "pipelines": None},
-    "gpu": {"stages": 1},
+    "gpu": {"stages": None},
 }
 
 
@@ -103,7 +105,8 @@ _PIPELINE_TEXT = (
     "All stages from images to a published model. Finished stages are reused; a retried run "
     "continues where it stopped.\n\n"
     f"[Latest summary]({artifact_link('pipeline-summary')}) · "
-    f"[lineage]({artifact_link('pipeline-lineage')}) · [all artifacts](/v2/artifacts)"
+    f"[lineage]({artifact_link('pipeline-lineage')}) · "
+    f"[report]({artifact_link('pipeline-report')}) · [all artifacts](/v2/artifacts)"
 )
 _REFRESH_TEXT = (
     "The data stages, ingest to index: put a schedule on it to keep a dataset fresh. One at a "
@@ -148,11 +151,13 @@ async def _await_server(client: PrefectClient) -> None:
 async def _ensure_pools(client: PrefectClient) -> None:
     template = ProcessWorker.get_default_base_job_template()
     for pool, queues in QUEUES.items():
-        try:
+        with contextlib.suppress(ObjectAlreadyExists):
             made = WorkPoolCreate(name=pool, type="process", base_job_template=template)
             await client.create_work_pool(made)
-        except ObjectAlreadyExists:
-            await client.update_work_pool(pool, WorkPoolUpdate(is_paused=False))
+        limits = gpu_runs() if pool == "gpu" else None
+        await client.update_work_pool(
+            pool, WorkPoolUpdate(is_paused=False, concurrency_limit=limits)
+        )
         for queue, limit in queues.items():
             try:
                 found = await client.read_work_queue_by_name(queue, work_pool_name=pool)

@@ -29,10 +29,13 @@ from flows.settings import (
     SERVER_SECONDS,
     child_environment,
     fingerprint,
+    fresh_days,
+    gpu_runs,
     prefect_settings,
     write_profile,
 )
 from kontext.errors import KontextError
+from tasks.report import REPORT_URL
 from tasks.workspace import Places, places
 
 POOLS = ("cpu", "gpu")
@@ -148,6 +151,7 @@ def _settings(at: Places, running: Running, external: str) -> dict[str, str]:
     settings = prefect_settings(at, running.host, running.port)
     if external:
         settings["PREFECT_API_URL"] = f"{external}/api"
+        settings[REPORT_URL] = ""
     return settings
 
 
@@ -199,8 +203,8 @@ def _log(at: Places) -> Path:
 
 
 def _server_command(running: Running) -> list[str]:
-    """Uvicorn on Prefect's app: `prefect server start` without its second process."""
-    app = "prefect.server.api.server:create_app"
+    """Uvicorn on Prefect's app and ours: `prefect server start` without its second process."""
+    app = "flows.web:create_app"
     options = ["--host", running.host, "--port", str(running.port), "--timeout-keep-alive", "5"]
     return [sys.executable, "-m", "uvicorn", "--factory", app, *options]
 
@@ -271,7 +275,7 @@ def _finish_registering(
 
 
 def _deployed_fingerprint(settings: dict[str, str]) -> str:
-    """Digest of all that decides the deployments: forms, graph, folder, server and its data."""
+    """Digest of all that decides what is registered: code, folder, server, its data, limits."""
     root = Path(__file__).parent.parent
     files = sorted((root / "flows").glob("*.py"))
     files += [root / "schemas" / "recipes.py", root / "kontext" / "stages" / "__init__.py"]
@@ -281,6 +285,9 @@ def _deployed_fingerprint(settings: dict[str, str]) -> str:
         sys.executable,
         settings["PREFECT_API_URL"],
         settings["PREFECT_API_DATABASE_CONNECTION_URL"],
+        settings.get(REPORT_URL, ""),
+        str(gpu_runs()),
+        str(fresh_days()),
     ):
         hasher.update(value.encode())
     for file in files:

@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from kontext.errors import KontextError
+from tasks.report import REPORT_URL
 from tasks.workspace import Places
 
 DEFAULT_PORT = 4200
@@ -19,6 +21,26 @@ SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a bu
 HEARTBEAT_SECONDS = 30  # a run silent for ZOMBIE_SECONDS is marked Crashed
 ZOMBIE_SECONDS = 120
 FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")
+
+
+def gpu_runs() -> int:
+    """Trainings that may run at once (KONTEXT_GPU_RUNS, 1: each takes every GPU it finds)."""
+    text = os.environ.get("KONTEXT_GPU_RUNS", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise KontextError(f"KONTEXT_GPU_RUNS is '{text}', not a number of runs from 1 on")
+    return int(text)
+
+
+def fresh_days() -> float:
+    """Days without a refresh before the warning (KONTEXT_FRESH_DAYS, 7)."""
+    text = os.environ.get("KONTEXT_FRESH_DAYS", "7")
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if days <= 0:
+        raise KontextError(f"KONTEXT_FRESH_DAYS is '{text}', not a positive number of days")
+    return days
 
 
 def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
@@ -47,6 +69,7 @@ def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_V2_ENABLED": "true",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
+        REPORT_URL: "" if os.environ.get("PREFECT_SERVER_API_AUTH_STRING") else "/report",
     }
 
 
@@ -79,7 +102,7 @@ def write_profile(at: Places, settings: Mapping[str, str]) -> Path:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in settings.items()]
     env_file = at.prefect / "env"
     _write_private(env_file, "\n".join(lines) + "\n")
-    skip = {"DO_NOT_TRACK", "PREFECT_PROFILES_PATH", "PREFECT_HOME"}
+    skip = {"DO_NOT_TRACK", "PREFECT_PROFILES_PATH", "PREFECT_HOME", REPORT_URL}
     body = [f'{key} = "{value}"' for key, value in settings.items() if key not in skip]
     profile = 'active = "kontext"\n\n[profiles.kontext]\n' + "\n".join(body) + "\n"
     _write_private(at.prefect / "profiles.toml", profile)

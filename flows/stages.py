@@ -12,16 +12,12 @@ from prefect import Flow, flow
 from prefect.runtime import flow_run
 
 from flows.forms import StageForm
+from flows.names import dataset_label, run_name
 from kontext.errors import KontextError
 from kontext.stage import Stage
 from kontext.stages import STAGES
 from tasks.stage import run_stage
 from tasks.workspace import open_engine, places, resolve_recipe
-
-
-def run_name(stage: str, recipe: str, digest: str, forced: bool = False) -> str:
-    """Name of a stage's run. A forced run gets a digest of its own when it starts."""
-    return f"{recipe} · {stage} · {'again' if forced else digest[:8]}"
 
 
 def _name_from_parameters(stage: str) -> str:
@@ -31,7 +27,8 @@ def _name_from_parameters(stage: str) -> str:
     try:
         recipe = resolve_recipe(form.recipe, form.overrides)
         engine = open_engine(recipe, places(form.store), versions=form.versions)
-        return run_name(stage, form.recipe, engine.digests()[stage], form.force)
+        digest = engine.digests()[stage]
+        return run_name(form.recipe, stage, dataset_label(engine), digest, form.force)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · {stage}"
 

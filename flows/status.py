@@ -68,9 +68,20 @@ def schedules(api: Api) -> list[dict[str, Any]]:
                     "name": name,
                     "state": "active" if active else "paused",
                     "schedule": _said(schedule["schedule"]),
+                    "next": _next(api, deployment["id"], schedule["id"]) if active else "",
                 }
             )
     return found
+
+
+def _next(api: Api, deployment: str, schedule: str) -> str:
+    """When the schedule's next run is due (UTC); empty until the server has planned it."""
+    wanted = {
+        "deployment_id": {"any_": [deployment]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+    }
+    runs = [run for run in api.runs(wanted) if (run["created_by"] or {}).get("id") == schedule]
+    return str(runs[0]["expected_start_time"])[:16].replace("T", " ") if runs else ""
 
 
 def _said(schedule: dict[str, Any]) -> str:

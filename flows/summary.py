@@ -11,6 +11,7 @@ from tasks.markdown import artifact_link, duration, metrics_line, page_key, run_
 
 SUMMARY_KEY = "pipeline-summary"
 LINEAGE_KEY = "pipeline-lineage"
+REPORT_KEY = "pipeline-report"
 _WORDS = {
     "ran": "ran",
     "reused": "reused",
@@ -47,8 +48,17 @@ class Row:
     error: str = ""
 
 
-def summary(title: str, rows: Sequence[Row], graph: Mapping[str, Stage], report: str = "") -> str:
-    """The run's page: one line per stage, errors in full, the report's path and the lineage."""
+def summary(
+    title: str,
+    rows: Sequence[Row],
+    graph: Mapping[str, Stage],
+    report: str = "",
+    report_page: str = "",
+) -> str:
+    """The run's page: one line per stage, errors in full, the report and the lineage.
+
+    `report` is the report's file, `report_page` the path under which the server shows it.
+    """
     counts = {state: sum(row.state == state for row in rows) for state in _WORDS}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     cells = [
@@ -69,9 +79,15 @@ def summary(title: str, rows: Sequence[Row], graph: Mapping[str, Stage], report:
     parts += [f"> **{row.stage} failed:** {row.error}" for row in rows if row.error]
     parts.append(table(headers, cells))
     if report:
-        parts.append(f"**Report:** `{report}`")
+        parts.append(report_markdown(report, report_page))
     parts.append("## Lineage\n\n" + mermaid(rows, graph))
     return "\n\n".join(parts) + "\n"
+
+
+def report_markdown(report: str, page: str = "") -> str:
+    """Where the report is: a link where the server shows it, and the file."""
+    link = f"[open it]({page}) · " if page else ""
+    return f"**Report:** {link}`{report}`"
 
 
 def _stage_cell(row: Row) -> str:

@@ -6,6 +6,7 @@ another machine.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from kontext.errors import ArtifactError
 
 PREFIX = "report/"
 INDEX = "index.html"
+REPORT_URL = "KONTEXT_REPORT_URL"  # set by `kontext up` where its server shows the reports
 
 
 class Files(Protocol):
@@ -24,6 +26,16 @@ class Files(Protocol):
     def names(self, prefix: str = "") -> list[str]: ...
 
     def path(self, name: str) -> Path: ...
+
+
+def report_url() -> str:
+    """Where the Prefect server shows the reports, e.g. `/report`; empty where it does not."""
+    return os.environ.get(REPORT_URL, "")
+
+
+def report_link(digest: str) -> str:
+    """Path of one evaluation's report on the server; empty where it shows none."""
+    return f"{report_url()}/{digest}/{INDEX}" if report_url() else ""
 
 
 def export_report(artifact: Files, home: Path) -> Path:

@@ -8,10 +8,18 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from flows.forms import PipelineForm, RefreshForm, StageForm, StageName
+from flows.forms import (
+    BackfillForm,
+    NightlyForm,
+    PipelineForm,
+    RefreshForm,
+    RetentionForm,
+    StageForm,
+    StageName,
+)
 from kontext.stages import STAGES
 
-FORMS = (PipelineForm, StageForm, RefreshForm)
+FORMS = (PipelineForm, StageForm, RefreshForm, BackfillForm, NightlyForm, RetentionForm)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -35,7 +43,7 @@ def test_choices_are_string_enums(form: type[BaseModel]) -> None:
     for field in form.model_fields.values():
         inner: Any = get_args(field.annotation)[0] if get_args(field.annotation) else None
         for kind in (field.annotation, inner):
-            if isinstance(kind, type) and kind not in (str, bool, list):
+            if isinstance(kind, type) and kind not in (str, bool, int, float, list):
                 assert issubclass(kind, StrEnum)
 
 

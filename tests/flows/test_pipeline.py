@@ -74,6 +74,10 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     assert first.state is not None and first.state.is_failed()
     assert first.state.message == ("stage 'index' failed: KontextError: toy index was told to fail")
     before = _children(client, first)
+    index = open_engine(resolve_recipe("demo"), places()).digests()["index"]
+    assert first.name.startswith(f"demo · pipeline · demo@{index[:8]} · ")  # not committed yet
+    assert before["mine"].name.startswith(f"demo · mine · demo@{index[:8]} · ")
+    assert {"kontext", "demo", "mine", f"demo@{index[:8]}"} <= set(before["mine"].tags)
     assert {name: child.state_name for name, child in before.items()} == {
         "ingest": "Completed",
         "mine": "Completed",
@@ -97,7 +101,7 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     third = _execute(client, _submit(client))
     assert third.state is not None and third.state.message == "0 stages ran, 4 reused"
     assert _children(client, third) == {}
-    assert third.name.startswith("demo · pipeline · ")
+    assert third.name.startswith("demo · pipeline · demo@v1 · ")
 
 
 def test_a_crash_is_retried_once_and_artifacts_tell_the_story(
@@ -198,11 +202,13 @@ def test_everything_is_registered(client: SyncPrefectClient) -> None:
     assert "flows.stages.train_autoencoder" in entrypoints
     for pool, queue, limit in (
         ("cpu", "stages", 2),
-        ("gpu", "stages", 1),
+        ("gpu", "stages", None),
         ("cpu", "pipelines", None),
     ):
         found = client._client.get(f"/work_pools/{pool}/queues/{queue}").json()
         assert found["concurrency_limit"] == limit
+    limits = {p: client._client.get(f"/work_pools/{p}").json() for p in ("cpu", "gpu")}
+    assert {p: found["concurrency_limit"] for p, found in limits.items()} == {"cpu": None, "gpu": 1}
     automations = client._client.post("/automations/filter", json={}).json()
     zombie = next(a for a in automations if a["name"] == ZOMBIES)
     assert zombie["trigger"]["within"] == 120.0

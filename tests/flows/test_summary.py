@@ -25,7 +25,9 @@ def test_summary_says_it_all() -> None:
     assert "[**ingest**](/v2/artifacts/key/stage-ingest)" in text
     assert "(1\u00a0min\u00a001\u00a0s)" in text  # the reused artifact's own time
     assert "pairs 10, share 0.5" in text
-    assert "`/home/report/index.html`" in text
+    assert "**Report:** `/home/report/index.html`" in text
+    shown = summary("t", _rows(), GRAPH, "/home/report/index.html", "/report/f00/index.html")
+    assert "**Report:** [open it](/report/f00/index.html) · `/home/report/index.html`" in shown
 
 
 def test_mermaid_names_every_stage_once_and_quotes_labels() -> None:

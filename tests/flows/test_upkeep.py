@@ -26,11 +26,13 @@ from prefect.states import Completed, Failed, Running, Scheduled
 from typer.testing import CliRunner
 
 from flows import backfill, children, cli, pipeline, retention
-from flows.automations import PAUSE, TRAIN, WARN, fresh_days
+from flows.api import Api
+from flows.automations import PAUSE, TRAIN, WARN
 from flows.forms import BackfillForm, Missing, RetentionForm, StageChoice
 from flows.names import artifact_tag
 from flows.refresh import refresh
-from flows.status import stage_states
+from flows.settings import fresh_days
+from flows.status import schedules, stage_states
 from kontext.errors import ArtifactError, KontextError, RecipeError
 from tasks.watermark import read_watermark
 from tasks.workspace import open_engine, places, resolve_recipe
@@ -69,7 +71,9 @@ def test_a_refresh_commits_says_what_changed_and_catches_up_once(
     with local_worker():
         first = _refresh(client, due=yesterday)
         assert _message(first) == "version 1: local pairs +3 −0"
+        assert first.name == "demo · refresh · demo"
         late = _refresh(client, due=yesterday + timedelta(hours=1))
+        assert late.name == "demo · refresh · demo after v1"
         assert _message(late).startswith("nothing to catch up")
         now = _refresh(client)
         assert _message(now) == "version 1: nothing changed"
@@ -157,6 +161,14 @@ def test_the_servers_scheduler_makes_runs(client: SyncPrefectClient) -> None:
         wanted = {"flow_runs": {"deployment_id": {"any_": [str(found.id)]}}}
         runs = http.post("/flow_runs/filter", json=wanted).json()
         assert sum(run["auto_scheduled"] for run in runs) >= 2
+        (row,) = schedules(Api(str(client.api_url).removesuffix("/").removesuffix("/api")))
+        due = min(run["expected_start_time"] for run in runs if run["auto_scheduled"])
+        assert (row["name"], row["state"], row["schedule"]) == (
+            "retention",
+            "active",
+            "every 3600 s",
+        )
+        assert row["next"] == due[:16].replace("T", " ")
     finally:
         http.delete(f"/deployments/{found.id}/schedules/{made[0]['id']}")
 
@@ -170,8 +182,6 @@ def test_days_without_a_refresh_come_from_the_environment(monkeypatch: pytest.Mo
 
 
 def test_status_says_running_and_by_whom(client: SyncPrefectClient, toy: Path) -> None:
-    from flows.api import Api
-
     engine = open_engine(resolve_recipe("demo"), places())
     api = Api(str(client.api_url).removesuffix("/api/").removesuffix("/api"))
     digests = engine.digests()

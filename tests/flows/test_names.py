@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli, pipeline, refresh, stages
+from flows.forms import PipelineForm, RefreshForm, StageForm
+from flows.names import dataset_label, dataset_tag
+from tasks.watermark import Watermark, now, write_watermark
+from tasks.workspace import open_engine, places, resolve_recipe
+
+
+class _Run:
+    """Stands for prefect.runtime.flow_run."""
+
+    def __init__(self, options: object) -> None:
+        self._options = options
+
+    def get_parameters(self) -> dict[str, object]:
+        return {"options": self._options}
+
+
+def test_a_run_says_recipe_stage_and_dataset_version(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(resolve_recipe("demo"), places())
+    digests = engine.digests()
+    coming = f"demo@{digests['index'][:8]}"
+    assert dataset_label(engine) == dataset_tag(engine) == coming
+
+    monkeypatch.setattr(stages, "flow_run", _Run(StageForm()))
+    assert stages._name_from_parameters("mine") == f"demo · mine · {coming} · {digests['mine'][:8]}"
+    monkeypatch.setattr(pipeline, "flow_run", _Run(PipelineForm(until="index")))
+    last = digests["distill"][:8]
+    assert pipeline._name() == f"demo · pipeline · until index · {coming} · {last}"
+
+    assert CliRunner().invoke(cli.app, ["run", "--direct"]).exit_code == 0
+    assert dataset_label(engine) == "demo@v1" and dataset_tag(engine) == coming
+    assert pipeline._name() == f"demo · pipeline · until index · demo@v1 · {last}"
+    monkeypatch.setattr(stages, "flow_run", _Run({"force": True}))
+    assert stages._name_from_parameters("mine") == "demo · mine · demo@v1 · again"
+
+
+def test_a_refresh_says_which_version_it_goes_on_from(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "flow_run", _Run(RefreshForm()))
+    assert refresh._name() == "demo · refresh · demo"
+    objects = open_engine(resolve_recipe("demo"), places()).objects
+    mark = Watermark(
+        dataset="demo", started=now(), finished=now(), ingest="i", index="x", version=4
+    )
+    write_watermark(objects, mark)
+    assert refresh._name() == "demo · refresh · demo after v4"
+    monkeypatch.setattr(refresh, "flow_run", _Run(RefreshForm(overrides=["no.such=1"])))
+    assert refresh._name() == "demo · refresh"
