@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Back up everything that cannot be made again by a rerun: artifacts, tags, ledger, watermarks,
-# catalog and (with Postgres) Prefect's database.
+# catalog (SQLite or Postgres) and, with Postgres, Prefect's database.
 #   infra/backup/backup.sh DESTINATION
 # The order matters: the catalog first, then the store, so that every file that a saved snapshot
 # names is in the copy (files are only ever added while nothing collects garbage).
@@ -12,7 +12,9 @@ store="${KONTEXT_STORE:-file://$(cd "$home" && pwd)/store}"
 catalog="${KONTEXT_CATALOG:-$home/catalog.sqlite}"
 mkdir -p "$to"
 
-if [[ -f "$catalog" ]]; then
+if [[ "$catalog" == postgres://* ]]; then
+  pg_dump --format=custom --file="$to/catalog.dump" "$catalog"
+elif [[ -f "$catalog" ]]; then
   python3 - "$catalog" "$to/catalog.sqlite" <<'PY'
 import contextlib, sqlite3, sys
 with contextlib.closing(sqlite3.connect(sys.argv[1])) as source:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Put a backup back, into an empty home at the same path:
+# Put a backup back, into an empty home at the same path (and, with Postgres, empty databases):
 #   infra/backup/restore.sh SOURCE && kontext artifacts verify
 set -euo pipefail
 
@@ -17,7 +17,11 @@ case "$store" in
   file://*) mkdir -p "${store#file://}" && cp -a "$from/store/." "${store#file://}/" ;;
   s3://*) aws s3 sync --only-show-errors "$from/store" "$store" ;;
 esac
-if [[ -f "$from/catalog.sqlite" ]]; then cp "$from/catalog.sqlite" "$catalog"; fi
+if [[ "$catalog" == postgres://* ]]; then
+  pg_restore --no-owner --exit-on-error --dbname="$catalog" "$from/catalog.dump"
+elif [[ -f "$from/catalog.sqlite" ]]; then
+  cp "$from/catalog.sqlite" "$catalog"
+fi
 if [[ -f "$from/safety.key" ]]; then install -m 600 "$from/safety.key" "$home/safety.key"; fi
 if [[ -f "$from/prefect.dump" && "${KONTEXT_PREFECT_DB:-}" == postgresql* ]]; then
   pg_restore --clean --if-exists --dbname="${KONTEXT_PREFECT_DB/+asyncpg/}" "$from/prefect.dump"
