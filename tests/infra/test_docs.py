@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import typer.main
 
+from docs import build
 from kontext.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,3 +76,52 @@ def test_the_diagram_quotes_its_labels() -> None:
         re.findall(r"--> ?(?:\|[^|]*\| ?)?(\w+)", diagram)
     )
     assert ends <= nodes
+
+
+class _Page(HTMLParser):
+    """Where a page points, and what may be pointed at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src") and value and "://" not in value:
+                self.targets.append(value)
+            if name == "id" and value:
+                self.ids.add(value)
+
+
+def test_the_built_site_is_whole(tmp_path: Path) -> None:
+    """Every page is there, and every link of the HTML itself leads to a file and a heading."""
+    made = build.build(tmp_path)
+    assert {page.relative_to(tmp_path).with_suffix(".md").as_posix() for page in made} == {
+        "README.md",
+        *(page.relative_to(ROOT).as_posix() for page in PAGES),
+    }
+    found = {page: _Page(page.read_text()) for page in made}
+    for page, parsed in found.items():
+        assert len(parsed.targets) > len(made) / 2  # the menu
+        for target in parsed.targets:
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in found[there].ids, f"{page.name}: {target}"
+    assert "<table>" in (tmp_path / "docs" / "operator.html").read_text()
+
+
+def test_a_broken_link_stops_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# A\n\n[b](docs/b.md#there) [a](#nowhere)\n")
+    (tmp_path / "docs" / "b.md").write_text("# There\n\n[gone](../gone.py)\n")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    with pytest.raises(build.BrokenLinks) as error:
+        build.build(tmp_path / "out")
+    assert str(error.value).splitlines() == [
+        "README.md: #nowhere: no such heading",
+        "docs/b.md: ../gone.py: no such file",
+    ]
+    assert not (tmp_path / "out").exists()
