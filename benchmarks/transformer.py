@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.goals import goal
 from benchmarks.timing import ratio, save, take_turns
 from kontext.models.convert import rules_for, to_diffusers, transformer_config
 from kontext.models.sequence import sequence_ids, text_ids
@@ -29,6 +30,7 @@ from schemas.recipes import FinetuneConfig, TransformerShape
 
 Forward = Callable[[], Tensor]
 Models = dict[str, tuple[nn.Module, Forward]]
+GOALS = {"kontext": 1.0, "kontext compiled": 1.15}  # times as fast as diffusers, eager
 
 
 def build(shape: TransformerShape, args: argparse.Namespace) -> Models:
@@ -137,6 +139,10 @@ def main(argv: list[str] | None = None, shape: TransformerShape | None = None) -
             print(
                 f"{label:17s} {name:17s} {median:9.1f} ms  {ratios[label][name]:5.2f} x diffusers"
             )
+    for label, found in ratios.items():
+        for name, limit in GOALS.items():
+            if name in found:
+                goal(f"{label}, {name} / diffusers", found[name], limit, at_least=True)
     print(f"largest difference in fp32: {difference:.1e}; attention: {active_kernel(device)}")
     if args.save:
         record = {

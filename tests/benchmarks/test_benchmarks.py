@@ -60,6 +60,7 @@ def test_both_models_are_the_same_function(capsys: pytest.CaptureFixture[str]) -
     difference = float(out.split("largest difference in fp32: ")[1].split(";")[0])
     assert difference < 2e-5
     assert out.count("x diffusers") == 4
+    assert out.count("(at least 1)") == 2
 
 
 def test_cached_context_saves_what_the_count_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,10 +69,13 @@ def test_cached_context_saves_what_the_count_says(capsys: pytest.CaptureFixture[
     expected = saving(SHAPE, Tokens(3, 4, 4))
     assert f"this run: FLOPs saved per step {expected:.1%}" in out
     assert "FLUX.1, 1024 x 1024: FLOPs saved per step 4" in out
+    assert "(at least 35 %): reached" in out
     assert float(out.split("largest difference: ")[1]) < 1e-5
 
 
-def test_full_size_takes_the_same_path_with_a_tiny_model() -> None:
+def test_full_size_takes_the_same_path_with_a_tiny_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     args = full_size.parse(
         [
             "--kernels",
@@ -93,6 +97,10 @@ def test_full_size_takes_the_same_path_with_a_tiny_model() -> None:
     assert all(row.step > 0 and set(row.edits) == {28, 4} for row in rows)
     assert "needs a CUDA device" in refused["fa3"]
     assert "28 steps" in full_size.show(rows[0])
+    full_size.tell_goals(rows)
+    said = capsys.readouterr().out
+    assert "28 steps, math: " in said and "(at most 10 s): reached" in said
+    assert "(at most 1.6 s): reached" in said
     assert active_kernel("cpu").startswith("math (bf16")  # the default is back
 
 
