@@ -139,10 +139,10 @@ def main(argv: list[str] | None = None, shape: TransformerShape | None = None) -
             print(
                 f"{label:17s} {name:17s} {median:9.1f} ms  {ratios[label][name]:5.2f} x diffusers"
             )
-    for label, found in ratios.items():
+    for label, reached in ratios.items():
         for name, limit in GOALS.items():
-            if name in found:
-                goal(f"{label}, {name} / diffusers", found[name], limit, at_least=True)
+            if name in reached:
+                goal(f"{label}, {name} / diffusers", reached[name], limit, at_least=True)
     print(f"largest difference in fp32: {difference:.1e}; attention: {active_kernel(device)}")
     if args.save:
         record = {
