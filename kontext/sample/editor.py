@@ -21,6 +21,7 @@ from kontext.models.quantize import Scheme
 from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.models.tiling import Tiling
 from kontext.sample.canvas import (
+    Frame,
     Image,
     Mask,
     check_image,
@@ -178,7 +179,8 @@ class Editor:
             known: latents by the identity of the array they come from, filled on the way, so that
                 several edits of one image encode it once.
         """
-        contexts, frames, canvases, target = [], [], [], self._default()
+        contexts, target = [], self._default()
+        first: tuple[Frame, Image] | tuple[None, None] = (None, None)
         stretch = self.settings.sizes == "kontext"
         for number, image in enumerate(edit.images):
             height, width = check_image(image).shape[:2]
@@ -187,9 +189,8 @@ class Editor:
             if id(image) not in known:
                 known[id(image)] = self.encode(canvas)
             contexts.append(known[id(image)])
-            frames.append(frame)
-            canvases.append(canvas)
-            target = own if number == 0 else target
+            if number == 0:
+                target, first = own, (frame, canvas)
         keep = None
         if edit.mask is not None:
             if not edit.images or size not in (None, target):
@@ -197,8 +198,7 @@ class Editor:
             mask = check_mask(edit.mask, edit.images[0])
             factor = self.model.autoencoder.factor
             keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
-        frame, canvas = (frames[0], canvases[0]) if frames else (None, None)
-        return Ready(edit, tuple(contexts), check_size(size or target), frame, canvas, keep)
+        return Ready(edit, tuple(contexts), check_size(size or target), *first, keep)
 
     def denoise(
         self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None
