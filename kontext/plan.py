@@ -8,10 +8,11 @@ operations over a share of the device's peak; where the peak is not known, neith
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,8 @@ from schemas.recipes import FinetuneConfig, Recipe, TransformerShape
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter
-_OPTIMISER = {"adamw": 8, "muon": 4}  # Muon keeps one momentum; what stays with AdamW is small
+# Muon keeps one momentum; what stays with AdamW, or in float32 beside 8 bits, is small
+_OPTIMISER = {"adamw": 8, "adamw-8bit": 2, "adamw-bf16": 4, "muon": 4}
 _EMA = 4
 _RESERVE = 1.5  # GiB for CUDA's context, kernels' workspaces and fragments
 _GIB = 2**30
@@ -104,7 +106,7 @@ def _codec(recipe: Recipe, machine: Machine) -> StagePlan:
     work = codec_work(config, side)
     total = sum(work(step).flops or 0 for step in range(config.steps))
     # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
-    kept = 60 * 2 * config.shape.ch * side**2 * config.batch
+    kept = 60 * 2 * config.shape.ch * side**2 * -(-config.batch // machine.gpus)
     made = StagePlan(
         stage="train-autoencoder",
         parameters=count,
@@ -117,8 +119,8 @@ def _codec(recipe: Recipe, machine: Machine) -> StagePlan:
         fits=True,
         advice="",
     )
-    # one device: the adaptive weight needs whole gradients, so the codec is not sharded
-    return _judged(made, replace(machine, gpus=1), "a smaller autoencoder.batch")
+    # every rank holds the whole codec: the adaptive weight needs whole gradients
+    return _judged(made, machine, "a smaller autoencoder.batch")
 
 
 def _flow(recipe: Recipe, machine: Machine) -> StagePlan:
@@ -142,61 +144,77 @@ def _flow(recipe: Recipe, machine: Machine) -> StagePlan:
         fits=True,
         advice="",
     )
-    rows = -(-config.batch // machine.gpus)
-    return _switched(base, config.shape, tokens, rows, machine, "finetune.parallel.recompute")
+    sharing = config.parallel.context
+    rows = -(-config.batch // (machine.gpus // sharing or 1))
+    # what a GPU keeps at once: its rows, part by part, of sequences that it may share
+    kept = -(-rows // config.accumulate) / sharing
+    return _switched(base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload)
 
 
 def _ladd(recipe: Recipe, machine: Machine) -> StagePlan:
     config, shape, tokens = recipe.distill, recipe.finetune.shape, _tokens(recipe)
     count = _transformer(shape)
-    made = StagePlan(
+    frozen = MASTER * count / machine.gpus / _GIB  # the teacher, sharded beside the student
+    base = StagePlan(
         stage="distill",
         parameters=count,
         steps=config.steps,
         flops=ladd_flops(config, shape, tokens),
-        state_gib=_state(count, "adamw", 1) + MASTER * count / _GIB,  # and the frozen teacher
+        state_gib=_state(count, "adamw", machine.gpus) + frozen,
         activations_gib=0.0,
         step_seconds=None,
-        recompute="none",
+        recompute=config.parallel.recompute,
         fits=True,
         advice="",
     )
     # the student's pass and the teacher's behind it are both kept
-    kept = 2 * activations(shape, "none") * _length(tokens) * config.batch / _GIB
-    made = replace(made, activations_gib=kept)
-    return _judged(made, replace(machine, gpus=1), "a smaller distill.batch")
+    rows = 2 * -(-config.batch // machine.gpus)
+    return _switched(base, shape, tokens, rows, machine, "distill", config.parallel.offload)
 
 
 def _switched(
     base: StagePlan,
     shape: TransformerShape,
     tokens: Tokens,
-    rows: int,
+    rows: float,
     machine: Machine,
-    switch: str,
+    section: str,
+    offload: bool,
 ) -> StagePlan:
     """The stage as the recipe has it; where that does not fit, the first switch that would do."""
 
-    def at(mode: Recompute) -> StagePlan:
-        kept = activations(shape, mode) * _length(tokens) * rows / _GIB
+    def at(mode: Recompute, parts: int = 1) -> StagePlan:
+        each = one_block(shape) if offload else activations(shape, mode)
+        most = rows if parts == 1 else ceil(rows / parts)
+        kept = each * _length(tokens) * most / _GIB
         found = replace(base, recompute=mode, activations_gib=kept)
         return replace(found, fits=found.memory_gib <= machine.memory)
 
     asked = at(base.recompute)
     advice = "the recipe fits as it is"
     if not asked.fits:
-        cheaper = next((m for m in MODES[MODES.index(asked.recompute) :] if at(m).fits), None)
-        if cheaper is not None:
-            advice = f"set {switch}={cheaper}: {at(cheaper).memory_gib:.1f} GiB then"
-        elif at("full").state_gib + _RESERVE > machine.memory:
-            advice = f"the state alone is too large: more GPUs than {machine.gpus}"
-        else:
-            advice = f"set {switch}=full and a smaller batch, or more GPUs"
+        advice = _advice(at, asked.recompute, machine, section, max(1, int(rows)))
     seconds = None
     if machine.speed is not None:
         again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[asked.recompute]
         seconds = asked.flops * again / machine.speed
     return replace(asked, advice=advice, step_seconds=seconds)
+
+
+def _advice(
+    at: Callable[..., StagePlan], asked: Recompute, machine: Machine, section: str, rows: int
+) -> str:
+    """Which switch of `section` to flip; `at(recompute, parts)` is the stage with it flipped."""
+    switch = f"{section}.parallel.recompute"
+    for mode in MODES[MODES.index(asked) :]:
+        if at(mode).fits:
+            return f"set {switch}={mode}: {at(mode).memory_gib:.1f} GiB then"
+    if at("full").state_gib + _RESERVE > machine.memory:
+        return f"the state alone is too large: more GPUs than {machine.gpus}"
+    for parts in range(2, rows + 1):
+        if section == "finetune" and at("full", parts).fits:
+            return f"set {switch}=full and finetune.accumulate={parts}"
+    return f"set {switch}=full and a smaller batch, or more GPUs"
 
 
 def _judged(made: StagePlan, machine: Machine, switch: str) -> StagePlan:
@@ -251,6 +269,12 @@ def activations(shape: TransformerShape, mode: Recompute) -> float:
     # attention's output, and every other product: half of 9 (double) or 8 (single) widths in bf16
     products = 2 * width * (5.5 * shape.depth + 5 * shape.depth_single_blocks)
     return least + products + max(double, single) * width
+
+
+def one_block(shape: TransformerShape) -> float:
+    """Bytes a token keeps on the device where the rest waits in the host's memory."""
+    double, single, _ = kept_per_token(shape.mlp_ratio)
+    return max(double, single) * shape.hidden_size
 
 
 @cache

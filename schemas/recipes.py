@@ -161,7 +161,7 @@ class CaptionConfig(Section):
 class ScreenConfig(Section):
     classifiers: tuple[str, ...] = Field(("open-nsfw", "nudenet"), title="Image classifiers")
     policy: str = Field("default", title="Safety policy file")
-    clip_steps: int = Field(300, title="Steps to train the small CLIP heads", ge=1)
+    clip_steps: int = Field(200, title="Steps to train the small CLIP heads", ge=1)
     clip_batch: int = 512
     processes: int = Field(2, ge=1)
     seed: int = 0
@@ -227,53 +227,12 @@ class GuardConfig(Section):
     most: int = Field(5, title="Steps left out before the run stops all the same", ge=1)
 
 
-class AutoencoderConfig(Section):
-    shape: AutoencoderShape = AutoencoderShape(
-        ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
-    )
-    steps: int = 1400
-    batch: int = 16
-    optimizer: Literal["adamw", "muon"] = "muon"
-    lr: float = 5e-3
-    lr_critic: float = 5e-4
-    warmup: int = 20
-    perceptual_start: int = 600
-    kl_weight: float = 1e-6
-    perceptual_weight: float = 0.3
-    embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
-    latent_noise: float = Field(
-        0.5, title="Noise the decoder learns to read through, at most, in latent spreads", ge=0
-    )
-    latent_noise_start: int = Field(
-        950, title="Step from which the encoder rests and the decoder reads disturbed latents", ge=0
-    )
-    perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
-    disc_start: int = 1280
-    disc_weight: float = 0.1
-    disc_channels: int = 32
-    ema_decay: float = 0.99
-    guard: GuardConfig = GuardConfig()
-    checkpoint_every: int = 200
-    seed: int = 0
+class ParameterGroup(Section):
+    """Parameters, by their names, with a learning rate and decay of their own."""
 
-
-class EncodeConfig(Section):
-    text_length: int = Field(20, title="Text tokens", ge=4, le=512)
-    batch: int = 128
-    shard_rows: int = Field(4096, title="Encoded rows per shard", ge=1)
-    seed: int = 0
-
-
-class ParallelConfig(Section):
-    """How a model is laid out over ranks and memory; none of it changes the gradient's formula."""
-
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", title="Products in bf16 where the device is fast at it, or always in one"
-    )
-    recompute: Literal["none", "selective", "full"] = Field(
-        "none", title="Activations computed again in the backward pass"
-    )
-    prefetch: int = Field(1, title="FSDP: blocks gathered ahead of the one that computes", ge=0)
+    match: str = Field(title="Names, with * and ?: double_blocks.*.img_mod.*")
+    lr: float = Field(1.0, title="Times the section's learning rate; 0 freezes them", ge=0)
+    weight_decay: float | None = Field(None, title="Weight decay (none: the section's)", ge=0)
 
 
 class LaunchConfig(Section):
@@ -298,6 +257,78 @@ class LaunchConfig(Section):
         if self.launcher == "in-process" and (self.ranks > 1 or self.replicas > 1):
             raise ValueError("more than one rank needs launcher=torchrun or launcher=ray")
         return self
+
+
+class AutoencoderConfig(Section):
+    shape: AutoencoderShape = AutoencoderShape(
+        ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8
+    )
+    steps: int = 1050
+    batch: int = 16
+    optimizer: Literal["adamw", "muon"] = "muon"
+    groups: tuple[ParameterGroup, ...] = Field((), title="Parameters with rates of their own")
+    lr: float = 5e-3
+    lr_critic: float = 5e-4
+    warmup: int = 20
+    perceptual_start: int = 450
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 0.3
+    embedding_weight: float = Field(0.5, title="Weight of the pooled feature distance", ge=0)
+    latent_noise: float = Field(
+        0.5, title="Noise the decoder learns to read through, at most, in latent spreads", ge=0
+    )
+    latent_noise_start: int = Field(
+        740, title="Step from which the encoder rests and the decoder reads disturbed latents", ge=0
+    )
+    perceptual_levels: tuple[int, ...] = Field((0, 1, 2, 3, 4), title="EfficientNet levels")
+    disc_start: int = 960
+    disc_weight: float = 0.1
+    disc_channels: int = 32
+    ema_decay: float = 0.99
+    init: str = Field("", title="Start from this autoencoder: a file or train-autoencoder/digest")
+    decoder_only: bool = Field(
+        False, title="Train the decoder alone: latents stay those of init's encoder"
+    )
+    perceptual: Literal["efficientnet-lite0", "vgg16"] = Field(
+        "efficientnet-lite0", title="Network of the perceptual loss and of LPIPS and rFID"
+    )
+    perceptual_file: str = Field("", title="torchvision's vgg16 weights, for perceptual=vgg16")
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    launch: LaunchConfig = LaunchConfig()
+    guard: GuardConfig = GuardConfig()
+    checkpoint_every: int = 200
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _decoder_of_something(self) -> AutoencoderConfig:
+        if self.decoder_only and not self.init:
+            raise ValueError("decoder_only trains the decoder of given weights: set init too")
+        return self
+
+
+class EncodeConfig(Section):
+    text_length: int = Field(20, title="Text tokens", ge=4, le=512)
+    batch: int = 128
+    shard_rows: int = Field(4096, title="Encoded rows per shard", ge=1)
+    seed: int = 0
+
+
+class ParallelConfig(Section):
+    """How a model is laid out over ranks and memory; none of it changes the gradient's formula."""
+
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", title="Products in bf16 where the device is fast at it, or always in one"
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", title="Activations computed again in the backward pass"
+    )
+    prefetch: int = Field(1, title="FSDP: blocks gathered ahead of the one that computes", ge=0)
+    offload: bool = Field(False, title="Hold activations in the host's memory between the passes")
+    compile: str = Field("", title="Compile blocks with this torch.compile backend (empty: eager)")
+    kernel: Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"] = Field(
+        "auto", title="Attention kernel"
+    )
+    context: int = Field(1, title="Ulysses: ranks that share every sequence", ge=1)
 
 
 class GuidanceConfig(Section):
@@ -327,11 +358,13 @@ class FinetuneConfig(Section):
     )
     init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
     lora_rank: int = Field(0, title="Train adapters of this rank only (0: all weights)", ge=0)
-    t2i_steps: int = Field(120, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(1500, title="Phase two: joint T2I and I2I", ge=1)
+    t2i_steps: int = Field(80, title="Phase one: text-to-image from scratch", ge=0)
+    joint_steps: int = Field(920, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
-    optimizer: Literal["adamw", "muon"] = "muon"
+    accumulate: int = Field(1, title="Parts that a batch is computed in, one after another", ge=1)
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-bf16", "muon"] = "muon"
+    groups: tuple[ParameterGroup, ...] = Field((), title="Parameters with rates of their own")
     lr: float = 6e-3
     warmup: int = 50
     weight_decay: float = 0.01
@@ -351,6 +384,8 @@ class FinetuneConfig(Section):
     guidance_distill: GuidanceConfig = GuidanceConfig()
     ema_decay: float = 0.995
     category_weights: dict[str, float] = Field(default_factory=dict)
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    validate_pairs: int = Field(16, title="Pairs per category of a validation on the way", ge=1)
     parallel: ParallelConfig = ParallelConfig()
     launch: LaunchConfig = LaunchConfig()
     guard: GuardConfig = GuardConfig()
@@ -361,7 +396,7 @@ class FinetuneConfig(Section):
     def _adapters(self) -> FinetuneConfig:
         if self.lora_rank and not self.init:
             raise ValueError("lora_rank trains adapters beside given weights: set init too")
-        if self.lora_rank and self.optimizer != "adamw":
+        if self.lora_rank and self.optimizer == "muon":
             raise ValueError(
                 "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"
             )
@@ -369,11 +404,11 @@ class FinetuneConfig(Section):
 
 
 class DistillConfig(Section):
-    teacher_edits: int = Field(1500, title="Synthetic teacher edits", ge=8)
-    teacher_steps: int = 12
+    teacher_edits: int = Field(1000, title="Synthetic teacher edits", ge=8)
+    teacher_steps: int = 6
     guidance: float = Field(2.0, title="Guidance of the synthetic edits", ge=1)
-    steps: int = 150
-    warmup_steps: int = 20
+    steps: int = 90
+    warmup_steps: int = 12
     student_steps: int = Field(4, title="Steps of the student's sampling grid", ge=1, le=8)
     batch: int = Field(32, title="Batch (a hinge on one sample saturates)", ge=2)
     lr_student: float = 5e-5
@@ -394,6 +429,9 @@ class DistillConfig(Section):
     )
     ema_decay: float = 0.98
     same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the teacher's")
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    parallel: ParallelConfig = ParallelConfig()
+    launch: LaunchConfig = LaunchConfig()
     guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 50
     seed: int = 0
@@ -513,6 +551,7 @@ def h200() -> Recipe:
             lr=2e-3,
             warmup=200,
             perceptual_start=6_000,
+            latent_noise_start=11_000,
             disc_start=13_000,
             disc_channels=64,
             ema_decay=0.999,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens
 from kontext.plan import Machine, activations, beside, plan
 from kontext.train.work import codec_work, ladd_flops
-from schemas.recipes import TransformerShape, load_recipe
+from schemas.recipes import ParallelConfig, TransformerShape, load_recipe
 
 SHAPE = TransformerShape(
     in_channels=16,
@@ -91,6 +93,51 @@ def test_it_says_which_switch_to_flip(gpus: int, memory: float, told: str) -> No
     _, flow, _ = plan(flux(), Machine(gpus, memory))  # type: ignore[arg-type]
     assert told in flow.advice
     assert flow.fits == ("fits" in told)
+
+
+def test_accumulation_sharing_and_offloading_keep_less() -> None:
+    recipe = flux(batch=64)
+    _, plain, _ = plan(recipe, Machine(8, 139.0))  # type: ignore[arg-type]
+    changes = [
+        ({"accumulate": 4}, 1 / 4),
+        ({"parallel": recipe.finetune.parallel.model_copy(update={"context": 2})}, 1.0),  # type: ignore[attr-defined]
+    ]
+    for change, share in changes:
+        section = recipe.finetune.model_copy(update=change)  # type: ignore[attr-defined]
+        other = plan(recipe.model_copy(update={"finetune": section}), Machine(8, 139.0))[1]  # type: ignore[attr-defined]
+        assert other.activations_gib == pytest.approx(share * plain.activations_gib)
+    parallel = recipe.finetune.parallel.model_copy(update={"offload": True})  # type: ignore[attr-defined]
+    section = recipe.finetune.model_copy(update={"parallel": parallel})  # type: ignore[attr-defined]
+    away = plan(recipe.model_copy(update={"finetune": section}), Machine(8, 139.0))[1]  # type: ignore[attr-defined]
+    assert away.activations_gib < plain.activations_gib / 30  # of 57 blocks
+
+
+def test_where_recomputing_is_not_enough_a_batch_is_to_be_accumulated() -> None:
+    _, flow, _ = plan(flux(batch=512), Machine(8, 45.0))  # type: ignore[arg-type]
+    told = re.fullmatch(r"set .*recompute=full and finetune\.accumulate=(\d+)", flow.advice)
+    assert told is not None
+    section = flux(batch=512).finetune.model_copy(  # type: ignore[attr-defined]
+        update={
+            "accumulate": int(told[1]),
+            "parallel": ParallelConfig(recompute="full"),
+        }
+    )
+    again = flux(batch=512).model_copy(update={"finetune": section})  # type: ignore[attr-defined]
+    assert plan(again, Machine(8, 45.0))[1].fits
+
+
+def test_light_moments_take_less_state() -> None:
+    sizes = {}
+    for name in ("adamw", "adamw-bf16", "adamw-8bit"):
+        recipe = load_recipe("h200", (f"finetune.optimizer={name}",))
+        sizes[name] = plan(recipe, Machine(1, 139.0))[1].state_gib
+    assert sizes["adamw-8bit"] < sizes["adamw-bf16"] < sizes["adamw"]
+
+
+def test_the_teacher_is_sharded_beside_the_student() -> None:
+    one, eight = (plan(load_recipe("h200"), Machine(n, 139.0))[2] for n in (1, 8))
+    assert eight.state_gib == pytest.approx(one.state_gib / 8)
+    assert eight.activations_gib == pytest.approx(one.activations_gib / 8)
 
 
 def test_more_gpus_take_less_each_and_less_time() -> None:

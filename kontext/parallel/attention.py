@@ -34,6 +34,7 @@ from torch.nn.attention import (
 
 from kontext.errors import KontextError
 from kontext.parallel.documents import Documents
+from kontext.parallel.ulysses import exchanged, shared
 
 Mask = Tensor | Documents | None
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Any]
@@ -71,6 +72,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     Returns:
         [B, Lq, H*D].
     """
+    if mask is None and shared():
+        return exchanged(_unmasked, q, k, v)
+    return _chosen(q, k, v, mask)
+
+
+def _unmasked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _chosen(q, k, v, None)
+
+
+def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """`attention` by the kernel in use, over the tokens of this process."""
     name = _choice.name
     if isinstance(mask, Documents):
         kernel = _varlen_kernel(q)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kontext.errors import KontextError
@@ -49,8 +50,10 @@ class CompiledBlocks:
         need = _GRAPHS_PER_LENGTH * len(self.lengths)
         config.recompile_limit = max(config.recompile_limit, need)
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * need)
+        # forwards, not calls: hooks such as FSDP's stay outside of the graphs
+        self._own = [block.__dict__.get("forward") for block in self._blocks]
         for block in self._blocks:
-            block.compile(dynamic=False, backend=backend)
+            block.forward = torch.compile(block.forward, dynamic=False, backend=backend)
         self._hook = model.register_forward_pre_hook(self._check, with_kwargs=True)
 
     def _check(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -68,8 +71,10 @@ class CompiledBlocks:
     def remove(self) -> None:
         """Let the blocks run uncompiled again, at any length."""
         self._hook.remove()
-        for block in self._blocks:
-            block._compiled_call_impl = None
+        for block, own in zip(self._blocks, self._own, strict=True):
+            del block.forward
+            if own is not None:
+                block.forward = own
 
 
 def compile_blocks(

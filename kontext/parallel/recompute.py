@@ -1,7 +1,8 @@
 """Activation checkpointing: what a block keeps for its backward pass, and what it computes again.
 
 `full` keeps a block's inputs only. `selective` also keeps attention's outputs and every other
-matrix product, which are dear to compute for the memory they take; the rule is torchtitan's.
+matrix product, which are dear to compute for the memory they take; the rule is torchtitan's. What
+is kept can wait in the host's memory (`offload_blocks`).
 Gradients are those of `none`, bit for bit: the same operations run on the same numbers.
 """
 
@@ -12,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     SelectiveCheckpointContext,
@@ -42,6 +43,42 @@ def recompute_blocks(model: nn.Module, mode: Recompute) -> None:
     contexts = {} if mode == "full" else {"context_fn": _selective}
     for block in blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **contexts)
+
+
+def offload_blocks(model: nn.Module, least: int = 1 << 16) -> None:
+    """Hold what every block keeps for its backward pass in the host's memory, in place.
+
+    Copies run in the order of the device's own work, to pinned memory: they cost transfers, and
+    leave one block's activations on the device. Call after `recompute_blocks`, which then keeps
+    blocks' inputs there.
+
+    Args:
+        least: bytes below which a tensor stays where it is.
+    """
+    for block in blocks(model):
+        block.forward = partial(_offloaded, block.forward, least)
+
+
+def _offloaded(forward: Callable[..., Any], least: int, *args: Any, **kwargs: Any) -> Any:
+    with torch.autograd.graph.saved_tensors_hooks(partial(_to_host, least), _to_device):
+        return forward(*args, **kwargs)
+
+
+def _to_host(least: int, tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
+    """A copy on the host; weights, which are kept anyhow, and small tensors as they are."""
+    weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
+    if weight or tensor.numel() * tensor.element_size() < least:
+        return tensor
+    pinned = tensor.device.type == "cuda"
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    return tensor.device, host.copy_(tensor, non_blocking=True)
+
+
+def _to_device(kept: Tensor | tuple[torch.device, Tensor]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    device, host = kept
+    return host.to(device, non_blocking=True)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

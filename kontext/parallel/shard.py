@@ -1,11 +1,12 @@
 """FSDP2 for the transformer: one shard group per block, bf16 gathered, fp32 reduced.
 
-Tried with two gloo ranks on CPUs: losses, communicated dtypes, streamed weights. Unrun: NCCL, what
-prefetch gains on a GPU, HSDP meshes.
+Tried with gloo ranks on CPUs: losses, communicated dtypes, streamed weights, HSDP meshes, shared
+sequences. Unrun: NCCL, and what prefetch and offloading gain on a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,41 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from kontext.errors import WeightsError
-from kontext.parallel.recompute import blocks, recompute_blocks
+from kontext.errors import RecipeError, WeightsError
+from kontext.parallel.compile import compile_blocks
+from kontext.parallel.recompute import blocks, offload_blocks, recompute_blocks
+from kontext.parallel.ulysses import share_sequences
 from kontext.parallel.world import World, is_sharded
 from schemas.recipes import ParallelConfig
 
 
-def shard(model: nn.Module, config: ParallelConfig, world: World, dtype: torch.dtype) -> nn.Module:
+def shard(
+    model: nn.Module,
+    config: ParallelConfig,
+    world: World,
+    dtype: torch.dtype,
+    lengths: Iterable[int] = (),
+) -> nn.Module:
     """Prepare a transformer for training in this world, in place; returns it.
 
     Weights must be equal on all ranks, or on the meta device (then call `load_weights`). Ranks
     gather weights in `dtype` and add gradients in float32; masters stay float32. The
     gradient is the sum over ranks, never their mean: losses are weighted by sample beforehand.
+
+    Args:
+        dtype: of the products.
+        lengths: of all sequences that will come, where `config.compile` is on.
+
+    Raises:
+        RecipeError: the ranks cannot share a sequence as the recipe says.
     """
+    if config.context > 1:
+        _share(model, config, world)
     recompute_blocks(model, config.recompute)
+    if config.compile:
+        compile_blocks(model, lengths, backend=config.compile)
+    if config.offload:
+        offload_blocks(model)
     if world.mesh is None:
         return model
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -50,6 +72,22 @@ def shard(model: nn.Module, config: ParallelConfig, world: World, dtype: torch.d
         module.set_gradient_divide_factor(1.0)
     _prefetch(order, config.prefetch)
     return model
+
+
+def forward_by(model: nn.Module, method: str) -> None:
+    """Let a method run a sharded model as `forward` does: with its weights gathered."""
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(model, method)
+
+
+def _share(model: nn.Module, config: ParallelConfig, world: World) -> None:
+    if config.compile:
+        raise RecipeError("parallel.compile and parallel.context do not go together")
+    if world.sequence is None:
+        raise RecipeError(f"parallel.context={config.context} needs that many ranks in a row")
+    share_sequences(model, world.sequence)
 
 
 def _prefetch(order: list[nn.Module], ahead: int) -> None:

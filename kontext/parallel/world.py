@@ -8,9 +8,10 @@ number of ranks changes results only by the order of floating-point sums.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,8 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     mesh: DeviceMesh | None = None
+    context: int = 1  # ranks in a row that share every sequence (Ulysses)
+    sequence: Any = None  # their process group; None where `context` is 1
 
     @property
     def leads(self) -> bool:
@@ -39,26 +42,61 @@ class World:
         return self.rank == 0
 
     def rows(self, count: int) -> range:
-        """This rank's rows of a global batch of `count`: contiguous, sizes differ by at most 1."""
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        """This rank's rows of a global batch of `count`: contiguous, sizes differ by at most 1.
+
+        Ranks that share sequences have the same rows.
+        """
+        place, places = self.rank // self.context, self.size // self.context
+        return range(count * place // places, count * (place + 1) // places)
+
+    def parts(self, count: int, parts: int) -> list[range]:
+        """This rank's rows of a global batch in `parts` ranges, the same number on all ranks."""
+        rows = self.rows(count)
+        edges = [rows.start + len(rows) * i // parts for i in range(parts + 1)]
+        return [range(*pair) for pair in pairwise(edges)]
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over all ranks, taken in float64; every rank must pass the same names."""
-        if self.size == 1:
-            return dict(values)
+        """Sums over all rows' ranks, taken in float64; every rank must pass the same names."""
+        shares = {name: value / self.context for name, value in values.items()}
+        return self._total(shares) if self.size > 1 else dict(values)
+
+    def _total(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all ranks."""
         import torch.distributed as dist
 
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
         dist.all_reduce(numbers, group=self.channel("talk"))
         return dict(zip(values, numbers.tolist(), strict=True))
 
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors over all ranks, in place and in one message; for what is not sharded."""
+        if self.size == 1 or not tensors:
+            return
+        import torch.distributed as dist
+
+        together = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(together)
+        parts = torch.split(together, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Standard deviation of all ranks' values together, as `Tensor.std`."""
+        own = values.detach().double()
+        sums = torch.stack((own.sum(), own.square().sum(), own.new_tensor(own.numel())))
+        self.add([sums])
+        total, squares, count = sums.unbind()
+        return ((squares - total.square() / count) / (count - 1)).sqrt().to(values.dtype)
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
-        return flag if self.size == 1 else self.sum({"flag": float(flag)})["flag"] > 0
+        return flag if self.size == 1 else self._total({"flag": float(flag)})["flag"] > 0
 
     def from_first(self, number: int) -> int:
         """The number that rank 0 says, on all ranks."""
-        return int(self.sum({"number": number if self.leads else 0})["number"])
+        if self.size == 1:
+            return number
+        return int(self._total({"number": number if self.leads else 0})["number"])
 
     def channel(self, name: str) -> Any:
         """A gloo group of all ranks for one kind of talk; None in a world of one.
@@ -90,14 +128,43 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def join(replicas: int = 1) -> World:
+def local_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, or the tensor itself."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def rows_of(like: Tensor, part: Tensor) -> Tensor:
+    """The tensor of which `part` is this rank's rows, sharded as `like` is; `part` where it is not.
+
+    All but the number of rows may differ from `like`: [R, ...] like [R, ...].
+    """
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    size = (like.shape[0], *part.shape[1:])
+    stride = torch.empty(size, device="meta").stride()
+    made: Tensor = DTensor.from_local(
+        part,
+        like.device_mesh,  # type: ignore[attr-defined]
+        like.placements,  # type: ignore[attr-defined]
+        run_check=False,
+        shape=torch.Size(size),
+        stride=stride,
+    )
+    return made
+
+
+def join(replicas: int = 1, context: int = 1) -> World:
     """Join the process group that torchrun or Ray described in the environment.
 
     Args:
         replicas: HSDP: groups of ranks that hold a copy of the model each; 1 shards over all.
+        context: neighbouring ranks that share every sequence.
 
     Raises:
-        RecipeError: the ranks cannot be divided into that many replicas.
+        RecipeError: the ranks cannot be divided into that many replicas, or by `context`.
     """
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -113,12 +180,26 @@ def join(replicas: int = 1) -> World:
     rank, size = dist.get_rank(), dist.get_world_size()
     if size % replicas:
         raise RecipeError(f"{size} ranks cannot be divided into {replicas} replicas")
+    if size // replicas % context:
+        raise RecipeError(f"{size // replicas} ranks cannot be divided by {context} for a sequence")
     if replicas == 1:
         mesh = init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
     else:
         names = ("replicate", "shard")
         mesh = init_device_mesh(kind, (replicas, size // replicas), mesh_dim_names=names)
-    return World(rank, size, device or torch.device("cpu"), mesh)
+    here = device or torch.device("cpu")
+    return World(rank, size, here, mesh, context, _neighbours(rank, size, context))
+
+
+def _neighbours(rank: int, size: int, context: int) -> Any:
+    """The group of `context` ranks in a row that this one is of."""
+    if context == 1:
+        return None
+    import torch.distributed as dist
+
+    rows = [list(range(start, start + context)) for start in range(0, size, context)]
+    groups = [dist.new_group(row) for row in rows]  # a collective: all ranks make all of them
+    return groups[rank // context]
 
 
 def leave() -> None:

@@ -180,7 +180,8 @@ class Editor:
                 several edits of one image encode it once.
         """
         contexts, target = [], self._default()
-        first: tuple[Frame, Image] | tuple[None, None] = (None, None)
+        first_frame: Frame | None = None
+        first_canvas: Image | None = None
         stretch = self.settings.sizes == "kontext"
         for number, image in enumerate(edit.images):
             height, width = check_image(image).shape[:2]
@@ -190,7 +191,7 @@ class Editor:
                 known[id(image)] = self.encode(canvas)
             contexts.append(known[id(image)])
             if number == 0:
-                target, first = own, (frame, canvas)
+                target, first_frame, first_canvas = own, frame, canvas
         keep = None
         if edit.mask is not None:
             if not edit.images or size not in (None, target):
@@ -198,7 +199,8 @@ class Editor:
             mask = check_mask(edit.mask, edit.images[0])
             factor = self.model.autoencoder.factor
             keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
-        return Ready(edit, tuple(contexts), check_size(size or target), *first, keep)
+        size = check_size(size or target)
+        return Ready(edit, tuple(contexts), size, first_frame, first_canvas, keep)
 
     def denoise(
         self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None

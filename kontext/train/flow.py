@@ -7,7 +7,7 @@ tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
 from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import use_kernel
+from kontext.parallel.compile import closed_lengths
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World, whole
 from kontext.train.clock import waiting
@@ -25,7 +27,7 @@ from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.timesteps import sample_t, validation_levels
-from schemas.recipes import FinetuneConfig
+from schemas.recipes import FinetuneConfig, ParallelConfig
 
 
 def velocity(
@@ -86,12 +88,28 @@ class Part:
     with_context: bool = True
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A batch's packed targets and what was drawn for each of them."""
+
+    clean: Tensor  # [B, N, D]
+    eps: Tensor  # [B, N, D]
+    normal: Tensor  # [B], of which the noise level is made
+    guidance: Tensor | None = None  # [B], what the model is told
+
+    def select(self, rows: Tensor) -> Drawn:
+        """Reduced to `rows`."""
+        guidance = None if self.guidance is None else self.guidance[rows]
+        return Drawn(self.clean[rows], self.eps[rows], self.normal[rows], guidance)
+
+
 class FlowMethod:
     """One update of the flow model on a mixed batch.
 
     Every rank draws the same global batch and computes its own rows of it, so losses and updates
     do not depend on the number of ranks but for the order of sums. Text-to-image and edits go
-    forward and backward one after the other: their sequences have different lengths.
+    forward and backward one after the other: their sequences have different lengths. So do the
+    parts of a batch that is accumulated: its gradient is the whole batch's.
 
     Args:
         config: the recipe section.
@@ -100,7 +118,9 @@ class FlowMethod:
         world: this process among the ranks; alone by default.
 
     Raises:
-        RecipeError: the shares of CFG dropout sum to more than 1.
+        RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
+            where blocks are to be compiled.
+        KernelError: the recipe's attention kernel does not run here.
     """
 
     def __init__(
@@ -118,11 +138,12 @@ class FlowMethod:
         self.world = world or World(device=self.device)
         self.model = (model or FluxTransformer(config.shape)).to(self.device)
         dtype = compute_dtype(config.parallel.precision, self.device)
-        shard(self.model, config.parallel, self.world, dtype)
-        self._fp32 = dtype == torch.float32
+        use_kernel_of(config.parallel, self.device)
+        shard(self.model, config.parallel, self.world, dtype, _lengths(config, data))
+        self.fp32 = dtype == torch.float32
         self.total_steps = config.t2i_steps + config.joint_steps
         optimizers = transformer_optimizers(
-            self.model, config.optimizer, config.lr, config.weight_decay
+            self.model, config.optimizer, config.lr, config.weight_decay, config.groups
         )
         self.state = TrainState(
             modules={"model": self.model},
@@ -139,6 +160,19 @@ class FlowMethod:
         c = self.config
         factor = warmup_cosine(index, self.total_steps, c.warmup)
         scale_rates(self.state.optimizers.values(), factor)
+        parts = self.picked(index)
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        report = self._backward(index, parts)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        for optimizer in self.state.optimizers.values():
+            optimizer.step()
+        self.state.ema["model"].update(self.model)
+        return {"loss": report.pop("loss"), "grad_norm": float(whole(norm)), **report}
+
+    def picked(self, index: int) -> list[tuple[str, Tensor]]:
+        """The pairs [B] of a step: edits, text-to-image, or both."""
+        c = self.config
         draw = generator(c.seed, index, "batch")
         edits = 0 if index < c.t2i_steps else c.batch - round(c.t2i_share * c.batch)
         parts: list[tuple[str, Tensor]] = []
@@ -148,14 +182,27 @@ class FlowMethod:
         if c.batch > edits and len(self._singles):
             picks = torch.randint(len(self._singles), (c.batch - edits,), generator=draw)
             parts.append(("t2i", self._singles[picks]))
-        for optimizer in self.state.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        report = self._backward(index, parts)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
-        for optimizer in self.state.optimizers.values():
-            optimizer.step()
-        self.state.ema["model"].update(self.model)
-        return {"loss": report.pop("loss"), "grad_norm": float(whole(norm)), **report}
+        return parts
+
+    def mixture(self) -> list[dict[str, float | str]]:
+        """Rows {category, asked, drawn}: shares of the joint phase's edits, counted step by step.
+
+        `asked` is what the weights say, `drawn` what every batch of the whole run really held.
+        """
+        names = self.data.categories
+        counts = torch.zeros(len(names))
+        for index in range(self.config.t2i_steps, self.total_steps):
+            for name, pairs in self.picked(index):
+                if name == "edit":
+                    counts += torch.bincount(self.data.category[pairs], minlength=len(names))
+        asked = torch.zeros(len(names))
+        asked.index_add_(0, self.data.category[self._edits], self._edit_weights.float())
+        drawn = counts / counts.sum().clamp(min=1)
+        return [
+            {"category": name, "asked": wanted, "drawn": found}
+            for name, wanted, found in zip(names, asked.tolist(), drawn.tolist(), strict=True)
+            if wanted or found
+        ]
 
     def _backward(self, index: int, parts: list[tuple[str, Tensor]]) -> dict[str, float]:
         """Leave the batch's gradient in the model; returns the global mean losses."""
@@ -167,15 +214,17 @@ class FlowMethod:
         total = torch.zeros((), device=self.device)
         for name, pairs in parts:
             for part in self.dropped(name, pairs, drops):
-                rows = self.world.rows(len(part.pairs))
                 with waiting():
                     batch = gather(self.data, part.pairs, part.text, part.with_context)
-                with full_precision(self._fp32):
-                    loss = self._loss(batch, noise, times, drops, rows)
-                weighted = loss * (len(rows) / c.batch)
-                weighted.backward()  # type: ignore[no-untyped-call]
-                total = total + weighted.detach()
-                report[part.name] = float(loss.detach()) * (len(rows) / len(part.pairs))
+                drawn = self._draw(batch, noise, times, drops)
+                report[part.name] = 0.0
+                for rows in self.world.parts(len(part.pairs), c.accumulate):
+                    with full_precision(self.fp32):
+                        loss = self._loss(batch, drawn, rows)
+                    weighted = loss * (len(rows) / c.batch)
+                    weighted.backward()  # type: ignore[no-untyped-call]
+                    total = total + weighted.detach()
+                    report[part.name] += float(loss.detach()) * (len(rows) / len(part.pairs))
         return self.world.sum({"loss": float(total), **report})
 
     def dropped(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
@@ -194,35 +243,49 @@ class FlowMethod:
         )
         return [part for part in parts if len(part.pairs)]
 
-    def _loss(
-        self,
-        batch: Batch,
-        noise: torch.Generator,
-        times: torch.Generator,
-        drops: torch.Generator,
-        rows: range,
-    ) -> Tensor:
-        """Mean loss of this rank's rows of the global batch; noise is drawn for all of it."""
-        c = self.config
+    def _draw(
+        self, batch: Batch, noise: torch.Generator, times: torch.Generator, drops: torch.Generator
+    ) -> Drawn:
+        """What is random about a whole global batch, wherever its rows are computed."""
         clean = pack(batch.target)
         eps = torch.randn(clean.shape, generator=noise).to(clean.device)
         normal = torch.randn(len(clean), generator=times).to(clean.device)
-        guidance = None
-        if self.model.shape.guidance_embed:
-            low, high = c.guidance_told
-            guidance = low + (high - low) * torch.rand(len(clean), generator=drops)
-            guidance = guidance.to(clean.device)
-        if len(rows) < len(clean):
+        if not self.model.shape.guidance_embed:
+            return Drawn(clean, eps, normal)
+        low, high = self.config.guidance_told
+        guidance = low + (high - low) * torch.rand(len(clean), generator=drops)
+        return Drawn(clean, eps, normal, guidance.to(clean.device))
+
+    def _loss(self, batch: Batch, drawn: Drawn, rows: range) -> Tensor:
+        """Mean loss of some rows of the global batch."""
+        c = self.config
+        if len(rows) < len(drawn.clean):
             # a rank without rows computes one of no weight: FSDP's collectives need every rank
-            mine = torch.tensor(list(rows) or [0], device=clean.device)
-            batch, clean, eps, normal = batch.select(mine), clean[mine], eps[mine], normal[mine]
-            guidance = None if guidance is None else guidance[mine]
-        t = sample_t(normal, clean.shape[1])
-        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, guidance)
+            mine = torch.tensor(list(rows) or [0], device=drawn.clean.device)
+            batch, drawn = batch.select(mine), drawn.select(mine)
+        clean, eps = drawn.clean, drawn.eps
+        t = sample_t(drawn.normal, clean.shape[1])
+        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, drawn.guidance)
         error = (predicted - (eps - clean)).square()
         if c.mask_weight and batch.context is not None:
             error = error * change_weights(batch.target, batch.context, c.mask_weight)
         return error.mean()
+
+
+def use_kernel_of(config: ParallelConfig, device: torch.device) -> None:
+    """Take the recipe's attention kernel into use; `auto` leaves what is in use."""
+    if config.kernel != "auto":
+        use_kernel(config.kernel, device)
+
+
+def _lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
+    """All lengths of this data's sequences, for compiled blocks."""
+    if config.parallel.compile and config.image_dropout + config.both_dropout:
+        raise RecipeError(
+            "parallel.compile needs batches of fixed sizes: image_dropout and both_dropout make "
+            "others at every step"
+        )
+    return closed_lengths([data.target_tokens], data.text_tokens.shape[1])
 
 
 def cfg_dropout(config: FinetuneConfig, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -243,6 +306,29 @@ def change_weights(target: Tensor, context: Tensor, weight: float) -> Tensor:
     apart = (pack(target) - pack(context)).square().mean(dim=-1, keepdim=True)
     weights = 1 + weight * (apart > _CHANGED**2).float()
     return weights / weights.mean(dim=1, keepdim=True)
+
+
+def validation(method: FlowMethod, held_out: PairTensors) -> Callable[[int], Mapping[str, float]]:
+    """What is measured while a flow trains: the averaged weights' loss per category and level.
+
+    On several ranks all compute the same: their weights are gathered block by block.
+    """
+    c = method.config
+
+    def measure(_: int) -> Mapping[str, float]:
+        with method.state.ema["model"].applied(method.model), full_precision(method.fp32):
+            rows = level_losses(method.model, held_out, limit=c.validate_pairs, seed=c.seed)
+        found = {"val_loss": _mean(rows)}
+        for key in ("category", "level"):
+            for value in sorted({row[key] for row in rows}, key=str):
+                found[f"val_loss/{key}_{value}"] = _mean([r for r in rows if r[key] == value])
+        return found
+
+    return measure
+
+
+def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
+    return sum(float(row["loss"]) for row in rows) / max(1, len(rows))
 
 
 @torch.no_grad()

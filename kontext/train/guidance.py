@@ -64,7 +64,11 @@ class GuidanceMethod:
         self.student = with_guidance(teacher).requires_grad_(True).train()
         self.total_steps = config.guidance_distill.steps
         optimizers = transformer_optimizers(
-            self.student, config.optimizer, config.guidance_distill.lr, config.weight_decay
+            self.student,
+            config.optimizer,
+            config.guidance_distill.lr,
+            config.weight_decay,
+            config.groups,
         )
         self.state = TrainState(
             modules={"model": self.student},

@@ -40,6 +40,7 @@ class Job(BaseModel):
     arguments: dict[str, Any] = {}  # JSON
     folder: Path  # where progress, failures and stacks are written
     replicas: int = 1  # HSDP, see `kontext.parallel.world.join`
+    context: int = 1  # ranks that share a sequence, see there too
     stall_seconds: float = 0.0
 
     @property
@@ -80,7 +81,7 @@ class Rank:
         )
         self._ended = threading.Event()
 
-    def progress(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+    def progress(self, done: int, total: int, losses: Mapping[str, float | None]) -> None:
         """Tell whoever launched the ranks."""
         if self.world.leads:
             with self.job.progress.open("a") as file:
@@ -108,7 +109,7 @@ def run(job: Job) -> None:
         raise KontextError(f"failed before: {job.failure.read_text()}")
     job.folder.mkdir(parents=True, exist_ok=True)  # on another machine it is not there yet
     die_with_parent()
-    rank = Rank(job, join(job.replicas))
+    rank = Rank(job, join(job.replicas, job.context))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, rank.end)
     module, _, function = job.work.partition(":")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kontext.parallel.world import local_of, rows_of
 from kontext.train.ema import Ema
 from kontext.train.ledger import Ledger
 
@@ -26,6 +27,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=dict)  # what the numbers mean: must stay as it is
     incidents: list[dict[str, Any]] = field(default_factory=list)  # steps that were left out
+    measured: list[dict[str, float]] = field(default_factory=list)  # validation, while it ran
     clock: list[dict[str, float | None]] = field(default_factory=list)  # differs from run to run
 
 
@@ -96,8 +98,8 @@ def room_for(
 ) -> dict[str, Tensor]:
     """Tensors to read a checkpoint into, laid out over the ranks as this state is.
 
-    The state's own tensors where it has them. Optimiser state that is not there yet is laid out
-    like its parameter, which is how optimisers make it.
+    The state's own tensors where it has them. Optimiser state that is not there yet has the rows
+    of its parameter, which is how optimisers make it.
     """
     own, _ = parted(state)
     parameters = {
@@ -108,8 +110,12 @@ def room_for(
     room = {}
     for path, (dtype, size) in wanted.items():
         like = own.get(path, parameters.get(path.rpartition("/")[0]))
-        if like is not None and like.shape == size:
-            room[path] = like.detach() if path in own else torch.empty_like(like, dtype=dtype)
+        if path in own and like is not None and like.shape == size:
+            room[path] = like.detach()
+        elif like is not None and size and like.shape[:1] == size[:1]:
+            part = local_of(like)
+            empty = torch.empty((*part.shape[:1], *size[1:]), dtype=dtype, device=part.device)
+            room[path] = rows_of(like, empty)
         else:
             room[path] = torch.empty(size, dtype=dtype)
     return room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kontext.errors import WeightsError
+from kontext.errors import RecipeError, WeightsError
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.shard import load_weights, shard
-from kontext.parallel.world import World, whole
+from kontext.parallel.world import World, join, whole
 from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit
 from kontext.train.optim import MatrixMuon
@@ -40,22 +41,62 @@ class Wire(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def train(world: World, optimizer: str = "adamw", **parallel: Any) -> dict[str, Any]:
-    """Twenty steps of the toy flow; its losses, full weights and averages."""
+def train(
+    world: World,
+    optimizer: str = "adamw",
+    steps: int = STEPS,
+    changes: dict[str, Any] | None = None,
+    **parallel: Any,
+) -> dict[str, Any]:
+    """Some steps of the toy flow; its losses, full weights and averages."""
     config = toy_config(
         optimizer=optimizer,
         t2i_steps=4,
-        joint_steps=STEPS - 4,
+        joint_steps=steps - 4,
         t2i_share=0.2,  # 8 samples: 6 edits and 2 singles
         parallel=ParallelConfig(**{"precision": "fp32", **parallel}),
+        **(changes or {}),
     )
-    method = FlowMethod(config, toy_pairs(), toy_model(), world)
+    # six tokens of text, so that two ranks can share a sequence
+    method = FlowMethod(config, toy_pairs(text_length=6), toy_model(), world)
     history = fit(method)
     return {
         "history": history,
         "weights": {k: whole(v.detach()) for k, v in method.model.state_dict().items()},
         "ema": {k: whole(v) for k, v in method.state.ema["model"].shadow.items()},
     }
+
+
+def replicated(_: World) -> dict[str, Any]:
+    """Four ranks as two copies of a model that two ranks share each (HSDP)."""
+    world = join(replicas=2)
+    assert world.mesh is not None
+    sizes = dict(zip(world.mesh.mesh_dim_names or (), world.mesh.shape, strict=True))
+    return {"hybrid": train(world, steps=6), "mesh": sizes}
+
+
+def in_sequence(world: World, **options: Any) -> dict[str, Any]:
+    """`train` on ranks that share every sequence."""
+    return train(join(context=world.size), context=world.size, **options)
+
+
+def refusals(world: World) -> list[str]:
+    """What is said to sequences that cannot be shared."""
+    shared, said = join(context=2), []
+    parallel = ParallelConfig(precision="fp32", context=2)
+    wide = SHAPE.model_copy(update={"num_heads": 1, "axes_dim": (8, 12, 12)})
+    runs: list[Callable[[], object]] = [
+        lambda: FlowMethod(toy_config(parallel=parallel), toy_pairs(), None, shared).step(0),
+        lambda: FlowMethod(toy_config(parallel=parallel, shape=wide), toy_pairs(), None, shared),
+        lambda: FlowMethod(toy_config(parallel=parallel), toy_pairs(), None, world),
+        lambda: join(context=3),
+    ]
+    for run in runs:
+        try:
+            run()
+        except RecipeError as error:
+            said.append(str(error))
+    return said
 
 
 def muon_steps(world: World) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +132,10 @@ def everything(world: World, path: Path) -> dict[str, Any]:
     """All that needs two ranks, in one process group: starting one costs seconds."""
     found: dict[str, Any] = {name: train(world, name) for name in ("adamw", "muon")}
     found["full"] = train(world, recompute="full")
+    found["accumulated"] = train(world, steps=8, changes={"accumulate": 3})
+    for mode in ("none", "selective", "full"):
+        found[f"sequence {mode}"] = in_sequence(world, steps=8, recompute=mode)
+    found["refusals"] = refusals(world)
     found["muon steps"] = muon_steps(world)
     found["streamed"], found["refused"] = stream(world, path)
     found["rows"] = [list(world.rows(n)) for n in (0, 1, 8, 9)]

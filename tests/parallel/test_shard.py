@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kontext.errors import RecipeError
+from kontext.parallel.attention import KernelError, active_kernel, use_kernel
+from kontext.parallel.recompute import _to_host, offload_blocks
 from kontext.parallel.world import World
 from kontext.train.flow import FlowMethod
 from schemas.recipes import ParallelConfig
-from tests.parallel.rank_work import STEPS, Wire, everything, train
+from tests.parallel.rank_work import STEPS, Wire, everything, replicated, train
 from tests.parallel.ranks import run_ranks
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
@@ -55,6 +58,42 @@ def test_full_recomputation_changes_no_bit_on_two_ranks(ranks: list[dict[str, An
     assert ranks[0]["full"]["history"] == ranks[0]["adamw"]["history"]
 
 
+def test_an_accumulated_batch_is_the_batch(ranks: list[dict[str, Any]]) -> None:
+    close(ranks, "accumulated", train(World(), steps=8))
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_ranks_that_share_sequences_take_the_steps_of_one(
+    ranks: list[dict[str, Any]], mode: str
+) -> None:
+    close(ranks, f"sequence {mode}", train(World(), steps=8))
+    assert ranks[0][f"sequence {mode}"]["history"] == ranks[0]["sequence none"]["history"]
+
+
+def test_sequences_that_cannot_be_shared_are_refused(ranks: list[dict[str, Any]]) -> None:
+    tokens, heads, alone, ranks_by_three = ranks[0]["refusals"]
+    assert "2 ranks cannot share 5 text tokens" in tokens
+    assert "2 ranks cannot share a sequence of 1 heads" in heads
+    assert "parallel.context=2 needs that many ranks" in alone
+    assert "2 ranks cannot be divided by 3" in ranks_by_three
+
+
+def close(ranks: list[dict[str, Any]], name: str, alone: dict[str, Any]) -> None:
+    """Losses and weights of the ranks are those of one process but for the order of sums."""
+    for found in ranks:
+        for one, two in zip(alone["history"], found[name]["history"], strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+        for key, tensor in alone["weights"].items():
+            torch.testing.assert_close(found[name]["weights"][key], tensor, rtol=0, atol=1e-3)
+
+
+def test_replicas_of_shards_take_the_steps_of_one() -> None:
+    found = run_ranks(replicated, 4)
+    close(found, "hybrid", train(World(), steps=6))
+    assert found[0]["mesh"] == {"replicate": 2, "shard": 2}
+
+
 def test_weights_travel_in_bf16_and_gradients_in_fp32(ranks: list[dict[str, Any]]) -> None:
     """From the tensors handed to the collectives, not from the configuration."""
     for precision, gathered in (("bf16", "torch.bfloat16"), ("fp32", "torch.float32")):
@@ -69,6 +108,56 @@ def test_weights_travel_in_bf16_and_gradients_in_fp32(ranks: list[dict[str, Any]
 def test_every_row_of_a_batch_belongs_to_one_rank(ranks: list[dict[str, Any]]) -> None:
     for count, first, second in zip((0, 1, 8, 9), ranks[0]["rows"], ranks[1]["rows"], strict=True):
         assert first + second == list(range(count))
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_what_waits_in_the_hosts_memory_comes_back_with_its_bits(mode: str) -> None:
+    runs = []
+    for offloaded in (False, True):
+        options = ParallelConfig(precision="fp32", recompute=mode)
+        method = FlowMethod(toy_config(parallel=options), toy_pairs(), toy_model())
+        if offloaded:
+            offload_blocks(method.model, least=0)
+        with Wire() as wire:
+            losses = dict(method.step(2))
+        copies = wire.calls["aten.copy_.default"]
+        runs.append((losses, [p.detach().clone() for p in method.model.parameters()], copies))
+    assert runs[1][0] == runs[0][0]
+    assert all(map(torch.equal, runs[1][1], runs[0][1]))
+    assert runs[1][2] > runs[0][2]  # they were really moved
+
+
+def test_weights_and_small_tensors_stay_where_they_are() -> None:
+    weight, wide = torch.nn.Parameter(torch.randn(4, 4)), torch.randn(8, 8)
+    kept = [_to_host(0, weight), _to_host(0, weight.t()), _to_host(1024, wide)]
+    assert all(isinstance(tensor, torch.Tensor) for tensor in kept)
+    device, host = _to_host(0, wide)
+    assert device == wide.device and torch.equal(host, wide) and host.data_ptr() != wide.data_ptr()
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_compiled_blocks_train_as_eager_ones(mode: str) -> None:
+    torch._dynamo.reset()
+    found = train(World(), steps=6, compile="aot_eager", recompute=mode, offload=True)
+    close([{"compiled": found}], "compiled", train(World(), steps=6))
+
+
+def test_compiling_refuses_batches_of_all_sizes() -> None:
+    options = ParallelConfig(compile="eager")
+    with pytest.raises(RecipeError, match=r"parallel\.compile needs batches of fixed sizes"):
+        FlowMethod(toy_config(parallel=options, image_dropout=0.1), toy_pairs())
+
+
+def test_the_recipes_kernel_is_taken_into_use() -> None:
+    try:
+        FlowMethod(toy_config(parallel=ParallelConfig(kernel="math")), toy_pairs())
+        assert active_kernel() == "math"
+        FlowMethod(toy_config(), toy_pairs())
+        assert active_kernel() == "math"  # `auto` leaves what is in use
+        with pytest.raises(KernelError, match="needs a CUDA device"):
+            FlowMethod(toy_config(parallel=ParallelConfig(kernel="fa3")), toy_pairs())
+    finally:
+        use_kernel("auto")
 
 
 def test_recomputation_runs_products_again_and_changes_no_bit() -> None:

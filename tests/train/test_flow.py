@@ -95,6 +95,23 @@ def test_category_weights_are_in_force() -> None:
     assert share[:5].tolist() == pytest.approx([0.5, 1 / 6, 1 / 6, 0.0, 1 / 6], abs=1e-6)
 
 
+def test_the_mixture_is_counted_on_what_the_steps_take() -> None:
+    config = toy_config(joint_steps=200, category_weights={"local": 3.0}, batch=16)
+    method = FlowMethod(config, toy_pairs(), toy_model())
+    seen = [pairs for index in (2, 150) for name, pairs in method.picked(index) if name == "edit"]
+    rows = {str(row["category"]): row for row in method.mixture()}
+    assert sum(float(row["drawn"]) for row in rows.values()) == pytest.approx(1)
+    assert rows["local"]["asked"] == pytest.approx(3 / 7)
+    for row in rows.values():
+        assert row["drawn"] == pytest.approx(row["asked"], abs=0.03)
+    taken: list[torch.Tensor] = []
+    real = method.dropped
+    method.dropped = lambda name, pairs, draw: taken.append(pairs) or real(name, pairs, draw)  # type: ignore[assignment,func-returns-value]
+    for index in (2, 150):
+        method.step(index)
+    assert all(map(torch.equal, [p for p in taken if len(p) == len(seen[0])], seen))
+
+
 def test_resume_takes_exactly_the_steps_of_an_unbroken_run(tmp_path: Path) -> None:
     whole = FlowMethod(toy_config(), toy_pairs())
     fit(whole)

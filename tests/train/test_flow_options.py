@@ -16,7 +16,7 @@ from kontext.train.flow import FlowMethod, add_noise, change_weights, velocity
 from kontext.train.loop import fit, generator
 from kontext.train.timesteps import sample_t
 from kontext.train.work import flow_work
-from schemas.recipes import FinetuneConfig
+from schemas.recipes import FinetuneConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 EMBEDDED = SHAPE.model_copy(update={"guidance_embed": True})
@@ -174,3 +174,18 @@ def test_a_model_without_an_embedding_is_told_nothing_and_by_default_the_other_i
     other = velocity(model, noisy, batch, t, torch.full((8,), 4.0))
     assert not torch.allclose(velocity(model, noisy, batch, t), other)
     assert velocity(toy_model(), noisy, batch, t).shape == noisy.shape
+
+
+@pytest.mark.parametrize("parts", [2, 3, 20])
+def test_an_accumulated_batch_is_the_batch(parts: int) -> None:
+    runs = []
+    for accumulate in (1, parts):
+        config = toy_config(
+            accumulate=accumulate, optimizer="adamw", parallel=ParallelConfig(precision="fp32")
+        )
+        method = FlowMethod(config, toy_pairs(), toy_model())
+        runs.append([dict(method.step(index)) for index in range(4)])
+    for whole, apart in zip(*runs, strict=True):
+        assert whole.keys() == apart.keys()
+        for name, value in whole.items():
+            assert apart[name] == pytest.approx(value, rel=1e-4)

@@ -22,13 +22,13 @@ SHAPE = TransformerShape(
 )
 
 
-def toy_pairs(edits: int = 8, singles: int = 4, seed: int = 0) -> PairTensors:
+def toy_pairs(edits: int = 8, singles: int = 4, seed: int = 0, text_length: int = 5) -> PairTensors:
     """`edits` pairs with a context and `singles` without, latents [*, 4, 4, 4]."""
     draw = torch.Generator().manual_seed(seed)
     n = edits + singles
     return PairTensors(
         latents=torch.randn(2 * n, 4, 4, 4, generator=draw),
-        text_tokens=torch.randn(n + 1, 5, 12, generator=draw),
+        text_tokens=torch.randn(n + 1, text_length, 12, generator=draw),
         text_pooled=torch.randn(n + 1, 12, generator=draw),
         target=torch.arange(n),
         context=torch.tensor([n + i for i in range(edits)] + [NO_CONTEXT] * singles),
