@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -16,7 +17,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tests.faults.lab import Lab, Trouble, bombed, check, environment, line, run, tail
+from tests.faults.lab import (
+    SOFT,
+    Lab,
+    Trouble,
+    bombed,
+    check,
+    clean,
+    engine_of,
+    environment,
+    line,
+    run,
+    tail,
+)
 
 
 class Skipped(Exception):
@@ -149,6 +162,81 @@ def terminated_trainer(lab: Lab) -> None:
     flow.communicate(timeout=120)
     run(home, "finetune")
     check(lab, home, "finetune")
+
+
+# --- ranks --------------------------------------------------------------------------------------
+
+RANKS = ("--set", "finetune.launch.launcher=torchrun", "--set", "finetune.launch.ranks=2")
+
+
+def rank_killed(lab: Lab) -> None:
+    """SIGKILL one of two ranks in training: torchrun starts both again, from the checkpoint."""
+    whole = _undisturbed_ranks(lab)
+    home = lab.home_after("encode", "rank-killed")
+    flow = _training(home)
+    os.kill(_rank(flow, home, 1), signal.SIGKILL)
+    said, _ = flow.communicate(timeout=600)
+    if flow.returncode:
+        raise Trouble(f"exit {flow.returncode}: {said.strip().splitlines()[-1:]}")
+    if _trained(home) != whole:
+        raise Trouble("the weights differ from those of two ranks that nobody disturbed")
+    clean(home)
+
+
+def flow_killed_with_ranks(lab: Lab) -> None:
+    """SIGKILL the flow while its ranks train: none may outlive it, the rest is made later."""
+    whole = _undisturbed_ranks(lab)
+    home = lab.home_after("encode", "flow-killed-with-ranks")
+    flow = _training(home)
+    pids = [_rank(flow, home, number) for number in (0, 1)]
+    flow.kill()
+    flow.communicate()
+    limit = time.monotonic() + 60  # they are told, and save first
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > limit:
+            raise Trouble("a rank outlived its flow")
+        time.sleep(0.2)
+    run(home, "finetune", extra=RANKS)
+    if _trained(home) != whole:
+        raise Trouble("the weights differ from those of two ranks that nobody disturbed")
+    clean(home)
+
+
+def _undisturbed_ranks(lab: Lab) -> dict[str, str]:
+    home = lab.home_after("encode", "ranks")
+    run(home, "finetune", extra=RANKS)
+    return _trained(home)
+
+
+def _training(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *line("finetune", *RANKS)], env=environment(home),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def _rank(flow: subprocess.Popen[str], home: Path, number: int) -> int:
+    """Process of one rank, once rank 0 has told of its first step."""
+    while flow.poll() is None:
+        told = home.glob("scratch/finetune/*/ranks/progress.jsonl")
+        if any(path.stat().st_size for path in told):
+            for folder in Path("/proc").glob("[0-9]*"):
+                try:
+                    command = (folder / "cmdline").read_bytes()
+                    if b"kontext.train" not in command or str(home).encode() not in command:
+                        continue
+                    if f"\0RANK={number}\0".encode() in (folder / "environ").read_bytes():
+                        return int(folder.name)
+                except OSError:
+                    continue
+        time.sleep(0.02)
+    raise Trouble("the flow ended before its ranks trained")
+
+
+def _trained(home: Path) -> dict[str, str]:
+    """File name -> SHA-256 of what the finetune stage made."""
+    (made,) = [m for m in engine_of(home).artifacts.list() if m.stage == "finetune"]
+    return {file.name: file.sha256 for file in made.files if not file.name.startswith(SOFT)}
 
 
 # --- disk full ----------------------------------------------------------------------------------
@@ -310,6 +398,8 @@ DIRECT = [
     Case("chunk worker", "SIGKILL of one pool process", worker_killed),
     Case("chunk worker", "SIGKILL of the flow while its pool works", flow_killed_with_pool),
     Case("trainer", "SIGTERM while the flow trains", terminated_trainer),
+    Case("trainer rank", "SIGKILL of one of two", rank_killed),
+    Case("trainer rank", "SIGKILL of the flow while two train", flow_killed_with_ranks),
     full("no file above 3 kB in ingest", "", "ingest", 3_000),
     full("no file above 20 kB in shard", "screen", "shard", 20_000),
     full("no file above 8 kB in the catalog", "shard", "index", 8_000),

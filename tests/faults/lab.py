@@ -41,7 +41,7 @@ RECIPE = (
     "finetune.checkpoint_every=2",
 )
 LAST = "finetune"  # what comes after is bound by the same loop and store, and costs minutes
-_SOFT = ("samples/", "curves", "report/")  # files that may hold times
+SOFT = ("samples/", "curves", "report/")  # files that may hold times
 
 
 class Trouble(AssertionError):
@@ -150,7 +150,7 @@ def outputs(home: Path, until: str, store: str = "") -> dict[str, dict[str, str]
             index = engine.artifacts.open(stage, digest).json("index.json")
             found[stage] = {"dataset_digest": index["dataset_digest"]}
         else:
-            files = [f for f in manifest.files if not f.name.startswith(_SOFT)]
+            files = [f for f in manifest.files if not f.name.startswith(SOFT)]
             found[stage] = {file.name: file.sha256 for file in files}
         if stage == until:
             return found
@@ -168,6 +168,11 @@ def check(lab: Lab, home: Path, until: str, store: str = "") -> None:
                 raise Trouble(f"{stage}: {name} differs from the undisturbed run")
         if set(files) != set(lab.digests[stage]):
             raise Trouble(f"{stage}: other files than the undisturbed run")
+    clean(home, store)
+
+
+def clean(home: Path, store: str = "") -> None:
+    """`artifacts verify` and `safety verify` find nothing. Raises Trouble with what they say."""
     for group in ("artifacts", "safety"):
         words = [group, "verify", "--store", store or f"file://{home}/store"]
         said = CliRunner().invoke(cli.app, words, env={"KONTEXT_HOME": str(home)})
