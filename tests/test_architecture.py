@@ -26,11 +26,11 @@ LAYERS = {
     "sample": 3,
     "evaluate": 3,
     "launch": 3,
+    "plan": 3,
     "stages": 4,
     "engine": 5,
     "remake": 5,
     "packed": 5,
-    "plan": 5,
     "cli": 6,
 }
 TENSOR_PARTS = ("models", "parallel", "train", "sample")

@@ -30,19 +30,22 @@ from kontext.errors import KontextError, RecipeError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
-from kontext.models.precision import autocast
+from kontext.models.precision import autocast, compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.packed.scores import scores_and_samples
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.peaks import peak_flops
 from kontext.sample.edits import EditSampler, choose_edits
 from kontext.train.autoencoder import AutoencoderMethod, measure_latents
+from kontext.train.board import Board
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import medians
+from kontext.train.clock import Clock, Work, medians, told
 from kontext.train.distill import DistillMethod
 from kontext.train.flow import FlowMethod
 from kontext.train.gates import check_training, run_gates, stop_at_failure
 from kontext.train.ledger import optimizer_ledger, transformer_ledger
 from kontext.train.loop import Method, Stopped, fit
+from kontext.train.work import codec_work, flow_work, ladd_work
 from schemas.recipes import Recipe
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, call again
@@ -85,7 +88,8 @@ class PackedRun:
         config = self.recipe.autoencoder
         images = self._channels_first(self.pack.images_of("train"))
         method = AutoencoderMethod(config, images, self.features())
-        self._fit("codec", method, config.checkpoint_every)
+        work = codec_work(config, self.recipe.ingest.resolution)
+        self._fit("codec", method, config.checkpoint_every, work)
         model = method.model
         method.state.ema["model"].copy_to(model)
         model.requires_grad_(False).eval()
@@ -107,7 +111,7 @@ class PackedRun:
         config = self.recipe.finetune
         method = FlowMethod(config, self.data("train"))
         method.state.ledger = self._ledger(method.model, method)
-        self._fit("flow", method, config.checkpoint_every)
+        self._fit("flow", method, config.checkpoint_every, flow_work(config, method.data))
         method.state.ema["model"].copy_to(method.model)
         self._save("flow", method.model.state_dict())
 
@@ -130,9 +134,10 @@ class PackedRun:
         method = DistillMethod(config, data, pairs, real, self.load_transformer("flow"))
         stop_at_failure(run_gates(method, self.sampler(data)))
         method.state.ledger = self._ledger(method.student, method)
-        history = self._fit("student", method, config.checkpoint_every)
-        for told in check_training(history):
-            _log.warning("%s", told)
+        work = ladd_work(config, data, method.student.shape)
+        history = self._fit("student", method, config.checkpoint_every, work)
+        for line in check_training(history):
+            _log.warning("%s", line)
         method.state.ema["student"].copy_to(method.student)
         self._save("student", method.student.state_dict())
 
@@ -186,12 +191,16 @@ class PackedRun:
         model.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
         return model.to(self.device).requires_grad_(False).eval()
 
-    def _fit(self, name: str, method: Method, every: int) -> list[dict[str, float]]:
+    def _fit(
+        self, name: str, method: Method, every: int, work: Callable[[int], Work]
+    ) -> list[dict[str, float]]:
+        peak = peak_flops(self.device, compute_dtype("auto", self.device))
         checkpoints = Checkpoints(self.folder / f"checkpoints-{name}", every)
         history = fit(
             method,
             checkpoints=checkpoints,
-            progress=_progress(name),
+            progress=_progress(name, Board(self.folder / "tensorboard")),
+            clock=Clock(work, peak, self.device),
             stop=lambda: time.monotonic() > self.deadline,
         )
         self._write(f"{name}-history.json", history)
@@ -239,14 +248,14 @@ class PackedRun:
         return json.loads((self.folder / name).read_text())
 
 
-def _progress(name: str) -> Callable[[int, int, Mapping[str, float]], None]:
+def _progress(name: str, board: Board) -> Callable[[int, int, Mapping[str, float | None]], None]:
     shown = [0.0]
 
-    def report(done: int, total: int, losses: Mapping[str, float]) -> None:
+    def report(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
         if time.monotonic() - shown[0] > 10 or done == total:
             shown[0] = time.monotonic()
-            told = ", ".join(f"{key} {value:.4f}" for key, value in losses.items())
-            _log.info("%s %d/%d: %s", name, done, total, told)
+            _log.info("%s %d/%d: %s", name, done, total, told(numbers))
+            board.scalars(done, {f"{name}/{key}": value for key, value in numbers.items()})
 
     return report
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_transformer
 from kontext.models.batch import PairTensors
@@ -13,25 +15,28 @@ from kontext.sample.edits import EditSampler, choose_edits
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
-from kontext.stages.teacher_edits import synthesise
+from kontext.stages.ranks import checkpoints_of, train_on_ranks, train_student
+from kontext.stages.teacher_edits import EDITS, synthesise
 from kontext.stages.training import (
+    board_of,
     device_for,
     history_table,
     report_incidents,
+    report_measured,
     report_progress,
     report_speed,
     save_weights,
 )
-from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock
 from kontext.train.distill import DistillMethod
 from kontext.train.gates import check_training, run_gates, settings_digest, stop_at_failure
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
-from kontext.train.loop import fit
+from kontext.train.loop import Measure, fit
 from kontext.train.work import ladd_work
 from schemas.recipes import DistillConfig
 
 GATES = "gates.json"
+_MEASURED = 64  # validation pairs that the student edits on the way
 
 
 def run(ctx: StageContext) -> None:
@@ -57,16 +62,32 @@ def run(ctx: StageContext) -> None:
     method = DistillMethod(config, data, edits, synthetic, teacher)
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
+    checkpoints, progress = (
+        checkpoints_of(ctx, config, stage="distill"),
+        report_progress(ctx, "distill"),
+    )
+    train_on_ranks(
+        ctx,
+        method,
+        config,
+        checkpoints,
+        progress,
+        train_student,
+        encoded=ctx.inputs["encode"].digest,
+        teacher=ctx.inputs["finetune"].digest,
+        edits=str(ctx.scratch / EDITS),
+    )
     history = fit(
         method,
-        checkpoints=Checkpoints(ctx.scratch / "checkpoints", config.checkpoint_every),
-        progress=report_progress(ctx, "distill"),
+        checkpoints=checkpoints,
+        progress=progress,
         policy=config.guard,
         clock=Clock(
             ladd_work(config, data, teacher.shape),
-            peak_flops(device, compute_dtype("auto", device)),
+            peak_flops(device, compute_dtype(config.parallel.precision, device)),
             device,
         ),
+        measure=_measured(ctx, method),
     )
     for verdict in check_training(history):
         ctx.note(verdict)
@@ -86,12 +107,34 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
     report_incidents(ctx, method.state)
+    report_measured(ctx, method.state)
     held_out = load_pairs(ctx.inputs["encode"], "val", device)
     sheet = preview_edits(ctx, student, held_out, steps=config.student_steps)
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("distill-samples", sheet, "validation pairs: context | student | target")
     ctx.output.metric("teacher_edits", len(edits))
     _summarise(ctx, config, method)
+
+
+def _measured(ctx: StageContext, method: DistillMethod) -> Measure | None:
+    """The student's edits of validation pairs on the way, where the recipe asks for them."""
+    config = method.config
+    if not config.validate_every:
+        return None
+    held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
+    pairs, board = held_out.edits()[:_MEASURED], board_of(ctx, "distill")
+    sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
+    target = held_out.latents[held_out.target[pairs]]
+
+    def measure(step: int) -> Mapping[str, float]:
+        with method.state.ema["student"].applied(method.student):
+            made = sampler.edits(method.student, pairs)
+            sheet = preview_edits(ctx, method.student, held_out, steps=config.student_steps)
+        ctx.report.image("distill-samples", sheet, f"validation pairs after {step:,} steps")
+        board.picture(step, "distill/samples", sheet)
+        return {"val_edit_error": float((made.to(target.device) - target).square().mean())}
+
+    return Measure(config.validate_every, measure)
 
 
 def _gates(ctx: StageContext, method: DistillMethod, sampler: EditSampler) -> Ledger:
@@ -129,7 +172,12 @@ def _ledger(
     """What the student's numbers mean, measured on what was loaded, and agreed with `finetune`."""
     device = data.latents.device
     measured = {
-        **transformer_ledger(teacher, data.target_tokens, compute_dtype("auto", device), device),
+        **transformer_ledger(
+            teacher,
+            data.target_tokens,
+            compute_dtype(config.parallel.precision, device),
+            device,
+        ),
         "text: length": str(data.text_tokens.shape[1]),
         "text: dtype": str(data.text_tokens.dtype).removeprefix("torch."),
         "codec: sha256": codec_digest(ctx),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import torch
 
@@ -13,21 +15,23 @@ from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
-from kontext.stages.ranks import checkpoints_of, train_on_ranks
+from kontext.stages.ranks import checkpoints_of, train, train_on_ranks
 from kontext.stages.start import save_adapters, starting_model
 from kontext.stages.training import (
+    board_of,
     device_for,
     history_table,
     report_incidents,
+    report_measured,
     report_progress,
     report_speed,
     save_weights,
 )
 from kontext.train.clock import Clock
-from kontext.train.flow import FlowMethod, level_losses
+from kontext.train.flow import FlowMethod, level_losses, validation
 from kontext.train.guidance import GuidanceMethod
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
-from kontext.train.loop import fit
+from kontext.train.loop import Measure, fit
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import flow_work
 from schemas.recipes import FinetuneConfig
@@ -50,7 +54,8 @@ def run(ctx: StageContext) -> None:
     method.state.ledger = _ledger(ctx, method)
     products = compute_dtype(config.parallel.precision, device)
     checkpoints, progress = checkpoints_of(ctx, config), report_progress(ctx, "flow")
-    train_on_ranks(ctx, method, checkpoints, progress)
+    encoded = ctx.inputs["encode"].digest
+    train_on_ranks(ctx, method, config, checkpoints, progress, train, encoded=encoded)
     history = fit(
         method,
         checkpoints=checkpoints,
@@ -58,6 +63,7 @@ def run(ctx: StageContext) -> None:
         policy=config.guard,
         clock=Clock(flow_work(config, method.data), peak_flops(device, products), device),
         watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
+        measure=_measured(ctx, method),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
@@ -69,7 +75,11 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json("config.json", {"shape": model.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
+    mixture = method.mixture()
+    ctx.output.add_json("mixture.json", mixture)
+    ctx.report.table("finetune-mixture", mixture)
     report_incidents(ctx, method.state)
+    report_measured(ctx, method.state)
     speed = report_speed(ctx, "finetune", method.state)
 
     held_out = load_pairs(ctx.inputs["encode"], "val", device)
@@ -89,6 +99,23 @@ def run(ctx: StageContext) -> None:
         f"{config.joint_steps:,} joint) of batch {config.batch}; validation loss over eight noise "
         f"levels **{losses.mean():.4f}**. {speed}",
     )
+
+
+def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
+    """Validation loss and a sample grid on the way, where the recipe asks for them."""
+    if not method.config.validate_every:
+        return None
+    held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
+    loss, board = validation(method, held_out), board_of(ctx, "flow")
+
+    def measure(step: int) -> Mapping[str, float]:
+        with method.state.ema["model"].applied(method.model):
+            sheet = preview_edits(ctx, method.model, held_out, steps=12)
+        ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
+        board.picture(step, "flow/samples", sheet)
+        return loss(step)
+
+    return Measure(method.config.validate_every, measure)
 
 
 def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:

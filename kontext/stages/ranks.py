@@ -1,4 +1,4 @@
-"""Finetune on several ranks: what the stage asks of them, and what each of them does.
+"""Training on several ranks: what a stage asks of them, and what each of them does.
 
 The stage saves its starting weights as the checkpoint of step 0, the ranks go on from there, and
 the stage reads their last checkpoint: whatever the recipe starts from, ranks need to know only the
@@ -7,29 +7,58 @@ model's shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
+from kontext.data.loader import load_split
+from kontext.evaluate.models import load_transformer
 from kontext.launch import launch
 from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
-from kontext.store.artifacts import ArtifactStore, run_prefix
+from kontext.store.artifacts import Artifact, ArtifactStore, run_prefix
 from kontext.store.objects import open_store
+from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import Clock
-from kontext.train.flow import FlowMethod
-from kontext.train.loop import Progress, fit
+from kontext.train.clock import Clock, Work
+from kontext.train.distill import DistillMethod
+from kontext.train.flow import FlowMethod, validation
+from kontext.train.loop import Measure, Method, Progress, fit
+from kontext.train.perceptual import load_backbone
 from kontext.train.rank import Job, Rank
-from kontext.train.work import flow_work
-from schemas.recipes import FinetuneConfig
+from kontext.train.work import codec_work, flow_work, ladd_work
+from schemas.recipes import (
+    AutoencoderConfig,
+    DistillConfig,
+    FinetuneConfig,
+    GuardConfig,
+    LaunchConfig,
+    ParallelConfig,
+)
+
+
+class Launched(Protocol):
+    """What the sections of all stages that train have in common."""
+
+    @property
+    def launch(self) -> LaunchConfig: ...
+    @property
+    def guard(self) -> GuardConfig: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def checkpoints_of(
-    ctx: StageContext, config: FinetuneConfig, name: str = "checkpoints"
+    ctx: StageContext, config: Launched, name: str = "checkpoints", stage: str = "finetune"
 ) -> Checkpoints:
     """Where this stage's checkpoints lie: with its scratch files, or among its work in the store.
 
@@ -38,24 +67,32 @@ def checkpoints_of(
     url = str(ctx.scratch / name)
     if config.launch.checkpoints == "store":
         place, *options = ctx.store_url.split("?")
-        folder = f"{place.rstrip('/')}/{run_prefix('finetune', ctx.digest)}work/{name}"
+        folder = f"{place.rstrip('/')}/{run_prefix(stage, ctx.digest)}work/{name}"
         url = "?".join([folder, *options])
     return Checkpoints(url, config.checkpoint_every, config.launch.keep)
 
 
 def train_on_ranks(
-    ctx: StageContext, method: FlowMethod, checkpoints: Checkpoints, progress: Progress
+    ctx: StageContext,
+    method: Method,
+    config: Launched,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    work: Callable[..., None],
+    **arguments: str,
 ) -> None:
     """Train to the last step on the ranks the recipe asks for; the method itself stays as it is.
 
     Does nothing where the recipe trains in this process, or where ranks have trained before.
+
+    Args:
+        work: what every rank does, one of this module's; told also the `arguments`.
 
     Raises:
         RanksError: ranks died too often, or could not be started.
         StallError: they made no step for too long.
         GateError: a rank's losses are not finite, and the recipe says to stop.
     """
-    config = method.config
     if config.launch.launcher == "in-process":
         return
     finished = checkpoints.finished()
@@ -64,19 +101,20 @@ def train_on_ranks(
     if not finished:
         checkpoints.save(method.state)
         checkpoints.wait()
-    encoded = ctx.inputs["encode"]
+    parallel = getattr(config, "parallel", ParallelConfig())
     job = Job(
-        work=f"{__name__}:train",
+        work=f"{__name__}:{work.__name__}",
         arguments={
             "config": config.model_dump(mode="json"),
             "store": ctx.store_url,
             "cache": str(ctx.home / "cache" / "blobs"),
-            "encoded": encoded.digest,
             "ledger": method.state.ledger,
             "checkpoints": checkpoints.url,
+            **arguments,
         },
         folder=ctx.scratch / "ranks",
         replicas=config.launch.replicas,
+        context=parallel.context,
         stall_seconds=config.launch.stall_seconds,
     )
     launch(job, config.launch, progress)
@@ -95,21 +133,90 @@ def train(
     """A rank's part of finetune."""
     section, world = FinetuneConfig.model_validate(config), rank.world
     keep_freed_memory()
-    artifact = ArtifactStore(open_store(store), Path(cache)).open("encode", encoded)
+    artifact = _open(store, cache, "encode", encoded)
     data = load_pairs(artifact, "train", world.device)
     method = FlowMethod(section, data, _unfilled(section), world)
     method.state.ledger = ledger
     products = compute_dtype(section.parallel.precision, world.device)
+    measure = None
+    if section.validate_every:
+        held_out = load_pairs(artifact, "val", world.device)
+        measure = Measure(section.validate_every, validation(method, held_out))
+    _fit(rank, method, section, checkpoints, flow_work(section, data), products, measure)
+
+
+def train_codec(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    shards: str,
+    ledger: dict[str, str],
+    checkpoints: str,
+) -> None:
+    """A rank's part of train-autoencoder."""
+    section, world = AutoencoderConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    pixels = load_split(_open(store, cache, "shard", shards), "train").images
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    features = load_backbone(section, world.device)
+    method = AutoencoderMethod(section, images.to(world.device), features, world=world)
+    method.state.ledger = ledger
+    products = compute_dtype("auto", world.device)
+    _fit(rank, method, section, checkpoints, codec_work(section, images.shape[-1]), products)
+
+
+def train_student(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    encoded: str,
+    teacher: str,
+    edits: str,
+    ledger: dict[str, str],
+    checkpoints: str,
+) -> None:
+    """A rank's part of distill; `edits` is the teacher's file, on a disk that all ranks see."""
+    section, world = DistillConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
+    model = load_transformer(
+        _open(store, cache, "finetune", teacher), "flow.safetensors", world.device
+    )
+    made = load_file(edits, device=str(world.device))
+    method = DistillMethod(section, data, made["pairs"].cpu(), made["latents"], model, world)
+    method.state.ledger = ledger
+    products = compute_dtype(section.parallel.precision, world.device)
+    _fit(rank, method, section, checkpoints, ladd_work(section, data, model.shape), products)
+
+
+def _open(store: str, cache: str, stage: str, digest: str) -> Artifact:
+    return ArtifactStore(open_store(store), Path(cache)).open(stage, digest)
+
+
+def _fit(
+    rank: Rank,
+    method: Method,
+    section: Launched,
+    checkpoints: str,
+    work: Callable[[int], Work],
+    products: torch.dtype,
+    measure: Measure | None = None,
+) -> None:
+    """The loop, as a rank runs it."""
+    world = rank.world
     peak = peak_flops(world.device, products)
     fit(
         method,
         checkpoints=Checkpoints(checkpoints, section.checkpoint_every, section.launch.keep, world),
         progress=rank.progress,
         policy=section.guard,
-        clock=Clock(
-            flow_work(section, data), None if peak is None else peak * world.size, world.device
-        ),
+        clock=Clock(work, None if peak is None else peak * world.size, world.device),
         watchdog=rank.watchdog,
+        measure=measure,
         stop=rank.stop,
     )
 

@@ -1,8 +1,8 @@
-"""What finetune starts from: nothing, given weights, or adapters (LoRA) beside given weights.
+"""What training starts from: nothing, given weights, or adapters (LoRA) beside given weights.
 
 `finetune.init` names a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or an
 artifact as stage/digest: import's model, finetune's flow, or publish's teacher (a few-step student
-is no start for flow training).
+is no start for flow training). `autoencoder.init` names an autoencoder's file or an artifact.
 """
 
 from __future__ import annotations
@@ -14,15 +14,81 @@ from typing import TYPE_CHECKING
 
 from kontext.data.sources.external import file_digests
 from kontext.errors import RecipeError
-from schemas.recipes import FinetuneConfig, TransformerShape
+from kontext.train.perceptual import file_digest
+from schemas.recipes import AutoencoderConfig, FinetuneConfig, TransformerShape
 
 if TYPE_CHECKING:
+    from kontext.models.autoencoder import Autoencoder
     from kontext.models.transformer import FluxTransformer
     from kontext.stage import StageContext
+    from kontext.store.artifacts import ArtifactStore
 
 LORA = "lora.safetensors"
 _ARTIFACT = re.compile(r"([a-z-]+)/([0-9a-f]{16})")
 _TOLD_BY_TENSORS = set(TransformerShape.model_fields) - {"num_heads", "axes_dim", "theta"}
+
+
+def codec_fingerprint(config: AutoencoderConfig, home: Path | None = None) -> str:
+    """SHA-256 over the files that an autoencoder's section points to; empty where there are none.
+
+    Raises:
+        RecipeError: nothing there.
+        OSError: a file cannot be read.
+    """
+    found = ""
+    if config.init and not _ARTIFACT.fullmatch(config.init):
+        path = Path(config.init).expanduser()
+        if not path.is_file():
+            raise RecipeError(
+                f"autoencoder.init: '{config.init}' is neither a file nor an artifact "
+                "(train-autoencoder/digest)"
+            )
+        with file_digests(home) as digests:
+            found = digests.of(path)
+    backbone = file_digest(config)
+    return f"{found} {backbone}".strip()
+
+
+def starting_codec(ctx: StageContext, config: AutoencoderConfig) -> Autoencoder | None:
+    """The autoencoder to train further, float32, with its scale and shift; None: a fresh one.
+
+    Raises:
+        RecipeError: no weights there, or of another shape than the recipe's.
+        WeightsError: damaged, or keys that are no autoencoder's.
+    """
+    if not config.init:
+        return None
+    import torch
+
+    from kontext.models.autoencoder import Autoencoder
+    from kontext.models.recognise import recognise
+    from kontext.models.weights import load_weights
+
+    found = _ARTIFACT.fullmatch(config.init)
+    if found is None:
+        path = Path(config.init).expanduser()
+        shape = recognise(path).autoencoder.shape
+        with torch.device("meta"):
+            model = Autoencoder(shape)  # FLUX.1's scale and shift, unless a stage measures others
+    else:
+        artifact = _store(ctx).open(*found.groups())
+        path = artifact.path("autoencoder.safetensors")
+        with torch.device("meta"):
+            model = Autoencoder.from_config(artifact.json("config.json"))
+    if model.shape != config.shape:
+        raise RecipeError(f"autoencoder.init: {config.init} is not of autoencoder.shape")
+    load_weights(model, path, torch.float32)
+    for parameter in model.parameters():  # memory of our own: training writes into it
+        parameter.data = parameter.data.clone()
+    ctx.output.metric("init", config.init)
+    return model
+
+
+def _store(ctx: StageContext) -> ArtifactStore:
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+
+    return ArtifactStore(open_store(ctx.store_url), ctx.home / "cache" / "blobs")
 
 
 def fingerprint(config: FinetuneConfig, home: Path | None = None) -> str:
@@ -110,11 +176,8 @@ def _weights(ctx: StageContext, init: str) -> Path:
     if found is None:
         return _on_disk(init)
     from kontext.sample.imports import artifact_transformer
-    from kontext.store.artifacts import ArtifactStore
-    from kontext.store.objects import open_store
 
-    store = ArtifactStore(open_store(ctx.store_url), ctx.home / "cache" / "blobs")
-    return artifact_transformer(store.open(*found.groups()))
+    return artifact_transformer(_store(ctx).open(*found.groups()))
 
 
 def _check_shape(path: Path, config: FinetuneConfig) -> None:

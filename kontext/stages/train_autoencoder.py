@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -12,28 +14,34 @@ from kontext.data.judge import ssim
 from kontext.data.loader import load_split
 from kontext.data.split import SPLITS_IN_ORDER
 from kontext.errors import GateError
-from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, record
+from kontext.stages.ranks import checkpoints_of, train_codec, train_on_ranks
+from kontext.stages.start import starting_codec
 from kontext.stages.training import (
+    board_of,
     device_for,
     history_table,
     report_incidents,
+    report_measured,
     report_progress,
     report_speed,
 )
 from kontext.train.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
-from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock
 from kontext.train.ledger import codec_ledger, optimizer_ledger
-from kontext.train.loop import fit
+from kontext.train.loop import Measure, fit
+from kontext.train.perceptual import NAMES, load_backbone
+from kontext.train.reconstruction import MetricCard, cards, latent_health
+from kontext.train.watchdog import Watchdog
 from kontext.train.work import codec_work
 from schemas.recipes import AutoencoderConfig
 
 _SHOWN = 16
+_WATCHED = 64  # held-out images that are rebuilt on the way
 
 
 def run(ctx: StageContext) -> None:
@@ -55,28 +63,34 @@ def run(ctx: StageContext) -> None:
         )
     train = _channels_first(images["train"], device)
     held_out = _channels_first(images["test"], device)
-    method = AutoencoderMethod(config, train, load_features(device=device))
+    features = load_backbone(config, device)
+    method = AutoencoderMethod(config, train, features, starting_codec(ctx, config))
     method.state.ledger = {
         **codec_ledger(method.model, compute_dtype("auto", device), device),
         **optimizer_ledger(method.state.optimizers),
     }
     record(ctx, "autoencoder", method.state.ledger)
+    checkpoints = checkpoints_of(ctx, config, stage="train-autoencoder")
+    progress, shards = report_progress(ctx, "autoencoder"), ctx.inputs["shard"].digest
+    train_on_ranks(ctx, method, config, checkpoints, progress, train_codec, shards=shards)
     history = fit(
         method,
-        checkpoints=Checkpoints(ctx.scratch / "checkpoints", config.checkpoint_every),
-        progress=report_progress(ctx, "autoencoder"),
+        checkpoints=checkpoints,
+        progress=progress,
         policy=config.guard,
         clock=Clock(
             codec_work(config, train.shape[-1]),
             peak_flops(device, compute_dtype("auto", device)),
             device,
         ),
+        watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
+        measure=_measured(ctx, method, held_out),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
     model.requires_grad_(False).eval()
-    scale, shift = measure_latents(model, train)
-    model.set_latent_stats(scale, shift)
+    if not config.decoder_only:  # else latents made before stay what they were
+        model.set_latent_stats(*measure_latents(model, train))
 
     path = ctx.scratch / "autoencoder.safetensors"
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, path)
@@ -85,7 +99,8 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json(LEDGER, method.state.ledger)
     ctx.output.add_table("history.parquet", history_table(history))
     report_incidents(ctx, method.state)
-    _measure(ctx, method, train, held_out, scale, shift)
+    report_measured(ctx, method.state)
+    _measure(ctx, method, train, held_out)
 
 
 def _channels_first(
@@ -94,15 +109,27 @@ def _channels_first(
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
 
 
-def _measure(
-    ctx: StageContext,
-    method: AutoencoderMethod,
-    train: Tensor,
-    held_out: Tensor,
-    scale: float,
-    shift: float,
-) -> None:
-    """Held-out quality, latent health, and pictures."""
+def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) -> Measure | None:
+    """Reconstructions on the way, where the recipe asks for them."""
+    if not method.config.validate_every:
+        return None
+    board, few = board_of(ctx, "autoencoder"), held_out[:_WATCHED]
+
+    def measure(step: int) -> Mapping[str, float]:
+        with method.state.ema["model"].applied(method.model):
+            rebuilt = reconstruct(method.model, few)
+        rows = [list(_channels_last(images[:_SHOWN])) for images in (few, rebuilt)]
+        sheet = contact_sheet(rows, row_labels=["held out", "rebuilt"], cell=96)
+        ctx.report.image("autoencoder-reconstructions", sheet, f"after {step:,} steps")
+        board.picture(step, "autoencoder/reconstructions", sheet)
+        return {"val_psnr": float(psnr(rebuilt, few).mean())}
+
+    return Measure(method.config.validate_every, measure)
+
+
+def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_out: Tensor) -> None:
+    """Held-out quality with a card for every number, latent health, and pictures."""
+    scale, shift = method.model.scale, method.model.shift
     rebuilt = reconstruct(method.model, held_out)
     decibels = psnr(rebuilt, held_out)
     real, fake = _channels_last(held_out), _channels_last(rebuilt)
@@ -113,17 +140,20 @@ def _measure(
         "latent_scale": scale,
         "latent_shift": shift,
     }
+    found = _cards(method, held_out, rebuilt, quality)
+    quality |= {f"{card.name}_held_out": card.value for card in found if card.backbone != "none"}
     for name, value in quality.items():
         ctx.output.metric(name, value)
+    ctx.output.add_json("cards.json", [card.row() for card in found])
+    ctx.report.table("autoencoder-metrics", [card.row() for card in found])
     with torch.no_grad():
         latents = method.model.encode(held_out[:256].float() / 127.5 - 1).float()
     ctx.output.add_json(
         "health.json",
         {
             **quality,
-            "perceptual_backbone": "EfficientNet-Lite0",
-            "channel_std": [round(float(v), 4) for v in latents.std(dim=(0, 2, 3))],
-            "channel_mean": [round(float(v), 4) for v in latents.mean(dim=(0, 2, 3))],
+            "perceptual_backbone": NAMES[method.config.perceptual],
+            **latent_health(latents),
         },
     )
     order = torch.argsort(decibels).tolist()
@@ -137,9 +167,27 @@ def _measure(
     ctx.report.image("autoencoder-reconstructions", sheet, "held-out images, worst PSNR first")
     ctx.report.markdown(
         "autoencoder-summary",
-        f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM {quality['ssim_held_out']:.3f} "
-        f"on {len(held_out)} images; measured scale {scale:.4f}, shift {shift:.4f}. "
+        f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM "
+        f"{quality['ssim_held_out']:.3f}, LPIPS {quality['lpips_held_out']:.4f}, rFID "
+        f"{quality['rfid_held_out']:.2f} "
+        f"({NAMES[method.config.perceptual]}) on {len(held_out)} images; measured scale "
+        f"{scale:.4f}, shift {shift:.4f}. "
         f"{report_speed(ctx, 'autoencoder', method.state)}",
+    )
+
+
+def _cards(
+    method: AutoencoderMethod, held_out: Tensor, rebuilt: Tensor, quality: Mapping[str, float]
+) -> list[MetricCard]:
+    assert method.features is not None
+    return cards(
+        held_out,
+        rebuilt,
+        quality["psnr_held_out"],
+        quality["ssim_held_out"],
+        method.features,
+        NAMES[method.config.perceptual],
+        method.config.perceptual_levels,
     )
 
 

@@ -9,36 +9,55 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kontext.launch import ranks
 from kontext.parallel.attention import active_kernel
+from kontext.plan import Machine, beside, plan
 from kontext.stage import StageContext
-from kontext.train.clock import medians, stretches
+from kontext.train.board import Board
+from kontext.train.clock import COLUMNS, medians, stretches, told
 from kontext.train.loop import Progress
 from kontext.train.state import TrainState
+from schemas.recipes import LaunchConfig
 
 
 def device_for(ctx: StageContext) -> torch.device:
     """The device to train on, recorded in the manifest with the attention kernel."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ctx.output.kernel("device", device.type)
-    ctx.output.kernel("attention", str(active_kernel()))
+    ctx.output.kernel("attention", active_kernel(device))
     return device
 
 
-def report_progress(ctx: StageContext, label: str, every: int = 10) -> Progress:
-    """Progress callback for `kontext.train.loop.fit`, with a log line every tenth."""
+def board_of(ctx: StageContext, label: str) -> Board:
+    """The run's TensorBoard, `tensorboard --logdir <home>/tensorboard`."""
+    return Board(ctx.home / "tensorboard" / f"{label}-{ctx.digest}")
 
-    def report(done: int, total: int, losses: Mapping[str, float]) -> None:
-        if done % every == 0 or done == total:
-            text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            ctx.report.progress(done, total, f"{label} step {done}: {text}")
+
+def report_progress(ctx: StageContext, label: str, every: int = 10) -> Progress:
+    """Progress callback for `kontext.train.loop.fit`: a line and a TensorBoard row every tenth.
+
+    What is measured while the run goes on, which comes without losses' cost, is always told.
+    """
+    board = board_of(ctx, label)
+
+    def report(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
+        if done % every == 0 or done == total or COLUMNS[0] not in numbers:
+            ctx.report.progress(done, total, f"{label} step {done}: {told(numbers)}")
+            board.scalars(done, {f"{label}/{name}": value for name, value in numbers.items()})
 
     return report
 
 
-def report_speed(ctx: StageContext, label: str, state: TrainState) -> str:
+def report_speed(
+    ctx: StageContext, label: str, state: TrainState, machine: Machine | None = None
+) -> str:
     """Publish what the steps cost, as metrics, as a table, and as the sentence returned.
 
     Not a file of the artifact: files have the same bytes on every run, and these do not.
+
+    Args:
+        machine: what `kontext plan`'s prediction is made for, to be told beside what was measured;
+            this machine where it has a GPU, and no prediction elsewhere.
     """
     steady = state.clock[1:] or state.clock  # the first step allocates and tunes
     found = medians(steady)
@@ -50,7 +69,40 @@ def report_speed(ctx: StageContext, label: str, state: TrainState) -> str:
         f"{_shown(found['tokens_per_second'], ',.0f')} tokens/s, model FLOPs utilisation "
         f"{_shown(found['utilisation'], '.1%')}, {_shown(found['data_wait'], '.2g')} s of it "
         f"waiting for data; memory {_shown(found['memory_mib'], ',.0f')} MiB."
+        f"{_predicted(ctx, label, found, machine or this_machine(ctx))}"
     )
+
+
+def this_machine(ctx: StageContext) -> Machine | None:
+    """The GPUs that this stage trained on; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    launched = getattr(ctx.config, "launch", LaunchConfig())
+    count = 1 if launched.launcher == "in-process" else ranks(launched)
+    return Machine(count, memory, torch.cuda.get_device_name(0))
+
+
+def _predicted(
+    ctx: StageContext, label: str, found: Mapping[str, float | None], machine: Machine | None
+) -> str:
+    """What the planner said about this stage, as a sentence, and as a table beside the measured."""
+    if machine is None:
+        return ""
+    stage = "train-autoencoder" if label == "autoencoder" else label
+    (planned,) = [made for made in plan(ctx.recipe, machine) if made.stage == stage]
+    row = beside(planned, {f"step_{name}": value for name, value in found.items()})
+    ctx.report.table(f"{label}-plan", [row])
+    return (
+        f" Predicted: {_shown(row['predicted_step_seconds'], '.3g')} s, "
+        f"{1024 * row['predicted_memory_gib']:,.0f} MiB."
+    )
+
+
+def report_measured(ctx: StageContext, state: TrainState) -> None:
+    """Store what was measured while the run went on, where the recipe asks for it."""
+    if state.measured:
+        ctx.output.add_table("measured.parquet", history_table(state.measured))
 
 
 def report_incidents(ctx: StageContext, state: TrainState) -> None:

@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kontext.errors import RecipeError
 from kontext.models.autoencoder import Autoencoder, sample_posterior
 from kontext.models.discriminators import PatchDiscriminator
-from kontext.models.features import FeatureNet, perceptual_distance
+from kontext.models.features import perceptual_distance
 from kontext.models.precision import autocast
+from kontext.parallel.world import World
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
+from kontext.train.perceptual import Backbone
 from schemas.recipes import AutoencoderConfig
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -28,22 +31,41 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 class AutoencoderMethod:
     """One update: generator always, discriminator from `disc_start` on.
 
+    Every rank holds the whole networks and computes its rows of the same global batch; gradients,
+    the adaptive weight's among them, are summed over ranks. (An autoencoder is small, and the
+    adaptive weight needs whole gradients: sharding it gains nothing.)
+
     Args:
         config: the recipe section.
         images: uint8 [N, 3, H, W], kept as they are and scaled per batch.
         features: frozen feature network for the perceptual loss, or None to leave it out.
+        model: starting weights, the same on all ranks; a fresh model where None.
+        world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: a batch has fewer images than there are ranks.
     """
 
     def __init__(
-        self, config: AutoencoderConfig, images: Tensor, features: FeatureNet | None
+        self,
+        config: AutoencoderConfig,
+        images: Tensor,
+        features: Backbone | None,
+        model: Autoencoder | None = None,
+        world: World | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.images, self.features = config, images, features
         self.device = images.device
-        self.model = Autoencoder(config.shape).to(self.device)
+        self.world = world or World(device=self.device)
+        if config.batch < self.world.size:
+            raise RecipeError(f"a batch of {config.batch} is too small for {self.world.size} ranks")
+        self.model = (model or Autoencoder(config.shape)).to(self.device)
+        if config.decoder_only:
+            self.model.encoder.requires_grad_(False)
         self.critic = PatchDiscriminator(channels=config.disc_channels).to(self.device)
         self.total_steps = config.steps
-        optimizers = conv_optimizers(self.model, config.optimizer, config.lr)
+        optimizers = conv_optimizers(self.model, config.optimizer, config.lr, groups=config.groups)
         self.state = TrainState(
             modules={"model": self.model, "critic": self.critic},
             optimizers={
@@ -52,6 +74,8 @@ class AutoencoderMethod:
             },
             ema={"model": Ema(self.model, config.ema_decay)},
         )
+        self._rows = self.world.rows(config.batch)
+        self._share = len(self._rows) / config.batch
 
     def step(self, index: int) -> Mapping[str, float]:
         """One generator update and, once started, one discriminator update."""
@@ -60,14 +84,15 @@ class AutoencoderMethod:
         picks = torch.randint(
             len(self.images), (c.batch,), generator=generator(c.seed, index, "batch")
         )
-        real = self.images[picks].float() / 127.5 - 1
-        resting = bool(c.latent_noise) and index >= c.latent_noise_start
+        real = self.images[self._own(picks)].float() / 127.5 - 1
+        disturbed = bool(c.latent_noise) and index >= c.latent_noise_start
+        resting = disturbed or c.decoder_only
         with autocast(self.device), torch.set_grad_enabled(not resting):
             mean, logvar = self.model.moments(real)
         mean, logvar = mean.float(), logvar.float()
-        latents = sample_posterior(mean, logvar, generator(c.seed, index, "posterior"))
-        if resting:
-            latents = disturb(latents, c.latent_noise, generator(c.seed, index, "noise"))
+        latents = self._sampled(index, mean, logvar)
+        if disturbed:
+            latents = self._disturbed(index, latents)
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
         fake = fake.float()
@@ -78,7 +103,27 @@ class AutoencoderMethod:
         if index >= c.disc_start:
             report["critic"] = self._critic_update(real, fake.detach())
         self.state.ema["model"].update(self.model)
-        return report
+        return self.world.sum({name: value * self._share for name, value in report.items()})
+
+    def _own(self, values: Tensor) -> Tensor:
+        """This rank's rows of something of the global batch [B, ...]."""
+        return values[self._rows.start : self._rows.stop]
+
+    def _sampled(self, index: int, mean: Tensor, logvar: Tensor) -> Tensor:
+        """A sample of the posterior; its noise is drawn for the whole batch."""
+        draw = generator(self.config.seed, index, "posterior")
+        if self.world.size == 1:
+            return sample_posterior(mean, logvar, draw)
+        noise = torch.randn(self.config.batch, *mean.shape[1:], generator=draw)
+        return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * self._own(noise).to(mean.device)
+
+    def _disturbed(self, index: int, latents: Tensor) -> Tensor:
+        draw = generator(self.config.seed, index, "noise")
+        if self.world.size == 1:
+            return disturb(latents, self.config.latent_noise, draw)
+        size, place = self.config.batch, self._rows.start
+        spread = self.world.spread(latents)
+        return disturb(latents, self.config.latent_noise, draw, (size, place, spread))
 
     def _generator_losses(
         self, index: int, real: Tensor, fake: Tensor, mean: Tensor, logvar: Tensor
@@ -94,12 +139,21 @@ class AutoencoderMethod:
             reconstruction = torch.stack([v for k, v in losses.items() if k != "kl"]).sum()
             with autocast(self.device):
                 adversarial = -self.critic(fake).float().mean()
-            weight = adaptive_weight(reconstruction, adversarial, self.model.decoder.last_weight)
+            weight = self._adaptive(reconstruction, adversarial)
             losses["adversarial"] = c.disc_weight * weight * adversarial
         return losses
 
+    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """`adaptive_weight` of the global batch."""
+        last = self.model.decoder.last_weight
+        if self.world.size == 1:
+            return adaptive_weight(reconstruction, adversarial, last)
+        both = [_gradient(loss * self._share, last) for loss in (reconstruction, adversarial)]
+        self.world.add(both)
+        return _ratio(*both)
+
     def _feature_distances(
-        self, features: FeatureNet, real: Tensor, fake: Tensor
+        self, features: Backbone, real: Tensor, fake: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Distances of feature maps and of pooled embeddings, at the images' own resolution."""
         levels = self.config.perceptual_levels
@@ -124,23 +178,34 @@ class AutoencoderMethod:
         optimizers = [o for k, o in self.state.optimizers.items() if k.split(".")[0] == name]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.state.modules[name].parameters(), 1.0)
+        (loss * self._share if self.world.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.state.modules[name].parameters() if p.grad is not None]
+        self.world.add([p.grad for p in parameters if p.grad is not None])
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
 
 
-def disturb(latents: Tensor, most: float, draw: torch.Generator) -> Tensor:
+def disturb(
+    latents: Tensor,
+    most: float,
+    draw: torch.Generator,
+    part: tuple[int, int, Tensor] | None = None,
+) -> Tensor:
     """Latents [B, C, h, w] with noise of 0 to `most` times their own spread, drawn per sample.
 
     A flow model's latents are never exact. A decoder that has seen only exact ones turns their
     errors into speckle; one trained on disturbed latents reads through them (RAE, Zheng et al.
     2025, section 4.3, does so for frozen encoders).
+
+    Args:
+        part: where `latents` are some rows of a batch: its size, the first row, its spread.
     """
-    shape = (len(latents), 1, 1, 1)
-    level = most * torch.rand(shape, generator=draw).to(latents.device)
-    noise = torch.randn(latents.shape, generator=draw).to(latents.device)
-    return latents + level * latents.std() * noise
+    size, first, spread = part or (len(latents), 0, latents.std())
+    rows = slice(first, first + len(latents))
+    level = most * torch.rand((size, 1, 1, 1), generator=draw)[rows].to(latents.device)
+    noise = torch.randn((size, *latents.shape[1:]), generator=draw)[rows].to(latents.device)
+    return latents + level * spread * noise
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -155,8 +220,15 @@ def hinge(on_real: Tensor, on_fake: Tensor) -> Tensor:
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     """|grad reconstruction| / |grad adversarial| at the last layer, clamped to [0, 1e4]."""
-    (wanted,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
-    (found,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+    return _ratio(_gradient(reconstruction, last), _gradient(adversarial, last))
+
+
+def _gradient(loss: Tensor, last: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, last, retain_graph=True)
+    return found
+
+
+def _ratio(wanted: Tensor, found: Tensor) -> Tensor:
     ratio: Tensor = wanted.norm() / (found.norm() + 1e-4)
     return ratio.clamp(0, 1e4).detach()
 

@@ -61,6 +61,7 @@ class Checkpoints:
             "history": list(state.history),
             "ledger": state.ledger,
             "incidents": list(state.incidents),
+            "measured": list(state.measured),
             "clock": list(state.clock),
         }
         self._pending = checkpoint.write(
@@ -93,7 +94,8 @@ class Checkpoints:
     def record(self, step: int | None = None) -> dict[str, Any]:
         """What a checkpoint (the newest by default) says beside its tensors.
 
-        `step`, `history`, `ledger`, `incidents`, `clock`, and `rest`: numbers of the optimisers.
+        `step`, `history`, `ledger`, `incidents`, `measured`, `clock`, and `rest`: numbers of the
+        optimisers.
         """
         record: dict[str, Any] = self._manifest(self.finished()[-1] if step is None else step)[
             "record"
@@ -115,6 +117,7 @@ class Checkpoints:
         self._load(state, found)
         state.step, state.history = record["step"], record["history"]
         state.incidents, state.clock = record["incidents"], record["clock"]
+        state.measured = record.get("measured", [])  # checkpoints of before have none
         return True
 
     def roll_back(self, state: TrainState) -> int:

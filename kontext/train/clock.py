@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -90,6 +90,17 @@ def memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10  # bytes there, KiB here
+
+
+def told(values: Mapping[str, float | None]) -> str:
+    """Numbers of a step in one line: `loss 0.3120, tokens_per_second 6190, utilisation unknown`."""
+    return ", ".join(f"{name} {_told(value)}" for name, value in values.items())
+
+
+def _told(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def medians(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

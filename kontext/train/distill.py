@@ -18,14 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kontext.errors import GateError
+from kontext.errors import GateError, RecipeError
 from kontext.models.batch import Batch, PairTensors, gather
 from kontext.models.discriminators import LaddHeads
-from kontext.models.precision import autocast
+from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.shard import forward_by, shard
+from kontext.parallel.world import World, is_sharded, whole
 from kontext.train.ema import Ema
-from kontext.train.flow import add_noise, told, velocity
+from kontext.train.flow import add_noise, told, use_kernel_of, velocity
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
@@ -70,11 +72,19 @@ _ACCURACY_DECAY = 0.9
 class DistillMethod:
     """Alternating updates of heads and student, one of each per step.
 
+    On several ranks student and teacher are sharded side by side and the heads, which are small,
+    are held by every rank; each computes its rows of the same global batch.
+
     Args:
         config: the recipe section.
         data: encoded pairs; `edits` are indices [E] of those with a teacher edit.
         teacher_edits: the teacher's guided edits [E, C, h, w], the real samples.
-        teacher: frozen here; the student starts as its copy.
+        teacher: frozen here, and sharded where there are ranks; the student starts as its copy.
+        world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: a batch has fewer samples than there are ranks, or ranks are to share
+            sequences, whose features the heads would see in parts.
     """
 
     def __init__(
@@ -84,14 +94,28 @@ class DistillMethod:
         edits: Tensor,
         teacher_edits: Tensor,
         teacher: FluxTransformer,
+        world: World | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         self.edits, self.real = edits, teacher_edits
         self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        if config.batch < self.world.size:
+            raise RecipeError(f"a batch of {config.batch} is too small for {self.world.size} ranks")
+        if config.parallel.context > 1 or config.parallel.compile:
+            raise RecipeError("distill takes no parallel.context and no parallel.compile")
+        self._rows = self.world.rows(config.batch)
+        self._share = len(self._rows) / config.batch
         self.teacher = teacher.requires_grad_(False).eval()
         self.teacher.zero_grad(set_to_none=True)  # left from its own training
         self.student = copy.deepcopy(teacher).requires_grad_(True).train()
+        dtype = compute_dtype(config.parallel.precision, self.device)
+        self._fp32 = dtype == torch.float32
+        use_kernel_of(config.parallel, self.device)
+        for model in (self.teacher, self.student):
+            shard(model, config.parallel, self.world, dtype)
+        forward_by(self.teacher, "features")
         shape = teacher.shape
         self.taps = config.taps or default_taps(shape.depth, shape.depth_single_blocks)
         self.heads = LaddHeads(shape.hidden_size, self.taps, shape.vec_in_dim).to(self.device)
@@ -113,10 +137,11 @@ class DistillMethod:
         Raises:
             GateError: the heads' hinge has been zero for too long: the student learns nothing.
         """
-        batch, noisy, t = self.student_input(index)
-        fake = self.denoised(batch, noisy, t)
-        report = self._heads_turn(index, batch, fake.detach())
-        report.update(self.update_student(index, batch, fake))
+        with full_precision(self._fp32):
+            batch, noisy, t = self.student_input(index)
+            fake = self.denoised(batch, noisy, t)
+            report = self._heads_turn(index, batch, fake.detach())
+            report.update(self.update_student(index, batch, fake))
         self.state.ema["student"].update(self.student)
         self._watch(report["heads_loss"])
         return report
@@ -149,30 +174,39 @@ class DistillMethod:
     def student_input(self, index: int) -> tuple[Batch, Tensor, Tensor]:
         """A batch whose targets are teacher edits, and them noised to levels of the grid.
 
-        Returns the batch, the noised edits [B, N, D] and their levels [B].
+        Returns this rank's rows of the batch, of the noised edits [B, N, D] and their levels [B].
         """
-        c = self.config
-        draw = generator(c.seed, index, "batch")
-        picks = torch.randint(len(self.edits), (c.batch,), generator=draw)
+        c, own = self.config, slice(self._rows.start, self._rows.stop)
+        picks = self._picks(index)[own]
         batch = gather(self.data, self.edits[picks])
         batch = Batch(self.real[picks], batch.context, batch.tokens, batch.pooled)
         odds = level_probabilities(c.student_steps, warming_up=index < c.warmup_steps)
         times = generator(c.seed, index, "time")
         chosen = torch.multinomial(odds, c.batch, replacement=True, generator=times)
-        t = self.levels[chosen].to(self.device)
+        t = self.levels[chosen[own]].to(self.device)
         clean = pack(batch.target)
-        eps = torch.randn(clean.shape, generator=generator(c.seed, index, "noise"))
+        draw = generator(c.seed, index, "noise")
+        eps = torch.randn(c.batch, *clean.shape[1:], generator=draw)[own]
         return batch, add_noise(clean, eps.to(self.device), t), t
+
+    def _picks(self, index: int) -> Tensor:
+        """Which edits are the global batch of a step, [B] into `edits`."""
+        draw = generator(self.config.seed, index, "batch")
+        return torch.randint(len(self.edits), (self.config.batch,), generator=draw)
 
     def renoise(self, index: int, like: Tensor, rounds: int) -> list[tuple[Tensor, Tensor]]:
         """`rounds` independent (level [B], noise) draws from logit-normal(mean, std)."""
         c = self.config
         draw = generator(c.seed, index, "renoise")
+        size, own = len(like), slice(None)
+        if self.world.size > 1:
+            size, own = c.batch, slice(self._rows.start, self._rows.stop)
         made = []
         for _ in range(rounds):
-            normal = torch.randn(len(like), generator=draw)
+            normal = torch.randn(size, generator=draw)[own]
             level = logit_normal(normal, c.renoise_mean, c.renoise_std).to(self.device)
-            made.append((level, torch.randn(like.shape, generator=draw).to(self.device)))
+            noise = torch.randn(size, *like.shape[1:], generator=draw)[own]
+            made.append((level, noise.to(self.device)))
         return made
 
     def _heads_turn(self, index: int, batch: Batch, fake: Tensor) -> dict[str, float]:
@@ -229,27 +263,32 @@ class DistillMethod:
         if learn:
             self._apply("heads", loss + c.r1_weight * smooth)
         accuracy = 0.5 * ((on_real > 0).float().mean() + (on_fake < 0).float().mean())
-        return {
-            "heads_loss": float(loss.detach()),
-            "r1": float(smooth.detach()),
-            "real_logit": float(on_real.mean().detach()),
-            "fake_logit": float(on_fake.mean().detach()),
-            "wrong_logit": float(on_wrong.mean().detach()),
-            "accuracy": float(accuracy),
-        }
+        return self._global(
+            {
+                "heads_loss": float(loss.detach()),
+                "r1": float(smooth.detach()),
+                "real_logit": float(on_real.mean().detach()),
+                "fake_logit": float(on_fake.mean().detach()),
+                "wrong_logit": float(on_wrong.mean().detach()),
+                "accuracy": float(accuracy),
+            }
+        )
 
     def negatives(self, index: int, batch: Batch) -> tuple[Batch, Tensor]:
         """Real edits made wrong, a third each: instruction, context, copied context."""
         real = pack(batch.target)
-        if batch.context is None:
-            other = _rolled(len(real), index)
-            return Batch(batch.target, None, batch.tokens[other], batch.pooled[other]), real
-        kind = torch.arange(len(real), device=self.device) % 3
-        other = _rolled(len(real), index)
-        pick = kind.view(-1, 1, 1)
-        tokens = torch.where(pick == 0, batch.tokens[other], batch.tokens)
-        pooled = torch.where(pick[:, 0] == 0, batch.pooled[other], batch.pooled)
-        context = torch.where(pick[..., None] == 1, batch.context[other], batch.context)
+        row = torch.arange(len(real))
+        wrong = batch.select(_rolled(len(real), index))
+        if self.world.size > 1:  # the other sample may be another rank's
+            row = torch.arange(self._rows.start, self._rows.stop)
+            other = self._picks(index)[_rolled(self.config.batch, index)[row]]
+            wrong = gather(self.data, self.edits[other])
+        if batch.context is None or wrong.context is None:
+            return Batch(batch.target, None, wrong.tokens, wrong.pooled), real
+        pick = (row.to(self.device) % 3).view(-1, 1, 1)
+        tokens = torch.where(pick == 0, wrong.tokens, batch.tokens)
+        pooled = torch.where(pick[:, 0] == 0, wrong.pooled, batch.pooled)
+        context = torch.where(pick[..., None] == 1, wrong.context, batch.context)
         clean = torch.where(pick == 2, pack(batch.context), real)
         return Batch(batch.target, context, tokens, pooled), clean
 
@@ -266,8 +305,12 @@ class DistillMethod:
             anchor = (fake - pack(batch.target)).square().mean()
             loss = loss + self.config.anchor_weight * anchor
             report["anchor"] = float(anchor.detach())
-        report["student_grad_norm"] = self._apply("student", loss)
-        return report
+        norm = self._apply("student", loss)
+        return {**self._global(report), "student_grad_norm": norm}
+
+    def _global(self, means: dict[str, float]) -> dict[str, float]:
+        """Means over the global batch of means over this rank's rows."""
+        return self.world.sum({name: value * self._share for name, value in means.items()})
 
     def _watch(self, heads_loss: float) -> None:
         pinned = self.state.extra.get("pinned", 0) + 1 if heads_loss < PINNED else 0
@@ -283,10 +326,12 @@ class DistillMethod:
         module, optimizer = self.state.modules[name], self.state.optimizers[name]
         for other in self.state.optimizers.values():
             other.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.clip))
+        (loss * self._share).backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        self.world.add([p.grad for p in parameters if p.grad is not None and not is_sharded(p)])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step()
-        return norm
+        return float(whole(norm))
 
 
 def heads_hinge(

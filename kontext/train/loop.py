@@ -11,18 +11,19 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import Clock
+from kontext.train.clock import COLUMNS, Clock
 from kontext.train.guard import Guard
 from kontext.train.state import TrainState
 from kontext.train.watchdog import Watchdog
 from schemas.recipes import GuardConfig
 
-__all__ = ["Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
+__all__ = ["Measure", "Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
 
 _log = logging.getLogger(__name__)
 _PURPOSES = ("batch", "noise", "time", "dropout", "posterior", "renoise", "negatives")
@@ -42,7 +43,23 @@ class Stopped(Exception):
     """The run was asked to end before its last step; it is saved."""
 
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
+# (steps done, steps in all, numbers): a step's losses and cost, or what was measured after it
+Progress = Callable[[int, int, Mapping[str, float | None]], None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Validation while a run goes on: `of(steps done)` after every so many steps.
+
+    It must leave weights, averages and optimisers as they are, and be called on all ranks.
+    """
+
+    every: int  # 0: never
+    of: Callable[[int], Mapping[str, float]]
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after that many steps."""
+        return self.every > 0 and step % self.every == 0
 
 
 def generator(seed: int, index: int, purpose: str) -> torch.Generator:
@@ -59,6 +76,7 @@ def fit(
     policy: GuardConfig | None = None,
     clock: Clock | None = None,
     watchdog: Watchdog | None = None,
+    measure: Measure | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
     """Run the method to its last step and return the history, resuming from `checkpoints`.
@@ -68,6 +86,7 @@ def fit(
             loss that is not finite. Steps left out are in `state.incidents`, not in the history.
         clock: measures the steps, into `state.clock`.
         watchdog: is told of every step that is done.
+        measure: what to measure while the run goes on; it is kept in `state.measured`.
         stop: asked after every step whether to save and end; must say the same on all ranks.
 
     Raises:
@@ -88,7 +107,12 @@ def fit(
             if watchdog is not None:
                 watchdog.beat()
             if progress is not None:
-                progress(state.step, method.total_steps, losses)
+                progress(state.step, method.total_steps, {**losses, **_cost(state)})
+            if measure is not None and measure.due(state.step):
+                found = dict(measure.of(state.step))
+                state.measured.append({"step": state.step, **found})
+                if progress is not None:
+                    progress(state.step, method.total_steps, found)
             ends = stop()
             last = ends or state.step == method.total_steps
             if checkpoints is not None and (last or checkpoints.due(state.step)):
@@ -97,6 +121,12 @@ def fit(
                 raise Stopped(f"ended at step {state.step} of {method.total_steps}")
     _log.info("%d steps, %.0f s in this process", state.step, time.monotonic() - started)
     return state.history
+
+
+def _cost(state: TrainState) -> dict[str, float | None]:
+    """What the last step cost, under the names of `clock.COLUMNS`."""
+    row = state.clock[-1]
+    return {name: row[name] for name in COLUMNS}
 
 
 def _step(method: Method, guard: Guard, clock: Clock) -> Mapping[str, float]:

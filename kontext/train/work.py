@@ -9,12 +9,12 @@ import torch
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import PairTensors
 from kontext.models.discriminators import PatchDiscriminator
-from kontext.models.features import FeatureNet
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.train.clock import Work
 from kontext.train.distill import default_taps
 from kontext.train.flow import cfg_dropout
 from kontext.train.loop import generator
+from kontext.train.perceptual import unloaded_backbone
 from schemas.recipes import AutoencoderConfig, DistillConfig, FinetuneConfig, TransformerShape
 
 
@@ -57,8 +57,8 @@ def ladd_work(
 def ladd_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -> int:
     """Operations of one LADD step: the transformers' products; the heads' own are left out.
 
-    The student goes forward once for the heads' fakes and once more for its own update, which also
-    goes backward. The teacher, to its deepest tap, goes forward for the reals, the fakes, the wrong
+    The student goes forward once, for the heads' fakes and its own update, and backward. The
+    teacher, to its deepest tap, goes forward for the reals, the fakes, the wrong
     conditions and R1's nudged reals, and for the student's update forward and backward towards its
     inputs alone.
     """
@@ -70,7 +70,7 @@ def ladd_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -
     student = step_flops(shape, tokens, config.batch)
     teacher = step_flops(shape.model_copy(update=reach), tokens, config.batch)
     passes = 3 + (1 if config.r1_weight else 0) + 2
-    return student.total + student.training + passes * teacher.total
+    return student.training + passes * teacher.total
 
 
 def codec_work(config: AutoencoderConfig, side: int) -> Callable[[int], Work]:
@@ -101,7 +101,7 @@ def _codec_passes(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
     with torch.device("meta"):
         image = torch.empty(1, 3, side, side)
         codec, critic = Autoencoder(config.shape), PatchDiscriminator(channels=config.disc_channels)
-        features = FeatureNet()
+        features = unloaded_backbone(config)
     runs: tuple[Callable[[], object], ...] = (
         lambda: codec.decode_raw(codec.moments(image)[0]),
         lambda: features.maps(image, None, config.perceptual_levels),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,14 @@ from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_transformer
+from kontext.plan import Machine
 from kontext.stages.numerics import LEDGER
+from kontext.stages.training import report_speed
 from kontext.store.artifacts import Artifact
 from kontext.train.checkpoint import Checkpoints
+from kontext.train.clock import COLUMNS
 from kontext.train.flow import FlowMethod
+from kontext.train.state import TrainState
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
 from tests.stages.stage_harness import Harness
@@ -78,3 +83,42 @@ def test_the_weights_are_the_average_and_load(made: tuple[Harness, Artifact]) ->
     assert saved.keys() == last.keys()
     assert any(not torch.equal(saved[name], last[name]) for name in saved)
     assert artifact.path("samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_validation_and_samples_on_the_way_leave_no_trace(
+    tmp_path: Path, made: tuple[Harness, Artifact]
+) -> None:
+    harness = encoded_run(tmp_path)
+    section = harness.recipe.finetune.model_copy(update={"validate_every": 3})
+    harness.recipe = harness.recipe.model_copy(update={"finetune": section})
+    artifact = harness.run("finetune")
+    plain = made[1].table("history.parquet").to_pylist()
+    assert artifact.table("history.parquet").to_pylist() == plain
+    rows = artifact.table("measured.parquet").to_pylist()
+    assert [row["step"] for row in rows] == [3, 6]
+    assert {"val_loss", "val_loss/level_0", "val_loss/category_local"} <= rows[0].keys()
+    files = (harness.folder / "home/tensorboard").glob("flow-*/events*")
+    data = b"".join(path.read_bytes() for path in files)
+    for tag in (b"flow/loss", b"flow/tokens_per_second", b"flow/val_loss", b"flow/samples"):
+        assert tag in data
+    assert "measured.parquet" not in made[1].names()
+
+
+def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Artifact]) -> None:
+    harness = made[0]
+    ctx = Context(harness)
+    state = TrainState({}, {}, clock=[{"step": 0, **dict.fromkeys(COLUMNS, 2.0)}])
+    said = report_speed(ctx, "finetune", state, Machine(1, 80.0))  # type: ignore[arg-type]
+    assert re.search(r"Predicted: [\d.e-]+ s, [\d,]+ MiB\.$", said)
+    (row,) = harness.report.tables["finetune-plan"]
+    assert row["measured_step_seconds"] == 2.0 and row["predicted_memory_gib"] > 0
+    assert "Predicted" not in report_speed(ctx, "finetune", state)  # type: ignore[arg-type]
+
+
+class Context:
+    """What `report_speed` needs of a stage's context."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.recipe, self.config = harness.recipe, harness.recipe.finetune
+        self.report, self.output = harness.report, self
+        self.metric = lambda name, value: None

@@ -1,4 +1,4 @@
-"""The finetune stage with its training on two ranks, started by torchrun."""
+"""The training stages on two ranks, started by torchrun."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.recipes import FinetuneConfig, LaunchConfig, ParallelConfig
+from tests.stages import finished_run
 from tests.stages.encoded_run import encoded_run
 from tests.stages.stage_harness import Harness
+from tests.stages.test_train_autoencoder import dataset
 
 
 def harness_with(folder: Path, **launch: object) -> Harness:
@@ -43,3 +45,47 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
     kept = harness.objects.list("runs/finetune/digest-of-finetune/work/checkpoints/step-")
     assert {key.rpartition("/")[2] for key in kept} == {"rank-00000", "rank-00001", "manifest"}
+
+
+# the autoencoder computes in bf16 where the machine is fast at it; tests/parallel/test_methods.py
+# compares both methods in float32, and knows which losses of adversaries may drift
+NEAR = {
+    "distill": {"rel": 1e-3, "abs": 5e-3},
+    "train-autoencoder": {"rel": 5e-2, "abs": 1e-2},
+}
+
+
+@pytest.mark.parametrize("stage", ["distill", "train-autoencoder"])
+def test_the_other_stages_train_on_ranks_too(tmp_path: Path, stage: str) -> None:
+    histories = []
+    for launcher in ("in-process", "torchrun"):
+        folder = tmp_path / launcher
+        folder.mkdir()
+        launch = LaunchConfig(launcher=launcher, ranks=1 if launcher == "in-process" else 2)
+        harness = (taught if stage == "distill" else shards)(folder, launch)
+        made = harness.run(stage)
+        histories.append(made.table("history.parquet").to_pylist())
+        ran = (harness.folder / f"scratch/{stage}/ranks/progress.jsonl").exists()
+        assert ran == (launcher == "torchrun")
+    for row, other in zip(*histories, strict=True):
+        for name, value in row.items():
+            if value is not None and not name.endswith("norm"):
+                assert other[name] == pytest.approx(value, **NEAR[stage]), name
+
+
+def taught(folder: Path, launch: LaunchConfig) -> Harness:
+    fp32 = ParallelConfig(precision="fp32")
+    harness = encoded_run(folder, launch=launch, parallel=fp32)
+    section = harness.recipe.finetune.model_copy(update={"parallel": fp32})
+    harness.recipe = harness.recipe.model_copy(update={"finetune": section})
+    harness.run("finetune")
+    return harness
+
+
+def shards(folder: Path, launch: LaunchConfig) -> Harness:
+    harness = dataset(folder, finished_run.SPLIT_NAMES)
+    section = harness.recipe.autoencoder.model_copy(
+        update={"launch": launch, "optimizer": "adamw", "lr": 1e-3}
+    )
+    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
+    return harness

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from kontext.errors import GateError
+from kontext.errors import GateError, RecipeError
 from kontext.evaluate.models import load_autoencoder
-from schemas.recipes import AutoencoderConfig
+from kontext.models.autoencoder import Autoencoder
+from kontext.stages.start import codec_fingerprint
+from schemas.recipes import AutoencoderConfig, AutoencoderShape
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness
 
@@ -47,3 +51,71 @@ def test_a_split_without_images_stops_before_training(tmp_path: Path, missing: s
     left = tuple(name for name in finished_run.SPLIT_NAMES if name != missing)
     with pytest.raises(GateError, match=rf"a split has no images \(.*{missing} 0"):
         dataset(tmp_path, left).run("train-autoencoder")
+
+
+def test_every_number_has_a_card_and_latents_their_health(tmp_path: Path) -> None:
+    harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
+    artifact = harness.run("train-autoencoder")
+    cards = {card["name"]: card for card in artifact.json("cards.json")}
+    health, metrics = artifact.json("health.json"), artifact.manifest.metrics
+    assert set(cards) == {"psnr", "ssim", "lpips", "rfid"}
+    for name, card in cards.items():
+        assert card["value"] == pytest.approx(health[f"{name}_held_out"]) and card["images"] > 0
+        assert metrics[f"{name}_held_out"] == pytest.approx(card["value"])
+    assert cards["rfid"]["backbone"].startswith("EfficientNet-Lite0 (")
+    assert sum(health["spectrum"]) == pytest.approx(1, abs=1e-3)
+    assert len(health["channel_std"]) == 16 and 0 <= health["most_correlated"] <= 1
+    assert harness.report.tables["autoencoder-metrics"] == list(cards.values())
+    assert "rFID" in harness.report.texts["autoencoder-summary"]
+
+
+def test_a_decoder_is_trained_further_behind_the_same_latents(tmp_path: Path) -> None:
+    harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
+    first = harness.run("train-autoencoder")
+    section = harness.recipe.autoencoder.model_copy(
+        update={"init": f"train-autoencoder/{'a' * 16}", "decoder_only": True}
+    )
+    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
+    given = harness.store.writer("train-autoencoder", "a" * 16)
+    for name in ("config.json", "autoencoder.safetensors"):
+        given.add_file(name, first.path(name))
+    harness._commit("train-autoencoder", given)
+    harness.objects.delete(f"runs/train-autoencoder/{first.digest}/manifest.json")
+    shutil.rmtree(harness.folder / "scratch")  # it is another run's: its digest would be another
+    second = harness.run("train-autoencoder")
+    assert second.json("config.json") == first.json("config.json")  # scale and shift among them
+    one, two = (load_file(a.path("autoencoder.safetensors")) for a in (first, second))
+    for name, tensor in one.items():
+        assert torch.equal(two[name], tensor) == name.startswith("encoder."), name
+
+
+def test_other_shapes_and_missing_files_are_one_line(tmp_path: Path) -> None:
+    missing = AutoencoderConfig(init=str(tmp_path / "nothing"))
+    with pytest.raises(RecipeError, match="neither a file nor an artifact"):
+        codec_fingerprint(missing)
+    harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
+    path = tmp_path / "codec.safetensors"
+    wide = AutoencoderShape(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=4)
+    save_file(Autoencoder(wide).state_dict(), path)
+    section = harness.recipe.autoencoder.model_copy(update={"init": str(path)})
+    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
+    assert codec_fingerprint(section) and not codec_fingerprint(AutoencoderConfig())
+    with pytest.raises(RecipeError, match=r"is not of autoencoder\.shape"):
+        harness.run("train-autoencoder")
+
+
+def test_reconstructions_are_measured_and_shown_on_the_way(tmp_path: Path) -> None:
+    harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
+    plain = harness.run("train-autoencoder").table("history.parquet").to_pylist()
+    other = dataset(tmp_path / "other", finished_run.SPLIT_NAMES)
+    section = other.recipe.autoencoder.model_copy(update={"validate_every": 2})
+    other.recipe = other.recipe.model_copy(update={"autoencoder": section})
+    made = other.run("train-autoencoder")
+    assert made.table("history.parquet").to_pylist() == plain  # measuring leaves no trace
+    (row,) = made.table("measured.parquet").to_pylist()
+    assert row["step"] == 2 and row["val_psnr"] > 3
+    (board,) = (other.folder / "home/tensorboard").glob("autoencoder-*/events*")
+    data = b"".join(path.read_bytes() for path in board.parent.iterdir())
+    for tag in (b"autoencoder/l1", b"autoencoder/seconds", b"autoencoder/val_psnr"):
+        assert tag in data
+    assert b"autoencoder/reconstructions" in data and b"PNG" in data

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kontext.models.autoencoder import Autoencoder
 from kontext.models.features import load_features
 from kontext.train.autoencoder import (
     AutoencoderMethod,
@@ -15,6 +16,8 @@ from kontext.train.autoencoder import (
     reconstruct,
 )
 from kontext.train.loop import fit
+from kontext.train.perceptual import VggFeatures
+from kontext.train.work import codec_work
 from schemas.recipes import AutoencoderConfig, AutoencoderShape
 
 
@@ -117,3 +120,32 @@ def test_hinge_and_psnr_by_hand() -> None:
     assert float(hinge(torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 0.0]))) == pytest.approx(0.5)
     a, b = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.full((1, 3, 4, 4), 51)
     assert float(psnr(a, b)) == pytest.approx(13.979, abs=1e-3)
+
+
+def test_the_decoder_alone_learns_and_latents_stay_what_they_were() -> None:
+    settings = config(
+        steps=60, batch=8, init="a file", decoder_only=True, perceptual_start=999, disc_start=999
+    )
+    start = Autoencoder(settings.shape)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    method = AutoencoderMethod(settings, images(), None, start)
+    history = fit(method)
+    assert history[-1]["l1"] < 0.9 * history[0]["l1"]
+    for name, value in method.model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("encoder."), name
+
+
+def test_a_decoder_needs_weights_to_start_from() -> None:
+    with pytest.raises(ValueError, match="decoder_only trains the decoder of given weights"):
+        config(decoder_only=True)
+
+
+def test_vgg_can_take_the_backbones_place() -> None:
+    net = VggFeatures().requires_grad_(False).eval()
+    history = fit(AutoencoderMethod(config(steps=3, perceptual="vgg16"), images(), net))
+    assert history[2]["perceptual"] > 0
+    costs = [
+        codec_work(config(perceptual=name, perceptual_start=0), 32)(0).flops or 0
+        for name in ("efficientnet-lite0", "vgg16")
+    ]
+    assert costs[1] > 2 * costs[0]

@@ -9,15 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel import attention
+from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import PEAKS, peak_flops, peak_of
 from kontext.train import clock as module
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock, Work, medians, stretches, waiting
 from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit
-from kontext.train.work import flow_work, ladd_work
+from kontext.train.work import flow_work, ladd_flops, ladd_work
 from schemas.recipes import DistillConfig, ParallelConfig
-from tests.train.toy import toy_config, toy_model, toy_pairs
+from tests.train.broken_ladd import wired
+from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 
 @pytest.fixture
@@ -92,6 +94,25 @@ def _parts(method: FlowMethod, index: int) -> Any:
 
 def test_the_work_of_a_ladd_step_is_its_batch() -> None:
     assert ladd_work(DistillConfig(batch=6), toy_pairs())(0) == Work(6 * (5 + 4 + 4))
+
+
+@pytest.mark.parametrize("r1_weight", [0.0, 0.1])
+def test_the_passes_that_are_counted_of_ladd_are_those_it_makes(
+    r1_weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, _ = wired(r1_weight=r1_weight)
+    passes: list[str] = []
+    real = method.teacher.features
+    method.student.register_forward_hook(lambda *_: passes.append("student"))
+    monkeypatch.setattr(
+        method.teacher, "features", lambda *a, **k: passes.append("teacher") or real(*a, **k)
+    )
+    method.step(0)
+    tokens = Tokens(5, 4, 4)
+    one = step_flops(SHAPE, tokens, method.config.batch)  # the deepest tap is the last block
+    assert passes.count("student") == 1
+    behind = passes.count("teacher") + 1  # the student's goes backward to the inputs too
+    assert ladd_flops(method.config, SHAPE, tokens) == one.training + behind * one.total
 
 
 def test_every_step_of_a_run_is_measured_also_over_a_resume(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""What the ranks of the tests of the autoencoder's and LADD's methods do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kontext.errors import RecipeError
+from kontext.models.features import load_features
+from kontext.models.precision import full_precision
+from kontext.parallel.world import World, is_sharded, whole
+from kontext.train.autoencoder import AutoencoderMethod
+from kontext.train.distill import DistillMethod
+from kontext.train.flow import FlowMethod, validation
+from kontext.train.loop import Measure, Method, fit
+from schemas.recipes import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
+from tests.train.broken_ladd import CONFIG, teacher
+from tests.train.toy import toy_config, toy_model, toy_pairs
+
+FP32 = ParallelConfig(precision="fp32")
+
+
+def codec(world: World, **changes: Any) -> AutoencoderMethod:
+    """All losses from the first steps on, and a decoder that learns to read noise."""
+    shape = AutoencoderShape(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=4)
+    values: dict[str, Any] = {"shape": shape, "steps": 6, "batch": 5, "warmup": 1, "disc_start": 2}
+    values |= {"perceptual_start": 1, "disc_channels": 8, "latent_noise_start": 4, "lr": 1e-3}
+    config = AutoencoderConfig.model_validate({**values, "optimizer": "adamw", **changes})
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    return AutoencoderMethod(config, images, load_features(), world=world)
+
+
+def ladd(world: World, **changes: Any) -> DistillMethod:
+    """A teacher, its student and heads; real edits are noise, which is as good for sums."""
+    values = {**CONFIG, "steps": 5, "batch": 7, "heads_floor": 0.9, "parallel": FP32, **changes}
+    data = toy_pairs()
+    edits = data.edits()
+    real = torch.randn(len(edits), 4, 4, 4, generator=torch.Generator().manual_seed(4))
+    config = DistillConfig.model_validate(values)
+    return DistillMethod(config, data, edits, real, teacher(), world)
+
+
+def trained(method: Method) -> dict[str, Any]:
+    """History and whole weights, and which modules were sharded."""
+    with full_precision():  # bf16 rounds a batch of three otherwise than one of five
+        history = fit(method)
+    modules = {**method.state.modules, "teacher": getattr(method, "teacher", torch.nn.Module())}
+    return {
+        "history": history,
+        "weights": {
+            f"{name}.{key}": whole(value.detach())
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        },
+        "sharded": {
+            name: any(is_sharded(p) for p in module.parameters())
+            for name, module in modules.items()
+        },
+    }
+
+
+def measured(world: World) -> list[dict[str, float]]:
+    """What a flow's validation finds on the way, and that it leaves no trace."""
+    histories, rows = [], []
+    for every in (0, 2):
+        config = toy_config(optimizer="adamw", parallel=FP32, validate_pairs=2)
+        method = FlowMethod(config, toy_pairs(), toy_model(), world)
+        held_out = toy_pairs(seed=5)
+        histories.append(fit(method, measure=Measure(every, validation(method, held_out))))
+        rows = method.state.measured
+    assert histories[0] == histories[1]
+    return rows
+
+
+def everything(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "codec": trained(codec(world)),
+        "ladd": trained(ladd(world)),
+        "recomputed": trained(ladd(world, parallel=FP32.model_copy(update={"recompute": "full"}))),
+        "measured": measured(world),
+        "refused": [],
+    }
+    for make in (codec, ladd):
+        try:
+            make(world, batch=2 if make is ladd else 1)
+        except RecipeError as error:
+            found["refused"].append(str(error))
+    return found
