@@ -15,7 +15,7 @@ IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
 PIP_ONLY := emoji come from OpenMoji (pip) in three styles, and there are no weather icons
 
 .DEFAULT_GOAL := help
-.PHONY: help debian-art no-npm setup demo test ui-test faults gates lint ci-pipeline up down clean distclean
+.PHONY: help docs debian-art no-npm setup demo test ui-test faults gates lint ci-pipeline up down clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ faults: setup ## break the pipeline in every way and check that it mends; writes
 
 gates: setup ## learn eight pairs by heart: flow >= 35 dB, LADD student >= 28 dB (minutes)
 	$(BIN)/python -m benchmarks.overfit
+
+docs: setup ## build the documentation into build/docs; a broken link stops it
+	$(BIN)/python -m docs.build build/docs
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
