@@ -23,7 +23,7 @@ def train(rank: Rank, *, folder: str, die_at: int = -1, wait_at: int = -1) -> No
     """A toy flow; rank 1 kills itself once after `die_at` steps, all wait for SIGTERM later."""
     method, died = flow_adamw(rank.world), Path(folder) / "died"
 
-    def progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+    def progress(done: int, total: int, losses: Mapping[str, float | None]) -> None:
         rank.progress(done, total, losses)
         if done == die_at and rank.world.rank == 1 and not died.exists():
             died.touch()

@@ -60,7 +60,7 @@ def test_a_dead_rank_starts_again_and_a_cancelled_run_goes_on_later(
     )
     told: list[int] = []
 
-    def progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+    def progress(done: int, total: int, losses: Mapping[str, float | None]) -> None:
         told.append(done)
         if done == 8:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -28,6 +28,7 @@ from kontext.parallel.world import World, join, leave
 from kontext.train import loop
 from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.checkpoint import Checkpoints
+from kontext.train.clock import COLUMNS
 from kontext.train.distill import DistillMethod
 from kontext.train.flow import FlowMethod
 from schemas.recipes import AutoencoderConfig, AutoencoderShape, DistillConfig
@@ -163,9 +164,10 @@ def _train(
 
     with (folder / "told.jsonl").open("a") as file:
 
-        def tell(done: int, total: int, losses: Mapping[str, float]) -> None:
+        def tell(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
             if world.leads:
-                file.write(json.dumps({"step": done - 1, "losses": dict(losses)}) + "\n")
+                losses = {name: value for name, value in numbers.items() if name not in COLUMNS}
+                file.write(json.dumps({"step": done - 1, "losses": losses}) + "\n")
                 file.flush()
             if done - 1 == armed:
                 _die()
