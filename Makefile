@@ -7,6 +7,8 @@ export KONTEXT_HOME
 OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
 
+TEST_WORKERS ?= 2
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kontext-setup
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -55,8 +57,8 @@ no-npm:
 demo: setup ## run the demo recipe from images to report
 	$(BIN)/kontext run --recipe demo
 
-test: setup ## run every test
-	$(BIN)/python -m pytest
+test: setup ## run every test, in two processes of one thread (TEST_WORKERS=0: in one)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'

@@ -359,7 +359,7 @@ class FinetuneConfig(Section):
     init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
     lora_rank: int = Field(0, title="Train adapters of this rank only (0: all weights)", ge=0)
     t2i_steps: int = Field(80, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(920, title="Phase two: joint T2I and I2I", ge=1)
+    joint_steps: int = Field(1400, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
     accumulate: int = Field(1, title="Parts that a batch is computed in, one after another", ge=1)

@@ -19,7 +19,7 @@ from torch import Tensor
 RADIUS = 3  # pixels: the window is 7 x 7
 _EPSILON = 1e-3  # variance in -1..1: flatter windows tell no gain, which is then 1
 FITS, FAILS = 0.12, 0.36  # error of the fit in -1..1: below, the fit counts; above, the decoder
-_REACH = 1  # pixels around a failure in which the decoder's picture counts too
+_REACH = 2  # pixels around a failure in which the decoder's picture counts too
 
 
 def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
