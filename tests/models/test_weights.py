@@ -220,23 +220,24 @@ else:
 size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
 print(json.dumps({"peak": status("VmHWM") - before, "size": size}))
 """
-_WIDE = TransformerShape(
+# deep rather than wide: beside the weights there is the largest tensor, as small here as in FLUX.1
+_DEEP = TransformerShape(
     vec_in_dim=64,
     context_in_dim=64,
     hidden_size=512,
     num_heads=4,
     depth=8,
-    depth_single_blocks=32,
+    depth_single_blocks=64,
     axes_dim=(16, 56, 56),
 )
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 200 M parameters in float32 and in bf16, in diffusers' layout and in BFL's."""
+    """Some 330 M parameters in float32 and in bf16, in diffusers' layout and in BFL's."""
     folder = tmp_path_factory.mktemp("large")
     with torch.device("meta"):
-        model = FluxTransformer(_WIDE)
+        model = FluxTransformer(_DEEP)
     rules = rules_for(model)
     for dtype, name in ((torch.float32, ""), (torch.bfloat16, "-bf16")):
         entries = [
@@ -250,7 +251,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(job: str, path: Path, dtype: str) -> tuple[int, int]:
-    command = [sys.executable, "-c", _MEASURE, job, str(path), _WIDE.model_dump_json(), dtype]
+    command = [sys.executable, "-c", _MEASURE, job, str(path), _DEEP.model_dump_json(), dtype]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -264,8 +265,7 @@ def measure(job: str, path: Path, dtype: str) -> tuple[int, int]:
 )
 def test_loading_needs_little_more_than_the_weights(large: Path, source: str) -> None:
     """bf16 asked for: converted from float32's twice as many bytes on the way, or as they are."""
-    # the least of three: how soon the kernel takes back what was read is not the loader's doing
-    peak, size = min(measure("load", large / source, "bfloat16") for _ in range(3))
+    peak, size = measure("load", large / source, "bfloat16")
     assert size > 290 * 2**20
     assert peak <= 1.15 * size, f"{peak / size:.3f}"
     print(f"{source}: peak {peak / size:.3f} x the weights")
