@@ -27,7 +27,7 @@ from torch import Tensor
 from kontext.errors import WeightsError
 from kontext.models.batch import NO_CONTEXT, PairTensors
 
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "val", "test")
 _DICTIONARY = 192 << 20  # bytes the compressor looks back: as much as any pack's images here
 
@@ -139,7 +139,8 @@ def write_pack(pack: Pack, path: Path, parts: int = 1) -> str:
     }
     digest = _digest(tensors, about)
     partial = path.with_suffix(".partial")
-    told = {"kontext": json.dumps(about, sort_keys=True), "digest": digest}
+    # one key: safetensors keeps metadata in a hash map and writes several in any order
+    told = {"kontext": json.dumps({**about, "digest": digest}, sort_keys=True)}
     save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata=told)
     partial.replace(path)
     return digest
@@ -164,7 +165,8 @@ def read_pack(path: Path) -> Pack:
     about = json.loads(told["kontext"])
     if about["version"] != VERSION:
         raise WeightsError(f"{path} is a pack of version {about['version']}, not {VERSION}")
-    if _digest(tensors, about) != told["digest"]:
+    digest = about.pop("digest", "")
+    if _digest(tensors, about) != digest:
         raise WeightsError(f"{path} is damaged")
     return Pack(
         images=_images(tensors, about["images"]),
@@ -184,7 +186,7 @@ def read_pack(path: Path) -> Pack:
             if name.startswith("features.")
         },
         recipe=about["recipe"],
-        digest=told["digest"],
+        digest=digest,
     )
 
 

@@ -58,9 +58,11 @@ def test_what_is_packed_is_what_is_read(seed: int, images: int, parts: int) -> N
 
 
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    written = set()
+    for name in "abcdefgh":  # an order left to chance shows in eight, if not in two
         write_pack(small(3), tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+        written.add((tmp_path / name).read_bytes())
+    assert len(written) == 1
 
 
 def test_text_states_keep_their_padding_and_nearly_their_values() -> None:
