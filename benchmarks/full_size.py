@@ -104,7 +104,11 @@ class Edit:
     def run(self, steps: int) -> Tensor:
         """A whole edit by Euler's rule, the making of the cache counted in."""
         n = self.counts.target
-        x, cache, times = self.tokens[:, :n], self.cache(), schedule(steps, n).tolist()
+        x, cache, times = (
+            self.tokens[:, :n],
+            self.cache(),
+            schedule(steps, n, self.model.shape.timestep_shift).tolist(),
+        )
         for t, following in pairwise(times):
             x = x + (following - t) * self.step(x, t, cache)
         return x

@@ -39,7 +39,7 @@ from kontext.parallel.compile import compile_blocks
 from kontext.train.flow import FlowMethod, add_noise
 from kontext.train.loop import generator
 from kontext.train.optim import adamw, scale_rates, warmup_cosine
-from kontext.train.timesteps import sample_t
+from kontext.train.timesteps import FLUX_MU, sample_t
 from schemas.recipes import FinetuneConfig, TransformerShape
 
 GOALS = {"eager": 1.0, "compiled": 1.2}
@@ -120,7 +120,7 @@ def bare(config: FinetuneConfig, data: PairTensors, model: nn.Module, forward: F
         clean = pack(batch.target)
         eps = torch.randn(clean.shape, generator=generator(config.seed, index, "noise"))
         normal = torch.randn(len(clean), generator=generator(config.seed, index, "time"))
-        eps, t = eps.to(device), sample_t(normal.to(device), clean.shape[1])
+        eps, t = eps.to(device), sample_t(normal.to(device), clean.shape[1], FLUX_MU)
         tokens = torch.cat((add_noise(clean, eps, t), pack(batch.context)), dim=1)
         with autocast(device):
             predicted = forward(model, tokens, batch.tokens, batch.pooled, t)

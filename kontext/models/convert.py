@@ -210,8 +210,8 @@ def autoencoder_config(ae: Autoencoder) -> dict[str, Any]:
     }
 
 
-def scheduler_config() -> dict[str, Any]:
-    """diffusers' `scheduler/scheduler_config.json`: Euler with the shift that FLUX.1 samples with.
+def scheduler_config(shape: TransformerShape) -> dict[str, Any]:
+    """diffusers' `scheduler/scheduler_config.json`: Euler with the model's own timestep shift.
 
     The numbers are those of `kontext.train.timesteps`; `shift` is not used where the shift is
     dynamic, and 3.0 is what FLUX.1-dev's own file says.
@@ -222,16 +222,20 @@ def scheduler_config() -> dict[str, Any]:
         "num_train_timesteps": 1000,
         "shift": 3.0,
         "use_dynamic_shifting": True,
-        "base_shift": 0.5,
-        "max_shift": 1.15,
+        "base_shift": shape.timestep_shift[0],
+        "max_shift": shape.timestep_shift[1],
         "base_image_seq_len": 256,
         "max_image_seq_len": 4096,
     }
 
 
-def read_transformer_config(config: Mapping[str, Any]) -> TransformerShape:
-    """The shape that a diffusers `transformer/config.json` describes."""
+def read_transformer_config(
+    config: Mapping[str, Any], scheduler: Mapping[str, Any] | None = None
+) -> TransformerShape:
+    """The shape that diffusers' `transformer/config.json` and its scheduler's file describe."""
     heads = int(config["num_attention_heads"])
+    base, most = ((scheduler or {}).get(key) for key in ("base_shift", "max_shift"))
+    flux = TransformerShape.model_fields["timestep_shift"].default
     return TransformerShape(
         in_channels=config["in_channels"],
         vec_in_dim=config["pooled_projection_dim"],
@@ -242,6 +246,7 @@ def read_transformer_config(config: Mapping[str, Any]) -> TransformerShape:
         depth_single_blocks=config["num_single_layers"],
         axes_dim=tuple(config.get("axes_dims_rope", (16, 56, 56))),
         guidance_embed=bool(config["guidance_embeds"]),
+        timestep_shift=flux if base is None or most is None else (base, most),
     )
 
 

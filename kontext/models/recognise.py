@@ -27,6 +27,7 @@ from kontext.models.weights import WeightsFile, key_problems, open_weights
 from schemas.recipes import AutoencoderShape, TransformerShape
 
 SHAPE_KEY = "kontext.shape"  # metadata of our BFL files: what tensors alone do not tell
+SCHEDULER = "scheduler/scheduler_config.json"  # beside diffusers' transformer folder
 _FLUX_HEAD = 128
 _DEV = TransformerShape()
 _SCHNELL = TransformerShape(guidance_embed=False)
@@ -86,7 +87,8 @@ def recognise(path: Path, model: FluxTransformer | Autoencoder | None = None) ->
     weights = open_weights(path)
     assumed: tuple[str, ...] = ()
     if model is None:
-        model, assumed = _model_of(weights, _config(path))
+        configs = (_json(path / "config.json"), _json(path.parent / SCHEDULER))
+        model, assumed = _model_of(weights, *(configs if path.is_dir() else ({}, {})))
     if isinstance(model, FluxTransformer):
         kind, name = "transformer", transformer_name(model.shape)
     else:
@@ -105,13 +107,13 @@ def recognise(path: Path, model: FluxTransformer | Autoencoder | None = None) ->
 
 
 def _model_of(
-    weights: WeightsFile, config: dict[str, Any]
+    weights: WeightsFile, config: dict[str, Any], scheduler: dict[str, Any]
 ) -> tuple[FluxTransformer | Autoencoder, tuple[str, ...]]:
     """The model on the meta device, and what had to be assumed about it."""
     with torch.device("meta"):
         if any(key.startswith(("encoder.", "decoder.")) for key in weights):
             return _autoencoder(weights, config)
-        shape, assumed = _transformer_shape(weights, config)
+        shape, assumed = _transformer_shape(weights, config, scheduler)
         return FluxTransformer(shape), assumed
 
 
@@ -122,9 +124,8 @@ def transformer_name(shape: TransformerShape) -> str:
     return "FLUX.1-schnell" if shape == _SCHNELL else "custom"
 
 
-def _config(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    if not path.is_dir() or not file.is_file():
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
         return {}
     try:
         found = json.loads(file.read_text())
@@ -134,14 +135,14 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _transformer_shape(
-    weights: WeightsFile, config: dict[str, Any]
+    weights: WeightsFile, config: dict[str, Any], scheduler: dict[str, Any]
 ) -> tuple[TransformerShape, tuple[str, ...]]:
     stored = weights.metadata.get(SHAPE_KEY)
     try:
         if stored:
             return TransformerShape.model_validate_json(stored), ()
         if "num_attention_heads" in config:
-            return read_transformer_config(config), ()
+            return read_transformer_config(config, scheduler), ()
     except (ValueError, TypeError, LookupError) as error:
         raise _bad_config(weights, error) from error
     return _shape_from_tensors(weights)

@@ -45,7 +45,8 @@ from kontext.train.flow import FlowMethod
 from kontext.train.gates import check_training, run_gates, stop_at_failure
 from kontext.train.ledger import optimizer_ledger, transformer_ledger
 from kontext.train.loop import Method, Stopped, fit
-from kontext.train.work import codec_work, flow_work, ladd_work
+from kontext.train.pictures import PictureMethod
+from kontext.train.work import codec_work, flow_work, ladd_work, picture_work
 from schemas.recipes import Recipe
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, call again
@@ -113,7 +114,20 @@ class PackedRun:
         method.state.ledger = self._ledger(method.model, method)
         self._fit("flow", method, config.checkpoint_every, flow_work(config, method.data))
         method.state.ema["model"].copy_to(method.model)
+        if config.pictures.steps:
+            self._pictures(method)
         self._save("flow", method.model.state_dict())
+
+    def _pictures(self, flow: FlowMethod) -> None:
+        """Train the flow on by the pictures it makes; a pack without features cannot."""
+        features, config = self.features(), flow.config
+        if features is None:
+            raise RecipeError("finetune.pictures needs a pack with a feature network")
+        method = PictureMethod(config, flow.data, flow.model, self.load_codec(), features)
+        method.state.ledger = dict(flow.state.ledger)
+        work = picture_work(config, flow.data)
+        self._fit("pictures", method, config.checkpoint_every, work)
+        method.state.ema["model"].copy_to(method.model)
 
     def edits(self) -> None:
         """The teacher's edits, in chunks that are kept one by one."""

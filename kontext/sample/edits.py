@@ -28,10 +28,9 @@ class EditSampler:
     guidance: float
     seed: int = 0
 
-    @property
-    def times(self) -> Tensor:
-        """The grid [steps + 1] from 1 to 0."""
-        return schedule(self.steps, self.data.target_tokens)
+    def times(self, model: FluxTransformer) -> Tensor:
+        """The grid [steps + 1] from 1 to 0, with the model's timestep shift."""
+        return schedule(self.steps, self.data.target_tokens, model.shape.timestep_shift)
 
     def start(self, pairs: Tensor) -> Tensor:
         """The noise [B, C, h, w] that the edits of `pairs` start from."""
@@ -40,9 +39,8 @@ class EditSampler:
 
     def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
         """Guided edits [B, C, h, w] of pairs that have a context."""
-        return self.draw(
-            model, self.start(pairs), gather(self.data, pairs), self.times, self.guidance
-        )
+        batch, times = gather(self.data, pairs), self.times(model)
+        return self.draw(model, self.start(pairs), batch, times, self.guidance)
 
     def draw(
         self,

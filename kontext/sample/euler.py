@@ -103,7 +103,7 @@ def sample(
     guidance = guidance or Guidance()
     _check(model, guidance, empty, contexts)
     h, w = start.shape[2] // 2, start.shape[3] // 2
-    times = schedule(steps, h * w) if times is None else times
+    times = schedule(steps, h * w, model.shape.timestep_shift) if times is None else times
     velocity = _Velocity(model, (h, w), prompt, contexts, guidance, empty)
     x = first = pack(start.float())
     if keep is not None:

@@ -135,13 +135,14 @@ def _diffusers(
     for name, module, described, tensors in parts:
         write_sharded(folder / name, _STEM, their_entries(tensors, rules_for(module)))
         _write_json(folder / name / "config.json", described)
+    scheduler = scheduler_config(transformer.shape)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     kind, _, text = config.settings.text_encoder.partition(":")
     if kind != "flux":
         return (
-            "transformer and vae only: FluxKontextPipeline needs T5 and CLIP, and this model "
-            f"reads its text with {kind}"
+            "transformer, vae and scheduler only: FluxKontextPipeline needs T5 and CLIP, and "
+            f"this model reads its text with {kind}"
         )
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config())
     for name in TEXT_FOLDERS:
         if not (Path(text) / name).is_dir():
             raise WeightsError(f"{text} has no sub-folder {name}: the text encoders have moved")

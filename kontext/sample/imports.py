@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kontext.errors import WeightsError
 from kontext.models.convert import rules_for
 from kontext.models.lora import Lora
-from kontext.models.recognise import Recognised, recognise
+from kontext.models.recognise import SCHEDULER, Recognised, recognise
 from kontext.models.weights import open_weights, our_entries, write_weights
 from kontext.sample.folder import (
     AUTOENCODER,
@@ -70,6 +70,9 @@ class Source:
             else:
                 inside = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
                 found.update({f"{role}/{p.name}": p for p in inside})
+        scheduler = self.transformer.parent / SCHEDULER
+        if self.transformer.is_dir() and scheduler.is_file():
+            found[SCHEDULER] = scheduler
         return found
 
 

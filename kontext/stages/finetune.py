@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from kontext.data.latents import load_pairs
+from kontext.evaluate.models import load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
@@ -32,6 +33,8 @@ from kontext.train.flow import FlowMethod, level_losses, validation
 from kontext.train.guidance import GuidanceMethod
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import Measure, fit
+from kontext.train.perceptual import load_backbone
+from kontext.train.pictures import PictureMethod
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import flow_work
 from schemas.recipes import FinetuneConfig
@@ -67,6 +70,8 @@ def run(ctx: StageContext) -> None:
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
+    if config.pictures.steps:
+        _judged_in_pictures(ctx, method)
     model.requires_grad_(False).eval()
     save_adapters(ctx, config, model)
     if config.guidance_distill.steps:
@@ -116,6 +121,25 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
         return loss(step)
 
     return Measure(method.config.validate_every, measure)
+
+
+def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
+    """Train the flow's averaged weights on by the pictures that they make, in place."""
+    codec = load_autoencoder(ctx.inputs["train-autoencoder"], flow.device)
+    features = load_backbone(ctx.recipe.autoencoder, flow.device)
+    method = PictureMethod(flow.config, flow.data, flow.model, codec, features)
+    method.state.ledger = dict(flow.state.ledger)
+    history = fit(
+        method,
+        checkpoints=checkpoints_of(ctx, flow.config, "pictures"),
+        progress=report_progress(ctx, "pictures"),
+        policy=flow.config.guard,
+    )
+    ctx.output.add_table("pictures.parquet", history_table(history))
+    recent = [row["embedding"] for row in history[-20:]]
+    ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
+    report_incidents(ctx, method.state)
+    method.state.ema["model"].copy_to(method.model)
 
 
 def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 LORA = "lora.safetensors"
 _ARTIFACT = re.compile(r"([a-z-]+)/([0-9a-f]{16})")
-_TOLD_BY_TENSORS = set(TransformerShape.model_fields) - {"num_heads", "axes_dim", "theta"}
+_TOLD_BY_TENSORS = set(TransformerShape.model_fields) - {
+    "num_heads",
+    "axes_dim",
+    "theta",
+    "timestep_shift",
+}
 
 
 def codec_fingerprint(config: AutoencoderConfig, home: Path | None = None) -> str:

@@ -16,13 +16,12 @@ from torch import Tensor
 from kontext.errors import RecipeError
 from kontext.models.autoencoder import Autoencoder, sample_posterior
 from kontext.models.discriminators import PatchDiscriminator
-from kontext.models.features import perceptual_distance
 from kontext.models.precision import autocast
 from kontext.parallel.world import World
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
-from kontext.train.perceptual import Backbone
+from kontext.train.perceptual import Backbone, feature_distances
 from schemas.recipes import AutoencoderConfig
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -155,16 +154,7 @@ class AutoencoderMethod:
     def _feature_distances(
         self, features: Backbone, real: Tensor, fake: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Distances of feature maps and of pooled embeddings, at the images' own resolution."""
-        levels = self.config.perceptual_levels
-        with autocast(self.device):
-            with torch.no_grad():
-                wanted = features.maps((real + 1) / 2, None, levels)
-                target = features.pool(wanted[-1])
-            found = features.maps((fake + 1) / 2, None, levels)
-            pooled = features.pool(found[-1])
-        cosine = F.cosine_similarity(pooled.float(), target.float(), dim=1)
-        return perceptual_distance(found, wanted).mean(), (1 - cosine).mean()
+        return feature_distances(features, real, fake, self.config.perceptual_levels)
 
     def _critic_update(self, real: Tensor, fake: Tensor) -> float:
         with autocast(self.device):

@@ -24,10 +24,11 @@ from kontext.models.discriminators import LaddHeads
 from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import use_kernel
 from kontext.parallel.shard import forward_by, shard
 from kontext.parallel.world import World, is_sharded, whole
 from kontext.train.ema import Ema
-from kontext.train.flow import add_noise, told, use_kernel_of, velocity
+from kontext.train.flow import add_noise, told, velocity
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
@@ -112,7 +113,7 @@ class DistillMethod:
         self.student = copy.deepcopy(teacher).requires_grad_(True).train()
         dtype = compute_dtype(config.parallel.precision, self.device)
         self._fp32 = dtype == torch.float32
-        use_kernel_of(config.parallel, self.device)
+        use_kernel(config.parallel.kernel, self.device)
         for model in (self.teacher, self.student):
             shard(model, config.parallel, self.world, dtype)
         forward_by(self.teacher, "features")
@@ -121,7 +122,7 @@ class DistillMethod:
         self.heads = LaddHeads(shape.hidden_size, self.taps, shape.vec_in_dim).to(self.device)
         self.total_steps = config.steps
         # The sampler's own grid: training levels and sampling levels cannot drift apart.
-        self.levels = schedule(config.student_steps, data.target_tokens)[:-1]
+        self.levels = schedule(config.student_steps, data.target_tokens, shape.timestep_shift)[:-1]
         self.state = TrainState(
             modules={"student": self.student, "heads": self.heads},
             optimizers={

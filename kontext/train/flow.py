@@ -27,7 +27,8 @@ from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.timesteps import sample_t, validation_levels
-from schemas.recipes import FinetuneConfig, ParallelConfig
+from kontext.train.whiten import whiten_text_inputs
+from schemas.recipes import FinetuneConfig
 
 
 def velocity(
@@ -136,9 +137,9 @@ class FlowMethod:
         self.config, self.data = config, data
         self.device = data.latents.device
         self.world = world or World(device=self.device)
-        self.model = (model or FluxTransformer(config.shape)).to(self.device)
+        self.model = (model or _fresh(config, data)).to(self.device)
         dtype = compute_dtype(config.parallel.precision, self.device)
-        use_kernel_of(config.parallel, self.device)
+        use_kernel(config.parallel.kernel, self.device)
         shard(self.model, config.parallel, self.world, dtype, _lengths(config, data))
         self.fp32 = dtype == torch.float32
         self.total_steps = config.t2i_steps + config.joint_steps
@@ -264,7 +265,7 @@ class FlowMethod:
             mine = torch.tensor(list(rows) or [0], device=drawn.clean.device)
             batch, drawn = batch.select(mine), drawn.select(mine)
         clean, eps = drawn.clean, drawn.eps
-        t = sample_t(drawn.normal, clean.shape[1])
+        t = sample_t(drawn.normal, clean.shape[1], self.model.shape.timestep_shift)
         predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, drawn.guidance)
         error = (predicted - (eps - clean)).square()
         if c.mask_weight and batch.context is not None:
@@ -272,10 +273,11 @@ class FlowMethod:
         return error.mean()
 
 
-def use_kernel_of(config: ParallelConfig, device: torch.device) -> None:
-    """Take the recipe's attention kernel into use; `auto` leaves what is in use."""
-    if config.kernel != "auto":
-        use_kernel(config.kernel, device)
+def _fresh(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
+    model = FluxTransformer(config.shape)
+    if config.whiten_text:
+        whiten_text_inputs(model, data)
+    return model
 
 
 def _lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
@@ -340,7 +342,7 @@ def level_losses(
     Returns rows {category, level, t, loss, n}; at most `limit` pairs per category.
     """
     rows: list[dict[str, float | str]] = []
-    times = validation_levels(levels, data.target_tokens)
+    times = validation_levels(levels, data.target_tokens, model.shape.timestep_shift)
     for index, name in enumerate(data.categories):
         pairs = torch.nonzero(data.category == index).flatten()[:limit]
         if not len(pairs):

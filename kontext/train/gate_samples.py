@@ -28,8 +28,7 @@ class Sampler(Protocol):
     def guidance(self) -> float:
         """Of the teacher's edits."""
 
-    @property
-    def times(self) -> Tensor:
+    def times(self, model: FluxTransformer) -> Tensor:
         """The grid of the teacher's edits."""
 
     def start(self, pairs: Tensor) -> Tensor:
@@ -53,9 +52,14 @@ def few(method: DistillMethod) -> tuple[Batch, Tensor, Tensor]:
     return batch.select(rows), noisy[rows], t[rows]
 
 
+def _student_grid(method: DistillMethod) -> Tensor:
+    shift = method.student.shape.timestep_shift
+    return schedule(method.config.student_steps, method.data.target_tokens, shift)
+
+
 def student_input(method: DistillMethod, _: Sampler) -> str:
     """The student is fed (1 - t) of an edit and t of noise, at the sampler's own levels."""
-    grid = schedule(method.config.student_steps, method.data.target_tokens)[:-1]
+    grid = _student_grid(method)[:-1]
     if not torch.allclose(method.levels.cpu(), grid):
         raise WiringError("input", "the student's levels are not those of the sampler's grid")
     product, power, strange = 0.0, 0.0, 0
@@ -128,13 +132,14 @@ def teacher_edits(method: DistillMethod, sampler: Sampler) -> str:
     def made(times: Tensor, guidance: float) -> Tensor:
         return sampler.draw(method.teacher, start, batch, times, guidance)
 
-    guided = made(sampler.times, sampler.guidance)
-    plain = made(sampler.times, 1.0)
+    times = sampler.times(method.teacher)
+    guided = made(times, sampler.guidance)
+    plain = made(times, 1.0)
     off = _apart(stored, guided)
     if off >= _SAME:
         if _apart(stored, plain) < _SAME:
             raise WiringError("edits", "the teacher's edits were made without guidance")
-        if _apart(stored, made(sampler.times[:-1], sampler.guidance)) < _SAME:
+        if _apart(stored, made(times[:-1], sampler.guidance)) < _SAME:
             raise WiringError("edits", "the teacher's edits stop a step short, with noise left")
         alike = _alike(stored, guided)
         what = "noise, or of another model" if alike < 0.5 else "not as the recipe says"
@@ -194,8 +199,8 @@ def sampler_arrives(method: DistillMethod, sampler: Sampler) -> str:
     embedded = method.teacher.shape.guidance_embed
     start = sampler.start(rows)
     grids = {
-        "teacher's": (sampler.times, 1.0 if embedded else sampler.guidance),
-        "student's": (schedule(method.config.student_steps, data.target_tokens), 1.0),
+        "teacher's": (sampler.times(method.teacher), 1.0 if embedded else sampler.guidance),
+        "student's": (_student_grid(method), 1.0),
     }
     for whose, (times, guidance) in grids.items():
         goal = (0.5 + 0.5 * guidance) * clean

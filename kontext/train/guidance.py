@@ -126,7 +126,8 @@ class GuidanceMethod:
         clean = pack(batch.target)
         eps = torch.randn(clean.shape, generator=generator(seed, index, "noise")).to(self.device)
         times = generator(seed, index, "time")
-        t = sample_t(torch.randn(len(clean), generator=times), clean.shape[1]).to(self.device)
+        normal, shift = torch.randn(len(clean), generator=times), self.teacher.shape.timestep_shift
+        t = sample_t(normal, clean.shape[1], shift).to(self.device)
         share = torch.rand(len(clean), generator=generator(seed, index, "dropout"))
         guidance = (c.low + (c.high - c.low) * share).to(self.device)
         return batch, add_noise(clean, eps, t), t, guidance

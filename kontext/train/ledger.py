@@ -36,8 +36,9 @@ def transformer_ledger(
         products: what its matrix products are computed in.
     """
     lengths = sorted({target_tokens, BASE_TOKENS, MAX_TOKENS})
+    shift = model.shape.timestep_shift
     return {
-        **{f"shift: mu at {n} target tokens": f"{shift_mu(n):.6f}" for n in lengths},
+        **{f"shift: mu at {n} target tokens": f"{shift_mu(n, shift):.6f}" for n in lengths},
         "eps: transformer norms": f"{EPS:g}",
         "guidance: mode": "embedded" if model.shape.guidance_embed else "classifier-free",
         "context: mode": "cached" if model.shape.cached_context else "joint",

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext.errors import RecipeError, WeightsError
-from kontext.models.features import FeatureNet, load_features
+from kontext.models.features import FeatureNet, load_features, perceptual_distance
+from kontext.models.precision import autocast
 from schemas.recipes import AutoencoderConfig
 
 # Simonyan & Zisserman 2015 (arXiv 1409.1556), configuration D; a map is taken at each stage's end
@@ -93,6 +94,24 @@ def load_backbone(config: AutoencoderConfig, device: torch.device) -> FeatureNet
             f"and '{config.perceptual_file}' is no file"
         )
     return _vgg(path).to(device).requires_grad_(False).eval()
+
+
+def feature_distances(
+    features: Backbone, real: Tensor, fake: Tensor, levels: tuple[int, ...] = (0, 1, 2, 3, 4)
+) -> tuple[Tensor, Tensor]:
+    """Mean distances of feature maps and of pooled embeddings, at the images' own resolution.
+
+    Args:
+        real, fake: [B, 3, H, W] in -1..1; only `fake` carries a gradient.
+    """
+    with autocast(real.device):
+        with torch.no_grad():
+            wanted = features.maps((real + 1) / 2, None, levels)
+            target = features.pool(wanted[-1])
+        found = features.maps((fake + 1) / 2, None, levels)
+        pooled = features.pool(found[-1])
+    cosine = F.cosine_similarity(pooled.float(), target.float(), dim=1)
+    return perceptual_distance(found, wanted).mean(), (1 - cosine).mean()
 
 
 def unloaded_backbone(config: AutoencoderConfig) -> FeatureNet | VggFeatures:

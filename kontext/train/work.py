@@ -41,6 +41,12 @@ def flow_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work
     return work
 
 
+def picture_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:
+    """Work of `PictureMethod`'s steps: tokens of its edits; operations stay uncounted."""
+    tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
+    return lambda index: Work(config.pictures.batch * _count(tokens), None)
+
+
 def ladd_work(
     config: DistillConfig, data: PairTensors, shape: TransformerShape | None = None
 ) -> Callable[[int], Work]:

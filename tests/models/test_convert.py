@@ -21,7 +21,7 @@ from kontext.models.convert import (
     transformer_config,
 )
 from kontext.models.transformer import FluxTransformer
-from kontext.train.timesteps import schedule
+from kontext.train.timesteps import FLUX_MU, Shift, schedule
 from schemas.recipes import AutoencoderShape, TransformerShape
 
 SHAPE = TransformerShape(
@@ -170,9 +170,12 @@ def test_configs_come_back() -> None:
     assert (ae.scale, ae.shift, ae.shape) == (0.7, -0.2, AE_SHAPE)
 
 
-def test_the_exported_scheduler_samples_on_our_grid() -> None:
+@pytest.mark.parametrize("shift", [FLUX_MU, (3.0, 2.5)])
+def test_the_exported_scheduler_samples_on_our_grid(shift: Shift) -> None:
     """The shift that diffusers computes from our file is `timesteps.schedule`'s, at all sizes."""
-    config = {k: v for k, v in scheduler_config().items() if k[0] != "_"}
+    shape = SHAPE.model_copy(update={"timestep_shift": shift})
+    config = {k: v for k, v in scheduler_config(shape).items() if k[0] != "_"}
+    assert read_transformer_config(transformer_config(shape), config) == shape
     scheduler = FlowMatchEulerDiscreteScheduler(**config)
     for tokens in (256, 1024, 4096, 4150):
         c = scheduler.config
@@ -180,4 +183,4 @@ def test_the_exported_scheduler_samples_on_our_grid() -> None:
             tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
         )
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 28, 28), mu=mu)
-        assert torch.allclose(scheduler.sigmas, schedule(28, tokens), atol=1e-6)
+        assert torch.allclose(scheduler.sigmas, schedule(28, tokens, shift), atol=1e-6)

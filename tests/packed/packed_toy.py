@@ -7,7 +7,8 @@ import torch
 
 from kontext.data.packed import Pack, Pairs, Texts
 from kontext.models.batch import NO_CONTEXT
-from schemas.recipes import Recipe, load_recipe
+from kontext.models.features import FeatureNet
+from schemas.recipes import PictureConfig, Recipe, load_recipe
 from schemas.tables import RELATION_CLASSES
 from tests.data.pictures import scene
 from tests.train.toy import SHAPE
@@ -30,7 +31,7 @@ def toy_recipe() -> Recipe:
             ),
             "finetune": ci.finetune.model_copy(
                 update={"shape": shape, "t2i_steps": 2, "joint_steps": 6, "batch": 4, "warmup": 1}
-                | {"checkpoint_every": 1}
+                | {"checkpoint_every": 1, "pictures": PictureConfig(steps=2, batch=4)}
             ),
             "distill": ci.distill.model_copy(
                 update={"teacher_edits": 8, "teacher_steps": 2, "steps": 4, "warmup_steps": 1}
@@ -51,6 +52,8 @@ def toy_pack() -> Pack:
     context[30:] = NO_CONTEXT
     categories[30:] = RELATION_CLASSES.index("t2i")
     mask = torch.arange(5)[None] < torch.randint(2, 6, (8, 1), generator=draw)
+    torch.manual_seed(0)
+    features = FeatureNet()
     tokens = torch.randn(8, 5, TEXT, generator=draw) * mask[..., None]
     return Pack(
         images=images,
@@ -64,6 +67,6 @@ def toy_pack() -> Pack:
         ),
         instructions=[f"text {n}" for n in range(8)],
         categories=tuple(RELATION_CLASSES),
-        features={},
+        features={name: value.half() for name, value in features.state_dict().items()},
         recipe=toy_recipe().model_dump(mode="json"),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
-from kontext.train.timesteps import schedule, shift_mu
+from kontext.train.timesteps import FLUX_MU, schedule, shift_mu
 from schemas.recipes import TransformerShape
 
 SHAPE = TransformerShape(
@@ -51,7 +51,7 @@ def run(model: Any, start: Tensor, *args: Any, **kw: Any) -> Tensor:
 
 
 def test_golden_sigmas() -> None:
-    grid = schedule(28, 4096)
+    grid = schedule(28, 4096, FLUX_MU)
     assert grid.shape == (29,)
     assert grid[:4].tolist() == pytest.approx([1, 0.9884, 0.9762, 0.9634], abs=5e-5)
     assert grid[-3:].tolist() == pytest.approx([0.1955, 0.1047, 0], abs=5e-5)
@@ -62,8 +62,8 @@ def test_golden_sigmas() -> None:
         4096: (1.15, 3.1582),
     }
     for tokens, (mu, alpha) in golden.items():
-        assert shift_mu(tokens) == pytest.approx(mu, abs=5e-5)
-        assert math.exp(shift_mu(tokens)) == pytest.approx(alpha, abs=1e-4)
+        assert shift_mu(tokens, FLUX_MU) == pytest.approx(mu, abs=5e-5)
+        assert math.exp(shift_mu(tokens, FLUX_MU)) == pytest.approx(alpha, abs=1e-4)
 
 
 def test_a_straight_flow_is_exact_in_one_step() -> None:
@@ -91,7 +91,7 @@ def test_uses_the_schedule_of_the_target_not_of_the_context() -> None:
     model = Analytic(lambda x, *_: 0 * x)
     run(model, noise(0, [0], (4, 4, 6)), prompt(), [torch.zeros(1, 4, 8, 8)], steps=4)
     seen = torch.tensor([call["t"].item() for call in model.calls])
-    assert torch.allclose(seen, schedule(4, 6)[:-1])
+    assert torch.allclose(seen, schedule(4, 6, FLUX_MU)[:-1])
     assert model.calls[0]["target_length"] == 6
     assert model.calls[0]["ids"][6:, 0].tolist() == [1.0] * 16
 

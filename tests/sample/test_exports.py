@@ -144,6 +144,7 @@ def test_an_export_comes_back_byte_for_byte(home: Path, tmp_path: Path, layout: 
     assert again.settings == read_config(home / "model").settings.model_copy(
         update={"text_encoder": again.settings.text_encoder}
     )
+    assert read_config(tmp_path / "again").transformer == read_config(home / "model").transformer
     for name in ("transformer.safetensors", "autoencoder.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (home / "model" / name).read_bytes()
     if layout == "bfl":
@@ -163,7 +164,7 @@ def test_a_model_without_flux_text_encoders_is_no_pipeline_and_says_so(
     settings = ModelSettings(name="small")
     save_model_folder(tmp_path / "model", *networks(), settings)
     made = export_model(tmp_path / "model", tmp_path / "out", "diffusers")
-    assert "transformer and vae only" in made.note and "minilm" in made.note
+    assert "transformer, vae and scheduler only" in made.note and "minilm" in made.note
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"kontext.json", "transformer", "vae"}
     with pytest.raises(WeightsError, match="not empty"):

@@ -22,6 +22,7 @@ SHAPE = TransformerShape(
     depth=2,
     depth_single_blocks=2,
     axes_dim=(4, 6, 6),
+    timestep_shift=(1.0, 2.0),  # not FLUX.1's, so that losing it shows
 )
 AE_SHAPE = AutoencoderShape(
     ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4

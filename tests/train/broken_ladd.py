@@ -151,12 +151,14 @@ def noise_for_real(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) 
 
 
 def unguided(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) -> Tensor:
-    return sampler.draw(model, sampler.start(pairs), gather(sampler.data, pairs), sampler.times)
+    return sampler.draw(
+        model, sampler.start(pairs), gather(sampler.data, pairs), sampler.times(model)
+    )
 
 
 def one_short(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) -> Tensor:
     batch = gather(sampler.data, pairs)
-    times = sampler.times[:-1]
+    times = sampler.times(model)[:-1]
     return sampler.draw(model, sampler.start(pairs), batch, times, sampler.guidance)
 
 

@@ -12,7 +12,7 @@ from kontext.sample.edits import EditSampler
 from kontext.train.distill import DistillMethod, default_taps, heads_hinge, level_probabilities
 from kontext.train.flow import add_noise, velocity
 from kontext.train.loop import fit
-from kontext.train.timesteps import schedule, shift_mu, time_shift
+from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
 from schemas.recipes import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
@@ -56,13 +56,13 @@ def test_the_estimate_is_x_t_minus_t_v() -> None:
 
 def test_the_sampler_ends_at_zero_noise() -> None:
     for steps in (1, 2, 4, 12, 50):
-        grid = schedule(steps, 4)
+        grid = schedule(steps, 4, FLUX_MU)
         assert len(grid) == steps + 1 and grid[0] == 1.0 and grid[-1] == 0.0
 
 
 def test_levels_are_the_samplers_shifted_grid() -> None:
     method = make()
-    expected = time_shift(shift_mu(4), torch.tensor([1, 0.75, 0.5, 0.25]))
+    expected = time_shift(shift_mu(4, FLUX_MU), torch.tensor([1, 0.75, 0.5, 0.25]))
     assert torch.allclose(method.levels, expected)
 
 
@@ -159,7 +159,7 @@ def test_the_heads_learn_to_tell_wrong_conditions_and_fakes() -> None:
 def test_a_student_of_any_number_of_steps_trains_on_its_grid_and_is_drawn_on_it(steps: int) -> None:
     method = make(student_steps=steps, batch=32, warmup_steps=0)
     _, _, times = student_inputs(method, range(3))
-    grid = schedule(steps, 4)
+    grid = schedule(steps, 4, FLUX_MU)
     assert {round(float(t), 5) for t in times.unique()} == {round(float(t), 5) for t in grid[:-1]}
     history = fit(method)
     assert len(history) == 3 and all(row["student_grad_norm"] > 0 for row in history)

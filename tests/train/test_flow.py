@@ -10,7 +10,7 @@ from kontext.models.sequence import pack, sequence_ids
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.flow import FlowMethod, add_noise, level_losses, velocity
 from kontext.train.loop import fit, generator
-from kontext.train.timesteps import sample_t
+from kontext.train.timesteps import FLUX_MU, sample_t
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 
@@ -73,7 +73,7 @@ def test_the_loss_is_the_papers_formula() -> None:
     )
     x = pack(data.latents[data.target[picks]])
     eps = torch.randn(x.shape, generator=generator(0, 0, "noise"))
-    t = sample_t(torch.randn(8, generator=generator(0, 0, "time")), 4)
+    t = sample_t(torch.randn(8, generator=generator(0, 0, "time")), 4, FLUX_MU)
     noisy = (1 - t[:, None, None]) * x + t[:, None, None] * eps
     expected = (velocity(model, noisy, gather(data, picks), t) - (eps - x)).square().mean()
     assert method.step(0)["loss"] == pytest.approx(float(expected), rel=1e-4)

@@ -18,6 +18,7 @@ from kontext.evaluate.report.model import EditorRow, MetricTable, ReportData
 from kontext.evaluate.score import Scores
 from kontext.models.precision import bf16_supported
 from kontext.stage import Stage, StageContext
+from kontext.train.timesteps import shift_mu
 from schemas.manifest import Manifest
 
 _PICTURES = (
@@ -192,10 +193,12 @@ def _pictures(ctx: StageContext, assets: Assets) -> list[tuple[str, str]]:
 def _numbers(done: Evaluation, models: TrainedModels) -> dict[str, Any]:
     height, width = done.bench.target.shape[1:3]
     factor = 2 * models.autoencoder.factor
+    tokens = (height // factor) * (width // factor)
     bf16 = bf16_supported(models.device)
     return {
         "side": f"{width} × {height}",
-        "target_tokens": (height // factor) * (width // factor),
+        "target_tokens": tokens,
+        "mu": shift_mu(tokens, models.student.shape.timestep_shift),
         "text_digest": models.text.digest,
         "scale": models.autoencoder.scale,
         "shift": models.autoencoder.shift,

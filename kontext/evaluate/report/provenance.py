@@ -9,7 +9,6 @@ from kontext.evaluate.report.builder import duration
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import StageRow
 from kontext.stage import ArtifactReader, Stage, StageContext
-from kontext.train.timesteps import shift_mu
 from schemas.manifest import Manifest
 
 
@@ -80,7 +79,7 @@ def numerics(
     rows = [
         ("image side", f"{facts['side']} px"),
         ("target tokens", str(tokens)),
-        ("timestep shift", f"mu({tokens}) = {shift_mu(tokens):.4f}"),
+        ("timestep shift", f"mu({tokens}) = {facts['mu']:.4f}"),
         ("text length", f"{ctx.recipe.encode.text_length} tokens"),
         ("text encoder", str(facts["text_digest"])),
         ("codec", ctx.inputs["train-autoencoder"].digest),

@@ -1,0 +1,45 @@
+"""The steps judged in pictures inside finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kontext.train.pictures import PictureMethod
+from tests.stages.encoded_run import broken_at, encoded_run
+from tests.stages.stage_harness import Harness
+
+
+def harness(folder: Path, steps: int) -> Harness:
+    made = encoded_run(folder)
+    flow = made.recipe.finetune.model_validate(
+        {**made.recipe.finetune.model_dump(), "pictures": {"steps": steps, "batch": 4}}
+    )
+    made.recipe = made.recipe.model_copy(update={"finetune": flow})
+    return made
+
+
+def test_they_change_the_weights_and_are_in_the_artifact(tmp_path: Path) -> None:
+    artifact = harness(tmp_path / "with", steps=3).run("finetune")
+    rows = artifact.table("pictures.parquet").to_pylist()
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert float(artifact.manifest.metrics["picture_embedding_last"]) > 0
+    plain = harness(tmp_path / "without", steps=0).run("finetune")
+    assert "pictures.parquet" not in plain.names()
+    one, other = (load_file(a.path("flow.safetensors")) for a in (artifact, plain))
+    assert one.keys() == other.keys()
+    assert not torch.equal(one["img_in.weight"], other["img_in.weight"])
+
+
+def test_killed_among_them_the_stage_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = harness(tmp_path / "whole", steps=4).run("finetune")
+    broken = harness(tmp_path / "broken", steps=4)
+    broken_at(monkeypatch, PictureMethod, 3, broken, "finetune")
+    found = broken.run("finetune")
+    for name in ("flow.safetensors", "history.parquet", "pictures.parquet"):
+        assert found.path(name).read_bytes() == whole.path(name).read_bytes(), name
