@@ -62,10 +62,20 @@ def run(ctx: StageContext) -> None:
     method = DistillMethod(config, data, edits, synthetic, teacher)
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
-    checkpoints, progress = (
-        checkpoints_of(ctx, config, stage="distill"),
-        report_progress(ctx, "distill"),
-    )
+    history = _train(ctx, method)
+    for verdict in check_training(history):
+        ctx.note(verdict)
+    method.state.ema["student"].copy_to(method.student)
+    method.student.requires_grad_(False).eval()
+    _write(ctx, method, history)
+    _summarise(ctx, config, method)
+
+
+def _train(ctx: StageContext, method: DistillMethod) -> list[dict[str, float]]:
+    """All steps: on ranks where the recipe asks for them, then what is left in this process."""
+    config, device = method.config, method.device
+    checkpoints = checkpoints_of(ctx, config, stage="distill")
+    progress = report_progress(ctx, "distill")
     train_on_ranks(
         ctx,
         method,
@@ -77,29 +87,29 @@ def run(ctx: StageContext) -> None:
         teacher=ctx.inputs["finetune"].digest,
         edits=str(ctx.scratch / EDITS),
     )
-    history = fit(
+    return fit(
         method,
         checkpoints=checkpoints,
         progress=progress,
         policy=config.guard,
         clock=Clock(
-            ladd_work(config, data, teacher.shape),
+            ladd_work(config, method.data, method.teacher.shape),
             peak_flops(device, compute_dtype(config.parallel.precision, device)),
             device,
         ),
         measure=_measured(ctx, method),
     )
-    for verdict in check_training(history):
-        ctx.note(verdict)
-    method.state.ema["student"].copy_to(method.student)
-    student = method.student.requires_grad_(False).eval()
 
+
+def _write(ctx: StageContext, method: DistillMethod, history: list[dict[str, float]]) -> None:
+    """Weights, heads, what was measured, and pictures."""
+    config, student = method.config, method.student
     save_weights(ctx, "student.safetensors", student.state_dict())
     save_weights(ctx, "heads.safetensors", method.heads.state_dict())
     ctx.output.add_json(
         "config.json",
         {
-            "shape": teacher.shape.model_dump(mode="json"),
+            "shape": student.shape.model_dump(mode="json"),
             "steps": config.student_steps,
             "taps": method.taps,
         },
@@ -108,12 +118,11 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_table("history.parquet", history_table(history))
     report_incidents(ctx, method.state)
     report_measured(ctx, method.state)
-    held_out = load_pairs(ctx.inputs["encode"], "val", device)
+    held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     sheet = preview_edits(ctx, student, held_out, steps=config.student_steps)
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("distill-samples", sheet, "validation pairs: context | student | target")
-    ctx.output.metric("teacher_edits", len(edits))
-    _summarise(ctx, config, method)
+    ctx.output.metric("teacher_edits", len(method.edits))
 
 
 def _measured(ctx: StageContext, method: DistillMethod) -> Measure | None:
