@@ -376,7 +376,7 @@ class FinetuneConfig(Section):
     whiten_text: bool = Field(False, title="A fresh model reads its texts whitened from the start")
     lora_rank: int = Field(0, title="Train adapters of this rank only (0: all weights)", ge=0)
     t2i_steps: int = Field(40, title="Phase one: text-to-image from scratch", ge=0)
-    joint_steps: int = Field(1100, title="Phase two: joint T2I and I2I", ge=1)
+    joint_steps: int = Field(1060, title="Phase two: joint T2I and I2I", ge=1)
     t2i_share: float = Field(0.1, title="T2I share of the joint phase", ge=0, lt=1)
     batch: int = 48
     accumulate: int = Field(1, title="Parts that a batch is computed in, one after another", ge=1)
@@ -506,7 +506,7 @@ def demo() -> Recipe:
                 "whiten_text": True,
                 "mask_weight": 3.0,
                 "category_weights": {"global": 0.6},
-                "pictures": PictureConfig(steps=500),
+                "pictures": PictureConfig(steps=440),
             }
         ),
     )

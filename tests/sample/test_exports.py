@@ -166,7 +166,7 @@ def test_a_model_without_flux_text_encoders_is_no_pipeline_and_says_so(
     made = export_model(tmp_path / "model", tmp_path / "out", "diffusers")
     assert "transformer, vae and scheduler only" in made.note and "minilm" in made.note
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"kontext.json", "transformer", "vae"}
+    assert names == {"kontext.json", "scheduler", "transformer", "vae"}
     with pytest.raises(WeightsError, match="not empty"):
         export_model(tmp_path / "model", tmp_path / "out", "diffusers")
     gone = settings.model_copy(update={"text_encoder": "flux:/nowhere"})

@@ -12,7 +12,6 @@ from kontext.errors import RecipeError
 from kontext.models.batch import PairTensors, edit_magnitudes, gather, sampling_weights
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
-from kontext.parallel.attention import active_kernel
 from kontext.train.flow import FlowMethod, add_noise, change_weights, velocity
 from kontext.train.loop import fit, generator
 from kontext.train.timesteps import FLUX_MU, sample_t
@@ -28,15 +27,6 @@ def test_options_are_off_by_default_and_zero_is_off() -> None:
     assert (c.image_dropout, c.both_dropout, c.mask_weight, c.magnitude_balance) == (0, 0, 0, 0)
     assert c.guidance_distill.steps == 0 and c.guidance_told == (1.0, 1.0)
     assert c.pictures.steps == 0
-
-
-def test_a_stage_does_not_inherit_the_kernel_of_the_one_before() -> None:
-    untouched = active_kernel()
-    math = toy_config(parallel={"kernel": "math"})
-    FlowMethod(math, toy_pairs())
-    assert active_kernel() != untouched
-    FlowMethod(toy_config(), toy_pairs())
-    assert active_kernel() == untouched
 
 
 def test_dropout_takes_text_image_or_both_as_often_as_the_recipe_says() -> None:

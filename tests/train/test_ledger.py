@@ -11,7 +11,6 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel import attention
 from kontext.train import ledger as module
-from kontext.train import timesteps
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.flow import FlowMethod
 from kontext.train.ledger import (
@@ -82,14 +81,8 @@ def test_nothing_is_loaded_from_a_checkpoint_with_other_numerics(tmp_path: Path)
 
 Change = Callable[[pytest.MonkeyPatch], Ledger]
 CHANGES: dict[str, Change] = {
-    "shift: mu at 256 target tokens": lambda patch: (
-        patch.setattr(timesteps, "BASE_MU", 0.6),
-        lines(),
-    )[1],
-    "shift: mu at 4096 target tokens": lambda patch: (
-        patch.setattr(timesteps, "MAX_MU", 1.2),
-        lines(),
-    )[1],
+    "shift: mu at 256 target tokens": lambda patch: lines({"timestep_shift": (0.6, 1.15)}),
+    "shift: mu at 4096 target tokens": lambda patch: lines({"timestep_shift": (0.5, 1.2)}),
     "shift: mu at 4 target tokens": lambda patch: lines(tokens=9),
     "eps: transformer norms": lambda patch: (patch.setattr(module, "EPS", 1e-5), lines())[1],
     "guidance: mode": lambda patch: lines({"guidance_embed": True}),
