@@ -34,6 +34,7 @@ FLOW = {"t2i_steps": 2, "joint_steps": 4, "batch": 8, "warmup": 1, "checkpoint_e
 LADD = {
     "teacher_edits": 10,
     "teacher_steps": 2,
+    "guidance": 2.0,
     "steps": 6,
     "warmup_steps": 1,
     "batch": 4,

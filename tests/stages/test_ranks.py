@@ -50,8 +50,7 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
 # the autoencoder computes in bf16 where the machine is fast at it; tests/parallel/test_methods.py
 # compares both methods in float32, and knows which losses of adversaries may drift
 NEAR = {
-    # a gradient of a head's bias that is nearly zero becomes a whole step of Adam, either way
-    "distill": {"rel": 1e-3, "abs": 1.5e-2},
+    "distill": {"rel": 1e-3, "abs": 5e-3},
     "train-autoencoder": {"rel": 5e-2, "abs": 1e-2},
 }
 
@@ -71,9 +70,7 @@ def test_the_other_stages_train_on_ranks_too(tmp_path: Path, stage: str) -> None
     for row, other in zip(*histories, strict=True):
         for name, value in row.items():
             if value is not None and not name.endswith("norm"):
-                # of 96 logits one near zero may come out on the other side
-                near = {"abs": 0.02} if name == "accuracy" else NEAR[stage]
-                assert other[name] == pytest.approx(value, **near), name
+                assert other[name] == pytest.approx(value, **NEAR[stage]), name
 
 
 def taught(folder: Path, launch: LaunchConfig) -> Harness:
