@@ -85,9 +85,16 @@ def run(ctx: StageContext) -> None:
     ctx.report.table("finetune-mixture", mixture)
     report_incidents(ctx, method.state)
     report_measured(ctx, method.state)
-    speed = report_speed(ctx, "finetune", method.state)
+    _validated(ctx, method, model, history)
 
-    held_out = load_pairs(ctx.inputs["encode"], "val", device)
+
+def _validated(
+    ctx: StageContext, flow: FlowMethod, model: FluxTransformer, history: list[dict[str, float]]
+) -> None:
+    """Loss per level and category of held-out pairs, their edits in pictures, and the summary."""
+    config = flow.config
+    speed = report_speed(ctx, "finetune", flow.state)
+    held_out = load_pairs(ctx.inputs["encode"], "val", flow.device)
     levels = level_losses(model, held_out, seed=config.seed)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
     sheet = preview_edits(ctx, model, held_out, steps=12)
@@ -100,8 +107,9 @@ def run(ctx: StageContext) -> None:
     ctx.report.table("finetune-levels", [dict(row) for row in levels])
     ctx.report.markdown(
         "finetune-summary",
-        f"**{method.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
-        f"{config.joint_steps:,} joint) of batch {config.batch}; validation loss over eight noise "
+        f"**{flow.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
+        f"{config.joint_steps:,} joint) of batch {config.batch}, then {config.pictures.steps:,} "
+        f"judged in pictures; validation loss over eight noise "
         f"levels **{losses.mean():.4f}**. {speed}",
     )
 
@@ -128,17 +136,8 @@ def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
     codec = load_autoencoder(ctx.inputs["train-autoencoder"], flow.device)
     features = load_backbone(ctx.recipe.autoencoder, flow.device)
     method = PictureMethod(flow.config, flow.data, flow.model, codec, features)
-    method.state.ledger = dict(flow.state.ledger)
-    history = fit(
-        method,
-        checkpoints=checkpoints_of(ctx, flow.config, "pictures"),
-        progress=report_progress(ctx, "pictures"),
-        policy=flow.config.guard,
-    )
-    ctx.output.add_table("pictures.parquet", history_table(history))
-    recent = [row["embedding"] for row in history[-20:]]
+    recent = [row["embedding"] for row in _trained_on(ctx, flow, method, "pictures")[-20:]]
     ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
-    report_incidents(ctx, method.state)
     method.state.ema["model"].copy_to(method.model)
 
 
@@ -152,20 +151,27 @@ def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:
             "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
         }
     )
-    method.state.ledger = dict(flow.state.ledger)
-    history = fit(
-        method,
-        checkpoints=checkpoints_of(ctx, flow.config, "guidance"),
-        progress=report_progress(ctx, "guidance"),
-        policy=flow.config.guard,
-    )
-    ctx.output.add_table("guidance.parquet", history_table(history))
-    report_incidents(ctx, method.state)
-    recent = history[-20:]
+    recent = _trained_on(ctx, flow, method, "guidance")[-20:]
     deaf = sum(row["unguided"] for row in recent)
     ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / max(deaf, 1e-12))
     method.state.ema["model"].copy_to(method.student)
     return method.student
+
+
+def _trained_on(
+    ctx: StageContext, flow: FlowMethod, method: PictureMethod | GuidanceMethod, name: str
+) -> list[dict[str, float]]:
+    """All steps of what follows the flow, under its ledger; the history is `<name>.parquet`."""
+    method.state.ledger = dict(flow.state.ledger)
+    history = fit(
+        method,
+        checkpoints=checkpoints_of(ctx, flow.config, name),
+        progress=report_progress(ctx, name),
+        policy=flow.config.guard,
+    )
+    ctx.output.add_table(f"{name}.parquet", history_table(history))
+    report_incidents(ctx, method.state)
+    return history
 
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
