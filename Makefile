@@ -58,7 +58,7 @@ demo: setup ## run the demo recipe from images to report
 	$(BIN)/kontext run --recipe demo
 
 test: setup ## run every test, in two processes of one thread (TEST_WORKERS=0: in one)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'

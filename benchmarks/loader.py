@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import save
-from kontext.data.decode import decode_png, encode_png, pixel_id
+from kontext.data.pixels import decode_png, encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.data.stream import PairStream, Place, StreamPlan
 from kontext.store.objects import open_store

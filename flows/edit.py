@@ -15,7 +15,7 @@ from tasks.workspace import places
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kontext.data.decode import Pixels
+    from kontext.data.pixels import Pixels
     from kontext.models.quantize import Scheme
     from kontext.safety.edits import EditScreening
     from kontext.sample.canvas import Mask

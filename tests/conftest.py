@@ -18,6 +18,11 @@ settings.register_profile("kontext", deadline=None)  # machines are busy; nothin
 settings.load_profile("kontext")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file starts first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 @pytest.fixture
 def objects(tmp_path: Path) -> ObjectStore:
     """An empty file:// store."""

@@ -13,7 +13,6 @@ is allocated in proportion to an image that the caps refuse. Rules for odd modes
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import struct
@@ -26,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor
 
+from kontext.data.pixels import Pixels, pixel_id
 from kontext.errors import DecodeError
-
-Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
 class Reason(StrEnum):
@@ -104,28 +102,6 @@ _TRANSPOSE = {
 }
 _ALPHA_MODES = ("RGBA", "LA", "La", "PA", "RGBa")
 _SRGB = ImageCms.createProfile("sRGB")
-
-
-def pixel_id(rgb: Pixels) -> str:
-    """SHA-256 of the canonical pixels with their shape: the key of an image."""
-    height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
-    digest.update(np.ascontiguousarray(rgb).data)
-    return digest.hexdigest()
-
-
-def encode_png(rgb: Pixels) -> bytes:
-    """Lossless PNG; the same pixels give the same bytes under the same zlib."""
-    out = io.BytesIO()
-    Image.fromarray(rgb).save(out, "PNG", compress_level=6)
-    return out.getvalue()
-
-
-def decode_png(png: bytes) -> Pixels:
-    """Pixels [H, W, 3] of a PNG that `encode_png` wrote."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        rgb: Pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
-    return rgb
 
 
 def decode_image(

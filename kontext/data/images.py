@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from kontext.data.decode import Pixels, decode_png
+from kontext.data.pixels import Pixels, decode_png
 from kontext.stage import ArtifactReader
 
 _CACHE_BYTES = 1 << 30

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.decode import Decoded, decode_image, encode_png, to_square
+from kontext.data.decode import Decoded, decode_image, to_square
+from kontext.data.pixels import encode_png
 from kontext.data.sources import SourceItem, plan
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kontext.data.decode import Pixels, decode_png, pixel_id
+from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards import tar_members
 from kontext.errors import ArtifactError
 from kontext.stage import ArtifactReader

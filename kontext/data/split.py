@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kontext.data.decode import Pixels
+from kontext.data.pixels import Pixels
 from kontext.data.sources.stable import stable_hash
 
 SPLITS_IN_ORDER = ("train", "val", "test")

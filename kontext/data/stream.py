@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from kontext.data.decode import Pixels, decode_png, pixel_id
 from kontext.data.order import Ints, epoch_batches, epoch_order, samples
+from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shard_index import ShardIndex, load_index
 from kontext.data.shards import tar_members
 from kontext.errors import ArtifactError, GateError, NumericsError

@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import pyarrow as pa
 
-from kontext.data.decode import Pixels, decode_png
 from kontext.data.images import contact_sheet
 from kontext.data.ingest import (
     check_canaries,
@@ -15,6 +14,7 @@ from kontext.data.ingest import (
     outcome_rows,
     plan_chunks,
 )
+from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate

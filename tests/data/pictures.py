@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kontext.data.decode import encode_png
+from kontext.data.pixels import encode_png
 
 
 def scene(number: int, side: int = 64) -> NDArray[np.uint8]:

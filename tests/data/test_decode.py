@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import zlib
@@ -13,17 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from kontext.data.decode import (
-    Decoded,
-    DecodeLimits,
-    Reason,
-    decode_image,
-    decode_png,
-    encode_png,
-    fit_square,
-    pixel_id,
-    sniff,
-)
+from kontext.data.decode import Decoded, DecodeLimits, Reason, decode_image, fit_square, sniff
+from kontext.data.pixels import encode_png
 from kontext.errors import DecodeError
 
 LEFT, RIGHT = (200, 30, 40), (20, 60, 210)
@@ -374,19 +364,3 @@ def test_a_square_of_the_right_size_is_untouched() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert np.array_equal(decode(encode_png(rgb), 32).rgb, rgb)
     assert fit_square(rgb, 32) is rgb
-
-
-def test_pixel_id_covers_pixels_and_shape() -> None:
-    rgb = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
-    assert pixel_id(rgb) == hashlib.sha256(b"rgb8:10x8:" + rgb.tobytes()).hexdigest()
-    assert pixel_id(rgb) != pixel_id(rgb.reshape(10, 8, 3))
-    assert pixel_id(rgb[:, ::-1]) == pixel_id(rgb[:, ::-1].copy())
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 20), st.integers(1, 20), st.randoms(use_true_random=False))
-def test_png_round_trip(height: int, width: int, random: Any) -> None:
-    rgb = np.frombuffer(random.randbytes(height * width * 3), np.uint8).reshape(height, width, 3)
-    png = encode_png(rgb)
-    assert np.array_equal(decode_png(png), rgb)
-    assert encode_png(rgb) == png

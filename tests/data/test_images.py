@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kontext.data.decode import encode_png, pixel_id
 from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.pixels import encode_png, pixel_id
 from schemas.recipes import demo
 from schemas.tables import PIXELS
 from tests.data.pictures import scene

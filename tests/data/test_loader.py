@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.data.decode import encode_png, pixel_id
 from kontext.data.loader import PairSet, load_split, read_shards
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError
 from kontext.stage import ArtifactReader

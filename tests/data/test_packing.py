@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kontext.data.decode import pixel_id
 from kontext.data.loader import load_split
 from kontext.data.packed import SPLITS, read_pack
 from kontext.data.packing import make_pack
+from kontext.data.pixels import pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.models.features import load_features
 from kontext.models.text import load_text_encoder

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kontext.data.decode import pixel_id
+from kontext.data.pixels import pixel_id
 from kontext.data.split import (
     Components,
     UnionFind,

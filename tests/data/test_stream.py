@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kontext.data.decode import encode_png, pixel_id
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.data.stream import PairStream, Place, StreamBatch, StreamPlan
 from kontext.errors import ArtifactError, GateError, NumericsError

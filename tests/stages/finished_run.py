@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kontext.data.decode import encode_png, pixel_id
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.clip import SmallClip, SmallScorer

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kontext.data.decode import encode_png
+from kontext.data.pixels import encode_png
 from kontext.errors import KontextError
 from kontext.store.artifacts import ArtifactWriter
 from schemas.recipes import CaptionConfig, Recipe

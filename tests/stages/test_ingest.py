@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from kontext.data import ingest as library
-from kontext.data.decode import decode_image, encode_png, pixel_id
+from kontext.data.decode import decode_image
 from kontext.data.images import ImageBank
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.errors import GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import run_key, subject_hmac

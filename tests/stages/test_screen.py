@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.data.decode import encode_png, pixel_id
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.errors import RecipeError
 from kontext.models.clip import load_scorer
 from kontext.safety import screening

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 import webdataset
 
-from kontext.data.decode import encode_png, pixel_id
 from kontext.data.loader import load_split, read_shards
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.errors import GateError
 from kontext.store.artifacts import ArtifactWriter
 from schemas.recipes import Recipe, ShardConfig

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kontext.data.pixels import decode_png, encode_png, pixel_id
+from kontext.errors import ArtifactError
+
+
+def test_pixel_id_covers_pixels_and_shape() -> None:
+    rgb = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
+    assert pixel_id(rgb) == hashlib.sha256(b"rgb8:10x8:" + rgb.tobytes()).hexdigest()
+    assert pixel_id(rgb) != pixel_id(rgb.reshape(10, 8, 3))
+    assert pixel_id(rgb[:, ::-1]) == pixel_id(rgb[:, ::-1].copy())
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 20), st.randoms(use_true_random=False))
+def test_png_round_trip(height: int, width: int, random: Any) -> None:
+    rgb = np.frombuffer(random.randbytes(height * width * 3), np.uint8).reshape(height, width, 3)
+    png = encode_png(rgb)
+    assert np.array_equal(decode_png(png), rgb)
+    assert encode_png(rgb) == png
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), rgb)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 40, 200])
+def test_a_damaged_png_is_an_artifact_error(keep: int) -> None:
+    png = encode_png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    with pytest.raises(ArtifactError, match="no PNG of ours"):
+        decode_png(png[:keep])
