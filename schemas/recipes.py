@@ -139,7 +139,9 @@ class IngestConfig(Section):
 
 
 class MineConfig(Section):
-    miners: tuple[str, ...] = Field(("attributes", "singles"), title="Miners")
+    miners: tuple[str, ...] = Field(
+        ("attributes", "singles"), title="Miners: attributes, references, singles"
+    )
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image singles (no context)", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin-tone share of local edits", gt=0, le=1)
@@ -524,7 +526,9 @@ def ci() -> Recipe:
                 SignSource(scenes=8, words_per_scene=3),
             )
         ),
-        mine=MineConfig(pairs_per_category=120, t2i_singles=100),
+        mine=MineConfig(
+            miners=("attributes", "references", "singles"), pairs_per_category=120, t2i_singles=100
+        ),
         screen=ScreenConfig(clip_steps=20, clip_batch=64),
         shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),
         autoencoder=AutoencoderConfig(

@@ -14,7 +14,7 @@ from kontext.data.banks import Bank, read_bank
 from kontext.data.loader import PairSet
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import NO_CONTEXT, PairTensors
+from kontext.models.batch import NO_CONTEXT, PairTensors, padded
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder
 from kontext.stage import ArtifactReader
@@ -29,9 +29,13 @@ ENCODED_PAIRS = pa.schema(
         ("relation_class", pa.string()),
         ("target", pa.int64()),
         ("context", pa.int64()),
+        ("references", pa.list_(pa.int64())),
         ("text", pa.int64()),
     ],
-    metadata={"comment": "Indices of every pair into the latent and text banks; -1: no context."},
+    metadata={
+        "comment": "Indices of every pair into the latent and text banks. context: what is edited, "
+        "-1 for text-to-image; references: further pictures that the edit refers to."
+    },
 )
 
 
@@ -84,6 +88,7 @@ def pair_rows(
             "relation_class": row.relation_class,
             "target": image_row[pairs.pixel_ids[row.target]],
             "context": image_row[pairs.pixel_ids[row.contexts[0]]] if row.contexts else NO_CONTEXT,
+            "references": [image_row[pairs.pixel_ids[place]] for place in row.contexts[1:]],
             "text": text_row[row.instruction],
         }
         for row in pairs.rows
@@ -117,4 +122,5 @@ def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> Pai
         category=torch.tensor([index[row["relation_class"]] for row in rows]),
         categories=RELATION_CLASSES,
         empty_text=0,
+        references=padded([row["references"] for row in rows]),
     )

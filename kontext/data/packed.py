@@ -69,6 +69,8 @@ class Pairs:
     text: Tensor  # [P] int64
     category: Tensor  # [P] int64 into the pack's categories
     split: Tensor  # [P] int64 into SPLITS
+    # [P, R] int64: further pictures an edit refers to, the rest NO_CONTEXT; None: there are none
+    references: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,16 @@ class Pack:
             category=self.pairs.category[rows],
             categories=self.categories,
             empty_text=0,
+            references=None if self.pairs.references is None else self.pairs.references[rows],
         )
 
     def images_of(self, split: str) -> NDArray[np.int64]:
         """Rows of the images that a split's pairs show."""
         mine = self.pairs.split == SPLITS.index(split)
-        used = np.unique(torch.cat((self.pairs.target[mine], self.pairs.context[mine])).numpy())
+        shown = [self.pairs.target[mine], self.pairs.context[mine]]
+        if self.pairs.references is not None:
+            shown.append(self.pairs.references[mine].flatten())
+        used = np.unique(torch.cat(shown).numpy())
         rows: NDArray[np.int64] = used[used != NO_CONTEXT]
         return rows
 
@@ -128,6 +134,8 @@ def write_pack(pack: Pack, path: Path, parts: int = 1) -> str:
         **{f"features.{name}": value for name, value in pack.features.items()},
         "instructions": _bytes(lzma.compress(json.dumps(pack.instructions).encode())),
     }
+    if pack.pairs.references is not None:
+        tensors[_REFERENCES] = pack.pairs.references.to(torch.int32)
     for number, part in enumerate(np.array_split(pack.images, parts)):
         tensors[f"images.{number:04d}"] = _bytes(compress_images(part))
     about = {
@@ -177,7 +185,10 @@ def read_pack(path: Path) -> Pack:
             pooled=tensors["texts.pooled"],
             length=about["text_length"],
         ),
-        pairs=Pairs(*(tensors[f"pairs.{name}"].long() for name in _PAIR_COLUMNS)),
+        pairs=Pairs(
+            **{name: tensors[f"pairs.{name}"].long() for name in _PAIR_COLUMNS},
+            references=tensors[_REFERENCES].long() if _REFERENCES in tensors else None,
+        ),
         instructions=json.loads(lzma.decompress(tensors["instructions"].numpy().tobytes())),
         categories=tuple(about["categories"]),
         features={
@@ -191,6 +202,7 @@ def read_pack(path: Path) -> Pack:
 
 
 _PAIR_COLUMNS = ("target", "context", "text", "category", "split")
+_REFERENCES = "pairs.references"  # left out where there are none
 
 
 def compress_images(images: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,7 @@ import torch
 from kontext.data.latents import encode_texts
 from kontext.data.loader import PairSet, load_split
 from kontext.data.packed import SPLITS, Pack, Pairs, Texts, write_pack
-from kontext.models.batch import NO_CONTEXT
+from kontext.models.batch import NO_CONTEXT, padded
 from kontext.models.features import load_features
 from kontext.models.text import TextEncoder
 from kontext.stage import ArtifactReader
@@ -48,6 +48,7 @@ def make_pack(
     def column(values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.int64)
 
+    references = padded([[place[p.pixel_ids[i]] for i in r.contexts[1:]] for _, p, r in rows])
     pack = Pack(
         images=np.stack([pixels[name] for name in order]),
         texts=Texts.of(states.tokens, states.mask, states.pooled),
@@ -62,6 +63,7 @@ def make_pack(
             text=column([text_row[row.instruction] for _, _, row in rows]),
             category=column([RELATION_CLASSES.index(row.relation_class) for _, _, row in rows]),
             split=column([number for number, _, _ in rows]),
+            references=references,
         ),
         instructions=states.texts,
         categories=tuple(RELATION_CLASSES),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ class PairTensors:
     category: Tensor  # [P] int64 into `categories`
     categories: tuple[str, ...]
     empty_text: int  # the encoded empty prompt: the null condition, never zeros
+    # [P, R] int64: pictures that an edit refers to besides the one it changes, the rest NO_CONTEXT
+    references: Tensor | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -39,24 +41,55 @@ class PairTensors:
         """Indices of pairs with a context."""
         return torch.nonzero(self.context != NO_CONTEXT).flatten()
 
+    def plain_edits(self) -> Tensor:
+        """Indices of pairs with a context and no reference."""
+        return torch.nonzero(self.context_counts() == 1).flatten()
+
+    def context_counts(self) -> Tensor:
+        """How many pictures each pair's target comes with [P]: context and references."""
+        counts = (self.context != NO_CONTEXT).long()
+        if self.references is not None:
+            counts = counts + (self.references != NO_CONTEXT).sum(dim=1)
+        return counts
+
+    def alike(self, pairs: Tensor) -> list[Tensor]:
+        """Places in `pairs` [B], one tensor per number of contexts, fewest first."""
+        counts = self.context_counts()[pairs]
+        return [torch.nonzero(counts == n).flatten() for n in sorted(set(counts.tolist()))]
+
     def singles(self) -> Tensor:
         """Indices of text-to-image pairs."""
         return torch.nonzero(self.context == NO_CONTEXT).flatten()
 
 
+def padded(references: Sequence[Sequence[int]]) -> Tensor | None:
+    """References of P pairs as one tensor [P, R]; None where no pair has any."""
+    most = max(map(len, references), default=0)
+    if not most:
+        return None
+    return torch.tensor([[*row, *[NO_CONTEXT] * (most - len(row))] for row in references])
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One homogeneous batch: all with one context image, or all without."""
+    """One homogeneous batch: all with equally many context images, or all without."""
 
     target: Tensor  # [B, C, h, w]
-    context: Tensor | None  # [B, C, h, w]
+    context: Tensor | None  # [B, C, h, w]: what is edited
     tokens: Tensor  # [B, L, D]
     pooled: Tensor  # [B, D]
+    references: tuple[Tensor, ...] = ()  # [B, C, h, w] each: what the edit refers to besides
+
+    @property
+    def contexts(self) -> tuple[Tensor, ...]:
+        """The pictures of context 1, 2, … in the model's sequence."""
+        return () if self.context is None else (self.context, *self.references)
 
     def select(self, rows: Tensor) -> Batch:
         """The batch reduced to (or reordered by) `rows`."""
         context = None if self.context is None else self.context[rows]
-        return Batch(self.target[rows], context, self.tokens[rows], self.pooled[rows])
+        references = tuple(picture[rows] for picture in self.references)
+        return Batch(self.target[rows], context, self.tokens[rows], self.pooled[rows], references)
 
 
 def gather(
@@ -64,19 +97,23 @@ def gather(
 ) -> Batch:
     """The batch for pair indices [B]; `text` overrides the text indices.
 
-    `with_context=False` leaves the contexts out. Raises ValueError where only some pairs have one.
+    `with_context=False` leaves the contexts out. Raises ValueError where pairs have different
+    numbers of contexts (see `PairTensors.alike`).
     """
     chosen = data.text[pairs] if text is None else text
-    context = data.context[pairs]
-    has_context = bool((context != NO_CONTEXT).all())
-    if not has_context and bool((context != NO_CONTEXT).any()):
-        raise ValueError("a batch must not mix pairs with and without a context")
-    has_context = has_context and with_context
+    counts = data.context_counts()[pairs]
+    count = int(counts[0]) if len(counts) else 0
+    if bool((counts != count).any()):
+        raise ValueError("a batch must not mix pairs with different numbers of contexts")
+    shown = count if with_context else 0
+    none = torch.zeros(len(pairs), 0, dtype=torch.int64)
+    extra = (none if data.references is None else data.references[pairs])[:, : max(0, shown - 1)]
     return Batch(
         target=data.latents[data.target[pairs]],
-        context=data.latents[context] if has_context else None,
+        context=data.latents[data.context[pairs]] if shown else None,
         tokens=data.text_tokens[chosen].float(),
         pooled=data.text_pooled[chosen].float(),
+        references=tuple(data.latents[rows] for rows in extra.T),
     )
 
 

@@ -142,7 +142,7 @@ def png(rgb: NDArray[np.uint8]) -> bytes:
 def _chosen(data: PairTensors, recipe: Recipe) -> Tensor:
     """At most `evaluate.items_per_category` edits of each category."""
     draw = torch.Generator().manual_seed(recipe.evaluate.seed)
-    edits, parts = data.edits(), []
+    edits, parts = data.plain_edits(), []
     for number in range(len(data.categories)):
         pool = edits[data.category[edits] == number]
         order = torch.randperm(len(pool), generator=draw)

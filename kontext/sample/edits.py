@@ -38,7 +38,7 @@ class EditSampler:
         return noise(self.seed, pairs.tolist(), self.data.latents.shape[1:]).to(device)
 
     def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
-        """Guided edits [B, C, h, w] of pairs that have a context."""
+        """Guided edits [B, C, h, w] of pairs with equally many contexts."""
         batch, times = gather(self.data, pairs), self.times(model)
         return self.draw(model, self.start(pairs), batch, times, self.guidance)
 
@@ -58,7 +58,7 @@ class EditSampler:
                 model,
                 start,
                 Prompt(batch.tokens, batch.pooled),
-                [] if batch.context is None else [batch.context],
+                batch.contexts,
                 times=times,
                 guidance=Guidance(1.0 if embedded is not None else guidance, embedded=embedded),
                 empty=Prompt(
@@ -69,10 +69,10 @@ class EditSampler:
 
 
 def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
-    """Indices of the pairs to synthesise, as many from each category as there are."""
+    """Pairs [E] to synthesise, as many from each category as there are. None has references."""
     draw = torch.Generator().manual_seed(config.seed)
     pools = [torch.nonzero(data.category == i).flatten() for i in range(len(data.categories))]
-    edits = set(data.edits().tolist())
+    edits = set(data.plain_edits().tolist())
     pools = [torch.tensor([p for p in pool.tolist() if p in edits]) for pool in pools]
     pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
     share = -(-config.teacher_edits // len(pools))

@@ -57,6 +57,11 @@ def run(ctx: StageContext) -> None:
     ledger = _ledger(ctx, config, data, teacher)
 
     edits = choose_edits(data, config)
+    referring = len(data.edits()) - len(data.plain_edits())
+    if referring:
+        ctx.note(
+            f"{referring:,} edits with references are not distilled: the heads see one context"
+        )
     sampler = EditSampler(data, config.teacher_steps, config.guidance, config.seed)
     synthetic = synthesise(ctx, sampler, edits, teacher, ledger).to(device)
     method = DistillMethod(config, data, edits, synthetic, teacher)
@@ -131,7 +136,7 @@ def _measured(ctx: StageContext, method: DistillMethod) -> Measure | None:
     if not config.validate_every:
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    pairs, board = held_out.edits()[:_MEASURED], board_of(ctx, "distill")
+    pairs, board = held_out.plain_edits()[:_MEASURED], board_of(ctx, "distill")
     sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
     target = held_out.latents[held_out.target[pairs]]
 

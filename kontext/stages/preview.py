@@ -23,7 +23,7 @@ def preview_edits(
     device = data.latents.device
     codec = load_autoencoder(ctx.inputs["train-autoencoder"], device)
     rows, labels = [], []
-    edits = set(data.edits().tolist())
+    edits = set(data.plain_edits().tolist())
     for index, name in enumerate(data.categories):
         pairs = [p for p in torch.nonzero(data.category == index).flatten().tolist() if p in edits]
         if not pairs:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types
 _RGB = 3  # channels of a picture
+_STARTED = time.time_ns() // 10**9  # several boards of a process write to one file, at any time
 
 
 class Board:
-    """The event file of one process; the folder and the file are made with the first event."""
+    """The one event file of this process in a folder; both are made with the first event."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,9 +48,9 @@ class Board:
     def _write(self, step: int, summary: bytes) -> None:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.kontext.{os.getpid()}"
-            self._file = self.folder / name
-            self._append(_event(0, _text(3, "brain.Event:2")))
+            self._file = self.folder / f"events.out.tfevents.{_STARTED:010d}.kontext.{os.getpid()}"
+            if not self._file.exists():
+                self._append(_event(0, _text(3, "brain.Event:2")))
         self._append(_event(step, _field(5, summary)))
 
     def _append(self, event: bytes) -> None:

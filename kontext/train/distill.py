@@ -22,13 +22,13 @@ from kontext.errors import GateError, RecipeError
 from kontext.models.batch import Batch, PairTensors, gather
 from kontext.models.discriminators import LaddHeads
 from kontext.models.precision import autocast, compute_dtype, full_precision
-from kontext.models.sequence import pack, sequence_ids
+from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.shard import forward_by, shard
 from kontext.parallel.world import World, is_sharded, whole
 from kontext.train.ema import Ema
-from kontext.train.flow import add_noise, told, velocity
+from kontext.train.flow import add_noise, told, velocity, with_contexts
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
@@ -153,12 +153,7 @@ class DistillMethod:
 
     def logits(self, batch: Batch, clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Head logits [B, taps * N] of packed clean samples renoised to `level` [B]."""
-        noisy = add_noise(clean, noise, level)
-        tokens, grids = noisy, []
-        if batch.context is not None:
-            tokens = torch.cat((noisy, pack(batch.context)), dim=1)
-            grids = [self.data.grid]
-        ids = sequence_ids(self.data.grid, grids, device=noisy.device)
+        tokens, ids = with_contexts(add_noise(clean, noise, level), batch)
         with autocast(self.device):
             states = self.teacher.features(
                 tokens,

@@ -46,12 +46,7 @@ def velocity(
         [B, N, 4C] float32.
     """
     guidance = told(model, t) if guidance is None else guidance
-    grid = (batch.target.shape[2] // 2, batch.target.shape[3] // 2)
-    tokens, grids = noisy, []
-    if batch.context is not None:
-        tokens = torch.cat((noisy, pack(batch.context)), dim=1)
-        grids = [(batch.context.shape[2] // 2, batch.context.shape[3] // 2)]
-    ids = sequence_ids(grid, grids, device=noisy.device)
+    tokens, ids = with_contexts(noisy, batch)
     with autocast(noisy.device):
         out = model(
             tokens,
@@ -64,6 +59,13 @@ def velocity(
         )
     predicted: Tensor = out.float()
     return predicted
+
+
+def with_contexts(noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Packed targets [B, N, 4C] followed by the batch's contexts, and the positions of all."""
+    grid, *grids = [(z.shape[2] // 2, z.shape[3] // 2) for z in (batch.target, *batch.contexts)]
+    tokens = torch.cat((noisy, *map(pack, batch.contexts)), dim=1)
+    return tokens, sequence_ids(grid, grids, device=noisy.device)
 
 
 def told(model: FluxTransformer, like: Tensor) -> Tensor | None:
@@ -236,13 +238,16 @@ class FlowMethod:
         """
         no_text, alone = cfg_dropout(self.config, len(pairs), draw)
         text = torch.where(no_text, self.data.empty_text, self.data.text[pairs])
-        if name != "edit" or not bool(alone.any()):
+        if name != "edit":
             return [Part(name, pairs, text)]
-        parts = (
-            Part(name, pairs[~alone], text[~alone]),
-            Part("edit_without_context", pairs[alone], text[alone], with_context=False),
-        )
-        return [part for part in parts if len(part.pairs)]
+        parts, kept, kept_text = [], pairs[~alone], text[~alone]
+        for rows in self.data.alike(kept):
+            count = int(self.data.context_counts()[kept[rows[0]]])
+            told = name if count == 1 else f"{name}_{count}_contexts"
+            parts.append(Part(told, kept[rows], kept_text[rows]))
+        if bool(alone.any()):
+            parts.append(Part("edit_without_context", pairs[alone], text[alone], False))
+        return parts
 
     def _draw(
         self, batch: Batch, noise: torch.Generator, times: torch.Generator, drops: torch.Generator
@@ -287,7 +292,13 @@ def _lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
             "parallel.compile needs batches of fixed sizes: image_dropout and both_dropout make "
             "others at every step"
         )
-    return closed_lengths([data.target_tokens], data.text_tokens.shape[1])
+    most = int(data.context_counts().max())
+    if config.parallel.compile and most > 1:
+        raise RecipeError(
+            "parallel.compile needs batches of fixed sizes: pairs with references make others at "
+            "every step"
+        )
+    return closed_lengths([data.target_tokens], data.text_tokens.shape[1], most)
 
 
 def cfg_dropout(config: FinetuneConfig, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -347,14 +358,22 @@ def level_losses(
         pairs = torch.nonzero(data.category == index).flatten()[:limit]
         if not len(pairs):
             continue
-        batch = gather(data, pairs)
-        clean = pack(batch.target)
-        eps = torch.randn(clean.shape, generator=generator(seed, index, "noise")).to(clean.device)
-        for level, t in enumerate(times.tolist()):
-            moment = torch.full((len(clean),), t, device=clean.device)
-            predicted = velocity(model, add_noise(clean, eps, moment), batch, moment)
-            loss = (predicted - (eps - clean)).square().mean()
-            rows.append(
-                {"category": name, "level": level, "t": t, "loss": float(loss), "n": len(pairs)}
-            )
+        draw = generator(seed, index, "noise")
+        losses = torch.zeros(levels)
+        for part in data.alike(pairs):
+            batch = gather(data, pairs[part])
+            eps = torch.randn(pack(batch.target).shape, generator=draw).to(batch.target.device)
+            for level, t in enumerate(times.tolist()):
+                losses[level] += _level_loss(model, batch, eps, t) * (len(part) / len(pairs))
+        rows += [
+            {"category": name, "level": level, "t": t, "loss": loss, "n": len(pairs)}
+            for level, (t, loss) in enumerate(zip(times.tolist(), losses.tolist(), strict=True))
+        ]
     return rows
+
+
+def _level_loss(model: FluxTransformer, batch: Batch, eps: Tensor, t: float) -> float:
+    clean = pack(batch.target)
+    moment = torch.full((len(clean),), t, device=clean.device)
+    predicted = velocity(model, add_noise(clean, eps, moment), batch, moment)
+    return float((predicted - (eps - clean)).square().mean())

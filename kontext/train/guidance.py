@@ -10,6 +10,7 @@ and the context stays, as for the sampler's text guidance.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class GuidanceMethod:
             optimizers={type(o).__name__.lower(): o for o in optimizers},
             ema={"model": Ema(self.student, config.guidance_distill.ema_decay)},
         )
-        self._edits = data.edits()
+        self._edits = data.plain_edits()
         self._weights = sampling_weights(
             data, self._edits, config.category_weights, config.magnitude_balance
         )
@@ -106,11 +107,10 @@ class GuidanceMethod:
     ) -> tuple[Tensor, Tensor]:
         """The teacher's velocity [B, N, D] under classifier-free `guidance` [B], and without."""
         null = torch.full((len(t),), self.data.empty_text, device=batch.tokens.device)
-        empty = Batch(
-            batch.target,
-            batch.context,
-            self.data.text_tokens[null].float(),
-            self.data.text_pooled[null].float(),
+        empty = replace(
+            batch,
+            tokens=self.data.text_tokens[null].float(),
+            pooled=self.data.text_pooled[null].float(),
         )
         plain = velocity(self.teacher, noisy, batch, t)
         without = velocity(self.teacher, noisy, empty, t)

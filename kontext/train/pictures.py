@@ -66,7 +66,7 @@ class PictureMethod:
             optimizers={type(o).__name__.lower(): o for o in optimizers},
             ema={"model": Ema(model, config.pictures.ema_decay)},
         )
-        self._edits = data.edits()
+        self._edits = data.plain_edits()
         if not len(self._edits):
             raise RecipeError(
                 "finetune.pictures needs edits, and there are none in the train split"

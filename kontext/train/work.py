@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import PairTensors
+from kontext.models.batch import PairTensors, sampling_weights
 from kontext.models.discriminators import PatchDiscriminator
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.train.clock import Work
@@ -20,9 +21,10 @@ from schemas.recipes import AutoencoderConfig, DistillConfig, FinetuneConfig, Tr
 
 def flow_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:
     """Work of `FlowMethod`'s steps: text, target and context tokens of its edits and singles."""
-    edit = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
-    single = Tokens(edit.text, edit.target)
+    single = Tokens(data.text_tokens.shape[1], data.target_tokens)
     alone = len(data.singles()) > 0
+    shares = _context_shares(config, data)
+    edits_of = [(share, replace(single, context=n * single.target)) for n, share in shares]
 
     def work(index: int) -> Work:
         edits = (
@@ -34,11 +36,22 @@ def flow_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work
             draw = generator(config.seed, index, "dropout")
             lost = int(cfg_dropout(config, edits, draw)[1].sum()) if edits else 0
             edits, singles = edits - lost, singles + lost
-        flops = step_flops(config.shape, edit, edits) + step_flops(config.shape, single, singles)
-        tokens = edits * _count(edit) + singles * _count(single)
-        return Work(tokens, flops.training)
+        flops = step_flops(config.shape, single, singles).training
+        tokens = singles * _count(single)
+        for share, edit in edits_of:
+            flops += round(share * step_flops(config.shape, edit, edits).training)
+            tokens += round(share * edits * _count(edit))
+        return Work(tokens, flops)
 
     return work
+
+
+def _context_shares(config: FinetuneConfig, data: PairTensors) -> list[tuple[int, float]]:
+    """(number of contexts, share of the edits drawn that have it), as the weights say."""
+    edits = data.edits()
+    counts = data.context_counts()[edits]
+    odds = sampling_weights(data, edits, config.category_weights, config.magnitude_balance)
+    return [(n, float(odds[counts == n].sum())) for n in sorted(set(counts.tolist()))]
 
 
 def picture_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:

@@ -132,6 +132,15 @@ def test_words_on_signs_are_kept_letter_for_letter() -> None:
     assert row.context_caption == "a person reading 'NO'"
 
 
+def test_a_reference_is_pointed_at_and_the_way_back_named() -> None:
+    relation = "hair_color_by_reference"
+    made = TemplateCaptioner().caption(request(relation, "red", "blue", attribute="hair_color"))
+    assert made.status == "ok" and made.template.startswith(relation)
+    assert "second picture" in made.instruction and "hair color" in made.instruction
+    assert "blue" not in made.instruction and "red" in made.instruction_inverse
+    assert made.instruction_short == "hair color of the second picture"
+
+
 def test_choice_depends_on_pair_and_seed_only() -> None:
     first = [caption("hair_color", "red", "blue", n) for n in range(40)]
     assert first == [caption("hair_color", "red", "blue", n) for n in range(40)]

@@ -29,12 +29,25 @@ def small(seed: int = 0, images: int = 6, texts: int = 4, side: int = 32) -> Pac
     return Pack(
         images=np.stack([scene(seed + n, side) for n in range(images)]),
         texts=Texts.of(tokens, mask, torch.randn(texts, 7, generator=draw)),
-        pairs=Pairs(column(images), context, column(texts), column(2), torch.arange(pairs) % 3),
+        pairs=Pairs(
+            column(images),
+            context,
+            column(texts),
+            column(2),
+            torch.arange(pairs) % 3,
+            _references(pairs, images) if seed % 2 else None,
+        ),
         instructions=[f"text {n}" for n in range(texts)],
         categories=("local", "t2i"),
         features={"stem.weight": torch.randn(3, 3, generator=draw).half()},
         recipe={"name": "tiny"},
     )
+
+
+def _references(pairs: int, images: int) -> torch.Tensor:
+    references = torch.full((pairs, 2), NO_CONTEXT)
+    references[3, 0], references[4] = images - 1, torch.tensor([0, images - 1])
+    return references
 
 
 @settings(max_examples=15, deadline=None)
@@ -51,6 +64,9 @@ def test_what_is_packed_is_what_is_read(seed: int, images: int, parts: int) -> N
     assert np.array_equal(found.images, pack.images)
     for name in ("target", "context", "text", "category", "split"):
         assert torch.equal(getattr(found.pairs, name), getattr(pack.pairs, name))
+    assert (found.pairs.references is None) == (pack.pairs.references is None)
+    if found.pairs.references is not None and pack.pairs.references is not None:
+        assert torch.equal(found.pairs.references, pack.pairs.references)
     assert torch.equal(found.texts.padded(), pack.texts.padded())
     assert torch.equal(found.texts.pooled, pack.texts.pooled)
     assert found.instructions == pack.instructions and found.categories == pack.categories
@@ -80,10 +96,12 @@ def test_splits_are_pairs_over_the_same_banks() -> None:
     data = pack.tensors(latents, "val", torch.device("cpu"))
     rows = torch.nonzero(pack.pairs.split == 1).flatten()
     assert torch.equal(data.target, pack.pairs.target[rows])
-    batch = gather(data, data.edits())
-    assert batch.context is not None and len(batch.context) == len(data.edits())
+    assert data.references is not None and data.references.tolist()[1] == [0, 5]  # pair 4
+    batch = gather(data, data.plain_edits())
+    assert batch.context is not None and len(batch.context) == len(data.edits()) - 1
     shown = set(pack.images_of("val").tolist())
-    assert shown == {*data.target.tolist(), *data.context.tolist()} - {NO_CONTEXT}
+    told = (data.target, data.context, data.references.flatten())
+    assert shown == {row for column in told for row in column.tolist()} - {NO_CONTEXT}
 
 
 def test_images_that_share_pixels_cost_little(tmp_path: Path) -> None:

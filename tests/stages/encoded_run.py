@@ -83,6 +83,8 @@ def _encode(writer: ArtifactWriter, folder: Path) -> None:
                         "relation_class": category,
                         "target": 2 * number,
                         "context": NO_CONTEXT if category == "t2i" else 2 * number + 1,
+                        # every third edit has a reference
+                        "references": [0] if category != "t2i" and number % 3 == 0 else [],
                         "text": number + 1,
                     }
                 )

@@ -74,6 +74,7 @@ def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]
         pair = known[row["pair_id"]]
         assert ids[row["target"]] == pair["target_id"]
         contexts = [] if row["context"] < 0 else [ids[row["context"]]]
+        contexts += [ids[reference] for reference in row["references"]]
         assert contexts == pair["context_ids"] and texts[row["text"]] == pair["instruction"]
     assert texts[0] == "" and len(texts) == len(set(texts))
 

@@ -50,7 +50,7 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
 # the autoencoder computes in bf16 where the machine is fast at it; tests/parallel/test_methods.py
 # compares both methods in float32, and knows which losses of adversaries may drift
 NEAR = {
-    "distill": {"rel": 1e-3, "abs": 5e-3},
+    "distill": {"rel": 1e-3, "abs": 2e-2},  # one logit near zero is 1e-2 of the accuracy
     "train-autoencoder": {"rel": 5e-2, "abs": 1e-2},
 }
 

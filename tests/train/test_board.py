@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kontext.packed.scores import png
+from kontext.train import board
 from kontext.train.board import Board, crc32c
 
 
@@ -107,3 +108,17 @@ def test_tensorboards_own_reader_reads_them(tmp_path: Path) -> None:
     (path,) = (tmp_path / "run").iterdir()
     _, event = loader.LegacyEventFileLoader(str(path)).Load()
     assert (event.step, event.summary.value[0].simple_value) == (3, 0.5)
+
+
+def test_two_boards_of_a_process_share_a_file_whenever_they_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(board.time, "time", lambda: now[0])
+    monkeypatch.setattr(board.time, "time_ns", lambda: int(now[0] * 1e9))
+    Board(tmp_path).scalars(0, {"loss": 1.0})
+    now[0] += 60
+    Board(tmp_path).scalars(1, {"val_loss": 2.0})
+    (path,) = tmp_path.iterdir()
+    heads = [fields(record) for record in records(path)]
+    assert [3 in head for head in heads] == [True, False, False]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from kontext.models.batch import NO_CONTEXT, PairTensors
+from kontext.models.batch import NO_CONTEXT, PairTensors, padded
 from kontext.models.transformer import FluxTransformer
 from schemas.recipes import FinetuneConfig, TransformerShape
 from schemas.tables import RELATION_CLASSES
@@ -22,8 +24,17 @@ SHAPE = TransformerShape(
 )
 
 
-def toy_pairs(edits: int = 8, singles: int = 4, seed: int = 0, text_length: int = 5) -> PairTensors:
-    """`edits` pairs with a context and `singles` without, latents [*, 4, 4, 4]."""
+def toy_pairs(
+    edits: int = 8,
+    singles: int = 4,
+    seed: int = 0,
+    text_length: int = 5,
+    references: Sequence[Sequence[int]] = (),
+) -> PairTensors:
+    """`edits` pairs with a context and `singles` without, latents [*, 4, 4, 4].
+
+    `references`: of the first edits, rows of latents.
+    """
     draw = torch.Generator().manual_seed(seed)
     n = edits + singles
     return PairTensors(
@@ -36,6 +47,7 @@ def toy_pairs(edits: int = 8, singles: int = 4, seed: int = 0, text_length: int 
         category=torch.tensor([i % 5 for i in range(edits)] + [5] * singles),
         categories=RELATION_CLASSES,
         empty_text=0,
+        references=padded([*references, *[()] * (n - len(references))]),
     )
 
 

@@ -14,8 +14,10 @@ from kontext.data.caption.base import (
     failed,
     words,
 )
+from kontext.data.caption.references import by_reference
 from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
+from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
 
 
@@ -35,13 +37,16 @@ class TemplateCaptioner:
             return failed(request, "malformed", self.id)
         if request.relation_class == "t2i":
             return self._single(request)
-        wording = wording_of(request.relation, values)
-        if wording is None or not request.contexts:
+        relation = request.relation.removesuffix(BY_REFERENCE)
+        back = wording = wording_of(relation, values)  # the way back has no picture to point at
+        if wording is None or back is None or not request.contexts:
             return failed(request, "malformed", self.id)
+        if relation != request.relation:
+            wording = by_reference(wording, values["attribute"])
         start, end = values["from"], values["to"]
         pick = stable_hash("paraphrase", request.pair_id, self._seed)
         number, instruction = self._sentence(wording, start, end, pick)
-        _, inverse = self._sentence(wording, end, start, pick)
+        _, inverse = self._sentence(back, end, start, pick)
         if not instruction or not inverse:
             return failed(request, "malformed", self.id)
         attribute = values["attribute"]

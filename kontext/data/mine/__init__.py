@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kontext.data.mine import attributes, singles
+from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.select import Selection, select
 from schemas.recipes import MineConfig
 
 MINERS: dict[str, Callable[[Sequence[MinedImage], MineConfig], Iterator[Candidate]]] = {
     "attributes": attributes.mine,
+    "references": references.mine,
     "singles": singles.mine,
 }
 

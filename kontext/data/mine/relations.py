@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+BY_REFERENCE = "_by_reference"  # after a relation's name: a second picture shows the wanted value
+
 # attribute label -> (relation, category)
 RELATIONS: dict[str, tuple[str, str]] = {
     "skin_tone": ("skin_tone", "local"),

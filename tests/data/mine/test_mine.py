@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext.data.mine import Candidate, MinedImage, attributes, select, singles
+from kontext.data.mine import Candidate, MinedImage, attributes, references, select, singles
 from kontext.data.mine.attributes import overlap, silhouette
 from kontext.data.mine.candidate import strictest_license
 from schemas.recipes import MineConfig
@@ -64,6 +64,51 @@ def test_silhouette_of_an_outline_is_filled() -> None:
     assert overlap(silhouette(filled), silhouette(outline)) == 1.0
     blank = np.full((8, 8, 3), 255, np.uint8)
     assert overlap(silhouette(blank), silhouette(blank)) == 0.0
+
+
+def referring(*images: MinedImage) -> list[Candidate]:
+    return list(references.mine(images, MineConfig()))
+
+
+def test_a_reference_shows_the_wanted_value_on_another_subject() -> None:
+    red, blue = image("a", hair_color="red"), image("b", hair_color="blue")
+    other = image("c", group="h", hair_color="blue")
+    (pair,) = referring(red, blue, other)
+    assert (pair.context_ids, pair.target_id) == (("a", "c"), "b")
+    assert pair.relation == "hair_color_by_reference" and pair.relation_class == "local"
+    assert pair.params["reference"] == "thing" and pair.miner == "references"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        image("c", hair_color="blue"),  # the same subject
+        image("c", group="h", hair_color="green"),  # not the wanted value
+        image("c", group="h", hair_color="blue", source="t"),  # another source
+    ],
+)
+def test_no_other_picture_serves_as_a_reference(other: MinedImage) -> None:
+    pairs = referring(image("a", hair_color="red"), image("b", hair_color="blue"), other)
+    assert all("c" not in pair.context_ids[1:] or pair.target_id == "c" for pair in pairs)
+    assert not [p for p in pairs if p.target_id == "b" and p.context_ids[0] == "a"]
+
+
+def test_words_and_nothing_are_not_shown_by_a_reference() -> None:
+    signs = [image(f"{g}{v}", group=g, text=v) for g in "gh" for v in ("OPEN", "SHUT")]
+    assert referring(*signs) == []
+    faces = [image(f"{g}{v}", group=g, glasses=v) for g in "gh" for v in ("none", "round")]
+    assert {pair.params["to"] for pair in referring(*faces)} == {"round"}
+
+
+@given(st.integers(2, 30))
+def test_references_tie_few_groups_together(groups: int) -> None:
+    images = [image(f"{g}-{v}", group=f"{g:02}", hat=v) for g in range(groups) for v in "xyz"]
+    tied: dict[str, set[str]] = {}
+    for pair in referring(*images):
+        seen = {pixel_id.split("-")[0] for pixel_id in (*pair.context_ids, pair.target_id)}
+        for group in seen:
+            tied.setdefault(group, set()).update(seen)
+    assert tied and max(map(len, tied.values())) <= references.NEIGHBOURS
 
 
 def test_singles_have_no_context() -> None:

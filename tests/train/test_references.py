@@ -1,0 +1,115 @@
+"""Edits that refer to further pictures: batches, sequences, and that a flow learns from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kontext.errors import RecipeError
+from kontext.models.batch import NO_CONTEXT, gather, padded
+from kontext.models.sequence import pack
+from kontext.parallel.flops import Tokens, step_flops
+from kontext.sample.edits import EditSampler, choose_edits
+from kontext.train.flow import FlowMethod, level_losses, velocity, with_contexts
+from kontext.train.loop import fit, generator
+from kontext.train.work import flow_work
+from schemas.recipes import DistillConfig, ParallelConfig
+from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
+
+REFERENCES = ((3,), (4, 5), (), (6,))  # of the first edits
+
+
+def test_pairs_know_how_many_pictures_they_come_with() -> None:
+    data = toy_pairs(references=REFERENCES)
+    assert data.context_counts().tolist() == [2, 3, 1, 2, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert data.plain_edits().tolist() == [2, 4, 5, 6, 7] and len(data.edits()) == 8
+    parts = data.alike(torch.tensor([0, 1, 3, 8, 2]))
+    assert [part.tolist() for part in parts] == [[3], [4], [0, 2], [1]]
+    assert padded([(), ()]) is None and toy_pairs().references is None
+
+
+def test_a_batch_has_equally_many_and_carries_them_in_order() -> None:
+    data = toy_pairs(references=REFERENCES)
+    batch = gather(data, torch.tensor([0, 3]))
+    assert len(batch.contexts) == 2
+    assert torch.equal(batch.contexts[1], data.latents[torch.tensor([3, 6])])
+    assert torch.equal(batch.select(torch.tensor([1])).contexts[1], data.latents[6:7])
+    assert gather(data, torch.tensor([0, 3]), with_context=False).contexts == ()
+    with pytest.raises(ValueError, match="different numbers of contexts"):
+        gather(data, torch.tensor([0, 1]))
+
+
+def test_references_follow_the_context_at_times_of_their_own() -> None:
+    batch = gather(toy_pairs(references=REFERENCES), torch.tensor([1]))
+    tokens, ids = with_contexts(torch.zeros(1, 4, 16), batch)
+    assert tokens.shape == (1, 16, 16)
+    assert ids[:, 0].tolist() == [t for t in range(4) for _ in range(4)]
+    assert torch.equal(tokens[:, 12:], pack(batch.references[1]))
+
+
+def test_a_reference_changes_the_velocity_and_the_edit() -> None:
+    data, model = toy_pairs(references=REFERENCES), toy_model()
+    batch = gather(data, torch.tensor([0]))
+    other = replace(batch, references=(data.latents[7:8],))
+    noisy, t = torch.randn(1, 4, 16), torch.tensor([0.5])
+    assert not torch.equal(velocity(model, noisy, batch, t), velocity(model, noisy, other, t))
+    moved = replace(data, references=torch.where(data.references == 3, 7, data.references))  # type: ignore[arg-type]
+    edits = [EditSampler(d, 2, 1.0).edits(model, torch.tensor([0])) for d in (data, moved)]
+    assert not torch.equal(*edits)
+
+
+def test_a_step_takes_all_edits_apart_by_their_pictures() -> None:
+    data = toy_pairs(edits=60, references=[(3,), (4, 5), ()] * 20)
+    method = FlowMethod(toy_config(t2i_steps=0, text_dropout=0.0, image_dropout=0.3), data)
+    parts = method.dropped("edit", data.edits(), generator(0, 0, "dropout"))
+    names = {part.name for part in parts}
+    assert names == {"edit", "edit_2_contexts", "edit_3_contexts", "edit_without_context"}
+    assert sorted(p for part in parts for p in part.pairs.tolist()) == list(range(60))
+
+
+def test_a_flow_learns_what_only_the_reference_tells() -> None:
+    """Targets are all dark or all bright, as their references are; nothing else says which."""
+    data = toy_pairs(edits=16, singles=0)
+    latents = torch.zeros_like(data.latents)
+    latents[:8], latents[8:16] = 1.0, -1.0
+    data = replace(data, latents=latents, text=torch.ones(16).long())
+    config = toy_config(t2i_steps=0, joint_steps=60, batch=32, lr=1e-2)
+    ends = []
+    for shown in (torch.arange(16), data.context):
+        history = fit(FlowMethod(config, replace(data, references=shown[:, None])))
+        ends.append(sum(row["loss"] for row in history[-20:]) / 20)
+    assert ends[0] < 0.8 * ends[1]
+
+
+def test_validation_weighs_every_pair_alike() -> None:
+    data, model = toy_pairs(references=REFERENCES), toy_model()
+    rows = level_losses(model, data, levels=2)
+    assert {row["category"] for row in rows} == {
+        "local",
+        "global",
+        "character",
+        "style",
+        "text",
+        "t2i",
+    }
+    alone = replace(data, references=torch.full((12, 1), NO_CONTEXT))
+    assert [r["loss"] for r in level_losses(model, alone, levels=2)] == [
+        r["loss"] for r in level_losses(model, toy_pairs(), levels=2)
+    ]
+
+
+def test_work_counts_the_references_tokens() -> None:
+    data = toy_pairs(edits=8, singles=0, references=[(3,)] * 8)
+    work = flow_work(toy_config(t2i_steps=0, batch=4, t2i_share=0), data)(0)
+    tokens = Tokens(5, 4, 8)
+    assert (work.tokens, work.flops) == (4 * 17, step_flops(SHAPE, tokens, 4).training)
+
+
+def test_compiled_blocks_and_ladd_say_what_they_do_with_references() -> None:
+    data = toy_pairs(references=REFERENCES)
+    with pytest.raises(RecipeError, match="pairs with references"):
+        FlowMethod(toy_config(parallel=ParallelConfig(compile="eager")), data)
+    chosen = choose_edits(data, DistillConfig(teacher_edits=8))
+    assert set(chosen.tolist()) <= set(data.plain_edits().tolist())
