@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -81,3 +83,17 @@ def test_a_settled_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert fingerprint(config, home) == before and not reads
     (tmp_path / "pictures/b.png").write_bytes(b"two")
     assert fingerprint(config, home) != before and len(reads) == 1
+
+
+def test_what_is_kept_points_back_at_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that the hash gate refuses were looked at too: neither name nor hash may stay."""
+    config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
+    (tmp_path / "pictures/secretname.png").write_bytes(b"one")
+    settle(monkeypatch)
+    fingerprint(config, home)
+    with sqlite3.connect(home / external.CACHE) as database:
+        (row,) = database.execute("SELECT * FROM digests").fetchall()
+    plain = hashlib.sha256(b"one").hexdigest()
+    assert "secretname" not in str(row) and plain not in str(row) and len(row[-1]) == 64
