@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +157,14 @@ def tar_places(data: bytes | memoryview) -> Iterator[tuple[str, memoryview, int,
         offset = end
 
 
+_ADLER = 65521
+
+
+def _sum(data: bytes) -> int:
+    """Sum of the bytes modulo 65521: the lower half of Adler-32, which starts at 1."""
+    return ((zlib.adler32(data) & 0xFFFF) - 1) % _ADLER
+
+
 def _parsed(header: bytes) -> tuple[str, int, bool]:
     """(name, size, whether a regular file); of our own headers without tarfile, ten times faster.
 
@@ -163,7 +172,7 @@ def _parsed(header: bytes) -> tuple[str, int, bool]:
         tarfile.HeaderError: the header's checksum is wrong.
     """
     ours = header[156:157] == b"0" and header[257:265] == b"ustar\x0000" and not header[345]
-    if not ours or sum(header[:148]) + sum(header[156:]) + 8 * 32 != int(header[148:154], 8):
+    if not ours or _sum(header[:148] + b" " * 8 + header[156:]) != int(header[148:154], 8) % _ADLER:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         return info.name, info.size, info.isreg()
     return header[:100].rstrip(b"\0").decode(), int(header[124:135], 8), True

@@ -65,7 +65,8 @@ class StreamBatch:
 
     def contexts(self) -> Pixels:
         """uint8 [B, N, H, W, 3] of contexts of one size."""
-        return np.stack([np.stack(sample.contexts) for sample in self.samples])
+        pictures = np.stack([picture for sample in self.samples for picture in sample.contexts])
+        return pictures.reshape(len(self.samples), -1, *pictures.shape[1:])
 
 
 @dataclass(frozen=True)
