@@ -29,20 +29,19 @@ def encode_png(rgb: Pixels) -> bytes:
     return out.getvalue()
 
 
-def decode_png(png: bytes) -> Pixels:
+def decode_png(png: bytes | memoryview) -> Pixels:
     """Pixels [H, W, 3] of a PNG that `encode_png` wrote. Threads run it side by side.
 
     Raises:
         ArtifactError: not such a PNG, or a damaged one.
     """
-    # torchvision holds the interpreter's lock for a third of the time that Pillow does
-    import torch
-    from torchvision.io import ImageReadMode
-    from torchvision.io import decode_png as decode
+    # OpenCV reads a small PNG twice as fast as Pillow, and lets go of the interpreter's lock
+    import cv2
 
     try:
-        data = torch.frombuffer(bytearray(png), dtype=torch.uint8)
-        rgb: Pixels = decode(data, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-    except (RuntimeError, ValueError) as error:
+        rgb = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # no bytes at all
         raise ArtifactError(f"an image of {len(png)} bytes is no PNG of ours: {error}") from error
-    return rgb
+    if rgb is None:
+        raise ArtifactError(f"an image of {len(png)} bytes is no PNG of ours")
+    return np.asarray(rgb, np.uint8)

@@ -311,7 +311,7 @@ class _Images:
             if found is not None:
                 self._kept.move_to_end(name)
                 return found
-        rgb = decode_png(bytes(png))
+        rgb = decode_png(png)
         if pixel_id(rgb) != name:
             raise ArtifactError(f"image {name[:12]} is damaged: its pixels do not match its id")
         rgb.setflags(write=False)
