@@ -22,7 +22,7 @@ from benchmarks.timing import ratio, save, take_turns
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens, saving
-from schemas.recipes import FinetuneConfig, TransformerShape
+from schemas.train_config import FinetuneConfig, TransformerShape
 
 FLUX = (TransformerShape(), Tokens(text=512, target=4096, context=4096))
 

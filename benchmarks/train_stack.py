@@ -33,7 +33,7 @@ from kontext.parallel.flops import utilisation
 from kontext.parallel.peaks import peak_flops
 from kontext.train.flow import FlowMethod
 from kontext.train.work import flow_work
-from schemas.recipes import ParallelConfig, TransformerShape
+from schemas.train_config import ParallelConfig, TransformerShape
 
 GOAL = 0.5
 

@@ -13,7 +13,8 @@ compiled block by block, each as its own package does it. torchtitan 0.3.0's mod
 its trainer's dependencies:
 
     pip install --no-deps --target FOLDER torchtitan==0.3.0 spmd_types==0.2.3 torchdata einops \\
-        tyro datasets==4.7.0 dill multiprocess pandas torch_checkpointing tensorboard typeguard
+        tyro datasets==4.7.0 dill multiprocess pandas torch_checkpointing tensorboard typeguard \\
+        xxhash
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from kontext.train.flow import FlowMethod, add_noise
 from kontext.train.loop import generator
 from kontext.train.optim import adamw, scale_rates, warmup_cosine
 from kontext.train.timesteps import FLUX_MU, sample_t
-from schemas.recipes import FinetuneConfig, TransformerShape
+from schemas.train_config import FinetuneConfig, TransformerShape
 
 GOALS = {"eager": 1.0, "compiled": 1.2}
 TOLERANCE = 0.02  # of a loss: products are rounded to bf16 in another order

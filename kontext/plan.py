@@ -25,7 +25,8 @@ from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import peak_of
 from kontext.train.work import codec_work, ladd_flops
-from schemas.recipes import FinetuneConfig, Recipe, TransformerShape
+from schemas.recipes import Recipe
+from schemas.train_config import FinetuneConfig, TransformerShape
 
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from schemas.data_config import Section
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe, Section
+from schemas.recipes import Recipe
 
 
 class Reporter(Protocol):

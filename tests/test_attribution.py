@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipes import DiceBearSource, EmojiSource, load_recipe
+from schemas.data_config import DiceBearSource, EmojiSource
+from schemas.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "ATTRIBUTION.md").read_text()

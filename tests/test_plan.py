@@ -13,7 +13,8 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens
 from kontext.plan import Machine, activations, beside, plan
 from kontext.train.work import codec_work, ladd_flops
-from schemas.recipes import ParallelConfig, TransformerShape, load_recipe
+from schemas.recipes import load_recipe
+from schemas.train_config import ParallelConfig, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -8,7 +8,8 @@ from kontext.engine import Engine
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES, downstream
 from kontext.store import code
-from schemas.recipes import RECIPES, Recipe, Section, load_recipe
+from schemas.data_config import Section
+from schemas.recipes import RECIPES, Recipe, load_recipe
 
 
 def test_order_is_execution_order_and_sections_exist() -> None:

@@ -19,7 +19,8 @@ from kontext.sample.canvas import to_tensor, to_uint8
 from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import ArtifactReader
-from schemas.recipes import Recipe, TransformerShape
+from schemas.recipes import Recipe
+from schemas.train_config import TransformerShape
 
 BATCH = 50
 Progress = Callable[[int], None]

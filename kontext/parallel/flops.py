@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.recipes import TransformerShape
+from schemas.train_config import TransformerShape
 
 _SINUSOID = 256
 

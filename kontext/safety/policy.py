@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kontext.errors import GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
-from schemas.recipes import ScreenConfig
+from schemas.data_config import ScreenConfig
 
 Values = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from kontext.data.caption.pairs import (
 )
 from kontext.data.images import ImageBank
 from kontext.stage import StageContext
-from schemas.recipes import CaptionConfig
+from schemas.data_config import CaptionConfig
 
 _SHOWN = 2  # samples per relation
 

@@ -23,7 +23,7 @@ from kontext.models.text import load_text_encoder
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
-from schemas.recipes import EncodeConfig
+from schemas.train_config import EncodeConfig
 
 
 def run(ctx: StageContext) -> None:

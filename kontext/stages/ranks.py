@@ -35,7 +35,7 @@ from kontext.train.loop import Measure, Method, Progress, fit
 from kontext.train.perceptual import load_backbone
 from kontext.train.rank import Job, Rank
 from kontext.train.work import codec_work, flow_work, ladd_work
-from schemas.recipes import (
+from schemas.train_config import (
     AutoencoderConfig,
     DistillConfig,
     FinetuneConfig,

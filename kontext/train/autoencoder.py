@@ -22,7 +22,7 @@ from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
 from kontext.train.perceptual import Backbone, feature_distances
-from schemas.recipes import AutoencoderConfig
+from schemas.train_config import AutoencoderConfig
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 

@@ -32,7 +32,7 @@ from kontext.train.flow import add_noise, told, velocity, with_contexts
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
-from schemas.recipes import DistillConfig
+from schemas.train_config import DistillConfig
 
 # Probability of each of the student's levels {1, .75, .5, .25}, noisiest first (LADD, section 4).
 WARMUP_PROBABILITIES = (0.0, 0.0, 0.5, 0.5)

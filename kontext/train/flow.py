@@ -28,7 +28,7 @@ from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.timesteps import sample_t, validation_levels
 from kontext.train.whiten import whiten_text_inputs
-from schemas.recipes import FinetuneConfig
+from schemas.train_config import FinetuneConfig
 
 
 def velocity(

@@ -24,7 +24,7 @@ from kontext.train.flow import add_noise, velocity
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.timesteps import sample_t
-from schemas.recipes import FinetuneConfig
+from schemas.train_config import FinetuneConfig
 
 
 def with_guidance(teacher: FluxTransformer) -> FluxTransformer:

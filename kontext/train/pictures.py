@@ -26,7 +26,7 @@ from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.perceptual import Backbone, feature_distances
 from kontext.train.timesteps import sample_t
-from schemas.recipes import FinetuneConfig
+from schemas.train_config import FinetuneConfig
 
 
 class PictureMethod:

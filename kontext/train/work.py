@@ -16,7 +16,7 @@ from kontext.train.distill import default_taps
 from kontext.train.flow import cfg_dropout
 from kontext.train.loop import generator
 from kontext.train.perceptual import unloaded_backbone
-from schemas.recipes import AutoencoderConfig, DistillConfig, FinetuneConfig, TransformerShape
+from schemas.train_config import AutoencoderConfig, DistillConfig, FinetuneConfig, TransformerShape
 
 
 def flow_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:

@@ -7,7 +7,7 @@ import pytest
 from kontext.data.sources import plan
 from kontext.data.sources.folder import parse_stem
 from kontext.errors import SourceError
-from schemas.recipes import FolderSource
+from schemas.data_config import FolderSource
 
 
 def put(root: Path, *names: str) -> None:

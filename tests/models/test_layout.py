@@ -15,7 +15,7 @@ from kontext.models.layout import Lengths, Packing, Sample, pack_samples
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
-from schemas.recipes import TransformerShape
+from schemas.train_config import TransformerShape
 
 Grid = tuple[int, int]
 

@@ -14,7 +14,7 @@ from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.distill import DistillMethod
 from kontext.train.flow import FlowMethod, validation
 from kontext.train.loop import Measure, Method, fit
-from schemas.recipes import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
+from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
 from tests.train.broken_ladd import CONFIG, teacher
 from tests.train.toy import toy_config, toy_model, toy_pairs
 

@@ -19,7 +19,7 @@ from kontext.parallel.flops import (
     step_flops,
     utilisation,
 )
-from schemas.recipes import FinetuneConfig, TransformerShape
+from schemas.train_config import FinetuneConfig, TransformerShape
 
 FLUX = TransformerShape()
 SQUARE = Tokens(text=512, target=4096, context=4096)

@@ -14,8 +14,9 @@ from kontext.data.latents import ENCODED_PAIRS
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import NO_CONTEXT
 from kontext.store.artifacts import ArtifactWriter
-from schemas.recipes import DistillConfig, FinetuneConfig, Recipe, TransformerShape, load_recipe
+from schemas.recipes import Recipe, load_recipe
 from schemas.tables import CATEGORIES
+from schemas.train_config import DistillConfig, FinetuneConfig, TransformerShape
 from tests.stages.stage_harness import Harness
 
 SHAPE = TransformerShape(

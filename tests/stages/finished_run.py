@@ -20,7 +20,8 @@ from kontext.models.features import load_features
 from kontext.models.text import load_text_encoder
 from kontext.models.transformer import FluxTransformer
 from kontext.store.artifacts import ArtifactWriter
-from schemas.recipes import EvaluateConfig, IngestConfig, PublishConfig, Recipe, load_recipe
+from schemas.data_config import IngestConfig
+from schemas.recipes import Recipe, load_recipe
 from schemas.tables import (
     CAPTIONS,
     CATEGORIES,
@@ -32,6 +33,7 @@ from schemas.tables import (
     REJECTS,
     SPLITS,
 )
+from schemas.train_config import EvaluateConfig, PublishConfig
 from tests.stages.stage_harness import Harness, rows_table
 
 SPLIT_NAMES = ("train", "val", "test")

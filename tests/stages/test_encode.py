@@ -13,7 +13,7 @@ from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.text import load_text_encoder
 from kontext.store.artifacts import Artifact, ArtifactWriter
-from schemas.recipes import EncodeConfig
+from schemas.train_config import EncodeConfig
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness
 

@@ -19,7 +19,8 @@ from kontext.errors import GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.store.artifacts import Artifact
-from schemas.recipes import FolderSource, IngestConfig, Recipe
+from schemas.data_config import FolderSource, IngestConfig
+from schemas.recipes import Recipe
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
 from tests.data.pictures import scene, scene_png
 from tests.stages.stage_harness import Harness

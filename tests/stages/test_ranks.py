@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from schemas.recipes import FinetuneConfig, LaunchConfig, ParallelConfig
+from schemas.train_config import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import encoded_run
 from tests.stages.stage_harness import Harness

@@ -11,7 +11,7 @@ from kontext.errors import GateError, RecipeError
 from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.stages.start import codec_fingerprint
-from schemas.recipes import AutoencoderConfig, AutoencoderShape
+from schemas.train_config import AutoencoderConfig, AutoencoderShape
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness
 

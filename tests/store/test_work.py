@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kontext.errors import ChunkError
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.work import clear_work, map_chunks, stable_digest
-from schemas.recipes import SignSource
+from schemas.data_config import SignSource
 from tests.store import chunk_work
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from kontext.train.autoencoder import (
 from kontext.train.loop import fit
 from kontext.train.perceptual import VggFeatures
 from kontext.train.work import codec_work
-from schemas.recipes import AutoencoderConfig, AutoencoderShape
+from schemas.train_config import AutoencoderConfig, AutoencoderShape
 
 
 def images(n: int = 8) -> torch.Tensor:

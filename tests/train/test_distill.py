@@ -13,7 +13,7 @@ from kontext.train.distill import DistillMethod, default_taps, heads_hinge, leve
 from kontext.train.flow import add_noise, velocity
 from kontext.train.loop import fit
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
-from schemas.recipes import DistillConfig
+from schemas.train_config import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 

@@ -14,7 +14,7 @@ from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, fit, generator
 from kontext.train.optim import adamw
-from schemas.recipes import GuardConfig
+from schemas.train_config import GuardConfig
 
 STEPS = 20
 

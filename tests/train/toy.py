@@ -8,8 +8,8 @@ import torch
 
 from kontext.models.batch import NO_CONTEXT, PairTensors, padded
 from kontext.models.transformer import FluxTransformer
-from schemas.recipes import FinetuneConfig, TransformerShape
 from schemas.tables import RELATION_CLASSES
+from schemas.train_config import FinetuneConfig, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -17,7 +17,7 @@ from kontext.data.mine import attributes
 from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
-from schemas.recipes import MineConfig
+from schemas.data_config import MineConfig
 
 VERSION = "1"
 NEIGHBOURS = 4  # groups that lend each other references

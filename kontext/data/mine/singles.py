@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kontext.data.mine.candidate import Candidate, MinedImage
-from schemas.recipes import MineConfig
+from schemas.data_config import MineConfig
 
 VERSION = "1"
 

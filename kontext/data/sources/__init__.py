@@ -7,7 +7,7 @@ from typing import Any
 
 from kontext.data.sources import cutouts, dicebear, emoji, folder, meteocons, openmoji_wheel, signs
 from kontext.data.sources.base import SourceItem
-from schemas.recipes import Section
+from schemas.data_config import Section
 
 _PLANNERS: dict[str, Callable[[Any], list[SourceItem]]] = {
     "emoji": emoji.plan,

@@ -19,7 +19,7 @@ from PIL import Image
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import shuffled, stable_hash
 from kontext.errors import SourceError
-from schemas.recipes import CutoutSource
+from schemas.data_config import CutoutSource
 
 _LAND = "usr/share/games/endless-sky/images/land"
 _STAMPS = "usr/share/tuxpaint/stamps"

@@ -17,7 +17,7 @@ from typing import Any
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import choose, shuffled
 from kontext.errors import SourceError
-from schemas.recipes import DiceBearSource
+from schemas.data_config import DiceBearSource
 
 Options = Mapping[str, Any]
 Values = Mapping[str, Options]  # label -> DiceBear options that draw it

@@ -15,7 +15,7 @@ from kontext.data.sources.families import Member, drawn_alike, member
 from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
-from schemas.recipes import EmojiSource
+from schemas.data_config import EmojiSource
 
 ART_STYLES = {
     "fluent-emoji": "glossy 3D",

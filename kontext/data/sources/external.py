@@ -17,7 +17,7 @@ from pathlib import Path
 from kontext.data.sources.fallback import resolve
 from kontext.data.sources.folder import listed_files
 from kontext.errors import SourceError
-from schemas.recipes import FolderSource, IngestConfig
+from schemas.data_config import FolderSource, IngestConfig
 
 CACHE = "cache/files.sqlite"
 _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick

@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kontext.data.sources.iconify import available
-from schemas.recipes import EmojiSource, IngestConfig, MeteoconsSource, OpenMojiWheelSource, Source
+from schemas.data_config import (
+    EmojiSource,
+    IngestConfig,
+    MeteoconsSource,
+    OpenMojiWheelSource,
+    Source,
+)
 
 # One set has fewer drawings of a concept than eight, so it gives more concepts.
 _MORE_CONCEPTS, _MORE_PEOPLE = 4, 2

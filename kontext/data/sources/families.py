@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.recipes import EmojiFamily
+from schemas.data_config import EmojiFamily
 
 _COLORS = {
     "heart": "red=2764 orange=1f9e1 yellow=1f49b green=1f49a light_blue=1fa75 blue=1f499 "

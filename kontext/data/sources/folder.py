@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kontext.data.sources.base import SourceItem
 from kontext.errors import SourceError
-from schemas.recipes import FolderSource
+from schemas.data_config import FolderSource
 
 
 def plan(config: FolderSource) -> list[SourceItem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.iconify import load_icon_set
-from schemas.recipes import MeteoconsSource
+from schemas.data_config import MeteoconsSource
 
 # What falls or floats in front of the sky; the rest of a name is the sky itself.
 _WEATHER = ("drizzle", "rain", "snow", "sleet", "hail", "fog", "haze", "smoke", "dust", "wind")

@@ -18,7 +18,7 @@ from kontext.data.sources.emoji import EXCLUDED, parse_codes
 from kontext.data.sources.families import drawn_alike, member
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
-from schemas.recipes import OpenMojiWheelSource
+from schemas.data_config import OpenMojiWheelSource
 
 DRAWN, LINES, COLORS = "outlined OpenMoji", "black and white", "flat OpenMoji"
 

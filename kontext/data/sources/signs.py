@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import choose, shuffled, stable_hash
-from schemas.recipes import SignSource
+from schemas.data_config import SignSource
 
 WORDS = (
     *("OPEN", "SALE", "CAFE", "STOP", "EXIT", "TAXI", "FREE", "COOL", "NEW", "HELP"),

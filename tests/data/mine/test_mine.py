@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kontext.data.mine import Candidate, MinedImage, attributes, references, select, singles
 from kontext.data.mine.attributes import overlap, silhouette
 from kontext.data.mine.candidate import strictest_license
-from schemas.recipes import MineConfig
+from schemas.data_config import MineConfig
 
 
 def image(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kontext.data.sources import plan
 from kontext.errors import SourceError
-from schemas.recipes import CutoutSource
+from schemas.data_config import CutoutSource
 from tests.data.pictures import scene
 
 

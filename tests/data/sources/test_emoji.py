@@ -4,7 +4,7 @@ import pytest
 
 from kontext.data.sources import emoji, iconify, meteocons, plan
 from kontext.errors import SourceError
-from schemas.recipes import EmojiSource, MeteoconsSource
+from schemas.data_config import EmojiSource, MeteoconsSource
 
 needs_npm = pytest.mark.skipif(not iconify.available(), reason="npm images are not installed")
 

@@ -10,7 +10,7 @@ import pytest
 
 from kontext.data.sources import external
 from kontext.data.sources.external import fingerprint
-from schemas.recipes import FolderSource, IngestConfig, SignSource
+from schemas.data_config import FolderSource, IngestConfig, SignSource
 
 OLD = 1_600_000_000
 

@@ -10,16 +10,16 @@ import pytest
 from kontext.data.sources.external import fingerprint
 from kontext.data.sources.fallback import resolve
 from kontext.engine import Engine
-from schemas.recipes import (
+from schemas.data_config import (
     DiceBearSource,
     EmojiSource,
     IngestConfig,
     MeteoconsSource,
     MineConfig,
     OpenMojiWheelSource,
-    Recipe,
     SignSource,
 )
+from schemas.recipes import Recipe
 from schemas.tables import CATEGORIES
 from tests.stages.stage_harness import Harness
 

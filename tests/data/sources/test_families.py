@@ -8,7 +8,7 @@ from kontext.data.caption.template import TemplateCaptioner
 from kontext.data.mine.relations import relation_of
 from kontext.data.sources import iconify, plan
 from kontext.data.sources.families import drawn_alike, member
-from schemas.recipes import FAMILIES, EmojiSource
+from schemas.data_config import FAMILIES, EmojiSource
 
 ALL = (*FAMILIES, "clock", "arrow")
 

@@ -6,7 +6,7 @@ from kontext.data.decode import decode_image
 from kontext.data.sources import plan
 from kontext.data.sources.base import SourceItem
 from kontext.errors import SourceError
-from schemas.recipes import DiceBearSource, SignSource
+from schemas.data_config import DiceBearSource, SignSource
 
 SMALL = DiceBearSource(seeds=2, values_per_attribute=2)
 
