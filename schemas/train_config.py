@@ -121,6 +121,9 @@ class AutoencoderConfig(Section):
         "efficientnet-lite0", title="Network of the perceptual loss and of LPIPS and rFID"
     )
     perceptual_file: str = Field("", title="torchvision's vgg16 weights, for perceptual=vgg16")
+    stream: bool = Field(
+        False, title="Read training images from the shards as they are needed, not into memory"
+    )
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
     launch: LaunchConfig = LaunchConfig()
     guard: GuardConfig = GuardConfig()

@@ -77,6 +77,7 @@ class StreamPlan:
         budget: tokens of a global batch, at most.
         text: text tokens of a sample.
         weights, window: see `kontext.data.order.epoch_order`.
+        contexts: whether contexts are read, and count; without them only targets come.
     """
 
     budget: int
@@ -84,6 +85,7 @@ class StreamPlan:
     seed: int = 0
     weights: Mapping[str, float] | None = None
     window: int = 0
+    contexts: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,10 @@ class PairStream:
             self.index.pair_ids,
             self.index.shards,
             self.index.categories,
-            [(plan.text, *tokens) for tokens in self.index.image_tokens],
+            [
+                (plan.text, *(tokens if plan.contexts else tokens[:1]))
+                for tokens in self.index.image_tokens
+            ],
         )
         self._threads, self._ahead = threads, max(1, ahead)
         self._shards = _Shards(store, cache, cache_bytes)
@@ -176,6 +181,12 @@ class PairStream:
         p = self.plan
         order = epoch_order(self._samples, p.seed, number, p.weights, p.window)
         return epoch_batches(self._samples, order, p.budget)
+
+    def steps(self, at_least: int = 1) -> Iterator[Place]:
+        """Where the 0th, 1st, … batch of at least so many samples lies, without end."""
+        for rows, after in self._planned(Place(stream=self.identity)):
+            if len(rows) >= at_least:
+                yield replace(after, batch=after.batch - 1)
 
     def shares(self) -> dict[str, tuple[float, float]]:
         """Category -> (share wanted, share measured over all ranks), of what has been delivered."""
@@ -233,7 +244,7 @@ class PairStream:
             key=record["pair_id"][:32],
             contexts=tuple(
                 self._images.decoded(name, members[f"ctx{i}.png"])
-                for i, name in enumerate(record["context_ids"])
+                for i, name in enumerate(record["context_ids"] if self.plan.contexts else ())
             ),
             target=self._images.decoded(record["target_id"], members["tgt.png"]),
             record=record,
@@ -248,6 +259,8 @@ def _identity(index: ShardIndex, plan: StreamPlan) -> str:
         told.update("\n".join(index.shards).encode())
     weights = None if plan.weights is None else sorted(plan.weights.items())
     told.update(repr((plan.budget, plan.text, plan.seed, weights, plan.window)).encode())
+    if not plan.contexts:
+        told.update(b"targets")
     return told.hexdigest()[:16]
 
 

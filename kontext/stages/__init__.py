@@ -87,6 +87,10 @@ _ALL: tuple[Stage, ...] = (
         "kontext.stages.train_autoencoder",
         (
             "kontext.stages.train_autoencoder",
+            "kontext.stages.pictures",
+            "kontext.data.image_stream",
+            "kontext.data.stream",
+            "kontext.data.order",
             "kontext.train.autoencoder",
             "kontext.stages.numerics",
             "kontext.stages.training",

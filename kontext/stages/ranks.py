@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.data.loader import load_split
 from kontext.evaluate.models import load_transformer
 from kontext.launch import launch
 from kontext.models.precision import compute_dtype
@@ -24,6 +22,7 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
+from kontext.stages.pictures import some_images, training_images
 from kontext.store.artifacts import Artifact, ArtifactStore, run_prefix
 from kontext.store.objects import open_store
 from kontext.train.autoencoder import AutoencoderMethod
@@ -158,13 +157,15 @@ def train_codec(
     """A rank's part of train-autoencoder."""
     section, world = AutoencoderConfig.model_validate(config), rank.world
     keep_freed_memory()
-    pixels = load_split(_open(store, cache, "shard", shards), "train").images
-    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    images = training_images(
+        section, _open(store, cache, "shard", shards), rank.job.folder / "shards", world
+    )
     features = load_backbone(section, world.device)
-    method = AutoencoderMethod(section, images.to(world.device), features, world=world)
+    method = AutoencoderMethod(section, images, features, world=world)
     method.state.ledger = ledger
     products = compute_dtype("auto", world.device)
-    _fit(rank, method, section, checkpoints, codec_work(section, images.shape[-1]), products)
+    side = some_images(images, 1).shape[-1]
+    _fit(rank, method, section, checkpoints, codec_work(section, side), products)
 
 
 def train_student(

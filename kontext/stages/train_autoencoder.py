@@ -9,16 +9,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kontext.data.image_stream import StreamedImages
 from kontext.data.images import contact_sheet
 from kontext.data.judge import ssim
-from kontext.data.loader import load_split
 from kontext.data.split import SPLITS_IN_ORDER
 from kontext.errors import GateError
 from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
+from kontext.parallel.world import World
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, record
+from kontext.stages.pictures import some_images, split_images, training_images
 from kontext.stages.ranks import checkpoints_of, train_codec, train_on_ranks
 from kontext.stages.start import starting_codec
 from kontext.stages.training import (
@@ -54,17 +56,10 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, AutoencoderConfig)
     keep_freed_memory()
     device = device_for(ctx)
-    images = {name: load_split(ctx.inputs["shard"], name).images for name in SPLITS_IN_ORDER}
-    if not all(map(len, images.values())):  # the validation split is the next stages': say it now
-        found = ", ".join(f"{name} {len(part)}" for name, part in images.items())
-        raise GateError(
-            f"a split has no images ({found}): the sources have too few unrelated groups to hold "
-            "any out; add images, or raise shard.test_fraction or shard.val_fraction"
-        )
-    train = _channels_first(images["train"], device)
-    held_out = _channels_first(images["test"], device)
-    features = load_backbone(config, device)
-    method = AutoencoderMethod(config, train, features, starting_codec(ctx, config))
+    source, held_out = _images(ctx, config, device)
+    train = some_images(source).to(device)
+    features, world = load_backbone(config, device), World(device=device)
+    method = AutoencoderMethod(config, source, features, starting_codec(ctx, config), world)
     method.state.ledger = {
         **codec_ledger(method.model, compute_dtype("auto", device), device),
         **optimizer_ledger(method.state.optimizers),
@@ -103,10 +98,21 @@ def run(ctx: StageContext) -> None:
     _measure(ctx, method, train, held_out)
 
 
-def _channels_first(
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device
-) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+def _images(
+    ctx: StageContext, config: AutoencoderConfig, device: torch.device
+) -> tuple[Tensor | StreamedImages, Tensor]:
+    """What to train on, and the images of the test split."""
+    shards = ctx.inputs["shard"]
+    source = training_images(config, shards, ctx.scratch / "shards", World(device=device))
+    others = {name: split_images(shards, name, device) for name in SPLITS_IN_ORDER[1:]}
+    sizes = {SPLITS_IN_ORDER[0]: len(source), **{name: len(part) for name, part in others.items()}}
+    if not all(sizes.values()):  # the validation split is the next stages': say it now
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise GateError(
+            f"a split has no images ({found}): the sources have too few unrelated groups to hold "
+            "any out; add images, or raise shard.test_fraction or shard.val_fraction"
+        )
+    return source, others["test"]
 
 
 def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) -> Measure | None:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from kontext.errors import RecipeError
 from kontext.models.autoencoder import Autoencoder, sample_posterior
+from kontext.models.batch import ImageBatch, ImageSource
 from kontext.models.discriminators import PatchDiscriminator
 from kontext.models.precision import autocast
 from kontext.parallel.world import World
+from kontext.train.clock import waiting
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
@@ -36,7 +38,7 @@ class AutoencoderMethod:
 
     Args:
         config: the recipe section.
-        images: uint8 [N, 3, H, W], kept as they are and scaled per batch.
+        images: uint8 [N, 3, H, W] to draw batches from, or a source of batches.
         features: frozen feature network for the perceptual loss, or None to leave it out.
         model: starting weights, the same on all ranks; a fresh model where None.
         world: this process among the ranks; alone by default.
@@ -48,15 +50,19 @@ class AutoencoderMethod:
     def __init__(
         self,
         config: AutoencoderConfig,
-        images: Tensor,
+        images: Tensor | ImageSource,
         features: Backbone | None,
         model: Autoencoder | None = None,
         world: World | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.images, self.features = config, images, features
-        self.device = images.device
-        self.world = world or World(device=self.device)
+        self.config, self.features = config, features
+        if isinstance(images, Tensor):
+            self.world = world or World(device=images.device)
+            self.source: ImageSource = HeldImages(images, config, self.world)
+        else:
+            self.world, self.source = world or World(), images
+        self.device = self.world.device
         if config.batch < self.world.size:
             raise RecipeError(f"a batch of {config.batch} is too small for {self.world.size} ranks")
         self.model = (model or Autoencoder(config.shape)).to(self.device)
@@ -73,59 +79,57 @@ class AutoencoderMethod:
             },
             ema={"model": Ema(self.model, config.ema_decay)},
         )
-        self._rows = self.world.rows(config.batch)
-        self._share = len(self._rows) / config.batch
 
     def step(self, index: int) -> Mapping[str, float]:
         """One generator update and, once started, one discriminator update."""
         c = self.config
         scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
-        picks = torch.randint(
-            len(self.images), (c.batch,), generator=generator(c.seed, index, "batch")
-        )
-        real = self.images[self._own(picks)].float() / 127.5 - 1
+        with waiting():
+            batch = self.source.batch(index)
+        real = batch.pixels.to(self.device).float() / 127.5 - 1
         disturbed = bool(c.latent_noise) and index >= c.latent_noise_start
         resting = disturbed or c.decoder_only
         with autocast(self.device), torch.set_grad_enabled(not resting):
             mean, logvar = self.model.moments(real)
         mean, logvar = mean.float(), logvar.float()
-        latents = self._sampled(index, mean, logvar)
+        latents = self._sampled(index, batch, mean, logvar)
         if disturbed:
-            latents = self._disturbed(index, latents)
+            latents = self._disturbed(index, batch, latents)
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
         fake = fake.float()
-        losses = self._generator_losses(index, real, fake, mean, logvar)
+        losses = self._generator_losses(index, batch.share, real, fake, mean, logvar)
         total = torch.stack(list(losses.values())).sum()
-        self._update("model", total)
+        self._update("model", total, batch.share)
         report = {name: float(value.detach()) for name, value in losses.items()}
         if index >= c.disc_start:
-            report["critic"] = self._critic_update(real, fake.detach())
+            report["critic"] = self._critic_update(real, fake.detach(), batch.share)
         self.state.ema["model"].update(self.model)
-        return self.world.sum({name: value * self._share for name, value in report.items()})
+        return self.world.sum({name: value * batch.share for name, value in report.items()})
 
-    def _own(self, values: Tensor) -> Tensor:
-        """This rank's rows of something of the global batch [B, ...]."""
-        return values[self._rows.start : self._rows.stop]
-
-    def _sampled(self, index: int, mean: Tensor, logvar: Tensor) -> Tensor:
+    def _sampled(self, index: int, batch: ImageBatch, mean: Tensor, logvar: Tensor) -> Tensor:
         """A sample of the posterior; its noise is drawn for the whole batch."""
         draw = generator(self.config.seed, index, "posterior")
         if self.world.size == 1:
             return sample_posterior(mean, logvar, draw)
-        noise = torch.randn(self.config.batch, *mean.shape[1:], generator=draw)
-        return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * self._own(noise).to(mean.device)
+        noise = torch.randn(batch.total, *mean.shape[1:], generator=draw)
+        return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * batch.own(noise).to(mean.device)
 
-    def _disturbed(self, index: int, latents: Tensor) -> Tensor:
+    def _disturbed(self, index: int, batch: ImageBatch, latents: Tensor) -> Tensor:
         draw = generator(self.config.seed, index, "noise")
         if self.world.size == 1:
             return disturb(latents, self.config.latent_noise, draw)
-        size, place = self.config.batch, self._rows.start
-        spread = self.world.spread(latents)
-        return disturb(latents, self.config.latent_noise, draw, (size, place, spread))
+        part = (batch.total, batch.first, self.world.spread(latents))
+        return disturb(latents, self.config.latent_noise, draw, part)
 
     def _generator_losses(
-        self, index: int, real: Tensor, fake: Tensor, mean: Tensor, logvar: Tensor
+        self,
+        index: int,
+        share: float,
+        real: Tensor,
+        fake: Tensor,
+        mean: Tensor,
+        logvar: Tensor,
     ) -> dict[str, Tensor]:
         c = self.config
         losses = {"l1": (fake - real).abs().mean()}
@@ -138,16 +142,16 @@ class AutoencoderMethod:
             reconstruction = torch.stack([v for k, v in losses.items() if k != "kl"]).sum()
             with autocast(self.device):
                 adversarial = -self.critic(fake).float().mean()
-            weight = self._adaptive(reconstruction, adversarial)
+            weight = self._adaptive(reconstruction, adversarial, share)
             losses["adversarial"] = c.disc_weight * weight * adversarial
         return losses
 
-    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor, share: float) -> Tensor:
         """`adaptive_weight` of the global batch."""
         last = self.model.decoder.last_weight
         if self.world.size == 1:
             return adaptive_weight(reconstruction, adversarial, last)
-        both = [_gradient(loss * self._share, last) for loss in (reconstruction, adversarial)]
+        both = [_gradient(loss * share, last) for loss in (reconstruction, adversarial)]
         self.world.add(both)
         return _ratio(*both)
 
@@ -156,24 +160,39 @@ class AutoencoderMethod:
     ) -> tuple[Tensor, Tensor]:
         return feature_distances(features, real, fake, self.config.perceptual_levels)
 
-    def _critic_update(self, real: Tensor, fake: Tensor) -> float:
+    def _critic_update(self, real: Tensor, fake: Tensor, share: float) -> float:
         with autocast(self.device):
             scores = self.critic(torch.cat((real, fake))).float()
         on_real, on_fake = scores.chunk(2)
         loss = hinge(on_real, on_fake)
-        self._update("critic", loss)
+        self._update("critic", loss, share)
         return float(loss.detach())
 
-    def _update(self, name: str, loss: Tensor) -> None:
+    def _update(self, name: str, loss: Tensor, share: float) -> None:
         optimizers = [o for k, o in self.state.optimizers.items() if k.split(".")[0] == name]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss * self._share if self.world.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        (loss * share if self.world.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in self.state.modules[name].parameters() if p.grad is not None]
         self.world.add([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
+
+
+class HeldImages:
+    """Batches drawn with replacement from pictures in memory, uint8 [N, 3, H, W]."""
+
+    def __init__(self, images: Tensor, config: AutoencoderConfig, world: World) -> None:
+        self._images, self._config = images, config
+        self._rows = world.rows(config.batch)
+
+    def batch(self, index: int) -> ImageBatch:
+        """The rows of step `index` that this rank computes."""
+        c, rows = self._config, self._rows
+        draw = generator(c.seed, index, "batch")
+        picks = torch.randint(len(self._images), (c.batch,), generator=draw)
+        return ImageBatch(self._images[picks[rows.start : rows.stop]], rows.start, c.batch)
 
 
 def disturb(

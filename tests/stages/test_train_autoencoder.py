@@ -11,8 +11,10 @@ from kontext.errors import GateError, RecipeError
 from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.stages.start import codec_fingerprint
+from kontext.train.autoencoder import AutoencoderMethod
 from schemas.train_config import AutoencoderConfig, AutoencoderShape
 from tests.stages import finished_run
+from tests.stages.encoded_run import broken_at
 from tests.stages.stage_harness import Harness
 
 
@@ -119,3 +121,33 @@ def test_reconstructions_are_measured_and_shown_on_the_way(tmp_path: Path) -> No
     for tag in (b"autoencoder/l1", b"autoencoder/seconds", b"autoencoder/val_psnr"):
         assert tag in data
     assert b"autoencoder/reconstructions" in data and b"PNG" in data
+
+
+def streamed(folder: Path, splits: tuple[str, ...] = finished_run.SPLIT_NAMES) -> Harness:
+    harness = dataset(folder, splits)
+    section = harness.recipe.autoencoder.model_copy(update={"stream": True, "checkpoint_every": 2})
+    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
+    return harness
+
+
+def test_images_can_be_streamed_and_a_killed_run_goes_on_with_the_same_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "killed", "memory"):
+        (tmp_path / name).mkdir()
+    whole = streamed(tmp_path / "whole").run("train-autoencoder")
+    killed = streamed(tmp_path / "killed")
+    broken_at(monkeypatch, AutoencoderMethod, 2, killed, "train-autoencoder")
+    resumed = killed.run("train-autoencoder")
+    histories = [made.table("history.parquet").to_pylist() for made in (whole, resumed)]
+    assert histories[0] == histories[1] and len(histories[0]) == 3
+    weights = [load_file(made.path("autoencoder.safetensors")) for made in (whole, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    memory = dataset(tmp_path / "memory", finished_run.SPLIT_NAMES).run("train-autoencoder")
+    assert memory.table("history.parquet").to_pylist() != histories[0]
+    assert whole.json("health.json")["psnr_held_out"] > 3
+
+
+def test_streaming_a_split_without_images_stops_before_training(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"a split has no images \(train 0"):
+        streamed(tmp_path, ("val", "test")).run("train-autoencoder")
