@@ -13,11 +13,13 @@ values, which are read with `weights_only`: nothing in a checkpoint can run code
 from __future__ import annotations
 
 import io
+import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +138,31 @@ def _in_one_line(done: str) -> Iterator[None]:
         raise StoreError(f"the checkpoint was not {done}: rank {rank}: {cause}") from error
 
 
+_PREFIX = "kontext-checkpoint-"
+_STALE_SECONDS = 3600  # of a file whose process is unknown here: it may run in another container
+
+
+def forget_dead_writers() -> None:
+    """Delete what killed processes of this machine left in TMPDIR: a part of a checkpoint each."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(FileNotFoundError):  # another rank was faster
+            found = path.stat()
+            stale = time.time() - found.st_mtime > _STALE_SECONDS
+            if stale and found.st_uid == os.getuid() and pid.isdigit() and not _lives(int(pid)):
+                path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 class _Writer(StorageWriter):
     def __init__(
         self, store: ObjectStore, folder: str, record: Any, rank: int, done: Callable[[], None]
@@ -159,7 +186,8 @@ class _Writer(StorageWriter):
         self, plan: SavePlan, planner: SavePlanner
     ) -> torch.futures.Future[list[WriteResult]]:
         results = []
-        with tempfile.NamedTemporaryFile(prefix="kontext-checkpoint-") as file:
+        forget_dead_writers()
+        with tempfile.NamedTemporaryFile(prefix=f"{_PREFIX}{os.getpid()}-") as file:
             for item in plan.items:
                 tensor = planner.resolve_data(item)
                 assert isinstance(tensor, Tensor), item.index.fqn

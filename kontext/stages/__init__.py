@@ -147,6 +147,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.models.lora_files",
             "kontext.models.weights",
             "kontext.train.flow",
+            "kontext.train.edit_draws",
             "kontext.train.guidance",
             "kontext.models.batch",
             "kontext.parallel.flops",

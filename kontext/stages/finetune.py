@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyarrow as pa
 import torch
+from safetensors.torch import save_file
 
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_autoencoder
@@ -16,7 +18,13 @@ from kontext.parallel.peaks import peak_flops
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
-from kontext.stages.ranks import checkpoints_of, train, train_on_ranks
+from kontext.stages.ranks import (
+    checkpoints_of,
+    train,
+    train_guidance,
+    train_on_ranks,
+    train_pictures,
+)
 from kontext.stages.start import save_adapters, starting_model
 from kontext.stages.training import (
     board_of,
@@ -136,7 +144,16 @@ def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
     codec = load_autoencoder(ctx.inputs["train-autoencoder"], flow.device)
     features = load_backbone(ctx.recipe.autoencoder, flow.device)
     method = PictureMethod(flow.config, flow.data, flow.model, codec, features)
-    recent = [row["embedding"] for row in _trained_on(ctx, flow, method, "pictures")[-20:]]
+    history = _trained_on(
+        ctx,
+        flow,
+        method,
+        "pictures",
+        train_pictures,
+        codec=ctx.inputs["train-autoencoder"].digest,
+        autoencoder=ctx.recipe.autoencoder.model_dump(mode="json"),
+    )
+    recent = [row["embedding"] for row in history[-20:]]
     ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
     method.state.ema["model"].copy_to(method.model)
 
@@ -151,7 +168,10 @@ def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:
             "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
         }
     )
-    recent = _trained_on(ctx, flow, method, "guidance")[-20:]
+    teacher = ctx.scratch / "teacher.safetensors"
+    save_file({k: v.contiguous() for k, v in method.teacher.state_dict().items()}, teacher)
+    history = _trained_on(ctx, flow, method, "guidance", train_guidance, teacher=str(teacher))
+    recent = history[-20:]
     deaf = sum(row["unguided"] for row in recent)
     ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / max(deaf, 1e-12))
     method.state.ema["model"].copy_to(method.student)
@@ -159,16 +179,25 @@ def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:
 
 
 def _trained_on(
-    ctx: StageContext, flow: FlowMethod, method: PictureMethod | GuidanceMethod, name: str
+    ctx: StageContext,
+    flow: FlowMethod,
+    method: PictureMethod | GuidanceMethod,
+    name: str,
+    work: Callable[..., None],
+    **arguments: Any,
 ) -> list[dict[str, float]]:
-    """All steps of what follows the flow, under its ledger; the history is `<name>.parquet`."""
+    """All steps of what follows the flow, under its ledger; the history is `<name>.parquet`.
+
+    `work` is what ranks do, where the recipe asks for them, and `arguments` what only they need.
+    """
+    config = flow.config
     method.state.ledger = dict(flow.state.ledger)
-    history = fit(
-        method,
-        checkpoints=checkpoints_of(ctx, flow.config, name),
-        progress=report_progress(ctx, name),
-        policy=flow.config.guard,
+    checkpoints, progress = checkpoints_of(ctx, config, name), report_progress(ctx, name)
+    encoded = ctx.inputs["encode"].digest
+    train_on_ranks(
+        ctx, method, config, checkpoints, progress, work, name=name, encoded=encoded, **arguments
     )
+    history = fit(method, checkpoints=checkpoints, progress=progress, policy=config.guard)
     ctx.output.add_table(f"{name}.parquet", history_table(history))
     report_incidents(ctx, method.state)
     return history

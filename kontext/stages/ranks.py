@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
+from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.launch import launch
 from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
+from kontext.parallel.shard import shard
 from kontext.stage import StageContext
 from kontext.stages.pictures import some_images, training_images
 from kontext.store.artifacts import Artifact, ArtifactStore, run_prefix
@@ -29,11 +30,13 @@ from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock, Work
 from kontext.train.distill import DistillMethod
-from kontext.train.flow import FlowMethod, validation
+from kontext.train.flow import FlowMethod, flow_lengths, validation
+from kontext.train.guidance import GuidanceMethod
 from kontext.train.loop import Measure, Method, Progress, fit
 from kontext.train.perceptual import load_backbone
+from kontext.train.pictures import PictureMethod
 from kontext.train.rank import Job, Rank
-from kontext.train.work import codec_work, flow_work, ladd_work
+from kontext.train.work import codec_work, flow_work, guidance_work, ladd_work, picture_work
 from schemas.train_config import (
     AutoencoderConfig,
     DistillConfig,
@@ -78,7 +81,9 @@ def train_on_ranks(
     checkpoints: Checkpoints,
     progress: Progress,
     work: Callable[..., None],
-    **arguments: str,
+    *,
+    name: str = "ranks",
+    **arguments: Any,
 ) -> None:
     """Train to the last step on the ranks the recipe asks for; the method itself stays as it is.
 
@@ -86,6 +91,7 @@ def train_on_ranks(
 
     Args:
         work: what every rank does, one of this module's; told also the `arguments`.
+        name: of the scratch folder where ranks leave word; one per method of a stage.
 
     Raises:
         RanksError: ranks died too often, or could not be started.
@@ -111,7 +117,7 @@ def train_on_ranks(
             "checkpoints": checkpoints.url,
             **arguments,
         },
-        folder=ctx.scratch / "ranks",
+        folder=ctx.scratch / name,
         replicas=config.launch.replicas,
         context=parallel.context,
         stall_seconds=config.launch.stall_seconds,
@@ -142,6 +148,55 @@ def train(
         held_out = load_pairs(artifact, "val", world.device)
         measure = Measure(section.validate_every, validation(method, held_out))
     _fit(rank, method, section, checkpoints, flow_work(section, data), products, measure)
+
+
+def train_pictures(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    encoded: str,
+    codec: str,
+    autoencoder: dict[str, Any],
+    ledger: dict[str, str],
+    checkpoints: str,
+) -> None:
+    """A rank's part of the steps that finetune judges in pictures."""
+    section, world = FinetuneConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
+    judge = load_autoencoder(_open(store, cache, "train-autoencoder", codec), world.device)
+    features = load_backbone(AutoencoderConfig.model_validate(autoencoder), world.device)
+    products = compute_dtype(section.parallel.precision, world.device)
+    model = _unfilled(section).to(world.device)
+    shard(model, section.parallel, world, products, flow_lengths(section, data))
+    method = PictureMethod(section, data, model, judge, features, world)
+    method.state.ledger = ledger
+    _fit(rank, method, section, checkpoints, picture_work(section, data), products)
+
+
+def train_guidance(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    encoded: str,
+    teacher: str,
+    ledger: dict[str, str],
+    checkpoints: str,
+) -> None:
+    """A rank's part of guidance distillation; `teacher` is a file on a disk that all ranks see."""
+    section, world = FinetuneConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
+    model = FluxTransformer(section.shape)
+    model.load_state_dict(load_file(teacher))
+    method = GuidanceMethod(section, data, model.to(world.device), world)
+    method.state.ledger = ledger
+    products = compute_dtype(section.parallel.precision, world.device)
+    _fit(rank, method, section, checkpoints, guidance_work(section, data), products)
 
 
 def train_codec(

@@ -21,11 +21,12 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.compile import closed_lengths
 from kontext.parallel.shard import shard
-from kontext.parallel.world import World, whole
+from kontext.parallel.world import World
 from kontext.train.clock import waiting
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
+from kontext.train.state import take_step
 from kontext.train.timesteps import sample_t, validation_levels
 from kontext.train.whiten import whiten_text_inputs
 from schemas.train_config import FinetuneConfig
@@ -142,7 +143,7 @@ class FlowMethod:
         self.model = (model or _fresh(config, data)).to(self.device)
         dtype = compute_dtype(config.parallel.precision, self.device)
         use_kernel(config.parallel.kernel, self.device)
-        shard(self.model, config.parallel, self.world, dtype, _lengths(config, data))
+        shard(self.model, config.parallel, self.world, dtype, flow_lengths(config, data))
         self.fp32 = dtype == torch.float32
         self.total_steps = config.t2i_steps + config.joint_steps
         optimizers = transformer_optimizers(
@@ -167,11 +168,8 @@ class FlowMethod:
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         report = self._backward(index, parts)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
-        for optimizer in self.state.optimizers.values():
-            optimizer.step()
-        self.state.ema["model"].update(self.model)
-        return {"loss": report.pop("loss"), "grad_norm": float(whole(norm)), **report}
+        norm = take_step(self.state, c.clip)
+        return {"loss": report.pop("loss"), "grad_norm": norm, **report}
 
     def picked(self, index: int) -> list[tuple[str, Tensor]]:
         """The pairs [B] of a step: edits, text-to-image, or both."""
@@ -285,7 +283,7 @@ def _fresh(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
     return model
 
 
-def _lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
+def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
     """All lengths of this data's sequences, for compiled blocks."""
     if config.parallel.compile and config.image_dropout + config.both_dropout:
         raise RecipeError(

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 
 from kontext.errors import RecipeError
-from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
-from kontext.models.sequence import pack
+from kontext.models.batch import Batch, PairTensors
+from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.shard import shard
+from kontext.parallel.world import World
+from kontext.train.edit_draws import EditDraws, NoisedEdits
 from kontext.train.ema import Ema
-from kontext.train.flow import add_noise, velocity
-from kontext.train.loop import TrainState, generator
+from kontext.train.flow import velocity
+from kontext.train.loop import TrainState
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
-from kontext.train.timesteps import sample_t
+from kontext.train.state import take_step
 from schemas.train_config import FinetuneConfig
 
 
@@ -50,19 +53,36 @@ class GuidanceMethod:
         config: the recipe section; `guidance_distill` has the steps and the range.
         data: encoded training pairs.
         teacher: trained with CFG dropout of the text; frozen here.
+        world: this process among the ranks, which hold teacher and student sharded; alone by
+            default.
 
     Raises:
-        RecipeError: the teacher has a guidance embedding, or was trained without text dropout.
+        RecipeError: the teacher has a guidance embedding, or was trained without text dropout, or
+            a batch has fewer edits than there are ranks.
     """
 
-    def __init__(self, config: FinetuneConfig, data: PairTensors, teacher: FluxTransformer) -> None:
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        data: PairTensors,
+        teacher: FluxTransformer,
+        world: World | None = None,
+    ) -> None:
         if config.text_dropout + config.both_dropout <= 0:
             raise RecipeError("guidance distillation needs a teacher trained with text_dropout")
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        self.draws = EditDraws(
+            config, data, config.guidance_distill.batch, teacher.shape.timestep_shift, self.world
+        )
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = with_guidance(teacher).requires_grad_(True).train()
+        if self.world.size > 1:
+            dtype = compute_dtype(config.parallel.precision, self.device)
+            for model in (self.teacher, self.student):
+                shard(model, config.parallel, self.world, dtype)
         self.total_steps = config.guidance_distill.steps
         optimizers = transformer_optimizers(
             self.student,
@@ -76,30 +96,29 @@ class GuidanceMethod:
             optimizers={type(o).__name__.lower(): o for o in optimizers},
             ema={"model": Ema(self.student, config.guidance_distill.ema_decay)},
         )
-        self._edits = data.plain_edits()
-        self._weights = sampling_weights(
-            data, self._edits, config.category_weights, config.magnitude_balance
-        )
 
     def step(self, index: int) -> Mapping[str, float]:
         """One update. `unguided` is the loss that a student deaf to the guidance would have."""
         c = self.config.guidance_distill
         scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
-        batch, noisy, t, guidance = self._inputs(index)
-        goal, plain = self.guided(batch, noisy, t, guidance)
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        loss = (velocity(self.student, noisy, batch, t, guidance) - goal).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), c.clip)
-        for optimizer in self.state.optimizers.values():
-            optimizer.step()
-        self.state.ema["model"].update(self.student)
-        return {
-            "loss": float(loss.detach()),
-            "unguided": float((plain - goal).square().mean()),
-            "grad_norm": float(norm),
-        }
+        loss = deaf = 0.0
+        for part in self.draws.at(index):
+            guidance = self.told(part)
+            goal, plain = self.guided(part.batch, part.noisy, part.t, guidance)
+            found = velocity(self.student, part.noisy, part.batch, part.t, guidance)
+            error = (found - goal).square().mean()
+            (error * part.share).backward()  # type: ignore[no-untyped-call]
+            loss += float(error.detach()) * part.share
+            deaf += float((plain - goal).square().mean()) * part.share
+        norm = take_step(self.state, c.clip)
+        return self.world.sum({"loss": loss, "unguided": deaf}) | {"grad_norm": norm}
+
+    def told(self, part: NoisedEdits) -> Tensor:
+        """The guidance [b] that a part's edits are distilled at."""
+        c = self.config.guidance_distill
+        return (c.low + (c.high - c.low) * part.uniform).to(self.device)
 
     @torch.no_grad()
     def guided(
@@ -115,19 +134,3 @@ class GuidanceMethod:
         plain = velocity(self.teacher, noisy, batch, t)
         without = velocity(self.teacher, noisy, empty, t)
         return without + guidance.view(-1, 1, 1) * (plain - without), plain
-
-    def _inputs(self, index: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
-        """A batch of edits, its noised targets, their levels, and the guidance of each."""
-        c, seed = self.config.guidance_distill, self.config.seed
-        index += self.config.t2i_steps + self.config.joint_steps  # after the steps of the flow
-        draw = generator(seed, index, "batch")
-        picks = torch.multinomial(self._weights, c.batch, replacement=True, generator=draw)
-        batch = gather(self.data, self._edits[picks])
-        clean = pack(batch.target)
-        eps = torch.randn(clean.shape, generator=generator(seed, index, "noise")).to(self.device)
-        times = generator(seed, index, "time")
-        normal, shift = torch.randn(len(clean), generator=times), self.teacher.shape.timestep_shift
-        t = sample_t(normal, clean.shape[1], shift).to(self.device)
-        share = torch.rand(len(clean), generator=generator(seed, index, "dropout"))
-        guidance = (c.low + (c.high - c.low) * share).to(self.device)
-        return batch, add_noise(clean, eps, t), t, guidance

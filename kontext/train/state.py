@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kontext.parallel.world import local_of, rows_of
+from kontext.parallel.world import local_of, rows_of, whole
 from kontext.train.ema import Ema
 from kontext.train.ledger import Ledger
 
@@ -29,6 +29,19 @@ class TrainState:
     incidents: list[dict[str, Any]] = field(default_factory=list)  # steps that were left out
     measured: list[dict[str, float]] = field(default_factory=list)  # validation, while it ran
     clock: list[dict[str, float | None]] = field(default_factory=list)  # differs from run to run
+
+
+def take_step(state: TrainState, clip: float) -> float:
+    """Let `model` follow the gradient it holds, clipped, and its average follow it.
+
+    Returns the gradient's norm before it was clipped, the whole one on ranks too.
+    """
+    model = state.modules["model"]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer in state.optimizers.values():
+        optimizer.step()
+    state.ema["model"].update(model)
+    return float(whole(norm))
 
 
 def weights_of(state: TrainState) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def picture_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], W
     return lambda index: Work(config.pictures.batch * _count(tokens), None)
 
 
+def guidance_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:
+    """Work of `GuidanceMethod`'s steps: three passes over its edits; operations stay uncounted."""
+    tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
+    return lambda index: Work(config.guidance_distill.batch * _count(tokens), None)
+
+
 def ladd_work(
     config: DistillConfig, data: PairTensors, shape: TransformerShape | None = None
 ) -> Callable[[int], Work]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from kontext.errors import RecipeError
+from kontext.models.autoencoder import Autoencoder
 from kontext.models.features import load_features
 from kontext.models.precision import full_precision
+from kontext.parallel.shard import shard
 from kontext.parallel.world import World, is_sharded, whole
 from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.distill import DistillMethod
 from kontext.train.flow import FlowMethod, validation
+from kontext.train.guidance import GuidanceMethod
 from kontext.train.loop import Measure, Method, fit
+from kontext.train.pictures import PictureMethod
 from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
 from tests.train.broken_ladd import CONFIG, teacher
 from tests.train.toy import toy_config, toy_model, toy_pairs
@@ -40,6 +45,31 @@ def ladd(world: World, **changes: Any) -> DistillMethod:
     real = torch.randn(len(edits), 4, 4, 4, generator=torch.Generator().manual_seed(4))
     config = DistillConfig.model_validate(values)
     return DistillMethod(config, data, edits, real, teacher(), world)
+
+
+def guided(world: World, **changes: Any) -> GuidanceMethod:
+    """A student that learns its teacher's guidance."""
+    settings = {"steps": 4, "low": 1.0, "high": 4.0, "batch": 7, "lr": 1e-3, "warmup": 1}
+    config = toy_config(
+        guidance_distill={**settings, **changes}, optimizer="adamw", text_dropout=0.1, parallel=FP32
+    )
+    return GuidanceMethod(config, toy_pairs(), teacher(), world)
+
+
+def pictured(world: World, **changes: Any) -> PictureMethod:
+    """A flow that is judged in the pictures of a random codec."""
+    # Adam makes full steps of gradients that are rounding alone: small ones, so that none shows
+    settings = {"steps": 4, "batch": 7, "lr": 1e-5, "warmup": 1, **changes}
+    config = toy_config(pictures=settings, optimizer="adamw", mask_weight=2.0, parallel=FP32)
+    torch.manual_seed(0)
+    shape = AutoencoderShape(
+        ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4
+    )
+    judge = Autoencoder(shape, 1.0, 0.0).requires_grad_(False).eval()
+    model = toy_model()
+    if world.size > 1:
+        shard(model, FP32, world, torch.float32)
+    return PictureMethod(config, toy_pairs(), model, judge, load_features(), world)
 
 
 def trained(method: Method) -> dict[str, Any]:
@@ -79,10 +109,13 @@ def everything(world: World) -> dict[str, Any]:
         "codec": trained(codec(world)),
         "ladd": trained(ladd(world)),
         "recomputed": trained(ladd(world, parallel=FP32.model_copy(update={"recompute": "full"}))),
+        "guidance": trained(guided(world)),
+        "pictures": trained(pictured(world)),
         "measured": measured(world),
         "refused": [],
     }
-    for make in (codec, ladd):
+    makers: tuple[Callable[..., Method], ...] = (codec, ladd, guided, pictured)
+    for make in makers:
         try:
             make(world, batch=2 if make is ladd else 1)
         except RecipeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,17 @@ import torch
 
 from kontext.errors import RecipeError
 from kontext.parallel.world import World
-from tests.parallel.method_work import FP32, codec, everything, ladd, measured, trained
+from kontext.train.loop import Method
+from tests.parallel.method_work import (
+    FP32,
+    codec,
+    everything,
+    guided,
+    ladd,
+    measured,
+    pictured,
+    trained,
+)
 from tests.parallel.ranks import run_ranks
 
 
@@ -52,6 +63,16 @@ def test_two_ranks_distil_the_student_of_one(ranks: list[dict[str, Any]]) -> Non
     assert ranks[0]["ladd"]["history"] == ranks[1]["ladd"]["history"]
 
 
+@pytest.mark.parametrize(("name", "make"), [("guidance", guided), ("pictures", pictured)])
+def test_two_ranks_train_on_what_follows_the_flow(
+    ranks: list[dict[str, Any]], name: str, make: Callable[..., Method]
+) -> None:
+    alone = trained(make(World()))
+    for found in ranks:
+        close(alone, found[name], "nothing judges")
+        assert found[name]["sharded"]["model"]
+
+
 def test_the_teacher_is_sharded_beside_the_student(ranks: list[dict[str, Any]]) -> None:
     sharded = ranks[0]["ladd"]["sharded"]
     assert sharded == {"student": True, "teacher": True, "heads": False}
@@ -73,6 +94,7 @@ def test_validation_on_the_way_is_the_same_on_two_ranks(ranks: list[dict[str, An
 
 
 def test_too_small_a_batch_for_the_ranks_is_refused(ranks: list[dict[str, Any]]) -> None:
-    assert ranks[0]["refused"] == ["a batch of 1 is too small for 2 ranks"]  # LADD's least is two
+    # LADD's least is two
+    assert ranks[0]["refused"] == ["a batch of 1 is too small for 2 ranks"] * 3
     with pytest.raises(RecipeError, match=r"distill takes no parallel\.context"):
         ladd(World(), parallel=FP32.model_copy(update={"context": 2}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -187,3 +190,24 @@ def test_neighbouring_parts_are_read_with_one_request(
     checkpoint.read(found, store, manifest, World())
     assert len(asked) == 1 + 9
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_what_killed_writers_left_is_deleted_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    names = {
+        "dead": f"kontext-checkpoint-{gone.pid}-a",
+        "fresh": f"kontext-checkpoint-{gone.pid}-b",
+        "alive": f"kontext-checkpoint-{os.getpid()}-c",
+        "other": "kontext-checkpoint-x-d",
+    }
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"part")
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / names["fresh"])
+    fit(Injected(), checkpoints=Checkpoints(tmp_path / "checkpoints", every=3))
+    left = {path.name for path in tmp_path.iterdir()} - {"checkpoints"}
+    assert left == set(names.values()) - {names["dead"]}

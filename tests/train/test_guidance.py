@@ -38,7 +38,8 @@ def test_the_student_starts_as_the_teacher_whatever_it_is_told() -> None:
 def test_the_goal_is_the_samplers_guided_velocity() -> None:
     """One Euler step of classifier-free guidance with the sampler, against the method's goal."""
     method = make()
-    batch, noisy, t, guidance = method._inputs(3)
+    (part,) = method.draws.at(3)
+    batch, noisy, t, guidance = part.batch, part.noisy, part.t, method.told(part)
     goal, _ = method.guided(batch, noisy, t, guidance)
     row = torch.tensor([5])
     sampler = EditSampler(method.data, 2, float(guidance[5]))
@@ -54,10 +55,10 @@ def test_only_edits_are_drawn_and_guidance_covers_its_range() -> None:
     method = make()
     told = []
     for index in range(20):
-        batch, _, t, guidance = method._inputs(index)
-        assert batch.context is not None and len(batch.target) == 16
-        assert float(t.min()) > 0 and float(t.max()) < 1
-        told.append(guidance)
+        (part,) = method.draws.at(index)
+        assert part.batch.context is not None and len(part.batch.target) == 16
+        assert float(part.t.min()) > 0 and float(part.t.max()) < 1
+        told.append(method.told(part))
     every = torch.cat(told)
     assert 1.0 <= float(every.min()) < 1.3 and 3.7 < float(every.max()) <= 4.0
 

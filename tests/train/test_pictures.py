@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kontext.errors import RecipeError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import gather
+from kontext.models.precision import full_precision
 from kontext.models.sequence import pack
 from kontext.train.flow import add_noise, change_weights, velocity
 from kontext.train.loop import fit
@@ -87,7 +88,8 @@ def test_pictures_come_nearer_and_only_the_flow_learns() -> None:
 
 def test_its_parts_are_what_they_say() -> None:
     method = make(mask_weight=2.0, perceptual_weight=0.5, embedding_weight=0.25)
-    batch, noisy, t = method._inputs(0)
+    (part,) = method.draws.at(0)
+    batch, noisy, t = part.batch, part.noisy, part.t
     with torch.no_grad():
         estimate = noisy - t.view(-1, 1, 1) * velocity(method.model, noisy, batch, t)
         assert batch.context is not None
@@ -101,7 +103,8 @@ def test_its_parts_are_what_they_say() -> None:
 
 def test_inputs_are_noised_edits_at_the_flows_own_levels() -> None:
     method = make()
-    batch, noisy, t = method._inputs(0)
+    (part,) = method.draws.at(0)
+    batch, noisy, t = part.batch, part.noisy, part.t
     clean = pack(batch.target)
     noise = (noisy - (1 - t.view(-1, 1, 1)) * clean) / t.view(-1, 1, 1)
     assert torch.allclose(add_noise(clean, noise, t), noisy, atol=1e-4)
@@ -124,3 +127,24 @@ def test_a_split_without_edits_is_refused() -> None:
     nothing = replace(method.data, context=torch.full_like(method.data.context, -1))
     with pytest.raises(RecipeError, match="needs edits"):
         PictureMethod(method.config, nothing, method.model, method.codec, method.features)
+
+
+def test_an_accumulated_batch_is_the_batch() -> None:
+    histories = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        method = make(steps=3)
+        config = method.config.model_copy(update={"accumulate": accumulate})
+        parts = PictureMethod(config, method.data, method.model, method.codec, method.features)
+        assert len(parts.draws.at(0)) == accumulate
+        with full_precision():
+            histories.append(fit(parts))
+    for one, other in zip(*histories, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_batch_smaller_than_its_parts_is_refused() -> None:
+    method = make()
+    config = method.config.model_copy(update={"accumulate": 9})
+    with pytest.raises(RecipeError, match="a batch of 8 is too small for 1 ranks times 9 parts"):
+        PictureMethod(config, method.data, method.model, method.codec, method.features)
