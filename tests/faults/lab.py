@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from typer.testing import CliRunner
 
 from flows import cli
@@ -40,6 +41,7 @@ RECIPE = (
     "finetune.joint_steps=8",
     "finetune.checkpoint_every=2",
 )
+THREADS = 1
 LAST = "finetune"  # what comes after is bound by the same loop and store, and costs minutes
 SOFT = ("samples/", "curves", "report/")  # files that may hold times
 
@@ -71,6 +73,7 @@ class Lab:
 
     def prepare(self) -> None:
         """The undisturbed run, with a copy of its home after each stage."""
+        torch.set_num_threads(THREADS)  # as the commands have it: sums depend on it
         shutil.rmtree(self.root, ignore_errors=True)
         home = self.root / "home"
         home.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     """A clean environment for a home."""
     dropped = ("KONTEXT_", "PREFECT_", "AWS_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-    env.update(KONTEXT_HOME=str(home), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+    env.update(KONTEXT_HOME=str(home), OMP_NUM_THREADS=str(THREADS), PYTHONUNBUFFERED="1")
     return {**env, **(extra or {})}
 
 
