@@ -52,6 +52,24 @@ def select_pairs(
     return Selected(sorted(rows, key=lambda row: str(row["pair_id"])), dropped)
 
 
+def without_straddlers(
+    selected: Selected, components: Components, splits: Mapping[str, str]
+) -> Selected:
+    """Without pairs whose references lie in another split than their target: they would leak."""
+
+    def split_of(image: str) -> str:
+        return splits[components.of_image[image]]
+
+    kept = [
+        row
+        for row in selected.rows
+        if all(split_of(image) == split_of(row["target_id"]) for image in row["context_ids"][1:])
+    ]
+    lost = len(selected.rows) - len(kept)
+    reason = {"reference_in_another_split": lost} if lost else {}
+    return Selected(kept, selected.dropped + Counter(reason))
+
+
 def class_counts(rows: list[Row], components: Components) -> dict[str, Counter[str]]:
     """Component id -> relation class -> pairs."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)

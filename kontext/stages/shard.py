@@ -13,6 +13,7 @@ from kontext.data.dataset import (
     select_pairs,
     shard_sample,
     splits_table,
+    without_straddlers,
 )
 from kontext.data.images import ImageBank
 from kontext.data.shards import ShardSet, write_shards
@@ -45,7 +46,8 @@ def run(ctx: StageContext) -> None:
         raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
     found = components(
         ingest.table("images"),
-        [(*row["context_ids"], row["target_id"]) for row in selected.rows],
+        # references tie nothing together: with them all images would be one component
+        [(*row["context_ids"][:1], row["target_id"]) for row in selected.rows],
         bank.rgb,
         near_bits=config.near_duplicate_bits,
         near_l1=config.near_duplicate_l1,
@@ -56,6 +58,7 @@ def run(ctx: StageContext) -> None:
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
+    selected = without_straddlers(selected, found, splits)
     table = splits_table(selected.rows, found, splits)
     split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
     shards = _write(ctx, config, selected.rows, split_of, bank)

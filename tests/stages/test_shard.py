@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,28 @@ def test_one_large_component_is_noted(tmp_path: Path) -> None:
     assert any("largest connected component holds 100%" in n for n in artifact.manifest.notes)
     assert sum("no held-out" in n for n in artifact.manifest.notes) == 3
     assert len(load_split(artifact, "train").rows) == len(PAIR_ROWS)
+
+
+def test_a_reference_ties_nothing_together_and_must_lie_in_the_same_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    referring = [
+        {
+            **PAIR_ROWS[3 * group],
+            "pair_id": hashlib.sha256(f"{group}reference".encode()).hexdigest(),
+            "context_ids": [IDS[group, 0], IDS[(group + 1) % GROUPS, 1]],
+        }
+        for group in range(GROUPS)
+    ]
+    plain = harness(tmp_path / "plain", test_fraction=0.3, val_fraction=0.2).run("shard")
+    monkeypatch.setattr(sys.modules[__name__], "PAIR_ROWS", [*PAIR_ROWS, *referring])
+    made = harness(tmp_path / "more", test_fraction=0.3, val_fraction=0.2).run("shard")
+    assert made.manifest.metrics["components"] == plain.manifest.metrics["components"]
+    split_of = {row["pair_id"]: row["split"] for row in made.table("splits.parquet").to_pylist()}
+    images = {IDS[key]: split_of[PAIR_ROWS[3 * key[0]]["pair_id"]] for key in IDS}
+    kept = [row for row in referring if row["pair_id"] in split_of]
+    for row in referring:
+        same = len({images[i] for i in (*row["context_ids"], row["target_id"])}) == 1
+        assert (row in kept) == same
+    assert 0 < len(kept) < GROUPS
+    assert made.manifest.metrics["pairs_dropped"] == GROUPS - len(kept)
