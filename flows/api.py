@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 from kontext.errors import KontextError
 
+HEARTBEAT = "prefect.flow-run.heartbeat"  # the event
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 RETRY_STATUS = frozenset({429, 502, 503, 504})
 
@@ -92,6 +95,31 @@ class Api:
     def children(self, run_id: str) -> list[Any]:
         """Runs that `run_id` dispatched."""
         return self.runs({"parent_flow_run_id": {"any_": [run_id]}})
+
+    def watch_running(self) -> int:
+        """Send a heartbeat in the name of every running run; returns how many.
+
+        What the server knew of earlier ones is gone where it was killed, or its automations made
+        anew: a run whose process died meanwhile would stay Running for ever. From this one on its
+        silence counts.
+        """
+        running = self.runs({"state": {"type": {"any_": ["RUNNING"]}}})
+        now = datetime.now(UTC).isoformat()
+        events = [
+            {
+                "id": str(uuid.uuid4()),
+                "occurred": now,
+                "event": HEARTBEAT,
+                "resource": {
+                    "prefect.resource.id": f"prefect.flow-run.{run['id']}",
+                    "prefect.resource.name": run["name"],
+                },
+            }
+            for run in running
+        ]
+        if events:
+            self.call("POST", "/events", events)
+        return len(events)
 
     def logs(self, run_ids: list[str], level: int, after: str, limit: int = 200) -> list[Any]:
         """Log records of some runs, oldest first; `after` is an ISO time or empty."""

@@ -11,7 +11,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, PauseDeployment, RunDeployment
 from prefect.events.schemas.automations import EventTrigger, Posture
 
-from flows.settings import ZOMBIE_SECONDS, fresh_days
+from flows.api import HEARTBEAT
+from flows.settings import fresh_days, zombie_seconds
 from tasks.events import CANARY_FAILED, DATASET_COMMITTED, REFRESH_FINISHED
 
 ZOMBIES = "Crash runs whose heartbeat stopped"
@@ -34,23 +35,25 @@ def automations(deployed: dict[str, UUID]) -> list[AutomationCore]:
 def zombie_automation() -> AutomationCore:
     """Marks a run Crashed when its heartbeat stops (its worker and process are gone).
 
-    Without it such a run stays Running for ever and holds its queue's slot.
+    Without it such a run stays Running for ever and holds its queue's slot. A run is watched from
+    its start on, which the server itself tells: one that is killed at once sends no heartbeat.
     """
+    seconds = zombie_seconds()
     trigger = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
+        after={HEARTBEAT, "prefect.flow-run.Running"},
         expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
-        within=timedelta(seconds=ZOMBIE_SECONDS),
+        within=timedelta(seconds=seconds),
     )
     action = ChangeFlowRunState(
         state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone"
     )
     return AutomationCore(
         name=ZOMBIES,
-        description=f"No heartbeat for {ZOMBIE_SECONDS} s: the machine or the worker died",
+        description=f"No heartbeat for {seconds:g} s: the machine or the worker died",
         trigger=trigger,
         actions=[action],
     )

@@ -33,6 +33,7 @@ from flows.settings import (
     gpu_runs,
     prefect_settings,
     write_profile,
+    zombie_seconds,
 )
 from kontext.errors import KontextError
 from tasks.report import REPORT_URL
@@ -66,11 +67,11 @@ def up(
     at.prefect.mkdir(parents=True, exist_ok=True)
     with _locked(at.prefect / "up.lock"):
         running = Running.load(_state(at))
-        external = external_url()
+        external, started = external_url(), False
         if external:
             _require_external(external, running)
         else:
-            _ensure_server(at, running, host, port, say)
+            started = _ensure_server(at, running, host, port, say)
         settings = _settings(at, running, external)
         write_profile(at, settings)
         registering = _start_registering(at, running, settings, say)
@@ -79,6 +80,8 @@ def up(
                 _await_server(at, running)
             if registering is not None:
                 _finish_registering(at, running, settings, registering)
+            if started or registering is not None:
+                Api(external or running.url, patience=30.0).watch_running()
         finally:
             if registering is not None and registering.poll() is None:
                 registering.kill()
@@ -172,14 +175,15 @@ def _require_external(url: str, running: Running) -> None:
     running.server = None
 
 
-def _ensure_server(at: Places, running: Running, host: str, port: int | None, say: Say) -> None:
+def _ensure_server(at: Places, running: Running, host: str, port: int | None, say: Say) -> bool:
+    """Whether it had to be started."""
     alive = running.server is not None and running.server.alive
     if alive and port not in (None, running.port):
         raise KontextError(
             f"the server is up on port {running.port}; `kontext down` first to use {port}"
         )
     if alive and _answers(running, 30.0):
-        return
+        return False
     if running.server is not None:
         say("the server is not answering: starting it again" if alive else "the server had died")
         running.server.stop()
@@ -189,6 +193,7 @@ def _ensure_server(at: Places, running: Running, host: str, port: int | None, sa
     say(f"starting the Prefect server on {running.url}")
     running.server = spawn(_server_command(running), child_environment(at, settings), _log(at))
     running.save(_state(at))
+    return True
 
 
 def _await_server(at: Places, running: Running) -> None:
@@ -288,6 +293,7 @@ def _deployed_fingerprint(settings: dict[str, str]) -> str:
         settings.get(REPORT_URL, ""),
         str(gpu_runs()),
         str(fresh_days()),
+        str(zombie_seconds()),
     ):
         hasher.update(value.encode())
     for file in files:

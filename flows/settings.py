@@ -18,8 +18,8 @@ from tasks.workspace import Places
 
 DEFAULT_PORT = 4200
 SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a busy machine
-HEARTBEAT_SECONDS = 30  # a run silent for ZOMBIE_SECONDS is marked Crashed
-ZOMBIE_SECONDS = 120
+HEARTBEAT_SECONDS = 30  # a run silent for `zombie_seconds()` is marked Crashed
+_LEAST_SILENCE = 10.0  # seconds that Prefect's proactive triggers can watch for
 FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")
 
 
@@ -29,6 +29,21 @@ def gpu_runs() -> int:
     if not text.isdigit() or int(text) < 1:
         raise KontextError(f"KONTEXT_GPU_RUNS is '{text}', not a number of runs from 1 on")
     return int(text)
+
+
+def zombie_seconds() -> float:
+    """Seconds of silence after which a run counts as dead (KONTEXT_ZOMBIE_SECONDS, 120).
+
+    Runs give a sign of life every 30 s: below 90 a busy machine's runs are taken for dead.
+    """
+    text = os.environ.get("KONTEXT_ZOMBIE_SECONDS", "120")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds < _LEAST_SILENCE:
+        raise KontextError(f"KONTEXT_ZOMBIE_SECONDS is '{text}', not 10 seconds or more")
+    return seconds
 
 
 def fresh_days() -> float:

@@ -22,6 +22,7 @@ from tasks.workspace import Places, places
 
 pytestmark = pytest.mark.prefect
 SECONDS = 120
+SILENCE = "12"
 TEN_SECONDS = "0.0001158"  # in days: the shortest that Prefect watches for silence
 
 
@@ -42,6 +43,7 @@ def at(
         patch.setenv("KONTEXT_HOME", str(home))
         patch.setenv("KONTEXT_PREFECT_DB", f"{database}/postgres")
         patch.setenv("KONTEXT_FRESH_DAYS", TEN_SECONDS)
+        patch.setenv("KONTEXT_ZOMBIE_SECONDS", SILENCE)
         patch.setattr(serve, "_ensure_workers", lambda *_: None)
         found = places()
         serve.up(found)
@@ -155,13 +157,37 @@ def test_the_server_shows_reports_and_the_ui_as_before(at: Places, api: Api) -> 
 def test_a_changed_limit_is_registered_again(at: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = serve._settings(at, serve.Running(), "")
     before = serve._deployed_fingerprint(settings)
-    for name, value in (("KONTEXT_FRESH_DAYS", "3"), ("KONTEXT_GPU_RUNS", "2")):
+    for name, value in (
+        ("KONTEXT_FRESH_DAYS", "3"),
+        ("KONTEXT_GPU_RUNS", "2"),
+        ("KONTEXT_ZOMBIE_SECONDS", "90"),
+    ):
         with monkeypatch.context() as changed:
             changed.setenv(name, value)
             assert serve._deployed_fingerprint(settings) != before
     monkeypatch.setenv("KONTEXT_GPU_RUNS", "none")
     with pytest.raises(KontextError, match="KONTEXT_GPU_RUNS is 'none'"):
         serve._deployed_fingerprint(settings)
+
+
+def test_a_run_that_dies_at_once_is_crashed_and_so_is_one_the_server_forgot(
+    at: Places, api: Api
+) -> None:
+    """Neither ever sends a heartbeat. Registering anew deletes what was known of the first."""
+
+    def running() -> str:
+        run = api.create_run(deployment_name("pipeline"), {}, ["kontext"])
+        api.set_state(run["id"], "RUNNING", "Running", force=True)
+        return str(run["id"])
+
+    forgotten = running()
+    state = serve.Running.load(serve._state(at))
+    state.deployed = "another"
+    state.save(serve._state(at))
+    serve.up(at)
+    dead = (forgotten, running())
+    until(lambda: all(api.run(each)["state_type"] == "CRASHED" for each in dead))
+    assert all("no heartbeat" in api.run(each)["state"]["message"] for each in dead)
 
 
 def test_with_a_password_or_another_server_no_reports_are_linked(
