@@ -56,12 +56,25 @@ def submit(ui: Ui, api: Api, overrides: tuple[str, ...], only: str = "") -> str:
         choose(page, "Only", only)
     ui.shot("form")
     known = {run["id"] for run in runs_of(api, "pipeline")}
-    page.get_by_role("button", name="Submit").click()
-    page.wait_for_url(lambda url: not url.endswith("/run"))
+    press_submit(ui)
     (run,) = [run["id"] for run in runs_of(api, "pipeline") if run["id"] not in known]
     ui.open(f"/v2/runs/flow-run/{run}")
     page.get_by_role("tab", name="Logs").wait_for()
     return str(run)
+
+
+def press_submit(ui: Ui) -> None:
+    """Until the form is left. A server that is busy answers 503, and the form says so and stays."""
+    from playwright.sync_api import TimeoutError as Waited
+
+    for number in range(3):
+        ui.page.get_by_role("button", name="Submit").click()
+        try:
+            ui.page.wait_for_url(lambda url: not url.endswith("/run"), timeout=60_000)
+            return
+        except Waited:
+            ui.shot(f"submit-again-{number}")
+    raise AssertionError("the form was not taken, see the screenshots")
 
 
 def runs_of(api: Api, flow: str) -> list[Any]:
