@@ -55,10 +55,13 @@ def select_pairs(
 def without_straddlers(
     selected: Selected, components: Components, splits: Mapping[str, str]
 ) -> Selected:
-    """Without pairs whose references lie in another split than their target: they would leak."""
+    """Without pairs whose references lie in another split than their target: they would leak.
 
-    def split_of(image: str) -> str:
-        return splits[components.of_image[image]]
+    So would an image that is in no split, because none of its own pairs was accepted.
+    """
+
+    def split_of(image: str) -> str | None:
+        return splits.get(components.of_image[image])
 
     kept = [
         row

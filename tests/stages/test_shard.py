@@ -226,6 +226,10 @@ def test_a_reference_ties_nothing_together_and_must_lie_in_the_same_split(
     ]
     plain = harness(tmp_path / "plain", test_fraction=0.3, val_fraction=0.2).run("shard")
     monkeypatch.setattr(sys.modules[__name__], "PAIR_ROWS", [*PAIR_ROWS, *referring])
+    refused = {row["pair_id"]: "missing" for row in (*PAIR_ROWS[:3], referring[0])}
+    less = harness(tmp_path / "less", refused, test_fraction=0.3, val_fraction=0.2).run("shard")
+    assert IDS[0, 1] in referring[-1]["context_ids"]  # an image of no pair, so of no split
+    assert referring[-1]["pair_id"] not in less.table("splits.parquet")["pair_id"].to_pylist()
     made = harness(tmp_path / "more", test_fraction=0.3, val_fraction=0.2).run("shard")
     assert made.manifest.metrics["components"] == plain.manifest.metrics["components"]
     split_of = {row["pair_id"]: row["split"] for row in made.table("splits.parquet").to_pylist()}
