@@ -50,7 +50,7 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
 # the autoencoder computes in bf16 where the machine is fast at it; tests/parallel/test_methods.py
 # compares both methods in float32, and knows which losses of adversaries may drift
 NEAR = {
-    "distill": {"rel": 1e-3, "abs": 2e-2},  # one logit near zero is 1e-2 of the accuracy
+    "distill": {"rel": 1e-3, "abs": 5e-3},
     "train-autoencoder": {"rel": 5e-2, "abs": 1e-2},
 }
 
@@ -70,7 +70,9 @@ def test_the_other_stages_train_on_ranks_too(tmp_path: Path, stage: str) -> None
     for row, other in zip(*histories, strict=True):
         for name, value in row.items():
             if value is not None and not name.endswith("norm"):
-                assert other[name] == pytest.approx(value, **NEAR[stage]), name
+                # it counts 96 logits: up to two that lie next to zero may change sides
+                near = {"abs": 2.1 / 96} if name == "accuracy" else NEAR[stage]
+                assert other[name] == pytest.approx(value, **near), name
 
 
 def taught(folder: Path, launch: LaunchConfig) -> Harness:
