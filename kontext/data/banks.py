@@ -1,13 +1,17 @@
 """Banks: encoded rows in safetensors shards, keyed by what was encoded and by what encoded it.
 
 A bank named `latents` is the files `latents-00000.safetensors`, … and the table `latents.parquet`,
-whose row K says which content and which encoder gave row K, and where it lies.
+whose row K says which content and which encoder gave row K, and where it lies. A bank may be larger
+than memory: it is written shard by shard, and read through the operating system's page cache, which
+all processes of a machine share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -32,66 +36,159 @@ BANK_ROWS = pa.schema(
 )
 
 
-class Bank(NamedTuple):
-    """K encoded rows.
+class Entries(NamedTuple):
+    """What the K rows of a bank are of.
 
     Attributes:
         keys: pixel ids of images, or sha256 of texts.
-        encoder: digest of the weights that encoded them.
-        tensors: each [K, …].
-        texts: the texts themselves, where it is text that was encoded.
+        encoder: digest of the weights that encode them.
+        texts: the texts themselves, where it is text that is encoded.
     """
+
+    keys: Sequence[str]
+    encoder: str
+    texts: Sequence[str] | None = None
+
+
+class MappedRows:
+    """K encoded rows that stay on disk: what is asked for is read, converted and moved.
+
+    Args:
+        shards: mapped parts [k, …] of one dtype and row shape, in order; at least one.
+        device, dtype: of what is read; the CPU and the stored dtype by default.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Tensor],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._shards = shards
+        self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
+        self.device = device or torch.device("cpu")
+        self.dtype = dtype or shards[0].dtype
+        self.shape = torch.Size((int(self._ends[-1]), *shards[0].shape[1:]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows [B] -> [B, …]. Raises IndexError where there is no such row."""
+        rows = rows.cpu()
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
+            raise IndexError(f"a row outside of 0 to {len(self) - 1}")
+        found = torch.empty(
+            len(rows), *self.shape[1:], dtype=self._shards[0].dtype, pin_memory=self._pinned
+        )
+        shards = torch.bucketize(rows, self._ends, right=True)
+        for number in sorted(set(shards.tolist())):
+            mine = torch.nonzero(shards == number).flatten()
+            shard = self._shards[number]
+            found[mine] = shard[rows[mine] - (self._ends[number] - len(shard))]
+        return found.to(self.device, non_blocking=True).to(self.dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> MappedRows:
+        """The same rows, read onto `device` as `dtype` (as stored by default)."""
+        return MappedRows(self._shards, device, dtype)
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A stored bank of K rows."""
 
     keys: list[str]
     encoder: str
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, MappedRows]  # each [K, …]
     texts: list[str] | None = None
 
 
-def write_bank(output: ArtifactOutput, scratch: Path, name: str, bank: Bank, rows: int) -> int:
-    """Write a bank in shards of at most `rows` rows; returns how many shards there are."""
-    entries: list[dict[str, Any]] = []
-    starts = range(0, len(bank.keys), rows)
-    for number, start in enumerate(starts):
-        shard = f"{name}-{number:05d}.safetensors"
-        part = {
-            key: value[start : start + rows].contiguous() for key, value in bank.tensors.items()
-        }
-        save_file(part, scratch / shard, metadata={"encoder": bank.encoder})
-        output.add_file(shard, scratch / shard)
-        (scratch / shard).unlink()
-        for row, index in enumerate(range(start, min(start + rows, len(bank.keys)))):
-            entries.append(
-                {
-                    "key": bank.keys[index],
-                    "text": None if bank.texts is None else bank.texts[index],
-                    "encoder": bank.encoder,
-                    "shard": shard,
-                    "row": row,
-                }
-            )
-    output.add_table(f"{name}.parquet", pa.Table.from_pylist(entries, BANK_ROWS))
-    return len(starts)
+def write_bank(
+    output: ArtifactOutput,
+    scratch: Path,
+    name: str,
+    entries: Entries,
+    rows: int,
+    encode: Callable[[range], dict[str, Tensor]],
+) -> Bank:
+    """Encode and write a bank in shards of at most `rows` rows.
+
+    A shard that a killed run left whole in `scratch` is taken as it is.
+
+    Args:
+        encode: the tensors [k, …] of a range of entries.
+
+    Returns:
+        The bank, as its shards are in `scratch`.
+
+    Raises:
+        WeightsError: there is nothing to encode.
+    """
+    if not entries.keys:
+        raise WeightsError(f"there is nothing to encode for the bank '{name}'")
+    shards: list[str] = []
+    for start in range(0, len(entries.keys), rows):
+        wanted = range(start, min(start + rows, len(entries.keys)))
+        shards.append(f"{name}-{len(shards):05d}.safetensors")
+        path = scratch / shards[-1]
+        if not path.exists():
+            tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
+            partial = path.with_suffix(".partial")
+            save_file(tensors, partial, metadata={"encoder": entries.encoder})
+            partial.replace(path)
+        output.add_file(path.name, path)
+    output.add_table(f"{name}.parquet", _table(entries, shards, rows))
+    return _bank(entries, [load_file(scratch / shard) for shard in shards])
 
 
-def read_bank(artifact: ArtifactReader, name: str) -> Bank:
-    """A whole bank in the order of its table.
+def _table(entries: Entries, shards: Sequence[str], rows: int) -> pa.Table:
+    count = len(entries.keys)
+    return pa.table(
+        {
+            "key": entries.keys,
+            "text": [None] * count if entries.texts is None else entries.texts,
+            "encoder": [entries.encoder] * count,
+            "shard": [shards[place // rows] for place in range(count)],
+            "row": [place % rows for place in range(count)],
+        },
+        BANK_ROWS,
+    )
+
+
+def open_bank(artifact: ArtifactReader, name: str) -> Bank:
+    """A bank in the order of its table; its tensors stay on disk.
 
     Raises:
         WeightsError: shards and table do not agree, or the rows are of several encoders.
     """
     table = artifact.table(f"{name}.parquet")
-    shards, rows = table["shard"].to_pylist(), table["row"].to_pylist()
     encoders = sorted(set(table["encoder"].to_pylist()))
     if len(encoders) != 1:
         raise WeightsError(f"the bank '{name}' is of {len(encoders)} encoders, not of one")
-    parts: dict[str, list[Tensor]] = {}
-    for shard in dict.fromkeys(shards):
-        wanted = [row for name_, row in zip(shards, rows, strict=True) if name_ == shard]
-        for key, value in load_file(artifact.path(shard)).items():
-            if len(value) != len(wanted) or wanted != list(range(len(value))):
+    shards = []
+    for shard, wanted in _rows_of_shards(table).items():
+        shards.append(load_file(artifact.path(shard)))
+        for value in shards[-1].values():
+            if wanted != list(range(len(value))):
                 raise WeightsError(f"{shard} has {len(value)} rows, its table {len(wanted)}")
-            parts.setdefault(key, []).append(value)
-    tensors = {key: torch.cat(values) for key, values in parts.items()}
     texts = table["text"].to_pylist()
-    return Bank(table["key"].to_pylist(), encoders[0], tensors, None if None in texts else texts)
+    entries = Entries(table["key"].to_pylist(), encoders[0], None if None in texts else texts)
+    return _bank(entries, shards)
+
+
+def _bank(entries: Entries, shards: Sequence[Mapping[str, Tensor]]) -> Bank:
+    tensors = {key: MappedRows([shard[key] for shard in shards]) for key in shards[0]}
+    texts = None if entries.texts is None else list(entries.texts)
+    return Bank(list(entries.keys), entries.encoder, tensors, texts)
+
+
+def _rows_of_shards(table: pa.Table) -> dict[str, list[int]]:
+    """The rows that the table names of each shard, in its order."""
+    found: dict[str, list[int]] = {}
+    for shard, row in zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True):
+        found.setdefault(shard, []).append(row)
+    return found

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from kontext.data.banks import Bank, read_bank
+from kontext.data.banks import open_bank
 from kontext.data.loader import PairSet
+from kontext.data.pixels import Pixels
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import NO_CONTEXT, PairTensors, padded
@@ -41,46 +44,45 @@ ENCODED_PAIRS = pa.schema(
 
 @dataclass(frozen=True)
 class TextStates:
-    """K unique texts encoded: tokens [K, L, D], mask [K, L], pooled [K, P], fp16."""
+    """K texts encoded: tokens [K, L, D], mask [K, L], pooled [K, P], fp16."""
 
-    texts: list[str]
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
 
-    def bank(self, encoder: str) -> Bank:
-        """These states to be stored, keyed by the sha256 of each text."""
-        keys = [hashlib.sha256(text.encode()).hexdigest() for text in self.texts]
-        tensors = {"tokens": self.tokens, "mask": self.mask, "pooled": self.pooled}
-        return Bank(keys, encoder, tensors, self.texts)
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as they are stored."""
+        return {"tokens": self.tokens, "mask": self.mask, "pooled": self.pooled}
 
 
 @torch.no_grad()
-def encode_images(
-    model: Autoencoder, images: Tensor, batch: int, progress: Callable[[int], None]
-) -> Tensor:
-    """Normalised modes [M, C, h, w] in float16 of uint8 images [M, H, W, 3]."""
-    out = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch].permute(0, 3, 1, 2).float() / 127.5 - 1
-        with autocast(images.device):
-            out.append(model.encode(part).to(torch.float16).cpu())
-        progress(min(start + batch, len(images)))
-    return torch.cat(out)
+def encode_images(model: Autoencoder, images: Pixels, device: torch.device) -> Tensor:
+    """Normalised modes [B, C, h, w] in float16, on the CPU, of images uint8 [B, H, W, 3]."""
+    part = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with autocast(device):
+        return model.encode(part).to(torch.float16).cpu()
+
+
+def unique_texts(texts: Iterable[str]) -> list[str]:
+    """Each text once, in order, the empty prompt always first."""
+    return [EMPTY_PROMPT, *sorted(set(texts) - {EMPTY_PROMPT})]
+
+
+def text_key(text: str) -> str:
+    """What a text is stored under."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> TextStates:
-    """Encode the unique texts, the empty prompt always first."""
-    unique = [EMPTY_PROMPT, *sorted(set(texts) - {EMPTY_PROMPT})]
-    tokens, mask, pooled = encoder.encode(unique, length)
-    return TextStates(unique, tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
+    """Encode texts, cut or padded to `length` tokens."""
+    tokens, mask, pooled = encoder.encode(texts, length)
+    return TextStates(tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
 
 
 def pair_rows(
-    pairs: PairSet, image_row: dict[str, int], texts: list[str]
+    pairs: PairSet, image_row: Mapping[str, int], text_row: Mapping[str, int]
 ) -> list[dict[str, object]]:
     """Rows of ENCODED_PAIRS for one split."""
-    text_row = {text: row for row, text in enumerate(texts)}
     return [
         {
             "pair_id": row.pair_id,
@@ -96,31 +98,30 @@ def pair_rows(
 
 
 def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> PairTensors:
-    """The pairs of one split as tensors.
+    """The pairs of one split, their latents and texts on disk until a batch asks for them.
 
     Raises:
         WeightsError: the artifact holds no pair of that split.
     """
     table = encoded.table("pairs.parquet")
-    rows = [row for row in table.to_pylist() if row["split"] == split]
-    if not rows:
+    table = table.filter(pc.equal(table["split"], split))
+    if not len(table):
         raise WeightsError(f"the encoded dataset has no '{split}' pairs")
-    latents = read_bank(encoded, "latents").tensors["latents"].float()
-    text = read_bank(encoded, "texts").tensors
-    index = {name: i for i, name in enumerate(RELATION_CLASSES)}
+    text = open_bank(encoded, "texts").tensors
+    category = pc.index_in(table["relation_class"], pa.array(RELATION_CLASSES))
 
-    def column(name: str) -> Tensor:
-        return torch.tensor([row[name] for row in rows], dtype=torch.int64)
+    def column(values: pa.ChunkedArray) -> Tensor:
+        return torch.from_numpy(values.to_numpy().astype(np.int64))
 
     return PairTensors(
-        latents=latents.to(device),
+        latents=open_bank(encoded, "latents").tensors["latents"].to(device, torch.float32),
         text_tokens=text["tokens"].to(device),
         text_pooled=text["pooled"].to(device),
-        target=column("target"),
-        context=column("context"),
-        text=column("text"),
-        category=torch.tensor([index[row["relation_class"]] for row in rows]),
+        target=column(table["target"]),
+        context=column(table["context"]),
+        text=column(table["text"]),
+        category=column(category),
         categories=RELATION_CLASSES,
         empty_text=0,
-        references=padded([row["references"] for row in rows]),
+        references=padded(table["references"].to_pylist()),
     )

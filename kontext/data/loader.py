@@ -1,17 +1,20 @@
-"""Reading shards: streamed through the webdataset library, or a whole split into memory."""
+"""Reading shards: streamed through the webdataset library, or a split's pairs and images."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kontext.data.pixels import Pixels, decode_png, pixel_id
-from kontext.data.shards import tar_members
+from kontext.data.shards import mapped, tar_members
 from kontext.errors import ArtifactError
 from kontext.stage import ArtifactReader
 
@@ -28,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class PairRow:
-    """One pair of a split. `contexts` and `target` are rows of `PairSet.images`."""
+    """One pair of a split. `contexts` and `target` are rows of the split's images."""
 
     pair_id: str
     relation_class: str
@@ -48,11 +51,21 @@ class PairRow:
 
 @dataclass(frozen=True)
 class PairSet:
-    """A split in memory: each image once, and the pairs that refer to them."""
+    """A split: each image once, and the pairs that refer to them."""
 
-    images: Pixels  # uint8 [M, H, W, 3]
-    pixel_ids: list[str]  # of the images, in the same order
+    pngs: Mapping[str, memoryview]  # by pixel id, sorted; bytes of shards that stay on disk
     rows: list[PairRow]  # in pair-id order
+
+    @cached_property
+    def pixel_ids(self) -> list[str]:
+        """Of the M images, in their order."""
+        return list(self.pngs)
+
+    @cached_property
+    def images(self) -> Pixels:
+        """All images, decoded into memory: uint8 [M, H, W, 3]. Raises as `decoded` does."""
+        parts = list(decoded(self.pngs, self.pixel_ids, 256))
+        return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
 
     def of_class(self, relation_class: str) -> list[PairRow]:
         """The rows of one relation class."""
@@ -79,31 +92,53 @@ def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
 
 
 def load_split(shards: ArtifactReader, split: str) -> PairSet:
-    """All of a split's pairs in memory, every image decoded once and checked against its id.
+    """All of a split's pairs. Images are decoded when they are asked for.
 
     A split without shards gives an empty set.
-
-    Raises:
-        ArtifactError: an image's pixels are not those its id names, or sizes differ.
     """
-    pngs: dict[str, bytes] = {}
+    pngs: dict[str, memoryview] = {}
     records: list[dict[str, Any]] = []
     for name in shards.names(f"{split}-"):
         if name.endswith(".tar"):
             _read_tar(shards.path(name), pngs, records)
-    ids = sorted(pngs)
-    index = {name: row for row, name in enumerate(ids)}
+    index = {name: row for row, name in enumerate(sorted(pngs))}
     records.sort(key=lambda record: str(record["pair_id"]))
-    return PairSet(
-        images=_decode(ids, pngs),
-        pixel_ids=ids,
-        rows=[_row(record, index) for record in records],
-    )
+    rows = [_row(record, index) for record in records]
+    return PairSet({name: pngs[name] for name in index}, rows)
 
 
-def _read_tar(path: Path, pngs: dict[str, bytes], records: list[dict[str, Any]]) -> None:
+def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> Iterator[Pixels]:
+    """Images of one size, uint8 [b, H, W, 3], each checked against its id; a batch is read ahead.
+
+    Raises:
+        ArtifactError: an image's pixels are not those its id names, or sizes differ.
+    """
+    if not ids:
+        return
+    shape = decode_png(pngs[ids[0]]).shape
+
+    def one(name: str) -> Pixels:
+        rgb = decode_png(pngs[name])
+        if rgb.shape != shape:
+            raise ArtifactError(f"image {name[:12]} is {rgb.shape}, others are {shape}")
+        if pixel_id(rgb) != name:
+            raise ArtifactError(f"image {name[:12]} is damaged: its pixels do not match its id")
+        return rgb
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding holds no interpreter lock
+        coming = [pool.submit(one, name) for name in ids[:batch]]
+        for start in range(0, len(ids), batch):
+            now, following = coming, ids[start + batch : start + 2 * batch]
+            coming = [pool.submit(one, name) for name in following]
+            images: Pixels = np.empty((len(now), *shape), np.uint8)
+            for row, future in enumerate(now):
+                images[row] = future.result()
+            yield images
+
+
+def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, Any]]) -> None:
     pending: dict[str, memoryview] = {}
-    for name, body in tar_members(path.read_bytes()):
+    for name, body in tar_members(mapped(path)):
         key, _, suffix = name.partition(".")
         pending[suffix] = body
         if suffix != "tgt.png":  # the last of a sample, in name order
@@ -114,24 +149,9 @@ def _read_tar(path: Path, pngs: dict[str, bytes], records: list[dict[str, Any]])
         wanted += [(f"ctx{i}.png", image) for i, image in enumerate(record["context_ids"])]
         for member, image in wanted:
             if image not in pngs:
-                pngs[image] = bytes(pending[member])
+                pngs[image] = pending[member]
         records.append(record)
         pending = {}
-
-
-def _decode(ids: Sequence[str], pngs: Mapping[str, bytes]) -> Pixels:
-    if not ids:
-        return np.zeros((0, 0, 0, 3), np.uint8)
-    first = decode_png(pngs[ids[0]])
-    images: Pixels = np.empty((len(ids), *first.shape), np.uint8)
-    for row, name in enumerate(ids):
-        rgb = decode_png(pngs[name])
-        if rgb.shape != first.shape:
-            raise ArtifactError(f"image {name[:12]} is {rgb.shape}, others are {first.shape}")
-        if pixel_id(rgb) != name:
-            raise ArtifactError(f"image {name[:12]} is damaged: its pixels do not match its id")
-        images[row] = rgb
-    return images
 
 
 def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kontext.data.latents import encode_texts
+from kontext.data.latents import encode_texts, unique_texts
 from kontext.data.loader import PairSet, load_split
 from kontext.data.packed import SPLITS, Pack, Pairs, Texts, write_pack
 from kontext.models.batch import NO_CONTEXT, padded
@@ -40,10 +40,9 @@ def make_pack(
     rows = [
         (number, pairs, row) for number, pairs in enumerate(sets.values()) for row in pairs.rows
     ]
-    states = encode_texts(
-        encoder, [row.instruction for _, _, row in rows], recipe.encode.text_length
-    )
-    text_row = {text: number for number, text in enumerate(states.texts)}
+    texts = unique_texts(row.instruction for _, _, row in rows)
+    states = encode_texts(encoder, texts, recipe.encode.text_length)
+    text_row = {text: number for number, text in enumerate(texts)}
 
     def column(values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.int64)
@@ -65,7 +64,7 @@ def make_pack(
             split=column([number for number, _, _ in rows]),
             references=references,
         ),
-        instructions=states.texts,
+        instructions=texts,
         categories=tuple(RELATION_CLASSES),
         features={k: v.half() for k, v in load_features().state_dict().items()},
         recipe=recipe.model_dump(mode="json"),

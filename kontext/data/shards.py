@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +135,12 @@ def tar_member(name: str, data: bytes) -> bytes:
     info.size = len(data)
     info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
+
+
+def mapped(path: Path) -> memoryview:
+    """The bytes of a file that is not empty, read from disk where they are looked at."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def tar_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 from kontext.data.order import Ints, epoch_batches, epoch_order, samples
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shard_index import ShardIndex, load_index
-from kontext.data.shards import tar_members
+from kontext.data.shards import mapped, tar_members
 from kontext.errors import ArtifactError, GateError, NumericsError
 from kontext.parallel.world import World
 from kontext.store.objects import ObjectStore
@@ -278,7 +277,7 @@ class _Shards:
             if found is None:
                 path = self._store.local_path(key)
                 if path is not None:
-                    found = self._maps[key] = _mapped(path)
+                    found = self._maps[key] = mapped(path)
                 elif self._cache is not None:
                     found = self._maps[key] = self._fetched(key)
             else:
@@ -298,16 +297,11 @@ class _Shards:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._store.download(key, path)
-        return _mapped(path)
+        return mapped(path)
 
     def _path(self, key: str) -> Path:
         assert self._cache is not None
         return self._cache / hashlib.sha256(key.encode()).hexdigest()
-
-
-def _mapped(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class _Images:

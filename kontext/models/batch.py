@@ -12,13 +12,43 @@ from torch import Tensor
 NO_CONTEXT = -1
 
 
+class Rows(Protocol):
+    """Encoded rows [K, …]: a tensor, or rows that stay on disk (kontext.data.banks.MappedRows)."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[K, …]."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows that are read."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows arrive that are read."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Rows [B] on the CPU -> [B, …]."""
+
+
+_SAMPLED_VALUES = 2**28  # a gigabyte in float32
+
+
+def sampled(rows: Rows) -> Tensor:
+    """All rows, or as many at even distances as a gigabyte holds: to measure on, float32."""
+    count = rows.shape[0]
+    most = max(1, _SAMPLED_VALUES // max(1, rows.shape[1:].numel()))
+    places = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64)
+    return rows[places.round().long()].float()
+
+
 @dataclass(frozen=True)
 class PairTensors:
     """Encoded pairs. P pairs over M images and K texts; the indices point into the banks."""
 
-    latents: Tensor  # [M, C, h, w] float32, normalised
-    text_tokens: Tensor  # [K, L, D]
-    text_pooled: Tensor  # [K, D]
+    latents: Rows  # [M, C, h, w] float32, normalised
+    text_tokens: Rows  # [K, L, D]
+    text_pooled: Rows  # [K, D]
     target: Tensor  # [P] int64
     context: Tensor  # [P] int64, NO_CONTEXT for text-to-image
     text: Tensor  # [P] int64
@@ -37,6 +67,11 @@ class PairTensors:
     def target_tokens(self) -> int:
         """Tokens of a target: what the timestep shift depends on."""
         return self.grid[0] * self.grid[1]
+
+    def empty_prompt(self) -> tuple[Tensor, Tensor]:
+        """Token states [1, L, D] and pooled vector [1, D] of the encoded empty prompt."""
+        row = torch.tensor([self.empty_text])
+        return self.text_tokens[row].float(), self.text_pooled[row].float()
 
     def edits(self) -> Tensor:
         """Indices of pairs with a context."""

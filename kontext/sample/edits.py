@@ -52,7 +52,6 @@ class EditSampler:
     ) -> Tensor:
         """Latents [B, C, h, w] after integrating the flow from `start` along `times`."""
         embedded = guidance if model.shape.guidance_embed else None
-        data, null = self.data, self.data.empty_text
         with autocast(start.device):
             return sample(
                 model,
@@ -61,10 +60,7 @@ class EditSampler:
                 batch.contexts,
                 times=times,
                 guidance=Guidance(1.0 if embedded is not None else guidance, embedded=embedded),
-                empty=Prompt(
-                    data.text_tokens[null : null + 1].float(),
-                    data.text_pooled[null : null + 1].float(),
-                ),
+                empty=Prompt(*self.data.empty_prompt()),
             )
 
 

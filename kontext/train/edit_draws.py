@@ -70,7 +70,7 @@ class EditDraws:
         data, size = self._data, self._size
         draw = self._generator(index, "batch")
         picks = torch.multinomial(self._weights, size, replacement=True, generator=draw)
-        shape = pack(data.latents[:1]).shape[1:]
+        shape = (data.target_tokens, 4 * data.latents.shape[1])
         eps = torch.randn(size, *shape, generator=self._generator(index, "noise"))
         normal = torch.randn(size, generator=self._generator(index, "time"))
         uniform = torch.rand(size, generator=self._generator(index, "dropout"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kontext.errors import WiringError
-from kontext.models.batch import Batch, PairTensors, gather
+from kontext.models.batch import Batch, PairTensors, gather, sampled
 from kontext.models.sequence import pack, unpack
 from kontext.models.transformer import FluxTransformer
 from kontext.train.distill import DistillMethod
@@ -148,7 +148,7 @@ def teacher_edits(method: DistillMethod, sampler: Sampler) -> str:
             f"the real samples are {what}: {off:.0%} away from the teacher's own edits of the "
             f"same pairs, correlation {alike:.2f}",
         )
-    spread = float(method.real.std() / method.data.latents.std())
+    spread = float(method.real.std() / sampled(method.data.latents).std())
     if not _SPREAD[0] < spread < _SPREAD[1]:
         raise WiringError("edits", f"the edits have {spread:.2f} times the spread of real latents")
     return (
@@ -194,7 +194,7 @@ def sampler_arrives(method: DistillMethod, sampler: Sampler) -> str:
     data, rows = method.data, method.edits[:2]
     batch = gather(data, rows)
     clean = pack(batch.target)
-    null = data.text_pooled[data.empty_text].float()
+    _, null = data.empty_prompt()
     straight: Any = StraightLines(method.teacher, clean, 0.5 * clean, null)
     embedded = method.teacher.shape.guidance_embed
     start = sampler.start(rows)

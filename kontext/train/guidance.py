@@ -125,11 +125,9 @@ class GuidanceMethod:
         self, batch: Batch, noisy: Tensor, t: Tensor, guidance: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The teacher's velocity [B, N, D] under classifier-free `guidance` [B], and without."""
-        null = torch.full((len(t),), self.data.empty_text, device=batch.tokens.device)
+        tokens, pooled = self.data.empty_prompt()
         empty = replace(
-            batch,
-            tokens=self.data.text_tokens[null].float(),
-            pooled=self.data.text_pooled[null].float(),
+            batch, tokens=tokens.expand_as(batch.tokens), pooled=pooled.expand_as(batch.pooled)
         )
         plain = velocity(self.teacher, noisy, batch, t)
         without = velocity(self.teacher, noisy, empty, t)

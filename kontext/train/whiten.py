@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kontext.models.batch import PairTensors
+from kontext.models.batch import PairTensors, sampled
 from kontext.models.transformer import FluxTransformer
 
 _FLOOR = 0.05  # of the mean variance: directions below it are noise and are not blown up
@@ -23,12 +23,12 @@ def whiten_text_inputs(model: FluxTransformer, data: PairTensors) -> None:
 
     The empty prompt is among them; padding, which is zero, is not.
     """
-    tokens = data.text_tokens.float().flatten(0, 1)
+    tokens = sampled(data.text_tokens).flatten(0, 1)
     _compose(model.txt_in, tokens[tokens.abs().sum(1) > 0])
     first = model.vector_in.in_layer
     for layer in (first, model.vector_in.out_layer):
         nn.init.xavier_uniform_(layer.weight)  # of the usual 0.02, texts would hardly be heard
-    _compose(first, data.text_pooled.float())
+    _compose(first, sampled(data.text_pooled))
 
 
 def _compose(layer: nn.Linear, vectors: Tensor) -> None:

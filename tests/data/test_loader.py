@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.data.loader import PairSet, load_split, read_shards
+from kontext.data.loader import PairSet, decoded, load_split, read_shards
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError
@@ -57,7 +57,7 @@ def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> 
     return Harness(folder, demo()).make("shard", fill)
 
 
-def test_a_split_in_memory_holds_each_image_once(tmp_path: Path) -> None:
+def test_a_split_holds_each_image_once(tmp_path: Path) -> None:
     loaded = load_split(shards(tmp_path, PNG, PAIRS), "train")
     assert loaded.images.shape == (5, 64, 64, 3) and loaded.images.dtype == np.uint8
     assert sorted(IDS) == loaded.pixel_ids
@@ -80,10 +80,21 @@ def test_a_split_without_shards_is_empty(tmp_path: Path) -> None:
 def test_pixels_that_are_not_what_their_id_says_are_refused(tmp_path: Path) -> None:
     wrong = {**PNG, IDS[1]: PNG[IDS[2]]}
     with pytest.raises(ArtifactError, match="damaged"):
-        load_split(shards(tmp_path, wrong, PAIRS), "train")
+        _ = load_split(shards(tmp_path, wrong, PAIRS), "train").images
     small = {**PNG, IDS[4]: encode_png(scene(4, side=32))}
     with pytest.raises(ArtifactError, match="others are"):
-        load_split(shards(tmp_path / "b", small, PAIRS), "train")
+        _ = load_split(shards(tmp_path / "b", small, PAIRS), "train").images
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 9])
+def test_images_are_decoded_in_batches_of_what_is_asked_for(tmp_path: Path, batch: int) -> None:
+    loaded = load_split(shards(tmp_path, PNG, PAIRS), "train")
+    wanted = [IDS[number] for number in (3, 0, 4, 1, 2)]
+    parts = list(decoded(loaded.pngs, wanted, batch))
+    assert [len(part) for part in parts[:-1]] == [batch] * (len(parts) - 1)
+    expected = np.stack([scene(number) for number in (3, 0, 4, 1, 2)])
+    assert np.array_equal(np.concatenate(parts), expected)
+    assert list(decoded(loaded.pngs, [], batch)) == []
 
 
 def test_streaming_through_webdataset(tmp_path: Path) -> None:

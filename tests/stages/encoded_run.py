@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from kontext.data.banks import Bank, write_bank
+from kontext.data.banks import Entries, write_bank
 from kontext.data.latents import ENCODED_PAIRS
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import NO_CONTEXT
@@ -98,7 +99,12 @@ def _encode(writer: ArtifactWriter, folder: Path) -> None:
     }
     for name, tensors in (("latents", {"latents": latents}), ("texts", texts)):
         keys = [f"{name}-{row}" for row in range(len(next(iter(tensors.values()))))]
-        write_bank(writer, folder, name, Bank(keys, "0" * 64, tensors), rows=50)
+        (folder / name).mkdir()
+
+        def part(rows: range, whole: dict[str, Tensor] = tensors) -> dict[str, Tensor]:
+            return {key: value[rows.start : rows.stop] for key, value in whole.items()}
+
+        write_bank(writer, folder / name, name, Entries(keys, "0" * 64), 50, part)
     writer.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kontext.data.banks import read_bank
+from kontext.data.banks import open_bank
 from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.text import load_text_encoder
+from kontext.stages import encode as stage
 from kontext.store.artifacts import Artifact, ArtifactWriter
 from schemas.train_config import EncodeConfig
 from tests.stages import finished_run
@@ -50,7 +51,7 @@ def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
 ) -> None:
     harness, artifact = made
     images, _ = finished_run._pairs()
-    bank = read_bank(artifact, "latents")
+    bank = open_bank(artifact, "latents")
     ids, latents = bank.keys, bank.tensors["latents"]
     assert ids == sorted(images)
     codec = load_autoencoder(harness.inputs["train-autoencoder"], torch.device("cpu"))
@@ -58,14 +59,15 @@ def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
         pixels = torch.from_numpy(np.ascontiguousarray(images[ids[row]].transpose(2, 0, 1)))
         with torch.no_grad():
             expected = codec.encode(pixels[None].float() / 127.5 - 1)[0]
-        assert torch.allclose(latents[row].float(), expected, atol=0.05)  # bf16 there, fp32 here
+        found = latents[torch.tensor([row])][0].float()
+        assert torch.allclose(found, expected, atol=0.05)  # bf16 there, fp32 here
 
 
 def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]) -> None:
     _, artifact = made
     _, rows = finished_run._pairs()
     known = {row["pair_id"]: row for row in rows}
-    ids, texts = read_bank(artifact, "latents").keys, read_bank(artifact, "texts").texts
+    ids, texts = open_bank(artifact, "latents").keys, open_bank(artifact, "texts").texts
     assert texts is not None
     encoded = artifact.table("pairs.parquet").to_pylist()
     assert {row["pair_id"] for row in encoded} == set(known)
@@ -82,13 +84,13 @@ def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]
 def test_the_keys_name_both_encoders(made: tuple[Harness, Artifact], tmp_path: Path) -> None:
     harness, artifact = made
     weights = harness.inputs["train-autoencoder"].path("autoencoder.safetensors").read_bytes()
-    latents, texts = read_bank(artifact, "latents"), read_bank(artifact, "texts")
+    latents, texts = open_bank(artifact, "latents"), open_bank(artifact, "texts")
     assert latents.encoder == hashlib.sha256(weights).hexdigest()
     assert texts.encoder == load_text_encoder().digest
     assert texts.texts is not None
     assert texts.keys == [hashlib.sha256(text.encode()).hexdigest() for text in texts.texts]
     other = sharded(tmp_path, seed=1).run("encode")
-    others = read_bank(other, "latents")
+    others = open_bank(other, "latents")
     assert others.keys == latents.keys and others.encoder != latents.encoder
     sums = [{f.name: f.sha256 for f in a.manifest.files} for a in (artifact, other)]
     changed = {name for name in sums[0] if sums[0][name] != sums[1][name]}
@@ -100,8 +102,32 @@ def test_the_keys_name_both_encoders(made: tuple[Harness, Artifact], tmp_path: P
 
 def test_texts_that_reach_the_limit_are_counted(tmp_path: Path) -> None:
     artifact = sharded(tmp_path, text_length=4).run("encode")
-    text = read_bank(artifact, "texts").tensors
+    text = open_bank(artifact, "texts").tensors
     assert text["tokens"].shape[1:] == (4, 384)
-    at_limit = int((text["mask"].sum(1) == 4).sum())
+    mask = text["mask"][torch.arange(len(text["mask"]))]
+    at_limit = int((mask.sum(1) == 4).sum())
     assert artifact.manifest.metrics["texts_at_length_limit"] == at_limit > 50
     assert artifact.manifest.metrics["longest_text"] == 4
+
+
+def test_a_killed_run_keeps_its_finished_shards(
+    made: tuple[Harness, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, harness = made[1], sharded(tmp_path)
+    encode, calls = stage.encode_images, [0]
+
+    def dies(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 5:  # three batches of 16 make a shard of 40
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    monkeypatch.setattr(stage, "encode_images", dies)
+    with pytest.raises(KeyboardInterrupt):
+        harness.run("encode")
+    again = harness.run("encode")
+    count = len(open_bank(whole, "latents").keys)
+    others = [-(-min(40, count - start) // 16) for start in range(40, count, 40)]
+    assert calls[0] == 5 + sum(others)
+    sums = [{f.name: f.sha256 for f in a.manifest.files} for a in (whole, again)]
+    assert sums[0] == sums[1]
