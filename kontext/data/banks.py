@@ -30,8 +30,9 @@ BANK_ROWS = pa.schema(
         ("row", pa.int64()),
     ],
     metadata={
-        "comment": "Row K of a bank: key = pixel id of the image or sha256 of the text, encoder = "
-        "digest of the weights that encoded it, and the shard and row it is stored in."
+        "comment": "Row K of a bank: key = pixel id of the image, sha256 of the text or place of "
+        "the edited pair in its split, encoder = digest of the weights (or the version of the "
+        "edits) that made it, and the shard and row it is stored in."
     },
 )
 
@@ -40,8 +41,8 @@ class Entries(NamedTuple):
     """What the K rows of a bank are of.
 
     Attributes:
-        keys: pixel ids of images, or sha256 of texts.
-        encoder: digest of the weights that encode them.
+        keys: pixel ids of images, sha256 of texts, or the places of edited pairs in their split.
+        encoder: digest of the weights that encode them, or the version of the edits.
         texts: the texts themselves, where it is text that is encoded.
     """
 
@@ -180,8 +181,17 @@ def open_bank(artifact: ArtifactReader, name: str) -> Bank:
     return _bank(entries, shards)
 
 
+def map_folder(folder: Path, name: str) -> dict[str, MappedRows]:
+    """The tensors of a bank whose shards lie in `folder`, as `write_bank` leaves its scratch."""
+    return _joined([load_file(path) for path in sorted(folder.glob(f"{name}-*.safetensors"))])
+
+
+def _joined(shards: Sequence[Mapping[str, Tensor]]) -> dict[str, MappedRows]:
+    return {key: MappedRows([shard[key] for shard in shards]) for key in shards[0]}
+
+
 def _bank(entries: Entries, shards: Sequence[Mapping[str, Tensor]]) -> Bank:
-    tensors = {key: MappedRows([shard[key] for shard in shards]) for key in shards[0]}
+    tensors = _joined(shards)
     texts = None if entries.texts is None else list(entries.texts)
     return Bank(list(entries.keys), entries.encoder, tensors, texts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_transformer
@@ -16,7 +17,7 @@ from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
 from kontext.stages.ranks import checkpoints_of, train_on_ranks, train_student
-from kontext.stages.teacher_edits import EDITS, synthesise
+from kontext.stages.teacher_edits import synthesise
 from kontext.stages.training import (
     board_of,
     device_for,
@@ -63,11 +64,11 @@ def run(ctx: StageContext) -> None:
             f"{referring:,} edits with references are not distilled: the heads see one context"
         )
     sampler = EditSampler(data, config.teacher_steps, config.guidance, config.seed)
-    synthetic = synthesise(ctx, sampler, edits, teacher, ledger).to(device)
-    method = DistillMethod(config, data, edits, synthetic, teacher)
+    synthetic, folder = synthesise(ctx, sampler, edits, teacher, ledger)
+    method = DistillMethod(config, data, edits, synthetic.to(device), teacher)
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
-    history = _train(ctx, method)
+    history = _train(ctx, method, folder)
     for verdict in check_training(history):
         ctx.note(verdict)
     method.state.ema["student"].copy_to(method.student)
@@ -76,8 +77,11 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, config, method)
 
 
-def _train(ctx: StageContext, method: DistillMethod) -> list[dict[str, float]]:
-    """All steps: on ranks where the recipe asks for them, then what is left in this process."""
+def _train(ctx: StageContext, method: DistillMethod, edits: Path) -> list[dict[str, float]]:
+    """All steps: on ranks where the recipe asks for them, then what is left in this process.
+
+    `edits` is the folder with the teacher's.
+    """
     config, device = method.config, method.device
     checkpoints = checkpoints_of(ctx, config, stage="distill")
     progress = report_progress(ctx, "distill")
@@ -90,7 +94,7 @@ def _train(ctx: StageContext, method: DistillMethod) -> list[dict[str, float]]:
         train_student,
         encoded=ctx.inputs["encode"].digest,
         teacher=ctx.inputs["finetune"].digest,
-        edits=str(ctx.scratch / EDITS),
+        edits=str(edits),
     )
     return fit(
         method,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
+from kontext.data.banks import map_folder
 from kontext.data.latents import load_pairs
 from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.launch import launch
@@ -24,6 +25,7 @@ from kontext.parallel.peaks import peak_flops
 from kontext.parallel.shard import shard
 from kontext.stage import StageContext
 from kontext.stages.pictures import some_images, training_images
+from kontext.stages.teacher_edits import BANK
 from kontext.store.artifacts import Artifact, ArtifactStore, run_prefix
 from kontext.store.objects import open_store
 from kontext.train.autoencoder import AutoencoderMethod
@@ -235,15 +237,17 @@ def train_student(
     ledger: dict[str, str],
     checkpoints: str,
 ) -> None:
-    """A rank's part of distill; `edits` is the teacher's file, on a disk that all ranks see."""
+    """A rank's part of distill; `edits` is the folder of the teacher's, which all ranks see."""
     section, world = DistillConfig.model_validate(config), rank.world
     keep_freed_memory()
     data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
     model = load_transformer(
         _open(store, cache, "finetune", teacher), "flow.safetensors", world.device
     )
-    made = load_file(edits, device=str(world.device))
-    method = DistillMethod(section, data, made["pairs"].cpu(), made["latents"], model, world)
+    made = map_folder(Path(edits), BANK)
+    pairs = made["pairs"][torch.arange(len(made["pairs"]))]
+    real = made["latents"].to(world.device)
+    method = DistillMethod(section, data, pairs, real, model, world)
     method.state.ledger = ledger
     products = compute_dtype(section.parallel.precision, world.device)
     _fit(rank, method, section, checkpoints, ladd_work(section, data, model.shape), products)

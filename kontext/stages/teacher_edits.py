@@ -3,7 +3,7 @@
 Edits are made in shards of a fixed size. A shard's bytes depend on the version (teacher, encoded
 data, steps, guidance, seed, code, arithmetic and which pairs) and its number alone, so shards lie
 under their version in the home folder's cache: a killed run makes only what is missing, and a run
-with other LADD settings makes none. The whole set also goes into the artifact.
+with other LADD settings makes none. They also go into the artifact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kontext.data.banks import Entries, MappedRows, write_bank
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.edits import EditSampler
 from kontext.stage import StageContext
@@ -33,7 +33,7 @@ _CODE = (
     "kontext.models.sequence",
 )
 SHARD = 64  # edits per shard, and per batch of the sampler
-EDITS = "teacher_edits.safetensors"
+BANK = "teacher-edits"
 DESCRIPTION = "teacher_edits.json"
 
 
@@ -43,11 +43,11 @@ def synthesise(
     edits: Tensor,
     teacher: FluxTransformer,
     ledger: Mapping[str, str],
-) -> Tensor:
-    """Guided edits [E, C, h, w] of the teacher for pairs `edits` [E], on the CPU.
+) -> tuple[MappedRows, Path]:
+    """Guided edits [E, C, h, w] of the teacher for pairs `edits` [E], and the folder they lie in.
 
-    Shards that are there already are read, the others made. Adds the set and its description to
-    the artifact.
+    Shards that are there already are taken, the others made. Adds the bank of all edits and its
+    description to the artifact.
 
     Args:
         ledger: the run's numerics; its arithmetic is part of the version.
@@ -55,33 +55,31 @@ def synthesise(
     version = _version(ctx, sampler, edits, ledger)
     folder = ctx.home / "cache" / "teacher-edits" / version
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [edits[start : start + SHARD] for start in range(0, len(edits), SHARD)]
     made = 0
-    for number, pairs in enumerate(parts):
-        path = folder / f"{number:06d}.safetensors"
-        if not path.exists():
-            _write(path, {"latents": sampler.edits(teacher, pairs).cpu(), "pairs": pairs.clone()})
-            made += 1
-        done = min(len(edits), (number + 1) * SHARD)
-        ctx.report.progress(done, 2 * len(edits), "teacher edits")
-    ctx.log.info("teacher edits %s: %d shards, %d made now", version, len(parts), made)
-    shards = [load_file(folder / f"{number:06d}.safetensors") for number in range(len(parts))]
-    latents = torch.cat([shard["latents"] for shard in shards])
-    whole = ctx.scratch / EDITS
-    _write(whole, {"latents": latents, "pairs": edits.clone()})
-    ctx.output.add_file(EDITS, whole)
+
+    def make(rows: range) -> dict[str, Tensor]:
+        nonlocal made
+        made += 1
+        pairs = edits[rows.start : rows.stop].clone()
+        ctx.report.progress(rows.start, 2 * len(edits), "teacher edits")
+        return {"latents": sampler.edits(teacher, pairs).cpu(), "pairs": pairs}
+
+    entries = Entries([str(pair) for pair in edits.tolist()], version)
+    bank = write_bank(ctx.output, folder, BANK, entries, SHARD, make)
+    shards = -(-len(edits) // SHARD)
+    ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, made)
     ctx.output.add_json(
         DESCRIPTION,
         {
             "version": version,
-            "shards": len(parts),
+            "shards": shards,
             "edits": len(edits),
             "steps": sampler.steps,
             "guidance": sampler.guidance,
             "seed": sampler.seed,
         },
     )
-    return latents
+    return bank.tensors["latents"], folder
 
 
 def _version(
@@ -100,10 +98,3 @@ def _version(
         "code": code_digest(_CODE),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.errors import GateError, RecipeError
-from kontext.models.batch import Batch, PairTensors, gather
+from kontext.models.batch import Batch, PairTensors, Rows, gather
 from kontext.models.discriminators import LaddHeads
 from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack
@@ -93,7 +93,7 @@ class DistillMethod:
         config: DistillConfig,
         data: PairTensors,
         edits: Tensor,
-        teacher_edits: Tensor,
+        teacher_edits: Rows,
         teacher: FluxTransformer,
         world: World | None = None,
     ) -> None:

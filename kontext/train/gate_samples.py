@@ -148,7 +148,7 @@ def teacher_edits(method: DistillMethod, sampler: Sampler) -> str:
             f"the real samples are {what}: {off:.0%} away from the teacher's own edits of the "
             f"same pairs, correlation {alike:.2f}",
         )
-    spread = float(method.real.std() / sampled(method.data.latents).std())
+    spread = float(sampled(method.real).std() / sampled(method.data.latents).std())
     if not _SPREAD[0] < spread < _SPREAD[1]:
         raise WiringError("edits", f"the edits have {spread:.2f} times the spread of real latents")
     return (

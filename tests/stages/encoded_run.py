@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kontext.data.banks import Entries, write_bank
+from kontext.data.banks import Entries, open_bank, write_bank
 from kontext.data.latents import ENCODED_PAIRS
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import NO_CONTEXT
-from kontext.store.artifacts import ArtifactWriter
+from kontext.store.artifacts import Artifact, ArtifactWriter
 from schemas.recipes import Recipe, load_recipe
 from schemas.tables import CATEGORIES
 from schemas.train_config import DistillConfig, FinetuneConfig, TransformerShape
@@ -127,3 +127,9 @@ def broken_at(
         patch.setattr(method, "step", dying)
         with pytest.raises(Died):
             harness.run(stage)
+
+
+def edits_of(artifact: Artifact) -> dict[str, Tensor]:
+    """The teacher's edits in an artifact of `distill`, and the pairs they are of."""
+    rows = open_bank(artifact, "teacher-edits").tensors
+    return {name: values[torch.arange(len(values))] for name, values in rows.items()}

@@ -17,7 +17,7 @@ from kontext.store.artifacts import Artifact
 from kontext.train.distill import DistillMethod
 from kontext.train.gates import settings_digest
 from schemas.tables import CATEGORIES
-from tests.stages.encoded_run import LADD, broken_at, encoded_run
+from tests.stages.encoded_run import LADD, broken_at, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
 from tests.train.broken_ladd import VelocityAsEstimate
 
@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
 
 def test_the_teachers_edits_are_stored_and_are_its_own(made: tuple[Harness, Artifact]) -> None:
     harness, artifact = made
-    stored = load_file(artifact.path("teacher_edits.safetensors"))
+    stored = edits_of(artifact)
     data = load_pairs(harness.inputs["encode"], "train", torch.device("cpu"))
     pairs = stored["pairs"]
     assert len(pairs) == len(set(pairs.tolist())) == LADD["teacher_edits"]
@@ -102,7 +102,7 @@ def test_edits_are_made_in_shards_of_which_only_the_missing_are_made_again(
         patch.setattr(EditSampler, "edits", dying)
         harness.run("distill")
     shards = sorted((tmp_path / "home" / "cache" / "teacher-edits").rglob("*.safetensors"))
-    assert [path.name for path in shards] == ["000000.safetensors", "000001.safetensors"]
+    assert [path.name for path in shards] == [f"teacher-edits-0000{n}.safetensors" for n in (0, 1)]
     before = {path: path.stat().st_mtime_ns for path in shards}
     sizes.clear()
 
@@ -116,8 +116,8 @@ def test_edits_are_made_in_shards_of_which_only_the_missing_are_made_again(
     told = artifact.json("teacher_edits.json")
     assert (told["shards"], told["edits"], told["steps"]) == (3, 10, LADD["teacher_steps"])
     assert told["version"] == shards[0].parent.name
-    stored = load_file(artifact.path("teacher_edits.safetensors"))
-    expected = load_file(made[1].path("teacher_edits.safetensors"))
+    stored = edits_of(artifact)
+    expected = edits_of(made[1])
     assert torch.equal(stored["pairs"], expected["pairs"])
     assert torch.allclose(stored["latents"], expected["latents"], atol=0.02)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.store.artifacts import Artifact
-from tests.stages.encoded_run import encoded_run
+from tests.stages.encoded_run import edits_of, encoded_run
 from tests.stages.stage_harness import Harness
 
 
@@ -42,5 +42,5 @@ def test_it_is_told_the_guidance_of_its_edits_when_it_teaches(
     assert all(row["passed"] for row in artifact.json("gates.json"))
     student = load_file(artifact.path("student.safetensors"))
     assert "guidance_in.in_layer.weight" in student
-    edits = load_file(artifact.path("teacher_edits.safetensors"))["latents"]
+    edits = edits_of(artifact)["latents"]
     assert torch.isfinite(edits).all()
