@@ -141,6 +141,7 @@ class EncodeConfig(Section):
     text_length: int = Field(20, title="Text tokens", ge=4, le=512)
     batch: int = 128
     shard_rows: int = Field(4096, title="Encoded rows per shard", ge=1)
+    launch: LaunchConfig = LaunchConfig()
     seed: int = 0
 
 

@@ -108,6 +108,36 @@ class Bank:
     texts: list[str] | None = None
 
 
+def make_shards(
+    folder: Path,
+    name: str,
+    entries: Entries,
+    rows: int,
+    encode: Callable[[range], dict[str, Tensor]],
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[Path]:
+    """Encode the shards of a bank, each of at most `rows` rows, that are not whole in `folder` yet.
+
+    Args:
+        encode: the tensors [k, …] of a range of entries.
+        rank, ranks: of several processes each makes every so-manieth shard.
+
+    Returns:
+        The paths of all shards, in order.
+    """
+    paths = []
+    for number, start in enumerate(range(0, len(entries.keys), rows)):
+        paths.append(folder / f"{name}-{number:05d}.safetensors")
+        if number % ranks == rank and not paths[-1].exists():
+            wanted = range(start, min(start + rows, len(entries.keys)))
+            tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
+            partial = paths[-1].with_suffix(".partial")
+            save_file(tensors, partial, metadata={"encoder": entries.encoder})
+            partial.replace(paths[-1])
+    return paths
+
+
 def write_bank(
     output: ArtifactOutput,
     scratch: Path,
@@ -116,9 +146,7 @@ def write_bank(
     rows: int,
     encode: Callable[[range], dict[str, Tensor]],
 ) -> Bank:
-    """Encode and write a bank in shards of at most `rows` rows.
-
-    A shard that a killed run left whole in `scratch` is taken as it is.
+    """Write a bank, with what `make_shards` makes in `scratch` or a killed run left whole there.
 
     Args:
         encode: the tensors [k, …] of a range of entries.
@@ -131,19 +159,11 @@ def write_bank(
     """
     if not entries.keys:
         raise WeightsError(f"there is nothing to encode for the bank '{name}'")
-    shards: list[str] = []
-    for start in range(0, len(entries.keys), rows):
-        wanted = range(start, min(start + rows, len(entries.keys)))
-        shards.append(f"{name}-{len(shards):05d}.safetensors")
-        path = scratch / shards[-1]
-        if not path.exists():
-            tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
-            partial = path.with_suffix(".partial")
-            save_file(tensors, partial, metadata={"encoder": entries.encoder})
-            partial.replace(path)
-        output.add_file(path.name, path)
-    output.add_table(f"{name}.parquet", _table(entries, shards, rows))
-    return _bank(entries, [load_file(scratch / shard) for shard in shards])
+    shards = make_shards(scratch, name, entries, rows, encode)
+    for shard in shards:
+        output.add_file(shard.name, shard)
+    output.add_table(f"{name}.parquet", _table(entries, [shard.name for shard in shards], rows))
+    return _bank(entries, [load_file(shard) for shard in shards])
 
 
 def _table(entries: Entries, shards: Sequence[str], rows: int) -> pa.Table:

@@ -64,6 +64,11 @@ class EditSampler:
             )
 
 
+def edit_sampler(config: DistillConfig, data: PairTensors) -> EditSampler:
+    """As a recipe has the teacher edit."""
+    return EditSampler(data, config.teacher_steps, config.guidance, config.seed)
+
+
 def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
     """Pairs [E] to synthesise, as many from each category as there are. None has references."""
     draw = torch.Generator().manual_seed(config.seed)

@@ -12,12 +12,12 @@ from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
-from kontext.sample.edits import EditSampler, choose_edits
+from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
 from kontext.stages.ranks import checkpoints_of, train_on_ranks, train_student
-from kontext.stages.teacher_edits import synthesise
+from kontext.stages.teacher_edits import BANK, synthesise
 from kontext.stages.training import (
     board_of,
     device_for,
@@ -63,7 +63,7 @@ def run(ctx: StageContext) -> None:
         ctx.note(
             f"{referring:,} edits with references are not distilled: the heads see one context"
         )
-    sampler = EditSampler(data, config.teacher_steps, config.guidance, config.seed)
+    sampler = edit_sampler(config, data)
     synthetic, folder = synthesise(ctx, sampler, edits, teacher, ledger)
     method = DistillMethod(config, data, edits, synthetic.to(device), teacher)
     passed = _gates(ctx, method, sampler)
@@ -95,6 +95,7 @@ def _train(ctx: StageContext, method: DistillMethod, edits: Path) -> list[dict[s
         encoded=ctx.inputs["encode"].digest,
         teacher=ctx.inputs["finetune"].digest,
         edits=str(edits),
+        bank=BANK,
     )
     return fit(
         method,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kontext.data.banks import Bank, Entries, write_bank
+from kontext.data.banks import Bank, Entries, make_shards, write_bank
 from kontext.data.latents import (
     ENCODED_PAIRS,
     encode_images,
@@ -24,8 +27,10 @@ from kontext.models.batch import sampled
 from kontext.models.precision import compute_dtype
 from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.parallel.memory import keep_freed_memory
-from kontext.stage import StageContext
+from kontext.stage import ArtifactReader, StageContext
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
+from kontext.stages.ranks import on_ranks, open_input
+from kontext.train.rank import Rank
 from schemas.train_config import EncodeConfig
 
 
@@ -49,9 +54,17 @@ def run(ctx: StageContext) -> None:
     )
     agree(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
 
-    splits = [load_split(ctx.inputs["shard"], name) for name in ("train", "val", "test")]
-    latents = _write_latents(ctx, config, model, splits, device)
-    texts = _write_texts(ctx, config, encoder, splits)
+    if config.launch.launcher != "in-process":
+        _encode_on_ranks(ctx, config)
+    splits = _splits(ctx.inputs["shard"])
+    codec = _codec_digest(ctx.inputs["train-autoencoder"])
+    latents, texts = (
+        write_bank(ctx.output, ctx.scratch, each.name, each.entries, config.shard_rows, each.encode)
+        for each in (
+            _latents(config, model, splits, codec, device, ctx.report.progress),
+            _texts(config, encoder, splits, ctx.report.progress),
+        )
+    )
     image_row, text_row = (
         {key: row for row, key in enumerate(keys)} for keys in (latents.keys, texts.texts or [])
     )
@@ -67,43 +80,108 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, config, latents, texts)
 
 
-def _write_latents(
-    ctx: StageContext,
+def _encode_on_ranks(ctx: StageContext, config: EncodeConfig) -> None:
+    """All shards of both banks into the scratch folder, by the ranks that the recipe asks for."""
+
+    def progress(done: int, total: int, _: Mapping[str, float | None]) -> None:
+        ctx.report.progress(done, total, "encoding on ranks")
+
+    on_ranks(
+        ctx,
+        config,
+        progress,
+        encode_on_rank,
+        shards=ctx.inputs["shard"].digest,
+        codec=ctx.inputs["train-autoencoder"].digest,
+        folder=str(ctx.scratch),
+    )
+
+
+def encode_on_rank(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    shards: str,
+    codec: str,
+    folder: str,
+) -> None:
+    """A rank's shards of both banks; `folder` is on a disk that all ranks see."""
+    section, world = EncodeConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    trained = open_input(store, cache, "train-autoencoder", codec)
+    model = load_autoencoder(trained, world.device)
+    encoder = load_text_encoder(device=world.device)
+    splits = _splits(open_input(store, cache, "shard", shards))
+
+    def progress(done: int, total: int, _: str) -> None:
+        rank.check()
+        rank.progress(done, total, {})
+
+    for name, entries, encode in (
+        _latents(section, model, splits, _codec_digest(trained), world.device, progress),
+        _texts(section, encoder, splits, progress),
+    ):
+        place = Path(folder)
+        make_shards(place, name, entries, section.shard_rows, encode, world.rank, world.size)
+
+
+class _Work(NamedTuple):
+    """A bank to be made: what its rows are of, and what encodes a range of them."""
+
+    name: str
+    entries: Entries
+    encode: Callable[[range], dict[str, Tensor]]
+
+
+_Progress = Callable[[int, int, str], None]
+
+
+def _splits(shards: ArtifactReader) -> list[PairSet]:
+    return [load_split(shards, name) for name in ("train", "val", "test")]
+
+
+def _codec_digest(codec: ArtifactReader) -> str:
+    return hashlib.sha256(codec.path("autoencoder.safetensors").read_bytes()).hexdigest()
+
+
+def _latents(
     config: EncodeConfig,
     model: Autoencoder,
     splits: list[PairSet],
+    digest: str,
     device: torch.device,
-) -> Bank:
-    """The bank of all splits' images, in the order of their pixel ids."""
+    progress: _Progress,
+) -> _Work:
+    """All splits' images, in the order of their pixel ids."""
     pngs = {pixel_id: png for pairs in splits for pixel_id, png in pairs.pngs.items()}
     ids = sorted(pngs)
-    codec = ctx.inputs["train-autoencoder"].path("autoencoder.safetensors")
 
     def encode(rows: range) -> dict[str, Tensor]:
         made, done = [], rows.start
         for images in decoded(pngs, ids[rows.start : rows.stop], config.batch):
             made.append(encode_images(model, images, device))
             done += len(images)
-            ctx.report.progress(done, len(ids), "encoding images")
+            progress(done, len(ids), "encoding images")
         return {"latents": torch.cat(made)}
 
-    entries = Entries(ids, hashlib.sha256(codec.read_bytes()).hexdigest())
-    return write_bank(ctx.output, ctx.scratch, "latents", entries, config.shard_rows, encode)
+    return _Work("latents", Entries(ids, digest), encode)
 
 
-def _write_texts(
-    ctx: StageContext, config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet]
-) -> Bank:
-    """The bank of all splits' instructions, the empty prompt first."""
+def _texts(
+    config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet], progress: _Progress
+) -> _Work:
+    """All splits' instructions, the empty prompt first."""
     texts = unique_texts(row.instruction for pairs in splits for row in pairs.rows)
 
     def encode(rows: range) -> dict[str, Tensor]:
-        ctx.report.progress(rows.start, len(texts), "encoding texts")
+        progress(rows.start, len(texts), "encoding texts")
         states = encode_texts(encoder, texts[rows.start : rows.stop], config.text_length)
         return states.tensors()
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
-    return write_bank(ctx.output, ctx.scratch, "texts", entries, config.shard_rows, encode)
+    return _Work("texts", entries, encode)
 
 
 def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Bank) -> None:

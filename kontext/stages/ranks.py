@@ -1,8 +1,8 @@
-"""Training on several ranks: what a stage asks of them, and what each of them does.
+"""Working on several ranks: what a stage asks of them, and what each does that trains.
 
-The stage saves its starting weights as the checkpoint of step 0, the ranks go on from there, and
-the stage reads their last checkpoint: whatever the recipe starts from, ranks need to know only the
-model's shape.
+For training the stage saves its starting weights as the checkpoint of step 0, the ranks go on from
+there, and the stage reads their last checkpoint: whatever the recipe starts from, ranks need to
+know only the model's shape.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from kontext.parallel.peaks import peak_flops
 from kontext.parallel.shard import shard
 from kontext.stage import StageContext
 from kontext.stages.pictures import some_images, training_images
-from kontext.stages.teacher_edits import BANK
 from kontext.store.artifacts import Artifact, ArtifactStore, run_prefix
 from kontext.store.objects import open_store
 from kontext.train.autoencoder import AutoencoderMethod
@@ -50,19 +49,24 @@ from schemas.train_config import (
 
 
 class Launched(Protocol):
-    """What the sections of all stages that train have in common."""
+    """What the sections of all stages that work on ranks have in common."""
 
     @property
     def launch(self) -> LaunchConfig: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+class Trained(Launched, Protocol):
+    """And those of the stages that train."""
+
     @property
     def guard(self) -> GuardConfig: ...
     @property
     def checkpoint_every(self) -> int: ...
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def checkpoints_of(
-    ctx: StageContext, config: Launched, name: str = "checkpoints", stage: str = "finetune"
+    ctx: StageContext, config: Trained, name: str = "checkpoints", stage: str = "finetune"
 ) -> Checkpoints:
     """Where this stage's checkpoints lie: with its scratch files, or among its work in the store.
 
@@ -76,10 +80,46 @@ def checkpoints_of(
     return Checkpoints(url, config.checkpoint_every, config.launch.keep)
 
 
+def on_ranks(
+    ctx: StageContext,
+    config: Launched,
+    progress: Progress,
+    work: Callable[..., None],
+    *,
+    name: str = "ranks",
+    **arguments: Any,
+) -> None:
+    """Have every rank that the recipe asks for do `work`, and wait for them.
+
+    Args:
+        work: a module's function; told its `Rank`, the section, store and cache, and `arguments`.
+        name: of the scratch folder where ranks leave word; one per work of a stage.
+
+    Raises:
+        KontextError: what the work refused.
+        RanksError: ranks died too often, or could not be started.
+        StallError: they made no step for too long.
+    """
+    job = Job(
+        work=f"{work.__module__}:{work.__name__}",
+        arguments={
+            "config": config.model_dump(mode="json"),
+            "store": ctx.store_url,
+            "cache": str(ctx.home / "cache" / "blobs"),
+            **arguments,
+        },
+        folder=ctx.scratch / name,
+        replicas=config.launch.replicas,
+        context=getattr(config, "parallel", ParallelConfig()).context,
+        stall_seconds=config.launch.stall_seconds,
+    )
+    launch(job, config.launch, progress)
+
+
 def train_on_ranks(
     ctx: StageContext,
     method: Method,
-    config: Launched,
+    config: Trained,
     checkpoints: Checkpoints,
     progress: Progress,
     work: Callable[..., None],
@@ -90,14 +130,9 @@ def train_on_ranks(
     """Train to the last step on the ranks the recipe asks for; the method itself stays as it is.
 
     Does nothing where the recipe trains in this process, or where ranks have trained before.
-
-    Args:
-        work: what every rank does, one of this module's; told also the `arguments`.
-        name: of the scratch folder where ranks leave word; one per method of a stage.
+    For `work`, `name`, `arguments` and errors see `on_ranks`.
 
     Raises:
-        RanksError: ranks died too often, or could not be started.
-        StallError: they made no step for too long.
         GateError: a rank's losses are not finite, and the recipe says to stop.
     """
     if config.launch.launcher == "in-process":
@@ -108,23 +143,8 @@ def train_on_ranks(
     if not finished:
         checkpoints.save(method.state)
         checkpoints.wait()
-    parallel = getattr(config, "parallel", ParallelConfig())
-    job = Job(
-        work=f"{__name__}:{work.__name__}",
-        arguments={
-            "config": config.model_dump(mode="json"),
-            "store": ctx.store_url,
-            "cache": str(ctx.home / "cache" / "blobs"),
-            "ledger": method.state.ledger,
-            "checkpoints": checkpoints.url,
-            **arguments,
-        },
-        folder=ctx.scratch / name,
-        replicas=config.launch.replicas,
-        context=parallel.context,
-        stall_seconds=config.launch.stall_seconds,
-    )
-    launch(job, config.launch, progress)
+    told = {"ledger": method.state.ledger, "checkpoints": checkpoints.url, **arguments}
+    on_ranks(ctx, config, progress, work, name=name, **told)
 
 
 def train(
@@ -140,7 +160,7 @@ def train(
     """A rank's part of finetune."""
     section, world = FinetuneConfig.model_validate(config), rank.world
     keep_freed_memory()
-    artifact = _open(store, cache, "encode", encoded)
+    artifact = open_input(store, cache, "encode", encoded)
     data = load_pairs(artifact, "train", world.device)
     method = FlowMethod(section, data, _unfilled(section), world)
     method.state.ledger = ledger
@@ -167,8 +187,8 @@ def train_pictures(
     """A rank's part of the steps that finetune judges in pictures."""
     section, world = FinetuneConfig.model_validate(config), rank.world
     keep_freed_memory()
-    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
-    judge = load_autoencoder(_open(store, cache, "train-autoencoder", codec), world.device)
+    data = load_pairs(open_input(store, cache, "encode", encoded), "train", world.device)
+    judge = load_autoencoder(open_input(store, cache, "train-autoencoder", codec), world.device)
     features = load_backbone(AutoencoderConfig.model_validate(autoencoder), world.device)
     products = compute_dtype(section.parallel.precision, world.device)
     model = _unfilled(section).to(world.device)
@@ -192,7 +212,7 @@ def train_guidance(
     """A rank's part of guidance distillation; `teacher` is a file on a disk that all ranks see."""
     section, world = FinetuneConfig.model_validate(config), rank.world
     keep_freed_memory()
-    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
+    data = load_pairs(open_input(store, cache, "encode", encoded), "train", world.device)
     model = FluxTransformer(section.shape)
     model.load_state_dict(load_file(teacher))
     method = GuidanceMethod(section, data, model.to(world.device), world)
@@ -215,7 +235,7 @@ def train_codec(
     section, world = AutoencoderConfig.model_validate(config), rank.world
     keep_freed_memory()
     images = training_images(
-        section, _open(store, cache, "shard", shards), rank.job.folder / "shards", world
+        section, open_input(store, cache, "shard", shards), rank.job.folder / "shards", world
     )
     features = load_backbone(section, world.device)
     method = AutoencoderMethod(section, images, features, world=world)
@@ -234,17 +254,18 @@ def train_student(
     encoded: str,
     teacher: str,
     edits: str,
+    bank: str,
     ledger: dict[str, str],
     checkpoints: str,
 ) -> None:
-    """A rank's part of distill; `edits` is the folder of the teacher's, which all ranks see."""
+    """A rank's part of distill; `edits` is the folder with the `bank` of the teacher's."""
     section, world = DistillConfig.model_validate(config), rank.world
     keep_freed_memory()
-    data = load_pairs(_open(store, cache, "encode", encoded), "train", world.device)
+    data = load_pairs(open_input(store, cache, "encode", encoded), "train", world.device)
     model = load_transformer(
-        _open(store, cache, "finetune", teacher), "flow.safetensors", world.device
+        open_input(store, cache, "finetune", teacher), "flow.safetensors", world.device
     )
-    made = map_folder(Path(edits), BANK)
+    made = map_folder(Path(edits), bank)
     pairs = made["pairs"][torch.arange(len(made["pairs"]))]
     real = made["latents"].to(world.device)
     method = DistillMethod(section, data, pairs, real, model, world)
@@ -253,14 +274,15 @@ def train_student(
     _fit(rank, method, section, checkpoints, ladd_work(section, data, model.shape), products)
 
 
-def _open(store: str, cache: str, stage: str, digest: str) -> Artifact:
+def open_input(store: str, cache: str, stage: str, digest: str) -> Artifact:
+    """An artifact as a rank reads it, which has no context of a stage."""
     return ArtifactStore(open_store(store), Path(cache)).open(stage, digest)
 
 
 def _fit(
     rank: Rank,
     method: Method,
-    section: Launched,
+    section: Trained,
     checkpoints: str,
     work: Callable[[int], Work],
     products: torch.dtype,

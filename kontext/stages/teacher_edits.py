@@ -12,16 +12,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kontext.data.banks import Entries, MappedRows, write_bank
+from kontext.data.banks import Entries, MappedRows, make_shards, write_bank
+from kontext.data.latents import load_pairs
+from kontext.evaluate.models import load_transformer
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.edits import EditSampler
+from kontext.parallel.memory import keep_freed_memory
+from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
 from kontext.stage import StageContext
+from kontext.stages.ranks import on_ranks, open_input
 from kontext.store.code import code_digest
 from kontext.train.ledger import ARITHMETIC
+from kontext.train.rank import Rank
+from schemas.train_config import DistillConfig
 
 _CODE = (
     "kontext.sample.edits",
@@ -55,19 +62,17 @@ def synthesise(
     version = _version(ctx, sampler, edits, ledger)
     folder = ctx.home / "cache" / "teacher-edits" / version
     folder.mkdir(parents=True, exist_ok=True)
-    made = 0
+    shards = -(-len(edits) // SHARD)
+    missing = shards - len(list(folder.glob("*.safetensors")))
+    if missing:
+        _make_on_ranks(ctx, version, folder)
 
     def make(rows: range) -> dict[str, Tensor]:
-        nonlocal made
-        made += 1
-        pairs = edits[rows.start : rows.stop].clone()
         ctx.report.progress(rows.start, 2 * len(edits), "teacher edits")
-        return {"latents": sampler.edits(teacher, pairs).cpu(), "pairs": pairs}
+        return _made(sampler, teacher, edits, rows)
 
-    entries = Entries([str(pair) for pair in edits.tolist()], version)
-    bank = write_bank(ctx.output, folder, BANK, entries, SHARD, make)
-    shards = -(-len(edits) // SHARD)
-    ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, made)
+    bank = write_bank(ctx.output, folder, BANK, _entries(edits, version), SHARD, make)
+    ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, missing)
     ctx.output.add_json(
         DESCRIPTION,
         {
@@ -80,6 +85,69 @@ def synthesise(
         },
     )
     return bank.tensors["latents"], folder
+
+
+def _make_on_ranks(ctx: StageContext, version: str, folder: Path) -> None:
+    """What is missing, by the ranks that the recipe asks for: each makes whole shards, alone."""
+    config = ctx.config
+    assert isinstance(config, DistillConfig)
+    if config.launch.launcher == "in-process":
+        return
+
+    def progress(done: int, total: int, _: Mapping[str, float | None]) -> None:
+        ctx.report.progress(done, 2 * total, "teacher edits")
+
+    on_ranks(
+        ctx,
+        config,
+        progress,
+        edit_on_rank,
+        name="edit-ranks",
+        encoded=ctx.inputs["encode"].digest,
+        teacher=ctx.inputs["finetune"].digest,
+        version=version,
+        folder=str(folder),
+    )
+
+
+def edit_on_rank(
+    rank: Rank,
+    *,
+    config: dict[str, Any],
+    store: str,
+    cache: str,
+    encoded: str,
+    teacher: str,
+    version: str,
+    folder: str,
+) -> None:
+    """A rank's shards of the teacher's edits; `folder` is on a disk that all ranks see."""
+    section, world = DistillConfig.model_validate(config), rank.world
+    keep_freed_memory()
+    data = load_pairs(open_input(store, cache, "encode", encoded), "train", world.device)
+    tuned = open_input(store, cache, "finetune", teacher)
+    model = load_transformer(tuned, "flow.safetensors", world.device)
+    edits, sampler = choose_edits(data, section), edit_sampler(section, data)
+
+    def make(rows: range) -> dict[str, Tensor]:
+        rank.check()
+        made = _made(sampler, model, edits, rows)
+        rank.progress(rows.stop, len(edits), {})
+        return made
+
+    entries = _entries(edits, version)
+    make_shards(Path(folder), BANK, entries, SHARD, make, world.rank, world.size)
+
+
+def _entries(edits: Tensor, version: str) -> Entries:
+    return Entries([str(pair) for pair in edits.tolist()], version)
+
+
+def _made(
+    sampler: EditSampler, teacher: FluxTransformer, edits: Tensor, rows: range
+) -> dict[str, Tensor]:
+    pairs = edits[rows.start : rows.stop].clone()
+    return {"latents": sampler.edits(teacher, pairs).cpu(), "pairs": pairs}
 
 
 def _version(

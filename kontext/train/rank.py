@@ -93,6 +93,15 @@ class Rank:
         self._ended.set()
         signal.alarm(_SAVE_SECONDS)
 
+    def check(self) -> None:
+        """Between two parts of a work that other ranks do not wait for.
+
+        Raises:
+            Stopped: this rank was asked to end.
+        """
+        if self._ended.is_set():
+            raise Stopped("asked to end; what is made stays")
+
     def stop(self) -> bool:
         """Whether any rank was asked to end; a collective, one small sum per step."""
         return self.world.any(self._ended.is_set())

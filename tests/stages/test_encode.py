@@ -14,7 +14,7 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.text import load_text_encoder
 from kontext.stages import encode as stage
 from kontext.store.artifacts import Artifact, ArtifactWriter
-from schemas.train_config import EncodeConfig
+from schemas.train_config import EncodeConfig, LaunchConfig
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness
 
@@ -131,3 +131,31 @@ def test_a_killed_run_keeps_its_finished_shards(
     assert calls[0] == 5 + sum(others)
     sums = [{f.name: f.sha256 for f in a.manifest.files} for a in (whole, again)]
     assert sums[0] == sums[1]
+
+
+def test_ranks_make_the_shards_between_them(
+    made: tuple[Harness, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, harness = made[1], sharded(tmp_path)
+    section = harness.recipe.encode.model_dump()
+    launch = LaunchConfig(launcher="torchrun", ranks=2)
+    ranked = EncodeConfig.model_validate({**section, "launch": launch})
+    harness.recipe = harness.recipe.model_copy(update={"encode": ranked})
+    # nothing is left for this process
+    monkeypatch.setattr(stage, "encode_images", _not_here)
+    monkeypatch.setattr(stage, "encode_texts", _not_here)
+    again = harness.run("encode")
+    assert again.names() == whole.names()
+    for name in ("latents", "texts"):
+        one, two = open_bank(whole, name), open_bank(again, name)
+        assert (two.keys, two.encoder, two.texts) == (one.keys, one.encoder, one.texts)
+        for key, values in one.tensors.items():
+            rows = torch.arange(len(values))
+            near = {"atol": 0.02, "rtol": 0.02}  # of bf16, by another number of threads
+            torch.testing.assert_close(two.tensors[key][rows], values[rows], **near)
+    log = (harness.folder / "scratch/encode/ranks/ranks.log").read_text()
+    assert "Traceback" not in log
+
+
+def _not_here(*_: object) -> torch.Tensor:
+    raise AssertionError("encoded in the stage's own process")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kontext.stages import teacher_edits
 from schemas.train_config import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
-from tests.stages.encoded_run import encoded_run
+from tests.stages.encoded_run import edits_of, encoded_run
 from tests.stages.stage_harness import Harness
 from tests.stages.test_train_autoencoder import dataset
 
@@ -91,3 +92,26 @@ def shards(folder: Path, launch: LaunchConfig) -> Harness:
     )
     harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
     return harness
+
+
+def test_ranks_make_the_teachers_edits_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for launcher in ("in-process", "torchrun"):
+        folder = tmp_path / launcher
+        folder.mkdir()
+        launch = LaunchConfig(launcher=launcher, ranks=1 if launcher == "in-process" else 2)
+        harness = taught(folder, launch)
+        if launcher == "torchrun":
+            monkeypatch.setattr(teacher_edits, "_made", _not_here)
+        artifact = harness.run("distill")
+        word = harness.folder / "scratch/distill/edit-ranks/progress.jsonl"
+        assert word.exists() == (launcher == "torchrun")
+        found.append(edits_of(artifact))
+    assert torch.equal(found[0]["pairs"], found[1]["pairs"])
+    torch.testing.assert_close(found[0]["latents"], found[1]["latents"], atol=1e-3, rtol=1e-3)
+
+
+def _not_here(*_: object) -> None:
+    raise AssertionError("made in the stage's own process")
