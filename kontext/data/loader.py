@@ -61,11 +61,15 @@ class PairSet:
         """Of the M images, in their order."""
         return list(self.pngs)
 
-    @cached_property
-    def images(self) -> Pixels:
-        """All images, decoded into memory: uint8 [M, H, W, 3]. Raises as `decoded` does."""
-        parts = list(decoded(self.pngs, self.pixel_ids, 256))
+    def pixels(self, rows: Sequence[int]) -> Pixels:
+        """Images by their rows, decoded: uint8 [len(rows), H, W, 3]. Raises as `decoded` does."""
+        parts = list(decoded(self.pngs, [self.pixel_ids[row] for row in rows], 256))
         return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
+
+    @property
+    def images(self) -> Pixels:
+        """All images, decoded into memory."""
+        return self.pixels(range(len(self.pngs)))
 
     def of_class(self, relation_class: str) -> list[PairRow]:
         """The rows of one relation class."""
@@ -110,12 +114,14 @@ def load_split(shards: ArtifactReader, split: str) -> PairSet:
 def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> Iterator[Pixels]:
     """Images of one size, uint8 [b, H, W, 3], each checked against its id; a batch is read ahead.
 
+    All of `pngs` must be of the first one's size.
+
     Raises:
         ArtifactError: an image's pixels are not those its id names, or sizes differ.
     """
     if not ids:
         return
-    shape = decode_png(pngs[ids[0]]).shape
+    shape = decode_png(next(iter(pngs.values()))).shape
 
     def one(name: str) -> Pixels:
         rgb = decode_png(pngs[name])

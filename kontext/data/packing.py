@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kontext.data.latents import encode_texts, unique_texts
-from kontext.data.loader import PairSet, load_split
+from kontext.data.loader import PairSet, decoded, load_split
 from kontext.data.packed import SPLITS, Pack, Pairs, Texts, write_pack
 from kontext.models.batch import NO_CONTEXT, padded
 from kontext.models.features import load_features
@@ -32,11 +32,7 @@ def make_pack(
     sets = {split: load_split(shards, split) for split in SPLITS}
     order = _grouped(list(sets.values()))
     place = {name: row for row, name in enumerate(order)}
-    pixels = {
-        name: pairs.images[row]
-        for pairs in sets.values()
-        for row, name in enumerate(pairs.pixel_ids)
-    }
+    pngs = {name: png for pairs in sets.values() for name, png in pairs.pngs.items()}
     rows = [
         (number, pairs, row) for number, pairs in enumerate(sets.values()) for row in pairs.rows
     ]
@@ -49,7 +45,7 @@ def make_pack(
 
     references = padded([[place[p.pixel_ids[i]] for i in r.contexts[1:]] for _, p, r in rows])
     pack = Pack(
-        images=np.stack([pixels[name] for name in order]),
+        images=np.concatenate(list(decoded(pngs, order, 256))),
         texts=Texts.of(states.tokens, states.mask, states.pooled),
         pairs=Pairs(
             target=column([place[p.pixel_ids[row.target]] for _, p, row in rows]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,30 +86,38 @@ class Bench:
             for row in pairs.rows
             if row.relation_class in CATEGORIES
         ]
-        bench = build(candidates, pairs.images, config)
+        bench = build(candidates, pairs.pixels, config)
         of_image = {
             image: component[row.pair_id]
             for row in pairs.rows
             for image in (*row.contexts, row.target)
         }
-        held_out = pairs.images[:MAX_HELD_OUT]  # ordered by content id: as good as shuffled
-        clusters = tuple(of_image[image] for image in range(len(held_out)))
+        rows = range(min(MAX_HELD_OUT, len(pairs.pngs)))  # by content id: as good as shuffled
+        held_out = pairs.pixels(rows)
+        clusters = tuple(of_image[image] for image in rows)
         return replace(bench, held_out=held_out, held_out_clusters=clusters)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A test pair before the choice: its item and where its images lie in the image array."""
+    """A test pair before the choice: its item and the rows of its images."""
 
     item: Item
     context: tuple[int, ...]
     target: int
 
 
-def build(candidates: Iterable[Candidate], images: Images, config: EvaluateConfig) -> Bench:
+def build(
+    candidates: Iterable[Candidate],
+    images: Callable[[Sequence[int]], Images],
+    config: EvaluateConfig,
+) -> Bench:
     """Choose up to `items_per_category` items per category, the same ones every time.
 
     Clusters take turns in an order drawn from the seed, so a big cluster cannot fill a category.
+
+    Args:
+        images: uint8 [n, H, W, 3] of n rows.
     """
     grouped: dict[str, list[Candidate]] = {name: [] for name in CATEGORIES}
     for candidate in candidates:
@@ -129,8 +137,8 @@ def build(candidates: Iterable[Candidate], images: Images, config: EvaluateConfi
             taken += 1
     if not chosen:
         raise ArtifactError("the test split holds no edit with a visible change: nothing to score")
-    context = images[[c.context[0] for c in chosen]]
-    target = images[[c.target for c in chosen]]
+    context = images([c.context[0] for c in chosen])
+    target = images([c.target for c in chosen])
     return Bench(
         items=tuple(c.item for c in chosen),
         context=context,
@@ -142,8 +150,10 @@ def build(candidates: Iterable[Candidate], images: Images, config: EvaluateConfi
     )
 
 
-def _changes(candidate: Candidate, images: Images, config: EvaluateConfig) -> bool:
-    context, target = images[candidate.context[0]][None], images[candidate.target][None]
+def _changes(
+    candidate: Candidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
+) -> bool:
+    context, target = images([candidate.context[0]]), images([candidate.target])
     return bool(change_mask(context, target, config.mask_threshold).any())
 
 

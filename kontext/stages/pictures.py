@@ -14,6 +14,8 @@ from kontext.parallel.world import World
 from kontext.stage import ArtifactReader
 from schemas.train_config import AutoencoderConfig
 
+MEASURED = 4096  # images that are looked at where a split has more than memory should hold
+
 
 def training_images(
     config: AutoencoderConfig, shards: ArtifactReader, folder: Path, world: World
@@ -30,13 +32,16 @@ def training_images(
     return split_images(shards, "train", world.device)
 
 
-def split_images(shards: ArtifactReader, split: str, device: torch.device) -> Tensor:
-    """All images of a split, uint8 [N, 3, H, W]."""
-    images = load_split(shards, split).images
+def split_images(
+    shards: ArtifactReader, split: str, device: torch.device, most: int | None = None
+) -> Tensor:
+    """The images of a split, uint8 [N, 3, H, W]; the first `most` by content id, or all."""
+    pairs = load_split(shards, split)
+    images = pairs.pixels(range(len(pairs.pngs))[:most])
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
 
 
-def some_images(images: Tensor | StreamedImages, most: int = 4096) -> Tensor:
+def some_images(images: Tensor | StreamedImages, most: int = MEASURED) -> Tensor:
     """Images to measure on: all that are in memory, or the first `most` of a stream's epoch."""
     if isinstance(images, Tensor):
         return images

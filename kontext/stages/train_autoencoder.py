@@ -20,7 +20,7 @@ from kontext.parallel.peaks import peak_flops
 from kontext.parallel.world import World
 from kontext.stage import StageContext
 from kontext.stages.numerics import LEDGER, record
-from kontext.stages.pictures import some_images, split_images, training_images
+from kontext.stages.pictures import MEASURED, some_images, split_images, training_images
 from kontext.stages.ranks import checkpoints_of, train_codec, train_on_ranks
 from kontext.stages.start import starting_codec
 from kontext.stages.training import (
@@ -104,7 +104,7 @@ def _images(
     """What to train on, and the images of the test split."""
     shards = ctx.inputs["shard"]
     source = training_images(config, shards, ctx.scratch / "shards", World(device=device))
-    others = {name: split_images(shards, name, device) for name in SPLITS_IN_ORDER[1:]}
+    others = {name: split_images(shards, name, device, MEASURED) for name in SPLITS_IN_ORDER[1:]}
     sizes = {SPLITS_IN_ORDER[0]: len(source), **{name: len(part) for name, part in others.items()}}
     if not all(sizes.values()):  # the validation split is the next stages': say it now
         found = ", ".join(f"{name} {size}" for name, size in sizes.items())

@@ -29,36 +29,36 @@ def config(n: int, seed: int = 0) -> EvaluateConfig:
 
 def test_choice_is_the_same_whatever_the_input_order() -> None:
     found = candidates(20, "a") + candidates(20, "b", start=100)
-    first = build(found, IMAGES, config(8))
-    again = build(found[::-1], IMAGES, config(8))
-    other = build(found, IMAGES, config(8, seed=1))
+    first = build(found, IMAGES.__getitem__, config(8))
+    again = build(found[::-1], IMAGES.__getitem__, config(8))
+    other = build(found, IMAGES.__getitem__, config(8, seed=1))
     assert [i.pair_id for i in first.items] == [i.pair_id for i in again.items]
     assert [i.pair_id for i in first.items] != [i.pair_id for i in other.items]
 
 
 def test_clusters_take_turns() -> None:
     found = candidates(50, "big") + candidates(3, "small", start=100)
-    bench = build(found, IMAGES, config(6))
+    bench = build(found, IMAGES.__getitem__, config(6))
     assert bench.clusters.count("small") == 3 and bench.clusters.count("big") == 3
 
 
 def test_unchanged_pairs_are_excluded_and_counted() -> None:
     found = candidates(4, "a") + candidates(2, "b", start=50, target=2)
-    bench = build(found, IMAGES, config(6))
+    bench = build(found, IMAGES.__getitem__, config(6))
     assert len(bench) == 4 and bench.excluded == {"local": 2} and bench.available == {"local": 6}
     assert bench.mask.any(axis=(1, 2)).all()
 
 
 def test_categories_keep_the_benchmark_order() -> None:
     found = candidates(4, "a", "text") + candidates(4, "b", "local", start=10)
-    bench = build(found, IMAGES, config(4))
+    bench = build(found, IMAGES.__getitem__, config(4))
     assert bench.categories == ["local", "text"]
     assert [bench.items[i].category for i in bench.where("text")] == ["text"] * 4
 
 
 def test_nothing_to_score_is_one_clear_error() -> None:
     with pytest.raises(ArtifactError, match="no edit with a visible change"):
-        build(candidates(3, "a", target=2), IMAGES, config(4))
+        build(candidates(3, "a", target=2), IMAGES.__getitem__, config(4))
 
 
 def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
@@ -67,7 +67,7 @@ def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
         Candidate(Item(f"{i:064x}", "local", "r", "d", "t", "c", "s", f"k{i % 2}"), (0,), i)
         for i in range(1, 5)
     ]
-    bench = build(found, images, config(4))
+    bench = build(found, images.__getitem__, config(4))
     others = other_targets(bench, seed=0)
     cluster_of = {
         int(t[0, 0, 0]): i.cluster for t, i in zip(bench.target, bench.items, strict=True)

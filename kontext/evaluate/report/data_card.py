@@ -41,8 +41,8 @@ def samples(inputs: Inputs, assets: Assets) -> dict[str, list[Sample]]:
         shown[name] = [
             Sample(
                 row.instruction,
-                assets.image(train.images[row.contexts[0]], 144) if row.contexts else "",
-                assets.image(train.images[row.target], 144),
+                assets.image(train.pixels(row.contexts[:1])[0], 144) if row.contexts else "",
+                assets.image(train.pixels([row.target])[0], 144),
                 row.relation,
             )
             for row in rows
