@@ -258,6 +258,7 @@ class DistillConfig(Section):
     warmup_steps: int = 8
     student_steps: int = Field(4, title="Steps of the student's sampling grid", ge=1, le=8)
     batch: int = Field(32, title="Batch (a hinge on one sample saturates)", ge=2)
+    accumulate: int = Field(1, title="Parts that a batch is computed in, one after another", ge=1)
     lr_student: float = 2e-5
     lr_heads: float = 2e-3
     taps: tuple[int, ...] = Field((), title="Blocks with heads (empty: spread)")

@@ -12,7 +12,8 @@ the heads judge realism, not faithfulness.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,11 +71,21 @@ _PINNED_STEPS = 20  # so many such steps in a row stop the run
 _ACCURACY_DECAY = 0.9
 
 
+class Estimated(NamedTuple):
+    """A batch, and what the student makes of it."""
+
+    rows: range | None  # of the step's global batch; None: it is a batch of its own
+    batch: Batch
+    fake: Tensor  # clean estimates, packed [b, N, D]
+
+
 class DistillMethod:
     """Alternating updates of heads and student, one of each per step.
 
     On several ranks student and teacher are sharded side by side and the heads, which are small,
-    are held by every rank; each computes its rows of the same global batch.
+    are held by every rank; each computes its rows of the same global batch. A batch that is
+    accumulated is computed part by part, first for the heads and then, estimated anew, for the
+    student: both gradients are the whole batch's.
 
     Args:
         config: the recipe section.
@@ -84,8 +95,8 @@ class DistillMethod:
         world: this process among the ranks; alone by default.
 
     Raises:
-        RecipeError: a batch has fewer samples than there are ranks, or ranks are to share
-            sequences, whose features the heads would see in parts.
+        RecipeError: a batch has fewer samples than there are ranks and parts, or ranks are to
+            share sequences, whose features the heads would see in parts.
     """
 
     def __init__(
@@ -102,12 +113,15 @@ class DistillMethod:
         self.edits, self.real = edits, teacher_edits
         self.device = data.latents.device
         self.world = world or World(device=self.device)
-        if config.batch < self.world.size:
-            raise RecipeError(f"a batch of {config.batch} is too small for {self.world.size} ranks")
+        if config.batch < self.world.size * config.accumulate:
+            raise RecipeError(
+                f"a batch of {config.batch} is too small for {self.world.size} ranks"
+                + (f" times {config.accumulate} parts" if config.accumulate > 1 else "")
+            )
         if config.parallel.context > 1 or config.parallel.compile:
             raise RecipeError("distill takes no parallel.context and no parallel.compile")
         self._rows = self.world.rows(config.batch)
-        self._share = len(self._rows) / config.batch
+        self._parts = self.world.parts(config.batch, config.accumulate)
         self.teacher = teacher.requires_grad_(False).eval()
         self.teacher.zero_grad(set_to_none=True)  # left from its own training
         self.student = copy.deepcopy(teacher).requires_grad_(True).train()
@@ -139,10 +153,20 @@ class DistillMethod:
             GateError: the heads' hinge has been zero for too long: the student learns nothing.
         """
         with full_precision(self._fp32):
-            batch, noisy, t = self.student_input(index)
-            fake = self.denoised(batch, noisy, t)
-            report = self._heads_turn(index, batch, fake.detach())
-            report.update(self.update_student(index, batch, fake))
+            inputs = [self.student_input(index, rows) for rows in self._parts]
+            whole = len(inputs) == 1  # one graph of the student serves both turns
+            with torch.set_grad_enabled(whole):
+                parts = [
+                    Estimated(rows, each[0], self.denoised(*each))
+                    for rows, each in zip(self._parts, inputs, strict=True)
+                ]
+            heads = [part._replace(fake=part.fake.detach()) for part in parts]
+            report = self._heads_turn(index, heads)
+            again = (
+                part if whole else part._replace(fake=self.denoised(*each))
+                for part, each in zip(parts, inputs, strict=True)
+            )
+            report.update(self.update_student(index, again))
         self.state.ema["student"].update(self.student)
         self._watch(report["heads_loss"])
         return report
@@ -167,12 +191,14 @@ class DistillMethod:
             logits: Tensor = self.heads(states, self.data.grid, level, batch.pooled)
         return logits.float()
 
-    def student_input(self, index: int) -> tuple[Batch, Tensor, Tensor]:
+    def student_input(self, index: int, rows: range | None = None) -> tuple[Batch, Tensor, Tensor]:
         """A batch whose targets are teacher edits, and them noised to levels of the grid.
 
-        Returns this rank's rows of the batch, of the noised edits [B, N, D] and their levels [B].
+        Returns `rows` (by default this rank's) of the batch, of the noised edits [B, N, D] and
+        their levels [B].
         """
-        c, own = self.config, slice(self._rows.start, self._rows.stop)
+        c, rows = self.config, rows or self._rows
+        own = slice(rows.start, rows.stop)
         picks = self._picks(index)[own]
         batch = gather(self.data, self.edits[picks])
         batch = Batch(self.real[picks], batch.context, batch.tokens, batch.pooled)
@@ -190,13 +216,18 @@ class DistillMethod:
         draw = generator(self.config.seed, index, "batch")
         return torch.randint(len(self.edits), (self.config.batch,), generator=draw)
 
-    def renoise(self, index: int, like: Tensor, rounds: int) -> list[tuple[Tensor, Tensor]]:
-        """`rounds` independent (level [B], noise) draws from logit-normal(mean, std)."""
+    def renoise(
+        self, index: int, like: Tensor, rounds: int, rows: range | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """`rounds` independent (level [B], noise) draws from logit-normal(mean, std).
+
+        Those of `rows` of the global batch; by default of a batch that `like` [B, ...] is.
+        """
         c = self.config
         draw = generator(c.seed, index, "renoise")
         size, own = len(like), slice(None)
-        if self.world.size > 1:
-            size, own = c.batch, slice(self._rows.start, self._rows.stop)
+        if rows is not None:
+            size, own = c.batch, slice(rows.start, rows.stop)
         made = []
         for _ in range(rounds):
             normal = torch.randn(size, generator=draw)[own]
@@ -205,14 +236,14 @@ class DistillMethod:
             made.append((level, noise.to(self.device)))
         return made
 
-    def _heads_turn(self, index: int, batch: Batch, fake: Tensor) -> dict[str, float]:
+    def _heads_turn(self, index: int, parts: Sequence[Estimated]) -> dict[str, float]:
         """The heads' part of a step: one update, or none or two where they win or lose too much.
 
         What decides is the moving average of their accuracy over all samples of the step.
         """
         c = self.config
         seen = self.state.extra.get("accuracy", 0.5 * (c.heads_floor + c.heads_ceiling))
-        report = self.update_heads(index, batch, fake, learn=seen <= c.heads_ceiling)
+        report = self.update_heads(index, parts, learn=seen <= c.heads_ceiling)
         updates = int(seen <= c.heads_ceiling)
         if seen < c.heads_floor:
             self._second_update(self.total_steps + index)
@@ -226,28 +257,43 @@ class DistillMethod:
 
     def _second_update(self, index: int) -> None:
         """Another update of the heads, on a batch that no step has."""
-        batch, noisy, t = self.student_input(index)
         with torch.no_grad():
-            fake = self.denoised(batch, noisy, t)
-        self.update_heads(index, batch, fake)
+            inputs = ((rows, self.student_input(index, rows)) for rows in self._parts)
+            parts = [Estimated(rows, each[0], self.denoised(*each)) for rows, each in inputs]
+        self.update_heads(index, parts)
 
     def update_heads(
-        self, index: int, batch: Batch, fake: Tensor, learn: bool = True
+        self, index: int, parts: Iterable[Estimated], learn: bool = True
     ) -> dict[str, float]:
         """Let the heads learn (or only judge) edits, the student's estimates and wrong conditions.
 
         Args:
-            fake: the student's estimates [B, N, D], without its graph.
+            parts: of the batch, their estimates without the student's graph.
             learn: whether the heads' weights are updated.
         """
+        self._clear()
+        report: dict[str, float] = {}
+        for part in parts:
+            loss, found = self.heads_loss(index, part.batch, part.fake, part.rows)
+            self._add(report, found, part)
+            if learn:
+                (loss * self._share(part)).backward()  # type: ignore[no-untyped-call]
+        if learn:
+            self._take("heads")
+        return self.world.sum(report)
+
+    def heads_loss(
+        self, index: int, batch: Batch, fake: Tensor, rows: range | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The heads' loss on a batch, or on `rows` of the global one, and means to report."""
         c = self.config
         real = pack(batch.target)
         (real_level, real_noise), (fake_level, fake_noise), (bad_level, bad_noise) = self.renoise(
-            index, real, 3
+            index, real, 3, rows
         )
         on_real = self.logits(batch, real, real_level, real_noise)
         on_fake = self.logits(batch, fake, fake_level, fake_noise)
-        wrong, clean = self.negatives(index, batch)
+        wrong, clean = self.negatives(index, batch, rows)
         on_wrong = self.logits(wrong, clean, bad_level, bad_noise)
         loss = heads_hinge(on_real, on_fake, on_wrong, c.negative_weight)
         smooth = torch.zeros((), device=self.device)
@@ -256,27 +302,29 @@ class DistillMethod:
             nudged = real + c.r1_sigma * real_noise
             again = self.logits(batch, nudged, real_level, real_noise)
             smooth = (again - on_real).square().mean()
-        if learn:
-            self._apply("heads", loss + c.r1_weight * smooth)
         accuracy = 0.5 * ((on_real > 0).float().mean() + (on_fake < 0).float().mean())
-        return self._global(
-            {
-                "heads_loss": float(loss.detach()),
-                "r1": float(smooth.detach()),
-                "real_logit": float(on_real.mean().detach()),
-                "fake_logit": float(on_fake.mean().detach()),
-                "wrong_logit": float(on_wrong.mean().detach()),
-                "accuracy": float(accuracy),
-            }
-        )
+        return loss + c.r1_weight * smooth, {
+            "heads_loss": float(loss.detach()),
+            "r1": float(smooth.detach()),
+            "real_logit": float(on_real.mean().detach()),
+            "fake_logit": float(on_fake.mean().detach()),
+            "wrong_logit": float(on_wrong.mean().detach()),
+            "accuracy": float(accuracy),
+        }
 
-    def negatives(self, index: int, batch: Batch) -> tuple[Batch, Tensor]:
-        """Real edits made wrong, a third each: instruction, context, copied context."""
+    def negatives(
+        self, index: int, batch: Batch, rows: range | None = None
+    ) -> tuple[Batch, Tensor]:
+        """Real edits made wrong, a third each: instruction, context, copied context.
+
+        What is wrong comes from other samples of `rows`' global batch; by default of `batch`.
+        """
         real = pack(batch.target)
         row = torch.arange(len(real))
-        wrong = batch.select(_rolled(len(real), index))
-        if self.world.size > 1:  # the other sample may be another rank's
-            row = torch.arange(self._rows.start, self._rows.stop)
+        if rows is None:
+            wrong = batch.select(_rolled(len(real), index))
+        else:  # the other sample may be another rank's
+            row = torch.arange(rows.start, rows.stop)
             other = self._picks(index)[_rolled(self.config.batch, index)[row]]
             wrong = gather(self.data, self.edits[other])
         if batch.context is None or wrong.context is None:
@@ -288,25 +336,37 @@ class DistillMethod:
         clean = torch.where(pick == 2, pack(batch.context), real)
         return Batch(batch.target, context, tokens, pooled), clean
 
-    def adversarial(self, index: int, batch: Batch, fake: Tensor) -> Tensor:
+    def adversarial(
+        self, index: int, batch: Batch, fake: Tensor, rows: range | None = None
+    ) -> Tensor:
         """The student's adversarial loss: its gradient comes through the frozen teacher."""
-        *_, (level, noise) = self.renoise(index, fake, 4)
+        *_, (level, noise) = self.renoise(index, fake, 4, rows)
         return -self.logits(batch, fake, level, noise).mean()
 
-    def update_student(self, index: int, batch: Batch, fake: Tensor) -> dict[str, float]:
-        """Let the student learn from its estimates `fake` [B, N, D], which carry its graph."""
-        loss = self.adversarial(index, batch, fake)
-        report = {"student_loss": float(loss.detach())}
-        if self.config.anchor_weight:
-            anchor = (fake - pack(batch.target)).square().mean()
-            loss = loss + self.config.anchor_weight * anchor
-            report["anchor"] = float(anchor.detach())
-        norm = self._apply("student", loss)
-        return {**self._global(report), "student_grad_norm": norm}
+    def update_student(self, index: int, parts: Iterable[Estimated]) -> dict[str, float]:
+        """Let the student learn from its estimates, which carry its graph."""
+        self._clear()
+        report: dict[str, float] = {}
+        for part in parts:
+            loss = self.adversarial(index, part.batch, part.fake, part.rows)
+            found = {"student_loss": float(loss.detach())}
+            if self.config.anchor_weight:
+                anchor = (part.fake - pack(part.batch.target)).square().mean()
+                loss = loss + self.config.anchor_weight * anchor
+                found["anchor"] = float(anchor.detach())
+            self._add(report, found, part)
+            (loss * self._share(part)).backward()  # type: ignore[no-untyped-call]
+        norm = self._take("student")
+        return {**self.world.sum(report), "student_grad_norm": norm}
 
-    def _global(self, means: dict[str, float]) -> dict[str, float]:
-        """Means over the global batch of means over this rank's rows."""
-        return self.world.sum({name: value * self._share for name, value in means.items()})
+    def _share(self, part: Estimated) -> float:
+        """Of the global batch."""
+        return 1.0 if part.rows is None else len(part.rows) / self.config.batch
+
+    def _add(self, report: dict[str, float], means: Mapping[str, float], part: Estimated) -> None:
+        """To means over the global batch, those over a part of it."""
+        for name, value in means.items():
+            report[name] = report.get(name, 0.0) + value * self._share(part)
 
     def _watch(self, heads_loss: float) -> None:
         pinned = self.state.extra.get("pinned", 0) + 1 if heads_loss < PINNED else 0
@@ -317,12 +377,14 @@ class DistillMethod:
                 "learns nothing"
             )
 
-    def _apply(self, name: str, loss: Tensor) -> float:
+    def _clear(self) -> None:
+        """No gradients, of either side."""
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _take(self, name: str) -> float:
         """One optimiser step of one side; returns its gradient norm before it is cleared."""
         module, optimizer = self.state.modules[name], self.state.optimizers[name]
-        for other in self.state.optimizers.values():
-            other.zero_grad(set_to_none=True)
-        (loss * self._share).backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in module.parameters() if p.grad is not None]
         self.world.add([p.grad for p in parameters if p.grad is not None and not is_sharded(p)])
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)

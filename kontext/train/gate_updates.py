@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kontext.errors import WiringError
 from kontext.models.sequence import pack
-from kontext.train.distill import PINNED, DistillMethod
+from kontext.train.distill import PINNED, DistillMethod, Estimated
 from kontext.train.gate_samples import few
 from kontext.train.state import copied, set_weights, weights_of
 
@@ -56,11 +56,11 @@ def gradient(method: DistillMethod) -> str:
 def turns(method: DistillMethod, patience: float) -> str:
     """One whole step: each side moves in its own turn only, and reports its gradient's norm."""
     moved: dict[str, set[str]] = {}
-    squares: list[Tensor] = []
+    squares: dict[int, Tensor] = {}  # the last: parts of a batch add up to it
 
     def keep_square(parameter: Tensor) -> None:
         assert parameter.grad is not None
-        squares.append(parameter.grad.float().square().sum())
+        squares[id(parameter)] = parameter.grad.float().square().sum()
 
     with unchanged(method), ExitStack() as hooks:
         for name, optimizer in method.state.optimizers.items():
@@ -78,7 +78,7 @@ def turns(method: DistillMethod, patience: float) -> str:
         if moved[name] != {name}:
             what = " and ".join(sorted(moved[name])) or "nothing"
             raise WiringError("turns", f"the update of the {name} moves {what}")
-    norm = math.sqrt(sum(float(s) for s in squares))
+    norm = math.sqrt(sum(float(s) for s in squares.values()))
     told = report["student_grad_norm"]
     if not math.isclose(told, norm, rel_tol=0.05):
         raise WiringError(
@@ -95,7 +95,8 @@ def batch_size(method: DistillMethod) -> str:
         raise WiringError("batch", "the hinge of a single sample saturates: 2 or more per rank")
     batch, noisy, t = few(method)
     with torch.no_grad():
-        loss = method.update_heads(0, batch, method.denoised(batch, noisy, t), learn=False)
+        part = Estimated(None, batch, method.denoised(batch, noisy, t))
+        loss = method.update_heads(0, [part], learn=False)
     if loss["heads_loss"] < PINNED:
         raise WiringError("batch", "the heads' hinge is pinned at zero before the first step")
     return f"{method.config.batch} samples; the hinge starts at {loss['heads_loss']:.2f}"
@@ -110,12 +111,13 @@ def rates(method: DistillMethod) -> str:
     batch, noisy, t = few(method)
     with unchanged(method):
         with torch.no_grad():
-            fake = method.denoised(batch, noisy, t)
-        first = _distance(fake, pack(batch.target))
-        hinge = [method.update_heads(0, batch, fake)["heads_loss"] for _ in range(_TRIALS)]
-        hinge.append(method.update_heads(0, batch, fake, learn=False)["heads_loss"])
+            part = Estimated(None, batch, method.denoised(batch, noisy, t))
+        first = _distance(part.fake, pack(batch.target))
+        hinge = [method.update_heads(0, [part])["heads_loss"] for _ in range(_TRIALS)]
+        hinge.append(method.update_heads(0, [part], learn=False)["heads_loss"])
         for _ in range(_TRIALS):
-            method.update_student(0, batch, method.denoised(batch, noisy, t))
+            fake = method.denoised(batch, noisy, t)
+            method.update_student(0, [Estimated(None, batch, fake)])
         with torch.no_grad():
             last = _distance(method.denoised(batch, noisy, t), pack(batch.target))
     c = method.config

@@ -108,6 +108,7 @@ def everything(world: World) -> dict[str, Any]:
     found: dict[str, Any] = {
         "codec": trained(codec(world)),
         "ladd": trained(ladd(world)),
+        "accumulated": trained(ladd(world, accumulate=3)),
         "recomputed": trained(ladd(world, parallel=FP32.model_copy(update={"recompute": "full"}))),
         "guidance": trained(guided(world)),
         "pictures": trained(pictured(world)),

@@ -63,6 +63,15 @@ def test_two_ranks_distil_the_student_of_one(ranks: list[dict[str, Any]]) -> Non
     assert ranks[0]["ladd"]["history"] == ranks[1]["ladd"]["history"]
 
 
+def test_ladds_batch_in_parts_is_the_batch(ranks: list[dict[str, Any]]) -> None:
+    """Negatives from other parts, R1 and second updates included, in one process and in two."""
+    whole = trained(ladd(World()))
+    close(whole, trained(ladd(World(), accumulate=3)), "heads")
+    close(whole, trained(ladd(World(), accumulate=7)), "heads")
+    for found in ranks:
+        close(whole, found["accumulated"], "heads")
+
+
 @pytest.mark.parametrize(("name", "make"), [("guidance", guided), ("pictures", pictured)])
 def test_two_ranks_train_on_what_follows_the_flow(
     ranks: list[dict[str, Any]], name: str, make: Callable[..., Method]

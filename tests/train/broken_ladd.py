@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from kontext.models.batch import Batch, gather
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.edits import EditSampler
-from kontext.train.distill import DistillMethod
+from kontext.train.distill import DistillMethod, Estimated
 from kontext.train.flow import velocity
 from kontext.train.optim import adamw
 from schemas.train_config import DistillConfig
@@ -58,8 +58,8 @@ def wired(
 
 
 class PureNoise(DistillMethod):
-    def student_input(self, index: int) -> tuple[Batch, Tensor, Tensor]:
-        batch, noisy, t = super().student_input(index)
+    def student_input(self, index: int, rows: range | None = None) -> tuple[Batch, Tensor, Tensor]:
+        batch, noisy, t = super().student_input(index, rows)
         return batch, torch.randn(noisy.shape, generator=torch.Generator().manual_seed(index)), t
 
 
@@ -86,9 +86,9 @@ class StopsShort(EditSampler):
 class CutGraph(DistillMethod):
     """The discriminator is frozen for the student's update, and its graph goes with it."""
 
-    def adversarial(self, index: int, batch: Batch, fake: Tensor) -> Tensor:
+    def adversarial(self, *arguments: Any) -> Tensor:
         with torch.no_grad():
-            return super().adversarial(index, batch, fake)
+            return super().adversarial(*arguments)
 
 
 class DetachedFeatures(DistillMethod):
@@ -99,14 +99,14 @@ class DetachedFeatures(DistillMethod):
 
 
 class ThawedTeacher(DistillMethod):
-    def adversarial(self, index: int, batch: Batch, fake: Tensor) -> Tensor:
+    def adversarial(self, *arguments: Any) -> Tensor:
         self.teacher.requires_grad_(True)
-        return super().adversarial(index, batch, fake)
+        return super().adversarial(*arguments)
 
 
 class NormsOfNothing(DistillMethod):
-    def _apply(self, name: str, loss: Tensor) -> float:
-        super()._apply(name, loss)
+    def _take(self, name: str) -> float:
+        super()._take(name)
         module = self.state.modules[name]
         module.zero_grad(set_to_none=True)
         return float(sum(p.grad.norm() for p in module.parameters() if p.grad is not None))
@@ -124,7 +124,7 @@ class TouchingTurns(DistillMethod):
 class OneSided(DistillMethod):
     """The second engine's update is never made."""
 
-    def update_student(self, index: int, batch: Batch, fake: Tensor) -> dict[str, float]:
+    def update_student(self, index: int, parts: Iterable[Estimated]) -> dict[str, float]:
         return {"student_loss": 0.0, "student_grad_norm": 0.0}
 
 
@@ -133,7 +133,7 @@ class Deadlock(DistillMethod):
 
     released = threading.Event()
 
-    def update_student(self, index: int, batch: Batch, fake: Tensor) -> dict[str, float]:
+    def update_student(self, index: int, parts: Iterable[Estimated]) -> dict[str, float]:
         self.released.wait()
         raise RuntimeError("released after the test")
 

@@ -9,7 +9,13 @@ from torch import Tensor
 from kontext.models.batch import Batch
 from kontext.models.sequence import pack
 from kontext.sample.edits import EditSampler
-from kontext.train.distill import DistillMethod, default_taps, heads_hinge, level_probabilities
+from kontext.train.distill import (
+    DistillMethod,
+    Estimated,
+    default_taps,
+    heads_hinge,
+    level_probabilities,
+)
 from kontext.train.flow import add_noise, velocity
 from kontext.train.loop import fit
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
@@ -180,9 +186,11 @@ def test_approximate_r1_is_the_change_of_logits_under_small_noise() -> None:
     on_real = method.logits(batch, real, level, noise)
     nudged = method.logits(batch, real + 0.2 * noise, level, noise)
     expected = float((nudged - on_real).square().mean().detach())
-    report = method.update_heads(0, batch, fake, learn=False)
+    report = method.update_heads(0, [Estimated(None, batch, fake)], learn=False)
     assert report["r1"] == pytest.approx(expected, rel=1e-4) and expected > 0
-    assert make(r1_weight=0.0).update_heads(0, batch, fake, learn=False)["r1"] == 0
+    assert (
+        make(r1_weight=0.0).update_heads(0, [Estimated(None, batch, fake)], learn=False)["r1"] == 0
+    )
 
 
 def test_wrong_conditions_weigh_in_the_heads_loss_as_the_recipe_says() -> None:
@@ -192,6 +200,6 @@ def test_wrong_conditions_weigh_in_the_heads_loss_as_the_recipe_says() -> None:
         batch, noisy, t = method.student_input(0)
         with torch.no_grad():
             fake = method.denoised(batch, noisy, t)
-        reports.append(method.update_heads(0, batch, fake, learn=False))
+        reports.append(method.update_heads(0, [Estimated(None, batch, fake)], learn=False))
     assert reports[0]["wrong_logit"] == reports[1]["wrong_logit"]
     assert reports[0]["heads_loss"] != reports[1]["heads_loss"]

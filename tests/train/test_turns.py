@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kontext.errors import GateError
+from kontext.errors import GateError, RecipeError
 from kontext.train.checkpoint import Checkpoints
+from kontext.train.distill import DistillMethod, Estimated
 from kontext.train.loop import fit
 from kontext.train.state import copied
-from tests.train.test_distill import DistillMethod, make
+from tests.train.test_distill import make
 
 
 def test_gradients_reach_the_student_through_the_frozen_teacher() -> None:
@@ -30,9 +31,9 @@ def test_gradient_norms_are_those_of_the_update() -> None:
     batch, noisy, t = method.student_input(0)
     with torch.no_grad():
         fake = method.denoised(batch, noisy, t)
-    method.update_heads(0, batch, fake)
-    fake = method.denoised(batch, noisy, t)
-    reported = method.update_student(0, batch, fake)["student_grad_norm"]
+    method.update_heads(0, [Estimated(None, batch, fake)])
+    part = Estimated(None, batch, method.denoised(batch, noisy, t))
+    reported = method.update_student(0, [part])["student_grad_norm"]
     left = [p.grad.norm() for p in method.student.parameters() if p.grad is not None]
     norm = float(torch.stack(left).norm())
     assert reported > 0 and norm == pytest.approx(min(reported, method.config.clip), rel=1e-2)
@@ -44,10 +45,10 @@ def test_the_two_updates_do_not_touch_each_other() -> None:
     batch, noisy, t = method.student_input(0)
     with torch.no_grad():
         fake = method.denoised(batch, noisy, t)
-    method.update_heads(0, batch, fake)
+    method.update_heads(0, [Estimated(None, batch, fake)])
     assert all(torch.equal(v, student[k]) for k, v in method.student.state_dict().items())
     heads = {k: v.clone() for k, v in method.heads.state_dict().items()}
-    method.update_student(0, batch, method.denoised(batch, noisy, t))
+    method.update_student(0, [Estimated(None, batch, method.denoised(batch, noisy, t))])
     assert all(torch.equal(v, heads[k]) for k, v in method.heads.state_dict().items())
 
 
@@ -57,6 +58,27 @@ def test_the_step_makes_the_students_estimate_once() -> None:
     method.student.register_forward_hook(lambda *_: calls.append(1))
     method.step(0)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 6])
+def test_a_batch_in_parts_estimates_each_of_them_for_either_side(accumulate: int) -> None:
+    """tests/parallel/test_methods.py compares what they lead to."""
+    method = make(steps=1, batch=6, accumulate=accumulate, heads_floor=0.99)
+    method.state.extra["accuracy"] = 0.5
+    sizes: list[int] = []
+    method.student.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    taken: list[str] = []
+    for name, optimizer in method.state.optimizers.items():
+        optimizer.register_step_post_hook(lambda *_, name=name: taken.append(name))
+    fit(method)
+    assert taken == ["heads", "heads", "student"]
+    # a batch whole needs one estimate for both sides; and one for the heads' second update
+    assert sizes == [6 // accumulate] * accumulate * (2 if accumulate == 1 else 3)
+
+
+def test_a_batch_of_fewer_samples_than_parts_is_refused() -> None:
+    with pytest.raises(RecipeError, match="a batch of 6 is too small for 1 ranks times 7 parts"):
+        make(batch=6, accumulate=7)
 
 
 def heads_updates(method: DistillMethod) -> list[float]:
