@@ -168,9 +168,9 @@ def _ladd(recipe: Recipe, machine: Machine) -> StagePlan:
         fits=True,
         advice="",
     )
+    rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
     # the student's pass and the teacher's behind it are both kept
-    rows = 2 * -(-config.batch // machine.gpus)
-    return _switched(base, shape, tokens, rows, machine, "distill", config.parallel.offload)
+    return _switched(base, shape, tokens, rows, machine, "distill", config.parallel.offload, 2)
 
 
 def _switched(
@@ -181,13 +181,19 @@ def _switched(
     machine: Machine,
     section: str,
     offload: bool,
+    passes: int = 1,
 ) -> StagePlan:
-    """The stage as the recipe has it; where that does not fit, the first switch that would do."""
+    """The stage as the recipe has it; where that does not fit, the first switch that would do.
+
+    Args:
+        rows: samples that a GPU computes at once.
+        passes: of each sample through a model, that are kept at the same time.
+    """
 
     def at(mode: Recompute, parts: int = 1) -> StagePlan:
         each = one_block(shape) if offload else activations(shape, mode)
         most = rows if parts == 1 else ceil(rows / parts)
-        kept = each * _length(tokens) * most / _GIB
+        kept = passes * each * _length(tokens) * most / _GIB
         found = replace(base, recompute=mode, activations_gib=kept)
         return replace(found, fits=found.memory_gib <= machine.memory)
 
@@ -213,8 +219,8 @@ def _advice(
     if at("full").state_gib + _RESERVE > machine.memory:
         return f"the state alone is too large: more GPUs than {machine.gpus}"
     for parts in range(2, rows + 1):
-        if section == "finetune" and at("full", parts).fits:
-            return f"set {switch}=full and finetune.accumulate={parts}"
+        if at("full", parts).fits:
+            return f"set {switch}=full and {section}.accumulate={parts}"
     return f"set {switch}=full and a smaller batch, or more GPUs"
 
 

@@ -127,6 +127,20 @@ def test_where_recomputing_is_not_enough_a_batch_is_to_be_accumulated() -> None:
     assert plan(again, Machine(8, 45.0))[1].fits
 
 
+def test_ladd_too_is_told_to_accumulate_and_fits_then() -> None:
+    recipe = flux()
+    many = recipe.distill.model_copy(update={"batch": 512})  # type: ignore[attr-defined]
+    machine = Machine(8, 60.0)
+    *_, ladd = plan(recipe.model_copy(update={"distill": many}), machine)  # type: ignore[attr-defined]
+    told = re.fullmatch(r"set .*recompute=full and distill\.accumulate=(\d+)", ladd.advice)
+    assert told is not None, ladd.advice
+    changes = {"accumulate": int(told[1]), "parallel": ParallelConfig(recompute="full")}
+    parts = many.model_copy(update=changes)
+    assert plan(recipe.model_copy(update={"distill": parts}), machine)[2].fits  # type: ignore[attr-defined]
+    parts = many.model_copy(update={**changes, "accumulate": int(told[1]) - 1})
+    assert not plan(recipe.model_copy(update={"distill": parts}), machine)[2].fits  # type: ignore[attr-defined]
+
+
 def test_light_moments_take_less_state() -> None:
     sizes = {}
     for name in ("adamw", "adamw-bf16", "adamw-8bit"):

@@ -63,8 +63,8 @@ _FLOW = {
     "kontext.parallel.recompute",
     "kontext.parallel.shard",
     "kontext.parallel.ulysses",
-    "kontext.train.distill",
     "kontext.train.flow",
+    "kontext.train.ladd",
     "kontext.train.light_adamw",
     "kontext.train.timesteps",
     "kontext.train.whiten",
@@ -73,7 +73,7 @@ _FLOW = {
 UNUSED = {
     "train-autoencoder": _FLOW,
     "encode": {*_FLOW, "kontext.models.batch"},
-    "finetune": {"kontext.train.distill", "kontext.sample.euler"},
+    "finetune": {"kontext.train.ladd", "kontext.sample.euler"},
     "publish": {"kontext.models.quantize", "kontext.sample.sizes"},
     "evaluate": {"kontext.sample.sizes"},
 }

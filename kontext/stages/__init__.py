@@ -221,6 +221,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.stages.distill",
             "kontext.stages.teacher_edits",
             "kontext.train.distill",
+            "kontext.train.ladd",
             "kontext.train.flow",
             "kontext.train.gates",
             "kontext.train.gate_samples",

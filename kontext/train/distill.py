@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.errors import GateError, RecipeError
@@ -30,41 +29,11 @@ from kontext.parallel.shard import forward_by, shard
 from kontext.parallel.world import World, is_sharded, whole
 from kontext.train.ema import Ema
 from kontext.train.flow import add_noise, told, velocity, with_contexts
+from kontext.train.ladd import default_taps, heads_hinge, level_probabilities, rolled
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
 from schemas.train_config import DistillConfig
-
-# Probability of each of the student's levels {1, .75, .5, .25}, noisiest first (LADD, section 4).
-WARMUP_PROBABILITIES = (0.0, 0.0, 0.5, 0.5)
-PROBABILITIES = (0.7, 0.1, 0.1, 0.1)
-
-
-def level_probabilities(steps: int, warming_up: bool) -> Tensor:
-    """Probability of each student level for a grid of `steps`, noisiest first.
-
-    The paper gives four levels; other counts keep its shape: warm-up trains the cleaner half, then
-    the first level gets 0.7 and the rest share 0.3.
-    """
-    if steps == 1:
-        return torch.ones(1)
-    if steps == 4:
-        return torch.tensor(WARMUP_PROBABILITIES if warming_up else PROBABILITIES)
-    weights = torch.zeros(steps)
-    if warming_up:
-        weights[steps // 2 :] = 1.0
-    else:
-        weights[:] = 0.3 / (steps - 1)
-        weights[0] = 0.7
-    return weights / weights.sum()
-
-
-def default_taps(shape_depth: int, single_depth: int, count: int = 4) -> tuple[int, ...]:
-    """Blocks spread over the depth, so that structure and texture both vote."""
-    total = shape_depth + single_depth
-    count = min(count, total)
-    return tuple(sorted({round((i + 1) * total / count) - 1 for i in range(count)}))
-
 
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
 _PINNED_STEPS = 20  # so many such steps in a row stop the run
@@ -154,8 +123,8 @@ class DistillMethod:
         """
         with full_precision(self._fp32):
             inputs = [self.student_input(index, rows) for rows in self._parts]
-            whole = len(inputs) == 1  # one graph of the student serves both turns
-            with torch.set_grad_enabled(whole):
+            at_once = len(inputs) == 1  # then one graph of the student serves both turns
+            with torch.set_grad_enabled(at_once):
                 parts = [
                     Estimated(rows, each[0], self.denoised(*each))
                     for rows, each in zip(self._parts, inputs, strict=True)
@@ -163,7 +132,7 @@ class DistillMethod:
             heads = [part._replace(fake=part.fake.detach()) for part in parts]
             report = self._heads_turn(index, heads)
             again = (
-                part if whole else part._replace(fake=self.denoised(*each))
+                part if at_once else part._replace(fake=self.denoised(*each))
                 for part, each in zip(parts, inputs, strict=True)
             )
             report.update(self.update_student(index, again))
@@ -322,10 +291,10 @@ class DistillMethod:
         real = pack(batch.target)
         row = torch.arange(len(real))
         if rows is None:
-            wrong = batch.select(_rolled(len(real), index))
+            wrong = batch.select(rolled(len(real), index))
         else:  # the other sample may be another rank's
             row = torch.arange(rows.start, rows.stop)
-            other = self._picks(index)[_rolled(self.config.batch, index)[row]]
+            other = self._picks(index)[rolled(self.config.batch, index)[row]]
             wrong = gather(self.data, self.edits[other])
         if batch.context is None or wrong.context is None:
             return Batch(batch.target, None, wrong.tokens, wrong.pooled), real
@@ -390,21 +359,3 @@ class DistillMethod:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step()
         return float(whole(norm))
-
-
-def heads_hinge(
-    on_real: Tensor, on_fake: Tensor, on_wrong: Tensor, negative_weight: float
-) -> Tensor:
-    """Hinge loss of the heads, with all fakes together weighing as much as the reals.
-
-    If they weighed more, the best constant answer would be "fake" at a logit of -1, where the
-    fakes' hinge has no gradient any more, and the heads would stay there.
-    """
-    fakes = F.relu(1 + on_fake).mean() + negative_weight * F.relu(1 + on_wrong).mean()
-    return F.relu(1 - on_real).mean() + fakes / (1 + negative_weight)
-
-
-def _rolled(n: int, index: int) -> Tensor:
-    """A permutation without fixed points: every sample gets another one's condition."""
-    shift = 1 + index % (n - 1) if n > 1 else 0
-    return (torch.arange(n) + shift) % n

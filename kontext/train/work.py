@@ -12,8 +12,8 @@ from kontext.models.batch import PairTensors, sampling_weights
 from kontext.models.discriminators import PatchDiscriminator
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.train.clock import Work
-from kontext.train.distill import default_taps
 from kontext.train.flow import cfg_dropout
+from kontext.train.ladd import default_taps
 from kontext.train.loop import generator
 from kontext.train.perceptual import unloaded_backbone
 from schemas.train_config import AutoencoderConfig, DistillConfig, FinetuneConfig, TransformerShape

@@ -9,14 +9,9 @@ from torch import Tensor
 from kontext.models.batch import Batch
 from kontext.models.sequence import pack
 from kontext.sample.edits import EditSampler
-from kontext.train.distill import (
-    DistillMethod,
-    Estimated,
-    default_taps,
-    heads_hinge,
-    level_probabilities,
-)
+from kontext.train.distill import DistillMethod, Estimated
 from kontext.train.flow import add_noise, velocity
+from kontext.train.ladd import default_taps, heads_hinge, level_probabilities
 from kontext.train.loop import fit
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
 from schemas.train_config import DistillConfig
