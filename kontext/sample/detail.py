@@ -3,76 +3,216 @@
 All of an edited picture passes the autoencoder, which blurs also what the edit left alone or only
 gave another colour. What an edit did to the decoded context is known, though: the difference of the
 two decoded pictures. Where the edit left things alone or recoloured them, that difference is the
-same for all pixels nearby of the same colour, so its mean over these is taken and added to the
-context itself, which has all of its detail. The mean also evens out the blotches of a small
-model's edit. A pixel and those around it do not count in their own mean: it has to be foretold by
-others. Where it does not explain the decoded edit (something else is there now), the decoder's
-picture stands. FLUX.1's autoencoder loses so little that it matters little.
+same for the pixels of one colour around, so its mean over these is taken and added to the context
+itself, which has all of its detail. The mean also evens out the blotches of a small model's edit.
+A pixel and those next to it do not count in their own mean: it has to be foretold by others. And
+pixels that the mean does not explain count little in it: a bird that appears in the sky must not
+tint the sky. Where the mean does not explain the decoded edit (something else is there now), the
+decoder's picture stands. An edit that is explained so nearly everywhere is a recolouring, and is
+trusted to be one where its colours are uneven. FLUX.1's autoencoder loses so little that all this
+matters little.
 
-The mean is the joint bilateral filter's, of the difference guided by the context (Petschnigg et al.
-2004, Eisemann and Durand 2004); finding an operator on a poor pair of pictures and applying it to
-the good one is bilateral guided upsampling's idea (Chen et al. 2016).
+Finding an operator on a poor pair of pictures and applying it to the good one is bilateral guided
+upsampling's idea (Chen et al. 2016); the means are taken in a bilateral grid (Chen, Paris and
+Durand 2007), of which a pixel's own part is known exactly and taken out; what does not fit is
+weighted down as in iteratively reweighted least squares (Geman and McClure's weights).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from math import ceil
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RADIUS = 12  # pixels: one and a half latent cells, beyond what a wrong latent colours
+SPACE = 48.0  # pixels between the grid's cells: six latent cells, beyond what one of them colours
+_COLOUR = 0.15  # in -1..1: the same between its colours
+_CELLS = ceil(2 / _COLOUR) + 1  # colours of a channel
+_FINE = 2**24  # parts of one in the grid's sums
 _OWN = 1  # pixels around one that do not count in its mean
-_NEAR = 6.0  # pixels: standard deviation of the weight by distance
-_ALIKE = 0.1  # in -1..1: standard deviation of the weight by colour
-_UNCHANGED = 1.0  # pixels' worth of prior that nothing changed
-FITS, FAILS = 0.14, 0.38  # error of the fit in -1..1: below, the fit counts; above, the decoder
-_REACH = 3  # pixels around a failure in which the decoder's picture counts too
+_UNCHANGED = 0.3  # pixels' worth of prior that nothing changed
+_ROUNDS = 2  # of weighting down what does not fit
+_OUTLIER = 0.15  # in -1..1: an error of this size counts a quarter
+_MOVED = 0.15  # in -1..1: decoded pixels that the edit changed
+RECOLOURED = (0.45, 0.65)  # share of those explained: from where on an edit is a recolouring
+
+
+class Limits(NamedTuple):
+    """Errors of the fit in -1..1: below the first of two it counts, above the second it does not.
+
+    Attributes:
+        colour: of the mean around a pixel.
+        structure: the same without what is uneven over more than _BROAD pixels.
+        reach: pixels around a failure in which the decoder's picture counts too.
+    """
+
+    colour: tuple[float, float]
+    structure: tuple[float, float]
+    reach: int
+
+
+STRICT = Limits((0.3, 0.7), (0.14, 0.35), 3)
+LOOSE = Limits((0.6, 1.2), (0.25, 0.6), 2)  # for what is a recolouring
+_BROAD = 3
 
 
 def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
     """The edit with the context's own detail, [B, 3, H, W] in about -1..1.
 
-    Time is that of some 600 passes over the pictures.
+    Time is that of some 300 passes over the pictures.
 
     Args:
         edited: the decoded edit [B, 3, H, W] in -1..1, of the context's size.
         round_trip: the context, encoded and decoded by the same autoencoder.
         context: the context itself.
     """
-    shift = colour_shift(edited - round_trip, context)
-    share = fitness(edited - (round_trip + shift))
-    return edited.lerp(context + shift, share)
+    difference = edited - round_trip
+    shift = colour_shift(difference, context)
+    return edited.lerp(context + shift, fitness(difference, shift))
 
 
 def colour_shift(difference: Tensor, guide: Tensor) -> Tensor:
-    """Means of `difference` [B, 3, H, W] over pixels nearby where `guide` has like colours.
+    """Means of `difference` [B, 3, H, W] over pixels around where `guide` has like colours.
 
-    Nothing alike nearby: zero.
+    Nothing alike around: zero.
     """
-    height, width = guide.shape[-2:]
-    pad = (RADIUS, RADIUS, RADIUS, RADIUS)
-    inside = F.pad(guide.new_ones(1, 1, height, width), pad)
-    guides, differences = F.pad(guide, pad), F.pad(difference, pad)
-    total, weights = torch.zeros_like(difference), torch.full_like(difference[:, :1], _UNCHANGED)
-    for y, x in product(range(-RADIUS, RADIUS + 1), repeat=2):
-        if max(abs(y), abs(x)) <= _OWN:
-            continue
-        top, left = y + RADIUS, x + RADIUS
-        place = (..., slice(top, top + height), slice(left, left + width))
-        unlike = (guides[place] - guide).square().sum(1, keepdim=True)
-        far = 0.5 * (y * y + x * x) / _NEAR**2
-        weight = unlike.mul_(-0.5 / _ALIKE**2).sub_(far).exp_() * inside[place]
-        total.addcmul_(weight, differences[place])
-        weights += weight
-    return total / weights
+    grid = _Grid(guide)
+    weight = torch.ones_like(difference[:, :1])
+    shift = grid.means(difference, weight)
+    for _ in range(_ROUNDS):
+        off = _worst(difference - shift)
+        weight = (1 + (off / _OUTLIER) ** 2) ** -2
+        shift = grid.means(difference, weight)
+    return shift
 
 
-def fitness(error: Tensor) -> Tensor:
-    """How far the fit counts, [B, 1, H, W] in 0..1, for its error [B, 3, H, W]."""
-    smooth = F.avg_pool2d(error, 3, stride=1, padding=1, count_include_pad=False)
-    worst = smooth.abs().amax(dim=1, keepdim=True)
-    around = F.max_pool2d(worst, 2 * _REACH + 1, stride=1, padding=_REACH)
-    share = ((FAILS - around) / (FAILS - FITS)).clamp(0, 1)
+def fitness(difference: Tensor, shift: Tensor) -> Tensor:
+    """How far the fit `shift` of what the edit did [B, 3, H, W] counts, [B, 1, H, W] in 0..1."""
+    error = difference - shift
+    strict, loose = _within(error, STRICT), _within(error, LOOSE)
+    moved = (difference.abs().amax(dim=1, keepdim=True) > _MOVED).float()
+    # an edit that moves nothing at all is one
+    explained = ((strict * moved).sum((1, 2, 3)) + 1) / (moved.sum((1, 2, 3)) + 1)
+    recoloured = 1 - _falling(explained, *RECOLOURED)
+    return strict.lerp(loose, recoloured.view(-1, 1, 1, 1))
+
+
+def _within(error: Tensor, limits: Limits) -> Tensor:
+    """1 where an error is within limits, falling to 0."""
+    shares = [
+        _falling(F.max_pool2d(_worst(each), 2 * limits.reach + 1, 1, limits.reach), *bounds)
+        for each, bounds in (
+            (error, limits.colour),
+            (error - _blurred(error, _BROAD), limits.structure),
+        )
+    ]
+    return torch.minimum(*shares)
+
+
+def _worst(error: Tensor) -> Tensor:
+    """The channel that is furthest off around a pixel, [B, 1, H, W]."""
+    return _blurred(error, 1).abs().amax(dim=1, keepdim=True)
+
+
+def _blurred(picture: Tensor, radius: int) -> Tensor:
+    return F.avg_pool2d(picture, 2 * radius + 1, 1, radius, count_include_pad=False)
+
+
+def _falling(x: Tensor, start: float, end: float) -> Tensor:
+    """1 up to `start`, 0 from `end` on, smooth between."""
+    share = ((end - x) / (end - start)).clamp(0, 1)
     return share * share * (3 - 2 * share)
+
+
+class _Axis(NamedTuple):
+    """Where pixels [B, H, W] lie on one axis of the grid: between cell `low` and the next."""
+
+    low: Tensor
+    part: Tensor  # of the way to the next cell
+    cells: int
+
+    @classmethod
+    def of(cls, position: Tensor, cells: int) -> _Axis:
+        low = position.clamp(0, cells - 1).floor().clamp(max=cells - 2)
+        return cls(low.long(), position.clamp(0, cells - 1) - low, cells)
+
+    def weight(self, upper: bool) -> Tensor:
+        return self.part if upper else 1 - self.part
+
+    def shared(self, other: _Axis) -> Tensor:
+        """What pixels get from others through the cells that both lie at."""
+        apart = other.low - self.low
+        same = (1 - self.part) * (1 - other.part) + self.part * other.part
+        above, below = self.part * (1 - other.part), (1 - self.part) * other.part
+        nothing = torch.zeros_like(same)
+        near = torch.where(apart == 1, above, torch.where(apart == -1, below, nothing))
+        return torch.where(apart == 0, same, near)
+
+    def moved(self, y: int, x: int) -> _Axis:
+        """The pixels that lie so far away."""
+        return _Axis(_moved(self.low, y, x), _moved(self.part, y, x), self.cells)
+
+
+class _Grid:
+    """A bilateral grid over a guide [B, 3, H, W]: place and colour, read between the cells."""
+
+    def __init__(self, guide: Tensor) -> None:
+        self._shape = batch, _, height, width = guide.shape
+        rows = torch.arange(height, device=guide.device).view(1, -1, 1) / SPACE
+        columns = torch.arange(width, device=guide.device).view(1, 1, -1) / SPACE
+        flat = guide.new_zeros(batch, height, width)
+        self._axes = [
+            _Axis.of(flat + rows, 2 + int((height - 1) / SPACE)),
+            _Axis.of(flat + columns, 2 + int((width - 1) / SPACE)),
+            *(_Axis.of((guide[:, channel] + 1) / _COLOUR, _CELLS) for channel in range(3)),
+        ]
+
+    def means(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Weighted means of `values` [B, 3, H, W] over like pixels, each without its own part."""
+        batch, _, height, width = self._shape
+        weighted = torch.cat((values * weight, weight), dim=1)
+        rows = weighted.permute(0, 2, 3, 1).reshape(-1, 4)
+        cells = batch
+        for axis in self._axes:
+            cells *= axis.cells
+        # sums of whole numbers are the same in any order: a GPU adds in another one every time
+        sums = torch.zeros(cells, 4, dtype=torch.int64, device=rows.device)
+        for place, share in self._corners():
+            sums.index_add_(0, place, (rows * share * _FINE).round().long())
+        grid, read = (sums.double() / _FINE).to(rows), torch.zeros_like(rows)
+        for place, share in self._corners():
+            read.addcmul_(grid[place], share)
+        total = read.view(batch, height, width, 4).permute(0, 3, 1, 2) - self._own(weighted)
+        return total[:, :3] / (total[:, 3:].clamp(min=0) + _UNCHANGED)
+
+    def _corners(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cells [N] around every pixel, and the weights [N, 1] that it has in them."""
+        number = torch.arange(self._shape[0], device=self._axes[0].low.device).view(-1, 1, 1)
+        for corner in product((False, True), repeat=len(self._axes)):
+            place, share = number, torch.ones_like(self._axes[0].part)
+            for axis, upper in zip(self._axes, corner, strict=True):
+                place = place * axis.cells + axis.low + int(upper)
+                share = share * axis.weight(upper)
+            yield place.reshape(-1), share.reshape(-1, 1)
+
+    def _own(self, weighted: Tensor) -> Tensor:
+        """What pixels give to themselves and to those next to them, [B, 4, H, W]."""
+        total = torch.zeros_like(weighted)
+        inside = torch.ones_like(self._axes[0].part)
+        for y, x in product(range(-_OWN, _OWN + 1), repeat=2):
+            share = _moved(inside, y, x)
+            for axis in self._axes:
+                share = share * axis.shared(axis.moved(y, x))
+            total.addcmul_(share[:, None], _moved(weighted, y, x))
+        return total
+
+
+def _moved(picture: Tensor, y: int, x: int) -> Tensor:
+    """[..., H, W] as seen from (y, x) further; zero outside."""
+    height, width = picture.shape[-2:]
+    padded = F.pad(picture, (_OWN, _OWN, _OWN, _OWN))
+    return padded[..., _OWN + y : _OWN + y + height, _OWN + x : _OWN + x + width]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kontext.sample.detail import FAILS, RADIUS, colour_shift, fitness, give_back
+from kontext.sample.detail import LOOSE, SPACE, STRICT, colour_shift, fitness, give_back
 
 RED, BLUE = torch.tensor([0.2, -0.3, -0.4]), torch.tensor([-0.3, -0.4, 0.2])
 
@@ -44,7 +44,7 @@ def test_an_edit_that_changes_nothing_gives_the_context_itself() -> None:
 def test_another_colour_keeps_edges_and_lines() -> None:
     context, wanted = drawing(RED), drawing(BLUE)
     out = give_back(blurred(wanted), blurred(context), context)
-    assert error(out, wanted) < 0.4 * error(blurred(wanted), wanted)
+    assert error(out, wanted) < 0.45 * error(blurred(wanted), wanted)
 
 
 def test_blotches_of_the_edit_are_evened_out() -> None:
@@ -66,21 +66,20 @@ def test_what_is_new_stays_as_decoded_and_the_rest_is_the_contexts() -> None:
     new[..., :12] = 1.0
     out = give_back(new, blurred(one), one)
     torch.testing.assert_close(out[..., :6], new[..., :6], atol=0.1, rtol=0)
-    far = 12 + RADIUS + 6
-    torch.testing.assert_close(out[..., far:], one[..., far:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(out[..., 24:], one[..., 24:], atol=5e-3, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.floats(-1, 1))
 def test_a_mean_lies_between_nothing_and_an_even_difference(seed: int, shift: float) -> None:
     found = colour_shift(torch.full((2, 3, 24, 24), shift), noise(seed))
-    assert bool((found * shift >= 0).all() and (found.abs() <= abs(shift) + 1e-5).all())
+    assert bool((found * shift >= -1e-6).all() and (found.abs() <= abs(shift) + 1e-5).all())
 
 
 def test_a_pixel_unlike_all_others_is_told_nothing_by_its_own_difference() -> None:
     guide, difference = torch.full((1, 3, 24, 24), -1.0), torch.zeros(1, 3, 24, 24)
     guide[..., 12, 12], difference[..., 12, 12] = 1.0, 0.7
-    assert colour_shift(difference, guide)[0, 0, 12, 12] == 0
+    assert abs(float(colour_shift(difference, guide)[0, 0, 12, 12])) < 1e-5
 
 
 def test_a_mean_is_over_like_colours_only() -> None:
@@ -92,10 +91,59 @@ def test_a_mean_is_over_like_colours_only() -> None:
     assert float(found[:, :, red[0, 0]].min()) > 0.45
 
 
+def test_the_mean_of_a_colour_may_differ_from_place_to_place() -> None:
+    side = int(4 * SPACE)
+    guide, difference = torch.zeros(1, 3, 20, side), torch.zeros(1, 3, 20, side)
+    difference[..., : side // 2] = 0.1
+    difference[..., side // 2 :] = -0.1
+    found = colour_shift(difference, guide)
+    assert float(found[..., :20].min()) > 0.08 and float(found[..., -20:].max()) < -0.08
+
+
+def test_what_appears_in_a_colour_does_not_tint_the_rest_of_it() -> None:
+    guide, difference = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    difference[..., :24, :24] = 0.8  # a seventh of the sky is a bird now
+    found = colour_shift(difference, guide)
+    assert float(found.abs().max()) < 0.01
+
+
 def test_a_worse_fit_counts_less() -> None:
-    errors = torch.linspace(0, 1.2 * FAILS, 9).view(9, 1, 1, 1).expand(9, 3, 4, 4)
-    share = fitness(errors)
-    assert share.shape == (9, 1, 4, 4)
+    errors = torch.linspace(0, 1.1 * LOOSE.colour[1], 12).view(12, 1, 1, 1).expand(12, 3, 9, 9)
+    share = fitness(errors, torch.zeros(1))
+    assert share.shape == (12, 1, 9, 9)
     assert share[0].min() == 1
     assert share[-1].max() == 0
     assert bool((share.diff(dim=0) <= 0).all())
+
+
+def test_only_a_recolouring_may_be_uneven() -> None:
+    """The same unevenness, in a picture that has the shift elsewhere, and in one that has not."""
+    shift = torch.full((1, 3, 32, 64), 0.5)
+    uneven = shift.clone()
+    uneven[..., :10] += 0.5 * sum(LOOSE.colour) - 0.4
+    assert float(fitness(uneven, shift)[..., :6].min()) > 0.7
+    other = uneven.clone()
+    other[..., 16:] = -1.0  # something else is there
+    assert float(fitness(other, shift)[..., :6].max()) < 0.5
+    even = shift.clone()
+    even[..., 16:] = -1.0
+    assert float(fitness(even, shift)[..., :6].min()) == 1  # what fits does so beside it too
+
+
+def test_structure_that_the_fit_lacks_is_the_decoders() -> None:
+    shift = torch.zeros(1, 3, 32, 32)
+    line = shift.clone()
+    line[..., 15:17] = 0.72  # thin: as an error of the mean it would count more than half
+    assert float(blurred(line).max()) < sum(STRICT.colour) / 2
+    share = fitness(line, shift)
+    assert float(share[..., 15:17].max()) < 0.4 and float(share[..., :8].min()) == 1
+
+
+def test_pictures_of_a_batch_have_the_bits_they_have_alone() -> None:
+    contexts = torch.cat((drawing(RED), drawing(BLUE)))
+    edited = blurred(contexts.flip(0))
+    together = give_back(edited, blurred(contexts), contexts)
+    for number in range(2):
+        row = slice(number, number + 1)
+        alone = give_back(edited[row], blurred(contexts[row]), contexts[row])
+        assert torch.equal(alone, together[row])
