@@ -5,7 +5,7 @@ gave another colour. What an edit did to the decoded context is known, though: t
 two decoded pictures. Where the edit left things alone or recoloured them, that difference is the
 same for the pixels of one colour around, so its mean over these is taken and added to the context
 itself, which has all of its detail. The mean also evens out the blotches of a small model's edit.
-A pixel and those next to it do not count in their own mean: it has to be foretold by others. And
+A pixel and those next to it do not count in that mean: it has to be foretold by others. And
 pixels that the mean does not explain count little in it: a bird that appears in the sky must not
 tint the sky. Where the mean does not explain the decoded edit (something else is there now), the
 decoder's picture stands. An edit that is explained so nearly everywhere is a recolouring, and is
@@ -34,7 +34,7 @@ _COLOUR = 0.15  # in -1..1: the same between its colours
 _CELLS = ceil(2 / _COLOUR) + 1  # colours of a channel
 _FINE = 2**24  # parts of one in the grid's sums
 _OWN = 1  # pixels around one that do not count in its mean
-_UNCHANGED = 0.3  # pixels' worth of prior that nothing changed
+_NEARBY = 0.3  # pixels' worth of prior: what the edit did next to a pixel, whatever the colours
 _ROUNDS = 2  # of weighting down what does not fit
 _OUTLIER = 0.15  # in -1..1: an error of this size counts a quarter
 _MOVED = 0.15  # in -1..1: decoded pixels that the edit changed
@@ -78,7 +78,7 @@ def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
 def colour_shift(difference: Tensor, guide: Tensor) -> Tensor:
     """Means of `difference` [B, 3, H, W] over pixels around where `guide` has like colours.
 
-    Nothing alike around: zero.
+    Nothing alike around, as along a drawing's edges: over the pixels next to it.
     """
     grid = _Grid(guide)
     weight = torch.ones_like(difference[:, :1])
@@ -187,7 +187,8 @@ class _Grid:
         for place, share in self._corners():
             read.addcmul_(grid[place], share)
         total = read.view(batch, height, width, 4).permute(0, 3, 1, 2) - self._own(weighted)
-        return total[:, :3] / (total[:, 3:].clamp(min=0) + _UNCHANGED)
+        found = total[:, :3] + _NEARBY * _blurred(values, _BROAD)
+        return found / (total[:, 3:].clamp(min=0) + _NEARBY)
 
     def _corners(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Cells [N] around every pixel, and the weights [N, 1] that it has in them."""
