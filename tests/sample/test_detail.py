@@ -44,7 +44,7 @@ def test_an_edit_that_changes_nothing_gives_the_context_itself() -> None:
 def test_another_colour_keeps_edges_and_lines() -> None:
     context, wanted = drawing(RED), drawing(BLUE)
     out = give_back(blurred(wanted), blurred(context), context)
-    assert error(out, wanted) < 0.45 * error(blurred(wanted), wanted)
+    assert error(out, wanted) < 0.43 * error(blurred(wanted), wanted)
 
 
 def test_blotches_of_the_edit_are_evened_out() -> None:
@@ -66,7 +66,7 @@ def test_what_is_new_stays_as_decoded_and_the_rest_is_the_contexts() -> None:
     new[..., :12] = 1.0
     out = give_back(new, blurred(one), one)
     torch.testing.assert_close(out[..., :6], new[..., :6], atol=0.1, rtol=0)
-    torch.testing.assert_close(out[..., 24:], one[..., 24:], atol=5e-3, rtol=0)
+    torch.testing.assert_close(out[..., 20:], one[..., 20:], atol=1e-3, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)
@@ -88,7 +88,7 @@ def test_a_mean_is_over_like_colours_only() -> None:
     difference = torch.where(red, 0.5, 0.0).expand(1, 3, -1, -1)
     found = colour_shift(difference, guide)
     line = guide[0, 0] == 1.0  # thin: of its 30 pixels most are far, and all next to them are red
-    assert float(found[:, :, ~red[0, 0] & ~line].abs().max()) < 1e-3
+    assert float(found[:, :, ~red[0, 0] & ~line].abs().max()) < 2.5e-4
     assert float(found[:, :, line].abs().max()) < 0.1
     assert float(found[:, :, red[0, 0]].min()) > 0.45
 
