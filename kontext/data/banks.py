@@ -121,7 +121,7 @@ def make_shards(
 
     Args:
         encode: the tensors [k, …] of a range of entries.
-        rank, ranks: of several processes each makes every so-manieth shard.
+        rank, ranks: this process among those that share the work; it makes every `ranks`-th shard.
 
     Returns:
         The paths of all shards, in order.

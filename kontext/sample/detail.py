@@ -63,7 +63,7 @@ _BROAD = 3
 def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
     """The edit with the context's own detail, [B, 3, H, W] in about -1..1.
 
-    Time is that of some 300 passes over the pictures.
+    Time and memory grow with the number of pixels.
 
     Args:
         edited: the decoded edit [B, 3, H, W] in -1..1, of the context's size.
