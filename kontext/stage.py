@@ -11,13 +11,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+from pydantic import ValidationError
 
+from kontext.errors import ArtifactError
 from schemas.data_config import Section
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Reporter(Protocol):
@@ -140,6 +144,19 @@ class StageContext:
         """Log a fallback or limit and record it in the manifest."""
         self.log.warning(text)
         self.output.note(text)
+
+
+def section_of(manifest: Manifest, kind: type[SectionT]) -> SectionT:
+    """The recipe section in a manifest. Raises ArtifactError where it is not a `kind`.
+
+    The manifest's config holds the engine's own entries too (`external`, `attempt`).
+    """
+    known = {k: v for k, v in manifest.config.items() if k in kind.model_fields}
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        ref = f"{manifest.stage}/{manifest.digest}"
+        raise ArtifactError(f"the section of {ref} is no {kind.__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,22 @@ NEUTRAL = {
     "kontext.data.images",  # reads pictures back, and draws sheets of them
     "kontext.errors",
     "kontext.evaluate.models",  # opens weights, whose own modules count
-    "kontext.launch",
+    "kontext.parallel.launch",
     "kontext.models.tiling",  # for images larger than any that is trained on
     "kontext.parallel",
     "kontext.parallel.flops",
     "kontext.parallel.memory",
     "kontext.parallel.peaks",
-    "kontext.plan",
+    "kontext.train.capacity",
     "kontext.stage",
     "kontext.stages",
     "kontext.stages.preview",
     "kontext.train.board",
-    "kontext.train.rank",
-    "kontext.train.watchdog",
+    "kontext.parallel.rank",
+    "kontext.parallel.watchdog",
 }
 # They serve several stages: what they import for the others is not followed.
-SHARED = {"kontext.evaluate.models", "kontext.stages.ranks", "kontext.stages.start"}
+SHARED = {"kontext.evaluate.models", "kontext.train.run", "kontext.train.start"}
 _FLOW = {
     "kontext.models.blocks",
     "kontext.models.heads",
@@ -63,8 +63,8 @@ _FLOW = {
     "kontext.parallel.recompute",
     "kontext.parallel.shard",
     "kontext.parallel.ulysses",
-    "kontext.train.flow",
-    "kontext.train.ladd",
+    "kontext.train.methods.flow",
+    "kontext.train.ladd.formulas",
     "kontext.train.light_adamw",
     "kontext.train.timesteps",
     "kontext.train.whiten",
@@ -72,8 +72,8 @@ _FLOW = {
 # Imported by modules that a stage shares with later ones (ledger, work), and not used in it.
 UNUSED = {
     "train-autoencoder": _FLOW,
-    "encode": {*_FLOW, "kontext.models.batch"},
-    "finetune": {"kontext.train.ladd", "kontext.sample.euler"},
+    "encode": {*_FLOW, "kontext.data.pair_tensors"},
+    "finetune": {"kontext.train.ladd.formulas", "kontext.sample.euler"},
     "publish": {"kontext.models.quantize", "kontext.sample.sizes"},
     "evaluate": {"kontext.sample.sizes"},
 }

@@ -52,6 +52,11 @@ class Tokens:
     target: int
     context: int = 0
 
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.text + self.target + self.context
+
 
 def block_flops(shape: TransformerShape, tokens: int) -> Flops:
     """Forward of all blocks on `tokens` that all see each other: the published convention.

@@ -21,8 +21,8 @@ from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
 from kontext.stage import StageContext
 from kontext.stages import STAGES
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger
-from kontext.train.ledger import transformer_ledger
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.transformer_ledger import transformer_ledger
 from schemas.train_config import EvaluateConfig
 
 _GRID_ROWS = 8
@@ -69,7 +69,9 @@ def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
         **encoded_ledger(ctx, models.autoencoder, products, models.text.digest, models.text_length),
         **transformer_ledger(models.student, tokens, products, models.device),
     }
-    agree(ctx, "evaluate", ledger, "distill", arithmetic=ctx.recipe.evaluate.same_arithmetic)
+    check_against(
+        ctx, "evaluate", ledger, "distill", arithmetic=ctx.recipe.evaluate.same_arithmetic
+    )
     ctx.output.add_json(LEDGER, ledger)
 
 
