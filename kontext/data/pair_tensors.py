@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kontext.parallel.flops import Tokens
+
 NO_CONTEXT = -1
 
 
@@ -67,6 +69,11 @@ class PairTensors:
     def target_tokens(self) -> int:
         """Tokens of a target: what the timestep shift depends on."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def edit_tokens(self) -> Tokens:
+        """Token counts of one edit with one context."""
+        return Tokens(self.text_tokens.shape[1], self.target_tokens, self.target_tokens)
 
     def empty_prompt(self) -> tuple[Tensor, Tensor]:
         """Token states [1, L, D] and pooled vector [1, D] of the encoded empty prompt."""

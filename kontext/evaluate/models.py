@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,8 @@ from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.sample.canvas import to_tensor, to_uint8
 from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
-from kontext.stage import ArtifactReader
-from schemas.recipes import Recipe
+from kontext.stage import StageContext
+from schemas.train_config import DistillConfig, EncodeConfig, EvaluateConfig
 
 BATCH = 50
 Progress = Callable[[int], None]
@@ -47,24 +47,26 @@ class TrainedModels:
     progress: Progress | None = None  # told after every batch how many items it had
 
     @classmethod
-    def load(cls, inputs: Mapping[str, ArtifactReader], recipe: Recipe) -> TrainedModels:
-        """Load from the artifacts of train-autoencoder, finetune and distill.
+    def load(cls, ctx: StageContext, config: EvaluateConfig) -> TrainedModels:
+        """Load from the artifacts of train-autoencoder, encode, finetune and distill.
+
+        Text length and the student's steps are those that these artifacts were made with.
 
         Raises:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
-            autoencoder=load_autoencoder(inputs["train-autoencoder"], device),
+            autoencoder=load_autoencoder(ctx.inputs["train-autoencoder"], device),
             text=load_text_encoder(device=device),
-            teacher=load_transformer(inputs["finetune"], "flow.safetensors", device),
-            student=load_transformer(inputs["distill"], "student.safetensors", device),
-            text_length=recipe.encode.text_length,
-            teacher_steps=recipe.evaluate.teacher_steps,
-            teacher_guidance=recipe.evaluate.teacher_guidance,
-            student_steps=recipe.distill.student_steps,
-            keep_detail=recipe.evaluate.keep_detail,
-            seed=recipe.evaluate.seed,
+            teacher=load_transformer(ctx.inputs["finetune"], "flow.safetensors", device),
+            student=load_transformer(ctx.inputs["distill"], "student.safetensors", device),
+            text_length=ctx.upstream("encode", EncodeConfig).text_length,
+            teacher_steps=config.teacher_steps,
+            teacher_guidance=config.teacher_guidance,
+            student_steps=ctx.upstream("distill", DistillConfig).student_steps,
+            keep_detail=config.keep_detail,
+            seed=config.seed,
             device=device,
         )
 

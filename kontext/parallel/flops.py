@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from schemas.train_config import TransformerShape
 
+CHANGES_RESULTS = False  # counts operations
+
 _SINUSOID = 256
 
 

@@ -34,6 +34,8 @@ from kontext.parallel.inputs import Inputs
 from kontext.parallel.rank import Job, StepProgress, call_name, die_with_parent, run
 from schemas.train_config import LaunchConfig, ParallelConfig
 
+CHANGES_RESULTS = False  # starts and follows processes
+
 _log = logging.getLogger(__name__)
 _POLL = 0.2  # seconds
 _PATIENCE = 40  # seconds: torchrun itself kills ranks 30 s after SIGTERM

@@ -27,6 +27,8 @@ from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.watchdog import Watchdog
 from kontext.parallel.world import World, join, leave
 
+CHANGES_RESULTS = False  # what ranks do is in the work they are given
+
 _log = logging.getLogger(__name__)
 STOPPED = 128 + signal.SIGTERM  # a failure to whoever restarts ranks: the run is not done
 _SAVE_SECONDS = 25  # an orchestrator that cancels kills what is left after 30 s

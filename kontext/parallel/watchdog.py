@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+CHANGES_RESULTS = False  # ends processes that hang
+
 _log = logging.getLogger(__name__)
 EXIT_CODE = 75  # EX_TEMPFAIL: the same run may succeed later
 _GRACE = 2.0  # seconds that the other ranks have to write their stacks before one is gone

@@ -22,7 +22,6 @@ from kontext.parallel.inputs import Inputs
 from kontext.parallel.launch import on_ranks
 from kontext.parallel.rank import Rank
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
-from kontext.store.code import code_digest
 from kontext.train.ledger import ARITHMETIC
 from kontext.train.methods.ladd import TEACHER_EDITS
 from schemas.train_config import DistillConfig
@@ -31,15 +30,6 @@ if TYPE_CHECKING:
     from kontext.data.banks import Entries
     from kontext.stage import StageContext
 
-_CODE = (
-    "kontext.sample.edits",
-    "kontext.sample.euler",
-    "kontext.train.timesteps",
-    "kontext.models.transformer",
-    "kontext.models.blocks",
-    "kontext.models.heads",
-    "kontext.models.sequence",
-)
 SHARD = 64  # edits per shard, and per batch of the sampler
 DESCRIPTION = "teacher_edits.json"
 
@@ -133,6 +123,8 @@ def _made(
 def _version(
     ctx: StageContext, sampler: EditSampler, edits: Tensor, ledger: Mapping[str, str]
 ) -> str:
+    from kontext.fingerprint import code_digest, modules_of
+
     made_of = {
         "teacher": ctx.inputs["finetune"].manifest.file("flow.safetensors").sha256,
         "encoded": ctx.inputs["encode"].digest,
@@ -143,6 +135,6 @@ def _version(
         "pairs": hashlib.sha256(edits.numpy().tobytes()).hexdigest(),
         "arithmetic": {name: ledger.get(name, "") for name in ARITHMETIC},
         "torch": torch.__version__,
-        "code": code_digest(_CODE),
+        "code": code_digest(modules_of("kontext.sample.edits")),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]

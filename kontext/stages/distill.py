@@ -8,13 +8,12 @@ from kontext.data.latents import load_pairs
 from kontext.data.pair_tensors import PairTensors
 from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer, load_transformer
-from kontext.parallel.flops import Tokens
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.world import World
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
 from kontext.sample.teacher_edits import synthesise
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.stages.preview import preview_edits
 from kontext.train.capacity import estimate_ladd
 from kontext.train.ladd.gates import check_training, run_gates, settings_digest, stop_at_failure
@@ -34,6 +33,14 @@ from kontext.train.reporting import report_progress, report_speed, tensorboard
 from kontext.train.training import train
 from kontext.train.transformer_ledger import transformer_ledger
 from schemas.train_config import DistillConfig
+
+STAGE = Stage(
+    name="distill",
+    section="distill",
+    inputs=("encode", "train-autoencoder", "finetune"),
+    pool="gpu",
+    summary="LADD: a four-step student from the teacher's own edits",
+)
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
@@ -150,8 +157,7 @@ def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> 
     recent = method.state.history[-20:]
     for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm"):
         ctx.output.metric(name, sum(row[name] for row in recent) / len(recent))
-    data, shape = method.data, method.teacher.shape
-    tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
+    shape, tokens = method.teacher.shape, method.data.edit_tokens
     speed = report_speed(
         ctx, "distill", method.state, lambda machine: estimate_ladd(config, shape, tokens, machine)
     )

@@ -28,9 +28,16 @@ from kontext.parallel.inputs import Inputs
 from kontext.parallel.launch import on_ranks
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.rank import Rank
-from kontext.stage import ArtifactReader, StageContext
+from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.train.numerics import LEDGER, check_against, encoded_ledger, report_ledger
 from schemas.train_config import EncodeConfig
+
+STAGE = Stage(
+    name="encode",
+    section="encode",
+    inputs=("shard", "train-autoencoder"),
+    summary="encode images and text once, keyed by content and encoder digest",
+)
 
 
 def run(ctx: StageContext) -> None:

@@ -11,11 +11,10 @@ from safetensors.torch import save_file
 
 from kontext.data.latents import load_pairs
 from kontext.models.transformer import FluxTransformer
-from kontext.parallel.flops import Tokens
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.world import World
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.stages.preview import preview_edits
 from kontext.train.capacity import estimate_flow
 from kontext.train.ledger import Ledger, dtype_name, optimizer_ledger
@@ -36,6 +35,15 @@ from kontext.train.training import Build, Built, train
 from kontext.train.transformer_ledger import transformer_ledger
 from kontext.train.validation import level_losses
 from schemas.train_config import FinetuneConfig
+
+STAGE = Stage(
+    name="finetune",
+    section="finetune",
+    inputs=("encode", "train-autoencoder"),
+    pool="gpu",
+    external="kontext.train.init_digest:transformer_digest",
+    summary="rectified-flow transformer: text-to-image, then joint text and image",
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -84,8 +92,7 @@ def _validated(
     ctx: StageContext, method: FlowMethod, model: FluxTransformer, history: list[dict[str, float]]
 ) -> None:
     """Loss per level and category of held-out pairs, their edits in pictures, and the summary."""
-    config, data = method.config, method.data
-    tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
+    config, tokens = method.config, method.data.edit_tokens
     speed = report_speed(
         ctx, "finetune", method.state, lambda machine: estimate_flow(config, tokens, machine)
     )

@@ -16,7 +16,7 @@ from kontext.errors import GateError
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.world import World
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.train.capacity import estimate_autoencoder
 from kontext.train.ledger import codec_ledger, optimizer_ledger
 from kontext.train.loop import Measure
@@ -30,6 +30,15 @@ from kontext.train.reporting import report_progress, report_speed, tensorboard
 from kontext.train.start_autoencoder import starting_autoencoder
 from kontext.train.training import train
 from schemas.train_config import AutoencoderConfig
+
+STAGE = Stage(
+    name="train-autoencoder",
+    section="autoencoder",
+    inputs=("shard",),
+    pool="gpu",
+    external="kontext.train.init_digest:autoencoder_digest",
+    summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
+)
 
 _SHOWN = 16
 _WATCHED = 64  # held-out images that are rebuilt on the way

@@ -34,6 +34,8 @@ from schemas.train_config import (
     TransformerShape,
 )
 
+CHANGES_RESULTS = False  # predicts time and memory
+
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter

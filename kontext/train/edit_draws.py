@@ -10,7 +10,6 @@ from torch import Tensor
 from kontext.data.pair_tensors import Batch, PairTensors, gather, sampling_weights
 from kontext.errors import RecipeError
 from kontext.models.sequence import pack
-from kontext.parallel.flops import Tokens
 from kontext.parallel.world import World
 from kontext.train.clock import Work
 from kontext.train.loop import generator
@@ -87,9 +86,7 @@ class EditDraws:
 
     def work(self) -> Work:
         """Tokens of a step: of its edits, once; operations stay uncounted."""
-        data = self._data
-        tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
-        return Work(self._size * tokens.count)
+        return Work(self._size * self._data.edit_tokens.count)
 
     def _generator(self, index: int, purpose: str) -> torch.Generator:
         return generator(self._seed, self._first + index, purpose)

@@ -21,6 +21,8 @@ from schemas.train_config import LaunchConfig
 if TYPE_CHECKING:
     from kontext.stage import StageContext
 
+CHANGES_RESULTS = False  # for people
+
 
 def tensorboard(ctx: StageContext, label: str) -> Board:
     """The run's TensorBoard, `tensorboard --logdir <home>/tensorboard`."""

@@ -125,6 +125,6 @@ class Context:
     """What `report_speed` needs of a stage's context."""
 
     def __init__(self, harness: Harness) -> None:
-        self.recipe, self.config = harness.recipe, harness.recipe.finetune
+        self.config = harness.recipe.finetune
         self.report, self.output = harness.report, self
         self.metric = lambda name, value: None

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from kontext.errors import GateError, RecipeError
 from kontext.models.autoencoder import Autoencoder, load_autoencoder
-from kontext.train.init_files import autoencoder_digest
+from kontext.train.init_digest import autoencoder_digest
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from schemas.train_config import AutoencoderConfig, AutoencoderShape
 from tests.stages import finished_run

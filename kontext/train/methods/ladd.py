@@ -24,7 +24,6 @@ from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.parallel.attention import use_kernel
-from kontext.parallel.flops import Tokens
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.shard import forward_by, shard
 from kontext.parallel.world import World, is_sharded, whole
@@ -171,8 +170,7 @@ class LaddMethod:
 
     def work(self, index: int) -> Work:
         """Tokens of a step's batch, once, and the operations of one update of each side."""
-        c, data = self.config, self.data
-        tokens = Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
+        c, tokens = self.config, self.data.edit_tokens
         return Work(c.batch * tokens.count, ladd_flops(c, self.teacher.shape, tokens))
 
     def denoised(self, batch: Batch, noisy: Tensor, t: Tensor) -> Tensor:
