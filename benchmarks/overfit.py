@@ -36,8 +36,9 @@ from kontext.train.ema import Ema
 from kontext.train.flow import FlowMethod
 from kontext.train.gates import check_training, run_gates, stop_at_failure
 from kontext.train.loop import fit
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig, FinetuneConfig, ParallelConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import DistillConfig, FinetuneConfig, ParallelConfig, TransformerShape
 
 SIDE, PAIRS = 16, 8
 FLOW_DB, STUDENT_DB = 35.0, 28.0

@@ -33,7 +33,8 @@ from kontext.parallel.flops import utilisation
 from kontext.parallel.peaks import peak_flops
 from kontext.train.flow import FlowMethod
 from kontext.train.work import flow_work
-from schemas.train_config import ParallelConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
 
 GOAL = 0.5
 

@@ -41,7 +41,8 @@ from kontext.train.flow import FlowMethod, add_noise
 from kontext.train.loop import generator
 from kontext.train.optim import adamw, scale_rates, warmup_cosine
 from kontext.train.timesteps import FLUX_MU, sample_t
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 GOALS = {"eager": 1.0, "compiled": 1.2}
 TOLERANCE = 0.02  # of a loss: products are rounded to bf16 in another order

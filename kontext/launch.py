@@ -32,7 +32,7 @@ from kontext import errors
 from kontext.errors import RanksError
 from kontext.train.loop import Progress
 from kontext.train.rank import Job, die_with_parent, run
-from schemas.train_config import LaunchConfig
+from schemas.sections.training import LaunchConfig
 
 _log = logging.getLogger(__name__)
 _POLL = 0.2  # seconds

@@ -26,7 +26,8 @@ from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import peak_of
 from kontext.train.work import codec_work, ladd_flops
 from schemas.recipes import Recipe
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")

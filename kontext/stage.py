@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.data_config import Section
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
+from schemas.sections.base import Section
 
 
 class Reporter(Protocol):

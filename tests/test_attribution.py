@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.data_config import DiceBearSource, EmojiSource
+from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.emoji import EmojiSource
 from schemas.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ from kontext.parallel.flops import Tokens
 from kontext.plan import Machine, activations, beside, plan
 from kontext.train.work import codec_work, ladd_flops
 from schemas.recipes import load_recipe
-from schemas.train_config import ParallelConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
 
 SHAPE = TransformerShape(
     in_channels=16,

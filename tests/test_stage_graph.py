@@ -9,8 +9,8 @@ from kontext.engine import Engine
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES, downstream
 from kontext.store import code
-from schemas.data_config import Section
 from schemas.recipes import RECIPES, Recipe, load_recipe
+from schemas.sections.base import Section
 from tests.test_architecture import ROOT, imported
 
 

@@ -20,7 +20,7 @@ from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import ArtifactReader
 from schemas.recipes import Recipe
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 BATCH = 50
 Progress = Callable[[int], None]

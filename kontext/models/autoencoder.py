@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kontext.models.tiling import Norm, Tiling, in_tiles
 from kontext.parallel.attention import attention
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 _EPS = 1e-6
 _FLASH_CHANNELS = 256

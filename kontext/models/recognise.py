@@ -24,7 +24,7 @@ from kontext.models.convert import (
 )
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import WeightsFile, key_problems, open_weights
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 SHAPE_KEY = "kontext.shape"  # metadata of our BFL files: what tensors alone do not tell
 SCHEDULER = "scheduler/scheduler_config.json"  # beside diffusers' transformer folder

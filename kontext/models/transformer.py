@@ -33,7 +33,7 @@ from kontext.models.layout import (
     batch_sight,
 )
 from kontext.models.sequence import rope
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 
 def timestep_embedding(t: Tensor, dim: int = 256, max_period: float = 10_000.0) -> Tensor:

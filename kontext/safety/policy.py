@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kontext.errors import GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 
 Values = NDArray[np.float32]
 

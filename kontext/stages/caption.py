@@ -15,7 +15,7 @@ from kontext.data.caption.pairs import (
 )
 from kontext.data.images import ImageBank
 from kontext.stage import StageContext
-from schemas.data_config import CaptionConfig
+from schemas.sections.data import CaptionConfig
 
 _SHOWN = 2  # samples per relation
 

@@ -34,7 +34,7 @@ from kontext.train.gates import check_training, run_gates, settings_digest, stop
 from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import Measure, fit
 from kontext.train.work import ladd_work
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way

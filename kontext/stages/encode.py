@@ -31,7 +31,7 @@ from kontext.stage import ArtifactReader, StageContext
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
 from kontext.stages.ranks import on_ranks, open_input
 from kontext.train.rank import Rank
-from schemas.train_config import EncodeConfig
+from schemas.sections.training import EncodeConfig
 
 
 def run(ctx: StageContext) -> None:

@@ -23,7 +23,7 @@ from kontext.stage import StageContext
 from kontext.stages import STAGES
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger
 from kontext.train.ledger import transformer_ledger
-from schemas.train_config import EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
 
 _GRID_ROWS = 8
 _HEADS = ["context", "teacher", "student", "target"]

@@ -45,7 +45,7 @@ from kontext.train.perceptual import load_backbone
 from kontext.train.pictures import PictureMethod
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import flow_work
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 def run(ctx: StageContext) -> None:

@@ -14,7 +14,7 @@ from kontext.stage import ArtifactReader, StageContext
 from kontext.store.catalog import Catalog, TableSource
 from kontext.store.export import export_version
 from kontext.store.objects import open_store, sha256_file
-from schemas.data_config import IndexConfig
+from schemas.sections.data import IndexConfig
 
 # table -> (stage, file, or folder of Parquet files)
 _SOURCES = {

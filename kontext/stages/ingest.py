@@ -19,7 +19,7 @@ from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from kontext.stage import StageContext
-from schemas.data_config import IngestConfig
+from schemas.sections.data import IngestConfig
 
 _SHOWN = 10  # samples per source
 

@@ -11,7 +11,7 @@ from kontext.data.images import ImageBank, contact_sheet
 from kontext.data.mine import MINERS, MinedImage, Selection, select
 from kontext.errors import GateError, RecipeError
 from kontext.stage import StageContext
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 from schemas.tables import CATEGORIES, PAIRS
 
 _SHOWN = 8

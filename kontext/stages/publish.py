@@ -22,7 +22,7 @@ from kontext.stage import ArtifactReader, StageContext
 from kontext.stages import STAGES
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger
 from kontext.train.ledger import meaning, transformer_ledger
-from schemas.train_config import PublishConfig
+from schemas.sections.evaluation import PublishConfig
 
 
 def run(ctx: StageContext) -> None:

@@ -38,7 +38,7 @@ from kontext.train.perceptual import load_backbone
 from kontext.train.pictures import PictureMethod
 from kontext.train.rank import Job, Rank
 from kontext.train.work import codec_work, flow_work, guidance_work, ladd_work, picture_work
-from schemas.train_config import (
+from schemas.sections.training import (
     AutoencoderConfig,
     DistillConfig,
     FinetuneConfig,

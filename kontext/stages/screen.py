@@ -32,7 +32,7 @@ from kontext.safety.screening import (
 )
 from kontext.stage import StageContext
 from kontext.store.views import acceptance
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 
 _SHOWN = 12
 _VARYING = ("nsfw_max", "clip_t", "ssim", "l1")  # scores that differ on any real set of pairs

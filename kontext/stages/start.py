@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from kontext.data.sources.external import file_digests
 from kontext.errors import RecipeError
 from kontext.train.perceptual import file_digest
-from schemas.train_config import AutoencoderConfig, FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 if TYPE_CHECKING:
     from kontext.models.autoencoder import Autoencoder

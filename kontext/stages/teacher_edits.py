@@ -28,7 +28,7 @@ from kontext.stages.ranks import on_ranks, open_input
 from kontext.store.code import code_digest
 from kontext.train.ledger import ARITHMETIC
 from kontext.train.rank import Rank
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 _CODE = (
     "kontext.sample.edits",

@@ -40,7 +40,7 @@ from kontext.train.perceptual import NAMES, load_backbone
 from kontext.train.reconstruction import MetricCard, cards, latent_health
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import codec_work
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 _SHOWN = 16
 _WATCHED = 64  # held-out images that are rebuilt on the way

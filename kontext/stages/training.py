@@ -17,7 +17,7 @@ from kontext.train.board import Board
 from kontext.train.clock import COLUMNS, medians, stretches, told
 from kontext.train.loop import Progress
 from kontext.train.state import TrainState
-from schemas.train_config import LaunchConfig
+from schemas.sections.training import LaunchConfig
 
 
 def device_for(ctx: StageContext) -> torch.device:

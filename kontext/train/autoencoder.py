@@ -24,7 +24,7 @@ from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
 from kontext.train.perceptual import Backbone, feature_distances
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 

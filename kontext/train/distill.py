@@ -33,7 +33,7 @@ from kontext.train.ladd import default_taps, heads_hinge, level_probabilities, r
 from kontext.train.loop import TrainState, generator
 from kontext.train.optim import adamw
 from kontext.train.timesteps import logit_normal, schedule
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
 _PINNED_STEPS = 20  # so many such steps in a row stop the run

@@ -14,7 +14,7 @@ from kontext.parallel.world import World
 from kontext.train.flow import add_noise
 from kontext.train.loop import generator
 from kontext.train.timesteps import sample_t
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosi
 from kontext.train.state import take_step
 from kontext.train.timesteps import sample_t, validation_levels
 from kontext.train.whiten import whiten_text_inputs
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 def velocity(

@@ -37,7 +37,7 @@ from kontext.train.gate_samples import (
     teacher_edits,
 )
 from kontext.train.gate_updates import batch_size, gradient, rates, turns
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 PATIENCE = 900.0  # seconds after which a trial step has come to a standstill
 _CHANCE = 0.55  # share of right answers below which heads are guessing

@@ -27,7 +27,7 @@ from kontext.train.flow import velocity
 from kontext.train.loop import TrainState
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.state import take_step
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 def with_guidance(teacher: FluxTransformer) -> FluxTransformer:

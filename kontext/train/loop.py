@@ -21,7 +21,7 @@ from kontext.train.clock import COLUMNS, Clock
 from kontext.train.guard import Guard
 from kontext.train.state import TrainState
 from kontext.train.watchdog import Watchdog
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 __all__ = ["Measure", "Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
 

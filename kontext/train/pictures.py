@@ -28,7 +28,7 @@ from kontext.train.loop import TrainState
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.perceptual import Backbone, feature_distances
 from kontext.train.state import take_step
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 class PictureMethod:

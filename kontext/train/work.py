@@ -16,7 +16,8 @@ from kontext.train.flow import cfg_dropout
 from kontext.train.ladd import default_taps
 from kontext.train.loop import generator
 from kontext.train.perceptual import unloaded_backbone
-from schemas.train_config import AutoencoderConfig, DistillConfig, FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
 
 
 def flow_work(config: FinetuneConfig, data: PairTensors) -> Callable[[int], Work]:

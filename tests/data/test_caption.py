@@ -26,7 +26,7 @@ from kontext.data.caption.relations import ALIASES, WORDINGS, generic
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
 from kontext.errors import KontextError, RecipeError
-from schemas.data_config import CaptionConfig
+from schemas.sections.data import CaptionConfig
 
 SAMPLES = {
     "skin_tone": ("light", "medium-dark"),

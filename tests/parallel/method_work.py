@@ -19,7 +19,8 @@ from kontext.train.flow import FlowMethod, validation
 from kontext.train.guidance import GuidanceMethod
 from kontext.train.loop import Measure, Method, fit
 from kontext.train.pictures import PictureMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, ParallelConfig
 from tests.train.broken_ladd import CONFIG, teacher
 from tests.train.toy import toy_config, toy_model, toy_pairs
 

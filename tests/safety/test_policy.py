@@ -11,7 +11,7 @@ from kontext.safety.policy import (
     policy_json,
 )
 from kontext.store.views import THRESHOLDS
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 
 
 @pytest.mark.parametrize("name", ["default", "no-nudenet"])

@@ -14,8 +14,8 @@ from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stage import ArtifactOutput
 from kontext.store.artifacts import Artifact
-from schemas.data_config import ScreenConfig
 from schemas.recipes import Recipe
+from schemas.sections.data import ScreenConfig
 from schemas.tables import (
     CAPTIONS,
     DECISIONS,

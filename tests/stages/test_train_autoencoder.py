@@ -12,7 +12,8 @@ from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.stages.start import codec_fingerprint
 from kontext.train.autoencoder import AutoencoderMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import broken_at
 from tests.stages.stage_harness import Harness

@@ -17,7 +17,7 @@ from kontext.sample.edits import EditSampler
 from kontext.train.distill import DistillMethod, Estimated
 from kontext.train.flow import velocity
 from kontext.train.optim import adamw
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 CONFIG = {

@@ -31,7 +31,8 @@ from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS
 from kontext.train.distill import DistillMethod
 from kontext.train.flow import FlowMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 STEPS = 12

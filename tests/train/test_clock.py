@@ -17,7 +17,7 @@ from kontext.train.clock import COLUMNS, Clock, Work, medians, stretches, waitin
 from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit
 from kontext.train.work import flow_work, ladd_flops, ladd_work
-from schemas.train_config import DistillConfig, ParallelConfig
+from schemas.sections.training import DistillConfig, ParallelConfig
 from tests.train.broken_ladd import wired
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

@@ -14,7 +14,7 @@ from kontext.train.flow import add_noise, velocity
 from kontext.train.ladd import default_taps, heads_hinge, level_probabilities
 from kontext.train.loop import fit
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 

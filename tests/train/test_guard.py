@@ -14,7 +14,7 @@ from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
 from kontext.train.loop import TrainState, fit, generator
 from kontext.train.optim import adamw
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 STEPS = 20
 

@@ -16,7 +16,7 @@ from kontext.models.sequence import pack
 from kontext.train.flow import add_noise, change_weights, velocity
 from kontext.train.loop import fit
 from kontext.train.pictures import PictureMethod
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 SETTINGS = {"steps": 60, "batch": 8, "lr": 5e-3, "warmup": 2}

@@ -15,7 +15,7 @@ from kontext.sample.edits import EditSampler, choose_edits
 from kontext.train.flow import FlowMethod, level_losses, velocity, with_contexts
 from kontext.train.loop import fit, generator
 from kontext.train.work import flow_work
-from schemas.train_config import DistillConfig, ParallelConfig
+from schemas.sections.training import DistillConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 REFERENCES = ((3,), (4, 5), (), (6,))  # of the first edits

@@ -15,7 +15,7 @@ from kontext.data.caption.base import Caption, Captioner, CaptionRequest, ImageF
 from kontext.data.caption.chat import ChatCaptioner
 from kontext.data.caption.template import TemplateCaptioner
 from kontext.errors import RecipeError
-from schemas.data_config import CaptionConfig
+from schemas.sections.data import CaptionConfig
 from schemas.tables import CAPTIONS
 
 API_KEY = "OPENAI_API_KEY"  # environment variable

@@ -16,7 +16,7 @@ from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import text_reasons
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 from schemas.tables import PAIR_SCORES
 
 _TEXTS = ("instruction", "instruction_short", "instruction_inverse", "target_caption")

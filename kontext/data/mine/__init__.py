@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.select import Selection, select
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 MINERS: dict[str, Callable[[Sequence[MinedImage], MineConfig], Iterator[Candidate]]] = {
     "attributes": attributes.mine,

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import choose, shuffled
 from kontext.errors import SourceError
-from schemas.data_config import DiceBearSource
+from schemas.sections.sources import SourceConfig
 
 Options = Mapping[str, Any]
 Values = Mapping[str, Options]  # label -> DiceBear options that draw it
@@ -172,6 +174,18 @@ _STYLES: dict[str, _Style] = {
         {"orbProbability": 100, "animationVariant": ["none"]},
     ),
 }
+
+
+class DiceBearSource(SourceConfig):
+    """Parametric characters: one base per seed plus single-attribute variants with exact labels."""
+
+    kind: Literal["dicebear"] = "dicebear"
+    styles: tuple[str, ...] = Field(
+        ("micah", "toon-head", "dylan", "big-smile", "landscape"), title="Art styles"
+    )
+    seeds: int = Field(40, title="Characters or scenes per style", ge=1)
+    values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
+    seed: int = 0
 
 
 def plan(config: DiceBearSource) -> list[SourceItem]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from typing import Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.families import Member, drawn_alike, member
+from kontext.data.sources.families import FAMILIES, EmojiFamily, Member, drawn_alike, member
 from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
-from schemas.data_config import EmojiSource
+from schemas.sections.sources import SourceConfig
 
 ART_STYLES = {
     "fluent-emoji": "glossy 3D",
@@ -42,6 +45,30 @@ _FLUENT_TONE = re.compile(r"-(light|medium-light|medium|medium-dark|dark)$")
 EXCLUDED = re.compile(
     r"kiss|couple|middle-finger|feeding|pregnan|bikini|bath|no-one-under|sauna|underwear"
 )
+
+
+class EmojiSource(SourceConfig):
+    """Iconify emoji sets from npm (`node_modules/@iconify-json/*`)."""
+
+    kind: Literal["emoji"] = "emoji"
+    sets: tuple[str, ...] = Field(
+        (
+            "fluent-emoji-flat",
+            "fluent-emoji-high-contrast",
+            "fluent-emoji",
+            "noto",
+            "noto-v1",
+            "twemoji",
+            "openmoji",
+            "emojione",
+        ),
+        title="Icon sets",
+    )
+    max_concepts: int = Field(140, title="Concepts to sample", ge=1)
+    max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
+    people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
+    families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
+    seed: int = 0
 
 
 def plan(config: EmojiSource) -> list[SourceItem]:

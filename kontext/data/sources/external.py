@@ -15,9 +15,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from kontext.data.sources.fallback import resolve
-from kontext.data.sources.folder import listed_files
+from kontext.data.sources.folder import FolderSource, listed_files
 from kontext.errors import SourceError
-from schemas.data_config import FolderSource, IngestConfig
+from schemas.sections.data import IngestConfig
 
 CACHE = "cache/files.sqlite"
 _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kontext.data.sources.emoji import EmojiSource
 from kontext.data.sources.iconify import available
-from schemas.data_config import (
-    EmojiSource,
-    IngestConfig,
-    MeteoconsSource,
-    OpenMojiWheelSource,
-    Source,
-)
+from kontext.data.sources.meteocons import MeteoconsSource
+from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
+from schemas.sections.data import IngestConfig
+from schemas.sections.sources import Source
 
 # One set has fewer drawings of a concept than eight, so it gives more concepts.
 _MORE_CONCEPTS, _MORE_PEOPLE = 4, 2

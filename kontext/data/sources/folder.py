@@ -14,10 +14,22 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.errors import SourceError
-from schemas.data_config import FolderSource
+from schemas.sections.sources import SourceConfig
+
+
+class FolderSource(SourceConfig):
+    """A folder of images, read recursively. Sub-folder = group; `stem__attr=value` sets labels."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(title="Folder")
+    license_spdx: str = Field("LicenseRef-unknown", title="Licence (SPDX id)")
+    author: str = Field("unknown", title="Author")
 
 
 def plan(config: FolderSource) -> list[SourceItem]:

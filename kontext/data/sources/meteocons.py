@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.iconify import load_icon_set
-from schemas.data_config import MeteoconsSource
+from schemas.sections.sources import SourceConfig
 
 # What falls or floats in front of the sky; the rest of a name is the sky itself.
 _WEATHER = ("drizzle", "rain", "snow", "sleet", "hail", "fog", "haze", "smoke", "dust", "wind")
 _SKIES = ("clear", "partly-cloudy", "overcast", "extreme", "thunderstorms", "cloudy")
+
+
+class MeteoconsSource(SourceConfig):
+    """Weather icons: day/night and weather changes (`@iconify-json/meteocons`)."""
+
+    kind: Literal["meteocons"] = "meteocons"
 
 
 def plan(config: MeteoconsSource) -> list[SourceItem]:

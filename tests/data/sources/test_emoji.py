@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from kontext.data.sources import emoji, iconify, meteocons, plan
+from kontext.data.sources.emoji import EmojiSource
+from kontext.data.sources.meteocons import MeteoconsSource
 from kontext.errors import SourceError
-from schemas.data_config import EmojiSource, MeteoconsSource
 
 needs_npm = pytest.mark.skipif(not iconify.available(), reason="npm images are not installed")
 

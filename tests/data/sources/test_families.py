@@ -7,8 +7,8 @@ from kontext.data.caption.relations import WORDINGS
 from kontext.data.caption.template import TemplateCaptioner
 from kontext.data.mine.relations import relation_of
 from kontext.data.sources import iconify, plan
-from kontext.data.sources.families import drawn_alike, member
-from schemas.data_config import FAMILIES, EmojiSource
+from kontext.data.sources.emoji import EmojiSource
+from kontext.data.sources.families import FAMILIES, drawn_alike, member
 
 ALL = (*FAMILIES, "clock", "arrow")
 

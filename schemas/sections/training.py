@@ -1,4 +1,4 @@
-"""Recipe sections of the stages that train, score and publish, and the shapes of their models."""
+"""Recipe sections of the stages that train, and of what they share."""
 
 from __future__ import annotations
 
@@ -6,43 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.data_config import Section
-
-# --- models ------------------------------------------------------------------------------------
-
-
-class AutoencoderShape(Section):
-    """FLUX.1's autoencoder geometry: f8, 16 channels; narrow by default (see anchors for full)."""
-
-    in_channels: int = 3
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    z_channels: int = 16
-    norm_groups: int = 32
-
-
-class TransformerShape(Section):
-    """FLUX.1's transformer geometry. Defaults are FLUX.1-dev's published numbers."""
-
-    in_channels: int = 64
-    vec_in_dim: int = 768
-    context_in_dim: int = 4096
-    hidden_size: int = 3072
-    mlp_ratio: float = 4.0
-    num_heads: int = 24
-    depth: int = 19
-    depth_single_blocks: int = 38
-    axes_dim: tuple[int, int, int] = (16, 56, 56)
-    theta: int = 10_000
-    qkv_bias: bool = True
-    guidance_embed: bool = True
-    timestep_shift: tuple[float, float] = Field(
-        (0.5, 1.15), title="Timestep shift mu at 256 and at 4,096 target tokens"
-    )
-    cached_context: bool = Field(
-        False, title="Contexts see only each other, at t = 0, and can be cached (not FLUX.1)"
-    )
+from schemas.sections.base import Section
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 
 class GuardConfig(Section):
@@ -283,20 +248,3 @@ class DistillConfig(Section):
     guard: GuardConfig = GuardConfig()
     checkpoint_every: int = 50
     seed: int = 0
-
-
-class EvaluateConfig(Section):
-    items_per_category: int = Field(60, ge=4)
-    teacher_steps: int = 20
-    teacher_guidance: float = 1.0
-    keep_detail: bool = Field(
-        True, title="Give edits back what the autoencoder lost of what they left alone"
-    )
-    bootstrap: int = 1000
-    mask_threshold: float = Field(0.06, title="Pixel change that counts as 'should change' (0-1)")
-    same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the training's")
-    seed: int = 0
-
-
-class PublishConfig(Section):
-    name: str = Field("kontext-demo", title="Model name")

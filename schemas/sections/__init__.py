@@ -1,0 +1,5 @@
+"""Recipe sections, one class each: what a stage may be told. They import nothing but each other.
+
+A new field needs a default, a title and, where it has one, a unit in the title. Settings of an
+image source live beside the source, see `schemas.sections.sources`.
+"""
