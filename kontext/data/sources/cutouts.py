@@ -44,6 +44,12 @@ def art_folder() -> Path:
     return Path(os.environ.get("KONTEXT_DEBIAN_ART", "debian_art"))
 
 
+ATTRIBUTION = """
+| landscape photographs | Debian `endless-sky-data`, `images/land` | Michael Zahniser and contributors | public domain, CC-BY-SA-3.0 or **CC-BY-SA-4.0** by file; recorded as CC-BY-SA-4.0 | https://github.com/endless-sky/endless-sky |
+| captioned cut-outs | Debian `tuxpaint-stamps-default` | Tux Paint's contributors | **GPL-2.0** | https://tuxpaint.org/stamps |
+"""  # noqa: E501
+
+
 class CutoutSource(SourceConfig):
     """Cut-outs on landscape photographs, from two Debian packages (`make debian-art`)."""
 

@@ -176,6 +176,15 @@ _STYLES: dict[str, _Style] = {
 }
 
 
+ATTRIBUTION = """
+| Micah (character parts) | PyPI `dicebear-styles` 10.6.0 | Micah Lanier, https://dribbble.com/micahlanier | **CC-BY-4.0** | remix of “Avatar Illustration System”, https://www.figma.com/community/file/829741575478342595 |
+| Toon Head (character parts) | PyPI `dicebear-styles` 10.6.0 | Johan Melin, https://www.johanmelin.com | **CC-BY-4.0** | remix of “ToonHead”, https://www.figma.com/community/file/1589627891082866389 |
+| Dylan (character parts) | PyPI `dicebear-styles` 10.6.0 | Natalia Spivak, https://nataspvk.tilda.ws/ | **CC-BY-4.0** | remix of “Dylan! The Avatar Generator”, https://www.figma.com/community/file/1356575240759683500 |
+| Big Smile (character parts) | PyPI `dicebear-styles` 10.6.0 | Ashley Seo, http://www.ashleyseo.com/ | **CC-BY-4.0** | remix of “Custom Avatar”, https://www.figma.com/community/file/881358461963645496 |
+| Landscape (scene parts) | PyPI `dicebear-styles` 10.6.0 | DiceBear | CC0-1.0 | https://www.dicebear.com |
+"""  # noqa: E501
+
+
 class DiceBearSource(SourceConfig):
     """Parametric characters: one base per seed plus single-attribute variants with exact labels."""
 

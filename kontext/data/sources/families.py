@@ -73,6 +73,6 @@ def member(codes: str, kinds: tuple[EmojiFamily, ...]) -> Member | None:
     return found if found is not None and found.kind in kinds else None
 
 
-def drawn_alike(prefix: str, found: Member) -> bool:
+def differs_in_label_only(prefix: str, found: Member) -> bool:
     """Whether the set `prefix` draws this family alike apart from its label."""
     return (prefix, found.family) not in _UNEVEN

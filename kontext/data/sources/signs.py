@@ -34,6 +34,11 @@ _BOARDS = {
 _FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf")
 
 
+ATTRIBUTION = """
+| Painted signs | drawn by this project | kontext | CC0-1.0 | `kontext/data/sources/signs.py` |
+"""
+
+
 class SignSource(SourceConfig):
     """Painted signs: short words in a real font on a coloured board over a drawn scene."""
 
