@@ -9,17 +9,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from schemas.discovery import modules_with
+from schemas.discovery import plugins
 from schemas.recipe import Recipe
 
 DEFAULT = "demo"  # listed first: the one that is run where none is named
 
 
 def _found() -> dict[str, Callable[[], Recipe]]:
-    modules = modules_with(__name__, "recipe")
-    recipes = {
-        module.__name__.rpartition(".")[2].replace("_", "-"): module.recipe for module in modules
-    }
+    recipes = {name: module.recipe for name, module in plugins(__name__, "recipe").items()}
     return {DEFAULT: recipes.pop(DEFAULT), **recipes}
 
 

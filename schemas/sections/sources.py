@@ -13,7 +13,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdap
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from schemas.discovery import modules_with
+from schemas.discovery import plugins
 from schemas.sections.base import Section
 
 PACKAGE = "kontext.data.sources"
@@ -28,16 +28,16 @@ class SourceConfig(Section):
 @cache
 def source_kinds() -> dict[str, type[SourceConfig]]:
     """Kind -> settings class, of every module in kontext/data/sources that has a `plan`."""
-    modules = modules_with(PACKAGE, "plan")
-    found = [
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, SourceConfig)
-        and value.__module__ == module.__name__
-    ]
-    return {str(config.model_fields["kind"].default): config for config in found}
+    return {
+        kind: next(
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, SourceConfig)
+            and value.__module__ == module.__name__
+        )
+        for kind, module in plugins(PACKAGE, "plan").items()
+    }
 
 
 @cache

@@ -206,7 +206,7 @@ def test_a_failing_classifier_drops_its_pairs(
     key = run_key(tmp_path / "home")
     assert outcomes[subject_hmac(IDS[1], key)] == "error"
     assert outcomes[subject_hmac(IDS[4], key)] == "drop"
-    assert any("no body-part detector" in note for note in artifact.manifest.notes)
+    assert any("nudity is not scored" in note for note in artifact.manifest.notes)
 
 
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:

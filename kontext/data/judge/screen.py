@@ -69,8 +69,7 @@ def screen_pairs(
     clip = score_pairs(trained, edges, words)
     columns = {
         "pair_id": pairs["pair_id"].to_pylist(),
-        "nsfw_max": edges.over_images(risk.nsfw),
-        "nudity_max": edges.over_images(risk.nudity),
+        **{f"{name}_max": edges.over_images(values) for name, values in risk.scores.items()},
         "exposure_delta": rise,
         "unmatchable": edges.over_images(unmatchable.astype(np.float32)) > 0,
         "text_reason": [str(reason or "") for reason in text],
