@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -121,6 +122,15 @@ def _text(name: str) -> str:
         return folder.joinpath(f"{name}.json").read_text("utf-8")
     known = ", ".join(sorted(item.name.removesuffix(".json") for item in folder.iterdir()))
     raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
+
+
+def fingerprint(config: ScreenConfig, home: Path | None = None) -> str:
+    """SHA-256 of the policy that the section names: its text is part of what screening makes.
+
+    Raises:
+        RecipeError: there is no such policy.
+    """
+    return hashlib.sha256(_text(config.policy).encode()).hexdigest()
 
 
 def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.store.views",
             "schemas.views",
         ),
+        external="kontext.safety.policy:fingerprint",
         summary="score safety and quality; thresholds are SQL views",
     ),
     Stage(

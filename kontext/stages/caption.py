@@ -6,10 +6,10 @@ from collections import Counter
 
 import pyarrow as pa
 
+from kontext.data.caption import captioner_for
 from kontext.data.caption.pairs import (
     CaptionChunk,
     caption_chunk,
-    captioner_for,
     captions_table,
     requests_for,
 )
@@ -31,11 +31,11 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, CaptionConfig)
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     captioner = captioner_for(config)
-    if config.captioner == "templates":
+    if captioner.remote:
+        table = _by_chunks(ctx, config, pairs)
+    else:
         requests = requests_for(pairs, ingest.table("images"))
         table = captions_table([captioner.caption(request) for request in requests])
-    else:
-        table = _by_chunks(ctx, config, pairs)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from schemas.discovery import PluginOf
 from schemas.sections.base import Section
 from schemas.sections.sources import Source
 
@@ -27,8 +28,8 @@ class IngestConfig(Section):
 
 
 class MineConfig(Section):
-    miners: tuple[str, ...] = Field(
-        ("attributes", "singles"), title="Miners: attributes, references, singles"
+    miners: tuple[Annotated[str, PluginOf("kontext.data.mine", "mine")], ...] = Field(
+        ("attributes", "singles"), title="Miners"
     )
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image singles (no context)", ge=0)
@@ -39,7 +40,9 @@ class MineConfig(Section):
 
 
 class CaptionConfig(Section):
-    captioner: Literal["templates", "chat"] = Field("templates", title="Captioner")
+    captioner: Annotated[str, PluginOf("kontext.data.caption", "captioner")] = Field(
+        "templates", title="Captioner"
+    )
     paraphrases: int = Field(6, title="Paraphrases per relation", ge=1)
     endpoint: str = Field("", title="OpenAI-compatible endpoint of the chat captioner, with /v1")
     model: str = Field("", title="Model name of the chat captioner")
@@ -49,7 +52,9 @@ class CaptionConfig(Section):
 
 
 class ScreenConfig(Section):
-    classifiers: tuple[str, ...] = Field(("open-nsfw", "nudenet"), title="Image classifiers")
+    classifiers: tuple[Annotated[str, PluginOf("kontext.safety.classifiers", "load")], ...] = Field(
+        ("open-nsfw", "nudenet"), title="Image classifiers"
+    )
     policy: str = Field("default", title="Safety policy file")
     clip_steps: int = Field(200, title="Steps to train the small CLIP heads", ge=1)
     clip_batch: int = 512

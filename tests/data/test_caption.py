@@ -16,13 +16,14 @@ from kontext.data.caption import (
     MAX_WORDS,
     Caption,
     CaptionRequest,
-    ChatCaptioner,
     ImageFacts,
-    TemplateCaptioner,
+    captioner_for,
 )
 from kontext.data.caption import words as words_module
-from kontext.data.caption.pairs import captioner_for
-from kontext.data.caption.relations import ALIASES, WORDINGS, generic
+from kontext.data.caption.chat import ChatCaptioner
+from kontext.data.caption.relations import ALIASES, WORDINGS
+from kontext.data.caption.templates import TemplateCaptioner
+from kontext.data.caption.wording import generic
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
 from kontext.errors import KontextError, RecipeError

@@ -1,90 +1,12 @@
-"""Paraphrases per relation. Six or more each; {to}, {from} and {a_to} are filled in.
-
-A relation either changes a value, or (`add`, `remove`) puts a thing in and takes it out. The short
-form is the fewest words that still say what to do. Other fields: {some_to} has an article unless it
-is a plural, {when} is "at night", {hair} is "red hair" or "no hair".
-"""
+"""Paraphrases per relation."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Wording:
-    """All ways to say one kind of edit."""
-
-    change: tuple[str, ...]
-    short: str
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
-    short_add: str = ""
-    short_remove: str = ""
-    verbatim: bool = False  # values are quoted text, not labels
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
-
-
-_ADD = _lines("""
-    add {some_to}
-    give them {some_to}
-    put {some_to} on them
-    let them have {some_to}
-    they should have {some_to}
-    show them with {some_to}
-""")
-_REMOVE = _lines("""
-    remove the {from}
-    take off the {from}
-    get rid of the {from}
-    delete the {from}
-    no more {from}
-    show them without the {from}
-""")
-
-
-def _thing(suffix: str = "") -> Wording:
-    """Wording of something that can be there or not; `suffix` is its plural name, if any."""
-
-    def named(lines: tuple[str, ...]) -> tuple[str, ...]:
-        if not suffix:
-            return lines
-        plural = (line.replace("{some_to}", "{to}") for line in lines)
-        return tuple(re.sub(r"\{(?:to|from)\}", r"\g<0>" + suffix, line) for line in plural)
-
-    change = _lines("""
-        replace the {from} with {some_to}
-        change the {from} to {some_to}
-        swap the {from} for {some_to}
-        give them {some_to} instead
-        turn the {from} into {some_to}
-        switch to {some_to}
-    """)
-    short, add, remove = named(("{to}", "add {to}", "remove {from}"))
-    return Wording(named(change), short, named(_ADD), named(_REMOVE), add, remove)
-
-
-def _value(thing: str, value: str = "{to}") -> Wording:
-    """Wording of a property that always has some value."""
-    return Wording(
-        _lines(f"""
-            change the {thing} to {value}
-            make the {thing} {value}
-            set the {thing} to {value}
-            turn the {thing} {value}
-            the {thing} should be {value}
-            switch the {thing} to {value}
-        """),
-        f"{thing} {value}",
-    )
-
+from kontext.data.caption.wording import Wording, lines, thing, value
 
 WORDINGS: dict[str, Wording] = {
     "skin_tone": Wording(
-        _lines("""
+        lines("""
             change the skin tone to {to}
             make the skin tone {to}
             give them {to} skin
@@ -95,7 +17,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} skin",
     ),
     "skin_color": Wording(
-        _lines("""
+        lines("""
             change the skin to {to}
             make the skin {to}
             give them {to} skin
@@ -106,7 +28,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} skin",
     ),
     "hair_color": Wording(
-        _lines("""
+        lines("""
             dye the hair {to}
             make the hair {to}
             change the hair color to {to}
@@ -117,7 +39,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} hair",
     ),
     "hair_style": Wording(
-        _lines("""
+        lines("""
             give them {hair}
             change the hair to {hair}
             they should have {hair}
@@ -128,7 +50,7 @@ WORDINGS: dict[str, Wording] = {
         "{hair}",
     ),
     "clothing_color": Wording(
-        _lines("""
+        lines("""
             change the clothes to {to}
             make the clothes {to}
             color the clothes {to}
@@ -139,7 +61,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} clothes",
     ),
     "outfit": Wording(
-        _lines("""
+        lines("""
             change the outfit to {to}
             dress them in {to}
             put them in {to}
@@ -149,11 +71,11 @@ WORDINGS: dict[str, Wording] = {
         """),
         "wear {to}",
     ),
-    "glasses": _thing(" glasses"),
-    "accessory": _thing(),
-    "facial_hair": _thing(),
+    "glasses": thing(" glasses"),
+    "accessory": thing(),
+    "facial_hair": thing(),
     "object": Wording(
-        _lines("""
+        lines("""
             replace the {from} with {a_to}
             change the {from} to {a_to}
             swap the {from} for {a_to}
@@ -162,7 +84,7 @@ WORDINGS: dict[str, Wording] = {
             show {a_to} instead of the {from}
         """),
         "{a_to} instead",
-        _lines("""
+        lines("""
             add {a_to}
             put {a_to} in front
             place {a_to} in the picture
@@ -170,7 +92,7 @@ WORDINGS: dict[str, Wording] = {
             show {a_to} as well
             insert {a_to}
         """),
-        _lines("""
+        lines("""
             remove the {from}
             take the {from} away
             get rid of the {from}
@@ -182,7 +104,7 @@ WORDINGS: dict[str, Wording] = {
         "remove {from}",
     ),
     "place": Wording(
-        _lines("""
+        lines("""
             change the place from {from} to {to}
             move it all from {from} to {to}
             make the background {to}
@@ -192,10 +114,10 @@ WORDINGS: dict[str, Wording] = {
         """),
         "background {to}",
     ),
-    "eyes": _value("eyes"),
-    "mouth": _value("mouth"),
+    "eyes": value("eyes"),
+    "mouth": value("mouth"),
     "expression": Wording(
-        _lines("""
+        lines("""
             make them look {to}
             change the expression to {to}
             give them {a_to} face
@@ -206,7 +128,7 @@ WORDINGS: dict[str, Wording] = {
         "look {to}",
     ),
     "gender": Wording(
-        _lines("""
+        lines("""
             make it {a_to}
             change the {from} to {a_to}
             turn them into {a_to}
@@ -217,7 +139,7 @@ WORDINGS: dict[str, Wording] = {
         "{a_to}",
     ),
     "color": Wording(
-        _lines("""
+        lines("""
             change the color to {to}
             make it {to}
             color it {to}
@@ -228,7 +150,7 @@ WORDINGS: dict[str, Wording] = {
         "make it {to}",
     ),
     "background_color": Wording(
-        _lines("""
+        lines("""
             change the background to {to}
             make the background {to}
             set {a_to} background
@@ -239,7 +161,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} background",
     ),
     "day_night": Wording(
-        _lines("""
+        lines("""
             change {from} to {to}
             make it {to}
             turn it into {to}
@@ -250,7 +172,7 @@ WORDINGS: dict[str, Wording] = {
         "{when}",
     ),
     "time_of_day": Wording(
-        _lines("""
+        lines("""
             make it {to}
             change the time to {to}
             show the scene {when}
@@ -261,7 +183,7 @@ WORDINGS: dict[str, Wording] = {
         "{when}",
     ),
     "season": Wording(
-        _lines("""
+        lines("""
             make the landscape {to}
             change the landscape to {to}
             turn it into {a_to} landscape
@@ -272,7 +194,7 @@ WORDINGS: dict[str, Wording] = {
         "{to}",
     ),
     "weather": Wording(
-        _lines("""
+        lines("""
             change the {from} to {to}
             replace the {from} with {to}
             turn the {from} into {to}
@@ -281,7 +203,7 @@ WORDINGS: dict[str, Wording] = {
             show {to} instead
         """),
         "{to}",
-        add=_lines("""
+        add=lines("""
             add {to}
             make the weather {to}
             bring {to}
@@ -289,7 +211,7 @@ WORDINGS: dict[str, Wording] = {
             let there be {to}
             show it with {to}
         """),
-        remove=_lines("""
+        remove=lines("""
             remove the {from}
             stop the {from}
             clear away the {from}
@@ -301,7 +223,7 @@ WORDINGS: dict[str, Wording] = {
         short_remove="remove {from}",
     ),
     "text": Wording(
-        _lines("""
+        lines("""
             replace '{from}' with '{to}'
             change the text to '{to}'
             make it read '{to}'
@@ -313,7 +235,7 @@ WORDINGS: dict[str, Wording] = {
         verbatim=True,
     ),
     "art_style": Wording(
-        _lines("""
+        lines("""
             redraw it in {to} style
             make it {to} style
             convert this to {to} style
@@ -324,7 +246,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} style",
     ),
     "drawing": Wording(
-        _lines("""
+        lines("""
             make it {a_to} drawing
             turn it into {a_to} drawing
             redraw it as {a_to} drawing
@@ -335,7 +257,7 @@ WORDINGS: dict[str, Wording] = {
         "{to} drawing",
     ),
     "clock": Wording(
-        _lines("""
+        lines("""
             set the clock to {to}
             change the time to {to}
             move the hands to {to}
@@ -346,7 +268,7 @@ WORDINGS: dict[str, Wording] = {
         "show {to}",
     ),
     "direction": Wording(
-        _lines("""
+        lines("""
             turn it to face {to}
             make it point {to}
             flip it from {from} to {to}
@@ -357,7 +279,7 @@ WORDINGS: dict[str, Wording] = {
         "face {to}",
     ),
     "state": Wording(
-        _lines("""
+        lines("""
             make it {to}
             change it from {from} to {to}
             turn it {to}
@@ -377,33 +299,3 @@ ALIASES = {
     "landscape_time": "time_of_day",
     "landscape_color": "season",
 }
-
-GENERIC_ADD = _lines("""
-    add {to} {what}
-    give it {to} {what}
-    put {to} {what} in
-    make it have {to} {what}
-    it should have {to} {what}
-    show it with {to} {what}
-""")
-GENERIC_REMOVE = _lines("""
-    remove the {what}
-    take away the {what}
-    get rid of the {what}
-    delete the {what}
-    show it without the {what}
-    no more {what}
-""")
-
-
-def generic(what: str) -> Wording:
-    """Wording for a label nobody has written sentences for: an image folder's own attributes."""
-    base = _value(what)
-    return Wording(
-        base.change,
-        base.short,
-        tuple(line.replace("{what}", what) for line in GENERIC_ADD),
-        tuple(line.replace("{what}", what) for line in GENERIC_REMOVE),
-        f"add {{to}} {what}",
-        f"remove {what}",
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from kontext.data.sources.base import SourceItem
+from schemas.sections.data import IngestConfig
 from schemas.sections.sources import SourceConfig, source_kinds
 
 
@@ -28,4 +29,9 @@ def module_of(kind: str) -> str:
     return source_kinds()[kind].__module__
 
 
-__all__ = ["SourceItem", "module_of", "plan"]
+def modules_named(config: IngestConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(source.kind) for source in config.sources]
+
+
+__all__ = ["SourceItem", "module_of", "modules_named", "plan"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from kontext.errors import GateError
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
 from schemas.discovery import plugins
+from schemas.sections.data import ScreenConfig
 
 
 def load_classifier(name: str, threads: int = 1) -> ImageClassifier:
@@ -31,11 +32,17 @@ def module_of(name: str) -> str:
     return plugins(__name__, "load")[name].__name__
 
 
+def modules_named(config: ScreenConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(name) for name in config.classifiers]
+
+
 __all__ = [
     "ImageClassifier",
     "Pixels",
     "Scores",
     "load_classifier",
     "module_of",
+    "modules_named",
     "score_images",
 ]

@@ -4,7 +4,7 @@ import pytest
 
 from kontext.data.caption.base import CaptionRequest, ImageFacts
 from kontext.data.caption.relations import WORDINGS
-from kontext.data.caption.template import TemplateCaptioner
+from kontext.data.caption.templates import TemplateCaptioner
 from kontext.data.mine.relations import relation_of
 from kontext.data.sources import iconify, plan
 from kontext.data.sources.emoji import EmojiSource
