@@ -21,9 +21,8 @@ from kontext.data.caption import (
 )
 from kontext.data.caption import words as words_module
 from kontext.data.caption.chat import ChatCaptioner
-from kontext.data.caption.relations import ALIASES, WORDINGS
+from kontext.data.caption.relations import ALIASES, WORDINGS, generic
 from kontext.data.caption.templates import TemplateCaptioner
-from kontext.data.caption.wording import generic
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
 from kontext.errors import KontextError, RecipeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kontext.data.caption.wording import Wording
+from kontext.data.caption.relations import Wording
 from kontext.data.caption.words import escaped, humanise
 
 _CHANGE = (

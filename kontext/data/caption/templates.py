@@ -15,8 +15,7 @@ from kontext.data.caption.base import (
     words,
 )
 from kontext.data.caption.references import by_reference
-from kontext.data.caption.relations import ALIASES, WORDINGS
-from kontext.data.caption.wording import Wording, generic
+from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
