@@ -35,16 +35,17 @@ SMALL_SHIFT = (3.0, 3.0)
 class Recipe(Section):
     """A full pipeline configuration."""
 
-    name: str = "custom"
-    ingest: IngestConfig = Field(default_factory=IngestConfig)  # finds the sources' settings
-    mine: MineConfig = MineConfig()
-    caption: CaptionConfig = CaptionConfig()
-    screen: ScreenConfig = ScreenConfig()
-    shard: ShardConfig = ShardConfig()
-    index: IndexConfig = IndexConfig()
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    encode: EncodeConfig = EncodeConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    distill: DistillConfig = DistillConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    publish: PublishConfig = PublishConfig()
+    name: str = Field("custom", title="Name")
+    # by a factory: its default looks for the sources' settings
+    ingest: IngestConfig = Field(default_factory=IngestConfig, title="Images")
+    mine: MineConfig = Field(MineConfig(), title="Mining of pairs")
+    caption: CaptionConfig = Field(CaptionConfig(), title="Captions")
+    screen: ScreenConfig = Field(ScreenConfig(), title="Screening")
+    shard: ShardConfig = Field(ShardConfig(), title="Shards and splits")
+    index: IndexConfig = Field(IndexConfig(), title="Catalog")
+    autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), title="Autoencoder")
+    encode: EncodeConfig = Field(EncodeConfig(), title="Encoding")
+    finetune: FinetuneConfig = Field(FinetuneConfig(), title="Teacher")
+    distill: DistillConfig = Field(DistillConfig(), title="Student")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), title="Evaluation")
+    publish: PublishConfig = Field(PublishConfig(), title="Publication")

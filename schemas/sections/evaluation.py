@@ -8,17 +8,24 @@ from schemas.sections.base import Section
 
 
 class EvaluateConfig(Section):
-    items_per_category: int = Field(60, ge=4)
-    teacher_steps: int = 20
-    teacher_guidance: float = 1.0
-    keep_detail: bool = Field(
-        True, title="Give edits back what the autoencoder lost of what they left alone"
+    """Scores of held-out edits."""
+
+    items_per_category: int = Field(60, title="Held-out pairs per category, at most", ge=4)
+    teacher_steps: int = Field(20, title="Sampling steps of the teacher")
+    teacher_guidance: float = Field(
+        1.0, title="Classifier-free guidance scale of the teacher (1: none)"
     )
-    bootstrap: int = 1000
-    mask_threshold: float = Field(0.06, title="Pixel change that counts as 'should change' (0-1)")
-    same_arithmetic: bool = Field(True, title="Stop where kernel or dtype are not the training's")
-    seed: int = 0
+    keep_detail: bool = Field(
+        True,
+        title="Restore context detail that the autoencoder lost where the edit changed nothing",
+    )
+    bootstrap: int = Field(1000, title="Resamples of the cluster bootstrap")
+    mask_threshold: float = Field(0.06, title="Change of a pixel that counts as edited (0 to 1)")
+    same_arithmetic: bool = Field(True, title="Refuse another kernel or dtype than in training")
+    seed: int = Field(0, title="Seed of noise and bootstrap")
 
 
 class PublishConfig(Section):
+    """The published model."""
+
     name: str = Field("kontext-demo", title="Model name")

@@ -6,11 +6,16 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from schemas.recipes import RECIPES, Recipe, load_recipe
+from schemas.sections.base import Section
+from schemas.sections.sources import source_kinds
 
 KNOWN = json.loads(Path(__file__).with_name("recipes.json").read_text())
 
@@ -62,3 +67,20 @@ def test_a_recipe_needs_no_package_that_reads_images() -> None:
     assert not {"PIL", "pyvips", "pyarrow", "cv2", "matplotlib", "dicebear"} & set(
         json.loads(done.stdout)
     )
+
+
+def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A model and all models in its fields."""
+    yield kind
+    for field in kind.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from models(inner)
+
+
+@pytest.mark.parametrize(
+    "kind", sorted({*models(Recipe), *source_kinds().values()}, key=str), ids=str
+)
+def test_every_field_has_a_title_and_every_section_says_what_it_is(kind: type[BaseModel]) -> None:
+    untitled = [name for name, field in kind.model_fields.items() if not field.title]
+    assert set(untitled) <= {"kind"} and kind.__doc__ and kind.__doc__ != Section.__doc__

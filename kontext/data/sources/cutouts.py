@@ -55,7 +55,7 @@ class CutoutSource(SourceConfig):
 
     kind: Literal["cutouts"] = "cutouts"
     scenes: int = Field(130, title="Groups of two places and two cut-outs", ge=1)
-    seed: int = 0
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: CutoutSource) -> list[SourceItem]:

@@ -194,7 +194,7 @@ class DiceBearSource(SourceConfig):
     )
     seeds: int = Field(40, title="Characters or scenes per style", ge=1)
     values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
-    seed: int = 0
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: DiceBearSource) -> list[SourceItem]:

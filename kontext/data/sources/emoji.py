@@ -74,7 +74,7 @@ class EmojiSource(SourceConfig):
     max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
     people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
     families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
-    seed: int = 0
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def without_npm(config: EmojiSource) -> tuple[OpenMojiWheelSource, str]:

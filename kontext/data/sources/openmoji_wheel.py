@@ -46,7 +46,7 @@ class OpenMojiWheelSource(SourceConfig):
     max_concepts: int = Field(500, title="Concepts to sample, in three drawings each", ge=1)
     max_people: int = Field(60, title="People and hands to sample, in all skin tones", ge=0)
     families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
-    seed: int = 0
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: OpenMojiWheelSource) -> list[SourceItem]:

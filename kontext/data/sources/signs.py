@@ -46,7 +46,7 @@ class SignSource(SourceConfig):
     scenes: int = Field(100, title="Scenes", ge=1)
     words: tuple[str, ...] = Field((), title="Words (empty: the built-in list)")
     words_per_scene: int = Field(5, title="Words per scene", ge=2)
-    seed: int = 0
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: SignSource) -> list[SourceItem]:
