@@ -36,8 +36,9 @@ from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
 from kontext.train.loop import fit
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.ladd import LaddMethod
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig, FinetuneConfig, ParallelConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import DistillConfig, FinetuneConfig, ParallelConfig, TransformerShape
 
 SIDE, PAIRS = 16, 8
 FLOW_DB, STUDENT_DB = 35.0, 28.0

@@ -32,7 +32,8 @@ from kontext.parallel.compile import compile_blocks
 from kontext.parallel.flops import utilisation
 from kontext.parallel.peaks import peak_flops
 from kontext.train.methods.flow import FlowMethod
-from schemas.train_config import ParallelConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
 
 GOAL = 0.5
 

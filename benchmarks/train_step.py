@@ -42,7 +42,8 @@ from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim import adamw, scale_rates, warmup_cosine
 from kontext.train.timesteps import FLUX_MU, sample_t
 from kontext.train.velocity import add_noise
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 GOALS = {"eager": 1.0, "compiled": 1.2}
 TOLERANCE = 0.02  # of a loss: products are rounded to bf16 in another order

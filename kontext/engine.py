@@ -30,9 +30,9 @@ from kontext.store.catalog import Catalog
 from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
-from schemas.data_config import Section
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
+from schemas.sections.base import Section
 
 _LOG = logging.getLogger("kontext.engine")
 _SHOWN = 5  # changed modules that a status line names

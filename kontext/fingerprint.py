@@ -29,7 +29,7 @@ from typing import Any
 
 from kontext.errors import ArtifactError
 from kontext.stage import Stage
-from schemas.data_config import Section
+from schemas.sections.base import Section
 
 CHANGES_RESULTS = False  # the hashes themselves are in every digest
 

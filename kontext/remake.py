@@ -24,9 +24,9 @@ from kontext.store.catalog import Catalog
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.transfer import Transfer, copy_artifacts
 from kontext.store.work import map_chunks
-from schemas.data_config import Section
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
+from schemas.sections.base import Section
 
 _LOG = logging.getLogger("kontext.remake")
 

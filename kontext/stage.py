@@ -19,8 +19,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from kontext.errors import ArtifactError
-from schemas.data_config import Section
 from schemas.manifest import Manifest
+from schemas.sections.base import Section
 
 SectionT = TypeVar("SectionT", bound=Section)
 

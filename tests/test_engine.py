@@ -13,8 +13,8 @@ from kontext import fingerprint
 from kontext.engine import Engine
 from kontext.errors import ArtifactError
 from kontext.stage import LogReporter, Stage, StageContext, section_of
-from schemas.data_config import CaptionConfig
 from schemas.recipes import Recipe, load_recipe
+from schemas.sections.data import CaptionConfig
 
 ROOT = Path(__file__).parents[1]
 REPORT = LogReporter(logging.getLogger("test"))
@@ -43,7 +43,7 @@ def run(ctx):
     ctx.output.add_json("total.json", {"total": total, "seed": ctx.config.seed})
 """
 THIRD = """
-from schemas.data_config import CaptionConfig
+from schemas.sections.data import CaptionConfig
 
 def run(ctx):
     seed = ctx.upstream("second", CaptionConfig).seed

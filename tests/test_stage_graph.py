@@ -13,8 +13,8 @@ from kontext.errors import ArtifactError
 from kontext.graph import declared, discover, downstream, ordered
 from kontext.stage import Stage
 from kontext.stages import STAGES
-from schemas.data_config import Section
 from schemas.recipes import RECIPES, Recipe, load_recipe
+from schemas.sections.base import Section
 
 
 def test_order_is_execution_order_and_sections_exist() -> None:

@@ -13,7 +13,7 @@ from kontext.data.image_stream import StreamedImages, linked_shards
 from kontext.data.loader import load_split
 from kontext.parallel.world import World
 from kontext.stage import ArtifactReader
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 MEASURED = 4096  # images that are looked at where a split has more than memory should hold
 

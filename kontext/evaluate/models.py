@@ -18,7 +18,8 @@ from kontext.sample.canvas import to_tensor, to_uint8
 from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import StageContext
-from schemas.train_config import DistillConfig, EncodeConfig, EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
+from schemas.sections.training import DistillConfig, EncodeConfig
 
 BATCH = 50
 Progress = Callable[[int], None]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kontext.models.stored import load_stored
 from kontext.models.tiling import Norm, Tiling, in_tiles
 from kontext.parallel.attention import attention
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 if TYPE_CHECKING:
     from kontext.stage import ArtifactReader

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import FLUX_SCALE, FLUX_SHIFT, Autoencoder
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 Layout = Literal["bfl", "diffusers"]
 Shape = tuple[int, ...]

@@ -28,7 +28,7 @@ from kontext.models.recognise_autoencoder import (
 )
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import WeightsFile, key_problems, open_weights
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 SCHEDULER = "scheduler/scheduler_config.json"  # beside diffusers' transformer folder
 _FLUX_HEAD = 128

@@ -14,7 +14,7 @@ from kontext.errors import WeightsError
 from kontext.models.autoencoder import FLUX_SCALE, FLUX_SHIFT, Autoencoder
 from kontext.models.convert import read_autoencoder_config
 from kontext.models.weights import WeightsFile, open_weights
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 SHAPE_KEY = "kontext.shape"  # metadata of our BFL files: what tensors alone do not tell
 

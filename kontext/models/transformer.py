@@ -34,7 +34,7 @@ from kontext.models.layout import (
 )
 from kontext.models.sequence import rope
 from kontext.models.stored import load_stored
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 if TYPE_CHECKING:
     from kontext.stage import ArtifactReader

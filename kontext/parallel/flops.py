@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 CHANGES_RESULTS = False  # counts operations
 

@@ -32,7 +32,7 @@ from kontext import errors
 from kontext.errors import RanksError
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.rank import Job, StepProgress, call_name, die_with_parent, run
-from schemas.train_config import LaunchConfig, ParallelConfig
+from schemas.sections.training import LaunchConfig, ParallelConfig
 
 CHANGES_RESULTS = False  # starts and follows processes
 

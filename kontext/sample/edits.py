@@ -12,7 +12,7 @@ from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.train.timesteps import schedule
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 
 @dataclass(frozen=True)

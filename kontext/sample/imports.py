@@ -26,7 +26,7 @@ from kontext.sample.folder import (
     read_config,
     write_config,
 )
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SETTINGS = "kontext.json"  # our settings beside exported weights
 TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")

@@ -24,7 +24,7 @@ from kontext.parallel.rank import Rank
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
 from kontext.train.ledger import ARITHMETIC
 from kontext.train.methods.ladd import TEACHER_EDITS
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 if TYPE_CHECKING:
     from kontext.data.banks import Entries

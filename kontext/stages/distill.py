@@ -32,7 +32,7 @@ from kontext.train.outputs import device_for, save_weights, write_history, write
 from kontext.train.reporting import report_progress, report_speed, tensorboard
 from kontext.train.training import train
 from kontext.train.transformer_ledger import transformer_ledger
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 STAGE = Stage(
     name="distill",

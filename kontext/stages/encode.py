@@ -30,7 +30,7 @@ from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.rank import Rank
 from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.train.numerics import LEDGER, check_against, encoded_ledger, report_ledger
-from schemas.train_config import EncodeConfig
+from schemas.sections.training import EncodeConfig
 
 STAGE = Stage(
     name="encode",

@@ -23,11 +23,12 @@ from kontext.stage import Stage, StageContext
 from kontext.stages import STAGES
 from kontext.train.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.transformer_ledger import transformer_ledger
-from schemas.train_config import EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
 
 STAGE = Stage(
     name="evaluate",
     section="evaluate",
+    plugins="kontext.evaluate.metrics:modules_named",
     inputs=(
         "ingest",
         "mine",

@@ -34,7 +34,7 @@ from kontext.train.start_transformer import save_adapters, starting_transformer
 from kontext.train.training import Build, Built, train
 from kontext.train.transformer_ledger import transformer_ledger
 from kontext.train.validation import level_losses
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 STAGE = Stage(
     name="finetune",

@@ -14,7 +14,7 @@ from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.store.catalog import Catalog, TableSource
 from kontext.store.export import export_version
 from kontext.store.objects import open_store, sha256_file
-from schemas.data_config import IndexConfig, ShardConfig
+from schemas.sections.data import IndexConfig, ShardConfig
 
 STAGE = Stage(
     name="index",

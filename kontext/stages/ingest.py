@@ -19,11 +19,12 @@ from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from kontext.stage import Stage, StageContext
-from schemas.data_config import IngestConfig
+from schemas.sections.data import IngestConfig
 
 STAGE = Stage(
     name="ingest",
     section="ingest",
+    plugins="kontext.data.sources:modules_named",
     external="kontext.data.sources.external:fingerprint",
     summary="decode, canonicalise and hash-gate every image of the sources",
 )

@@ -22,8 +22,9 @@ from kontext.stages import STAGES
 from kontext.train.ledger import meaning
 from kontext.train.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.transformer_ledger import transformer_ledger
-from schemas.data_config import IngestConfig
-from schemas.train_config import DistillConfig, EncodeConfig, EvaluateConfig, PublishConfig
+from schemas.sections.data import IngestConfig
+from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.training import DistillConfig, EncodeConfig
 
 STAGE = Stage(
     name="publish",

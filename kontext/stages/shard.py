@@ -20,7 +20,7 @@ from kontext.data.shards import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.errors import GateError
 from kontext.stage import Stage, StageContext
-from schemas.data_config import ShardConfig
+from schemas.sections.data import ShardConfig
 from schemas.tables import RELATION_CLASSES
 
 STAGE = Stage(

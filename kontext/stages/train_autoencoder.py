@@ -29,7 +29,7 @@ from kontext.train.reconstruction import MetricCard, cards, latent_health
 from kontext.train.reporting import report_progress, report_speed, tensorboard
 from kontext.train.start_autoencoder import starting_autoencoder
 from kontext.train.training import train
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 STAGE = Stage(
     name="train-autoencoder",

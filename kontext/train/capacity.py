@@ -27,12 +27,8 @@ from kontext.parallel.peaks import peak_of
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.methods.autoencoder import codec_work
 from schemas.recipes import Recipe
-from schemas.train_config import (
-    AutoencoderConfig,
-    DistillConfig,
-    FinetuneConfig,
-    TransformerShape,
-)
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
 
 CHANGES_RESULTS = False  # predicts time and memory
 

@@ -15,7 +15,7 @@ from kontext.train.clock import Work
 from kontext.train.loop import generator
 from kontext.train.timesteps import sample_t
 from kontext.train.velocity import add_noise
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 @dataclass(frozen=True)

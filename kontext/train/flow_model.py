@@ -8,7 +8,7 @@ from kontext.models.lora import LoraConfig, apply_lora
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.compile import closed_lengths
 from kontext.train.whiten import whiten_text_inputs
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:

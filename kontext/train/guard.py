@@ -18,7 +18,7 @@ from typing import Any
 from kontext.errors import GateError
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.state import TrainState, copied, set_weights, weights_of
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 _log = logging.getLogger(__name__)
 _FEWEST = 5  # steps without which a median says nothing

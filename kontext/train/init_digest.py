@@ -8,7 +8,7 @@ from pathlib import Path
 from kontext.data.sources.external import file_digests
 from kontext.train.init_files import autoencoder_path, names_artifact, transformer_path
 from kontext.train.perceptual import file_digest
-from schemas.train_config import AutoencoderConfig, FinetuneConfig
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 
 def autoencoder_digest(config: AutoencoderConfig, home: Path | None = None) -> str:

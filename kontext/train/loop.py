@@ -22,7 +22,7 @@ from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock
 from kontext.train.guard import Guard
 from kontext.train.state import TrainState
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 _log = logging.getLogger(__name__)
 _PURPOSES = ("batch", "noise", "time", "dropout", "posterior", "renoise", "negatives")

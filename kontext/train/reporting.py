@@ -16,7 +16,7 @@ from kontext.train.board import Board
 from kontext.train.capacity import Estimate, Machine, compared
 from kontext.train.clock import COLUMNS, format_numbers, medians, stretches
 from kontext.train.state import TrainState
-from schemas.train_config import LaunchConfig
+from schemas.sections.training import LaunchConfig
 
 if TYPE_CHECKING:
     from kontext.stage import StageContext

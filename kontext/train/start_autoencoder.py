@@ -11,7 +11,7 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.recognise_autoencoder import recognise_autoencoder
 from kontext.models.weights import load_weights
 from kontext.train.init_files import autoencoder_path, names_artifact, open_init
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 if TYPE_CHECKING:
     from kontext.stage import StageContext

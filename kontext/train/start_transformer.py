@@ -19,7 +19,8 @@ from kontext.models.recognise import recognise
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import load_weights
 from kontext.train.init_files import names_artifact, open_init, transformer_path
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 if TYPE_CHECKING:
     from kontext.stage import StageContext

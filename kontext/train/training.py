@@ -23,7 +23,7 @@ from kontext.parallel.world import World
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import Clock, Work
 from kontext.train.loop import Measure, Method, fit
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 if TYPE_CHECKING:
     from kontext.stage import StageContext

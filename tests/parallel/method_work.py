@@ -21,7 +21,8 @@ from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.guidance import GuidanceMethod
 from kontext.train.methods.ladd import LaddMethod
 from kontext.train.methods.pictures import PictureMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, ParallelConfig
 from tests.train.broken_ladd import CONFIG, teacher
 from tests.train.toy import toy_config, toy_model, toy_pairs
 

@@ -18,7 +18,7 @@ from kontext.parallel.rank import Job
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.loop import fit
 from schemas.recipes import load_recipe
-from schemas.train_config import LaunchConfig
+from schemas.sections.training import LaunchConfig
 from tests.parallel.launched import as_rank
 from tests.train.broken_runs import STEPS, flow_adamw, free_port, processes
 

@@ -11,7 +11,8 @@ from kontext.errors import GateError, RecipeError
 from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.train.init_digest import autoencoder_digest
 from kontext.train.methods.autoencoder import AutoencoderMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import broken_at
 from tests.stages.stage_harness import Harness

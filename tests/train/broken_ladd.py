@@ -17,7 +17,7 @@ from kontext.sample.edits import EditSampler
 from kontext.train.methods.ladd import Estimated, LaddMethod
 from kontext.train.optim import adamw
 from kontext.train.velocity import velocity
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 CONFIG = {

@@ -31,7 +31,8 @@ from kontext.train.clock import COLUMNS
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.ladd import LaddMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 STEPS = 12

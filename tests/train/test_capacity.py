@@ -15,7 +15,8 @@ from kontext.train.capacity import Machine, activations, compared, estimates
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.methods.autoencoder import codec_work
 from schemas.recipes import load_recipe
-from schemas.train_config import ParallelConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -17,7 +17,7 @@ from kontext.train.clock import COLUMNS, Clock, Work, medians, stretches, waitin
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.loop import fit
 from kontext.train.methods.flow import FlowMethod
-from schemas.train_config import ParallelConfig
+from schemas.sections.training import ParallelConfig
 from tests.train.broken_ladd import wired
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

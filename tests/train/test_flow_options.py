@@ -16,7 +16,7 @@ from kontext.train.loop import fit, generator
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.timesteps import FLUX_MU, sample_t
 from kontext.train.velocity import add_noise, change_weights, velocity
-from schemas.train_config import FinetuneConfig, ParallelConfig
+from schemas.sections.training import FinetuneConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 EMBEDDED = SHAPE.model_copy(update={"guidance_embed": True})

@@ -15,7 +15,7 @@ from kontext.train.ema import Ema
 from kontext.train.loop import fit, generator
 from kontext.train.optim import adamw
 from kontext.train.state import TrainState
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 STEPS = 20
 

@@ -25,7 +25,7 @@ from kontext.train.ledger import (
 )
 from kontext.train.loop import fit
 from kontext.train.methods.flow import FlowMethod
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 CPU = torch.device("cpu")

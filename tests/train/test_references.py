@@ -16,7 +16,7 @@ from kontext.train.loop import fit, generator
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.validation import level_losses
 from kontext.train.velocity import velocity, with_contexts
-from schemas.train_config import DistillConfig, ParallelConfig
+from schemas.sections.training import DistillConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 REFERENCES = ((3,), (4, 5), (), (6,))  # of the first edits

@@ -15,7 +15,7 @@ from kontext.models.lora_files import load_lora
 from kontext.models.transformer import FluxTransformer
 from kontext.store.artifacts import Artifact
 from kontext.train.init_digest import transformer_digest
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 from tests.stages.encoded_run import FLOW, SHAPE, encoded_run
 from tests.stages.stage_harness import Harness
 

@@ -8,8 +8,9 @@ import torch
 
 from kontext.data.pair_tensors import NO_CONTEXT, PairTensors, padded
 from kontext.models.transformer import FluxTransformer
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import FinetuneConfig, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -19,9 +19,9 @@ from kontext.evaluate.score import Scores
 from kontext.models.precision import bf16_supported
 from kontext.stage import Stage, StageContext
 from kontext.train.timesteps import shift_mu
-from schemas.data_config import IngestConfig
 from schemas.manifest import Manifest
-from schemas.train_config import AutoencoderConfig, FinetuneConfig
+from schemas.sections.data import IngestConfig
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _PICTURES = (
     ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),

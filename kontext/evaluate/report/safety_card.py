@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from kontext.evaluate.report.model import TableBlock
 from kontext.stage import ArtifactReader
-from schemas.data_config import IngestConfig
 from schemas.manifest import Manifest
+from schemas.risks import risks
+from schemas.sections.data import IngestConfig
 
 _OUTCOMES = ("pass", "drop", "unmatchable", "error")
 _CHECKS = {
@@ -25,8 +26,7 @@ _CHECKS = {
     "pair_rule": "pair rule",
 }
 _SCORES = (
-    ("nsfw_max", "nsfw, open-nsfw", "nsfw_max"),
-    ("nudity_max", "nudity, NudeNet", "nudity_max"),
+    *((r.column, f"{r.name}, {r.classifier}", r.column) for r in risks().values()),
     ("exposure_delta", "rise in exposure", "exposure_delta_max"),
 )
 Inputs = Mapping[str, ArtifactReader]
@@ -100,6 +100,8 @@ def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
     limits = policy.get("thresholds", {})
     rows = []
     for column, title, limit in _SCORES:
+        if column not in scores.column_names:  # screened before this risk was known
+            continue
         values = scores[column].to_numpy().astype(np.float64)
         values = values[np.isfinite(values)]
         if len(values):

@@ -14,8 +14,8 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Line, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
 from kontext.stage import ArtifactReader
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import AutoencoderConfig, FinetuneConfig
 
 SHOWN = 24  # reconstructions
 _LABELS = {"t2i": "text to image"}

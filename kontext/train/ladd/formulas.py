@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.parallel.flops import Tokens, step_flops
-from schemas.train_config import DistillConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig
 
 # Probability of each of the student's levels {1, .75, .5, .25}, noisiest first (LADD, section 4).
 WARMUP_PROBABILITIES = (0.0, 0.0, 0.5, 0.5)

@@ -37,7 +37,7 @@ from kontext.train.ladd.gate_samples import (
 )
 from kontext.train.ladd.gate_updates import batch_size, gradient, rates, turns
 from kontext.train.methods.ladd import PINNED, LaddMethod
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 PATIENCE = 900.0  # seconds after which a trial step has come to a standstill
 _CHANCE = 0.55  # share of right answers below which heads are guessing

@@ -32,7 +32,7 @@ from kontext.train.perceptual import (
     unloaded_backbone,
 )
 from kontext.train.state import TrainState
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 
 def build(config: AutoencoderConfig, inputs: Inputs, world: World) -> AutoencoderMethod:

@@ -33,7 +33,7 @@ from kontext.train.state import TrainState, take_step
 from kontext.train.timesteps import sample_t
 from kontext.train.validation import validation
 from kontext.train.velocity import add_noise, change_weights, velocity
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 @dataclass(frozen=True)

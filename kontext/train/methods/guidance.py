@@ -30,7 +30,7 @@ from kontext.train.loop import Measure
 from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.state import TrainState, take_step
 from kontext.train.velocity import velocity
-from schemas.train_config import FinetuneConfig
+from schemas.sections.training import FinetuneConfig
 
 
 def with_guidance(teacher: FluxTransformer) -> FluxTransformer:

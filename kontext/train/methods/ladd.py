@@ -42,7 +42,7 @@ from kontext.train.optim import adamw
 from kontext.train.state import TrainState
 from kontext.train.timesteps import logit_normal, schedule
 from kontext.train.velocity import add_noise, unit_guidance, velocity, with_contexts
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
 _PINNED_STEPS = 20  # so many such steps in a row stop the run

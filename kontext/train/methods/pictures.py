@@ -32,7 +32,7 @@ from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosi
 from kontext.train.perceptual import Backbone, feature_distances, load_backbone
 from kontext.train.state import TrainState, take_step
 from kontext.train.velocity import change_weights, velocity
-from schemas.train_config import AutoencoderConfig, FinetuneConfig
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:

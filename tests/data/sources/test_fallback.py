@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.emoji import EmojiSource
 from kontext.data.sources.external import fingerprint
 from kontext.data.sources.fallback import resolve
+from kontext.data.sources.meteocons import MeteoconsSource
+from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
+from kontext.data.sources.signs import SignSource
 from kontext.engine import Engine
 from kontext.stages import STAGES
-from schemas.data_config import (
-    DiceBearSource,
-    EmojiSource,
-    IngestConfig,
-    MeteoconsSource,
-    MineConfig,
-    OpenMojiWheelSource,
-    SignSource,
-)
 from schemas.recipes import Recipe
+from schemas.sections.data import IngestConfig, MineConfig
 from schemas.tables import CATEGORIES
 from tests.stages.stage_harness import Harness
 

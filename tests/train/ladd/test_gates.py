@@ -17,7 +17,7 @@ from kontext.train.ladd.gates import (
 )
 from kontext.train.loop import fit
 from kontext.train.state import copied, weights_of
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 from tests.train.broken_ladd import FAULTS, Deadlock, Fault, wired
 
 GATES = ["sampler", "edits", "input", "estimate", "gradient", "batch", "turns", "rates"]

@@ -18,7 +18,8 @@ from kontext.train.methods.autoencoder import (
     reconstruct,
 )
 from kontext.train.perceptual import VggFeatures
-from schemas.train_config import AutoencoderConfig, AutoencoderShape
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig
 
 
 def images(n: int = 8) -> torch.Tensor:

@@ -14,7 +14,7 @@ from kontext.train.loop import fit
 from kontext.train.methods.ladd import Estimated, LaddMethod
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
 from kontext.train.velocity import add_noise, velocity
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 

@@ -16,7 +16,7 @@ from kontext.models.sequence import pack
 from kontext.train.loop import fit
 from kontext.train.methods.pictures import PictureMethod
 from kontext.train.velocity import add_noise, change_weights, velocity
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 SETTINGS = {"steps": 60, "batch": 8, "lr": 5e-3, "warmup": 2}

@@ -19,12 +19,14 @@ from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
+from schemas.sections.data import CaptionConfig
 
 
 class TemplateCaptioner:
     """Captions from labels alone. `paraphrases` limits how many sentences a relation uses."""
 
     id = "templates/1"
+    remote = False
 
     def __init__(self, paraphrases: int = 6, seed: int = 0) -> None:
         self._paraphrases = paraphrases
@@ -82,6 +84,11 @@ class TemplateCaptioner:
             if words(sentence) <= MAX_WORDS:
                 return number, sentence
         return 0, ""
+
+
+def captioner(config: CaptionConfig) -> TemplateCaptioner:
+    """The captioner `templates` of a recipe."""
+    return TemplateCaptioner(config.paraphrases, config.seed)
 
 
 def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
