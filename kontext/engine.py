@@ -34,6 +34,8 @@ from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
 from schemas.sections.base import Section
 
+CHANGES_RESULTS = False  # decides what runs, not what comes out
+
 _LOG = logging.getLogger("kontext.engine")
 _SHOWN = 5  # changed modules that a status line names
 

@@ -10,9 +10,9 @@ A module says itself, by a literal at its top level, what the tree cannot tell:
     CHANGES_RESULTS = False          # logging, layout, launching: imports are not followed either
     DATA_FILES = ("policies/*.json",)  # read at run time: counted with the module
 
-In a package's `__init__` the first holds for all modules below; the nearest word counts. What a
-package's `__init__` takes from its own package (a registry of plug-ins) is not followed: plug-ins
-count where a section names them (`Stage.plugins`).
+In a package's `__init__` the first holds for all modules below; the nearest word counts. Plug-ins
+are found by looking into their package, which no import shows: those that a section names are added
+(`Stage.plugins`), the others do not count.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def changes_results(module: str) -> bool:
     return True
 
 
+@cache
 def source_path(module: str) -> Path | None:
     """The file of a module, or a package's `__init__`; None where there is none."""
     top, *rest = module.split(".")
@@ -98,14 +99,9 @@ def source_path(module: str) -> Path | None:
     return None
 
 
-def syntax_hash(source: str) -> str:
-    """16 hex characters of SHA-256 over a source's tree, equal in all versions of Python."""
-    return _hash(ast.parse(source))
-
-
 def forget() -> None:
-    """Read files again. In one process a file is read once: its code is loaded once, too."""
-    for cached in (_source, _top, _closure):
+    """Look at the files again. One process looks once: its code is loaded once, too."""
+    for cached in (_top, _closure, source_path):
         cached.cache_clear()
 
 
@@ -113,6 +109,7 @@ def forget() -> None:
 def _closure(roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     tops = {*FOLLOWED, *(root.partition(".")[0] for root in roots)}
     found: dict[str, str] = {}
+    seen: set[str] = set()
     coming = sorted(set(roots))
     for root in coming:
         if source_path(root) is None:
@@ -120,17 +117,17 @@ def _closure(roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     while coming:
         module = coming.pop()
         path = source_path(module)
-        if module in found or path is None or not changes_results(module):
+        if module in seen or path is None or not changes_results(module):
             continue
+        seen.add(module)
+        coming.append(module.rpartition(".")[0] or module)  # whose __init__ runs first
         source = _source(path)
-        found[module] = source.hash
+        if source.hash != _EMPTY:  # most packages' __init__ have only a docstring
+            found[module] = source.hash
         for file in source.data:
-            name = f"{module}:{file.relative_to(path.parent).as_posix()}"
+            name = f"{module}:{file.name}"
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        own = f"{module}." if path.name == "__init__.py" else ""
-        for name in source.imports:
-            if name.partition(".")[0] in tops and not (own and name.startswith(own)):
-                coming.append(name)
+        coming += [name for name in source.imports if name.partition(".")[0] in tops]
     return tuple(sorted(found.items()))
 
 
@@ -144,8 +141,14 @@ def _top(name: str) -> tuple[tuple[Path, ...], Path | None] | None:
     return tuple(map(Path, spec.submodule_search_locations or ())), file
 
 
-@cache
 def _source(path: Path) -> Source:
+    stat = path.stat()
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _parsed(path: Path, changed: int, size: int) -> Source:
+    """What a file says; `changed` and `size` tell its versions apart."""
     tree = ast.parse(path.read_text(), str(path))
     said = _literals(tree)
     patterns = said.get("DATA_FILES", ())
@@ -154,7 +157,7 @@ def _source(path: Path) -> Source:
         if not matched:
             raise ArtifactError(f"{path}: DATA_FILES '{pattern}' matches nothing")
     return Source(
-        _hash(tree),
+        syntax_hash(tree),
         tuple(dict.fromkeys(_imports(tree))),
         tuple(file for matched in files for file in matched),
         said.get("CHANGES_RESULTS"),
@@ -196,7 +199,8 @@ def _for_types(node: ast.If) -> bool:
     return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def _hash(tree: ast.Module) -> str:
+def syntax_hash(tree: ast.Module) -> str:
+    """16 hex characters of SHA-256 over a module's tree, equal in all versions of Python."""
     parts: list[str] = []
     _dump(tree, parts)
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
@@ -210,17 +214,19 @@ def _dump(node: Any, parts: list[str]) -> None:
     if isinstance(node, list):
         parts.append("[")
         for item in node:
-            if not _says_nothing(item):
-                _dump(item, parts)
+            _dump(item, parts)
         parts.append("]")
     elif isinstance(node, ast.AST):
         parts.append(f"({type(node).__name__}")
         for name in node._fields:
             value = getattr(node, name, None)
+            if isinstance(value, list):
+                value = [item for item in value if not _says_nothing(item)]
+                value = _joined(value) if isinstance(node, ast.JoinedStr) else value
             if value is None or value == [] or name in _LEFT_OUT:
                 continue
             parts.append(f" {name}=")
-            _dump(_joined(value) if isinstance(node, ast.JoinedStr) else value, parts)
+            _dump(value, parts)
         parts.append(")")
     else:
         parts.append(f"{type(node).__name__}:{node!r}")
@@ -250,3 +256,6 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
 def _call(name: str, section: Section) -> list[str]:
     module, _, function = name.partition(":")
     return list(getattr(importlib.import_module(module), function)(section))
+
+
+_EMPTY = syntax_hash(ast.Module([], []))

@@ -28,6 +28,8 @@ from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 from schemas.sections.base import Section
 
+CHANGES_RESULTS = False  # compares what is there
+
 _LOG = logging.getLogger("kontext.remake")
 
 

@@ -22,6 +22,8 @@ from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
 
+CHANGES_RESULTS = False  # hands things over
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 

@@ -12,6 +12,8 @@ from functools import cache
 
 from schemas.discovery import plugins
 
+CHANGES_RESULTS = True
+
 PACKAGE = "kontext.safety.classifiers"
 
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from schemas.risks import risks
 
+CHANGES_RESULTS = True
+
 Column = tuple[str, pa.DataType, str]
 
 

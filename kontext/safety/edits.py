@@ -22,6 +22,8 @@ from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text
 from schemas.risks import risks
 
+CHANGES_RESULTS = False  # checks what users edit; no stage does
+
 
 class _Passed(NamedTuple):
     """What the pair rule needs of an image that passes by itself, each in [0, 1]."""

@@ -41,6 +41,8 @@ from kontext.sample.folder import (
 )
 from kontext.sample.imports import SETTINGS, TEXT_FOLDERS
 
+CHANGES_RESULTS = False  # writes other layouts of weights that are there
+
 _STEM = "diffusion_pytorch_model"
 _INDEX = {
     "_class_name": "FluxKontextPipeline",

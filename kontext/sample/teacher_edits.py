@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kontext.data.banks import Entries
     from kontext.stage import StageContext
 
+CODE = "kontext.sample.edits"  # with all that it imports: what decides an edit
 SHARD = 64  # edits per shard, and per batch of the sampler
 DESCRIPTION = "teacher_edits.json"
 
@@ -135,6 +136,6 @@ def _version(
         "pairs": hashlib.sha256(edits.numpy().tobytes()).hexdigest(),
         "arithmetic": {name: ledger.get(name, "") for name in ARITHMETIC},
         "torch": torch.__version__,
-        "code": code_digest(modules_of("kontext.sample.edits")),
+        "code": code_digest(modules_of(CODE)),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]

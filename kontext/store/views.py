@@ -15,6 +15,9 @@ import pyarrow as pa
 from kontext.errors import CatalogError
 from schemas.risks import risks
 
+CHANGES_RESULTS = True
+DATA_FILES = ("../../schemas/views/acceptance.sql",)  # the others only show what is there
+
 _NAMES = (  # in order of dependence
     "acceptance",
     "train_pairs",

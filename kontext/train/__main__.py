@@ -4,6 +4,8 @@ import sys
 
 from kontext.parallel.rank import main
 
+CHANGES_RESULTS = False  # starts a rank
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m kontext.train JOB.json (see kontext/parallel/rank.py)")
