@@ -56,6 +56,10 @@ def _stage(value: str) -> str:
     return value
 
 
+def _stages(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [_stage(value) for value in values]
+
+
 def _check_overrides(recipe: str, overrides: list[str] | None) -> None:
     from tasks.workspace import resolve_recipe
 
@@ -140,6 +144,14 @@ def run(
         list[str] | None,
         typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
     ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Stage whose latest artifact is taken as it is although its code changed; "
+            "repeatable.",
+            callback=_stages,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
@@ -157,7 +169,15 @@ def run(
     from flows.run import run as run_pipeline
 
     request = Request(
-        recipe, tuple(overrides or ()), store, only, start, force, until, tuple(version or ())
+        recipe,
+        tuple(overrides or ()),
+        store,
+        only,
+        start,
+        force,
+        until,
+        tuple(version or ()),
+        tuple(accept or ()),
     )
     result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
     if as_json:

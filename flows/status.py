@@ -12,7 +12,8 @@ from flows.api import Api
 from flows.names import artifact_tag, deployment_name
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine, StageStatus
+    from kontext.engine import Engine
+    from kontext.states import StageStatus
 
 _ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
 

@@ -12,7 +12,6 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +19,20 @@ from typing import Any
 
 from filelock import FileLock
 
+from kontext.acceptance import (
+    Acceptance,
+    changed_line,
+    changed_modules,
+    newest_alike,
+    read_acceptance,
+    write_acceptance,
+)
 from kontext.errors import ArtifactError, ObjectNotFound
 from kontext.fingerprint import code_digest, code_of
 from kontext.graph import downstream
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
+from kontext.states import PlannedStage, StageOutcome, StageStatus
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
 from kontext.store.catalog import Catalog
 from kontext.store.code import git_commit, package_versions
@@ -37,38 +45,6 @@ from schemas.sections.base import Section
 CHANGES_RESULTS = False  # decides what runs, not what comes out
 
 _LOG = logging.getLogger("kontext.engine")
-_SHOWN = 5  # changed modules that a status line names
-
-
-@dataclass(frozen=True)
-class StageOutcome:
-    """What running a stage did."""
-
-    stage: str
-    digest: str
-    reused: bool
-    seconds: float  # spent now; the manifest has what the work took
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class StageStatus:
-    """Whether a stage is done for this recipe."""
-
-    stage: str
-    digest: str
-    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
-    why: str
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One line of a plan."""
-
-    stage: str
-    digest: str
-    reused: bool
-    why: str
 
 
 class Engine:
@@ -103,6 +79,7 @@ class Engine:
             self._known(name)
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
+        self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -112,8 +89,41 @@ class Engine:
                 found[name] = self._pins[name]
                 continue
             inputs = {source: found[source] for source in stage.inputs}
-            found[name] = self._digest(stage, inputs, self._attempt(stage, inputs))
+            made = self._digest(stage, inputs, self._attempt(stage, inputs))
+            accepted = self._acceptance(name, made)
+            found[name] = accepted.artifact if accepted else made
         return found
+
+    def accept(self, name: str, command: str) -> Manifest:
+        """Take the newest artifact of a stage as it is, although its code has changed since.
+
+        Only one that was made from the same section and inputs. Does nothing where today's code
+        has made one.
+
+        Args:
+            command: what the user typed, for the record.
+
+        Raises:
+            ArtifactError: there is no such artifact; it says how the newest one differs.
+        """
+        stage, digests = self._known(name), self.digests()
+        inputs = {source: digests[source] for source in stage.inputs}
+        if name in self._pins or self.artifacts.exists(name, digests[name]):
+            return self.artifacts.open(name, digests[name]).manifest
+        before, config = self.artifacts.list(name), self._config(stage, 0)
+        found = newest_alike(before, config, inputs)
+        if found is None:
+            why = self._difference(stage, before[-1], digests) if before else "it was never made"
+            raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
+        write_acceptance(self.objects, name, digests[name], found, self._code(stage), command)
+        return found
+
+    def _acceptance(self, name: str, digest: str) -> Acceptance | None:
+        """The record that another artifact is to be used for this one, while that is there."""
+        accepted = read_acceptance(self.objects, name, digest)
+        there = accepted is not None and self.artifacts.exists(name, accepted.artifact)
+        self._accepted[name] = accepted if there else None
+        return self._accepted[name]
 
     def artifact(self, name: str) -> Artifact:
         """The finished artifact of a stage for this recipe. Raises ArtifactError."""
@@ -178,9 +188,10 @@ class Engine:
         digests = self.digests()
         inputs = {source: digests[source] for source in stage.inputs}
         attempt = self._attempt(stage, inputs)
-        if force and name not in self._pins and self.artifacts.exists(name, digests[name]):
+        digest = digests[name]
+        if force and name not in self._pins and self.artifacts.exists(name, digest):
             attempt = self._bump_attempt(stage, inputs, attempt)
-        digest = self._pins.get(name) or self._digest(stage, inputs, attempt)
+            digest = self._digest(stage, inputs, attempt)
         if name not in self._pins:
             self._require_inputs(stage, inputs)
         locks = self.home / "locks"
@@ -267,7 +278,7 @@ class Engine:
         return StageContext(
             config=self._section(stage),
             digest=digest,
-            inputs={source: self.artifacts.open(source, inputs[source]) for source in inputs},
+            inputs={source: self._input(source, digest) for source, digest in inputs.items()},
             output=writer,
             map_chunks=chunk_map,
             scratch=scratch,
@@ -278,10 +289,22 @@ class Engine:
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
 
+    def _input(self, name: str, digest: str) -> Artifact:
+        """An input as a stage sees it: that it was accepted stands among its notes."""
+        found = self.artifacts.open(name, digest)
+        accepted = None if name in self._pins else self._accepted.get(name)
+        if accepted is None:
+            return found
+        notes = [*found.manifest.notes, accepted.line()]
+        return Artifact(self.artifacts, found.manifest.model_copy(update={"notes": notes}))
+
     def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
+            accepted = None if name in self._pins else self._accepted.get(name)
             why = "chosen version" if name in self._pins else "manifest exists"
+            if accepted is not None:
+                why = accepted.line()
             return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
@@ -292,7 +315,9 @@ class Engine:
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
         """Why an earlier artifact is not the one this recipe wants."""
         changes = []
-        changes += code_changes(before, self._code(stage))
+        changed = changed_modules(before, self._code(stage))
+        if changed is not None:
+            changes.append(changed_line(changed))
         config = self._config(stage, 0)
         for key in sorted(set(config) | set(before.config) - {"attempt"}):
             old, new = before.config.get(key), config.get(key)
@@ -369,18 +394,6 @@ class Engine:
         if name not in self._stages:
             raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
         return self._stages[name]
-
-
-def code_changes(before: Manifest, code: Mapping[str, str]) -> list[str]:
-    """What changed between the code that made an artifact and `code`, in one line or none."""
-    if before.code_digest == code_digest(code):
-        return []
-    if not before.code:  # made before manifests had each module's hash
-        return ["code changed"]
-    names = {*before.code, *code}
-    changed = sorted(name for name in names if before.code.get(name) != code.get(name))
-    rest = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    return [f"code changed: {', '.join(changed[:_SHOWN])}{rest}"]
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import signal
 import subprocess
@@ -174,6 +175,55 @@ def test_an_upstream_section_is_typed_and_of_an_input(code: Path) -> None:
     broken = manifest.model_copy(update={"config": {"captioner": "nobody"}})
     with pytest.raises(ArtifactError, match="is no CaptionConfig"):
         section_of(broken, CaptionConfig)
+
+
+def rewritten(code: Path) -> None:
+    """Another line in the middle stage."""
+    (code / "toy_second.py").write_text(SECOND + "\nother = 1\n")
+    fingerprint.forget()
+
+
+def test_an_artifact_is_accepted_although_its_code_changed(code: Path) -> None:
+    made = engine(code)
+    run_all(made)
+    before = made.digests()
+    rewritten(code)
+    found = engine(code)
+    assert found.accept("second", "kontext run --accept second").digest == before["second"]
+    assert engine(code).digests() == before and run_all(engine(code)) == [True, True, True]
+    state, why = states(engine(code))["second"]
+    assert state == "done" and why.startswith("accepted 20")
+    assert why.endswith("by 'kontext run --accept second'; code changed: toy_second")
+    assert [p.reused for p in engine(code).plan()] == [True, True, True]
+    (key,) = [k for k in found.objects.list("runs/second/") if k.endswith("accepted.json")]
+    record = json.loads(found.objects.get(key))
+    assert record["artifact"] == before["second"] and record["changed"] == ["toy_second"]
+    assert record["artifact"] not in key.split("/")
+
+    seen = engine(code)  # whoever is made from it is told, and so is the report
+    seen.digests()
+    assert seen._input("second", before["second"]).manifest.notes == [why]
+    assert not engine(code).run_stage("second", REPORT, force=True).reused
+    assert states(engine(code))["second"] == ("done", "manifest exists")
+
+
+def test_only_what_has_the_same_section_and_inputs_is_accepted(code: Path) -> None:
+    with pytest.raises(ArtifactError, match="of 'second' can be accepted: it was never made"):
+        engine(code).accept("second", "test")
+    run_all(engine(code))
+    rewritten(code)
+    other = engine(code, load_recipe("ci", ("caption.seed=1",)))
+    with pytest.raises(
+        ArtifactError, match="can be accepted: code changed: toy_second; seed: 0 → 1"
+    ):
+        other.accept("second", "test")
+    with pytest.raises(ArtifactError, match="can be accepted: input second changed"):
+        engine(code).accept("third", "test")
+    with pytest.raises(ArtifactError, match="unknown stage 'nope'"):
+        engine(code).accept("nope", "test")
+    assert states(engine(code))["second"][0] == "stale"
+    engine(code).accept("second", "test")
+    assert engine(code).accept("third", "test").digest == engine(code).digests()["third"]
 
 
 def test_force_keeps_the_old_artifact_and_changes_what_follows(code: Path) -> None:
