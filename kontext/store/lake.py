@@ -1,17 +1,16 @@
-"""Connections to a DuckLake. Extensions come from installed wheels: nothing is downloaded."""
+"""Connections to a DuckLake."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import duckdb
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import quote
+from kontext.store.extensions import extension, load
 from kontext.store.metadata import Metadata
 
 _IDLE: list[duckdb.DuckDBPyConnection] = []  # loading the extensions costs ten times an ATTACH
@@ -136,23 +135,6 @@ def _loaded() -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
-
-
-def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Load an installed extension. Raises CatalogError where its wheel is missing."""
-    connection.execute(f"LOAD {quote(str(extension(name)))}")
-
-
-def extension(name: str) -> Path:
-    """The DuckDB extension file that the wheel `duckdb-extension-<name>` brought."""
-    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
-    version = f"v{duckdb.__version__}"
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder, "extensions", version, f"{name}.duckdb_extension")
-        if path.is_file():
-            return path
-    package = f"duckdb-extension-{name.replace('_', '-')}"
-    raise CatalogError(f"DuckDB {version} needs {package} {version[1:]}: pip install {package}")
 
 
 def _secret() -> str:
