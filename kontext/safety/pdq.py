@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import faiss
 import numpy as np
-import pdqhash
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -45,6 +43,8 @@ def pdq_dihedral(rgb: Bytes) -> tuple[Bytes, int]:
     Returns:
         (hashes uint8 [8, 32], the image as it is first; quality 0-100).
     """
+    import pdqhash  # here: distances alone are asked for where it is not installed
+
     if max(rgb.shape[:2]) > _HALVE_ABOVE:
         results = []
         for view in (rgb, rgb[:, ::-1], rgb[::-1], rgb[::-1, ::-1]):
@@ -71,6 +71,8 @@ class PdqIndex:
 
     def __init__(self, hashes: Bytes) -> None:
         """`hashes` is uint8 [N, 32]."""
+        import faiss
+
         assert hashes.ndim == 2 and hashes.shape[1] == 32
         self._index = faiss.IndexBinaryFlat(_BITS)
         self._index.add(np.ascontiguousarray(hashes))
@@ -99,6 +101,8 @@ def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
     Sorted. Up to 15 bits a hundred thousand hashes take a second or two; above, every hash is
     compared with every other.
     """
+    import faiss
+
     if distance < _BANDS:
         index = faiss.IndexBinaryMultiHash(_BITS, _BANDS, _BITS // _BANDS)
     else:
