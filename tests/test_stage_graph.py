@@ -59,7 +59,6 @@ _FLOW = {
     "kontext.models.sequence",
     "kontext.models.transformer",
     "kontext.parallel.compile",
-    "kontext.parallel.documents",
     "kontext.parallel.recompute",
     "kontext.parallel.shard",
     "kontext.parallel.ulysses",
