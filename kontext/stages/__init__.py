@@ -81,6 +81,7 @@ _ALL: tuple[Stage, ...] = (
             "kontext.data.dataset",
             "kontext.data.shards",
             "kontext.data.split",
+            "kontext.safety.pdq",
             "kontext.data.decode",
             "kontext.data.pixels",
             "kontext.data.images",

@@ -79,7 +79,7 @@ def statements(
     return [*found, f"ATTACH {target} AS lake ({', '.join(options)})", "USE lake"]
 
 
-def absent(connection: duckdb.DuckDBPyConnection, data: str) -> list[str]:
+def missing_files(connection: duckdb.DuckDBPyConnection, data: str) -> list[str]:
     """Files that some snapshot of the attached lake needs and that do not lie at `data`."""
     folder = data.removeprefix("file://")
     sql = _KNOWN_FILES.format(folder=quote(folder))
@@ -99,7 +99,7 @@ _KNOWN_FILES = """
 """
 
 
-def confine(connection: duckdb.DuckDBPyConnection, data: str) -> None:
+def restrict(connection: duckdb.DuckDBPyConnection, data: str) -> None:
     """From here on the connection reaches the lake's data only, and no setting can be changed."""
     folder = quote(data.removeprefix("file://"))
     connection.execute(f"SET allowed_directories = [{folder}]")
