@@ -22,7 +22,6 @@ from flows import (
     cli_edit,
     cli_lora,
     cli_ops,
-    cli_pack,
     cli_plan,
     cli_safety,
     cli_weights,
@@ -254,7 +253,6 @@ def doctor(
 
 
 cli_data.add_to(app)
-cli_pack.add_to(app)
 cli_plan.add_to(app)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_catalog.app, name="catalog")
