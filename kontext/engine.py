@@ -14,23 +14,26 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
 from kontext.stages import STAGES
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
-from kontext.store.catalog import Catalog
 from kontext.store.code import code_digest, git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
 from schemas.data_config import Section
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
+
+if TYPE_CHECKING:
+    from kontext.store.catalog import Catalog
 
 _LOG = logging.getLogger("kontext.engine")
 _TAGS: dict[str, Callable[[Recipe], str]] = {
@@ -73,7 +76,8 @@ class PlannedStage:
 class Engine:
     """Runs the stages of one recipe against one store.
 
-    `run` names the orchestrator's run. `pins` (stage -> digest) are finished artifacts to take as
+    `run` names the orchestrator's run. Without a `catalog` (empty), runs are not entered in one.
+    `stop` is asked by long stages: when it says yes they save and raise Stopped. `pins` (stage -> digest) are finished artifacts to take as
     they are, whatever the recipe and today's code would make of those stages.
     """
 
@@ -85,6 +89,7 @@ class Engine:
         home: Path,
         *,
         run: str = "",
+        stop: Callable[[], bool] = lambda: False,
         stages: Mapping[str, Stage] = STAGES,
         pins: Mapping[str, str] | None = None,
     ) -> None:
@@ -93,15 +98,25 @@ class Engine:
         self.home.mkdir(parents=True, exist_ok=True)
         self.objects = open_store(store_url)
         self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
-        self.catalog = Catalog(catalog, self.objects.url)
+        self._catalog = str(catalog)
         self.ledger = Ledger(self.objects)
         self.run = run
+        self.stop = stop
         self._stages = stages
         self._pins = dict(pins or {})
         for name, digest in self._pins.items():
             self._known(name)
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, opened when it is first asked for. Raises CatalogError without one."""
+        if not self._catalog:
+            raise CatalogError("this run has no catalog")
+        from kontext.store.catalog import Catalog  # DuckDB: a training machine may have none
+
+        return Catalog(self._catalog, self.objects.url)
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -233,7 +248,8 @@ class Engine:
     def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
         """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
         name, digest = stage.name, manifest.digest
-        self.catalog.record(manifest)
+        if self._catalog:
+            self.catalog.record(manifest)
         self.artifacts.tag(f"latest/{name}", name, digest)
         if name in _TAGS:
             self.artifacts.tag(_TAGS[name](self.recipe), name, digest)
@@ -273,7 +289,8 @@ class Engine:
             home=self.home,
             store_url=self.objects.url,
             report=reporter,
-            catalog=str(self.catalog.path),
+            catalog=self._catalog,
+            stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
 

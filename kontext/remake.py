@@ -10,17 +10,16 @@ import importlib
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontext.errors import ArtifactError
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext
 from kontext.stages import STAGES
 from kontext.store.artifacts import ArtifactStore, ArtifactWriter
-from kontext.store.catalog import Catalog
 from kontext.store.code import code_digest
 from kontext.store.lineage import ancestors
 from kontext.store.objects import ObjectStore, open_store
@@ -28,6 +27,9 @@ from kontext.store.transfer import Transfer, copy_artifacts
 from kontext.store.work import map_chunks
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
+
+if TYPE_CHECKING:
+    from kontext.store.catalog import Catalog
 
 _LOG = logging.getLogger("kontext.remake")
 
@@ -109,8 +111,16 @@ def rebuild_catalog(store: ArtifactStore, catalog: Catalog, home: Path) -> Rebui
     return Rebuilt(runs, tuple(dict.fromkeys(datasets)), tuple(different))
 
 
-def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | None) -> Transfer:
-    """Copy artifacts into a store and enter their safety decisions into its ledger."""
+def import_artifacts(
+    source: ArtifactStore,
+    target: ArtifactStore,
+    ref: str | None,
+    files_of: Collection[str] | None = None,
+) -> Transfer:
+    """Copy artifacts into a store and enter their safety decisions into its ledger.
+
+    For the arguments and errors see `kontext.store.transfer.copy_artifacts`.
+    """
     ledger = Ledger(target.objects)
 
     def enter(manifest: Manifest) -> None:
@@ -119,7 +129,7 @@ def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | No
                 path = source.blob_path(file)
                 ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
 
-    return copy_artifacts(source, target, ref, before_manifest=enter)
+    return copy_artifacts(source, target, ref, files_of=files_of, before_manifest=enter)
 
 
 def _run(

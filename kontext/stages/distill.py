@@ -108,6 +108,7 @@ def _train(ctx: StageContext, method: DistillMethod, edits: Path) -> list[dict[s
             device,
         ),
         measure=_measured(ctx, method),
+        stop=ctx.stop,
     )
 
 

@@ -59,7 +59,15 @@ def run(ctx: StageContext) -> None:
     splits = _splits(ctx.inputs["shard"])
     codec = _codec_digest(ctx.inputs["train-autoencoder"])
     latents, texts = (
-        write_bank(ctx.output, ctx.scratch, each.name, each.entries, config.shard_rows, each.encode)
+        write_bank(
+            ctx.output,
+            ctx.scratch,
+            each.name,
+            each.entries,
+            config.shard_rows,
+            each.encode,
+            ctx.stop,
+        )
         for each in (
             _latents(config, model, splits, codec, device, ctx.report.progress),
             _texts(config, encoder, splits, ctx.report.progress),

@@ -75,6 +75,7 @@ def run(ctx: StageContext) -> None:
         clock=Clock(flow_work(config, method.data), peak_flops(device, products), device),
         watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
         measure=_measured(ctx, method),
+        stop=ctx.stop,
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
@@ -197,7 +198,13 @@ def _trained_on(
     train_on_ranks(
         ctx, method, config, checkpoints, progress, work, name=name, encoded=encoded, **arguments
     )
-    history = fit(method, checkpoints=checkpoints, progress=progress, policy=config.guard)
+    history = fit(
+        method,
+        checkpoints=checkpoints,
+        progress=progress,
+        policy=config.guard,
+        stop=ctx.stop,
+    )
     ctx.output.add_table(f"{name}.parquet", history_table(history))
     report_incidents(ctx, method.state)
     return history

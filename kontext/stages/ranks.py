@@ -113,7 +113,7 @@ def on_ranks(
         context=getattr(config, "parallel", ParallelConfig()).context,
         stall_seconds=config.launch.stall_seconds,
     )
-    launch(job, config.launch, progress)
+    launch(job, config.launch, progress, ctx.stop)
 
 
 def train_on_ranks(

@@ -71,7 +71,7 @@ def synthesise(
         ctx.report.progress(rows.start, 2 * len(edits), "teacher edits")
         return _made(sampler, teacher, edits, rows)
 
-    bank = write_bank(ctx.output, folder, BANK, _entries(edits, version), SHARD, make)
+    bank = write_bank(ctx.output, folder, BANK, _entries(edits, version), SHARD, make, ctx.stop)
     ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, missing)
     ctx.output.add_json(
         DESCRIPTION,

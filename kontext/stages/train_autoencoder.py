@@ -80,6 +80,7 @@ def run(ctx: StageContext) -> None:
         ),
         watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
         measure=_measured(ctx, method, held_out),
+        stop=ctx.stop,
     )
     model = method.model
     method.state.ema["model"].copy_to(model)

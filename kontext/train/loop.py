@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 
+from kontext.errors import Stopped
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock
 from kontext.train.guard import Guard
@@ -23,7 +24,7 @@ from kontext.train.state import TrainState
 from kontext.train.watchdog import Watchdog
 from schemas.train_config import GuardConfig
 
-__all__ = ["Measure", "Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
+__all__ = ["Measure", "Method", "Progress", "TrainState", "fit", "generator"]
 
 _log = logging.getLogger(__name__)
 _PURPOSES = ("batch", "noise", "time", "dropout", "posterior", "renoise", "negatives")
@@ -37,10 +38,6 @@ class Method(Protocol):
 
     def step(self, index: int) -> Mapping[str, float]:
         """Do update number `index` and return its losses and metrics."""
-
-
-class Stopped(Exception):
-    """The run was asked to end before its last step; it is saved."""
 
 
 # (steps done, steps in all, numbers): a step's losses and cost, or what was measured after it

@@ -21,9 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kontext.errors import KontextError
+from kontext.errors import KontextError, Stopped
 from kontext.parallel.world import World, join, leave
-from kontext.train.loop import Stopped
 from kontext.train.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from kontext.errors import StoreError, WeightsError
+from kontext.errors import Stopped, StoreError, WeightsError
 from kontext.parallel import checkpoint
 from kontext.parallel.world import World
 from kontext.store.local import LocalStore
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
-from kontext.train.loop import Stopped, fit
+from kontext.train.loop import fit
 from kontext.train.optim import MatrixMuon, adamw
 from kontext.train.state import TrainState, joined, parted
 from tests.train.test_guard import STEPS, Injected, assert_equal
