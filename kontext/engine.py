@@ -76,9 +76,10 @@ class PlannedStage:
 class Engine:
     """Runs the stages of one recipe against one store.
 
-    `run` names the orchestrator's run. Without a `catalog` (empty), runs are not entered in one.
-    `stop` is asked by long stages: when it says yes they save and raise Stopped. `pins` (stage -> digest) are finished artifacts to take as
-    they are, whatever the recipe and today's code would make of those stages.
+    `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
+    `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
+    finished artifacts to take as they are, whatever the recipe and today's code would make of
+    those stages.
     """
 
     def __init__(
