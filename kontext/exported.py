@@ -11,7 +11,7 @@ The stages that follow run there as they do anywhere. What they made comes back 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from kontext.engine import Engine
 from kontext.errors import ArtifactError, ObjectNotFound, RecipeError
 from kontext.models.packaged import VARIABLE, model_files
 from kontext.remake import import_artifacts
-from kontext.stages import STAGES
+from kontext.stage import Stage
 from kontext.store.artifacts import ArtifactStore
 from kontext.store.transfer import Transfer
 from schemas.recipes import Recipe
@@ -71,7 +71,9 @@ def export_store(
     return done
 
 
-def exported_artifacts(store: ArtifactStore, recipe: Recipe) -> dict[str, str]:
+def exported_artifacts(
+    store: ArtifactStore, recipe: Recipe, stages: Mapping[str, Stage]
+) -> dict[str, str]:
     """Stage -> digest of what a store was exported with; empty for a store that was not exported.
 
     Raises:
@@ -83,7 +85,7 @@ def exported_artifacts(store: ArtifactStore, recipe: Recipe) -> dict[str, str]:
         return {}
     for stage, digest in record.artifacts.items():
         made = store.open(stage, digest).manifest.config
-        section = getattr(recipe, STAGES[stage].section).model_dump(mode="json")
+        section = getattr(recipe, stages[stage].section).model_dump(mode="json")
         other = [key for key, value in section.items() if made.get(key, value) != value]
         if other:
             raise RecipeError(

@@ -92,7 +92,7 @@ def open_engine(
     from kontext.exported import exported_artifacts, use_models
     from kontext.stages import STAGES
 
-    exported = exported_artifacts(open_artifacts(at), recipe)
+    exported = exported_artifacts(open_artifacts(at), recipe, STAGES)
     if exported:
         use_models(at.store)
     pins = {**exported, **(chosen(at, versions) if versions else {})}

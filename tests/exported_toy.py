@@ -18,22 +18,22 @@ CHANGES = (
     f"ingest.resolution={SIDE}",
     "ingest.canaries=3",
     'autoencoder.shape={"ch": 8, "norm_groups": 4}',
-    "autoencoder.steps=4",
+    "autoencoder.steps=3",
     "autoencoder.batch=4",
     "autoencoder.warmup=1",
-    "autoencoder.perceptual_start=2",
-    "autoencoder.disc_start=3",
+    "autoencoder.perceptual_start=1",
+    "autoencoder.disc_start=2",
     "autoencoder.checkpoint_every=1",
-    "encode.shard_rows=32",
+    "encode.shard_rows=64",
     "finetune.t2i_steps=1",
-    "finetune.joint_steps=3",
+    "finetune.joint_steps=2",
     "finetune.batch=4",
     "finetune.warmup=1",
     "finetune.checkpoint_every=1",
-    'finetune.pictures={"steps": 2, "batch": 4}',
+    'finetune.pictures={"steps": 1, "batch": 4}',
     "distill.teacher_edits=8",
     "distill.teacher_steps=2",
-    "distill.steps=3",
+    "distill.steps=2",
     "distill.warmup_steps=1",
     "distill.batch=4",
     "distill.checkpoint_every=1",
@@ -92,4 +92,11 @@ def engine_over(harness: DataStages) -> Engine:
     """The engine of the machine where the data stages are done."""
     pins = {stage: artifact.digest for stage, artifact in harness.inputs.items()}
     home = harness.folder / "home"
-    return Engine(harness.recipe, harness.objects.url, home / "catalog.sqlite", home, pins=pins)
+    return Engine(
+        harness.recipe,
+        harness.objects.url,
+        home / "catalog.sqlite",
+        home,
+        stages=STAGES,
+        pins=pins,
+    )

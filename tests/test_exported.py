@@ -149,7 +149,8 @@ def test_what_was_trained_comes_back(origin: DataStages, whole: Path, tmp_path: 
         f"file://{whole}",
         "",
         tmp_path / "home",
-        pins=exported_artifacts(store_in(whole), toy_recipe()),
+        stages=STAGES,
+        pins=exported_artifacts(store_in(whole), toy_recipe(), STAGES),
     )
     export_store(travelled, back, "publish", MADE, models=False)
     write_archive(tmp_path / "back", tmp_path / "back.tar.xz")
@@ -180,16 +181,16 @@ def test_files_of_one_stage_alone_are_enough_to_train(
 
 
 def test_a_store_of_another_recipe_is_refused(exported: Path) -> None:
-    assert set(exported_artifacts(store_in(exported), toy_recipe())) == set(DATA)
+    assert set(exported_artifacts(store_in(exported), toy_recipe(), STAGES)) == set(DATA)
     other = load_recipe("ci", (*CHANGES, "mine.seed=7"))
     with pytest.raises(RecipeError, match=r"exported for recipe ci, whose mine .*\(seed\)"):
-        exported_artifacts(store_in(exported), other)
+        exported_artifacts(store_in(exported), other, STAGES)
     tuned = load_recipe("ci", (*CHANGES, "finetune.lr=0.5"))  # what is not done yet may differ
-    assert set(exported_artifacts(store_in(exported), tuned)) == set(DATA)
+    assert set(exported_artifacts(store_in(exported), tuned, STAGES)) == set(DATA)
 
 
 def test_a_store_that_was_not_exported_takes_nothing(origin: DataStages) -> None:
-    assert exported_artifacts(origin.store, origin.recipe) == {}
+    assert exported_artifacts(origin.store, origin.recipe, STAGES) == {}
 
 
 def test_a_stage_that_is_not_done_cannot_be_exported(origin: DataStages, tmp_path: Path) -> None:
