@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kontext.models.heads import EPS, Rotary, split_heads
 from kontext.models.layout import AttentionPattern, Conditioning, KeysValues
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 
 class RMSScale(nn.Module):

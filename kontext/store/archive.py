@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from kontext.errors import ArtifactError
 from kontext.store.artifacts import ArtifactStore
 from kontext.store.objects import open_store
 
+_LOOKS_BACK = 256 << 20  # bytes; compressing takes seven times as much memory, reading as much
+_LAYOUT = ("blobs", "runs", "tags", "ledger", "models", "export.json")  # of an archive
+
 
 def is_archive(name: str) -> bool:
     """Whether a source or target means a tar file rather than a store."""
-    return name.endswith(".tar")
+    return name.endswith((".tar", ".tar.xz"))
 
 
 def write_archive(folder: Path, archive: Path) -> None:
-    """Pack an exported folder; the same export gives the same bytes. Raises ArtifactError."""
+    """Put an exported folder into one file; the same export gives the same bytes.
+
+    A name that ends in .xz is compressed. Shards hold an image once for every pair that shows it,
+    and the compressor looks far enough back to store it once.
+
+    Raises ArtifactError.
+    """
     partial = archive.with_name(archive.name + ".partial")
     try:
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            _opened_file(partial, compressed=archive.name.endswith(".xz")) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             files = (path for path in folder.rglob("*") if path.is_file())
             for path in sorted(files):
                 name = path.relative_to(folder).as_posix()
@@ -32,6 +46,13 @@ def write_archive(folder: Path, archive: Path) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ArtifactError(f"cannot write {archive}: {error.strerror}") from error
+
+
+def _opened_file(path: Path, compressed: bool) -> IO[bytes]:
+    if not compressed:
+        return path.open("wb")
+    finder = {"preset": 6, "mf": lzma.MF_HC4, "dict_size": _LOOKS_BACK}
+    return lzma.open(path, "wb", filters=[{"id": lzma.FILTER_LZMA2, **finder}])
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -57,7 +78,7 @@ def open_exported(source: str, scratch: Path) -> Iterator[ArtifactStore]:
         try:
             with tarfile.open(source) as tar:
                 for member in tar.getmembers():
-                    if member.name.split("/")[0] not in ("blobs", "runs", "tags"):
+                    if member.name.split("/")[0] not in _LAYOUT:
                         raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
                 tar.extractall(folder, filter="data")
         except (OSError, tarfile.TarError) as error:

@@ -9,7 +9,7 @@ So `kontext artifacts verify --store FOLDER` works on an export, and so does eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
@@ -34,13 +34,15 @@ def copy_artifacts(
     target: ArtifactStore,
     ref: str | None = None,
     *,
+    files_of: Collection[str] | None = None,
     before_manifest: Callable[[Manifest], None] | None = None,
 ) -> Transfer:
     """Copy an artifact (or all) with everything it was made from; every blob is hashed on the way.
 
     What the target has already is kept. Manifests are copied byte for byte, inputs before what was
     made from them and after their files, so that a copy cut off anywhere is a smaller store, never
-    a broken one. `before_manifest` is called before an artifact comes to exist.
+    a broken one. `before_manifest` is called before an artifact comes to exist. `files_of` are the
+    stages whose files are copied (all by default); of others the target has the manifests alone.
 
     Raises ArtifactError for an unknown reference, a missing input or damaged bytes.
     """
@@ -54,7 +56,8 @@ def copy_artifacts(
         if target.exists(*key):
             present += 1
             continue
-        for file in manifest.files:
+        wants_files = files_of is None or manifest.stage in files_of
+        for file in manifest.files if wants_files else ():
             if file.sha256 not in done and not _has(target, file.sha256, file.size):
                 target.objects.put_file(blob_key(file.sha256), source.blob_path(file))
                 blobs, size = blobs + 1, size + file.size

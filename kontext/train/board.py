@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary, finalize
 
+CHANGES_RESULTS = False  # shown to people
+
 _LOG = logging.getLogger("kontext.train")
 _WRITERS: WeakValueDictionary[Path, Any] = WeakValueDictionary()  # of this process, by folder
 

@@ -21,7 +21,7 @@ from kontext.errors import RecipeError
 from kontext.parallel.muon import sharded_step
 from kontext.parallel.world import is_sharded
 from kontext.train.light_adamw import BETAS, light_adamw
-from schemas.train_config import ParameterGroup
+from schemas.sections.training import ParameterGroup
 
 _HIDDEN = ("double_blocks.", "single_blocks.")
 _NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 Grid = tuple[int, int]
 
