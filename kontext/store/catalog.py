@@ -294,6 +294,7 @@ class Catalog:
 
     def snapshot(self, at: str | int) -> int:
         """The snapshot id that `at` (an id, or NAME@vN) means. Raises CatalogError."""
+        self._require()
         with self._connect(read_only=True) as connection:
             return snapshot_of(connection, at)
 
