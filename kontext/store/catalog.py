@@ -35,6 +35,7 @@ from kontext.store.upkeep import Compaction, compact
 from kontext.store.views import check_thresholds, views
 from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
 from schemas.manifest import Manifest
+from schemas.risks import risks
 
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
@@ -367,8 +368,6 @@ def _insert(connection: Connection, name: str, table: pa.Table) -> None:
 
 
 def _insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
-    names = DATASET_TABLES[name].names[1:]
-    columns = ", ".join(f'"{column}"' for column in names)
     if isinstance(rows, pa.Table):
         connection.register("incoming", rows)
         source = "incoming"
@@ -376,6 +375,11 @@ def _insert_dataset(connection: Connection, name: str, dataset: str, rows: Table
         source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
     else:
         return
+    # an artifact from before a risk was known lacks its column, which then is null
+    present = connection.execute(f"SELECT * FROM {source} LIMIT 0").fetch_arrow_table().column_names
+    later = {risk.column for risk in risks().values()} - set(present)
+    names = [column for column in DATASET_TABLES[name].names[1:] if column not in later]
+    columns = ", ".join(f'"{column}"' for column in names)
     # sorted by its key, a table answers for one pair or image from one row group
     key = next((column for column in ("pair_id", "pixel_id") if column in names), None)
     order = f" ORDER BY {key}" if key else ""
