@@ -1,4 +1,4 @@
-"""The choice between image sources. Their settings live beside them, in kontext/data/sources.
+"""The choice between image sources. Their settings are in their files, in kontext/data/sources.
 
 Imports point down, so nothing here imports a source: the package is looked into by its name, when
 the first recipe is validated.
