@@ -42,8 +42,9 @@ def source_kinds() -> dict[str, type[SourceConfig]]:
 
 @cache
 def _adapter() -> TypeAdapter[Any]:
-    union = Union[tuple(source_kinds().values())]  # noqa: UP007 - known at run time only
-    return TypeAdapter(Annotated[union, Field(discriminator="kind")])
+    union: Any = Union[tuple(source_kinds().values())]  # noqa: UP007 - known at run time only
+    kinds: Any = Annotated[union, Field(discriminator="kind")]
+    return TypeAdapter(kinds)
 
 
 class _Discovered:
