@@ -9,11 +9,6 @@ from schemas import tables as t
 _PARENT = pa.struct([("stage", pa.string()), ("digest", pa.string())])
 
 
-def _schema(comment: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
-    fields = [pa.field(name, kind, metadata={"comment": text}) for name, kind, text in columns]
-    return pa.schema(fields, metadata={"comment": comment})
-
-
 _DATASET = pa.field("dataset", pa.string(), metadata={"comment": "dataset name, see datasets"})
 
 
@@ -24,7 +19,7 @@ def _of_dataset(schema: pa.Schema) -> pa.Schema:
 LEDGER = pa.schema(
     [
         *t.DECISIONS,
-        *_schema(
+        *t.table_schema(
             "",
             ("decided_at", pa.timestamp("us", tz="UTC"), "when it entered the ledger"),
             ("run", pa.string(), "orchestrator run; empty outside one"),
@@ -36,7 +31,7 @@ LEDGER = pa.schema(
     metadata={"comment": "The hash-chained safety ledger: every decision, when and by which run."},
 )
 
-POLICY = _schema(
+POLICY = t.table_schema(
     "Thresholds in force; the views read them, so changing one changes what is accepted.",
     ("name", pa.string(), "threshold; <name>@<relation_class> overrides <name>"),
     ("value", pa.float64(), "limit"),
@@ -68,7 +63,7 @@ def _score(name: str) -> tuple[str, pa.DataType, str]:
 
 # Written by the committer from the tables above, in their transaction (kontext/store/facts.py).
 PAIR_FACTS = _of_dataset(
-    _schema(
+    t.table_schema(
         "One row per pair: all that is known about it, and the verdict under the policy in force.",
         ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
         ("category", pa.string(), "local, global, character, style, text or t2i"),
@@ -99,7 +94,7 @@ PAIR_FACTS = _of_dataset(
     )
 )
 
-DATASETS = _schema(
+DATASETS = t.table_schema(
     "Dataset versions, one catalog snapshot each: `kontext sql --at NAME@vN` answers as it was.",
     ("name", pa.string(), "dataset name"),
     ("version", pa.int32(), "1, 2, ... per name"),
@@ -111,7 +106,7 @@ DATASETS = _schema(
     ("message", pa.string(), "commit message"),
     ("committed_at", pa.timestamp("us", tz="UTC"), "when"),
 )
-RUNS = _schema(
+RUNS = t.table_schema(
     "One row per artifact that was made.",
     ("stage", pa.string(), "stage name"),
     ("digest", pa.string(), "artifact digest"),
@@ -127,7 +122,7 @@ RUNS = _schema(
     ("notes", pa.list_(pa.string()), "fallbacks taken and limits met"),
     ("run", pa.string(), "orchestrator run; empty outside one"),
 )
-ARTIFACTS = _schema(
+ARTIFACTS = t.table_schema(
     "Files of every artifact.",
     ("stage", pa.string(), "stage name"),
     ("digest", pa.string(), "artifact digest"),
@@ -135,7 +130,7 @@ ARTIFACTS = _schema(
     ("sha256", pa.string(), "content, also its key below blobs/sha256/"),
     ("bytes", pa.uint64(), "size"),
 )
-METRICS = _schema(
+METRICS = t.table_schema(
     "Metrics of every artifact.",
     ("stage", pa.string(), "stage name"),
     ("digest", pa.string(), "artifact digest"),

@@ -8,6 +8,8 @@ credentials) is environment, never recipe.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from schemas.sections.base import Section
@@ -20,6 +22,7 @@ from schemas.sections.data import (
     ShardConfig,
 )
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import (
     AutoencoderConfig,
     DistillConfig,
@@ -27,9 +30,20 @@ from schemas.sections.training import (
     FinetuneConfig,
 )
 
-# Small pictures have few tokens: at FLUX.1's own shift most noised targets still show the edit, and
-# what was asked for is learned slowly (docs/training.md).
-SMALL_SHIFT = (3.0, 3.0)
+
+def small_transformer(**sizes: Any) -> TransformerShape:
+    """A transformer for small images and the small text encoder, of the given sizes.
+
+    Small images have few tokens. At FLUX.1's own shift most noised targets still show the edit, and
+    the model is slow to learn what the instruction asks for (docs/training.md).
+    """
+    return TransformerShape(
+        vec_in_dim=384,
+        context_in_dim=384,
+        guidance_embed=False,
+        timestep_shift=(3.0, 3.0),
+        **sizes,
+    )
 
 
 class Recipe(Section):

@@ -25,7 +25,7 @@ class Risk:
     classifier: str
     score: str  # what is measured, in the column's comment: "largest <score> score over ..."
     label: str  # in reports: "<label> score above its limit"
-    refusal: str  # what a user is told whose image is refused
+    refusal: str  # the message to a user whose image is refused
     always_varies: bool = True  # a score that is the same over 1,000 images is then an error
 
     @property

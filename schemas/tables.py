@@ -14,7 +14,8 @@ CHANGES_RESULTS = True
 Column = tuple[str, pa.DataType, str]
 
 
-def _schema(comment: str, *columns: Column) -> pa.Schema:
+def table_schema(comment: str, *columns: Column) -> pa.Schema:
+    """A table: its comment, and (name, type, comment) of each column."""
     fields = [pa.field(name, kind, metadata={"comment": text}) for name, kind, text in columns]
     return pa.schema(fields, metadata={"comment": comment})
 
@@ -22,7 +23,7 @@ def _schema(comment: str, *columns: Column) -> pa.Schema:
 CATEGORIES = ("local", "global", "character", "style", "text")  # KontextBench's five tasks
 RELATION_CLASSES = (*CATEGORIES, "t2i")
 
-IMAGES = _schema(
+IMAGES = table_schema(
     "One row per accepted canonical image.",
     ("pixel_id", pa.string(), "SHA-256 of the canonical RGB8 pixels (with their shape): the key"),
     ("image_id", pa.string(), "SHA-256 of the original bytes"),
@@ -44,13 +45,13 @@ IMAGES = _schema(
     ("synthetic", pa.bool_(), "rendered from parameters rather than drawn or photographed"),
 )
 
-PIXELS = _schema(
+PIXELS = table_schema(
     "Canonical pixels, kept apart from the metadata.",
     ("pixel_id", pa.string(), "key into images"),
     ("png", pa.binary(), "lossless PNG, RGB8"),
 )
 
-REJECTS = _schema(
+REJECTS = table_schema(
     "Every image that was not accepted, with the reason.",
     ("source", pa.string(), "source name"),
     ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions, recovers nothing"),
@@ -59,7 +60,7 @@ REJECTS = _schema(
     ("detail", pa.string(), "one line; empty for safety rejects"),
 )
 
-PAIRS = _schema(
+PAIRS = table_schema(
     "Directed pairs (target x | context y, instruction c) as mined.",
     ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
     ("context_ids", pa.list_(pa.string()), "pixel ids of the context images; empty for T2I"),
@@ -74,7 +75,7 @@ PAIRS = _schema(
     ("license_spdx", pa.string(), "strictest licence of the images involved"),
 )
 
-CAPTIONS = _schema(
+CAPTIONS = table_schema(
     "Text for every pair.",
     ("pair_id", pa.string(), "key into pairs"),
     ("instruction", pa.string(), "imperative edit instruction; for T2I the target caption"),
@@ -87,7 +88,7 @@ CAPTIONS = _schema(
     ("captioner", pa.string(), "captioner id and version"),
 )
 
-IMAGE_SCORES = _schema(
+IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",
     ("pixel_id", pa.string(), "key into images"),
     ("classifier", pa.string(), "classifier id"),
@@ -95,7 +96,7 @@ IMAGE_SCORES = _schema(
     ("score", pa.float32(), "0 to 1"),
 )
 
-PAIR_SCORES = _schema(
+PAIR_SCORES = table_schema(
     "Raw quality and safety scores per pair.",
     ("pair_id", pa.string(), "key into pairs"),
     *(
@@ -115,7 +116,7 @@ PAIR_SCORES = _schema(
     ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
 )
 
-DECISIONS = _schema(
+DECISIONS = table_schema(
     "Safety decisions, deterministic part; the ledger adds time and the hash chain.",
     ("subject_kind", pa.string(), "image, text or pair"),
     ("subject_hmac", pa.string(), "HMAC-SHA256 of the subject's id with the run key"),
@@ -128,14 +129,14 @@ DECISIONS = _schema(
     ("policy_version", pa.string(), "policy in force"),
 )
 
-SPLITS = _schema(
+SPLITS = table_schema(
     "Which split each pair is in, by connected component.",
     ("pair_id", pa.string(), "key into pairs"),
     ("component_id", pa.string(), "connected component over shared groups and near-duplicates"),
     ("split", pa.string(), "train, val or test"),
 )
 
-SHARDS = _schema(
+SHARDS = table_schema(
     "WebDataset shards.",
     ("shard_id", pa.string(), "content name"),
     ("split", pa.string(), "train, val or test"),
@@ -147,7 +148,7 @@ SHARDS = _schema(
     ("last_key", pa.string(), "last sample key"),
 )
 
-SHARD_MEMBERS = _schema(
+SHARD_MEMBERS = table_schema(
     "Where each pair lies, for ranged reads.",
     ("shard_id", pa.string(), "key into shards"),
     ("pair_id", pa.string(), "key into pairs"),

@@ -24,7 +24,7 @@ class NciiLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    person_min: float = Field(ge=0, le=1)  # from here a person counts as shown
+    person_min: float = Field(ge=0, le=1)  # score from which a person counts as shown
     exposure_rise_max: float = Field(ge=0, le=1)  # with a person
     undress_rise_max: float = Field(ge=0, le=1)  # when the words ask to undress, person or not
 

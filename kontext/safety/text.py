@@ -1,7 +1,7 @@
 """Rules on instruction text: refuse undressing, nudity and sexual content, in many spellings.
 
-Used when pairs are screened and by the editor. The lists (`text_rules.json`) are terse on purpose;
-image classifiers and the pair rule stand behind them. Text is normalised before matching: NFKC,
+Used when pairs are screened and by the editor. The lists (`text_rules.json`) are short on purpose:
+image classifiers and the pair rule catch what they miss. Text is normalised before matching: NFKC,
 case, accents, zero-width characters, look-alike letters, digits for letters, stretched and spaced
 words.
 """

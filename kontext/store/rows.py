@@ -14,6 +14,7 @@ import pyarrow as pa
 from kontext.store.ddl import quote
 from schemas.catalog import ARTIFACTS, DATASET_TABLES, METRICS, RUNS
 from schemas.manifest import Manifest
+from schemas.risks import risks
 
 Connection = duckdb.DuckDBPyConnection
 TableSource: TypeAlias = pa.Table | Sequence[Path]  # rows, or Parquet files that hold them
@@ -74,8 +75,6 @@ def insert(connection: Connection, name: str, table: pa.Table) -> None:
 
 def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
     """Append a dataset's rows to one of DATASET_TABLES, sorted by the table's key."""
-    names = DATASET_TABLES[name].names[1:]
-    columns = ", ".join(f'"{column}"' for column in names)
     if isinstance(rows, pa.Table):
         connection.register("incoming", rows)
         source = "incoming"
@@ -83,6 +82,11 @@ def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableS
         source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
     else:
         return
+    # an artifact from before a risk was known lacks its column, which then is null
+    present = connection.execute(f"SELECT * FROM {source} LIMIT 0").fetch_arrow_table().column_names
+    later = {risk.column for risk in risks().values()} - set(present)
+    names = [column for column in DATASET_TABLES[name].names[1:] if column not in later]
+    columns = ", ".join(f'"{column}"' for column in names)
     # sorted by its key, a table answers for one pair or image from one row group
     key = next((column for column in ("pair_id", "pixel_id") if column in names), None)
     order = f" ORDER BY {key}" if key else ""

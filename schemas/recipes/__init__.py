@@ -58,3 +58,6 @@ def _assign(data: Any, path: list[str], value: Any, override: str) -> None:
     if not isinstance(data, dict) or (path[-1] not in data):
         raise ValueError(f"override '{override}': no such key '{path[-1]}'")
     data[path[-1]] = value
+
+
+__all__ = ["RECIPES", "Recipe", "load_recipe"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from schemas.recipe import SMALL_SHIFT, Recipe
+from schemas.recipe import Recipe, small_transformer
 from schemas.sections.data import IngestConfig, MineConfig, ScreenConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
-from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import (
     AutoencoderConfig,
     DistillConfig,
@@ -39,17 +39,8 @@ def recipe() -> Recipe:
             disc_start=12,
         ),
         finetune=FinetuneConfig(
-            shape=TransformerShape(
-                in_channels=64,
-                vec_in_dim=384,
-                context_in_dim=384,
-                hidden_size=64,
-                num_heads=2,
-                depth=1,
-                depth_single_blocks=2,
-                axes_dim=(8, 12, 12),
-                guidance_embed=False,
-                timestep_shift=SMALL_SHIFT,
+            shape=small_transformer(
+                hidden_size=64, num_heads=2, depth=1, depth_single_blocks=2, axes_dim=(8, 12, 12)
             ),
             t2i_steps=6,
             joint_steps=12,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from schemas.recipe import SMALL_SHIFT, Recipe
+from schemas.recipe import Recipe, small_transformer
 from schemas.sections.training import FinetuneConfig, PictureConfig
 
 
 def recipe() -> Recipe:
     """The recipe `demo`."""
-    flow = FinetuneConfig()
     return Recipe(
         name="demo",
-        finetune=flow.model_copy(
-            update={
-                "shape": flow.shape.model_copy(update={"timestep_shift": SMALL_SHIFT}),
-                "whiten_text": True,
-                "mask_weight": 3.0,
-                "category_weights": {"global": 0.6},
-                "pictures": PictureConfig(steps=440),
-            }
+        finetune=FinetuneConfig(
+            shape=small_transformer(
+                hidden_size=256, num_heads=4, depth=2, depth_single_blocks=4, axes_dim=(16, 24, 24)
+            ),
+            whiten_text=True,
+            mask_weight=3.0,
+            category_weights={"global": 0.6},
+            pictures=PictureConfig(steps=440),
         ),
     )

@@ -6,10 +6,10 @@ of its training sections have not been tuned: no GPU was at hand.
 
 from __future__ import annotations
 
-from schemas.recipe import SMALL_SHIFT, Recipe
+from schemas.recipe import Recipe, small_transformer
 from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
-from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import (
     AutoencoderConfig,
     DistillConfig,
@@ -48,17 +48,12 @@ def recipe() -> Recipe:
             checkpoint_every=1000,
         ),
         finetune=FinetuneConfig(
-            shape=TransformerShape(
-                in_channels=64,
-                vec_in_dim=384,
-                context_in_dim=384,
+            shape=small_transformer(
                 hidden_size=768,
                 num_heads=12,
                 depth=5,
                 depth_single_blocks=10,
                 axes_dim=(16, 24, 24),
-                guidance_embed=False,
-                timestep_shift=SMALL_SHIFT,
             ),
             t2i_steps=2_000,
             joint_steps=34_000,

@@ -1,4 +1,4 @@
-"""The choice between image sources. Their settings live beside them, in kontext/data/sources.
+"""The choice between image sources. Their settings are in their files, in kontext/data/sources.
 
 Imports point down, so nothing here imports a source: the package is looked into by its name, when
 the first recipe is validated.
@@ -42,8 +42,9 @@ def source_kinds() -> dict[str, type[SourceConfig]]:
 
 @cache
 def _adapter() -> TypeAdapter[Any]:
-    union = Union[tuple(source_kinds().values())]  # noqa: UP007 - known at run time only
-    return TypeAdapter(Annotated[union, Field(discriminator="kind")])
+    union: Any = Union[tuple(source_kinds().values())]  # noqa: UP007 - known at run time only
+    kinds: Any = Annotated[union, Field(discriminator="kind")]
+    return TypeAdapter(kinds)
 
 
 class _Discovered:

@@ -244,7 +244,7 @@ class FinetuneConfig(Section):
     @model_validator(mode="after")
     def _adapters(self) -> FinetuneConfig:
         if self.lora_rank and not self.init:
-            raise ValueError("lora_rank trains adapters beside given weights: set init too")
+            raise ValueError("lora_rank trains adapters of given weights: set init too")
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError(
                 "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"

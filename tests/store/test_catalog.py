@@ -164,6 +164,21 @@ def test_rows_may_come_as_parquet_files_and_keep_their_values(
     assert column(catalog, "select images from datasets") == [2]
 
 
+def test_scores_from_before_a_risk_was_known_are_taken_and_its_column_is_null(
+    catalog: Catalog,
+) -> None:
+    tables = dataset(3, {"nsfw_max": 0.5})
+    tables["pair_scores"] = tables["pair_scores"].drop_columns(["nudity_max"])
+    catalog.commit_dataset("demo", "one", tables, INPUTS)
+    with catalog.connect() as connection:
+        found = connection.execute("SELECT nudity_max, accept FROM pair_facts").fetchall()
+    assert len(found) == 3 and {row[0] for row in found} == {None}
+    assert any(accept for _, accept in found)
+    tables["pair_scores"] = tables["pair_scores"].drop_columns(["ssim"])
+    with pytest.raises(CatalogError):
+        catalog.commit_dataset("demo", "two", tables, INPUTS)
+
+
 def test_a_failed_commit_leaves_the_old_version(catalog: Catalog) -> None:
     catalog.commit_dataset("demo", "one", dataset(6, POLICY), INPUTS)
     broken = dataset(9, POLICY) | {"splits": pa.table({"pair_id": ["a"]})}

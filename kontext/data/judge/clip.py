@@ -23,7 +23,7 @@ from schemas.sections.data import ScreenConfig
 
 Vectors = NDArray[np.float32]
 
-_TEXTS_PER_IMAGE = 3  # captions beside the concept that an image is trained with
+_TEXTS_PER_IMAGE = 3  # captions that an image is trained with, besides its concept
 _HELD_OUT_IN = 10  # every tenth group is kept from the heads, to measure retrieval
 
 

@@ -51,7 +51,7 @@ def screen_pairs(
     Args:
         bank: pixels; `risk` and `unmatchable` are per image, in its order.
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
-        progress: told (done, total, what).
+        progress: called with (done, total, what is being done).
     """
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)

@@ -1,7 +1,7 @@
 """Which sources an ingest really reads: without npm's images, those that pip ships stand in.
 
 The choice is made from what is on disk, so it belongs to the stage's identity (`external`), to its
-artifact (`sources.json`) and to what people are told (its notes).
+artifact (`sources.json`) and to its notes.
 """
 
 from __future__ import annotations

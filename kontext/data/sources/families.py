@@ -1,6 +1,6 @@
 """Small emoji families in which one thing differs, labelled exactly from their code points.
 
-A family is drawn alike in one set apart from its label: the same heart in twelve colours, the same
+The members of a family differ in their label only: the same heart in twelve colours, the same
 key with ten digits, the same clock at 24 times. It is grouped per set, so that a whole drawing of
 the family can be held out. Words are two families, because sets draw the six of each on one board
 (blue-ish and red) and the other word buttons on boards of their own.
@@ -74,5 +74,5 @@ def member(codes: str, kinds: tuple[EmojiFamily, ...]) -> Member | None:
 
 
 def differs_in_label_only(prefix: str, found: Member) -> bool:
-    """Whether the set `prefix` draws this family alike apart from its label."""
+    """Whether the members of this family differ in their label only, in the icon set `prefix`."""
     return (prefix, found.family) not in _UNEVEN

@@ -40,7 +40,7 @@ class IconSet:
 
 
 def node_modules() -> Path:
-    """Where npm put the icon sets: `KONTEXT_NODE_MODULES`, or beside the project."""
+    """Where npm put the icon sets: `KONTEXT_NODE_MODULES`, or in the project's folder."""
     override = os.environ.get("KONTEXT_NODE_MODULES")
     if override:
         return Path(override)

@@ -69,6 +69,8 @@ class Metric:
     title: str
     unit: str  # "", "%", "dB", "x"
     better: Literal["higher", "lower"]
-    judges: Literal["edit", "preservation"]  # identity must lose the first, and win the second
+    judges: Literal[
+        "edit", "preservation"
+    ]  # doing nothing must score worst in "edit", best in "preservation"
     definition: str
     measure: Callable[[Scoring], Measured | None]
