@@ -58,7 +58,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     from flows import cli
 
     group = typer.main.get_command(cli.app)
-    for line in re.findall(r"`kontext ([a-z][^`\n]*)`", page.read_text()):
+    for line in re.findall(r"(?:`|^)kontext ([a-z][^`#\n]*)", page.read_text(), re.M):
         words = [word for word in line.split() if word not in ("…", "|")]
         command = group.commands[words[0]]  # type: ignore[attr-defined]
         if hasattr(command, "commands") and len(words) > 1:
