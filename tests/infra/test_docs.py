@@ -58,7 +58,10 @@ def test_commands_and_options_exist(page: Path) -> None:
     from flows import cli
 
     group = typer.main.get_command(cli.app)
-    for line in re.findall(r"(?:`|^)kontext ([a-z][^`#\n]*)", page.read_text(), re.M):
+    text = page.read_text()
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S))
+    lines = re.findall(r"`kontext ([a-z][^`\n]*)`", text)
+    for line in lines + re.findall(r"^kontext ([a-z][^#\n]*)", blocks, re.M):
         words = [word for word in line.split() if word not in ("…", "|")]
         command = group.commands[words[0]]  # type: ignore[attr-defined]
         if hasattr(command, "commands") and len(words) > 1:
