@@ -1,8 +1,9 @@
 """What mkdocs does not do by itself: pages from outside docs/, and links to source files.
 
-In the repository a link is a path as GitHub reads it, such as `../infra/compose.yaml`. Here it becomes
-a path in the site: README and its neighbours are pages, and every other file that a page links is
-copied below `code/`. A link that leads nowhere is left as it is, so that `mkdocs build --strict` stops.
+In the repository a link is a path as GitHub reads it, such as `../infra/compose.yaml`. Here it
+becomes a path in the site: README and its neighbours are pages, and every other file that a page
+links is copied below `code/`. A link that leads nowhere is left as it is, so that `mkdocs build
+--strict` stops.
 """
 
 from __future__ import annotations

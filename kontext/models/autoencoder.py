@@ -107,7 +107,7 @@ class Level(nn.Module):
             self.upsample = Upsample(out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, in_ch, H, W] -> [B, out_ch, H, W], with H and W halved or doubled by `resample`."""
+        """x [B, in_ch, H, W] -> [B, out_ch, H, W]; `resample` halves or doubles H and W."""
         return self.resampled(self.blocks(x))
 
     def blocks(self, x: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * s.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] -> moments [B, 2z, H/8, W/8]: means, then log variances."""
+        """Images [B, 3, H, W] in [-1, 1] -> means, then log variances [B, 2z, H/8, W/8]."""
         for level in range(self.top):
             x = self.coarser(level, x)
         return self.coarse(x)

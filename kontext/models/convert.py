@@ -112,7 +112,7 @@ class Rule:
 
 
 def rules_for(model: nn.Module) -> list[Rule]:
-    """The rules of a FluxTransformer or an Autoencoder (on any device, also meta)."""
+    """One rule per tensor of a FluxTransformer or an Autoencoder, on any device, also meta."""
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     if isinstance(model, FluxTransformer):
         return [_transformer_rule(k, s, model.shape.hidden_size) for k, s in shapes.items()]
@@ -163,7 +163,11 @@ def from_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[s
 
 
 def transformer_config(shape: TransformerShape) -> dict[str, Any]:
-    """diffusers' `transformer/config.json`. Shapes diffusers cannot express are refused."""
+    """diffusers' `transformer/config.json`.
+
+    Raises:
+        WeightsError: diffusers cannot express this shape.
+    """
     if shape.mlp_ratio != 4.0 or not shape.qkv_bias or shape.theta != 10_000:
         raise WeightsError("diffusers' FLUX has mlp_ratio 4, qkv_bias and theta 10000 fixed")
     if shape.cached_context:

@@ -179,12 +179,12 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def use_kernel(name: str, device: torch.device | str = "cpu", *, fallback: bool = False) -> str:
-    """Take the kernel `name` into use for the whole process, after checking that it runs.
+    """Use the kernel `name` in the whole process, after checking it against the plain formula.
 
     Args:
         name: auto, sdpa, math, flash2 (the flash-attn package), fa3 or fa4 (through PyTorch).
         device: where it will run.
-        fallback: where it is not available, warn, record it and use `auto`.
+        fallback: if it is not available, warn, record it and use `auto`.
 
     Returns:
         `active_kernel(device)`.
@@ -250,7 +250,7 @@ def active_kernel(device: torch.device | str = "cpu", *, packed: bool = False) -
     """What unmasked attention runs on `device`, e.g. `sdpa:flash` or `fa3`, for manifests.
 
     Args:
-        packed: what runs a packed sequence in half precision instead, e.g. `fa3 varlen`.
+        packed: the kernel for a packed sequence in half precision instead, e.g. `fa3 varlen`.
     """
     if packed:
         return _packed_name(torch.device(device))
