@@ -106,7 +106,8 @@ def distill_charts(artifact: ArtifactReader) -> list[Chart]:
         Chart(
             "What the heads see",
             "Mean logits of teacher edits (real), student edits (fake) and edits with a wrong "
-            "instruction or context. Where real and fake lie together, the heads cannot tell them apart.",
+            "instruction or context. Where real and fake lie together, the heads cannot tell them "
+            "apart.",
             line_chart(curves(history, logits), "step", "mean logit"),
         ),
     ]
