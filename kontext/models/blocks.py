@@ -45,6 +45,7 @@ class Modulation(nn.Module):
         self.lin = nn.Linear(hidden, multiplier * 3 * hidden)
 
     def forward(self, moment: Moment) -> tuple[Tensor, ...]:
+        """shift, scale and gate, `multiplier` times, each [B, 1 or L, hidden]."""
         return moment.per_token(self.lin(moment.silu_vec)).chunk(self.multiplier * 3, dim=-1)
 
 

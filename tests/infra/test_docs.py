@@ -53,6 +53,18 @@ def test_every_stage_has_a_page_that_fits_the_graph() -> None:
     assert re.findall(r"\(stages/([\w-]+)\.md\)", overview) == list(STAGES)
 
 
+def test_the_glossary_stays_short_and_in_order() -> None:
+    rows = re.findall(r"^\| (?!term|-)(.+?) \|", (ROOT / "docs/glossary.md").read_text(), re.M)
+    assert rows == sorted(rows, key=str.lower) and len(rows) <= 30
+
+
+def test_python_examples_are_python() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    assert len(blocks) >= 9
+    for block in blocks:
+        compile(block, "CONTRIBUTING.md", "exec")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_options_exist(page: Path) -> None:
     from flows import cli
