@@ -59,7 +59,9 @@ def test_the_glossary_stays_short_and_in_order() -> None:
 
 
 def test_python_examples_are_python() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S
+    )
     assert len(blocks) >= 9
     for block in blocks:
         compile(block, "CONTRIBUTING.md", "exec")
