@@ -83,7 +83,7 @@ def edit_file(
     from kontext.sample.certificates import find_signer
     from kontext.sample.credentials import record
     from kontext.sample.provenance import check_path, save_image
-    from schemas.data_config import IngestConfig
+    from schemas.sections.data import IngestConfig
 
     began, begin = time.monotonic(), on_phase or (lambda phase: None)
     begin("checking")
