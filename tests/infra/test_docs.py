@@ -67,7 +67,11 @@ def test_python_examples_are_python() -> None:
         compile(block, "CONTRIBUTING.md", "exec")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "CHANGELOG.md"],  # it names what is gone
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_commands_and_options_exist(page: Path) -> None:
     from flows import cli
 
