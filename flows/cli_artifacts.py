@@ -100,7 +100,9 @@ def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
 @app.command()
 def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Show what an artifact was made from and what was made from it (mermaid)."""
-    found = open_artifacts(store).lineage(ref)
+    from kontext.store.lineage import lineage as lineage_of
+
+    found = lineage_of(open_artifacts(store), ref)
     if as_json:
         data = {
             "root": list(found.root),
@@ -176,10 +178,11 @@ def gc(
 ) -> None:
     """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
     from flows.cli_data import open_catalog
+    from kontext.store.garbage import collect_garbage
     from tasks.markdown import size
 
-    keep = open_catalog(store).referenced()
-    result = open_artifacts(store).gc(dry_run=not delete, grace=period(grace), keep=keep)
+    keep, artifacts = open_catalog(store).referenced(), open_artifacts(store)
+    result = collect_garbage(artifacts, dry_run=not delete, grace=period(grace), keep=keep)
     if as_json:
         data = dict(vars(result))
         typer.echo(json.dumps({**data, "deleted": delete}, indent=1))

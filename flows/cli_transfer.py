@@ -64,9 +64,9 @@ def export(
     import tempfile
 
     from kontext.remake import import_artifacts
+    from kontext.store.archive import is_archive, write_archive
     from kontext.store.artifacts import ArtifactStore
     from kontext.store.objects import open_store
-    from kontext.store.transfer import is_archive, write_archive
     from tasks.workspace import open_artifacts, places
 
     at = places(store)
@@ -89,12 +89,12 @@ def import_(
 ) -> None:
     """Copy artifacts from an export into the store, then hash every one again."""
     from kontext.remake import import_artifacts
-    from kontext.store.transfer import opened
+    from kontext.store.archive import open_exported
     from tasks.workspace import open_artifacts, places
 
     at = places(store)
     target = open_artifacts(at)
-    with opened(source, at.home / "scratch") as exported:
+    with open_exported(source, at.home / "scratch") as exported:
         found = import_artifacts(exported, target, ref or None)
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:
