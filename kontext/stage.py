@@ -51,18 +51,22 @@ class LogReporter:
         self._shown = -1
 
     def progress(self, done: float, total: float, message: str = "") -> None:
+        """See `Reporter`."""
         tenth = int(10 * done / total) if total else 10
         if tenth != self._shown:
             self._shown = tenth
             self._log.info("%3d%% %s", round(100 * done / total) if total else 100, message)
 
     def markdown(self, key: str, text: str) -> None:
+        """See `Reporter`."""
         self._log.debug("%s\n%s", key, text)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Reporter`."""
         self._log.debug("%s: %d rows", key, len(rows))
 
     def image(self, key: str, png: bytes, caption: str) -> None:
+        """See `Reporter`."""
         self._log.debug("%s: %d bytes (%s)", key, len(png), caption)
 
 
@@ -123,7 +127,8 @@ class ChunkMap(Protocol):
 
     def __call__(
         self, work: Callable[[Any], ChunkResult], chunks: Sequence[Any], processes: int = 1
-    ) -> list[ChunkResult]: ...
+    ) -> list[ChunkResult]:
+        """One result per chunk."""
 
 
 @dataclass

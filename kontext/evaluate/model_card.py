@@ -46,12 +46,12 @@ class ModelFacts:
 
 
 def percent(value: float | None) -> str:
-    """A rate for people; None was not measured."""
+    """A rate (0-1) as percent; None as "not measured"."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def number(value: float | None, unit: str) -> str:
-    """A figure in a goal's unit."""
+    """A number in a goal's unit."""
     if value is None:
         return "–"
     return percent(value) if unit == "%" else f"{value:.2f}{'' if unit == '×' else ' '}{unit}"

@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def small(self) -> bool:
-        """Fewer items than a mean should be trusted with."""
+        """True when there are too few items to trust the mean."""
         return self.n < SMALL_N
 
     def as_dict(self) -> dict[str, float | int | str | bool | None]:
@@ -54,7 +54,7 @@ def wilson(successes: int, n: int, z: float = Z95, clusters: int = 0) -> Interva
 
 
 def wider(a: Interval, b: Interval) -> Interval:
-    """`a`, with its interval stretched to cover that of `b` too (nan bounds are left out)."""
+    """`a`, with its interval widened to cover that of `b` too. nan bounds are ignored."""
     if math.isnan(b.low) or math.isnan(b.high):
         return a
     low, high = min(a.low, b.low), max(a.high, b.high)

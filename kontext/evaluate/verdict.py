@@ -12,7 +12,7 @@ from kontext.evaluate.score import Goal, Scores
 
 
 def shown(value: float, unit: str) -> str:
-    """A figure with its unit: rates as percent; nan as "not measured"."""
+    """A number with its unit: rates (0-1) as percent, nan as "not measured"."""
     if math.isnan(value):
         return "not measured"
     if unit == "%":
@@ -61,7 +61,7 @@ def verdict_markdown(scores: Scores, page: Path) -> str:
 
 
 def unfit_line(unfit: Sequence[Mapping[str, str]]) -> str:
-    """One line about the metrics that are not to be trusted; the report names each of them."""
+    """One line on metrics that cannot be trusted on this bench; the report names each of them."""
     if not unfit:
         return "every metric is fit in every category"
     categories = Counter(row["category"] for row in unfit)

@@ -42,6 +42,7 @@ class ResnetBlock(nn.Module):
         self.same = in_ch == out_ch
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, in_ch, H, W] -> [B, out_ch, H, W]."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return (x if self.same else self.nin_shortcut(x)) + h  # type: ignore[no-any-return]
@@ -59,6 +60,7 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(ch, ch, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, ch, H, W] -> the same shape."""
         n = self.norm(x)
         q, k, v = (
             y.flatten(2).transpose(1, 2).unsqueeze(1) for y in (self.q(n), self.k(n), self.v(n))
@@ -78,6 +80,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(ch, ch, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, ch, H, W] -> [B, ch, H/2, W/2]; H and W even."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
 
 
@@ -89,6 +92,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(ch, ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, ch, H, W] -> [B, ch, 2H, 2W]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
@@ -107,6 +111,7 @@ class Level(nn.Module):
             self.upsample = Upsample(out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, in_ch, H, W] -> [B, out_ch, H, W]; `resample` halves or doubles H and W."""
         return self.resampled(self.blocks(x))
 
     def blocks(self, x: Tensor) -> Tensor:
@@ -134,6 +139,7 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(ch, ch, groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, ch, H, W] -> the same shape."""
         return self.block_2(self.attn_1(self.block_1(x)))  # type: ignore[no-any-return]
 
 
@@ -160,6 +166,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * s.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] -> means, then log variances [B, 2z, H/8, W/8]."""
         for level in range(self.top):
             x = self.coarser(level, x)
         return self.coarse(x)
@@ -202,6 +209,7 @@ class Decoder(nn.Module):
         return self.conv_out.weight
 
     def forward(self, z: Tensor) -> Tensor:
+        """Raw latents [B, z, h, w] -> images [B, 3, 8h, 8w], about [-1, 1]."""
         h = self.coarse(z)
         for level in range(self.top, 0, -1):
             h = self.finer(level, h)

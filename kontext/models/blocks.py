@@ -46,6 +46,7 @@ class Modulation(nn.Module):
         self.lin = nn.Linear(hidden, multiplier * 3 * hidden)
 
     def forward(self, conditioning: Conditioning) -> tuple[Tensor, ...]:
+        """shift, scale and gate, `multiplier` times, each [B, 1 or L, hidden]."""
         return conditioning.per_token(self.lin(conditioning.silu_vec)).chunk(
             self.multiplier * 3, dim=-1
         )

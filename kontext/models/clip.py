@@ -48,7 +48,7 @@ class ClipScorer(Protocol):
 
 
 class Files(Protocol):
-    """Anything that can say where a named file lies, such as a stage's artifact."""
+    """Anything that has files by name, such as a stage's artifact."""
 
     def path(self, name: str) -> Path:
         """A local path of the file called `name`."""
@@ -118,7 +118,7 @@ class SmallScorer:
 
     @torch.no_grad()
     def embed_features(self, features: Tensor) -> Vectors:
-        """Same from `image_features`, for those who have them already."""
+        """Image features [N, 1280] of `image_features` -> normalised embeddings [N, D]."""
         return _numpy(self.model.encode_image(features, normalize=True))
 
     @torch.no_grad()
@@ -128,7 +128,7 @@ class SmallScorer:
 
     @torch.no_grad()
     def embed_pooled(self, pooled: Tensor) -> Vectors:
-        """Same from `text_features`."""
+        """Text features [N, pooled_dim] of `text_features` -> normalised embeddings [N, D]."""
         return _numpy(self.model.encode_text(pooled, normalize=True))
 
     def save(self, folder: Path) -> tuple[Path, Path]:
@@ -232,7 +232,7 @@ def load_scorer(
     """A scorer from a folder or artifact with a small CLIP, or `open_clip:MODEL:/weights`.
 
     Args:
-        spec: as said.
+        spec: a folder or artifact with `clip.safetensors`, or `open_clip:MODEL:/weights`.
         features, text: the small CLIP's frozen towers, where the caller has them already.
 
     Raises:

@@ -111,9 +111,9 @@ class Rule:
 
 
 def rules_for(model: nn.Module) -> list[Rule]:
-    """The rules of a FluxTransformer or an Autoencoder (on any device, also meta).
+    """One rule per tensor of a FluxTransformer or an Autoencoder; `model.shape` says which.
 
-    Which of them a model is, its shape says.
+    The model may be on any device, also meta.
     """
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     shape = getattr(model, "shape", None)
@@ -166,7 +166,11 @@ def from_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[s
 
 
 def transformer_config(shape: TransformerShape) -> dict[str, Any]:
-    """diffusers' `transformer/config.json`. Shapes diffusers cannot express are refused."""
+    """diffusers' `transformer/config.json`.
+
+    Raises:
+        WeightsError: diffusers cannot express this shape.
+    """
     if shape.mlp_ratio != 4.0 or not shape.qkv_bias or shape.theta != 10_000:
         raise WeightsError("diffusers' FLUX has mlp_ratio 4, qkv_bias and theta 10000 fixed")
     if shape.cached_context:

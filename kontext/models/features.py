@@ -35,7 +35,7 @@ _BN_EPS = 1e-3
 
 
 class _Conv(nn.Module):
-    """Convolution with TensorFlow's "same" padding, which is lopsided at stride 2."""
+    """Convolution with TensorFlow's "same" padding, which is not symmetric at stride 2."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__()

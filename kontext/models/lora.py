@@ -100,7 +100,11 @@ class Lora:
     lost: Mapping[str, float] = field(default_factory=dict)  # see lora_files.extract
 
     def check(self, model: FluxTransformer) -> Lora:
-        """Itself. Raises WeightsError, listing all keys, where it is for another model."""
+        """Return these adapters if they fit `model`.
+
+        Raises:
+            WeightsError: they are for another model; the message lists all keys that differ.
+        """
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
         wrong = []
         for key, (down, up) in self.adapters.items():
@@ -114,11 +118,11 @@ class Lora:
         return self
 
     def scaled(self, strength: float) -> Lora:
-        """The same adapters, `strength` times as strong."""
+        """The same adapters at `strength` times their effect (0: none, 1: as they are)."""
         return replace(self, adapters={k: (a, b * strength) for k, (a, b) in self.adapters.items()})
 
     def merged(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Entries of a transformer's file (`weights.our_entries`) with the adapters added in."""
+        """A transformer's tensors (`weights.our_entries`) with the adapters added to them."""
         return [
             converted(entry, partial(_merge_one, *self.adapters[entry.name]))
             if entry.name in self.adapters
@@ -132,7 +136,7 @@ def _merge_one(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
 
 
 def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
-    """Freeze the model and put fresh adapters beside the targets. Returns the model.
+    """Freeze the model and add fresh adapters to the target layers. Returns the model.
 
     Raises:
         WeightsError: a rank below 1, or patterns that match no linear layer.
@@ -161,7 +165,7 @@ def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
 
 
 def attach_lora(model: FluxTransformer, lora: Lora) -> FluxTransformer:
-    """Freeze the model and put trained adapters beside its layers. Returns the model.
+    """Freeze the model and add trained adapters to its layers. Returns the model.
 
     Raises:
         WeightsError: adapters for another model.
@@ -210,7 +214,7 @@ def lora_of(model: nn.Module) -> Lora:
 
 
 def merge(model: FluxTransformer) -> FluxTransformer:
-    """Add the adapters to the weights and take them away. Returns the model, still frozen."""
+    """Add the adapters to the weights, then remove them. Returns the model, still frozen."""
     for name, layer in adapters(model).items():
         model.set_submodule(name, layer.merged())
     return model

@@ -42,7 +42,7 @@ class _Part:
 
 
 def save_lora(lora: Lora, path: Path, model: FluxTransformer, layout: Layout = "diffusers") -> None:
-    """Write adapters of `model` (its widths matter, not its weights) as safetensors.
+    """Write adapters as safetensors. Only the shapes of `model` are used, not its weights.
 
     Raises:
         WeightsError: adapters for another model.
@@ -201,7 +201,7 @@ def extract(
 
     Args:
         base, tuned: transformers' tensors in our names (state dicts or `WeightsFile`s).
-        model: of the same shape; only its measures are used.
+        model: a transformer of the same shape; its weights are not used.
 
     Returns:
         Adapters of the weights that differ. `lost` has, per tensor that differs, the share of its

@@ -1,4 +1,4 @@
-"""When to compute in bf16: one answer for every frozen network."""
+"""When frozen networks compute in bf16. One rule for all of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ def bf16_supported(device: torch.device | str) -> bool:
 
 
 def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """What products are computed in: `auto` is bf16 where the device is fast at it."""
+    """The dtype of matrix products for `auto`, `bf16` or `fp32`; `auto` is bf16 where that is fast.
+
+    Raises:
+        KeyError: any other name.
+    """
     if precision == "auto":
         return torch.bfloat16 if bf16_supported(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
 def autocast(device: torch.device | str) -> AbstractContextManager[Any]:
-    """bf16 autocast where `bf16_supported`, else nothing: fp16 on a CPU is never faster."""
+    """bf16 autocast where `bf16_supported`, else a context that does nothing."""
     if _full.get() or not bf16_supported(device):
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
@@ -38,7 +42,7 @@ def autocast(device: torch.device | str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def full_precision(wanted: bool = True) -> Iterator[None]:
-    """Inside the block `autocast` does nothing, so that products are in the weights' own dtype."""
+    """Inside the block `autocast` does nothing: products are in the weights' own dtype."""
     token = _full.set(wanted)
     try:
         yield

@@ -1,8 +1,8 @@
-"""transformers' models and tokenizers from folders on disk: whole or not at all, and in silence.
+"""transformers' models and tokenizers from folders on disk: complete, or an error.
 
-transformers fills tensors that a file lacks with random numbers, and a tokenizer without its
-vocabulary with a tiny one of its own; what it says of that is a report on stderr. Here both are
-errors of one line, and bars and remarks are left out.
+transformers gives random numbers to tensors that a file lacks, and a tiny vocabulary of its own to
+a tokenizer without one, and prints a report of it on stderr. Here both are errors of one line.
+Progress bars and remarks are not shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMARKS = "torch.utils._pytree"
 
 @contextmanager
 def without_remarks() -> Iterator[None]:
-    """Nothing on stderr where torchao is imported, by transformers or by ourselves."""
+    """Keep torchao's warnings off stderr while it is imported, by transformers or by us."""
     logger = logging.getLogger(_REMARKS)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -59,7 +59,7 @@ def load_module(kind: str, folder: Path, dtype: torch.dtype) -> Any:
     """A model of transformers' class `kind` (T5EncoderModel) with every tensor from the folder.
 
     Raises:
-        WeightsError: damaged, of other measures than its config.json says, or not whole.
+        WeightsError: damaged, not of the shapes that its config.json says, or not complete.
     """
     import transformers
 
@@ -102,7 +102,10 @@ def _tried(folder: Path, load: Callable[[], Any]) -> Any:
 
 
 def folder_digest(folder: Path, parts: Sequence[str]) -> str:
-    """Digest of the files in sub-folders: names, sizes, contents; of large files a sample."""
+    """Digest of all files in the sub-folders `parts`: names, sizes, and contents.
+
+    Of large files a sample of the contents counts, so that 10 GB are not read.
+    """
     digest = hashlib.sha256()
     files = [p for part in parts for p in sorted((folder / part).rglob("*")) if p.is_file()]
     for path in files:

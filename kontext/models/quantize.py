@@ -3,8 +3,8 @@
 int8: one scale per output row; fp8: float8 e4m3, one scale per output row. Activations stay in
 their own dtype, so the cost in quality is the rounding of weights alone: benchmarks/quantize.py
 measures it. Embedders, modulation and the output layer keep their precision: they are a small part
-of the work, and errors there reach every token. So does the last single block's `linear1`, which
-the model cuts in two.
+of the work, and errors there reach every token. The last single block's `linear1` keeps its
+precision too, because the model cuts it in two.
 
 Quantised weights are for inference: merge adapters first, and save the model before, not after.
 """
@@ -46,7 +46,7 @@ def quantize(model: FluxTransformer, scheme: Scheme) -> FluxTransformer:
 
 
 def check_scheme(scheme: str) -> Any:
-    """torchao's configuration of a scheme. Asked first, it spares loading what cannot be quantised.
+    """torchao's configuration of a scheme. Call it before loading weights, to fail early.
 
     Raises:
         WeightsError: torchao is missing, or an unknown scheme.

@@ -1,4 +1,4 @@
-"""What a weights file is: FLUX.1's dev or schnell, or a model of other measures."""
+"""What a weights file is: FLUX.1 [dev] or [schnell], or a model of another shape."""
 
 from __future__ import annotations
 
@@ -65,7 +65,11 @@ class Recognised:
         raise WeightsError(f"{self.label} is a transformer, not an autoencoder")
 
     def require_whole(self) -> Recognised:
-        """Itself. Raises WeightsError where the file does not fit or numbers are guessed."""
+        """Return this, if the file fits the model and no number of its shape is guessed.
+
+        Raises:
+            WeightsError: it does not fit, or a number is guessed.
+        """
         if self.problems:
             raise WeightsError(f"{self.label} does not fit the model; " + "; ".join(self.problems))
         if self.assumed:
@@ -82,10 +86,10 @@ def recognise(path: Path, model: FluxTransformer | Autoencoder | None = None) ->
     Only headers are read. Keys that do not fit are listed in `problems`, not raised.
 
     Args:
-        model: what the file is known to hold (on the meta device); told from the file where None.
+        model: what the file should hold (on the meta device); None: found from the file.
 
     Raises:
-        WeightsError: damaged, neither layout, or not enough of a model to tell its measures.
+        WeightsError: damaged, of neither layout, or too few tensors to find the model's shape.
     """
     weights = open_weights(path)
     assumed: tuple[str, ...] = ()
@@ -133,7 +137,7 @@ def _transformer_shape(
     stored = weights.metadata.get(SHAPE_KEY)
     try:
         if stored:
-            return TransformerShape.model_validateread_config(stored), ()
+            return TransformerShape.model_validate_json(stored), ()
         if "num_attention_heads" in config:
             return read_transformer_config(config, scheduler), ()
     except (ValueError, TypeError, LookupError) as error:

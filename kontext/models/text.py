@@ -41,10 +41,10 @@ class TextEncoder(Protocol):
         """Channels of the pooled vector."""
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
-        """Encode `texts`, cut or padded to `length` tokens. float32, on the encoder's device."""
+        """Encode `texts`, each cut or padded to `length` tokens: float32, on its own device."""
 
     def count(self, text: str) -> int:
-        """Tokens of the whole `text` with its end marks: above `length`, `encode` cuts it."""
+        """Number of tokens of `text` with its end marks. `encode` cuts what is above `length`."""
 
 
 class _Attention(nn.Module):
@@ -314,13 +314,13 @@ def _digest(*paths: Path) -> str:
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
-    """Tokens of the whole `text` by a tokenizer of transformers."""
+    """Number of tokens of `text` by one of transformers' tokenizers, uncut."""
     # not verbose: it would remark on a length that the caller is about to refuse
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
 def flux_digest(folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
-    """What `FluxTextEncoder.load` will have for a digest, without loading it.
+    """The digest that `FluxTextEncoder.load` would have, without loading the weights.
 
     Raises:
         WeightsError: transformers is missing, or one of the four sub-folders is.

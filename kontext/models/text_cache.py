@@ -1,7 +1,7 @@
-"""Embeddings on disk by content, so that a text is encoded once.
+"""Text embeddings on disk, so that a text is encoded once.
 
-FLUX.1's T5 has 10 GB: an edit whose instructions have been seen before does not load it. One file
-for each text, named by the digest of encoder, length and text, written whole or not at all.
+FLUX.1's T5 has 10 GB. With the cache, an edit whose instruction was seen before does not load it.
+There is one file per text, named by the digest of encoder, length and text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT = 200  # texts: 4 MB each for FLUX.1-dev
 
 
 class CachedText:
-    """A text encoder that is loaded when a text comes whose embedding is not there yet."""
+    """A text encoder that loads its weights only for a text that is not in the cache."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class CachedText:
 
     @property
     def encoder(self) -> TextEncoder:
-        """The encoder itself, loaded now if need be."""
+        """The encoder itself; it is loaded now if it was not."""
         if self._encoder is None:
             self._encoder = self._load()
         return self._encoder

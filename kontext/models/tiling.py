@@ -1,15 +1,18 @@
-"""Convolutions over an image too large for them in one piece: tile by tile, and exactly.
+"""Convolutions over an image that does not fit in memory: tile by tile, with the same result.
 
-Two things make tiles differ from the whole. A tile's border lacks its neighbours: every tile is
-computed with a halo as wide as the receptive field, which is cut off again. And GroupNorm's mean
-and variance are those of the whole image: a pass over the tiles runs up to the first norm whose
-statistics are not known yet and pools them, the next pass runs to the norm after that, and the last
-one, with all of them known, to the end. So the result is the whole image's own, up to rounding.
+Two things would make tiles differ from the whole image:
 
-The price is computing early layers again in later passes; the gain is that one tile's activations
-are alive at a time, and that there is no seam. Overlapping tiles that are blended (diffusers'
-`enable_tiling`) take one pass and keep each tile's own statistics and attention, which shows as
-patches of another tone. `benchmarks/tiling.py` measures both.
+- A tile's border lacks its neighbours. So every tile is computed with a halo as wide as the
+  receptive field, which is cut off again.
+- GroupNorm needs the mean and variance of the whole image. So there are several passes over the
+  tiles. Each runs up to the first norm whose statistics are not known yet, and pools them. The last
+  pass knows all of them and runs to the end.
+
+The result is that of the whole image, up to rounding, and without seams. Only one tile's
+activations are in memory at a time. The price: later passes compute the early layers again.
+Overlapping tiles that are blended (diffusers' `enable_tiling`) take one pass, but keep each tile's
+own statistics and attention, which shows as patches of another tone. `benchmarks/tiling.py`
+measures both.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ Moments = tuple[Tensor, Tensor]  # mean and variance, float64 [B, groups] each
 class Tiling:
     """How to cut.
 
-    side: of a tile without its halo, in pixels of each stage's finer resolution. At 256, FLUX.1's
-        widest stage has 128 MiB an activation in fp32.
+    side: of a tile without its halo, in pixels of the finer resolution of each level. At 256, one
+        activation of FLUX.1's widest level has 128 MiB in fp32.
     """
 
     side: int = 256
@@ -46,6 +49,7 @@ class Norm(nn.GroupNorm):
     statistics: Callable[[Norm, Tensor], Moments] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> the same shape, by `statistics` where they are given."""
         if self.statistics is None:
             return super().forward(x)
         mean, variance = self.statistics(self, x)
@@ -94,7 +98,7 @@ def _spans(length: int, core: int, halo: int) -> list[_Span]:
 
 
 class _Measured(Exception):
-    """The tile has come to a norm whose statistics this pass collects."""
+    """Raised to stop a tile at the norm whose statistics this pass collects."""
 
 
 @dataclass
@@ -154,9 +158,9 @@ def in_tiles(
     halo: int,
     tiling: Tiling,
 ) -> Tensor:
-    """`run(x)`, convolutions and `Norm`s of `module` and pointwise operations, tile by tile.
+    """`run(x)`, tile by tile. `run` uses `module`'s convolutions, its `Norm`s, pointwise functions.
 
-    Not for two threads with one module at the same time.
+    Two threads must not use one module at the same time.
 
     Args:
         x: [B, C, H, W]; the sides are multiples of the first unit.

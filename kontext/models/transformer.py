@@ -60,6 +60,7 @@ class MLPEmbedder(nn.Module):
         self.out_layer = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, ..., in_dim] -> [B, ..., hidden]."""
         return self.out_layer(F.silu(self.in_layer(x)))  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,8 @@
 """Weights in files: safetensors read and written tensor by tensor.
 
-A file is mapped anew for every tensor and unmapped when that tensor is dropped, so that pages of
-tensors that were converted or copied do not stay resident. Peak memory is then the weights in the
-dtype asked for plus the largest tensor, whatever the file's own dtype is.
+A file is mapped for one tensor at a time, so that pages of tensors that were converted or copied do
+not stay in memory. Peak memory is the weights in the wanted dtype plus the largest tensor, whatever
+the file's own dtype is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SHARD_BYTES = 10 * 10**9  # diffusers' own limit for one file
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor that can be read when it is wanted."""
+    """Name, shape and dtype of a tensor, and how to read it."""
 
     name: str
     shape: Shape
@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensor."""
+        """Size of the tensor in bytes."""
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 
@@ -102,7 +102,7 @@ class WeightsFile(Mapping[str, Tensor]):
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Look into a safetensors file, or a folder with one (or with a sharded index).
+    """Read the headers of a safetensors file, or of a folder with one (or with a sharded index).
 
     Raises:
         WeightsError: nothing there, a file that is damaged or not safetensors, or a tensor that
@@ -163,7 +163,7 @@ def _indexed(index: Path) -> list[str]:
 def our_entries(
     weights: WeightsFile, rules: Sequence[Rule], dtype: torch.dtype | None = None
 ) -> list[Entry]:
-    """The file's tensors under our names, whatever layout it has.
+    """The file's tensors under our (BFL's) names, in either layout.
 
     Args:
         rules: of the model that the file should fit (`rules_for`).
@@ -221,7 +221,7 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
 
 
 def key_problems(weights: WeightsFile, rules: Iterable[Rule]) -> list[str]:
-    """What keeps the file from fitting: up to three phrases, empty where it fits."""
+    """Why the file does not fit: missing, surplus and misshapen keys; empty where it fits."""
     expected: dict[str, Shape] = {}
     for rule in rules:
         bfl = weights.layout == "bfl"
@@ -303,5 +303,5 @@ def _detached(tensor: Tensor) -> Tensor:
 
 
 def converted(entry: Entry, change: Callable[[Tensor], Tensor]) -> Entry:
-    """The entry with its tensor changed on reading; shape and dtype stay."""
+    """The entry, with `change` applied when its tensor is read. Shape and dtype must stay."""
     return replace(entry, read=lambda: change(entry.read()))

@@ -111,12 +111,12 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def use_kernel(name: str, device: torch.device | str = "cpu", *, fallback: bool = False) -> str:
-    """Take the kernel `name` into use for the whole process, after checking that it runs.
+    """Use the kernel `name` in the whole process, after checking it against the plain formula.
 
     Args:
         name: auto, sdpa, math, flash2 (the flash-attn package), fa3 or fa4 (through PyTorch).
         device: where it will run.
-        fallback: where it is not available, warn, record it and use `auto`.
+        fallback: if it is not available, warn, record it and use `auto`.
 
     Returns:
         `active_kernel(device)`.

@@ -82,14 +82,14 @@ def write(
     world: World,
     done: Callable[[], None] = lambda: None,
 ) -> Future[Any]:
-    """Begin to write a checkpoint; every rank calls this with the same names.
+    """Start writing a checkpoint. Every rank must call this with the same names.
 
     Returns when the tensors are copied to the CPU: the caller may change them at once.
 
     Args:
         tensors: plain ones, of which one copy is written, and FSDP's, of which every rank has rows.
         record: plain values for the manifest; only rank 0's is written.
-        done: called in a thread of rank 0 when the checkpoint is whole.
+        done: called in a thread of rank 0 when the checkpoint is complete.
     """
     writer = _Writer(store, folder, record, world.rank, done)
     pending: Any = async_save(
@@ -119,7 +119,7 @@ def read(
 
 
 def finish(pending: Future[Any]) -> None:
-    """Until a checkpoint that was begun is whole.
+    """Wait until a checkpoint that `write` began is complete.
 
     Raises:
         StoreError: on some rank it could not be written.
@@ -143,7 +143,7 @@ _STALE_SECONDS = 3600  # of a file whose process is unknown here: it may run in 
 
 
 def forget_dead_writers() -> None:
-    """Delete what killed processes of this machine left in TMPDIR: a part of a checkpoint each."""
+    """Delete the unfinished checkpoint files that killed processes left in this TMPDIR."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         with suppress(FileNotFoundError):  # another rank was faster

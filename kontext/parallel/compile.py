@@ -1,9 +1,9 @@
 """Compile a transformer block by block, for a closed set of sequence lengths.
 
 Blocks of a kind share their graphs, so start-up does not grow with depth; what surrounds them stays
-eager. Shapes are static: each length has its own graphs, made when it first comes, and a length
-outside the set is an error rather than one more compilation in the middle of the work. Lengths,
-not heights and widths: Kontext's 17 sizes have 9 target lengths.
+eager. Shapes are static: each length has its own graphs, made at its first use. A length outside
+the set is an error, not one more compilation in the middle of the work. Only the number of tokens
+counts, not height and width: Kontext's 17 sizes have 9 target lengths.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def compile_blocks(
     """Compile the blocks of a `FluxTransformer` in place.
 
     Args:
-        lengths: all lengths [text | target | contexts], cached contexts counted, that will come.
+        lengths: all sequence lengths [text | target | contexts] that will be used; cached contexts
+            count.
         backend: torch.compile's.
 
     Raises:

@@ -1,9 +1,9 @@
-"""How many floating-point operations a step takes: from the shape alone, to the last product.
+"""How many floating-point operations a step takes, computed exactly from the shape.
 
 Counted are matrix products and attention's two products, a multiplication and an addition each,
-as `torch.utils.flop_counter` counts them; norms, activations and softmax are not. The counts are
-of what `FluxTransformer` computes, which skips what nobody reads in the last block; published
-tables count every block on every token, which `block_flops` does.
+as `torch.utils.flop_counter` counts them; norms, activations and softmax are not. `step_flops`
+counts what `FluxTransformer` computes, which leaves out unused outputs of the last block. Published
+tables count every block on every token; `block_flops` does so too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _SINUSOID = 256
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of a pass. `frozen_inputs` is the linears' part whose inputs need no gradient."""
+    """Operations of a forward pass.
+
+    `frozen_inputs` are those of linear layers whose inputs need no gradient.
+    """
 
     linear: int = 0
     attention: int = 0
@@ -27,12 +30,12 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """Forward."""
+        """Operations of the forward pass."""
         return self.linear + self.attention
 
     @property
     def training(self) -> int:
-        """Forward and backward, nothing recomputed: two more products for every forward one."""
+        """Forward and backward without recomputation: two more products for every forward one."""
         return 3 * self.total - self.frozen_inputs
 
     def __add__(self, other: Flops) -> Flops:
@@ -48,7 +51,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token counts of one sample; `context` of all its context images together."""
+    """Number of tokens of one sample; `context` is that of all its contexts together."""
 
     text: int
     target: int
@@ -105,10 +108,10 @@ def cache_flops(shape: TransformerShape, context: int, batch: int = 1) -> Flops:
 
 
 def saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
-    """The share of operations that cached context saves against FLUX.1's joint attention.
+    """The share of operations (0-1) that cached context saves against FLUX.1's joint attention.
 
     Args:
-        steps: over an edit of so many steps, the cache's making counted in; None: per step.
+        steps: of an edit, the cost of making the cache included; None: of one step alone.
     """
     joint = step_flops(shape.model_copy(update={"cached_context": False}), tokens).total
     apart = shape.model_copy(update={"cached_context": True})

@@ -50,8 +50,11 @@ class Launched(Protocol):
     """What the recipe sections of all stages that work on ranks have in common."""
 
     @property
-    def launch(self) -> LaunchConfig: ...
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+    def launch(self) -> LaunchConfig:
+        """How many ranks, and where they run."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The section as plain values, as pydantic's models give it."""
 
 
 def on_ranks(

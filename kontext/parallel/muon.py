@@ -1,8 +1,8 @@
 """Muon on sharded matrices: momentum stays sharded, each matrix is orthogonalised whole.
 
-Newton-Schulz needs the full matrix, so every matrix's update is gathered once per step and every
-rank orthogonalises it. That is the single-process rule exactly (same gradient, same update); what
-it costs beside that is one fp32 all-gather of the hidden matrices per step.
+Newton-Schulz needs the full matrix. So every matrix's update is gathered once per step, and every
+rank orthogonalises it. The update is exactly that of a single process. The extra cost is one fp32
+all-gather of the hidden matrices per step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a device can do at best. A device that is not listed has no known peak, and no guess."""
+"""Peak operations per second of known devices. A device that is not listed has no peak: None."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PEAKS = {
 
 
 def peak_of(name: str, products: torch.dtype) -> float | None:
-    """Peak of a device by the name its driver tells, for products in `products`."""
+    """Peak FLOP/s of a device, by its driver's name, for matrix products of dtype `products`."""
     if products != torch.bfloat16:
         return None
     return next((peak for known, peak in PEAKS.items() if known in name), None)
 
 
 def peak_flops(device: torch.device, products: torch.dtype) -> float | None:
-    """Operations per second that `device` can do at best, or None where that is not known."""
+    """Peak FLOP/s of `device` for matrix products of dtype `products`; None where unknown."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device), products)

@@ -1,9 +1,9 @@
 """Activation checkpointing: what a block keeps for its backward pass, and what it computes again.
 
 `full` keeps a block's inputs only. `selective` also keeps attention's outputs and every other
-matrix product, which are dear to compute for the memory they take; the rule is torchtitan's. What
-is kept can wait in the host's memory (`offload_blocks`).
-Gradients are those of `none`, bit for bit: the same operations run on the same numbers.
+matrix product, which cost much time for little memory; the rule is torchtitan's. `offload_blocks`
+moves what is kept to the host's memory. Gradients are those of `none`, bit for bit: the same
+operations run on the same numbers.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def recompute_blocks(model: nn.Module, mode: Recompute) -> None:
 
 
 def offload_blocks(model: nn.Module, least: int = 1 << 16) -> None:
-    """Hold what every block keeps for its backward pass in the host's memory, in place.
+    """Keep every block's saved activations in the host's memory, in place.
 
     Copies run in the order of the device's own work, to pinned memory: they cost transfers, and
     leave one block's activations on the device. Call after `recompute_blocks`, which then keeps
     blocks' inputs there.
 
     Args:
-        least: bytes below which a tensor stays where it is.
+        least: smaller tensors, in bytes, stay on the device.
     """
     for block in blocks(model):
         block.forward = partial(_offloaded, block.forward, least)
@@ -82,7 +82,7 @@ def _to_device(kept: Tensor | tuple[torch.device, Tensor]) -> Tensor:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks in the order they run."""
+    """The transformer's blocks, in the order in which they run."""
     return [*model.get_submodule("double_blocks"), *model.get_submodule("single_blocks")]  # type: ignore[misc]
 
 

@@ -1,7 +1,7 @@
 """FSDP2 for the transformer: one shard group per block, bf16 gathered, fp32 reduced.
 
-Tried with gloo ranks on CPUs: losses, communicated dtypes, streamed weights, HSDP meshes, shared
-sequences. Unrun: NCCL, and what prefetch and offloading gain on a GPU.
+Tested with gloo ranks on CPUs: losses, dtypes of collectives, loading of weights, HSDP meshes,
+Ulysses. Not run yet: NCCL, and what prefetch and offloading gain on a GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def shard(
 
     Args:
         dtype: of the products.
-        lengths: of all sequences that will come, where `config.compile` is on.
+        lengths: all sequence lengths that will be used, where `config.compile` is on.
 
     Raises:
         RecipeError: the ranks cannot share a sequence as the recipe says.
@@ -75,7 +75,7 @@ def shard(
 
 
 def forward_by(model: nn.Module, method: str) -> None:
-    """Let a method run a sharded model as `forward` does: with its weights gathered."""
+    """Let `model.<method>` run with its sharded weights gathered, as `forward` does."""
     if any(is_sharded(parameter) for parameter in model.parameters()):
         from torch.distributed.fsdp import register_fsdp_forward_method
 

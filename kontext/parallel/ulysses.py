@@ -1,13 +1,15 @@
 """Ulysses context parallelism: ranks that share a sequence, for N references at full size.
 
-Every rank of a group holds an equal part of the text, of the target and of each image's tokens, and
-all weights' work on them. Attention alone needs whole sequences: there each rank gives its tokens
-of all heads for all tokens of its heads, and takes its own back (Jacobs et al., arXiv 2309.14509).
-Text, target and contexts are cut one by one, so a rank's tokens are laid out as a whole sequence's
-are, and the model needs to know nothing of it. Attention without a mask does not ask for an order.
+Every rank of a group holds an equal part of the tokens of the text, of the target and of each
+context, and computes everything but attention on its own part. Attention needs whole sequences.
+There an all-to-all exchange gives each rank all tokens of some of the heads, and a second one gives
+it its own tokens back (Jacobs et al., arXiv 2309.14509).
+Text, target and contexts are cut one by one. So a rank's tokens have the layout of a whole
+sequence, and the model does not know of it. The order of tokens does not matter to attention
+without a mask.
 
-What a rank's backward pass leaves is the part of the gradient that its tokens make; FSDP's sum over
-all ranks is the whole.
+After a rank's backward pass it has its own tokens' part of the gradient. FSDP's sum over all ranks
+is the whole gradient.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def share_sequences(model: nn.Module, group: Any) -> None:
 
 
 def exchanged(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`attend(q, k, v)`, over whole sequences where ranks share them.
+    """`attend(q, k, v)` over whole sequences, also where ranks hold parts of them.
 
     Args:
         q, k, v: this rank's tokens, [B, H, L, D] each.
@@ -69,7 +71,7 @@ def exchanged(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def shared() -> bool:
-    """Whether the sequence that is being computed is shared among ranks."""
+    """Whether ranks share the sequence that is being computed."""
     return _Sharing.group is not None
 
 

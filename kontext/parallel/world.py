@@ -1,4 +1,4 @@
-"""Which rank this process is, and the few things ranks say to each other outside FSDP.
+"""Which rank this process is, and the few collectives that ranks need outside FSDP.
 
 A process that trains alone is a world of one: it imports nothing of torch.distributed and every
 method here is the identity. Which samples a rank takes is a slice of the same global batch, so the
@@ -38,7 +38,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank writes what only one may write."""
+        """Whether this is rank 0, which writes what only one rank may write."""
         return self.rank == 0
 
     def rows(self, count: int) -> range:
@@ -50,13 +50,16 @@ class World:
         return range(count * place // places, count * (place + 1) // places)
 
     def parts(self, count: int, parts: int) -> list[range]:
-        """This rank's rows of a global batch in `parts` ranges, the same number on all ranks."""
+        """This rank's rows of a global batch of `count`, cut into `parts` ranges on every rank."""
         rows = self.rows(count)
         edges = [rows.start + len(rows) * i // parts for i in range(parts + 1)]
         return [range(*pair) for pair in pairwise(edges)]
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over all rows' ranks, taken in float64; every rank must pass the same names."""
+        """Sum each value over all ranks, in float64. Every rank must pass the same names.
+
+        Ranks that share a sequence have the same values, which count once.
+        """
         shares = {name: value / self.context for name, value in values.items()}
         return self._total(shares) if self.size > 1 else dict(values)
 
@@ -69,7 +72,7 @@ class World:
         return dict(zip(values, numbers.tolist(), strict=True))
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors over all ranks, in place and in one message; for what is not sharded."""
+        """Sum unsharded tensors over all ranks, in place, in one all-reduce."""
         if self.size == 1 or not tensors:
             return
         import torch.distributed as dist
@@ -89,20 +92,20 @@ class World:
         return ((squares - total.square() / count) / (count - 1)).sqrt().to(values.dtype)
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes."""
+        """True on all ranks if `flag` is true on any."""
         return flag if self.size == 1 else self._total({"flag": float(flag)})["flag"] > 0
 
     def from_first(self, number: int) -> int:
-        """The number that rank 0 says, on all ranks."""
+        """Rank 0's number, on all ranks."""
         if self.size == 1:
             return number
         return int(self._total({"number": number if self.leads else 0})["number"])
 
     def channel(self, name: str) -> Any:
-        """A gloo group of all ranks for one kind of talk; None in a world of one.
+        """A gloo group of all ranks for one purpose; None in a world of one.
 
-        CPU numbers never wait behind gradients there, and threads that each have a channel of
-        their own cannot mix up their collectives. Its first use is a collective.
+        CPU numbers do not wait behind gradients there, and threads with a channel each cannot mix
+        up their collectives. The first call with a name is a collective.
         """
         if self.size == 1:
             return None
@@ -113,7 +116,7 @@ class World:
         return _groups[name]
 
     def wait(self) -> None:
-        """Until every rank has come here."""
+        """Barrier: return when every rank has called this."""
         self.any(False)
 
 
@@ -124,7 +127,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, asked without importing torch.distributed."""
+    """Whether a tensor is a DTensor. Does not import torch.distributed."""
     return hasattr(tensor, "full_tensor")
 
 

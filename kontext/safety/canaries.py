@@ -1,8 +1,8 @@
 """Benign canaries: pictures of plasma and shapes that the hash gate must stop.
 
-Like EICAR's test file they are harmless and known: the gate's bank always holds their hashes, a
-run injects a few as ordinary records, and the run fails unless every one is stopped with nothing
-of it written. The pictures are a pure function of their number; nobody has to ship a hash list.
+They are harmless, like EICAR's test file for virus scanners. The gate's bank always holds their
+hashes. A run adds a few as ordinary records, and fails unless every one is stopped before anything
+of it is written. The pictures are a pure function of their number, so no hash list is shipped.
 """
 
 from __future__ import annotations

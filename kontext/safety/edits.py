@@ -26,14 +26,14 @@ CHANGES_RESULTS = False  # checks what users edit; no stage does
 
 
 class _Passed(NamedTuple):
-    """What the pair rule needs of an image that passes by itself, each in [0, 1]."""
+    """Scores in [0, 1] that the pair rule needs of an image that passed alone."""
 
     exposure: float
     person: float
 
 
 class EditScreening:
-    """The policy's look at one request and at what comes of it.
+    """Screens one edit request: its instructions, its images and its results.
 
     screening = EditScreening(policy, gate)
     screening.words(instruction)   # of every turn
@@ -50,24 +50,40 @@ class EditScreening:
         self._inputs: list[_Passed] = []
 
     def words(self, instruction: str) -> None:
-        """Check what is asked for."""
+        """Check an instruction with the text rules.
+
+        Raises:
+            SafetyRefusal: a rule forbids it.
+        """
         reason = check_text(instruction)
         if reason is not None:
             raise self._refusal(reason)
 
     def match(self, image: Pixels, data: bytes = b"") -> Outcome:
-        """Match an image (uint8 [H, W, 3]) and the file it came from with the hash lists."""
+        """Match an image (uint8 [H, W, 3]), and the file it came from, against the hash lists.
+
+        Raises:
+            SafetyRefusal: a list has it.
+        """
         found = self._gate.check(data, image)
         if found.outcome is Outcome.DROP:
             raise self._refusal(Reason(found.reason))
         return found.outcome
 
     def input(self, image: Pixels, data: bytes = b"") -> None:
-        """Match and score an image that the edit starts from, or refers to."""
+        """Match and score an input or reference image.
+
+        Raises:
+            SafetyRefusal: the policy forbids it.
+        """
         self._inputs.append(self._look(image, data))
 
     def result(self, image: Pixels) -> None:
-        """Match and score a result, and apply the pair rule to it and all inputs."""
+        """Match and score a result, and apply the pair rule to it with every input.
+
+        Raises:
+            SafetyRefusal: the policy forbids it.
+        """
         own = self._look(image)
         if not self._inputs:
             return

@@ -17,7 +17,7 @@ NO_SCORE = -1.0  # score and threshold of a decision that has none
 
 
 class Outcome(StrEnum):
-    """What a check decided. Everything but PASS and UNMATCHABLE removes the subject."""
+    """What a check decided. All but PASS and UNMATCHABLE remove the image or pair."""
 
     PASS = "pass"
     DROP = "drop"

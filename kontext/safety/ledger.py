@@ -3,8 +3,8 @@
     ledger/<seq>-<hash>.parquet   rows of one segment; <hash> is its last row's hash
     ledger/seq/<seq>.json         claims the sequence number (conditional put): this is the commit
 
-Each row's hash covers the row and the previous row's hash, so changing, removing or reordering
-anything breaks the chain from there on. A segment without a claim does not exist.
+Each row's hash covers the row and the previous row's hash. So a row that is changed, removed or
+moved breaks the chain from there on. A segment without a claim does not exist.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Ledger:
         return pa.concat_tables(tables) if tables else LEDGER.empty_table()
 
     def verify(self) -> ChainReport:
-        """Walk the whole chain and say what does not hold."""
+        """Check every hash of the chain. The report names each segment, and row, that is wrong."""
         problems: list[str] = []
         previous, rows = GENESIS, 0
         segments = self.segments()

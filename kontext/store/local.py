@@ -30,20 +30,24 @@ class LocalStore(ObjectStore):
             self._temporary.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """See `ObjectStore`."""
         with self._errors(key), self._path(key).open("rb") as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> str:
+        """See `ObjectStore`."""
         return self._write(key, lambda file: file.write(data), if_absent)
 
     def put_file(self, key: str, path: Path, *, if_absent: bool = False) -> str:
+        """See `ObjectStore`."""
         with self._errors(), path.open("rb") as source:
             return self._write(
                 key, lambda file: shutil.copyfileobj(source, file, 1 << 20), if_absent
             )
 
     def replace_if(self, key: str, data: bytes, etag: str | None) -> str:
+        """See `ObjectStore`."""
         if etag is None:
             return self.put(key, data, if_absent=True)
         with FileLock(self._temporary / "replace.lock"):
@@ -53,6 +57,7 @@ class LocalStore(ObjectStore):
             return self.put(key, data)
 
     def download(self, key: str, path: Path) -> None:
+        """See `ObjectStore`."""
         source = self._path(key)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         with self._errors(key):
@@ -61,6 +66,7 @@ class LocalStore(ObjectStore):
             partial.replace(path)
 
     def info(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore`."""
         path = self._path(key)
         if not path.is_file():
             return None
@@ -68,6 +74,7 @@ class LocalStore(ObjectStore):
             return _describe(key, path.stat())
 
     def list_info(self, prefix: str = "") -> list[ObjectInfo]:
+        """See `ObjectStore`."""
         base = self.root / prefix.rpartition("/")[0]
         found = []
         for path in base.rglob("*") if base.is_dir() else ():
@@ -78,6 +85,7 @@ class LocalStore(ObjectStore):
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
+        """See `ObjectStore`."""
         path = self._path(key)
         path.unlink(missing_ok=True)
         for folder in path.parents:
@@ -89,6 +97,7 @@ class LocalStore(ObjectStore):
                 break
 
     def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
+        """See `ObjectStore`."""
         old = [
             path
             for path in self._temporary.iterdir()
@@ -99,13 +108,16 @@ class LocalStore(ObjectStore):
         return len(old)
 
     def local_path(self, key: str) -> Path | None:
+        """See `ObjectStore`."""
         path = self._path(key)
         return path if path.is_file() else None
 
     def exists(self, key: str) -> bool:
+        """See `ObjectStore`."""
         return self._path(key).is_file()
 
     def size(self, key: str) -> int:
+        """See `ObjectStore`."""
         with self._errors(key):
             return self._path(key).stat().st_size
 

@@ -64,21 +64,26 @@ class SqliteMetadata(Metadata):
         self.target = f"sqlite:{self.path}"
 
     def options(self, read_only: bool) -> list[str]:
+        """See `Metadata`."""
         busy = [*super().options(read_only), "META_BUSY_TIMEOUT 5000"]
         return busy if read_only else [*busy, "META_JOURNAL_MODE 'WAL'"]
 
     def exists(self) -> bool:
+        """See `Metadata`."""
         return self.path.exists()
 
     def prepare(self) -> None:
+        """See `Metadata`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
+        """See `Metadata`."""
         with FileLock(f"{self.path}.lock"):
             yield
 
     def move(self, data: str) -> None:
+        """See `Metadata`."""
         try:
             with closing(sqlite3.connect(self.path)) as database, database:
                 database.execute(_MOVE, [data])
@@ -100,6 +105,7 @@ class PostgresMetadata(Metadata):
         self.target = f"postgres:{url}"
 
     def exists(self) -> bool:
+        """See `Metadata`."""
         with self._database() as database:
             sql = "SELECT count(*) FROM information_schema.tables WHERE table_name = "
             sql = f"SELECT * FROM postgres_query('meta', {quote(sql + quote('ducklake_metadata'))})"
@@ -107,10 +113,12 @@ class PostgresMetadata(Metadata):
             return bool(row and row[0])
 
     def prepare(self) -> None:
+        """See `Metadata`."""
         return
 
     @contextmanager
     def lock(self) -> Iterator[None]:
+        """See `Metadata`."""
         with self._database() as database:
             database.execute("BEGIN")
             call = quote(f"SELECT pg_advisory_xact_lock({_LOCK})::text")
@@ -121,6 +129,7 @@ class PostgresMetadata(Metadata):
                 database.execute("COMMIT")
 
     def move(self, data: str) -> None:
+        """See `Metadata`."""
         with self._database() as database:
             statement = _MOVE.replace("?", quote(data))
             database.execute(f"CALL postgres_execute('meta', {quote(statement)})")

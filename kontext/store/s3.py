@@ -99,6 +99,7 @@ class S3Store(ObjectStore):
         )
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """See `ObjectStore`."""
         if length == 0:
             return b"" if self.exists(key) else self._missing(key)
         return b"".join(self.stream(key, start, length))
@@ -135,9 +136,11 @@ class S3Store(ObjectStore):
                 time.sleep(0.1 * 2**broken * random.random())
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> str:
+        """See `ObjectStore`."""
         return self._put(key, data, {"IfNoneMatch": "*"} if if_absent else {})
 
     def put_file(self, key: str, path: Path, *, if_absent: bool = False) -> str:
+        """See `ObjectStore`."""
         try:
             if path.stat().st_size <= _PART:
                 return self.put(key, path.read_bytes(), if_absent=if_absent)
@@ -147,9 +150,11 @@ class S3Store(ObjectStore):
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
     def replace_if(self, key: str, data: bytes, etag: str | None) -> str:
+        """See `ObjectStore`."""
         return self._put(key, data, {"IfMatch": etag} if etag else {"IfNoneMatch": "*"})
 
     def download(self, key: str, path: Path) -> None:
+        """See `ObjectStore`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
@@ -164,6 +169,7 @@ class S3Store(ObjectStore):
             partial.unlink(missing_ok=True)
 
     def info(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore`."""
         try:
             with self._errors(key):
                 head = self._client.head_object(Bucket=self.bucket, Key=self._name(key))
@@ -172,6 +178,7 @@ class S3Store(ObjectStore):
         return ObjectInfo(key, head["ContentLength"], head["ETag"], head["LastModified"])
 
     def list_info(self, prefix: str = "") -> list[ObjectInfo]:
+        """See `ObjectStore`."""
         found = []
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -187,10 +194,12 @@ class S3Store(ObjectStore):
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
+        """See `ObjectStore`."""
         with self._errors():
             self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
 
     def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
+        """See `ObjectStore`."""
         old = []
         with self._errors():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(

@@ -33,9 +33,12 @@ class Trained(Launched, Protocol):
     """What the recipe sections of all stages that train have in common."""
 
     @property
-    def guard(self) -> GuardConfig: ...
+    def guard(self) -> GuardConfig:
+        """What to do with a step whose loss is not finite, or jumps."""
+
     @property
-    def checkpoint_every(self) -> int: ...
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints."""
 
 
 class Built(Method, Protocol):

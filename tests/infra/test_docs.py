@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import typer.main
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
 
-from docs import build
 from kontext.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+OUTSIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*OUTSIDE, *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -49,12 +53,33 @@ def test_every_stage_has_a_page_that_fits_the_graph() -> None:
     assert re.findall(r"\(stages/([\w-]+)\.md\)", overview) == list(STAGES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_glossary_stays_short_and_in_order() -> None:
+    rows = re.findall(r"^\| (?!term|-)(.+?) \|", (ROOT / "docs/glossary.md").read_text(), re.M)
+    assert rows == sorted(rows, key=str.lower) and len(rows) <= 30
+
+
+def test_python_examples_are_python() -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S
+    )
+    assert len(blocks) >= 9
+    for block in blocks:
+        compile(block, "CONTRIBUTING.md", "exec")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "CHANGELOG.md"],  # it names what is gone
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_commands_and_options_exist(page: Path) -> None:
     from flows import cli
 
     group = typer.main.get_command(cli.app)
-    for line in re.findall(r"`kontext ([a-z][^`\n]*)`", page.read_text()):
+    text = page.read_text()
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S))
+    lines = re.findall(r"`kontext ([a-z][^`\n]*)`", text)
+    for line in lines + re.findall(r"^kontext ([a-z][^#\n]*)", blocks, re.M):
         words = [word for word in line.split() if word not in ("…", "|")]
         command = group.commands[words[0]]  # type: ignore[attr-defined]
         if hasattr(command, "commands") and len(words) > 1:
@@ -64,26 +89,13 @@ def test_commands_and_options_exist(page: Path) -> None:
         assert named <= known | {"--help"}, f"{page.name}: kontext {line}"
 
 
-def test_the_diagram_quotes_its_labels() -> None:
-    """An unquoted label breaks the parser at the first special sign."""
-    (diagram,) = re.findall(
-        r"```mermaid\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.S
-    )
-    labels = re.findall(r"\w\[(.*?)\]", diagram)
-    assert labels and all(label.startswith('"') and label.endswith('"') for label in labels)
-    nodes = set(re.findall(r"^\s*(?:subgraph )?(\w+)\[", diagram, re.M))
-    ends = set(re.findall(r"(\w+) -->", diagram)) | set(
-        re.findall(r"--> ?(?:\|[^|]*\| ?)?(\w+)", diagram)
-    )
-    assert ends <= nodes
-
-
 class _Page(HTMLParser):
     """Where a page points, and what may be pointed at."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.targets: list[str] = []
+        self.loaded: list[str] = []
         self.ids: set[str] = set()
         self.feed(text)
 
@@ -91,37 +103,48 @@ class _Page(HTMLParser):
         for name, value in attrs:
             if name in ("href", "src") and value and "://" not in value:
                 self.targets.append(value)
+            if name in ("href", "src") and value and tag in ("script", "link", "img"):
+                self.loaded.append(value)
             if name == "id" and value:
                 self.ids.add(value)
 
 
-def test_the_built_site_is_whole(tmp_path: Path) -> None:
-    """Every page is there, and every link of the HTML itself leads to a file and a heading."""
-    made = build.build(tmp_path)
-    assert {page.relative_to(tmp_path).with_suffix(".md").as_posix() for page in made} == {
-        "README.md",
-        *(page.relative_to(ROOT).as_posix() for page in PAGES),
-    }
+def _build(root: Path, site: Path) -> None:
+    """`mkdocs build --strict`."""
+    config = load_config(str(root / "mkdocs.yml"), site_dir=str(site), strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+
+
+def test_the_built_site_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
+    """Every page is there, every link of the HTML leads to a file and a heading, none is loaded."""
+    _build(ROOT, tmp_path)
+    made = {page for page in tmp_path.rglob("*.html") if page.name != "404.html"}
+    assert len(made) == len(PAGES) + 1  # and ATTRIBUTION.md
     found = {page: _Page(page.read_text()) for page in made}
     for page, parsed in found.items():
         assert len(parsed.targets) > len(made) / 2  # the menu
+        assert not [address for address in parsed.loaded if "//" in address]
         for target in parsed.targets:
             path, _, anchor = target.partition("#")
-            there = (page.parent / path).resolve() if path else page
+            there = (page.parent / path).resolve() if path not in ("", ".") else page
             assert there.exists(), f"{page.name}: {target}"
-            assert not anchor or anchor in found[there].ids, f"{page.name}: {target}"
-    assert "<table>" in (tmp_path / "docs" / "operator.html").read_text()
+            known = found[there].ids if there in found else set()
+            assert anchor in known | {"", "__skip"}, f"{page.name}: {target}"
+    assert "<table>" in (tmp_path / "operator.html").read_text()
+    assert (tmp_path / "code/infra/compose.yaml").read_bytes() == (
+        ROOT / "infra/compose.yaml"
+    ).read_bytes()
 
 
-def test_a_broken_link_stops_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text("# A\n\n[b](docs/b.md#there) [a](#nowhere)\n")
-    (tmp_path / "docs" / "b.md").write_text("# There\n\n[gone](../gone.py)\n")
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    with pytest.raises(build.BrokenLinks) as error:
-        build.build(tmp_path / "out")
-    assert str(error.value).splitlines() == [
-        "README.md: #nowhere: no such heading",
-        "docs/b.md: ../gone.py: no such file",
-    ]
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("link", ["gone.md", "../gone.py", "sql.md#nowhere", "#nowhere"])
+def test_a_broken_link_stops_the_build(tmp_path: Path, link: str) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "ATTRIBUTION.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for folder in ("infra", "kontext", "schemas"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    with (tmp_path / "docs/glossary.md").open("a") as page:
+        page.write(f"\n[broken]({link})\n")
+    with pytest.raises(Abort):
+        _build(tmp_path, tmp_path / "site")

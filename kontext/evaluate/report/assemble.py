@@ -31,7 +31,7 @@ _PICTURES = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything evaluate has worked out before the report is made."""
+    """What the stage evaluate measured: the report is made from it."""
 
     bench: Bench
     scores: Scores

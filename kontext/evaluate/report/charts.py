@@ -1,4 +1,4 @@
-"""Charts as inline SVG that follow the page's light or dark theme.
+"""Charts as inline SVG, in the colours of the page's light or dark theme.
 
 Matplotlib draws in placeholder colours, which are then replaced by CSS variables; text stays text.
 """

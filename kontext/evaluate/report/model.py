@@ -15,7 +15,7 @@ from kontext.evaluate.stats import Interval
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of an edit card. `ok` is None where success is not asked."""
+    """One picture of an edit card. `ok` says whether the edit succeeded; None: not an edit."""
 
     role: str  # context, teacher, student, target
     path: str

@@ -58,12 +58,12 @@ def autoencoder_charts(artifact: ArtifactReader, config: AutoencoderConfig) -> l
     charts = [
         Chart(
             "Autoencoder loss",
-            "Terms as they enter the sum; perceptual and adversarial terms start late.",
+            "Weighted terms of the loss. Perceptual and adversarial terms start later.",
             line_chart(curves(history, terms), "step", "loss", marks=marks),
         ),
         Chart(
             "Discriminator",
-            "Hinge loss; 1 is a discriminator that cannot tell.",
+            "Hinge loss; 1 means that the discriminator cannot tell decoded from real.",
             line_chart(curves(history, {"critic": "PatchGAN"}), "step", "hinge loss"),
         ),
     ]
@@ -105,7 +105,8 @@ def distill_charts(artifact: ArtifactReader) -> list[Chart]:
         Chart(
             "What the heads see",
             "Mean logits of teacher edits (real), student edits (fake) and edits with a wrong "
-            "instruction or context. Real and fake together: the heads cannot tell them apart.",
+            "instruction or context. Where real and fake lie together, the heads cannot tell them "
+            "apart.",
             line_chart(curves(history, logits), "step", "mean logit"),
         ),
     ]
