@@ -104,7 +104,7 @@ def edit_file(
     begin("loading")
     editor = load_editor(request.weights, request.store, request.quantize, request.kernel)
     if request.tile_above is not None:
-        editor.tile_above = request.tile_above
+        editor.codec.tile_above = request.tile_above
     make = _turns if request.then else _edit
     results = make(editor, request, images, mask, screening, on_step, begin)
     begin("saving")

@@ -13,14 +13,13 @@ from kontext.evaluate.pixels import Images
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder, load_text_encoder
+from kontext.models.trained import load_autoencoder, load_transformer
 from kontext.models.transformer import FluxTransformer
-from kontext.models.weights import load_weights
 from kontext.sample.canvas import to_tensor, to_uint8
-from kontext.sample.detail import give_back
+from kontext.sample.detail import restore_detail
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.stage import ArtifactReader
 from schemas.recipes import Recipe
-from schemas.train_config import TransformerShape
 
 BATCH = 50
 Progress = Callable[[int], None]
@@ -127,7 +126,7 @@ class TrainedModels:
         edited = self._pixels(latents)
         if self.keep_detail:
             original = to_tensor(list(context)).to(edited)
-            edited = give_back(edited, self._pixels(encoded), original)
+            edited = restore_detail(edited, self._pixels(encoded), original)
         return to_uint8(edited)
 
     def prompt(self, texts: Sequence[str]) -> Prompt:
@@ -194,24 +193,3 @@ class TrainedModels:
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)
         return np.concatenate(made)
-
-
-def load_autoencoder(artifact: ArtifactReader, device: torch.device) -> Autoencoder:
-    """The autoencoder of a train-autoencoder artifact, frozen."""
-    with torch.device("meta"):
-        model = Autoencoder.from_config(artifact.json("config.json"))
-    load_weights(model, artifact.path("autoencoder.safetensors"))
-    return model.requires_grad_(False).eval().to(device)
-
-
-def load_transformer(artifact: ArtifactReader, name: str, device: torch.device) -> FluxTransformer:
-    """The transformer `name` of a finetune or distill artifact, frozen."""
-    with torch.device("meta"):
-        model = FluxTransformer(transformer_shape(artifact.json("config.json")))
-    load_weights(model, artifact.path(name))
-    return model.requires_grad_(False).eval().to(device)
-
-
-def transformer_shape(config: dict[str, object]) -> TransformerShape:
-    """The shape in a `config.json`: under `shape`, or the whole file."""
-    return TransformerShape.model_validate(config.get("shape", config))

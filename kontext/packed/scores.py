@@ -23,7 +23,7 @@ from kontext.models.features import FeatureNet
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.canvas import to_tensor, to_uint8
-from kontext.sample.detail import give_back
+from kontext.sample.detail import restore_detail
 from kontext.sample.edits import EditSampler
 from schemas.recipes import Recipe
 
@@ -111,7 +111,7 @@ def decoded(
         pixels = _pixels(codec, latents[part])
         if context is not None and encoded is not None:
             original = to_tensor(list(context[part])).to(pixels)
-            pixels = give_back(pixels, _pixels(codec, encoded[part]), original)
+            pixels = restore_detail(pixels, _pixels(codec, encoded[part]), original)
         out.append(to_uint8(pixels))
     return np.concatenate(out)
 

@@ -60,7 +60,7 @@ LOOSE = Limits((0.6, 1.2), (0.25, 0.6), 2)  # for what is a recolouring
 _BROAD = 3
 
 
-def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
+def restore_detail(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
     """The edit with the context's own detail, [B, 3, H, W] in about -1..1.
 
     Time and memory grow with the number of pixels.

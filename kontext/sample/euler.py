@@ -32,6 +32,11 @@ class Prompt:
     pooled: Tensor
     mask: Tensor | None = None
 
+    def select(self, rows: Sequence[int]) -> Prompt:
+        """These rows of the batch, in this order."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Prompt(self.text[rows], self.pooled[rows], mask)
+
 
 @dataclass(frozen=True)
 class Guidance:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
 from kontext.models.batch import PairTensors
 from kontext.models.precision import compute_dtype
+from kontext.models.trained import load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops

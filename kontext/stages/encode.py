@@ -21,11 +21,11 @@ from kontext.data.latents import (
     unique_texts,
 )
 from kontext.data.loader import PairSet, decoded, load_split
-from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import sampled
 from kontext.models.precision import compute_dtype
 from kontext.models.text import TextEncoder, load_text_encoder
+from kontext.models.trained import load_autoencoder
 from kontext.parallel.memory import keep_freed_memory
 from kontext.stage import ArtifactReader, StageContext
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_autoencoder
 from kontext.models.precision import compute_dtype
+from kontext.models.trained import load_autoencoder
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops

@@ -10,12 +10,12 @@ import torch
 
 from kontext.data.shards import tar_members
 from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
-from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text import load_text_encoder
+from kontext.models.trained import load_autoencoder, load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.folder import ModelSettings, save_model_folder
 from kontext.stage import ArtifactReader, StageContext

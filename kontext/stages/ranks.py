@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from kontext.data.banks import map_folder
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.launch import launch
 from kontext.models.precision import compute_dtype
+from kontext.models.trained import load_autoencoder, load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kontext.data.banks import Entries, MappedRows, make_shards, write_bank
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
+from kontext.models.trained import load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler

@@ -144,7 +144,7 @@ def test_guidance_goes_where_the_model_takes_it(tmp_path: Path) -> None:
 
 def test_kontext_models_snap_to_the_17_sizes(tmp_path: Path) -> None:
     edit = editor(tmp_path, sizes="kontext")
-    ready = edit.prepare(Edit([photo(300, 400), photo(50, 50)], "x"), None, {})
+    (ready,) = edit.prepare([Edit([photo(300, 400), photo(50, 50)], "x")])
     assert [c.shape[2:] for c in ready.contexts] == [(110, 148), (128, 128)]
     assert ready.target == (1184, 880)
     assert ready.frame == Frame(0, 0, 1184, 880)
@@ -219,8 +219,8 @@ def test_large_images_are_coded_in_tiles_that_change_nothing(
     made = Editor(load_model_folder(tmp_path), Letters(), autocast=False)
     whole = made.edit([photo()], "a b")
     assert made.tile(photo()) == 0
-    made.tile_above = 1023  # the model's square has 32 x 32
-    monkeypatch.setattr("kontext.sample.editor.Tiling", lambda: Tiling(side=16))
+    made.codec.tile_above = 1023  # the model's square has 32 x 32
+    monkeypatch.setattr("kontext.sample.core.Tiling", lambda: Tiling(side=16))
     with caplog.at_level("INFO", logger="kontext"):
         tiled = made.edit([photo()], "a b")
     assert np.abs(tiled.astype(int) - whole).max() <= 1

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
+from kontext.models.trained import load_transformer
 from kontext.plan import Machine
 from kontext.stages.numerics import LEDGER
 from kontext.stages.training import report_speed

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.errors import GateError, RecipeError
-from kontext.evaluate.models import load_autoencoder
 from kontext.models.autoencoder import Autoencoder
+from kontext.models.trained import load_autoencoder
 from kontext.stages.start import codec_fingerprint
 from kontext.train.autoencoder import AutoencoderMethod
 from schemas.train_config import AutoencoderConfig, AutoencoderShape
