@@ -42,7 +42,7 @@ def run(ctx: StageContext) -> None:
     bench = Bench.from_shards(ctx.inputs["shard"], config)
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
-    models = TrainedModels.load(ctx.inputs, ctx.recipe)
+    models = TrainedModels.load(ctx, config)
     _agree(ctx, bench, models)
     outputs = _edit(ctx, bench, models)
     features = load_features(device=models.device)
@@ -62,12 +62,13 @@ def run(ctx: StageContext) -> None:
 def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
     """Stop before scoring what was trained otherwise; store what is scored with."""
     side = bench.context.shape[1:3]
-    factor = 2 * models.autoencoder.factor
+    model, length = models.student.model, models.student.settings.text_length
+    factor = 2 * model.autoencoder.factor
     products = compute_dtype("auto", models.device)
     tokens = (side[0] // factor) * (side[1] // factor)
     ledger = {
-        **encoded_ledger(ctx, models.autoencoder, products, models.text.digest, models.text_length),
-        **transformer_ledger(models.student, tokens, products, models.device),
+        **encoded_ledger(ctx, model.autoencoder, products, models.text.digest, length),
+        **transformer_ledger(model.transformer, tokens, products, models.device),
     }
     agree(ctx, "evaluate", ledger, "distill", arithmetic=ctx.recipe.evaluate.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)

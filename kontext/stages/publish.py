@@ -10,6 +10,7 @@ import torch
 
 from kontext.data.shards import tar_members
 from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
+from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
 from kontext.models.autoencoder import Autoencoder
@@ -38,23 +39,10 @@ def run(ctx: StageContext) -> None:
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
     teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
-    settings = ModelSettings(
-        name=config.name,
-        text_digest=load_text_encoder().digest,
-        text_length=ctx.recipe.encode.text_length,
-        resolution=ctx.recipe.ingest.resolution,
-        steps=ctx.recipe.distill.student_steps,
-        guidance=1.0,
-        keep_detail=ctx.recipe.evaluate.keep_detail,
-    )
+    settings, slow = model_settings(ctx, ctx.recipe.evaluate, load_text_encoder().digest)
+    settings = settings.model_copy(update={"name": config.name})
+    slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
     _agree(ctx, student, autoencoder, settings)
-    slow = settings.model_copy(
-        update={
-            "name": f"{config.name}-teacher",
-            "steps": ctx.recipe.evaluate.teacher_steps,
-            "guidance": ctx.recipe.evaluate.teacher_guidance,
-        }
-    )
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
