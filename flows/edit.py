@@ -131,7 +131,13 @@ def _edit(
 
     results = editor.edit_many(
         [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
-        Options(request.steps, request.guidance, request.image_guidance, request.true_cfg),
+        Options(
+            request.steps,
+            request.guidance,
+            request.image_guidance,
+            request.true_cfg,
+            request.keep_detail,
+        ),
         on_step=on_step,
         on_phase=begin,
     )
@@ -177,6 +183,7 @@ def _turns(
                 guidance=request.guidance,
                 image_guidance=request.image_guidance,
                 true_cfg=request.true_cfg,
+                keep_detail=request.keep_detail,
             )
             begin("checking")
             screening.result(session.image)
