@@ -20,10 +20,8 @@ from kontext.evaluate.pixels import Images, change_mask, cosine_distance, masked
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
-from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.canvas import to_tensor, to_uint8
-from kontext.sample.detail import restore_detail
+from kontext.sample.core import PictureCodec
 from kontext.sample.edits import EditSampler
 from schemas.recipes import Recipe
 
@@ -93,7 +91,6 @@ def succeeded(
     return np.asarray(pixels & (apart < untouched))
 
 
-@torch.no_grad()
 def decoded(
     codec: Autoencoder,
     latents: Tensor,
@@ -102,23 +99,9 @@ def decoded(
 ) -> Images:
     """uint8 [N, H, W, 3] of latents [N, C, h, w].
 
-    With `context` images and their latents `encoded`, their own detail is given back
-    (kontext.sample.detail).
+    With `context` images and their latents `encoded`, their own detail is restored.
     """
-    out = []
-    for start in range(0, len(latents), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        pixels = _pixels(codec, latents[part])
-        if context is not None and encoded is not None:
-            original = to_tensor(list(context[part])).to(pixels)
-            pixels = restore_detail(pixels, _pixels(codec, encoded[part]), original)
-        out.append(to_uint8(pixels))
-    return np.concatenate(out)
-
-
-def _pixels(codec: Autoencoder, latents: Tensor) -> Tensor:
-    with autocast(latents.device):
-        return codec.decode(latents).float().clamp(-1, 1)
+    return PictureCodec(codec).pictures(latents, () if context is None else context, encoded)
 
 
 def png(rgb: NDArray[np.uint8]) -> bytes:
