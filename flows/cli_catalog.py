@@ -30,10 +30,11 @@ def migrate(store: Store = "") -> None:
 def rebuild(store: Store = "", as_json: Json = False) -> None:
     """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
     from kontext.remake import rebuild_catalog
+    from kontext.stages import STAGES
     from tasks.workspace import open_artifacts, places
 
     at = places(store)
-    found = rebuild_catalog(open_artifacts(at), open_catalog(store), at.home)
+    found = rebuild_catalog(open_artifacts(at), open_catalog(store), at.home, STAGES)
     if as_json:
         typer.echo(json.dumps(vars(found), indent=1))
         return

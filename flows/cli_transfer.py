@@ -121,10 +121,11 @@ def _tell(found: Transfer, what: str, as_json: bool) -> None:
 def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Make an artifact again from its manifest, apart from the store, and compare every byte."""
     from kontext.remake import remake
+    from kontext.stages import STAGES
     from tasks.workspace import open_artifacts, places
 
     at = places(store)
-    found = remake(open_artifacts(at), ref, at.home)
+    found = remake(open_artifacts(at), ref, at.home, STAGES)
     if as_json:
         typer.echo(json.dumps(vars(found), indent=1))
     why = " (the code has changed since)" if found.code_changed else ""

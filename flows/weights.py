@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STAGE = "import"  # artifacts of this name come from outside, not from a stage
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-_CODE = ("kontext.sample.imports", "kontext.models.weights", "kontext.models.convert")
+CODE = "kontext.sample.imports"  # with all that it imports: what decides an import's bytes
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def import_weights(request: ImportRequest) -> dict[str, Any]:
         WeightsError: see `kontext.sample.imports`.
     """
     from flows.cli_artifacts import open_artifacts
+    from kontext.fingerprint import code_digest, modules_of
     from kontext.sample.imports import find_source
-    from kontext.store.code import code_digest
     from kontext.store.objects import sha256_file
     from schemas.manifest import artifact_digest
 
@@ -80,7 +80,7 @@ def import_weights(request: ImportRequest) -> dict[str, Any]:
         "files": {part: sha256_file(path) for part, path in files.items()},
     }
     store = open_artifacts(request.store)
-    digest = artifact_digest(STAGE, code_digest(_CODE), config, {})
+    digest = artifact_digest(STAGE, code_digest(modules_of(CODE)), config, {})
     reused = store.exists(STAGE, digest)
     if not reused:
         _make(store, request, source, config, digest)
@@ -105,9 +105,10 @@ def _make(
     config: dict[str, Any],
     digest: str,
 ) -> None:
+    from kontext.fingerprint import code_digest, modules_of
     from kontext.models.lora_files import load_lora
     from kontext.sample.imports import import_model
-    from kontext.store.code import code_digest, git_commit, package_versions
+    from kontext.store.code import git_commit, package_versions
     from schemas.manifest import Manifest
     from tasks.workspace import places
 
@@ -131,7 +132,8 @@ def _make(
         Manifest(
             stage=STAGE,
             digest=digest,
-            code_digest=code_digest(_CODE),
+            code_digest=code_digest(modules_of(CODE)),
+            code=modules_of(CODE),
             config=config,
             inputs={},
             files=[writer.files[name] for name in sorted(writer.files)],

@@ -11,21 +11,23 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from filelock import FileLock
 
 from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.fingerprint import code_digest, code_of
+from kontext.graph import downstream
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
-from kontext.stages import STAGES
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
 from kontext.store.catalog import Catalog
-from kontext.store.code import code_digest, git_commit, package_versions
+from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
 from schemas.data_config import Section
@@ -33,10 +35,7 @@ from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
 
 _LOG = logging.getLogger("kontext.engine")
-_TAGS: dict[str, Callable[[Recipe], str]] = {
-    "index": lambda recipe: f"dataset@{recipe.shard.dataset}",
-    "publish": lambda recipe: f"model@{recipe.publish.name}",
-}
+_SHOWN = 5  # changed modules that a status line names
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class Engine:
         catalog: str | Path,
         home: Path,
         *,
+        stages: Mapping[str, Stage],
         run: str = "",
-        stages: Mapping[str, Stage] = STAGES,
         pins: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
@@ -138,7 +137,7 @@ class Engine:
                 raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
         names = list(self._stages)
         if only is not None:
-            names = self._downstream(only)
+            names = downstream(self._stages, only)
         elif from_ is not None:
             names = names[names.index(from_) :]
         redone: set[str] = set()
@@ -211,7 +210,8 @@ class Engine:
         manifest = Manifest(
             stage=stage.name,
             digest=digest,
-            code_digest=code_digest(stage.code),
+            code_digest=code_digest(self._code(stage)),
+            code=self._code(stage),
             config=self._config(stage, attempt),
             inputs=inputs,
             files=[writer.files[name] for name in sorted(writer.files)],
@@ -235,8 +235,8 @@ class Engine:
         name, digest = stage.name, manifest.digest
         self.catalog.record(manifest)
         self.artifacts.tag(f"latest/{name}", name, digest)
-        if name in _TAGS:
-            self.artifacts.tag(_TAGS[name](self.recipe), name, digest)
+        if stage.tag:
+            self.artifacts.tag(self._tag(stage, manifest), name, digest)
         shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
         clear_work(self.objects, run_prefix(name, digest) + "work")
 
@@ -263,7 +263,6 @@ class Engine:
             )
 
         return StageContext(
-            recipe=self.recipe,
             config=self._section(stage),
             digest=digest,
             inputs={source: self.artifacts.open(source, inputs[source]) for source in inputs},
@@ -291,8 +290,7 @@ class Engine:
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
         """Why an earlier artifact is not the one this recipe wants."""
         changes = []
-        if before.code_digest != code_digest(stage.code):
-            changes.append("code changed")
+        changes += code_changes(before, self._code(stage))
         config = self._config(stage, 0)
         for key in sorted(set(config) | set(before.config) - {"attempt"}):
             old, new = before.config.get(key), config.get(key)
@@ -305,7 +303,19 @@ class Engine:
 
     def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
         config = self._config(stage, attempt)
-        return artifact_digest(stage.name, code_digest(stage.code), config, inputs)
+        return artifact_digest(stage.name, code_digest(self._code(stage)), config, inputs)
+
+    def _code(self, stage: Stage) -> dict[str, str]:
+        return code_of(stage, self._section(stage))
+
+    def _tag(self, stage: Stage, manifest: Manifest) -> str:
+        """The stage's tag, from the sections that its inputs and itself were made with."""
+        made = {stage.section: manifest.config}
+        for source, digest in manifest.inputs.items():
+            made[self._stages[source].section] = self.artifacts.open(source, digest).manifest.config
+        return stage.tag.format(
+            **{name: SimpleNamespace(**config) for name, config in made.items()}
+        )
 
     def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
         config = self._section(stage).model_dump(mode="json")
@@ -353,17 +363,22 @@ class Engine:
     def _scratch(self, stage: Stage, digest: str) -> Path:
         return self.home / "scratch" / stage.name / digest
 
-    def _downstream(self, name: str) -> list[str]:
-        found = {name}
-        for stage in self._stages.values():
-            if found & set(stage.inputs):
-                found.add(stage.name)
-        return [stage for stage in self._stages if stage in found]
-
     def _known(self, name: str) -> Stage:
         if name not in self._stages:
             raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
         return self._stages[name]
+
+
+def code_changes(before: Manifest, code: Mapping[str, str]) -> list[str]:
+    """What changed between the code that made an artifact and `code`, in one line or none."""
+    if before.code_digest == code_digest(code):
+        return []
+    if not before.code:  # made before manifests had each module's hash
+        return ["code changed"]
+    names = {*before.code, *code}
+    changed = sorted(name for name in names if before.code.get(name) != code.get(name))
+    rest = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return [f"code changed: {', '.join(changed[:_SHOWN])}{rest}"]
 
 
 def _short(value: Any) -> str:

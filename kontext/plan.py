@@ -26,7 +26,12 @@ from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import peak_of
 from kontext.train.work import codec_work, ladd_flops
 from schemas.recipes import Recipe
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.train_config import (
+    AutoencoderConfig,
+    DistillConfig,
+    FinetuneConfig,
+    TransformerShape,
+)
 
 Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -83,7 +88,13 @@ class StagePlan:
 
 def plan(recipe: Recipe, machine: Machine) -> list[StagePlan]:
     """The three training stages."""
-    return [_codec(recipe, machine), _flow(recipe, machine), _ladd(recipe, machine)]
+    target = (recipe.ingest.resolution // 16) ** 2
+    tokens = Tokens(recipe.encode.text_length, target, target)
+    return [
+        plan_codec(recipe.autoencoder, recipe.ingest.resolution, machine),
+        plan_flow(recipe.finetune, tokens, machine),
+        plan_student(recipe.distill, recipe.finetune.shape, tokens, machine),
+    ]
 
 
 def beside(planned: StagePlan, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +110,8 @@ def beside(planned: StagePlan, metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _codec(recipe: Recipe, machine: Machine) -> StagePlan:
-    config, side = recipe.autoencoder, recipe.ingest.resolution
+def plan_codec(config: AutoencoderConfig, side: int, machine: Machine) -> StagePlan:
+    """Stage train-autoencoder on images of `side` pixels."""
     with torch.device("meta"):
         model = Autoencoder(config.shape)
     count = _count(model)
@@ -124,8 +135,8 @@ def _codec(recipe: Recipe, machine: Machine) -> StagePlan:
     return _judged(made, machine, "a smaller autoencoder.batch")
 
 
-def _flow(recipe: Recipe, machine: Machine) -> StagePlan:
-    config, tokens = recipe.finetune, _tokens(recipe)
+def plan_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> StagePlan:
+    """Stage finetune on sequences of `tokens`."""
     count = _transformer(config.shape)
     single = Tokens(tokens.text, tokens.target)
     singles = round(config.t2i_share * config.batch)
@@ -152,8 +163,10 @@ def _flow(recipe: Recipe, machine: Machine) -> StagePlan:
     return _switched(base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload)
 
 
-def _ladd(recipe: Recipe, machine: Machine) -> StagePlan:
-    config, shape, tokens = recipe.distill, recipe.finetune.shape, _tokens(recipe)
+def plan_student(
+    config: DistillConfig, shape: TransformerShape, tokens: Tokens, machine: Machine
+) -> StagePlan:
+    """Stage distill of a transformer of `shape` on sequences of `tokens`."""
     count = _transformer(shape)
     frozen = MASTER * count / machine.gpus / _GIB  # the teacher, sharded beside the student
     base = StagePlan(
@@ -229,11 +242,6 @@ def _judged(made: StagePlan, machine: Machine, switch: str) -> StagePlan:
     seconds = None if machine.speed is None else made.flops / machine.speed
     advice = "the recipe fits as it is" if fits else f"take {switch}"
     return replace(made, fits=fits, step_seconds=seconds, advice=advice)
-
-
-def _tokens(recipe: Recipe) -> Tokens:
-    target = (recipe.ingest.resolution // 16) ** 2
-    return Tokens(recipe.encode.text_length, target, target)
 
 
 def _length(tokens: Tokens) -> int:

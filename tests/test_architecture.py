@@ -16,7 +16,8 @@ TOPS = ("flows", "tasks", "kontext", "schemas")  # each may import itself and wh
 LAYERS = {
     "errors": 0,
     "stage": 0,
-    "graph": 0,  # kontext/stages/__init__.py: the list of stages, which imports none of them
+    "graph": 0,  # and kontext/stages/__init__.py, which lists the stages and imports none of them
+    "fingerprint": 1,
     "store": 1,
     "parallel": 2,
     "models": 2,
@@ -138,6 +139,16 @@ def test_parts_do_not_import_each_other_in_circles() -> None:
         for own in free:
             del left[own]
     assert not left, f"circle among {left}"
+
+
+def test_no_stage_sees_the_recipe() -> None:
+    """A stage is handed its section and its inputs: what it read beside them no digest would cover.
+
+    The planner predicts a whole recipe, before any stage has run; no stage calls that.
+    """
+    for path in [*sources("kontext/stages"), *sources("kontext/evaluate")]:
+        text = path.read_text()
+        assert "ctx.recipe" not in text and "schemas.recipes" not in text, path
 
 
 @pytest.mark.parametrize("part", TENSOR_PARTS)

@@ -16,7 +16,8 @@ from kontext.sample.folder import LoadedModel, ModelSettings
 from kontext.sample.request import Edit, Options
 from kontext.sample.sizes import Size
 from kontext.stage import StageContext
-from schemas.train_config import EvaluateConfig
+from schemas.data_config import IngestConfig
+from schemas.train_config import DistillConfig, EncodeConfig, EvaluateConfig
 
 BATCH = 50
 Progress = Callable[[int], None]
@@ -40,9 +41,9 @@ def model_settings(
     student = ModelSettings(
         name="student",
         text_digest=text_digest,
-        text_length=ctx.recipe.encode.text_length,
-        resolution=ctx.recipe.ingest.resolution,
-        steps=ctx.recipe.distill.student_steps,
+        text_length=ctx.upstream("encode", EncodeConfig).text_length,
+        resolution=ctx.upstream("ingest", IngestConfig).resolution,
+        steps=ctx.upstream("distill", DistillConfig).student_steps,
         guidance=1.0,
         keep_detail=scored.keep_detail,
     )

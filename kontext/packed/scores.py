@@ -21,7 +21,7 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.core import PictureCodec
+from kontext.sample.codec import PictureCodec
 from kontext.sample.edits import EditSampler
 from schemas.recipes import Recipe
 

@@ -26,7 +26,8 @@ from kontext.sample.canvas import (
     latent_mask,
     resize,
 )
-from kontext.sample.core import PictureCodec, denoise, guidance_for
+from kontext.sample.codec import PictureCodec
+from kontext.sample.core import denoise, guidance_for
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance

@@ -14,8 +14,15 @@ from kontext.data.caption.pairs import (
     requests_for,
 )
 from kontext.data.images import ImageBank
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from schemas.data_config import CaptionConfig
+
+STAGE = Stage(
+    name="caption",
+    section="caption",
+    inputs=("ingest", "mine"),
+    summary="write instruction, inverse and captions from the true attributes",
+)
 
 _SHOWN = 2  # samples per relation
 

@@ -12,8 +12,9 @@ from kontext.models.trained import load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
+from kontext.plan import Machine, StagePlan, plan_student
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
 from kontext.stages.ranks import checkpoints_of, train_on_ranks, train_student
@@ -22,6 +23,7 @@ from kontext.stages.training import (
     board_of,
     device_for,
     history_table,
+    pair_tokens,
     report_incidents,
     report_measured,
     report_progress,
@@ -35,6 +37,14 @@ from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
 from kontext.train.loop import Measure, fit
 from kontext.train.work import ladd_work
 from schemas.train_config import DistillConfig
+
+STAGE = Stage(
+    name="distill",
+    section="distill",
+    inputs=("encode", "train-autoencoder", "finetune"),
+    pool="gpu",
+    summary="LADD: a four-step student from the teacher's own edits",
+)
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
@@ -173,7 +183,11 @@ def _gates(ctx: StageContext, method: DistillMethod, sampler: EditSampler) -> Le
 
 
 def _summarise(ctx: StageContext, config: DistillConfig, method: DistillMethod) -> None:
-    recent = method.state.history[-20:]
+    recent, shape = method.state.history[-20:], method.teacher.shape
+
+    def predict(machine: Machine) -> StagePlan:
+        return plan_student(config, shape, pair_tokens(method.data), machine)
+
     for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm"):
         ctx.output.metric(name, sum(row[name] for row in recent) / len(recent))
     ctx.report.markdown(
@@ -181,7 +195,7 @@ def _summarise(ctx: StageContext, config: DistillConfig, method: DistillMethod) 
         f"**{len(method.edits):,}** teacher edits ({config.teacher_steps} steps, guidance "
         f"{config.guidance:g}), then {config.steps} LADD steps on taps {list(method.taps)}; heads "
         f"tell real from fake {sum(r['accuracy'] for r in recent) / len(recent):.0%} of the time. "
-        f"{report_speed(ctx, 'distill', method.state)}",
+        f"{report_speed(ctx, 'distill', method.state, predict)}",
     )
 
 

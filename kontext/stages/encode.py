@@ -27,11 +27,18 @@ from kontext.models.precision import compute_dtype
 from kontext.models.text import TextEncoder, load_text_encoder
 from kontext.models.trained import load_autoencoder
 from kontext.parallel.memory import keep_freed_memory
-from kontext.stage import ArtifactReader, StageContext
+from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
 from kontext.stages.ranks import on_ranks, open_input
 from kontext.train.rank import Rank
 from schemas.train_config import EncodeConfig
+
+STAGE = Stage(
+    name="encode",
+    section="encode",
+    inputs=("shard", "train-autoencoder"),
+    summary="encode images and text once, keyed by content and encoder digest",
+)
 
 
 def run(ctx: StageContext) -> None:

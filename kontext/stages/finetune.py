@@ -15,7 +15,8 @@ from kontext.models.trained import load_autoencoder
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
-from kontext.stage import StageContext
+from kontext.plan import plan_flow
+from kontext.stage import Stage, StageContext
 from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
 from kontext.stages.preview import preview_edits
 from kontext.stages.ranks import (
@@ -30,6 +31,7 @@ from kontext.stages.training import (
     board_of,
     device_for,
     history_table,
+    pair_tokens,
     report_incidents,
     report_measured,
     report_progress,
@@ -45,7 +47,16 @@ from kontext.train.perceptual import load_backbone
 from kontext.train.pictures import PictureMethod
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import flow_work
-from schemas.train_config import FinetuneConfig
+from schemas.train_config import AutoencoderConfig, FinetuneConfig
+
+STAGE = Stage(
+    name="finetune",
+    section="finetune",
+    inputs=("encode", "train-autoencoder"),
+    pool="gpu",
+    external="kontext.stages.start:fingerprint",
+    summary="rectified-flow transformer: text-to-image, then joint text and image",
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -101,7 +112,8 @@ def _validated(
 ) -> None:
     """Loss per level and category of held-out pairs, their edits in pictures, and the summary."""
     config = flow.config
-    speed = report_speed(ctx, "finetune", flow.state)
+    tokens = pair_tokens(flow.data)
+    speed = report_speed(ctx, "finetune", flow.state, lambda at: plan_flow(config, tokens, at))
     held_out = load_pairs(ctx.inputs["encode"], "val", flow.device)
     levels = level_losses(model, held_out, seed=config.seed)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
@@ -142,7 +154,8 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
 def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
     """Train the flow's averaged weights on by the pictures that they make, in place."""
     codec = load_autoencoder(ctx.inputs["train-autoencoder"], flow.device)
-    features = load_backbone(ctx.recipe.autoencoder, flow.device)
+    trained = ctx.upstream("train-autoencoder", AutoencoderConfig)
+    features = load_backbone(trained, flow.device)
     method = PictureMethod(flow.config, flow.data, flow.model, codec, features)
     history = _trained_on(
         ctx,
@@ -151,7 +164,7 @@ def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
         "pictures",
         train_pictures,
         codec=ctx.inputs["train-autoencoder"].digest,
-        autoencoder=ctx.recipe.autoencoder.model_dump(mode="json"),
+        autoencoder=trained.model_dump(mode="json"),
     )
     recent = [row["embedding"] for row in history[-20:]]
     ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))

@@ -10,9 +10,16 @@ import pyarrow as pa
 from kontext.data.images import ImageBank, contact_sheet
 from kontext.data.mine import MINERS, MinedImage, Selection, select
 from kontext.errors import GateError, RecipeError
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from schemas.data_config import MineConfig
 from schemas.tables import CATEGORIES, PAIRS
+
+STAGE = Stage(
+    name="mine",
+    section="mine",
+    inputs=("ingest",),
+    summary="propose directed pairs (x | y, c) in five categories",
+)
 
 _SHOWN = 8
 

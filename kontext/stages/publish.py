@@ -19,11 +19,29 @@ from kontext.models.text import load_text_encoder
 from kontext.models.trained import load_autoencoder, load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.folder import ModelSettings, save_model_folder
-from kontext.stage import ArtifactReader, StageContext
+from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.stages import STAGES
 from kontext.stages.numerics import LEDGER, agree, encoded_ledger
 from kontext.train.ledger import meaning, transformer_ledger
-from schemas.train_config import PublishConfig
+from schemas.data_config import IngestConfig
+from schemas.train_config import EvaluateConfig, PublishConfig
+
+STAGE = Stage(
+    name="publish",
+    section="publish",
+    inputs=(
+        "ingest",
+        "shard",
+        "index",
+        "train-autoencoder",
+        "encode",
+        "finetune",
+        "distill",
+        "evaluate",
+    ),
+    tag="model@{publish.name}",
+    summary="weights, model card, dataset card, lineage",
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -39,7 +57,9 @@ def run(ctx: StageContext) -> None:
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
     teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
-    settings, slow = model_settings(ctx, ctx.recipe.evaluate, load_text_encoder().digest)
+    scored = ctx.upstream("evaluate", EvaluateConfig)
+    ingested = ctx.upstream("ingest", IngestConfig)
+    settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
     _agree(ctx, student, autoencoder, settings)
@@ -56,9 +76,9 @@ def run(ctx: StageContext) -> None:
         student_steps=settings.steps,
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",
-        recipe=ctx.recipe.name,
-        canaries=ctx.recipe.ingest.canaries,
-        hash_lists=len(ctx.recipe.ingest.hash_lists),
+        recipe=ctx.inputs["distill"].manifest.recipe,
+        canaries=ingested.canaries,
+        hash_lists=len(ingested.hash_lists),
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())

@@ -30,9 +30,16 @@ from kontext.safety.screening import (
     plan_scores,
     score_chunk,
 )
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.store.views import acceptance
 from schemas.data_config import ScreenConfig
+
+STAGE = Stage(
+    name="screen",
+    section="screen",
+    inputs=("ingest", "mine", "caption"),
+    summary="score safety and quality; thresholds are SQL views",
+)
 
 _SHOWN = 12
 _VARYING = ("nsfw_max", "clip_t", "ssim", "l1")  # scores that differ on any real set of pairs

@@ -19,26 +19,17 @@ from torch import Tensor
 
 from kontext.data.banks import Entries, MappedRows, make_shards, write_bank
 from kontext.data.latents import load_pairs
+from kontext.fingerprint import code_digest, modules_of
 from kontext.models.trained import load_transformer
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
 from kontext.stage import StageContext
 from kontext.stages.ranks import on_ranks, open_input
-from kontext.store.code import code_digest
 from kontext.train.ledger import ARITHMETIC
 from kontext.train.rank import Rank
 from schemas.train_config import DistillConfig
 
-_CODE = (
-    "kontext.sample.edits",
-    "kontext.sample.euler",
-    "kontext.train.timesteps",
-    "kontext.models.transformer",
-    "kontext.models.blocks",
-    "kontext.models.heads",
-    "kontext.models.sequence",
-)
 SHARD = 64  # edits per shard, and per batch of the sampler
 BANK = "teacher-edits"
 DESCRIPTION = "teacher_edits.json"
@@ -163,6 +154,6 @@ def _version(
         "pairs": hashlib.sha256(edits.numpy().tobytes()).hexdigest(),
         "arithmetic": {name: ledger.get(name, "") for name in ARITHMETIC},
         "torch": torch.__version__,
-        "code": code_digest(_CODE),
+        "code": code_digest(modules_of("kontext.sample.edits")),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]

@@ -18,7 +18,8 @@ from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
 from kontext.parallel.world import World
-from kontext.stage import StageContext
+from kontext.plan import Machine, StagePlan, plan_codec
+from kontext.stage import Stage, StageContext
 from kontext.stages.numerics import LEDGER, record
 from kontext.stages.pictures import MEASURED, some_images, split_images, training_images
 from kontext.stages.ranks import checkpoints_of, train_codec, train_on_ranks
@@ -41,6 +42,15 @@ from kontext.train.reconstruction import MetricCard, cards, latent_health
 from kontext.train.watchdog import Watchdog
 from kontext.train.work import codec_work
 from schemas.train_config import AutoencoderConfig
+
+STAGE = Stage(
+    name="train-autoencoder",
+    section="autoencoder",
+    inputs=("shard",),
+    pool="gpu",
+    external="kontext.stages.start:codec_fingerprint",
+    summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
+)
 
 _SHOWN = 16
 _WATCHED = 64  # held-out images that are rebuilt on the way
@@ -136,6 +146,10 @@ def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) ->
 def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_out: Tensor) -> None:
     """Held-out quality with a card for every number, latent health, and pictures."""
     scale, shift = method.model.scale, method.model.shift
+
+    def predict(machine: Machine) -> StagePlan:
+        return plan_codec(method.config, train.shape[-1], machine)
+
     rebuilt = reconstruct(method.model, held_out)
     decibels = psnr(rebuilt, held_out)
     real, fake = _channels_last(held_out), _channels_last(rebuilt)
@@ -178,7 +192,7 @@ def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_o
         f"{quality['rfid_held_out']:.2f} "
         f"({NAMES[method.config.perceptual]}) on {len(held_out)} images; measured scale "
         f"{scale:.4f}, shift {shift:.4f}. "
-        f"{report_speed(ctx, 'autoencoder', method.state)}",
+        f"{report_speed(ctx, 'autoencoder', method.state, predict)}",
     )
 
 

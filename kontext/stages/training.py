@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kontext.launch import ranks
+from kontext.models.batch import PairTensors
 from kontext.parallel.attention import active_kernel
-from kontext.plan import Machine, beside, plan
+from kontext.parallel.flops import Tokens
+from kontext.plan import Machine, StagePlan, beside
 from kontext.stage import StageContext
 from kontext.train.board import Board
 from kontext.train.clock import COLUMNS, medians, stretches, told
@@ -49,13 +51,18 @@ def report_progress(ctx: StageContext, label: str, every: int = 10) -> Progress:
 
 
 def report_speed(
-    ctx: StageContext, label: str, state: TrainState, machine: Machine | None = None
+    ctx: StageContext,
+    label: str,
+    state: TrainState,
+    predict: Callable[[Machine], StagePlan],
+    machine: Machine | None = None,
 ) -> str:
     """Publish what the steps cost, as metrics, as a table, and as the sentence returned.
 
     Not a file of the artifact: files have the same bytes on every run, and these do not.
 
     Args:
+        predict: what `kontext plan` says about this stage on a machine.
         machine: what `kontext plan`'s prediction is made for, to be told beside what was measured;
             this machine where it has a GPU, and no prediction elsewhere.
     """
@@ -69,8 +76,13 @@ def report_speed(
         f"{_shown(found['tokens_per_second'], ',.0f')} tokens/s, model FLOPs utilisation "
         f"{_shown(found['utilisation'], '.1%')}, {_shown(found['data_wait'], '.2g')} s of it "
         f"waiting for data; memory {_shown(found['memory_mib'], ',.0f')} MiB."
-        f"{_predicted(ctx, label, found, machine or this_machine(ctx))}"
+        f"{_predicted(ctx, label, found, predict, machine or this_machine(ctx))}"
     )
+
+
+def pair_tokens(data: PairTensors) -> Tokens:
+    """Token counts of one edit of `data`, as the planner takes them."""
+    return Tokens(data.text_tokens.shape[1], data.target_tokens, data.target_tokens)
 
 
 def this_machine(ctx: StageContext) -> Machine | None:
@@ -84,14 +96,16 @@ def this_machine(ctx: StageContext) -> Machine | None:
 
 
 def _predicted(
-    ctx: StageContext, label: str, found: Mapping[str, float | None], machine: Machine | None
+    ctx: StageContext,
+    label: str,
+    found: Mapping[str, float | None],
+    predict: Callable[[Machine], StagePlan],
+    machine: Machine | None,
 ) -> str:
     """What the planner said about this stage, as a sentence, and as a table beside the measured."""
     if machine is None:
         return ""
-    stage = "train-autoencoder" if label == "autoencoder" else label
-    (planned,) = [made for made in plan(ctx.recipe, machine) if made.stage == stage]
-    row = beside(planned, {f"step_{name}": value for name, value in found.items()})
+    row = beside(predict(machine), {f"step_{name}": value for name, value in found.items()})
     ctx.report.table(f"{label}-plan", [row])
     return (
         f" Predicted: {_shown(row['predicted_step_seconds'], '.3g')} s, "

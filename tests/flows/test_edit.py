@@ -317,7 +317,7 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
 def test_several_seeds_a_reference_and_a_mask(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontext.sample.core.Tiling", lambda: Tiling(side=32))
+    monkeypatch.setattr("kontext.sample.codec.Tiling", lambda: Tiling(side=32))
     more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
     more += ["--reference", str(folder / "cmyk.jpg"), "--json", "--tile-above", "4095"]
     output = tmp_path / "out.png"

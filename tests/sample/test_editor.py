@@ -220,7 +220,7 @@ def test_large_images_are_coded_in_tiles_that_change_nothing(
     whole = made.edit([photo()], "a b")
     assert made.tile(photo()) == 0
     made.codec.tile_above = 1023  # the model's square has 32 x 32
-    monkeypatch.setattr("kontext.sample.core.Tiling", lambda: Tiling(side=16))
+    monkeypatch.setattr("kontext.sample.codec.Tiling", lambda: Tiling(side=16))
     with caplog.at_level("INFO", logger="kontext"):
         tiled = made.edit([photo()], "a b")
     assert np.abs(tiled.astype(int) - whole).max() <= 1
@@ -233,3 +233,41 @@ def test_a_result_of_another_size_has_no_detail_to_keep(tmp_path: Path) -> None:
     ours = editor(tmp_path)
     made = ours.edit([photo()], "keep it", size=(48, 32), keep_detail=True)
     assert np.array_equal(made, ours.edit([photo()], "keep it", size=(48, 32)))
+
+
+def test_each_image_is_encoded_once_and_each_text_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = editor(tmp_path)
+    seen: list[int] = []
+    texts: list[tuple[str, ...]] = []
+    encode, read = ours.codec.encode, ours.text.encode
+
+    def encoding(pictures: list[np.ndarray]) -> torch.Tensor:
+        seen.append(len(pictures))
+        return encode(pictures)
+
+    def reading(found: tuple[str, ...], length: int) -> object:
+        texts.append(tuple(found))
+        return read(found, length)
+
+    monkeypatch.setattr(ours.codec, "encode", encoding)
+    monkeypatch.setattr(ours.text, "encode", reading)
+    one, two, three = (np.roll(photo(), n) for n in range(3))
+    edits = [Edit([one], "a", 1), Edit([one], "a", 2), Edit([two], "b"), Edit([three], "a")]
+    ours.edit_many(edits, batch=2)
+    assert seen == [2, 1]
+    assert texts == [("a",), ("b", "a")]
+
+
+def test_an_edits_noise_is_that_of_its_seed_and_stream(tmp_path: Path) -> None:
+    ours = editor(tmp_path)
+    first = ours.edit([photo()], "x", seed=3)
+    assert np.array_equal(ours.edit([photo()], "x", seed=3, stream=0), first)
+    assert not np.array_equal(ours.edit([photo()], "x", seed=3, stream=1), first)
+
+
+def test_any_text_is_cut_where_it_is_asked_for(tmp_path: Path) -> None:
+    ours = editor(tmp_path)
+    ours.edit([photo()], "six words are too many here", any_text=True)
+    ours.edit([photo()], "", any_text=True)

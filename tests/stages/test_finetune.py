@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
 from kontext.models.trained import load_transformer
-from kontext.plan import Machine
+from kontext.parallel.flops import Tokens
+from kontext.plan import Machine, StagePlan, plan_flow
 from kontext.stages.numerics import LEDGER
 from kontext.stages.training import report_speed
 from kontext.store.artifacts import Artifact
@@ -107,18 +108,22 @@ def test_validation_and_samples_on_the_way_leave_no_trace(
 def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Artifact]) -> None:
     harness = made[0]
     ctx = Context(harness)
+
+    def predict(machine: Machine) -> StagePlan:
+        return plan_flow(harness.recipe.finetune, Tokens(8, 4, 4), machine)
+
     state = TrainState({}, {}, clock=[{"step": 0, **dict.fromkeys(COLUMNS, 2.0)}])
-    said = report_speed(ctx, "finetune", state, Machine(1, 80.0))  # type: ignore[arg-type]
+    said = report_speed(ctx, "finetune", state, predict, Machine(1, 80.0))  # type: ignore[arg-type]
     assert re.search(r"Predicted: [\d.e-]+ s, [\d,]+ MiB\.$", said)
     (row,) = harness.report.tables["finetune-plan"]
     assert row["measured_step_seconds"] == 2.0 and row["predicted_memory_gib"] > 0
-    assert "Predicted" not in report_speed(ctx, "finetune", state)  # type: ignore[arg-type]
+    assert "Predicted" not in report_speed(ctx, "finetune", state, predict)  # type: ignore[arg-type]
 
 
 class Context:
     """What `report_speed` needs of a stage's context."""
 
     def __init__(self, harness: Harness) -> None:
-        self.recipe, self.config = harness.recipe, harness.recipe.finetune
+        self.config = harness.recipe.finetune
         self.report, self.output = harness.report, self
         self.metric = lambda name, value: None

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from kontext.evaluate.report.model import TableBlock
 from kontext.stage import ArtifactReader
+from schemas.data_config import IngestConfig
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe
 
 _OUTCOMES = ("pass", "drop", "unmatchable", "error")
 _CHECKS = {
@@ -42,17 +42,17 @@ def decisions(inputs: Inputs) -> pa.Table:
 
 
 def facts(
-    inputs: Inputs, manifests: Mapping[str, Manifest], recipe: Recipe
+    inputs: Inputs, manifests: Mapping[str, Manifest], config: IngestConfig
 ) -> list[tuple[str, str]]:
     """The headline: canaries, images checked, drops, list state."""
     rows = decisions(inputs).to_pylist()
     metrics = manifests["ingest"].metrics if "ingest" in manifests else {}
     stopped = metrics.get("canaries_stopped")
-    lists = len(recipe.ingest.hash_lists)
+    lists = len(config.hash_lists)
     dropped = Counter(row["check"] for row in rows if row["outcome"] == "drop")
     canaries = stopped if isinstance(stopped, int) else 0
     found = [
-        (f"{canaries} of {recipe.ingest.canaries}", "canaries stopped before anything was written"),
+        (f"{canaries} of {config.canaries}", "canaries stopped before anything was written"),
         (f"{inputs['ingest'].table('images').num_rows:,}", "images through the hash gate"),
         (f"{max(0, dropped['hash_gate'] - canaries):,}", "other hash-gate stops"),
         (f"{sum(n for check, n in dropped.items() if check != 'hash_gate'):,}", "drops by policy"),

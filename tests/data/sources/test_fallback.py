@@ -10,6 +10,7 @@ import pytest
 from kontext.data.sources.external import fingerprint
 from kontext.data.sources.fallback import resolve
 from kontext.engine import Engine
+from kontext.stages import STAGES
 from schemas.data_config import (
     DiceBearSource,
     EmojiSource,
@@ -62,7 +63,8 @@ def test_installing_npms_images_later_asks_for_another_ingest(no_npm: Path, tmp_
     recipe = Recipe(ingest=IngestConfig(sources=SOURCES))
 
     def digest() -> str:
-        engine = Engine(recipe, f"file://{tmp_path}/store", tmp_path / "c", tmp_path / "home")
+        url, home = f"file://{tmp_path}/store", tmp_path / "home"
+        engine = Engine(recipe, url, tmp_path / "c", home, stages=STAGES)
         return engine.digests()["ingest"]
 
     without = digest()
