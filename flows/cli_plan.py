@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from kontext.plan import StagePlan
+    from kontext.train.capacity import Estimate
     from schemas.recipes import Recipe
 
 
@@ -42,12 +42,11 @@ def plan(
     Says which switch to flip where a stage does not fit. Stages of this recipe that have run are
     listed with what was measured beside what is predicted for the machine given here.
     """
-    from kontext.plan import Machine
-    from kontext.plan import plan as predict
+    from kontext.train.capacity import Machine, estimates
     from tasks.workspace import resolve_recipe
 
     chosen = resolve_recipe(recipe, overrides or [])
-    stages = predict(chosen, Machine(gpus, memory, device, share))
+    stages = estimates(chosen, Machine(gpus, memory, device, share))
     measured = _measured(chosen, stages, store)
     if as_json:
         rows = [{**asdict(s), "memory_gib": s.memory_gib, "days": s.days} for s in stages]
@@ -64,7 +63,7 @@ def plan(
         )
 
 
-def _show(stage: StagePlan) -> None:
+def _show(stage: Estimate) -> None:
     days = "unknown: the device's peak is not known" if stage.days is None else f"{stage.days:.3g}"
     typer.echo(
         f"{stage.stage}: {stage.parameters / 1e6:,.1f} M parameters, {stage.steps:,} steps of "
@@ -75,10 +74,10 @@ def _show(stage: StagePlan) -> None:
     )
 
 
-def _measured(recipe: Recipe, stages: list[StagePlan], store: str) -> list[dict[str, Any]]:
+def _measured(recipe: Recipe, stages: list[Estimate], store: str) -> list[dict[str, Any]]:
     """Rows of the stages that have run with this recipe; none in a new store."""
     from kontext.errors import ArtifactError, ObjectNotFound
-    from kontext.plan import beside
+    from kontext.train.capacity import compared
     from tasks.workspace import open_engine, places
 
     engine, rows = open_engine(recipe, places(store)), []
@@ -88,7 +87,7 @@ def _measured(recipe: Recipe, stages: list[StagePlan], store: str) -> list[dict[
         except (ArtifactError, ObjectNotFound):
             continue
         device = manifest.kernels.get("device", "unknown")
-        rows.append({**beside(stage, manifest.metrics), "measured_on": device})
+        rows.append({**compared(stage, manifest.metrics), "measured_on": device})
     return rows
 
 

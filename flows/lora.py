@@ -88,9 +88,9 @@ def _transformer(ref: str, store: str) -> tuple[FluxTransformer, WeightsFile]:
     """The transformer (on the meta device) and its tensors under our names, read when asked for."""
     from flows.cli_artifacts import open_artifacts
     from kontext.models.convert import rules_for
+    from kontext.models.locate import artifact_transformer, find_transformer
     from kontext.models.recognise import recognise
     from kontext.models.weights import WeightsFile, open_weights, our_entries
-    from kontext.sample.imports import artifact_transformer, find_transformer
 
     if Path(ref).exists():
         path = find_transformer(Path(ref))

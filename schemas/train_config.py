@@ -177,7 +177,7 @@ class GuidanceConfig(Section):
 
 
 class PictureConfig(Section):
-    """Last steps of the flow on edits, compared as decoded pictures (kontext.train.pictures)."""
+    """Last steps of the flow on edits, compared as decoded pictures (kontext.train.methods.pictures)."""
 
     steps: int = Field(0, title="Steps judged in pictures, after the flow's (0: none)", ge=0)
     batch: int = Field(24, ge=1)

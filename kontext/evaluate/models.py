@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from kontext.evaluate.pixels import Images
+from kontext.models.autoencoder import load_autoencoder
 from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.models.trained import load_autoencoder, load_transformer
+from kontext.models.transformer import load_transformer
 from kontext.sample.editor import Editor
 from kontext.sample.folder import LoadedModel, ModelSettings
 from kontext.sample.request import Edit, Options

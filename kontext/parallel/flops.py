@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from schemas.train_config import TransformerShape
 
+CHANGES_RESULTS = False  # counts operations
+
 _SINUSOID = 256
 
 
@@ -51,6 +53,11 @@ class Tokens:
     text: int
     target: int
     context: int = 0
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.text + self.target + self.context
 
 
 def block_flops(shape: TransformerShape, tokens: int) -> Flops:

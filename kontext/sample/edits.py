@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kontext.models.batch import Batch, PairTensors, gather
+from kontext.data.pair_tensors import Batch, PairTensors, gather
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.core import denoise, guidance_for
 from kontext.sample.euler import Prompt, noise

@@ -21,7 +21,7 @@ from kontext.models.convert import (
     scheduler_config,
     transformer_config,
 )
-from kontext.models.recognise import SHAPE_KEY
+from kontext.models.recognise_autoencoder import SHAPE_KEY
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import (
     Entry,

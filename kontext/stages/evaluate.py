@@ -21,8 +21,8 @@ from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
 from kontext.stage import Stage, StageContext
 from kontext.stages import STAGES
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger
-from kontext.train.ledger import transformer_ledger
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.transformer_ledger import transformer_ledger
 from schemas.train_config import EvaluateConfig
 
 STAGE = Stage(
@@ -89,7 +89,7 @@ def _agree(ctx: StageContext, config: EvaluateConfig, bench: Bench, models: Trai
         **encoded_ledger(ctx, model.autoencoder, products, models.text.digest, length),
         **transformer_ledger(model.transformer, tokens, products, models.device),
     }
-    agree(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
+    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)
 
 

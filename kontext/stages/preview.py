@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from kontext.data.images import contact_sheet
-from kontext.models.batch import PairTensors, gather
-from kontext.models.trained import load_autoencoder
+from kontext.data.pair_tensors import PairTensors, gather
+from kontext.models.autoencoder import load_autoencoder
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.codec import PictureCodec
 from kontext.sample.edits import EditSampler

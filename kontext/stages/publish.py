@@ -13,16 +13,16 @@ from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, mod
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text import load_text_encoder
-from kontext.models.trained import load_autoencoder, load_transformer
-from kontext.models.transformer import FluxTransformer
+from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.sample.folder import ModelSettings, save_model_folder
 from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.stages import STAGES
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger
-from kontext.train.ledger import meaning, transformer_ledger
+from kontext.train.ledger import meaning
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.transformer_ledger import transformer_ledger
 from schemas.data_config import IngestConfig
 from schemas.train_config import EvaluateConfig, PublishConfig
 
@@ -102,7 +102,7 @@ def _agree(
             **transformer_ledger(student, tokens, products, cpu),
         }
     )
-    agree(ctx, "publish", ledger, "distill", arithmetic=False)
+    check_against(ctx, "publish", ledger, "distill", arithmetic=False)
     ctx.output.add_json(LEDGER, ledger)
 
 

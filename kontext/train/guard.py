@@ -61,8 +61,8 @@ class Guard:
         action = self.policy.on_nan if kind == "nan" else self.policy.on_spike
         if action == "keep":
             return True
-        told = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
-        line = f"step {self.state.step}: {what} ({told})"
+        values = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
+        line = f"step {self.state.step}: {what} ({values})"
         if action == "stop":
             raise GateError(f"{line}; the last checkpoint is kept, see `guard` in the recipe")
         if len(self.state.incidents) >= self.policy.most:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kontext.data.banks import Entries, open_bank, write_bank
 from kontext.data.latents import ENCODED_PAIRS
+from kontext.data.pair_tensors import NO_CONTEXT
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import NO_CONTEXT
 from kontext.store.artifacts import Artifact, ArtifactWriter
 from schemas.recipes import Recipe, load_recipe
 from schemas.tables import CATEGORIES

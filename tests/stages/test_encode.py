@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from kontext.data.banks import open_bank
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.text import load_text_encoder
-from kontext.models.trained import load_autoencoder
 from kontext.stages import encode as stage
 from kontext.store.artifacts import Artifact, ArtifactWriter
 from schemas.train_config import EncodeConfig, LaunchConfig

@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.models.trained import load_transformer
+from kontext.models.transformer import load_transformer
 from kontext.parallel.flops import Tokens
-from kontext.plan import Machine, StagePlan, plan_flow
-from kontext.stages.numerics import LEDGER
-from kontext.stages.training import report_speed
 from kontext.store.artifacts import Artifact
+from kontext.train.capacity import Estimate, Machine, estimate_flow
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS
-from kontext.train.flow import FlowMethod
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.numerics import LEDGER
+from kontext.train.reporting import report_speed
 from kontext.train.state import TrainState
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
@@ -108,16 +108,17 @@ def test_validation_and_samples_on_the_way_leave_no_trace(
 def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Artifact]) -> None:
     harness = made[0]
     ctx = Context(harness)
-
-    def predict(machine: Machine) -> StagePlan:
-        return plan_flow(harness.recipe.finetune, Tokens(8, 4, 4), machine)
-
     state = TrainState({}, {}, clock=[{"step": 0, **dict.fromkeys(COLUMNS, 2.0)}])
-    said = report_speed(ctx, "finetune", state, predict, Machine(1, 80.0))  # type: ignore[arg-type]
+    section, tokens = harness.recipe.finetune, Tokens(20, 16, 16)
+
+    def predicted(machine: Machine) -> Estimate:
+        return estimate_flow(section, tokens, machine)
+
+    said = report_speed(ctx, "finetune", state, predicted, Machine(1, 80.0))  # type: ignore[arg-type]
     assert re.search(r"Predicted: [\d.e-]+ s, [\d,]+ MiB\.$", said)
     (row,) = harness.report.tables["finetune-plan"]
     assert row["measured_step_seconds"] == 2.0 and row["predicted_memory_gib"] > 0
-    assert "Predicted" not in report_speed(ctx, "finetune", state, predict)  # type: ignore[arg-type]
+    assert "Predicted" not in report_speed(ctx, "finetune", state, predicted)  # type: ignore[arg-type]
 
 
 class Context:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from kontext.errors import GateError
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
-from kontext.train.loop import TrainState, fit, generator
+from kontext.train.loop import fit, generator
 from kontext.train.optim import adamw
+from kontext.train.state import TrainState
 from schemas.train_config import GuardConfig
 
 STEPS = 20

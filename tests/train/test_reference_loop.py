@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kontext.models.transformer import FluxTransformer
-from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit, generator
+from kontext.train.methods.flow import FlowMethod
 from schemas.train_config import ParallelConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs
 

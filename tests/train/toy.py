@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from kontext.models.batch import NO_CONTEXT, PairTensors, padded
+from kontext.data.pair_tensors import NO_CONTEXT, PairTensors, padded
 from kontext.models.transformer import FluxTransformer
 from schemas.tables import RELATION_CLASSES
 from schemas.train_config import FinetuneConfig, TransformerShape
