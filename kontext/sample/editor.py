@@ -27,8 +27,7 @@ from kontext.sample.canvas import (
     resize,
 )
 from kontext.sample.codec import PictureCodec
-from kontext.sample.core import denoise, guidance_for
-from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise
+from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
 from kontext.sample.request import Edit, Options, Ready, join_keeps
@@ -193,7 +192,7 @@ class Editor:
         shape = (transformer.shape.in_channels // 4, height // factor, width // factor)
         guidance = self.guidance(options)
         plain = guidance.text == 1.0 and guidance.image == 1.0
-        return denoise(
+        return sample(
             transformer,
             torch.cat([noise(job.edit.seed, [job.edit.stream], shape) for job in jobs]),
             self._prompt([job.edit.instruction for job in jobs]),
@@ -253,7 +252,7 @@ class Editor:
         transformer = self.model.transformer
         if options.true_cfg != 1.0 and not transformer.shape.guidance_embed:
             raise KontextError("true_cfg is for models with a guidance embedding: use guidance")
-        return guidance_for(transformer, own, options.image_guidance, options.true_cfg)
+        return Guidance.of(transformer, own, options.image_guidance, options.true_cfg)
 
     def check_instruction(self, instruction: str) -> None:
         """Refuse what the model cannot read.

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from kontext.data.pair_tensors import Batch, PairTensors, gather
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.core import denoise, guidance_for
-from kontext.sample.euler import Prompt, noise
+from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.train.timesteps import schedule
 from schemas.train_config import DistillConfig
 
@@ -20,7 +19,7 @@ class EditSampler:
     """Draws edits of `data` from noise that depends on (seed, pair) alone.
 
     steps: on the shifted schedule of the data's target size.
-    guidance: see `kontext.sample.core.guidance_for`.
+    guidance: see `Guidance.of`.
     """
 
     data: PairTensors
@@ -55,14 +54,15 @@ class EditSampler:
         guidance: float = 1.0,
     ) -> Tensor:
         """Latents [B, C, h, w] after integrating the flow from `start` along `times` [n + 1]."""
-        return denoise(
+        return sample(
             model,
             start,
             Prompt(batch.tokens, batch.pooled),
             batch.contexts,
             times=times,
-            guidance=guidance_for(model, guidance),
+            guidance=Guidance.of(model, guidance),
             empty=Prompt(*self.data.empty_prompt()),
+            autocast=True,
         )
 
 

@@ -16,6 +16,7 @@ from kontext.models.tiling import Tiling
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
 from kontext.sample.editor import Editor
+from kontext.sample.euler import Guidance
 from kontext.sample.folder import ModelSettings, load_model_folder, save_model_folder
 from kontext.sample.request import Edit
 from schemas.train_config import AutoencoderShape, TransformerShape
@@ -271,3 +272,9 @@ def test_any_text_is_cut_where_it_is_asked_for(tmp_path: Path) -> None:
     ours = editor(tmp_path)
     ours.edit([photo()], "six words are too many here", any_text=True)
     ours.edit([photo()], "", any_text=True)
+
+
+def test_guidance_has_the_form_that_the_model_takes() -> None:
+    plain, embedded = networks()[0], networks(guidance_embed=True)[0]
+    assert Guidance.of(plain, 3.0, image=1.5) == Guidance(3.0, 1.5)
+    assert Guidance.of(embedded, 3.0, true_cfg=2.0) == Guidance(2.0, 1.0, embedded=3.0)
