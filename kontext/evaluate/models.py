@@ -25,14 +25,14 @@ Progress = Callable[[int], None]
 
 
 def noise_stream(pair_id: str) -> int:
-    """The noise stream of an item: by its id, so that batches do not matter."""
+    """The noise stream of an item, by its id (hexadecimal): independent of the batch it is in."""
     return int(pair_id[:12], 16)
 
 
 def model_settings(
     ctx: StageContext, scored: EvaluateConfig, text_digest: str
 ) -> tuple[ModelSettings, ModelSettings]:
-    """How student and teacher are used, by the bench as by everybody who loads what is published.
+    """Settings of student and teacher: for the bench, and in the published model folders.
 
     Args:
         ctx: of a stage that has ingest, encode and distill among its inputs.
@@ -59,7 +59,7 @@ class TrainedModels:
     student: Editor
     teacher: Editor
     seed: int
-    progress: Progress | None = None  # told after every batch how many items it had
+    progress: Progress | None = None  # called after every batch with its number of items
 
     @classmethod
     def load(cls, ctx: StageContext, config: EvaluateConfig) -> TrainedModels:

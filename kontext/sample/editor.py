@@ -30,7 +30,7 @@ from kontext.sample.codec import PictureCodec
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
-from kontext.sample.request import Edit, Options, Ready, join_keeps
+from kontext.sample.request import Edit, Options, PreparedEdit, join_keeps
 from kontext.sample.sizes import TILE_ABOVE, Size, check_size, model_size
 
 OnPhase = Callable[[str], None]
@@ -164,7 +164,7 @@ class Editor:
         size: Size | None = None,
         batch: int = 1,
         encoded: Sequence[tuple[Image, Tensor]] = (),
-    ) -> list[Ready]:
+    ) -> list[PreparedEdit]:
         """Bring the edits' images to the model's sizes and encode each image once.
 
         Args:
@@ -181,10 +181,10 @@ class Editor:
         for keys in _batches(missing, batch, lambda key: placed[key][0].shape):
             latents = self.codec.encode([placed[key][0] for key in keys])
             known.update(zip(keys, latents.split(1), strict=True))
-        return [self._ready(edit, size, placed, known) for edit in edits]
+        return [self._prepared(edit, size, placed, known) for edit in edits]
 
     def denoise(
-        self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None
+        self, jobs: Sequence[PreparedEdit], options: Options, on_step: OnStep | None = None
     ) -> Tensor:
         """Sample the latents [B, C, h, w] of edits with equal shapes, float32."""
         transformer, factor = self.model.transformer, self.model.autoencoder.factor
@@ -206,7 +206,7 @@ class Editor:
         )
 
     def finish(
-        self, jobs: Sequence[Ready], latents: Tensor, options: Options, cut: bool = True
+        self, jobs: Sequence[PreparedEdit], latents: Tensor, options: Options, cut: bool = True
     ) -> list[Image]:
         """Pictures of sampled latents [B, C, h, w] of edits with equal shapes.
 
@@ -303,13 +303,13 @@ class Editor:
     def _stretch(self) -> bool:
         return self.settings.sizes == "kontext"
 
-    def _ready(
+    def _prepared(
         self,
         edit: Edit,
         size: Size | None,
         placed: dict[int, tuple[Image, Frame]],
         known: dict[int, Tensor],
-    ) -> Ready:
+    ) -> PreparedEdit:
         """An edit from its images' canvases and latents, by the images' identities."""
         side = self.settings.resolution
         target, canvas, frame = model_size(self.settings.sizes, side, side, side), None, None
@@ -323,7 +323,7 @@ class Editor:
             mask = check_mask(edit.mask, edit.images[0])
             factor = self.model.autoencoder.factor
             keep = Keep(contexts[0], latent_mask(mask, target, self._stretch, factor))
-        return Ready(edit, contexts, check_size(size or target), frame, canvas, keep)
+        return PreparedEdit(edit, contexts, check_size(size or target), frame, canvas, keep)
 
     def _prompt(self, texts: Sequence[str]) -> Prompt:
         """The texts of a batch, encoded together once and kept for further edits with them."""
@@ -344,7 +344,7 @@ def _batches(rows: Iterable[T], batch: int, kind: Callable[[T], object]) -> Iter
         yield from (group[low : low + batch] for low in range(0, len(group), batch))
 
 
-def _framed(job: Ready, picture: Image, cut: bool) -> Image:
+def _framed(job: PreparedEdit, picture: Image, cut: bool) -> Image:
     """The part of a result that is the image; with a mask, the image with that part put in."""
     if job.frame is None or not (cut or job.edit.mask is not None):
         return picture

@@ -53,7 +53,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedEdit:
     """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep.
 
     `canvas` is the first image as it was encoded, and `frame` the part of it that is the image.
@@ -72,7 +72,7 @@ class Ready:
         return (self.target, self.keep is None, *(c.shape for c in self.contexts))
 
 
-def join_keeps(jobs: Sequence[Ready]) -> Keep | None:
+def join_keeps(jobs: Sequence[PreparedEdit]) -> Keep | None:
     """What a batch of edits keeps: all of them something, or none of them anything."""
     keeps = [job.keep for job in jobs if job.keep is not None]
     if not keeps:

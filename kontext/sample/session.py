@@ -1,7 +1,7 @@
 """Edits in several turns that keep the latents, so that the picture does not wear out.
 
-Decoding a result, rounding it to 8 bits and encoding it again costs a little each time. A session
-gives the next turn the latents that the last one sampled, and decodes only to show them.
+Decoding a result, rounding it to 8 bits and encoding it again loses a little each time. A session
+passes the sampled latents of one turn to the next, and decodes only to show them.
 """
 
 from __future__ import annotations
