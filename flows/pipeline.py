@@ -18,7 +18,11 @@ from flows.children import Children, cancel_children
 from flows.forms import PipelineForm
 from flows.names import dataset_label, dataset_tag, run_name
 from flows.pace import Pace
-from flows.summary import (
+from kontext.errors import ArtifactError, KontextError
+from kontext.stages import STAGES
+from tasks.report import export_report, report_link
+from tasks.reporter import Log
+from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
     SUMMARY_KEY,
@@ -27,10 +31,6 @@ from flows.summary import (
     report_markdown,
     summary,
 )
-from kontext.errors import ArtifactError, KontextError
-from kontext.stages import STAGES
-from tasks.report import export_report, report_link
-from tasks.reporter import Log
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:

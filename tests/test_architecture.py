@@ -27,6 +27,7 @@ LAYERS = {
     "evaluate": 3,
     "launch": 3,
     "plan": 3,
+    "doctor": 3,
     "stages": 4,
     "engine": 5,
     "remake": 5,

@@ -26,13 +26,13 @@ from prefect.states import Completed, Failed, Running, Scheduled
 from typer.testing import CliRunner
 
 from flows import backfill, children, cli, pipeline, retention
-from flows.api import Api
-from flows.automations import PAUSE, TRAIN, WARN
 from flows.forms import BackfillForm, Missing, RetentionForm, StageChoice
 from flows.names import artifact_tag
 from flows.refresh import refresh
-from flows.settings import fresh_days
-from flows.status import schedules, stage_states
+from flows.server.api import Api
+from flows.server.automations import PAUSE, TRAIN, WARN
+from flows.server.settings import fresh_days
+from flows.server.status import schedules, stage_states
 from kontext.errors import ArtifactError, KontextError, RecipeError
 from tasks.watermark import read_watermark
 from tasks.workspace import open_engine, places, resolve_recipe

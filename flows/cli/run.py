@@ -1,0 +1,49 @@
+"""`kontext run`: the pipeline, on the Prefect server or in this process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared.discover import Panel
+from flows.cli.shared.opened import check_sets
+from flows.cli.shared.options import From, Json, Only, Recipe, Sets, Store, Until
+from flows.cli.shared.show import print_json
+
+PLACE = (Panel.RUN, 1)
+
+
+def run(
+    recipe: Recipe = "demo",
+    overrides: Sets = None,
+    store: Store = "",
+    only: Only = "",
+    start: From = "",
+    until: Until = "",
+    version: Annotated[
+        list[str] | None,
+        typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
+    ] = False,
+    direct: Annotated[bool, typer.Option(help="In this process, without Prefect.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline. What is done is reused; a failed run continues where it stopped."""
+    if only and start:
+        raise typer.BadParameter("--only and --from exclude each other")
+    check_sets(recipe, overrides)
+    from rich.console import Console
+
+    from flows.server.run import Request
+    from flows.server.run import run as run_pipeline
+
+    request = Request(
+        recipe, tuple(overrides or ()), store, only, start, force, until, tuple(version or ())
+    )
+    result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
+    if as_json:
+        print_json(result)
