@@ -29,10 +29,12 @@ class Places:
 
     @property
     def prefect(self) -> Path:
+        """Folder of the Prefect server's database, profile and results."""
         return self.home / "prefect"
 
     @property
     def logs(self) -> Path:
+        """Folder of the logs of server and workers."""
         return self.home / "logs"
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Delete, Grace, Json, Ref, Store
+from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
 from flows.cli.shared.show import print_json, print_table, say
 from kontext.errors import ArtifactError
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import At, Delete, Grace, Json, Store
+from flows.cli.shared.options import At, Delete, Grace, Json, Panel, Store
 from flows.cli.shared.show import print_json, say
 
 PLACE = (Panel.DATA, 4)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json, Store
+from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli.shared.discover import Panel
+from flows.cli.shared.options import Panel
 from flows.cli.shared.show import say
 
 PLACE = (Panel.SERVER, 2)

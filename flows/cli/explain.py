@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import At, Json, Store
+from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table
 
 PLACE = (Panel.DATA, 3)

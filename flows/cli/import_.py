@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Dtype, Json, Store
+from flows.cli.shared.options import Dtype, Json, Panel, Store
 from flows.cli.shared.show import print_json
 
 PLACE = (Panel.MODELS, 2)

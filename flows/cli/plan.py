@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json, Sets, Store
+from flows.cli.shared.options import Json, Panel, Sets, Store
 from flows.cli.shared.show import print_json
 
 if TYPE_CHECKING:

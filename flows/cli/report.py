@@ -5,8 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Recipe, Sets, Store
+from flows.cli.shared.options import Panel, Recipe, Sets, Store
 from kontext.errors import KontextError
 
 PLACE = (Panel.RUN, 4)

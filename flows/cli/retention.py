@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json, Store
+from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.submit import submit
 
 PLACE = (Panel.SERVER, 6)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.discover import Panel
 from flows.cli.shared.opened import check_sets
-from flows.cli.shared.options import From, Json, Only, Recipe, Sets, Store, Until
+from flows.cli.shared.options import From, Json, Only, Panel, Recipe, Sets, Store, Until
 from flows.cli.shared.show import print_json
 
 PLACE = (Panel.RUN, 1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json, Store
+from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, say
 from kontext.errors import StoreError
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import At, Json, Store
+from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table, table_text
 from kontext.errors import CatalogError
 

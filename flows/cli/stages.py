@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json
+from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_json, print_table
 
 PLACE = (Panel.RUN, 3)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json, Recipe, Sets, Store
+from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
 from flows.cli.shared.show import print_json, print_table
 
 PLACE = (Panel.RUN, 2)

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared import opened
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import At, Json, Store
+from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table
 from kontext.errors import CatalogError
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.discover import Panel
-from flows.cli.shared.options import Json
+from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_json, say
 
 PLACE = (Panel.SERVER, 1)

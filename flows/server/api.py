@@ -84,6 +84,7 @@ class Api:
         return self.call("POST", f"/deployments/{found}/create_flow_run", body)
 
     def run(self, run_id: str) -> Any:
+        """The flow run as the server knows it now."""
         return self.call("GET", f"/flow_runs/{run_id}")
 
     def runs(self, flow_runs: dict[str, Any], limit: int = 200) -> list[Any]:
@@ -96,7 +97,7 @@ class Api:
         """Runs that `run_id` dispatched."""
         return self.runs({"parent_flow_run_id": {"any_": [run_id]}})
 
-    def watch_running(self) -> int:
+    def send_heartbeats(self) -> int:
         """Send a heartbeat in the name of every running run; returns how many.
 
         What the server knew of earlier ones is gone where it was killed, or its automations made

@@ -22,6 +22,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
+        """Whether it still runs; another process under its pid does not count."""
         return start_time(self.pid) == self.started != ""
 
     def stop(self, seconds: float = 10.0) -> None:
@@ -110,9 +111,11 @@ class Running:
 
     @property
     def url(self) -> str:
+        """Address of the server, without `/api`."""
         return f"http://{self.host}:{self.port}"
 
     def save(self, path: Path) -> None:
+        """Write the file at once or not at all: another process may be reading it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(self), indent=1))

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -82,7 +81,7 @@ def up(
             if registering is not None:
                 _finish_registering(at, running, settings, registering)
             if started or registering is not None:
-                Api(external or running.url, patience=30.0).watch_running()
+                Api(external or running.url, patience=30.0).send_heartbeats()
         finally:
             if registering is not None and registering.poll() is None:
                 registering.kill()
@@ -368,8 +367,3 @@ def describe(running: Running) -> dict[str, Any]:
         "external": bool(external),
         "workers": {name: worker.pid for name, worker in (running.workers or {}).items()},
     }
-
-
-def to_json(services: list[Service]) -> str:
-    """Services as JSON."""
-    return json.dumps([vars(service) for service in services], indent=1)

@@ -19,17 +19,17 @@ _ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
 
 def stage_states(engine: Engine, api: Api | None) -> list[StageStatus]:
     """Stages in graph order. What is not done may be running: by a run, or by a process here."""
-    return [_now(found, engine.home, api) for found in engine.status()]
+    return [_with_running(found, engine.home, api) for found in engine.status()]
 
 
-def _now(found: StageStatus, home: Path, api: Api | None) -> StageStatus:
+def _with_running(found: StageStatus, home: Path, api: Api | None) -> StageStatus:
     if found.state == "done":
         return found
     run = _run(found, api)
     if run is not None:
         what = "running" if run["state_type"] == "RUNNING" else "waiting to run"
         return replace(found, state="running", why=f"{what}: '{run['name']}' ({found.why})")
-    if _held(home / "locks" / f"{found.stage}-{found.digest}.lock"):
+    if _is_locked(home / "locks" / f"{found.stage}-{found.digest}.lock"):
         return replace(found, state="running", why=f"a process of this home ({found.why})")
     return found
 
@@ -45,7 +45,7 @@ def _run(found: StageStatus, api: Api | None) -> Any:
     return next(iter(api.runs(wanted, limit=1)), None)
 
 
-def _held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether somebody holds the stage's lock. A file alone says nothing: kill -9 leaves it."""
     if not path.exists():
         return False
@@ -67,7 +67,7 @@ def schedules(api: Api) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "state": "active" if active else "paused",
-                    "schedule": _said(schedule["schedule"]),
+                    "schedule": _schedule_text(schedule["schedule"]),
                     "next": _next(api, deployment["id"], schedule["id"]) if active else "",
                 }
             )
@@ -84,7 +84,7 @@ def _next(api: Api, deployment: str, schedule: str) -> str:
     return str(runs[0]["expected_start_time"])[:16].replace("T", " ") if runs else ""
 
 
-def _said(schedule: dict[str, Any]) -> str:
+def _schedule_text(schedule: dict[str, Any]) -> str:
     if "cron" in schedule:
         return f"cron {schedule['cron']}"
     if "interval" in schedule:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.pace import Pace
+from flows.backoff import Backoff
 from flows.server.api import TERMINAL, Api
 from tasks.markdown import duration
 
@@ -97,14 +97,14 @@ class Watch:
         if self._interactive:
             live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
         with live:
-            pace = Pace(first=1.0)
+            backoff = Backoff(first=1.0)
             while True:
                 run = self._api.run(self._run_id)
                 news = self._update([*self._api.children(self._run_id), *self._adopted()])
                 self._show_logs()
                 if run["state_type"] in TERMINAL:
                     break
-                self._sleep(pace.wait(news))
+                self._sleep(backoff.pause(news))
             self._show_logs()
         if not self._interactive:
             self._console.print(self._table())

@@ -79,24 +79,15 @@ def edit_file(
         KontextError: an instruction or mask that cannot be used, no such file, no weights, an
             output that cannot be written, or a certificate that cannot sign it.
     """
-    from kontext.safety.edits import EditScreening
-    from kontext.safety.hashes import HashGate
-    from kontext.safety.policy import load_policy
     from kontext.sample.certificates import find_signer
     from kontext.sample.credentials import record
     from kontext.sample.model_store import model_source
     from kontext.sample.provenance import check_path, save_image
-    from schemas.data_config import IngestConfig
 
     began, begin = time.monotonic(), on_phase or (lambda phase: None)
     begin("checking")
     check_path(request.output)
-    for instruction in (request.instruction, *request.then):
-        _check_instruction(instruction)
-    gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
-    screening = EditScreening(load_policy(request.policy), gate)
-    for instruction in (request.instruction, *request.then):
-        screening.words(instruction)
+    screening = _screen_instructions(request, home)
     files = [_read(path) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
     for image, data in files:
@@ -118,6 +109,23 @@ def edit_file(
         written.append({**asdict(made), "output": str(path), "c2pa": record(signer)})
     seconds = round(time.monotonic() - began, 2)
     return [{**row, "seconds": seconds} for row in written]
+
+
+def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
+    """The policy, which every instruction has passed."""
+    from kontext.safety.edits import EditScreening
+    from kontext.safety.hashes import HashGate
+    from kontext.safety.policy import load_policy
+    from schemas.data_config import IngestConfig
+
+    turns = (request.instruction, *request.then)
+    for instruction in turns:
+        _check_instruction(instruction)
+    gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
+    screening = EditScreening(load_policy(request.policy), gate)
+    for instruction in turns:
+        screening.words(instruction)
+    return screening
 
 
 def _edit(

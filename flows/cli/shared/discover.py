@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from enum import StrEnum
 from types import ModuleType
 from typing import Any
 
 import typer
 
-
-class Panel(StrEnum):
-    """Headings of `kontext --help`, in this order."""
-
-    RUN = "Run the pipeline"
-    SERVER = "Server and scheduled jobs"
-    MODELS = "Edit images, move weights"
-    DATA = "Look at the data"
-    STORE = "Look after the store"
-    OTHER = "Other"
+from flows.cli.shared.options import Panel
 
 
 def add_commands(app: typer.Typer, package: ModuleType) -> None:

@@ -1,12 +1,24 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands have, and the headings that list them."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Panel(StrEnum):
+    """Headings of `kontext --help`, in this order."""
+
+    RUN = "Run the pipeline"
+    SERVER = "Server and scheduled jobs"
+    MODELS = "Edit images, move weights"
+    DATA = "Look at the data"
+    STORE = "Look after the store"
+    OTHER = "Other"
 
 
 def _recipe(value: str) -> str:

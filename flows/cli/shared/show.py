@@ -81,7 +81,7 @@ def _table(
         show_header=bool(headers),
         show_edge=False,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1 if headers else 2, 0, 0),
     )
     for number in range(len(headers or rows[0])):
         name = headers[number] if headers else ""

@@ -6,7 +6,7 @@ A query costs the server some 10 ms of a core that the training beside it would 
 from __future__ import annotations
 
 
-class Pace:
+class Backoff:
     """Seconds to wait before the next question: `first` after a change, then growing to `last`."""
 
     def __init__(self, first: float = 0.5, last: float = 4.0, growth: float = 1.3) -> None:
@@ -14,7 +14,7 @@ class Pace:
         self._first, self._last, self._growth = first, last, growth
         self._next = first
 
-    def wait(self, changed: bool) -> float:
+    def pause(self, changed: bool) -> float:
         """The next pause in seconds; `changed` says whether the last answer was news."""
         if changed:
             self._next = self._first
