@@ -7,6 +7,7 @@ Everything comes from the environment (`KONTEXT_*`, `AWS_*`, `PREFECT_*`) with d
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -25,10 +26,7 @@ FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")
 
 def gpu_runs() -> int:
     """Trainings that may run at once (KONTEXT_GPU_RUNS, 1: each takes every GPU it finds)."""
-    text = os.environ.get("KONTEXT_GPU_RUNS", "1")
-    if not text.isdigit() or int(text) < 1:
-        raise KontextError(f"KONTEXT_GPU_RUNS is '{text}', not a number of runs from 1 on")
-    return int(text)
+    return int(_number("KONTEXT_GPU_RUNS", 1, 1, "a number of runs from 1 on", whole=True))
 
 
 def zombie_seconds() -> float:
@@ -36,26 +34,24 @@ def zombie_seconds() -> float:
 
     Runs give a sign of life every 30 s: below 90 a busy machine's runs are taken for dead.
     """
-    text = os.environ.get("KONTEXT_ZOMBIE_SECONDS", "120")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds < _LEAST_SILENCE:
-        raise KontextError(f"KONTEXT_ZOMBIE_SECONDS is '{text}', not 10 seconds or more")
-    return seconds
+    return _number("KONTEXT_ZOMBIE_SECONDS", 120, _LEAST_SILENCE, "10 seconds or more")
 
 
 def fresh_days() -> float:
     """Days without a refresh before the warning (KONTEXT_FRESH_DAYS, 7)."""
-    text = os.environ.get("KONTEXT_FRESH_DAYS", "7")
+    return _number("KONTEXT_FRESH_DAYS", 7, 1e-9, "a positive number of days")
+
+
+def _number(name: str, default: float, least: float, wanted: str, whole: bool = False) -> float:
+    """An environment variable as a number. Raises KontextError below `least`."""
+    text = os.environ.get(name, str(default))
     try:
-        days = float(text)
+        number = float(text)
     except ValueError:
-        days = 0.0
-    if days <= 0:
-        raise KontextError(f"KONTEXT_FRESH_DAYS is '{text}', not a positive number of days")
-    return days
+        number = -math.inf
+    if not least <= number < math.inf or (whole and number % 1):
+        raise KontextError(f"{name} is '{text}', not {wanted}")
+    return number
 
 
 def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:

@@ -65,7 +65,8 @@ At = Annotated[
     str, typer.Option("--at", help="As of a dataset version (demo@v1) or a snapshot number.")
 ]
 Grace = Annotated[
-    timedelta, typer.Option(help="Keep what is younger, e.g. 7d or 12h.", parser=period)
+    timedelta,
+    typer.Option(metavar="PERIOD", help="Keep what is younger, e.g. 7d or 12h.", parser=period),
 ]
 Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
 Dtype = Annotated[
