@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class EditBar:
-    """Shows phases and steps: the callbacks `on_phase` and `on_step` of `flows.edit.edit_file`."""
+    """Shows phases and steps: the callbacks `on_phase` and `on_step` of `edit_file`."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
