@@ -22,7 +22,8 @@ from benchmarks.timing import ratio, save, take_turns
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens, saving
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 FLUX = (TransformerShape(), Tokens(text=512, target=4096, context=4096))
 

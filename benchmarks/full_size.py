@@ -30,7 +30,7 @@ from kontext.parallel.compile import compile_blocks
 from kontext.parallel.flops import Tokens, step_flops, utilisation
 from kontext.parallel.peaks import PEAKS
 from kontext.train.timesteps import schedule
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 GOALS = {28: 10.0, 4: 1.6}  # seconds per edit on an H200
 MEMORY = 79 * 2**30  # what an 80 GB card reports

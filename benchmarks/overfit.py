@@ -5,9 +5,9 @@
 Eight edits of drawn images (16 x 16 RGB): recolour, move, add, remove. A lossless pixel unshuffle
 (12 channels of 8 x 8) stands in for the autoencoder, so every PSNR here is that of images in
 [-1, 1] against the true target, with no codec between. The flow trains by `FlowMethod`, is drawn
-in 20 steps, and must reach 35 dB; its guided edits teach `DistillMethod`, all gates of
-`kontext.train.gates` on, and the student, drawn in 4 steps, must reach 28 dB. Noise at drawing was
-never seen in training.
+in 20 steps, and must reach 35 dB; its guided edits teach `LaddMethod`, all gates of
+`kontext.train.ladd.gates` on, and the student, drawn in 4 steps, must reach 28 dB. Noise at drawing
+was never seen in training.
 
 A flow that knows one target per condition by heart is a bundle of straight lines: it is as good in
 4 steps as in 20, and a student that never learned would pass. So after the gates the student's
@@ -28,16 +28,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import save
-from kontext.models.batch import PairTensors
+from kontext.data.pair_tensors import PairTensors
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.edits import EditSampler
-from kontext.train.distill import DistillMethod
 from kontext.train.ema import Ema
-from kontext.train.flow import FlowMethod
-from kontext.train.gates import check_training, run_gates, stop_at_failure
+from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
 from kontext.train.loop import fit
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.methods.ladd import LaddMethod
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig, FinetuneConfig, ParallelConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import DistillConfig, FinetuneConfig, ParallelConfig, TransformerShape
 
 SIDE, PAIRS = 16, 8
 FLOW_DB, STUDENT_DB = 35.0, 28.0
@@ -145,7 +146,7 @@ def train_flow(size: Size, data: PairTensors, seed: int = 0) -> tuple[FluxTransf
     return model, mean_db(sampler.edits(model, data.edits()), data)
 
 
-def knock(method: DistillMethod, seed: int) -> None:
+def knock(method: LaddMethod, seed: int) -> None:
     """Noise of KNOCK times a matrix's own spread onto every matrix of the student."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -177,7 +178,7 @@ def train_student(
     sampler = EditSampler(data, config.teacher_steps, config.guidance, config.seed)
     edits = data.edits()
     real = sampler.edits(teacher, edits)
-    method = DistillMethod(config, data, edits, real, teacher)
+    method = LaddMethod(config, data, edits, real, teacher)
     findings = run_gates(method, sampler)
     stop_at_failure(findings)
     draws = EditSampler(data, config.student_steps, 1.0, NOISE_SEED)

@@ -128,9 +128,11 @@ def data_seconds(home: Path, recipe: str) -> list[float]:
     Raises ArtifactError when one of them has not been made in that home.
     """
     from kontext.engine import Engine
+    from kontext.stages import STAGES
     from schemas.recipes import load_recipe
 
-    engine = Engine(load_recipe(recipe), f"file://{home}/store", str(home / "catalog.sqlite"), home)
+    url, catalog = f"file://{home}/store", str(home / "catalog.sqlite")
+    engine = Engine(load_recipe(recipe), url, catalog, home, stages=STAGES)
     return [engine.artifact(name).manifest.seconds for name in DATA]
 
 

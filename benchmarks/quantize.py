@@ -21,7 +21,7 @@ from kontext.models.quantize import quantize, weight_bytes
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.folder import load_model_folder
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (0.1, 0.4, 0.7, 1.0)

@@ -25,7 +25,7 @@ from kontext.models.autoencoder import Autoencoder
 from kontext.models.convert import autoencoder_config, rules_for, to_diffusers
 from kontext.models.tiling import Tiling
 from kontext.sample.folder import load_model_folder
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 
 def build(args: argparse.Namespace) -> Autoencoder:

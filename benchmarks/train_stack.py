@@ -31,9 +31,9 @@ from kontext.parallel.attention import KernelError, use_kernel
 from kontext.parallel.compile import compile_blocks
 from kontext.parallel.flops import utilisation
 from kontext.parallel.peaks import peak_flops
-from kontext.train.flow import FlowMethod
-from kontext.train.work import flow_work
-from schemas.train_config import ParallelConfig, TransformerShape
+from kontext.train.methods.flow import FlowMethod
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
 
 GOAL = 0.5
 
@@ -81,7 +81,7 @@ def measure(shape: TransformerShape, device: torch.device, args: Any, mode: Any,
         numbers = count()
         run = {"step": lambda: method.step(next(numbers))}
         took = statistics.median(take_turns(run, device, args.repeats)["step"])
-    work, peak = flow_work(config, data)(0), peak_flops(device, torch.bfloat16)
+    work, peak = method.work(0), peak_flops(device, torch.bfloat16)
     assert work.flops is not None
     return Row(
         kernel=told,

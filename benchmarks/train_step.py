@@ -30,18 +30,20 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import ratio, save, take_turns
-from kontext.models.batch import PairTensors, gather
+from kontext.data.pair_tensors import PairTensors, gather
 from kontext.models.convert import rules_for, to_diffusers, transformer_config
 from kontext.models.precision import autocast
 from kontext.models.sequence import pack, sequence_ids, text_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.compile import compile_blocks
-from kontext.train.flow import FlowMethod, add_noise
 from kontext.train.loop import generator
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim import adamw, scale_rates, warmup_cosine
 from kontext.train.timesteps import FLUX_MU, sample_t
-from schemas.train_config import FinetuneConfig, TransformerShape
+from kontext.train.velocity import add_noise
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 GOALS = {"eager": 1.0, "compiled": 1.2}
 TOLERANCE = 0.02  # of a loss: products are rounded to bf16 in another order

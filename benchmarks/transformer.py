@@ -26,7 +26,8 @@ from kontext.models.sequence import sequence_ids, text_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.compile import compile_blocks
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 Forward = Callable[[], Tensor]
 Models = dict[str, tuple[nn.Module, Forward]]

@@ -27,8 +27,8 @@ from prefect.states import Completed, Failed
 from flows.children import cancel_children
 from flows.forms import BackfillForm, Wanted
 from flows.names import deployment_name
+from kontext.data.sources.folder import FolderSource
 from kontext.errors import RecipeError
-from schemas.data_config import FolderSource
 from schemas.recipes import Recipe
 from tasks.markdown import run_link, table
 from tasks.workspace import open_engine, places, resolve_recipe

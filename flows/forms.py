@@ -47,7 +47,7 @@ class RecipeForm(BaseModel):
     recipe: RecipeName = Field(
         default=next(iter(RecipeName)),
         title="Recipe",
-        description="A named configuration of every stage (schemas/recipes.py)",
+        description="A named configuration of every stage (schemas/recipes/)",
     )
     overrides: list[str] = Field(
         default=[],

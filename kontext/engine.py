@@ -11,63 +11,40 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from filelock import FileLock
 
+from kontext.acceptance import (
+    Acceptance,
+    changed_line,
+    changed_modules,
+    newest_alike,
+    read_acceptance,
+    write_acceptance,
+)
 from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.fingerprint import code_digest, code_of
+from kontext.graph import downstream
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
-from kontext.stages import STAGES
+from kontext.states import PlannedStage, StageOutcome, StageStatus
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
 from kontext.store.catalog import Catalog
-from kontext.store.code import code_digest, git_commit, package_versions
+from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
-from schemas.data_config import Section
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
+from schemas.sections.base import Section
+
+CHANGES_RESULTS = False  # decides what runs, not what comes out
 
 _LOG = logging.getLogger("kontext.engine")
-_TAGS: dict[str, Callable[[Recipe], str]] = {
-    "index": lambda recipe: f"dataset@{recipe.shard.dataset}",
-    "publish": lambda recipe: f"model@{recipe.publish.name}",
-}
-
-
-@dataclass(frozen=True)
-class StageOutcome:
-    """What running a stage did."""
-
-    stage: str
-    digest: str
-    reused: bool
-    seconds: float  # spent now; the manifest has what the work took
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class StageStatus:
-    """Whether a stage is done for this recipe."""
-
-    stage: str
-    digest: str
-    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
-    why: str
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One line of a plan."""
-
-    stage: str
-    digest: str
-    reused: bool
-    why: str
 
 
 class Engine:
@@ -84,8 +61,8 @@ class Engine:
         catalog: str | Path,
         home: Path,
         *,
+        stages: Mapping[str, Stage],
         run: str = "",
-        stages: Mapping[str, Stage] = STAGES,
         pins: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
@@ -102,6 +79,7 @@ class Engine:
             self._known(name)
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
+        self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -111,8 +89,41 @@ class Engine:
                 found[name] = self._pins[name]
                 continue
             inputs = {source: found[source] for source in stage.inputs}
-            found[name] = self._digest(stage, inputs, self._attempt(stage, inputs))
+            made = self._digest(stage, inputs, self._attempt(stage, inputs))
+            accepted = self._acceptance(name, made)
+            found[name] = accepted.artifact if accepted else made
         return found
+
+    def accept(self, name: str, command: str) -> Manifest:
+        """Take the newest artifact of a stage as it is, although its code has changed since.
+
+        Only one that was made from the same section and inputs. Does nothing where today's code
+        has made one.
+
+        Args:
+            command: what the user typed, for the record.
+
+        Raises:
+            ArtifactError: there is no such artifact; it says how the newest one differs.
+        """
+        stage, digests = self._known(name), self.digests()
+        inputs = {source: digests[source] for source in stage.inputs}
+        if name in self._pins or self.artifacts.exists(name, digests[name]):
+            return self.artifacts.open(name, digests[name]).manifest
+        before, config = self.artifacts.list(name), self._config(stage, 0)
+        found = newest_alike(before, config, inputs)
+        if found is None:
+            why = self._difference(stage, before[-1], digests) if before else "it was never made"
+            raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
+        write_acceptance(self.objects, name, digests[name], found, self._code(stage), command)
+        return found
+
+    def _acceptance(self, name: str, digest: str) -> Acceptance | None:
+        """The record that another artifact is to be used for this one, while that is there."""
+        accepted = read_acceptance(self.objects, name, digest)
+        there = accepted is not None and self.artifacts.exists(name, accepted.artifact)
+        self._accepted[name] = accepted if there else None
+        return self._accepted[name]
 
     def artifact(self, name: str) -> Artifact:
         """The finished artifact of a stage for this recipe. Raises ArtifactError."""
@@ -138,7 +149,7 @@ class Engine:
                 raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
         names = list(self._stages)
         if only is not None:
-            names = self._downstream(only)
+            names = downstream(self._stages, only)
         elif from_ is not None:
             names = names[names.index(from_) :]
         redone: set[str] = set()
@@ -177,9 +188,10 @@ class Engine:
         digests = self.digests()
         inputs = {source: digests[source] for source in stage.inputs}
         attempt = self._attempt(stage, inputs)
-        if force and name not in self._pins and self.artifacts.exists(name, digests[name]):
+        digest = digests[name]
+        if force and name not in self._pins and self.artifacts.exists(name, digest):
             attempt = self._bump_attempt(stage, inputs, attempt)
-        digest = self._pins.get(name) or self._digest(stage, inputs, attempt)
+            digest = self._digest(stage, inputs, attempt)
         if name not in self._pins:
             self._require_inputs(stage, inputs)
         locks = self.home / "locks"
@@ -211,7 +223,8 @@ class Engine:
         manifest = Manifest(
             stage=stage.name,
             digest=digest,
-            code_digest=code_digest(stage.code),
+            code_digest=code_digest(self._code(stage)),
+            code=self._code(stage),
             config=self._config(stage, attempt),
             inputs=inputs,
             files=[writer.files[name] for name in sorted(writer.files)],
@@ -235,8 +248,8 @@ class Engine:
         name, digest = stage.name, manifest.digest
         self.catalog.record(manifest)
         self.artifacts.tag(f"latest/{name}", name, digest)
-        if name in _TAGS:
-            self.artifacts.tag(_TAGS[name](self.recipe), name, digest)
+        if stage.tag:
+            self.artifacts.tag(self._tag(stage, manifest), name, digest)
         shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
         clear_work(self.objects, run_prefix(name, digest) + "work")
 
@@ -263,10 +276,9 @@ class Engine:
             )
 
         return StageContext(
-            recipe=self.recipe,
             config=self._section(stage),
             digest=digest,
-            inputs={source: self.artifacts.open(source, inputs[source]) for source in inputs},
+            inputs={source: self._input(source, digest) for source, digest in inputs.items()},
             output=writer,
             map_chunks=chunk_map,
             scratch=scratch,
@@ -277,10 +289,22 @@ class Engine:
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
 
+    def _input(self, name: str, digest: str) -> Artifact:
+        """An input as a stage sees it: that it was accepted stands among its notes."""
+        found = self.artifacts.open(name, digest)
+        accepted = None if name in self._pins else self._accepted.get(name)
+        if accepted is None:
+            return found
+        notes = [*found.manifest.notes, accepted.line()]
+        return Artifact(self.artifacts, found.manifest.model_copy(update={"notes": notes}))
+
     def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
+            accepted = None if name in self._pins else self._accepted.get(name)
             why = "chosen version" if name in self._pins else "manifest exists"
+            if accepted is not None:
+                why = accepted.line()
             return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
@@ -291,8 +315,9 @@ class Engine:
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
         """Why an earlier artifact is not the one this recipe wants."""
         changes = []
-        if before.code_digest != code_digest(stage.code):
-            changes.append("code changed")
+        changed = changed_modules(before, self._code(stage))
+        if changed is not None:
+            changes.append(changed_line(changed))
         config = self._config(stage, 0)
         for key in sorted(set(config) | set(before.config) - {"attempt"}):
             old, new = before.config.get(key), config.get(key)
@@ -305,7 +330,19 @@ class Engine:
 
     def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
         config = self._config(stage, attempt)
-        return artifact_digest(stage.name, code_digest(stage.code), config, inputs)
+        return artifact_digest(stage.name, code_digest(self._code(stage)), config, inputs)
+
+    def _code(self, stage: Stage) -> dict[str, str]:
+        return code_of(stage, self._section(stage))
+
+    def _tag(self, stage: Stage, manifest: Manifest) -> str:
+        """The stage's tag, from the sections that its inputs and itself were made with."""
+        made = {stage.section: manifest.config}
+        for source, digest in manifest.inputs.items():
+            made[self._stages[source].section] = self.artifacts.open(source, digest).manifest.config
+        return stage.tag.format(
+            **{name: SimpleNamespace(**config) for name, config in made.items()}
+        )
 
     def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
         config = self._section(stage).model_dump(mode="json")
@@ -352,13 +389,6 @@ class Engine:
 
     def _scratch(self, stage: Stage, digest: str) -> Path:
         return self.home / "scratch" / stage.name / digest
-
-    def _downstream(self, name: str) -> list[str]:
-        found = {name}
-        for stage in self._stages.values():
-            if found & set(stage.inputs):
-                found.add(stage.name)
-        return [stage for stage in self._stages if stage in found]
 
     def _known(self, name: str) -> Stage:
         if name not in self._stages:

@@ -3,6 +3,8 @@
 Our own invariants use `assert`; these classes are for bad input, bad configuration and bad stores.
 """
 
+CHANGES_RESULTS = False  # names what went wrong
+
 
 class KontextError(ValueError):
     """Base of every user-facing error."""

@@ -10,24 +10,25 @@ import importlib
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kontext.errors import ArtifactError
+from kontext.fingerprint import code_digest, code_of
 from kontext.safety.ledger import Ledger
-from kontext.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext
-from kontext.stages import STAGES
+from kontext.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext, section_of
 from kontext.store.artifacts import ArtifactStore, ArtifactWriter
 from kontext.store.catalog import Catalog
-from kontext.store.code import code_digest
-from kontext.store.lineage import ancestors
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.transfer import Transfer, copy_artifacts
 from kontext.store.work import map_chunks
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
+from schemas.sections.base import Section
+
+CHANGES_RESULTS = False  # compares what is there
 
 _LOG = logging.getLogger("kontext.remake")
 
@@ -51,20 +52,7 @@ class Rebuilt:
     different: tuple[str, ...]  # index artifacts whose dataset does not have the recorded digest
 
 
-def recipe_of(manifests: Sequence[Manifest]) -> Recipe:
-    """The recipe these artifacts were made with; sections of stages not among them are defaults."""
-    sections: dict[str, Any] = {}
-    for manifest in manifests:
-        if manifest.stage not in STAGES:
-            raise ArtifactError(f"no stage '{manifest.stage}' in this version of kontext")
-        fields = set(type(getattr(Recipe(), STAGES[manifest.stage].section)).model_fields)
-        found = {key: value for key, value in manifest.config.items() if key in fields}
-        sections[STAGES[manifest.stage].section] = found
-    name = manifests[-1].recipe if manifests else "demo"
-    return Recipe.model_validate({**sections, "name": name})
-
-
-def remake(store: ArtifactStore, ref: str, home: Path) -> Remade:
+def remake(store: ArtifactStore, ref: str, home: Path, stages: Mapping[str, Stage]) -> Remade:
     """Run an artifact's stage again on its stored inputs, apart from the store, and compare bytes.
 
     Raises ArtifactError for an unknown reference, a missing input, or `index` (whose output is the
@@ -73,18 +61,21 @@ def remake(store: ArtifactStore, ref: str, home: Path) -> Remade:
     manifest = store.show(ref).manifest
     if manifest.stage == "index":
         raise ArtifactError("index writes the catalog: `kontext catalog rebuild` makes that again")
+    stage = _stage(manifest, stages)
     with tempfile.TemporaryDirectory(prefix="remake-", dir=_folder(home)) as temporary:
         apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
-        writer = _run(store, manifest, apart, home, Path(temporary, "scratch"))
+        writer = _run(store, manifest, stage, apart, home, Path(temporary, "scratch"))
     stored = {file.name: file.sha256 for file in manifest.files}
     made = {name: file.sha256 for name, file in writer.files.items()}
     names = sorted(set(stored) | set(made))
     different = tuple(name for name in names if stored.get(name) != made.get(name))
-    changed = manifest.code_digest != code_digest(STAGES[manifest.stage].code)
+    changed = manifest.code_digest != code_digest(code_of(stage, _section(manifest, stage)))
     return Remade(f"{manifest.stage}/{manifest.digest}", len(names), different, changed)
 
 
-def rebuild_catalog(store: ArtifactStore, catalog: Catalog, home: Path) -> Rebuilt:
+def rebuild_catalog(
+    store: ArtifactStore, catalog: Catalog, home: Path, stages: Mapping[str, Stage]
+) -> Rebuilt:
     """Write a catalog from the manifests alone: runs, artifacts, metrics and dataset versions.
 
     Thresholds that were changed by hand are not in any manifest; the policy's own come back.
@@ -101,7 +92,8 @@ def rebuild_catalog(store: ArtifactStore, catalog: Catalog, home: Path) -> Rebui
             continue
         with tempfile.TemporaryDirectory(prefix="rebuild-", dir=_folder(home)) as temporary:
             apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
-            writer = _run(store, manifest, apart, home, Path(temporary), str(catalog.path))
+            scratch, stage = Path(temporary), _stage(manifest, stages)
+            writer = _run(store, manifest, stage, apart, home, scratch, str(catalog.path))
             found = json.loads(apart.blob_path(writer.files["index.json"]).read_bytes())
         if found["dataset_digest"] != manifest.metrics["dataset_digest"]:
             different.append(f"index/{manifest.digest}")
@@ -122,27 +114,34 @@ def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | No
     return copy_artifacts(source, target, ref, before_manifest=enter)
 
 
+def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:
+    if manifest.stage not in stages:
+        raise ArtifactError(f"no stage '{manifest.stage}' in this version of kontext")
+    return stages[manifest.stage]
+
+
+def _section(manifest: Manifest, stage: Stage) -> Section:
+    section: Section = section_of(manifest, type(getattr(Recipe(), stage.section)))
+    return section
+
+
 def _run(
     store: ArtifactStore,
     manifest: Manifest,
+    stage: Stage,
     apart: ArtifactStore,
     home: Path,
     scratch: Path,
     catalog: str = "",
 ) -> ArtifactWriter:
     """The stage's output on its stored inputs, written to `apart`."""
-    all_of = {(m.stage, m.digest): m for m in store.list()}
-    closure = ancestors(all_of, {(manifest.stage, manifest.digest)})
-    recipe = recipe_of([m for key, m in all_of.items() if key in closure])
-    stage: Stage = STAGES[manifest.stage]
     scratch.mkdir(parents=True, exist_ok=True)
     writer = apart.writer(manifest.stage, manifest.digest)
     log = logging.getLogger(f"kontext.stages.{manifest.stage}")
     module: Any = importlib.import_module(stage.module)
     module.run(
         StageContext(
-            recipe=recipe,
-            config=getattr(recipe, stage.section),
+            config=_section(manifest, stage),
             digest=manifest.digest,
             inputs={name: store.open(name, digest) for name, digest in manifest.inputs.items()},
             output=writer,

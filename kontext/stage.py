@@ -1,8 +1,10 @@
 """The stage engine's contract: what a stage is, what it is handed, and how it reports.
 
 A stage is a pure function of its recipe section and its input artifacts. It reads `ctx.inputs`,
-writes `ctx.output` and tells people what it did through `ctx.report`. Whether it is done is asked
-of the manifest. Nothing here knows which orchestrator, if any, is running it.
+writes `ctx.output` and tells people what it did through `ctx.report`. It never sees the recipe:
+what an earlier stage was told stands in that stage's artifact, and `ctx.upstream` reads it there.
+Whether it is done is asked of the manifest. Nothing here knows which orchestrator, if any, is
+running it.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+from pydantic import ValidationError
 
-from schemas.data_config import Section
+from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe
+from schemas.sections.base import Section
+
+CHANGES_RESULTS = False  # hands things over
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Reporter(Protocol):
@@ -123,7 +130,6 @@ class ChunkMap(Protocol):
 class StageContext:
     """Everything a stage is handed."""
 
-    recipe: Recipe
     config: Section  # the stage's own recipe section
     digest: str  # of the artifact being made
     inputs: Mapping[str, ArtifactReader]
@@ -141,16 +147,45 @@ class StageContext:
         self.log.warning(text)
         self.output.note(text)
 
+    def upstream(self, stage: str, kind: type[SectionT]) -> SectionT:
+        """The recipe section that the input artifact of `stage` was made with.
 
-@dataclass(frozen=True)
+        Not what today's recipe says: an artifact may have been chosen as a version, and then the
+        two differ. A field that the artifact does not have (it is newer) takes its default.
+
+        Raises:
+            ArtifactError: `stage` is no input of this stage, or its section is not a `kind`.
+        """
+        if stage not in self.inputs:
+            raise ArtifactError(f"'{stage}' is no input here (inputs: {', '.join(self.inputs)})")
+        return section_of(self.inputs[stage].manifest, kind)
+
+
+def section_of(manifest: Manifest, kind: type[SectionT]) -> SectionT:
+    """The recipe section in a manifest. Raises ArtifactError where it is not a `kind`.
+
+    The manifest's config holds the engine's own entries too (`external`, `attempt`).
+    """
+    known = {k: v for k, v in manifest.config.items() if k in kind.model_fields}
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        ref = f"{manifest.stage}/{manifest.digest}"
+        raise ArtifactError(f"the section of {ref} is no {kind.__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the graph."""
+    """One stage of the graph, as its own file declares it (see `kontext.graph`)."""
 
     name: str
     section: str  # attribute of Recipe
-    inputs: tuple[str, ...]  # stage names
-    module: str  # module with `run(ctx)`, imported only when the stage runs
-    code: tuple[str, ...]  # modules or packages whose sources make the code digest
+    inputs: tuple[str, ...] = ()  # stage names
+    module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
     pool: str = "cpu"  # work pool: cpu or gpu
     external: str = ""  # "module:function": (section, home) -> digest of files it points to
+    plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
+    tag: str = (
+        ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
+    )
     summary: str = ""  # one line for people

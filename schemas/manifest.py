@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ManifestFile(BaseModel):
@@ -45,6 +45,7 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     kernels: dict[str, str]
     run: str = ""  # the orchestrator's run, if any
+    code: dict[str, str] = Field(default_factory=dict)  # module -> hash: what code_digest covers
 
     def file(self, name: str) -> ManifestFile:
         """The file called `name`. Raises KeyError."""

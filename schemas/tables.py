@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from schemas.risks import risks
+
+CHANGES_RESULTS = True
+
 Column = tuple[str, pa.DataType, str]
 
 
@@ -94,8 +98,10 @@ IMAGE_SCORES = _schema(
 PAIR_SCORES = _schema(
     "Raw quality and safety scores per pair.",
     ("pair_id", pa.string(), "key into pairs"),
-    ("nsfw_max", pa.float32(), "largest open-nsfw score over all images of the pair"),
-    ("nudity_max", pa.float32(), "largest exposed-nudity score over all images of the pair"),
+    *(
+        (risk.column, pa.float32(), f"largest {risk.score} score over all images of the pair")
+        for risk in risks().values()
+    ),
     ("exposure_delta", pa.float32(), "exposure of the target minus the context's largest"),
     ("unmatchable", pa.bool_(), "the hash gate could not match one of the images: stricter limits"),
     ("text_reason", pa.string(), "text rule that fired, or empty"),

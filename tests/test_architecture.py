@@ -16,7 +16,8 @@ TOPS = ("flows", "tasks", "kontext", "schemas")  # each may import itself and wh
 LAYERS = {
     "errors": 0,
     "stage": 0,
-    "graph": 0,  # kontext/stages/__init__.py: the list of stages, which imports none of them
+    "graph": 0,  # and kontext/stages/__init__.py, which lists the stages and imports none of them
+    "fingerprint": 1,
     "store": 1,
     "parallel": 2,
     "models": 2,
@@ -25,8 +26,6 @@ LAYERS = {
     "train": 3,
     "sample": 3,
     "evaluate": 3,
-    "launch": 3,
-    "plan": 3,
     "doctor": 3,
     "stages": 4,
     "engine": 5,
@@ -141,10 +140,39 @@ def test_parts_do_not_import_each_other_in_circles() -> None:
     assert not left, f"circle among {left}"
 
 
+def test_no_stage_sees_the_recipe() -> None:
+    """A stage is handed its section and its inputs: what it read beside them no digest would cover.
+
+    The planner predicts a whole recipe, before any stage has run; no stage calls that.
+    """
+    for path in [*sources("kontext/stages"), *sources("kontext/evaluate")]:
+        text = path.read_text()
+        assert "ctx.recipe" not in text and "schemas.recipes" not in text, path
+
+
 @pytest.mark.parametrize("part", TENSOR_PARTS)
 def test_tensor_code_needs_four_packages(part: str) -> None:
+    """Also through what it imports from other parts."""
     allowed = TENSOR_ALLOWED | set(sys.stdlib_module_names)
-    for path in sources(f"kontext/{part}"):
+    coming, seen = sources(f"kontext/{part}"), set[Path]()
+    while coming:
+        path = coming.pop()
+        if path in seen:
+            continue
+        seen.add(path)
         for name in imported(path, module_level=True):
-            fine = name.split(".")[0] in allowed or part_of(name) in (*TENSOR_PARTS, "errors")
-            assert fine, f"{path.relative_to(ROOT)} imports {name} at module level"
+            if name.startswith("kontext."):
+                coming += _files_of(name)
+            else:
+                fine = name.split(".")[0] in allowed
+                assert fine, f"{path.relative_to(ROOT)} imports {name} at module level"
+
+
+def _files_of(name: str) -> list[Path]:
+    """The file of a module, or of the module that has the attribute `name`."""
+    for parts in (name.split("."), name.split(".")[:-1]):
+        base = ROOT.joinpath(*parts)
+        found = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+        if found:
+            return found
+    return []

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from schemas.data_config import DiceBearSource, EmojiSource
+from kontext.data.sources import module_of
+from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.emoji import EmojiSource
 from schemas.recipes import load_recipe
+from schemas.sections.sources import source_kinds
 
 ROOT = Path(__file__).parents[1]
+HEAD = "| art | where we take it from | author | licence | source |"
 TEXT = (ROOT / "ATTRIBUTION.md").read_text()
 
 
@@ -38,6 +43,18 @@ def test_emoji_sets_and_their_licences() -> None:
         if info.exists():
             licence = json.loads(info.read_text())["license"]["spdx"]
             assert licence in line
+
+
+def test_every_source_states_its_art_and_nothing_else_is_listed() -> None:
+    """A source's rows lie beside it; the file's tables of art are these rows."""
+    art, _, _ = TEXT.partition("### What the licences ask of you")
+    listed = {line for line in art.splitlines() if line.startswith("| ")} - {HEAD}
+    stated = {
+        line
+        for kind in source_kinds()
+        for line in import_module(module_of(kind)).ATTRIBUTION.strip().splitlines()
+    }
+    assert stated == listed
 
 
 def test_dicebear_styles_with_creator_and_licence() -> None:

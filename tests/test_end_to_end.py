@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.forms import NightlyForm
 from flows.nightly import nightly_evaluation, tagged_engine
-from kontext.engine import Engine, StageOutcome
+from kontext.engine import Engine
 from kontext.errors import ArtifactError
 from kontext.stage import LogReporter
 from kontext.stages import STAGES
+from kontext.states import StageOutcome
 from kontext.store.catalog import Catalog
 from kontext.store.objects import sha256_file
 from schemas.recipes import Recipe, load_recipe
@@ -68,7 +69,7 @@ def test_every_stage_runs_on_s3_and_its_copies_are_as_good(
 ) -> None:
     home = tmp_path / "home"
     monkeypatch.setenv("KONTEXT_HOME", str(home))
-    engine = Engine(small(), s3_url, str(home / "catalog.sqlite"), home)
+    engine = Engine(small(), s3_url, str(home / "catalog.sqlite"), home, stages=STAGES)
     reporter = LogReporter(logging.getLogger("kontext"))
     outcomes = {name: engine.run_stage(name, reporter) for name in STAGES}
     assert not any(outcome.reused for outcome in outcomes.values())
@@ -182,7 +183,9 @@ def killed_when(home: Path, words: str, after: float) -> None:
 
 def dataset_of(home: Path) -> dict[str, dict[str, str]]:
     """Stage -> file name -> sha256, for the stages that make the dataset."""
-    engine = Engine(small(), f"file://{home}/store", str(home / "catalog.sqlite"), home)
+    engine = Engine(
+        small(), f"file://{home}/store", str(home / "catalog.sqlite"), home, stages=STAGES
+    )
     found = {}
     for stage in DATASET[:-1]:
         manifest = engine.artifacts.manifest(stage, engine.digests()[stage])
@@ -223,7 +226,9 @@ def test_a_published_model_is_evaluated_again_at_night(
     calm: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KONTEXT_HOME", str(calm))
-    engine = Engine(small(), f"file://{calm}/store", str(calm / "catalog.sqlite"), calm)
+    engine = Engine(
+        small(), f"file://{calm}/store", str(calm / "catalog.sqlite"), calm, stages=STAGES
+    )
     model = f"model@{engine.recipe.publish.name}"
     (published,) = engine.artifacts.list("evaluate")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import signal
 import subprocess
@@ -8,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from kontext import fingerprint
 from kontext.engine import Engine
-from kontext.errors import ArtifactError, KontextError
-from kontext.stage import LogReporter, Stage
-from kontext.store.code import code_digest
+from kontext.errors import ArtifactError
+from kontext.stage import LogReporter, Stage, StageContext, section_of
 from schemas.recipes import Recipe, load_recipe
+from schemas.sections.data import CaptionConfig
 
 ROOT = Path(__file__).parents[1]
 REPORT = LogReporter(logging.getLogger("test"))
@@ -41,8 +44,11 @@ def run(ctx):
     ctx.output.add_json("total.json", {"total": total, "seed": ctx.config.seed})
 """
 THIRD = """
+from schemas.sections.data import CaptionConfig
+
 def run(ctx):
-    ctx.output.add_json("copy.json", ctx.inputs["second"].json("total.json"))
+    seed = ctx.upstream("second", CaptionConfig).seed
+    ctx.output.add_json("copy.json", {**ctx.inputs["second"].json("total.json"), "read": seed})
 """
 
 
@@ -52,9 +58,9 @@ def graph(folder: Path) -> dict[str, Stage]:
         if not path.exists():
             path.write_text(text)
     stages = (
-        Stage("first", "mine", (), "toy_first", ("toy_first",)),
-        Stage("second", "caption", ("first",), "toy_second", ("toy_second",)),
-        Stage("third", "screen", ("second",), "toy_third", ("toy_third",)),
+        Stage(name="first", section="mine", module="toy_first"),
+        Stage(name="second", section="caption", inputs=("first",), module="toy_second"),
+        Stage(name="third", section="screen", inputs=("second",), module="toy_third"),
     )
     return {stage.name: stage for stage in stages}
 
@@ -66,12 +72,12 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(folder))
     for name in ("toy_first", "toy_second", "toy_third"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    code_digest.cache_clear()
+    fingerprint.forget()
     graph(folder)
     return folder
 
 
-def engine(code: Path, recipe: Recipe | None = None) -> Engine:
+def engine(code: Path, recipe: Recipe | None = None, pins: dict[str, str] | None = None) -> Engine:
     home = code.parent / "home"
     return Engine(
         recipe or load_recipe("ci"),
@@ -80,6 +86,7 @@ def engine(code: Path, recipe: Recipe | None = None) -> Engine:
         home,
         run="run-1",
         stages=graph(code),
+        pins=pins,
     )
 
 
@@ -104,7 +111,7 @@ def test_stages_run_once_and_everything_is_recorded(code: Path) -> None:
     assert manifest.notes == ["a fallback was taken"] and manifest.run == "run-1"
     assert manifest.metrics == {"rows": 3} and "torch" in manifest.packages
     assert [run_all(found), run_all(engine(code))] == [[True, False, False], [True] * 3]
-    assert found.artifact("third").json("copy.json") == {"total": 14, "seed": 0}
+    assert found.artifact("third").json("copy.json") == {"total": 14, "seed": 0, "read": 0}
     assert {state for state, _ in states(found).values()} == {"done"}
     runs = found.catalog.query("select stage from stage_runs order by created_at")
     assert runs["stage"].to_pylist() == ["first", "second", "third"]
@@ -131,10 +138,92 @@ def test_a_recipe_change_redoes_that_stage_and_what_follows(code: Path) -> None:
 
 def test_a_code_change_is_seen(code: Path) -> None:
     run_all(engine(code))
-    (code / "toy_second.py").write_text(SECOND + "\n# another line\n")
-    code_digest.cache_clear()
-    assert states(engine(code))["second"] == ("stale", "code changed")
+    (code / "toy_second.py").write_text('"""What it does."""\n' + SECOND + "\n# another line\n")
+    fingerprint.forget()
+    assert states(engine(code))["second"][0] == "done"
+    (code / "toy_second.py").write_text(SECOND + "\nother = 1\n")
+    fingerprint.forget()
+    assert states(engine(code))["second"] == ("stale", "code changed: toy_second")
     assert states(engine(code))["first"][0] == "done"
+
+
+def test_a_stage_reads_what_its_input_was_made_with_not_what_the_recipe_says(code: Path) -> None:
+    """Else two recipes with one version chosen would have one digest and two results."""
+    made = engine(code, load_recipe("ci", ("caption.seed=4",)))
+    run_all(made)
+    pins = {"second": made.digests()["second"]}
+    other = engine(code, load_recipe("ci", ("caption.seed=8",)), pins)
+    assert other.digests()["third"] == made.digests()["third"]
+    assert other.artifact("third").json("copy.json")["read"] == 4
+    assert not other.run_stage("third", REPORT, force=True).reused
+    assert other.artifact("third").json("copy.json")["read"] == 4
+
+
+def test_an_upstream_section_is_typed_and_of_an_input(code: Path) -> None:
+    found = engine(code)
+    run_all(found)
+    manifest = found.artifact("second").manifest
+    ctx = StageContext.__new__(StageContext)
+    ctx.inputs = {"second": found.artifact("second")}
+    assert ctx.upstream("second", CaptionConfig) == found.recipe.caption
+    assert "recipe" not in {field.name for field in dataclasses.fields(StageContext)}
+    with pytest.raises(ArtifactError, match=r"'first' is no input here \(inputs: second\)"):
+        ctx.upstream("first", CaptionConfig)
+    extended = {**manifest.config, "external": "x", "attempt": 2, "of_another_day": 1}
+    later = manifest.model_copy(update={"config": extended})
+    assert section_of(later, CaptionConfig) == found.recipe.caption
+    broken = manifest.model_copy(update={"config": {"captioner": "nobody"}})
+    with pytest.raises(ArtifactError, match="is no CaptionConfig"):
+        section_of(broken, CaptionConfig)
+
+
+def rewritten(code: Path) -> None:
+    """Another line in the middle stage."""
+    (code / "toy_second.py").write_text(SECOND + "\nother = 1\n")
+    fingerprint.forget()
+
+
+def test_an_artifact_is_accepted_although_its_code_changed(code: Path) -> None:
+    made = engine(code)
+    run_all(made)
+    before = made.digests()
+    rewritten(code)
+    found = engine(code)
+    assert found.accept("second", "kontext run --accept second").digest == before["second"]
+    assert engine(code).digests() == before and run_all(engine(code)) == [True, True, True]
+    state, why = states(engine(code))["second"]
+    assert state == "done" and why.startswith("accepted 20")
+    assert why.endswith("by 'kontext run --accept second'; code changed: toy_second")
+    assert [p.reused for p in engine(code).plan()] == [True, True, True]
+    (key,) = [k for k in found.objects.list("runs/second/") if k.endswith("accepted.json")]
+    record = json.loads(found.objects.get(key))
+    assert record["artifact"] == before["second"] and record["changed"] == ["toy_second"]
+    assert record["artifact"] not in key.split("/")
+
+    seen = engine(code)  # whoever is made from it is told, and so is the report
+    seen.digests()
+    assert seen._input("second", before["second"]).manifest.notes == [why]
+    assert not engine(code).run_stage("second", REPORT, force=True).reused
+    assert states(engine(code))["second"] == ("done", "manifest exists")
+
+
+def test_only_what_has_the_same_section_and_inputs_is_accepted(code: Path) -> None:
+    with pytest.raises(ArtifactError, match="of 'second' can be accepted: it was never made"):
+        engine(code).accept("second", "test")
+    run_all(engine(code))
+    rewritten(code)
+    other = engine(code, load_recipe("ci", ("caption.seed=1",)))
+    with pytest.raises(
+        ArtifactError, match="can be accepted: code changed: toy_second; seed: 0 → 1"
+    ):
+        other.accept("second", "test")
+    with pytest.raises(ArtifactError, match="can be accepted: input second changed"):
+        engine(code).accept("third", "test")
+    with pytest.raises(ArtifactError, match="unknown stage 'nope'"):
+        engine(code).accept("nope", "test")
+    assert states(engine(code))["second"][0] == "stale"
+    engine(code).accept("second", "test")
+    assert engine(code).accept("third", "test").digest == engine(code).digests()["third"]
 
 
 def test_force_keeps_the_old_artifact_and_changes_what_follows(code: Path) -> None:
@@ -248,10 +337,3 @@ def test_killed_just_before_the_manifest_is_as_if_it_never_ran(code: Path, tmp_p
     assert not found.run_stage("first", REPORT).reused
     assert found.ledger.verify().rows == 1 and found.ledger.verify().problems == ()
     assert list((found.home / "scratch" / "first").iterdir()) == []
-
-
-def test_code_digests_cover_packages_and_sql_without_importing(tmp_path: Path) -> None:
-    assert code_digest(("schemas.views",)) != code_digest(("schemas.recipes",))
-    assert code_digest(("kontext.store", "schemas")) == code_digest(("schemas", "kontext.store"))
-    with pytest.raises(KontextError, match=r"no sources found for 'kontext\.nothing'"):
-        code_digest(("kontext.nothing",))

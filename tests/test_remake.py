@@ -27,10 +27,10 @@ def made(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifac
     """Two dataset versions; the graph of the library is the toy graph meanwhile."""
     url = f"file://{tmp_path}/store"
     first = engine(code, url)
-    real = dict(STAGES)
     run_all(first)
     run_all(engine(code, url, "mine.seed=3"))
-    monkeypatch.setattr("kontext.remake.STAGES", {**real, **first._stages})
+    for name, stage in first._stages.items():
+        monkeypatch.setitem(STAGES, name, stage)
     return first.artifacts
 
 
@@ -65,11 +65,11 @@ def test_a_copy_verifies_answers_and_can_be_made_again(
     found = {d.dataset_digest for d in catalog.datasets()}
     assert found == {m.metrics["dataset_digest"] for m in copy.list("index")}
     with pytest.raises(ArtifactError, match="rebuild into an empty one"):
-        rebuild_catalog(copy, catalog, home)
+        rebuild_catalog(copy, catalog, home, STAGES)
 
     for manifest in copy.list():
         if manifest.stage != "index":
-            again = remake(copy, f"{manifest.stage}/{manifest.digest}", home)
+            again = remake(copy, f"{manifest.stage}/{manifest.digest}", home, STAGES)
             assert again.files > 0 and again.different == () and not again.code_changed
     assert not list((home / "scratch").iterdir())
 
@@ -80,10 +80,10 @@ def test_remake_says_what_differs(
     import toy_data
 
     monkeypatch.setattr(toy_data, "dataset", lambda pairs, policy: _other(pairs + 1))
-    found = remake(made, "mine", tmp_path / "home")
+    found = remake(made, "mine", tmp_path / "home", STAGES)
     assert found.different == ("pairs.parquet",)
     with pytest.raises(ArtifactError, match="kontext catalog rebuild"):
-        remake(made, "index", tmp_path / "home")
+        remake(made, "index", tmp_path / "home", STAGES)
 
 
 def _other(pairs: int) -> object:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-from functools import cache
+import dataclasses
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kontext.engine import Engine
 from kontext.errors import ArtifactError
-from kontext.stages import STAGES, downstream
-from kontext.store import code
-from schemas.data_config import Section
+from kontext.graph import declared, discover, downstream, ordered
+from kontext.stage import Stage
+from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
-from tests.test_architecture import ROOT, imported
+from schemas.sections.base import Section
 
 
 def test_order_is_execution_order_and_sections_exist() -> None:
@@ -20,124 +23,67 @@ def test_order_is_execution_order_and_sections_exist() -> None:
         assert stage.name == name and stage.summary and stage.pool in ("cpu", "gpu")
         assert set(stage.inputs) <= seen, f"{name} runs before its inputs"
         assert isinstance(getattr(Recipe(), stage.section), Section)
-        assert stage.module in stage.code
+        assert stage.module == f"kontext.stages.{name.replace('-', '_')}"
         seen.add(name)
 
 
-def test_every_named_source_exists() -> None:
+def test_the_graph_lists_stages_without_importing_them() -> None:
+    script = (
+        "import sys; from kontext.stages import STAGES; "
+        "print(len(STAGES), [m for m in ('torch', 'duckdb', *(s.module for s in STAGES.values())) "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split(maxsplit=1) == [str(len(STAGES)), "[]\n"]
+
+
+def test_a_declaration_is_what_the_module_says() -> None:
     for stage in STAGES.values():
-        assert len(code.code_digest(stage.code)) == 64
+        said = importlib.import_module(stage.module).STAGE
+        assert dataclasses.replace(said, module=stage.module) == stage
 
 
-# What changes no artifact: where things lie and how they are told, started and watched.
-NEUTRAL = {
-    "kontext",
-    "kontext.data",
-    "kontext.data.images",  # reads pictures back, and draws sheets of them
-    "kontext.errors",
-    "kontext.evaluate.models",  # opens weights, whose own modules count
-    "kontext.launch",
-    "kontext.models.tiling",  # for images larger than any that is trained on
-    "kontext.parallel",
-    "kontext.parallel.flops",
-    "kontext.parallel.memory",
-    "kontext.parallel.peaks",
-    "kontext.plan",
-    "kontext.stage",
-    "kontext.stages",
-    "kontext.stages.preview",
-    "kontext.train.board",
-    "kontext.train.rank",
-    "kontext.train.watchdog",
-}
-# They serve several stages: what they import for the others is not followed.
-SHARED = {"kontext.evaluate.models", "kontext.stages.ranks", "kontext.stages.start"}
-_FLOW = {
-    "kontext.models.blocks",
-    "kontext.models.heads",
-    "kontext.models.layout",
-    "kontext.models.sequence",
-    "kontext.models.transformer",
-    "kontext.parallel.compile",
-    "kontext.parallel.documents",
-    "kontext.parallel.recompute",
-    "kontext.parallel.shard",
-    "kontext.parallel.ulysses",
-    "kontext.train.flow",
-    "kontext.train.ladd",
-    "kontext.train.light_adamw",
-    "kontext.train.timesteps",
-    "kontext.train.whiten",
-}
-# Imported by modules that a stage shares with later ones (ledger, work), and not used in it.
-UNUSED = {
-    "train-autoencoder": _FLOW,
-    "encode": {*_FLOW, "kontext.models.batch"},
-    "finetune": {"kontext.train.ladd", "kontext.sample.euler"},
-    "publish": {"kontext.models.quantize", "kontext.sample.sizes"},
-    "evaluate": {"kontext.sample.sizes"},
-}
+def test_a_new_stage_is_one_file_and_order_does_not_depend_on_names(tmp_path: Path) -> None:
+    for name, inputs in (("a", ("b",)), ("b", ()), ("c", ()), ("helper", None)):
+        text = (
+            "" if inputs is None else f"STAGE = Stage(name={name!r}, section='', inputs={inputs})"
+        )
+        (tmp_path / f"{name}.py").write_text(f"import heavy\n{text}\n")
+    found = discover("some.package", tmp_path)
+    assert list(found) == ["b", "c", "a"] and found["a"].module == "some.package.a"
 
 
-@cache
-def _imports(module: str) -> frozenset[str]:
-    path = ROOT.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if not file.is_file():
-        return frozenset()
-    names = imported(file) | {name.rpartition(".")[0] for name in imported(file)}
-    return frozenset(name for name in names if name.startswith("kontext"))
-
-
-def _closure(module: str) -> set[str]:
-    """All modules of kontext that importing `module` and running it may need."""
-    found: set[str] = set()
-    coming = {module}
-    while coming:
-        name = coming.pop()
-        path = ROOT.joinpath(*name.split("."))
-        if name in found or not (path.is_dir() or path.with_suffix(".py").is_file()):
-            continue
-        found.add(name)
-        if name not in SHARED:
-            coming |= _imports(name)
-    return found
-
-
-def _earlier(name: str) -> set[str]:
-    """Code that a stage's inputs count: a change of it reaches the stage through their digests."""
-    counted: set[str] = set()
-    for other in STAGES[name].inputs:
-        counted |= {*STAGES[other].code, *_earlier(other)}
-    return counted
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_no_module_that_a_stage_runs_is_left_out_of_its_digest(name: str) -> None:
-    """Else a change of that module would reuse an artifact that the old one made."""
-    counted = {*STAGES[name].code, *_earlier(name)}
-    left_out = {
-        module
-        for module in _closure(STAGES[name].module)
-        if not any(module == one or module.startswith(f"{one}.") for one in counted)
-        and not module.startswith("kontext.store")
-    }
-    assert left_out - NEUTRAL - UNUSED.get(name, set()) == set()
+def test_what_no_graph_can_be_made_of_is_refused(tmp_path: Path) -> None:
+    stages = {n: Stage(name=n, section="", inputs=(i,)) for n, i in (("a", "b"), ("b", "a"))}
+    with pytest.raises(ArtifactError, match="stages need each other"):
+        ordered(stages)
+    with pytest.raises(ArtifactError, match=r"inputs of stage 'a' are no stages: \['b'\]"):
+        ordered({"a": stages["a"]})
+    for text in ("STAGE = Stage(name=NAME)", "STAGE = make()", "STAGE = Stage('a')"):
+        with pytest.raises(ArtifactError, match=r"p\.m: STAGE is not a literal"):
+            declared(text, "p.m")
+    assert declared("OTHER = 1\n", "p.m") is None
+    for file in ("one.py", "two.py"):
+        (tmp_path / file).write_text("STAGE = Stage(name='x', section='')")
+    with pytest.raises(ArtifactError, match="two files declare stage 'x'"):
+        discover("p", tmp_path)
 
 
 def test_downstream_includes_itself_and_only_dependents() -> None:
-    assert downstream("distill") == ["distill", "evaluate", "publish"]
-    assert downstream("ingest") == list(STAGES)
-    assert downstream("publish") == ["publish"]
+    assert downstream(STAGES, "distill") == ["distill", "evaluate", "publish"]
+    assert downstream(STAGES, "ingest") == list(STAGES)
+    assert downstream(STAGES, "publish") == ["publish"]
 
 
 @pytest.fixture
-def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr("kontext.engine.code_digest", lambda names: "|".join(names))
+def engines(tmp_path: Path) -> object:
 
     def make(recipe: str, *overrides: str) -> Engine:
         loaded = load_recipe(recipe, overrides)
-        return Engine(loaded, f"file://{tmp_path}/store", tmp_path / "catalog.sqlite", tmp_path)
+        url, catalog = f"file://{tmp_path}/store", tmp_path / "catalog.sqlite"
+        return Engine(loaded, url, catalog, tmp_path, stages=STAGES)
 
     return make
 
@@ -160,7 +106,7 @@ def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
 def test_a_change_reaches_exactly_what_is_downstream(
     engines: object, override: str, first: str
 ) -> None:
-    assert changed(engines("ci"), engines("ci", override)) == downstream(first)  # type: ignore[operator]
+    assert changed(engines("ci"), engines("ci", override)) == downstream(STAGES, first)  # type: ignore[operator]
 
 
 def test_a_new_store_plans_everything_and_only_needs_its_inputs(engines: object) -> None:

@@ -269,9 +269,10 @@ def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
 def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Make an artifact again from its manifest, apart from the store, and compare every byte."""
     from kontext.remake import remake
+    from kontext.stages import STAGES
     from tasks.workspace import places
 
-    found = remake(opened.artifacts(store), ref, places(store).home)
+    found = remake(opened.artifacts(store), ref, places(store).home, STAGES)
     if as_json:
         print_json(vars(found))
     why = " (the code has changed since)" if found.code_changed else ""

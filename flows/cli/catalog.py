@@ -31,10 +31,11 @@ def migrate(store: Store = "") -> None:
 def rebuild(store: Store = "", as_json: Json = False) -> None:
     """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
     from kontext.remake import rebuild_catalog
+    from kontext.stages import STAGES
     from tasks.workspace import places
 
     home = places(store).home
-    found = rebuild_catalog(opened.artifacts(store), opened.catalog(store), home)
+    found = rebuild_catalog(opened.artifacts(store), opened.catalog(store), home, STAGES)
     if as_json:
         print_json(vars(found))
         return

@@ -11,7 +11,7 @@ from flows.cli.shared.options import Json, Panel, Sets, Store
 from flows.cli.shared.show import print_json
 
 if TYPE_CHECKING:
-    from kontext.plan import StagePlan
+    from kontext.train.capacity import Estimate
     from schemas.recipes import Recipe
 
 PLACE = (Panel.RUN, 5)
@@ -36,12 +36,11 @@ def plan(
     Says which setting to change where a stage does not fit. For stages of this recipe that have
     run, shows what was measured next to what is predicted for the machine given here.
     """
-    from kontext.plan import Machine
-    from kontext.plan import plan as predict
+    from kontext.train.capacity import Machine, estimates
     from tasks.workspace import resolve_recipe
 
     chosen = resolve_recipe(recipe, overrides or [])
-    stages = predict(chosen, Machine(gpus, memory, device, share))
+    stages = estimates(chosen, Machine(gpus, memory, device, share))
     measured = _measured(chosen, stages, store)
     if as_json:
         rows = [{**asdict(s), "memory_gib": s.memory_gib, "days": s.days} for s in stages]
@@ -53,7 +52,7 @@ def plan(
         _print_measured(row)
 
 
-def _print_stage(stage: StagePlan) -> None:
+def _print_stage(stage: Estimate) -> None:
     days = "unknown: the device's peak is not known" if stage.days is None else f"{stage.days:.3g}"
     typer.echo(
         f"{stage.stage}: {stage.parameters / 1e6:,.1f} M parameters, {stage.steps:,} steps of "
@@ -73,10 +72,10 @@ def _print_measured(row: dict[str, Any]) -> None:
     typer.echo(f"{row['stage']}, measured: step {seconds}, memory {gib}, on {row['measured_on']}")
 
 
-def _measured(recipe: Recipe, stages: list[StagePlan], store: str) -> list[dict[str, Any]]:
+def _measured(recipe: Recipe, stages: list[Estimate], store: str) -> list[dict[str, Any]]:
     """Rows of the stages that have run with this recipe; none in a new store."""
     from kontext.errors import ArtifactError, ObjectNotFound
-    from kontext.plan import beside
+    from kontext.train.capacity import compared
     from tasks.workspace import open_engine, places
 
     engine, rows = open_engine(recipe, places(store)), []
@@ -86,7 +85,7 @@ def _measured(recipe: Recipe, stages: list[StagePlan], store: str) -> list[dict[
         except (ArtifactError, ObjectNotFound):
             continue
         device = manifest.kernels.get("device", "unknown")
-        rows.append({**beside(stage, manifest.metrics), "measured_on": device})
+        rows.append({**compared(stage, manifest.metrics), "measured_on": device})
     return rows
 
 

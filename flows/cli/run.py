@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared.opened import check_sets
-from flows.cli.shared.options import From, Json, Only, Panel, Recipe, Sets, Store, Until
+from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
 from flows.cli.shared.show import print_json
 
 PLACE = (Panel.RUN, 1)
@@ -24,6 +24,7 @@ def run(
         list[str] | None,
         typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
     ] = None,
+    accept: Accept = None,
     force: Annotated[
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
@@ -41,7 +42,15 @@ def run(
     from flows.server.run import run as run_pipeline
 
     request = Request(
-        recipe, tuple(overrides or ()), store, only, start, force, until, tuple(version or ())
+        recipe,
+        tuple(overrides or ()),
+        store,
+        only,
+        start,
+        force,
+        until,
+        tuple(version or ()),
+        tuple(accept or ()),
     )
     result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
     if as_json:

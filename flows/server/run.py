@@ -22,7 +22,8 @@ from tasks.report import export_report
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine, PlannedStage
+    from kontext.engine import Engine
+    from kontext.states import PlannedStage
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Request:
     force: bool = False
     until: str = ""
     versions: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()  # stages to take as they are, although their code changed
 
     def command(self) -> str:
         """The command that continues this run where it stopped."""
@@ -47,6 +49,7 @@ class Request:
         words += [f"--from {self.start}"] if self.start else []
         words += [f"--until {self.until}"] if self.until else []
         words += [f"--version {version}" for version in self.versions]
+        words += [f"--accept {stage}" for stage in self.accept]
         return " ".join(words)
 
 
@@ -66,6 +69,8 @@ def run(request: Request, direct: bool, logs: bool, console: Console) -> dict[st
     at = places(request.store)
     recipe = resolve_recipe(request.recipe, request.overrides)
     engine = open_engine(recipe, at, versions=request.versions)
+    for stage in filter(request.accept.__contains__, engine.digests()):  # in the graph's order
+        engine.accept(stage, request.command())
     plan = engine.plan(
         only=request.only or None, from_=request.start or None, force=_forced(request, engine)
     )

@@ -12,7 +12,8 @@ from flows.names import artifact_tag, deployment_name
 from flows.server.api import Api
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine, StageStatus
+    from kontext.engine import Engine
+    from kontext.states import StageStatus
 
 _ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kontext.data.image_batch import ImageBatch
 from kontext.data.shard_index import load_index
 from kontext.data.stream import PairStream, StreamBatch, StreamPlan
-from kontext.models.batch import ImageBatch
 from kontext.parallel.world import World
 from kontext.stage import ArtifactReader
 from kontext.store.objects import open_store

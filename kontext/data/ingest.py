@@ -25,7 +25,7 @@ from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Outcome, decision, run_key, subject_hmac
-from schemas.data_config import IngestConfig
+from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
 
 CANARY = "canary"  # source name of the injected canaries

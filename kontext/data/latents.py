@@ -14,10 +14,10 @@ from torch import Tensor
 
 from kontext.data.banks import open_bank
 from kontext.data.loader import PairSet
+from kontext.data.pair_tensors import NO_CONTEXT, PairTensors, padded
 from kontext.data.pixels import Pixels
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import NO_CONTEXT, PairTensors, padded
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder
 from kontext.stage import ArtifactReader

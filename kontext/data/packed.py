@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kontext.data.pair_tensors import NO_CONTEXT, PairTensors
 from kontext.errors import WeightsError
-from kontext.models.batch import NO_CONTEXT, PairTensors
 
 VERSION = 2
 SPLITS = ("train", "val", "test")

@@ -12,7 +12,7 @@ import torch
 from kontext.data.latents import encode_texts, unique_texts
 from kontext.data.loader import PairSet, decoded, load_split
 from kontext.data.packed import SPLITS, Pack, Pairs, Texts, write_pack
-from kontext.models.batch import NO_CONTEXT, padded
+from kontext.data.pair_tensors import NO_CONTEXT, padded
 from kontext.models.features import load_features
 from kontext.models.text import TextEncoder
 from kontext.stage import ArtifactReader

@@ -13,8 +13,8 @@ import numpy as np
 from kontext.errors import ArtifactError
 from kontext.evaluate.pixels import Images, Masks, change_mask
 from kontext.stage import ArtifactReader
+from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
-from schemas.train_config import EvaluateConfig
 
 if TYPE_CHECKING:
     from kontext.data.loader import PairRow

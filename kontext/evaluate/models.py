@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from kontext.evaluate.pixels import Images
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.precision import autocast
 from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.models.transformer import FluxTransformer
-from kontext.models.weights import load_weights
+from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.sample.canvas import to_tensor, to_uint8
 from kontext.sample.detail import give_back
 from kontext.sample.euler import Guidance, Prompt, noise, sample
-from kontext.stage import ArtifactReader
-from schemas.recipes import Recipe
-from schemas.train_config import TransformerShape
+from kontext.stage import StageContext
+from schemas.sections.evaluation import EvaluateConfig
+from schemas.sections.training import DistillConfig, EncodeConfig
 
 BATCH = 50
 Progress = Callable[[int], None]
@@ -49,24 +48,26 @@ class TrainedModels:
     progress: Progress | None = None  # told after every batch how many items it had
 
     @classmethod
-    def load(cls, inputs: Mapping[str, ArtifactReader], recipe: Recipe) -> TrainedModels:
-        """Load from the artifacts of train-autoencoder, finetune and distill.
+    def load(cls, ctx: StageContext, config: EvaluateConfig) -> TrainedModels:
+        """Load from the artifacts of train-autoencoder, encode, finetune and distill.
+
+        Text length and the student's steps are those that these artifacts were made with.
 
         Raises:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
-            autoencoder=load_autoencoder(inputs["train-autoencoder"], device),
+            autoencoder=load_autoencoder(ctx.inputs["train-autoencoder"], device),
             text=load_text_encoder(device=device),
-            teacher=load_transformer(inputs["finetune"], "flow.safetensors", device),
-            student=load_transformer(inputs["distill"], "student.safetensors", device),
-            text_length=recipe.encode.text_length,
-            teacher_steps=recipe.evaluate.teacher_steps,
-            teacher_guidance=recipe.evaluate.teacher_guidance,
-            student_steps=recipe.distill.student_steps,
-            keep_detail=recipe.evaluate.keep_detail,
-            seed=recipe.evaluate.seed,
+            teacher=load_transformer(ctx.inputs["finetune"], "flow.safetensors", device),
+            student=load_transformer(ctx.inputs["distill"], "student.safetensors", device),
+            text_length=ctx.upstream("encode", EncodeConfig).text_length,
+            teacher_steps=config.teacher_steps,
+            teacher_guidance=config.teacher_guidance,
+            student_steps=ctx.upstream("distill", DistillConfig).student_steps,
+            keep_detail=config.keep_detail,
+            seed=config.seed,
             device=device,
         )
 
@@ -194,24 +195,3 @@ class TrainedModels:
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)
         return np.concatenate(made)
-
-
-def load_autoencoder(artifact: ArtifactReader, device: torch.device) -> Autoencoder:
-    """The autoencoder of a train-autoencoder artifact, frozen."""
-    with torch.device("meta"):
-        model = Autoencoder.from_config(artifact.json("config.json"))
-    load_weights(model, artifact.path("autoencoder.safetensors"))
-    return model.requires_grad_(False).eval().to(device)
-
-
-def load_transformer(artifact: ArtifactReader, name: str, device: torch.device) -> FluxTransformer:
-    """The transformer `name` of a finetune or distill artifact, frozen."""
-    with torch.device("meta"):
-        model = FluxTransformer(transformer_shape(artifact.json("config.json")))
-    load_weights(model, artifact.path(name))
-    return model.requires_grad_(False).eval().to(device)
-
-
-def transformer_shape(config: dict[str, object]) -> TransformerShape:
-    """The shape in a `config.json`: under `shape`, or the whole file."""
-    return TransformerShape.model_validate(config.get("shape", config))

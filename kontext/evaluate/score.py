@@ -18,7 +18,7 @@ from kontext.evaluate.metrics.success import succeeded
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
 from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wider, wilson
-from schemas.train_config import EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
 Rows = NDArray[np.int64]  # indices of items

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kontext.models.stored import load_stored
 from kontext.models.tiling import Norm, Tiling, in_tiles
 from kontext.parallel.attention import attention
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
+
+if TYPE_CHECKING:
+    from kontext.stage import ArtifactReader
 
 _EPS = 1e-6
 _FLASH_CHANNELS = 256
@@ -296,3 +300,11 @@ def sample_posterior(mean: Tensor, logvar: Tensor, generator: torch.Generator | 
     std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return mean + std * noise
+
+
+def load_autoencoder(artifact: ArtifactReader, device: torch.device) -> Autoencoder:
+    """The autoencoder of a train-autoencoder artifact, frozen. Raises WeightsError."""
+    with torch.device("meta"):
+        model = Autoencoder.from_config(artifact.json("config.json"))
+    load_stored(model, artifact.path("autoencoder.safetensors"))
+    return model.requires_grad_(False).eval().to(device)

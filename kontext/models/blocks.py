@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kontext.models.heads import EPS, Rotary, split_heads
 from kontext.models.layout import KeysValues, Moment, Sight
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 
 class RMSScale(nn.Module):

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder import FLUX_SCALE, FLUX_SHIFT, Autoencoder
-from kontext.models.transformer import FluxTransformer
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 Layout = Literal["bfl", "diffusers"]
 Shape = tuple[int, ...]
@@ -112,12 +111,16 @@ class Rule:
 
 
 def rules_for(model: nn.Module) -> list[Rule]:
-    """The rules of a FluxTransformer or an Autoencoder (on any device, also meta)."""
+    """The rules of a FluxTransformer or an Autoencoder (on any device, also meta).
+
+    Which of them a model is, its shape says.
+    """
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    if isinstance(model, FluxTransformer):
-        return [_transformer_rule(k, s, model.shape.hidden_size) for k, s in shapes.items()]
-    if isinstance(model, Autoencoder):
-        return [_autoencoder_rule(k, s, len(model.shape.ch_mult)) for k, s in shapes.items()]
+    shape = getattr(model, "shape", None)
+    if isinstance(shape, TransformerShape):
+        return [_transformer_rule(k, s, shape.hidden_size) for k, s in shapes.items()]
+    if isinstance(shape, AutoencoderShape):
+        return [_autoencoder_rule(k, s, len(shape.ch_mult)) for k, s in shapes.items()]
     raise TypeError(f"no weights layout is known for {type(model).__name__}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,22 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from kontext.errors import WeightsError
-from kontext.models.autoencoder import FLUX_SCALE, FLUX_SHIFT, Autoencoder
+from kontext.models.autoencoder import Autoencoder
 from kontext.models.convert import (
     Layout,
     diffusers_name,
-    read_autoencoder_config,
     read_transformer_config,
     rules_for,
 )
+from kontext.models.recognise_autoencoder import (
+    SHAPE_KEY,
+    autoencoder_of,
+    bad_config,
+    depth,
+    is_autoencoder,
+    read_config,
+)
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import WeightsFile, key_problems, open_weights
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
-SHAPE_KEY = "kontext.shape"  # metadata of our BFL files: what tensors alone do not tell
 SCHEDULER = "scheduler/scheduler_config.json"  # beside diffusers' transformer folder
 _FLUX_HEAD = 128
 _DEV = TransformerShape()
@@ -87,7 +90,7 @@ def recognise(path: Path, model: FluxTransformer | Autoencoder | None = None) ->
     weights = open_weights(path)
     assumed: tuple[str, ...] = ()
     if model is None:
-        configs = (_json(path / "config.json"), _json(path.parent / SCHEDULER))
+        configs = (read_config(path / "config.json"), read_config(path.parent / SCHEDULER))
         model, assumed = _model_of(weights, *(configs if path.is_dir() else ({}, {})))
     if isinstance(model, FluxTransformer):
         kind, name = "transformer", transformer_name(model.shape)
@@ -111,8 +114,8 @@ def _model_of(
 ) -> tuple[FluxTransformer | Autoencoder, tuple[str, ...]]:
     """The model on the meta device, and what had to be assumed about it."""
     with torch.device("meta"):
-        if any(key.startswith(("encoder.", "decoder.")) for key in weights):
-            return _autoencoder(weights, config)
+        if is_autoencoder(weights):
+            return autoencoder_of(weights, config)
         shape, assumed = _transformer_shape(weights, config, scheduler)
         return FluxTransformer(shape), assumed
 
@@ -124,36 +127,18 @@ def transformer_name(shape: TransformerShape) -> str:
     return "FLUX.1-schnell" if shape == _SCHNELL else "custom"
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file}: not JSON ({error})") from error
-    return found if isinstance(found, dict) else {}
-
-
 def _transformer_shape(
     weights: WeightsFile, config: dict[str, Any], scheduler: dict[str, Any]
 ) -> tuple[TransformerShape, tuple[str, ...]]:
     stored = weights.metadata.get(SHAPE_KEY)
     try:
         if stored:
-            return TransformerShape.model_validate_json(stored), ()
+            return TransformerShape.model_validateread_config(stored), ()
         if "num_attention_heads" in config:
             return read_transformer_config(config, scheduler), ()
     except (ValueError, TypeError, LookupError) as error:
-        raise _bad_config(weights, error) from error
+        raise bad_config(weights, error) from error
     return _shape_from_tensors(weights)
-
-
-def _bad_config(weights: WeightsFile, error: Exception) -> WeightsError:
-    if isinstance(error, ValidationError):  # its own words take a line for each field
-        wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-        return WeightsError(f"{weights.label}: its configuration has no usable {wrong}")
-    why = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return WeightsError(f"{weights.label}: its configuration is incomplete ({why})")
 
 
 def _shape_from_tensors(weights: WeightsFile) -> tuple[TransformerShape, tuple[str, ...]]:
@@ -184,57 +169,15 @@ def _shape_from_tensors(weights: WeightsFile) -> tuple[TransformerShape, tuple[s
         hidden_size=hidden,
         mlp_ratio=mlp / hidden,
         num_heads=max(1, hidden // head),
-        depth=_depth(weights, r"(?:double_blocks|transformer_blocks)"),
-        depth_single_blocks=_depth(weights, r"single_(?:transformer_)?blocks"),
+        depth=depth(weights, r"(?:double_blocks|transformer_blocks)"),
+        depth_single_blocks=depth(weights, r"single_(?:transformer_)?blocks"),
         axes_dim=_axes(head),
         guidance_embed=(guidance if bfl else diffusers_name(guidance)) in weights,
     )
     return shape, () if head == _FLUX_HEAD else ("axes_dim",)
 
 
-def _depth(weights: WeightsFile, stem: str) -> int:
-    found = (re.match(rf"{stem}\.(\d+)\.", key) for key in weights)
-    return len({match[1] for match in found if match})
-
-
 def _axes(head: int) -> tuple[int, int, int]:
     """FLUX.1's 16, 56, 56 of 128, in proportion."""
     side = 2 * round(head * 56 / _FLUX_HEAD / 2)
     return head - 2 * side, side, side
-
-
-def _autoencoder(
-    weights: WeightsFile, config: dict[str, Any]
-) -> tuple[Autoencoder, tuple[str, ...]]:
-    stored = weights.metadata.get(SHAPE_KEY)
-    try:
-        if stored:
-            return Autoencoder.from_config(json.loads(stored)), ()
-        if "block_out_channels" in config:
-            return read_autoencoder_config(config), ()
-    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise _bad_config(weights, error) from error
-    shape = _autoencoder_shape(weights)
-    known = shape == AutoencoderShape()
-    assumed = () if known else ("norm_groups", "scale", "shift")
-    return Autoencoder(shape, FLUX_SCALE, FLUX_SHIFT), assumed
-
-
-def _autoencoder_shape(weights: WeightsFile) -> AutoencoderShape:
-    levels = "down" if weights.layout == "bfl" else "down_blocks"
-    blocks = "block" if weights.layout == "bfl" else "resnets"
-    try:
-        ch = weights.shape("encoder.conv_in.weight")[0]
-        count = _depth(weights, rf"encoder\.{levels}")
-        first = f"encoder.{levels}.{{}}.{blocks}.0.conv1.weight"
-        widths = [weights.shape(first.format(level))[0] for level in range(count)]
-        return AutoencoderShape(
-            in_channels=weights.shape("encoder.conv_in.weight")[1],
-            ch=ch,
-            ch_mult=tuple(width // ch for width in widths),
-            num_res_blocks=_depth(weights, rf"encoder\.{levels}\.0\.{blocks}"),
-            z_channels=weights.shape("decoder.conv_in.weight")[1],
-            norm_groups=32 if ch % 32 == 0 else ch,
-        )
-    except (KeyError, IndexError) as error:
-        raise WeightsError(f"{weights.label}: not a whole FLUX.1 autoencoder ({error})") from error

@@ -28,6 +28,8 @@ from kontext.models.text import (
     load_text_encoder,
 )
 
+CHANGES_RESULTS = False  # keeps states that the encoder made
+
 KEPT = 200  # texts: 4 MB each for FLUX.1-dev
 
 

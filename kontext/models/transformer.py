@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,11 @@ from kontext.models.layout import (
     batch_sight,
 )
 from kontext.models.sequence import rope
-from schemas.train_config import TransformerShape
+from kontext.models.stored import load_stored
+from schemas.sections.models import TransformerShape
+
+if TYPE_CHECKING:
+    from kontext.stage import ArtifactReader
 
 
 def timestep_embedding(t: Tensor, dim: int = 256, max_period: float = 10_000.0) -> Tensor:
@@ -331,3 +335,18 @@ def check_shape(shape: TransformerShape) -> None:
     head = shape.hidden_size // shape.num_heads
     if sum(shape.axes_dim) != head or any(d % 2 for d in shape.axes_dim):
         raise RecipeError(f"axes_dim {shape.axes_dim} must be even and sum to the head's {head}")
+
+
+def load_transformer(artifact: ArtifactReader, name: str, device: torch.device) -> FluxTransformer:
+    """The transformer in file `name` of a finetune or distill artifact, frozen.
+
+    Its shape is in the artifact's `config.json`: under `shape`, or the whole file.
+
+    Raises:
+        WeightsError: damaged, or of another shape.
+    """
+    config = artifact.json("config.json")
+    with torch.device("meta"):
+        model = FluxTransformer(TransformerShape.model_validate(config.get("shape", config)))
+    load_stored(model, artifact.path(name))
+    return model.requires_grad_(False).eval().to(device)

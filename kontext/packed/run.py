@@ -26,27 +26,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kontext.data.packed import Pack, read_pack
+from kontext.data.pair_tensors import PairTensors
 from kontext.errors import KontextError, RecipeError
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
 from kontext.models.precision import autocast, compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.packed.scores import scores_and_samples
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.peaks import peak_flops
+from kontext.parallel.rank import Stopped
 from kontext.sample.edits import EditSampler, choose_edits
-from kontext.train.autoencoder import AutoencoderMethod, measure_latents
 from kontext.train.board import Board
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import Clock, Work, medians, told
-from kontext.train.distill import DistillMethod
-from kontext.train.flow import FlowMethod
-from kontext.train.gates import check_training, run_gates, stop_at_failure
-from kontext.train.ledger import optimizer_ledger, transformer_ledger
-from kontext.train.loop import Method, Stopped, fit
-from kontext.train.pictures import PictureMethod
-from kontext.train.work import codec_work, flow_work, ladd_work, picture_work
+from kontext.train.clock import Clock, format_numbers, medians
+from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
+from kontext.train.ledger import optimizer_ledger
+from kontext.train.loop import fit
+from kontext.train.methods.autoencoder import AutoencoderMethod, measure_latents
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.methods.ladd import LaddMethod
+from kontext.train.methods.pictures import PictureMethod
+from kontext.train.training import Built
+from kontext.train.transformer_ledger import transformer_ledger
 from schemas.recipes import Recipe
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, call again
@@ -89,8 +91,7 @@ class PackedRun:
         config = self.recipe.autoencoder
         images = self._channels_first(self.pack.images_of("train"))
         method = AutoencoderMethod(config, images, self.features())
-        work = codec_work(config, self.recipe.ingest.resolution)
-        self._fit("codec", method, config.checkpoint_every, work)
+        self._fit("codec", method, config.checkpoint_every)
         model = method.model
         method.state.ema["model"].copy_to(model)
         model.requires_grad_(False).eval()
@@ -112,7 +113,7 @@ class PackedRun:
         config = self.recipe.finetune
         method = FlowMethod(config, self.data("train"))
         method.state.ledger = self._ledger(method.model, method)
-        self._fit("flow", method, config.checkpoint_every, flow_work(config, method.data))
+        self._fit("flow", method, config.checkpoint_every)
         method.state.ema["model"].copy_to(method.model)
         if config.pictures.steps:
             self._pictures(method)
@@ -125,8 +126,7 @@ class PackedRun:
             raise RecipeError("finetune.pictures needs a pack with a feature network")
         method = PictureMethod(config, flow.data, flow.model, self.load_codec(), features)
         method.state.ledger = dict(flow.state.ledger)
-        work = picture_work(config, flow.data)
-        self._fit("pictures", method, config.checkpoint_every, work)
+        self._fit("pictures", method, config.checkpoint_every)
         method.state.ema["model"].copy_to(method.model)
 
     def edits(self) -> None:
@@ -145,11 +145,10 @@ class PackedRun:
         pairs = choose_edits(data, config)
         files = sorted(self.folder.glob("edits-*.safetensors"))
         real = torch.cat([load_file(file)["latents"] for file in files]).to(self.device)
-        method = DistillMethod(config, data, pairs, real, self.load_transformer("flow"))
+        method = LaddMethod(config, data, pairs, real, self.load_transformer("flow"))
         stop_at_failure(run_gates(method, self.sampler(data)))
         method.state.ledger = self._ledger(method.student, method)
-        work = ladd_work(config, data, method.student.shape)
-        history = self._fit("student", method, config.checkpoint_every, work)
+        history = self._fit("student", method, config.checkpoint_every)
         for line in check_training(history):
             _log.warning("%s", line)
         method.state.ema["student"].copy_to(method.student)
@@ -205,23 +204,21 @@ class PackedRun:
         model.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
         return model.to(self.device).requires_grad_(False).eval()
 
-    def _fit(
-        self, name: str, method: Method, every: int, work: Callable[[int], Work]
-    ) -> list[dict[str, float]]:
+    def _fit(self, name: str, method: Built, every: int) -> list[dict[str, float]]:
         peak = peak_flops(self.device, compute_dtype("auto", self.device))
         checkpoints = Checkpoints(self.folder / f"checkpoints-{name}", every)
         history = fit(
             method,
             checkpoints=checkpoints,
             progress=_progress(name, Board(self.folder / "tensorboard")),
-            clock=Clock(work, peak, self.device),
+            clock=Clock(method.work, peak, self.device),
             stop=lambda: time.monotonic() > self.deadline,
         )
         self._write(f"{name}-history.json", history)
         self._write(f"{name}-speed.json", medians(method.state.clock))
         return history
 
-    def _ledger(self, model: FluxTransformer, method: Method) -> dict[str, str]:
+    def _ledger(self, model: FluxTransformer, method: Built) -> dict[str, str]:
         tokens = (self.recipe.ingest.resolution // 16) ** 2
         products = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return {
@@ -268,7 +265,7 @@ def _progress(name: str, board: Board) -> Callable[[int, int, Mapping[str, float
     def report(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
         if time.monotonic() - shown[0] > 10 or done == total:
             shown[0] = time.monotonic()
-            _log.info("%s %d/%d: %s", name, done, total, told(numbers))
+            _log.info("%s %d/%d: %s", name, done, total, format_numbers(numbers))
             board.scalars(done, {f"{name}/{key}": value for key, value in numbers.items()})
 
     return report

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.data.packed import Pack
+from kontext.data.pair_tensors import PairTensors
 from kontext.evaluate.pixels import Images, change_mask, cosine_distance, masked_mae, psnr
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import PairTensors
 from kontext.models.features import FeatureNet
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer

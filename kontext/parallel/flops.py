@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
+
+CHANGES_RESULTS = False  # counts operations
 
 _SINUSOID = 256
 
@@ -51,6 +53,11 @@ class Tokens:
     text: int
     target: int
     context: int = 0
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.text + self.target + self.context
 
 
 def block_flops(shape: TransformerShape, tokens: int) -> Flops:

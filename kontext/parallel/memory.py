@@ -6,6 +6,8 @@ import ctypes
 import logging
 import sys
 
+CHANGES_RESULTS = False  # when memory goes back to the system
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc malloc.h
 _log = logging.getLogger(__name__)
 

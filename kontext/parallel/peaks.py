@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+CHANGES_RESULTS = False  # what devices can do
+
 # dense bf16 operations per second, from the makers' data sheets; longer names first
 PEAKS = {
     "GB200": 2.5e15,

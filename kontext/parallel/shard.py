@@ -19,7 +19,7 @@ from kontext.parallel.compile import compile_blocks
 from kontext.parallel.recompute import blocks, offload_blocks, recompute_blocks
 from kontext.parallel.ulysses import share_sequences
 from kontext.parallel.world import World, is_sharded
-from schemas.train_config import ParallelConfig
+from schemas.sections.training import ParallelConfig
 
 
 def shard(

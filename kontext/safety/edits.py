@@ -20,6 +20,9 @@ from kontext.safety.ids import Outcome, Reason
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text
+from schemas.risks import risks
+
+CHANGES_RESULTS = False  # checks what users edit; no stage does
 
 
 class _Passed(NamedTuple):
@@ -78,18 +81,16 @@ class EditScreening:
     def _look(self, image: Pixels, data: bytes = b"") -> _Passed:
         unmatchable = self.match(image, data) is Outcome.UNMATCHABLE
         risk = _risk(self._policy, image)
-        for name, (value,), reason in (
-            ("nsfw_max", risk.nsfw, Reason.NSFW),
-            ("nudity_max", risk.nudity, Reason.NUDITY),
-        ):
+        for name, (value,) in risk.scores.items():
             if np.isnan(value):
                 raise self._refusal(Reason.CLASSIFIER_ERROR)
-            if value > self._policy.limit(name, unmatchable):
-                raise self._refusal(reason)
+            if value > self._policy.limit(risks()[name].column, unmatchable):
+                raise self._refusal(name)
         return _Passed(float(risk.exposure[0]), float(risk.person[0]))
 
-    def _refusal(self, reason: Reason) -> SafetyRefusal:
-        return SafetyRefusal(reason, f"refused by policy {self._policy.version}: {_LINES[reason]}")
+    def _refusal(self, reason: str) -> SafetyRefusal:
+        line = risks()[reason].refusal if reason in risks() else _LINES[reason]
+        return SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
 
 
 def _risk(policy: Policy, image: Pixels) -> ImageRisk:
@@ -104,11 +105,9 @@ def _classifier(name: str) -> ImageClassifier:
     return load_classifier(name, threads=2)
 
 
-_LINES: dict[Reason, str] = {
+_LINES: dict[str, str] = {
     Reason.HASH_MATCH: "the image is on a list of known harmful images",
     Reason.CANARY: "the image is a test canary of the hash gate",
-    Reason.NSFW: "the image looks explicit",
-    Reason.NUDITY: "the image seems to show nudity",
     Reason.CLASSIFIER_ERROR: "the image could not be checked",
     Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
     Reason.TEXT_NUDITY: "the instruction asks for nudity",

@@ -33,7 +33,7 @@ from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
-from schemas.data_config import IngestConfig
+from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
 _EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}

@@ -35,13 +35,11 @@ class Check(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why. Never carries content."""
+    """Why. Never carries content. A classifier's reason is its risk's name (schemas.risks)."""
 
     HASH_MATCH = "hash_match"
     CANARY = "canary"
     PDQ_LOW_QUALITY = "pdq_low_quality"
-    NSFW = "nsfw"
-    NUDITY = "nudity"
     CLASSIFIER_ERROR = "classifier_error"
     TEXT_UNDRESS = "text_undress"
     TEXT_NUDITY = "text_nudity"

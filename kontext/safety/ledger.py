@@ -26,6 +26,8 @@ from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.catalog import LEDGER
 from schemas.tables import DECISIONS
 
+CHANGES_RESULTS = False  # keeps decisions that stages have made
+
 GENESIS = "0" * 64
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kontext.errors import GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
-from schemas.data_config import ScreenConfig
+from schemas.risks import risks
+from schemas.sections.data import ScreenConfig
 
 Values = NDArray[np.float32]
 
@@ -25,8 +27,7 @@ _UNMATCHABLE = "_unmatchable"
 class ImageRisk(NamedTuple):
     """Risk of N images, float32 [N] each in [0, 1]; NaN where a classifier failed."""
 
-    nsfw: Values
-    nudity: Values
+    scores: dict[str, Values]  # risk -> score; 0 for a risk that the policy does not weigh
     exposure: Values
     person: Values
 
@@ -40,34 +41,40 @@ class Policy(BaseModel):
     description: str
     classifiers: tuple[str, ...]
     thresholds: dict[str, float]
-    nudity_weights: dict[str, float]  # the largest weighted label is the nudity score
+    risks: dict[str, dict[str, float]]  # risk -> label -> weight; the largest is its score
     exposure_weights: dict[str, float]  # the largest weighted one is the exposure
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
     ncii: NciiLimits
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_files(cls, data: Any) -> Any:
+        """Files from before policies named their risks had weights of nudity alone."""
+        if isinstance(data, dict) and "nudity_weights" in data:
+            data = dict(data)
+            nudity = data.pop("nudity_weights")
+            data["risks"] = {"nsfw": {"nsfw": 1.0}, **({"nudity": nudity} if nudity else {})}
+        return data
+
     def risk(self, scores: Mapping[str, Values]) -> ImageRisk:
         """Combine label scores (of all classifiers, label -> [N]) into risks."""
-        zeros = np.zeros_like(scores["nsfw"])
-        nudity, exposure = (
-            [weight * scores[label] for label, weight in weights.items()]
-            for weights in (self.nudity_weights, self.exposure_weights)
-        )
+        zeros = np.zeros_like(next(iter(scores.values())))
+
+        def largest(weights: Mapping[str, float], default: Values) -> Values:
+            parts = [weight * scores[label] for label, weight in weights.items()]
+            found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
+            return found
+
         return ImageRisk(
-            scores["nsfw"],
-            _largest(nudity, zeros),
-            _largest(exposure, zeros),
-            _largest([scores[label] for label in self.person_labels], zeros + 1),
+            {name: largest(self.risks.get(name, {}), zeros) for name in risks()},
+            largest(self.exposure_weights, zeros),
+            largest(dict.fromkeys(self.person_labels, 1.0), zeros + 1),
         )
 
     def limit(self, name: str, unmatchable: bool) -> float:
-        """`nsfw_max` or `nudity_max`, the stricter one for images the hash gate cannot match."""
+        """`nsfw_max` or another; the stricter one for images the hash gate cannot match."""
         usual = self.thresholds.get(name, 1.0)
         return min(usual, self.thresholds.get(name + _UNMATCHABLE, usual)) if unmatchable else usual
-
-
-def _largest(parts: list[Values], default: Values) -> Values:
-    found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
-    return found
 
 
 def load_policy(name: str) -> Policy:
@@ -79,19 +86,8 @@ def load_policy(name: str) -> Policy:
     from kontext.errors import CatalogError
     from kontext.store.views import check_thresholds
 
-    folder = resources.files("kontext.safety").joinpath("policies")
-    if name.endswith(".json"):
-        try:
-            text = Path(name).expanduser().read_text("utf-8")
-        except OSError as error:
-            raise RecipeError(f"policy {name} cannot be read: {error.strerror}") from error
-    elif folder.joinpath(f"{name}.json").is_file():
-        text = folder.joinpath(f"{name}.json").read_text("utf-8")
-    else:
-        known = ", ".join(sorted(item.name.removesuffix(".json") for item in folder.iterdir()))
-        raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
     try:
-        policy = Policy.model_validate_json(text)
+        policy = Policy.model_validate_json(_text(name))
         check_thresholds(policy.thresholds)
     except ValidationError as error:
         first = error.errors()[0]
@@ -101,7 +97,40 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"policy {name}: {error}") from error
     if "open-nsfw" not in policy.classifiers or "nsfw_max" not in policy.thresholds:
         raise RecipeError(f"policy {name}: open-nsfw and a limit nsfw_max are required")
+    for risk in policy.risks:
+        if risk not in risks():
+            known = ", ".join(risks())
+            raise RecipeError(f"policy {name}: no classifier finds '{risk}' (known: {known})")
+        classifier = risks()[risk].classifier
+        if classifier not in policy.classifiers or risks()[risk].column not in policy.thresholds:
+            raise RecipeError(
+                f"policy {name}: the risk {risk} needs the classifier {classifier} and a limit "
+                f"{risks()[risk].column}"
+            )
     return policy
+
+
+def _text(name: str) -> str:
+    """The policy file. Raises RecipeError."""
+    folder = resources.files("kontext.safety").joinpath("policies")
+    if name.endswith(".json"):
+        try:
+            return Path(name).expanduser().read_text("utf-8")
+        except OSError as error:
+            raise RecipeError(f"policy {name} cannot be read: {error.strerror}") from error
+    if folder.joinpath(f"{name}.json").is_file():
+        return folder.joinpath(f"{name}.json").read_text("utf-8")
+    known = ", ".join(sorted(item.name.removesuffix(".json") for item in folder.iterdir()))
+    raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
+
+
+def fingerprint(config: ScreenConfig, home: Path | None = None) -> str:
+    """SHA-256 of the policy that the section names: its text is part of what screening makes.
+
+    Raises:
+        RecipeError: there is no such policy.
+    """
+    return hashlib.sha256(_text(config.policy).encode()).hexdigest()
 
 
 def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from kontext.safety.classifiers import ImageClassifier, Pixels, load_classifier,
 from kontext.safety.ids import Check, Outcome, Reason, decision, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
+from schemas.risks import risks
 from schemas.tables import DECISIONS, IMAGE_SCORES
 
 CHUNK = 256
@@ -111,19 +112,17 @@ def image_decisions(
     versions: dict[str, str],
     key: bytes,
 ) -> list[dict[str, Any]]:
-    """One row per stopped image and classifier, and one in fifty of the passes."""
+    """One row per stopped image and risk, and one in fifty of the passes."""
     found = []
-    checks = [("open-nsfw", "nsfw_max", risk.nsfw, Reason.NSFW)]
-    if "nudenet" in policy.classifiers:
-        checks.append(("nudenet", "nudity_max", risk.nudity, Reason.NUDITY))
-    for classifier, name, values, bad in checks:
-        for pixel_id, value, strict in zip(pixel_ids, values, unmatchable, strict=True):
-            limit = policy.limit(name, bool(strict))
+    for name in policy.risks:
+        classifier, column = risks()[name].classifier, risks()[name].column
+        for pixel_id, value, strict in zip(pixel_ids, risk.scores[name], unmatchable, strict=True):
+            limit = policy.limit(column, bool(strict))
             outcome, reason = Outcome.PASS, ""
             if np.isnan(value):
                 outcome, reason = Outcome.ERROR, str(Reason.CLASSIFIER_ERROR)
             elif value > limit:
-                outcome, reason = Outcome.DROP, str(bad)
+                outcome, reason = Outcome.DROP, name
             elif not sampled(pixel_id):
                 continue
             found.append(

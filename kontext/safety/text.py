@@ -18,6 +18,7 @@ from importlib import resources
 from kontext.safety.ids import Reason
 
 MAX_CHARS = 2000
+DATA_FILES = ("text_rules.json",)  # part of the code that decides
 
 _ACCENT = re.compile("[\u0300-\u036f\u064b-\u0652\u0640]")
 _CYRILLIC_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтв", "aceopxyijsdqnkmtb")

@@ -88,9 +88,9 @@ def _source(ref: str, open_store: OpenStore) -> Source:
 def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, WeightsFile]:
     """The transformer (on the meta device) and its tensors under our names, read when asked for."""
     from kontext.models.convert import rules_for
+    from kontext.models.locate import artifact_transformer, find_transformer
     from kontext.models.recognise import recognise
     from kontext.models.weights import WeightsFile, open_weights, our_entries
-    from kontext.sample.imports import artifact_transformer, find_transformer
 
     if Path(ref).exists():
         path = find_transformer(Path(ref))

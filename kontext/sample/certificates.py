@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from kontext.errors import KontextError
 
+CHANGES_RESULTS = False  # signs what users edit; no stage does
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate

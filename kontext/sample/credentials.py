@@ -18,6 +18,8 @@ from typing import Any
 from kontext.errors import KontextError
 from kontext.sample.certificates import Signer, unsigned_because
 
+CHANGES_RESULTS = False  # signs what users edit; no stage does
+
 ASSERTION = "kontext.provenance"
 # nothing is fetched, and no thumbnail is made
 _SETTINGS = {

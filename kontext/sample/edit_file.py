@@ -116,7 +116,7 @@ def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
     from kontext.safety.edits import EditScreening
     from kontext.safety.hashes import HashGate
     from kontext.safety.policy import load_policy
-    from schemas.data_config import IngestConfig
+    from schemas.sections.data import IngestConfig
 
     turns = (request.instruction, *request.then)
     for instruction in turns:

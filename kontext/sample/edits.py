@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kontext.models.batch import Batch, PairTensors, gather
+from kontext.data.pair_tensors import Batch, PairTensors, gather
 from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.train.timesteps import schedule
-from schemas.train_config import DistillConfig
+from schemas.sections.training import DistillConfig
 
 
 @dataclass(frozen=True)

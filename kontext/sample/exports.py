@@ -21,7 +21,7 @@ from kontext.models.convert import (
     scheduler_config,
     transformer_config,
 )
-from kontext.models.recognise import SHAPE_KEY
+from kontext.models.recognise_autoencoder import SHAPE_KEY
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import (
     Entry,
@@ -40,6 +40,8 @@ from kontext.sample.folder import (
     read_config,
 )
 from kontext.sample.imports import SETTINGS, TEXT_FOLDERS
+
+CHANGES_RESULTS = False  # writes other layouts of weights that are there
 
 _STEM = "diffusion_pytorch_model"
 _INDEX = {

@@ -25,7 +25,7 @@ from kontext.models.quantize import quantize as quantize_weights
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import load_weights, state_entries, write_weights
 from kontext.sample.sizes import SizeRule
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 CONFIG, TRANSFORMER, AUTOENCODER = (
     "config.json",

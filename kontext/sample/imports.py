@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from pydantic import ValidationError
 
 from kontext.errors import WeightsError
 from kontext.models.convert import rules_for
+from kontext.models.locate import only_transformer
 from kontext.models.lora import Lora
 from kontext.models.recognise import SCHEDULER, Recognised, recognise
 from kontext.models.weights import open_weights, our_entries, write_weights
@@ -26,22 +26,11 @@ from kontext.sample.folder import (
     read_config,
     write_config,
 )
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SETTINGS = "kontext.json"  # our settings beside exported weights
 TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-FLOW = "flow.safetensors"  # of a finetune artifact
 _MINILM = 384
-
-
-class Listed(Protocol):
-    """An artifact whose file names can be listed."""
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Sorted file names that start with `prefix`."""
-
-    def path(self, name: str) -> Path:
-        """Local path of the file `name`."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +88,7 @@ def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> 
     elif (path / "config.json").is_file():
         folder, transformer = path.resolve().parent, path
     else:
-        folder, transformer = path, _only_transformer(path)
+        folder, transformer = path, only_transformer(path)
     found = autoencoder or next(
         (p for p in (folder / "vae", folder / "ae.safetensors") if p.exists()), None
     )
@@ -108,40 +97,6 @@ def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> 
     if not text and all((folder / name).is_dir() for name in TEXT_FOLDERS):
         text = f"flux:{folder.resolve()}"
     return Source(transformer, found, text, _settings(folder / SETTINGS))
-
-
-def find_transformer(path: Path) -> Path:
-    """The file, or diffusers' folder, with the transformer's tensors of a model at `path`."""
-    if (path / TRANSFORMER).is_file():
-        return path / TRANSFORMER
-    if (path / "transformer").is_dir():
-        return path / "transformer"
-    if path.is_file() or (path / "config.json").is_file():
-        return path
-    return _only_transformer(path)
-
-
-def artifact_transformer(artifact: Listed) -> Path:
-    """The transformer's file in an artifact: import's, finetune's, or publish's teacher.
-
-    A few-step student is no start for training and no base for adapters, so the teacher comes
-    first.
-
-    Raises:
-        WeightsError: it has none.
-    """
-    for name in (f"teacher/{TRANSFORMER}", f"model/{TRANSFORMER}", FLOW):
-        if name in artifact.names():
-            return artifact.path(name)
-    raise WeightsError("the artifact holds no transformer: take finetune's, publish's or import's")
-
-
-def _only_transformer(folder: Path) -> Path:
-    found = [p for p in sorted(folder.glob("*.safetensors")) if p.name != "ae.safetensors"]
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
-        raise WeightsError(f"{folder}: expected one transformer's .safetensors, found {names}")
-    return found[0]
 
 
 def _settings(path: Path) -> ModelSettings | None:

@@ -29,7 +29,7 @@ OpenStore = Callable[[], "ArtifactStore"]  # called where a model is no file or 
 
 STAGE = "import"  # artifacts of this name come from outside, not from a stage
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-_CODE = ("kontext.sample.imports", "kontext.models.weights", "kontext.models.convert")
+CODE = "kontext.sample.imports"  # with all that it imports: what decides an import's bytes
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
     Raises:
         WeightsError: see `kontext.sample.imports`.
     """
+    from kontext.fingerprint import code_digest, modules_of
     from kontext.sample.imports import find_source
-    from kontext.store.code import code_digest
     from kontext.store.objects import sha256_file
     from schemas.manifest import artifact_digest
 
@@ -86,7 +86,7 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
         "text": source.text,
         "files": {part: sha256_file(path) for part, path in files.items()},
     }
-    digest = artifact_digest(STAGE, code_digest(_CODE), config, {})
+    digest = artifact_digest(STAGE, code_digest(modules_of(CODE)), config, {})
     reused = store.exists(STAGE, digest)
     if not reused:
         _write_artifact(store, request, source, config, digest, scratch)
@@ -112,9 +112,10 @@ def _write_artifact(
     digest: str,
     scratch: Path,
 ) -> None:
+    from kontext.fingerprint import code_digest, modules_of
     from kontext.models.lora_files import load_lora
     from kontext.sample.imports import import_model
-    from kontext.store.code import code_digest, git_commit, package_versions
+    from kontext.store.code import git_commit, package_versions
     from schemas.manifest import Manifest
 
     began = time.monotonic()
@@ -137,7 +138,8 @@ def _write_artifact(
         Manifest(
             stage=STAGE,
             digest=digest,
-            code_digest=code_digest(_CODE),
+            code_digest=code_digest(modules_of(CODE)),
+            code=modules_of(CODE),
             config=config,
             inputs={},
             files=[writer.files[name] for name in sorted(writer.files)],

@@ -22,6 +22,8 @@ from kontext.errors import KontextError
 from kontext.sample.certificates import Signer
 from kontext.sample.credentials import sign
 
+CHANGES_RESULTS = False  # marks what users edit; no stage does
+
 _KEY = "kontext"
 _EXIF_DESCRIPTION, _EXIF_SOFTWARE = 0x010E, 0x0131
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"

@@ -6,16 +6,24 @@ from collections import Counter
 
 import pyarrow as pa
 
+from kontext.data.caption import captioner_for
 from kontext.data.caption.pairs import (
     CaptionChunk,
     caption_chunk,
-    captioner_for,
     captions_table,
     requests_for,
 )
 from kontext.data.images import ImageBank
-from kontext.stage import StageContext
-from schemas.data_config import CaptionConfig
+from kontext.stage import Stage, StageContext
+from schemas.sections.data import CaptionConfig
+
+STAGE = Stage(
+    name="caption",
+    section="caption",
+    inputs=("ingest", "mine"),
+    plugins="kontext.data.caption:modules_named",
+    summary="write instruction, inverse and captions from the true attributes",
+)
 
 _SHOWN = 2  # samples per relation
 
@@ -31,11 +39,11 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, CaptionConfig)
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     captioner = captioner_for(config)
-    if config.captioner == "templates":
+    if captioner.remote:
+        table = _by_chunks(ctx, config, pairs)
+    else:
         requests = requests_for(pairs, ingest.table("images"))
         table = captions_table([captioner.caption(request) for request in requests])
-    else:
-        table = _by_chunks(ctx, config, pairs)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
-from kontext.models.batch import PairTensors
+from kontext.data.pair_tensors import PairTensors
 from kontext.models.precision import compute_dtype
-from kontext.models.transformer import FluxTransformer
+from kontext.models.transformer import FluxTransformer, load_transformer
+from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
-from kontext.parallel.peaks import peak_flops
+from kontext.parallel.world import World
 from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
-from kontext.stage import StageContext
-from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
+from kontext.sample.teacher_edits import synthesise
+from kontext.stage import Stage, StageContext
 from kontext.stages.preview import preview_edits
-from kontext.stages.ranks import checkpoints_of, train_on_ranks, train_student
-from kontext.stages.teacher_edits import BANK, synthesise
-from kontext.stages.training import (
-    board_of,
-    device_for,
-    history_table,
-    report_incidents,
-    report_measured,
-    report_progress,
-    report_speed,
-    save_weights,
+from kontext.train.capacity import estimate_ladd
+from kontext.train.ladd.gates import check_training, run_gates, settings_digest, stop_at_failure
+from kontext.train.ledger import Ledger, dtype_name, optimizer_ledger
+from kontext.train.loop import Measure
+from kontext.train.methods import ladd
+from kontext.train.methods.ladd import TEACHER_EDITS, LaddMethod
+from kontext.train.numerics import (
+    LEDGER,
+    check_against,
+    codec_digest,
+    encoded_lines,
+    report_ledger,
 )
-from kontext.train.clock import Clock
-from kontext.train.distill import DistillMethod
-from kontext.train.gates import check_training, run_gates, settings_digest, stop_at_failure
-from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
-from kontext.train.loop import Measure, fit
-from kontext.train.work import ladd_work
-from schemas.train_config import DistillConfig
+from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.reporting import report_progress, report_speed, tensorboard
+from kontext.train.training import train
+from kontext.train.transformer_ledger import transformer_ledger
+from schemas.sections.training import DistillConfig
+
+STAGE = Stage(
+    name="distill",
+    section="distill",
+    inputs=("encode", "train-autoencoder", "finetune"),
+    pool="gpu",
+    summary="LADD: a four-step student from the teacher's own edits",
+)
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
@@ -64,11 +70,21 @@ def run(ctx: StageContext) -> None:
             f"{referring:,} edits with references are not distilled: the heads see one context"
         )
     sampler = edit_sampler(config, data)
-    synthetic, folder = synthesise(ctx, sampler, edits, teacher, ledger)
-    method = DistillMethod(config, data, edits, synthetic.to(device), teacher)
+    inputs = Inputs.of(ctx)
+    folder = synthesise(ctx, sampler, edits, teacher, ledger, inputs)
+    inputs = inputs.using(teacher, **{TEACHER_EDITS: folder})
+    method = ladd.build(config, inputs, World(device=device))
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
-    history = _train(ctx, method, folder)
+    history = train(
+        ctx,
+        ladd.build,
+        method,
+        inputs,
+        progress=report_progress(ctx, "distill"),
+        stage="distill",
+        measure=_measured(ctx, method),
+    )
     for verdict in check_training(history):
         ctx.note(verdict)
     method.state.ema["student"].copy_to(method.student)
@@ -77,41 +93,7 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, config, method)
 
 
-def _train(ctx: StageContext, method: DistillMethod, edits: Path) -> list[dict[str, float]]:
-    """All steps: on ranks where the recipe asks for them, then what is left in this process.
-
-    `edits` is the folder with the teacher's.
-    """
-    config, device = method.config, method.device
-    checkpoints = checkpoints_of(ctx, config, stage="distill")
-    progress = report_progress(ctx, "distill")
-    train_on_ranks(
-        ctx,
-        method,
-        config,
-        checkpoints,
-        progress,
-        train_student,
-        encoded=ctx.inputs["encode"].digest,
-        teacher=ctx.inputs["finetune"].digest,
-        edits=str(edits),
-        bank=BANK,
-    )
-    return fit(
-        method,
-        checkpoints=checkpoints,
-        progress=progress,
-        policy=config.guard,
-        clock=Clock(
-            ladd_work(config, method.data, method.teacher.shape),
-            peak_flops(device, compute_dtype(config.parallel.precision, device)),
-            device,
-        ),
-        measure=_measured(ctx, method),
-    )
-
-
-def _write(ctx: StageContext, method: DistillMethod, history: list[dict[str, float]]) -> None:
+def _write(ctx: StageContext, method: LaddMethod, history: list[dict[str, float]]) -> None:
     """Weights, heads, what was measured, and pictures."""
     config, student = method.config, method.student
     save_weights(ctx, "student.safetensors", student.state_dict())
@@ -125,9 +107,8 @@ def _write(ctx: StageContext, method: DistillMethod, history: list[dict[str, flo
         },
     )
     ctx.output.add_json(LEDGER, method.state.ledger)
-    ctx.output.add_table("history.parquet", history_table(history))
-    report_incidents(ctx, method.state)
-    report_measured(ctx, method.state)
+    write_history(ctx, history)
+    write_incidents(ctx, method.state)
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     sheet = preview_edits(ctx, student, held_out, steps=config.student_steps)
     ctx.output.add_bytes("samples.png", sheet)
@@ -135,13 +116,13 @@ def _write(ctx: StageContext, method: DistillMethod, history: list[dict[str, flo
     ctx.output.metric("teacher_edits", len(method.edits))
 
 
-def _measured(ctx: StageContext, method: DistillMethod) -> Measure | None:
+def _measured(ctx: StageContext, method: LaddMethod) -> Measure | None:
     """The student's edits of validation pairs on the way, where the recipe asks for them."""
     config = method.config
     if not config.validate_every:
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    pairs, board = held_out.plain_edits()[:_MEASURED], board_of(ctx, "distill")
+    pairs, board = held_out.plain_edits()[:_MEASURED], tensorboard(ctx, "distill")
     sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
     target = held_out.latents[held_out.target[pairs]]
 
@@ -156,7 +137,7 @@ def _measured(ctx: StageContext, method: DistillMethod) -> Measure | None:
     return Measure(config.validate_every, measure)
 
 
-def _gates(ctx: StageContext, method: DistillMethod, sampler: EditSampler) -> Ledger:
+def _gates(ctx: StageContext, method: LaddMethod, sampler: EditSampler) -> Ledger:
     """Run the gates, show and store what they saw; returns their line of the ledger.
 
     Raises:
@@ -172,16 +153,20 @@ def _gates(ctx: StageContext, method: DistillMethod, sampler: EditSampler) -> Le
     return {"gates: passed with settings": settings_digest(method.config)}
 
 
-def _summarise(ctx: StageContext, config: DistillConfig, method: DistillMethod) -> None:
+def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> None:
     recent = method.state.history[-20:]
     for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm"):
         ctx.output.metric(name, sum(row[name] for row in recent) / len(recent))
+    shape, tokens = method.teacher.shape, method.data.edit_tokens
+    speed = report_speed(
+        ctx, "distill", method.state, lambda machine: estimate_ladd(config, shape, tokens, machine)
+    )
     ctx.report.markdown(
         "distill-summary",
         f"**{len(method.edits):,}** teacher edits ({config.teacher_steps} steps, guidance "
         f"{config.guidance:g}), then {config.steps} LADD steps on taps {list(method.taps)}; heads "
         f"tell real from fake {sum(r['accuracy'] for r in recent) / len(recent):.0%} of the time. "
-        f"{report_speed(ctx, 'distill', method.state)}",
+        f"{speed}",
     )
 
 
@@ -198,10 +183,10 @@ def _ledger(
             device,
         ),
         "text: length": str(data.text_tokens.shape[1]),
-        "text: dtype": str(data.text_tokens.dtype).removeprefix("torch."),
+        "text: dtype": dtype_name(data.text_tokens.dtype),
         "codec: sha256": codec_digest(ctx),
     }
     ledger = {**encoded_lines(ctx), **measured}
-    agree(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)
-    record(ctx, "distill", ledger)
+    check_against(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)
+    report_ledger(ctx, "distill", ledger)
     return ledger

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -21,17 +20,24 @@ from kontext.data.latents import (
     unique_texts,
 )
 from kontext.data.loader import PairSet, decoded, load_split
-from kontext.evaluate.models import load_autoencoder
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import sampled
+from kontext.data.pair_tensors import sampled
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text import TextEncoder, load_text_encoder
+from kontext.parallel.inputs import Inputs
+from kontext.parallel.launch import on_ranks
 from kontext.parallel.memory import keep_freed_memory
-from kontext.stage import ArtifactReader, StageContext
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger, record
-from kontext.stages.ranks import on_ranks, open_input
-from kontext.train.rank import Rank
-from schemas.train_config import EncodeConfig
+from kontext.parallel.rank import Rank
+from kontext.stage import ArtifactReader, Stage, StageContext
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger, report_ledger
+from schemas.sections.training import EncodeConfig
+
+STAGE = Stage(
+    name="encode",
+    section="encode",
+    inputs=("shard", "train-autoencoder"),
+    summary="encode images and text once, keyed by content and encoder digest",
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -52,10 +58,12 @@ def run(ctx: StageContext) -> None:
     ledger = encoded_ledger(
         ctx, model, compute_dtype("auto", device), encoder.digest, config.text_length
     )
-    agree(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
+    check_against(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
 
-    if config.launch.launcher != "in-process":
-        _encode_on_ranks(ctx, config)
+    def on_the_way(done: int, total: int, _: Mapping[str, float | None]) -> None:
+        ctx.report.progress(done, total, "encoding on ranks")
+
+    on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way)
     splits = _splits(ctx.inputs["shard"])
     codec = _codec_digest(ctx.inputs["train-autoencoder"])
     latents, texts = (
@@ -76,58 +84,31 @@ def run(ctx: StageContext) -> None:
     }
     names = {name: str(dtype).removeprefix("torch.") for name, dtype in stored.items()}
     ctx.output.add_json(LEDGER, {**ledger, **names})
-    record(ctx, "encode", {**ledger, **names})
+    report_ledger(ctx, "encode", {**ledger, **names})
     _summarise(ctx, config, latents, texts)
 
 
-def _encode_on_ranks(ctx: StageContext, config: EncodeConfig) -> None:
-    """All shards of both banks into the scratch folder, by the ranks that the recipe asks for."""
-
-    def progress(done: int, total: int, _: Mapping[str, float | None]) -> None:
-        ctx.report.progress(done, total, "encoding on ranks")
-
-    on_ranks(
-        ctx,
-        config,
-        progress,
-        encode_on_rank,
-        shards=ctx.inputs["shard"].digest,
-        codec=ctx.inputs["train-autoencoder"].digest,
-        folder=str(ctx.scratch),
-    )
-
-
-def encode_on_rank(
-    rank: Rank,
-    *,
-    config: dict[str, Any],
-    store: str,
-    cache: str,
-    shards: str,
-    codec: str,
-    folder: str,
-) -> None:
-    """A rank's shards of both banks; `folder` is on a disk that all ranks see."""
-    section, world = EncodeConfig.model_validate(config), rank.world
-    keep_freed_memory()
-    trained = open_input(store, cache, "train-autoencoder", codec)
+def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
+    """A rank's shards of both banks, into the scratch folder: on a disk that all ranks see."""
+    world, trained = rank.world, inputs["train-autoencoder"]
     model = load_autoencoder(trained, world.device)
     encoder = load_text_encoder(device=world.device)
-    splits = _splits(open_input(store, cache, "shard", shards))
+    splits = _splits(inputs["shard"])
 
     def progress(done: int, total: int, _: str) -> None:
         rank.check()
         rank.progress(done, total, {})
 
     for name, entries, encode in (
-        _latents(section, model, splits, _codec_digest(trained), world.device, progress),
-        _texts(section, encoder, splits, progress),
+        _latents(config, model, splits, _codec_digest(trained), world.device, progress),
+        _texts(config, encoder, splits, progress),
     ):
-        place = Path(folder)
-        make_shards(place, name, entries, section.shard_rows, encode, world.rank, world.size)
+        make_shards(
+            inputs.scratch, name, entries, config.shard_rows, encode, world.rank, world.size
+        )
 
 
-class _Work(NamedTuple):
+class _BankWork(NamedTuple):
     """A bank to be made: what its rows are of, and what encodes a range of them."""
 
     name: str
@@ -135,7 +116,7 @@ class _Work(NamedTuple):
     encode: Callable[[range], dict[str, Tensor]]
 
 
-_Progress = Callable[[int, int, str], None]
+BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 
 def _splits(shards: ArtifactReader) -> list[PairSet]:
@@ -152,8 +133,8 @@ def _latents(
     splits: list[PairSet],
     digest: str,
     device: torch.device,
-    progress: _Progress,
-) -> _Work:
+    progress: BankProgress,
+) -> _BankWork:
     """All splits' images, in the order of their pixel ids."""
     pngs = {pixel_id: png for pairs in splits for pixel_id, png in pairs.pngs.items()}
     ids = sorted(pngs)
@@ -166,12 +147,12 @@ def _latents(
             progress(done, len(ids), "encoding images")
         return {"latents": torch.cat(made)}
 
-    return _Work("latents", Entries(ids, digest), encode)
+    return _BankWork("latents", Entries(ids, digest), encode)
 
 
 def _texts(
-    config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet], progress: _Progress
-) -> _Work:
+    config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet], progress: BankProgress
+) -> _BankWork:
     """All splits' instructions, the empty prompt first."""
     texts = unique_texts(row.instruction for pairs in splits for row in pairs.rows)
 
@@ -181,7 +162,7 @@ def _texts(
         return states.tensors()
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
-    return _Work("texts", entries, encode)
+    return _BankWork("texts", entries, encode)
 
 
 def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Bank) -> None:

@@ -19,11 +19,31 @@ from kontext.evaluate.scoring import prepare, small_clip
 from kontext.evaluate.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.models.features import load_features
 from kontext.models.precision import compute_dtype
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.stages import STAGES
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger
-from kontext.train.ledger import transformer_ledger
-from schemas.train_config import EvaluateConfig
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.transformer_ledger import transformer_ledger
+from schemas.sections.evaluation import EvaluateConfig
+
+STAGE = Stage(
+    name="evaluate",
+    section="evaluate",
+    plugins="kontext.evaluate.metrics:modules_named",
+    inputs=(
+        "ingest",
+        "mine",
+        "caption",
+        "screen",
+        "shard",
+        "index",
+        "train-autoencoder",
+        "encode",
+        "finetune",
+        "distill",
+    ),
+    pool="gpu",
+    summary="held-out edits beside reference editors, and the report",
+)
 
 _GRID_ROWS = 8
 _HEADS = ["context", "teacher", "student", "target"]
@@ -42,9 +62,9 @@ def run(ctx: StageContext) -> None:
     bench = Bench.from_shards(ctx.inputs["shard"], config)
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
-    models = TrainedModels.load(ctx.inputs, ctx.recipe)
-    _agree(ctx, bench, models)
-    outputs = _edit(ctx, bench, models)
+    models = TrainedModels.load(ctx, config)
+    _agree(ctx, config, bench, models)
+    outputs = _edit(ctx, config, bench, models)
     features = load_features(device=models.device)
     clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
     held_out = autoencoder_scores(
@@ -59,7 +79,7 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, scores, _report(ctx, done, models))
 
 
-def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
+def _agree(ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels) -> None:
     """Stop before scoring what was trained otherwise; store what is scored with."""
     side = bench.context.shape[1:3]
     factor = 2 * models.autoencoder.factor
@@ -69,11 +89,13 @@ def _agree(ctx: StageContext, bench: Bench, models: TrainedModels) -> None:
         **encoded_ledger(ctx, models.autoencoder, products, models.text.digest, models.text_length),
         **transformer_ledger(models.student, tokens, products, models.device),
     }
-    agree(ctx, "evaluate", ledger, "distill", arithmetic=ctx.recipe.evaluate.same_arithmetic)
+    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)
 
 
-def _edit(ctx: StageContext, bench: Bench, models: TrainedModels) -> dict[str, Images]:
+def _edit(
+    ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
+) -> dict[str, Images]:
     done, total = 0, 6 * len(bench)  # student twice, teacher, prompt-only, ceiling, round trip
 
     def progress(items: int) -> None:
@@ -82,7 +104,7 @@ def _edit(ctx: StageContext, bench: Bench, models: TrainedModels) -> dict[str, I
         ctx.report.progress(done, total, "editing held-out images")
 
     models.progress = progress
-    outputs = run_editors(bench, models, ctx.recipe.evaluate.seed)
+    outputs = run_editors(bench, models, config.seed)
     models.progress = None
     return outputs
 

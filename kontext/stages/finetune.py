@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_autoencoder
-from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
+from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
-from kontext.parallel.peaks import peak_flops
-from kontext.stage import StageContext
-from kontext.stages.numerics import LEDGER, agree, codec_digest, encoded_lines, record
+from kontext.parallel.world import World
+from kontext.stage import Stage, StageContext
 from kontext.stages.preview import preview_edits
-from kontext.stages.ranks import (
-    checkpoints_of,
-    train,
-    train_guidance,
-    train_on_ranks,
-    train_pictures,
+from kontext.train.capacity import estimate_flow
+from kontext.train.ledger import Ledger, dtype_name, optimizer_ledger
+from kontext.train.loop import Measure
+from kontext.train.methods import flow, guidance, pictures
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.numerics import (
+    LEDGER,
+    check_against,
+    codec_digest,
+    encoded_lines,
+    report_ledger,
 )
-from kontext.stages.start import save_adapters, starting_model
-from kontext.stages.training import (
-    board_of,
-    device_for,
-    history_table,
-    report_incidents,
-    report_measured,
-    report_progress,
-    report_speed,
-    save_weights,
+from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.reporting import report_progress, report_speed, tensorboard
+from kontext.train.start_transformer import save_adapters, starting_transformer
+from kontext.train.training import Build, Built, train
+from kontext.train.transformer_ledger import transformer_ledger
+from kontext.train.validation import level_losses
+from schemas.sections.training import FinetuneConfig
+
+STAGE = Stage(
+    name="finetune",
+    section="finetune",
+    inputs=("encode", "train-autoencoder"),
+    pool="gpu",
+    external="kontext.train.init_digest:transformer_digest",
+    summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
-from kontext.train.clock import Clock
-from kontext.train.flow import FlowMethod, level_losses, validation
-from kontext.train.guidance import GuidanceMethod
-from kontext.train.ledger import Ledger, optimizer_ledger, transformer_ledger
-from kontext.train.loop import Measure, fit
-from kontext.train.perceptual import load_backbone
-from kontext.train.pictures import PictureMethod
-from kontext.train.watchdog import Watchdog
-from kontext.train.work import flow_work
-from schemas.train_config import FinetuneConfig
 
 
 def run(ctx: StageContext) -> None:
@@ -59,50 +57,46 @@ def run(ctx: StageContext) -> None:
     config = ctx.config
     assert isinstance(config, FinetuneConfig)
     keep_freed_memory()
-    device = device_for(ctx)
-    pairs = load_pairs(ctx.inputs["encode"], "train", device)
-    method = FlowMethod(config, pairs, starting_model(ctx, config))
+    inputs = Inputs.of(ctx).using(starting_transformer(ctx, config))
+    method = flow.build(config, inputs, World(device=device_for(ctx)))
     method.state.ledger = _ledger(ctx, method)
-    products = compute_dtype(config.parallel.precision, device)
-    checkpoints, progress = checkpoints_of(ctx, config), report_progress(ctx, "flow")
-    encoded = ctx.inputs["encode"].digest
-    train_on_ranks(ctx, method, config, checkpoints, progress, train, encoded=encoded)
-    history = fit(
+    history = train(
+        ctx,
+        flow.build,
         method,
-        checkpoints=checkpoints,
-        progress=progress,
-        policy=config.guard,
-        clock=Clock(flow_work(config, method.data), peak_flops(device, products), device),
-        watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
+        inputs,
+        progress=report_progress(ctx, "flow"),
+        stage="finetune",
         measure=_measured(ctx, method),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
     if config.pictures.steps:
-        _judged_in_pictures(ctx, method)
+        _train_in_pictures(ctx, method, inputs)
     model.requires_grad_(False).eval()
     save_adapters(ctx, config, model)
     if config.guidance_distill.steps:
-        model = _told_its_guidance(ctx, method).requires_grad_(False).eval()
+        model = _distil_guidance(ctx, method, inputs).requires_grad_(False).eval()
     save_weights(ctx, "flow.safetensors", model.state_dict())
     ctx.output.add_json("config.json", {"shape": model.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, method.state.ledger)
-    ctx.output.add_table("history.parquet", history_table(history))
+    write_history(ctx, history)
     mixture = method.mixture()
     ctx.output.add_json("mixture.json", mixture)
     ctx.report.table("finetune-mixture", mixture)
-    report_incidents(ctx, method.state)
-    report_measured(ctx, method.state)
+    write_incidents(ctx, method.state)
     _validated(ctx, method, model, history)
 
 
 def _validated(
-    ctx: StageContext, flow: FlowMethod, model: FluxTransformer, history: list[dict[str, float]]
+    ctx: StageContext, method: FlowMethod, model: FluxTransformer, history: list[dict[str, float]]
 ) -> None:
     """Loss per level and category of held-out pairs, their edits in pictures, and the summary."""
-    config = flow.config
-    speed = report_speed(ctx, "finetune", flow.state)
-    held_out = load_pairs(ctx.inputs["encode"], "val", flow.device)
+    config, tokens = method.config, method.data.edit_tokens
+    speed = report_speed(
+        ctx, "finetune", method.state, lambda machine: estimate_flow(config, tokens, machine)
+    )
+    held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     levels = level_losses(model, held_out, seed=config.seed)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
     sheet = preview_edits(ctx, model, held_out, steps=12)
@@ -115,7 +109,7 @@ def _validated(
     ctx.report.table("finetune-levels", [dict(row) for row in levels])
     ctx.report.markdown(
         "finetune-summary",
-        f"**{flow.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
+        f"**{method.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
         f"{config.joint_steps:,} joint) of batch {config.batch}, then {config.pictures.steps:,} "
         f"judged in pictures; validation loss over eight noise "
         f"levels **{losses.mean():.4f}**. {speed}",
@@ -124,10 +118,10 @@ def _validated(
 
 def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     """Validation loss and a sample grid on the way, where the recipe asks for them."""
-    if not method.config.validate_every:
+    if method.measure is None:
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    loss, board = validation(method, held_out), board_of(ctx, "flow")
+    loss, board = method.measure.of, tensorboard(ctx, "flow")
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
@@ -136,92 +130,66 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
         board.picture(step, "flow/samples", sheet)
         return loss(step)
 
-    return Measure(method.config.validate_every, measure)
+    return replace(method.measure, of=measure)
 
 
-def _judged_in_pictures(ctx: StageContext, flow: FlowMethod) -> None:
+def _train_in_pictures(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> None:
     """Train the flow's averaged weights on by the pictures that they make, in place."""
-    codec = load_autoencoder(ctx.inputs["train-autoencoder"], flow.device)
-    features = load_backbone(ctx.recipe.autoencoder, flow.device)
-    method = PictureMethod(flow.config, flow.data, flow.model, codec, features)
-    history = _trained_on(
-        ctx,
-        flow,
-        method,
-        "pictures",
-        train_pictures,
-        codec=ctx.inputs["train-autoencoder"].digest,
-        autoencoder=ctx.recipe.autoencoder.model_dump(mode="json"),
-    )
+    inputs = inputs.using(trained.model)
+    method = pictures.build(trained.config, inputs, trained.world)
+    history = _train_on(ctx, trained, pictures.build, method, inputs, "pictures")
     recent = [row["embedding"] for row in history[-20:]]
     ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
     method.state.ema["model"].copy_to(method.model)
 
 
-def _told_its_guidance(ctx: StageContext, flow: FlowMethod) -> FluxTransformer:
+def _distil_guidance(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> FluxTransformer:
     """Guidance distillation of the trained flow; enters its mode in the ledger."""
-    method = GuidanceMethod(flow.config, flow.data, flow.model)
-    settings = flow.config.guidance_distill
-    flow.state.ledger.update(
-        {
-            "guidance: mode": "embedded",
-            "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
-        }
-    )
-    teacher = ctx.scratch / "teacher.safetensors"
-    save_file({k: v.contiguous() for k, v in method.teacher.state_dict().items()}, teacher)
-    history = _trained_on(ctx, flow, method, "guidance", train_guidance, teacher=str(teacher))
-    recent = history[-20:]
-    deaf = sum(row["unguided"] for row in recent)
-    ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / max(deaf, 1e-12))
+    config = trained.config
+    settings = config.guidance_distill
+    trained.state.ledger |= {
+        "guidance: mode": "embedded",
+        "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
+    }
+    if config.launch.launcher != "in-process":  # no checkpoint of the student has its teacher
+        path = ctx.scratch / "teacher.safetensors"
+        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, path)
+        inputs = inputs.using(teacher=path)
+    inputs = inputs.using(trained.model)
+    method = guidance.build(config, inputs, trained.world)
+    recent = _train_on(ctx, trained, guidance.build, method, inputs, "guidance")[-20:]
+    unguided = max(sum(row["unguided"] for row in recent), 1e-12)
+    ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / unguided)
     method.state.ema["model"].copy_to(method.student)
     return method.student
 
 
-def _trained_on(
-    ctx: StageContext,
-    flow: FlowMethod,
-    method: PictureMethod | GuidanceMethod,
-    name: str,
-    work: Callable[..., None],
-    **arguments: Any,
+def _train_on(
+    ctx: StageContext, trained: FlowMethod, build: Build, method: Built, inputs: Inputs, name: str
 ) -> list[dict[str, float]]:
-    """All steps of what follows the flow, under its ledger; the history is `<name>.parquet`.
-
-    `work` is what ranks do, where the recipe asks for them, and `arguments` what only they need.
-    """
-    config = flow.config
-    method.state.ledger = dict(flow.state.ledger)
-    checkpoints, progress = checkpoints_of(ctx, config, name), report_progress(ctx, name)
-    encoded = ctx.inputs["encode"].digest
-    train_on_ranks(
-        ctx, method, config, checkpoints, progress, work, name=name, encoded=encoded, **arguments
-    )
-    history = fit(method, checkpoints=checkpoints, progress=progress, policy=config.guard)
-    ctx.output.add_table(f"{name}.parquet", history_table(history))
-    report_incidents(ctx, method.state)
+    """Training that follows the flow, under its ledger; the history is `<name>.parquet`."""
+    method.state.ledger = dict(trained.state.ledger)
+    progress = report_progress(ctx, name)
+    history = train(ctx, build, method, inputs, progress=progress, stage="finetune", name=name)
+    write_history(ctx, history, name)
+    write_incidents(ctx, method.state)
     return history
 
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
     """What the flow's numbers mean, measured on what was loaded, and agreed with `encode`."""
-    config, device = method.config, method.device
+    config, data = method.config, method.data
     measured = {
-        **transformer_ledger(
-            method.model,
-            method.data.target_tokens,
-            compute_dtype(config.parallel.precision, device),
-            device,
-        ),
+        **transformer_ledger(method.model, data.target_tokens, method.products, method.device),
         **optimizer_ledger(method.state.optimizers),
         "guidance: text dropout": f"{config.text_dropout:g}",
         "guidance: image dropout": f"{config.image_dropout:g}",
         "guidance: dropout of both": f"{config.both_dropout:g}",
-        "text: length": str(method.data.text_tokens.shape[1]),
-        "text: dtype": str(method.data.text_tokens.dtype).removeprefix("torch."),
+        "text: length": str(data.text_tokens.shape[1]),
+        "text: dtype": dtype_name(data.text_tokens.dtype),
         "codec: sha256": codec_digest(ctx),
     }
-    agree(ctx, "finetune", measured, "encode", arithmetic=False)
+    check_against(ctx, "finetune", measured, "encode", arithmetic=False)
     ledger = {**encoded_lines(ctx), **measured}
-    record(ctx, "finetune", ledger)
+    report_ledger(ctx, "finetune", ledger)
     return ledger

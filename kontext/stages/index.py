@@ -10,11 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kontext.safety.ledger import Ledger
-from kontext.stage import ArtifactReader, StageContext
+from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.store.catalog import Catalog, TableSource
 from kontext.store.export import export_version
 from kontext.store.objects import open_store, sha256_file
-from schemas.data_config import IndexConfig
+from schemas.sections.data import IndexConfig, ShardConfig
+
+STAGE = Stage(
+    name="index",
+    section="index",
+    inputs=("ingest", "mine", "caption", "screen", "shard"),
+    tag="dataset@{shard.dataset}",
+    summary="commit one catalog snapshot: a dataset version",
+)
 
 # table -> (stage, file, or folder of Parquet files)
 _SOURCES = {
@@ -33,7 +41,7 @@ _SOURCES = {
 def run(ctx: StageContext) -> None:
     """Register the tables and write index.json. A rerun finds its own commit and adds nothing."""
     assert isinstance(ctx.config, IndexConfig)
-    dataset = ctx.recipe.shard.dataset
+    dataset = ctx.upstream("shard", ShardConfig).dataset
     inputs = {name: reader.digest for name, reader in ctx.inputs.items()}
     files = {name: _files(ctx.inputs[stage], file) for name, (stage, file) in _SOURCES.items()}
     policy = _policy(ctx.inputs["screen"])

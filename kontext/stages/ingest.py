@@ -18,8 +18,16 @@ from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
-from kontext.stage import StageContext
-from schemas.data_config import IngestConfig
+from kontext.stage import Stage, StageContext
+from schemas.sections.data import IngestConfig
+
+STAGE = Stage(
+    name="ingest",
+    section="ingest",
+    plugins="kontext.data.sources:modules_named",
+    external="kontext.data.sources.external:fingerprint",
+    summary="decode, canonicalise and hash-gate every image of the sources",
+)
 
 _SHOWN = 10  # samples per source
 

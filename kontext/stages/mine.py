@@ -8,11 +8,19 @@ from collections import defaultdict
 import pyarrow as pa
 
 from kontext.data.images import ImageBank, contact_sheet
-from kontext.data.mine import MINERS, MinedImage, Selection, select
-from kontext.errors import GateError, RecipeError
-from kontext.stage import StageContext
-from schemas.data_config import MineConfig
+from kontext.data.mine import MinedImage, Selection, miner, select
+from kontext.errors import GateError
+from kontext.stage import Stage, StageContext
+from schemas.sections.data import MineConfig
 from schemas.tables import CATEGORIES, PAIRS
+
+STAGE = Stage(
+    name="mine",
+    section="mine",
+    inputs=("ingest",),
+    plugins="kontext.data.mine:modules_named",
+    summary="propose directed pairs (x | y, c) in five categories",
+)
 
 _SHOWN = 8
 
@@ -21,17 +29,13 @@ def run(ctx: StageContext) -> None:
     """Propose with every miner of the recipe, then select.
 
     Raises:
-        RecipeError: an unknown miner.
         GateError: nothing could be mined.
     """
     config = ctx.config
     assert isinstance(config, MineConfig)
-    unknown = [name for name in config.miners if name not in MINERS]
-    if unknown:
-        raise RecipeError(f"unknown miners {unknown} (known: {', '.join(MINERS)})")
     bank = ImageBank(ctx.inputs["ingest"])
     images = _images(ctx.inputs["ingest"].table("images"), bank)
-    proposed = [c for name in config.miners for c in MINERS[name](images, config)]
+    proposed = [c for name in config.miners for c in miner(name)(images, config)]
     selection = select(proposed, config)
     if not selection.kept:
         raise GateError(

@@ -10,19 +10,38 @@ import torch
 
 from kontext.data.shards import tar_members
 from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
-from kontext.evaluate.models import load_autoencoder, load_transformer
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text import load_text_encoder
-from kontext.models.transformer import FluxTransformer
+from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.sample.folder import ModelSettings, save_model_folder
-from kontext.stage import ArtifactReader, StageContext
+from kontext.stage import ArtifactReader, Stage, StageContext
 from kontext.stages import STAGES
-from kontext.stages.numerics import LEDGER, agree, encoded_ledger
-from kontext.train.ledger import meaning, transformer_ledger
-from schemas.train_config import PublishConfig
+from kontext.train.ledger import meaning
+from kontext.train.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.transformer_ledger import transformer_ledger
+from schemas.sections.data import IngestConfig
+from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.training import DistillConfig, EncodeConfig
+
+STAGE = Stage(
+    name="publish",
+    section="publish",
+    inputs=(
+        "ingest",
+        "shard",
+        "index",
+        "train-autoencoder",
+        "encode",
+        "finetune",
+        "distill",
+        "evaluate",
+    ),
+    tag="model@{publish.name}",
+    summary="weights, model card, dataset card, lineage",
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -38,21 +57,23 @@ def run(ctx: StageContext) -> None:
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
     teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
+    ingested = ctx.upstream("ingest", IngestConfig)
+    scored = ctx.upstream("evaluate", EvaluateConfig)
     settings = ModelSettings(
         name=config.name,
         text_digest=load_text_encoder().digest,
-        text_length=ctx.recipe.encode.text_length,
-        resolution=ctx.recipe.ingest.resolution,
-        steps=ctx.recipe.distill.student_steps,
+        text_length=ctx.upstream("encode", EncodeConfig).text_length,
+        resolution=ingested.resolution,
+        steps=ctx.upstream("distill", DistillConfig).student_steps,
         guidance=1.0,
-        keep_detail=ctx.recipe.evaluate.keep_detail,
+        keep_detail=scored.keep_detail,
     )
     _agree(ctx, student, autoencoder, settings)
     slow = settings.model_copy(
         update={
             "name": f"{config.name}-teacher",
-            "steps": ctx.recipe.evaluate.teacher_steps,
-            "guidance": ctx.recipe.evaluate.teacher_guidance,
+            "steps": scored.teacher_steps,
+            "guidance": scored.teacher_guidance,
         }
     )
     digest = _folder(ctx, "model", student, autoencoder, settings)
@@ -68,9 +89,9 @@ def run(ctx: StageContext) -> None:
         student_steps=settings.steps,
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",
-        recipe=ctx.recipe.name,
-        canaries=ctx.recipe.ingest.canaries,
-        hash_lists=len(ctx.recipe.ingest.hash_lists),
+        recipe=ctx.inputs["distill"].manifest.recipe,
+        canaries=ingested.canaries,
+        hash_lists=len(ingested.hash_lists),
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())
@@ -94,7 +115,7 @@ def _agree(
             **transformer_ledger(student, tokens, products, cpu),
         }
     )
-    agree(ctx, "publish", ledger, "distill", arithmetic=False)
+    check_against(ctx, "publish", ledger, "distill", arithmetic=False)
     ctx.output.add_json(LEDGER, ledger)
 
 

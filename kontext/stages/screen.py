@@ -30,12 +30,23 @@ from kontext.safety.screening import (
     plan_scores,
     score_chunk,
 )
-from kontext.stage import StageContext
+from kontext.stage import Stage, StageContext
 from kontext.store.views import acceptance
-from schemas.data_config import ScreenConfig
+from schemas.risks import risks
+from schemas.sections.data import ScreenConfig
+
+STAGE = Stage(
+    name="screen",
+    section="screen",
+    inputs=("ingest", "mine", "caption"),
+    plugins="kontext.safety.classifiers:modules_named",
+    external="kontext.safety.policy:fingerprint",
+    summary="score safety and quality; thresholds are SQL views",
+)
 
 _SHOWN = 12
-_VARYING = ("nsfw_max", "clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
+_VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
+_FLAT = ("exposure_delta", "changed_frac", "clip_dir")  # may be the same for all of them
 
 
 def run(ctx: StageContext) -> None:
@@ -50,8 +61,9 @@ def run(ctx: StageContext) -> None:
     policy = load_policy(config.policy)
     names = classifiers_for(policy, config)
     versions = {name: load_classifier(name).version for name in names}  # fails before the work
-    if "nudenet" not in names:
-        ctx.note(f"policy {policy.version}: no body-part detector, nudity is not scored")
+    for name in risks():
+        if name not in policy.risks:
+            ctx.note(f"policy {policy.version}: {name} is not scored")
     ingest = ctx.inputs["ingest"]
     chunks = plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
     results = ctx.map_chunks(score_chunk, chunks, config.processes)
@@ -89,11 +101,13 @@ def run(ctx: StageContext) -> None:
 def _check_filters(ctx: StageContext, scores: pa.Table, accepted: pa.Table) -> None:
     """Record every filter's pass rate; stop on one that is inert or rejects everything."""
     reasons = accepted["reject_reasons"].to_pylist()
-    for name in (*_VARYING, "nudity_max", "exposure_delta", "changed_frac", "clip_dir"):
+    varying = (*(r.column for r in risks().values() if r.always_varies), *_VARYING)
+    flat = (*(r.column for r in risks().values() if not r.always_varies), *_FLAT)
+    for name in (*varying, *flat):
         stem = name.removesuffix("_max")
         hit = [any(r.startswith(stem) for r in own) for own in reasons]
         values = scores[name].to_numpy().astype(np.float64)
-        if name not in _VARYING:  # may be flat: no body parts, or nothing but one kind of edit
+        if name in flat:
             values = np.append(values, [0.0, 1.0])
         health = filter_health(name, values, ~np.array(hit, bool))
         ctx.output.metric(f"pass_rate/{name}", round(health.pass_rate, 5))
@@ -143,9 +157,9 @@ def _report(
 def _show_nearest(ctx: StageContext, bank: ImageBank, risk: ImageRisk) -> None:
     """The accepted images with the highest scores: what the limits look like from below."""
     rows, labels = [], []
-    for label, values in (("open-nsfw", risk.nsfw), ("nudity", risk.nudity)):
+    for name, values in risk.scores.items():
         top = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:_SHOWN]
         rows.append([bank.rgb(bank.ids[index]) for index in top])
-        labels.append(f"{label} {values[top[-1]]:.2f} to {values[top[0]]:.2f}")
+        labels.append(f"{risks()[name].label} {values[top[-1]]:.2f} to {values[top[0]]:.2f}")
     sheet = contact_sheet(rows, row_labels=labels, cell=64)
     ctx.report.image("screen-highest", sheet, "images with the highest risk scores")

@@ -19,9 +19,16 @@ from kontext.data.images import ImageBank
 from kontext.data.shards import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.errors import GateError
-from kontext.stage import StageContext
-from schemas.data_config import ShardConfig
+from kontext.stage import Stage, StageContext
+from schemas.sections.data import ShardConfig
 from schemas.tables import RELATION_CLASSES
+
+STAGE = Stage(
+    name="shard",
+    section="shard",
+    inputs=("ingest", "mine", "caption", "screen"),
+    summary="write deterministic WebDataset tars, split by connected component",
+)
 
 _LARGE = 0.2  # share of all images above which one component is worth a warning
 

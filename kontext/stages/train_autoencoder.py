@@ -6,41 +6,39 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kontext.data.image_stream import StreamedImages
 from kontext.data.images import contact_sheet
 from kontext.data.judge import ssim
 from kontext.data.split import SPLITS_IN_ORDER
+from kontext.data.training_images import MEASURED, some_images, split_images
 from kontext.errors import GateError
-from kontext.models.precision import compute_dtype
+from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
-from kontext.parallel.peaks import peak_flops
 from kontext.parallel.world import World
-from kontext.stage import StageContext
-from kontext.stages.numerics import LEDGER, record
-from kontext.stages.pictures import MEASURED, some_images, split_images, training_images
-from kontext.stages.ranks import checkpoints_of, train_codec, train_on_ranks
-from kontext.stages.start import starting_codec
-from kontext.stages.training import (
-    board_of,
-    device_for,
-    history_table,
-    report_incidents,
-    report_measured,
-    report_progress,
-    report_speed,
-)
-from kontext.train.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
-from kontext.train.clock import Clock
+from kontext.stage import Stage, StageContext
+from kontext.train.capacity import estimate_autoencoder
 from kontext.train.ledger import codec_ledger, optimizer_ledger
-from kontext.train.loop import Measure, fit
-from kontext.train.perceptual import NAMES, load_backbone
+from kontext.train.loop import Measure
+from kontext.train.methods import autoencoder
+from kontext.train.methods.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
+from kontext.train.numerics import LEDGER, report_ledger
+from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.perceptual import NAMES
 from kontext.train.reconstruction import MetricCard, cards, latent_health
-from kontext.train.watchdog import Watchdog
-from kontext.train.work import codec_work
-from schemas.train_config import AutoencoderConfig
+from kontext.train.reporting import report_progress, report_speed, tensorboard
+from kontext.train.start_autoencoder import starting_autoencoder
+from kontext.train.training import train
+from schemas.sections.training import AutoencoderConfig
+
+STAGE = Stage(
+    name="train-autoencoder",
+    section="autoencoder",
+    inputs=("shard",),
+    pool="gpu",
+    external="kontext.train.init_digest:autoencoder_digest",
+    summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
+)
 
 _SHOWN = 16
 _WATCHED = 64  # held-out images that are rebuilt on the way
@@ -56,70 +54,58 @@ def run(ctx: StageContext) -> None:
     assert isinstance(config, AutoencoderConfig)
     keep_freed_memory()
     device = device_for(ctx)
-    source, held_out = _images(ctx, config, device)
-    train = some_images(source).to(device)
-    features, world = load_backbone(config, device), World(device=device)
-    method = AutoencoderMethod(config, source, features, starting_codec(ctx, config), world)
+    inputs = Inputs.of(ctx).using(starting_autoencoder(ctx, config))
+    method = autoencoder.build(config, inputs, World(device=device))
+    held_out = _held_out(ctx, method, device)
+    images = some_images(method.images).to(device)
     method.state.ledger = {
-        **codec_ledger(method.model, compute_dtype("auto", device), device),
+        **codec_ledger(method.model, method.products, device),
         **optimizer_ledger(method.state.optimizers),
     }
-    record(ctx, "autoencoder", method.state.ledger)
-    checkpoints = checkpoints_of(ctx, config, stage="train-autoencoder")
-    progress, shards = report_progress(ctx, "autoencoder"), ctx.inputs["shard"].digest
-    train_on_ranks(ctx, method, config, checkpoints, progress, train_codec, shards=shards)
-    history = fit(
+    report_ledger(ctx, "autoencoder", method.state.ledger)
+    history = train(
+        ctx,
+        autoencoder.build,
         method,
-        checkpoints=checkpoints,
-        progress=progress,
-        policy=config.guard,
-        clock=Clock(
-            codec_work(config, train.shape[-1]),
-            peak_flops(device, compute_dtype("auto", device)),
-            device,
-        ),
-        watchdog=Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt"),
+        inputs,
+        progress=report_progress(ctx, "autoencoder"),
+        stage="train-autoencoder",
         measure=_measured(ctx, method, held_out),
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
     model.requires_grad_(False).eval()
     if not config.decoder_only:  # else latents made before stay what they were
-        model.set_latent_stats(*measure_latents(model, train))
+        model.set_latent_stats(*measure_latents(model, images))
 
-    path = ctx.scratch / "autoencoder.safetensors"
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, path)
-    ctx.output.add_file("autoencoder.safetensors", path)
+    save_weights(ctx, "autoencoder.safetensors", model.state_dict())
     ctx.output.add_json("config.json", model.config())
     ctx.output.add_json(LEDGER, method.state.ledger)
-    ctx.output.add_table("history.parquet", history_table(history))
-    report_incidents(ctx, method.state)
-    report_measured(ctx, method.state)
-    _measure(ctx, method, train, held_out)
+    write_history(ctx, history)
+    write_incidents(ctx, method.state)
+    _measure(ctx, method, images, held_out)
 
 
-def _images(
-    ctx: StageContext, config: AutoencoderConfig, device: torch.device
-) -> tuple[Tensor | StreamedImages, Tensor]:
-    """What to train on, and the images of the test split."""
+def _held_out(ctx: StageContext, method: AutoencoderMethod, device: torch.device) -> Tensor:
+    """The images of the test split. Raises GateError where any split has none."""
     shards = ctx.inputs["shard"]
-    source = training_images(config, shards, ctx.scratch / "shards", World(device=device))
     others = {name: split_images(shards, name, device, MEASURED) for name in SPLITS_IN_ORDER[1:]}
-    sizes = {SPLITS_IN_ORDER[0]: len(source), **{name: len(part) for name, part in others.items()}}
+    parts = {SPLITS_IN_ORDER[0]: method.images, **others}
+    sizes = {name: len(part) for name, part in parts.items()}
     if not all(sizes.values()):  # the validation split is the next stages': say it now
         found = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise GateError(
             f"a split has no images ({found}): the sources have too few unrelated groups to hold "
             "any out; add images, or raise shard.test_fraction or shard.val_fraction"
         )
-    return source, others["test"]
+    return others["test"]
 
 
 def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) -> Measure | None:
     """Reconstructions on the way, where the recipe asks for them."""
     if not method.config.validate_every:
         return None
-    board, few = board_of(ctx, "autoencoder"), held_out[:_WATCHED]
+    board, few = tensorboard(ctx, "autoencoder"), held_out[:_WATCHED]
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
@@ -133,7 +119,9 @@ def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) ->
     return Measure(method.config.validate_every, measure)
 
 
-def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_out: Tensor) -> None:
+def _measure(
+    ctx: StageContext, method: AutoencoderMethod, images: Tensor, held_out: Tensor
+) -> None:
     """Held-out quality with a card for every number, latent health, and pictures."""
     scale, shift = method.model.scale, method.model.shift
     rebuilt = reconstruct(method.model, held_out)
@@ -141,7 +129,7 @@ def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_o
     real, fake = _channels_last(held_out), _channels_last(rebuilt)
     quality = {
         "psnr_held_out": float(decibels.mean()),
-        "psnr_train": float(psnr(reconstruct(method.model, train[:512]), train[:512]).mean()),
+        "psnr_train": float(psnr(reconstruct(method.model, images[:512]), images[:512]).mean()),
         "ssim_held_out": float(np.mean(ssim(real, fake))),
         "latent_scale": scale,
         "latent_shift": shift,
@@ -171,6 +159,13 @@ def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_o
     )
     ctx.output.add_bytes("reconstructions.png", sheet)
     ctx.report.image("autoencoder-reconstructions", sheet, "held-out images, worst PSNR first")
+    side = held_out.shape[-1]
+    speed = report_speed(
+        ctx,
+        "autoencoder",
+        method.state,
+        lambda machine: estimate_autoencoder(method.config, side, machine),
+    )
     ctx.report.markdown(
         "autoencoder-summary",
         f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM "
@@ -178,7 +173,7 @@ def _measure(ctx: StageContext, method: AutoencoderMethod, train: Tensor, held_o
         f"{quality['rfid_held_out']:.2f} "
         f"({NAMES[method.config.perceptual]}) on {len(held_out)} images; measured scale "
         f"{scale:.4f}, shift {shift:.4f}. "
-        f"{report_speed(ctx, 'autoencoder', method.state)}",
+        f"{speed}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,10 @@ import duckdb
 import pyarrow as pa
 
 from kontext.errors import CatalogError
+from schemas.risks import risks
+
+CHANGES_RESULTS = True
+DATA_FILES = ("../../schemas/views/acceptance.sql",)  # the others only show what is there
 
 _NAMES = (  # in order of dependence
     "acceptance",
@@ -24,10 +29,7 @@ _NAMES = (  # in order of dependence
     "lineage",
 )
 THRESHOLDS = (
-    "nsfw_max",
-    "nsfw_max_unmatchable",
-    "nudity_max",
-    "nudity_max_unmatchable",
+    *(f"{name}_max{kind}" for name in risks() for kind in ("", "_unmatchable")),
     "exposure_delta_max",
     "l1_min",
     "changed_frac_min",
@@ -113,4 +115,12 @@ def _parse(name: str, text: str) -> View:
     while lines and lines[0].startswith("-- "):
         head.append(lines.pop(0)[3:])
     assert head, f"view {name} has no comment"
-    return View(name, " ".join(head), "\n".join(lines))
+    return View(name, " ".join(head), _FOR_EACH.sub(_per_risk, "\n".join(lines)))
+
+
+_FOR_EACH = re.compile(r" *-- for each risk\n(.*?) *-- end\n", re.DOTALL)
+
+
+def _per_risk(block: re.Match[str]) -> str:
+    """The block once per risk, with the risk's name for {risk}."""
+    return "".join(block[1].replace("{risk}", name) for name in risks())

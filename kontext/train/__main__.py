@@ -2,9 +2,11 @@
 
 import sys
 
-from kontext.train.rank import main
+from kontext.parallel.rank import main
+
+CHANGES_RESULTS = False  # starts a rank
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m kontext.train JOB.json (see kontext/train/rank.py)")
+        sys.exit("usage: python -m kontext.train JOB.json (see kontext/parallel/rank.py)")
     main(sys.argv[1])

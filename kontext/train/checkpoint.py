@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kontext.errors import WeightsError
 from kontext.parallel.world import World
 from kontext.train.ledger import compare
-from kontext.train.state import TrainState, joined, parted, room_for, set_weights
+from kontext.train.state import TrainState, allocated, flattened, set_weights, unflattened
 
 if TYPE_CHECKING:
     from kontext.store.objects import ObjectStore
@@ -54,7 +54,7 @@ class Checkpoints:
         from kontext.parallel import checkpoint
 
         self.wait()
-        tensors, rest = parted(state)
+        tensors, rest = flattened(state)
         record = {
             "rest": rest,
             "step": state.step,
@@ -133,8 +133,8 @@ class Checkpoints:
         from kontext.parallel import checkpoint
 
         wanted = {k: (v["dtype"], tuple(v["size"])) for k, v in manifest["tensors"].items()}
-        room = room_for(state, wanted)
-        own, _ = parted(state)
+        room = allocated(state, wanted)
+        own, _ = flattened(state)
         for path, tensor in own.items():
             if path.startswith("optimizers/"):  # before the first step there is no such state
                 continue
@@ -144,7 +144,7 @@ class Checkpoints:
                     f"checkpoint in {self.url}: '{path}' is {found}, not {tuple(tensor.shape)}"
                 )
         checkpoint.read(room, self._store, manifest, self.world)
-        set_weights(state, joined(room, manifest["record"]["rest"]))
+        set_weights(state, unflattened(room, manifest["record"]["rest"]))
 
     def _newest(self) -> dict[str, Any] | None:
         """The newest manifest, the same on all ranks; None where there is none."""

@@ -18,6 +18,8 @@ import torch
 
 from kontext.parallel.flops import utilisation
 
+CHANGES_RESULTS = False  # measures time and memory
+
 COLUMNS = ("seconds", "tokens_per_second", "utilisation", "data_wait", "memory_mib")
 _waited: ContextVar[float | None] = ContextVar("waited", default=None)
 
@@ -46,7 +48,7 @@ class Clock:
     Args:
         work: the work of a step, by its number; None where nobody counted it.
         peak: operations per second that all ranks' devices can do; None where it is not known.
-        device: whose memory is told.
+        device: whose memory is reported.
     """
 
     def __init__(
@@ -92,12 +94,12 @@ def memory_mib(device: torch.device) -> float:
     return most / 2**20 if sys.platform == "darwin" else most / 2**10  # bytes there, KiB here
 
 
-def told(values: Mapping[str, float | None]) -> str:
+def format_numbers(values: Mapping[str, float | None]) -> str:
     """Numbers of a step in one line: `loss 0.3120, tokens_per_second 6190, utilisation unknown`."""
-    return ", ".join(f"{name} {_told(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {_format(value)}" for name, value in values.items())
 
 
-def _told(value: float | None) -> str:
+def _format(value: float | None) -> str:
     if value is None:
         return "unknown"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.0f}"

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kontext.data.pair_tensors import Batch, PairTensors, gather, sampling_weights
 from kontext.errors import RecipeError
-from kontext.models.batch import Batch, PairTensors, gather, sampling_weights
 from kontext.models.sequence import pack
 from kontext.parallel.world import World
-from kontext.train.flow import add_noise
+from kontext.train.clock import Work
 from kontext.train.loop import generator
 from kontext.train.timesteps import sample_t
-from schemas.train_config import FinetuneConfig
+from kontext.train.velocity import add_noise
+from schemas.sections.training import FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ class EditDraws:
             noisy = add_noise(pack(batch.target), eps[own].to(t.device), t[own])
             made.append(NoisedEdits(batch, noisy, t[own], uniform[own], len(rows) / size))
         return made
+
+    def work(self) -> Work:
+        """Tokens of a step: of its edits, once; operations stay uncounted."""
+        return Work(self._size * self._data.edit_tokens.count)
 
     def _generator(self, index: int, purpose: str) -> torch.Generator:
         return generator(self._seed, self._first + index, purpose)

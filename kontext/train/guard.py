@@ -18,7 +18,7 @@ from typing import Any
 from kontext.errors import GateError
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.state import TrainState, copied, set_weights, weights_of
-from schemas.train_config import GuardConfig
+from schemas.sections.training import GuardConfig
 
 _log = logging.getLogger(__name__)
 _FEWEST = 5  # steps without which a median says nothing
@@ -61,8 +61,8 @@ class Guard:
         action = self.policy.on_nan if kind == "nan" else self.policy.on_spike
         if action == "keep":
             return True
-        told = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
-        line = f"step {self.state.step}: {what} ({told})"
+        values = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
+        line = f"step {self.state.step}: {what} ({values})"
         if action == "stop":
             raise GateError(f"{line}; the last checkpoint is kept, see `guard` in the recipe")
         if len(self.state.incidents) >= self.policy.most:

@@ -15,10 +15,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kontext.errors import NumericsError
-from kontext.models.heads import EPS
-from kontext.models.transformer import FluxTransformer
-from kontext.parallel.attention import active_kernel
-from kontext.train.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
 
 Ledger = dict[str, str]
 
@@ -27,35 +23,13 @@ ARITHMETIC = ("device", "dtype: codec products", "dtype: products", "kernel: att
 ABSENT = "absent"
 
 
-def transformer_ledger(
-    model: FluxTransformer, target_tokens: int, products: torch.dtype, device: torch.device
-) -> Ledger:
-    """The lines of a transformer that trains on, or draws, targets of `target_tokens` tokens.
-
-    Args:
-        products: what its matrix products are computed in.
-    """
-    lengths = sorted({target_tokens, BASE_TOKENS, MAX_TOKENS})
-    shift = model.shape.timestep_shift
-    return {
-        **{f"shift: mu at {n} target tokens": f"{shift_mu(n, shift):.6f}" for n in lengths},
-        "eps: transformer norms": f"{EPS:g}",
-        "guidance: mode": "embedded" if model.shape.guidance_embed else "classifier-free",
-        "context: mode": "cached" if model.shape.cached_context else "joint",
-        "dtype: weights": _names(p.dtype for p in model.parameters()),
-        "dtype: products": _name(products),
-        "kernel: attention": active_kernel(device),
-        "device": device.type,
-    }
-
-
 def codec_ledger(model: nn.Module, products: torch.dtype, device: torch.device) -> Ledger:
     """The lines of an autoencoder."""
     eps = {m.eps for m in model.modules() if isinstance(m, nn.GroupNorm)}
     return {
         "eps: codec norms": ", ".join(f"{value:g}" for value in sorted(eps)),
-        "dtype: codec weights": _names(p.dtype for p in model.parameters()),
-        "dtype: codec products": _name(products),
+        "dtype: codec weights": dtype_names(p.dtype for p in model.parameters()),
+        "dtype: codec products": dtype_name(products),
         "device": device.type,
     }
 
@@ -104,9 +78,11 @@ def compare_shared(
     )
 
 
-def _names(dtypes: Iterable[torch.dtype]) -> str:
-    return ", ".join(sorted({_name(dtype) for dtype in dtypes}))
+def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
+    """Each dtype once, sorted by name."""
+    return ", ".join(sorted({dtype_name(dtype) for dtype in dtypes}))
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Without `torch.`."""
     return str(dtype).removeprefix("torch.")

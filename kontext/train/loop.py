@@ -16,14 +16,13 @@ from typing import Protocol
 
 import torch
 
+from kontext.parallel.rank import StepProgress, Stopped
+from kontext.parallel.watchdog import Watchdog
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock
 from kontext.train.guard import Guard
 from kontext.train.state import TrainState
-from kontext.train.watchdog import Watchdog
-from schemas.train_config import GuardConfig
-
-__all__ = ["Measure", "Method", "Progress", "Stopped", "TrainState", "fit", "generator"]
+from schemas.sections.training import GuardConfig
 
 _log = logging.getLogger(__name__)
 _PURPOSES = ("batch", "noise", "time", "dropout", "posterior", "renoise", "negatives")
@@ -37,14 +36,6 @@ class Method(Protocol):
 
     def step(self, index: int) -> Mapping[str, float]:
         """Do update number `index` and return its losses and metrics."""
-
-
-class Stopped(Exception):
-    """The run was asked to end before its last step; it is saved."""
-
-
-# (steps done, steps in all, numbers): a step's losses and cost, or what was measured after it
-Progress = Callable[[int, int, Mapping[str, float | None]], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ def fit(
     method: Method,
     *,
     checkpoints: Checkpoints | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     policy: GuardConfig | None = None,
     clock: Clock | None = None,
     watchdog: Watchdog | None = None,

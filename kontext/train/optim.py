@@ -20,7 +20,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from kontext.errors import RecipeError
 from kontext.parallel.muon import sharded_step
 from kontext.parallel.world import is_sharded
-from schemas.train_config import ParameterGroup
+from schemas.sections.training import ParameterGroup
 
 _HIDDEN = ("double_blocks.", "single_blocks.")
 BETAS = (0.9, 0.95)

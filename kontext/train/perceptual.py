@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kontext.errors import RecipeError, WeightsError
 from kontext.models.features import FeatureNet, load_features, perceptual_distance
 from kontext.models.precision import autocast
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 # Simonyan & Zisserman 2015 (arXiv 1409.1556), configuration D; a map is taken at each stage's end
 _VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

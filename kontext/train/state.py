@@ -76,7 +76,7 @@ def copied(value: Any) -> Any:
     return value
 
 
-def parted(state: TrainState) -> tuple[dict[str, Tensor], Any]:
+def flattened(state: TrainState) -> tuple[dict[str, Tensor], Any]:
     """(tensors by path, the rest): `weights_of` with None in the place of every tensor."""
     tensors: dict[str, Tensor] = {}
 
@@ -94,19 +94,19 @@ def parted(state: TrainState) -> tuple[dict[str, Tensor], Any]:
     return tensors, rest
 
 
-def joined(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any:
-    """What `parted` took apart."""
+def unflattened(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any:
+    """What `flattened` took apart."""
     if path in tensors:
         return tensors[path]
     prefix = f"{path}/" if path else ""
     if isinstance(rest, dict):
-        return {key: joined(tensors, inner, f"{prefix}{key}") for key, inner in rest.items()}
+        return {key: unflattened(tensors, inner, f"{prefix}{key}") for key, inner in rest.items()}
     if isinstance(rest, list | tuple):
-        return type(rest)(joined(tensors, v, f"{prefix}{i}") for i, v in enumerate(rest))
+        return type(rest)(unflattened(tensors, v, f"{prefix}{i}") for i, v in enumerate(rest))
     return rest
 
 
-def room_for(
+def allocated(
     state: TrainState, wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> dict[str, Tensor]:
     """Tensors to read a checkpoint into, laid out over the ranks as this state is.
@@ -114,7 +114,7 @@ def room_for(
     The state's own tensors where it has them. Optimiser state that is not there yet has the rows
     of its parameter, which is how optimisers make it.
     """
-    own, _ = parted(state)
+    own, _ = flattened(state)
     parameters = {
         f"optimizers/{name}/state/{i}": parameter
         for name, optimizer in state.optimizers.items()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kontext.models.batch import PairTensors, sampled
+from kontext.data.pair_tensors import PairTensors, sampled
 from kontext.models.transformer import FluxTransformer
 
 _FLOOR = 0.05  # of the mean variance: directions below it are noise and are not blown up

@@ -12,16 +12,17 @@ facts AS (
         p.dataset, p.pair_id, p.relation_class, p.relation_class <> 't2i' AS edits,
         l.limits IS NOT NULL AS has_policy, s.pair_id IS NOT NULL AS scored,
         c.status, s.text_reason, s.ncii_reason,
-        s.nsfw_max, s.nudity_max, s.exposure_delta, s.clip_t, s.clip_dir,
+        -- for each risk
+        s.{risk}_max,
+        -- end
+        s.exposure_delta, s.clip_t, s.clip_dir,
         s.ssim, s.l1, s.changed_frac, s.pdq_distance,
+        -- for each risk
         least(  -- ignores NULL
-            coalesce(l.limits['nsfw_max@' || p.relation_class], l.limits['nsfw_max']),
-            CASE WHEN s.unmatchable THEN l.limits['nsfw_max_unmatchable'] END
-        ) AS nsfw_limit,
-        least(
-            coalesce(l.limits['nudity_max@' || p.relation_class], l.limits['nudity_max']),
-            CASE WHEN s.unmatchable THEN l.limits['nudity_max_unmatchable'] END
-        ) AS nudity_limit,
+            coalesce(l.limits['{risk}_max@' || p.relation_class], l.limits['{risk}_max']),
+            CASE WHEN s.unmatchable THEN l.limits['{risk}_max_unmatchable'] END
+        ) AS {risk}_limit,
+        -- end
         coalesce(l.limits['exposure_delta_max@' || p.relation_class], l.limits['exposure_delta_max'])
             AS exposure_delta_limit,
         coalesce(l.limits['clip_t_min@' || p.relation_class], l.limits['clip_t_min'])
@@ -50,10 +51,11 @@ judged AS (
             CASE WHEN text_reason <> '' THEN 'text:' || text_reason END,
             CASE WHEN ncii_reason <> '' THEN 'ncii:' || ncii_reason END,
             -- NaN compares as the largest number, so every rule asks for it by name
-            CASE WHEN nsfw_max > nsfw_limit OR (scored AND nsfw_max IS NULL) OR isnan(nsfw_max)
-                 THEN 'nsfw_max' END,
-            CASE WHEN nudity_max > nudity_limit OR (scored AND nudity_max IS NULL)
-                   OR isnan(nudity_max) THEN 'nudity_max' END,
+            -- for each risk
+            CASE WHEN {risk}_max > {risk}_limit OR isnan({risk}_max)
+                   OR (scored AND {risk}_max IS NULL AND {risk}_limit IS NOT NULL)
+                 THEN '{risk}_max' END,
+            -- end
             CASE WHEN exposure_delta > exposure_delta_limit OR (scored AND exposure_delta IS NULL)
                    OR isnan(exposure_delta) THEN 'exposure_delta_max' END,
             CASE WHEN clip_t < clip_t_limit OR isnan(clip_t) THEN 'clip_t_min' END,

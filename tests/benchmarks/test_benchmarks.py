@@ -20,7 +20,7 @@ from benchmarks import (
 )
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.flops import Tokens, saving
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=8,

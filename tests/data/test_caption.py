@@ -16,17 +16,17 @@ from kontext.data.caption import (
     MAX_WORDS,
     Caption,
     CaptionRequest,
-    ChatCaptioner,
     ImageFacts,
-    TemplateCaptioner,
+    captioner_for,
 )
 from kontext.data.caption import words as words_module
-from kontext.data.caption.pairs import captioner_for
+from kontext.data.caption.chat import ChatCaptioner
 from kontext.data.caption.relations import ALIASES, WORDINGS, generic
+from kontext.data.caption.templates import TemplateCaptioner
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
 from kontext.errors import KontextError, RecipeError
-from schemas.data_config import CaptionConfig
+from schemas.sections.data import CaptionConfig
 
 SAMPLES = {
     "skin_tone": ("light", "medium-dark"),

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from kontext.data.sources import plan
-from kontext.data.sources.folder import parse_stem
+from kontext.data.sources.folder import FolderSource, parse_stem
 from kontext.errors import SourceError
-from schemas.data_config import FolderSource
 
 
 def put(root: Path, *names: str) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kontext.data.images import ImageBank, contact_sheet
 from kontext.data.pixels import encode_png, pixel_id
-from schemas.recipes import demo
+from schemas.recipes import load_recipe
 from schemas.tables import PIXELS
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table
@@ -25,7 +25,7 @@ def bank(tmp_path: Path) -> ImageBank:
             ]
             out.add_table(f"pixels/{chunk:03d}.parquet", rows_table(PIXELS, rows))  # type: ignore[attr-defined]
 
-    return ImageBank(Harness(tmp_path, demo()).make("ingest", fill))
+    return ImageBank(Harness(tmp_path, load_recipe("demo")).make("ingest", fill))
 
 
 def test_bank_reads_every_chunk(bank: ImageBank) -> None:

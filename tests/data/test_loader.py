@@ -12,7 +12,7 @@ from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError
 from kontext.stage import ArtifactReader
 from kontext.store.artifacts import ArtifactWriter
-from schemas.recipes import demo
+from schemas.recipes import load_recipe
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness
 
@@ -54,7 +54,7 @@ def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> 
         for path in written.paths:
             out.add_file(path.name, path)
 
-    return Harness(folder, demo()).make("shard", fill)
+    return Harness(folder, load_recipe("demo")).make("shard", fill)
 
 
 def test_a_split_holds_each_image_once(tmp_path: Path) -> None:

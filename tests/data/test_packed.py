@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from kontext.data.packed import Pack, Pairs, Texts, read_pack, write_pack
+from kontext.data.pair_tensors import NO_CONTEXT, gather
 from kontext.errors import WeightsError
-from kontext.models.batch import NO_CONTEXT, gather
 from tests.data.pictures import scene
 
 

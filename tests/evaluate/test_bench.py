@@ -6,7 +6,7 @@ import pytest
 from kontext.errors import ArtifactError
 from kontext.evaluate.bench import Candidate, Item, build
 from kontext.evaluate.references import other_targets
-from schemas.train_config import EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
 
 
 def candidates(

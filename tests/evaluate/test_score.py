@@ -11,7 +11,7 @@ from kontext.evaluate.pixels import change_mask
 from kontext.evaluate.references import EDITORS, other_targets, run_editors
 from kontext.evaluate.score import Goal, score, scores_json, unfit_metrics
 from kontext.evaluate.stats import Interval, wilson
-from schemas.train_config import EvaluateConfig
+from schemas.sections.evaluation import EvaluateConfig
 
 CONFIG = EvaluateConfig(items_per_category=4, bootstrap=30)
 

@@ -5,9 +5,9 @@ from kontext.stage import Stage
 from schemas.manifest import Manifest
 
 STAGES = {
-    "a": Stage("a", "", (), "", ()),
-    "b": Stage("b", "", ("a",), "", ()),
-    "c": Stage("c", "", ("a", "b"), "", ()),
+    "a": Stage(name="a", section=""),
+    "b": Stage(name="b", section="", inputs=("a",)),
+    "c": Stage(name="c", section="", inputs=("a", "b")),
 }
 
 

@@ -138,7 +138,8 @@ def tail(done: subprocess.CompletedProcess[str]) -> str:
 def engine_of(home: Path, store: str = "") -> Engine:
     """The engine of the tiny recipe over a home."""
     recipe = load_recipe("ci", RECIPE)
-    return Engine(recipe, store or f"file://{home}/store", str(home / "catalog.sqlite"), home)
+    url = store or f"file://{home}/store"
+    return Engine(recipe, url, str(home / "catalog.sqlite"), home, stages=STAGES)
 
 
 def outputs(home: Path, until: str, store: str = "") -> dict[str, dict[str, str]]:

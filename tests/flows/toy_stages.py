@@ -14,12 +14,15 @@ from PIL import Image
 from kontext.errors import KontextError
 from kontext.stage import Stage, StageContext
 
-_CODE = ("tests.flows.toy_stages",)
-
 
 def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:
     return Stage(
-        name, name, inputs, "tests.flows.toy_stages", _CODE, pool=pool, summary=f"toy {name}"
+        name=name,
+        section=name,
+        inputs=inputs,
+        module="tests.flows.toy_stages",
+        pool=pool,
+        summary=f"toy {name}",
     )
 
 

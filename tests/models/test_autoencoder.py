@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kontext.models.autoencoder import AttnBlock, Autoencoder, sample_posterior
 from kontext.models.convert import autoencoder_config, rules_for, to_diffusers
 from kontext.parallel.attention import attention
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 SMALL = AutoencoderShape(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 

@@ -4,7 +4,7 @@ import pytest
 
 from kontext.errors import WeightsError
 from kontext.models.convert import transformer_config
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 
 def test_a_cached_context_model_is_not_passed_off_as_flux() -> None:

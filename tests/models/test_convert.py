@@ -22,7 +22,7 @@ from kontext.models.convert import (
 )
 from kontext.models.transformer import FluxTransformer
 from kontext.train.timesteps import FLUX_MU, Shift, schedule
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -15,7 +15,7 @@ from kontext.models.layout import Lengths, Packing, Sample, pack_samples
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 Grid = tuple[int, int]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.tiling import Norm, Tiling, _spans
-from schemas.train_config import AutoencoderShape
+from schemas.sections.models import AutoencoderShape
 
 SHAPE = AutoencoderShape(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 

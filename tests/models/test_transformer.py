@@ -15,7 +15,7 @@ from kontext.models.convert import rules_for, to_diffusers, transformer_config
 from kontext.models.heads import Rotary, split_heads, split_heads_reference
 from kontext.models.sequence import rope, sequence_ids, text_ids
 from kontext.models.transformer import FluxTransformer, timestep_embedding
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 
 def small_shape(**changes: Any) -> TransformerShape:

@@ -27,7 +27,7 @@ from kontext.models.weights import (
     write_sharded,
     write_weights,
 )
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,
@@ -201,7 +201,7 @@ import torch
 from kontext.models.convert import rules_for
 from kontext.models.transformer import FluxTransformer
 from kontext.models.weights import load_weights, open_weights, our_entries, write_weights
-from schemas.train_config import (TransformerShape)
+from schemas.sections.models import TransformerShape
 
 def status(key):
     lines = open("/proc/self/status").read().splitlines()

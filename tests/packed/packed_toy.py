@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from kontext.data.packed import Pack, Pairs, Texts
-from kontext.models.batch import NO_CONTEXT
+from kontext.data.pair_tensors import NO_CONTEXT
 from kontext.models.features import FeatureNet
 from schemas.recipes import Recipe, load_recipe
+from schemas.sections.training import PictureConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import PictureConfig
 from tests.data.pictures import scene
 from tests.train.toy import SHAPE
 

@@ -87,7 +87,7 @@ import sys, time
 from pathlib import Path
 from kontext.data.packed import read_pack
 from kontext.packed.run import PackedRun
-from kontext.train.loop import Stopped
+from kontext.parallel.rank import Stopped
 stops = 0
 while True:
     try:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from kontext.data.pair_tensors import PairTensors
 from kontext.errors import RecipeError
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.features import load_features
 from kontext.models.precision import full_precision
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World, is_sharded, whole
-from kontext.train.autoencoder import AutoencoderMethod
-from kontext.train.distill import DistillMethod
-from kontext.train.flow import FlowMethod, validation
-from kontext.train.guidance import GuidanceMethod
 from kontext.train.loop import Measure, Method, fit
-from kontext.train.pictures import PictureMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig, ParallelConfig
+from kontext.train.methods.autoencoder import AutoencoderMethod
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.methods.guidance import GuidanceMethod
+from kontext.train.methods.ladd import LaddMethod
+from kontext.train.methods.pictures import PictureMethod
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, ParallelConfig
 from tests.train.broken_ladd import CONFIG, teacher
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
@@ -37,14 +40,14 @@ def codec(world: World, **changes: Any) -> AutoencoderMethod:
     return AutoencoderMethod(config, images, load_features(), world=world)
 
 
-def ladd(world: World, **changes: Any) -> DistillMethod:
+def ladd(world: World, **changes: Any) -> LaddMethod:
     """A teacher, its student and heads; real edits are noise, which is as good for sums."""
     values = {**CONFIG, "steps": 5, "batch": 7, "heads_floor": 0.9, "parallel": FP32, **changes}
     data = toy_pairs()
     edits = data.edits()
     real = torch.randn(len(edits), 4, 4, 4, generator=torch.Generator().manual_seed(4))
     config = DistillConfig.model_validate(values)
-    return DistillMethod(config, data, edits, real, teacher(), world)
+    return LaddMethod(config, data, edits, real, teacher(), world)
 
 
 def guided(world: World, **changes: Any) -> GuidanceMethod:
@@ -97,11 +100,15 @@ def measured(world: World) -> list[dict[str, float]]:
     for every in (0, 2):
         config = toy_config(optimizer="adamw", parallel=FP32, validate_pairs=2)
         method = FlowMethod(config, toy_pairs(), toy_model(), world)
-        held_out = toy_pairs(seed=5)
-        histories.append(fit(method, measure=Measure(every, validation(method, held_out))))
+        of = partial(_validated, method, toy_pairs(seed=5))
+        histories.append(fit(method, measure=Measure(every, of)))
         rows = method.state.measured
     assert histories[0] == histories[1]
     return rows
+
+
+def _validated(method: FlowMethod, held_out: PairTensors, _: int) -> dict[str, float]:
+    return method.validated(held_out)
 
 
 def everything(world: World) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from kontext.errors import RecipeError, WeightsError
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.shard import load_weights, shard
 from kontext.parallel.world import World, join, whole
-from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim import MatrixMuon
-from schemas.train_config import ParallelConfig
+from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 STEPS = 20

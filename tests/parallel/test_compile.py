@@ -9,7 +9,7 @@ from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.compile import LengthError, closed_lengths, compile_blocks
 from kontext.sample.sizes import KONTEXT_SIZES, token_grid
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=8,

@@ -19,7 +19,8 @@ from kontext.parallel.flops import (
     step_flops,
     utilisation,
 )
-from schemas.train_config import FinetuneConfig, TransformerShape
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 
 FLUX = TransformerShape()
 SQUARE = Tokens(text=512, target=4096, context=4096)

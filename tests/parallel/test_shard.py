@@ -10,8 +10,8 @@ from kontext.errors import RecipeError
 from kontext.parallel.attention import KernelError, active_kernel, use_kernel
 from kontext.parallel.recompute import _to_host, offload_blocks
 from kontext.parallel.world import World
-from kontext.train.flow import FlowMethod
-from schemas.train_config import ParallelConfig
+from kontext.train.methods.flow import FlowMethod
+from schemas.sections.training import ParallelConfig
 from tests.parallel.rank_work import STEPS, Wire, everything, replicated, train
 from tests.parallel.ranks import run_ranks
 from tests.train.toy import toy_config, toy_model, toy_pairs

@@ -14,7 +14,7 @@ from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import PdqIndex, distances, pdq_dihedral
-from schemas.data_config import IngestConfig
+from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)
 HEADER = "# provider: test-ngo\n# version: 7\n# date: 2026-02-20\n"

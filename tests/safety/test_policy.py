@@ -11,7 +11,7 @@ from kontext.safety.policy import (
     policy_json,
 )
 from kontext.store.views import THRESHOLDS
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 
 
 @pytest.mark.parametrize("name", ["default", "no-nudenet"])
@@ -41,6 +41,9 @@ def test_a_policy_of_ones_own(tmp_path):
         ({"thresholds": {"nudity_max": 0.1}}, "nsfw_max are required"),
         ({"extra": 1}, "extra"),
         ({"ncii": {"person_min": 3}}, "ncii"),
+        ({"risks": {"nsfw": {"nsfw": 1}, "gore": {"x": 1}}}, "no classifier finds 'gore'"),
+        ({"classifiers": ["open-nsfw"]}, "nudity needs the classifier nudenet"),
+        ({"thresholds": {"nsfw_max": 0.1}}, "and a limit nudity_max"),
     ):
         path.write_text(json.dumps({**data, **change}))
         with pytest.raises(RecipeError, match=message):
@@ -51,21 +54,38 @@ def test_a_policy_of_ones_own(tmp_path):
         load_policy(str(tmp_path / "none.json"))
 
 
+def test_a_policy_file_from_before_risks_had_names_is_read_as_it_was(tmp_path):
+    for name in ("default", "no-nudenet"):
+        known = load_policy(name)
+        data = policy_json(known)
+        weights = data.pop("risks").get("nudity", {})
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({**data, "nudity_weights": weights}))
+        assert load_policy(str(path)) == known
+
+
 def scores_of(policy, **given):
-    labels = {"nsfw", *policy.nudity_weights, *policy.exposure_weights, *policy.person_labels}
+    labels = {
+        "nsfw",
+        *policy.risks.get("nudity", {}),
+        *policy.exposure_weights,
+        *policy.person_labels,
+    }
     return {name: np.array([given.get(name, 0.0)], np.float32) for name in labels}
 
 
 def test_risk_combines_labels_and_keeps_nan():
     policy = load_policy("default")
     risk = policy.risk(scores_of(policy, FEMALE_BREAST_EXPOSED=0.5, BUTTOCKS_EXPOSED=0.6))
-    assert risk.nudity[0] == pytest.approx(0.5) and risk.person[0] == 0
-    assert policy.risk(scores_of(policy, BUTTOCKS_EXPOSED=0.5)).nudity[0] == pytest.approx(0.4)
-    assert np.isnan(policy.risk(scores_of(policy, ANUS_EXPOSED=np.nan)).nudity[0])
+    assert risk.scores["nudity"][0] == pytest.approx(0.5) and risk.person[0] == 0
+    assert policy.risk(scores_of(policy, BUTTOCKS_EXPOSED=0.5)).scores["nudity"][
+        0
+    ] == pytest.approx(0.4)
+    assert np.isnan(policy.risk(scores_of(policy, ANUS_EXPOSED=np.nan)).scores["nudity"][0])
     assert policy.risk(scores_of(policy, FACE_MALE=0.8)).person[0] == pytest.approx(0.8)
     without = load_policy("no-nudenet")
     risk = without.risk({"nsfw": np.array([0.3], np.float32)})
-    assert (risk.nudity[0], risk.person[0]) == (0, 1)  # unknown: assume a person
+    assert (risk.scores["nudity"][0], risk.person[0]) == (0, 1)  # unknown: assume a person
     assert risk.exposure[0] == pytest.approx(0.3)
 
 

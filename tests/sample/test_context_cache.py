@@ -10,7 +10,7 @@ from kontext.models.layout import ContextCache
 from kontext.models.sequence import pack, sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -18,7 +18,7 @@ from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
 from kontext.sample.editor import Editor
 from kontext.sample.folder import ModelSettings, load_model_folder, save_model_folder
 from kontext.sample.request import Edit
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 FLOW = TransformerShape(

@@ -11,7 +11,7 @@ from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.train.timesteps import FLUX_MU, schedule, shift_mu
-from schemas.train_config import TransformerShape
+from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -27,7 +27,7 @@ from kontext.models.transformer import FluxTransformer
 from kontext.sample.editor import Editor
 from kontext.sample.euler import noise
 from kontext.sample.folder import LoadedModel, ModelSettings
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 FLOW = TransformerShape(

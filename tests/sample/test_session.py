@@ -19,7 +19,7 @@ from kontext.sample.euler import Keep, Prompt, noise, sample
 from kontext.sample.folder import LoadedModel, ModelSettings
 from kontext.sample.request import Edit
 from kontext.sample.session import Session
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 FLOW = TransformerShape(

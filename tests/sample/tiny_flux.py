@@ -11,7 +11,7 @@ from torch import nn
 
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.transformer import FluxTransformer
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

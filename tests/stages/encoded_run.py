@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kontext.data.banks import Entries, open_bank, write_bank
 from kontext.data.latents import ENCODED_PAIRS
+from kontext.data.pair_tensors import NO_CONTEXT
 from kontext.models.autoencoder import Autoencoder
-from kontext.models.batch import NO_CONTEXT
 from kontext.store.artifacts import Artifact, ArtifactWriter
 from schemas.recipes import Recipe, load_recipe
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig, FinetuneConfig
 from schemas.tables import CATEGORIES
-from schemas.train_config import DistillConfig, FinetuneConfig, TransformerShape
 from tests.stages.stage_harness import Harness
 
 SHAPE = TransformerShape(

@@ -20,8 +20,9 @@ from kontext.models.features import load_features
 from kontext.models.text import load_text_encoder
 from kontext.models.transformer import FluxTransformer
 from kontext.store.artifacts import ArtifactWriter
-from schemas.data_config import IngestConfig
 from schemas.recipes import Recipe, load_recipe
+from schemas.sections.data import IngestConfig
+from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.tables import (
     CAPTIONS,
     CATEGORIES,
@@ -33,7 +34,6 @@ from schemas.tables import (
     REJECTS,
     SPLITS,
 )
-from schemas.train_config import EvaluateConfig, PublishConfig
 from tests.stages.stage_harness import Harness, rows_table
 
 SPLIT_NAMES = ("train", "val", "test")

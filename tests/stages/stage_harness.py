@@ -72,7 +72,6 @@ class Harness:
         module = importlib.import_module(STAGES[stage].module)
         module.run(
             StageContext(
-                recipe=self.recipe,
                 config=getattr(self.recipe, STAGES[stage].section),
                 digest=digest,
                 inputs=self.inputs,
@@ -92,7 +91,7 @@ class Harness:
             stage=stage,
             digest=writer.digest,
             code_digest="",
-            config={},
+            config=getattr(self.recipe, STAGES[stage].section).model_dump(mode="json"),
             inputs={},
             files=list(writer.files.values()),
             metrics=writer.metrics,

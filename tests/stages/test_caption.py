@@ -11,8 +11,8 @@ import pytest
 from kontext.data.pixels import encode_png
 from kontext.errors import KontextError
 from kontext.store.artifacts import ArtifactWriter
-from schemas.data_config import CaptionConfig
 from schemas.recipes import Recipe
+from schemas.sections.data import CaptionConfig
 from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table

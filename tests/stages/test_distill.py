@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from kontext.data.latents import load_pairs
 from kontext.errors import NumericsError, WiringError
 from kontext.models.transformer import FluxTransformer
+from kontext.sample import teacher_edits
 from kontext.sample.edits import EditSampler
-from kontext.stages import teacher_edits
 from kontext.store.artifacts import Artifact
-from kontext.train.distill import DistillMethod
-from kontext.train.gates import settings_digest
+from kontext.train.ladd.gates import settings_digest
+from kontext.train.methods.ladd import LaddMethod
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import LADD, broken_at, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
@@ -74,7 +74,7 @@ def test_a_killed_run_keeps_its_edits_and_ends_as_an_unbroken_one(
     tmp_path: Path, made: tuple[Harness, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = taught(tmp_path)
-    broken_at(monkeypatch, DistillMethod, 3, harness, "distill")
+    broken_at(monkeypatch, LaddMethod, 3, harness, "distill")
 
     monkeypatch.setattr(EditSampler, "edits", never)
     resumed = harness.run("distill")
@@ -175,7 +175,7 @@ def test_a_fault_stops_the_stage_before_training_and_is_shown(
 ) -> None:
     harness = taught(tmp_path, **changes)
     if name:
-        monkeypatch.setattr(DistillMethod, name, getattr(VelocityAsEstimate, name))
+        monkeypatch.setattr(LaddMethod, name, getattr(VelocityAsEstimate, name))
     with pytest.raises(WiringError) as raised:
         harness.run("distill")
     assert raised.value.gate == gate
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_settings_than_passed_the_gates_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = taught(tmp_path)
-    broken_at(monkeypatch, DistillMethod, 3, harness, "distill")
+    broken_at(monkeypatch, LaddMethod, 3, harness, "distill")
     drifted = harness.recipe.distill.model_copy(update={"lr_student": 2e-3})
     harness.recipe = harness.recipe.model_copy(update={"distill": drifted})
     with pytest.raises(NumericsError, match="gates: passed with settings"):

@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from kontext.data.banks import open_bank
-from kontext.evaluate.models import load_autoencoder
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
 from kontext.models.text import load_text_encoder
 from kontext.stages import encode as stage
 from kontext.store.artifacts import Artifact, ArtifactWriter
-from schemas.train_config import EncodeConfig, LaunchConfig
+from schemas.sections.training import EncodeConfig, LaunchConfig
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness
 

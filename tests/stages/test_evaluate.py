@@ -10,8 +10,8 @@ import pytest
 
 from kontext.errors import ArtifactError
 from kontext.store.artifacts import Artifact
+from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
-from schemas.train_config import EvaluateConfig
 from tests.stages.finished_run import CANARY_HASH, finished_run
 from tests.stages.stage_harness import Harness
 

@@ -8,14 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.latents import load_pairs
-from kontext.evaluate.models import load_transformer
-from kontext.plan import Machine
-from kontext.stages.numerics import LEDGER
-from kontext.stages.training import report_speed
+from kontext.models.transformer import load_transformer
+from kontext.parallel.flops import Tokens
 from kontext.store.artifacts import Artifact
+from kontext.train.capacity import Estimate, Machine, estimate_flow
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS
-from kontext.train.flow import FlowMethod
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.numerics import LEDGER
+from kontext.train.reporting import report_speed
 from kontext.train.state import TrainState
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
@@ -108,17 +109,22 @@ def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Ar
     harness = made[0]
     ctx = Context(harness)
     state = TrainState({}, {}, clock=[{"step": 0, **dict.fromkeys(COLUMNS, 2.0)}])
-    said = report_speed(ctx, "finetune", state, Machine(1, 80.0))  # type: ignore[arg-type]
+    section, tokens = harness.recipe.finetune, Tokens(20, 16, 16)
+
+    def predicted(machine: Machine) -> Estimate:
+        return estimate_flow(section, tokens, machine)
+
+    said = report_speed(ctx, "finetune", state, predicted, Machine(1, 80.0))  # type: ignore[arg-type]
     assert re.search(r"Predicted: [\d.e-]+ s, [\d,]+ MiB\.$", said)
     (row,) = harness.report.tables["finetune-plan"]
     assert row["measured_step_seconds"] == 2.0 and row["predicted_memory_gib"] > 0
-    assert "Predicted" not in report_speed(ctx, "finetune", state)  # type: ignore[arg-type]
+    assert "Predicted" not in report_speed(ctx, "finetune", state, predicted)  # type: ignore[arg-type]
 
 
 class Context:
     """What `report_speed` needs of a stage's context."""
 
     def __init__(self, harness: Harness) -> None:
-        self.recipe, self.config = harness.recipe, harness.recipe.finetune
+        self.config = harness.recipe.finetune
         self.report, self.output = harness.report, self
         self.metric = lambda name, value: None

@@ -15,12 +15,13 @@ from kontext.data import ingest as library
 from kontext.data.decode import decode_image
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.sources.folder import FolderSource
 from kontext.errors import GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.store.artifacts import Artifact
-from schemas.data_config import FolderSource, IngestConfig
 from schemas.recipes import Recipe
+from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
 from tests.data.pictures import scene, scene_png
 from tests.stages.stage_harness import Harness

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.train.pictures import PictureMethod
+from kontext.train.methods.pictures import PictureMethod
 from tests.stages.encoded_run import broken_at, encoded_run
 from tests.stages.stage_harness import Harness
 

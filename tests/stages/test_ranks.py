@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.stages import teacher_edits
-from schemas.train_config import FinetuneConfig, LaunchConfig, ParallelConfig
+from kontext.sample import teacher_edits
+from schemas.sections.training import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import edits_of, encoded_run
 from tests.stages.stage_harness import Harness

@@ -14,8 +14,8 @@ from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stage import ArtifactOutput
 from kontext.store.artifacts import Artifact
-from schemas.data_config import ScreenConfig
 from schemas.recipes import Recipe
+from schemas.sections.data import ScreenConfig
 from schemas.tables import (
     CAPTIONS,
     DECISIONS,
@@ -206,7 +206,7 @@ def test_a_failing_classifier_drops_its_pairs(
     key = run_key(tmp_path / "home")
     assert outcomes[subject_hmac(IDS[1], key)] == "error"
     assert outcomes[subject_hmac(IDS[4], key)] == "drop"
-    assert any("no body-part detector" in note for note in artifact.manifest.notes)
+    assert any("nudity is not scored" in note for note in artifact.manifest.notes)
 
 
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from kontext.data.loader import load_split, read_shards
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.errors import GateError
 from kontext.store.artifacts import ArtifactWriter
-from schemas.data_config import ShardConfig
 from schemas.recipes import Recipe
+from schemas.sections.data import ShardConfig
 from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS, SHARD_MEMBERS, SHARDS, SPLITS
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.errors import GateError, RecipeError
-from kontext.evaluate.models import load_autoencoder
-from kontext.models.autoencoder import Autoencoder
-from kontext.stages.start import codec_fingerprint
-from kontext.train.autoencoder import AutoencoderMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
+from kontext.train.init_digest import autoencoder_digest
+from kontext.train.methods.autoencoder import AutoencoderMethod
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import broken_at
 from tests.stages.stage_harness import Harness
@@ -94,14 +94,14 @@ def test_a_decoder_is_trained_further_behind_the_same_latents(tmp_path: Path) ->
 def test_other_shapes_and_missing_files_are_one_line(tmp_path: Path) -> None:
     missing = AutoencoderConfig(init=str(tmp_path / "nothing"))
     with pytest.raises(RecipeError, match="neither a file nor an artifact"):
-        codec_fingerprint(missing)
+        autoencoder_digest(missing)
     harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
     path = tmp_path / "codec.safetensors"
     wide = AutoencoderShape(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=4)
     save_file(Autoencoder(wide).state_dict(), path)
     section = harness.recipe.autoencoder.model_copy(update={"init": str(path)})
     harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
-    assert codec_fingerprint(section) and not codec_fingerprint(AutoencoderConfig())
+    assert autoencoder_digest(section) and not autoencoder_digest(AutoencoderConfig())
     with pytest.raises(RecipeError, match=r"is not of autoencoder\.shape"):
         harness.run("train-autoencoder")
 

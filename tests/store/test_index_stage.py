@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from kontext import fingerprint
 from kontext.engine import Engine
 from kontext.stage import LogReporter, Stage
 from kontext.stages import STAGES
-from kontext.store.code import code_digest
 from schemas.recipes import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,10 @@ FILES = {
 }
 
 def run(ctx):
-    tables = dataset(6 + ctx.recipe.mine.seed, {})
+    given = {n: r.manifest.config for n, r in ctx.inputs.items()}
+    mine = given.get("mine") or ctx.config.model_dump()
+    rows = mine["seed"] if ctx.output.stage != "ingest" else 0
+    tables = dataset(6 + rows, {})
     stage = ctx.output.stage
     for file, name in FILES[stage].items():
         ctx.output.add_table(file, tables[name])
@@ -53,13 +56,14 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "toy_data.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "toy_data", raising=False)
-    code_digest.cache_clear()
+    fingerprint.forget()
     return folder
 
 
 def engine(code: Path, url: str, *overrides: str, home: str = "home") -> Engine:
     stages = {
-        name: Stage(name, name, STAGES[name].inputs, "toy_data", ("toy_data",)) for name in DATA
+        name: Stage(name=name, section=name, inputs=STAGES[name].inputs, module="toy_data")
+        for name in DATA
     }
     stages["index"] = STAGES["index"]
     folder = code.parent / home

@@ -118,6 +118,14 @@ def test_what_is_not_known_is_not_accepted() -> None:
         judge(GOOD, {"nsfw_maximum": 0.5})
 
 
+def test_a_risk_that_was_never_scored_rejects_where_the_policy_limits_it() -> None:
+    """A column added to an older dataset is null in all its rows."""
+    unscored = {**GOOD, "nudity_max": None}
+    assert judge(unscored) == ["nudity_max"]
+    limits = {name: limit for name, limit in LIMITS.items() if name != "nudity_max"}
+    assert judge(unscored, limits) == []
+
+
 def test_one_row_per_pair_in_order() -> None:
     pairs = rows("pairs", *({"pair_id": p, "relation_class": "local"} for p in "cab"))
     found = acceptance(pairs, rows("captions"), rows("pair_scores"), LIMITS)

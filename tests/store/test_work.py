@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kontext.data.sources.signs import SignSource
 from kontext.errors import ChunkError
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.work import clear_work, map_chunks, stable_digest
-from schemas.data_config import SignSource
 from tests.store import chunk_work
 
 ROOT = Path(__file__).parents[2]

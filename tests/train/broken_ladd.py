@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kontext.models.batch import Batch, gather
+from kontext.data.pair_tensors import Batch, gather
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.edits import EditSampler
-from kontext.train.distill import DistillMethod, Estimated
-from kontext.train.flow import velocity
+from kontext.train.methods.ladd import Estimated, LaddMethod
 from kontext.train.optim import adamw
-from schemas.train_config import DistillConfig
+from kontext.train.velocity import velocity
+from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 
 CONFIG = {
@@ -43,11 +43,11 @@ def teacher() -> FluxTransformer:
 
 
 def wired(
-    kind: type[DistillMethod] = DistillMethod,
+    kind: type[LaddMethod] = LaddMethod,
     sampler: type[EditSampler] = EditSampler,
     real: Callable[[EditSampler, FluxTransformer, Tensor], Tensor] | None = None,
     **changes: object,
-) -> tuple[DistillMethod, EditSampler]:
+) -> tuple[LaddMethod, EditSampler]:
     """A method over toy pairs whose edits come from its own teacher, and the sampler."""
     config = DistillConfig.model_validate({**CONFIG, **changes})
     data, model = toy_pairs(), teacher()
@@ -57,13 +57,13 @@ def wired(
     return kind(config, data, data.edits(), edits, model), draws
 
 
-class PureNoise(DistillMethod):
+class PureNoise(LaddMethod):
     def student_input(self, index: int, rows: range | None = None) -> tuple[Batch, Tensor, Tensor]:
         batch, noisy, t = super().student_input(index, rows)
         return batch, torch.randn(noisy.shape, generator=torch.Generator().manual_seed(index)), t
 
 
-class VelocityAsEstimate(DistillMethod):
+class VelocityAsEstimate(LaddMethod):
     def denoised(self, batch: Batch, noisy: Tensor, t: Tensor) -> Tensor:
         return velocity(self.student, noisy, batch, t)
 
@@ -83,7 +83,7 @@ class StopsShort(EditSampler):
         return super().draw(model, start, batch, times, guidance)
 
 
-class CutGraph(DistillMethod):
+class CutGraph(LaddMethod):
     """The discriminator is frozen for the student's update, and its graph goes with it."""
 
     def adversarial(self, *arguments: Any) -> Tensor:
@@ -91,20 +91,20 @@ class CutGraph(DistillMethod):
             return super().adversarial(*arguments)
 
 
-class DetachedFeatures(DistillMethod):
+class DetachedFeatures(LaddMethod):
     """The same fault as it hides: the loss has a graph, but only the heads' own."""
 
     def logits(self, batch: Batch, clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         return super().logits(batch, clean.detach(), level, noise)
 
 
-class ThawedTeacher(DistillMethod):
+class ThawedTeacher(LaddMethod):
     def adversarial(self, *arguments: Any) -> Tensor:
         self.teacher.requires_grad_(True)
         return super().adversarial(*arguments)
 
 
-class NormsOfNothing(DistillMethod):
+class NormsOfNothing(LaddMethod):
     def _take(self, name: str) -> float:
         super()._take(name)
         module = self.state.modules[name]
@@ -112,7 +112,7 @@ class NormsOfNothing(DistillMethod):
         return float(sum(p.grad.norm() for p in module.parameters() if p.grad is not None))
 
 
-class TouchingTurns(DistillMethod):
+class TouchingTurns(LaddMethod):
     """One optimiser holds both sides' weights: the student's update moves the heads too."""
 
     def __init__(self, *args: Any) -> None:
@@ -121,14 +121,14 @@ class TouchingTurns(DistillMethod):
         self.state.optimizers["student"] = adamw(both, self.config.lr_student)
 
 
-class OneSided(DistillMethod):
+class OneSided(LaddMethod):
     """The second engine's update is never made."""
 
     def update_student(self, index: int, parts: Iterable[Estimated]) -> dict[str, float]:
         return {"student_loss": 0.0, "student_grad_norm": 0.0}
 
 
-class Deadlock(DistillMethod):
+class Deadlock(LaddMethod):
     """The heads' update keeps what the student's update waits for."""
 
     released = threading.Event()
@@ -138,7 +138,7 @@ class Deadlock(DistillMethod):
         raise RuntimeError("released after the test")
 
 
-def deadlocked() -> tuple[DistillMethod, EditSampler]:
+def deadlocked() -> tuple[LaddMethod, EditSampler]:
     Deadlock.released.clear()
     return wired(Deadlock)
 
@@ -162,20 +162,20 @@ def one_short(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) -> Te
     return sampler.draw(model, sampler.start(pairs), batch, times, sampler.guidance)
 
 
-def single_sample() -> tuple[DistillMethod, EditSampler]:
+def single_sample() -> tuple[LaddMethod, EditSampler]:
     """A batch of one, past the recipe's own check."""
     method, sampler = wired()
     method.config = method.config.model_copy(update={"batch": 1})
     return method, sampler
 
 
-def saturated() -> tuple[DistillMethod, EditSampler]:
+def saturated() -> tuple[LaddMethod, EditSampler]:
     """Heads so sure of themselves that no sample is inside the hinge's margin."""
     method, sampler = wired(Saturated)
     return method, sampler
 
 
-class Saturated(DistillMethod):
+class Saturated(LaddMethod):
     def logits(self, batch: Batch, clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         logits = super().logits(batch, clean, level, noise)
         same = clean.shape == pack(batch.target).shape and torch.equal(clean, pack(batch.target))
@@ -192,7 +192,7 @@ class Saturated(DistillMethod):
 @dataclass(frozen=True)
 class Fault:
     number: int
-    make: Callable[[], tuple[DistillMethod, EditSampler]]
+    make: Callable[[], tuple[LaddMethod, EditSampler]]
     gate: str
     symptom: str  # a regular expression
     patience: float = 60.0

@@ -26,12 +26,13 @@ import torch.distributed.tensor
 import kontext.parallel.checkpoint
 from kontext.parallel.world import World, join, leave
 from kontext.train import loop
-from kontext.train.autoencoder import AutoencoderMethod
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS
-from kontext.train.distill import DistillMethod
-from kontext.train.flow import FlowMethod
-from schemas.train_config import AutoencoderConfig, AutoencoderShape, DistillConfig
+from kontext.train.methods.autoencoder import AutoencoderMethod
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.methods.ladd import LaddMethod
+from schemas.sections.models import AutoencoderShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 STEPS = 12
@@ -69,11 +70,11 @@ def autoencoder(world: World | None = None) -> AutoencoderMethod:
     return AutoencoderMethod(config, images, None)
 
 
-def ladd(world: World | None = None) -> DistillMethod:
+def ladd(world: World | None = None) -> LaddMethod:
     """Heads and student, with warm-up, R1 and negatives."""
     data = toy_pairs()
     config = DistillConfig(steps=STEPS, warmup_steps=4, batch=4, lr_student=1e-3, taps=(0, 2))
-    return DistillMethod(config, data, data.edits(), data.latents[:8] * 0.9, toy_model())
+    return LaddMethod(config, data, data.edits(), data.latents[:8] * 0.9, toy_model())
 
 
 METHODS: dict[str, Callable[[World | None], Any]] = {

@@ -15,13 +15,14 @@ from torch import nn
 
 from kontext.errors import StoreError, WeightsError
 from kontext.parallel import checkpoint
+from kontext.parallel.rank import Stopped
 from kontext.parallel.world import World
 from kontext.store.local import LocalStore
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
-from kontext.train.loop import Stopped, fit
+from kontext.train.loop import fit
 from kontext.train.optim import MatrixMuon, adamw
-from kontext.train.state import TrainState, joined, parted
+from kontext.train.state import TrainState, flattened, unflattened
 from tests.train.test_guard import STEPS, Injected, assert_equal
 from tests.train.toy import toy_model
 
@@ -134,9 +135,9 @@ def test_a_state_taken_apart_is_put_together_again() -> None:
         parameter.grad = torch.ones_like(parameter)
     for optimizer in state.optimizers.values():
         optimizer.step()
-    tensors, rest = parted(state)
+    tensors, rest = flattened(state)
     assert all(not torch.is_tensor(value) for value in _leaves(rest))
-    whole = joined(tensors, rest)
+    whole = unflattened(tensors, rest)
     assert whole["extra"]["counts"][1][1].tolist() == [1, 1, 1]
     assert isinstance(whole["extra"]["counts"][1], tuple)
     assert whole["optimizers"]["adam"].keys() == {"state", "param_groups"}

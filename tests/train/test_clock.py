@@ -14,10 +14,10 @@ from kontext.parallel.peaks import PEAKS, peak_flops, peak_of
 from kontext.train import clock as module
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock, Work, medians, stretches, waiting
-from kontext.train.flow import FlowMethod
+from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.loop import fit
-from kontext.train.work import flow_work, ladd_flops, ladd_work
-from schemas.train_config import DistillConfig, ParallelConfig
+from kontext.train.methods.flow import FlowMethod
+from schemas.sections.training import ParallelConfig
 from tests.train.broken_ladd import wired
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
@@ -81,7 +81,7 @@ def test_the_work_of_a_flow_step_is_what_its_model_does(
     monkeypatch.setattr(attention._choice, "name", "math")  # plain products: all are counted
     with FlopCounterMode(display=False) as counter:
         method._backward(index, _parts(method, index))
-    work = flow_work(config, method.data)(index)
+    work = method.work(index)
     assert work.tokens == sum(seen)
     assert work.flops == counter.get_total_flops()
 
@@ -93,7 +93,9 @@ def _parts(method: FlowMethod, index: int) -> Any:
 
 
 def test_the_work_of_a_ladd_step_is_its_batch() -> None:
-    assert ladd_work(DistillConfig(batch=6), toy_pairs())(0) == Work(6 * (5 + 4 + 4))
+    method, _ = wired(batch=6)
+    flops = ladd_flops(method.config, SHAPE, Tokens(5, 4, 4))
+    assert method.work(0) == Work(6 * (5 + 4 + 4), flops)
 
 
 @pytest.mark.parametrize("r1_weight", [0.0, 0.1])
@@ -123,7 +125,7 @@ def test_every_step_of_a_run_is_measured_also_over_a_resume(tmp_path: Path) -> N
     fit(
         again,
         checkpoints=Checkpoints(tmp_path / "checkpoints"),
-        clock=Clock(flow_work(again.config, again.data)),
+        clock=Clock(again.work),
     )
     rows = again.state.clock
     assert [row["step"] for row in rows] == list(range(6))

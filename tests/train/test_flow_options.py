@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kontext.data.pair_tensors import PairTensors, edit_magnitudes, gather, sampling_weights
 from kontext.errors import RecipeError
-from kontext.models.batch import PairTensors, edit_magnitudes, gather, sampling_weights
 from kontext.models.sequence import pack
 from kontext.models.transformer import FluxTransformer
-from kontext.train.flow import FlowMethod, add_noise, change_weights, velocity
 from kontext.train.loop import fit, generator
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.timesteps import FLUX_MU, sample_t
-from kontext.train.work import flow_work
-from schemas.train_config import FinetuneConfig, ParallelConfig
+from kontext.train.velocity import add_noise, change_weights, velocity
+from schemas.sections.training import FinetuneConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 EMBEDDED = SHAPE.model_copy(update={"guidance_embed": True})
@@ -59,7 +59,7 @@ def test_an_edit_without_its_context_is_as_long_as_a_single_and_counts_as_one() 
     text = data.text_tokens.shape[1]
     for step in range(2):
         tokens = sum(rows * (n + text) for rows, n in lengths[3 * step : 3 * step + 3])
-        assert flow_work(config, data)(step).tokens == tokens
+        assert method.work(step).tokens == tokens
 
 
 def test_text_to_image_pairs_have_no_context_to_lose() -> None:

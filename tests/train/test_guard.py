@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from kontext.errors import GateError
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
-from kontext.train.loop import TrainState, fit, generator
+from kontext.train.loop import fit, generator
 from kontext.train.optim import adamw
-from schemas.train_config import GuardConfig
+from kontext.train.state import TrainState
+from schemas.sections.training import GuardConfig
 
 STEPS = 20
 

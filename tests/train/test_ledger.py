@@ -12,7 +12,6 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel import attention
 from kontext.train import ledger as module
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.flow import FlowMethod
 from kontext.train.ledger import (
     ARITHMETIC,
     Ledger,
@@ -25,7 +24,8 @@ from kontext.train.ledger import (
     transformer_ledger,
 )
 from kontext.train.loop import fit
-from schemas.train_config import AutoencoderShape
+from kontext.train.methods.flow import FlowMethod
+from schemas.sections.models import AutoencoderShape
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 CPU = torch.device("cpu")

@@ -13,11 +13,11 @@ from torch import nn
 from kontext.errors import RecipeError
 from kontext.parallel.world import World, local_of, whole
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.flow import FlowMethod
 from kontext.train.light_adamw import is_quantised, light_adamw
 from kontext.train.loop import fit
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim import adamw
-from schemas.train_config import FinetuneConfig, ParallelConfig
+from schemas.sections.training import FinetuneConfig, ParallelConfig
 from tests.parallel.ranks import run_ranks
 from tests.train.toy import SHAPE, toy_config, toy_pairs
 

@@ -10,8 +10,9 @@ from torch import nn
 from kontext.errors import GateError
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.ema import Ema
-from kontext.train.loop import TrainState, fit, generator
+from kontext.train.loop import fit, generator
 from kontext.train.optim import conv_optimizers, transformer_optimizers, warmup_cosine
+from kontext.train.state import TrainState
 
 
 class Regression:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kontext.models.lora import LoraConfig, adapters, apply_lora, merge
-from kontext.train.flow import FlowMethod
+from kontext.train.methods.flow import FlowMethod
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 

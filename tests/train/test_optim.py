@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kontext.errors import RecipeError
-from kontext.train.flow import FlowMethod
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim import by_name, scale_rates, transformer_optimizers
-from schemas.train_config import ParameterGroup
+from schemas.sections.training import ParameterGroup
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from kontext.errors import RecipeError, WeightsError
 from kontext.models.features import FeatureNet
 from kontext.train.perceptual import VggFeatures, file_digest, load_backbone, unloaded_backbone
-from schemas.train_config import AutoencoderConfig
+from schemas.sections.training import AutoencoderConfig
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kontext.models.transformer import FluxTransformer
-from kontext.train.flow import FlowMethod
 from kontext.train.loop import fit, generator
-from schemas.train_config import ParallelConfig
+from kontext.train.methods.flow import FlowMethod
+from schemas.sections.training import ParallelConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 STEPS, PHASE_ONE, BATCH, SINGLES, WARMUP = 50, 10, 8, 2, 5

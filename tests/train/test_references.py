@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kontext.data.pair_tensors import NO_CONTEXT, gather, padded
 from kontext.errors import RecipeError
-from kontext.models.batch import NO_CONTEXT, gather, padded
 from kontext.models.sequence import pack
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.sample.edits import EditSampler, choose_edits
-from kontext.train.flow import FlowMethod, level_losses, velocity, with_contexts
 from kontext.train.loop import fit, generator
-from kontext.train.work import flow_work
-from schemas.train_config import DistillConfig, ParallelConfig
+from kontext.train.methods.flow import FlowMethod
+from kontext.train.validation import level_losses
+from kontext.train.velocity import velocity, with_contexts
+from schemas.sections.training import DistillConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 REFERENCES = ((3,), (4, 5), (), (6,))  # of the first edits
@@ -25,7 +26,7 @@ def test_pairs_know_how_many_pictures_they_come_with() -> None:
     data = toy_pairs(references=REFERENCES)
     assert data.context_counts().tolist() == [2, 3, 1, 2, 1, 1, 1, 1, 0, 0, 0, 0]
     assert data.plain_edits().tolist() == [2, 4, 5, 6, 7] and len(data.edits()) == 8
-    parts = data.alike(torch.tensor([0, 1, 3, 8, 2]))
+    parts = data.by_context_count(torch.tensor([0, 1, 3, 8, 2]))
     assert [part.tolist() for part in parts] == [[3], [4], [0, 2], [1]]
     assert padded([(), ()]) is None and toy_pairs().references is None
 
@@ -102,7 +103,7 @@ def test_validation_weighs_every_pair_alike() -> None:
 
 def test_work_counts_the_references_tokens() -> None:
     data = toy_pairs(edits=8, singles=0, references=[(3,)] * 8)
-    work = flow_work(toy_config(t2i_steps=0, batch=4, t2i_share=0), data)(0)
+    work = FlowMethod(toy_config(t2i_steps=0, batch=4, t2i_share=0), data).work(0)
     tokens = Tokens(5, 4, 8)
     assert (work.tokens, work.flops) == (4 * 17, step_flops(SHAPE, tokens, 4).training)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kontext.errors import GateError, RecipeError
 from kontext.train.checkpoint import Checkpoints
-from kontext.train.distill import DistillMethod, Estimated
 from kontext.train.loop import fit
+from kontext.train.methods.ladd import Estimated, LaddMethod
 from kontext.train.state import copied
-from tests.train.test_distill import make
+from tests.train.methods.test_ladd import make
 
 
 def test_gradients_reach_the_student_through_the_frozen_teacher() -> None:
@@ -81,7 +81,7 @@ def test_a_batch_of_fewer_samples_than_parts_is_refused() -> None:
         make(batch=6, accumulate=7)
 
 
-def heads_updates(method: DistillMethod) -> list[float]:
+def heads_updates(method: LaddMethod) -> list[float]:
     return [row["heads_updates"] for row in fit(method)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from kontext.models.transformer import FluxTransformer
-from kontext.train.flow import FlowMethod
+from kontext.train.methods.flow import FlowMethod
 from kontext.train.whiten import whiten_text_inputs, whitening_of
 from tests.train.toy import SHAPE, toy_config, toy_pairs
 

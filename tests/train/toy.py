@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from kontext.models.batch import NO_CONTEXT, PairTensors, padded
+from kontext.data.pair_tensors import NO_CONTEXT, PairTensors, padded
 from kontext.models.transformer import FluxTransformer
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import FinetuneConfig
 from schemas.tables import RELATION_CLASSES
-from schemas.train_config import FinetuneConfig, TransformerShape
 
 SHAPE = TransformerShape(
     in_channels=16,

@@ -37,6 +37,10 @@ def _stage(value: str) -> str:
     return value
 
 
+def _stages(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [_stage(value) for value in values]
+
+
 def period(text: str) -> timedelta:
     """The time that 7d or 12h means. Raises typer.BadParameter."""
     match = re.fullmatch(r"(\d+)([dh])", text)
@@ -61,6 +65,13 @@ From = Annotated[
     str, typer.Option("--from", help="This stage and all later ones.", callback=_stage)
 ]
 Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=_stage)]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Stage whose latest artifact is taken as it is although its code changed; repeatable.",
+        callback=_stages,
+    ),
+]
 At = Annotated[
     str, typer.Option("--at", help="As of a dataset version (demo@v1) or a snapshot number.")
 ]

@@ -1,21 +1,41 @@
 """Captions: instruction, short form, inverse and captions for every mined pair.
 
-Two captioners behind one protocol: templates over exact attributes (the default, deterministic and
-free) and any vision-language model behind an OpenAI-compatible endpoint.
+A captioner is one file here, named by the file, with `captioner(config)` that gives a `Captioner`;
+`caption.captioner` of a recipe chooses it. Heavy packages are imported in functions, because every
+recipe looks here for names. May import the relations of kontext.data.mine, kontext.data.sources,
+kontext.errors and schemas.
 """
 
 from __future__ import annotations
 
 from kontext.data.caption.base import MAX_WORDS, Caption, Captioner, CaptionRequest, ImageFacts
-from kontext.data.caption.chat import ChatCaptioner
-from kontext.data.caption.template import TemplateCaptioner
+from schemas.discovery import plugins
+from schemas.sections.data import CaptionConfig
+
+
+def captioner_for(config: CaptionConfig) -> Captioner:
+    """The captioner a recipe asks for. Raises RecipeError where its settings are incomplete."""
+    found: Captioner = plugins(__name__, "captioner")[config.captioner].captioner(config)
+    return found
+
+
+def module_of(name: str) -> str:
+    """The module that implements a captioner. Raises KeyError for an unknown one."""
+    return plugins(__name__, "captioner")[name].__name__
+
+
+def modules_named(config: CaptionConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(config.captioner)]
+
 
 __all__ = [
     "MAX_WORDS",
     "Caption",
     "CaptionRequest",
     "Captioner",
-    "ChatCaptioner",
     "ImageFacts",
-    "TemplateCaptioner",
+    "captioner_for",
+    "module_of",
+    "modules_named",
 ]

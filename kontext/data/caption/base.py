@@ -70,6 +70,7 @@ class Captioner(Protocol):
     """Anything that can caption a pair."""
 
     id: str  # name and version, stored with every row
+    remote: bool  # asks a model: with pictures, several at once, and stored chunk by chunk
 
     def caption(self, request: CaptionRequest) -> Caption:
         """The text of one pair; a failure is a status, not an exception.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -17,9 +18,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts, failed, words
-from kontext.errors import KontextError
+from kontext.errors import KontextError, RecipeError
+from schemas.sections.data import CaptionConfig
 
 ATTEMPTS = 3
+API_KEY = "OPENAI_API_KEY"  # environment variable
 _SYSTEM = (
     "You write training captions for an image editor. Given what is known about a source image and "
     f"a target image, answer with one JSON object. Every text has at most {MAX_WORDS} words. "
@@ -61,6 +64,8 @@ class ChatCaptioner:
         timeout: seconds per request.
         pause: seconds before a second attempt, doubled for the third.
     """
+
+    remote = True
 
     def __init__(
         self,
@@ -163,8 +168,17 @@ class ChatCaptioner:
         }
 
 
+def captioner(config: CaptionConfig) -> ChatCaptioner:
+    """The captioner `chat` of a recipe. Raises RecipeError without endpoint or model."""
+    if not config.endpoint or not config.model:
+        raise RecipeError("caption.captioner=chat needs caption.endpoint and caption.model")
+    return ChatCaptioner(
+        config.endpoint, config.model, api_key=os.environ.get(API_KEY, ""), seed=config.seed
+    )
+
+
 def _facts(request: CaptionRequest) -> str:
-    def told(image: ImageFacts) -> dict[str, Any]:
+    def known(image: ImageFacts) -> dict[str, Any]:
         return {"shows": image.concept, **image.attributes}
 
     return json.dumps(
@@ -172,8 +186,8 @@ def _facts(request: CaptionRequest) -> str:
             "kind": request.relation_class,
             "relation": request.relation,
             "change": request.values(),
-            "source": [told(image) for image in request.contexts],
-            "target": told(request.target),
+            "source": [known(image) for image in request.contexts],
+            "target": known(request.target),
         },
         sort_keys=True,
     )

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from kontext.data.caption import captioner_for
+from kontext.data.caption.base import Caption, CaptionRequest, ImageFacts
+from schemas.sections.data import CaptionConfig
 
-from kontext.data.caption.base import Caption, Captioner, CaptionRequest, ImageFacts
-from kontext.data.caption.chat import ChatCaptioner
-from kontext.data.caption.template import TemplateCaptioner
-from kontext.errors import RecipeError
-from schemas.data_config import CaptionConfig
-from schemas.tables import CAPTIONS
-
-API_KEY = "OPENAI_API_KEY"  # environment variable
-
-
-def captioner_for(config: CaptionConfig) -> Captioner:
-    """The captioner a recipe asks for. Raises RecipeError for a chat captioner without address."""
-    if config.captioner == "templates":
-        return TemplateCaptioner(config.paraphrases, config.seed)
-    if not config.endpoint or not config.model:
-        raise RecipeError("caption.captioner=chat needs caption.endpoint and caption.model")
-    return ChatCaptioner(
-        config.endpoint, config.model, api_key=os.environ.get(API_KEY, ""), seed=config.seed
-    )
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def requests_for(
@@ -62,6 +47,10 @@ def requests_for(
 
 def captions_table(captions: Sequence[Caption]) -> pa.Table:
     """CAPTIONS rows, in the order given."""
+    import pyarrow as pa
+
+    from schemas.tables import CAPTIONS
+
     return pa.Table.from_pylist([vars(caption) for caption in captions], CAPTIONS)
 
 

@@ -19,7 +19,7 @@ from kontext.models.clip import PairClip, SmallScorer, image_features, pair_scor
 from kontext.models.clip_train import ClipData, retrieval, train_clip
 from kontext.models.features import FeatureNet, load_features
 from kontext.models.text import load_text_encoder
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 
 Vectors = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import text_reasons
-from schemas.data_config import ScreenConfig
+from schemas.sections.data import ScreenConfig
 from schemas.tables import PAIR_SCORES
 
 _TEXTS = ("instruction", "instruction_short", "instruction_inverse", "target_caption")
@@ -69,8 +69,7 @@ def screen_pairs(
     clip = score_pairs(trained, edges, words)
     columns = {
         "pair_id": pairs["pair_id"].to_pylist(),
-        "nsfw_max": edges.over_images(risk.nsfw),
-        "nudity_max": edges.over_images(risk.nudity),
+        **{f"{name}_max": edges.over_images(values) for name, values in risk.scores.items()},
         "exposure_delta": rise,
         "unmatchable": edges.over_images(unmatchable.astype(np.float32)) > 0,
         "text_reason": [str(reason or "") for reason in text],

@@ -1,23 +1,44 @@
 """Pair mining: proposals by miners, then one balanced, capped selection.
 
-A miner is a function `(images, config) -> Iterator[Candidate]`. A new miner is one file and one
-line here. What a relation is called and which of KontextBench's five categories it belongs to is in
-`relations.py`.
+A miner is one file here, named by the file, with `mine(images, config)` that yields `Candidate`s;
+`mine.miners` of a recipe names it. What a relation is called, and in which of KontextBench's five
+categories it is, stands in `relations.py`. May import kontext.data.sources and schemas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.select import Selection, select
-from schemas.data_config import MineConfig
+from schemas.discovery import plugins
+from schemas.sections.data import MineConfig
 
-MINERS: dict[str, Callable[[Sequence[MinedImage], MineConfig], Iterator[Candidate]]] = {
-    "attributes": attributes.mine,
-    "references": references.mine,
-    "singles": singles.mine,
-}
+Miner = Callable[[Sequence[MinedImage], MineConfig], Iterator[Candidate]]
 
-__all__ = ["MINERS", "Candidate", "MinedImage", "Selection", "select"]
+
+def miner(name: str) -> Miner:
+    """The miner of that name. Raises KeyError for an unknown one."""
+    found: Miner = plugins(__name__, "mine")[name].mine
+    return found
+
+
+def module_of(name: str) -> str:
+    """The module that implements a miner. Raises KeyError for an unknown one."""
+    return plugins(__name__, "mine")[name].__name__
+
+
+def modules_named(config: MineConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(name) for name in config.miners]
+
+
+__all__ = [
+    "Candidate",
+    "MinedImage",
+    "Selection",
+    "miner",
+    "module_of",
+    "modules_named",
+    "select",
+]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
 from kontext.data.mine.relations import relation_of
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 VERSION = "2"
 _COLOURLESS = "black and white"

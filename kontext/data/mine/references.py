@@ -16,7 +16,7 @@ from kontext.data.mine import attributes
 from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 VERSION = "2"
 _WORDS_ONLY = ("text",)  # a picture of the wanted words is no easier to follow than the words

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kontext.data.mine.candidate import Candidate
 from kontext.data.sources.stable import stable_hash
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 
 @dataclass(frozen=True)

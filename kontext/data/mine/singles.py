@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kontext.data.mine.candidate import Candidate, MinedImage
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 VERSION = "1"
 

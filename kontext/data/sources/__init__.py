@@ -1,32 +1,37 @@
-"""Image sources: each plans its items deterministically. A new source is one file and one line."""
+"""Image sources: each plans its items deterministically.
+
+A new source is one new file here: a settings class (`SourceConfig` with its own `kind`), `plan` and
+`ATTRIBUTION`. It is found by its file, and must import heavy packages inside its functions, because
+every recipe imports it. May import kontext.errors and schemas.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
-from kontext.data.sources import cutouts, dicebear, emoji, folder, meteocons, openmoji_wheel, signs
 from kontext.data.sources.base import SourceItem
-from schemas.data_config import Section
-
-_PLANNERS: dict[str, Callable[[Any], list[SourceItem]]] = {
-    "emoji": emoji.plan,
-    "meteocons": meteocons.plan,
-    "dicebear": dicebear.plan,
-    "signs": signs.plan,
-    "openmoji-wheel": openmoji_wheel.plan,
-    "folder": folder.plan,
-    "cutouts": cutouts.plan,
-}
+from schemas.sections.data import IngestConfig
+from schemas.sections.sources import SourceConfig, source_kinds
 
 
-def plan(config: Section) -> list[SourceItem]:
+def plan(config: SourceConfig) -> list[SourceItem]:
     """All items of the source `config` describes, in a stable order.
 
     Raises:
         SourceError: the source's files are missing or unreadable.
     """
-    return _PLANNERS[config.kind](config)  # type: ignore[attr-defined]
+    items: list[SourceItem] = import_module(type(config).__module__).plan(config)
+    return items
 
 
-__all__ = ["SourceItem", "plan"]
+def module_of(kind: str) -> str:
+    """The module that implements a kind of source. Raises KeyError for an unknown one."""
+    return source_kinds()[kind].__module__
+
+
+def modules_named(config: IngestConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(source.kind) for source in config.sources]
+
+
+__all__ = ["SourceItem", "module_of", "modules_named", "plan"]

@@ -13,13 +13,17 @@ import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import shuffled, stable_hash
 from kontext.errors import SourceError
-from schemas.data_config import CutoutSource
+from schemas.sections.sources import SourceConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LAND = "usr/share/games/endless-sky/images/land"
 _STAMPS = "usr/share/tuxpaint/stamps"
@@ -38,6 +42,20 @@ _MOST_WORDS = 4
 def art_folder() -> Path:
     """Where `make debian-art` puts the packages: KONTEXT_DEBIAN_ART, or debian_art."""
     return Path(os.environ.get("KONTEXT_DEBIAN_ART", "debian_art"))
+
+
+ATTRIBUTION = """
+| landscape photographs | Debian `endless-sky-data`, `images/land` | Michael Zahniser and contributors | public domain, CC-BY-SA-3.0 or **CC-BY-SA-4.0** by file; recorded as CC-BY-SA-4.0 | https://github.com/endless-sky/endless-sky |
+| captioned cut-outs | Debian `tuxpaint-stamps-default` | Tux Paint's contributors | **GPL-2.0** | https://tuxpaint.org/stamps |
+"""  # noqa: E501
+
+
+class CutoutSource(SourceConfig):
+    """Cut-outs on landscape photographs, from two Debian packages (`make debian-art`)."""
+
+    kind: Literal["cutouts"] = "cutouts"
+    scenes: int = Field(130, title="Groups of two places and two cut-outs", ge=1)
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: CutoutSource) -> list[SourceItem]:
@@ -120,6 +138,8 @@ def _stamps(folder: Path) -> dict[str, Path]:
 
 def _composed(photo: Path, stamp: Path | None, key: str) -> bytes:
     """PNG of a square of the photograph, with the cut-out in its lower half where there is one."""
+    from PIL import Image
+
     image = _square(photo).copy()
     if stamp is not None:
         cut = _cut(stamp)
@@ -135,6 +155,8 @@ def _composed(photo: Path, stamp: Path | None, key: str) -> bytes:
 
 @cache
 def _square(photo: Path) -> Image.Image:
+    from PIL import Image
+
     with Image.open(photo) as image:
         rgb = image.convert("RGB")
     side = min(rgb.size)
@@ -144,6 +166,8 @@ def _square(photo: Path) -> Image.Image:
 
 
 def _cut(stamp: Path) -> Image.Image:
+    from PIL import Image
+
     with Image.open(stamp) as image:
         rgba = image.convert("RGBA")
     box = rgba.getchannel("A").getbbox()

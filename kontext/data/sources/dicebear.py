@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import choose, shuffled
 from kontext.errors import SourceError
-from schemas.data_config import DiceBearSource
+from schemas.sections.sources import SourceConfig
 
 Options = Mapping[str, Any]
 Values = Mapping[str, Options]  # label -> DiceBear options that draw it
@@ -172,6 +174,27 @@ _STYLES: dict[str, _Style] = {
         {"orbProbability": 100, "animationVariant": ["none"]},
     ),
 }
+
+
+ATTRIBUTION = """
+| Micah (character parts) | PyPI `dicebear-styles` 10.6.0 | Micah Lanier, https://dribbble.com/micahlanier | **CC-BY-4.0** | remix of “Avatar Illustration System”, https://www.figma.com/community/file/829741575478342595 |
+| Toon Head (character parts) | PyPI `dicebear-styles` 10.6.0 | Johan Melin, https://www.johanmelin.com | **CC-BY-4.0** | remix of “ToonHead”, https://www.figma.com/community/file/1589627891082866389 |
+| Dylan (character parts) | PyPI `dicebear-styles` 10.6.0 | Natalia Spivak, https://nataspvk.tilda.ws/ | **CC-BY-4.0** | remix of “Dylan! The Avatar Generator”, https://www.figma.com/community/file/1356575240759683500 |
+| Big Smile (character parts) | PyPI `dicebear-styles` 10.6.0 | Ashley Seo, http://www.ashleyseo.com/ | **CC-BY-4.0** | remix of “Custom Avatar”, https://www.figma.com/community/file/881358461963645496 |
+| Landscape (scene parts) | PyPI `dicebear-styles` 10.6.0 | DiceBear | CC0-1.0 | https://www.dicebear.com |
+"""  # noqa: E501
+
+
+class DiceBearSource(SourceConfig):
+    """Parametric characters: one base per seed plus single-attribute variants with exact labels."""
+
+    kind: Literal["dicebear"] = "dicebear"
+    styles: tuple[str, ...] = Field(
+        ("micah", "toon-head", "dylan", "big-smile", "landscape"), title="Art styles"
+    )
+    seeds: int = Field(40, title="Characters or scenes per style", ge=1)
+    values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: DiceBearSource) -> list[SourceItem]:

@@ -9,13 +9,24 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from typing import Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.families import Member, drawn_alike, member
+from kontext.data.sources.codepoints import EXCLUDED, parse_codes
+from kontext.data.sources.families import (
+    FAMILIES,
+    EmojiFamily,
+    Member,
+    differs_in_label_only,
+    member,
+)
 from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
+from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
-from schemas.data_config import EmojiSource
+from schemas.sections.sources import SourceConfig
 
 ART_STYLES = {
     "fluent-emoji": "glossy 3D",
@@ -27,21 +38,59 @@ ART_STYLES = {
     "openmoji": "outlined OpenMoji",
     "emojione": "EmojiOne",
 }
-_TONES = {
-    "1f3fb": "light",
-    "1f3fc": "medium-light",
-    "1f3fd": "medium",
-    "1f3fe": "medium-dark",
-    "1f3ff": "dark",
-}
-_HAIR = {"1f9b0": "red", "1f9b1": "curly", "1f9b2": "bald", "1f9b3": "white"}
-_PERSON = {"1f468": "man", "1f469": "woman", "1f9d1": "person"}
-_SIGN = {"2642": "man", "2640": "woman"}
 _FLUENT_TONE = re.compile(r"-(light|medium-light|medium|medium-dark|dark)$")
-# Kept out of a demo that edits people: intimacy, rude gestures, nursing and swimwear.
-EXCLUDED = re.compile(
-    r"kiss|couple|middle-finger|feeding|pregnan|bikini|bath|no-one-under|sauna|underwear"
-)
+
+
+ATTRIBUTION = """
+| Fluent Emoji | npm `@iconify-json/fluent-emoji` 1.2.7 | Microsoft Corporation | MIT | https://github.com/microsoft/fluentui-emoji |
+| Fluent Emoji Flat | npm `@iconify-json/fluent-emoji-flat` 1.2.6 | Microsoft Corporation | MIT | https://github.com/microsoft/fluentui-emoji |
+| Fluent Emoji High Contrast | npm `@iconify-json/fluent-emoji-high-contrast` 1.2.6 | Microsoft Corporation | MIT | https://github.com/microsoft/fluentui-emoji |
+| Noto Emoji | npm `@iconify-json/noto` 1.2.9 | Google Inc | Apache-2.0 | https://github.com/googlefonts/noto-emoji |
+| Noto Emoji (v1) | npm `@iconify-json/noto-v1` 1.2.5 | Google Inc | Apache-2.0 | https://github.com/googlefonts/noto-emoji |
+| Twitter Emoji (Twemoji) | npm `@iconify-json/twemoji` 1.2.5 | Twitter and contributors (jdecked) | **CC-BY-4.0** | https://github.com/jdecked/twemoji |
+| OpenMoji | npm `@iconify-json/openmoji` 1.2.29 | OpenMoji, the open-source emoji and icon project of HfG Schwäbisch Gmünd | **CC-BY-SA-4.0** | https://github.com/hfg-gmuend/openmoji |
+| Emoji One (Colored) | npm `@iconify-json/emojione` 1.2.3 | Emoji One | **CC-BY-4.0** | https://github.com/EmojiTwo/emojitwo |
+"""  # noqa: E501
+
+
+class EmojiSource(SourceConfig):
+    """Iconify emoji sets from npm (`node_modules/@iconify-json/*`)."""
+
+    kind: Literal["emoji"] = "emoji"
+    sets: tuple[str, ...] = Field(
+        (
+            "fluent-emoji-flat",
+            "fluent-emoji-high-contrast",
+            "fluent-emoji",
+            "noto",
+            "noto-v1",
+            "twemoji",
+            "openmoji",
+            "emojione",
+        ),
+        title="Icon sets",
+    )
+    max_concepts: int = Field(140, title="Concepts to sample", ge=1)
+    max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
+    people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
+    families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
+    seed: int = Field(0, title="Seed of the choice")
+
+
+def without_npm(config: EmojiSource) -> tuple[OpenMojiWheelSource, str]:
+    """The source that stands in where npm's images are missing, and a line that says so."""
+    stand_in = OpenMojiWheelSource(
+        # one set has fewer drawings of a concept than eight, so it gives more concepts
+        max_concepts=4 * config.max_concepts,
+        max_people=2 * config.max_people,
+        families=config.families,
+        seed=config.seed,
+    )
+    return stand_in, (
+        f"npm's images are not installed: the emoji of {len(config.sets)} icon sets are replaced "
+        "by OpenMoji from pip, in the three styles its layers give; styles of other sets cannot "
+        "be mined"
+    )
 
 
 def plan(config: EmojiSource) -> list[SourceItem]:
@@ -54,35 +103,13 @@ def plan(config: EmojiSource) -> list[SourceItem]:
             family = member(codes, config.families)
             base, labels = parse_codes(codes)
             if family:
-                if drawn_alike(prefix, family):
+                if differs_in_label_only(prefix, family):
                     items.append(_family_item(icons, name, family))
             elif base in people and prefix in config.people_sets and "skin_tone" in labels:
                 items.append(_item(icons, name, base, labels, f"person:{base}"))
             elif base in concepts and not labels:
                 items.append(_item(icons, name, base, labels, f"concept:{base}"))
     return items
-
-
-def parse_codes(codes: str) -> tuple[str, dict[str, str]]:
-    """Split `1f469-1f3fd-200d-1f680` into a base key and labels (skin_tone, gender, hair).
-
-    Emoji with two skin tones keep the second in the base key, so they never pair with others.
-    """
-    labels: dict[str, str] = {}
-    base: list[str] = []
-    for code in codes.split("-"):
-        if code in _TONES and "skin_tone" not in labels:
-            labels["skin_tone"] = _TONES[code]
-        elif code in _HAIR:
-            labels["hair"] = _HAIR[code]
-        elif code in _PERSON and "gender" not in labels:
-            labels["gender"] = _PERSON[code]
-            base.append("person")
-        elif code in _SIGN:
-            labels["gender"] = _SIGN[code]
-        elif code not in ("fe0f", "200d"):
-            base.append(code)
-    return "-".join(base), labels
 
 
 def _sample(config: EmojiSource) -> tuple[set[str], set[str]]:

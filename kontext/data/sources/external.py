@@ -12,12 +12,14 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from kontext.data.sources.fallback import resolve
-from kontext.data.sources.folder import listed_files
 from kontext.errors import SourceError
-from schemas.data_config import FolderSource, IngestConfig
+from schemas.sections.data import IngestConfig
+
+CHANGES_RESULTS = False  # its digests are in the artifact's digest
 
 CACHE = "cache/files.sqlite"
 _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick
@@ -43,10 +45,9 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
     digest = hashlib.sha256()
     with file_digests(home) as digests:
         for source in config.sources:
-            if isinstance(source, FolderSource):
-                root = Path(source.path).expanduser()
-                for path in listed_files(root):
-                    name = path.relative_to(root).as_posix()
+            module = import_module(type(source).__module__)
+            if hasattr(module, "local_files"):
+                for name, path in module.local_files(source):
                     digest.update(f"{name}\x1f{digests.of(path)}\n".encode())
     for listed in config.hash_lists:
         path = Path(listed).expanduser()

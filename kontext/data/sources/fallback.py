@@ -6,23 +6,16 @@ artifact (`sources.json`) and to what people are told (its notes).
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import NamedTuple
 
 from kontext.data.sources.iconify import available
-from schemas.data_config import (
-    EmojiSource,
-    IngestConfig,
-    MeteoconsSource,
-    OpenMojiWheelSource,
-    Source,
-)
-
-# One set has fewer drawings of a concept than eight, so it gives more concepts.
-_MORE_CONCEPTS, _MORE_PEOPLE = 4, 2
+from schemas.sections.data import IngestConfig
+from schemas.sections.sources import Source
 
 
 class Resolved(NamedTuple):
-    """The sources to read, and one line for people about each that is stood in for."""
+    """The sources to read, and one line for people about each that was replaced or left out."""
 
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
@@ -31,34 +24,19 @@ class Resolved(NamedTuple):
 def resolve(config: IngestConfig) -> Resolved:
     """`config.sources`, with those that need npm replaced where npm's images are not installed.
 
-    Emoji sets become OpenMoji from its wheel; meteocons have no stand-in. Images that npm installed
-    in part are not replaced: the source itself then says which set is missing.
+    A source that needs npm says by `without_npm` what replaces it, if anything. Images that npm
+    installed in part are not replaced: the source itself then says which set is missing.
     """
     if not config.npm_fallback or available():
         return Resolved(config.sources, ())
     sources: list[Source] = []
     notes: list[str] = []
     for source in config.sources:
-        if isinstance(source, EmojiSource):
-            sources.append(
-                OpenMojiWheelSource(
-                    max_concepts=_MORE_CONCEPTS * source.max_concepts,
-                    max_people=_MORE_PEOPLE * source.max_people,
-                    families=source.families,
-                    seed=source.seed,
-                )
-            )
-            notes.append(
-                f"npm's images are not installed: the emoji of {len(source.sets)} icon sets are "
-                "replaced by OpenMoji from pip, in the three styles its layers give; styles of "
-                "other sets cannot be mined"
-            )
-        elif isinstance(source, MeteoconsSource):
-            notes.append(
-                "npm's images are not installed: no weather icons, so day-to-night and weather "
-                "changes of icons cannot be mined; DiceBear landscapes and backgrounds still "
-                "serve 'global'"
-            )
-        else:
-            sources.append(source)
+        module = import_module(type(source).__module__)
+        stand_in = source
+        if hasattr(module, "without_npm"):
+            stand_in, note = module.without_npm(source)
+            notes.append(note)
+        if stand_in is not None:
+            sources.append(stand_in)
     return Resolved(tuple(sources), tuple(notes))

@@ -9,8 +9,10 @@ the family can be held out. Words are two families, because sets draw the six of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from schemas.data_config import EmojiFamily
+EmojiFamily = Literal["color", "keycap", "word", "clock", "arrow"]
+FAMILIES: tuple[EmojiFamily, ...] = ("color", "keycap", "word")  # local edits are plentiful
 
 _COLORS = {
     "heart": "red=2764 orange=1f9e1 yellow=1f49b green=1f49a light_blue=1fa75 blue=1f499 "
@@ -71,6 +73,6 @@ def member(codes: str, kinds: tuple[EmojiFamily, ...]) -> Member | None:
     return found if found is not None and found.kind in kinds else None
 
 
-def drawn_alike(prefix: str, found: Member) -> bool:
+def differs_in_label_only(prefix: str, found: Member) -> bool:
     """Whether the set `prefix` draws this family alike apart from its label."""
     return (prefix, found.family) not in _UNEVEN

@@ -14,10 +14,24 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.errors import SourceError
-from schemas.data_config import FolderSource
+from schemas.sections.sources import SourceConfig
+
+ATTRIBUTION = ""  # the recipe names author and licence
+
+
+class FolderSource(SourceConfig):
+    """A folder of images, read recursively. Sub-folder = group; `stem__attr=value` sets labels."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(title="Folder")
+    license_spdx: str = Field("LicenseRef-unknown", title="Licence (SPDX id)")
+    author: str = Field("unknown", title="Author")
 
 
 def plan(config: FolderSource) -> list[SourceItem]:
@@ -34,6 +48,12 @@ def plan(config: FolderSource) -> list[SourceItem]:
         raise SourceError(f"image folder '{config.path}' holds no files")
     source = f"folder:{root.resolve().name}"
     return [_item(source, root, path, config) for path in files]
+
+
+def local_files(config: FolderSource) -> list[tuple[str, Path]]:
+    """(name, path) of every file whose contents belong to the identity of what is ingested."""
+    root = Path(config.path).expanduser()
+    return [(path.relative_to(root).as_posix(), path) for path in listed_files(root)]
 
 
 def parse_stem(stem: str) -> tuple[str, dict[str, str]]:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.iconify import load_icon_set
-from schemas.data_config import MeteoconsSource
+from schemas.sections.sources import SourceConfig
 
 # What falls or floats in front of the sky; the rest of a name is the sky itself.
 _WEATHER = ("drizzle", "rain", "snow", "sleet", "hail", "fog", "haze", "smoke", "dust", "wind")
 _SKIES = ("clear", "partly-cloudy", "overcast", "extreme", "thunderstorms", "cloudy")
+
+
+ATTRIBUTION = """
+| Meteocons | npm `@iconify-json/meteocons` 1.2.4 | Bas Milius | MIT | https://github.com/basmilius/weather-icons |
+"""  # noqa: E501
+
+
+class MeteoconsSource(SourceConfig):
+    """Weather icons: day/night and weather changes (`@iconify-json/meteocons`)."""
+
+    kind: Literal["meteocons"] = "meteocons"
+
+
+def without_npm(_: MeteoconsSource) -> tuple[None, str]:
+    """Nothing stands in where npm's images are missing; the line says so."""
+    return None, (
+        "npm's images are not installed: no weather icons, so day-to-night and weather changes of "
+        "icons cannot be mined; DiceBear landscapes and backgrounds still serve 'global'"
+    )
 
 
 def plan(config: MeteoconsSource) -> list[SourceItem]:

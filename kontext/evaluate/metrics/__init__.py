@@ -1,12 +1,37 @@
-"""The metric registry: a new metric is one file and one line here."""
+"""Metrics of edits. A new file here with `METRICS`, a tuple of `Metric`, is measured and reported.
+
+Metrics are listed by their file's `PLACE` (those without one come last), then by its name. May
+import kontext.evaluate's bench and pixels, kontext.data.judge.
+"""
 
 from __future__ import annotations
 
-from kontext.evaluate.metrics import clip, fidelity, success
+from types import ModuleType
+
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring
+from schemas.discovery import plugins
+from schemas.sections.evaluation import EvaluateConfig
+
+
+def _modules() -> list[ModuleType]:
+    found = plugins(__name__, "METRICS").values()
+    return sorted(found, key=lambda module: getattr(module, "PLACE", len(found)))
+
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*success.METRICS, *fidelity.METRICS, *clip.METRICS)
+    metric.name: metric for module in _modules() for metric in module.METRICS
 }
 
-__all__ = ["METRICS", "Measured", "Metric", "Scoring"]
+
+def module_of(name: str) -> str:
+    """The module that defines a metric. Raises KeyError for an unknown one."""
+    measure = METRICS[name]
+    return next(module.__name__ for module in _modules() if measure in module.METRICS)
+
+
+def modules_named(_: EvaluateConfig) -> list[str]:
+    """Modules of the metrics that the section asks for: all there are."""
+    return [module.__name__ for module in _modules()]
+
+
+__all__ = ["METRICS", "Measured", "Metric", "Scoring", "module_of", "modules_named"]

@@ -38,6 +38,7 @@ def clip_direction(scoring: Scoring) -> Measured | None:
     return mean(np.where(moved, np.nan_to_num(cosine), np.nan))
 
 
+PLACE = 2
 METRICS = (
     Metric(
         "clip_text",

@@ -28,6 +28,7 @@ def ssim_to_target(scoring: Scoring) -> Values:
     return ssim(scoring.output, scoring.bench.target)
 
 
+PLACE = 1
 METRICS = (
     Metric(
         "outside_ratio",

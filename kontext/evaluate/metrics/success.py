@@ -48,6 +48,7 @@ def succeeded(scoring: Scoring) -> NDArray[np.bool_]:
     return right_pixels(scoring) & right_features(scoring)
 
 
+PLACE = 0
 METRICS = (
     Metric(
         "success",

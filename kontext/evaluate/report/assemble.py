@@ -20,6 +20,8 @@ from kontext.models.precision import bf16_supported
 from kontext.stage import Stage, StageContext
 from kontext.train.timesteps import shift_mu
 from schemas.manifest import Manifest
+from schemas.sections.data import IngestConfig
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _PICTURES = (
     ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),
@@ -56,7 +58,7 @@ def report_data(
     bench, scores = done.bench, done.scores
     return ReportData(
         title="A small Kontext, trained from scratch, edits images it has never seen",
-        recipe=ctx.recipe.name,
+        recipe=ctx.inputs["distill"].manifest.recipe,
         digest=ctx.digest,
         lead=_lead(done),
         facts=_facts(ctx, done, models, known),
@@ -69,17 +71,19 @@ def report_data(
         reconstructions=training_card.reconstructions(bench, done.outputs, assets),
         autoencoder=scores.autoencoder,
         autoencoder_charts=training_card.autoencoder_charts(
-            ctx.inputs["train-autoencoder"], ctx.recipe
+            ctx.inputs["train-autoencoder"], ctx.upstream("train-autoencoder", AutoencoderConfig)
         ),
         training_charts=[
-            *training_card.flow_charts(ctx.inputs["finetune"], ctx.recipe),
+            *training_card.flow_charts(
+                ctx.inputs["finetune"], ctx.upstream("finetune", FinetuneConfig)
+            ),
             *training_card.distill_charts(ctx.inputs["distill"]),
         ],
         heat=training_card.level_map(ctx.inputs["finetune"]),
         pictures=_pictures(ctx, assets),
         samples=data_card.samples(ctx.inputs, assets),
         data_tables=data_card.tables(ctx.inputs),
-        safety_facts=safety_card.facts(ctx.inputs, known, ctx.recipe),
+        safety_facts=safety_card.facts(ctx.inputs, known, ctx.upstream("ingest", IngestConfig)),
         safety_tables=safety_card.tables(ctx.inputs),
         latency=latency_rows(done.latency),
         latency_facts=dict(done.latency),
@@ -199,6 +203,7 @@ def _numbers(done: Evaluation, models: TrainedModels) -> dict[str, Any]:
         "side": f"{width} × {height}",
         "target_tokens": tokens,
         "mu": shift_mu(tokens, models.student.shape.timestep_shift),
+        "text_length": models.text_length,
         "text_digest": models.text.digest,
         "scale": models.autoencoder.scale,
         "shift": models.autoencoder.shift,

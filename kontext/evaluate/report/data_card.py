@@ -11,6 +11,7 @@ from kontext.data.loader import PairRow, load_split
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.model import Sample, TableBlock
 from kontext.stage import ArtifactReader
+from schemas.risks import risks
 from schemas.tables import RELATION_CLASSES
 
 PER_CATEGORY = 6
@@ -20,8 +21,7 @@ REASONS = {
     "quota": "the category had enough of this relation",
     "image_cap": "its target was already used often enough",
     "duplicate": "proposed twice",
-    "nsfw_max": "open-nsfw score above its limit",
-    "nudity_max": "nudity score above its limit",
+    **{risk.column: f"{risk.label} score above its limit" for risk in risks().values()},
     "exposure_delta_max": "somebody would be less clothed",
     "clip_t_min": "target and caption do not agree",
     "clip_dir_min": "images and captions move apart",

@@ -73,14 +73,14 @@ def numerics(
     """What decides the numbers: timestep shift, lengths, precision, kernels, digests, versions.
 
     Args:
-        facts: image side, latent grid, text digest and precision of this run.
+        facts: image side, latent grid, text length and digest, and precision of this run.
     """
     tokens = int(facts["target_tokens"])
     rows = [
         ("image side", f"{facts['side']} px"),
         ("target tokens", str(tokens)),
         ("timestep shift", f"mu({tokens}) = {facts['mu']:.4f}"),
-        ("text length", f"{ctx.recipe.encode.text_length} tokens"),
+        ("text length", f"{facts['text_length']} tokens"),
         ("text encoder", str(facts["text_digest"])),
         ("codec", ctx.inputs["train-autoencoder"].digest),
         ("latent scale, shift", f"{facts['scale']:.5f}, {facts['shift']:.5f}"),

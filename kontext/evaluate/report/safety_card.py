@@ -15,7 +15,8 @@ import pyarrow as pa
 from kontext.evaluate.report.model import TableBlock
 from kontext.stage import ArtifactReader
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe
+from schemas.risks import risks
+from schemas.sections.data import IngestConfig
 
 _OUTCOMES = ("pass", "drop", "unmatchable", "error")
 _CHECKS = {
@@ -25,8 +26,7 @@ _CHECKS = {
     "pair_rule": "pair rule",
 }
 _SCORES = (
-    ("nsfw_max", "nsfw, open-nsfw", "nsfw_max"),
-    ("nudity_max", "nudity, NudeNet", "nudity_max"),
+    *((r.column, f"{r.name}, {r.classifier}", r.column) for r in risks().values()),
     ("exposure_delta", "rise in exposure", "exposure_delta_max"),
 )
 Inputs = Mapping[str, ArtifactReader]
@@ -42,17 +42,17 @@ def decisions(inputs: Inputs) -> pa.Table:
 
 
 def facts(
-    inputs: Inputs, manifests: Mapping[str, Manifest], recipe: Recipe
+    inputs: Inputs, manifests: Mapping[str, Manifest], config: IngestConfig
 ) -> list[tuple[str, str]]:
     """The headline: canaries, images checked, drops, list state."""
     rows = decisions(inputs).to_pylist()
     metrics = manifests["ingest"].metrics if "ingest" in manifests else {}
     stopped = metrics.get("canaries_stopped")
-    lists = len(recipe.ingest.hash_lists)
+    lists = len(config.hash_lists)
     dropped = Counter(row["check"] for row in rows if row["outcome"] == "drop")
     canaries = stopped if isinstance(stopped, int) else 0
     found = [
-        (f"{canaries} of {recipe.ingest.canaries}", "canaries stopped before anything was written"),
+        (f"{canaries} of {config.canaries}", "canaries stopped before anything was written"),
         (f"{inputs['ingest'].table('images').num_rows:,}", "images through the hash gate"),
         (f"{max(0, dropped['hash_gate'] - canaries):,}", "other hash-gate stops"),
         (f"{sum(n for check, n in dropped.items() if check != 'hash_gate'):,}", "drops by policy"),
@@ -100,6 +100,8 @@ def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
     limits = policy.get("thresholds", {})
     rows = []
     for column, title, limit in _SCORES:
+        if column not in scores.column_names:  # screened before this risk was known
+            continue
         values = scores[column].to_numpy().astype(np.float64)
         values = values[np.isfinite(values)]
         if len(values):

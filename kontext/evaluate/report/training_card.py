@@ -14,7 +14,7 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Line, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
 from kontext.stage import ArtifactReader
-from schemas.recipes import Recipe
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
 
 SHOWN = 24  # reconstructions
@@ -46,11 +46,10 @@ def curves(history: pa.Table, names: Mapping[str, str]) -> list[Line]:
     return lines
 
 
-def autoencoder_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
+def autoencoder_charts(artifact: ArtifactReader, config: AutoencoderConfig) -> list[Chart]:
     """Loss terms and the discriminator."""
     history = artifact.table("history.parquet")
     terms = {"l1": "L1", "perceptual": "perceptual", "adversarial": "adversarial"}
-    config = recipe.autoencoder
     marks = [(config.perceptual_start, "perceptual")]
     if config.disc_start != config.perceptual_start:
         marks.append((config.disc_start, "PatchGAN"))
@@ -71,13 +70,13 @@ def autoencoder_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
     return [chart for chart in charts if chart.svg]
 
 
-def flow_charts(artifact: ArtifactReader, recipe: Recipe) -> list[Chart]:
+def flow_charts(artifact: ArtifactReader, config: FinetuneConfig) -> list[Chart]:
     """Flow-matching loss of both phases."""
     history = artifact.table("history.parquet")
     names = {"edit": "editing", "t2i": "text-to-image"}
     if not set(names) & set(history.column_names):
         names = {"loss": "training"}
-    start = recipe.finetune.t2i_steps
+    start = config.t2i_steps
     svg = line_chart(
         curves(history, names),
         "step",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kontext.data.mine import Candidate, MinedImage, attributes, references, select, singles
 from kontext.data.mine.attributes import overlap, silhouette
 from kontext.data.mine.candidate import strictest_license
-from schemas.data_config import MineConfig
+from schemas.sections.data import MineConfig
 
 
 def image(

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from kontext.data.sources import plan
+from kontext.data.sources.cutouts import CutoutSource
 from kontext.errors import SourceError
-from schemas.data_config import CutoutSource
 from tests.data.pictures import scene
 
 

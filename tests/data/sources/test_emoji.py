@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from kontext.data.sources import emoji, iconify, meteocons, plan
+from kontext.data.sources import iconify, meteocons, plan
+from kontext.data.sources.codepoints import parse_codes
+from kontext.data.sources.emoji import EmojiSource
+from kontext.data.sources.meteocons import MeteoconsSource
 from kontext.errors import SourceError
-from schemas.data_config import EmojiSource, MeteoconsSource
 
 needs_npm = pytest.mark.skipif(not iconify.available(), reason="npm images are not installed")
 
@@ -21,7 +23,7 @@ needs_npm = pytest.mark.skipif(not iconify.available(), reason="npm images are n
     ],
 )
 def test_code_points_give_exact_labels(codes: str, base: str, labels: dict[str, str]) -> None:
-    assert emoji.parse_codes(codes) == (base, labels)
+    assert parse_codes(codes) == (base, labels)
 
 
 @pytest.mark.parametrize(

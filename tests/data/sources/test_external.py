@@ -10,7 +10,9 @@ import pytest
 
 from kontext.data.sources import external
 from kontext.data.sources.external import fingerprint
-from schemas.data_config import FolderSource, IngestConfig, SignSource
+from kontext.data.sources.folder import FolderSource
+from kontext.data.sources.signs import SignSource
+from schemas.sections.data import IngestConfig
 
 OLD = 1_600_000_000
 

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.emoji import EmojiSource
 from kontext.data.sources.external import fingerprint
 from kontext.data.sources.fallback import resolve
+from kontext.data.sources.meteocons import MeteoconsSource
+from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
+from kontext.data.sources.signs import SignSource
 from kontext.engine import Engine
-from schemas.data_config import (
-    DiceBearSource,
-    EmojiSource,
-    IngestConfig,
-    MeteoconsSource,
-    MineConfig,
-    OpenMojiWheelSource,
-    SignSource,
-)
+from kontext.stages import STAGES
 from schemas.recipes import Recipe
+from schemas.sections.data import IngestConfig, MineConfig
 from schemas.tables import CATEGORIES
 from tests.stages.stage_harness import Harness
 
@@ -62,7 +60,8 @@ def test_installing_npms_images_later_asks_for_another_ingest(no_npm: Path, tmp_
     recipe = Recipe(ingest=IngestConfig(sources=SOURCES))
 
     def digest() -> str:
-        engine = Engine(recipe, f"file://{tmp_path}/store", tmp_path / "c", tmp_path / "home")
+        url, home = f"file://{tmp_path}/store", tmp_path / "home"
+        engine = Engine(recipe, url, tmp_path / "c", home, stages=STAGES)
         return engine.digests()["ingest"]
 
     without = digest()

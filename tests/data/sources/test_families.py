@@ -4,11 +4,11 @@ import pytest
 
 from kontext.data.caption.base import CaptionRequest, ImageFacts
 from kontext.data.caption.relations import WORDINGS
-from kontext.data.caption.template import TemplateCaptioner
+from kontext.data.caption.templates import TemplateCaptioner
 from kontext.data.mine.relations import relation_of
 from kontext.data.sources import iconify, plan
-from kontext.data.sources.families import drawn_alike, member
-from schemas.data_config import FAMILIES, EmojiSource
+from kontext.data.sources.emoji import EmojiSource
+from kontext.data.sources.families import FAMILIES, differs_in_label_only, member
 
 ALL = (*FAMILIES, "clock", "arrow")
 
@@ -36,11 +36,11 @@ def test_code_points_name_family_and_value(
     assert (found.family, found.attribute, found.value) == (family, attribute, value)
 
 
-def test_only_the_kinds_asked_for_and_only_where_drawn_alike() -> None:
+def test_only_the_kinds_asked_for_and_only_where_differs_in_label_only() -> None:
     assert member("1f550", FAMILIES) is None and member("1f680", ALL) is None
     words = member("1f197", FAMILIES)
     assert words is not None
-    assert drawn_alike("noto", words) and not drawn_alike("openmoji", words)
+    assert differs_in_label_only("noto", words) and not differs_in_label_only("openmoji", words)
 
 
 @pytest.mark.skipif(not iconify.available(), reason="npm images are not installed")

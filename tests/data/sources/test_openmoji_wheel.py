@@ -10,8 +10,7 @@ from kontext.data.decode import decode_image
 from kontext.data.mine.attributes import overlap, silhouette
 from kontext.data.sources import plan
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.openmoji_wheel import COLORS, DRAWN, LINES, layers
-from schemas.data_config import OpenMojiWheelSource
+from kontext.data.sources.openmoji_wheel import COLORS, DRAWN, LINES, OpenMojiWheelSource, layers
 
 SVG = b"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">
   <g id="color"><rect x="16" y="16" width="40" height="40" fill="#ff0000"/></g>

@@ -5,8 +5,9 @@ import pytest
 from kontext.data.decode import decode_image
 from kontext.data.sources import plan
 from kontext.data.sources.base import SourceItem
+from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.signs import SignSource
 from kontext.errors import SourceError
-from schemas.data_config import DiceBearSource, SignSource
 
 SMALL = DiceBearSource(seeds=2, values_per_attribute=2)
 

@@ -23,7 +23,7 @@ from kontext.safety.policy import load_policy
 from kontext.sample.editor import Editor
 from kontext.sample.folder import ModelSettings, save_model_folder
 from kontext.sample.session import Session
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 from tests.sample.tiny_flux import networks, write_text_encoders
 
 _SHAPE = TransformerShape(

@@ -18,7 +18,7 @@ from kontext.models.lora import LoraConfig, apply_lora, lora_of, lora_parameters
 from kontext.models.lora_files import save_lora
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.folder import ModelSettings, read_config, save_model_folder
-from schemas.train_config import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape, TransformerShape
 
 _SHAPE = TransformerShape(
     in_channels=64,

@@ -1,0 +1,142 @@
+"""The template captioner: exact labels in, one of several natural sentences out.
+
+The paraphrase is chosen by hash of (pair id, seed). The inverse instruction is the same paraphrase
+with the values swapped, so instruction and inverse match in tone.
+"""
+
+from __future__ import annotations
+
+from kontext.data.caption.base import (
+    MAX_WORDS,
+    Caption,
+    CaptionRequest,
+    ImageFacts,
+    failed,
+    words,
+)
+from kontext.data.caption.references import by_reference
+from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, generic
+from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
+from kontext.data.mine.relations import BY_REFERENCE
+from kontext.data.sources.stable import stable_hash
+from schemas.sections.data import CaptionConfig
+
+
+class TemplateCaptioner:
+    """Captions from labels alone. `paraphrases` limits how many sentences a relation uses."""
+
+    id = "templates/1"
+    remote = False
+
+    def __init__(self, paraphrases: int = 6, seed: int = 0) -> None:
+        self._paraphrases = paraphrases
+        self._seed = seed
+
+    def caption(self, request: CaptionRequest) -> Caption:
+        """Text for one pair. A relation or labels it cannot word give status `malformed`."""
+        values = request.values()
+        if values is None:
+            return failed(request, "malformed", self.id)
+        if request.relation_class == "t2i":
+            return self._single(request)
+        relation = request.relation.removesuffix(BY_REFERENCE)
+        back = wording = wording_of(relation, values)  # the way back has no picture to point at
+        if wording is None or back is None or not request.contexts:
+            return failed(request, "malformed", self.id)
+        if relation != request.relation:
+            wording = by_reference(wording, values["attribute"])
+        start, end = values["from"], values["to"]
+        pick = stable_hash("paraphrase", request.pair_id, self._seed)
+        number, instruction = self._sentence(wording, start, end, pick)
+        _, inverse = self._sentence(back, end, start, pick)
+        if not instruction or not inverse:
+            return failed(request, "malformed", self.id)
+        attribute = values["attribute"]
+        return Caption(
+            pair_id=request.pair_id,
+            instruction=instruction,
+            instruction_short=_fill(wording, _short(wording, start, end), start, end),
+            instruction_inverse=inverse,
+            target_caption=_describe(request.target, attribute),
+            context_caption=_describe(request.contexts[0], attribute),
+            template=f"{request.relation}/{number}",
+            status="ok",
+            captioner=self.id,
+        )
+
+    def _single(self, request: CaptionRequest) -> Caption:
+        """A text-to-image single: the instruction is the caption."""
+        if not request.target.concept.strip():
+            return failed(request, "empty", self.id)
+        names = sorted(request.target.attributes)
+        pick = stable_hash("focus", request.pair_id, self._seed)
+        focus = names[pick % len(names)] if names else ""
+        text = _describe(request.target, focus)
+        short = describe(request.target.concept, {})
+        return Caption(request.pair_id, text, short, "", text, "", "t2i/0", "ok", self.id)
+
+    def _sentence(self, wording: Wording, start: str, end: str, pick: int) -> tuple[int, str]:
+        """(paraphrase number, sentence); the next one that is short enough, or ("", 0) if none."""
+        options = _options(wording, start, end)[: self._paraphrases]
+        for step in range(len(options)):
+            number = (pick + step) % len(options)
+            sentence = _fill(wording, options[number], start, end)
+            if words(sentence) <= MAX_WORDS:
+                return number, sentence
+        return 0, ""
+
+
+def captioner(config: CaptionConfig) -> TemplateCaptioner:
+    """The captioner `templates` of a recipe."""
+    return TemplateCaptioner(config.paraphrases, config.seed)
+
+
+def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
+    """Sentences for a relation; None where the relation is unknown or its labels are missing.
+
+    A relation named after its own attribute is a folder's label and gets generic sentences.
+    """
+    if not all(name in values for name in ("attribute", "from", "to")):
+        return None
+    if values["from"] == values["to"]:
+        return None
+    known = WORDINGS.get(ALIASES.get(relation, relation))
+    if known is not None:
+        absent = is_nothing(values["from"]) or is_nothing(values["to"])
+        if not absent or known.add or known.verbatim:
+            return known
+    elif values["attribute"] != relation or not relation:
+        return None
+    return generic(escaped(humanise(values["attribute"])))
+
+
+def _options(wording: Wording, start: str, end: str) -> tuple[str, ...]:
+    if wording.add and is_nothing(start):
+        return wording.add
+    if wording.remove and is_nothing(end):
+        return wording.remove
+    return wording.change
+
+
+def _short(wording: Wording, start: str, end: str) -> str:
+    if wording.add and is_nothing(start):
+        return wording.short_add
+    if wording.remove and is_nothing(end):
+        return wording.short_remove
+    return wording.short
+
+
+def _fill(wording: Wording, sentence: str, start: str, end: str) -> str:
+    source, target = (start, end) if wording.verbatim else (humanise(start), humanise(end))
+    filled = sentence.format(
+        **{"from": source, "to": target},
+        a_to=article(target),
+        some_to=some(target),
+        when=when(target),
+        hair="no hair" if target == "bald" else f"{target} hair",
+    )
+    return " ".join(filled.split())
+
+
+def _describe(image: ImageFacts, focus: str) -> str:
+    return describe(image.concept, image.attributes, focus)

@@ -1,0 +1,48 @@
+"""Image classifiers, one file each, named by the file ("open-nsfw" is open_nsfw.py).
+
+A new one is one new file here: `RISKS` (what it finds: each risk becomes a column of scores, a
+limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It runs where a policy
+names it and weighs its labels. Packages are imported in functions, because every table asks for
+the risks. May import kontext.errors and schemas.
+"""
+
+from __future__ import annotations
+
+from kontext.errors import GateError
+from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
+from schemas.discovery import plugins
+from schemas.sections.data import ScreenConfig
+
+
+def load_classifier(name: str, threads: int = 1) -> ImageClassifier:
+    """A classifier with `threads` intra-op threads.
+
+    Raises:
+        GateError: unknown name, or its package is not installed.
+    """
+    found = plugins(__name__, "load")
+    if name not in found:
+        raise GateError(f"unknown classifier '{name}' (known: {', '.join(found)})")
+    classifier: ImageClassifier = found[name].load(threads)
+    return classifier
+
+
+def module_of(name: str) -> str:
+    """The module that implements a classifier. Raises KeyError for an unknown one."""
+    return plugins(__name__, "load")[name].__name__
+
+
+def modules_named(config: ScreenConfig) -> list[str]:
+    """Modules of the plug-ins that the section names."""
+    return [module_of(name) for name in config.classifiers]
+
+
+__all__ = [
+    "ImageClassifier",
+    "Pixels",
+    "Scores",
+    "load_classifier",
+    "module_of",
+    "modules_named",
+    "score_images",
+]

@@ -1,0 +1,60 @@
+"""What an image classifier is, and how its model is run.
+
+open-nsfw and NudeNet run through onnxruntime on batches. Measured on two AVX-512 cores, in CPU
+milliseconds per image: open-nsfw 14 (batch 1 to 4) rising to 21 (batch 32), NudeNet 12 to 15; full
+graph optimisation saves a quarter against "extended". So: batches of 4, one thread per session, and
+one worker process per core, which needs no synchronisation inside the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Scores = dict[str, NDArray[np.float32]]
+
+_LOG = logging.getLogger("kontext.safety")
+BATCH = 4
+
+
+class ImageClassifier(Protocol):
+    """Scores images. Labels are fixed; every score is in [0, 1]."""
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+
+    def scores(self, images: Sequence[Pixels]) -> Scores:
+        """Label -> float32 [N] for N images, each uint8 [H, W, 3] RGB of any size."""
+
+
+def onnx_session(path: Path, threads: int) -> Any:
+    """An onnxruntime session on the CPU, fully optimised, with `threads` intra-op threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def score_images(classifier: ImageClassifier, images: Sequence[Pixels]) -> Scores:
+    """Score every image, failing closed: an image that cannot be scored gets NaN in every label.
+
+    NaN passes no limit, so such an image is dropped with outcome `error`.
+    """
+    try:
+        return classifier.scores(images)
+    except Exception as error:  # noqa: BLE001 - whatever broke, the image must not pass unscored
+        if len(images) == 1:
+            _LOG.error("%s could not score an image: %s", classifier.name, type(error).__name__)
+            return {label: np.full(1, np.nan, np.float32) for label in classifier.labels}
+    parts = [score_images(classifier, [image]) for image in images]
+    return {label: np.concatenate([part[label] for part in parts]) for label in classifier.labels}

@@ -1,0 +1,363 @@
+"""What a recipe's training will take, before it is started: memory, operations, time, switches.
+
+Parameters and operations are counted from the shapes. Memory is what fp32 masters, gradients,
+optimiser and averages take, sharded over the ranks as FSDP2 does, plus activations: what autograd
+keeps is measured on small blocks of the same proportions and scaled by tokens and width. Time is
+operations over a share of the device's peak; where the peak is not known, neither is the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from math import ceil
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kontext.models.autoencoder import Autoencoder
+from kontext.models.sequence import sequence_ids
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import use_kernel
+from kontext.parallel.flops import Tokens, step_flops
+from kontext.parallel.peaks import peak_of
+from kontext.train.ladd.formulas import ladd_flops
+from kontext.train.methods.autoencoder import codec_work
+from schemas.recipes import Recipe
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
+
+CHANGES_RESULTS = False  # predicts time and memory
+
+Recompute = Literal["none", "selective", "full"]
+MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter
+# Muon keeps one momentum; what stays with AdamW, or in float32 beside 8 bits, is small
+_OPTIMISER = {"adamw": 8, "adamw-8bit": 2, "adamw-bf16": 4, "muon": 4}
+_EMA = 4
+_RESERVE = 1.5  # GiB for CUDA's context, kernels' workspaces and fragments
+_GIB = 2**30
+_WIDTH = 64  # of the blocks that are measured
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: `gpus` devices of `memory` GiB; `name` as its driver tells it."""
+
+    gpus: int
+    memory: float
+    name: str = "H200"
+    share: float = 0.4  # of the peak that is reached
+
+    @property
+    def speed(self) -> float | None:
+        """Operations per second that all of them reach; None where the peak is not known."""
+        peak = peak_of(self.name, torch.bfloat16)
+        return None if peak is None else self.gpus * peak * self.share
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one training stage will take on one machine."""
+
+    stage: str
+    parameters: int
+    steps: int
+    flops: int  # of a step of all ranks
+    state_gib: float  # per GPU: masters, gradients, optimiser, averages, frozen copies
+    activations_gib: float  # per GPU
+    step_seconds: float | None
+    recompute: Recompute
+    fits: bool
+    advice: str
+
+    @property
+    def memory_gib(self) -> float:
+        """Per GPU, all in all."""
+        return self.state_gib + self.activations_gib + _RESERVE
+
+    @property
+    def days(self) -> float | None:
+        """Of the whole stage."""
+        return None if self.step_seconds is None else self.step_seconds * self.steps / 86_400
+
+
+def estimates(recipe: Recipe, machine: Machine) -> list[Estimate]:
+    """Of the three training stages."""
+    target = (recipe.ingest.resolution // 16) ** 2
+    tokens = Tokens(recipe.encode.text_length, target, target)
+    return [
+        estimate_autoencoder(recipe.autoencoder, recipe.ingest.resolution, machine),
+        estimate_flow(recipe.finetune, tokens, machine),
+        estimate_ladd(recipe.distill, recipe.finetune.shape, tokens, machine),
+    ]
+
+
+def compared(estimate: Estimate, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Prediction and measurement of a stage that has run, from its manifest's metrics."""
+    memory = metrics.get("step_memory_mib")
+    return {
+        "stage": estimate.stage,
+        "predicted_step_seconds": estimate.step_seconds,
+        "measured_step_seconds": metrics.get("step_seconds"),
+        "predicted_memory_gib": estimate.memory_gib,
+        "measured_memory_gib": None if memory is None else float(memory) / 1024,
+        "measured_utilisation": metrics.get("step_utilisation"),
+    }
+
+
+def estimate_autoencoder(config: AutoencoderConfig, side: int, machine: Machine) -> Estimate:
+    """Stage train-autoencoder on images of `side` pixels."""
+    with torch.device("meta"):
+        model = Autoencoder(config.shape)
+    count = _count(model)
+    work = codec_work(config, side)
+    total = sum(work(step).flops or 0 for step in range(config.steps))
+    # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
+    kept = 60 * 2 * config.shape.ch * side**2 * -(-config.batch // machine.gpus)
+    made = Estimate(
+        stage="train-autoencoder",
+        parameters=count,
+        steps=config.steps,
+        flops=total // max(1, config.steps),
+        state_gib=_state(count, config.optimizer, 1),
+        activations_gib=kept / _GIB,
+        step_seconds=None,
+        recompute="none",
+        fits=True,
+        advice="",
+    )
+    # every rank holds the whole codec: the adaptive weight needs whole gradients
+    return _judged(made, machine, "a smaller autoencoder.batch")
+
+
+def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> Estimate:
+    """Stage finetune on edits of `tokens` each."""
+    count = _transformer(config.shape)
+    single = Tokens(tokens.text, tokens.target)
+    singles = round(config.t2i_share * config.batch)
+    joint = step_flops(config.shape, tokens, config.batch - singles).training
+    joint += step_flops(config.shape, single, singles).training
+    first = step_flops(config.shape, single, config.batch).training
+    steps = config.t2i_steps + config.joint_steps
+    base = Estimate(
+        stage="finetune",
+        parameters=count,
+        steps=steps,
+        flops=(config.t2i_steps * first + config.joint_steps * joint) // max(1, steps),
+        state_gib=_state(count, config.optimizer, machine.gpus) + _gathered(config, machine),
+        activations_gib=0.0,
+        step_seconds=None,
+        recompute=config.parallel.recompute,
+        fits=True,
+        advice="",
+    )
+    sharing = config.parallel.context
+    rows = -(-config.batch // (machine.gpus // sharing or 1))
+    # what a GPU keeps at once: its rows, part by part, of sequences that it may share
+    kept = -(-rows // config.accumulate) / sharing
+    return _switched(base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload)
+
+
+def estimate_ladd(
+    config: DistillConfig, shape: TransformerShape, tokens: Tokens, machine: Machine
+) -> Estimate:
+    """Stage distill of a transformer of `shape` on edits of `tokens` each."""
+    count = _transformer(shape)
+    frozen = MASTER * count / machine.gpus / _GIB  # the teacher, sharded beside the student
+    base = Estimate(
+        stage="distill",
+        parameters=count,
+        steps=config.steps,
+        flops=ladd_flops(config, shape, tokens),
+        state_gib=_state(count, "adamw", machine.gpus) + frozen,
+        activations_gib=0.0,
+        step_seconds=None,
+        recompute=config.parallel.recompute,
+        fits=True,
+        advice="",
+    )
+    rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
+    # the student's pass and the teacher's behind it are both kept
+    return _switched(base, shape, tokens, rows, machine, "distill", config.parallel.offload, 2)
+
+
+def _switched(
+    base: Estimate,
+    shape: TransformerShape,
+    tokens: Tokens,
+    rows: float,
+    machine: Machine,
+    section: str,
+    offload: bool,
+    passes: int = 1,
+) -> Estimate:
+    """The stage as the recipe has it; where that does not fit, the first switch that would do.
+
+    Args:
+        rows: samples that a GPU computes at once.
+        passes: of each sample through a model, that are kept at the same time.
+    """
+
+    def at(mode: Recompute, parts: int = 1) -> Estimate:
+        each = one_block(shape) if offload else activations(shape, mode)
+        most = rows if parts == 1 else ceil(rows / parts)
+        kept = passes * each * tokens.count * most / _GIB
+        found = replace(base, recompute=mode, activations_gib=kept)
+        return replace(found, fits=found.memory_gib <= machine.memory)
+
+    asked = at(base.recompute)
+    advice = "the recipe fits as it is"
+    if not asked.fits:
+        advice = _advice(at, asked.recompute, machine, section, max(1, int(rows)))
+    seconds = None
+    if machine.speed is not None:
+        again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[asked.recompute]
+        seconds = asked.flops * again / machine.speed
+    return replace(asked, advice=advice, step_seconds=seconds)
+
+
+def _advice(
+    at: Callable[..., Estimate], asked: Recompute, machine: Machine, section: str, rows: int
+) -> str:
+    """Which switch of `section` to flip; `at(recompute, parts)` is the stage with it flipped."""
+    switch = f"{section}.parallel.recompute"
+    for mode in MODES[MODES.index(asked) :]:
+        if at(mode).fits:
+            return f"set {switch}={mode}: {at(mode).memory_gib:.1f} GiB then"
+    if at("full").state_gib + _RESERVE > machine.memory:
+        return f"the state alone is too large: more GPUs than {machine.gpus}"
+    for parts in range(2, rows + 1):
+        if at("full", parts).fits:
+            return f"set {switch}=full and {section}.accumulate={parts}"
+    return f"set {switch}=full and a smaller batch, or more GPUs"
+
+
+def _judged(made: Estimate, machine: Machine, switch: str) -> Estimate:
+    fits = made.memory_gib <= machine.memory
+    seconds = None if machine.speed is None else made.flops / machine.speed
+    advice = "the recipe fits as it is" if fits else f"take {switch}"
+    return replace(made, fits=fits, step_seconds=seconds, advice=advice)
+
+
+def _state(parameters: int, optimizer: str, ranks: int) -> float:
+    each = MASTER + GRADIENT + _OPTIMISER[optimizer] + _EMA
+    return each * parameters / ranks / _GIB
+
+
+def _gathered(config: FinetuneConfig, machine: Machine) -> float:
+    """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead."""
+    if machine.gpus == 1:
+        return GATHERED * _transformer(config.shape) / _GIB
+    hidden = config.shape.hidden_size
+    block = 2 * (4 + 2 * config.shape.mlp_ratio) * hidden**2 + 12 * hidden**2
+    return (config.parallel.prefetch + 2) * GATHERED * block / _GIB
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _transformer(shape: TransformerShape) -> int:
+    with torch.device("meta"):
+        return _count(FluxTransformer(shape))
+
+
+def activations(shape: TransformerShape, mode: Recompute) -> float:
+    """Bytes a token of one sample keeps for the backward pass, over all blocks."""
+    double, single, last = kept_per_token(shape.mlp_ratio)
+    width = shape.hidden_size
+    # a block's input, in the residual stream's dtype; and what one block keeps while it is redone
+    least = 4 * width * (shape.depth + shape.depth_single_blocks)
+    if mode == "full":
+        return least + max(double, single) * width
+    if mode == "none":
+        return (double * shape.depth + single * (shape.depth_single_blocks - 1) + last) * width
+    # attention's output, and every other product: half of 9 (double) or 8 (single) widths in bf16
+    products = 2 * width * (5.5 * shape.depth + 5 * shape.depth_single_blocks)
+    return least + products + max(double, single) * width
+
+
+def one_block(shape: TransformerShape) -> float:
+    """Bytes a token keeps on the device where the rest waits in the host's memory."""
+    double, single, _ = kept_per_token(shape.mlp_ratio)
+    return max(double, single) * shape.hidden_size
+
+
+@cache
+def kept_per_token(mlp_ratio: float) -> tuple[float, float, float]:
+    """Bytes that autograd keeps per token and unit of width: a double block, a single block, and
+    the last single block with what surrounds the blocks.
+
+    Measured on blocks of 64 channels under bf16 autocast with a fused attention kernel: what one
+    block more keeps of a long sequence beyond what it keeps of a short one. (What does not grow
+    with tokens is autocast's copies of the weights.)
+    """
+    short, long = 8, 16  # tokens along a side
+
+    def slope(depth: int, singles: int) -> float:
+        tokens = 2 * (long**2 - short**2)
+        grown = _kept(depth, singles, mlp_ratio, long) - _kept(depth, singles, mlp_ratio, short)
+        return grown / tokens / _WIDTH
+
+    one = slope(1, 1)
+    double = slope(2, 1) - one
+    return double, slope(1, 2) - one, one - double
+
+
+def _kept(depth: int, singles: int, mlp_ratio: float, side: int, text: int = 32) -> int:
+    """Bytes that autograd keeps of a forward pass of one small sample."""
+
+    shape = TransformerShape(
+        in_channels=16,
+        vec_in_dim=8,
+        context_in_dim=16,
+        hidden_size=_WIDTH,
+        mlp_ratio=mlp_ratio,
+        num_heads=1,
+        depth=depth,
+        depth_single_blocks=singles,
+        axes_dim=(16, 24, 24),
+        guidance_embed=False,
+    )
+    torch.manual_seed(0)
+    model, n = FluxTransformer(shape), side**2
+    own = {p.data_ptr() for p in model.parameters()}
+    tokens = torch.randn(1, 2 * n, 16)
+    ids = sequence_ids((side, side), [(side, side)])
+    with _saved(own) as held, _fused(), torch.autocast("cpu", torch.bfloat16):
+        out = model(
+            tokens, ids, torch.randn(1, text, 16), torch.randn(1, 8), torch.rand(1), target_length=n
+        )
+    del out
+    return sum(held.values())
+
+
+@contextmanager
+def _saved(ignored: set[int]) -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, each once, without those of the weights."""
+    held: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ignored and not isinstance(tensor, nn.Parameter):
+            held[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield held
+
+
+@contextmanager
+def _fused() -> Iterator[None]:
+    """Attention without its matrix of weights, as on a GPU."""
+    use_kernel("sdpa")
+    try:
+        yield
+    finally:
+        use_kernel("auto")

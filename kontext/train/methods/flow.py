@@ -1,0 +1,293 @@
+"""The rectified-flow step: x_t = (1 - t) x + t e, predict e - x, loss on the target's tokens only.
+
+Phase one trains text-to-image from scratch (at full size its place is taken by a FLUX.1
+checkpoint); phase two trains text-to-image and image-to-image jointly. With an empty context its
+tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kontext.data.pair_tensors import Batch, PairTensors, gather, sampling_weights
+from kontext.errors import RecipeError
+from kontext.models.precision import compute_dtype, full_precision
+from kontext.models.sequence import pack
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.attention import use_kernel
+from kontext.parallel.flops import Tokens, step_flops
+from kontext.parallel.inputs import Inputs
+from kontext.parallel.shard import shard
+from kontext.parallel.world import World
+from kontext.train.clock import Work, waiting
+from kontext.train.ema import Ema
+from kontext.train.flow_model import flow_lengths, fresh_model
+from kontext.train.loop import Measure, generator
+from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
+from kontext.train.state import TrainState, take_step
+from kontext.train.timesteps import sample_t
+from kontext.train.validation import validation
+from kontext.train.velocity import add_noise, change_weights, velocity
+from schemas.sections.training import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs [B] of one step that go through the model together, and the texts they go with."""
+
+    name: str
+    pairs: Tensor
+    text: Tensor
+    with_context: bool = True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch's packed targets and what was drawn for each of them."""
+
+    clean: Tensor  # [B, N, D]
+    eps: Tensor  # [B, N, D]
+    normal: Tensor  # [B], of which the noise level is made
+    guidance: Tensor | None = None  # [B], what the model is told
+
+    def select(self, rows: Tensor) -> Drawn:
+        """Reduced to `rows`."""
+        guidance = None if self.guidance is None else self.guidance[rows]
+        return Drawn(self.clean[rows], self.eps[rows], self.normal[rows], guidance)
+
+
+def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
+    """Flow training on the pairs of encode's train split.
+
+    `inputs.model` is trained; without it a fresh model of the recipe's shape, with adapters where
+    the recipe trains those.
+    """
+    from kontext.data.latents import load_pairs
+
+    data = load_pairs(inputs["encode"], "train", world.device)
+    model = inputs.model
+    assert model is None or isinstance(model, FluxTransformer)
+    method = FlowMethod(config, data, model, world)
+    if config.validate_every:
+        held_out = load_pairs(inputs["encode"], "val", world.device)
+        method.measure = Measure(config.validate_every, lambda step: method.validated(held_out))
+    return method
+
+
+class FlowMethod:
+    """One update of the flow model on a mixed batch.
+
+    Every rank draws the same global batch and computes its own rows of it, so losses and updates
+    do not depend on the number of ranks but for the order of sums. Text-to-image and edits go
+    forward and backward one after the other: their sequences have different lengths. So do the
+    parts of a batch that is accumulated: its gradient is the whole batch's.
+
+    Args:
+        config: the recipe section.
+        data: encoded training pairs.
+        model: starting weights, the same on all ranks; a fresh model where None.
+        world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
+            where blocks are to be compiled.
+        KernelError: the recipe's attention kernel does not run here.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        data: PairTensors,
+        model: FluxTransformer | None = None,
+        world: World | None = None,
+    ) -> None:
+        if config.text_dropout + config.image_dropout + config.both_dropout > 1:
+            raise RecipeError("text_dropout, image_dropout and both_dropout sum to more than 1")
+        torch.manual_seed(config.seed)
+        self.config, self.data = config, data
+        self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        self.model = (model or fresh_model(config, data)).to(self.device)
+        self.products = compute_dtype(config.parallel.precision, self.device)
+        self.measure: Measure | None = None
+        use_kernel(config.parallel.kernel, self.device)
+        shard(self.model, config.parallel, self.world, self.products, flow_lengths(config, data))
+        self.total_steps = config.t2i_steps + config.joint_steps
+        optimizers = transformer_optimizers(
+            self.model, config.optimizer, config.lr, config.weight_decay, config.groups
+        )
+        self.state = TrainState(
+            modules={"model": self.model},
+            optimizers={type(o).__name__.lower(): o for o in optimizers},
+            ema={"model": Ema(self.model, config.ema_decay)},
+        )
+        self._edits, self._singles = data.edits(), data.singles()
+        self._edit_weights = sampling_weights(
+            data, self._edits, config.category_weights, config.magnitude_balance
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One update; T2I only in phase one, a fixed T2I/I2I split in phase two."""
+        c = self.config
+        factor = warmup_cosine(index, self.total_steps, c.warmup)
+        scale_rates(self.state.optimizers.values(), factor)
+        parts = self.picked(index)
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        report = self._backward(index, parts)
+        norm = take_step(self.state, c.clip)
+        return {"loss": report.pop("loss"), "grad_norm": norm, **report}
+
+    def picked(self, index: int) -> list[tuple[str, Tensor]]:
+        """The pairs [B] of a step: edits, text-to-image, or both."""
+        c = self.config
+        draw = generator(c.seed, index, "batch")
+        edits = self._edits_at(index)
+        parts: list[tuple[str, Tensor]] = []
+        if edits:
+            picks = torch.multinomial(self._edit_weights, edits, replacement=True, generator=draw)
+            parts.append(("edit", self._edits[picks]))
+        if c.batch > edits and len(self._singles):
+            picks = torch.randint(len(self._singles), (c.batch - edits,), generator=draw)
+            parts.append(("t2i", self._singles[picks]))
+        return parts
+
+    def _edits_at(self, index: int) -> int:
+        """How many samples of a step's batch are edits."""
+        c = self.config
+        return 0 if index < c.t2i_steps else c.batch - round(c.t2i_share * c.batch)
+
+    def work(self, index: int) -> Work:
+        """Text, target and context tokens of a step's samples, and the operations they take."""
+        c, data = self.config, self.data
+        single = Tokens(data.text_tokens.shape[1], data.target_tokens)
+        edits = self._edits_at(index)
+        singles = c.batch - edits if len(self._singles) else 0
+        if c.image_dropout or c.both_dropout:
+            # the step's own first draw: an edit that loses its context is as long as a single
+            draw = generator(c.seed, index, "dropout")
+            lost = int(cfg_dropout(c, edits, draw)[1].sum()) if edits else 0
+            edits, singles = edits - lost, singles + lost
+        flops = step_flops(c.shape, single, singles).training
+        tokens = singles * single.count
+        for contexts, share in self._context_shares:
+            edit = replace(single, context=contexts * single.target)
+            flops += round(share * step_flops(c.shape, edit, edits).training)
+            tokens += round(share * edits * edit.count)
+        return Work(tokens, flops)
+
+    @cached_property
+    def _context_shares(self) -> list[tuple[int, float]]:
+        """(number of contexts, share of the edits drawn that have it), as the weights say."""
+        counts = self.data.context_counts()[self._edits]
+        found = sorted(set(counts.tolist()))
+        return [(n, float(self._edit_weights[counts == n].sum())) for n in found]
+
+    def validated(self, held_out: PairTensors) -> dict[str, float]:
+        """The averaged weights' loss on held-out pairs, per category and noise level."""
+        c, exact = self.config, self.products == torch.float32
+        with self.state.ema["model"].applied(self.model), full_precision(exact):
+            return validation(self.model, held_out, c.validate_pairs, c.seed)
+
+    def mixture(self) -> list[dict[str, float | str]]:
+        """Rows {category, asked, drawn}: shares of the joint phase's edits, counted step by step.
+
+        `asked` is what the weights say, `drawn` what every batch of the whole run really held.
+        """
+        names = self.data.categories
+        counts = torch.zeros(len(names))
+        for index in range(self.config.t2i_steps, self.total_steps):
+            for name, pairs in self.picked(index):
+                if name == "edit":
+                    counts += torch.bincount(self.data.category[pairs], minlength=len(names))
+        asked = torch.zeros(len(names))
+        asked.index_add_(0, self.data.category[self._edits], self._edit_weights.float())
+        drawn = counts / counts.sum().clamp(min=1)
+        return [
+            {"category": name, "asked": wanted, "drawn": found}
+            for name, wanted, found in zip(names, asked.tolist(), drawn.tolist(), strict=True)
+            if wanted or found
+        ]
+
+    def _backward(self, index: int, parts: list[tuple[str, Tensor]]) -> dict[str, float]:
+        """Leave the batch's gradient in the model; returns the global mean losses."""
+        c = self.config
+        noise = generator(c.seed, index, "noise")
+        times = generator(c.seed, index, "time")
+        drops = generator(c.seed, index, "dropout")
+        report: dict[str, float] = {}
+        total = torch.zeros((), device=self.device)
+        for name, pairs in parts:
+            for part in self.dropped(name, pairs, drops):
+                with waiting():
+                    batch = gather(self.data, part.pairs, part.text, part.with_context)
+                drawn = self._draw(batch, noise, times, drops)
+                report[part.name] = 0.0
+                for rows in self.world.parts(len(part.pairs), c.accumulate):
+                    with full_precision(self.products == torch.float32):
+                        loss = self._loss(batch, drawn, rows)
+                    weighted = loss * (len(rows) / c.batch)
+                    weighted.backward()  # type: ignore[no-untyped-call]
+                    total = total + weighted.detach()
+                    report[part.name] += float(loss.detach()) * (len(rows) / len(part.pairs))
+        return self.world.sum({"loss": float(total), **report})
+
+    def dropped(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
+        """Pairs [B] after CFG dropout: those that keep their context, and those that lose it.
+
+        A sample loses its instruction (to the encoded empty prompt), its context (whose tokens
+        are then omitted), or both (InstructPix2Pix, arXiv 2211.09800).
+        """
+        no_text, alone = cfg_dropout(self.config, len(pairs), draw)
+        text = torch.where(no_text, self.data.empty_text, self.data.text[pairs])
+        if name != "edit":
+            return [Part(name, pairs, text)]
+        parts, kept, kept_text = [], pairs[~alone], text[~alone]
+        for rows in self.data.by_context_count(kept):
+            count = int(self.data.context_counts()[kept[rows[0]]])
+            label = name if count == 1 else f"{name}_{count}_contexts"
+            parts.append(Part(label, kept[rows], kept_text[rows]))
+        if bool(alone.any()):
+            parts.append(Part("edit_without_context", pairs[alone], text[alone], False))
+        return parts
+
+    def _draw(
+        self, batch: Batch, noise: torch.Generator, times: torch.Generator, drops: torch.Generator
+    ) -> Drawn:
+        """What is random about a whole global batch, wherever its rows are computed."""
+        clean = pack(batch.target)
+        eps = torch.randn(clean.shape, generator=noise).to(clean.device)
+        normal = torch.randn(len(clean), generator=times).to(clean.device)
+        if not self.model.shape.guidance_embed:
+            return Drawn(clean, eps, normal)
+        low, high = self.config.guidance_told
+        guidance = low + (high - low) * torch.rand(len(clean), generator=drops)
+        return Drawn(clean, eps, normal, guidance.to(clean.device))
+
+    def _loss(self, batch: Batch, drawn: Drawn, rows: range) -> Tensor:
+        """Mean loss of some rows of the global batch."""
+        c = self.config
+        if len(rows) < len(drawn.clean):
+            # a rank without rows computes one of no weight: FSDP's collectives need every rank
+            mine = torch.tensor(list(rows) or [0], device=drawn.clean.device)
+            batch, drawn = batch.select(mine), drawn.select(mine)
+        clean, eps = drawn.clean, drawn.eps
+        t = sample_t(drawn.normal, clean.shape[1], self.model.shape.timestep_shift)
+        predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, drawn.guidance)
+        error = (predicted - (eps - clean)).square()
+        if c.mask_weight and batch.context is not None:
+            error = error * change_weights(batch.target, batch.context, c.mask_weight)
+        return error.mean()
+
+
+def cfg_dropout(config: FinetuneConfig, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which of `count` samples lose their text and which their context: bool [count] each."""
+    u = torch.rand(count, generator=draw)
+    one, two = config.text_dropout, config.text_dropout + config.image_dropout
+    both = (u >= two) & (u < two + config.both_dropout)
+    return (u < one) | both, (u >= one) & (u < two) | both

@@ -1,0 +1,158 @@
+"""Guidance distillation: one pass that gives the guided velocity, told how strong (FLUX.1 [dev]).
+
+Classifier-free guidance takes two passes a step. The student is the teacher with an embedding of
+the guidance w added, and regresses the teacher's v_u + w (v_c - v_u) for w drawn from a range
+(Meng et al., arXiv 2210.03142). FLUX.1 Kontext [dev] was made so, on image-to-image alone (arXiv
+2506.15742, section 3); which condition v_u lacks is not published: here it is the instruction,
+and the context stays, as for the sampler's text guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kontext.data.pair_tensors import Batch, PairTensors
+from kontext.errors import RecipeError
+from kontext.models.precision import compute_dtype
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.inputs import Inputs
+from kontext.parallel.shard import shard
+from kontext.parallel.world import World
+from kontext.train.clock import Work
+from kontext.train.edit_draws import EditDraws, NoisedEdits
+from kontext.train.ema import Ema
+from kontext.train.loop import Measure
+from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
+from kontext.train.state import TrainState, take_step
+from kontext.train.velocity import velocity
+from schemas.sections.training import FinetuneConfig
+
+
+def with_guidance(teacher: FluxTransformer) -> FluxTransformer:
+    """A copy of `teacher` with a guidance embedding that says nothing yet: equal at any guidance.
+
+    Raises:
+        RecipeError: the teacher has one already.
+    """
+    if teacher.shape.guidance_embed:
+        raise RecipeError("guidance distillation adds an embedding: shape.guidance_embed is on")
+    student = FluxTransformer(teacher.shape.model_copy(update={"guidance_embed": True}))
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    assert student.guidance_in is not None
+    torch.nn.init.zeros_(student.guidance_in.out_layer.weight)
+    torch.nn.init.zeros_(student.guidance_in.out_layer.bias)
+    return student.to(teacher.img_in.weight.device)
+
+
+def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMethod:
+    """Guidance distillation on the pairs of encode's train split.
+
+    The teacher is `inputs.model`; without it the one in the file `teacher`.
+    """
+    from kontext.data.latents import load_pairs
+
+    data = load_pairs(inputs["encode"], "train", world.device)
+    teacher = inputs.model
+    if teacher is None:
+        teacher = FluxTransformer(config.shape)
+        teacher.load_state_dict(load_file(inputs.files["teacher"]))
+    assert isinstance(teacher, FluxTransformer)
+    return GuidanceMethod(config, data, teacher.to(world.device), world)
+
+
+class GuidanceMethod:
+    """One update of the student towards the teacher's guided velocity, on edits only.
+
+    Args:
+        config: the recipe section; `guidance_distill` has the steps and the range.
+        data: encoded training pairs.
+        teacher: trained with CFG dropout of the text; frozen here.
+        world: this process among the ranks, which hold teacher and student sharded; alone by
+            default.
+
+    Raises:
+        RecipeError: the teacher has a guidance embedding, or was trained without text dropout, or
+            a batch has fewer edits than there are ranks.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        data: PairTensors,
+        teacher: FluxTransformer,
+        world: World | None = None,
+    ) -> None:
+        if config.text_dropout + config.both_dropout <= 0:
+            raise RecipeError("guidance distillation needs a teacher trained with text_dropout")
+        torch.manual_seed(config.seed)
+        self.config, self.data = config, data
+        self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        self.draws = EditDraws(
+            config, data, config.guidance_distill.batch, teacher.shape.timestep_shift, self.world
+        )
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = with_guidance(teacher).requires_grad_(True).train()
+        self.products = compute_dtype(config.parallel.precision, self.device)
+        self.measure: Measure | None = None
+        if self.world.size > 1:
+            for model in (self.teacher, self.student):
+                shard(model, config.parallel, self.world, self.products)
+        self.total_steps = config.guidance_distill.steps
+        optimizers = transformer_optimizers(
+            self.student,
+            config.optimizer,
+            config.guidance_distill.lr,
+            config.weight_decay,
+            config.groups,
+        )
+        self.state = TrainState(
+            modules={"model": self.student},
+            optimizers={type(o).__name__.lower(): o for o in optimizers},
+            ema={"model": Ema(self.student, config.guidance_distill.ema_decay)},
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One update; `unguided` is the loss of a student that would ignore the guidance."""
+        c = self.config.guidance_distill
+        scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss = unguided = 0.0
+        for part in self.draws.at(index):
+            guidance = self.guidance_of(part)
+            goal, plain = self.guided(part.batch, part.noisy, part.t, guidance)
+            found = velocity(self.student, part.noisy, part.batch, part.t, guidance)
+            error = (found - goal).square().mean()
+            (error * part.share).backward()  # type: ignore[no-untyped-call]
+            loss += float(error.detach()) * part.share
+            unguided += float((plain - goal).square().mean()) * part.share
+        norm = take_step(self.state, c.clip)
+        return self.world.sum({"loss": loss, "unguided": unguided}) | {"grad_norm": norm}
+
+    def work(self, index: int) -> Work:
+        """Tokens of a step's edits; three passes over them, whose operations stay uncounted."""
+        return self.draws.work()
+
+    def guidance_of(self, part: NoisedEdits) -> Tensor:
+        """The guidance [b] that a part's edits are distilled at."""
+        c = self.config.guidance_distill
+        return (c.low + (c.high - c.low) * part.uniform).to(self.device)
+
+    @torch.no_grad()
+    def guided(
+        self, batch: Batch, noisy: Tensor, t: Tensor, guidance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's velocity [B, N, D] under classifier-free `guidance` [B], and without."""
+        tokens, pooled = self.data.empty_prompt()
+        empty = replace(
+            batch, tokens=tokens.expand_as(batch.tokens), pooled=pooled.expand_as(batch.pooled)
+        )
+        plain = velocity(self.teacher, noisy, batch, t)
+        without = velocity(self.teacher, noisy, empty, t)
+        return without + guidance.view(-1, 1, 1) * (plain - without), plain

@@ -1,0 +1,148 @@
+"""The flow's last steps, judged in pictures: its estimate is decoded and compared as an eye would.
+
+A flow regresses latents, where all differences weigh alike; what an edit looks like depends on few
+of them. So after the regression the clean estimate x_t - t v is decoded by the frozen autoencoder
+and compared with the decoded target in a feature network too (LPIPS's form, and the pooled
+embedding), as few-step rectified flows are trained (Lee, Lin & Fanti 2024, arXiv 2405.20320). The
+distance in latents stays in the loss: it holds what the feature network does not see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kontext.data.pair_tensors import Batch, PairTensors
+from kontext.models.autoencoder import Autoencoder, load_autoencoder
+from kontext.models.precision import autocast, compute_dtype
+from kontext.models.sequence import pack, unpack
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.inputs import Inputs
+from kontext.parallel.shard import shard
+from kontext.parallel.world import World
+from kontext.train.clock import Work
+from kontext.train.edit_draws import EditDraws, NoisedEdits
+from kontext.train.ema import Ema
+from kontext.train.flow_model import flow_lengths, fresh_model
+from kontext.train.loop import Measure
+from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
+from kontext.train.perceptual import Backbone, feature_distances, load_backbone
+from kontext.train.state import TrainState, take_step
+from kontext.train.velocity import change_weights, velocity
+from schemas.sections.training import AutoencoderConfig, FinetuneConfig
+
+
+def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
+    """Training in pictures on encode's train split, by train-autoencoder's decoder.
+
+    `inputs.model`, which lies over the devices as its own training left it, is trained on;
+    without it a model of the recipe's shape, laid out as the recipe says.
+    """
+    from kontext.data.latents import load_pairs
+    from kontext.stage import section_of
+
+    data = load_pairs(inputs["encode"], "train", world.device)
+    codec = load_autoencoder(inputs["train-autoencoder"], world.device)
+    trained_with = section_of(inputs["train-autoencoder"].manifest, AutoencoderConfig)
+    features = load_backbone(trained_with, world.device)
+    model = inputs.model
+    if model is None:
+        model = fresh_model(config, data).to(world.device)
+        products = compute_dtype(config.parallel.precision, world.device)
+        shard(model, config.parallel, world, products, flow_lengths(config, data))
+    assert isinstance(model, FluxTransformer)
+    return PictureMethod(config, data, model, codec, features, world)
+
+
+class PictureMethod:
+    """One update of a trained flow on edits, by the pictures that its estimates decode to.
+
+    The model is trained in place; its averaged weights are in `state.ema`. On several ranks it
+    comes sharded, and each rank decodes its own rows of a global batch.
+
+    Args:
+        config: the recipe section; `pictures` has the steps and weights.
+        data: encoded training pairs.
+        model: a trained flow; what of it takes a gradient is trained.
+        codec: the autoencoder that made the latents, frozen.
+        features: the frozen network that pictures are compared in.
+        world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: there are no edits to train on, or fewer in a batch than there are ranks.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        data: PairTensors,
+        model: FluxTransformer,
+        codec: Autoencoder,
+        features: Backbone,
+        world: World | None = None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.data, self.model = config, data, model
+        self.codec, self.features = codec, features
+        self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        self.products = compute_dtype(config.parallel.precision, self.device)
+        self.measure: Measure | None = None
+        self.draws = EditDraws(
+            config, data, config.pictures.batch, model.shape.timestep_shift, self.world
+        )
+        self.total_steps = config.pictures.steps
+        optimizers = transformer_optimizers(
+            model, config.optimizer, config.pictures.lr, config.weight_decay, config.groups
+        )
+        self.state = TrainState(
+            modules={"model": model},
+            optimizers={type(o).__name__.lower(): o for o in optimizers},
+            ema={"model": Ema(model, config.pictures.ema_decay)},
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One update; `latents`, `maps` and `embedding` are the loss's parts without weights."""
+        c = self.config.pictures
+        optimizers = self.state.optimizers.values()
+        scale_rates(optimizers, warmup_cosine(index, c.steps, c.warmup))
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        report: Counter[str] = Counter()
+        for part in self.draws.at(index):
+            losses = self._losses(part)
+            (losses["loss"] * part.share).backward()  # type: ignore[no-untyped-call]
+            report.update({k: float(v.detach()) * part.share for k, v in losses.items()})
+        norm = take_step(self.state, c.clip)
+        return self.world.sum(report) | {"grad_norm": norm}
+
+    def work(self, index: int) -> Work:
+        """Tokens of a step's edits; operations stay uncounted."""
+        return self.draws.work()
+
+    def _losses(self, part: NoisedEdits) -> dict[str, Tensor]:
+        c, batch = self.config.pictures, part.batch
+        speed = velocity(self.model, part.noisy, batch, part.t)
+        estimate = part.noisy - part.t.view(-1, 1, 1) * speed
+        latents = self._apart(batch, estimate)
+        maps, embedding = self.compared(batch.target, unpack(estimate, *self.data.grid))
+        loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding
+        return {"loss": loss, "latents": latents, "maps": maps, "embedding": embedding}
+
+    def compared(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean distances of feature maps and of embeddings of two decoded latents [B, C, h, w]."""
+        with autocast(self.device):
+            with torch.no_grad():
+                wanted = self.codec.decode(target)
+            made = self.codec.decode(estimate)
+        return feature_distances(self.features, wanted.float(), made.float())
+
+    def _apart(self, batch: Batch, estimate: Tensor) -> Tensor:
+        """Mean square in latents, changed tokens weighing more where the recipe says so."""
+        error = (estimate - pack(batch.target)).square()
+        if self.config.mask_weight and batch.context is not None:
+            error = error * change_weights(batch.target, batch.context, self.config.mask_weight)
+        return error.mean()

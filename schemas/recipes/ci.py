@@ -1,0 +1,67 @@
+"""Two minutes on two cores: every stage for real, at sizes that prove wiring, not quality."""
+
+from __future__ import annotations
+
+from schemas.recipe import SMALL_SHIFT, Recipe
+from schemas.sections.data import IngestConfig, MineConfig, ScreenConfig, ShardConfig
+from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.training import (
+    AutoencoderConfig,
+    DistillConfig,
+    FinetuneConfig,
+    PictureConfig,
+)
+
+
+def recipe() -> Recipe:
+    """The recipe `ci`."""
+    return Recipe(
+        name="ci",
+        ingest=IngestConfig(
+            sources=(
+                {"kind": "emoji", "max_concepts": 24, "max_people": 8},
+                {"kind": "meteocons"},
+                {"kind": "dicebear", "seeds": 8, "values_per_attribute": 2},
+                {"kind": "signs", "scenes": 8, "words_per_scene": 3},
+            )
+        ),
+        mine=MineConfig(
+            miners=("attributes", "references", "singles"), pairs_per_category=120, t2i_singles=100
+        ),
+        screen=ScreenConfig(clip_steps=20, clip_batch=64),
+        shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),
+        autoencoder=AutoencoderConfig(
+            shape=AutoencoderShape(ch=16, norm_groups=4),
+            steps=20,
+            batch=8,
+            perceptual_start=8,
+            disc_start=12,
+        ),
+        finetune=FinetuneConfig(
+            shape=TransformerShape(
+                in_channels=64,
+                vec_in_dim=384,
+                context_in_dim=384,
+                hidden_size=64,
+                num_heads=2,
+                depth=1,
+                depth_single_blocks=2,
+                axes_dim=(8, 12, 12),
+                guidance_embed=False,
+                timestep_shift=SMALL_SHIFT,
+            ),
+            t2i_steps=6,
+            joint_steps=12,
+            batch=16,
+            checkpoint_every=5,
+            whiten_text=True,
+            mask_weight=3.0,
+            pictures=PictureConfig(steps=4, batch=8),
+        ),
+        distill=DistillConfig(
+            teacher_edits=24, teacher_steps=4, steps=6, warmup_steps=2, batch=8, checkpoint_every=3
+        ),
+        evaluate=EvaluateConfig(items_per_category=6, teacher_steps=4, bootstrap=100),
+        publish=PublishConfig(name="kontext-ci"),
+    )

@@ -1,0 +1,86 @@
+"""One big GPU: 128 px, emoji, characters, weather, signs and cut-outs on photographs.
+
+Sized so that the pack (`kontext pack`) stays below 60 MiB and training takes slices of ten
+minutes. The numbers of its training sections have not been tuned: no GPU was at hand.
+"""
+
+from __future__ import annotations
+
+from schemas.recipe import SMALL_SHIFT, Recipe
+from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
+from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.training import (
+    AutoencoderConfig,
+    DistillConfig,
+    FinetuneConfig,
+    PictureConfig,
+)
+
+
+def recipe() -> Recipe:
+    """The recipe `h200`."""
+    return Recipe(
+        name="h200",
+        ingest=IngestConfig(
+            sources=(
+                {"kind": "emoji", "max_concepts": 300, "max_people": 40},
+                {"kind": "meteocons"},
+                {"kind": "dicebear", "seeds": 60},
+                {"kind": "signs", "scenes": 150},
+                {"kind": "cutouts"},
+            ),
+            resolution=128,
+        ),
+        mine=MineConfig(pairs_per_category=8000, t2i_singles=2500),
+        shard=ShardConfig(dataset="h200"),
+        autoencoder=AutoencoderConfig(
+            shape=AutoencoderShape(ch=64, ch_mult=(1, 2, 4, 4), num_res_blocks=2, norm_groups=16),
+            steps=16_000,
+            batch=64,
+            lr=2e-3,
+            warmup=200,
+            perceptual_start=6_000,
+            latent_noise_start=11_000,
+            disc_start=13_000,
+            disc_channels=64,
+            ema_decay=0.999,
+            checkpoint_every=1000,
+        ),
+        finetune=FinetuneConfig(
+            shape=TransformerShape(
+                in_channels=64,
+                vec_in_dim=384,
+                context_in_dim=384,
+                hidden_size=768,
+                num_heads=12,
+                depth=5,
+                depth_single_blocks=10,
+                axes_dim=(16, 24, 24),
+                guidance_embed=False,
+                timestep_shift=SMALL_SHIFT,
+            ),
+            t2i_steps=2_000,
+            joint_steps=34_000,
+            whiten_text=True,
+            mask_weight=3.0,
+            category_weights={"global": 0.6},
+            pictures=PictureConfig(steps=4_000, batch=128, lr=2e-4, warmup=100, ema_decay=0.998),
+            batch=256,
+            lr=1e-3,
+            warmup=500,
+            ema_decay=0.9995,
+            checkpoint_every=1000,
+        ),
+        distill=DistillConfig(
+            teacher_edits=16_000,
+            teacher_steps=20,
+            steps=4_000,
+            warmup_steps=500,
+            batch=128,
+            ema_decay=0.998,
+            checkpoint_every=500,
+        ),
+        evaluate=EvaluateConfig(items_per_category=200),
+        publish=PublishConfig(name="kontext-h200"),
+    )

@@ -1,0 +1,42 @@
+"""Risks that images are screened for. Each is stated by the classifier that finds it.
+
+Score columns, limits, the acceptance view and the report go through this list, so a new risk is a
+new file in kontext/safety/classifiers and its entry in a policy. Imports point down, so the package
+is looked into by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from schemas.discovery import plugins
+
+CHANGES_RESULTS = True
+
+PACKAGE = "kontext.safety.classifiers"
+
+
+@dataclass(frozen=True)
+class Risk:
+    """One risk; `name` gives the column and limit `<name>_max`, and the reason `<name>`."""
+
+    name: str
+    classifier: str
+    score: str  # what is measured, in the column's comment: "largest <score> score over ..."
+    label: str  # in reports: "<label> score above its limit"
+    refusal: str  # what a user is told whose image is refused
+    always_varies: bool = True  # a score that is the same over 1,000 images is then an error
+
+    @property
+    def column(self) -> str:
+        """Its column in pair_scores, and the name of its limit in a policy."""
+        return f"{self.name}_max"
+
+
+@cache
+def risks() -> dict[str, Risk]:
+    """Name -> risk, sorted by name, of all classifiers."""
+    modules = plugins(PACKAGE, "RISKS").values()
+    found = {risk.name: risk for module in modules for risk in module.RISKS}
+    return dict(sorted(found.items()))

@@ -1,0 +1,31 @@
+"""Recipe sections of the stages that score a model and publish it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from schemas.sections.base import Section
+
+
+class EvaluateConfig(Section):
+    """Scores of held-out edits."""
+
+    items_per_category: int = Field(60, title="Held-out pairs per category, at most", ge=4)
+    teacher_steps: int = Field(20, title="Sampling steps of the teacher")
+    teacher_guidance: float = Field(
+        1.0, title="Classifier-free guidance scale of the teacher (1: none)"
+    )
+    keep_detail: bool = Field(
+        True,
+        title="Restore context detail that the autoencoder lost where the edit changed nothing",
+    )
+    bootstrap: int = Field(1000, title="Resamples of the cluster bootstrap")
+    mask_threshold: float = Field(0.06, title="Change of a pixel that counts as edited (0 to 1)")
+    same_arithmetic: bool = Field(True, title="Refuse another kernel or dtype than in training")
+    seed: int = Field(0, title="Seed of noise and bootstrap")
+
+
+class PublishConfig(Section):
+    """The published model."""
+
+    name: str = Field("kontext-demo", title="Model name")

@@ -1,0 +1,63 @@
+"""The choice between image sources. Their settings live beside them, in kontext/data/sources.
+
+Imports point down, so nothing here imports a source: the package is looked into by its name, when
+the first recipe is validated.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Union
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from schemas.discovery import plugins
+from schemas.sections.base import Section
+
+PACKAGE = "kontext.data.sources"
+
+
+class SourceConfig(Section):
+    """Base of a source's settings. A subclass narrows `kind` to one Literal, which names it."""
+
+    kind: str
+
+
+@cache
+def source_kinds() -> dict[str, type[SourceConfig]]:
+    """Kind -> settings class, of every module in kontext/data/sources that has a `plan`."""
+    return {
+        kind: next(
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, SourceConfig)
+            and value.__module__ == module.__name__
+        )
+        for kind, module in plugins(PACKAGE, "plan").items()
+    }
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    union = Union[tuple(source_kinds().values())]  # noqa: UP007 - known at run time only
+    return TypeAdapter(Annotated[union, Field(discriminator="kind")])
+
+
+class _Discovered:
+    """Validates as the union of all kinds would, built when it is first needed."""
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: _adapter().validate_python(value)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(_adapter().core_schema)
+
+
+Source = Annotated[SourceConfig, _Discovered()]

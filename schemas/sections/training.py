@@ -1,0 +1,293 @@
+"""Recipe sections of the stages that train, and of what they share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from schemas.sections.base import Section
+from schemas.sections.models import AutoencoderShape, TransformerShape
+
+
+class GuardConfig(Section):
+    """What a run does after a step whose loss is not finite, or far above the recent ones."""
+
+    on_nan: Literal["stop", "skip", "roll-back"] = Field("stop", title="When a loss is not finite")
+    on_spike: Literal["keep", "stop", "skip", "roll-back"] = Field(
+        "keep", title="When a loss spikes"
+    )
+    spike_factor: float = Field(
+        10.0, title="A spike: loss over its recent median, as a factor", gt=1
+    )
+    spike_window: int = Field(50, title="Steps that the median is taken over", ge=2)
+    most: int = Field(5, title="Bad steps in all before the run stops", ge=1)
+
+
+class ParameterGroup(Section):
+    """Parameters, chosen by name, with their own learning rate and weight decay."""
+
+    match: str = Field(title="Parameter names, with * and ?, such as double_blocks.*.img_mod.*")
+    lr: float = Field(1.0, title="Learning rate, as a multiple of the section's (0: frozen)", ge=0)
+    weight_decay: float | None = Field(None, title="Weight decay (null: the section's)", ge=0)
+
+
+class LaunchConfig(Section):
+    """Which processes train, and what happens when one of them dies or hangs."""
+
+    launcher: Literal["in-process", "torchrun", "ray"] = Field(
+        "in-process", title="Where ranks run: in this process, on this machine, on a Ray cluster"
+    )
+    ranks: int = Field(1, title="Ranks that train together (0: one per device)", ge=0)
+    replicas: int = Field(
+        1, title="Replicas: groups of ranks that each hold the whole model (HSDP)", ge=1
+    )
+    max_restarts: int = Field(3, title="Restarts of all ranks after one died, at most", ge=0)
+    stall_seconds: float = Field(
+        0.0, title="End a run that makes no step for this many seconds (0: never)", ge=0
+    )
+    checkpoints: Literal["scratch", "store"] = Field(
+        "scratch", title="Where checkpoints are kept: on this machine, or in the store"
+    )
+    keep: int = Field(2, title="Checkpoints kept", ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LaunchConfig:
+        if self.launcher == "in-process" and (self.ranks > 1 or self.replicas > 1):
+            raise ValueError("more than one rank needs launcher=torchrun or launcher=ray")
+        return self
+
+
+class AutoencoderConfig(Section):
+    """The autoencoder: L1, perceptual and adversarial loss, then a decoder robust to noise."""
+
+    shape: AutoencoderShape = Field(
+        AutoencoderShape(ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8),
+        title="Shape of the network",
+    )
+    steps: int = Field(1300, title="Training steps")
+    batch: int = Field(16, title="Batch, in images")
+    optimizer: Literal["adamw", "muon"] = Field("muon", title="Optimizer")
+    groups: tuple[ParameterGroup, ...] = Field((), title="Parameters with their own learning rates")
+    lr: float = Field(5e-3, title="Learning rate")
+    lr_critic: float = Field(5e-4, title="Learning rate of the discriminator")
+    warmup: int = Field(20, title="Warm-up of the learning rate, in steps")
+    perceptual_start: int = Field(550, title="Step from which the perceptual loss counts")
+    kl_weight: float = Field(1e-6, title="Weight of the KL divergence")
+    perceptual_weight: float = Field(0.3, title="Weight of the perceptual loss")
+    embedding_weight: float = Field(
+        0.5, title="Weight of the distance between pooled features", ge=0
+    )
+    latent_noise: float = Field(
+        0.5, title="Largest noise on latents in decoder training, in standard deviations", ge=0
+    )
+    latent_noise_start: int = Field(
+        920, title="Step from which the encoder is frozen and latents are noised", ge=0
+    )
+    perceptual_levels: tuple[int, ...] = Field(
+        (0, 1, 2, 3, 4), title="EfficientNet levels of the perceptual loss"
+    )
+    disc_start: int = Field(1190, title="Step from which the discriminator counts")
+    disc_weight: float = Field(0.1, title="Weight of the adversarial loss")
+    disc_channels: int = Field(32, title="Channels of the discriminator")
+    ema_decay: float = Field(0.99, title="Decay of the exponential moving average, per step")
+    init: str = Field("", title="Start from these weights: a file or train-autoencoder/digest")
+    decoder_only: bool = Field(
+        False, title="Train the decoder only; the encoder stays that of init"
+    )
+    perceptual: Literal["efficientnet-lite0", "vgg16"] = Field(
+        "efficientnet-lite0", title="Network of the perceptual loss, LPIPS and rFID"
+    )
+    perceptual_file: str = Field(
+        "", title="File of torchvision's vgg16 weights (for perceptual=vgg16)"
+    )
+    stream: bool = Field(
+        False, title="Stream training images from the shards instead of holding them in memory"
+    )
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
+    guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
+    checkpoint_every: int = Field(200, title="Steps between checkpoints")
+    seed: int = Field(0, title="Seed")
+
+    @model_validator(mode="after")
+    def _decoder_of_something(self) -> AutoencoderConfig:
+        if self.decoder_only and not self.init:
+            raise ValueError("decoder_only trains the decoder of given weights: set init too")
+        return self
+
+
+class EncodeConfig(Section):
+    """Latents and text tokens of every pair, computed once."""
+
+    text_length: int = Field(20, title="Length of a text, in tokens", ge=4, le=512)
+    batch: int = Field(128, title="Batch, in images")
+    shard_rows: int = Field(4096, title="Pairs per encoded shard", ge=1)
+    launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
+    seed: int = Field(0, title="Seed")
+
+
+class ParallelConfig(Section):
+    """How a model is laid out over ranks and memory. The gradient is the same for all choices."""
+
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", title="Precision of matrix products (auto: bf16 where the device is fast at it)"
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", title="Activation checkpointing: what the backward pass recomputes"
+    )
+    prefetch: int = Field(1, title="Blocks that FSDP gathers ahead", ge=0)
+    offload: bool = Field(False, title="Offload activations to host memory until the backward pass")
+    compile: str = Field("", title="torch.compile backend for the blocks (empty: eager)")
+    kernel: Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"] = Field(
+        "auto", title="Attention kernel"
+    )
+    context: int = Field(1, title="Ranks that share each sequence (Ulysses)", ge=1)
+
+
+class GuidanceConfig(Section):
+    """Guidance distillation: one pass gives the guided velocity, as in FLUX.1 [dev]."""
+
+    steps: int = Field(0, title="Training steps, after those of the flow (0: none)", ge=0)
+    low: float = Field(1.0, title="Smallest guidance scale", ge=0)
+    high: float = Field(5.0, title="Largest guidance scale", ge=0)
+    batch: int = Field(48, title="Batch, in pairs", ge=1)
+    lr: float = Field(2e-4, title="Learning rate")
+    warmup: int = Field(10, title="Warm-up of the learning rate, in steps")
+    clip: float = Field(1.0, title="Largest gradient norm")
+    ema_decay: float = Field(0.99, title="Decay of the exponential moving average, per step")
+
+
+class PictureConfig(Section):
+    """Last training steps, whose loss compares decoded images (kontext.train.pictures)."""
+
+    steps: int = Field(0, title="Training steps, after those of the flow (0: none)", ge=0)
+    batch: int = Field(24, title="Batch, in pairs", ge=1)
+    lr: float = Field(1e-3, title="Learning rate")
+    warmup: int = Field(10, title="Warm-up of the learning rate, in steps")
+    clip: float = Field(1.0, title="Largest gradient norm")
+    perceptual_weight: float = Field(1.0, title="Weight of the distance between feature maps", ge=0)
+    embedding_weight: float = Field(
+        1.0, title="Weight of the distance between pooled features", ge=0
+    )
+    ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")
+
+
+class FinetuneConfig(Section):
+    """The teacher: flow matching on text-to-image and on edits."""
+
+    shape: TransformerShape = Field(
+        TransformerShape(
+            in_channels=64,
+            vec_in_dim=384,
+            context_in_dim=384,
+            hidden_size=256,
+            num_heads=4,
+            depth=2,
+            depth_single_blocks=4,
+            axes_dim=(16, 24, 24),
+            guidance_embed=False,
+        ),
+        title="Shape of the network",
+    )
+    init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
+    whiten_text: bool = Field(
+        False, title="Whiten text embeddings (for a model trained from scratch)"
+    )
+    lora_rank: int = Field(0, title="Rank of LoRA adapters (0: train all weights)", ge=0)
+    t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
+    joint_steps: int = Field(1060, title="Steps of phase two: text-to-image and edits", ge=1)
+    t2i_share: float = Field(0.1, title="Share of text-to-image in phase two", ge=0, lt=1)
+    batch: int = Field(48, title="Batch, in pairs")
+    accumulate: int = Field(1, title="Gradient accumulation: parts of a batch", ge=1)
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-bf16", "muon"] = Field(
+        "muon", title="Optimizer"
+    )
+    groups: tuple[ParameterGroup, ...] = Field((), title="Parameters with their own learning rates")
+    lr: float = Field(6e-3, title="Learning rate")
+    warmup: int = Field(50, title="Warm-up of the learning rate, in steps")
+    weight_decay: float = Field(0.01, title="Weight decay")
+    clip: float = Field(1.0, title="Largest gradient norm")
+    text_dropout: float = Field(
+        0.1, title="Probability of dropping the instruction alone", ge=0, lt=1
+    )
+    image_dropout: float = Field(
+        0.0, title="Probability of dropping the context image alone", ge=0, lt=1
+    )
+    both_dropout: float = Field(0.0, title="Probability of dropping both", ge=0, lt=1)
+    mask_weight: float = Field(
+        0.0, title="Extra loss weight of image tokens that the edit changes (0: none)", ge=0
+    )
+    magnitude_balance: float = Field(
+        0.0, title="Sampling by size of edit: 0 as they are, 1 all sizes evenly", ge=0, le=1
+    )
+    guidance_told: tuple[float, float] = Field(
+        (1.0, 1.0), title="Range of the guidance scale fed to a guidance embedding"
+    )
+    pictures: PictureConfig = Field(PictureConfig(), title="Steps on decoded images")
+    guidance_distill: GuidanceConfig = Field(GuidanceConfig(), title="Guidance distillation")
+    ema_decay: float = Field(0.995, title="Decay of the exponential moving average, per step")
+    category_weights: dict[str, float] = Field(
+        default_factory=dict,
+        title="Sampling weight by category (1 where none is given)",
+    )
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    validate_pairs: int = Field(
+        16, title="Pairs per category in a validation during training", ge=1
+    )
+    parallel: ParallelConfig = Field(ParallelConfig(), title="Layout over ranks and memory")
+    launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
+    guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
+    checkpoint_every: int = Field(200, title="Steps between checkpoints")
+    seed: int = Field(0, title="Seed")
+
+    @model_validator(mode="after")
+    def _adapters(self) -> FinetuneConfig:
+        if self.lora_rank and not self.init:
+            raise ValueError("lora_rank trains adapters beside given weights: set init too")
+        if self.lora_rank and self.optimizer == "muon":
+            raise ValueError(
+                "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"
+            )
+        return self
+
+
+class DistillConfig(Section):
+    """The student: latent adversarial diffusion distillation (LADD) of the teacher."""
+
+    teacher_edits: int = Field(1000, title="Edits made by the teacher to train on", ge=8)
+    teacher_steps: int = Field(4, title="Sampling steps of the teacher")
+    guidance: float = Field(1.0, title="Guidance scale of the teacher's edits", ge=1)
+    steps: int = Field(40, title="Training steps")
+    warmup_steps: int = Field(8, title="Warm-up: steps that train the cleaner noise levels alone")
+    student_steps: int = Field(4, title="Sampling steps of the student", ge=1, le=8)
+    batch: int = Field(32, title="Batch, in pairs", ge=2)
+    accumulate: int = Field(1, title="Gradient accumulation: parts of a batch", ge=1)
+    lr_student: float = Field(2e-5, title="Learning rate of the student")
+    lr_heads: float = Field(2e-3, title="Learning rate of the discriminator heads")
+    taps: tuple[int, ...] = Field(
+        (), title="Blocks with a discriminator head (empty: spread evenly)"
+    )
+    renoise_mean: float = Field(1.0, title="Logit-normal noise level of the discriminator: mean")
+    renoise_std: float = Field(
+        1.0, title="Logit-normal noise level of the discriminator: standard deviation"
+    )
+    r1_weight: float = Field(0.1, title="Weight of the R1 penalty")
+    r1_sigma: float = Field(0.1, title="Standard deviation of the noise that R1 is estimated with")
+    negative_weight: float = Field(0.5, title="Weight of fakes with a wrong instruction", ge=0)
+    anchor_weight: float = Field(1.0, title="Weight of the distance to the teacher's edit", ge=0)
+    clip: float = Field(1.0, title="Largest gradient norm")
+    heads_floor: float = Field(
+        0.0, title="Discriminator accuracy below which heads take two steps (0: never)", ge=0, le=1
+    )
+    heads_ceiling: float = Field(
+        1.0, title="Discriminator accuracy above which heads pause (1: never)", ge=0, le=1
+    )
+    ema_decay: float = Field(0.98, title="Decay of the exponential moving average, per step")
+    same_arithmetic: bool = Field(True, title="Refuse another kernel or dtype than the teacher's")
+    validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
+    parallel: ParallelConfig = Field(ParallelConfig(), title="Layout over ranks and memory")
+    launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
+    guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
+    checkpoint_every: int = Field(50, title="Steps between checkpoints")
+    seed: int = Field(0, title="Seed")

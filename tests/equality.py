@@ -1,0 +1,130 @@
+"""Whether two versions of the code make the same bytes: recipe `ci` in a fresh store, compared.
+
+    python -m tests.equality make before.json [--ranks 2] [--s3] [--set section.key=value]
+    python -m tests.equality compare before.json after.json
+
+`make` runs every stage in a new folder, with the code fingerprint fixed so that a change of code
+alone gives no other digest, and writes the SHA-256 of every artifact file. Run it in a checkout of
+each version, on one machine (kernels differ between processors), then compare. Use it before and
+after a change that must not change results: a move, a rename, another way to launch ranks.
+
+Some files name times, versions or devices and are compared by name only: see `TIMED`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.seaweed import KEYS, seaweed
+from kontext.engine import Engine
+from kontext.stage import LogReporter
+from schemas.recipes import load_recipe
+
+# Where stages ask for a fingerprint of code. Each is told a constant instead.
+FINGERPRINTS = ("kontext.engine.code_digest", "kontext.stages.teacher_edits.code_digest")
+# Files whose bytes hold seconds, package versions or run times.
+TIMED: tuple[tuple[str, str], ...] = (
+    ("evaluate", "report.html"),
+    ("evaluate", "latency.json"),
+    ("publish", "README.md"),
+    ("publish", "lineage.json"),
+)
+_TRAINING = ("autoencoder", "encode", "finetune", "distill")
+
+
+def overrides(ranks: int) -> tuple[str, ...]:
+    """Recipe overrides that have every stage with a launcher work on `ranks` ranks; 1: in process."""
+    if ranks == 1:
+        return ()
+    settings = (("launcher", "torchrun"), ("ranks", ranks))
+    return tuple(f"{s}.launch.{key}={value}" for s in _TRAINING for key, value in settings)
+
+
+def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+    """Run recipe `ci` with overrides; stage -> digest and SHA-256 per file of its artifact."""
+    with ExitStack() as stack:
+        for name in FINGERPRINTS:
+            stack.enter_context(patch(name, lambda *_: "0" * 64))
+        engine = Engine(load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home)
+        reporter = LogReporter(logging.getLogger("kontext"))
+        made = {name: engine.run_stage(name, reporter).manifest for name in engine.digests()}
+    return {
+        name: {
+            "digest": manifest.digest,
+            "config": manifest.config,
+            "files": {file.name: file.sha256 for file in manifest.files},
+        }
+        for name, manifest in made.items()
+    }
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """One line for each stage, setting or file that differs."""
+    for stage in sorted(set(before) | set(after)):
+        one, other = before.get(stage), after.get(stage)
+        if one is None or other is None:
+            yield f"{stage}: only {'after' if one is None else 'before'}"
+            continue
+        for key in sorted(set(one["config"]) | set(other["config"])):
+            if one["config"].get(key) != other["config"].get(key):
+                yield f"{stage}: setting {key} differs"
+        for name in sorted(set(one["files"]) | set(other["files"])):
+            if one["files"].get(name) == other["files"].get(name):
+                continue
+            there = "" if name in one["files"] else " only after"
+            there = there if name in other["files"] else " only before"
+            if there or (stage, name) not in TIMED:
+                yield f"{stage}/{name}:{there or ' bytes differ'}"
+
+
+@contextmanager
+def fresh_store(folder: Path, s3: bool) -> Iterator[str]:
+    """URL of an empty store: a folder, or a bucket of a SeaweedFS started for it."""
+    if not s3:
+        yield f"file://{folder}/store"
+        return
+    with seaweed(folder / "weed") as endpoint, patch.dict(os.environ, KEYS):
+        os.environ |= {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+        yield "s3://equality/ci"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns 1 where `compare` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make")
+    making.add_argument("file", type=Path)
+    making.add_argument("--ranks", type=int, default=1)
+    making.add_argument("--s3", action="store_true")
+    making.add_argument("--set", action="append", default=[])
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("before", type=Path)
+    comparing.add_argument("after", type=Path)
+    asked = parser.parse_args(argv)
+    if asked.command == "make":
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        with tempfile.TemporaryDirectory(prefix="equality-") as name:
+            folder = Path(name)
+            with fresh_store(folder, asked.s3) as url:
+                changes = (*overrides(asked.ranks), *asked.set)
+                found = make(url, folder / "home", changes)
+        asked.file.write_text(json.dumps(found, indent=1, sort_keys=True))
+        return 0
+    before, after = (json.loads(path.read_text()) for path in (asked.before, asked.after))
+    lines = list(differences(before, after))
+    print("\n".join(lines) or f"same bytes in {sum(len(s['files']) for s in before.values())} files")
+    return bool(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

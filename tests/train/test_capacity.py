@@ -1,0 +1,193 @@
+"""The planner's numbers against what really happens, and its advice at the edges."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from kontext.models.sequence import sequence_ids
+from kontext.models.transformer import FluxTransformer
+from kontext.parallel.flops import Tokens
+from kontext.train import capacity as planner
+from kontext.train.capacity import Machine, activations, compared, estimates
+from kontext.train.ladd.formulas import ladd_flops
+from kontext.train.methods.autoencoder import codec_work
+from schemas.recipes import load_recipe
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import ParallelConfig
+
+SHAPE = TransformerShape(
+    in_channels=16,
+    vec_in_dim=8,
+    context_in_dim=16,
+    hidden_size=96,
+    num_heads=3,
+    depth=2,
+    depth_single_blocks=3,
+    axes_dim=(8, 12, 12),
+    guidance_embed=False,
+)
+
+
+def kept(side: int, text: int = 20, batch: int = 2) -> int:
+    """What autograd really keeps of a forward pass at another width, depth, length and batch."""
+    torch.manual_seed(0)
+    model, n = FluxTransformer(SHAPE), side**2
+    own = {p.data_ptr() for p in model.parameters()}
+    inputs = torch.randn(batch, 2 * n, 16), sequence_ids((side, side), [(side, side)])
+    words = torch.randn(batch, text, 16), torch.randn(batch, 8), torch.rand(batch)
+    with planner._saved(own) as held, planner._fused(), torch.autocast("cpu", torch.bfloat16):
+        out = model(*inputs, *words, target_length=n)
+    del out
+    return sum(held.values())
+
+
+def test_activations_are_those_that_autograd_keeps() -> None:
+    grown = kept(14) - kept(6)  # what does not grow with tokens are copies of weights
+    tokens = 2 * 2 * (14**2 - 6**2)
+    assert grown / tokens == pytest.approx(activations(SHAPE, "none"), rel=0.1)
+
+
+def test_recomputing_keeps_less_and_less() -> None:
+    none, selective, full = (activations(TransformerShape(), mode) for mode in planner.MODES)
+    assert full < selective < none
+    # 57 inputs of 3,072 numbers and one block's own
+    assert 57 * 3072 * 4 < full < 57 * 3072 * 4 + 100 * 3072
+
+
+def test_parameters_operations_and_steps_of_a_recipe() -> None:
+    codec, flow, ladd = estimates(load_recipe("ci"), Machine(1, 80))
+    shape = load_recipe("ci").finetune.shape
+    assert flow.parameters == sum(p.numel() for p in FluxTransformer(shape).parameters())
+    assert (codec.steps, flow.steps, ladd.steps) == (20, 18, 6)
+    assert flow.step_seconds == pytest.approx(flow.flops / (989e12 * 0.4))
+    assert flow.days == pytest.approx(flow.step_seconds * 18 / 86_400)
+
+
+def test_an_unknown_device_has_no_time() -> None:
+    for stage in estimates(load_recipe("ci"), Machine(1, 80, "some laptop")):
+        assert stage.step_seconds is None and stage.days is None and stage.memory_gib > 0
+
+
+def flux(batch: int = 8) -> object:
+    recipe = load_recipe("h200", (f"finetune.batch={batch}", "finetune.optimizer=adamw"))
+    section = recipe.finetune.model_copy(update={"shape": TransformerShape()})
+    return recipe.model_copy(
+        update={
+            "finetune": section,
+            "ingest": recipe.ingest.model_copy(update={"resolution": 1024}),
+            "encode": recipe.encode.model_copy(update={"text_length": 512}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "told"),
+    [
+        (8, 100.0, "recompute=selective"),
+        (8, 45.0, "recompute=full"),
+        (2, 80.0, "more GPUs than 2"),
+        (64, 139.0, "fits as it is"),
+    ],
+)
+def test_it_says_which_switch_to_flip(gpus: int, memory: float, told: str) -> None:
+    _, flow, _ = estimates(flux(), Machine(gpus, memory))  # type: ignore[arg-type]
+    assert told in flow.advice
+    assert flow.fits == ("fits" in told)
+
+
+def test_accumulation_sharing_and_offloading_keep_less() -> None:
+    recipe = flux(batch=64)
+    _, plain, _ = estimates(recipe, Machine(8, 139.0))  # type: ignore[arg-type]
+    changes = [
+        ({"accumulate": 4}, 1 / 4),
+        ({"parallel": recipe.finetune.parallel.model_copy(update={"context": 2})}, 1.0),  # type: ignore[attr-defined]
+    ]
+    for change, share in changes:
+        section = recipe.finetune.model_copy(update=change)  # type: ignore[attr-defined]
+        other = estimates(recipe.model_copy(update={"finetune": section}), Machine(8, 139.0))[1]  # type: ignore[attr-defined]
+        assert other.activations_gib == pytest.approx(share * plain.activations_gib)
+    parallel = recipe.finetune.parallel.model_copy(update={"offload": True})  # type: ignore[attr-defined]
+    section = recipe.finetune.model_copy(update={"parallel": parallel})  # type: ignore[attr-defined]
+    away = estimates(recipe.model_copy(update={"finetune": section}), Machine(8, 139.0))[1]  # type: ignore[attr-defined]
+    assert away.activations_gib < plain.activations_gib / 30  # of 57 blocks
+
+
+def test_where_recomputing_is_not_enough_a_batch_is_to_be_accumulated() -> None:
+    _, flow, _ = estimates(flux(batch=512), Machine(8, 45.0))  # type: ignore[arg-type]
+    told = re.fullmatch(r"set .*recompute=full and finetune\.accumulate=(\d+)", flow.advice)
+    assert told is not None
+    section = flux(batch=512).finetune.model_copy(  # type: ignore[attr-defined]
+        update={
+            "accumulate": int(told[1]),
+            "parallel": ParallelConfig(recompute="full"),
+        }
+    )
+    again = flux(batch=512).model_copy(update={"finetune": section})  # type: ignore[attr-defined]
+    assert estimates(again, Machine(8, 45.0))[1].fits
+
+
+def test_ladd_too_is_told_to_accumulate_and_fits_then() -> None:
+    recipe = flux()
+    many = recipe.distill.model_copy(update={"batch": 512})  # type: ignore[attr-defined]
+    machine = Machine(8, 60.0)
+    *_, ladd = estimates(recipe.model_copy(update={"distill": many}), machine)  # type: ignore[attr-defined]
+    told = re.fullmatch(r"set .*recompute=full and distill\.accumulate=(\d+)", ladd.advice)
+    assert told is not None, ladd.advice
+    changes = {"accumulate": int(told[1]), "parallel": ParallelConfig(recompute="full")}
+    parts = many.model_copy(update=changes)
+    assert estimates(recipe.model_copy(update={"distill": parts}), machine)[2].fits  # type: ignore[attr-defined]
+    parts = many.model_copy(update={**changes, "accumulate": int(told[1]) - 1})
+    assert not estimates(recipe.model_copy(update={"distill": parts}), machine)[2].fits  # type: ignore[attr-defined]
+
+
+def test_light_moments_take_less_state() -> None:
+    sizes = {}
+    for name in ("adamw", "adamw-bf16", "adamw-8bit"):
+        recipe = load_recipe("h200", (f"finetune.optimizer={name}",))
+        sizes[name] = estimates(recipe, Machine(1, 139.0))[1].state_gib
+    assert sizes["adamw-8bit"] < sizes["adamw-bf16"] < sizes["adamw"]
+
+
+def test_the_teacher_is_sharded_beside_the_student() -> None:
+    one, eight = (estimates(load_recipe("h200"), Machine(n, 139.0))[2] for n in (1, 8))
+    assert eight.state_gib == pytest.approx(one.state_gib / 8)
+    assert eight.activations_gib == pytest.approx(one.activations_gib / 8)
+
+
+def test_more_gpus_take_less_each_and_less_time() -> None:
+    one, eight = (estimates(load_recipe("h200"), Machine(n, 139.0))[1] for n in (1, 8))
+    assert eight.state_gib < one.state_gib / 4 and eight.activations_gib < one.activations_gib / 7
+    assert one.step_seconds == pytest.approx(8 * (eight.step_seconds or 0))
+
+
+def test_prediction_and_measurement_stand_side_by_side() -> None:
+    _, flow, _ = estimates(load_recipe("ci"), Machine(1, 80))
+    row = compared(flow, {"step_seconds": 0.5, "step_memory_mib": 2048.0})
+    assert row["measured_step_seconds"] == 0.5 and row["measured_memory_gib"] == 2.0
+    assert row["predicted_step_seconds"] == flow.step_seconds
+    assert compared(flow, {})["measured_memory_gib"] is None
+
+
+def test_ladd_at_full_size_is_the_published_estimate() -> None:
+    # shared estimate for one sample at 1024 x 1024: 1.4 PFLOP with R1's pass left out
+    config = load_recipe("demo").distill.model_copy(update={"batch": 2, "r1_weight": 0.0})
+    found = ladd_flops(config, TransformerShape(), Tokens(512, 4096, 4096)) / 2
+    assert 1.3e15 < found < 1.8e15
+    nearer = config.model_copy(update={"taps": (19 + 18,)})
+    assert ladd_flops(nearer, TransformerShape(), Tokens(512, 4096, 4096)) / 2 < 0.85 * found
+    again = config.model_copy(update={"r1_weight": 0.1})
+    assert ladd_flops(again, TransformerShape(), Tokens(512, 4096, 4096)) / 2 > found
+
+
+def test_codec_work_grows_where_losses_join() -> None:
+    config = load_recipe("demo").autoencoder
+    work = codec_work(config, 64)
+    plain, seen, judged = (
+        work(step).flops or 0 for step in (0, config.perceptual_start, config.disc_start)
+    )
+    assert 0 < plain < seen < judged
+    assert work(0).tokens == config.batch * 16
+    assert (codec_work(config, 128)(0).flops or 0) > 3.9 * plain
