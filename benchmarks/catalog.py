@@ -31,7 +31,9 @@ import duckdb
 import pyarrow as pa
 
 from benchmarks.goals import goal
-from kontext.store.catalog import Catalog, DatasetVersion, TableSource
+from kontext.store.catalog import Catalog
+from kontext.store.rows import TableSource
+from kontext.store.versions import DatasetVersion
 from schemas.catalog import DATASET_TABLES
 from schemas.manifest import Manifest, ManifestFile
 

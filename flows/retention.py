@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.forms import RetentionForm
 from kontext.store.catalog import Catalog
-from kontext.store.lineage import Collection
+from kontext.store.garbage import Collection, collect_garbage
 from kontext.store.upkeep import Compaction
 from tasks.markdown import size, table
 from tasks.workspace import open_artifacts, places
@@ -32,7 +32,8 @@ def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # no
     grace = timedelta(days=options.grace_days)
     catalog = Catalog(at.catalog, at.store)
     keep = catalog.referenced()  # what dataset versions were made from
-    found = open_artifacts(at).gc(dry_run=not options.delete, grace=grace, keep=keep)
+    artifacts = open_artifacts(at)
+    found = collect_garbage(artifacts, dry_run=not options.delete, grace=grace, keep=keep)
     folders = stale_scratch(at.home, grace)
     if options.delete:
         for folder in folders:

@@ -11,11 +11,12 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -27,20 +28,22 @@ from kontext.acceptance import (
     read_acceptance,
     write_acceptance,
 )
-from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.fingerprint import code_digest, code_of
 from kontext.graph import downstream
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
 from kontext.states import PlannedStage, StageOutcome, StageStatus
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
-from kontext.store.catalog import Catalog
 from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
 from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    from kontext.store.catalog import Catalog
 
 CHANGES_RESULTS = False  # decides what runs, not what comes out
 
@@ -50,8 +53,10 @@ _LOG = logging.getLogger("kontext.engine")
 class Engine:
     """Runs the stages of one recipe against one store.
 
-    `run` names the orchestrator's run. `pins` (stage -> digest) are finished artifacts to take as
-    they are, whatever the recipe and today's code would make of those stages.
+    `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
+    `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
+    finished artifacts to take as they are, whatever the recipe and today's code would make of
+    those stages.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Engine:
         *,
         stages: Mapping[str, Stage],
         run: str = "",
+        stop: Callable[[], bool] = lambda: False,
         pins: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
@@ -70,9 +76,10 @@ class Engine:
         self.home.mkdir(parents=True, exist_ok=True)
         self.objects = open_store(store_url)
         self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
-        self.catalog = Catalog(catalog, self.objects.url)
+        self._catalog = str(catalog)
         self.ledger = Ledger(self.objects)
         self.run = run
+        self.stop = stop
         self._stages = stages
         self._pins = dict(pins or {})
         for name, digest in self._pins.items():
@@ -80,6 +87,15 @@ class Engine:
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
         self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, opened when it is first asked for. Raises CatalogError without one."""
+        if not self._catalog:
+            raise CatalogError("this run has no catalog")
+        from kontext.store.catalog import Catalog  # DuckDB: a training machine may have none
+
+        return Catalog(self._catalog, self.objects.url)
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -246,7 +262,8 @@ class Engine:
     def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
         """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
         name, digest = stage.name, manifest.digest
-        self.catalog.record(manifest)
+        if self._catalog:
+            self.catalog.record(manifest)
         self.artifacts.tag(f"latest/{name}", name, digest)
         if stage.tag:
             self.artifacts.tag(self._tag(stage, manifest), name, digest)
@@ -285,7 +302,8 @@ class Engine:
             home=self.home,
             store_url=self.objects.url,
             report=reporter,
-            catalog=str(self.catalog.path),
+            catalog=self._catalog,
+            stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
 

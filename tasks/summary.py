@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kontext.stage import Stage
+from kontext.store.lineage import flowchart, reduced_edges
 from tasks.markdown import artifact_link, duration, metrics_line, page_key, run_link, table
 
 SUMMARY_KEY = "pipeline-summary"
@@ -104,30 +105,13 @@ def _time_cell(row: Row) -> str:
 
 
 def mermaid(rows: Sequence[Row], graph: Mapping[str, Stage]) -> str:
-    """The stage graph with digests, coloured by state. Labels are quoted: `@` breaks the parse."""
-    lines = ["```mermaid", "flowchart TD"]
-    for row in rows:
-        label = f"{row.stage}<br/>{row.digest[:8]} · {row.state}"
-        lines.append(f'  {_node(row.stage)}["{label}"]:::{row.state}')
-    shown = {row.stage for row in rows}
-    lines += [f"  {_node(a)} --> {_node(b)}" for a, b in edges(graph) if a in shown and b in shown]
-    used = dict.fromkeys(row.state for row in rows)
-    lines += [f"  classDef {state} {_COLOURS[state]}" for state in used]
-    return "\n".join([*lines, "```"])
-
-
-def edges(graph: Mapping[str, Stage]) -> list[tuple[str, str]]:
-    """Input edges without those that a longer path implies, for drawing."""
-    above: dict[str, set[str]] = {}
-    for stage in graph.values():
-        above[stage.name] = set(stage.inputs).union(*(above[i] for i in stage.inputs))
-    return [
-        (source, stage.name)
-        for stage in graph.values()
-        for source in stage.inputs
-        if not any(source in above[other] for other in stage.inputs if other != source)
-    ]
-
-
-def _node(stage: str) -> str:
-    return "s_" + stage.replace("-", "_")
+    """The stage graph with digests, coloured by state, as a fenced block of markdown."""
+    names = {row.stage: "s_" + row.stage.replace("-", "_") for row in rows}
+    boxes = {
+        f"{names[row.stage]}:::{row.state}": f"{row.stage}<br/>{row.digest[:8]} · {row.state}"
+        for row in rows
+    }
+    drawn = reduced_edges({stage.name: stage.inputs for stage in graph.values()})
+    chart = flowchart(boxes, [(names[a], names[b]) for a, b in drawn if {a, b} <= names.keys()])
+    colours = [f"  classDef {state} {_COLOURS[state]}\n" for state in {r.state: 0 for r in rows}]
+    return "```mermaid\n" + chart + "".join(colours) + "```"

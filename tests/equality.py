@@ -43,7 +43,7 @@ _TRAINING = ("autoencoder", "encode", "finetune", "distill")
 
 
 def overrides(ranks: int) -> tuple[str, ...]:
-    """Recipe overrides that have every stage with a launcher work on `ranks` ranks; 1: in process."""
+    """Recipe overrides: every launching stage works on `ranks` ranks; 1: in process."""
     if ranks == 1:
         return ()
     settings = (("launcher", "torchrun"), ("ranks", ranks))
@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     before, after = (json.loads(path.read_text()) for path in (asked.before, asked.after))
     lines = list(differences(before, after))
-    print("\n".join(lines) or f"same bytes in {sum(len(s['files']) for s in before.values())} files")
+    print(
+        "\n".join(lines) or f"same bytes in {sum(len(s['files']) for s in before.values())} files"
+    )
     return bool(lines)
 
 

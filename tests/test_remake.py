@@ -16,6 +16,7 @@ from kontext.safety.ledger import Ledger
 from kontext.stages import STAGES
 from kontext.store.artifacts import ArtifactStore
 from kontext.store.catalog import Catalog
+from kontext.store.garbage import collect_garbage
 from kontext.store.objects import open_store
 from tests.store.test_index_stage import SOURCE, code, engine, run_all
 
@@ -100,5 +101,5 @@ def test_gc_keeps_every_dataset_version(made: ArtifactStore, tmp_path: Path) -> 
         made.untag(tag)
     keep = catalog.referenced()
     assert {stage for stage, _ in keep} == set(STAGES) & {m.stage for m in made.list()}
-    assert len(made.gc(grace=timedelta(0), keep=()).artifacts) == 11
-    assert made.gc(grace=timedelta(0), keep=keep).artifacts == ()
+    assert len(collect_garbage(made, grace=timedelta(0), keep=()).artifacts) == 11
+    assert collect_garbage(made, grace=timedelta(0), keep=keep).artifacts == ()

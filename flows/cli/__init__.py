@@ -5,7 +5,8 @@ lists it. May import `flows.cli.shared`, and what is heavy (torch, prefect, duck
 command, so that `kontext --help` answers at once.
 
 Every command answers `--help`; data is printed as JSON with `--json`. Exit codes: 0 done, 1 failed
-(one clear line), 2 bad usage, 3 refused by the safety policy.
+(one clear line), 2 bad usage, 3 refused by the safety policy, 75 the time was up
+(run it again).
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
 @app.command()
 def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Show what an artifact was made from and what was made from it (mermaid)."""
-    found = opened.artifacts(store).lineage(ref)
+    from kontext.store.lineage import lineage as lineage_of
+
+    found = lineage_of(opened.artifacts(store), ref)
     if as_json:
         data = {
             "root": list(found.root),
@@ -159,10 +161,11 @@ def gc(
     delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
 ) -> None:
     """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
+    from kontext.store.garbage import collect_garbage
     from tasks.markdown import size
 
-    keep = opened.catalog(store).referenced()
-    result = opened.artifacts(store).gc(dry_run=not delete, grace=grace, keep=keep)
+    keep, artifacts = opened.catalog(store).referenced(), opened.artifacts(store)
+    result = collect_garbage(artifacts, dry_run=not delete, grace=grace, keep=keep)
     if as_json:
         print_json({**vars(result), "deleted": delete})
         return
@@ -212,9 +215,9 @@ def export(
 ) -> None:
     """Copy an artifact with everything it was made from into a folder, a tar file or a store."""
     from kontext.remake import import_artifacts
+    from kontext.store.archive import is_archive, write_archive
     from kontext.store.artifacts import ArtifactStore
     from kontext.store.objects import open_store
-    from kontext.store.transfer import is_archive, write_archive
     from tasks.workspace import places
 
     source, scratch = opened.artifacts(store), places(store).home / "scratch"
@@ -237,11 +240,11 @@ def import_(
 ) -> None:
     """Copy artifacts from an export into the store, then hash every one again."""
     from kontext.remake import import_artifacts
-    from kontext.store.transfer import opened as open_export
+    from kontext.store.archive import open_exported
     from tasks.workspace import places
 
     target = opened.artifacts(store)
-    with open_export(source, places(store).home / "scratch") as exported:
+    with open_exported(source, places(store).home / "scratch") as exported:
         found = import_artifacts(exported, target, ref or None)
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:

@@ -13,7 +13,7 @@ PLACE = (Panel.RUN, 4)
 
 def report(recipe: Recipe = "demo", overrides: Sets = None, store: Store = "") -> None:
     """Print the path of the report of a recipe's latest evaluation."""
-    from flows.server.run import find_report
+    from tasks.request import find_report
     from tasks.workspace import places
 
     found = find_report(opened.engine(recipe, overrides, store), places(store))

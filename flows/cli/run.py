@@ -9,6 +9,7 @@ import typer
 from flows.cli.shared.opened import check_sets
 from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
 from flows.cli.shared.show import print_json
+from kontext.errors import Stopped
 
 PLACE = (Panel.RUN, 1)
 
@@ -29,17 +30,22 @@ def run(
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
     direct: Annotated[bool, typer.Option(help="In this process, without Prefect.")] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --direct: save and end with code 75 after so many."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the pipeline. What is done is reused; a failed run continues where it stopped."""
     if only and start:
         raise typer.BadParameter("--only and --from exclude each other")
+    if seconds is not None and not direct:
+        raise typer.BadParameter("--seconds needs --direct")
     check_sets(recipe, overrides)
     from rich.console import Console
 
-    from flows.server.run import Request
-    from flows.server.run import run as run_pipeline
+    from tasks.request import Request
 
     request = Request(
         recipe,
@@ -52,6 +58,16 @@ def run(
         tuple(version or ()),
         tuple(accept or ()),
     )
-    result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
+    console = Console(stderr=as_json)
+    if direct:
+        from flows.cli.shared.direct import run_direct
+
+        result = run_direct(request, float("inf") if seconds is None else seconds, console)
+    else:
+        from flows.server.run import run as run_on_server
+
+        result = run_on_server(request, not quiet, console)
     if as_json:
         print_json(result)
+    if result["state"] == "STOPPED":
+        raise typer.Exit(Stopped.exit_code)

@@ -1,4 +1,4 @@
-"""Reading shards: streamed through the webdataset library, or a split's pairs and images."""
+"""A split's pairs and images, read from its shards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards import mapped, tar_members
 from kontext.errors import ArtifactError
 from kontext.stage import ArtifactReader
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One decoded sample. `record` is the JSON member."""
-
-    key: str
-    contexts: tuple[Pixels, ...]  # uint8 [H, W, 3] each; empty for text-to-image
-    target: Pixels  # uint8 [H, W, 3]
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,25 +64,6 @@ class PairSet:
     def of_class(self, relation_class: str) -> list[PairRow]:
         """The rows of one relation class."""
         return [row for row in self.rows if row.relation_class == relation_class]
-
-
-def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
-    """Stream samples of local shards in order, through the webdataset library."""
-    import webdataset
-
-    if not paths:
-        return
-    urls = [str(Path(path).absolute()) for path in paths]
-    # members are decoded here: webdataset's own decoder would also unpickle what it does not expect
-    for sample in webdataset.WebDataset(urls, shardshuffle=False):
-        record = json.loads(sample["json"])
-        count = len(record["context_ids"])
-        yield Sample(
-            key=sample["__key__"],
-            contexts=tuple(decode_png(sample[f"ctx{index}.png"]) for index in range(count)),
-            target=decode_png(sample["tgt.png"]),
-            record=record,
-        )
 
 
 def load_split(shards: ArtifactReader, split: str) -> PairSet:

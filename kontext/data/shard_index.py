@@ -26,7 +26,6 @@ _TOKEN_SIDE = 16  # pixels of an image side per token: the codec's 8, times the 
 _SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
-        ("category", pa.string()),
         ("shard", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
@@ -42,7 +41,6 @@ class ShardIndex:
     """N samples in pair-id order."""
 
     pair_ids: list[str]
-    categories: list[str]  # relation class of each
     shards: list[str]  # object key of each sample's shard
     offset: NDArray[np.int64]  # [N] bytes, of the sample's first header
     length: NDArray[np.int64]  # [N] bytes, of all its members
@@ -73,8 +71,8 @@ def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
 
 
 def _digest(shards: Sequence[ObjectInfo]) -> str:
-    told = "\n".join(f"{info.key} {info.size} {info.etag}" for info in shards)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    described = "\n".join(f"{info.key} {info.size} {info.etag}" for info in shards)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def _by_id(row: dict[str, object]) -> str:
@@ -85,7 +83,6 @@ def _read(data: bytes) -> ShardIndex:
     columns = pq.read_table(io.BytesIO(data)).to_pydict()
     return ShardIndex(
         pair_ids=columns["pair_id"],
-        categories=columns["category"],
         shards=columns["shard"],
         offset=np.array(columns["offset"], np.int64),
         length=np.array(columns["length"], np.int64),
@@ -123,7 +120,6 @@ def _row(
         contexts = [_tokens(members[f"ctx{i}.png"]) for i in range(len(record["context_ids"]))]
         return {
             "pair_id": record["pair_id"],
-            "category": record["relation_class"],
             "shard": shard,
             "offset": start,
             "length": end - start,

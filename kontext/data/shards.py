@@ -1,6 +1,7 @@
 """Deterministic WebDataset shards: the same pairs give the same bytes, on any machine.
 
-USTAR, mtime 0, uid and gid 0, no names of users, samples in pair-id order, members in name order.
+webdataset's TarWriter writes them: USTAR, mtime 0, uid and gid 0, no names of users, samples in
+pair-id order, members in name order. An archive ends with two empty blocks, without more padding.
 A sample's key is the first 32 characters of its pair id; its members are `.ctx0.png` (one per
 context), `.json` and `.tgt.png`. The PNG bytes are those that ingest stored.
 """
@@ -15,10 +16,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
+from kontext.store.objects import sha256_file
 from schemas.tables import SHARD_MEMBERS, SHARDS
 
 BLOCK = 512
@@ -40,15 +42,15 @@ class ShardSample:
         """Sample key inside the shard: hexadecimal, so it holds no dot."""
         return self.pair_id[:KEY_LENGTH]
 
-    def members(self, png: Callable[[str], bytes]) -> list[tuple[str, bytes]]:
-        """(name, bytes) of every member, sorted by name."""
+    def members(self, png: Callable[[str], bytes]) -> dict[str, str | bytes]:
+        """What webdataset writes: the bytes of every member by its suffix, and `__key__`."""
         text = json.dumps(self.record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        files = {
+        return {
+            "__key__": self.key,
             "json": text.encode(),
             "tgt.png": png(self.target_id),
             **{f"ctx{i}.png": png(pixel_id) for i, pixel_id in enumerate(self.context_ids)},
         }
-        return [(f"{self.key}.{suffix}", files[suffix]) for suffix in sorted(files)]
 
 
 @dataclass
@@ -89,52 +91,41 @@ def _write_shard(
     png: Callable[[str], bytes],
     into: ShardSet,
 ) -> None:
+    from webdataset import TarWriter
+
     keys = [sample.key for sample in samples]
     assert len(set(keys)) == len(keys), "two pairs share a key"
     ids = "\n".join(sample.pair_id for sample in samples)
     shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
-    hasher = hashlib.sha256()
-    offset = 0
     with path.open("wb") as file:
+        writer = TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
         for sample in samples:
-            start = offset
-            for name, data in sample.members(png):
-                offset += _put(file, hasher.update, tar_member(name, data))
+            start = writer.tarstream.offset
+            writer.write(sample.members(png))
             into.members.append(
                 {
                     "shard_id": shard_id,
                     "pair_id": sample.pair_id,
                     "offset_bytes": start,
-                    "length_bytes": offset - start,
+                    "length_bytes": writer.tarstream.offset - start,
                 }
             )
-        offset += _put(file, hasher.update, bytes(2 * BLOCK))  # end of archive
+        size = writer.tarstream.offset + 2 * BLOCK
+        writer.close()
+        file.truncate(size)  # tarfile fills up to 10 KiB
     into.paths.append(path)
     into.shards.append(
         {
             "shard_id": shard_id,
             "split": split,
             "name": path.name,
-            "sha256": hasher.hexdigest(),
-            "bytes": offset,
+            "sha256": sha256_file(path),
+            "bytes": size,
             "samples": len(samples),
             "first_key": keys[0],
             "last_key": keys[-1],
         }
     )
-
-
-def _put(file: IO[bytes], hash_update: Callable[[bytes], None], data: bytes) -> int:
-    hash_update(data)
-    return file.write(data)
-
-
-def tar_member(name: str, data: bytes) -> bytes:
-    """Header, data and padding of one file, without anything that depends on time or user."""
-    info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, user and group names empty
-    info.size = len(data)
-    info.mode = 0o644
-    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
 
 
 def mapped(path: Path) -> memoryview:

@@ -19,34 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from kontext.data.pixels import Pixels
 from kontext.data.sources.stable import stable_hash
+from kontext.safety.pdq import MIN_QUALITY, pairs_within
 
 SPLITS_IN_ORDER = ("train", "val", "test")
-_MIN_QUALITY = 50  # a PDQ hash below says nothing
-_BLOCK = 512
-
-
-class UnionFind:
-    """Disjoint sets over 0 … size - 1; the smallest member stands for its set."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def find(self, item: int) -> int:
-        """The member that stands for `item`'s set."""
-        parent = self._parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def union(self, a: int, b: int) -> None:
-        """Join two sets."""
-        a, b = self.find(a), self.find(b)
-        if a != b:
-            self._parent[max(a, b)] = min(a, b)
 
 
 @dataclass(frozen=True)
@@ -89,17 +69,22 @@ def components(
     names = sorted(set(groups))  # a component is named after its first group
     node = {name: index for index, name in enumerate(names)}
     group_of = {pixel_id: node[group] for pixel_id, group in zip(ids, groups, strict=True)}
-    sets = UnionFind(len(names))
-    for members in pairs:
-        for pixel_id in members[1:]:
-            sets.union(group_of[members[0]], group_of[pixel_id])
-    for a, b in _same_concept(images, node):
-        sets.union(a, b)
+    edges = _same_concept(images, node)
+    edges += [(group_of[one], group_of[other]) for one, *rest in pairs for other in rest]
     near = near_duplicates(images, rgb, near_bits, near_l1)
-    for i, j in near:
-        sets.union(group_of[ids[i]], group_of[ids[j]])
-    named = {index: _component_id(names[sets.find(index)]) for index in range(len(names))}
+    edges += [(group_of[ids[i]], group_of[ids[j]]) for i, j in near]
+    named = [_component_id(names[first]) for first in _smallest_members(len(names), edges)]
     return Components({pixel_id: named[group_of[pixel_id]] for pixel_id in ids}, len(near))
+
+
+def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """For every node 0 … nodes - 1, the smallest node that it is connected to."""
+    ends = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(nodes, nodes))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)  # of the place where each comes first
+    smallest: list[int] = first[component].tolist()
+    return smallest
 
 
 def _component_id(group: str) -> str:
@@ -130,26 +115,19 @@ def near_duplicates(
 ) -> list[tuple[int, int]]:
     """Row pairs of different groups that are the same picture to the eye.
 
-    Every hash is compared with every other, in blocks: 0.3 s for 7,000 images, so tens of thousands
-    are fine and millions need an index.
+    Sorted. Hashes of low quality say nothing, and join nothing.
     """
-    hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint64).reshape(-1, 4)
-    usable = np.asarray(images["pdq_quality"].to_pylist(), np.int64) >= _MIN_QUALITY
-    groups = np.unique(np.asarray(images["group_key"].to_pylist()), return_inverse=True)[1]
+    usable = np.flatnonzero(np.asarray(images["pdq_quality"].to_pylist()) >= MIN_QUALITY)
+    hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
+    groups: list[str] = images["group_key"].to_pylist()
     ids: list[str] = images["pixel_id"].to_pylist()
     edges = []
-    for start in range(0, len(hashes), _BLOCK):
-        block = hashes[start : start + _BLOCK]
-        rest = hashes[start:]
-        distance = np.zeros((len(block), len(rest)), np.uint16)
-        for word in range(4):
-            distance += np.bitwise_count(block[:, None, word] ^ rest[None, :, word])
-        rows, columns = np.nonzero(distance <= bits)
-        for i, j in zip((rows + start).tolist(), (columns + start).tolist(), strict=True):
-            if i < j and groups[i] != groups[j] and usable[i] and usable[j]:
-                a, b = rgb(ids[i]), rgb(ids[j])
-                if a.shape == b.shape and _l1(a, b) <= l1:
-                    edges.append((i, j))
+    for first, second in pairs_within(hashes[usable], bits):
+        i, j = int(usable[first]), int(usable[second])
+        if groups[i] != groups[j]:
+            a, b = rgb(ids[i]), rgb(ids[j])
+            if a.shape == b.shape and _l1(a, b) <= l1:
+                edges.append((i, j))
     return edges
 
 

@@ -1,20 +1,19 @@
 """The streaming loader: global batches of pairs from shards on any store, exactly resumable.
 
-Shards on this disk are mapped; of others single samples are fetched by byte range, or, with a
-cache folder, each shard once. Threads read and decode ahead of the training step. An image that
-many pairs share is decoded once while it stays in the decode cache.
+Shards on this disk are mapped; of others single samples are fetched by byte range. Threads read and
+decode ahead of the training step. An image that many pairs share is decoded once while it stays in
+the decode cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -24,13 +23,13 @@ from kontext.data.order import Ints, epoch_batches, epoch_order, samples
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shard_index import ShardIndex, load_index
 from kontext.data.shards import mapped, tar_members
-from kontext.errors import ArtifactError, GateError, NumericsError
+from kontext.errors import ArtifactError, NumericsError
 from kontext.parallel.world import World
 from kontext.store.objects import ObjectStore
 
 
 @dataclass(frozen=True)
-class Sample:
+class StreamSample:
     """One decoded sample. `record` is the JSON member."""
 
     key: str
@@ -53,7 +52,7 @@ class StreamBatch:
     """This rank's part of one global batch; every sample's images have the same sizes."""
 
     place: Place  # of the batch after this one: what a checkpoint keeps
-    samples: tuple[Sample, ...]  # may be empty where ranks outnumber the samples
+    samples: tuple[StreamSample, ...]  # may be empty where ranks outnumber the samples
     rows: range  # of the global batch: which of its noise is ours
     total: int  # samples of the global batch
     tokens: int  # of the global batch
@@ -75,15 +74,12 @@ class StreamPlan:
     Args:
         budget: tokens of a global batch, at most.
         text: text tokens of a sample.
-        weights, window: see `kontext.data.order.epoch_order`.
         contexts: whether contexts are read, and count; without them only targets come.
     """
 
     budget: int
     text: int = 0
     seed: int = 0
-    weights: Mapping[str, float] | None = None
-    window: int = 0
     contexts: bool = True
 
 
@@ -92,7 +88,7 @@ class _Coming:
     """A batch under way: piece k has every so-many-th of its samples, from the k-th on."""
 
     batch: StreamBatch  # without its samples
-    pieces: list[Future[list[Sample]]]
+    pieces: list[Future[list[StreamSample]]]
 
     def result(self) -> StreamBatch:
         read = [piece.result() for piece in self.pieces]
@@ -111,13 +107,11 @@ class PairStream:
         store, prefix: the shards are the `.tar` objects below it.
         world: which rank this is; global batches do not depend on it.
         threads: that read and decode; `ahead` batches are under way at a time.
-        cache: this stream's own folder for whole shards of a remote store, at most `cache_bytes`
-            of them (a window of the plan should fit); None: samples by byte range.
         decoded_bytes: of decoded images kept for pairs that share them.
 
     Raises:
         ArtifactError: no shards, or two samples with one id.
-        RecipeError: a sample over the budget, or mixing weights that cannot be met.
+        RecipeError: a sample over the budget.
     """
 
     def __init__(
@@ -129,24 +123,19 @@ class PairStream:
         *,
         threads: int = 2,
         ahead: int = 4,
-        cache: Path | None = None,
-        cache_bytes: int = 16 << 30,
         decoded_bytes: int = 256 << 20,
     ) -> None:
         self.plan, self.world = plan, world or World()
         self.index = load_index(store, prefix)
-        self.delivered: Counter[str] = Counter()  # category -> samples, read off the records
         self._samples = samples(
             self.index.pair_ids,
-            self.index.shards,
-            self.index.categories,
             [
                 (plan.text, *(tokens if plan.contexts else tokens[:1]))
                 for tokens in self.index.image_tokens
             ],
         )
         self._threads, self._ahead = threads, max(1, ahead)
-        self._shards = _Shards(store, cache, cache_bytes)
+        self._shards = _Shards(store)
         self._images = _Images(decoded_bytes)
         self.identity = _identity(self.index, plan)
 
@@ -169,7 +158,6 @@ class PairStream:
                     batch = running.popleft().result()
                     while len(running) < self._ahead:
                         running.append(self._begin(pool, *next(planned)))
-                    self.delivered.update(s.record["relation_class"] for s in batch.samples)
                     yield batch
             finally:
                 for coming in running:
@@ -178,7 +166,7 @@ class PairStream:
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""
         p = self.plan
-        order = epoch_order(self._samples, p.seed, number, p.weights, p.window)
+        order = epoch_order(self._samples, p.seed, number)
         return epoch_batches(self._samples, order, p.budget)
 
     def steps(self, at_least: int = 1) -> Iterator[Place]:
@@ -186,31 +174,6 @@ class PairStream:
         for rows, after in self._planned(Place(stream=self.identity)):
             if len(rows) >= at_least:
                 yield replace(after, batch=after.batch - 1)
-
-    def shares(self) -> dict[str, tuple[float, float]]:
-        """Category -> (share wanted, share measured over all ranks), of what has been delivered."""
-        names = sorted({*self._samples.categories})
-        counts = self.world.sum({name: float(self.delivered[name]) for name in names})
-        seen = max(1.0, sum(counts.values()))
-        if self.plan.weights is None:
-            there = Counter(self.index.categories)
-            wanted = {name: there[name] / len(self.index) for name in names}
-        else:
-            total = sum(self.plan.weights.values())
-            wanted = {name: self.plan.weights.get(name, 0.0) / total for name in names}
-        return {name: (wanted[name], counts[name] / seen) for name in names}
-
-    def check_mix(self, tolerance: float = 0.02) -> None:
-        """Stop where the weights are not in force. A collective: every rank calls it.
-
-        Raises:
-            GateError: a measured share is more than `tolerance` from the one wanted.
-        """
-        shares = self.shares()
-        off = {n: s for n, s in shares.items() if abs(s[0] - s[1]) > tolerance}
-        if off:
-            told = ", ".join(f"{n} {got:.1%} for {want:.1%}" for n, (want, got) in off.items())
-            raise GateError(f"the mixing weights are not in force: {told}")
 
     def _planned(self, at: Place) -> Iterator[tuple[Ints, Place]]:
         epoch, first = at.epoch, at.batch
@@ -229,17 +192,17 @@ class PairStream:
         empty = StreamBatch(place, (), mine, len(rows), sum(parts) * len(rows))
         return _Coming(empty, [pool.submit(self._read, piece) for piece in own])
 
-    def _read(self, rows: list[int]) -> list[Sample]:
+    def _read(self, rows: list[int]) -> list[StreamSample]:
         return [self._sample(row) for row in rows]
 
-    def _sample(self, row: int) -> Sample:
+    def _sample(self, row: int) -> StreamSample:
         index = self.index
         data = self._shards.read(index.shards[row], int(index.offset[row]), int(index.length[row]))
         members = {name.partition(".")[2]: body for name, body in tar_members(data)}
         record = json.loads(bytes(members["json"]))
         if record["pair_id"] != index.pair_ids[row]:
             raise ArtifactError(f"shard '{index.shards[row]}' is not the one that was indexed")
-        return Sample(
+        return StreamSample(
             key=record["pair_id"][:32],
             contexts=tuple(
                 self._images.decoded(name, members[f"ctx{i}.png"])
@@ -252,56 +215,27 @@ class PairStream:
 
 def _identity(index: ShardIndex, plan: StreamPlan) -> str:
     """Changes with whatever changes which sample comes when; not with ranks or threads."""
-    told = hashlib.sha256("\n".join(index.pair_ids).encode())
-    told.update(repr(index.image_tokens).encode())
-    if plan.window:
-        told.update("\n".join(index.shards).encode())
-    weights = None if plan.weights is None else sorted(plan.weights.items())
-    told.update(repr((plan.budget, plan.text, plan.seed, weights, plan.window)).encode())
-    if not plan.contexts:
-        told.update(b"targets")
-    return told.hexdigest()[:16]
+    hasher = hashlib.sha256("\n".join(index.pair_ids).encode())
+    hasher.update(repr((index.image_tokens, plan)).encode())
+    return hasher.hexdigest()[:16]
 
 
 class _Shards:
     """Byte ranges of shards: mapped where they are on this disk, else fetched."""
 
-    def __init__(self, store: ObjectStore, cache: Path | None, most: int) -> None:
-        self._store, self._cache, self._most = store, cache, most
-        self._maps: OrderedDict[str, memoryview] = OrderedDict()
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._maps: dict[str, memoryview] = {}
         self._lock = Lock()
 
     def read(self, key: str, offset: int, length: int) -> bytes | memoryview:
         with self._lock:
-            found = self._maps.get(key)
-            if found is None:
+            if key not in self._maps:
                 path = self._store.local_path(key)
-                if path is not None:
-                    found = self._maps[key] = mapped(path)
-                elif self._cache is not None:
-                    found = self._maps[key] = self._fetched(key)
-            else:
-                self._maps.move_to_end(key)
-        if found is None:
-            return self._store.get(key, offset, length)
-        return found[offset : offset + length]
-
-    def _fetched(self, key: str) -> memoryview:
-        """A remote shard, fetched whole; older ones make room for it."""
-        assert self._cache is not None
-        size = self._store.size(key)
-        while self._maps and size + sum(len(m) for m in self._maps.values()) > self._most:
-            old, _ = self._maps.popitem(last=False)
-            self._path(old).unlink(missing_ok=True)  # its mapping lives on while a sample is read
-        path = self._path(key)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.download(key, path)
-        return mapped(path)
-
-    def _path(self, key: str) -> Path:
-        assert self._cache is not None
-        return self._cache / hashlib.sha256(key.encode()).hexdigest()
+                if path is None:
+                    return self._store.get(key, offset, length)
+                self._maps[key] = mapped(path)
+            return self._maps[key][offset : offset + length]
 
 
 class _Images:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontext.stage import Stage
+from kontext.store.lineage import flowchart
 from schemas.manifest import Manifest
 
 
@@ -33,13 +34,10 @@ class Trail:
         }
 
     def mermaid(self) -> str:
-        """A flowchart; labels are quoted because digests may begin with a digit."""
-        lines = ["flowchart LR"]
+        """A flowchart with one box per artifact."""
         names = {stage: stage.replace("-", "_") for stage in self.digests}
-        for stage, digest in self.digests.items():
-            lines.append(f'  {names[stage]}["{stage}<br/>{digest[:12]}"]')
-        lines += [f"  {names[a]} --> {names[b]}" for a, b in self.edges]
-        return "\n".join(lines) + "\n"
+        boxes = {names[s]: f"{s}<br/>{digest[:12]}" for s, digest in self.digests.items()}
+        return flowchart(boxes, [(names[a], names[b]) for a, b in self.edges], "LR")
 
     def _details(self, stage: str) -> dict[str, Any]:
         manifest = self.manifests.get(stage)

@@ -1,7 +1,8 @@
 """The blocks of FLUX.1's transformer, under BFL's parameter names.
 
-A block knows its tokens' noise levels (`Moment`) and who sees whom (`Sight`), and nothing of
-contexts, caches or packing: an image alone at t = 0 is a block's input as good as any other.
+A block knows its tokens' noise levels (`Conditioning`) and which attend to which
+(`AttentionPattern`), and nothing of contexts or caches: an image alone at t = 0 is a block's input
+as good as any other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext.models.heads import EPS, Rotary, split_heads
-from kontext.models.layout import KeysValues, Moment, Sight
+from kontext.models.layout import AttentionPattern, Conditioning, KeysValues
 from schemas.sections.models import TransformerShape
 
 
@@ -44,8 +45,10 @@ class Modulation(nn.Module):
         self.multiplier = multiplier
         self.lin = nn.Linear(hidden, multiplier * 3 * hidden)
 
-    def forward(self, moment: Moment) -> tuple[Tensor, ...]:
-        return moment.per_token(self.lin(moment.silu_vec)).chunk(self.multiplier * 3, dim=-1)
+    def forward(self, conditioning: Conditioning) -> tuple[Tensor, ...]:
+        return conditioning.per_token(self.lin(conditioning.silu_vec)).chunk(
+            self.multiplier * 3, dim=-1
+        )
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -91,18 +94,18 @@ class DoubleBlock(nn.Module):
         self,
         img: Tensor,
         txt: Tensor,
-        moment: Moment,
+        conditioning: Conditioning,
         rotary: Rotary,
-        sight: Sight,
+        pattern: AttentionPattern,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, Tensor]:
         """img [B, N, hidden], txt [B, L, hidden] -> the same. `past` is seen after all others."""
         n_txt, n_img = txt.shape[1], img.shape[1]
         i_shift, i_scale, i_gate, i_shift2, i_scale2, i_gate2 = self.img_mod(
-            moment.of(slice(n_txt, None))
+            conditioning.of(slice(n_txt, None))
         )
         t_shift, t_scale, t_gate, t_shift2, t_scale2, t_gate2 = self.txt_mod(
-            moment.of(slice(n_txt))
+            conditioning.of(slice(n_txt))
         )
         txt_qkv = self.txt_attn.qkv(_modulate(txt, t_shift, t_scale))
         img_qkv = self.img_attn.qkv(_modulate(img, i_shift, i_scale))
@@ -113,7 +116,7 @@ class DoubleBlock(nn.Module):
                 self.img_attn.norm.scales().expand(n_img, -1, -1),
             )
         )
-        out = sight.attend(*split_heads(qkv, scale, rotary), past)
+        out = pattern.attend(*split_heads(qkv, scale, rotary), past)
 
         img = torch.addcmul(img, self.img_attn.proj(out[:, n_txt:]), i_gate)
         img = torch.addcmul(img, self.img_mlp(_modulate(img, i_shift2, i_scale2)), i_gate2)
@@ -137,23 +140,23 @@ class SingleBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        moment: Moment,
+        conditioning: Conditioning,
         rotary: Rotary,
-        sight: Sight,
+        pattern: AttentionPattern,
         past: KeysValues | None = None,
         rows: slice | None = None,
     ) -> Tensor:
         """x [B, L, hidden] -> the same, or only its `rows` where nobody reads the others.
 
-        `sight` is that of the rows that come out. `past` is seen after all others.
+        `pattern` is that of the rows that come out. `past` is seen after all others.
         """
-        shift, scale, gate = self.modulation(moment)
+        shift, scale, gate = self.modulation(conditioning)
         qkv, mlp = self._project_in(_modulate(x, shift, scale), rows)
         q, k, v = split_heads(_by_head(qkv, self.heads), self.norm.scales(), rotary)
         if rows is not None:
             x, q = x[:, rows], q[:, :, rows]
-            gate = gate if moment.token is None else gate[:, rows]
-        seen = sight.attend(q, k, v, past)
+            gate = gate if conditioning.token is None else gate[:, rows]
+        seen = pattern.attend(q, k, v, past)
         out = torch.cat((seen, F.gelu(mlp, approximate="tanh")), dim=-1)
         return torch.addcmul(x, self.linear2(out), gate)
 
@@ -180,8 +183,8 @@ class LastLayer(nn.Module):
         self.linear = nn.Linear(hidden, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
 
-    def forward(self, x: Tensor, moment: Moment) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
         """x [B, N, hidden] -> [B, N, out_channels]."""
-        modulation = moment.per_token(self.adaLN_modulation[1](moment.silu_vec))
+        modulation = conditioning.per_token(self.adaLN_modulation[1](conditioning.silu_vec))
         shift, scale = modulation.chunk(2, dim=-1)
         return self.linear(_modulate(x, shift, scale))  # type: ignore[no-any-return]

@@ -2,10 +2,9 @@
 
 Numerics and parameter names are those of BFL's reference (fused qkv, RMS-normalised queries and
 keys, AdaLN modulation, interleaved rotary pairs in float32). Context images are extra tokens after
-the target's, under the same modulation; only the target's tokens come out. Two layouts are ours:
-contexts kept apart so that they can be cached, and several samples packed in one row (see
-`kontext.models.layout`). The model knows nothing of parallelism: kernels are chosen in
-`kontext.parallel.attention`.
+the target's, under the same modulation; only the target's tokens come out. One layout is ours:
+contexts kept apart so that they can be cached (see `kontext.models.layout`). The model knows
+nothing of parallelism: kernels are chosen in `kontext.parallel.attention`.
 
 Two things are done differently without changing a result: the query-key norm's scale is folded
 into the rotary table, and the last block computes only the rows that are read afterwards.
@@ -25,12 +24,11 @@ from kontext.errors import RecipeError
 from kontext.models.blocks import DoubleBlock, LastLayer, SingleBlock
 from kontext.models.heads import Rotary
 from kontext.models.layout import (
+    AttentionPattern,
+    Conditioning,
     ContextCache,
     KeysValues,
-    Moment,
-    Packing,
-    Sight,
-    batch_sight,
+    attention_pattern,
 )
 from kontext.models.sequence import rope
 from kontext.models.stored import load_stored
@@ -70,10 +68,10 @@ class _Inputs(NamedTuple):
 
     img: Tensor  # [B, N, hidden]
     txt: Tensor  # [B, L, hidden]
-    moment: Moment
+    conditioning: Conditioning
     rotary: Rotary
-    sight: Sight
-    last_sight: Sight  # of the targets' rows, all that the last block computes
+    pattern: AttentionPattern
+    last_pattern: AttentionPattern  # of the targets' rows, all that the last block computes
 
 
 class FluxTransformer(nn.Module):
@@ -134,7 +132,6 @@ class FluxTransformer(nn.Module):
         target_length: int,
         guidance: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        packing: Packing | None = None,
         cache: ContextCache | None = None,
     ) -> Tensor:
         """Predict the velocity (noise - data) of the target's tokens.
@@ -149,8 +146,6 @@ class FluxTransformer(nn.Module):
             guidance: [B], for models with a guidance embedding and only for them.
             attention_mask: True = may be attended; keys [B, L+N], or pairs [B, L+N, L+N], N with
                 the cached contexts.
-            packing: the row holds S samples (see `layout.pack_samples`): B is 1 for tokens, ids
-                and text, and S for pooled, timesteps and guidance.
             cache: the contexts' keys and values from `context_cache`, in place of their tokens.
 
         Returns:
@@ -159,20 +154,20 @@ class FluxTransformer(nn.Module):
         Raises:
             ValueError: arguments that do not go together, or not with this model.
         """
-        past = self._check(tokens, target_length, attention_mask, packing, cache)
-        img, txt, moment, rotary, sight, last_sight = self._prepare(
-            tokens, ids, text, pooled, timesteps, guidance, target_length, attention_mask, packing
+        past = self._check(tokens, target_length, cache)
+        img, txt, conditioning, rotary, pattern, last_pattern = self._prepare(
+            tokens, ids, text, pooled, timesteps, guidance, target_length, attention_mask
         )
         n_txt, depth = txt.shape[1], len(self.double_blocks)
         for index, block in enumerate(self.double_blocks):
-            img, txt = block(img, txt, moment, rotary, sight, past[index])
+            img, txt = block(img, txt, conditioning, rotary, pattern, past[index])
         rows = slice(n_txt, n_txt + target_length)
         if len(self.single_blocks):
             x = torch.cat((txt, img), dim=1)
             for index, block in enumerate(self.single_blocks[:-1], depth):
-                x = block(x, moment, rotary, sight, past[index])
-            img = self.single_blocks[-1](x, moment, rotary, last_sight, past[-1], rows)
-        return self.final_layer(img[:, :target_length], moment.of(rows))  # type: ignore[no-any-return]
+                x = block(x, conditioning, rotary, pattern, past[index])
+            img = self.single_blocks[-1](x, conditioning, rotary, last_pattern, past[-1], rows)
+        return self.final_layer(img[:, :target_length], conditioning.of(rows))  # type: ignore[no-any-return]
 
     def features(
         self,
@@ -198,17 +193,17 @@ class FluxTransformer(nn.Module):
         length = tokens.shape[1]
         if self.shape.cached_context:
             length = int((ids[..., 0] == 0).sum(-1).max())
-        img, txt, moment, rotary, sight, _ = self._prepare(
-            tokens, ids, text, pooled, timesteps, guidance, length, attention_mask, None
+        img, txt, conditioning, rotary, pattern, _ = self._prepare(
+            tokens, ids, text, pooled, timesteps, guidance, length, attention_mask
         )
         n_txt, x = txt.shape[1], None
         states: dict[int, Tensor] = {}
         for index in range(max(taps) + 1):
             if index < depth:
-                img, txt = self.double_blocks[index](img, txt, moment, rotary, sight)
+                img, txt = self.double_blocks[index](img, txt, conditioning, rotary, pattern)
             else:
                 x = torch.cat((txt, img), dim=1) if x is None else x
-                x = self.single_blocks[index - depth](x, moment, rotary, sight)
+                x = self.single_blocks[index - depth](x, conditioning, rotary, pattern)
                 img = x[:, n_txt:]
             if index in taps:
                 states[index] = img
@@ -235,29 +230,20 @@ class FluxTransformer(nn.Module):
             raise ValueError("this model's contexts change at every step: cached_context is off")
         silu_vec = self._silu_vec(torch.zeros_like(pooled[:, :1]), pooled, guidance)
         kept: list[KeysValues] = []
-        moment, sight, rotary = Moment(silu_vec), Sight(kept=kept), self._rotary(ids, 0)
+        conditioning, rotary = Conditioning(silu_vec), self._rotary(ids, 0)
+        pattern = AttentionPattern(kept=kept)
         img = self.img_in(tokens.to(self.img_in.weight.dtype))
         txt = img[:, :0]
         for block in self.double_blocks:
-            img, txt = block(img, txt, moment, rotary, sight)
+            img, txt = block(img, txt, conditioning, rotary, pattern)
         for block in self.single_blocks:
-            img = block(img, moment, rotary, sight)
+            img = block(img, conditioning, rotary, pattern)
         return ContextCache(tuple(kept))
 
     def _check(
-        self,
-        tokens: Tensor,
-        target_length: int,
-        attention_mask: Tensor | None,
-        packing: Packing | None,
-        cache: ContextCache | None,
+        self, tokens: Tensor, target_length: int, cache: ContextCache | None
     ) -> Sequence[KeysValues | None]:
         """The cached keys and values per block, after checking that the arguments agree."""
-        if packing is not None:
-            if cache is not None or attention_mask is not None:
-                raise ValueError("a packed row takes neither a context cache nor a mask")
-            if packing.target_length != target_length:
-                raise ValueError(f"the packing has {packing.target_length} target tokens")
         if cache is None:
             return [None] * (len(self.double_blocks) + len(self.single_blocks))
         if not self.shape.cached_context:
@@ -276,7 +262,6 @@ class FluxTransformer(nn.Module):
         guidance: Tensor | None,
         target_length: int,
         attention_mask: Tensor | None,
-        packing: Packing | None,
     ) -> _Inputs:
         dtype, device = self.img_in.weight.dtype, tokens.device
         n_txt, n_img = text.shape[1], tokens.shape[1]
@@ -286,26 +271,16 @@ class FluxTransformer(nn.Module):
             times = torch.cat((times, torch.zeros_like(times)), dim=1)
         silu_vec = self._silu_vec(times, pooled, guidance)
         main, level = n_txt + target_length, None
-        if packing is not None:
-            if packing.length != n_txt + n_img:
-                raise ValueError(
-                    f"the packing has {packing.length} tokens, the row {n_txt + n_img}"
-                )
-            silu_vec = silu_vec.transpose(0, 1).reshape(1, -1, silu_vec.shape[-1])
-            sight, level = packing.sight(apart, device), packing.moments(apart, device)
-            last_sight = packing.target_sight(device)
-        else:
-            sight = batch_sight(attention_mask, main if apart else None)
-            last_sight = sight.of(slice(n_txt, main))
-            if apart:
-                level = (torch.arange(n_txt + n_img, device=device) >= main).long()
+        pattern = attention_pattern(attention_mask, main if apart else None)
+        if apart:
+            level = (torch.arange(n_txt + n_img, device=device) >= main).long()
         return _Inputs(
             self.img_in(tokens.to(dtype)),
             self.txt_in(text.to(dtype)),
-            Moment(silu_vec, level),
+            Conditioning(silu_vec, level),
             self._rotary(ids, n_txt),
-            sight,
-            last_sight,
+            pattern,
+            pattern.of(slice(n_txt, main)),
         )
 
     def _silu_vec(self, times: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:

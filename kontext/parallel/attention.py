@@ -5,13 +5,11 @@ sequences on CPU, where batched matrix products are faster: 384 heads of 52 toke
 backward on one core, took 15 ms that way and 52 ms by the fused kernel (PyTorch 2.14.1).
 
 Every other kernel is chosen by name with `use_kernel`, which runs it once against the plain
-formula before it is taken into use: dense, and for flash kernels packed as well.
+formula before it is taken into use.
 A kernel that is not available is an error, or, with `fallback=True`, a logged and recorded choice
 of `auto`. `active_kernel` says what runs, for manifests.
 
-Packed sequences (`Documents`) run as variable-length flash attention on CUDA in half precision, and
-as masked attention elsewhere. The flash paths have been written for CUDA cards but not run on one;
-what surrounds the kernel is tested with a variable-length kernel in plain PyTorch.
+The flash paths have been written for CUDA cards but not run on one.
 """
 
 from __future__ import annotations
@@ -33,11 +31,8 @@ from torch.nn.attention import (
 )
 
 from kontext.errors import KontextError
-from kontext.parallel.documents import Documents
 from kontext.parallel.ulysses import exchanged, shared
 
-Mask = Tensor | Documents | None
-Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Any]
 Kernel = Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"]
 _FLASH = ("flash2", "fa3", "fa4")
 _CPU_MATH_LENGTH = 1024
@@ -52,22 +47,20 @@ class KernelError(KontextError):
 class _Choice:
     name: Kernel = "auto"
     flash2: Callable[..., Any] | None = None
-    flash2_varlen: Varlen | None = None
     fallback_from: str = ""
 
 
 _choice = _Choice()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention scaled by 1/sqrt(D).
 
     Args:
         q: [B, H, Lq, D].
         k: [B, H, Lk, D]. v: the same.
-        mask: bool, broadcastable to [B, H, Lq, Lk], True = may attend; or, for a packed row
-            (B = 1), its `Documents`. Flash kernels take no mask tensor, so such a call is always
-            served by SDPA or the plain formula.
+        mask: bool, broadcastable to [B, H, Lq, Lk], True = may attend. Flash kernels
+            take no mask, so such a call is always served by SDPA or the plain formula.
 
     Returns:
         [B, Lq, H*D].
@@ -81,14 +74,9 @@ def _unmasked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _chosen(q, k, v, None)
 
 
-def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """`attention` by the kernel in use, over the tokens of this process."""
     name = _choice.name
-    if isinstance(mask, Documents):
-        kernel = _varlen_kernel(q)
-        if kernel is not None:
-            return packed_attention(q, k, v, mask, kernel)
-        mask = mask.mask
     if name == "flash2" and mask is None:
         assert _choice.flash2 is not None
         out = _choice.flash2(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -101,62 +89,6 @@ def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
-
-
-def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents, kernel: Varlen
-) -> Tensor:
-    """Attention inside each document by a variable-length kernel.
-
-    The kernel takes tokens sorted by document, [L, H, D], with cumulative lengths; a sequence
-    [texts | targets | contexts] is brought into that order and back, four passes over the tokens.
-
-    Returns:
-        [1, Lq, H*D].
-    """
-    if q.shape[0] != 1:
-        raise ValueError(f"a packed sequence is one row, not a batch of {q.shape[0]}")
-    queries, keys = documents.queries, documents.keys
-    sorted_q = q[0].transpose(0, 1)[queries.order]
-    sorted_k, sorted_v = (x[0].transpose(0, 1)[keys.order] for x in (k, v))
-    out = kernel(
-        sorted_q, sorted_k, sorted_v, queries.starts, keys.starts, queries.longest, keys.longest
-    )
-    return torch.empty_like(out).index_copy(0, queries.order, out).flatten(1)[None]
-
-
-def _varlen_kernel(q: Tensor) -> Varlen | None:
-    """The variable-length kernel for `q` under the chosen kernel; None: none, mask instead.
-
-    Raises:
-        KernelError: a flash kernel was chosen by name and cannot do it.
-    """
-    if _choice.name != "math" and _has_varlen(q.device, q.dtype):
-        return _choice.flash2_varlen or _torch_varlen
-    if _choice.name in _FLASH:
-        kind = f"{str(q.dtype).removeprefix('torch.')} on {q.device.type}"
-        raise KernelError(f"attention kernel '{_choice.name}' packs no sequences in {kind}")
-    return None
-
-
-def _has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    return (
-        device.type == "cuda"
-        and dtype in (torch.bfloat16, torch.float16)
-        and torch.backends.cuda.is_flash_attention_available()
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    )
-
-
-def _torch_varlen(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int
-) -> Tensor:
-    # Not torch.nn.attention.varlen.varlen_attn: on Hopper that prefers cuDNN even where FA3 or FA4
-    # has been activated. The operator below is what the activation replaces.
-    out: Tensor = torch.ops.aten._flash_attention_forward(
-        q, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False
-    )[0]
-    return out
 
 
 def _prefers_math(q: Tensor, k: Tensor) -> bool:
@@ -208,7 +140,7 @@ def use_kernel(name: str, device: torch.device | str = "cpu", *, fallback: bool 
 
 def _reset() -> None:
     _choice.name, _choice.fallback_from = "auto", ""
-    _choice.flash2, _choice.flash2_varlen = None, None
+    _choice.flash2 = None
     if current_flash_attention_impl() is not None:
         restore_flash_attention_impl()
 
@@ -218,9 +150,9 @@ def _activate(name: Kernel, device: torch.device) -> None:
         raise KernelError(f"attention kernel '{name}' needs a CUDA device, not {device.type}")
     try:
         if name == "flash2":
-            from flash_attn import flash_attn_func, flash_attn_varlen_func
+            from flash_attn import flash_attn_func
 
-            _choice.flash2, _choice.flash2_varlen = flash_attn_func, flash_attn_varlen_func
+            _choice.flash2 = flash_attn_func
         elif name in ("fa3", "fa4"):
             activate_flash_attention_impl(name.upper())
         _choice.name = name
@@ -231,29 +163,19 @@ def _activate(name: Kernel, device: torch.device) -> None:
 
 
 def _verify(device: torch.device) -> None:
-    """Run the chosen kernel on small problems, dense and packed, and compare with the formula."""
+    """Run the chosen kernel on a small problem and compare with the formula."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(1, 2, 128, 64, generator=generator).to(device, torch.bfloat16) for _ in range(3)
     )
-    runs = [(0, 40), (1, 60), (0, 28)]
-    documents = Documents.of(runs, runs, 2, device)
-    for what, mask in (("result", None), ("packed result", documents)):
-        plain = None if mask is None else mask.mask
-        expected = _math(q.float(), k.float(), v.float(), plain).transpose(1, 2).flatten(2)
-        error = (attention(q, k, v, mask).float() - expected).abs().max().item()
-        if error > 0.05:
-            raise RuntimeError(f"{what} differs from the plain formula by {error:.3f}")
+    expected = _math(q.float(), k.float(), v.float(), None).transpose(1, 2).flatten(2)
+    error = (attention(q, k, v).float() - expected).abs().max().item()
+    if error > 0.05:
+        raise RuntimeError(f"its result differs from the plain formula by {error:.3f}")
 
 
-def active_kernel(device: torch.device | str = "cpu", *, packed: bool = False) -> str:
-    """What unmasked attention runs on `device`, e.g. `sdpa:flash` or `fa3`, for manifests.
-
-    Args:
-        packed: what runs a packed sequence in half precision instead, e.g. `fa3 varlen`.
-    """
-    if packed:
-        return _packed_name(torch.device(device))
+def active_kernel(device: torch.device | str = "cpu") -> str:
+    """What unmasked attention runs on `device`, e.g. `sdpa:flash` or `fa3`, for manifests."""
     if _choice.name not in ("auto", "sdpa"):
         return _choice.name
     kind = torch.device(device).type
@@ -263,12 +185,6 @@ def active_kernel(device: torch.device | str = "cpu", *, packed: bool = False) -
     if _choice.fallback_from:
         sdpa += f" (fallback: {_choice.fallback_from})"
     return sdpa
-
-
-def _packed_name(device: torch.device) -> str:
-    if _choice.name == "math" or not _has_varlen(device, torch.bfloat16):
-        return f"mask, {active_kernel(device)}"
-    return f"{'flash' if _choice.name in ('auto', 'sdpa') else _choice.name} varlen"
 
 
 def _sdpa_backend(device: str) -> str:

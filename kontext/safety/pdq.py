@@ -1,11 +1,16 @@
-"""PDQ hashes as bytes, and fast exact search within Hamming distance 31 in large lists."""
+"""PDQ hashes as bytes, and exact search by Hamming distance with faiss.
+
+Both indexes that are used are exact: `IndexBinaryFlat` compares with every entry, and
+`IndexBinaryMultiHash` (multi-index hashing, Norouzi et al. 2012) looks only at entries that share
+one of 16 bands of 16 bits, which hashes within 15 bits of each other always do.
+`python -m benchmarks.hashes` measures both beside the same search in numpy.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-import pdqhash
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -18,9 +23,8 @@ MIN_QUALITY = 50  # below this a PDQ hash says nothing
 # halves the work for large images.
 _HALVE_ABOVE = 512  # pixels; below, unpacking eight hashes per call costs more than it saves
 _TRANSPOSED = 6
-_BANDS = 16  # of 16 bits: within distance 31 some band differs in at most one bit
-_INDEX_FROM = 4096  # a plain scan is faster below
-_PROBES = np.array([0, *(1 << bit for bit in range(16))], dtype=np.uint16)
+_BITS = 256
+_BANDS = 16
 
 
 class Match(NamedTuple):
@@ -39,6 +43,8 @@ def pdq_dihedral(rgb: Bytes) -> tuple[Bytes, int]:
     Returns:
         (hashes uint8 [8, 32], the image as it is first; quality 0-100).
     """
+    import pdqhash  # here: distances alone are asked for where it is not installed
+
     if max(rgb.shape[:2]) > _HALVE_ABOVE:
         results = []
         for view in (rgb, rgb[:, ::-1], rgb[::-1], rgb[::-1, ::-1]):
@@ -61,55 +67,48 @@ def distances(a: Bytes, b: Bytes) -> NDArray[np.int64]:
 
 
 class PdqIndex:
-    """Exact nearest-within-31 search: a scan for short lists, multi-index hashing for long ones.
-
-    Multi-index hashing (Norouzi et al. 2012): split into 16 bands of 16 bits; a hash within 31
-    bits agrees with the query in some band up to one bit, so 16 x 17 bucket look-ups find it.
-    """
+    """Exact search for the nearest entry within MAX_DISTANCE."""
 
     def __init__(self, hashes: Bytes) -> None:
         """`hashes` is uint8 [N, 32]."""
+        import faiss
+
         assert hashes.ndim == 2 and hashes.shape[1] == 32
-        self._hashes = np.ascontiguousarray(hashes)
-        self._words = self._hashes.view(np.uint64)
-        self._order: list[NDArray[np.int64]] = []
-        self._starts: list[NDArray[np.int64]] = []
-        if len(hashes) >= _INDEX_FROM:
-            bands = self._hashes.view(np.uint16)
-            for band in range(_BANDS):
-                order = np.argsort(bands[:, band], kind="stable")
-                edges = np.arange(65537)
-                self._order.append(order)
-                self._starts.append(np.searchsorted(bands[order, band], edges))
+        self._index = faiss.IndexBinaryFlat(_BITS)
+        self._index.add(np.ascontiguousarray(hashes))
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return int(self._index.ntotal)
 
     def nearest(self, queries: Bytes) -> Match | None:
-        """The entry nearest to any of `queries` [Q, 32], if one is within MAX_DISTANCE."""
-        best: Match | None = None
-        for query in np.ascontiguousarray(queries):
-            rows = self._candidates(query)
-            if rows is not None and not len(rows):
-                continue
-            words = self._words if rows is None else self._words[rows]
-            if not len(words):
-                continue
-            bits = np.bitwise_count(words ^ query.view(np.uint64)).sum(1, dtype=np.int64)
-            at = int(bits.argmin())
-            if bits[at] <= MAX_DISTANCE and (best is None or bits[at] < best.distance):
-                best = Match(at if rows is None else int(rows[at]), int(bits[at]))
-        return best
+        """The entry nearest to any of `queries` [Q, 32], if one is within MAX_DISTANCE.
 
-    def _candidates(self, query: Bytes) -> NDArray[np.int64] | None:
-        """Rows worth comparing, or None for all of them."""
-        if not self._order:
+        Of several that are equally near, the first one of the first query.
+        """
+        limits, found, rows = self._index.range_search(
+            np.ascontiguousarray(queries), MAX_DISTANCE + 1
+        )
+        if not len(rows):
             return None
-        parts = []
-        for band, value in enumerate(query.view(np.uint16)):
-            starts, order = self._starts[band], self._order[band]
-            for probe in value ^ _PROBES:
-                low, high = starts[probe], starts[int(probe) + 1]
-                if high > low:
-                    parts.append(order[low:high])
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        query = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
+        best = np.lexsort((rows, query, found))[0]
+        return Match(int(rows[best]), int(found[best]))
+
+
+def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
+    """All pairs (i, j), i < j, of rows of `hashes` uint8 [N, 32] at most `distance` bits apart.
+
+    Sorted. Up to 15 bits a hundred thousand hashes take a second or two; above, every hash is
+    compared with every other.
+    """
+    import faiss
+
+    if distance < _BANDS:
+        index = faiss.IndexBinaryMultiHash(_BITS, _BANDS, _BITS // _BANDS)
+    else:
+        index = faiss.IndexBinaryFlat(_BITS)
+    hashes = np.ascontiguousarray(hashes)
+    index.add(hashes)
+    limits, _, second = index.range_search(hashes, distance + 1)
+    first = np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64)))
+    return sorted((i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True) if i < j)

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from kontext.safety.ledger import Ledger
 from kontext.stage import ArtifactReader, Stage, StageContext
-from kontext.store.catalog import Catalog, TableSource
+from kontext.store.catalog import Catalog
 from kontext.store.export import export_version
 from kontext.store.objects import open_store, sha256_file
+from kontext.store.rows import TableSource
 from schemas.sections.data import IndexConfig, ShardConfig
 
 STAGE = Stage(

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,9 +22,6 @@ from kontext.errors import ArtifactError, ObjectExists, ObjectNotFound
 from kontext.store.objects import ObjectStore, sha256_file
 from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest, ManifestFile
-
-if TYPE_CHECKING:
-    from kontext.store.lineage import Collection, Lineage
 
 _FRESH = timedelta(hours=1)  # below any garbage collector's grace
 
@@ -296,23 +292,6 @@ class ArtifactStore:
                 problems.append(Problem(ref_text, file.name, results[file.sha256]))
         size = sum(file.size for _, file in files)
         return Verification(len(manifests), len(files), size, tuple(problems))
-
-    def lineage(self, ref: str) -> Lineage:
-        """Ancestors and descendants of an artifact, with a mermaid diagram."""
-        from kontext.store.lineage import lineage
-
-        return lineage(self, ref)
-
-    def gc(
-        self,
-        dry_run: bool = True,
-        grace: timedelta = timedelta(days=7),
-        keep: Iterable[tuple[str, str]] = (),
-    ) -> Collection:
-        """Remove what nothing needs (see kontext.store.lineage.collect_garbage)."""
-        from kontext.store.lineage import collect_garbage
-
-        return collect_garbage(self, dry_run=dry_run, grace=grace, keep=keep)
 
     def blob_path(self, file: ManifestFile) -> Path:
         """A local path with the blob's bytes, hashed once per process. Raises ArtifactError."""

@@ -12,45 +12,32 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from kontext.errors import CatalogError
 from kontext.store import migrations
-from kontext.store.ddl import quote
 from kontext.store.describe import TableInfo, describe
 from kontext.store.facts import refresh_facts
-from kontext.store.lake import absent, attach, confine, release
+from kontext.store.lake import attach, missing_files, release, restrict
 from kontext.store.metadata import open_metadata
 from kontext.store.objects import folder_url
-from kontext.store.rows import manifest_rows, parents
+from kontext.store.rows import TableSource, insert, insert_dataset, manifest_rows, parents, scalar
 from kontext.store.upkeep import Compaction, compact
+from kontext.store.versions import DatasetVersion, latest_version, snapshot_of, versions
 from kontext.store.views import check_thresholds, views
 from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
 from schemas.manifest import Manifest
 
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
-TableSource: TypeAlias = pa.Table | Sequence[Path]  # rows, or Parquet files that hold them
 _RETRIES = 8
-
-
-@dataclass(frozen=True)
-class DatasetVersion:
-    """One committed dataset version."""
-
-    name: str
-    version: int
-    snapshot_id: int
-    dataset_digest: str
-    created: bool = False  # whether this call made it
 
 
 class Catalog:
@@ -88,7 +75,7 @@ class Catalog:
         self._require()
         connection = attach(self._metadata, self._data, read_only=True, moved=True)
         try:
-            missing = absent(connection, self._data)
+            missing = missing_files(connection, self._data)
         finally:
             connection.close()
         if missing:
@@ -116,19 +103,19 @@ class Catalog:
         if self._metadata.exists():
             with self._connect(read_only=True) as connection:
                 self._migrated = _current(connection)
-                if self._migrated and _one(connection, exists, key):
+                if self._migrated and scalar(connection, exists, key):
                     return False
         self.migrate()
 
-        def insert(connection: Connection) -> bool:
-            if _one(connection, exists, key):
+        def add(connection: Connection) -> bool:
+            if scalar(connection, exists, key):
                 return False
             for name, table in manifest_rows(manifest).items():
-                _insert(connection, name, table)
+                insert(connection, name, table)
             return True
 
         about = {"stage": manifest.stage, "digest": manifest.digest, "run": manifest.run}
-        return self._commit(insert, f"{manifest.stage}/{manifest.digest}", about)
+        return self._commit(add, f"{manifest.stage}/{manifest.digest}", about)
 
     def commit_dataset(
         self,
@@ -153,28 +140,30 @@ class Catalog:
         self.migrate()
 
         def commit(connection: Connection) -> DatasetVersion:
-            latest = _latest(connection, name)
+            latest = latest_version(connection, name)
             if latest is not None and latest.dataset_digest == dataset_digest:
                 return latest
             for table in DATASET_TABLES:
                 connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
-                _insert_dataset(connection, table, name, tables[table])
+                insert_dataset(connection, table, name, tables[table])
             refresh_facts(connection, name)
             version = 1 if latest is None else latest.version + 1
             # the lock makes us the only writer, so the next snapshot is ours
-            snapshot = 1 + int(_one(connection, "SELECT id FROM ducklake_current_snapshot('lake')"))
+            snapshot = 1 + int(
+                scalar(connection, "SELECT id FROM ducklake_current_snapshot('lake')")
+            )
             row = {
                 "name": name,
                 "version": version,
                 "snapshot_id": snapshot,
                 "dataset_digest": dataset_digest,
                 "inputs": parents(inputs),
-                "images": _one(connection, _COUNT.format("images"), [name]),
-                "pairs": _one(connection, _COUNT.format("pairs"), [name]),
+                "images": scalar(connection, _COUNT.format("images"), [name]),
+                "pairs": scalar(connection, _COUNT.format("pairs"), [name]),
                 "message": message,
                 "committed_at": datetime.now(UTC),
             }
-            _insert(connection, "datasets", pa.Table.from_pylist([row], schema=DATASETS))
+            insert(connection, "datasets", pa.Table.from_pylist([row], schema=DATASETS))
             return DatasetVersion(name, version, snapshot, dataset_digest, created=True)
 
         about = {"dataset": name, "digest": dataset_digest, "inputs": dict(inputs)}
@@ -188,7 +177,7 @@ class Catalog:
         self.migrate()
 
         def update(connection: Connection) -> None:
-            if _latest(connection, dataset) is None:
+            if latest_version(connection, dataset) is None:
                 raise CatalogError(f"no dataset '{dataset}' in the catalog")
             connection.execute("DELETE FROM policy WHERE dataset = ? AND name = ?", [dataset, name])
             connection.execute("INSERT INTO policy VALUES (?, ?, ?)", [dataset, name, value])
@@ -201,8 +190,7 @@ class Catalog:
         if not self._metadata.exists():
             return []
         with self._connect(read_only=True) as connection:
-            rows = connection.execute(f"{_VERSIONS} ORDER BY snapshot_id").fetchall()
-        return [DatasetVersion(*row) for row in rows]
+            return versions(connection)
 
     def referenced(self) -> frozenset[tuple[str, str]]:
         """Artifacts (stage, digest) that some dataset version was made from, index included."""
@@ -225,7 +213,7 @@ class Catalog:
         connection = self.connect(at)
         try:
             self._require_data(connection, sql)
-            confine(connection, self._data)
+            restrict(connection, self._data)
             return _run(connection, sql, timeout)
         except duckdb.Error as error:
             raise CatalogError(self._metadata.hide(str(error)).strip()) from error
@@ -282,7 +270,7 @@ class Catalog:
 
     def _check_snapshot(self, found: DatasetVersion) -> None:
         with self._connect(read_only=True, snapshot=found.snapshot_id) as connection:
-            latest = _latest(connection, found.name)
+            latest = latest_version(connection, found.name)
         if latest is None or latest.dataset_digest != found.dataset_digest:
             raise CatalogError(
                 f"snapshot {found.snapshot_id} does not hold dataset '{found.name}' version "
@@ -298,7 +286,7 @@ class Catalog:
         about_runs = {"runs", "artifacts", "metrics", "datasets", "stage_runs", "lineage"}
         names = set(re.findall(r"[a-z_]+", sql.lower()))
         ours = set(TABLES) | {view.name for view in views()}
-        if (names & ours) - about_runs and not _one(connection, "SELECT count(*) FROM datasets"):
+        if (names & ours) - about_runs and not scalar(connection, "SELECT count(*) FROM datasets"):
             raise CatalogError(
                 "no dataset is in the catalog at this version: `kontext run --only index` commits "
                 "one (add --force if index is done already)"
@@ -306,22 +294,11 @@ class Catalog:
 
     def snapshot(self, at: str | int) -> int:
         """The snapshot id that `at` (an id, or NAME@vN) means. Raises CatalogError."""
-        text = str(at).strip()
-        known = self.datasets()
-        if text.isdigit():
-            with self._connect(read_only=True) as connection:
-                newest = int(_one(connection, "SELECT id FROM ducklake_current_snapshot('lake')"))
-            if int(text) <= newest:
-                return int(text)
-            raise CatalogError(f"no snapshot {text}: the newest is {newest}")
-        for dataset in known:
-            if text in (f"{dataset.name}@v{dataset.version}", f"{dataset.name}@{dataset.version}"):
-                return dataset.snapshot_id
-        versions = ", ".join(f"{d.name}@v{d.version} ({d.snapshot_id})" for d in known) or "none"
-        raise CatalogError(f"no version '{text}'; dataset versions (snapshots) are: {versions}")
+        self._require()
+        with self._connect(read_only=True) as connection:
+            return snapshot_of(connection, at)
 
 
-_VERSIONS = "SELECT name, version, snapshot_id, dataset_digest FROM datasets"
 _REFERENCED = """
     SELECT i.source.stage, i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)
     UNION
@@ -332,7 +309,7 @@ _COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
 
 
 def _current(connection: Connection) -> bool:
-    return migrations.found(connection)[1] == migrations.wanted()
+    return migrations.present_schema(connection)[1] == migrations.wanted_digest()
 
 
 def _run(connection: Connection, sql: str, timeout: float | None) -> pa.Table:
@@ -346,45 +323,6 @@ def _run(connection: Connection, sql: str, timeout: float | None) -> pa.Table:
     finally:
         if timer:
             timer.cancel()
-
-
-def _one(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Any:
-    row = connection.execute(sql, parameters).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _latest(connection: Connection, name: str) -> DatasetVersion | None:
-    sql = f"{_VERSIONS} WHERE name = ? ORDER BY version DESC LIMIT 1"
-    row = connection.execute(sql, [name]).fetchone()
-    return DatasetVersion(*row) if row else None
-
-
-def _insert(connection: Connection, name: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    connection.execute(f'INSERT INTO "{name}" BY NAME SELECT * FROM incoming')
-    connection.unregister("incoming")
-
-
-def _insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
-    names = DATASET_TABLES[name].names[1:]
-    columns = ", ".join(f'"{column}"' for column in names)
-    if isinstance(rows, pa.Table):
-        connection.register("incoming", rows)
-        source = "incoming"
-    elif rows:
-        source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
-    else:
-        return
-    # sorted by its key, a table answers for one pair or image from one row group
-    key = next((column for column in ("pair_id", "pixel_id") if column in names), None)
-    order = f" ORDER BY {key}" if key else ""
-    connection.execute(
-        f'INSERT INTO "{name}" (dataset, {columns}) SELECT ?, {columns} FROM {source}{order}',
-        [dataset],
-    )
-    if isinstance(rows, pa.Table):
-        connection.unregister("incoming")
 
 
 def _rollback(connection: Connection) -> None:

@@ -11,10 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kontext.errors import CatalogError, ObjectExists
-from kontext.store.catalog import Catalog, DatasetVersion
+from kontext.errors import ObjectExists
+from kontext.store.catalog import Catalog
 from kontext.store.ddl import quote
 from kontext.store.objects import ObjectStore, sha256_file
+from kontext.store.versions import DatasetVersion
 from schemas.catalog import DATASET_TABLES
 
 
@@ -66,13 +67,3 @@ def export_version(catalog: Catalog, objects: ObjectStore, version: DatasetVersi
     except ObjectExists:
         pass  # somebody exported the same version meanwhile
     return prefix
-
-
-def find_version(catalog: Catalog, text: str) -> DatasetVersion:
-    """The dataset version that NAME@vN or a bare NAME (its latest) means. Raises CatalogError."""
-    known = catalog.datasets()
-    for version in reversed(known):
-        if text in (version.name, f"{version.name}@v{version.version}"):
-            return version
-    names = ", ".join(f"{v.name}@v{v.version}" for v in known) or "none"
-    raise CatalogError(f"no dataset version '{text}' (known: {names})")

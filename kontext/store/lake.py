@@ -1,17 +1,16 @@
-"""Connections to a DuckLake. Extensions come from installed wheels: nothing is downloaded."""
+"""Connections to a DuckLake."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import duckdb
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import quote
+from kontext.store.extensions import extension, load
 from kontext.store.metadata import Metadata
 
 _IDLE: list[duckdb.DuckDBPyConnection] = []  # loading the extensions costs ten times an ATTACH
@@ -80,7 +79,7 @@ def statements(
     return [*found, f"ATTACH {target} AS lake ({', '.join(options)})", "USE lake"]
 
 
-def absent(connection: duckdb.DuckDBPyConnection, data: str) -> list[str]:
+def missing_files(connection: duckdb.DuckDBPyConnection, data: str) -> list[str]:
     """Files that some snapshot of the attached lake needs and that do not lie at `data`."""
     folder = data.removeprefix("file://")
     sql = _KNOWN_FILES.format(folder=quote(folder))
@@ -100,7 +99,7 @@ _KNOWN_FILES = """
 """
 
 
-def confine(connection: duckdb.DuckDBPyConnection, data: str) -> None:
+def restrict(connection: duckdb.DuckDBPyConnection, data: str) -> None:
     """From here on the connection reaches the lake's data only, and no setting can be changed."""
     folder = quote(data.removeprefix("file://"))
     connection.execute(f"SET allowed_directories = [{folder}]")
@@ -136,23 +135,6 @@ def _loaded() -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
-
-
-def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Load an installed extension. Raises CatalogError where its wheel is missing."""
-    connection.execute(f"LOAD {quote(str(extension(name)))}")
-
-
-def extension(name: str) -> Path:
-    """The DuckDB extension file that the wheel `duckdb-extension-<name>` brought."""
-    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
-    version = f"v{duckdb.__version__}"
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder, "extensions", version, f"{name}.duckdb_extension")
-        if path.is_file():
-            return path
-    package = f"duckdb-extension-{name.replace('_', '-')}"
-    raise CatalogError(f"DuckDB {version} needs {package} {version[1:]}: pip install {package}")
 
 
 def _secret() -> str:

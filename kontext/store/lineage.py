@@ -1,12 +1,11 @@
-"""Lineage and garbage collection over an ArtifactStore: what came from what, and what may go."""
+"""Lineage: which artifact was made from which. Every page that shows it is drawn from here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-from kontext.store.artifacts import ArtifactStore, blob_key, run_prefix
+from kontext.store.artifacts import ArtifactStore
 from schemas.manifest import Manifest
 
 Ref = tuple[str, str]  # stage, digest
@@ -22,15 +21,11 @@ class Lineage:
 
     @property
     def mermaid(self) -> str:
-        """A mermaid flowchart; labels are quoted because an unquoted @ breaks its parser."""
+        """A mermaid flowchart with the root's box drawn bolder."""
         ids = {(m.stage, m.digest): f"n{i}" for i, m in enumerate(self.nodes)}
-        lines = ["flowchart TD"]
-        for manifest in self.nodes:
-            ref = (manifest.stage, manifest.digest)
-            lines.append(f'  {ids[ref]}["{manifest.stage}<br/>{manifest.digest}"]')
-        lines += [f"  {ids[a]} --> {ids[b]}" for a, b in self.edges]
-        lines.append(f"  style {ids[self.root]} stroke-width:3px")
-        return "\n".join(lines) + "\n"
+        boxes = {ids[ref]: "<br/>".join(ref) for ref in ids}
+        arrows = [(ids[a], ids[b]) for a, b in self.edges]
+        return flowchart(boxes, arrows) + f"  style {ids[self.root]} stroke-width:3px\n"
 
 
 def lineage(store: ArtifactStore, ref: str) -> Lineage:
@@ -69,44 +64,36 @@ def ancestors(manifests: dict[Ref, Manifest], refs: set[Ref]) -> set[Ref]:
     return found
 
 
-@dataclass(frozen=True)
-class Collection:
-    """What garbage collection removed, or would remove."""
+def reduced_edges(inputs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Edges (input, output) without those that a longer path implies, for drawing.
 
-    artifacts: tuple[Ref, ...]
-    objects: tuple[str, ...]  # blobs and abandoned work objects
-    bytes: int
-    unfinished: int = 0  # writes that were cut off: temporary files, multipart uploads
-
-
-def collect_garbage(
-    store: ArtifactStore,
-    *,
-    dry_run: bool = True,
-    grace: timedelta = timedelta(days=7),
-    keep: Iterable[Ref] = (),
-) -> Collection:
-    """Remove artifacts that nothing needs, blobs no artifact needs, and abandoned work objects.
-
-    An artifact is needed when a tag, `keep` (what the catalog's dataset versions were made from)
-    or an artifact younger than `grace` is it or was made from it. Nothing younger than `grace` is
-    touched, so `grace` must exceed the longest stage.
+    Args:
+        inputs: the inputs of every node; a node comes after its inputs. Inputs that are no nodes
+            themselves are left out.
     """
-    limit = datetime.now(UTC) - grace
-    manifests = {(m.stage, m.digest): m for m in store.list()}
-    young = {r for r, m in manifests.items() if datetime.fromisoformat(m.created_at) >= limit}
-    needed = ancestors(manifests, {*store.tags().values(), *keep, *young})
-    dead = [ref for ref in manifests if ref not in needed]
-    kept = [m for ref, m in manifests.items() if ref not in set(dead)]
-    used = {blob_key(file.sha256) for m in kept for file in m.files}
-    work = [i for i in store.objects.list_info("runs/") if "/work/" in i.key]
-    blobs = [i for i in store.objects.list_info("blobs/") if i.key not in used]
-    old = [info for info in work + blobs if info.modified < limit]
-    if not dry_run:
-        for stage, digest in dead:  # manifests first: what is half removed does not exist
-            store.objects.delete(run_prefix(stage, digest) + "manifest.json")
-        for info in old:
-            store.objects.delete(info.key)
-    unfinished = store.objects.clear_unfinished(limit, dry_run=dry_run)
-    size = sum(i.size for i in old)
-    return Collection(tuple(dead), tuple(i.key for i in old), size, unfinished)
+    above: dict[str, set[str]] = {}
+    edges: list[tuple[str, str]] = []
+    for node, names in inputs.items():
+        known = [name for name in names if name in above]
+        implied = set().union(*(above[name] for name in known))
+        edges += [(name, node) for name in known if name not in implied]
+        above[node] = implied | set(known)
+    return edges
+
+
+def flowchart(
+    boxes: Mapping[str, str], edges: Iterable[tuple[str, str]], direction: str = "TD"
+) -> str:
+    """A mermaid flowchart, one statement per line.
+
+    Args:
+        boxes: id -> label. Labels are quoted, because an unquoted @ breaks mermaid's parser. An id
+            may end in `:::class`.
+        edges: (from, to) ids, without classes.
+        direction: TD (downwards) or LR (to the right).
+    """
+    lines = [f"flowchart {direction}"]
+    for name, label in boxes.items():
+        box, separator, kind = name.partition(":::")
+        lines.append(f'  {box}["{label}"]{separator}{kind}')
+    return "\n".join([*lines, *(f"  {a} --> {b}" for a, b in edges)]) + "\n"

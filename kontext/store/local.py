@@ -14,7 +14,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from kontext.errors import ObjectExists, ObjectNotFound, StoreError
-from kontext.store.objects import ObjectInfo, ObjectStore, check_key, fsync_folder
+from kontext.store.object_store import ObjectInfo, ObjectStore, check_key, fsync_folder
 
 _PRIVATE = ".kontext-tmp"  # unfinished writes and the lock; never listed
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from kontext.errors import CatalogError
 from kontext.store.ddl import quote
+from kontext.store.extensions import load
 
 _LOCK = 0x6B6F6E74  # "kont": our advisory lock's number in that database
 
@@ -126,8 +127,6 @@ class PostgresMetadata(Metadata):
 
     @contextmanager
     def _database(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        from kontext.store.lake import load
-
         with duckdb.connect() as connection:
             load(connection, self.extension)
             try:

@@ -36,14 +36,14 @@ _STEPS: dict[int, tuple[str, Callable[[Connection], None]]] = {
 SCHEMA_VERSION = max(_STEPS)  # 1 is kontext 0.1.0
 
 
-def wanted() -> str:
+def wanted_digest() -> str:
     """Digest of today's tables and views."""
     statements = [sql for name, schema in TABLES.items() for sql in create_table(name, schema)]
     text = "\0".join([*statements, views_digest(), str(SCHEMA_VERSION)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def found(connection: Connection) -> tuple[int, str]:
+def present_schema(connection: Connection) -> tuple[int, str]:
     """Version and digest of a catalog's schema; 0 and "" where there is none.
 
     Raises CatalogError for a catalog of a newer version.
@@ -64,7 +64,7 @@ def found(connection: Connection) -> tuple[int, str]:
 
 def migrate(connection: Connection) -> None:
     """Create or change tables, columns and views, and run the steps that are missing."""
-    version, _ = found(connection)
+    version, _ = present_schema(connection)
     known: dict[str, set[str]] = {}
     for table, column, *_ in connection.execute(LAKE_COLUMNS).fetchall():
         known.setdefault(table, set()).add(column)
@@ -89,7 +89,7 @@ def _set_version(connection: Connection, columns: set[str]) -> None:
     elif "version" not in columns:
         connection.execute("ALTER TABLE schema_version ADD COLUMN version INTEGER")
     connection.execute("DELETE FROM schema_version")
-    row = [wanted(), SCHEMA_VERSION]
+    row = [wanted_digest(), SCHEMA_VERSION]
     connection.execute("INSERT INTO schema_version (digest, version) VALUES (?, ?)", row)
 
 

@@ -1,123 +1,18 @@
-"""Object stores: `file://` folders and `s3://` buckets behind one small interface.
-
-Keys are relative POSIX paths. A put is atomic: readers see the old object or the whole new one.
-`if_absent` puts have exactly one winner, also between machines; that is what manifests rely on.
-"""
+"""Object stores: `file://` folders and `s3://` buckets behind one small interface."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from kontext.errors import ObjectExists, ObjectNotFound, StoreError
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a store knows about an object without reading it."""
-
-    key: str
-    size: int  # bytes
-    etag: str  # changes whenever the bytes change
-    modified: datetime  # UTC
-
-
-class ObjectStore(ABC):
-    """A flat map from key to bytes. Every method raises StoreError when the store fails."""
-
-    url: str  # absolute; `open_store(url)` in another process gives the same store
-
-    @abstractmethod
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """The object's bytes, or `length` of them from byte `start`. Raises ObjectNotFound."""
-
-    @abstractmethod
-    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> str:
-        """Store bytes, return the etag. With `if_absent`, raises ObjectExists if one is there."""
-
-    @abstractmethod
-    def put_file(self, key: str, path: Path, *, if_absent: bool = False) -> str:
-        """Store a local file (large ones in parts), return the etag. Raises like `put`."""
-
-    @abstractmethod
-    def replace_if(self, key: str, data: bytes, etag: str | None) -> str:
-        """Store bytes if the object still has `etag` (None: if there is none), return the new etag.
-
-        Raises ObjectExists when somebody else was faster.
-        """
-
-    @abstractmethod
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to a local file, atomically. Raises ObjectNotFound."""
-
-    @abstractmethod
-    def info(self, key: str) -> ObjectInfo | None:
-        """Size, etag and time of an object, or None."""
-
-    @abstractmethod
-    def list_info(self, prefix: str = "") -> list[ObjectInfo]:
-        """Every object whose key starts with `prefix`, sorted by key."""
-
-    @abstractmethod
-    def delete(self, key: str) -> None:
-        """Remove an object; removing nothing is fine."""
-
-    def stream(
-        self, key: str, start: int = 0, length: int | None = None, part: int = 8 << 20
-    ) -> Iterator[bytes]:
-        """The bytes `get` would give, at most `part` at a time, so that memory stays flat."""
-        end = self.size(key)
-        if length is not None:
-            end = min(end, start + length)
-        for offset in range(start, end, part):
-            yield self.get(key, offset, min(part, end - offset))
-
-    def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
-        """Discard writes that were cut off before that time; how many there are (UTC)."""
-        return 0
-
-    def local_path(self, key: str) -> Path | None:
-        """Where the object lies on this disk (read only), if it does."""
-        return None
-
-    @property
-    def supports_conditional_puts(self) -> bool:
-        """Whether `if_absent` and `replace_if` keep their promise here."""
-        return True
-
-    def exists(self, key: str) -> bool:
-        """Whether an object is there."""
-        return self.info(key) is not None
-
-    def size(self, key: str) -> int:
-        """Bytes of an object. Raises ObjectNotFound."""
-        found = self.info(key)
-        if found is None:
-            raise ObjectNotFound(f"no object '{key}' in {self.url}")
-        return found.size
-
-    def list(self, prefix: str = "") -> list[str]:
-        """Keys that start with `prefix`, sorted."""
-        return [info.key for info in self.list_info(prefix)]
-
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
-        """Bytes and the etag that belongs to them. Raises ObjectNotFound."""
-        for _ in range(10):
-            before = self.info(key)
-            if before is None:
-                break
-            data = self.get(key)
-            after = self.info(key)
-            if after is not None and after.etag == before.etag:
-                return data, before.etag
-        if self.info(key) is None:
-            raise ObjectNotFound(f"no object '{key}' in {self.url}")
-        raise StoreError(f"object '{key}' in {self.url} keeps changing while it is read")
+from kontext.store.local import LocalStore
+from kontext.store.object_store import (
+    ObjectInfo,
+    ObjectStore,
+    check_key,
+    fsync_folder,
+    sha256_file,
+)
 
 
 def open_store(url: str) -> ObjectStore:
@@ -130,15 +25,13 @@ def open_store(url: str) -> ObjectStore:
     Raises:
         StoreError: unknown scheme, unusable folder, wrong credentials, bucket or endpoint.
     """
-    from kontext.store.local import LocalStore
-
     scheme, sep, rest = url.partition("://")
     if not sep:
         return LocalStore(Path(url))
     if scheme == "file":
         return LocalStore(Path(rest))
     if scheme == "s3":
-        from kontext.store.s3 import S3Store
+        from kontext.store.s3 import S3Store  # here, because a folder needs no boto3
 
         place, _, option = rest.partition("?")
         if option not in ("", "writers=one-host"):
@@ -151,29 +44,6 @@ def open_store(url: str) -> ObjectStore:
 def folder_url(url: str, folder: str) -> str:
     """The URL of a folder in a store, with a closing slash and without the store's options."""
     return f"{url.partition('?')[0].rstrip('/')}/{folder}/"
-
-
-def check_key(key: str) -> str:
-    """Return the key if it is a clean relative path, else raise StoreError."""
-    parts = key.split("/")
-    if not key or "\0" in key or any(part in ("", ".", "..") for part in parts):
-        raise StoreError(f"'{key}' is not a valid object key")
-    return key
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync_folder(path: Path) -> None:
-    """Make a rename or link in this folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import duckdb
 
 from kontext.store.ddl import quote
-from kontext.store.lake import extension, secret, statements
+from kontext.store.extensions import extension
+from kontext.store.lake import secret, statements
 from kontext.store.metadata import open_metadata
 from kontext.store.objects import folder_url
 

@@ -1,15 +1,22 @@
-"""Manifests as rows of the catalog."""
+"""Rows of the catalog: made from manifests, and inserted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import duckdb
 import pyarrow as pa
 
-from schemas.catalog import ARTIFACTS, METRICS, RUNS
+from kontext.store.ddl import quote
+from schemas.catalog import ARTIFACTS, DATASET_TABLES, METRICS, RUNS
 from schemas.manifest import Manifest
+
+Connection = duckdb.DuckDBPyConnection
+TableSource: TypeAlias = pa.Table | Sequence[Path]  # rows, or Parquet files that hold them
 
 
 def parents(inputs: Mapping[str, str]) -> list[dict[str, str]]:
@@ -49,3 +56,39 @@ def manifest_rows(manifest: Manifest) -> dict[str, pa.Table]:
         "artifacts": pa.Table.from_pylist(files, schema=ARTIFACTS),
         "metrics": pa.Table.from_pylist(metrics, schema=METRICS),
     }
+
+
+def scalar(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Any:
+    """The first value of a query that gives at least one row."""
+    row = connection.execute(sql, parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def insert(connection: Connection, name: str, table: pa.Table) -> None:
+    """Append rows to a table of the attached lake, matched by column names."""
+    connection.register("incoming", table)
+    connection.execute(f'INSERT INTO "{name}" BY NAME SELECT * FROM incoming')
+    connection.unregister("incoming")
+
+
+def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
+    """Append a dataset's rows to one of DATASET_TABLES, sorted by the table's key."""
+    names = DATASET_TABLES[name].names[1:]
+    columns = ", ".join(f'"{column}"' for column in names)
+    if isinstance(rows, pa.Table):
+        connection.register("incoming", rows)
+        source = "incoming"
+    elif rows:
+        source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
+    else:
+        return
+    # sorted by its key, a table answers for one pair or image from one row group
+    key = next((column for column in ("pair_id", "pixel_id") if column in names), None)
+    order = f" ORDER BY {key}" if key else ""
+    connection.execute(
+        f'INSERT INTO "{name}" (dataset, {columns}) SELECT ?, {columns} FROM {source}{order}',
+        [dataset],
+    )
+    if isinstance(rows, pa.Table):
+        connection.unregister("incoming")

@@ -41,7 +41,7 @@ from filelock import FileLock
 from urllib3.exceptions import ProtocolError
 
 from kontext.errors import KontextError, ObjectExists, ObjectNotFound, StoreError
-from kontext.store.objects import ObjectInfo, ObjectStore, check_key
+from kontext.store.object_store import ObjectInfo, ObjectStore, check_key
 from kontext.store.s3_errors import OutOfRange, translate
 
 _LOG = logging.getLogger("kontext.store")

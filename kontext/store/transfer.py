@@ -9,17 +9,13 @@ So `kontext artifacts verify --store FOLDER` works on an export, and so does eve
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
+from graphlib import TopologicalSorter
 
 from kontext.errors import ArtifactError
 from kontext.store.artifacts import ArtifactStore, blob_key, run_prefix
 from kontext.store.lineage import Ref, ancestors
-from kontext.store.objects import open_store
 from schemas.manifest import Manifest
 
 
@@ -27,7 +23,7 @@ from schemas.manifest import Manifest
 class Transfer:
     """What was copied."""
 
-    artifacts: tuple[Ref, ...]  # now in the target, oldest first
+    artifacts: tuple[Ref, ...]  # now in the target, inputs first
     present: int  # of them, how many were there before
     blobs: int  # copied
     bytes: int
@@ -38,13 +34,15 @@ def copy_artifacts(
     target: ArtifactStore,
     ref: str | None = None,
     *,
+    files_of: Collection[str] | None = None,
     before_manifest: Callable[[Manifest], None] | None = None,
 ) -> Transfer:
     """Copy an artifact (or all) with everything it was made from; every blob is hashed on the way.
 
     What the target has already is kept. Manifests are copied byte for byte, inputs before what was
     made from them and after their files, so that a copy cut off anywhere is a smaller store, never
-    a broken one. `before_manifest` is called before an artifact comes to exist.
+    a broken one. `before_manifest` is called before an artifact comes to exist. `files_of` are the
+    stages whose files are copied (all by default); of others the target has the manifests alone.
 
     Raises ArtifactError for an unknown reference, a missing input or damaged bytes.
     """
@@ -58,7 +56,8 @@ def copy_artifacts(
         if target.exists(*key):
             present += 1
             continue
-        for file in manifest.files:
+        wants_files = files_of is None or manifest.stage in files_of
+        for file in manifest.files if wants_files else ():
             if file.sha256 not in done and not _has(target, file.sha256, file.size):
                 target.objects.put_file(blob_key(file.sha256), source.blob_path(file))
                 blobs, size = blobs + 1, size + file.size
@@ -79,72 +78,11 @@ def _has(target: ArtifactStore, sha256: str, size: int) -> bool:
 
 
 def _inputs_first(manifests: dict[Ref, Manifest]) -> tuple[Ref, ...]:
-    ordered: list[Ref] = []
-    seen: set[Ref] = set()
-
-    def visit(ref: Ref) -> None:
-        if ref in seen:
-            return
-        seen.add(ref)
-        for source in sorted(manifests[ref].inputs.items()):
+    """Every artifact after those it was made from."""
+    inputs = {ref: sorted(manifest.inputs.items()) for ref, manifest in manifests.items()}
+    for ref, sources in inputs.items():
+        for source in sources:
             if source not in manifests:
-                stage, digest = source
-                raise ArtifactError(f"{ref[0]}/{ref[1]} was made from {stage}/{digest}: not there")
-            visit(source)
-        ordered.append(ref)
-
-    for ref in manifests:
-        visit(ref)
-    return tuple(ordered)
-
-
-def is_archive(name: str) -> bool:
-    """Whether a source or target means a tar file rather than a store."""
-    return name.endswith(".tar")
-
-
-def write_archive(folder: Path, archive: Path) -> None:
-    """Pack an exported folder; the same export gives the same bytes. Raises ArtifactError."""
-    partial = archive.with_name(archive.name + ".partial")
-    try:
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
-            files = (path for path in folder.rglob("*") if path.is_file())
-            for path in sorted(files):
-                name = path.relative_to(folder).as_posix()
-                if not name.startswith("."):  # a local store's unfinished writes
-                    tar.add(path, name, filter=_anonymous)
-        partial.replace(archive)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write {archive}: {error.strerror}") from error
-
-
-def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    info.uid = info.gid = 0
-    info.uname = info.gname = ""
-    info.mtime = 0
-    info.mode = 0o644
-    return info
-
-
-@contextmanager
-def opened(source: str, scratch: Path) -> Iterator[ArtifactStore]:
-    """The store that a folder, URL or tar file means; a tar is unpacked for the time being.
-
-    Raises ArtifactError for a tar file that cannot be read or has files outside the layout.
-    """
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
-        if not is_archive(source):
-            yield ArtifactStore(open_store(source), Path(temporary))
-            return
-        folder = Path(temporary, "store")
-        try:
-            with tarfile.open(source) as tar:
-                for member in tar.getmembers():
-                    if member.name.split("/")[0] not in ("blobs", "runs", "tags"):
-                        raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
-                tar.extractall(folder, filter="data")
-        except (OSError, tarfile.TarError) as error:
-            raise ArtifactError(f"cannot read {source}: {error}") from error
-        yield ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))
+                made, lost = "/".join(ref), "/".join(source)
+                raise ArtifactError(f"{made} was made from {lost}: not there")
+    return tuple(TopologicalSorter(inputs).static_order())

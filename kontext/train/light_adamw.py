@@ -5,9 +5,13 @@
     adamw-bf16   both moments in bfloat16
 
 The update itself is torchao's: float32, compiled on accelerators. What is ours is how the moments
-are laid out: a block never crosses a row, so that the same blocks come out on any number of ranks
-(FSDP shards rows), and a checkpoint holds codes and scales as plain tensors with the rows of their
-parameter: a run goes on with the same bits, or with more or fewer ranks.
+are laid out, because torchao's own `AdamW8bit` lacks two properties (a test shows both). Its blocks
+run on from row to row, and the size of a shard decides whether it is quantised, so that a run on
+more or fewer ranks (FSDP shards rows) has other moments. Its state holds tensor subclasses, which
+no safetensors checkpoint takes. Here a block never crosses a row, and a checkpoint holds codes and
+scales as plain tensors with the rows of their parameter: a run goes on with the same bits, or with
+more or fewer ranks. torchao publishes no optimiser with bfloat16 moments; its
+`bf16_stochastic_round` is about the weights.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from torch.optim import Optimizer
 
 from kontext.errors import RecipeError
 from kontext.parallel.world import is_sharded, local_of, rows_of
-from kontext.train.optim import BETAS
 
+BETAS = (0.9, 0.95)
 BLOCK = 256
 _SMALLEST = 4096  # bitsandbytes' and torchao's: below, nothing is worth saving
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -11,6 +11,7 @@ import torch
 from benchmarks import (
     context_cache,
     full_size,
+    hashes,
     loader,
     tiling,
     timing,
@@ -52,6 +53,11 @@ def test_results_are_written_with_a_device_name_only(
     path = timing.save("x", CPU, {"a": 1})
     assert path == tmp_path / "x-cpu.json"
     assert json.loads(path.read_text())["device"] == "some CPU"
+
+
+def test_hash_searches_find_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    hashes.main(["--entries", "50", "--images", "2", "--pairs", "40", "--repeats", "1"])
+    assert capsys.readouterr().out.count("with the same result") == 2
 
 
 def test_both_models_are_the_same_function(capsys: pytest.CaptureFixture[str]) -> None:

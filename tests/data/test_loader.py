@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.data.loader import PairSet, decoded, load_split, read_shards
+from kontext.data.loader import PairSet, decoded, load_split
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError
@@ -95,19 +95,3 @@ def test_images_are_decoded_in_batches_of_what_is_asked_for(tmp_path: Path, batc
     expected = np.stack([scene(number) for number in (3, 0, 4, 1, 2)])
     assert np.array_equal(np.concatenate(parts), expected)
     assert list(decoded(loaded.pngs, [], batch)) == []
-
-
-def test_streaming_through_webdataset(tmp_path: Path) -> None:
-    artifact = shards(tmp_path, PNG, PAIRS)
-    paths = [artifact.path(name) for name in artifact.names("train-")]
-    read = list(read_shards(paths))
-    assert [s.key for s in read] == sorted(p.key for p in PAIRS)
-    for found in read:
-        wanted = next(p for p in PAIRS if p.key == found.key)
-        assert found.record == wanted.record
-        assert np.array_equal(found.target, scene(IDS.index(wanted.target_id)))
-        numbers = [IDS.index(c) for c in wanted.context_ids]
-        assert len(found.contexts) == len(numbers)
-        for rgb, number in zip(found.contexts, numbers, strict=True):
-            assert rgb.dtype == np.uint8 and np.array_equal(rgb, scene(number))
-    assert list(read_shards([])) == []

@@ -10,7 +10,7 @@ from PIL import Image
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size
 from kontext.evaluate.report.charts import INK, SERIES, Line, line_chart, smooth
-from kontext.evaluate.report.lineage import Node, lineage_svg, reduced_edges
+from kontext.evaluate.report.lineage import Node, lineage_svg
 from kontext.evaluate.report.model import HeatMap
 
 
@@ -49,10 +49,6 @@ def chain() -> list[Node]:
         Node("c", "3" * 16, ("a", "b")),
         Node("d", "", ("b", "c", "elsewhere"), pool="gpu"),
     ]
-
-
-def test_implied_edges_are_left_out() -> None:
-    assert reduced_edges(chain()) == [("a", "b"), ("b", "c"), ("c", "d")]
 
 
 def test_lineage_draws_a_box_per_stage_and_an_arrow_per_edge() -> None:

@@ -1,23 +1,30 @@
-"""Packed rows and cached contexts: equal to running samples one by one, and to the plain mask."""
+"""Cached contexts: equal to running them at every step, and to the plain mask."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kontext.models.layout import Lengths, Packing, Sample, pack_samples
 from kontext.models.sequence import sequence_ids
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from schemas.sections.models import TransformerShape
 
 Grid = tuple[int, int]
+
+
+class Sample(NamedTuple):
+    """One sample without the batch dimension."""
+
+    tokens: Tensor  # [N, C]: [target | contexts]
+    ids: Tensor  # [N, 3]
+    text: Tensor  # [L, D]
+    pooled: Tensor  # [P]
+    target_length: int
 
 
 def shape(**changes: Any) -> TransformerShape:
@@ -66,64 +73,6 @@ def alone(model: FluxTransformer, x: Sample, t: Tensor, guidance: Tensor, **more
         guidance=guidance[None],
         **more,
     )[0]
-
-
-grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
-samples = st.lists(st.lists(grids, min_size=1, max_size=3), min_size=1, max_size=4)
-
-
-@pytest.mark.parametrize("cached", [False, True], ids=["joint", "apart"])
-@settings(max_examples=6, deadline=None)
-@given(samples, st.integers(1, 4), st.integers(0, 99))
-def test_packed_equals_one_by_one(cached: bool, of: list[list[Grid]], text: int, seed: int) -> None:
-    model = randomised(FluxTransformer(shape(cached_context=cached)), seed)
-    singles = [sample(model.shape, g, text + i, seed + i) for i, g in enumerate(of)]
-    t, guidance = torch.rand(len(singles)), 1 + torch.rand(len(singles))
-    row = pack_samples(singles)
-    with torch.no_grad():
-        together = model(
-            row.tokens,
-            row.ids,
-            row.text,
-            row.pooled,
-            t,
-            target_length=row.packing.target_length,
-            guidance=guidance,
-            packing=row.packing,
-        )
-        for i, (x, ours) in enumerate(zip(singles, row.split(together), strict=True)):
-            assert (ours - alone(model, x, t[i], guidance[i])).abs().max() <= 1e-5
-
-
-def test_packed_gradients_equal_one_by_one() -> None:
-    grads = []
-    for packed in (True, False):
-        model = randomised(FluxTransformer(shape(cached_context=True)))
-        singles = [sample(model.shape, g, 3, 7) for g in ([(2, 3), (2, 2)], [(3, 1)])]
-        t, guidance = torch.tensor([0.2, 0.9]), torch.tensor([1.5, 3.0])
-        if packed:
-            row = pack_samples(singles)
-            length = row.packing.target_length
-            out = model(
-                row.tokens,
-                row.ids,
-                row.text,
-                row.pooled,
-                t,
-                target_length=length,
-                guidance=guidance,
-                packing=row.packing,
-            )
-            loss = sum(x.square().sum() for x in row.split(out))
-        else:
-            loss = sum(
-                alone(model, x, t[i], guidance[i]).square().sum() for i, x in enumerate(singles)
-            )
-        loss.backward()
-        grads.append({n: p.grad for n, p in model.named_parameters()})
-    for name, grad in grads[0].items():
-        assert grad.any(), name
-        assert torch.allclose(grad, grads[1][name], rtol=1e-3, atol=1e-4), name
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "math"])
@@ -284,18 +233,9 @@ def test_arguments_that_do_not_go_together_are_refused() -> None:
     x = sample(joint.shape, [(2, 3), (2, 2)], 4, 1)
     whole = (x.tokens[None], x.ids, x.text[None], x.pooled[None], torch.tensor([0.5]))
     cache = apart.context_cache(x.tokens[None, 6:], x.ids[6:], x.pooled[None])
-    packing = Packing((Lengths(4, 6, 4),))
     with pytest.raises(ValueError, match="cached_context is off"):
         joint.context_cache(x.tokens[None, 6:], x.ids[6:], x.pooled[None])
     with pytest.raises(ValueError, match="cached_context is off"):
         joint(*whole, target_length=6, cache=cache)
     with pytest.raises(ValueError, match="in the cache"):
         apart(*whole, target_length=6, cache=cache)
-    with pytest.raises(ValueError, match="neither a context cache nor a mask"):
-        apart(*whole, target_length=6, cache=cache, packing=packing)
-    with pytest.raises(ValueError, match="6 target tokens"):
-        joint(*whole, target_length=5, packing=packing)
-    with pytest.raises(ValueError, match="13 tokens, the row 14"):
-        joint(*whole, target_length=6, packing=Packing((Lengths(4, 6, 3),)))
-    with pytest.raises(ValueError, match="no samples"):
-        pack_samples([])

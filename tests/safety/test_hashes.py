@@ -13,7 +13,7 @@ from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
-from kontext.safety.pdq import PdqIndex, distances, pdq_dihedral
+from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral
 from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)
@@ -168,3 +168,23 @@ def test_the_index_finds_exactly_what_a_scan_finds(seed, flips):
 
 def test_an_empty_index_matches_nothing():
     assert PdqIndex(np.empty((0, 32), np.uint8)).nearest(np.zeros((8, 32), np.uint8)) is None
+
+
+@pytest.mark.parametrize("distance", [0, 9, 15, 16, 31])
+def test_pairs_within_a_distance_are_those_of_a_scan(distance):
+    rng = np.random.default_rng(distance)
+    bits = np.repeat(rng.integers(0, 2, (60, 256), dtype=np.uint8), 4, axis=0)
+    for row in bits:
+        row[rng.choice(256, rng.integers(0, distance + 2), replace=False)] ^= 1
+    hashes = np.packbits(bits, axis=1)
+    apart = distances(hashes[:, None], hashes[None])
+    expected = [(i, j) for i, j in np.argwhere(apart <= distance).tolist() if i < j]
+    assert pairs_within(hashes, distance) == expected and (len(expected) > 0 or distance == 0)
+    assert pairs_within(hashes[:0], distance) == []
+
+
+def test_of_equal_matches_the_first_entry_of_the_first_query_is_taken():
+    bank = np.zeros((6, 32), np.uint8)
+    bank[1] = bank[4] = 255
+    queries = np.array([bank[4], bank[0]])
+    assert PdqIndex(bank).nearest(queries) == (1, 0)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import webdataset
 
-from kontext.data.loader import load_split, read_shards
-from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.loader import load_split
+from kontext.data.pixels import decode_png, encode_png, pixel_id
 from kontext.errors import GateError
 from kontext.store.artifacts import ArtifactWriter
 from schemas.recipes import Recipe
@@ -145,15 +145,18 @@ def test_splits_keep_groups_whole_and_hold_out_every_class(tmp_path: Path) -> No
 def test_samples_carry_text_parameters_and_pixels(tmp_path: Path) -> None:
     artifact = harness(tmp_path).run("shard")
     paths = [artifact.path(name) for name in artifact.names() if name.endswith(".tar")]
-    found = {sample.record["pair_id"]: sample for sample in read_shards(paths)}
+    read = webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
+    found = {json.loads(sample["json"])["pair_id"]: sample for sample in read}
     for number, row in enumerate(PAIR_ROWS):
         sample = found[row["pair_id"]]
-        assert sample.record["instruction"] == f"make it {number}"
-        assert sample.record["params"] == json.loads(row["params"])
-        assert sample.record["context_ids"] == row["context_ids"]
-        assert sample.record["relation_class"] == row["relation_class"]
-        assert pixel_id(sample.target) == row["target_id"]
-        assert [pixel_id(rgb) for rgb in sample.contexts] == row["context_ids"]
+        record = json.loads(sample["json"])
+        assert record["instruction"] == f"make it {number}"
+        assert record["params"] == json.loads(row["params"])
+        assert record["context_ids"] == row["context_ids"]
+        assert record["relation_class"] == row["relation_class"]
+        assert pixel_id(decode_png(sample["tgt.png"])) == row["target_id"]
+        contexts = [sample[f"ctx{i}.png"] for i in range(len(row["context_ids"]))]
+        assert [pixel_id(decode_png(png)) for png in contexts] == row["context_ids"]
 
 
 def test_rejected_pairs_stay_out_and_are_counted(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from kontext.errors import ArtifactError
 from kontext.store.artifacts import Artifact, ArtifactStore, blob_key
+from kontext.store.garbage import collect_garbage
+from kontext.store.lineage import flowchart, lineage, reduced_edges
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest
@@ -164,13 +166,23 @@ def test_a_damaged_remote_blob_is_not_cached(s3_url: str, tmp_path: Path) -> Non
     assert path.read_bytes() == b"some bytes" and path.is_relative_to(tmp_path / "cache")
 
 
+def test_edges_that_a_longer_path_implies_are_not_drawn() -> None:
+    inputs = {"a": (), "b": ("a",), "c": ("a", "b"), "d": ("b", "c", "elsewhere")}
+    assert reduced_edges(inputs) == [("a", "b"), ("b", "c"), ("c", "d")]
+
+
+def test_flowcharts_quote_labels_and_keep_classes_outside() -> None:
+    text = flowchart({"a": "x@1", "b:::done": "y"}, [("a", "b")], "LR")
+    assert text == 'flowchart LR\n  a["x@1"]\n  b["y"]:::done\n  a --> b\n'
+
+
 def test_lineage_goes_up_and_down_and_draws(local: ArtifactStore) -> None:
     make(local, "ingest", "i1")
     make(local, "mine", "m1", {"ingest": "i1"})
     make(local, "mine", "m2", {"ingest": "i1"})
     make(local, "caption", "c1", {"ingest": "i1", "mine": "m1"})
     make(local, "screen", "s1", {"caption": "c1"})
-    found = local.lineage("mine/m1")
+    found = lineage(local, "mine/m1")
     assert {n.digest for n in found.nodes} == {"i1", "m1", "c1", "s1"}
     assert (("mine", "m1"), ("caption", "c1")) in found.edges and len(found.edges) == 4
     lines = found.mermaid.splitlines()
@@ -187,12 +199,12 @@ def test_gc_keeps_what_tags_need(local: ArtifactStore) -> None:
     local.objects.put("runs/mine/m9/work/000000-x/done.json", b"{}")
     local.tag("latest/mine", "mine", "m1")
     age(local, 30)
-    plan = local.gc(dry_run=True)
+    plan = collect_garbage(local, dry_run=True)
     assert plan.artifacts == (("mine", "m2"),) and len(plan.objects) == 2
     assert local.exists("mine", "m2") and local.verify().problems == ()
-    assert local.gc(dry_run=False) == plan
+    assert collect_garbage(local, dry_run=False) == plan
     assert {m.digest for m in local.list()} == {"i1", "m1", "m3"}
-    assert local.verify().problems == () and local.gc().objects == ()
+    assert local.verify().problems == () and collect_garbage(local).objects == ()
     assert not local.objects.list("runs/mine/m9/")
 
 
@@ -210,7 +222,7 @@ def test_an_old_equal_blob_counts_as_used_again(local: ArtifactStore) -> None:
     writer = local.writer("mine", "m2")  # still running: no manifest protects the blob yet
     writer.add_bytes("a", b"shared")
     local.objects.delete("runs/mine/m1/manifest.json")
-    assert local.gc(dry_run=False).objects == ()
+    assert collect_garbage(local, dry_run=False).objects == ()
 
 
 @settings(max_examples=25)

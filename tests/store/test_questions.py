@@ -17,9 +17,10 @@ import pytest
 from benchmarks.catalog import commit_beside_readers, generate, questions, record_runs
 from kontext.errors import CatalogError
 from kontext.store.catalog import Catalog
-from kontext.store.export import export_version, find_version
+from kontext.store.export import export_version
 from kontext.store.objects import open_store
 from kontext.store.prelude import prelude
+from kontext.store.versions import find_version
 
 PAIRS = 1200
 
@@ -152,7 +153,7 @@ def test_queries_reach_nothing_but_the_lake(catalog: Catalog, tmp_path: Path) ->
 
 def test_each_version_is_plain_parquet_too(catalog: Catalog, store: str) -> None:
     objects = open_store(store)
-    version = find_version(catalog, "demo@v1")
+    version = find_version(catalog.datasets(), "demo@v1")
     prefix = export_version(catalog, objects, version)
     assert prefix == "datasets/demo/v1/"
     keys = objects.list(prefix)
@@ -164,9 +165,9 @@ def test_each_version_is_plain_parquet_too(catalog: Catalog, store: str) -> None
     with duckdb.connect() as connection:  # no lake, no extension
         joined = f"SELECT count(*) FROM '{path}' JOIN '{path.with_name('captions.parquet')}'"
         assert connection.execute(f"{joined} USING (pair_id)").fetchall() == [(600,)]
-    assert find_version(catalog, "demo").version == 2
+    assert find_version(catalog.datasets(), "demo").version == 2
     with pytest.raises(CatalogError, match=r"no dataset version 'demo@v9' \(known: demo@v1"):
-        find_version(catalog, "demo@v9")
+        find_version(catalog.datasets(), "demo@v9")
 
 
 def test_the_newest_duckdb_reads_the_plain_parquet(
@@ -180,7 +181,7 @@ def test_the_newest_duckdb_reads_the_plain_parquet(
     if fetched.returncode:
         pytest.skip("pip cannot fetch the newest duckdb here")
     objects = open_store(store)
-    prefix = export_version(catalog, objects, find_version(catalog, "demo@v2"))
+    prefix = export_version(catalog, objects, find_version(catalog.datasets(), "demo@v2"))
     path = objects.local_path(f"{prefix}pair_facts.parquet")
     code = (
         "import duckdb; assert int(duckdb.__version__.split('.')[0]) >= 2; "

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from kontext.errors import ArtifactError
+from kontext.store.archive import open_exported, write_archive
 from kontext.store.artifacts import ArtifactStore, blob_key
 from kontext.store.diff import Change, diff
+from kontext.store.garbage import collect_garbage
 from kontext.store.objects import ObjectStore, open_store
-from kontext.store.transfer import copy_artifacts, opened, write_archive
+from kontext.store.transfer import copy_artifacts
 from schemas.manifest import Manifest
 
 OLD = datetime.now(UTC) - timedelta(days=30)
@@ -93,14 +95,14 @@ def test_a_tar_goes_there_and_comes_back_the_same(source: ArtifactStore, tmp_pat
         write_archive(folder, tars[-1])
     assert tars[0].read_bytes() == tars[1].read_bytes()
     home = ArtifactStore(open_store(f"file://{tmp_path}/home"), tmp_path / "home-cache")
-    with opened(str(tars[0]), tmp_path / "scratch") as exported:
+    with open_exported(str(tars[0]), tmp_path / "scratch") as exported:
         copy_artifacts(exported, home)
     assert not list((tmp_path / "scratch").iterdir())
     assert home.verify().problems == () and len(home.list()) == 2
     (tmp_path / "bad.tar").write_bytes(b"no tar at all")
     with (
         pytest.raises(ArtifactError, match="cannot read"),
-        opened(str(tmp_path / "bad.tar"), tmp_path),
+        open_exported(str(tmp_path / "bad.tar"), tmp_path),
     ):
         pass
 
@@ -138,9 +140,12 @@ def test_gc_keeps_what_versions_and_younger_artifacts_need(
     for digest in ("old", "versioned", "used"):
         make(store, "ingest", digest, created=OLD)
     make(store, "mine", "young", inputs={"ingest": "used"})
-    plan = store.gc(dry_run=True, keep={("ingest", "versioned")})
+    plan = collect_garbage(store, dry_run=True, keep={("ingest", "versioned")})
     assert plan.artifacts == (("ingest", "old"),)
-    assert store.gc(dry_run=False, keep={("ingest", "versioned")}).artifacts == plan.artifacts
+    assert (
+        collect_garbage(store, dry_run=False, keep={("ingest", "versioned")}).artifacts
+        == plan.artifacts
+    )
     left = {f"{m.stage}/{m.digest}" for m in store.list()}
     assert left == {"ingest/versioned", "ingest/used", "mine/young"}
     assert store.verify().problems == ()
@@ -152,7 +157,7 @@ def test_gc_clears_writes_that_were_cut_off(objects: ObjectStore, tmp_path: Path
     store = ArtifactStore(objects, tmp_path / "cache")
     partial = tmp_path / "store" / ".kontext-tmp" / "tmpabc"
     partial.write_bytes(b"half")
-    assert store.gc(dry_run=False).unfinished == 0  # it may still be written
+    assert collect_garbage(store, dry_run=False).unfinished == 0  # it may still be written
     os.utime(partial, (OLD.timestamp(), OLD.timestamp()))
-    assert store.gc(dry_run=True).unfinished == 1 and partial.exists()
-    assert store.gc(dry_run=False).unfinished == 1 and not partial.exists()
+    assert collect_garbage(store, dry_run=True).unfinished == 1 and partial.exists()
+    assert collect_garbage(store, dry_run=False).unfinished == 1 and not partial.exists()

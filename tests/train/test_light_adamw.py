@@ -122,6 +122,19 @@ def test_whether_moments_are_quantised_depends_on_rows_alone() -> None:
     assert not is_quantised(torch.empty(65536))  # a vector's row is one value
 
 
+def test_torchaos_own_moments_depend_on_the_ranks_and_are_no_plain_tensors() -> None:
+    torchao = pytest.importorskip("torchao.optim")
+    whole_matrix, half = nn.Parameter(torch.ones(64, 96)), nn.Parameter(torch.ones(32, 96))
+    optimizer = torchao.AdamW8bit([whole_matrix, half])
+    for parameter in (whole_matrix, half):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    first, second = (optimizer.state[p]["exp_avg"] for p in (whole_matrix, half))
+    assert hasattr(first, "codes") and not hasattr(second, "codes")  # a rank of two has the half
+    assert first.block_size == 256 and 96 % 256 != 0  # blocks run over the ends of rows
+    assert type(optimizer.state_dict()["state"][0]["exp_avg"]) is not torch.Tensor
+
+
 def test_saved_codes_are_read_into_moments_that_are_no_codes() -> None:
     parameter = nn.Parameter(torch.randn(16, 256))
     optimizer = light_adamw("adamw-8bit")([parameter], 0.1, 0.0)

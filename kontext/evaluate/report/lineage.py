@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from kontext.store.lineage import reduced_edges
+
 BOX_W, BOX_H, GAP_X, GAP_Y, PAD = 148, 64, 26, 46, 8
 
 
@@ -20,19 +22,6 @@ class Node:
     pool: str = "cpu"
 
 
-def reduced_edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
-    """Edges (from, to) without those that a longer path implies. Nodes come inputs first."""
-    known = {node.stage for node in nodes}
-    above: dict[str, set[str]] = {}
-    edges: list[tuple[str, str]] = []
-    for node in nodes:
-        inputs = [name for name in node.inputs if name in known]
-        implied = set().union(*(above[name] for name in inputs)) if inputs else set()
-        edges += [(name, node.stage) for name in inputs if name not in implied]
-        above[node.stage] = implied | set(inputs)
-    return edges
-
-
 def lineage_svg(nodes: Sequence[Node], columns: int = 6) -> str:
     """Inline SVG, `columns` boxes to a row in the given order, arrows along `reduced_edges`."""
     place = {node.stage: (i % columns, i // columns) for i, node in enumerate(nodes)}
@@ -45,7 +34,7 @@ def lineage_svg(nodes: Sequence[Node], columns: int = 6) -> str:
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto-start-reverse"><path d="M0 0.8 L7 4 L0 7.2 z"/></marker>'
         "</defs>",
-        *[_edge(place, a, b) for a, b in reduced_edges(nodes)],
+        *[_edge(place, *edge) for edge in reduced_edges({n.stage: n.inputs for n in nodes})],
         *[_box(node, *_corner(place[node.stage])) for node in nodes],
         "</svg>",
     ]
