@@ -75,11 +75,12 @@ def export(
     store: Store = "",
 ) -> None:
     """Write a dataset version as plain Parquet, which any tool reads, and say where."""
-    from kontext.store.export import export_version, find_version
+    from kontext.store.export import export_version
     from kontext.store.objects import folder_url
+    from kontext.store.versions import find_version
 
     catalog, objects = opened.catalog(store), opened.objects(store)
-    prefix = export_version(catalog, objects, find_version(catalog, version))
+    prefix = export_version(catalog, objects, find_version(catalog.datasets(), version))
     typer.echo(folder_url(objects.url, prefix.rstrip("/")))
 
 
