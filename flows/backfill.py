@@ -25,7 +25,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.children import cancel_children
-from flows.forms import BackfillForm, Missing
+from flows.forms import BackfillForm, Wanted
 from flows.names import deployment_name
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import RecipeError
@@ -82,14 +82,16 @@ def backfill(options: BackfillForm = BackfillForm()) -> Any:  # noqa: B008
     """
     recipe = resolve_recipe(options.recipe, options.overrides)
     with get_client(sync_client=True) as client:
-        todo = choose(client, options, recipe)
+        todo = plan_partitions(client, options, recipe)
         run = UUID(str(flow_run.get_id()))
-        drive(client, options, recipe, todo, f"{run}:{flow_run.get_run_count() or 1}")
-    create_markdown_artifact(page(todo), BACKFILL_KEY, f"{recipe.shard.dataset}")
-    return verdict(todo)
+        run_partitions(client, options, recipe, todo, f"{run}:{flow_run.get_run_count() or 1}")
+    create_markdown_artifact(page_text(todo), BACKFILL_KEY, f"{recipe.shard.dataset}")
+    return final_state(todo)
 
 
-def choose(client: SyncPrefectClient, options: BackfillForm, recipe: Recipe) -> list[Partition]:
+def plan_partitions(
+    client: SyncPrefectClient, options: BackfillForm, recipe: Recipe
+) -> list[Partition]:
     """Every partition, with those that are not wanted already `done` or `skipped`.
 
     Raises RecipeError for a partition the recipe does not have.
@@ -105,16 +107,16 @@ def choose(client: SyncPrefectClient, options: BackfillForm, recipe: Recipe) -> 
         last = list(engine.digests())[-1] if options.until == "all" else str(options.until)
         if options.partitions and name not in options.partitions:
             part.state = "skipped"
-        elif options.which != Missing.all and engine.artifacts.exists(last, engine.digests()[last]):
+        elif options.which != Wanted.all and engine.artifacts.exists(last, engine.digests()[last]):
             part.state = "done"
-        elif options.which in (Missing.missing, Missing.failed):
-            failed = last_failed(client, partition_tag(recipe, name))
-            part.state = "waiting" if failed == (options.which == Missing.failed) else "skipped"
+        elif options.which in (Wanted.missing, Wanted.failed):
+            failed = last_run_failed(client, partition_tag(recipe, name))
+            part.state = "waiting" if failed == (options.which == Wanted.failed) else "skipped"
         found.append(part)
     return found
 
 
-def last_failed(client: SyncPrefectClient, tag: str) -> bool:
+def last_run_failed(client: SyncPrefectClient, tag: str) -> bool:
     """Whether the newest run with this tag failed or crashed."""
     found = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
@@ -125,7 +127,7 @@ def last_failed(client: SyncPrefectClient, tag: str) -> bool:
     return state is not None and (state.is_failed() or state.is_crashed())
 
 
-def drive(
+def run_partitions(
     client: SyncPrefectClient,
     options: BackfillForm,
     recipe: Recipe,
@@ -172,7 +174,7 @@ def _dispatch(options: BackfillForm, recipe: Recipe, part: Partition, key: str) 
     return run
 
 
-def page(todo: list[Partition]) -> str:
+def page_text(todo: list[Partition]) -> str:
     """The backfill's page: one line per partition."""
     rows = [
         (p.name, p.state, f"[{p.run.name}]({run_link(p.run.id)})" if p.run else "—") for p in todo
@@ -180,7 +182,7 @@ def page(todo: list[Partition]) -> str:
     return f"# Backfill\n\n{table(('partition', 'state', 'run'), rows)}\n"
 
 
-def verdict(todo: list[Partition]) -> State[Any]:
+def final_state(todo: list[Partition]) -> State[Any]:
     """Failed where a partition did not make it."""
     bad = [part.name for part in todo if part.state not in ("done", "skipped")]
     if bad:

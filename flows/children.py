@@ -67,7 +67,7 @@ class Children:
         `done` says whether the stage's artifact exists: a finished child whose artifact has been
         removed since is not taken for done.
         """
-        other = self._on_its_way(stage, digest)
+        other = self._active_run(stage, digest)
         if other is not None and not options["force"]:
             self._log.info("%s is being made by run %s: waiting for it", stage, other.name)
             return other
@@ -124,7 +124,7 @@ class Children:
         assert isinstance(run, FlowRun)
         return run
 
-    def _on_its_way(self, stage: str, digest: str) -> FlowRun | None:
+    def _active_run(self, stage: str, digest: str) -> FlowRun | None:
         """A run of another parent (perhaps killed since) that makes the same artifact."""
         found = self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(

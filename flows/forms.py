@@ -19,7 +19,7 @@ _CHOICES = {"all": "all", **{name.replace("-", "_"): name for name in STAGES}}
 StageChoice = StrEnum("StageChoice", _CHOICES)  # type: ignore[misc]
 
 
-class Missing(StrEnum):
+class Wanted(StrEnum):
     """Which partitions a backfill takes."""
 
     missing = "missing"
@@ -129,8 +129,8 @@ class BackfillForm(RecipeForm):
 
     model_config = ConfigDict(extra="forbid", title="Backfill")
 
-    which: Missing = Field(
-        default=Missing.missing_or_failed,
+    which: Wanted = Field(
+        default=Wanted.missing_or_failed,
         title="Which partitions",
         description="Missing: never finished. Failed: the last run of it failed or crashed",
     )
@@ -143,7 +143,11 @@ class BackfillForm(RecipeForm):
         default=StageChoice("index"), title="Until", description="Last stage of each partition"
     )
     at_once: int = Field(
-        default=2, ge=1, le=16, title="At once", description="Partitions that run side by side"
+        default=2,
+        ge=1,
+        le=16,
+        title="At the same time",
+        description="Partitions that run at once",
     )
 
 
@@ -161,7 +165,7 @@ class NightlyForm(StoreForm):
         default=0.1,
         ge=0,
         le=1,
-        title="Tolerance",
+        title="Tolerated fall",
         description="How far a success rate may fall below the published one (0 to 1)",
     )
     seed: int = Field(
@@ -181,5 +185,5 @@ class RetentionForm(StoreForm):
         default=False, title="Delete", description="Off: only say what would be removed"
     )
     grace_days: int = Field(
-        default=7, ge=1, title="Grace in days", description="Nothing younger is touched"
+        default=7, ge=1, title="Days to keep", description="Nothing younger is touched"
     )

@@ -44,10 +44,10 @@ def nightly_evaluation(options: NightlyForm = NightlyForm()) -> Any:  # noqa: B0
         outcome = engine.run_stage("evaluate", PrefectReporter("nightly", log))
     rows = compare(published.metrics, outcome.manifest.metrics, options.tolerance)
     create_table_artifact(rows, NIGHTLY_KEY, f"{options.model}, seed {seed}")
-    return _verdict(options.model, rows)
+    return _final_state(options.model, rows)
 
 
-def _verdict(model: str, rows: list[dict[str, Any]]) -> State[Any]:
+def _final_state(model: str, rows: list[dict[str, Any]]) -> State[Any]:
     worse = [row for row in rows if row["worse"]]
     if not worse:
         return Completed(message=f"{len(rows)} figures, none worse than when it was published")

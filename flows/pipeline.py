@@ -14,11 +14,15 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.backoff import Backoff
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm
 from flows.names import dataset_label, dataset_tag, run_name
-from flows.pace import Pace
-from flows.summary import (
+from kontext.errors import ArtifactError, KontextError
+from kontext.stages import STAGES
+from tasks.report import export_report, report_link
+from tasks.reporter import Log
+from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
     SUMMARY_KEY,
@@ -27,10 +31,6 @@ from flows.summary import (
     report_markdown,
     summary,
 )
-from kontext.errors import ArtifactError, KontextError
-from kontext.stages import STAGES
-from tasks.report import export_report, report_link
-from tasks.reporter import Log
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PipelineRun:
             if status.stage in self._waiting:
                 log.info("%s: to be made (%s)", status.stage, planned[status.stage].why)
             elif status.state == "done":
-                self._take(row, "reused")
+                self._use_artifact(row, "reused")
                 log.info("%s: reused (%s)", status.stage, status.digest)
             else:
                 row.state = "stale" if status.state == "stale" else "skipped"
@@ -89,17 +89,17 @@ class PipelineRun:
     def execute(self) -> State[Any]:
         """Run to the end and say how it ended."""
         self._publish()
-        pace = Pace(first=min(0.5, POLL_SECONDS), last=POLL_SECONDS)
+        backoff = Backoff(first=min(0.5, POLL_SECONDS), last=POLL_SECONDS)
         while self._active or self._ready():
             changed = [self._start(name) for name in self._ready()]
             changed += [self._check(name) for name in list(self._active)]
             if any(changed):
                 self._publish()
             if self._active:
-                time.sleep(pace.wait(any(changed)))
+                time.sleep(backoff.pause(any(changed)))
         self._export()
         self._publish(final=True)
-        return self._verdict()
+        return self._final_state()
 
     def _ready(self) -> list[str]:
         """Waiting stages whose inputs are all there."""
@@ -132,7 +132,7 @@ class PipelineRun:
         row = self.rows[name]
         row.digest = self._engine.digests()[name]
         if state.is_completed() and self._engine.artifacts.exists(name, row.digest):
-            self._take(row, "ran")
+            self._use_artifact(row, "ran")
             row.page_id = self._children.summary_page(child)
             self._log.info("%s: done (%s)", name, row.digest)
         else:
@@ -143,7 +143,7 @@ class PipelineRun:
             self._log.error("%s: %s: %s", name, row.state, row.error)
         return True
 
-    def _take(self, row: Row, state: str) -> None:
+    def _use_artifact(self, row: Row, state: str) -> None:
         manifest = self._engine.artifacts.open(row.stage, row.digest).manifest
         row.state, row.seconds, row.metrics = state, manifest.seconds, manifest.metrics
 
@@ -173,7 +173,7 @@ class PipelineRun:
             text = report_markdown(self._report, self._report_page)
             create_markdown_artifact(text + "\n", REPORT_KEY, self._title)
 
-    def _verdict(self) -> State[Any]:
+    def _final_state(self) -> State[Any]:
         ran = sum(row.state == "ran" for row in self.rows.values())
         reused = sum(row.state == "reused" for row in self.rows.values())
         if self.failed:

@@ -1,6 +1,6 @@
 """Scheduled data refresh: ingest to index, which commits a new dataset version.
 
-Overlap: the deployment runs one refresh at a time and cancels a second (flows/register.py).
+Overlap: the deployment runs one refresh at a time and cancels a second (flows/server/register.py).
 Catch-up: a refresh that was due before the last one began to read has nothing to do and says so;
 so however many runs a stopped worker has missed, one brings everything up to date.
 """

@@ -23,9 +23,11 @@ class Files(Protocol):
 
     digest: str
 
-    def names(self, prefix: str = "") -> list[str]: ...
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of its files that start with `prefix`."""
 
-    def path(self, name: str) -> Path: ...
+    def path(self, name: str) -> Path:
+        """Local path of the file `name`."""
 
 
 def report_url() -> str:

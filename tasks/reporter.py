@@ -27,7 +27,7 @@ Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
 @dataclass(frozen=True)
-class Shown:
+class Published:
     """An artifact that a stage published."""
 
     key: str
@@ -50,14 +50,15 @@ class PrefectReporter:
         self._percent = -1.0
         self._updated = float("-inf")
         self._tenth = -1
-        self._shown: dict[str, Shown] = {}
+        self._published: dict[str, Published] = {}
 
     @property
-    def shown(self) -> list[Shown]:
+    def published(self) -> list[Published]:
         """What was published so far, each key once."""
-        return list(self._shown.values())
+        return list(self._published.values())
 
     def progress(self, done: float, total: float, message: str = "") -> None:
+        """Move the stage's bar, at most every PROGRESS_SECONDS; log every tenth of the way."""
         percent = round(100 * min(1.0, max(0.0, done / total if total else 1.0)), 1)
         if int(percent / 10) != self._tenth:
             self._tenth = int(percent / 10)
@@ -70,16 +71,19 @@ class PrefectReporter:
         self._publish("progress", "progress", message, self._send_progress)
 
     def markdown(self, key: str, text: str) -> None:
+        """Publish a page of text."""
         self._publish(
             key, "markdown", key, lambda name, _: create_markdown_artifact(text, key=name)
         )
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Publish rows as a table; no more than MAX_TABLE_ROWS of them."""
         cut = [json_safe(row) for row in rows[:MAX_TABLE_ROWS]]
         note = f"first {MAX_TABLE_ROWS} of {len(rows)} rows" if len(rows) > len(cut) else key
         self._publish(key, "table", note, lambda name, text: create_table_artifact(cut, name, text))
 
     def image(self, key: str, png: bytes, caption: str) -> None:
+        """Publish a picture (the bytes of a PNG) with its caption."""
         text = picture(png, caption)
         self._publish(
             key, "picture", caption, lambda name, note: create_markdown_artifact(text, name, note)
@@ -103,7 +107,7 @@ class PrefectReporter:
         except httpx.HTTPError as error:
             self._log.warning("artifact %s was not published: %s", name, error)
             return
-        self._shown[name] = Shown(name, kind, caption, artifact_link(name, made))
+        self._published[name] = Published(name, kind, caption, artifact_link(name, made))
 
 
 class _Forward(logging.Handler):
@@ -114,6 +118,7 @@ class _Forward(logging.Handler):
         self._target = target
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log the record again, under the run."""
         self._target.log(record.levelno, "%s", self.format(record))
 
 

@@ -15,7 +15,7 @@ from kontext.errors import GateError
 from schemas.manifest import Manifest
 from tasks.events import asset_made, canary_failed
 from tasks.markdown import artifact_link, duration, number, page_key, size, table
-from tasks.reporter import Log, PrefectReporter, Shown, forward_logs
+from tasks.reporter import Log, PrefectReporter, Published, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run_stage(
             raise
     if not outcome.reused:
         asset_made(stage, outcome.digest, recipe)
-    publish_summary(outcome, reporter.shown, log)
+    publish_summary(outcome, reporter.published, log)
     return {
         "stage": stage,
         "digest": outcome.digest,
@@ -64,9 +64,9 @@ def run_stage(
     }
 
 
-def publish_summary(outcome: StageOutcome, shown: list[Shown], log: Log) -> None:
+def publish_summary(outcome: StageOutcome, published: list[Published], log: Log) -> None:
     """The stage's page: figures, notes, what it published, what it was made from."""
-    text = stage_summary(outcome.manifest, outcome.reused, shown)
+    text = stage_summary(outcome.manifest, outcome.reused, published)
     try:
         create_markdown_artifact(
             text,
@@ -77,7 +77,7 @@ def publish_summary(outcome: StageOutcome, shown: list[Shown], log: Log) -> None
         log.warning("the summary of %s was not published: %s", outcome.stage, error)
 
 
-def stage_summary(manifest: Manifest, reused: bool, shown: list[Shown]) -> str:
+def stage_summary(manifest: Manifest, reused: bool, published: list[Published]) -> str:
     """Markdown page of one stage run."""
     stored = size(sum(file.size for file in manifest.files))
     state = "reused" if reused else "ran"
@@ -90,7 +90,7 @@ def stage_summary(manifest: Manifest, reused: bool, shown: list[Shown]) -> str:
     if manifest.metrics:
         rows = [(name, number(value)) for name, value in manifest.metrics.items()]
         parts.append("## Figures\n\n" + table(("figure", "value"), rows))
-    pages = [s for s in shown if s.kind != "progress"]
+    pages = [s for s in published if s.kind != "progress"]
     if pages:
         listed = [f"- [{s.caption}]({s.link}) ({s.kind})" for s in pages]
         parts.append("## Published\n\n" + "\n".join(listed))

@@ -16,6 +16,7 @@ from schemas.recipes import Recipe, load_recipe
 if TYPE_CHECKING:
     from kontext.engine import Engine
     from kontext.store.artifacts import ArtifactStore
+    from kontext.store.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Places:
 
     @property
     def prefect(self) -> Path:
+        """Folder of the Prefect server's database, profile and results."""
         return self.home / "prefect"
 
     @property
     def logs(self) -> Path:
+        """Folder of the logs of server and workers."""
         return self.home / "logs"
 
 
@@ -106,6 +109,14 @@ def open_artifacts(at: Places) -> ArtifactStore:
     from kontext.store.objects import open_store
 
     return ArtifactStore(open_store(at.store), at.home / "cache" / "blobs")
+
+
+def open_catalog(at: Places) -> Catalog:
+    """The catalog of these places, whose data files are in their store."""
+    from kontext.store.catalog import Catalog
+    from kontext.store.objects import open_store
+
+    return Catalog(at.catalog, open_store(at.store).url)
 
 
 def chosen(at: Places, versions: Sequence[str]) -> dict[str, str]:

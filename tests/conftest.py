@@ -92,7 +92,7 @@ def prefect_server() -> Iterator[None]:
     """A Prefect server with every pool, deployment and automation of the project."""
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows import register
+    from flows.server import register
 
     with prefect_test_harness(server_startup_timeout=120):
         asyncio.run(register.main())

@@ -26,6 +26,7 @@ LAYERS = {
     "train": 3,
     "sample": 3,
     "evaluate": 3,
+    "doctor": 3,
     "stages": 4,
     "engine": 5,
     "remake": 5,

@@ -130,7 +130,8 @@ def test_slices_and_a_kill_end_where_an_unbroken_run_does(
 SLICES = """
 import sys
 from rich.console import Console
-from flows.direct import Request, run_direct
+from flows.cli.shared.direct import run_direct
+from tasks.request import Request
 request = Request("ci", tuple(sys.argv[2:]), "file://" + sys.argv[1], start="train-autoencoder")
 stops = 0
 while run_direct(request, 0, Console(stderr=True))["state"] == "STOPPED":

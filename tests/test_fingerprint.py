@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.weights import CODE as IMPORT_CODE
 from kontext import fingerprint
 from kontext.errors import ArtifactError
 from kontext.fingerprint import changes_results, code_digest, code_of, modules_of, syntax_hash
 from kontext.graph import downstream
+from kontext.sample.model_store import CODE as IMPORT_CODE
 from kontext.sample.teacher_edits import CODE as EDITS_CODE
 from kontext.stage import Stage
 from kontext.stages import STAGES

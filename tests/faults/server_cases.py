@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import Api
 from flows.names import deployment_name
-from flows.processes import Running, start_time
+from flows.server.api import Api
+from flows.server.processes import Running, start_time
 from tests.faults.cases import Case
 from tests.faults.lab import RECIPE, Lab, Trouble, check, environment, tail
 

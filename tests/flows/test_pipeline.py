@@ -21,8 +21,8 @@ from prefect.flow_engine import run_flow
 from prefect.states import Running, Scheduled
 
 from flows import children, pipeline
-from flows.automations import ZOMBIES
 from flows.names import artifact_tag
+from flows.server.automations import ZOMBIES
 from tasks.workspace import open_engine, places, resolve_recipe
 from tests.flows.local_worker import LocalWorker, local_worker
 

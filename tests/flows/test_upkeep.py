@@ -26,13 +26,13 @@ from prefect.states import Completed, Failed, Running, Scheduled
 from typer.testing import CliRunner
 
 from flows import backfill, children, cli, pipeline, retention
-from flows.api import Api
-from flows.automations import PAUSE, TRAIN, WARN
-from flows.forms import BackfillForm, Missing, RetentionForm, StageChoice
+from flows.forms import BackfillForm, RetentionForm, StageChoice, Wanted
 from flows.names import artifact_tag
 from flows.refresh import refresh
-from flows.settings import fresh_days
-from flows.status import schedules, stage_states
+from flows.server.api import Api
+from flows.server.automations import PAUSE, TRAIN, WARN
+from flows.server.settings import fresh_days
+from flows.server.status import schedules, stage_states
 from kontext.errors import ArtifactError, KontextError, RecipeError
 from tasks.watermark import read_watermark
 from tasks.workspace import open_engine, places, resolve_recipe
@@ -91,21 +91,21 @@ def test_a_backfill_takes_what_is_missing_or_failed(client: SyncPrefectClient, t
     names = list(backfill.partitions(recipe))
     assert {"emoji", "dicebear"} <= set(names)
 
-    def chosen(which: Missing, only: list[str]) -> dict[str, str]:
+    def chosen(which: Wanted, only: list[str]) -> dict[str, str]:
         form = BackfillForm(which=which, partitions=only, until=StageChoice("index"))
-        return {p.name: p.state for p in backfill.choose(client, form, recipe)}
+        return {p.name: p.state for p in backfill.plan_partitions(client, form, recipe)}
 
-    assert chosen(Missing.missing_or_failed, ["emoji"]) == {
+    assert chosen(Wanted.missing_or_failed, ["emoji"]) == {
         name: "waiting" if name == "emoji" else "skipped" for name in names
     }
-    assert set(chosen(Missing.failed, []).values()) == {"skipped"}
+    assert set(chosen(Wanted.failed, []).values()) == {"skipped"}
     found = client.read_deployment_by_name("pipeline/pipeline")
     tag = backfill.partition_tag(recipe, "signs")
     client.create_flow_run_from_deployment(found.id, tags=[tag], state=Failed())
-    assert chosen(Missing.failed, [])["signs"] == "waiting"
-    assert chosen(Missing.missing, [])["signs"] == "skipped"
+    assert chosen(Wanted.failed, [])["signs"] == "waiting"
+    assert chosen(Wanted.missing, [])["signs"] == "skipped"
     with pytest.raises(RecipeError, match="no partition 'nope'"):
-        chosen(Missing.all, ["nope"])
+        chosen(Wanted.all, ["nope"])
 
 
 def test_a_backfill_runs_side_by_side_and_reports_failures(
@@ -116,7 +116,7 @@ def test_a_backfill_runs_side_by_side_and_reports_failures(
     monkeypatch.setitem(backfill.__dict__, "_log", __import__("logging").getLogger("test"))
     recipe = resolve_recipe("demo")
     form = BackfillForm(at_once=1)
-    todo = backfill.choose(client, form, recipe)
+    todo = backfill.plan_partitions(client, form, recipe)
     made: list[UUID] = []
     real = backfill._dispatch
 
@@ -128,13 +128,13 @@ def test_a_backfill_runs_side_by_side_and_reports_failures(
         return run
 
     monkeypatch.setattr(backfill, "_dispatch", dispatch)
-    backfill.drive(client, form, recipe, todo, f"test-{time.time()}")
+    backfill.run_partitions(client, form, recipe, todo, f"test-{time.time()}")
     assert [part.state for part in todo] == ["done", "failed", *["done"] * (len(todo) - 2)]
-    end = backfill.verdict(todo)
+    end = backfill.final_state(todo)
     assert end.is_failed() and str(end.message).startswith(f"1 of {len(todo)} partitions failed")
     parameters = client.read_flow_run(made[0]).parameters["options"]
     assert parameters["until"] == "index" and "shard.dataset=demo-" in str(parameters)
-    assert "| failed |" in backfill.page(todo)
+    assert "| failed |" in backfill.page_text(todo)
 
 
 def test_automations_are_registered_with_their_targets(client: SyncPrefectClient) -> None:

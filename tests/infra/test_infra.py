@@ -29,7 +29,7 @@ def _yaml(name: str) -> list[Any]:
 def test_prefect_yaml_deploys_what_kontext_up_deploys() -> None:
     from prefect.cli.deploy._models import PrefectYamlModel
 
-    from flows.register import QUEUES, deployments
+    from flows.server.register import QUEUES, deployments
 
     (text,) = _yaml("prefect.yaml")
     text.pop("definitions")

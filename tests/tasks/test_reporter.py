@@ -68,12 +68,12 @@ def test_published_artifacts_are_listed_with_their_pages(sent: Sent) -> None:
     stage.markdown("About it", "text")
     stage.table("counts", [{"share": float("nan")}] * 600)
     stage.image("samples", b"not decoded when small", "a grid")
-    assert [(s.key, s.kind) for s in stage.shown] == [
+    assert [(s.key, s.kind) for s in stage.published] == [
         ("mine-about-it", "markdown"),
         ("mine-counts", "table"),
         ("mine-samples", "picture"),
     ]
-    assert all(s.link.startswith("/v2/artifacts/artifact/") for s in stage.shown)
+    assert all(s.link.startswith("/v2/artifacts/artifact/") for s in stage.published)
     rows = sent.calls[1][1][0]
     assert len(rows) == 500
     assert rows[0] == {"share": None}
@@ -86,7 +86,7 @@ def test_a_lost_server_does_not_fail_the_stage(
     stage = _reporter([0.0])
     stage.progress(1, 2)
     stage.markdown("about", "text")
-    assert stage.shown == []
+    assert stage.published == []
     assert "mine-about was not published" in caplog.text
 
 

@@ -7,8 +7,8 @@ import shutil
 import time
 from typing import Any
 
-from flows.api import Api
 from flows.names import deployment_name
+from flows.server.api import Api
 from tests.test_end_to_end import SMALL
 from tests.ui.conftest import Ui
 

@@ -1,0 +1,41 @@
+"""The `kontext` command: every file here is one command, or one group of sub-commands.
+
+A new command is a new file with a function of its name (see `flows.cli.shared.discover`); nothing
+lists it. May import `flows.cli.shared`, and what is heavy (torch, prefect, duckdb) only inside the
+command, so that `kontext --help` answers at once.
+
+Every command answers `--help`; data is printed as JSON with `--json`. Exit codes: 0 done, 1 failed
+(one clear line), 2 bad usage, 3 refused by the safety policy, 75 the time was up
+(run it again).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from flows.cli.shared.discover import add_commands
+from kontext.errors import KontextError
+
+app = typer.Typer(
+    name="kontext",
+    help="Relational pairs, safety, shards, SQL, flow training, LADD and evaluation under Prefect.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+add_commands(app, sys.modules[__name__])
+
+
+def main() -> None:
+    """Entry point: user errors end in one line, never in a traceback."""
+    try:
+        app()
+    except KontextError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `kontext … | head`: nobody listens any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

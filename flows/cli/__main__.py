@@ -1,0 +1,5 @@
+"""`python -m flows.cli` is `kontext`."""
+
+from flows.cli import main
+
+main()

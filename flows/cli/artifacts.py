@@ -1,0 +1,287 @@
+"""`kontext artifacts …`: the versioned outputs of stages."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
+from flows.cli.shared.show import print_json, print_table, say
+from kontext.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from kontext.store.transfer import Transfer
+    from schemas.manifest import Manifest
+
+PLACE = (Panel.STORE, 1)
+app = typer.Typer(help="List, inspect, verify and clean versioned stage outputs.")
+
+
+@app.command("list")
+def list_artifacts(
+    stage: Annotated[str, typer.Argument(help="Only this stage.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """List finished artifacts, oldest first, with their tags."""
+    from tasks.markdown import duration, size
+
+    found = opened.artifacts(store)
+    tags: dict[tuple[str, str], list[str]] = {}
+    for name, target in found.tags().items():
+        tags.setdefault(target, []).append(name)
+    rows = [_row(m, tags.get((m.stage, m.digest), [])) for m in found.list(stage or None)]
+    if as_json:
+        print_json(rows)
+        return
+    cells = [
+        (
+            f"{row['stage']}/{row['digest']}",
+            row["created_at"][:19],
+            duration(row["seconds"]),
+            size(row["bytes"]),
+            " ".join(row["tags"]),
+        )
+        for row in rows
+    ]
+    print_table(cells, ("artifact", "made (UTC)", "in", "size", "tags"), right=(2, 3))
+    if not rows:
+        say("no artifacts yet: `kontext run` makes them")
+
+
+def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "digest": manifest.digest,
+        "recipe": manifest.recipe,
+        "created_at": manifest.created_at,
+        "seconds": manifest.seconds,
+        "files": len(manifest.files),
+        "bytes": sum(file.size for file in manifest.files),
+        "tags": sorted(tags),
+    }
+
+
+@app.command()
+def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Show one artifact's manifest: files, figures, notes, inputs, code and packages."""
+    from tasks.markdown import duration, number, size
+
+    manifest = opened.artifacts(store).show(ref).manifest
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=1))
+        return
+    typer.echo(
+        f"{manifest.stage}/{manifest.digest}\n"
+        f"recipe {manifest.recipe}, made {manifest.created_at} in {duration(manifest.seconds)}, "
+        f"code {manifest.code_digest}\n"
+        f"git commit {manifest.git_commit or 'unknown'}, run {manifest.run or 'direct'}"
+    )
+    parts: dict[str, list[tuple[str, ...]]] = {
+        "inputs": list(manifest.inputs.items()),
+        "figures": [(name, number(value)) for name, value in manifest.metrics.items()],
+        "kernels": list(manifest.kernels.items()),
+        "files": [(file.name, size(file.size), file.sha256[:16]) for file in manifest.files],
+        "notes": [(note,) for note in manifest.notes],
+    }
+    for title, rows in parts.items():
+        if rows:
+            typer.echo(f"\n{title}")
+            print_table(rows, indent=2)
+
+
+@app.command()
+def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Show what an artifact was made from and what was made from it (mermaid)."""
+    from kontext.store.lineage import lineage as lineage_of
+
+    found = lineage_of(opened.artifacts(store), ref)
+    if as_json:
+        data = {
+            "root": list(found.root),
+            "nodes": [[m.stage, m.digest] for m in found.nodes],
+            "edges": [[list(a), list(b)] for a, b in found.edges],
+        }
+        print_json(data)
+        return
+    typer.echo(found.mermaid)
+
+
+@app.command()
+def verify(
+    ref: Annotated[str, typer.Argument(help="One artifact; all without it.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Hash every stored file again and compare it with its manifest. Fails on any difference."""
+    from tasks.markdown import size
+
+    result = opened.artifacts(store).verify(ref or None)
+    if as_json:
+        problems = [vars(problem) for problem in result.problems]
+        data = {"artifacts": result.artifacts, "files": result.files, "problems": problems}
+        print_json(data)
+    else:
+        for problem in result.problems:
+            say(f"{problem.ref} {problem.file}: {problem.problem}")
+        typer.echo(f"{result.artifacts} artifacts, {result.files} files, {size(result.bytes)}")
+    if result.problems:
+        raise ArtifactError(f"{len(result.problems)} files do not match their manifests")
+    if not as_json:
+        typer.echo("all match their manifests")
+
+
+@app.command()
+def tag(
+    name: Annotated[str, typer.Argument(help="Tag, e.g. model@champion.")],
+    ref: Annotated[str, typer.Argument(help="Artifact it points at; empty with --delete.")] = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag.")] = False,
+    store: Store = "",
+) -> None:
+    """Point a movable tag at an artifact; garbage collection keeps what tags need."""
+    found = opened.artifacts(store)
+    if delete:
+        found.untag(name)
+        typer.echo(f"removed {name}")
+        return
+    if not ref:
+        raise typer.BadParameter("give the artifact that the tag points at")
+    stage, digest = found.resolve(ref)
+    found.tag(name, stage, digest)
+    typer.echo(f"{name} → {stage}/{digest}")
+
+
+@app.command()
+def gc(
+    delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
+) -> None:
+    """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
+    from kontext.store.garbage import collect_garbage
+    from tasks.markdown import size
+
+    keep, artifacts = opened.catalog(store).referenced(), opened.artifacts(store)
+    result = collect_garbage(artifacts, dry_run=not delete, grace=grace, keep=keep)
+    if as_json:
+        print_json({**vars(result), "deleted": delete})
+        return
+    for stage, digest in result.artifacts:
+        typer.echo(f"{stage}/{digest}")
+    word = "removed" if delete else "would remove (give --delete)"
+    typer.echo(
+        f"{word}: {len(result.artifacts)} artifacts, {len(result.objects)} objects, "
+        f"{size(result.bytes)}, {result.unfinished} unfinished writes"
+    )
+
+
+@app.command()
+def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Say what differs between two artifacts: recipe, data, code and figures."""
+    from kontext.store.diff import diff as compare
+
+    found = compare(opened.artifacts(store), before, after)
+    parts = {
+        "recipe": found.recipe,
+        "data": found.data,
+        "code": found.code,
+        "metrics": found.metrics,
+    }
+    if as_json:
+        data = {name: [vars(change) for change in changes] for name, changes in parts.items()}
+        print_json({"before": found.before, "after": found.after, **data})
+        return
+    typer.echo(f"{'/'.join(found.before)} → {'/'.join(found.after)}")
+    for name, changes in parts.items():
+        typer.echo(f"\n{name}" + ("" if changes else ": equal"))
+        rows = [(c.name, _short(c.before), "→", _short(c.after)) for c in changes]
+        print_table(rows, indent=2)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 48 else text[:45] + "..."
+
+
+@app.command()
+def export(
+    ref: Ref,
+    output: Annotated[str, typer.Argument(help="Folder, NAME.tar, or any store's URL.")],
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Copy an artifact with everything it was made from into a folder, a tar file or a store."""
+    from kontext.remake import import_artifacts
+    from kontext.store.archive import is_archive, write_archive
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+    from tasks.workspace import places
+
+    source, scratch = opened.artifacts(store), places(store).home / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        where = f"{temporary}/store" if is_archive(output) else output
+        target = ArtifactStore(open_store(where), Path(temporary, "cache"))
+        found = import_artifacts(source, target, ref)
+        if is_archive(output):
+            write_archive(Path(where), Path(output))
+    _print_transfer(found, f"exported to {output}", as_json)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Folder, tar file or store that was exported.")],
+    ref: Annotated[str, typer.Argument(help="Only this artifact and what it needs.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Copy artifacts from an export into the store, then hash every one again."""
+    from kontext.remake import import_artifacts
+    from kontext.store.archive import open_exported
+    from tasks.workspace import places
+
+    target = opened.artifacts(store)
+    with open_exported(source, places(store).home / "scratch") as exported:
+        found = import_artifacts(exported, target, ref or None)
+    for stage, digest in found.artifacts:
+        if problems := target.verify(f"{stage}/{digest}").problems:
+            worst = problems[0]
+            raise ArtifactError(f"after the import {worst.ref} {worst.file}: {worst.problem}")
+    _print_transfer(found, f"imported from {source}, every digest intact", as_json)
+
+
+def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
+    from tasks.markdown import size
+
+    if as_json:
+        data = {**vars(found), "artifacts": ["/".join(ref) for ref in found.artifacts]}
+        print_json(data)
+        return
+    for stage, digest in found.artifacts:
+        typer.echo(f"{stage}/{digest}")
+    typer.echo(
+        f"{what}: {len(found.artifacts)} artifacts ({found.present} were there), "
+        f"{found.blobs} files, {size(found.bytes)}"
+    )
+
+
+@app.command()
+def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
+    """Make an artifact again from its manifest, apart from the store, and compare every byte."""
+    from kontext.remake import remake
+    from kontext.stages import STAGES
+    from tasks.workspace import places
+
+    found = remake(opened.artifacts(store), ref, places(store).home, STAGES)
+    if as_json:
+        print_json(vars(found))
+    why = " (the code has changed since)" if found.code_changed else ""
+    if found.different:
+        names = ", ".join(found.different[:5])
+        count = len(found.different)
+        raise ArtifactError(f"{found.ref}: {count} of {found.files} files differ{why}: {names}")
+    if not as_json:
+        typer.echo(f"{found.ref}: {found.files} files made again, all bit-identical{why}")

@@ -1,0 +1,99 @@
+"""`kontext catalog …`: the catalog as a whole: migrate, rebuild, move, compact, export, prelude."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import At, Delete, Grace, Json, Panel, Store
+from flows.cli.shared.show import print_json, say
+
+PLACE = (Panel.DATA, 4)
+app = typer.Typer(
+    help="Migrate, rebuild, move, compact or export the catalog, or attach it elsewhere."
+)
+
+
+@app.command()
+def migrate(store: Store = "") -> None:
+    """Bring tables and views to this version of kontext (writers do it by themselves)."""
+    from kontext.store.migrations import SCHEMA_VERSION
+
+    catalog = opened.catalog(store)
+    catalog.migrate()
+    typer.echo(f"{catalog}: schema version {SCHEMA_VERSION}")
+
+
+@app.command()
+def rebuild(store: Store = "", as_json: Json = False) -> None:
+    """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
+    from kontext.remake import rebuild_catalog
+    from kontext.stages import STAGES
+    from tasks.workspace import places
+
+    home = places(store).home
+    found = rebuild_catalog(opened.artifacts(store), opened.catalog(store), home, STAGES)
+    if as_json:
+        print_json(vars(found))
+        return
+    versions = ", ".join(found.datasets) or "none"
+    typer.echo(f"{found.runs} runs recorded; dataset versions: {versions}")
+    for ref in found.different:
+        say(f"{ref}: its dataset came out with another digest")
+
+
+@app.command()
+def move(store: Store = "") -> None:
+    """Tell a catalog that was copied with its store where its data files lie now."""
+    catalog = opened.catalog(store)
+    catalog.move()
+    typer.echo(f"{catalog} reads {len(catalog.datasets())} dataset versions")
+
+
+@app.command()
+def compact(
+    delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
+) -> None:
+    """Expire snapshots that are no dataset version, merge small files, remove unused ones."""
+    done = opened.catalog(store).compact(grace, dry_run=not delete)
+    if as_json:
+        print_json({**vars(done), "deleted": delete})
+        return
+    word = "" if delete else "would go (give --delete): "
+    typer.echo(
+        f"{word}{done.snapshots} snapshots expired, {done.merged} files merged, "
+        f"{done.files} unused files removed"
+    )
+
+
+@app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="NAME@vN, or NAME for its latest version.")],
+    store: Store = "",
+) -> None:
+    """Write a dataset version as plain Parquet, which any tool reads, and say where."""
+    from kontext.store.export import export_version
+    from kontext.store.objects import folder_url
+    from kontext.store.versions import find_version
+
+    catalog, objects = opened.catalog(store), opened.objects(store)
+    prefix = export_version(catalog, objects, find_version(catalog.datasets(), version))
+    typer.echo(folder_url(objects.url, prefix.rstrip("/")))
+
+
+@app.command()
+def prelude(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
+    at: At = "",
+    store: Store = "",
+) -> None:
+    """Print the SQL that attaches the catalog to any DuckDB client, read-only."""
+    text = opened.prelude(at, store)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)
+        output.chmod(0o600)  # a Postgres password may be in it

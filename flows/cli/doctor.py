@@ -1,0 +1,88 @@
+"""`kontext doctor`: what this machine can run, or what a weights file is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.show import print_json, print_table
+
+if TYPE_CHECKING:
+    from kontext.doctor import Check
+
+PLACE = (Panel.RUN, 6)
+_SIGNS = {"ok": "✔", "warn": "!", "fail": "✘"}
+
+
+def doctor(
+    weights: Annotated[
+        str, typer.Argument(help="Weights file, folder or artifact to look at instead.")
+    ] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Check what is here and what is missing, with a remedy for each; or look at WEIGHTS."""
+    from kontext.doctor import check_machine
+    from tasks.workspace import places
+
+    if weights:
+        _weights(weights, store, as_json)
+        return
+    at = places()
+    checks = [*check_machine(at.home, at.store), _server()]
+    if as_json:
+        print_json([vars(check) for check in checks])
+    else:
+        rows = []
+        for check in checks:
+            rows.append((_SIGNS[check.state], check.name, check.found))
+            if check.mend and check.state != "ok":
+                rows.append(("", "", f"→ {check.mend}"))
+        print_table(rows)
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def _server() -> Check:
+    from flows.server.processes import port_free
+    from flows.server.serve import connect
+    from flows.server.settings import DEFAULT_PORT
+    from kontext.doctor import OK, WARN, Check
+
+    api = connect()
+    if api is not None:
+        return Check("server", OK, f"up at {api.url}/v2")
+    if port_free("127.0.0.1", DEFAULT_PORT):
+        return Check("server", OK, f"down; port {DEFAULT_PORT} is free (`kontext up`)")
+    mend = "`kontext up` takes another port"
+    return Check("server", WARN, f"down; port {DEFAULT_PORT} is taken by another program", mend)
+
+
+def _weights(ref: str, store: str, as_json: bool) -> None:
+    """Print what a weights file, folder or artifact is; exit 1 where keys do not fit."""
+    from kontext.sample.model_store import examine
+
+    rows = examine(ref, lambda: opened.artifacts(store))
+    if as_json:
+        print_json(rows)
+    else:
+        typer.echo("\n\n".join(_text(row) for row in rows))
+    if any(row["problems"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _text(row: dict[str, Any]) -> str:
+    dtypes = ", ".join(f"{n} x {kind}" for kind, n in row["dtypes"].items())
+    lines = [
+        f"{row['file']}",
+        f"  {row['part']} in {row['layout']} layout: {row['model']}",
+        f"  {row['parameters']:,} parameters{f' ({dtypes})' if dtypes else ''}",
+        *(f"  ✘ {problem}" for problem in row["problems"]),
+        f"  needs {row['needs']}",
+    ]
+    if row["assumed"]:
+        lines.append(f"  ! not told by the tensors: {', '.join(row['assumed'])} (add config.json)")
+    return "\n".join(lines)

@@ -1,0 +1,17 @@
+"""`kontext down`: stops what `kontext up` started."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.cli.shared.options import Panel
+from flows.cli.shared.show import say
+
+PLACE = (Panel.SERVER, 2)
+
+
+def down() -> None:
+    """Stop the server and the workers that `kontext up` started."""
+    from flows.server import serve
+
+    typer.echo("stopped" if serve.down(say=say) else "nothing was running")

@@ -1,0 +1,142 @@
+"""`kontext edit`: changes an image as a sentence says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.show import print_json
+
+PLACE = (Panel.MODELS, 1)
+
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE... INSTRUCTION",
+        help="The image to edit, further images as references, and what to change, "
+        'e.g. photo.png "make it night".',
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Where to write: .png, .jpg or .webp.")
+]
+Weights = Annotated[
+    str, typer.Option("--weights", "-w", help="Model folder, artifact or tag; else the latest.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, max=200, help="Sampling steps.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(help="Noise seed: same seed, same picture; repeatable, OUT-SEED each."),
+]
+Then = Annotated[
+    list[str] | None,
+    typer.Option(help="What to change next, on the result before it is decoded; repeatable."),
+]
+References = Annotated[
+    list[Path] | None, typer.Option(help="Further image to take from; repeatable.")
+]
+MaskFile = Annotated[
+    Path | None, typer.Option(help="Image of the same size: edit where it is white, keep the rest.")
+]
+Guidance = Annotated[float | None, typer.Option(min=0.0, help="Guidance strength.")]
+ImageGuidance = Annotated[
+    float, typer.Option(min=0.0, help="Guidance on the images, for models trained for it.")
+]
+TrueCfg = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Classifier-free guidance on the text, beside a guidance embedding (FLUX.1-dev).",
+    ),
+]
+KeepDetail = Annotated[
+    bool | None,
+    typer.Option(
+        help="Restore the fine detail that the autoencoder lost where the edit changed nothing, or "
+        "leave the picture as decoded; else as the model was published."
+    ),
+]
+TileAbove = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="PIXELS",
+        help="Code images of more pixels in tiles: less memory, more time, the same picture.",
+    ),
+]
+# kontext.models.quantize.Scheme and kontext.parallel.attention.Kernel, without importing torch
+Quantize = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option(help="Hold the transformer in 8 bits: two thirds of bf16's memory."),
+]
+Kernel = Annotated[
+    Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"],
+    typer.Option(help="Attention kernel: checked before use, and recorded."),
+]
+Policy = Annotated[str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")]
+HashLists = Annotated[
+    list[str] | None, typer.Option(help="Hash list file to refuse matches of; repeatable.")
+]
+
+
+def edit(
+    words: Words,
+    output: Output,
+    weights: Weights = "",
+    steps: Steps = None,
+    seed: Seeds = None,
+    then: Then = None,
+    reference: References = None,
+    mask: MaskFile = None,
+    guidance: Guidance = None,
+    image_guidance: ImageGuidance = 1.0,
+    true_cfg: TrueCfg = 1.0,
+    keep_detail: KeepDetail = None,
+    tile_above: TileAbove = None,
+    quantize: Quantize = None,
+    kernel: Kernel = "auto",
+    policy: Policy = "default",
+    hash_list: HashLists = None,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Edit an image with trained weights. The safety policy sees what goes in and comes out."""
+    if len(words) < 2:
+        raise typer.BadParameter("give an image and an instruction in quotes")
+    from flows.cli.shared.bar import edit_bar
+    from kontext.sample.edit_file import EditRequest, edit_file
+    from tasks.workspace import places
+
+    *images, instruction = words
+    request = EditRequest(
+        images=(*map(Path, images), *(reference or ())),
+        instruction=instruction,
+        output=output,
+        then=tuple(then or ()),
+        weights=weights,
+        steps=steps,
+        seeds=tuple(dict.fromkeys(seed or [0])),
+        guidance=guidance,
+        image_guidance=image_guidance,
+        true_cfg=true_cfg,
+        mask=mask,
+        keep_detail=keep_detail,
+        tile_above=tile_above,
+        quantize=quantize,
+        kernel=kernel,
+        policy=policy,
+        hash_lists=tuple(hash_list or ()),
+    )
+    with edit_bar() as bar:
+        made = edit_file(
+            request, places(store).home, lambda: opened.artifacts(store), bar.on_step, bar.on_phase
+        )
+    if as_json:
+        print_json(made[0] if len(made) == 1 else made)
+        return
+    for row in made:
+        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']})")

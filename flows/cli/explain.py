@@ -1,0 +1,50 @@
+"""`kontext explain`: what is known of one pair."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import At, Json, Panel, Store
+from flows.cli.shared.show import cell, print_table
+
+PLACE = (Panel.DATA, 3)
+
+
+def explain(
+    pair_id: Annotated[str, typer.Argument(help="Pair id or a unique start of it.")],
+    at: At = "",
+    as_json: Json = False,
+    store: Store = "",
+) -> None:
+    """Tell a pair's whole story: source, evidence, caption, scores, decision, split, shard."""
+    from kontext.store import explain as stories
+    from tasks.markdown import json_safe
+
+    if not pair_id or set(pair_id) - set("0123456789abcdef"):
+        raise typer.BadParameter("a pair id is lower-case hexadecimal")
+    story = stories.explain(opened.catalog(store), pair_id, at or None)
+    if as_json:
+        typer.echo(json.dumps(json_safe(story), indent=1, ensure_ascii=False))
+        return
+    for number, (title, rows) in enumerate(story.items()):
+        typer.echo(f"\n{title}" if number else title)
+        _print_rows(rows)
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """Rows of many columns one below the other, others as a table; empty cells are left out."""
+    if not rows:
+        typer.echo("  none")
+        return
+    filled = [name for name in rows[0] if any(cell(row[name]) for row in rows)]
+    if len(filled) <= 4:
+        print_table([[cell(row[name]) for name in filled] for row in rows], filled, indent=2)
+        return
+    for number, row in enumerate(rows):
+        if number:
+            typer.echo("")
+        print_table([(name, cell(row[name])) for name in filled if cell(row[name])], indent=2)

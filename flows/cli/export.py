@@ -1,0 +1,33 @@
+"""`kontext export`: a model's weights for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Dtype, Json, Panel, Store
+from flows.cli.shared.show import print_json
+
+PLACE = (Panel.MODELS, 3)
+
+
+def export(
+    ref: Annotated[str, typer.Argument(help="Artifact (publish or import), tag or model folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    layout: Annotated[str, typer.Option(help="bfl or diffusers.")] = "diffusers",
+    dtype: Dtype = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Write a model's weights in the layout that other tools read."""
+    from kontext.sample.model_store import export_weights
+
+    made = export_weights(ref, layout, output, dtype, lambda: opened.artifacts(store))
+    if as_json:
+        print_json(made)
+        return
+    typer.echo("\n".join(f"{made['folder']}/{name}" for name in made["files"]))
+    typer.echo(made["note"])

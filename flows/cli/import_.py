@@ -1,0 +1,47 @@
+"""`kontext import`: weights from elsewhere into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Dtype, Json, Panel, Store
+from flows.cli.shared.show import print_json
+
+PLACE = (Panel.MODELS, 2)
+
+
+def import_(
+    path: Annotated[
+        Path,
+        typer.Argument(help="FLUX.1 weights: BFL's .safetensors, diffusers' folder, model folder."),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model; else the file's.")] = "",
+    dtype: Dtype = "",
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="ae.safetensors or vae/ folder, if not beside it.")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="Text encoders, if not beside it: flux:FOLDER or minilm.")
+    ] = "",
+    lora: Annotated[Path | None, typer.Option(help="LoRA file to merge into it.")] = None,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Take weights into the store as a versioned artifact, for edit --weights and export."""
+    from kontext.sample.model_store import ImportRequest, import_weights
+    from tasks.workspace import places
+
+    request = ImportRequest(path, name, dtype, autoencoder, text, lora)
+    made = import_weights(request, opened.artifacts(store), places(store).home / "scratch")
+    if as_json:
+        print_json(made)
+        return
+    state = "was there already" if made["reused"] else "imported"
+    typer.echo(
+        f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters"
+    )
+    typer.echo(f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["tag"]}')

@@ -1,0 +1,66 @@
+"""`kontext lora …`: low-rank adapters out of a fine-tune, and into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.show import print_json
+
+PLACE = (Panel.MODELS, 4)
+app = typer.Typer(help="Low-rank adapters (LoRA): extract from a fine-tune, merge into a model.")
+
+Base = Annotated[
+    str, typer.Argument(help="Model that the adapters are for: file, folder, artifact or tag.")
+]
+
+
+@app.command()
+def extract(
+    base: Base,
+    tuned: Annotated[str, typer.Argument(help="The same model, fine-tuned.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to: .safetensors.")],
+    rank: Annotated[int, typer.Option(min=1, help="Of each adapter.")] = 16,
+    layout: Annotated[
+        Literal["diffusers", "bfl"], typer.Option(help="Whose names the keys have.")
+    ] = "diffusers",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Write the adapters that come closest to what a fine-tune changed."""
+    from kontext.sample.adapters import extract_lora
+
+    made = extract_lora(base, tuned, output, rank, layout, lambda: opened.artifacts(store))
+    if as_json:
+        print_json(made)
+        return
+    typer.echo(
+        f"{made['file']}  {made['adapters']} adapters of rank {rank}, which miss "
+        f"{made['lost']:.1%} of the change"
+    )
+    if made["not_held"]:
+        typer.echo(f"changed too, but not held by adapters: {', '.join(made['not_held'])}")
+
+
+@app.command()
+def merge(
+    base: Base,
+    lora: Annotated[Path, typer.Argument(help="Adapters: diffusers', peft's or BFL's keys.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    strength: Annotated[float, typer.Option(help="1: as trained; 0.5: half as strong.")] = 1.0,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Write a model folder with the adapters added, for edit --weights and export."""
+    from kontext.sample.adapters import merge_lora
+
+    made = merge_lora(base, lora, output, strength, lambda: opened.artifacts(store))
+    if as_json:
+        print_json(made)
+        return
+    typer.echo(f"{made['folder']}  {made['model']} {made['digest'][:16]}")
+    typer.echo(f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["folder"]}')

@@ -1,0 +1,93 @@
+"""`kontext plan`: what a recipe's training will take, and afterwards what it took."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.shared.options import Json, Panel, Sets, Store
+from flows.cli.shared.show import print_json
+
+if TYPE_CHECKING:
+    from kontext.train.capacity import Estimate
+    from schemas.recipes import Recipe
+
+PLACE = (Panel.RUN, 5)
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="Named recipe.")] = "demo",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
+    memory: Annotated[float, typer.Option(min=1, help="GiB of memory of each.")] = 139.0,
+    device: Annotated[
+        str, typer.Option(help="Their name, for the peak; unknown is fine.")
+    ] = "H200",
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the peak that is reached.")
+    ] = 0.4,
+    overrides: Sets = None,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Predict parameters, memory, operations, step time and days of the training stages.
+
+    Says which setting to change where a stage does not fit. For stages of this recipe that have
+    run, shows what was measured next to what is predicted for the machine given here.
+    """
+    from kontext.train.capacity import Machine, estimates
+    from tasks.workspace import resolve_recipe
+
+    chosen = resolve_recipe(recipe, overrides or [])
+    stages = estimates(chosen, Machine(gpus, memory, device, share))
+    measured = _measured(chosen, stages, store)
+    if as_json:
+        rows = [{**asdict(s), "memory_gib": s.memory_gib, "days": s.days} for s in stages]
+        print_json({"stages": rows, "measured": measured})
+        return
+    for stage in stages:
+        _print_stage(stage)
+    for row in measured:
+        _print_measured(row)
+
+
+def _print_stage(stage: Estimate) -> None:
+    days = "unknown: the device's peak is not known" if stage.days is None else f"{stage.days:.3g}"
+    typer.echo(
+        f"{stage.stage}: {stage.parameters / 1e6:,.1f} M parameters, {stage.steps:,} steps of "
+        f"{stage.flops / 1e12:.3g} TFLOP, recompute {stage.recompute}\n"
+        f"  per GPU {stage.memory_gib:.1f} GiB: state {stage.state_gib:.1f}, activations "
+        f"{stage.activations_gib:.1f}, {'fits' if stage.fits else 'DOES NOT FIT'}\n"
+        f"  step {_quantity(stage.step_seconds, 's')}, days {days}; {stage.advice}"
+    )
+
+
+def _print_measured(row: dict[str, Any]) -> None:
+    seconds, gib = (
+        f"{_quantity(row[f'measured_{what}'], unit)} "
+        f"(predicted {_quantity(row[f'predicted_{what}'], unit)})"
+        for what, unit in (("step_seconds", "s"), ("memory_gib", "GiB"))
+    )
+    typer.echo(f"{row['stage']}, measured: step {seconds}, memory {gib}, on {row['measured_on']}")
+
+
+def _measured(recipe: Recipe, stages: list[Estimate], store: str) -> list[dict[str, Any]]:
+    """Rows of the stages that have run with this recipe; none in a new store."""
+    from kontext.errors import ArtifactError, ObjectNotFound
+    from kontext.train.capacity import compared
+    from tasks.workspace import open_engine, places
+
+    engine, rows = open_engine(recipe, places(store)), []
+    for stage in stages:
+        try:
+            manifest = engine.artifact(stage.stage).manifest
+        except (ArtifactError, ObjectNotFound):
+            continue
+        device = manifest.kernels.get("device", "unknown")
+        rows.append({**compared(stage, manifest.metrics), "measured_on": device})
+    return rows
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    return "unknown" if value is None else f"{value:.3g} {unit}"

@@ -1,0 +1,22 @@
+"""`kontext retention`: removes what nothing needs, by a run of the deployment `retention`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.submit import submit
+
+PLACE = (Panel.SERVER, 6)
+
+
+def retention(
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
+    grace_days: Annotated[int, typer.Option(min=1, help="Keep what is younger.")] = 7,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Remove what no tag needs. A dry run without --delete."""
+    submit("retention", {"delete": delete, "grace_days": grace_days}, store, as_json)

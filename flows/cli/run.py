@@ -1,0 +1,73 @@
+"""`kontext run`: the pipeline, on the Prefect server or in this process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared.opened import check_sets
+from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
+from flows.cli.shared.show import print_json
+from kontext.errors import Stopped
+
+PLACE = (Panel.RUN, 1)
+
+
+def run(
+    recipe: Recipe = "demo",
+    overrides: Sets = None,
+    store: Store = "",
+    only: Only = "",
+    start: From = "",
+    until: Until = "",
+    version: Annotated[
+        list[str] | None,
+        typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
+    ] = None,
+    accept: Accept = None,
+    force: Annotated[
+        bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
+    ] = False,
+    direct: Annotated[bool, typer.Option(help="In this process, without Prefect.")] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --direct: save and end with code 75 after so many."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline. What is done is reused; a failed run continues where it stopped."""
+    if only and start:
+        raise typer.BadParameter("--only and --from exclude each other")
+    if seconds is not None and not direct:
+        raise typer.BadParameter("--seconds needs --direct")
+    check_sets(recipe, overrides)
+    from rich.console import Console
+
+    from tasks.request import Request
+
+    request = Request(
+        recipe,
+        tuple(overrides or ()),
+        store,
+        only,
+        start,
+        force,
+        until,
+        tuple(version or ()),
+        tuple(accept or ()),
+    )
+    console = Console(stderr=as_json)
+    if direct:
+        from flows.cli.shared.direct import run_direct
+
+        result = run_direct(request, float("inf") if seconds is None else seconds, console)
+    else:
+        from flows.server.run import run as run_on_server
+
+        result = run_on_server(request, not quiet, console)
+    if as_json:
+        print_json(result)
+    if result["state"] == "STOPPED":
+        raise typer.Exit(Stopped.exit_code)

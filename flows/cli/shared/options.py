@@ -1,0 +1,88 @@
+"""Options and arguments that several commands have, and the headings that list them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Panel(StrEnum):
+    """Headings of `kontext --help`, in this order."""
+
+    RUN = "Run the pipeline"
+    SERVER = "Server and scheduled jobs"
+    MODELS = "Edit images, move weights"
+    DATA = "Look at the data"
+    STORE = "Look after the store"
+    OTHER = "Other"
+
+
+def _recipe(value: str) -> str:
+    from schemas.recipes import RECIPES
+
+    if value not in RECIPES:
+        raise typer.BadParameter(f"unknown recipe '{value}' (known: {', '.join(RECIPES)})")
+    return value
+
+
+def _stage(value: str) -> str:
+    from kontext.stages import STAGES
+
+    if value and value not in STAGES:
+        raise typer.BadParameter(f"unknown stage '{value}' (known: {', '.join(STAGES)})")
+    return value
+
+
+def _stages(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [_stage(value) for value in values]
+
+
+def period(text: str) -> timedelta:
+    """The time that 7d or 12h means. Raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d+)([dh])", text)
+    if match is None:
+        raise typer.BadParameter("grace is a number of days or hours, e.g. 7d or 12h")
+    count = int(match[1])
+    return timedelta(days=count) if match[2] == "d" else timedelta(hours=count)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Store = Annotated[str, typer.Option("--store", help="file:///folder or s3://bucket/prefix.")]
+Recipe = Annotated[
+    str,
+    typer.Option("--recipe", "-r", help="Named recipe, e.g. demo, ci or h200.", callback=_recipe),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Recipe change as section.key=value; repeatable."),
+]
+Only = Annotated[str, typer.Option(help="This stage and whatever depends on it.", callback=_stage)]
+From = Annotated[
+    str, typer.Option("--from", help="This stage and all later ones.", callback=_stage)
+]
+Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=_stage)]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Stage whose latest artifact is taken as it is although its code changed; repeatable.",
+        callback=_stages,
+    ),
+]
+At = Annotated[
+    str, typer.Option("--at", help="As of a dataset version (demo@v1) or a snapshot number.")
+]
+Grace = Annotated[
+    timedelta,
+    typer.Option(metavar="PERIOD", help="Keep what is younger, e.g. 7d or 12h.", parser=period),
+]
+Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="Of the transformer: bf16, fp16, fp32; else the file's own.")
+]
+Delete = Annotated[
+    bool, typer.Option("--delete/--dry-run", help="Really do it, or only say what would go.")
+]

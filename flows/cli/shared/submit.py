@@ -1,0 +1,44 @@
+"""Submits one run of a deployment and waits for its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import typer
+
+from flows.cli.shared.show import print_json, say
+from kontext.errors import KontextError
+
+
+def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> None:
+    """Run the flow on the server, which is started where it is down, and print how it ended.
+
+    Args:
+        options: fields of the flow's form, without the store.
+
+    Raises:
+        KontextError: the run did not complete.
+    """
+    from flows.names import deployment_name
+    from flows.server.api import TERMINAL, Api
+    from flows.server.serve import describe, up
+    from flows.server.settings import SERVER_SECONDS
+    from tasks.markdown import run_link
+    from tasks.workspace import places
+
+    where = describe(up(places(store), say=say))
+    api = Api(where["api"].removesuffix("/api"), patience=SERVER_SECONDS)
+    parameters = {"options": {**options, "store": store}}
+    run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
+    say(f"run     {api.url}{run_link(run['id'])}")
+    while run["state_type"] not in TERMINAL:
+        time.sleep(1.0)
+        run = api.run(run["id"])
+    message = str((run.get("state") or {}).get("message") or run["state_name"])
+    if run["state_type"] != "COMPLETED":
+        raise KontextError(f"{flow}: {message.splitlines()[0]}")
+    if as_json:
+        print_json({"state": run["state_type"], "message": message, "run": run["id"]})
+    else:
+        typer.echo(message)

@@ -1,0 +1,111 @@
+"""`kontext sql`: questions to the catalog."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import At, Json, Panel, Store
+from flows.cli.shared.show import cell, print_table, table_text
+from kontext.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PLACE = (Panel.DATA, 1)
+_NUMBERS = ("int", "uint", "float", "double", "dec")  # starts of the names of Arrow's types
+
+
+class Format(StrEnum):
+    """How a query's answer is printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="Read-only SQL; see `kontext tables`.")] = "",
+    at: At = "",
+    output_format: Annotated[Format, typer.Option("--format", "-f")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds before the query is stopped.")] = 60.0,
+    shell: Annotated[bool, typer.Option("--shell", help="Open duckdb's own prompt.")] = False,
+    as_json: Json = False,
+    store: Store = "",
+) -> None:
+    """Ask the catalog anything: pairs, scores, decisions, shards, runs, artifacts, metrics."""
+    if shell == bool(query):
+        raise typer.BadParameter("give a query, or --shell")
+    if shell:
+        _open_shell(at, store)
+        return
+    answer = opened.catalog(store).query(query, at=at or None, timeout=timeout)
+    chosen = Format.json if as_json else output_format
+    if chosen is Format.parquet:
+        _write_parquet(answer, output)
+    elif output is None and chosen is Format.table:
+        print_table(*_table(answer))
+    elif output is None:
+        typer.echo(_text(answer, chosen))
+    else:
+        output.write_text(_text(answer, chosen) + "\n")
+
+
+def _open_shell(at: str, store: str) -> None:
+    """Hand over to the duckdb command line with the catalog attached."""
+    import os
+    import shutil
+    import tempfile
+
+    beside = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    program = beside or shutil.which("duckdb")
+    if program is None:
+        raise CatalogError("no duckdb command here: pip install 'kontext[shell]'")
+    text = opened.prelude(at, store)
+    with tempfile.TemporaryDirectory(prefix="kontext-shell-") as folder:
+        file = Path(folder, "prelude.sql")
+        file.write_text(text)
+        code = os.spawnv(os.P_WAIT, program, [program, "-init", str(file)])
+    raise typer.Exit(code)
+
+
+def _write_parquet(answer: pa.Table, output: Path | None) -> None:
+    import pyarrow.parquet as pq
+
+    if output is not None:
+        pq.write_table(answer, output, compression="zstd")
+    elif sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is binary: give --output FILE or redirect the output")
+    else:
+        pq.write_table(answer, sys.stdout.buffer, compression="zstd")
+
+
+def _text(answer: pa.Table, chosen: Format) -> str:
+    import csv
+    import io
+
+    from tasks.markdown import json_safe
+
+    if chosen is Format.json:
+        return json.dumps(json_safe(answer.to_pylist()), indent=1, ensure_ascii=False)
+    rows, names, right = _table(answer)
+    if chosen is Format.table:
+        return table_text(rows, names, right)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([names, *rows])
+    return out.getvalue().rstrip("\n")
+
+
+def _table(answer: pa.Table) -> tuple[list[list[str]], list[str], list[int]]:
+    """Rows, names of the columns, and numbers of those that hold numbers."""
+    rows = [[cell(value) for value in row.values()] for row in answer.to_pylist()]
+    right = [i for i, field in enumerate(answer.schema) if str(field.type).startswith(_NUMBERS)]
+    return rows, answer.column_names, right

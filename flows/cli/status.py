@@ -1,0 +1,46 @@
+"""`kontext status`: what is done, what is not and why, and what is up."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.cli.shared import opened
+from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
+from flows.cli.shared.show import print_json, print_table
+
+PLACE = (Panel.RUN, 2)
+
+
+def status(
+    recipe: Recipe = "demo", overrides: Sets = None, store: Store = "", as_json: Json = False
+) -> None:
+    """Show which stages are done, stale, missing or running, and why; schedules; services."""
+    from flows.server import serve
+    from flows.server.status import schedules, stage_states
+    from tasks.workspace import places
+
+    engine = opened.engine(recipe, overrides, store)
+    at = places(store)
+    api = serve.connect(at)
+    stages = stage_states(engine, api)
+    planned = schedules(api) if api else []
+    services = serve.status(at)
+    if as_json:
+        print_json(
+            {
+                "stages": [vars(stage) for stage in stages],
+                "schedules": planned,
+                "services": [vars(service) for service in services],
+            }
+        )
+        return
+    print_table(
+        [(s.stage, s.digest, s.state, s.why) for s in stages],
+        ("stage", "digest", "state", "why"),
+    )
+    due = [(p["name"], p["state"], p["schedule"], p["next"]) for p in planned]
+    typer.echo("")
+    print_table(due, ("schedule", "state", "when", "next (UTC)"))
+    if due:
+        typer.echo("")
+    print_table([(s.name, s.state, s.detail) for s in services], ("service", "state", "where"))

@@ -1,0 +1,50 @@
+"""`kontext up`: the Prefect server, its workers and deployments."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Annotated
+
+import typer
+
+from flows.cli.shared.options import Json, Panel
+from flows.cli.shared.show import print_json, say
+
+PLACE = (Panel.SERVER, 1)
+
+
+def up(
+    port: Annotated[
+        int | None, typer.Option(help="Port of the server (else 4200 or free).")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    foreground: Annotated[
+        bool, typer.Option("--foreground", "-f", help="Stay, restart what dies, stop on Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the Prefect server, workers and deployments, or attach to what is up."""
+    from flows.server import serve
+
+    where = serve.describe(serve.up(port=port, host=host, say=say))
+    if as_json:
+        print_json(where)
+    else:
+        typer.echo(f"Prefect is up: {where['ui']}")
+    if foreground:
+        _supervise()
+
+
+def _supervise() -> None:
+    """Start again whatever dies, until a signal comes."""
+    from flows.server import serve
+
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _: stopped.append(got))
+    while not stopped:
+        time.sleep(2)
+        if not stopped:
+            serve.up(say=say)
+    serve.down(say=say)

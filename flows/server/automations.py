@@ -1,0 +1,114 @@
+"""Automations that `kontext up` creates; each is plainly named and made anew at registration."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.automations import AutomationCore
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, PauseDeployment, RunDeployment
+from prefect.events.schemas.automations import EventTrigger, Posture
+
+from flows.server.api import HEARTBEAT
+from flows.server.settings import fresh_days, zombie_seconds
+from tasks.events import CANARY_FAILED, DATASET_COMMITTED, REFRESH_FINISHED
+
+ZOMBIES = "Crash runs whose heartbeat stopped"
+TRAIN = "Train on a new dataset version"
+PAUSE = "Pause schedules after a failed canary"
+WARN = "Warn when no refresh has finished for days"
+_SCHEDULED = ("refresh", "pipeline", "nightly-evaluation", "retention")
+
+
+def automations(deployed: dict[str, UUID]) -> list[AutomationCore]:
+    """All automations, given the ids of the deployments by flow name."""
+    return [
+        zombie_automation(),
+        train_automation(deployed["pipeline"]),
+        pause_automation([deployed[name] for name in _SCHEDULED]),
+        warn_automation(deployed["warn"]),
+    ]
+
+
+def zombie_automation() -> AutomationCore:
+    """Marks a run Crashed when its heartbeat stops (its worker and process are gone).
+
+    Without it such a run stays Running for ever and holds its queue's slot. A run is watched from
+    its start on, which the server itself tells: one that is killed at once sends no heartbeat.
+    """
+    seconds = zombie_seconds()
+    trigger = EventTrigger(
+        after={HEARTBEAT, "prefect.flow-run.Running"},
+        expect={"prefect.flow-run.*"},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
+    )
+    action = ChangeFlowRunState(
+        state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone"
+    )
+    return AutomationCore(
+        name=ZOMBIES,
+        description=f"No heartbeat for {seconds:g} s: the machine or the worker died",
+        trigger=trigger,
+        actions=[action],
+    )
+
+
+def train_automation(pipeline: UUID) -> AutomationCore:
+    """A refresh that was told to train and committed a version starts a pipeline run on it."""
+    options = {
+        "__prefect_kind": "json",
+        "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.options | tojson }}"},
+    }
+    parameters: dict[str, Any] = {"options": options}
+    return AutomationCore(
+        name=TRAIN,
+        description="For refreshes with 'Train on a new version'; finished stages are reused",
+        trigger=_when(DATASET_COMMITTED, match={"kontext.train": "yes"}),
+        actions=[RunDeployment(source="selected", deployment_id=pipeline, parameters=parameters)],
+    )
+
+
+def pause_automation(deployments: list[UUID]) -> AutomationCore:
+    """A canary that got through, or a published model that got worse, stops what is scheduled."""
+    return AutomationCore(
+        name=PAUSE,
+        description="Resume each deployment on its page once the cause is known",
+        trigger=_when(CANARY_FAILED),
+        actions=[PauseDeployment(source="selected", deployment_id=each) for each in deployments],
+    )
+
+
+def warn_automation(warn: UUID) -> AutomationCore:
+    """Once a dataset is refreshed at all: no refresh for N days starts a run that fails loudly."""
+    days = fresh_days()
+    trigger = EventTrigger(
+        after={REFRESH_FINISHED},
+        expect={REFRESH_FINISHED},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(days=days),
+    )
+    parameters = {"message": f"no data refresh has finished for {days:g} days"}
+    return AutomationCore(
+        name=WARN,
+        description=f"No finished refresh for {days:g} days (KONTEXT_FRESH_DAYS)",
+        trigger=trigger,
+        actions=[RunDeployment(source="selected", deployment_id=warn, parameters=parameters)],
+    )
+
+
+def _when(event: str, match: dict[str, Any] | None = None) -> EventTrigger:
+    return EventTrigger(
+        expect={event},
+        match=match or {},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+    )

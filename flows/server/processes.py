@@ -1,0 +1,134 @@
+"""Detached processes remembered by pid and start time, so that a reused pid is never mistaken."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that we started."""
+
+    pid: int
+    started: str  # the kernel's start time: a pid alone may have been reused
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; another process under its pid does not count."""
+        return start_time(self.pid) == self.started != ""
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """SIGTERM to its session's process group, SIGKILL to what is left after `seconds`."""
+        if not self.alive:
+            return
+        _signal_group(self.pid, signal.SIGTERM)
+        limit = time.monotonic() + seconds
+        while self.alive and time.monotonic() < limit:
+            _reap(self.pid)
+            time.sleep(0.05)
+        if self.alive:
+            _signal_group(self.pid, signal.SIGKILL)
+            time.sleep(0.1)
+        _reap(self.pid)
+
+
+def start_time(pid: int) -> str:
+    """Start time of a running process; empty where there is none (zombies count as none)."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return "" if fields[0] == "Z" else fields[19]
+    found = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return "" if found.startswith("Z") else found.partition(" ")[2].strip()
+
+
+def spawn(
+    command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path | None = None
+) -> Process:
+    """Start a process in its own session, its output appended to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            list(command),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Process(child.pid, start_time(child.pid))
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # started by another process of ours: init reaps it
+        return
+
+
+def port_free(host: str, port: int) -> bool:
+    """Whether we could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass
+class Running:
+    """What `kontext up` started, kept in KONTEXT_HOME/prefect/up.json."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    server: Process | None = None
+    workers: dict[str, Process] | None = None
+    workers_env: str = ""  # fingerprint of the environment the workers inherited
+    deployed: str = ""  # fingerprint of what was registered
+
+    @property
+    def url(self) -> str:
+        """Address of the server, without `/api`."""
+        return f"http://{self.host}:{self.port}"
+
+    def save(self, path: Path) -> None:
+        """Write the file at once or not at all: another process may be reading it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self), indent=1))
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Running:
+        """The saved state; an empty one where there is none or it is unreadable."""
+        try:
+            data = json.loads(path.read_text())
+            server = Process(**data.pop("server")) if data.get("server") else None
+            data.pop("server", None)
+            workers = {k: Process(**v) for k, v in (data.pop("workers", None) or {}).items()}
+            return cls(server=server, workers=workers, **data)
+        except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+            return cls()

@@ -1,0 +1,369 @@
+"""What `kontext up` does: a Prefect server, two work pools with a worker each, all deployments.
+
+Idempotent. What runs is found again by its saved pid and start time, what died is started again,
+what changed (deployments, worker environment) is brought up to date. Everything runs detached and
+logs into KONTEXT_HOME/logs. With PREFECT_API_URL set, that server is used instead of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.server.api import Api, ServerError
+from flows.server.processes import Process, Running, port_free, spawn
+from flows.server.settings import (
+    DEFAULT_PORT,
+    SERVER_SECONDS,
+    child_environment,
+    fingerprint,
+    fresh_days,
+    gpu_runs,
+    prefect_settings,
+    write_profile,
+    zombie_seconds,
+)
+from kontext.errors import KontextError
+from tasks.report import REPORT_URL
+from tasks.workspace import Places, places
+
+ROOT = Path(__file__).parents[2]  # of the code
+POOLS = ("cpu", "gpu")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One line of `kontext status`."""
+
+    name: str
+    state: str  # up, down, or external
+    detail: str
+
+
+def up(
+    at: Places | None = None,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    say: Say = lambda _: None,
+) -> Running:
+    """Bring everything up and return where it is.
+
+    Raises:
+        KontextError: the port asked for is taken, or a process does not start (with its log).
+    """
+    at = at or places()
+    at.prefect.mkdir(parents=True, exist_ok=True)
+    with _locked(at.prefect / "up.lock"):
+        running = Running.load(_state(at))
+        external, started = external_url(), False
+        if external:
+            _require_external(external, running)
+        else:
+            started = _ensure_server(at, running, host, port, say)
+        settings = _settings(at, running, external)
+        write_profile(at, settings)
+        registering = _start_registering(at, running, settings, say)
+        try:
+            if not external:
+                _await_server(at, running)
+            if registering is not None:
+                _finish_registering(at, running, settings, registering)
+            if started or registering is not None:
+                Api(external or running.url, patience=30.0).send_heartbeats()
+        finally:
+            if registering is not None and registering.poll() is None:
+                registering.kill()
+        _ensure_workers(at, running, settings, say)
+        return running
+
+
+def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
+    """Stop workers and server; runs in flight are marked Crashed. False if nothing was up."""
+    at = at or places()
+    with _locked(at.prefect / "up.lock"):
+        running = Running.load(_state(at))
+        workers = {n: w for n, w in (running.workers or {}).items() if w.alive}
+        server_up = running.server is not None and running.server.alive
+        for name, worker in workers.items():
+            say(f"stopping worker {name}")
+            worker.stop()
+        if server_up and running.server is not None:
+            _close_runs(Api(running.url))
+            say("stopping server")
+            running.server.stop()
+        running.server, running.workers, running.workers_env = None, None, ""
+        running.save(_state(at))
+        return bool(workers) or server_up
+
+
+def status(at: Places | None = None) -> list[Service]:
+    """Server, workers and their logs."""
+    at = at or places()
+    running = Running.load(_state(at))
+    external = external_url()
+    api = Api(external or running.url) if (external or running.port) else None
+    healthy = api is not None and api.healthy()
+    if external:
+        found = [Service("server", "external" if healthy else "down", external)]
+    else:
+        detail = f"{running.url}/v2" if healthy else f"see {at.logs / 'server.log'}"
+        found = [Service("server", "up" if healthy else "down", detail)]
+    for pool in POOLS:
+        worker = (running.workers or {}).get(pool)
+        alive = worker is not None and worker.alive
+        detail = f"pid {worker.pid}" if worker and alive else f"see {_worker_log(at, pool)}"
+        found.append(Service(f"worker {pool}", "up" if alive else "down", detail))
+    return found
+
+
+def connect(at: Places | None = None) -> Api | None:
+    """The server's API if one is up."""
+    at = at or places()
+    running = Running.load(_state(at))
+    url = external_url() or (running.url if running.port else "")
+    api = Api(url) if url else None
+    return api if api is not None and api.healthy() else None
+
+
+def external_url() -> str:
+    """Address of a server that is not ours (PREFECT_API_URL), without `/api`; empty if none."""
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+
+
+def _state(at: Places) -> Path:
+    return at.prefect / "up.json"
+
+
+def _worker_log(at: Places, pool: str) -> Path:
+    return at.logs / f"worker-{pool}.log"
+
+
+def _settings(at: Places, running: Running, external: str) -> dict[str, str]:
+    settings = prefect_settings(at, running.host, running.port)
+    if external:
+        settings["PREFECT_API_URL"] = f"{external}/api"
+        settings[REPORT_URL] = ""
+    return settings
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- server ------------------------------------------------------------------------------------
+
+
+def _require_external(url: str, running: Running) -> None:
+    if not Api(url).healthy():
+        raise ServerError(f"PREFECT_API_URL is set, but no Prefect server answers at {url}")
+    running.server = None
+
+
+def _ensure_server(at: Places, running: Running, host: str, port: int | None, say: Say) -> bool:
+    """Whether it had to be started."""
+    alive = running.server is not None and running.server.alive
+    if alive and port not in (None, running.port):
+        raise KontextError(
+            f"the server is up on port {running.port}; `kontext down` first to use {port}"
+        )
+    if alive and _answers(running, 30.0):
+        return False
+    if running.server is not None:
+        say("the server is not answering: starting it again" if alive else "the server had died")
+        running.server.stop()
+    running.host = host
+    running.port = _choose_port(host, port or running.port or None, port is not None, say)
+    settings = prefect_settings(at, running.host, running.port)
+    say(f"starting the Prefect server on {running.url}")
+    running.server = spawn(_server_command(running), child_environment(at, settings), _log(at))
+    running.save(_state(at))
+    return True
+
+
+def _await_server(at: Places, running: Running) -> None:
+    if not _answers(running, SERVER_SECONDS):
+        if running.server is not None:
+            running.server.stop()
+        raise KontextError(f"the Prefect server did not start: {_tail(_log(at))}")
+
+
+def _log(at: Places) -> Path:
+    return at.logs / "server.log"
+
+
+def _server_command(running: Running) -> list[str]:
+    """Uvicorn on Prefect's app and ours: `prefect server start` without its second process."""
+    app = "flows.server.web:create_app"
+    options = ["--host", running.host, "--port", str(running.port), "--timeout-keep-alive", "5"]
+    return [sys.executable, "-m", "uvicorn", "--factory", app, *options]
+
+
+def _choose_port(host: str, wanted: int | None, fixed: bool, say: Say) -> int:
+    first = wanted or DEFAULT_PORT
+    if port_free(host, first):
+        return first
+    if fixed:
+        raise KontextError(f"port {first} is in use by another program; choose another --port")
+    for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + 100):
+        if port_free(host, port):
+            say(f"port {first} is in use by another program: using {port}")
+            return port
+    raise KontextError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}")
+
+
+def _answers(running: Running, seconds: float) -> bool:
+    api = Api(running.url)
+    limit = time.monotonic() + seconds
+    while running.server is not None and running.server.alive:
+        if api.healthy():
+            return True
+        if time.monotonic() > limit:
+            break
+        time.sleep(0.1)
+    return False
+
+
+def _tail(log: Path) -> str:
+    """The line of a log that says what went wrong: its last exception, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    said = next((line for line in reversed(lines) if line), "no output")
+    return f"{errors[-1] if errors else said} (see {log})"
+
+
+# --- deployments and workers -------------------------------------------------------------------
+
+
+def _start_registering(
+    at: Places, running: Running, settings: dict[str, str], say: Say
+) -> subprocess.Popen[bytes] | None:
+    """Start `flows.server.register` where something changed; it imports while the server starts."""
+    if running.deployed == _deployed_fingerprint(settings):
+        return None
+    say("registering pools, deployments and the zombie automation")
+    with (at.logs / "register.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.server.register"],
+            env=child_environment(at, settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _finish_registering(
+    at: Places,
+    running: Running,
+    settings: dict[str, str],
+    registering: subprocess.Popen[bytes],
+) -> None:
+    if registering.wait():
+        log = at.logs / "register.log"
+        raise KontextError(f"the deployments were not registered: {_tail(log)}")
+    running.deployed = _deployed_fingerprint(settings)
+    running.save(_state(at))
+
+
+def _deployed_fingerprint(settings: dict[str, str]) -> str:
+    """Digest of all that decides what is registered: code, folder, server, its data, limits."""
+    code = [ROOT / "flows", ROOT / "schemas", ROOT / "kontext" / "stages"]
+    hasher = hashlib.sha256(importlib.metadata.version("prefect").encode())
+    for value in (
+        str(Path.cwd()),
+        sys.executable,
+        settings["PREFECT_API_URL"],
+        settings["PREFECT_API_DATABASE_CONNECTION_URL"],
+        settings.get(REPORT_URL, ""),
+        str(gpu_runs()),
+        str(fresh_days()),
+        str(zombie_seconds()),
+    ):
+        hasher.update(value.encode())
+    for file in sorted(file for folder in code for file in folder.rglob("*.py")):
+        hasher.update(file.read_bytes())
+    return hasher.hexdigest()[:16]
+
+
+def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say: Say) -> None:
+    cwd = Path.cwd()
+    wanted = fingerprint(at, settings, cwd)
+    workers = dict(running.workers or {})
+    stale = running.workers_env != wanted and any(w.alive for w in workers.values())
+    if stale and _busy(Api(settings["PREFECT_API_URL"].removesuffix("/api"))):
+        say("the environment changed, but runs are in flight: the workers keep the old one")
+    elif stale:
+        say("the environment changed: restarting the workers")
+        for worker in workers.values():
+            worker.stop()
+    started = []
+    for pool in POOLS:
+        if pool not in workers or not workers[pool].alive:
+            say(f"starting worker {pool}")
+            workers[pool] = _start_worker(at, pool, settings, cwd)
+            started.append(pool)
+    if started:
+        running.workers, running.workers_env = workers, wanted
+        running.save(_state(at))
+        _require_workers(at, workers)
+
+
+def _start_worker(at: Places, pool: str, settings: dict[str, str], cwd: Path) -> Process:
+    env = child_environment(at, settings)
+    env["PYTHONPATH"] = os.pathsep.join(
+        dict.fromkeys([str(ROOT), *_paths(env.get("PYTHONPATH", ""))])
+    )
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    command += ["--type", "process", "--name", f"kontext-{pool}", "--limit", "8"]
+    return spawn(command, env, _worker_log(at, pool), cwd)
+
+
+def _paths(text: str) -> list[str]:
+    return [part for part in text.split(os.pathsep) if part]
+
+
+def _require_workers(at: Places, workers: dict[str, Process]) -> None:
+    """Workers fail within half a second of a bad command line; anything later shows in status."""
+    time.sleep(0.3)
+    for pool, worker in workers.items():
+        if not worker.alive:
+            raise KontextError(f"the {pool} worker did not start: {_tail(_worker_log(at, pool))}")
+
+
+def _busy(api: Api) -> bool:
+    return bool(api.runs({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}))
+
+
+def _close_runs(api: Api) -> None:
+    """A worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)."""
+    if not api.healthy():
+        return
+    unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    for run in api.runs(unfinished):
+        api.set_state(run["id"], "CRASHED", "Crashed", "stopped by kontext down", force=True)
+
+
+def describe(running: Running) -> dict[str, Any]:
+    """What `kontext up --json` prints."""
+    external = external_url()
+    url = external or running.url
+    return {
+        "ui": f"{url}/v2",
+        "api": f"{url}/api",
+        "external": bool(external),
+        "workers": {name: worker.pid for name, worker in (running.workers or {}).items()},
+    }

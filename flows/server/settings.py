@@ -1,0 +1,126 @@
+"""Where things live, and the environment of the server and the workers.
+
+Everything comes from the environment (`KONTEXT_*`, `AWS_*`, `PREFECT_*`) with defaults inside
+`KONTEXT_HOME`. Nothing here imports prefect: the command line must answer fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from kontext.errors import KontextError
+from tasks.report import REPORT_URL
+from tasks.workspace import Places
+
+DEFAULT_PORT = 4200
+SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a busy machine
+HEARTBEAT_SECONDS = 30  # a run silent for `zombie_seconds()` is marked Crashed
+_LEAST_SILENCE = 10.0  # seconds that Prefect's proactive triggers can watch for
+FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")
+
+
+def gpu_runs() -> int:
+    """Trainings that may run at once (KONTEXT_GPU_RUNS, 1: each takes every GPU it finds)."""
+    return int(_number("KONTEXT_GPU_RUNS", 1, 1, "a number of runs from 1 on", whole=True))
+
+
+def zombie_seconds() -> float:
+    """Seconds of silence after which a run counts as dead (KONTEXT_ZOMBIE_SECONDS, 120).
+
+    Runs give a sign of life every 30 s: below 90 a busy machine's runs are taken for dead.
+    """
+    return _number("KONTEXT_ZOMBIE_SECONDS", 120, _LEAST_SILENCE, "10 seconds or more")
+
+
+def fresh_days() -> float:
+    """Days without a refresh before the warning (KONTEXT_FRESH_DAYS, 7)."""
+    return _number("KONTEXT_FRESH_DAYS", 7, 1e-9, "a positive number of days")
+
+
+def _number(name: str, default: float, least: float, wanted: str, whole: bool = False) -> float:
+    """An environment variable as a number. Raises KontextError below `least`."""
+    text = os.environ.get(name, str(default))
+    try:
+        number = float(text)
+    except ValueError:
+        number = -math.inf
+    if not least <= number < math.inf or (whole and number % 1):
+        raise KontextError(f"{name} is '{text}', not {wanted}")
+    return number
+
+
+def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
+    """Prefect settings for server, workers, flow runs and our own calls."""
+    database = os.environ.get("KONTEXT_PREFECT_DB") or (
+        f"sqlite+aiosqlite:///{at.prefect / 'prefect.db'}"
+    )
+    return {
+        "PREFECT_HOME": str(at.prefect),
+        "PREFECT_PROFILES_PATH": str(at.prefect / "profiles.toml"),
+        "PREFECT_API_URL": f"http://{host}:{port}/api",
+        "PREFECT_SERVER_API_HOST": host,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_API_DATABASE_CONNECTION_URL": database,
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(at.prefect / "results"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "30d",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "true",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+        REPORT_URL: "" if os.environ.get("PREFECT_SERVER_API_AUTH_STRING") else "/report",
+    }
+
+
+def child_environment(at: Places, settings: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a server or worker process: ours on top of what the user has."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
+    env.update(settings)
+    env.update(
+        KONTEXT_HOME=str(at.home),
+        KONTEXT_STORE=at.store,
+        KONTEXT_CATALOG=at.catalog,
+        PYTHONUNBUFFERED="1",
+    )
+    return env
+
+
+def fingerprint(at: Places, settings: Mapping[str, str], cwd: Path) -> str:
+    """Digest of everything a worker inherits: when it changes, workers are restarted."""
+    env = child_environment(at, settings)
+    text = "\n".join(f"{k}={env[k]}" for k in sorted(env) if k.startswith(FORWARDED))
+    return hashlib.sha256(f"{cwd}\n{text}".encode()).hexdigest()[:16]
+
+
+def write_profile(at: Places, settings: Mapping[str, str]) -> Path:
+    """Write the settings as a Prefect profile and as a file for `source`; return the latter.
+
+    The database address may carry a password, hence mode 0600.
+    """
+    at.prefect.mkdir(parents=True, exist_ok=True)
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in settings.items()]
+    env_file = at.prefect / "env"
+    _write_private(env_file, "\n".join(lines) + "\n")
+    skip = {"DO_NOT_TRACK", "PREFECT_PROFILES_PATH", "PREFECT_HOME", REPORT_URL}
+    body = [f'{key} = "{value}"' for key, value in settings.items() if key not in skip]
+    profile = 'active = "kontext"\n\n[profiles.kontext]\n' + "\n".join(body) + "\n"
+    _write_private(at.prefect / "profiles.toml", profile)
+    return env_file
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,93 @@
+"""What `kontext status` shows: every stage done, stale, missing or running, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from flows.names import artifact_tag, deployment_name
+from flows.server.api import Api
+
+if TYPE_CHECKING:
+    from kontext.engine import Engine
+    from kontext.states import StageStatus
+
+_ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
+
+
+def stage_states(engine: Engine, api: Api | None) -> list[StageStatus]:
+    """Stages in graph order. What is not done may be running: by a run, or by a process here."""
+    return [_with_running(found, engine.home, api) for found in engine.status()]
+
+
+def _with_running(found: StageStatus, home: Path, api: Api | None) -> StageStatus:
+    if found.state == "done":
+        return found
+    run = _run(found, api)
+    if run is not None:
+        what = "running" if run["state_type"] == "RUNNING" else "waiting to run"
+        return replace(found, state="running", why=f"{what}: '{run['name']}' ({found.why})")
+    if _is_locked(home / "locks" / f"{found.stage}-{found.digest}.lock"):
+        return replace(found, state="running", why=f"a process of this home ({found.why})")
+    return found
+
+
+def _run(found: StageStatus, api: Api | None) -> Any:
+    """A run of the server that makes this artifact."""
+    if api is None:
+        return None
+    wanted = {
+        "tags": {"all_": [artifact_tag(found.stage, found.digest)]},
+        "state": {"type": {"any_": _ACTIVE}},
+    }
+    return next(iter(api.runs(wanted, limit=1)), None)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether somebody holds the stage's lock. A file alone says nothing: kill -9 leaves it."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def schedules(api: Api) -> list[dict[str, Any]]:
+    """Deployments with schedules: name, whether active or paused, and when each is next due."""
+    found = []
+    for name in ("pipeline", "refresh", "backfill", "nightly-evaluation", "retention"):
+        deployment = api.call("GET", f"/deployments/name/{deployment_name(name)}")
+        for schedule in deployment["schedules"]:
+            active = schedule["active"] and not deployment["paused"]
+            found.append(
+                {
+                    "name": name,
+                    "state": "active" if active else "paused",
+                    "schedule": _schedule_text(schedule["schedule"]),
+                    "next": _next(api, deployment["id"], schedule["id"]) if active else "",
+                }
+            )
+    return found
+
+
+def _next(api: Api, deployment: str, schedule: str) -> str:
+    """When the schedule's next run is due (UTC); empty until the server has planned it."""
+    wanted = {
+        "deployment_id": {"any_": [deployment]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+    }
+    runs = [run for run in api.runs(wanted) if (run["created_by"] or {}).get("id") == schedule]
+    return str(runs[0]["expected_start_time"])[:16].replace("T", " ") if runs else ""
+
+
+def _schedule_text(schedule: dict[str, Any]) -> str:
+    if "cron" in schedule:
+        return f"cron {schedule['cron']}"
+    if "interval" in schedule:
+        return f"every {schedule['interval']:g} s"
+    return str(schedule.get("rrule", "unknown"))

@@ -1,0 +1,193 @@
+"""Follows a pipeline run on the terminal: one tidy line per stage, log lines above them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from flows.backoff import Backoff
+from flows.server.api import TERMINAL, Api
+from tasks.markdown import duration
+
+if TYPE_CHECKING:
+    from kontext.states import PlannedStage
+
+INFO, WARNING = 20, 30
+# What Prefect says about itself on every run. The stage lines and the pipeline's own log say it.
+_NOISE = (
+    "Beginning flow run",
+    "Finished in state",
+    "Created task run",
+    "Created subflow run",
+    "View at",
+    "Task run",
+    "Executing",
+    "Flow run '",
+    "Beginning subflow run",
+    "Check whether the flow run exceeded",
+    "Encountered exception during execution",
+    "Engine execution exited",
+    "Opening process",
+    "Worker '",
+    "Completed submission",
+    "Process for flow run",
+)
+_ICONS = {
+    "reused": ("♻", "cyan", "reused"),
+    "waiting": ("·", "dim", "waiting"),
+    "queued": ("…", "dim", "queued"),
+    "COMPLETED": ("✔", "green", "done"),
+    "RUNNING": ("▶", "yellow", "running"),
+    "FAILED": ("✘", "red", "failed"),
+    "CRASHED": ("✘", "red", "crashed"),
+    "CANCELLED": ("■", "red", "cancelled"),
+    "CANCELLING": ("■", "red", "cancelling"),
+}
+
+
+@dataclass
+class Line:
+    """One stage as shown."""
+
+    stage: str
+    state: str = "waiting"
+    seconds: float | None = None
+    percent: float | None = None
+    run_id: str = ""
+
+
+class Watch:
+    """Polls the server until the run ends. `plan` is what the run is expected to do."""
+
+    def __init__(
+        self,
+        api: Api,
+        run_id: str,
+        plan: Sequence[PlannedStage],
+        console: Console,
+        logs: bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._api = api
+        self._run_id = run_id
+        self._console = console
+        self._logs = logs
+        self._sleep = sleep
+        self.lines = {
+            step.stage: Line(step.stage, "reused" if step.reused else "waiting") for step in plan
+        }
+        self._tags = {f"{step.stage}/{step.digest}": step.stage for step in plan}
+        self._others: set[str] = set()  # runs of other pipelines that this one waits for
+        self._seen: set[str] = set()
+        self._after = ""
+        self._began = time.monotonic()
+        self._interactive = console.is_terminal
+
+    def follow(self) -> Any:
+        """Block until the run is over and return it."""
+        live: AbstractContextManager[Any] = nullcontext()
+        if self._interactive:
+            live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
+        with live:
+            backoff = Backoff(first=1.0)
+            while True:
+                run = self._api.run(self._run_id)
+                news = self._update([*self._api.children(self._run_id), *self._adopted()])
+                self._show_logs()
+                if run["state_type"] in TERMINAL:
+                    break
+                self._sleep(backoff.pause(news))
+            self._show_logs()
+        if not self._interactive:
+            self._console.print(self._table())
+        return run
+
+    def _adopted(self) -> list[Any]:
+        """Runs that somebody else dispatched and that make what we wait for."""
+        waiting = [t for t, name in self._tags.items() if self.lines[name].state == "waiting"]
+        if waiting:
+            active = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
+            found = self._api.runs({"tags": {"any_": waiting}, "state": active})
+            self._others.update(run["id"] for run in found)
+        return self._api.runs({"id": {"any_": sorted(self._others)}}) if self._others else []
+
+    def _update(self, children: Sequence[Mapping[str, Any]]) -> bool:
+        """Take in the children's states and progress; True where a state changed."""
+        news = False
+        for child in children:
+            name = next((tag for tag in child["tags"] if tag in self.lines), None)
+            if name is None:
+                continue
+            line, before = self.lines[name], self.lines[name].state
+            state = child["state_type"]
+            line.state = "queued" if state in ("SCHEDULED", "PENDING") else state
+            line.seconds = child.get("estimated_run_time") or child.get("total_run_time")
+            line.run_id = child["id"]
+            news = news or line.state != before
+            if line.state != before and not self._interactive:
+                self._console.print(self._text(line))
+        running = {line.run_id: line for line in self.lines.values() if line.state == "RUNNING"}
+        if running:
+            for artifact in self._api.artifacts(list(running), "progress"):
+                running[artifact["flow_run_id"]].percent = float(artifact["data"])
+        return news
+
+    def _show_logs(self) -> None:
+        if not self._logs:
+            return
+        names = {line.run_id: line.stage for line in self.lines.values() if line.run_id}
+        names[self._run_id] = "pipeline"
+        for record in self._api.logs(list(names), INFO, self._after):
+            if record["id"] in self._seen:
+                continue
+            self._seen.add(record["id"])
+            text = log_line(record, names.get(record["flow_run_id"], ""))
+            if text is not None:
+                self._console.print(text, soft_wrap=True)
+        self._after = _seconds_ago(30)  # records of several runs arrive late and out of order
+
+    def _table(self) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        for line in self.lines.values():
+            grid.add_row(*self._cells(line))
+        done = sum(line.state in ("reused", "COMPLETED") for line in self.lines.values())
+        total = duration(time.monotonic() - self._began)
+        grid.add_row("", Text(f"{done}/{len(self.lines)} stages", style="dim"), "", total)
+        return grid
+
+    def _cells(self, line: Line) -> tuple[Text, Text, Text, str]:
+        icon, colour, word = _ICONS.get(line.state, ("?", "", line.state.lower()))
+        if line.state == "RUNNING" and line.percent is not None:
+            word = f"{word} {line.percent:.0f} %"
+        time_text = duration(line.seconds) if line.seconds else ""
+        name = Text(line.stage, style="bold" if line.state == "RUNNING" else "")
+        return Text(icon, style=colour), name, Text(word, style=colour), time_text
+
+    def _text(self, line: Line) -> Text:
+        icon, name, word, seconds = self._cells(line)
+        return Text(" ").join([icon, Text(f"{name.plain:18}"), word, Text(seconds)])
+
+
+def log_line(record: Mapping[str, Any], stage: str) -> Text | None:
+    """A server log record for the terminal; None for Prefect's own small talk."""
+    message = str(record["message"])
+    level = int(record["level"])
+    if message.startswith(_NOISE):
+        return None
+    if level >= WARNING:  # tracebacks stay on the run's page
+        message = message.splitlines()[0] if message else ""
+    style = "red" if level > WARNING else "yellow" if level == WARNING else "dim"
+    return Text(f"{record['timestamp'][11:19]} {stage:>17} │ {message}", style=style)
+
+
+def _seconds_ago(seconds: float) -> str:
+    stamp = time.gmtime(time.time() - seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp)

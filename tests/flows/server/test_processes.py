@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from flows.server.processes import Process, Running, port_free, spawn, start_time
+
+_SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+_FAMILY = [
+    sys.executable,
+    "-c",
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    "print(child.pid, flush=True)\n"
+    "time.sleep(60)",
+]
+
+
+def _wait_for(log: Path) -> str:
+    for _ in range(400):
+        if log.exists() and log.read_text().strip():
+            return log.read_text().strip()
+        time.sleep(0.05)
+    raise AssertionError("the process printed nothing")
+
+
+def test_spawned_process_is_detached_and_stops_with_its_children(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "out.log"
+    process = spawn(_FAMILY, dict(os.environ), log)
+    child = int(_wait_for(log))
+    assert process.alive
+    assert os.getsid(process.pid) == process.pid
+    process.stop()
+    assert not process.alive
+    for _ in range(100):
+        if start_time(child) == "":
+            break
+        time.sleep(0.05)
+    assert start_time(child) == ""
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "out.log"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    process = spawn([sys.executable, "-c", code], dict(os.environ), log)
+    _wait_for(log)
+    process.stop(seconds=0.3)
+    assert not process.alive
+
+
+def test_a_reused_pid_is_not_ours() -> None:
+    child = subprocess.Popen(_SLEEP, stdout=subprocess.DEVNULL)
+    try:
+        assert Process(child.pid, start_time(child.pid)).alive
+        impostor = Process(child.pid, "1")
+        assert not impostor.alive
+        impostor.stop()  # must not touch it
+        assert child.poll() is None
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not Process(child.pid, "").alive
+
+
+def test_state_survives_and_damage_means_empty(tmp_path: Path) -> None:
+    path = tmp_path / "prefect" / "up.json"
+    state = Running("127.0.0.1", 4321, Process(1, "2"), {"cpu": Process(3, "4")}, "env", "deployed")
+    state.save(path)
+    assert Running.load(path) == state
+    path.write_text('{"port": ')
+    assert Running.load(path) == Running()
+    assert Running.load(tmp_path / "none.json") == Running()
+
+
+def test_port_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not port_free("127.0.0.1", port)
+    assert port_free("127.0.0.1", port)

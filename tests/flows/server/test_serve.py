@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from flows.server import serve
+from flows.server.settings import child_environment, fingerprint, prefect_settings, write_profile
+from kontext.errors import KontextError
+from tasks.workspace import Places, places
+
+
+def _places(home: Path) -> Places:
+    return Places(home=home, store=f"file://{home}/store", catalog=f"{home}/catalog.sqlite")
+
+
+def test_settings_are_a_profile_and_a_source_file(tmp_path: Path) -> None:
+    at = _places(tmp_path)
+    settings = prefect_settings(at, "127.0.0.1", 4321)
+    env_file = write_profile(at, settings)
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+    assert "export PREFECT_API_URL=http://127.0.0.1:4321/api\n" in env_file.read_text()
+    profile = (at.prefect / "profiles.toml").read_text()
+    assert 'active = "kontext"' in profile
+    assert 'PREFECT_FLOWS_HEARTBEAT_FREQUENCY = "30"' in profile
+
+
+def test_every_setting_is_known_to_prefect(tmp_path: Path) -> None:
+    """A misspelt setting would be ignored without a word."""
+    from prefect.settings import Settings
+    from prefect.settings.models.root import Settings as Root
+
+    known = {name.lower() for name in _environment_names(Root)}
+    assert Settings is Root
+    ours = prefect_settings(_places(tmp_path), "127.0.0.1", 1)
+    assert {name for name in ours if name.startswith("PREFECT_")} <= {n.upper() for n in known}
+
+
+def _environment_names(model: type, prefix: str = "PREFECT_") -> set[str]:
+    from pydantic import AliasChoices, AliasPath
+    from pydantic_settings import BaseSettings
+
+    names = set()
+    for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseSettings):
+            names |= _environment_names(kind, str(kind.model_config.get("env_prefix", prefix)))
+            continue
+        names.add(prefix + name)
+        if isinstance(field.validation_alias, AliasChoices):
+            choices = field.validation_alias.choices
+            names |= {str(c) for c in choices if not isinstance(c, AliasPath)}
+    return names
+
+
+def test_postgres_is_one_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+asyncpg://u:p@host/prefect"
+    monkeypatch.setenv("KONTEXT_PREFECT_DB", url)
+    settings = prefect_settings(_places(tmp_path), "127.0.0.1", 4200)
+    assert settings["PREFECT_API_DATABASE_CONNECTION_URL"] == url
+
+
+def test_workers_inherit_credentials_and_restart_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = _places(tmp_path)
+    settings = prefect_settings(at, "127.0.0.1", 4200)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "one")
+    first = fingerprint(at, settings, tmp_path)
+    assert child_environment(at, settings)["AWS_SECRET_ACCESS_KEY"] == "one"
+    assert child_environment(at, settings)["KONTEXT_HOME"] == str(tmp_path)
+    monkeypatch.setenv("EDITOR", "irrelevant")
+    assert fingerprint(at, settings, tmp_path) == first
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "two")
+    assert fingerprint(at, settings, tmp_path) != first
+
+
+def test_a_taken_port_is_an_error_when_asked_for_and_avoided_when_not() -> None:
+    said: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(KontextError, match=f"port {port} is in use"):
+            serve._choose_port("127.0.0.1", port, True, said.append)
+        other = serve._choose_port("127.0.0.1", port, False, said.append)
+    assert other != port
+    assert str(other) in said[0]
+
+
+def test_down_and_status_without_anything_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    at = _places(tmp_path)
+    assert not serve.down(at)
+    assert {service.state for service in serve.status(at)} == {"down"}
+    assert serve.connect(at) is None
+
+
+def test_a_server_of_ours_that_cannot_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(
+        serve,
+        "_server_command",
+        lambda running: [serve.sys.executable, "-c", "raise RuntimeError('no database')"],
+    )
+    monkeypatch.setattr(serve, "_start_registering", lambda *_: None)
+    with pytest.raises(KontextError, match="did not start: RuntimeError: no database"):
+        serve.up(_places(tmp_path))
+
+
+def test_an_external_server_must_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(KontextError, match="no Prefect server answers"):
+        serve.up(_places(tmp_path))
+
+
+def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("KONTEXT_HOME", "KONTEXT_STORE", "KONTEXT_CATALOG"):
+        monkeypatch.delenv(name, raising=False)
+    at = places()
+    assert at.home == tmp_path / ".kontext"
+    assert at.store == f"file://{tmp_path}/.kontext/store"
+    assert places("data").store == f"file://{tmp_path}/data"
+    assert places("s3://bucket/x").store == "s3://bucket/x"
