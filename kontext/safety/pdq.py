@@ -8,7 +8,7 @@ one of 16 bands of 16 bits, which hashes within 15 bits of each other always do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
     return sorted((i, j) for i, j in pairs if i < j)
 
 
-def _owners(limits: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _owners(limits: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Which query each result of faiss's `range_search` belongs to."""
     ends = limits.astype(np.int64)
     return np.repeat(np.arange(len(ends) - 1), ends[1:] - ends[:-1])
