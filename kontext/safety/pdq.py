@@ -8,7 +8,7 @@ one of 16 bands of 16 bits, which hashes within 15 bits of each other always do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class PdqIndex:
         )
         if not len(rows):
             return None
-        query = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
+        query = _owners(limits)
         best = np.lexsort((rows, query, found))[0]
         return Match(int(rows[best]), int(found[best]))
 
@@ -103,6 +103,7 @@ def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
     """
     import faiss
 
+    index: faiss.IndexBinary
     if distance < _BANDS:
         index = faiss.IndexBinaryMultiHash(_BITS, _BANDS, _BITS // _BANDS)
     else:
@@ -110,5 +111,11 @@ def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
     hashes = np.ascontiguousarray(hashes)
     index.add(hashes)
     limits, _, second = index.range_search(hashes, distance + 1)
-    first = np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64)))
-    return sorted((i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True) if i < j)
+    pairs = zip(_owners(limits).tolist(), second.tolist(), strict=True)
+    return sorted((i, j) for i, j in pairs if i < j)
+
+
+def _owners(limits: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Which query each result of faiss's `range_search` belongs to."""
+    ends = limits.astype(np.int64)
+    return np.repeat(np.arange(len(ends) - 1), ends[1:] - ends[:-1])
