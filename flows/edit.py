@@ -104,7 +104,7 @@ def edit_file(
     begin("loading")
     editor = load_editor(request.weights, request.store, request.quantize, request.kernel)
     if request.tile_above is not None:
-        editor.tile_above = request.tile_above
+        editor.codec.tile_above = request.tile_above
     make = _turns if request.then else _edit
     results = make(editor, request, images, mask, screening, on_step, begin)
     begin("saving")
@@ -131,7 +131,13 @@ def _edit(
 
     results = editor.edit_many(
         [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
-        Options(request.steps, request.guidance, request.image_guidance, request.true_cfg),
+        Options(
+            request.steps,
+            request.guidance,
+            request.image_guidance,
+            request.true_cfg,
+            request.keep_detail,
+        ),
         on_step=on_step,
         on_phase=begin,
     )
@@ -177,6 +183,7 @@ def _turns(
                 guidance=request.guidance,
                 image_guidance=request.image_guidance,
                 true_cfg=request.true_cfg,
+                keep_detail=request.keep_detail,
             )
             begin("checking")
             screening.result(session.image)

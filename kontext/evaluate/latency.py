@@ -15,6 +15,7 @@ import torch
 
 from kontext.evaluate.bench import Bench
 from kontext.evaluate.models import TrainedModels
+from kontext.sample.request import Options
 
 RUNS, WARM_UP = 10, 2
 
@@ -61,33 +62,38 @@ def _wait() -> None:
 
 def measure_edit(models: TrainedModels, bench: Bench) -> dict[str, Any]:
     """Latency of the parts of one edit (the bench's first item), as `latency.json` holds it."""
-    item, image = bench.items[0], bench.context[:1]
-    side = (image.shape[1], image.shape[2])
-    context, prompt = models.encode(image), models.prompt([item.instruction])
-    start = models.start([item.pair_id], side)
-    guided = models.teacher_guidance != 1.0 and not models.teacher.shape.guidance_embed
-    evaluations = models.teacher_steps * (2 if guided else 1)
-
-    def denoise(student: bool, steps: int) -> Callable[[], object]:
-        model = models.student if student else models.teacher
-        guidance = 1.0 if student else models.teacher_guidance
-        return lambda: models.denoise(model, [context], prompt, start, steps, guidance)
-
-    few, many = models.student_steps, models.teacher_steps
+    item, image, student, teacher = bench.items[0], bench.context[0], models.student, models.teacher
+    own, one = Options(), Options(steps=1)
+    edit = models.edit_of([image], item.instruction, item.pair_id)
+    jobs = student.prepare([edit])
+    latents = student.denoise(jobs, one)
+    few, many = student.settings.steps, teacher.settings.steps
+    evaluations = many * (2 if teacher.guidance(own).text != 1.0 else 1)
+    text, length = [item.instruction], student.settings.text_length
     parts = [
-        measure("text_encode", "text encoding", lambda: models.prompt([item.instruction])),
-        measure("context_encode", "context encoding", lambda: models.encode(image)),
-        measure("student", f"denoising, student, {few} steps", denoise(True, few), few),
-        measure("decode", "decoding", lambda: models.finish(start, image, context)),
-        measure("step", "one denoising step", denoise(True, 1), 1),
-        measure("teacher", f"denoising, teacher, {many} steps", denoise(False, many), evaluations),
+        measure("text_encode", "text encoding", lambda: student.text.encode(text, length)),
+        measure("context_encode", "context encoding", lambda: student.prepare([edit])),
+        measure(
+            "student",
+            f"denoising, student, {few} steps",
+            lambda: student.denoise(jobs, own),
+            few,
+        ),
+        measure("decode", "decoding", lambda: student.finish(jobs, latents, own)),
+        measure("step", "one denoising step", lambda: student.denoise(jobs, one), 1),
+        measure(
+            "teacher",
+            f"denoising, teacher, {many} steps",
+            lambda: teacher.denoise(jobs, own),
+            evaluations,
+        ),
     ]
     by_name = {part.name: part.median_ms for part in parts}
     fixed = by_name["text_encode"] + by_name["context_encode"] + by_name["decode"]
     return {
         "device": device_name(),
         "batch": 1,
-        "image": list(side),
+        "image": list(image.shape[:2]),
         "student_steps": few,
         "teacher_steps": many,
         "student_ms": round(fixed + by_name["student"], 3),

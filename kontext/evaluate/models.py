@@ -1,23 +1,24 @@
-"""The trained weights as editors: teacher, student and autoencoder behind `EditingModels`."""
+"""The trained weights as editors: what `kontext edit` runs, over the items of the bench."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kontext.evaluate.pixels import Images
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
-from kontext.models.precision import autocast
+from kontext.models.autoencoder import load_autoencoder
 from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.models.transformer import FluxTransformer, load_transformer
-from kontext.sample.canvas import to_tensor, to_uint8
-from kontext.sample.detail import give_back
-from kontext.sample.euler import Guidance, Prompt, noise, sample
+from kontext.models.transformer import load_transformer
+from kontext.sample.editor import Editor
+from kontext.sample.folder import LoadedModel, ModelSettings
+from kontext.sample.request import Edit, Options
+from kontext.sample.sizes import Size
 from kontext.stage import StageContext
+from schemas.sections.data import IngestConfig
+from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
 
@@ -25,173 +26,132 @@ BATCH = 50
 Progress = Callable[[int], None]
 
 
-def sample_index(pair_id: str) -> int:
-    """The noise stream of an item: by its id, so that batching does not matter."""
+def noise_stream(pair_id: str) -> int:
+    """The noise stream of an item, by its id (hexadecimal): independent of the batch it is in."""
     return int(pair_id[:12], 16)
+
+
+def model_settings(
+    ctx: StageContext, scored: EvaluateConfig, text_digest: str
+) -> tuple[ModelSettings, ModelSettings]:
+    """Settings of student and teacher: for the bench, and in the published model folders.
+
+    Args:
+        ctx: of a stage that has ingest, encode and distill among its inputs.
+        scored: the section of evaluate.
+        text_digest: of the text encoder.
+    """
+    student = ModelSettings(
+        name="student",
+        text_digest=text_digest,
+        text_length=ctx.upstream("encode", EncodeConfig).text_length,
+        resolution=ctx.upstream("ingest", IngestConfig).resolution,
+        steps=ctx.upstream("distill", DistillConfig).student_steps,
+        guidance=1.0,
+        keep_detail=scored.keep_detail,
+    )
+    slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
+    return student, student.model_copy(update=slow)
 
 
 @dataclass
 class TrainedModels:
-    """Autoencoder, text encoder, teacher and student with the settings they are scored with."""
+    """The student and the teacher, behind `EditingModels`. Both have the same autoencoder."""
 
-    autoencoder: Autoencoder
-    text: TextEncoder
-    teacher: FluxTransformer
-    student: FluxTransformer
-    text_length: int
-    teacher_steps: int
-    teacher_guidance: float
-    student_steps: int
-    keep_detail: bool
+    student: Editor
+    teacher: Editor
     seed: int
-    device: torch.device
-    progress: Progress | None = None  # told after every batch how many items it had
+    progress: Progress | None = None  # called after every batch with its number of items
 
     @classmethod
     def load(cls, ctx: StageContext, config: EvaluateConfig) -> TrainedModels:
-        """Load from the artifacts of train-autoencoder, encode, finetune and distill.
-
-        Text length and the student's steps are those that these artifacts were made with.
+        """Load from the artifacts of train-autoencoder, finetune and distill.
 
         Raises:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        text = load_text_encoder(device=device)
+        autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
+        fast, slow = model_settings(ctx, config, text.digest)
+
+        def editor(stage: str, name: str, settings: ModelSettings) -> Editor:
+            transformer = load_transformer(ctx.inputs[stage], name, device)
+            digest = ctx.inputs[stage].digest
+            return Editor(LoadedModel(transformer, autoencoder, settings, digest), text, device)
+
         return cls(
-            autoencoder=load_autoencoder(ctx.inputs["train-autoencoder"], device),
-            text=load_text_encoder(device=device),
-            teacher=load_transformer(ctx.inputs["finetune"], "flow.safetensors", device),
-            student=load_transformer(ctx.inputs["distill"], "student.safetensors", device),
-            text_length=ctx.upstream("encode", EncodeConfig).text_length,
-            teacher_steps=config.teacher_steps,
-            teacher_guidance=config.teacher_guidance,
-            student_steps=ctx.upstream("distill", DistillConfig).student_steps,
-            keep_detail=config.keep_detail,
-            seed=config.seed,
-            device=device,
+            editor("distill", "student.safetensors", fast),
+            editor("finetune", "flow.safetensors", slow),
+            config.seed,
         )
 
+    @property
+    def text(self) -> TextEncoder:
+        """The text encoder of both."""
+        return self.student.text
+
+    @property
+    def device(self) -> torch.device:
+        """Where they compute."""
+        return self.student.device
+
     def round_trip(self, images: Images) -> Images:
-        """Through the autoencoder's mode and back."""
-        return self._batched(len(images), lambda rows: self.decode(self.encode(images[rows])))
+        """Through the autoencoder and back."""
+        codec = self.student.codec
+        return self._batched(len(images), lambda rows: codec.pictures(codec.encode(images[rows])))
 
     def ceiling(self, target: Images, context: Images) -> Images:
         """The target through the autoencoder, finished as an edit of `context` is."""
+        editor = self.student
 
-        def one(rows: slice) -> Images:
-            return self.finish(self.encode(target[rows]), context[rows], self.encode(context[rows]))
+        def one(rows: slice) -> Sequence[Images]:
+            jobs = editor.prepare([Edit([image], "") for image in context[rows]], batch=BATCH)
+            return editor.finish(jobs, editor.codec.encode(target[rows]), Options())
 
         return self._batched(len(target), one)
 
     def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit in the student's few steps, without guidance."""
-        return self._edit(self.student, context, instructions, ids, self.student_steps, 1.0)
+        return self._edit(self.student, [[image] for image in context], instructions, ids)
 
     def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """The student's edit as the autoencoder decodes it."""
-        plain = replace(self, keep_detail=False)
-        return plain.student_edit(context, instructions, ids)
+        images = [[image] for image in context]
+        return self._edit(self.student, images, instructions, ids, keep_detail=False)
 
     def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the teacher at the recipe's steps and guidance."""
-        steps, guidance = self.teacher_steps, self.teacher_guidance
-        return self._edit(self.teacher, context, instructions, ids, steps, guidance)
+        return self._edit(self.teacher, [[image] for image in context], instructions, ids)
 
     def teacher_draw(self, side: tuple[int, int], captions: list[str], ids: list[str]) -> Images:
-        """Text-to-image with the teacher: no context tokens. `side` is (height, width)."""
+        """Text-to-image with the teacher: no context. `side` is (height, width) in pixels."""
+        return self._edit(self.teacher, [[] for _ in ids], captions, ids, size=(side[1], side[0]))
 
-        def one(rows: slice) -> Images:
-            latents = self.denoise(
-                self.teacher,
-                [],
-                self.prompt(captions[rows]),
-                self.start(ids[rows], side),
-                self.teacher_steps,
-                self.teacher_guidance,
-            )
-            return self.decode(latents)
-
-        return self._batched(len(ids), one)
-
-    @torch.no_grad()
-    def encode(self, images: Images) -> Tensor:
-        """uint8 [B, H, W, 3] -> normalised latents [B, C, h, w] float32."""
-        with autocast(self.device):
-            return self.autoencoder.encode(to_tensor(list(images)).to(self.device)).float()
-
-    def decode(self, latents: Tensor) -> Images:
-        """Latents [B, C, h, w] -> uint8 [B, H, W, 3]."""
-        return to_uint8(self._pixels(latents))
-
-    def finish(self, latents: Tensor, context: Images, encoded: Tensor) -> Images:
-        """Latents of edits of `context`, whose own latents are `encoded` -> uint8 [B, H, W, 3]."""
-        edited = self._pixels(latents)
-        if self.keep_detail:
-            original = to_tensor(list(context)).to(edited)
-            edited = give_back(edited, self._pixels(encoded), original)
-        return to_uint8(edited)
-
-    def prompt(self, texts: Sequence[str]) -> Prompt:
-        """Encode texts at the length the model was trained with."""
-        tokens, _, pooled = self.text.encode(texts, self.text_length)
-        return Prompt(tokens, pooled)
-
-    def denoise(
-        self,
-        model: FluxTransformer,
-        contexts: list[Tensor],
-        prompt: Prompt,
-        start: Tensor,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
-        """Sample latents like `start`, given encoded text and context latents."""
-        embedded = guidance if model.shape.guidance_embed else None
-        scales = Guidance(text=1.0 if embedded is not None else guidance, embedded=embedded)
-        empty = self.prompt([""]) if scales.text != 1.0 else None
-        with autocast(self.device):
-            return sample(model, start, prompt, contexts, steps=steps, guidance=scales, empty=empty)
-
-    def start(self, ids: Sequence[str], side: tuple[int, int]) -> Tensor:
-        """Noise [B, C, h, w] for items, `side` = (height, width) in pixels."""
-        factor = self.autoencoder.factor
-        shape = (self.autoencoder.shape.z_channels, side[0] // factor, side[1] // factor)
-        return noise(self.seed, [sample_index(i) for i in ids], shape).to(self.device)
+    def edit_of(self, images: Sequence[Images], instruction: str, pair_id: str) -> Edit:
+        """An item's edit: `kontext edit` with the bench's seed, but for the stream of its noise."""
+        return Edit(images, instruction, self.seed, stream=noise_stream(pair_id))
 
     def _edit(
         self,
-        model: FluxTransformer,
-        context: Images,
-        texts: list[str],
-        ids: list[str],
-        steps: int,
-        guidance: float,
+        editor: Editor,
+        images: Sequence[Sequence[Images]],
+        texts: Sequence[str],
+        ids: Sequence[str],
+        size: Size | None = None,
+        keep_detail: bool | None = None,
     ) -> Images:
-        def one(rows: slice) -> Images:
-            encoded = self.encode(context[rows])
-            latents = self.denoise(
-                model,
-                [encoded],
-                self.prompt(texts[rows]),
-                self.start(ids[rows], (context.shape[1], context.shape[2])),
-                steps,
-                guidance,
-            )
-            return self.finish(latents, context[rows], encoded)
+        edits = [self.edit_of(*item) for item in zip(images, texts, ids, strict=True)]
+        options = Options(keep_detail=keep_detail, any_text=True)
+        return self._batched(
+            len(edits), lambda rows: editor.edit_many(edits[rows], options, batch=BATCH, size=size)
+        )
 
-        return self._batched(len(ids), one)
-
-    @torch.no_grad()
-    def _pixels(self, latents: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, H, W] in -1..1, float32."""
-        with autocast(self.device):
-            return self.autoencoder.decode(latents).float().clamp(-1, 1)
-
-    def _batched(self, n: int, one: Callable[[slice], Images]) -> Images:
-        made = []
+    def _batched(self, n: int, one: Callable[[slice], Sequence[Images] | Images]) -> Images:
+        made: list[Images] = []
         for low in range(0, n, BATCH):
             rows = slice(low, min(low + BATCH, n))
-            made.append(one(rows))
+            made.extend(one(rows))
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)
-        return np.concatenate(made)
+        return np.stack(made)

@@ -29,9 +29,9 @@ def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def autocast(device: torch.device | str) -> AbstractContextManager[Any]:
-    """bf16 autocast where `bf16_supported`, else nothing: fp16 on a CPU is never faster."""
-    if _full.get() or not bf16_supported(device):
+def autocast(device: torch.device | str, wanted: bool = True) -> AbstractContextManager[Any]:
+    """bf16 autocast where `wanted` and `bf16_supported`: fp16 on a CPU is never faster."""
+    if not wanted or _full.get() or not bf16_supported(device):
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 

@@ -20,10 +20,8 @@ from kontext.data.pair_tensors import PairTensors
 from kontext.evaluate.pixels import Images, change_mask, cosine_distance, masked_mae, psnr
 from kontext.models.autoencoder import Autoencoder
 from kontext.models.features import FeatureNet
-from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.canvas import to_tensor, to_uint8
-from kontext.sample.detail import give_back
+from kontext.sample.codec import PictureCodec
 from kontext.sample.edits import EditSampler
 from schemas.recipes import Recipe
 
@@ -93,7 +91,6 @@ def succeeded(
     return np.asarray(pixels & (apart < untouched))
 
 
-@torch.no_grad()
 def decoded(
     codec: Autoencoder,
     latents: Tensor,
@@ -102,23 +99,9 @@ def decoded(
 ) -> Images:
     """uint8 [N, H, W, 3] of latents [N, C, h, w].
 
-    With `context` images and their latents `encoded`, their own detail is given back
-    (kontext.sample.detail).
+    With `context` images and their latents `encoded`, their own detail is restored.
     """
-    out = []
-    for start in range(0, len(latents), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        pixels = _pixels(codec, latents[part])
-        if context is not None and encoded is not None:
-            original = to_tensor(list(context[part])).to(pixels)
-            pixels = give_back(pixels, _pixels(codec, encoded[part]), original)
-        out.append(to_uint8(pixels))
-    return np.concatenate(out)
-
-
-def _pixels(codec: Autoencoder, latents: Tensor) -> Tensor:
-    with autocast(latents.device):
-        return codec.decode(latents).float().clamp(-1, 1)
+    return PictureCodec(codec).pictures(latents, () if context is None else context, encoded)
 
 
 def png(rgb: NDArray[np.uint8]) -> bytes:

@@ -15,6 +15,7 @@ from kontext.errors import KontextError
 from kontext.sample.sizes import Size
 
 Image = NDArray[np.uint8]  # [H, W, 3], RGB
+Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
 Mask = NDArray[np.bool_]  # [H, W], True where the image may change
 _FEATHER = 1 / 96  # of the shorter side
 
@@ -76,13 +77,13 @@ def resize(image: Image, size: Size) -> Image:
     return np.asarray(pil)
 
 
-def to_tensor(images: Sequence[Image]) -> Tensor:
+def to_tensor(images: Sequence[Image] | Images) -> Tensor:
     """uint8 [H, W, 3] arrays of one size -> float32 [B, 3, H, W] in [-1, 1]."""
     stacked = torch.from_numpy(np.stack(images))
     return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def to_uint8(pixels: Tensor) -> Image:
+def to_uint8(pixels: Tensor) -> Images:
     """[B, 3, H, W] around [-1, 1] -> uint8 array [B, H, W, 3]."""
     scaled = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

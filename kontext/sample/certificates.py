@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
+CHANGES_RESULTS = False  # who signs edits' files
+
 SWITCH, CERT, KEY = "KONTEXT_C2PA", "KONTEXT_C2PA_CERT", "KONTEXT_C2PA_KEY"
 OWN_FILE = "c2pa.pem"  # in the home: key and chain in one file, so that they cannot part
 _OWN_DAYS = 3650

@@ -1,20 +1,23 @@
-"""Give an edit back what the autoencoder lost of the picture it edits.
+"""Restore detail that the autoencoder blurs, where an edit changed nothing or only colour.
 
-All of an edited picture passes the autoencoder, which blurs also what the edit left alone or only
-gave another colour. What an edit did to the decoded context is known, though: the difference of the
-two decoded pictures. Where the edit left things alone or recoloured them, that difference is the
-same for the pixels of one colour around, so its mean over these is taken and added to the context
-itself, which has all of its detail. The mean also evens out the blotches of a small model's edit.
-A pixel and those next to it do not count in that mean: it has to be foretold by others. And
-pixels that the mean does not explain count little in it: a bird that appears in the sky must not
-tint the sky. Where the mean does not explain the decoded edit (something else is there now), the
-decoder's picture stands. An edit that is explained so nearly everywhere is a recolouring, and is
-trusted to be one where its colours are uneven. FLUX.1's autoencoder loses so little that all this
-matters little.
+The whole picture passes the autoencoder, so also the parts that an edit does not change lose
+detail. The method:
 
-Finding an operator on a poor pair of pictures and applying it to the good one is bilateral guided
-upsampling's idea (Chen et al. 2016); the means are taken in a bilateral grid (Chen, Paris and
-Durand 2007), of which a pixel's own part is known exactly and taken out; what does not fit is
+1. Decode the edit and the unedited context. Their difference is what the edit did.
+2. Where the edit changed nothing or only colour, nearby pixels of one colour have the same
+   difference. Take its mean over them. A pixel and its neighbours do not count in their own mean,
+   and pixels that the mean does not explain count little: a bird that appears in the sky must not
+   tint the sky.
+3. Add the mean to the original context, which has all its detail. This also evens out the blotches
+   of a small model's edit.
+4. Where the mean does not explain the difference there is something new: keep the decoded edit.
+
+An edit that is explained nearly everywhere is a recolouring; there, uneven colours count as
+explained too. FLUX.1's autoencoder loses so little that this changes little.
+
+To find an operator on a poor pair of pictures and apply it to the good one is the idea of bilateral
+guided upsampling (Chen et al. 2016). The means are taken in a bilateral grid (Chen, Paris and
+Durand 2007); a pixel's own share of it is known exactly and is subtracted. What does not fit is
 weighted down as in iteratively reweighted least squares (Geman and McClure's weights).
 """
 
@@ -60,10 +63,10 @@ LOOSE = Limits((0.6, 1.2), (0.25, 0.6), 2)  # for what is a recolouring
 _BROAD = 3
 
 
-def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
-    """The edit with the context's own detail, [B, 3, H, W] in about -1..1.
+def restore_detail(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
+    """The edit with the context's detail restored, [B, 3, H, W] in about -1..1.
 
-    Time and memory grow with the number of pixels.
+    Time and memory are linear in the number of pixels.
 
     Args:
         edited: the decoded edit [B, 3, H, W] in -1..1, of the context's size.
@@ -76,9 +79,9 @@ def give_back(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
 
 
 def colour_shift(difference: Tensor, guide: Tensor) -> Tensor:
-    """Means of `difference` [B, 3, H, W] over pixels around where `guide` has like colours.
+    """Means of `difference` [B, 3, H, W] over nearby pixels in which `guide` has similar colours.
 
-    Nothing alike around, as along a drawing's edges: over the pixels next to it.
+    Where there are none, as along a drawing's edges: over the adjacent pixels.
     """
     grid = _Grid(guide)
     weight = torch.ones_like(difference[:, :1])
@@ -91,7 +94,7 @@ def colour_shift(difference: Tensor, guide: Tensor) -> Tensor:
 
 
 def fitness(difference: Tensor, shift: Tensor) -> Tensor:
-    """How far the fit `shift` of what the edit did [B, 3, H, W] counts, [B, 1, H, W] in 0..1."""
+    """Share [B, 1, H, W], 0 to 1, to which `shift` explains `difference` (both [B, 3, H, W])."""
     error = difference - shift
     strict, loose = _within(error, STRICT), _within(error, LOOSE)
     moved = (difference.abs().amax(dim=1, keepdim=True) > _MOVED).float()

@@ -1,52 +1,45 @@
-"""Edit images with a model folder: pixels and an instruction in, pixels out.
+"""Edit images with a model folder: pictures and an instruction in, pictures out.
 
 Safety and the decoding of files are the caller's: the editor takes arrays that were let through.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from kontext.errors import KontextError, WeightsError
-from kontext.models import precision
 from kontext.models.quantize import Scheme
 from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.models.tiling import Tiling
 from kontext.sample.canvas import (
     Frame,
     Image,
-    Mask,
     check_image,
     check_mask,
     composite,
     fit,
     latent_mask,
     resize,
-    to_tensor,
-    to_uint8,
 )
-from kontext.sample.detail import give_back
+from kontext.sample.codec import PictureCodec
 from kontext.sample.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.sample.folder import Files, LoadedModel, load_model_folder
 from kontext.sample.provenance import Provenance
-from kontext.sample.request import Edit, Options, Ready, join_keeps, join_prompts
+from kontext.sample.request import Edit, Options, PreparedEdit, join_keeps
 from kontext.sample.sizes import TILE_ABOVE, Size, check_size, model_size
 
 OnPhase = Callable[[str], None]
-_PROMPTS_KEPT = 256
-_log = logging.getLogger("kontext")
+T = TypeVar("T")
+_PROMPTS_KEPT = 256  # encoded texts
 
 
 class Editor:
-    """A loaded model with its text encoder."""
+    """A loaded model with its text encoder. `codec` holds how pictures are encoded and decoded."""
 
     def __init__(
         self,
@@ -60,11 +53,11 @@ class Editor:
         """Put the parts together.
 
         Args:
-            background: fills the canvas beside images that are not square, for square models.
+            background: RGB, 0 to 255: fills the canvas beside images that are not square, for
+                square models.
             autocast: compute in bf16 where the device is faster with it; False keeps the
                 weights' own precision.
-            tile_above: images of more pixels pass the autoencoder in tiles: a fraction of the
-                memory, several times the computation, the same result up to rounding.
+            tile_above: see `PictureCodec`.
 
         Raises:
             WeightsError: the text encoder is not the one the model was trained with.
@@ -77,9 +70,9 @@ class Editor:
             )
         self.model, self.text, self.background = model, text, background
         self.settings, self.digest = model.settings, model.digest
-        self.device = torch.device(device)
-        self._autocast, self.tile_above = autocast, tile_above
-        self._prompts: dict[str, Prompt] = {}
+        self.device, self.autocast = torch.device(device), autocast
+        self.codec = PictureCodec(model.autoencoder, autocast, tile_above)
+        self._prompts: dict[tuple[str, ...], Prompt] = {}
 
     @classmethod
     def load(
@@ -92,6 +85,7 @@ class Editor:
         """Load a model folder, or `model/` of a published artifact.
 
         Args:
+            dtype: of the transformer; None keeps the file's.
             quantize: hold the transformer's weights as `int8` or `fp8`.
 
         Raises:
@@ -105,15 +99,14 @@ class Editor:
         images: Sequence[Image],
         instruction: str,
         *,
-        seed: int = 0,
-        mask: Mask | None = None,
         size: Size | None = None,
         on_step: OnStep | None = None,
-        **options: Any,
+        **more: Any,
     ) -> Image:
-        """Make one edit; `options` are those of `Options`. See `edit_many`."""
-        edit = Edit(images, instruction, seed, mask)
-        return self.edit_many([edit], Options(**options), size=size, on_step=on_step)[0]
+        """Make one edit; `more` are fields of `Edit` and `Options`. See `edit_many`."""
+        own = {name: more.pop(name) for name in ("seed", "mask", "stream") if name in more}
+        edit = Edit(images, instruction, **own)
+        return self.edit_many([edit], Options(**more), size=size, on_step=on_step)[0]
 
     def edit_many(
         self,
@@ -144,19 +137,15 @@ class Editor:
         if batch < 1:
             raise KontextError("batch must be at least 1")
         options = options or Options()
-        for edit in edits:  # the cheap checks of all edits come before the first one's work
-            self.check_instruction(edit.instruction)
+        if not options.any_text:
+            for edit in edits:  # the cheap checks of all edits come before the first one's work
+                self.check_instruction(edit.instruction)
         self.steps(options)
         begin = on_phase or (lambda phase: None)
-        known: dict[int, Tensor] = {}
         begin("encoding")
-        ready = [self.prepare(edit, size, known) for edit in edits]
+        ready = self.prepare(edits, size, batch)
+        batches = list(_batches(ready, batch, lambda job: job.shapes))
         made: list[Image] = []
-        batches = [
-            group[i : i + batch]
-            for group in (list(g) for _, g in groupby(ready, lambda r: r.shapes))
-            for i in range(0, len(group), batch)
-        ]
         for number, jobs in enumerate(batches):
 
             def report(done: int, total: int, number: int = number) -> None:
@@ -166,44 +155,36 @@ class Editor:
             begin("sampling")
             latents = self.denoise(jobs, options, report)
             begin("decoding")
-            made += [
-                self.finish(job, row[None], options, size is None)
-                for job, row in zip(jobs, latents, strict=True)
-            ]
+            made += self.finish(jobs, latents, options, size is None)
         return made
 
-    def prepare(self, edit: Edit, size: Size | None, known: dict[int, Tensor]) -> Ready:
-        """Bring an edit's images to the model's sizes and encode them.
+    def prepare(
+        self,
+        edits: Sequence[Edit],
+        size: Size | None = None,
+        batch: int = 1,
+        encoded: Sequence[tuple[Image, Tensor]] = (),
+    ) -> list[PreparedEdit]:
+        """Bring the edits' images to the model's sizes and encode each image once.
 
         Args:
-            known: latents by the identity of the array they come from, filled on the way, so that
-                several edits of one image encode it once.
+            batch: how many images of one size are encoded together.
+            encoded: images whose latents [1, C, h, w] are known already.
+
+        Raises:
+            KontextError: see `edit_many`.
         """
-        contexts, target = [], self._default()
-        first_frame: Frame | None = None
-        first_canvas: Image | None = None
-        stretch = self.settings.sizes == "kontext"
-        for number, image in enumerate(edit.images):
-            height, width = check_image(image).shape[:2]
-            own = model_size(self.settings.sizes, self.settings.resolution, width, height)
-            canvas, frame = fit(image, own, self.background, stretch)
-            if id(image) not in known:
-                known[id(image)] = self.encode(canvas)
-            contexts.append(known[id(image)])
-            if number == 0:
-                target, first_frame, first_canvas = own, frame, canvas
-        keep = None
-        if edit.mask is not None:
-            if not edit.images or size not in (None, target):
-                raise KontextError("a mask needs an image, and a result of that image's size")
-            mask = check_mask(edit.mask, edit.images[0])
-            factor = self.model.autoencoder.factor
-            keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
-        size = check_size(size or target)
-        return Ready(edit, tuple(contexts), size, first_frame, first_canvas, keep)
+        images = {id(image): image for edit in edits for image in edit.images}
+        placed = {key: self._placed(image) for key, image in images.items()}
+        known = {id(image): latents for image, latents in encoded}
+        missing = [key for key in images if key not in known]
+        for keys in _batches(missing, batch, lambda key: placed[key][0].shape):
+            latents = self.codec.encode([placed[key][0] for key in keys])
+            known.update(zip(keys, latents.split(1), strict=True))
+        return [self._prepared(edit, size, placed, known) for edit in edits]
 
     def denoise(
-        self, jobs: Sequence[Ready], options: Options, on_step: OnStep | None = None
+        self, jobs: Sequence[PreparedEdit], options: Options, on_step: OnStep | None = None
     ) -> Tensor:
         """Sample the latents [B, C, h, w] of edits with equal shapes, float32."""
         transformer, factor = self.model.transformer, self.model.autoencoder.factor
@@ -211,72 +192,43 @@ class Editor:
         shape = (transformer.shape.in_channels // 4, height // factor, width // factor)
         guidance = self.guidance(options)
         plain = guidance.text == 1.0 and guidance.image == 1.0
-        keeps = [job.keep for job in jobs if job.keep is not None]
-        with self._precision():
-            return sample(
-                transformer,
-                torch.cat([noise(job.edit.seed, [0], shape) for job in jobs]),
-                join_prompts([self._prompt(job.edit.instruction) for job in jobs]),
-                [torch.cat(rows) for rows in zip(*(job.contexts for job in jobs), strict=True)],
-                steps=self.steps(options),
-                guidance=guidance,
-                empty=None if plain else self._prompt(""),
-                keep=None if not keeps else join_keeps(keeps),
-                on_step=on_step,
-            )
+        return sample(
+            transformer,
+            torch.cat([noise(job.edit.seed, [job.edit.stream], shape) for job in jobs]),
+            self._prompt([job.edit.instruction for job in jobs]),
+            [torch.cat(rows) for rows in zip(*(job.contexts for job in jobs), strict=True)],
+            steps=self.steps(options),
+            guidance=guidance,
+            empty=None if plain else self._prompt([""]),
+            keep=join_keeps(jobs),
+            on_step=on_step,
+            autocast=self.autocast,
+        )
 
-    def finish(self, job: Ready, latents: Tensor, options: Options, cut: bool = True) -> Image:
-        """Pixels of sampled latents [1, C, h, w]: cut to the image's frame, or put in its mask."""
-        pixels = self.decode(latents)
-        if self.keeps_detail(options.keep_detail) and job.canvas is not None:
-            context = to_tensor([job.canvas]).to(pixels)
-            if context.shape == pixels.shape:
-                pixels = give_back(pixels, self.decode(job.contexts[0]), context)
-        out: Image = to_uint8(pixels)[0]
-        if job.frame is None or not (cut or job.edit.mask is not None):
-            return out
-        inner = job.frame.crop(out)
-        if job.edit.mask is None:
-            return inner
-        before = job.edit.images[0]
-        return composite(before, resize(inner, before.shape[1::-1]), job.edit.mask)
+    def finish(
+        self, jobs: Sequence[PreparedEdit], latents: Tensor, options: Options, cut: bool = True
+    ) -> list[Image]:
+        """Pictures of sampled latents [B, C, h, w] of edits with equal shapes.
+
+        Args:
+            cut: to the image's frame on its canvas. Edits with a mask always are, and put in it.
+        """
+        originals = [job.canvas for job in jobs if job.canvas is not None]
+        encoded = None
+        if self.keeps_detail(options.keep_detail) and originals:
+            first = jobs[0].contexts[0]
+            if first.shape[2:] == latents.shape[2:]:
+                encoded = torch.cat([job.contexts[0] for job in jobs])
+        pictures = self.codec.pictures(latents, originals, encoded)
+        return [_framed(job, picture, cut) for job, picture in zip(jobs, pictures, strict=True)]
 
     def keeps_detail(self, asked: bool | None = None) -> bool:
-        """Whether edits get back what the autoencoder lost of what they left alone."""
+        """Whether edits have their picture's own detail restored: as asked, or by the model."""
         return self.settings.keep_detail if asked is None else asked
-
-    @torch.no_grad()
-    def encode(self, canvas: Image) -> Tensor:
-        """Latents [1, C, h, w] of an image at a size the model takes, float32."""
-        with self._precision():
-            pixels = to_tensor([canvas]).to(self.device)
-            height, width = canvas.shape[:2]
-            return self.model.autoencoder.encode(pixels, self.tiling((width, height))).float()
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels [1, 3, H, W] in -1..1, float32, of latents [1, C, h, w]."""
-        with self._precision():
-            factor = self.model.autoencoder.factor
-            height, width = (side * factor for side in latents.shape[-2:])
-            tiling = self.tiling((width, height))
-            if tiling is not None:
-                _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tiling.side)
-            pixels = self.model.autoencoder.decode(latents.to(self.device), tiling)
-        return pixels.float().clamp(-1, 1)
-
-    def tiling(self, size: Size) -> Tiling | None:
-        """How the autoencoder cuts an image of `size` (width, height); None: not at all."""
-        tiling = Tiling()
-        small = size[0] * size[1] <= self.tile_above or max(size) <= tiling.side
-        return None if small else tiling
 
     def tile(self, image: Image) -> int:
         """Side of the tiles in which an edit of `image` is coded, in pixels; 0: in one piece."""
-        height, width = image.shape[:2]
-        tiling = self.tiling(
-            model_size(self.settings.sizes, self.settings.resolution, width, height)
-        )
+        tiling = self.codec.tiling(self._size(image))
         return 0 if tiling is None else tiling.side
 
     def steps(self, options: Options) -> int:
@@ -295,13 +247,12 @@ class Editor:
         return steps
 
     def guidance(self, options: Options) -> Guidance:
-        """The sampler's guidance for `options`, on this model."""
+        """The sampler's guidance for `options`, on this model. Raises KontextError: see `steps`."""
         own = self.settings.guidance if options.guidance is None else options.guidance
-        if self.model.transformer.shape.guidance_embed:
-            return Guidance(options.true_cfg, options.image_guidance, embedded=own)
-        if options.true_cfg != 1.0:
+        transformer = self.model.transformer
+        if options.true_cfg != 1.0 and not transformer.shape.guidance_embed:
             raise KontextError("true_cfg is for models with a guidance embedding: use guidance")
-        return Guidance(own, options.image_guidance)
+        return Guidance.of(transformer, own, options.image_guidance, options.true_cfg)
 
     def check_instruction(self, instruction: str) -> None:
         """Refuse what the model cannot read.
@@ -339,18 +290,66 @@ class Editor:
             **more,
         )
 
-    def _default(self) -> Size:
+    def _size(self, image: Image) -> Size:
+        """(width, height) at which `image` enters the model."""
+        height, width = check_image(image).shape[:2]
+        return model_size(self.settings.sizes, self.settings.resolution, width, height)
+
+    def _placed(self, image: Image) -> tuple[Image, Frame]:
+        """The canvas that the model sees, and where in it the image lies."""
+        return fit(image, self._size(image), self.background, self._stretch)
+
+    @property
+    def _stretch(self) -> bool:
+        return self.settings.sizes == "kontext"
+
+    def _prepared(
+        self,
+        edit: Edit,
+        size: Size | None,
+        placed: dict[int, tuple[Image, Frame]],
+        known: dict[int, Tensor],
+    ) -> PreparedEdit:
+        """An edit from its images' canvases and latents, by the images' identities."""
         side = self.settings.resolution
-        return model_size(self.settings.sizes, side, side, side)
+        target, canvas, frame = model_size(self.settings.sizes, side, side, side), None, None
+        if edit.images:
+            canvas, frame = placed[id(edit.images[0])]
+            target = (canvas.shape[1], canvas.shape[0])
+        contexts, keep = tuple(known[id(image)] for image in edit.images), None
+        if edit.mask is not None:
+            if not edit.images or size not in (None, target):
+                raise KontextError("a mask needs an image, and a result of that image's size")
+            mask = check_mask(edit.mask, edit.images[0])
+            factor = self.model.autoencoder.factor
+            keep = Keep(contexts[0], latent_mask(mask, target, self._stretch, factor))
+        return PreparedEdit(edit, contexts, check_size(size or target), frame, canvas, keep)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return precision.autocast(self.device) if self._autocast else nullcontext()
-
-    def _prompt(self, text: str) -> Prompt:
-        if text not in self._prompts:
-            if len(self._prompts) >= _PROMPTS_KEPT:
+    def _prompt(self, texts: Sequence[str]) -> Prompt:
+        """The texts of a batch, encoded together once and kept for further edits with them."""
+        unique = tuple(dict.fromkeys(texts))
+        if unique not in self._prompts:
+            while self._prompts and sum(map(len, self._prompts)) + len(unique) > _PROMPTS_KEPT:
                 del self._prompts[next(iter(self._prompts))]
-            tokens, mask, pooled = self.text.encode([text], self.settings.text_length)
+            tokens, mask, pooled = self.text.encode(unique, self.settings.text_length)
             kept = mask if self.settings.text_mask else None
-            self._prompts[text] = Prompt(tokens, pooled, kept)
-        return self._prompts[text]
+            self._prompts[unique] = Prompt(tokens, pooled, kept)
+        return self._prompts[unique].select([unique.index(text) for text in texts])
+
+
+def _batches(rows: Iterable[T], batch: int, kind: Callable[[T], object]) -> Iterator[list[T]]:
+    """Neighbours of one kind, at most `batch` at a time."""
+    for _, found in groupby(rows, kind):
+        group = list(found)
+        yield from (group[low : low + batch] for low in range(0, len(group), batch))
+
+
+def _framed(job: PreparedEdit, picture: Image, cut: bool) -> Image:
+    """The part of a result that is the image; with a mask, the image with that part put in."""
+    if job.frame is None or not (cut or job.edit.mask is not None):
+        return picture
+    inner = job.frame.crop(picture)
+    if job.edit.mask is None:
+        return inner
+    before = job.edit.images[0]
+    return composite(before, resize(inner, before.shape[1::-1]), job.edit.mask)

@@ -1,4 +1,4 @@
-"""A teacher's own edits of encoded pairs: what LADD takes for real, and what its gates check."""
+"""Edits of encoded pairs: the teacher's, which LADD takes for real, and what training looks at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from kontext.data.pair_tensors import Batch, PairTensors, gather
-from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.euler import Guidance, Prompt, noise, sample
 from kontext.train.timesteps import schedule
@@ -20,12 +19,12 @@ class EditSampler:
     """Draws edits of `data` from noise that depends on (seed, pair) alone.
 
     steps: on the shifted schedule of the data's target size.
-    guidance: of the text; a model with a guidance embedding is told it instead.
+    guidance: see `Guidance.of`.
     """
 
     data: PairTensors
     steps: int
-    guidance: float
+    guidance: float = 1.0
     seed: int = 0
 
     def times(self, model: FluxTransformer) -> Tensor:
@@ -33,12 +32,16 @@ class EditSampler:
         return schedule(self.steps, self.data.target_tokens, model.shape.timestep_shift)
 
     def start(self, pairs: Tensor) -> Tensor:
-        """The noise [B, C, h, w] that the edits of `pairs` start from."""
+        """The noise [B, C, h, w] that the edits of `pairs` [B] start from."""
         device = self.data.latents.device
         return noise(self.seed, pairs.tolist(), self.data.latents.shape[1:]).to(device)
 
     def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
-        """Guided edits [B, C, h, w] of pairs with equally many contexts."""
+        """Guided edits [B, C, h, w] of `pairs` [B].
+
+        Raises:
+            ValueError: the pairs differ in their numbers of contexts.
+        """
         batch, times = gather(self.data, pairs), self.times(model)
         return self.draw(model, self.start(pairs), batch, times, self.guidance)
 
@@ -50,18 +53,17 @@ class EditSampler:
         times: Tensor,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Latents [B, C, h, w] after integrating the flow from `start` along `times`."""
-        embedded = guidance if model.shape.guidance_embed else None
-        with autocast(start.device):
-            return sample(
-                model,
-                start,
-                Prompt(batch.tokens, batch.pooled),
-                batch.contexts,
-                times=times,
-                guidance=Guidance(1.0 if embedded is not None else guidance, embedded=embedded),
-                empty=Prompt(*self.data.empty_prompt()),
-            )
+        """Latents [B, C, h, w] after integrating the flow from `start` along `times` [n + 1]."""
+        return sample(
+            model,
+            start,
+            Prompt(batch.tokens, batch.pooled),
+            batch.contexts,
+            times=times,
+            guidance=Guidance.of(model, guidance),
+            empty=Prompt(*self.data.empty_prompt()),
+            autocast=True,
+        )
 
 
 def edit_sampler(config: DistillConfig, data: PairTensors) -> EditSampler:

@@ -2,6 +2,10 @@
 
 The grid is training's own timestep function, so a distilled student's few-step grid is the same
 schedule with fewer steps. Noise depends on (seed, index) alone, never on the batch it is in.
+
+Every edit of the project is drawn by `sample`, for two callers: `Editor` starts from pictures and
+instructions (`kontext edit`, and the bench), `EditSampler` from encoded pairs (the teacher's edits,
+what training measures, and its sample grids). `kontext.sample.codec` decodes them.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kontext.models import precision
 from kontext.models.layout import ContextCache
 from kontext.models.sequence import pack, sequence_ids, unpack
 from kontext.models.transformer import FluxTransformer
@@ -32,6 +37,11 @@ class Prompt:
     pooled: Tensor
     mask: Tensor | None = None
 
+    def select(self, rows: Sequence[int]) -> Prompt:
+        """These rows of the batch, in this order."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Prompt(self.text[rows], self.pooled[rows], mask)
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -40,12 +50,25 @@ class Guidance:
     text: classifier-free guidance on the instruction, the context kept.
     image: guidance on the context as well (InstructPix2Pix's s_I); needs a model trained with
         dropped contexts.
-    embedded: the value a guidance-distilled model is told; for such models only.
+    embedded: the input of a model with a guidance embedding; for such models only.
     """
 
     text: float = 1.0
     image: float = 1.0
     embedded: float | None = None
+
+    @classmethod
+    def of(
+        cls, model: FluxTransformer, scale: float, image: float = 1.0, true_cfg: float = 1.0
+    ) -> Guidance:
+        """Guidance of strength `scale` in the form that the model takes: embedded, or on the text.
+
+        Args:
+            true_cfg: classifier-free guidance on the text of a model with a guidance embedding.
+        """
+        if model.shape.guidance_embed:
+            return cls(true_cfg, image, scale)
+        return cls(scale, image)
 
 
 @dataclass(frozen=True)
@@ -85,8 +108,9 @@ def sample(
     empty: Prompt | None = None,
     keep: Keep | None = None,
     on_step: OnStep | None = None,
+    autocast: bool = False,
 ) -> Tensor:
-    """Integrate the flow from `start` and return latents like it, in float32.
+    """Integrate the flow from `start`: latents [B, C, h, w], float32, on the model's device.
 
     Args:
         start: noise [B, C, h, w], or latents noised to times[0].
@@ -96,6 +120,7 @@ def sample(
         empty: the encoded empty prompt, batch 1 or B; needed for guidance.text != 1.
         keep: what to leave as it is, like `start` in size.
         on_step: called with (steps done, steps).
+        autocast: compute in bf16 where the device is faster with it.
 
     Raises:
         ValueError: guidance that this model or these arguments do not support.
@@ -105,18 +130,19 @@ def sample(
     h, w = start.shape[2] // 2, start.shape[3] // 2
     times = schedule(steps, h * w, model.shape.timestep_shift) if times is None else times
     velocity = _Velocity(model, (h, w), prompt, contexts, guidance, empty)
-    x = first = pack(start.float())
+    x = first = pack(start.float().to(velocity.device))
     if keep is not None:
         kept = pack(keep.latents.to(x))
         free = pack(keep.free.to(x.device).expand_as(start))
     n = len(times) - 1
-    for step in range(n):
-        t, following = float(times[step]), float(times[step + 1])
-        x = torch.add(x, velocity(x, t), alpha=following - t)
-        if keep is not None:
-            x = torch.where(free, x, torch.lerp(kept, first, following))
-        if on_step is not None:
-            on_step(step + 1, n)
+    with precision.autocast(velocity.device, autocast):
+        for step in range(n):
+            t, following = float(times[step]), float(times[step + 1])
+            x = torch.add(x, velocity(x, t), alpha=following - t)
+            if keep is not None:
+                x = torch.where(free, x, torch.lerp(kept, first, following))
+            if on_step is not None:
+                on_step(step + 1, n)
     return unpack(x, h, w)
 
 
@@ -156,14 +182,14 @@ class _Velocity:
     def __call__(self, x: Tensor, t: float) -> Tensor:
         g = self.guidance
         if g.text == 1.0 and g.image == 1.0:
-            return self._forward(x, t, [self.prompt], with_context=True)[0].to(x.device)
+            return self._forward(x, t, [self.prompt], with_context=True)[0]
         assert self.empty is not None
         full, no_text = self._forward(x, t, [self.prompt, self.empty], with_context=True)
         out = no_text + g.text * (full - no_text)
         if g.image != 1.0:
             neither = self._forward(x, t, [self.empty], with_context=False)[0]
             out = out + (g.image - 1.0) * (no_text - neither)
-        return out.to(x.device)
+        return out
 
     def _forward(
         self, x: Tensor, t: float, prompts: Sequence[Prompt], with_context: bool
@@ -179,7 +205,7 @@ class _Velocity:
         embedded, cache = None if g is None else torch.full_like(times, g), None
         if contexts and self.model.shape.cached_context:
             contexts, cache = [], self._context_cache(pooled, embedded)
-        tokens = torch.cat([x.to(self.device), *contexts], dim=1).repeat(k, 1, 1)
+        tokens = torch.cat([x, *contexts], dim=1).repeat(k, 1, 1)
         out = self.model(
             tokens,
             self.ids[: tokens.shape[1]],

@@ -48,7 +48,7 @@ class ModelSettings(BaseModel):
     sizes: SizeRule = "square"
     steps: int = 4
     guidance: float = 1.0  # embedded where the model has an embedding, else on the text
-    keep_detail: bool = False  # give back what the autoencoder lost: kontext.sample.detail
+    keep_detail: bool = False  # restore the context's detail: kontext.sample.detail
 
 
 class AutoencoderFile(BaseModel):

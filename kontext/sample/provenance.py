@@ -43,7 +43,7 @@ class Provenance:
     image_guidance: float = 1.0
     references: int = 0  # images beside the edited one
     masked: bool = False
-    keep_detail: bool = False  # got back what the autoencoder lost (kontext.sample.detail)
+    keep_detail: bool = False  # the context's detail was restored (kontext.sample.detail)
     tile: int = 0  # pixels a side of the tiles that the autoencoder worked in; 0: in one piece
     then: tuple[str, ...] = ()  # instructions of further turns
     quantize: str = ""  # "int8" or "fp8" where the transformer's weights were held so

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kontext.sample.canvas import Frame, Image, Mask
-from kontext.sample.euler import Keep, Prompt
+from kontext.sample.euler import Keep
 from kontext.sample.sizes import Size
 
 
@@ -18,11 +18,14 @@ class Options:
     """How to edit. None takes the model's own.
 
     steps: of the sampler; a distilled student has its own few.
-    guidance: told to a model with a guidance embedding; for others classifier-free, on the text.
-    image_guidance: classifier-free, on the context images (see `euler.Guidance`).
-    true_cfg: classifier-free on the text, for models with a guidance embedding.
-    keep_detail: give back what the autoencoder lost of what the edit left alone (kontext.sample.
-        detail); for edits of the first image's size.
+    guidance: the input of a model with a guidance embedding; for others classifier-free guidance on
+        the text.
+    image_guidance: classifier-free guidance on the context images (see `euler.Guidance`).
+    true_cfg: classifier-free guidance on the text, for models with a guidance embedding.
+    keep_detail: restore the detail that the autoencoder loses where the edit changed nothing but
+        colour (kontext.sample.detail); for edits of the first image's size.
+    any_text: cut an instruction that is too long, and take an empty one, as training does; else
+        both are refused.
     """
 
     steps: int | None = None
@@ -30,6 +33,7 @@ class Options:
     image_guidance: float = 1.0
     true_cfg: float = 1.0
     keep_detail: bool | None = None
+    any_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,19 @@ class Edit:
     """One edit: uint8 [H, W, 3] images, the first of which is changed, the others references.
 
     No image at all draws one from the instruction. Where there is a `mask` (bool [H, W] of the
-    first image), the result has the first image's size and its pixels outside the mask.
+    first image), the result has the first image's size and its pixels outside the mask. The noise
+    is that of (seed, stream): `kontext edit` has stream 0, the bench one for each item.
     """
 
     images: Sequence[Image]
     instruction: str
     seed: int = 0
     mask: Mask | None = None
+    stream: int = 0
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedEdit:
     """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep.
 
     `canvas` is the first image as it was encoded, and `frame` the part of it that is the image.
@@ -66,15 +72,9 @@ class Ready:
         return (self.target, self.keep is None, *(c.shape for c in self.contexts))
 
 
-def join_prompts(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one text each, as a batch."""
-    masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
-    return Prompt(
-        torch.cat([prompt.text for prompt in prompts]),
-        torch.cat([prompt.pooled for prompt in prompts]),
-        torch.cat(masks) if masks else None,
-    )
-
-
-def join_keeps(keeps: Sequence[Keep]) -> Keep:
+def join_keeps(jobs: Sequence[PreparedEdit]) -> Keep | None:
+    """What a batch of edits keeps: all of them something, or none of them anything."""
+    keeps = [job.keep for job in jobs if job.keep is not None]
+    if not keeps:
+        return None
     return Keep(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))

@@ -1,7 +1,7 @@
 """Edits in several turns that keep the latents, so that the picture does not wear out.
 
-Decoding a result, rounding it to 8 bits and encoding it again costs a little each time. A session
-gives the next turn the latents that the last one sampled, and decodes only to show them.
+Decoding a result, rounding it to 8 bits and encoding it again loses a little each time. A session
+passes the sampled latents of one turn to the next, and decodes only to show them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Session:
         """
         self.editor, self.image = editor, image
         self.turns: tuple[str, ...] = ()
-        (self._latents,) = editor.prepare(Edit([image], "-"), None, {}).contexts
+        (ready,) = editor.prepare([Edit([image], "-")])
+        (self._latents,) = ready.contexts
 
     def turn(
         self,
@@ -53,10 +54,8 @@ class Session:
         self.editor.check_instruction(instruction)
         chosen = Options(**options)
         edit = Edit([self.image, *references], instruction, seed, mask)
-        known = {id(self.image): self._latents}
-        ready = self.editor.prepare(edit, None, known)
-        latents = self.editor.denoise([ready], chosen, on_step)
-        self.image = self.editor.finish(ready, latents, chosen)
-        self._latents = latents
+        ready = self.editor.prepare([edit], encoded=[(self.image, self._latents)])
+        self._latents = self.editor.denoise(ready, chosen, on_step)
+        (self.image,) = self.editor.finish(ready, self._latents, chosen)
         self.turns = (*self.turns, instruction)
         return self.image

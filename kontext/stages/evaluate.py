@@ -82,12 +82,13 @@ def run(ctx: StageContext) -> None:
 def _agree(ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels) -> None:
     """Stop before scoring what was trained otherwise; store what is scored with."""
     side = bench.context.shape[1:3]
-    factor = 2 * models.autoencoder.factor
+    model, length = models.student.model, models.student.settings.text_length
+    factor = 2 * model.autoencoder.factor
     products = compute_dtype("auto", models.device)
     tokens = (side[0] // factor) * (side[1] // factor)
     ledger = {
-        **encoded_ledger(ctx, models.autoencoder, products, models.text.digest, models.text_length),
-        **transformer_ledger(models.student, tokens, products, models.device),
+        **encoded_ledger(ctx, model.autoencoder, products, models.text.digest, length),
+        **transformer_ledger(model.transformer, tokens, products, models.device),
     }
     check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)

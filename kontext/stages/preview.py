@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from kontext.data.images import contact_sheet
 from kontext.data.pair_tensors import PairTensors, gather
 from kontext.models.autoencoder import load_autoencoder
-from kontext.models.precision import autocast
 from kontext.models.transformer import FluxTransformer
-from kontext.sample.euler import Guidance, Prompt, noise, sample
+from kontext.sample.codec import PictureCodec
+from kontext.sample.edits import EditSampler
+from kontext.sample.euler import noise
 from kontext.stage import StageContext
 
 CHANGES_RESULTS = False  # pictures for people
@@ -23,7 +23,8 @@ def preview_edits(
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs."""
     device = data.latents.device
-    codec = load_autoencoder(ctx.inputs["train-autoencoder"], device)
+    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], device))
+    sampler = EditSampler(data, steps)
     rows, labels = [], []
     edits = set(data.plain_edits().tolist())
     for index, name in enumerate(data.categories):
@@ -31,22 +32,9 @@ def preview_edits(
         if not pairs:
             continue
         batch = gather(data, torch.tensor(pairs[:_PER_CATEGORY]))
-        assert batch.context is not None
-        start = noise(0, range(len(batch.target)), batch.target.shape[1:]).to(device)
-        with autocast(device):
-            edited = sample(
-                model,
-                start,
-                Prompt(batch.tokens, batch.pooled),
-                [batch.context],
-                steps=steps,
-                guidance=Guidance(embedded=1.0 if model.shape.guidance_embed else None),
-            )
-            decoded = [codec.decode(z).float() for z in (batch.context, edited, batch.target)]
-        pixels = [
-            ((d.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            for d in decoded
-        ]
-        rows.append([np.ascontiguousarray(p[i]) for i in range(len(batch.target)) for p in pixels])
+        start = noise(0, range(len(batch.target)), batch.target.shape[1:])
+        edited = sampler.draw(model, start, batch, sampler.times(model))
+        columns = [codec.pictures(z) for z in (*batch.contexts, edited, batch.target)]
+        rows.append([column[i] for i in range(len(batch.target)) for column in columns])
         labels.append(name)
     return contact_sheet(rows, row_labels=labels, cell=72)

@@ -10,6 +10,7 @@ import torch
 
 from kontext.data.shards import tar_members
 from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
+from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
 from kontext.models.autoencoder import Autoencoder, load_autoencoder
@@ -24,7 +25,6 @@ from kontext.train.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.transformer_ledger import transformer_ledger
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
-from schemas.sections.training import DistillConfig, EncodeConfig
 
 STAGE = Stage(
     name="publish",
@@ -57,25 +57,12 @@ def run(ctx: StageContext) -> None:
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
     teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
-    ingested = ctx.upstream("ingest", IngestConfig)
     scored = ctx.upstream("evaluate", EvaluateConfig)
-    settings = ModelSettings(
-        name=config.name,
-        text_digest=load_text_encoder().digest,
-        text_length=ctx.upstream("encode", EncodeConfig).text_length,
-        resolution=ingested.resolution,
-        steps=ctx.upstream("distill", DistillConfig).student_steps,
-        guidance=1.0,
-        keep_detail=scored.keep_detail,
-    )
+    ingested = ctx.upstream("ingest", IngestConfig)
+    settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
+    settings = settings.model_copy(update={"name": config.name})
+    slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
     _agree(ctx, student, autoencoder, settings)
-    slow = settings.model_copy(
-        update={
-            "name": f"{config.name}-teacher",
-            "steps": scored.teacher_steps,
-            "guidance": scored.teacher_guidance,
-        }
-    )
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)

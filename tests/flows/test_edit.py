@@ -147,6 +147,20 @@ def test_further_turns_are_one_session_and_each_is_screened(
     assert np.array_equal(np.asarray(Image.open(output)), session.image)
 
 
+@pytest.mark.parametrize("turns", [[], ["--then", "add snow"]])
+def test_keep_detail_changes_the_picture_as_the_file_says(
+    folder: Path, tmp_path: Path, turns: list[str]
+) -> None:
+    made: dict[str, np.ndarray] = {}
+    for option in ("--keep-detail", "--no-keep-detail"):
+        output = tmp_path / f"out{option}.png"
+        arguments = _arguments(folder, "photo.png", output, option, "--json", *turns)
+        said = CliRunner().invoke(cli.app, arguments)
+        assert json.loads(said.stdout)["keep_detail"] == (option == "--keep-detail")
+        made[option] = np.asarray(Image.open(output))
+    assert not np.array_equal(*made.values())
+
+
 def test_a_later_turn_is_refused_before_the_first_is_made(
     folder: Path,
     tmp_path: Path,
@@ -303,7 +317,7 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
 def test_several_seeds_a_reference_and_a_mask(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontext.sample.editor.Tiling", lambda: Tiling(side=32))
+    monkeypatch.setattr("kontext.sample.codec.Tiling", lambda: Tiling(side=32))
     more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
     more += ["--reference", str(folder / "cmyk.jpg"), "--json", "--tile-above", "4095"]
     output = tmp_path / "out.png"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kontext.sample.detail import LOOSE, SPACE, STRICT, colour_shift, fitness, give_back
+from kontext.sample.detail import LOOSE, SPACE, STRICT, colour_shift, fitness, restore_detail
 
 RED, BLUE = torch.tensor([0.2, -0.3, -0.4]), torch.tensor([-0.3, -0.4, 0.2])
 
@@ -36,14 +36,14 @@ def error(a: Tensor, b: Tensor) -> float:
 
 def test_an_edit_that_changes_nothing_gives_the_context_itself() -> None:
     context = noise(0)
-    torch.testing.assert_close(give_back(blurred(context), blurred(context), context), context)
+    torch.testing.assert_close(restore_detail(blurred(context), blurred(context), context), context)
     flat = torch.zeros_like(context)  # an autoencoder that keeps nothing
-    torch.testing.assert_close(give_back(flat, flat, context), context)
+    torch.testing.assert_close(restore_detail(flat, flat, context), context)
 
 
 def test_another_colour_keeps_edges_and_lines() -> None:
     context, wanted = drawing(RED), drawing(BLUE)
-    out = give_back(blurred(wanted), blurred(context), context)
+    out = restore_detail(blurred(wanted), blurred(context), context)
     assert error(out, wanted) < 0.43 * error(blurred(wanted), wanted)
 
 
@@ -51,7 +51,7 @@ def test_blotches_of_the_edit_are_evened_out() -> None:
     context, wanted = drawing(RED), drawing(BLUE)
     blotches = F.interpolate(0.3 * noise(1)[:1, :, :12, :12], scale_factor=4, mode="bilinear")
     edited = blurred(wanted) + blotches
-    out = give_back(edited, blurred(context), context)
+    out = restore_detail(edited, blurred(context), context)
     assert error(out, wanted) < 0.75 * error(edited, wanted)
 
 
@@ -59,12 +59,12 @@ def test_what_is_new_stays_as_decoded_and_the_rest_is_the_contexts() -> None:
     context = noise(2)
     edited = blurred(context)
     edited[..., :10] = noise(3)[..., :10]  # another picture there
-    out = give_back(edited, blurred(context), context)
+    out = restore_detail(edited, blurred(context), context)
     assert error(out[..., :6], edited[..., :6]) < 0.2 * error(context, edited)
     one = drawing(RED, side=64)
     new = blurred(one)
     new[..., :12] = 1.0
-    out = give_back(new, blurred(one), one)
+    out = restore_detail(new, blurred(one), one)
     torch.testing.assert_close(out[..., :6], new[..., :6], atol=0.1, rtol=0)
     torch.testing.assert_close(out[..., 20:], one[..., 20:], atol=1e-3, rtol=0)
 
@@ -151,8 +151,8 @@ def test_structure_that_the_fit_lacks_is_the_decoders() -> None:
 def test_pictures_of_a_batch_have_the_bits_they_have_alone() -> None:
     contexts = torch.cat((drawing(RED), drawing(BLUE)))
     edited = blurred(contexts.flip(0))
-    together = give_back(edited, blurred(contexts), contexts)
+    together = restore_detail(edited, blurred(contexts), contexts)
     for number in range(2):
         row = slice(number, number + 1)
-        alone = give_back(edited[row], blurred(contexts[row]), contexts[row])
+        alone = restore_detail(edited[row], blurred(contexts[row]), contexts[row])
         assert torch.equal(alone, together[row])

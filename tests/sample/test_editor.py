@@ -16,6 +16,7 @@ from kontext.models.tiling import Tiling
 from kontext.models.transformer import FluxTransformer
 from kontext.sample.canvas import Frame, fit, to_tensor, to_uint8
 from kontext.sample.editor import Editor
+from kontext.sample.euler import Guidance
 from kontext.sample.folder import ModelSettings, load_model_folder, save_model_folder
 from kontext.sample.request import Edit
 from schemas.sections.models import AutoencoderShape, TransformerShape
@@ -144,7 +145,7 @@ def test_guidance_goes_where_the_model_takes_it(tmp_path: Path) -> None:
 
 def test_kontext_models_snap_to_the_17_sizes(tmp_path: Path) -> None:
     edit = editor(tmp_path, sizes="kontext")
-    ready = edit.prepare(Edit([photo(300, 400), photo(50, 50)], "x"), None, {})
+    (ready,) = edit.prepare([Edit([photo(300, 400), photo(50, 50)], "x")])
     assert [c.shape[2:] for c in ready.contexts] == [(110, 148), (128, 128)]
     assert ready.target == (1184, 880)
     assert ready.frame == Frame(0, 0, 1184, 880)
@@ -219,8 +220,8 @@ def test_large_images_are_coded_in_tiles_that_change_nothing(
     made = Editor(load_model_folder(tmp_path), Letters(), autocast=False)
     whole = made.edit([photo()], "a b")
     assert made.tile(photo()) == 0
-    made.tile_above = 1023  # the model's square has 32 x 32
-    monkeypatch.setattr("kontext.sample.editor.Tiling", lambda: Tiling(side=16))
+    made.codec.tile_above = 1023  # the model's square has 32 x 32
+    monkeypatch.setattr("kontext.sample.codec.Tiling", lambda: Tiling(side=16))
     with caplog.at_level("INFO", logger="kontext"):
         tiled = made.edit([photo()], "a b")
     assert np.abs(tiled.astype(int) - whole).max() <= 1
@@ -233,3 +234,47 @@ def test_a_result_of_another_size_has_no_detail_to_keep(tmp_path: Path) -> None:
     ours = editor(tmp_path)
     made = ours.edit([photo()], "keep it", size=(48, 32), keep_detail=True)
     assert np.array_equal(made, ours.edit([photo()], "keep it", size=(48, 32)))
+
+
+def test_each_image_is_encoded_once_and_each_text_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = editor(tmp_path)
+    seen: list[int] = []
+    texts: list[tuple[str, ...]] = []
+    encode, read = ours.codec.encode, ours.text.encode
+
+    def encoding(pictures: list[np.ndarray]) -> torch.Tensor:
+        seen.append(len(pictures))
+        return encode(pictures)
+
+    def reading(found: tuple[str, ...], length: int) -> object:
+        texts.append(tuple(found))
+        return read(found, length)
+
+    monkeypatch.setattr(ours.codec, "encode", encoding)
+    monkeypatch.setattr(ours.text, "encode", reading)
+    one, two, three = (np.roll(photo(), n) for n in range(3))
+    edits = [Edit([one], "a", 1), Edit([one], "a", 2), Edit([two], "b"), Edit([three], "a")]
+    ours.edit_many(edits, batch=2)
+    assert seen == [2, 1]
+    assert texts == [("a",), ("b", "a")]
+
+
+def test_an_edits_noise_is_that_of_its_seed_and_stream(tmp_path: Path) -> None:
+    ours = editor(tmp_path)
+    first = ours.edit([photo()], "x", seed=3)
+    assert np.array_equal(ours.edit([photo()], "x", seed=3, stream=0), first)
+    assert not np.array_equal(ours.edit([photo()], "x", seed=3, stream=1), first)
+
+
+def test_any_text_is_cut_where_it_is_asked_for(tmp_path: Path) -> None:
+    ours = editor(tmp_path)
+    ours.edit([photo()], "six words are too many here", any_text=True)
+    ours.edit([photo()], "", any_text=True)
+
+
+def test_guidance_has_the_form_that_the_model_takes() -> None:
+    plain, embedded = networks()[0], networks(guidance_embed=True)[0]
+    assert Guidance.of(plain, 3.0, image=1.5) == Guidance(3.0, 1.5)
+    assert Guidance.of(embedded, 3.0, true_cfg=2.0) == Guidance(2.0, 1.0, embedded=3.0)

@@ -4,7 +4,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from kontext.errors import WeightsError
 from kontext.models.lora import LoraConfig, apply_lora, attach_lora, lora_of, lora_parameters
 from kontext.models.lora_files import load_lora, save_lora
+from kontext.models.text import load_text_encoder
 from kontext.sample.editor import Editor
 from kontext.sample.exports import export_model
 from kontext.sample.folder import ModelSettings, load_model_folder, read_config, save_model_folder
@@ -97,11 +100,11 @@ def edit(pipe: FluxKontextPipeline) -> np.ndarray:
     return np.asarray(np.round(made * 255), np.int16)
 
 
-def our_edit(model_folder: Path, transformer: torch.nn.Module | None = None) -> np.ndarray:
-    editor = Editor.load(model_folder)
-    editor._autocast = False
+def our_edit(model_folder: Path, transformer: Any = None) -> np.ndarray:
+    model = load_model_folder(model_folder)
     if transformer is not None:
-        object.__setattr__(editor.model, "transformer", transformer)
+        model = replace(model, transformer=transformer)
+    editor = Editor(model, load_text_encoder(model.settings.text_encoder), autocast=False)
     return editor.edit([picture()], "make it night", seed=0).astype(np.int16)
 
 

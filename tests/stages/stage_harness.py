@@ -60,8 +60,14 @@ class Harness:
 
     def run(self, stage: str) -> Artifact:
         """Run a stage of the registry for real."""
-        digest = f"digest-of-{stage}"
-        writer = self.store.writer(stage, digest)
+        writer = self.store.writer(stage, f"digest-of-{stage}")
+        module = importlib.import_module(STAGES[stage].module)
+        module.run(self.context(stage, writer))
+        return self._commit(stage, writer)
+
+    def context(self, stage: str, writer: ArtifactWriter) -> StageContext:
+        """What a stage is handed."""
+        digest = writer.digest
 
         def chunk_map(work: Any, chunks: Any, processes: int = 1) -> Any:
             prefix = f"runs/{stage}/{digest}/work"
@@ -69,22 +75,18 @@ class Harness:
 
         scratch = self.folder / "scratch" / stage
         scratch.mkdir(parents=True, exist_ok=True)
-        module = importlib.import_module(STAGES[stage].module)
-        module.run(
-            StageContext(
-                config=getattr(self.recipe, STAGES[stage].section),
-                digest=digest,
-                inputs=self.inputs,
-                output=writer,
-                map_chunks=chunk_map,
-                scratch=scratch,
-                home=self.folder / "home",
-                store_url=self.objects.url,
-                report=self.report,
-                log=logging.getLogger("kontext.test"),
-            )
+        return StageContext(
+            config=getattr(self.recipe, STAGES[stage].section),
+            digest=digest,
+            inputs=self.inputs,
+            output=writer,
+            map_chunks=chunk_map,
+            scratch=scratch,
+            home=self.folder / "home",
+            store_url=self.objects.url,
+            report=self.report,
+            log=logging.getLogger("kontext.test"),
         )
-        return self._commit(stage, writer)
 
     def _commit(self, stage: str, writer: ArtifactWriter) -> Artifact:
         manifest = Manifest(

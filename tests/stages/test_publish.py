@@ -4,7 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from flows import cli
+from kontext.data.pixels import encode_png
+from kontext.evaluate.models import TrainedModels
 from kontext.sample.editor import Editor
 from kontext.store.artifacts import Artifact
 from tests.stages.finished_run import SIDE, finished_run
@@ -84,3 +89,37 @@ def test_same_inputs_give_the_same_weights_files(
     writer_digest = harness.run("publish")
     again = {f.name: f.sha256 for f in writer_digest.manifest.files}
     assert again == first
+
+
+@pytest.mark.parametrize("who", ["model", "teacher"])
+def test_an_item_of_the_bench_is_edited_as_kontext_edit_does_it(
+    who: str,
+    published: tuple[Harness, Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same file, instruction and seed give the same bytes."""
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
+    harness, artifact = published
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    image = image.repeat(SIDE // 8, 0).repeat(SIDE // 8, 1)
+    (tmp_path / "photo.png").write_bytes(encode_png(image))
+    weights = tmp_path / who
+    weights.mkdir()
+    for name in ("config.json", "transformer.safetensors", "autoencoder.safetensors"):
+        (weights / name).symlink_to(artifact.path(f"{who}/{name}"))
+    made = CliRunner().invoke(
+        cli.app,
+        [
+            *("edit", str(tmp_path / "photo.png"), "make it red"),
+            *("-o", str(tmp_path / "out.png"), "--weights", str(weights)),
+            *("--seed", str(harness.recipe.evaluate.seed)),
+        ],
+    )
+    assert made.exit_code == 0, made.output
+    ctx = harness.context("evaluate", harness.store.writer("evaluate", "models"))
+    models = TrainedModels.load(ctx, harness.recipe.evaluate)
+    edit = models.student_edit if who == "model" else models.teacher_edit
+    scored = edit(image[None], ["make it red"], ["0" * 64])  # of the noise that the CLI takes
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), scored[0])
+    assert not np.array_equal(scored[0], image)

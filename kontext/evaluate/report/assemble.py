@@ -110,7 +110,7 @@ def _facts(
     ctx: StageContext, done: Evaluation, models: TrainedModels, known: Mapping[str, Manifest]
 ) -> list[tuple[str, str]]:
     splits = ctx.inputs["shard"].table("splits.parquet")["split"].to_pylist()
-    weights = sum(p.numel() for p in models.student.parameters())
+    weights = sum(p.numel() for p in models.student.model.transformer.parameters())
     seconds = sum(manifest.seconds for manifest in known.values())
     index = ctx.inputs["index"].json("index.json")
     side = done.bench.target.shape[1]
@@ -196,17 +196,18 @@ def _pictures(ctx: StageContext, assets: Assets) -> list[tuple[str, str]]:
 
 def _numbers(done: Evaluation, models: TrainedModels) -> dict[str, Any]:
     height, width = done.bench.target.shape[1:3]
-    factor = 2 * models.autoencoder.factor
+    model = models.student.model
+    factor = 2 * model.autoencoder.factor
     tokens = (height // factor) * (width // factor)
     bf16 = bf16_supported(models.device)
     return {
         "side": f"{width} × {height}",
         "target_tokens": tokens,
-        "mu": shift_mu(tokens, models.student.shape.timestep_shift),
-        "text_length": models.text_length,
+        "mu": shift_mu(tokens, model.transformer.shape.timestep_shift),
+        "text_length": models.student.settings.text_length,
         "text_digest": models.text.digest,
-        "scale": models.autoencoder.scale,
-        "shift": models.autoencoder.shift,
+        "scale": model.autoencoder.scale,
+        "shift": model.autoencoder.shift,
         "feature_digest": done.feature_digest,
         "precision": "bf16 autocast" if bf16 else "float32 (no native bf16)",
     }

@@ -93,9 +93,9 @@ def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
     with torch.no_grad():
         found = method.denoised(batch, noisy, t)
     teachers = _one_step(method.teacher, sampler, batch, noisy, t, method.data)
-    if (off := _apart(found, teachers)) < _SAME:
+    if (off := _distance(found, teachers)) < _SAME:
         return f"x_t - t v of the student is the teacher's single step but for {off:.1e}"
-    if _apart(found, _one_step(method.student, sampler, batch, noisy, t, method.data)) < _SAME:
+    if _distance(found, _one_step(method.student, sampler, batch, noisy, t, method.data)) < _SAME:
         raise WiringError(
             "estimate", f"the student does not start as the teacher: estimates are {off:.0%} apart"
         )
@@ -135,25 +135,25 @@ def teacher_edits(method: LaddMethod, sampler: Sampler) -> str:
     times = sampler.times(method.teacher)
     guided = made(times, sampler.guidance)
     plain = made(times, 1.0)
-    off = _apart(stored, guided)
+    off = _distance(stored, guided)
     if off >= _SAME:
-        if _apart(stored, plain) < _SAME:
+        if _distance(stored, plain) < _SAME:
             raise WiringError("edits", "the teacher's edits were made without guidance")
-        if _apart(stored, made(times[:-1], sampler.guidance)) < _SAME:
+        if _distance(stored, made(times[:-1], sampler.guidance)) < _SAME:
             raise WiringError("edits", "the teacher's edits stop a step short, with noise left")
-        alike = _alike(stored, guided)
-        what = "noise, or of another model" if alike < 0.5 else "not as the recipe says"
+        correlation = _correlation(stored, guided)
+        what = "noise, or of another model" if correlation < 0.5 else "not as the recipe says"
         raise WiringError(
             "edits",
             f"the real samples are {what}: {off:.0%} away from the teacher's own edits of the "
-            f"same pairs, correlation {alike:.2f}",
+            f"same pairs, correlation {correlation:.2f}",
         )
     spread = float(sampled(method.real).std() / sampled(method.data.latents).std())
     if not _SPREAD[0] < spread < _SPREAD[1]:
         raise WiringError("edits", f"the edits have {spread:.2f} times the spread of real latents")
     return (
         f"{len(rows)} edits made again are {off:.1e} off; guidance moves them by "
-        f"{_apart(guided, plain):.0%}; spread {spread:.2f} of real latents"
+        f"{_distance(guided, plain):.0%}; spread {spread:.2f} of real latents"
     )
 
 
@@ -218,13 +218,13 @@ def sampler_arrives(method: LaddMethod, sampler: Sampler) -> str:
     return "on straight lines both grids arrive at the guided sample, without noise"
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _distance(one: Tensor, other: Tensor) -> float:
     """Root mean square distance, relative to `other`'s size."""
     off = (one.float() - other.float()).square().mean().sqrt()
     return float(off / other.float().square().mean().sqrt().clamp(min=1e-12))
 
 
-def _alike(one: Tensor, other: Tensor) -> float:
+def _correlation(one: Tensor, other: Tensor) -> float:
     """Correlation of all values."""
     pair = torch.stack((one.float().flatten(), other.float().flatten()))
     return float(torch.corrcoef(pair)[0, 1])

@@ -1,0 +1,84 @@
+"""What is scored is the editor that users run; tests/stages/test_publish.py compares bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kontext.evaluate.models import TrainedModels
+from kontext.sample import editor
+from kontext.sample.canvas import Frame
+from tests.stages.finished_run import SIDE, finished_run
+from tests.stages.stage_harness import Harness
+
+FIRST = "0" * 64  # an id whose noise stream is that of `kontext edit`
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return finished_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def models(harness: Harness) -> TrainedModels:
+    ctx = harness.context("evaluate", harness.store.writer("evaluate", "models"))
+    return TrainedModels.load(ctx, harness.recipe.evaluate)
+
+
+def pictures(count: int) -> np.ndarray:
+    drawn = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 3), dtype=np.uint8)
+    return drawn.repeat(SIDE // 8, 1).repeat(SIDE // 8, 2)
+
+
+def test_a_batch_gives_each_item_the_edit_that_it_has_alone(models: TrainedModels) -> None:
+    images, ids = pictures(3), ["a" * 64, "b" * 64, "c" * 64]
+    texts = ["make it red", "a longer instruction for another picture", "make it red"]
+    for edit in (models.student_edit, models.teacher_edit, models.student_decoded):
+        together = edit(images, texts, ids)
+        for row in range(3):
+            one = slice(row, row + 1)
+            alone = edit(images[one], texts[one], ids[one])
+            assert np.abs(together[one].astype(int) - alone).max() <= 1
+    assert not np.array_equal(models.student_decoded(images, texts, ids), together * 0)
+
+
+def test_a_fault_in_the_users_path_shows_in_what_is_scored(
+    models: TrainedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: Any = (pictures(1), ["make it red"], [FIRST])
+    right = models.student_edit(*arguments)
+    real = editor.fit
+
+    def fit(image: np.ndarray, *more: Any) -> tuple[np.ndarray, Frame]:
+        canvas, frame = real(image, *more)
+        return canvas[:, ::-1].copy(), frame
+
+    monkeypatch.setattr(editor, "fit", fit)
+    assert not np.array_equal(models.student_edit(*arguments), right)
+
+
+def test_references_go_through_the_same_autoencoder(models: TrainedModels) -> None:
+    images, other = pictures(2), pictures(4)[2:]
+    codec = models.student.codec
+    assert np.array_equal(models.round_trip(images), codec.pictures(codec.encode(images)))
+    ceiling = models.ceiling(other, images)
+    encoded = codec.encode(images)
+    assert np.array_equal(ceiling, codec.pictures(codec.encode(other), images, encoded))
+    drawn = models.teacher_draw((SIDE, SIDE), ["a cat", "a dog"], ["a" * 64, "b" * 64])
+    assert drawn.shape == images.shape
+
+
+def test_long_instructions_are_cut_as_training_cuts_them(models: TrainedModels) -> None:
+    words = " ".join(["red"] * 40)
+    edited = models.student_edit(pictures(1), [words], [FIRST])
+    assert np.array_equal(edited, models.student_edit(pictures(1), [f"{words} blue"], [FIRST]))
+
+
+def test_batches_are_counted(models: TrainedModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("kontext.evaluate.models.BATCH", 2)
+    monkeypatch.setattr(models, "progress", seen.append)
+    models.student_edit(pictures(3), ["x"] * 3, ["a" * 64] * 3)
+    assert seen == [2, 1]
