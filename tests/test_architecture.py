@@ -149,7 +149,6 @@ CIRCLES: set[frozenset[str]] = {
     frozenset({"kontext.store.artifacts", "kontext.store.lineage"}),
     frozenset({"kontext.store.lake", "kontext.store.metadata"}),
     frozenset({"kontext.store.local", "kontext.store.objects", "kontext.store.s3"}),
-    frozenset({"kontext.train.light_adamw", "kontext.train.optim"}),
 }
 
 

@@ -18,7 +18,6 @@ from kontext.sample.request import Edit, Options
 from kontext.sample.sizes import Size
 from kontext.stage import StageContext
 from schemas.sections.data import IngestConfig
-from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
 

@@ -20,10 +20,12 @@ from torch.optim import AdamW, Muon, Optimizer
 from kontext.errors import RecipeError
 from kontext.parallel.muon import sharded_step
 from kontext.parallel.world import is_sharded
-from schemas.sections.training import ParameterGroup
+from kontext.train.ema import Ema
+from kontext.train.light_adamw import BETAS, light_adamw
+from kontext.train.state import TrainState
+from schemas.sections.training import FinetuneConfig, ParameterGroup
 
 _HIDDEN = ("double_blocks.", "single_blocks.")
-BETAS = (0.9, 0.95)
 _NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")
 Groups = list[dict[str, Any]]  # what torch's optimisers take: {"params", "lr", "weight_decay"}
 
@@ -89,6 +91,20 @@ def transformer_optimizers(
     return _split(model, name, lr, weight_decay, _is_block_matrix, groups)
 
 
+def transformer_state(
+    model: nn.Module, config: FinetuneConfig, lr: float, ema_decay: float
+) -> TrainState:
+    """The state of a run that trains a FluxTransformer, with the section's optimisers."""
+    optimizers = transformer_optimizers(
+        model, config.optimizer, lr, config.weight_decay, config.groups
+    )
+    return TrainState(
+        modules={"model": model},
+        optimizers={type(o).__name__.lower(): o for o in optimizers},
+        ema={"model": Ema(model, ema_decay)},
+    )
+
+
 def conv_optimizers(
     model: nn.Module,
     name: str,
@@ -112,7 +128,8 @@ def _split(
         raise ValueError(f"unknown optimiser '{name}' (known: {', '.join(_NAMES)})")
     chosen = by_name(model, lr, weight_decay, groups)
     if name != "muon":
-        return [_adamw_of(name)(_parameters(chosen), lr, weight_decay)]
+        make = adamw if name == "adamw" else light_adamw(name)
+        return [make(_parameters(chosen), lr, weight_decay)]
     hidden = _only(chosen, lambda key, p: for_muon(key, p))
     rest = _only(chosen, lambda key, p: not for_muon(key, p))
     made: list[Optimizer] = []
@@ -121,14 +138,6 @@ def _split(
     if rest:
         made.append(adamw(_parameters(rest), lr, weight_decay))
     return made
-
-
-def _adamw_of(name: str) -> Callable[..., Optimizer]:
-    if name == "adamw":
-        return adamw
-    from kontext.train.light_adamw import light_adamw
-
-    return light_adamw(name)
 
 
 def by_name(
