@@ -1,6 +1,7 @@
 """The `kontext` command. Every command answers `--help`; data is printed as JSON with `--json`.
 
-Exit codes: 0 done, 1 failed (one clear line), 2 bad usage, 3 refused by the safety policy.
+Exit codes: 0 done, 1 failed (one clear line), 2 bad usage, 3 refused by the safety policy,
+75 the time was up (run it again).
 Heavy imports happen inside the commands, so that `kontext --help` answers at once.
 """
 
@@ -20,14 +21,14 @@ from flows import (
     cli_catalog,
     cli_data,
     cli_edit,
+    cli_export_store,
     cli_lora,
     cli_ops,
-    cli_pack,
     cli_plan,
     cli_safety,
     cli_weights,
 )
-from kontext.errors import KontextError, RecipeError
+from kontext.errors import KontextError, RecipeError, Stopped
 
 app = typer.Typer(
     name="kontext",
@@ -156,17 +157,22 @@ def run(
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
     direct: Annotated[bool, typer.Option(help="In this process, without Prefect.")] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --direct: save and end with code 75 after so many."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the pipeline. What is done is reused; a failed run continues where it stopped."""
     if only and start:
         raise typer.BadParameter("--only and --from exclude each other")
+    if seconds is not None and not direct:
+        raise typer.BadParameter("--seconds needs --direct")
     _check_overrides(recipe, overrides)
     from rich.console import Console
 
-    from flows.run import Request
-    from flows.run import run as run_pipeline
+    from flows.direct import Request, run_direct
 
     request = Request(
         recipe,
@@ -179,9 +185,17 @@ def run(
         tuple(version or ()),
         tuple(accept or ()),
     )
-    result = run_pipeline(request, direct, not quiet, Console(stderr=as_json))
+    console = Console(stderr=as_json)
+    if direct:
+        result = run_direct(request, float("inf") if seconds is None else seconds, console)
+    else:
+        from flows.run import run as run_pipeline
+
+        result = run_pipeline(request, not quiet, console)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
+    if result["state"] == "STOPPED":
+        raise typer.Exit(Stopped.exit_code)
 
 
 @app.command()
@@ -240,7 +254,7 @@ def status(
 def report(recipe: Recipe = "demo", overrides: Sets = None, store: Store = "") -> None:
     """Print the path of the report of a recipe's latest evaluation."""
     _check_overrides(recipe, overrides)
-    from flows.run import find_report
+    from flows.direct import find_report
     from tasks.workspace import open_engine, places, resolve_recipe
 
     at = places(store)
@@ -274,8 +288,8 @@ def doctor(
 
 
 cli_data.add_to(app)
-cli_pack.add_to(app)
 cli_plan.add_to(app)
+cli_export_store.add_to(app)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_catalog.app, name="catalog")
 app.add_typer(cli_safety.app, name="safety")

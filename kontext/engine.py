@@ -11,36 +11,38 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from kontext.acceptance import (
     Acceptance,
-    changed_line,
-    changed_modules,
+    difference,
     newest_alike,
     read_acceptance,
     write_acceptance,
 )
-from kontext.errors import ArtifactError, ObjectNotFound
+from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.fingerprint import code_digest, code_of
 from kontext.graph import downstream
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkResult, Reporter, Stage, StageContext
 from kontext.states import PlannedStage, StageOutcome, StageStatus
 from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter, run_prefix
-from kontext.store.catalog import Catalog
 from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe
 from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    from kontext.store.catalog import Catalog
 
 CHANGES_RESULTS = False  # decides what runs, not what comes out
 
@@ -50,8 +52,10 @@ _LOG = logging.getLogger("kontext.engine")
 class Engine:
     """Runs the stages of one recipe against one store.
 
-    `run` names the orchestrator's run. `pins` (stage -> digest) are finished artifacts to take as
-    they are, whatever the recipe and today's code would make of those stages.
+    `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
+    `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
+    finished artifacts to take as they are, whatever the recipe and today's code would make of
+    those stages.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Engine:
         *,
         stages: Mapping[str, Stage],
         run: str = "",
+        stop: Callable[[], bool] = lambda: False,
         pins: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
@@ -70,9 +75,10 @@ class Engine:
         self.home.mkdir(parents=True, exist_ok=True)
         self.objects = open_store(store_url)
         self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
-        self.catalog = Catalog(catalog, self.objects.url)
+        self._catalog = str(catalog)
         self.ledger = Ledger(self.objects)
         self.run = run
+        self.stop = stop
         self._stages = stages
         self._pins = dict(pins or {})
         for name, digest in self._pins.items():
@@ -80,6 +86,15 @@ class Engine:
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
         self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, opened when it is first asked for. Raises CatalogError without one."""
+        if not self._catalog:
+            raise CatalogError("this run has no catalog")
+        from kontext.store.catalog import Catalog  # DuckDB: a training machine may have none
+
+        return Catalog(self._catalog, self.objects.url)
 
     def digests(self) -> dict[str, str]:
         """The digest of every stage's artifact for this recipe, made or not, in graph order."""
@@ -121,9 +136,10 @@ class Engine:
     def _acceptance(self, name: str, digest: str) -> Acceptance | None:
         """The record that another artifact is to be used for this one, while that is there."""
         accepted = read_acceptance(self.objects, name, digest)
-        there = accepted is not None and self.artifacts.exists(name, accepted.artifact)
-        self._accepted[name] = accepted if there else None
-        return self._accepted[name]
+        if accepted is not None and not self.artifacts.exists(name, accepted.artifact):
+            accepted = None
+        self._accepted[name] = accepted
+        return accepted
 
     def artifact(self, name: str) -> Artifact:
         """The finished artifact of a stage for this recipe. Raises ArtifactError."""
@@ -246,7 +262,8 @@ class Engine:
     def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
         """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
         name, digest = stage.name, manifest.digest
-        self.catalog.record(manifest)
+        if self._catalog:
+            self.catalog.record(manifest)
         self.artifacts.tag(f"latest/{name}", name, digest)
         if stage.tag:
             self.artifacts.tag(self._tag(stage, manifest), name, digest)
@@ -285,14 +302,15 @@ class Engine:
             home=self.home,
             store_url=self.objects.url,
             report=reporter,
-            catalog=str(self.catalog.path),
+            catalog=self._catalog,
+            stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
 
     def _input(self, name: str, digest: str) -> Artifact:
         """An input as a stage sees it: that it was accepted stands among its notes."""
         found = self.artifacts.open(name, digest)
-        accepted = None if name in self._pins else self._accepted.get(name)
+        accepted = self._accepted.get(name)
         if accepted is None:
             return found
         notes = [*found.manifest.notes, accepted.line()]
@@ -301,10 +319,9 @@ class Engine:
     def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
-            accepted = None if name in self._pins else self._accepted.get(name)
+            accepted = self._accepted.get(name)
             why = "chosen version" if name in self._pins else "manifest exists"
-            if accepted is not None:
-                why = accepted.line()
+            why = accepted.line() if accepted else why
             return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
@@ -313,20 +330,8 @@ class Engine:
         return StageStatus(name, digest, "stale", self._difference(stage, before, digests))
 
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
-        """Why an earlier artifact is not the one this recipe wants."""
-        changes = []
-        changed = changed_modules(before, self._code(stage))
-        if changed is not None:
-            changes.append(changed_line(changed))
-        config = self._config(stage, 0)
-        for key in sorted(set(config) | set(before.config) - {"attempt"}):
-            old, new = before.config.get(key), config.get(key)
-            if old != new:
-                changes.append(f"{key}: {_short(old)} → {_short(new)}")
-        for source in stage.inputs:
-            if before.inputs.get(source) != digests[source]:
-                changes.append(f"input {source} changed")
-        return "; ".join(changes) or "forced again"
+        inputs = {source: digests[source] for source in stage.inputs}
+        return difference(before, self._code(stage), self._config(stage, 0), inputs)
 
     def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
         config = self._config(stage, attempt)
@@ -394,8 +399,3 @@ class Engine:
         if name not in self._stages:
             raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
         return self._stages[name]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -96,3 +96,12 @@ class NumericsError(KontextError):
     def __init__(self, message: str, lines: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.lines = lines
+
+
+class Stopped(Exception):
+    """The work was asked to end before it was done. What is made so far is saved: nothing failed.
+
+    The same command goes on where it ended.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h

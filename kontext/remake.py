@@ -10,23 +10,25 @@ import importlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontext.errors import ArtifactError
 from kontext.fingerprint import code_digest, code_of
 from kontext.safety.ledger import Ledger
 from kontext.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext, section_of
 from kontext.store.artifacts import ArtifactStore, ArtifactWriter
-from kontext.store.catalog import Catalog
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.transfer import Transfer, copy_artifacts
 from kontext.store.work import map_chunks
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    from kontext.store.catalog import Catalog
 
 CHANGES_RESULTS = False  # compares what is there
 
@@ -101,8 +103,16 @@ def rebuild_catalog(
     return Rebuilt(runs, tuple(dict.fromkeys(datasets)), tuple(different))
 
 
-def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | None) -> Transfer:
-    """Copy artifacts into a store and enter their safety decisions into its ledger."""
+def import_artifacts(
+    source: ArtifactStore,
+    target: ArtifactStore,
+    ref: str | None,
+    files_of: Collection[str] | None = None,
+) -> Transfer:
+    """Copy artifacts into a store and enter their safety decisions into its ledger.
+
+    For the arguments and errors see `kontext.store.transfer.copy_artifacts`.
+    """
     ledger = Ledger(target.objects)
 
     def enter(manifest: Manifest) -> None:
@@ -111,7 +121,7 @@ def import_artifacts(source: ArtifactStore, target: ArtifactStore, ref: str | No
                 path = source.blob_path(file)
                 ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
 
-    return copy_artifacts(source, target, ref, before_manifest=enter)
+    return copy_artifacts(source, target, ref, files_of=files_of, before_manifest=enter)
 
 
 def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:

@@ -140,6 +140,8 @@ class StageContext:
     store_url: str
     report: Reporter
     catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
+    # whether the time is up: a long stage then saves what it has and raises Stopped
+    stop: Callable[[], bool] = lambda: False
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("kontext"))
 
     def note(self, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,17 +68,36 @@ def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(error)) from error
 
 
-def open_engine(recipe: Recipe, at: Places, run: str = "", versions: Sequence[str] = ()) -> Engine:
+def open_engine(
+    recipe: Recipe,
+    at: Places,
+    run: str = "",
+    versions: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Engine:
     """The engine over these places.
 
-    `versions` are artifacts to take as they are: stage/digest, a tag or a stage name (its latest).
-    Raises ArtifactError for one that does not exist.
+    Over a store of `kontext export-store`, the data stages are those that were exported, models
+    are read from the store, and there is no catalog: the store it goes back to has one.
+
+    Args:
+        versions: artifacts to take as they are: stage/digest, a tag or a stage name (its latest).
+        stop: asked by long stages whether to save and end.
+
+    Raises:
+        ArtifactError: a version that does not exist.
+        RecipeError: the store was exported for another recipe.
     """
     from kontext.engine import Engine
+    from kontext.exported import exported_artifacts, use_models
     from kontext.stages import STAGES
 
-    pins = chosen(at, versions) if versions else {}
-    return Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)
+    exported = exported_artifacts(open_artifacts(at), recipe, STAGES)
+    if exported:
+        use_models(at.store)
+    pins = {**exported, **(chosen(at, versions) if versions else {})}
+    catalog = "" if exported else at.catalog
+    return Engine(recipe, at.store, catalog, at.home, run=run, stop=stop, stages=STAGES, pins=pins)
 
 
 def open_artifacts(at: Places) -> ArtifactStore:

@@ -33,7 +33,7 @@ LAYERS = {
     "stages": 4,
     "engine": 5,
     "remake": 5,
-    "packed": 5,
+    "exported": 5,
     "cli": 6,
 }
 TENSOR_PARTS = ("models", "parallel", "train", "sample")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kontext.errors import WeightsError
+from kontext.errors import Stopped, WeightsError
 from kontext.stage import ArtifactOutput, ArtifactReader
 
 BANK_ROWS = pa.schema(
@@ -116,20 +116,27 @@ def make_shards(
     encode: Callable[[range], dict[str, Tensor]],
     rank: int = 0,
     ranks: int = 1,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Path]:
     """Encode the shards of a bank, each of at most `rows` rows, that are not whole in `folder` yet.
 
     Args:
         encode: the tensors [k, …] of a range of entries.
         rank, ranks: this process among those that share the work; it makes every `ranks`-th shard.
+        stop: asked before a shard is made whether to end.
 
     Returns:
         The paths of all shards, in order.
+
+    Raises:
+        Stopped: `stop` said so; the shards so far are whole.
     """
     paths = []
     for number, start in enumerate(range(0, len(entries.keys), rows)):
         paths.append(folder / f"{name}-{number:05d}.safetensors")
         if number % ranks == rank and not paths[-1].exists():
+            if stop():
+                raise Stopped(f"ended after {number} shards of {name}")
             wanted = range(start, min(start + rows, len(entries.keys)))
             tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
             partial = paths[-1].with_suffix(".partial")
@@ -145,21 +152,24 @@ def write_bank(
     entries: Entries,
     rows: int,
     encode: Callable[[range], dict[str, Tensor]],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Bank:
     """Write a bank, with what `make_shards` makes in `scratch` or a killed run left whole there.
 
     Args:
         encode: the tensors [k, …] of a range of entries.
+        stop: see `make_shards`.
 
     Returns:
         The bank, as its shards are in `scratch`.
 
     Raises:
+        Stopped: `stop` said so; the shards so far are whole.
         WeightsError: there is nothing to encode.
     """
     if not entries.keys:
         raise WeightsError(f"there is nothing to encode for the bank '{name}'")
-    shards = make_shards(scratch, name, entries, rows, encode)
+    shards = make_shards(scratch, name, entries, rows, encode, stop=stop)
     for shard in shards:
         output.add_file(shard.name, shard)
     output.add_table(f"{name}.parquet", _table(entries, [shard.name for shard in shards], rows))

@@ -128,8 +128,13 @@ def _scaled(image: Pixels, cell: int, smooth: bool) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
+    """DejaVu Sans, which comes with matplotlib; Pillow's own font where that is not installed."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        own = ImageFont.load_default(size)
+        assert isinstance(own, ImageFont.FreeTypeFont)
+        return own
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size)
 

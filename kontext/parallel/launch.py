@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any, Protocol
 import torch
 
 from kontext import errors
-from kontext.errors import RanksError
+from kontext.errors import RanksError, Stopped
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.rank import Job, StepProgress, call_name, die_with_parent, run
 from schemas.sections.training import LaunchConfig, ParallelConfig
@@ -60,6 +61,7 @@ def on_ranks(
     progress: StepProgress,
     *,
     name: str = "ranks",
+    stop: Callable[[], bool] = lambda: False,
     **arguments: Any,
 ) -> None:
     """Call `work(rank, config, inputs, **arguments)` on every rank that the recipe asks for.
@@ -71,9 +73,11 @@ def on_ranks(
         config: the stage's recipe section, which each rank reads again from JSON.
         progress: called in another thread with what rank 0 reports.
         name: of the scratch folder in which ranks write their log; one per work of a stage.
+        stop: asked again and again whether to end; see `launch`.
         arguments: JSON.
 
     Raises:
+        Stopped: `stop` said so; what the ranks have made is saved.
         KontextError: what the work refused, as its own class.
         RanksError: ranks died too often, or could not be started.
         StallError: they made no step for too long.
@@ -94,16 +98,23 @@ def on_ranks(
         context=getattr(config, "parallel", ParallelConfig()).context,
         stall_seconds=config.launch.stall_seconds,
     )
-    launch(job, config.launch, progress)
+    launch(job, config.launch, progress, stop)
 
 
-def launch(job: Job, config: LaunchConfig, progress: StepProgress) -> None:
+def launch(
+    job: Job,
+    config: LaunchConfig,
+    progress: StepProgress,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Run a job's ranks to their end, started again from the last checkpoint where one died.
 
     Args:
         progress: called in another thread with what rank 0 tells.
+        stop: asked again and again whether to end. Ray's ranks go on to the end all the same.
 
     Raises:
+        Stopped: `stop` said so; the ranks have saved.
         KontextError: what the job's function refused, as its own class.
         RanksError: ranks died too often or hung, or the launcher is not there.
     """
@@ -111,7 +122,7 @@ def launch(job: Job, config: LaunchConfig, progress: StepProgress) -> None:
     for old in (job.failure, job.progress, *job.folder.glob("stacks-rank-*.txt")):
         old.unlink(missing_ok=True)
     with _followed(job, progress):
-        _LAUNCHERS[config.launcher](job, config)
+        _LAUNCHERS[config.launcher](job, config, stop)
 
 
 def ranks(config: LaunchConfig) -> int:
@@ -119,7 +130,7 @@ def ranks(config: LaunchConfig) -> int:
     return config.ranks or max(1, torch.cuda.device_count())
 
 
-def _torchrun(job: Job, config: LaunchConfig) -> None:
+def _torchrun(job: Job, config: LaunchConfig, stop: Callable[[], bool]) -> None:
     path, log = job.folder / "job.json", job.folder / "ranks.log"
     path.write_text(job.model_dump_json())
     command = [
@@ -140,7 +151,10 @@ def _torchrun(job: Job, config: LaunchConfig) -> None:
             preexec_fn=die_with_parent,
         )
     try:
-        code = child.wait()
+        while (code := child.poll()) is None:
+            if stop():
+                raise Stopped("the ranks were asked to end, and have saved")
+            time.sleep(_POLL)
     finally:
         _end(child)
     if code:
@@ -160,7 +174,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _ray(job: Job, config: LaunchConfig) -> None:
+def _ray(job: Job, config: LaunchConfig, _: Callable[[], bool]) -> None:
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -189,7 +203,8 @@ def _ray_rank(config: dict[str, Any]) -> None:
     run(Job.model_validate_json(config["job"]))
 
 
-_LAUNCHERS: dict[str, Callable[[Job, LaunchConfig], None]] = {"torchrun": _torchrun, "ray": _ray}
+_Launcher = Callable[[Job, LaunchConfig, Callable[[], bool]], None]
+_LAUNCHERS: dict[str, _Launcher] = {"torchrun": _torchrun, "ray": _ray}
 
 
 def _failure(job: Job, otherwise: str) -> errors.KontextError:

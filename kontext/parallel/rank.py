@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kontext.errors import KontextError
+from kontext.errors import KontextError, Stopped
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.watchdog import Watchdog
@@ -35,10 +35,6 @@ _SAVE_SECONDS = 25  # an orchestrator that cancels kills what is left after 30 s
 
 # (steps done, steps in all, numbers): a step's losses and cost, or what was measured after it
 StepProgress = Callable[[int, int, Mapping[str, float | None]], None]
-
-
-class Stopped(Exception):
-    """The work was asked to end before it was done; what is made so far is saved."""
 
 
 class Job(BaseModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import pdqhash
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -39,6 +38,8 @@ def pdq_dihedral(rgb: Bytes) -> tuple[Bytes, int]:
     Returns:
         (hashes uint8 [8, 32], the image as it is first; quality 0-100).
     """
+    import pdqhash  # here: distances alone are asked for where it is not installed
+
     if max(rgb.shape[:2]) > _HALVE_ABOVE:
         results = []
         for view in (rgb, rgb[:, ::-1], rgb[::-1], rgb[::-1, ::-1]):

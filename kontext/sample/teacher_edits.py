@@ -66,13 +66,22 @@ def synthesise(
         config = ctx.config
         assert isinstance(config, DistillConfig)
         shared = inputs.using(**{TEACHER_EDITS: folder})
-        on_ranks(edit_on_rank, config, shared, on_the_way, name="edit-ranks", version=version)
+        on_ranks(
+            edit_on_rank,
+            config,
+            shared,
+            on_the_way,
+            name="edit-ranks",
+            stop=ctx.stop,
+            version=version,
+        )
 
     def make(rows: range) -> dict[str, Tensor]:
         ctx.report.progress(rows.start, 2 * len(edits), "teacher edits")
         return _made(sampler, teacher, edits, rows)
 
-    write_bank(ctx.output, folder, TEACHER_EDITS, _entries(edits, version), SHARD, make)
+    entries = _entries(edits, version)
+    write_bank(ctx.output, folder, TEACHER_EDITS, entries, SHARD, make, ctx.stop)
     ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, missing)
     ctx.output.add_json(
         DESCRIPTION,

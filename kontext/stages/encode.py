@@ -63,11 +63,19 @@ def run(ctx: StageContext) -> None:
     def on_the_way(done: int, total: int, _: Mapping[str, float | None]) -> None:
         ctx.report.progress(done, total, "encoding on ranks")
 
-    on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way)
+    on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
     splits = _splits(ctx.inputs["shard"])
     codec = _codec_digest(ctx.inputs["train-autoencoder"])
     latents, texts = (
-        write_bank(ctx.output, ctx.scratch, each.name, each.entries, config.shard_rows, each.encode)
+        write_bank(
+            ctx.output,
+            ctx.scratch,
+            each.name,
+            each.entries,
+            config.shard_rows,
+            each.encode,
+            ctx.stop,
+        )
         for each in (
             _latents(config, model, splits, codec, device, ctx.report.progress),
             _texts(config, encoder, splits, ctx.report.progress),

@@ -14,6 +14,7 @@ from kontext.evaluate.references import EDITORS, run_editors
 from kontext.evaluate.report.assemble import Evaluation, report_data
 from kontext.evaluate.report.assets import Assets, contact_sheet
 from kontext.evaluate.report.builder import publish_copy, render
+from kontext.evaluate.report.charts import drawable
 from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
 from kontext.evaluate.scoring import prepare, small_clip
 from kontext.evaluate.verdict import goal_rows, unfit_line, verdict_markdown
@@ -127,6 +128,8 @@ def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
     """Write the report folder, store it, and copy it where people look for it."""
     folder = ctx.scratch / "report"
     shutil.rmtree(folder, ignore_errors=True)
+    if not drawable():
+        ctx.note("matplotlib is not installed: the report has no charts")
     render(report_data(ctx, done, models, Assets(folder), STAGES), folder)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         ctx.output.add_file(f"report/{path.relative_to(folder).as_posix()}", path)

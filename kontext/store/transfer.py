@@ -9,18 +9,23 @@ So `kontext artifacts verify --store FOLDER` works on an export, and so does eve
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from kontext.errors import ArtifactError
 from kontext.store.artifacts import ArtifactStore, blob_key, run_prefix
 from kontext.store.lineage import Ref, ancestors
 from kontext.store.objects import open_store
 from schemas.manifest import Manifest
+
+_LOOKS_BACK = 256 << 20  # bytes; compressing takes seven times as much memory, reading as much
+_LAYOUT = ("blobs", "runs", "tags", "ledger", "models", "export.json")  # of an archive
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,15 @@ def copy_artifacts(
     target: ArtifactStore,
     ref: str | None = None,
     *,
+    files_of: Collection[str] | None = None,
     before_manifest: Callable[[Manifest], None] | None = None,
 ) -> Transfer:
     """Copy an artifact (or all) with everything it was made from; every blob is hashed on the way.
 
     What the target has already is kept. Manifests are copied byte for byte, inputs before what was
     made from them and after their files, so that a copy cut off anywhere is a smaller store, never
-    a broken one. `before_manifest` is called before an artifact comes to exist.
+    a broken one. `before_manifest` is called before an artifact comes to exist. `files_of` are the
+    stages whose files are copied (all by default); of others the target has the manifests alone.
 
     Raises ArtifactError for an unknown reference, a missing input or damaged bytes.
     """
@@ -58,7 +65,8 @@ def copy_artifacts(
         if target.exists(*key):
             present += 1
             continue
-        for file in manifest.files:
+        wants_files = files_of is None or manifest.stage in files_of
+        for file in manifest.files if wants_files else ():
             if file.sha256 not in done and not _has(target, file.sha256, file.size):
                 target.objects.put_file(blob_key(file.sha256), source.blob_path(file))
                 blobs, size = blobs + 1, size + file.size
@@ -100,14 +108,23 @@ def _inputs_first(manifests: dict[Ref, Manifest]) -> tuple[Ref, ...]:
 
 def is_archive(name: str) -> bool:
     """Whether a source or target means a tar file rather than a store."""
-    return name.endswith(".tar")
+    return name.endswith((".tar", ".tar.xz"))
 
 
 def write_archive(folder: Path, archive: Path) -> None:
-    """Pack an exported folder; the same export gives the same bytes. Raises ArtifactError."""
+    """Put an exported folder into one file; the same export gives the same bytes.
+
+    A name that ends in .xz is compressed. Shards hold an image once for every pair that shows it,
+    and the compressor looks far enough back to store it once.
+
+    Raises ArtifactError.
+    """
     partial = archive.with_name(archive.name + ".partial")
     try:
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            _opened_file(partial, compressed=archive.name.endswith(".xz")) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             files = (path for path in folder.rglob("*") if path.is_file())
             for path in sorted(files):
                 name = path.relative_to(folder).as_posix()
@@ -117,6 +134,13 @@ def write_archive(folder: Path, archive: Path) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ArtifactError(f"cannot write {archive}: {error.strerror}") from error
+
+
+def _opened_file(path: Path, compressed: bool) -> IO[bytes]:
+    if not compressed:
+        return path.open("wb")
+    finder = {"preset": 6, "mf": lzma.MF_HC4, "dict_size": _LOOKS_BACK}
+    return lzma.open(path, "wb", filters=[{"id": lzma.FILTER_LZMA2, **finder}])
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -142,7 +166,7 @@ def opened(source: str, scratch: Path) -> Iterator[ArtifactStore]:
         try:
             with tarfile.open(source) as tar:
                 for member in tar.getmembers():
-                    if member.name.split("/")[0] not in ("blobs", "runs", "tags"):
+                    if member.name.split("/")[0] not in _LAYOUT:
                         raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
                 tar.extractall(folder, filter="data")
         except (OSError, tarfile.TarError) as error:

@@ -16,7 +16,8 @@ from typing import Protocol
 
 import torch
 
-from kontext.parallel.rank import StepProgress, Stopped
+from kontext.errors import Stopped
+from kontext.parallel.rank import StepProgress
 from kontext.parallel.watchdog import Watchdog
 from kontext.train.checkpoint import Checkpoints
 from kontext.train.clock import COLUMNS, Clock

@@ -77,6 +77,7 @@ def train(
         The history: one row per step that counts.
 
     Raises:
+        Stopped: the time is up; every step so far is saved.
         GateError: losses are not finite, and the recipe says to stop.
         NumericsError: a checkpoint was made with other numerics than the method's ledger.
         RanksError: ranks died too often, or could not be started.
@@ -96,13 +97,20 @@ def train(
                 inputs,
                 progress,
                 name=name or "ranks",
+                stop=ctx.stop,
                 build=call_name(build),
                 ledger=method.state.ledger,
                 checkpoints=checkpoints.url,
             )
     watchdog = Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt")
     return take_steps(
-        method, config, checkpoints, progress, watchdog, measure=measure or method.measure
+        method,
+        config,
+        checkpoints,
+        progress,
+        watchdog,
+        measure=measure or method.measure,
+        stop=ctx.stop,
     )
 
 

@@ -1,7 +1,7 @@
 """One big GPU: 128 px, emoji, characters, weather, signs and cut-outs on photographs.
 
-Sized so that the pack (`kontext pack`) stays below 60 MiB and training takes slices of ten
-minutes. The numbers of its training sections have not been tuned: no GPU was at hand.
+Made for a machine without network (`kontext export-store`) and slices of ten minutes. The numbers
+of its training sections have not been tuned: no GPU was at hand.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kontext.data.banks import BANK_ROWS, Bank, Entries, open_bank, write_bank
-from kontext.errors import WeightsError
+from kontext.errors import Stopped, WeightsError
 from tests.data.folder_artifact import FolderArtifact
 
 COUNT = 30
@@ -91,6 +92,7 @@ def test_what_a_killed_run_finished_is_not_encoded_again(tmp_path: Path) -> None
 
 _READER = """
 import resource, sys, torch
+from collections.abc import Callable
 from pathlib import Path
 from kontext.data.banks import open_bank
 from tests.data.folder_artifact import FolderArtifact
@@ -136,3 +138,20 @@ def test_rows_of_two_encoders_are_refused(tmp_path: Path) -> None:
 def test_a_bank_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nothing to encode for the bank 'x'"):
         write(FolderArtifact(tmp_path), 0, rows=4)
+
+
+def test_a_bank_that_is_asked_to_end_goes_on_with_the_next_shard(tmp_path: Path) -> None:
+    artifact, made, answers = FolderArtifact(tmp_path), list[range](), iter([False, False, True])
+
+    def counted(rows: range) -> dict[str, Tensor]:
+        made.append(rows)
+        return encode(rows)
+
+    def bank(stop: Callable[[], bool]) -> Bank:
+        return write_bank(artifact, artifact.scratch, "x", entries(COUNT), 8, counted, stop)
+
+    with pytest.raises(Stopped, match="ended after 2 shards of x"):
+        bank(lambda: next(answers))
+    assert made == [range(8), range(8, 16)]
+    assert len(bank(lambda: False).keys) == COUNT
+    assert made[2:] == [range(16, 24), range(24, 30)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,16 @@ def test_a_damaged_png_is_an_artifact_error(keep: int) -> None:
     png = encode_png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     with pytest.raises(ArtifactError, match="no PNG of ours"):
         decode_png(png[:keep])
+
+
+def test_pillow_gives_the_same_pixels_where_there_is_no_opencv(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (9, 17, 3), np.uint8)
+    png = encode_png(rgb)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert np.array_equal(decode_png(memoryview(png)), rgb)
+    assert decode_png(png).flags.writeable
+    for keep in (0, 7, 40, 200):
+        with pytest.raises(ArtifactError, match="no PNG of ours"):
+            decode_png(png[:keep])

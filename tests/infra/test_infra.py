@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -102,18 +103,35 @@ def test_gpu_workers_ask_for_gpus_and_the_right_nodes() -> None:
     assert pod["terminationGracePeriodSeconds"] > 20  # a trainer saves within 20 s of SIGTERM
 
 
-def test_slurm_script_parses_and_its_torchrun_line_is_understood() -> None:
-    script = INFRA / "slurm" / "train.sbatch"
-    subprocess.run(["bash", "-n", script], check=True)
-    text = script.read_text()
-    assert re.search(r"^#SBATCH --requeue$", text, re.M)
-    options = re.search(r"torchrun \\\n(.*?) -m flows\.cli", text, re.S)
-    assert options is not None
-    words = re.sub(r'"[^"]*"', "1", options[1]).replace("\\\n", " ").split()
-    from torch.distributed.run import get_args_parser
+_SLURM = """#!/bin/bash
+echo "$(basename "$0") $*" >> "$SAID"
+[ "$(basename "$0")" != kontext ] || exit "$CODE"
+"""
 
-    parsed = get_args_parser().parse_args([*words, "-m", "flows.cli", "run"])
-    assert parsed.rdzv_backend == "c10d" and parsed.max_restarts == 3
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (75, True)])
+def test_slurm_job_requeues_itself_while_there_is_more_to_do(
+    code: int, requeued: bool, tmp_path: Path
+) -> None:
+    for name in ("kontext", "scontrol"):
+        (tmp_path / name).write_text(_SLURM)
+        (tmp_path / name).chmod(0o755)
+    said = tmp_path / "said"
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "KONTEXT_HOME": str(tmp_path),
+        "SLURM_JOB_ID": "7",
+        "SAID": str(said),
+        "CODE": str(code),
+    }
+    script = INFRA / "slurm" / "train.sbatch"
+    done = subprocess.run(["bash", script, "--recipe", "ci"], env=variables, check=False)
+    lines = said.read_text().splitlines()
+    assert lines[0] == "kontext run --direct --seconds 13200 --recipe ci"
+    assert lines[1:] == (["scontrol requeue 7"] if requeued else [])
+    assert done.returncode == (0 if requeued else code)
+    limit = re.search(r"^#SBATCH --time=(\d+):00:00$", script.read_text(), re.M)
+    assert limit is not None and int(limit[1]) * 3600 > 13200 + 600  # time to save
 
 
 _ACTIONS = {  # boto3 call -> IAM action

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,15 @@ def recipe() -> Recipe:
 def finished_run(folder: Path) -> Harness:
     """All inputs of evaluate, made by hand."""
     harness = Harness(folder, recipe())
-    images, rows = _pairs()
+    make_data(harness)
+    _models(harness)
+    return harness
+
+
+def make_data(harness: Harness, splits: Sequence[str] = ("train", "test")) -> None:
+    """What the stages up to `index` give, by hand; a category's pairs take turns in `splits`."""
+    folder = harness.folder
+    images, rows = _pairs(splits)
     harness.make("ingest", lambda w: _ingest(w, images))
     harness.make("mine", lambda w: _mine(w, rows))
     harness.make("caption", lambda w: _caption(w, rows))
@@ -64,11 +73,9 @@ def finished_run(folder: Path) -> Harness:
     harness.make("shard", lambda w: _shard(w, rows, images, folder))
     index = {"dataset": "tiny", "version": 1, "snapshot_id": 4, "counts": {"pairs": len(rows)}}
     harness.make("index", lambda w: w.add_json("index.json", index))
-    _models(harness)
-    return harness
 
 
-def _pairs() -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
+def _pairs(splits: Sequence[str]) -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
     rng = np.random.default_rng(0)
     images: dict[str, np.ndarray] = {}
     rows: list[dict[str, object]] = []
@@ -99,7 +106,7 @@ def _pairs() -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
                     "target_id": add(target),
                     "license_spdx": "CC-BY-SA-4.0" if number % 3 else "MIT",
                     "source": f"emoji:set{number % 2}",
-                    "split": ("train", "test")[number % 2],
+                    "split": splits[number % len(splits)],
                     "component_id": f"{category}-{number}",
                 }
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext.packed.scores import png
+from kontext.data.pixels import encode_png
 from kontext.train import board
 from kontext.train.board import Board, crc32c
 
@@ -89,7 +89,7 @@ def test_numbers_come_with_their_step_and_what_is_unknown_is_left_out(tmp_path: 
 def test_pictures_are_the_png_with_its_size(tmp_path: Path) -> None:
     import numpy as np
 
-    picture = png(np.zeros((20, 300, 3), np.uint8))
+    picture = encode_png(np.zeros((20, 300, 3), np.uint8))
     Board(tmp_path / "run").picture(5, "flow/samples", picture)
     (summary,) = events(tmp_path / "run")[1][5]
     (value,) = fields(summary)[1]  # type: ignore[arg-type]

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from kontext.errors import StoreError, WeightsError
+from kontext.errors import Stopped, StoreError, WeightsError
 from kontext.parallel import checkpoint
-from kontext.parallel.rank import Stopped
 from kontext.parallel.world import World
 from kontext.store.local import LocalStore
 from kontext.train.checkpoint import Checkpoints

