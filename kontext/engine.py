@@ -163,10 +163,8 @@ class Engine:
             self._known(name)
             if name in self._pins:
                 raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
-        names = list(self._stages)
-        if only is not None:
-            names = downstream(self._stages, only)
-        elif from_ is not None:
+        names = list(self._stages) if only is None else downstream(self._stages, only)
+        if only is None and from_ is not None:
             names = names[names.index(from_) :]
         redone: set[str] = set()
         planned = []
@@ -320,8 +318,8 @@ class Engine:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
             accepted = self._accepted.get(name)
-            why = "chosen version" if name in self._pins else "manifest exists"
-            why = accepted.line() if accepted else why
+            made = "chosen version" if name in self._pins else "manifest exists"
+            why = accepted.line() if accepted else made
             return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
