@@ -6,6 +6,7 @@ older artifact to use instead. It holds until the code changes again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -95,6 +96,25 @@ def changed_line(changed: list[str]) -> str:
         return "code changed"
     rest = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     return f"code changed: {', '.join(changed[:_SHOWN])}{rest}"
+
+
+def difference(
+    before: Manifest, code: Mapping[str, str], config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> str:
+    """Why an artifact is not the one that today's code, section and inputs make, in one line."""
+    changed = changed_modules(before, code)
+    changes = [] if changed is None else [changed_line(changed)]
+    for key in sorted(set(config) | set(before.config) - {"attempt"}):
+        old, new = before.config.get(key), config.get(key)
+        if old != new:
+            changes.append(f"{key}: {_short(old)} → {_short(new)}")
+    changes += [f"input {s} changed" for s in inputs if before.inputs.get(s) != inputs[s]]
+    return "; ".join(changes) or "forced again"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _key(stage: str, digest: str) -> str:

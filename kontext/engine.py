@@ -22,8 +22,7 @@ from filelock import FileLock
 
 from kontext.acceptance import (
     Acceptance,
-    changed_line,
-    changed_modules,
+    difference,
     newest_alike,
     read_acceptance,
     write_acceptance,
@@ -137,9 +136,10 @@ class Engine:
     def _acceptance(self, name: str, digest: str) -> Acceptance | None:
         """The record that another artifact is to be used for this one, while that is there."""
         accepted = read_acceptance(self.objects, name, digest)
-        there = accepted is not None and self.artifacts.exists(name, accepted.artifact)
-        self._accepted[name] = accepted if there else None
-        return self._accepted[name]
+        if accepted is not None and not self.artifacts.exists(name, accepted.artifact):
+            accepted = None
+        self._accepted[name] = accepted
+        return accepted
 
     def artifact(self, name: str) -> Artifact:
         """The finished artifact of a stage for this recipe. Raises ArtifactError."""
@@ -163,10 +163,8 @@ class Engine:
             self._known(name)
             if name in self._pins:
                 raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
-        names = list(self._stages)
-        if only is not None:
-            names = downstream(self._stages, only)
-        elif from_ is not None:
+        names = list(self._stages) if only is None else downstream(self._stages, only)
+        if only is None and from_ is not None:
             names = names[names.index(from_) :]
         redone: set[str] = set()
         planned = []
@@ -310,7 +308,7 @@ class Engine:
     def _input(self, name: str, digest: str) -> Artifact:
         """An input as a stage sees it: that it was accepted stands among its notes."""
         found = self.artifacts.open(name, digest)
-        accepted = None if name in self._pins else self._accepted.get(name)
+        accepted = self._accepted.get(name)
         if accepted is None:
             return found
         notes = [*found.manifest.notes, accepted.line()]
@@ -319,10 +317,9 @@ class Engine:
     def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
-            accepted = None if name in self._pins else self._accepted.get(name)
-            why = "chosen version" if name in self._pins else "manifest exists"
-            if accepted is not None:
-                why = accepted.line()
+            accepted = self._accepted.get(name)
+            made = "chosen version" if name in self._pins else "manifest exists"
+            why = accepted.line() if accepted else made
             return StageStatus(name, digest, "done", why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
@@ -331,20 +328,8 @@ class Engine:
         return StageStatus(name, digest, "stale", self._difference(stage, before, digests))
 
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
-        """Why an earlier artifact is not the one this recipe wants."""
-        changes = []
-        changed = changed_modules(before, self._code(stage))
-        if changed is not None:
-            changes.append(changed_line(changed))
-        config = self._config(stage, 0)
-        for key in sorted(set(config) | set(before.config) - {"attempt"}):
-            old, new = before.config.get(key), config.get(key)
-            if old != new:
-                changes.append(f"{key}: {_short(old)} → {_short(new)}")
-        for source in stage.inputs:
-            if before.inputs.get(source) != digests[source]:
-                changes.append(f"input {source} changed")
-        return "; ".join(changes) or "forced again"
+        inputs = {source: digests[source] for source in stage.inputs}
+        return difference(before, self._code(stage), self._config(stage, 0), inputs)
 
     def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
         config = self._config(stage, attempt)
@@ -412,8 +397,3 @@ class Engine:
         if name not in self._stages:
             raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
         return self._stages[name]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -26,6 +26,8 @@ from kontext.store.artifacts import ArtifactStore
 from kontext.store.transfer import Transfer
 from schemas.recipes import Recipe
 
+CHANGES_RESULTS = False  # copies what is there
+
 RECORD, MODELS = "export.json", "models"
 
 

@@ -158,7 +158,7 @@ def _parsed(path: Path, changed: int, size: int) -> Source:
             raise ArtifactError(f"{path}: DATA_FILES '{pattern}' matches nothing")
     return Source(
         syntax_hash(tree),
-        tuple(dict.fromkeys(_imports(tree))),
+        tuple(dict.fromkeys(imports_of(tree))),
         tuple(file for matched in files for file in matched),
         said.get("CHANGES_RESULTS"),
     )
@@ -180,8 +180,8 @@ def _declares(node: ast.AST) -> str:
     return ""
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
-    """Names that are imported anywhere, but for type checking."""
+def imports_of(node: ast.AST) -> Iterator[str]:
+    """Names that are imported anywhere below a node, functions included, but for type checking."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -190,9 +190,9 @@ def _imports(node: ast.AST) -> Iterator[str]:
             yield from (f"{child.module}.{alias.name}" for alias in child.names)
             yield str(child.module)
         elif isinstance(child, ast.If) and _for_types(child):
-            yield from (name for other in child.orelse for name in _imports(other))
+            yield from (name for other in child.orelse for name in imports_of(other))
         else:
-            yield from _imports(child)
+            yield from imports_of(child)
 
 
 def _for_types(node: ast.If) -> bool:
@@ -247,7 +247,7 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
     for value in values:
         last = parts[-1] if parts else None
         if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
-            parts[-1] = ast.Constant(f"{last.value}{value.value}")
+            parts[-1] = ast.Constant(str(last.value) + str(value.value))
         elif not (isinstance(value, ast.Constant) and value.value == ""):
             parts.append(value)
     return parts

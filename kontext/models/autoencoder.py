@@ -303,11 +303,9 @@ class Autoencoder(nn.Module):
         return cls(shape, float(config["scale"]), float(config["shift"]))
 
 
-def sample_posterior(mean: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Tensor:
-    """mean + std * noise, with logvar clamped to [-30, 20]."""
-    std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return mean + std * noise
+def sample_posterior(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """mean + std * noise, all [B, C, h, w], with logvar clamped to [-30, 20]."""
+    return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise
 
 
 def load_autoencoder(artifact: ArtifactReader, device: torch.device) -> Autoencoder:

@@ -85,6 +85,8 @@ class World:
 
     def spread(self, values: Tensor) -> Tensor:
         """Standard deviation of all ranks' values together, as `Tensor.std`."""
+        if self.size == 1:
+            return values.std()
         own = values.detach().double()
         sums = torch.stack((own.sum(), own.square().sum(), own.new_tensor(own.numel())))
         self.add([sums])

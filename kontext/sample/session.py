@@ -14,6 +14,8 @@ from kontext.sample.editor import Editor
 from kontext.sample.euler import OnStep
 from kontext.sample.request import Edit, Options
 
+CHANGES_RESULTS = False  # edits in several turns; no stage makes them
+
 
 class Session:
     """One picture on its way through several instructions.

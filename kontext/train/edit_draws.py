@@ -1,7 +1,10 @@
-"""Batches of edits, noised as a flow is trained on: for the methods that train it further."""
+"""What the methods share that train a flow further on its edits: batches, and the step."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +12,17 @@ from torch import Tensor
 
 from kontext.data.pair_tensors import Batch, PairTensors, gather, sampling_weights
 from kontext.errors import RecipeError
+from kontext.models.precision import compute_dtype
 from kontext.models.sequence import pack
+from kontext.models.transformer import FluxTransformer
 from kontext.parallel.world import World
 from kontext.train.clock import Work
-from kontext.train.loop import generator
+from kontext.train.loop import Measure, generator
+from kontext.train.optim import scale_rates, transformer_state, warmup_cosine
+from kontext.train.state import take_step
 from kontext.train.timesteps import sample_t
 from kontext.train.velocity import add_noise
-from schemas.sections.training import FinetuneConfig
+from schemas.sections.training import FinetuneConfig, GuidanceConfig, PictureConfig
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,67 @@ class EditDraws:
             made.append(NoisedEdits(batch, noisy, t[own], uniform[own], len(rows) / size))
         return made
 
-    def work(self) -> Work:
-        """Tokens of a step: of its edits, once; operations stay uncounted."""
-        return Work(self._size * self._data.edit_tokens.count)
-
     def _generator(self, index: int, purpose: str) -> torch.Generator:
         return generator(self._seed, self._first + index, purpose)
+
+
+class EditMethod(ABC):
+    """A method that goes on training a flow, on edits with one context.
+
+    Every rank draws the same global batch and computes its own rows of it.
+
+    Args:
+        config: the recipe section.
+        settings: the method's own part of it.
+        data: encoded training pairs.
+        shift: the model's timestep shift.
+        world: this process among the ranks; alone by default.
+
+    Raises:
+        RecipeError: there are no edits to train on, or fewer in a batch than there are ranks.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        settings: GuidanceConfig | PictureConfig,
+        data: PairTensors,
+        shift: tuple[float, float],
+        world: World | None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.settings, self.data = config, settings, data
+        self.device = data.latents.device
+        self.world = world or World(device=self.device)
+        self.products = compute_dtype(config.parallel.precision, self.device)
+        self.measure: Measure | None = None
+        self.draws = EditDraws(config, data, settings.batch, shift, self.world)
+        self.total_steps = settings.steps
+
+    def train_model(self, model: FluxTransformer) -> None:
+        """Say which model is trained: what of it takes a gradient, laid out over the ranks."""
+        self.state = transformer_state(
+            model, self.config, self.settings.lr, self.settings.ema_decay
+        )
+
+    @abstractmethod
+    def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
+        """Scalars of a part: `loss`, which is minimised, and what else is reported."""
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One update; returns the means of `losses` over the global batch."""
+        c, optimizers = self.settings, self.state.optimizers.values()
+        scale_rates(optimizers, warmup_cosine(index, c.steps, c.warmup))
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        report: Counter[str] = Counter()
+        for part in self.draws.at(index):
+            losses = self.losses(part)
+            (losses["loss"] * part.share).backward()  # type: ignore[no-untyped-call]
+            report.update({k: float(v.detach()) * part.share for k, v in losses.items()})
+        norm = take_step(self.state, c.clip)
+        return self.world.sum(report) | {"grad_norm": norm}
+
+    def work(self, index: int) -> Work:
+        """Tokens of a step's edits, once; operations stay uncounted."""
+        return Work(self.settings.batch * self.data.edit_tokens.count)

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from kontext.errors import RecipeError
 from kontext.parallel.world import is_sharded, local_of, rows_of
 
-BETAS = (0.9, 0.95)
+BETAS = (0.9, 0.95)  # of every AdamW here
 BLOCK = 256
 _SMALLEST = 4096  # bitsandbytes' and torchao's: below, nothing is worth saving
 _MOMENTS = ("exp_avg", "exp_avg_sq")

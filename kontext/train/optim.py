@@ -20,8 +20,10 @@ from torch.optim import AdamW, Muon, Optimizer
 from kontext.errors import RecipeError
 from kontext.parallel.muon import sharded_step
 from kontext.parallel.world import is_sharded
+from kontext.train.ema import Ema
 from kontext.train.light_adamw import BETAS, light_adamw
-from schemas.sections.training import ParameterGroup
+from kontext.train.state import TrainState
+from schemas.sections.training import FinetuneConfig, ParameterGroup
 
 _HIDDEN = ("double_blocks.", "single_blocks.")
 _NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")
@@ -87,6 +89,20 @@ def transformer_optimizers(
 ) -> list[Optimizer]:
     """Optimisers for a FluxTransformer; `muon` takes the matrices inside blocks."""
     return _split(model, name, lr, weight_decay, _is_block_matrix, groups)
+
+
+def transformer_state(
+    model: nn.Module, config: FinetuneConfig, lr: float, ema_decay: float
+) -> TrainState:
+    """The state of a run that trains a FluxTransformer, with the section's optimisers."""
+    optimizers = transformer_optimizers(
+        model, config.optimizer, lr, config.weight_decay, config.groups
+    )
+    return TrainState(
+        modules={"model": model},
+        optimizers={type(o).__name__.lower(): o for o in optimizers},
+        ema={"model": Ema(model, ema_decay)},
+    )
 
 
 def conv_optimizers(

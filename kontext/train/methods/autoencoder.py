@@ -141,15 +141,11 @@ class AutoencoderMethod:
     def _sampled(self, index: int, batch: ImageBatch, mean: Tensor, logvar: Tensor) -> Tensor:
         """A sample of the posterior; its noise is drawn for the whole batch."""
         draw = generator(self.config.seed, index, "posterior")
-        if self.world.size == 1:
-            return sample_posterior(mean, logvar, draw)
         noise = torch.randn(batch.total, *mean.shape[1:], generator=draw)
-        return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * batch.own(noise).to(mean.device)
+        return sample_posterior(mean, logvar, batch.own(noise).to(mean.device))
 
     def _disturbed(self, index: int, batch: ImageBatch, latents: Tensor) -> Tensor:
         draw = generator(self.config.seed, index, "noise")
-        if self.world.size == 1:
-            return disturb(latents, self.config.latent_noise, draw)
         part = (batch.total, batch.first, self.world.spread(latents))
         return disturb(latents, self.config.latent_noise, draw, part)
 
@@ -165,7 +161,7 @@ class AutoencoderMethod:
         c = self.config
         losses = {"l1": (fake - real).abs().mean()}
         if self.features is not None and index >= c.perceptual_start:
-            maps, pooled = self._feature_distances(self.features, real, fake)
+            maps, pooled = feature_distances(self.features, real, fake, c.perceptual_levels)
             losses["perceptual"] = c.perceptual_weight * maps
             losses["embedding"] = c.embedding_weight * pooled
         losses["kl"] = c.kl_weight * kl_divergence(mean, logvar)
@@ -173,23 +169,10 @@ class AutoencoderMethod:
             reconstruction = torch.stack([v for k, v in losses.items() if k != "kl"]).sum()
             with autocast(self.device):
                 adversarial = -self.critic(fake).float().mean()
-            weight = self._adaptive(reconstruction, adversarial, share)
+            last = self.model.decoder.last_weight
+            weight = adaptive_weight(reconstruction * share, adversarial * share, last, self.world)
             losses["adversarial"] = c.disc_weight * weight * adversarial
         return losses
-
-    def _adaptive(self, reconstruction: Tensor, adversarial: Tensor, share: float) -> Tensor:
-        """`adaptive_weight` of the global batch."""
-        last = self.model.decoder.last_weight
-        if self.world.size == 1:
-            return adaptive_weight(reconstruction, adversarial, last)
-        both = [_gradient(loss * share, last) for loss in (reconstruction, adversarial)]
-        self.world.add(both)
-        return _ratio(*both)
-
-    def _feature_distances(
-        self, features: Backbone, real: Tensor, fake: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return feature_distances(features, real, fake, self.config.perceptual_levels)
 
     def _critic_update(self, real: Tensor, fake: Tensor, share: float) -> float:
         with autocast(self.device):
@@ -203,7 +186,7 @@ class AutoencoderMethod:
         optimizers = [o for k, o in self.state.optimizers.items() if k.split(".")[0] == name]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss * share if self.world.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in self.state.modules[name].parameters() if p.grad is not None]
         self.world.add([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -303,18 +286,21 @@ def hinge(on_real: Tensor, on_fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean())
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
-    """|grad reconstruction| / |grad adversarial| at the last layer, clamped to [0, 1e4]."""
-    return _ratio(_gradient(reconstruction, last), _gradient(adversarial, last))
+def adaptive_weight(
+    reconstruction: Tensor, adversarial: Tensor, last: Tensor, world: World | None = None
+) -> Tensor:
+    """|grad reconstruction| / |grad adversarial| at the last layer, clamped to [0, 1e4].
 
-
-def _gradient(loss: Tensor, last: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(loss, last, retain_graph=True)
-    return found
-
-
-def _ratio(wanted: Tensor, found: Tensor) -> Tensor:
-    ratio: Tensor = wanted.norm() / (found.norm() + 1e-4)
+    Args:
+        last: the last layer's weight.
+        world: ranks whose losses, each a share of the global batch's, are summed.
+    """
+    both = [
+        torch.autograd.grad(loss, last, retain_graph=True)[0]
+        for loss in (reconstruction, adversarial)
+    ]
+    (world or World()).add(both)
+    ratio: Tensor = both[0].norm() / (both[1].norm() + 1e-4)
     return ratio.clamp(0, 1e4).detach()
 
 

@@ -25,11 +25,10 @@ from kontext.parallel.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
 from kontext.train.clock import Work, waiting
-from kontext.train.ema import Ema
 from kontext.train.flow_model import flow_lengths, fresh_model
 from kontext.train.loop import Measure, generator
-from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
-from kontext.train.state import TrainState, take_step
+from kontext.train.optim import scale_rates, transformer_state, warmup_cosine
+from kontext.train.state import take_step
 from kontext.train.timesteps import sample_t
 from kontext.train.validation import validation
 from kontext.train.velocity import add_noise, change_weights, velocity
@@ -118,14 +117,7 @@ class FlowMethod:
         use_kernel(config.parallel.kernel, self.device)
         shard(self.model, config.parallel, self.world, self.products, flow_lengths(config, data))
         self.total_steps = config.t2i_steps + config.joint_steps
-        optimizers = transformer_optimizers(
-            self.model, config.optimizer, config.lr, config.weight_decay, config.groups
-        )
-        self.state = TrainState(
-            modules={"model": self.model},
-            optimizers={type(o).__name__.lower(): o for o in optimizers},
-            ema={"model": Ema(self.model, config.ema_decay)},
-        )
+        self.state = transformer_state(self.model, config, config.lr, config.ema_decay)
         self._edits, self._singles = data.edits(), data.singles()
         self._edit_weights = sampling_weights(
             data, self._edits, config.category_weights, config.magnitude_balance

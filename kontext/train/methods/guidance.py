@@ -9,7 +9,6 @@ and the context stays, as for the sampler's text guidance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,17 +17,11 @@ from torch import Tensor
 
 from kontext.data.pair_tensors import Batch, PairTensors
 from kontext.errors import RecipeError
-from kontext.models.precision import compute_dtype
 from kontext.models.transformer import FluxTransformer
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.clock import Work
-from kontext.train.edit_draws import EditDraws, NoisedEdits
-from kontext.train.ema import Ema
-from kontext.train.loop import Measure
-from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
-from kontext.train.state import TrainState, take_step
+from kontext.train.edit_draws import EditMethod, NoisedEdits
 from kontext.train.velocity import velocity
 from schemas.sections.training import FinetuneConfig
 
@@ -65,8 +58,8 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMetho
     return GuidanceMethod(config, data, teacher.to(world.device), world)
 
 
-class GuidanceMethod:
-    """One update of the student towards the teacher's guided velocity, on edits only.
+class GuidanceMethod(EditMethod):
+    """Regression of the student on the teacher's guided velocity, on edits only.
 
     Args:
         config: the recipe section; `guidance_distill` has the steps and the range.
@@ -89,55 +82,21 @@ class GuidanceMethod:
     ) -> None:
         if config.text_dropout + config.both_dropout <= 0:
             raise RecipeError("guidance distillation needs a teacher trained with text_dropout")
-        torch.manual_seed(config.seed)
-        self.config, self.data = config, data
-        self.device = data.latents.device
-        self.world = world or World(device=self.device)
-        self.draws = EditDraws(
-            config, data, config.guidance_distill.batch, teacher.shape.timestep_shift, self.world
-        )
+        shift = teacher.shape.timestep_shift
+        super().__init__(config, config.guidance_distill, data, shift, world)
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = with_guidance(teacher).requires_grad_(True).train()
-        self.products = compute_dtype(config.parallel.precision, self.device)
-        self.measure: Measure | None = None
         if self.world.size > 1:
             for model in (self.teacher, self.student):
                 shard(model, config.parallel, self.world, self.products)
-        self.total_steps = config.guidance_distill.steps
-        optimizers = transformer_optimizers(
-            self.student,
-            config.optimizer,
-            config.guidance_distill.lr,
-            config.weight_decay,
-            config.groups,
-        )
-        self.state = TrainState(
-            modules={"model": self.student},
-            optimizers={type(o).__name__.lower(): o for o in optimizers},
-            ema={"model": Ema(self.student, config.guidance_distill.ema_decay)},
-        )
+        self.train_model(self.student)
 
-    def step(self, index: int) -> Mapping[str, float]:
-        """One update; `unguided` is the loss of a student that would ignore the guidance."""
-        c = self.config.guidance_distill
-        scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
-        for optimizer in self.state.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        loss = unguided = 0.0
-        for part in self.draws.at(index):
-            guidance = self.guidance_of(part)
-            goal, plain = self.guided(part.batch, part.noisy, part.t, guidance)
-            found = velocity(self.student, part.noisy, part.batch, part.t, guidance)
-            error = (found - goal).square().mean()
-            (error * part.share).backward()  # type: ignore[no-untyped-call]
-            loss += float(error.detach()) * part.share
-            unguided += float((plain - goal).square().mean()) * part.share
-        norm = take_step(self.state, c.clip)
-        return self.world.sum({"loss": loss, "unguided": unguided}) | {"grad_norm": norm}
-
-    def work(self, index: int) -> Work:
-        """Tokens of a step's edits; three passes over them, whose operations stay uncounted."""
-        return self.draws.work()
+    def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
+        """`loss`, and `unguided`: the loss of a student that would ignore the guidance."""
+        guidance = self.guidance_of(part)
+        goal, plain = self.guided(part.batch, part.noisy, part.t, guidance)
+        found = velocity(self.student, part.noisy, part.batch, part.t, guidance)
+        return {"loss": (found - goal).square().mean(), "unguided": (plain - goal).square().mean()}
 
     def guidance_of(self, part: NoisedEdits) -> Tensor:
         """The guidance [b] that a part's edits are distilled at."""

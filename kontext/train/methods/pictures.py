@@ -9,9 +9,6 @@ distance in latents stays in the loss: it holds what the feature network does no
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -23,14 +20,9 @@ from kontext.models.transformer import FluxTransformer
 from kontext.parallel.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.clock import Work
-from kontext.train.edit_draws import EditDraws, NoisedEdits
-from kontext.train.ema import Ema
+from kontext.train.edit_draws import EditMethod, NoisedEdits
 from kontext.train.flow_model import flow_lengths, fresh_model
-from kontext.train.loop import Measure
-from kontext.train.optim import scale_rates, transformer_optimizers, warmup_cosine
 from kontext.train.perceptual import Backbone, feature_distances, load_backbone
-from kontext.train.state import TrainState, take_step
 from kontext.train.velocity import change_weights, velocity
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
@@ -57,8 +49,8 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
     return PictureMethod(config, data, model, codec, features, world)
 
 
-class PictureMethod:
-    """One update of a trained flow on edits, by the pictures that its estimates decode to.
+class PictureMethod(EditMethod):
+    """Training of a flow on edits, by the pictures that its estimates decode to.
 
     The model is trained in place; its averaged weights are in `state.ema`. On several ranks it
     comes sharded, and each rank decodes its own rows of a global batch.
@@ -84,46 +76,12 @@ class PictureMethod:
         features: Backbone,
         world: World | None = None,
     ) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.data, self.model = config, data, model
-        self.codec, self.features = codec, features
-        self.device = data.latents.device
-        self.world = world or World(device=self.device)
-        self.products = compute_dtype(config.parallel.precision, self.device)
-        self.measure: Measure | None = None
-        self.draws = EditDraws(
-            config, data, config.pictures.batch, model.shape.timestep_shift, self.world
-        )
-        self.total_steps = config.pictures.steps
-        optimizers = transformer_optimizers(
-            model, config.optimizer, config.pictures.lr, config.weight_decay, config.groups
-        )
-        self.state = TrainState(
-            modules={"model": model},
-            optimizers={type(o).__name__.lower(): o for o in optimizers},
-            ema={"model": Ema(model, config.pictures.ema_decay)},
-        )
+        super().__init__(config, config.pictures, data, model.shape.timestep_shift, world)
+        self.model, self.codec, self.features = model, codec, features
+        self.train_model(model)
 
-    def step(self, index: int) -> Mapping[str, float]:
-        """One update; `latents`, `maps` and `embedding` are the loss's parts without weights."""
-        c = self.config.pictures
-        optimizers = self.state.optimizers.values()
-        scale_rates(optimizers, warmup_cosine(index, c.steps, c.warmup))
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        report: Counter[str] = Counter()
-        for part in self.draws.at(index):
-            losses = self._losses(part)
-            (losses["loss"] * part.share).backward()  # type: ignore[no-untyped-call]
-            report.update({k: float(v.detach()) * part.share for k, v in losses.items()})
-        norm = take_step(self.state, c.clip)
-        return self.world.sum(report) | {"grad_norm": norm}
-
-    def work(self, index: int) -> Work:
-        """Tokens of a step's edits; operations stay uncounted."""
-        return self.draws.work()
-
-    def _losses(self, part: NoisedEdits) -> dict[str, Tensor]:
+    def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
+        """`loss`, and its parts without weights: `latents`, `maps` and `embedding`."""
         c, batch = self.config.pictures, part.batch
         speed = velocity(self.model, part.noisy, batch, part.t)
         estimate = part.noisy - part.t.view(-1, 1, 1) * speed
