@@ -123,7 +123,7 @@ def make_shards(
     Args:
         encode: the tensors [k, …] of a range of entries.
         rank, ranks: this process among those that share the work; it makes every `ranks`-th shard.
-        stop: asked before a shard is made whether to end.
+        stop: asked between two shards whether to end.
 
     Returns:
         The paths of all shards, in order.
@@ -131,17 +131,18 @@ def make_shards(
     Raises:
         Stopped: `stop` said so; the shards so far are whole.
     """
-    paths = []
-    for number, start in enumerate(range(0, len(entries.keys), rows)):
-        paths.append(folder / f"{name}-{number:05d}.safetensors")
-        if number % ranks == rank and not paths[-1].exists():
-            if stop():
-                raise Stopped(f"ended after {number} shards of {name}")
-            wanted = range(start, min(start + rows, len(entries.keys)))
-            tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
-            partial = paths[-1].with_suffix(".partial")
-            save_file(tensors, partial, metadata={"encoder": entries.encoder})
-            partial.replace(paths[-1])
+    starts = range(0, len(entries.keys), rows)
+    paths = [folder / f"{name}-{number:05d}.safetensors" for number in range(len(starts))]
+    missing = [n for n, path in enumerate(paths) if n % ranks == rank and not path.exists()]
+    for done, number in enumerate(missing):
+        if done and stop():  # every call makes one: slices of any length come to an end
+            raise Stopped(f"ended after {number} shards of {name}")
+        start = starts[number]
+        wanted = range(start, min(start + rows, len(entries.keys)))
+        tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
+        partial = paths[number].with_suffix(".partial")
+        save_file(tensors, partial, metadata={"encoder": entries.encoder})
+        partial.replace(paths[number])
     return paths
 
 
