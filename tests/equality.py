@@ -28,10 +28,11 @@ from unittest.mock import patch
 from benchmarks.seaweed import KEYS, seaweed
 from kontext.engine import Engine
 from kontext.stage import LogReporter
+from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
 # Where stages ask for a fingerprint of code. Each is told a constant instead.
-FINGERPRINTS = ("kontext.engine.code_digest", "kontext.stages.teacher_edits.code_digest")
+FINGERPRINTS = ("kontext.engine.code_digest", "kontext.fingerprint.code_digest")
 # Files whose bytes hold seconds, package versions or run times.
 TIMED: tuple[tuple[str, str], ...] = (
     ("evaluate", "report.html"),
@@ -55,7 +56,9 @@ def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
     with ExitStack() as stack:
         for name in FINGERPRINTS:
             stack.enter_context(patch(name, lambda *_: "0" * 64))
-        engine = Engine(load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home)
+        engine = Engine(
+            load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
+        )
         reporter = LogReporter(logging.getLogger("kontext"))
         made = {name: engine.run_stage(name, reporter).manifest for name in engine.digests()}
     return {
