@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from kontext.train.capacity import Estimate
-    from schemas.recipes import Recipe
+    from schemas.recipe import Recipe
 
 
 def add_to(app: typer.Typer) -> None:

@@ -21,7 +21,8 @@ from tasks.report import export_report
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine, PlannedStage
+    from kontext.engine import Engine
+    from kontext.states import PlannedStage
 
 
 @dataclass(frozen=True)
