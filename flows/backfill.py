@@ -29,7 +29,7 @@ from flows.forms import BackfillForm, Wanted
 from flows.names import deployment_name
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import RecipeError
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 from tasks.markdown import run_link, table
 from tasks.workspace import open_engine, places, resolve_recipe
 

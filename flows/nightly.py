@@ -21,7 +21,7 @@ from kontext.engine import Engine
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 from schemas.tables import CATEGORIES
 from tasks.events import canary_failed
 from tasks.reporter import PrefectReporter, forward_logs

@@ -38,7 +38,7 @@ from kontext.store.code import git_commit, package_versions
 from kontext.store.objects import open_store
 from kontext.store.work import clear_work, map_chunks
 from schemas.manifest import Manifest, artifact_digest
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 from schemas.sections.base import Section
 
 if TYPE_CHECKING:

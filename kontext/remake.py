@@ -24,7 +24,7 @@ from kontext.store.objects import ObjectStore, open_store
 from kontext.store.transfer import Transfer, copy_artifacts
 from kontext.store.work import map_chunks
 from schemas.manifest import Manifest
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 from schemas.sections.base import Section
 
 if TYPE_CHECKING:

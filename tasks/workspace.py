@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from kontext.errors import ArtifactError, KontextError, RecipeError
-from schemas.recipes import Recipe, load_recipe
+from schemas.recipe import Recipe
+from schemas.recipes import load_recipe
 
 if TYPE_CHECKING:
     from kontext.engine import Engine

@@ -12,7 +12,7 @@ from flows.cli.shared.show import print_json
 
 if TYPE_CHECKING:
     from kontext.train.capacity import Estimate
-    from schemas.recipes import Recipe
+    from schemas.recipe import Recipe
 
 PLACE = (Panel.RUN, 5)
 

@@ -26,7 +26,7 @@ from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import peak_of
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.methods.autoencoder import codec_work
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
 
