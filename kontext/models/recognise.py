@@ -133,7 +133,7 @@ def _transformer_shape(
     stored = weights.metadata.get(SHAPE_KEY)
     try:
         if stored:
-            return TransformerShape.model_validateread_config(stored), ()
+            return TransformerShape.model_validate_json(stored), ()
         if "num_attention_heads" in config:
             return read_transformer_config(config, scheduler), ()
     except (ValueError, TypeError, LookupError) as error:

@@ -128,7 +128,7 @@ def _split(
         raise ValueError(f"unknown optimiser '{name}' (known: {', '.join(_NAMES)})")
     chosen = by_name(model, lr, weight_decay, groups)
     if name != "muon":
-        make = adamw if name == "adamw" else light_adamw(name)
+        make: Callable[..., Optimizer] = adamw if name == "adamw" else light_adamw(name)
         return [make(_parameters(chosen), lr, weight_decay)]
     hidden = _only(chosen, lambda key, p: for_muon(key, p))
     rest = _only(chosen, lambda key, p: not for_muon(key, p))
