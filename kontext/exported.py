@@ -24,7 +24,7 @@ from kontext.remake import import_artifacts
 from kontext.stage import Stage
 from kontext.store.artifacts import ArtifactStore
 from kontext.store.transfer import Transfer
-from schemas.recipes import Recipe
+from schemas.recipe import Recipe
 
 RECORD, MODELS = "export.json", "models"
 
