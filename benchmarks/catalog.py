@@ -31,9 +31,9 @@ import duckdb
 import pyarrow as pa
 
 from benchmarks.goals import goal
-from kontext.store.catalog import Catalog
-from kontext.store.rows import TableSource
-from kontext.store.versions import DatasetVersion
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.rows import TableSource
+from kontext.store.catalog.versions import DatasetVersion
 from schemas.catalog import DATASET_TABLES
 from schemas.manifest import Manifest, ManifestFile
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks.goals import goal
 from benchmarks.timing import ratio, save, take_turns
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens, saving
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig

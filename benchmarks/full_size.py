@@ -22,14 +22,14 @@ from torch import Tensor
 from benchmarks.goals import goal
 from benchmarks.timing import device_name, save, seconds, synchronise, take_turns
 from kontext.errors import KontextError
-from kontext.models.layout import ContextCache
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.layout import ContextCache
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import KernelError, use_kernel
 from kontext.parallel.compile import compile_blocks
 from kontext.parallel.flops import Tokens, step_flops, utilisation
 from kontext.parallel.peaks import PEAKS
-from kontext.train.timesteps import schedule
+from kontext.train.flow.timesteps import schedule
 from schemas.sections.models import TransformerShape
 
 GOALS = {28: 10.0, 4: 1.6}  # seconds per edit on an H200

@@ -36,8 +36,8 @@ import torch
 
 from benchmarks.timing import save
 from kontext.data.pixels import decode_png, encode_png, pixel_id
-from kontext.data.shards import ShardSample, ShardSet, write_shards
-from kontext.data.stream import PairStream, Place, StreamPlan
+from kontext.data.shards.stream import PairStream, Place, StreamPlan
+from kontext.data.shards.write import ShardSample, ShardSet, write_shards
 from kontext.store.objects import open_store
 
 GOAL = 1.2

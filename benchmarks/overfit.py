@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import save
-from kontext.data.pair_tensors import PairTensors
-from kontext.models.transformer import FluxTransformer
-from kontext.sample.edits import EditSampler
-from kontext.train.ema import Ema
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.edit.pairs import EditSampler
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
-from kontext.train.loop import fit
+from kontext.train.loop.ema import Ema
+from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.ladd import LaddMethod
 from schemas.sections.models import TransformerShape

@@ -2,9 +2,9 @@
 
     python -m benchmarks.overhead [--home FOLDER] [--recipe demo] [--counts 1,100,1000]
 
-The project runs chunks inside one Prefect task (kontext.store.work); the peer is one Prefect task
-per chunk. Both do the same empty chunks through the same store in one process, in turn, best of
-three. With `--home` (one in which `kontext up` is up and the recipe is done) two figures more: what
+The project runs chunks inside one Prefect task (kontext.engine.chunks); the peer is one Prefect
+task per chunk. Both do the same empty chunks through the same store in one process, in turn, best
+of three. With `--home` (one in which `kontext up` is up and the recipe is done) two figures more: what
 Prefect adds to the data stages (one task each, with the most chunks measured) as a share of the
 seconds they took; and a pipeline run that reuses everything, from the command's start to its end.
 Prints each goal with its figure; exit 1 where one is not reached.
@@ -41,8 +41,8 @@ def inside_one_task(url: str, count: int, salt: int) -> None:
     """Our way: the chunks of one task."""
     from prefect import flow, task
 
+    from kontext.engine.chunks import map_chunks
     from kontext.store.objects import open_store
-    from kontext.store.work import map_chunks
 
     @task(persist_result=False)
     def stage() -> None:
@@ -60,8 +60,8 @@ def task_per_chunk(url: str, count: int, salt: int) -> None:
     """The peer: a Prefect task for each chunk."""
     from prefect import flow, task
 
+    from kontext.engine.chunks import map_chunks
     from kontext.store.objects import open_store
-    from kontext.store.work import map_chunks
 
     objects = open_store(url)
 
@@ -79,8 +79,8 @@ def task_per_chunk(url: str, count: int, salt: int) -> None:
 
 def bare(url: str, count: int, salt: int) -> None:
     """No Prefect at all."""
+    from kontext.engine.chunks import map_chunks
     from kontext.store.objects import open_store
-    from kontext.store.work import map_chunks
 
     chunks = [salt * 10_000 + index for index in range(count)]
     map_chunks(work, chunks, 1, objects=open_store(url), prefix=f"bare/{count}-{salt}")
@@ -127,7 +127,7 @@ def data_seconds(home: Path, recipe: str) -> list[float]:
 
     Raises ArtifactError when one of them has not been made in that home.
     """
-    from kontext.engine import Engine
+    from kontext.engine.run import Engine
     from kontext.stages import STAGES
     from schemas.recipes import load_recipe
 

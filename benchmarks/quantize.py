@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kontext.edit.weights.folder import load_model_folder
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.quantize import quantize, weight_bytes
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
-from kontext.sample.folder import load_model_folder
 from schemas.sections.models import TransformerShape
 
 RESULTS = Path(__file__).parent / "results"

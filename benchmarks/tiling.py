@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import save, seconds, synchronise
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.convert import autoencoder_config, rules_for, to_diffusers
-from kontext.models.tiling import Tiling
-from kontext.sample.folder import load_model_folder
+from kontext.edit.weights.folder import load_model_folder
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.autoencoder.tiling import Tiling
+from kontext.models.files.convert import autoencoder_config, rules_for, to_diffusers
 from schemas.sections.models import AutoencoderShape
 
 

@@ -30,18 +30,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import ratio, save, take_turns
-from kontext.data.pair_tensors import PairTensors, gather
-from kontext.models.convert import rules_for, to_diffusers, transformer_config
+from kontext.data.encoded.pair_tensors import PairTensors, gather
+from kontext.models.files.convert import rules_for, to_diffusers, transformer_config
+from kontext.models.flux.sequence import pack, sequence_ids, text_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import autocast
-from kontext.models.sequence import pack, sequence_ids, text_ids
-from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.compile import compile_blocks
-from kontext.train.loop import generator
+from kontext.train.flow.timesteps import FLUX_MU, sample_t
+from kontext.train.flow.velocity import add_noise
+from kontext.train.loop.fit import generator
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.optim import adamw, scale_rates, warmup_cosine
-from kontext.train.timesteps import FLUX_MU, sample_t
-from kontext.train.velocity import add_noise
+from kontext.train.optim.build import adamw, scale_rates, warmup_cosine
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 

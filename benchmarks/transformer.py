@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from benchmarks.goals import goal
 from benchmarks.timing import ratio, save, take_turns
-from kontext.models.convert import rules_for, to_diffusers, transformer_config
-from kontext.models.sequence import sequence_ids, text_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.files.convert import rules_for, to_diffusers, transformer_config
+from kontext.models.flux.sequence import sequence_ids, text_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
 from kontext.parallel.compile import compile_blocks
 from schemas.sections.models import TransformerShape

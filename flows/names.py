@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
+    from kontext.engine.run import Engine
 
 
 def deployment_name(flow: str) -> str:

@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.forms import NightlyForm
-from kontext.engine import Engine
+from kontext.engine.run import Engine
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.manifest import Manifest

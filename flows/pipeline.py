@@ -34,8 +34,8 @@ from tasks.summary import (
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
-    from kontext.states import PlannedStage
+    from kontext.engine.run import Engine
+    from kontext.engine.states import PlannedStage
 
 POLL_SECONDS = 4.0  # the longest pause between two questions
 

@@ -27,7 +27,7 @@ from tasks.watermark import Watermark, now, read_watermark, write_watermark
 from tasks.workspace import open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
+    from kontext.engine.run import Engine
     from schemas.manifest import Manifest
 
 LAST = "index"

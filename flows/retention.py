@@ -12,9 +12,9 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.forms import RetentionForm
-from kontext.store.catalog import Catalog
-from kontext.store.garbage import Collection, collect_garbage
-from kontext.store.upkeep import Compaction
+from kontext.store.artifacts.garbage import Collection, collect_garbage
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.compaction import Compaction
 from tasks.markdown import size, table
 from tasks.workspace import open_artifacts, places
 

@@ -13,8 +13,8 @@ from prefect.runtime import flow_run
 
 from flows.forms import StageForm
 from flows.names import dataset_label, run_name
+from kontext.engine.stage import Stage
 from kontext.errors import KontextError
-from kontext.stage import Stage
 from kontext.stages import STAGES
 from tasks.stage import run_stage
 from tasks.workspace import open_engine, places, resolve_recipe

@@ -1,8 +1,8 @@
 """A store for a machine without network: what a recipe's data stages made, and models' files.
 
-    <store>/runs, blobs, tags, ledger   artifacts, as in any store (kontext/store/transfer.py)
+    <store>/runs, blobs, tags, ledger   artifacts, as in any store (`store.artifacts.transfer`)
     <store>/export.json                 the recipe's name, and which artifacts to take as they are
-    <store>/models/…                    weights that no recipe names (kontext/models/packaged.py)
+    <store>/models/…                    weights that no recipe names (`models.files.packaged`)
 
 The stages that follow run there as they do anywhere. What they made comes back by
 `kontext artifacts import`, and the next `kontext run` enters it into the catalog.
@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from kontext.engine import Engine
+from kontext.engine.remake import import_artifacts
+from kontext.engine.run import Engine
+from kontext.engine.stage import Stage
 from kontext.errors import ArtifactError, ObjectNotFound, RecipeError
-from kontext.models.packaged import VARIABLE, model_files
-from kontext.remake import import_artifacts
-from kontext.stage import Stage
-from kontext.store.artifacts import ArtifactStore
-from kontext.store.transfer import Transfer
+from kontext.models.files.packaged import VARIABLE, model_files
+from kontext.store.artifacts.artifact_store import ArtifactStore
+from kontext.store.artifacts.transfer import Transfer
 from schemas.recipe import Recipe
 
 CHANGES_RESULTS = False  # copies what is there

@@ -61,7 +61,7 @@ def _score(name: str) -> tuple[str, pa.DataType, str]:
     return name, field.type, field.metadata[b"comment"].decode()
 
 
-# Written by the committer from the tables above, in their transaction (kontext/store/facts.py).
+# Written by the committer from the tables above, in their transaction (store/catalog/facts.py).
 PAIR_FACTS = _of_dataset(
     t.table_schema(
         "One row per pair: all that is known about it, and the verdict under the policy in force.",

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kontext.store.artifacts import ArtifactStore
+from kontext.store.artifacts.artifact_store import ArtifactStore
 from schemas.manifest import Manifest
 from tasks.markdown import table
 

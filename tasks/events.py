@@ -18,7 +18,7 @@ CANARY_FAILED = "kontext.canary.failed"
 
 def asset_made(stage: str, digest: str, recipe: str) -> None:
     """A stage made a new artifact. Its asset is `kontext://<stage>`."""
-    labels = {"kontext.stage": stage, "kontext.digest": digest, "kontext.recipe": recipe}
+    labels = {"kontext.engine.stage": stage, "kontext.digest": digest, "kontext.recipe": recipe}
     _emit(ASSET_MADE, f"kontext://{stage}", labels)
 
 

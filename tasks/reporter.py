@@ -37,7 +37,7 @@ class Published:
 
 
 class PrefectReporter:
-    """Implements kontext.stage.Reporter. Must be used inside a flow or task run.
+    """Implements kontext.engine.stage.Reporter. Must be used inside a flow or task run.
 
     An unreachable server never fails a stage: the artifact is lost, and the log says so.
     """

@@ -11,8 +11,8 @@ from tasks.report import export_report
 from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
-    from kontext.states import PlannedStage
+    from kontext.engine.run import Engine
+    from kontext.engine.states import PlannedStage
 
 
 @dataclass(frozen=True)

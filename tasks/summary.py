@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kontext.stage import Stage
-from kontext.store.lineage import flowchart, reduced_edges
+from kontext.engine.stage import Stage
+from kontext.store.artifacts.lineage import flowchart, reduced_edges
 from tasks.markdown import artifact_link, duration, metrics_line, page_key, run_link, table
 
 SUMMARY_KEY = "pipeline-summary"

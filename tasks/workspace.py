@@ -15,9 +15,9 @@ from schemas.recipe import Recipe
 from schemas.recipes import load_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
-    from kontext.store.artifacts import ArtifactStore
-    from kontext.store.catalog import Catalog
+    from kontext.engine.run import Engine
+    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.catalog.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def open_engine(
         ArtifactError: a version that does not exist.
         RecipeError: the store was exported for another recipe.
     """
-    from kontext.engine import Engine
+    from kontext.engine.run import Engine
     from kontext.exported import exported_artifacts, use_models
     from kontext.stages import STAGES
 
@@ -106,7 +106,7 @@ def open_engine(
 
 def open_artifacts(at: Places) -> ArtifactStore:
     """The artifact store of these places."""
-    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.objects import open_store
 
     return ArtifactStore(open_store(at.store), at.home / "cache" / "blobs")
@@ -114,7 +114,7 @@ def open_artifacts(at: Places) -> ArtifactStore:
 
 def open_catalog(at: Places) -> Catalog:
     """The catalog of these places, whose data files are in their store."""
-    from kontext.store.catalog import Catalog
+    from kontext.store.catalog.catalog import Catalog
     from kontext.store.objects import open_store
 
     return Catalog(at.catalog, open_store(at.store).url)

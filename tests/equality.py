@@ -26,13 +26,13 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.seaweed import KEYS, seaweed
-from kontext.engine import Engine
-from kontext.stage import LogReporter
+from kontext.engine.run import Engine
+from kontext.engine.stage import LogReporter
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
 # Where stages ask for a fingerprint of code. Each is told a constant instead.
-FINGERPRINTS = ("kontext.engine.code_digest", "kontext.fingerprint.code_digest")
+FINGERPRINTS = ("kontext.engine.run.code_digest", "kontext.engine.fingerprint.code_digest")
 # Files whose bytes hold seconds, package versions or run times.
 TIMED: tuple[tuple[str, str], ...] = (
     ("evaluate", "report.html"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kontext.engine import Engine
+from kontext.engine.run import Engine
 from kontext.stages import STAGES
-from kontext.store.artifacts import Artifact, ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipes import Recipe, load_recipe
 from tests.stages.finished_run import SIDE, SPLIT_NAMES, make_data

@@ -30,7 +30,7 @@ from kontext.evaluate.metrics.base import Measured, Metric, mean
 """,
     "kontext/stages/measure.py": """
 from collections import Counter
-from kontext.stage import Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 """,
     "schemas/recipes/tiny.py": """
 from schemas.recipe import Recipe

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.forms import NightlyForm
 from flows.nightly import nightly_evaluation, tagged_engine
-from kontext.engine import Engine
+from kontext.engine.run import Engine
+from kontext.engine.stage import LogReporter
+from kontext.engine.states import StageOutcome
 from kontext.errors import ArtifactError
-from kontext.stage import LogReporter
 from kontext.stages import STAGES
-from kontext.states import StageOutcome
-from kontext.store.catalog import Catalog
+from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import sha256_file
 from schemas.recipes import Recipe, load_recipe
 from tasks.workspace import places

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from kontext.engine import Engine
+from kontext.engine.remake import import_artifacts
+from kontext.engine.run import Engine
 from kontext.errors import ArtifactError, RecipeError
 from kontext.exported import RECORD, export_store, exported_artifacts
-from kontext.remake import import_artifacts
 from kontext.safety.ledger import Ledger
 from kontext.stages import STAGES
-from kontext.store.archive import open_exported, write_archive
-from kontext.store.artifacts import ArtifactStore
+from kontext.store.artifacts.archive import open_exported, write_archive
+from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
 from schemas.recipes import load_recipe
 from tests.exported_toy import CHANGES, OPTIONS, DataStages, data_store, engine_over, toy_recipe

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kontext.engine import Engine
+from kontext.engine.graph import declared, discover, downstream, ordered
+from kontext.engine.run import Engine
+from kontext.engine.stage import Stage
 from kontext.errors import ArtifactError
-from kontext.graph import declared, discover, downstream, ordered
-from kontext.stage import Stage
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
 from schemas.sections.base import Section

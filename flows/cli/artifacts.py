@@ -15,7 +15,7 @@ from flows.cli.shared.show import print_json, print_table, say
 from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from kontext.store.transfer import Transfer
+    from kontext.store.artifacts.transfer import Transfer
     from schemas.manifest import Manifest
 
 PLACE = (Panel.STORE, 1)
@@ -98,7 +98,7 @@ def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
 @app.command()
 def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Show what an artifact was made from and what was made from it (mermaid)."""
-    from kontext.store.lineage import lineage as lineage_of
+    from kontext.store.artifacts.lineage import lineage as lineage_of
 
     found = lineage_of(opened.artifacts(store), ref)
     if as_json:
@@ -161,7 +161,7 @@ def gc(
     delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
 ) -> None:
     """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
-    from kontext.store.garbage import collect_garbage
+    from kontext.store.artifacts.garbage import collect_garbage
     from tasks.markdown import size
 
     keep, artifacts = opened.catalog(store).referenced(), opened.artifacts(store)
@@ -181,7 +181,7 @@ def gc(
 @app.command()
 def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> None:
     """Say what differs between two artifacts: recipe, data, code and figures."""
-    from kontext.store.diff import diff as compare
+    from kontext.store.artifacts.diff import diff as compare
 
     found = compare(opened.artifacts(store), before, after)
     parts = {
@@ -214,9 +214,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Copy an artifact with everything it was made from into a folder, a tar file or a store."""
-    from kontext.remake import import_artifacts
-    from kontext.store.archive import is_archive, write_archive
-    from kontext.store.artifacts import ArtifactStore
+    from kontext.engine.remake import import_artifacts
+    from kontext.store.artifacts.archive import is_archive, write_archive
+    from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.objects import open_store
     from tasks.workspace import places
 
@@ -239,8 +239,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Copy artifacts from an export into the store, then hash every one again."""
-    from kontext.remake import import_artifacts
-    from kontext.store.archive import open_exported
+    from kontext.engine.remake import import_artifacts
+    from kontext.store.artifacts.archive import open_exported
     from tasks.workspace import places
 
     target = opened.artifacts(store)
@@ -271,7 +271,7 @@ def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
 @app.command()
 def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Make an artifact again from its manifest, apart from the store, and compare every byte."""
-    from kontext.remake import remake
+    from kontext.engine.remake import remake
     from kontext.stages import STAGES
     from tasks.workspace import places
 

@@ -20,7 +20,7 @@ app = typer.Typer(
 @app.command()
 def migrate(store: Store = "") -> None:
     """Bring tables and views to this version of kontext (writers do it by themselves)."""
-    from kontext.store.migrations import SCHEMA_VERSION
+    from kontext.store.lake.migrations import SCHEMA_VERSION
 
     catalog = opened.catalog(store)
     catalog.migrate()
@@ -30,7 +30,7 @@ def migrate(store: Store = "") -> None:
 @app.command()
 def rebuild(store: Store = "", as_json: Json = False) -> None:
     """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
-    from kontext.remake import rebuild_catalog
+    from kontext.engine.remake import rebuild_catalog
     from kontext.stages import STAGES
     from tasks.workspace import places
 
@@ -75,9 +75,9 @@ def export(
     store: Store = "",
 ) -> None:
     """Write a dataset version as plain Parquet, which any tool reads, and say where."""
-    from kontext.store.export import export_version
+    from kontext.store.catalog.export import export_version
+    from kontext.store.catalog.versions import find_version
     from kontext.store.objects import folder_url
-    from kontext.store.versions import find_version
 
     catalog, objects = opened.catalog(store), opened.objects(store)
     prefix = export_version(catalog, objects, find_version(catalog.datasets(), version))

@@ -63,7 +63,7 @@ def _server() -> Check:
 
 def _weights(ref: str, store: str, as_json: bool) -> None:
     """Print what a weights file, folder or artifact is; exit 1 where keys do not fit."""
-    from kontext.sample.model_store import examine
+    from kontext.edit.weights.model_store import examine
 
     rows = examine(ref, lambda: opened.artifacts(store))
     if as_json:

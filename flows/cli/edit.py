@@ -108,7 +108,7 @@ def edit(
     if len(words) < 2:
         raise typer.BadParameter("give an image and an instruction in quotes")
     from flows.cli.shared.bar import edit_bar
-    from kontext.sample.edit_file import EditRequest, edit_file
+    from kontext.edit.edit_file import EditRequest, edit_file
     from tasks.workspace import places
 
     *images, instruction = words

@@ -21,7 +21,7 @@ def explain(
     store: Store = "",
 ) -> None:
     """Tell a pair's whole story: source, evidence, caption, scores, decision, split, shard."""
-    from kontext.store import explain as stories
+    from kontext.store.catalog import explain as stories
     from tasks.markdown import json_safe
 
     if not pair_id or set(pair_id) - set("0123456789abcdef"):

@@ -23,7 +23,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model's weights in the layout that other tools read."""
-    from kontext.sample.model_store import export_weights
+    from kontext.edit.weights.model_store import export_weights
 
     made = export_weights(ref, layout, output, dtype, lambda: opened.artifacts(store))
     if as_json:

@@ -35,8 +35,8 @@ def export_store(
     import tempfile
 
     from kontext.exported import export_store as export
-    from kontext.store.archive import is_archive, write_archive
-    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.artifacts.archive import is_archive, write_archive
+    from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.objects import open_store
     from tasks.workspace import open_engine, places, resolve_recipe
 

@@ -32,7 +32,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Take weights into the store as a versioned artifact, for edit --weights and export."""
-    from kontext.sample.model_store import ImportRequest, import_weights
+    from kontext.edit.weights.model_store import ImportRequest, import_weights
     from tasks.workspace import places
 
     request = ImportRequest(path, name, dtype, autoencoder, text, lora)

@@ -12,8 +12,8 @@ from flows.names import artifact_tag, deployment_name
 from flows.server.api import Api
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
-    from kontext.states import StageStatus
+    from kontext.engine.run import Engine
+    from kontext.engine.states import StageStatus
 
 _ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from kontext.data.pixels import Pixels, decode_png
-from kontext.stage import ArtifactReader
+from kontext.engine.stage import ArtifactReader
 
 _CACHE_BYTES = 1 << 30
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kontext.evaluate.bench import Bench
+from kontext.edit.request import Options
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.models import TrainedModels
-from kontext.sample.request import Options
 
 RUNS, WARM_UP = 10, 2
 

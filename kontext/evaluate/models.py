@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kontext.edit.editor import Editor
+from kontext.edit.request import Edit, Options
+from kontext.edit.sizes import Size
+from kontext.edit.weights.folder import LoadedModel, ModelSettings
+from kontext.engine.stage import StageContext
 from kontext.evaluate.pixels import Images
-from kontext.models.autoencoder import load_autoencoder
-from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.models.transformer import load_transformer
-from kontext.sample.editor import Editor
-from kontext.sample.folder import LoadedModel, ModelSettings
-from kontext.sample.request import Edit, Options
-from kontext.sample.sizes import Size
-from kontext.stage import StageContext
+from kontext.models.autoencoder.network import load_autoencoder
+from kontext.models.flux.transformer import load_transformer
+from kontext.models.text.encoders import TextEncoder, load_text_encoder
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kontext.evaluate.bench import Bench
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 
 
@@ -53,7 +53,7 @@ class EditingModels(Protocol):
         """Edit with the student. `ids` seed each item's noise, so batches do not matter."""
 
     def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """The same edit as the autoencoder decodes it, before `kontext.sample.detail`."""
+        """The same edit as the autoencoder decodes it, before `kontext.edit.detail`."""
 
     def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the teacher."""

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kontext.evaluate.bench import Bench
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
 from kontext.evaluate.metrics.success import succeeded
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
-from kontext.evaluate.stats import Interval, cluster_mean, cluster_ratio, wider, wilson
+from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
 from schemas.sections.evaluation import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
@@ -206,7 +206,7 @@ def autoencoder_scores(
     images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Interval]:
     """PSNR (dB) and SSIM of the round trip of held-out images [M, H, W, 3], means over images."""
-    from kontext.data.judge import ssim
+    from kontext.data.quality import ssim
 
     measured = {"psnr": psnr(images, round_trip), "ssim": ssim(images, round_trip)}
     return {

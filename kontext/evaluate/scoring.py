@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kontext.evaluate.bench import Bench
+from kontext.engine.stage import ArtifactReader
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
-from kontext.models.clip import WEIGHTS_FILE, ClipScorer, load_scorer
-from kontext.models.features import FeatureNet
-from kontext.models.text import TextEncoder
-from kontext.stage import ArtifactReader
+from kontext.models.features.clip import WEIGHTS_FILE, ClipScorer, load_scorer
+from kontext.models.features.efficientnet import FeatureNet
+from kontext.models.text.encoders import TextEncoder
 
 BATCH = 64
 

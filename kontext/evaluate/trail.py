@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kontext.stage import Stage
-from kontext.store.lineage import flowchart
+from kontext.engine.stage import Stage
+from kontext.store.artifacts.lineage import flowchart
 from schemas.manifest import Manifest
 
 

@@ -1,1 +1,6 @@
-"""The networks, exactly FLUX.1's, at any size. Torch only."""
+"""The networks, exactly FLUX.1's at any size, and their files.
+
+Import with torch, numpy, safetensors and pydantic alone. May import `parallel` and `errors`.
+flux/ is the transformer, autoencoder/ the codec, text/ and features/ the frozen networks, files/
+the layouts on disk.
+"""

@@ -2,7 +2,7 @@
 
     apply_lora(model, LoraConfig(rank=16))     # only the adapters train from here on
     optimizer = AdamW(lora_parameters(model))  # FlowMethod finds them too: the rest is frozen
-    save_lora(lora_of(model), path, model)     # kontext.models.lora_files
+    save_lora(lora_of(model), path, model)     # kontext.models.files.lora_files
     merge(model)                               # plain linear layers again
 
 A fused projection (qkv, linear1) has one adapter for all its parts: they share A. diffusers keeps
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext.errors import WeightsError
-from kontext.models.transformer import FluxTransformer
-from kontext.models.weights import Entry, converted
+from kontext.models.files.weights import Entry, converted
+from kontext.models.flux.transformer import FluxTransformer
 
 BLOCKS = (
     "*_blocks.*.qkv",

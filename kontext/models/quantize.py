@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from kontext.errors import WeightsError
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import BLOCKS, adapters
-from kontext.models.pretrained import without_remarks
-from kontext.models.transformer import FluxTransformer
+from kontext.models.text.pretrained import without_remarks
 
 Scheme = Literal["int8", "fp8"]
 

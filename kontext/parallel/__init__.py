@@ -1,1 +1,4 @@
-"""The only package that knows of devices and ranks."""
+"""The only folder that knows of devices and ranks: FSDP2, Ulysses, kernels, sharded checkpoints.
+
+Imports torch, `store` and `errors`. Models are written for one device and are sharded from here.
+"""

@@ -84,7 +84,7 @@ def load_policy(name: str) -> Policy:
         RecipeError: no such policy, or a file that is not one; it says which key is wrong.
     """
     from kontext.errors import CatalogError
-    from kontext.store.views import check_thresholds
+    from kontext.store.catalog.views import check_thresholds
 
     try:
         policy = Policy.model_validate_json(_text(name))

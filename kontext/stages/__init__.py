@@ -1,14 +1,15 @@
-"""The stages: one file each, with its `STAGE` declaration and `run(ctx)`.
+"""The twelve stages, one file each, and nothing else.
 
-A new stage is one file here. The graph is read from the declarations (`kontext.graph`); importing
-this package imports no stage.
+A stage is handed its own recipe section and its input artifacts; it writes one artifact. To add
+one, add a file with a literal `STAGE = Stage(...)` and `run(ctx)`, and its section in
+`schemas/sections`. The graph is discovered from these files (`kontext.engine.graph`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kontext.graph import discover
-from kontext.stage import Stage
+from kontext.engine.graph import discover
+from kontext.engine.stage import Stage
 
 STAGES: dict[str, Stage] = discover(__name__, Path(__file__).parent)

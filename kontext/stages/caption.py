@@ -14,7 +14,7 @@ from kontext.data.caption.pairs import (
     requests_for,
 )
 from kontext.data.images import ImageBank
-from kontext.stage import Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 from schemas.sections.data import CaptionConfig
 
 STAGE = Stage(

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kontext.data.latents import load_pairs
-from kontext.data.pair_tensors import PairTensors
+from kontext.data.encoded.latents import load_pairs
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
+from kontext.edit.preview import preview_edits
+from kontext.edit.teacher_edits import synthesise
+from kontext.engine.stage import Stage, StageContext
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.transformer import FluxTransformer, load_transformer
-from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
-from kontext.sample.edits import EditSampler, choose_edits, edit_sampler
-from kontext.sample.teacher_edits import synthesise
-from kontext.stage import Stage, StageContext
-from kontext.stages.preview import preview_edits
 from kontext.train.capacity import estimate_ladd
 from kontext.train.ladd.gates import check_training, run_gates, settings_digest, stop_at_failure
-from kontext.train.ledger import Ledger, dtype_name, optimizer_ledger
-from kontext.train.loop import Measure
+from kontext.train.loop.fit import Measure
+from kontext.train.loop.training import train
 from kontext.train.methods import ladd
 from kontext.train.methods.ladd import TEACHER_EDITS, LaddMethod
-from kontext.train.numerics import (
+from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
+from kontext.train.record.numerics import (
     LEDGER,
     check_against,
     codec_digest,
     encoded_lines,
     report_ledger,
 )
-from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
-from kontext.train.reporting import report_progress, report_speed, tensorboard
-from kontext.train.training import train
-from kontext.train.transformer_ledger import transformer_ledger
+from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.record.reporting import report_progress, report_speed, tensorboard
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.training import DistillConfig
 
 STAGE = Stage(

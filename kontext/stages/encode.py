@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kontext.data.banks import Bank, Entries, make_shards, write_bank
-from kontext.data.latents import (
+from kontext.data.encoded.banks import Bank, Entries, make_shards, write_bank
+from kontext.data.encoded.latents import (
     ENCODED_PAIRS,
     encode_images,
     encode_texts,
@@ -19,17 +19,17 @@ from kontext.data.latents import (
     text_key,
     unique_texts,
 )
-from kontext.data.loader import PairSet, decoded, load_split
-from kontext.data.pair_tensors import sampled
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
+from kontext.data.encoded.pair_tensors import sampled
+from kontext.data.shards.read import PairSet, decoded, load_split
+from kontext.engine.stage import ArtifactReader, Stage, StageContext
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
-from kontext.models.text import TextEncoder, load_text_encoder
-from kontext.parallel.inputs import Inputs
-from kontext.parallel.launch import on_ranks
+from kontext.models.text.encoders import TextEncoder, load_text_encoder
 from kontext.parallel.memory import keep_freed_memory
-from kontext.parallel.rank import Rank
-from kontext.stage import ArtifactReader, Stage, StageContext
-from kontext.train.numerics import LEDGER, check_against, encoded_ledger, report_ledger
+from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.ranks.launch import on_ranks
+from kontext.parallel.ranks.rank import Rank
+from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger, report_ledger
 from schemas.sections.training import EncodeConfig
 
 STAGE = Stage(

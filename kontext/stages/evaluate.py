@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from kontext.evaluate.bench import Bench
+from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.latency import measure_edit
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
@@ -15,15 +16,14 @@ from kontext.evaluate.report.assemble import Evaluation, report_data
 from kontext.evaluate.report.assets import Assets, contact_sheet
 from kontext.evaluate.report.builder import publish_copy, render
 from kontext.evaluate.report.charts import drawable
+from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
 from kontext.evaluate.scoring import prepare, small_clip
-from kontext.evaluate.verdict import goal_rows, unfit_line, verdict_markdown
-from kontext.models.features import load_features
+from kontext.models.features.efficientnet import load_features
 from kontext.models.precision import compute_dtype
-from kontext.stage import Stage, StageContext
 from kontext.stages import STAGES
-from kontext.train.numerics import LEDGER, check_against, encoded_ledger
-from kontext.train.transformer_ledger import transformer_ledger
+from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.evaluation import EvaluateConfig
 
 STAGE = Stage(

@@ -9,31 +9,31 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from kontext.data.latents import load_pairs
-from kontext.models.transformer import FluxTransformer
-from kontext.parallel.inputs import Inputs
+from kontext.data.encoded.latents import load_pairs
+from kontext.edit.preview import preview_edits
+from kontext.engine.stage import Stage, StageContext
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
-from kontext.stage import Stage, StageContext
-from kontext.stages.preview import preview_edits
 from kontext.train.capacity import estimate_flow
-from kontext.train.ledger import Ledger, dtype_name, optimizer_ledger
-from kontext.train.loop import Measure
+from kontext.train.flow.validation import level_losses
+from kontext.train.loop.fit import Measure
+from kontext.train.loop.training import Build, Built, train
 from kontext.train.methods import flow, guidance, pictures
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.numerics import (
+from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
+from kontext.train.record.numerics import (
     LEDGER,
     check_against,
     codec_digest,
     encoded_lines,
     report_ledger,
 )
-from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
-from kontext.train.reporting import report_progress, report_speed, tensorboard
-from kontext.train.start_transformer import save_adapters, starting_transformer
-from kontext.train.training import Build, Built, train
-from kontext.train.transformer_ledger import transformer_ledger
-from kontext.train.validation import level_losses
+from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.record.reporting import report_progress, report_speed, tensorboard
+from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.start.transformer import save_adapters, starting_transformer
 from schemas.sections.training import FinetuneConfig
 
 STAGE = Stage(
@@ -41,7 +41,7 @@ STAGE = Stage(
     section="finetune",
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
-    external="kontext.train.init_digest:transformer_digest",
+    external="kontext.train.start.digest:transformer_digest",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.safety.ledger import Ledger
-from kontext.stage import ArtifactReader, Stage, StageContext
-from kontext.store.catalog import Catalog
-from kontext.store.export import export_version
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.export import export_version
+from kontext.store.catalog.rows import TableSource
 from kontext.store.objects import open_store, sha256_file
-from kontext.store.rows import TableSource
 from schemas.sections.data import IndexConfig, ShardConfig
 
 STAGE = Stage(

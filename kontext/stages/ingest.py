@@ -16,9 +16,9 @@ from kontext.data.ingest import (
 )
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
+from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
-from kontext.stage import Stage, StageContext
 from schemas.sections.data import IngestConfig
 
 STAGE = Stage(

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from kontext.data.images import ImageBank, contact_sheet
 from kontext.data.mine import MinedImage, Selection, miner, select
+from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
-from kontext.stage import Stage, StageContext
 from schemas.sections.data import MineConfig
 from schemas.tables import CATEGORIES, PAIRS
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import torch
 
-from kontext.data.shards import tar_members
-from kontext.evaluate.model_card import DataFacts, ModelFacts, dataset_card, model_card
+from kontext.data.shards.write import tar_members
+from kontext.edit.weights.folder import ModelSettings, save_model_folder
+from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.evaluate.models import model_settings
+from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import manifests, notes
 from kontext.evaluate.trail import Trail, trail_of
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.text import load_text_encoder
-from kontext.models.transformer import FluxTransformer, load_transformer
-from kontext.sample.folder import ModelSettings, save_model_folder
-from kontext.stage import ArtifactReader, Stage, StageContext
+from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import STAGES
-from kontext.train.ledger import meaning
-from kontext.train.numerics import LEDGER, check_against, encoded_ledger
-from kontext.train.transformer_ledger import transformer_ledger
+from kontext.train.record.ledger import meaning
+from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank, contact_sheet
-from kontext.data.judge.screen import ScreenedPairs, screen_pairs
+from kontext.data.quality.screen import ScreenedPairs, screen_pairs
+from kontext.engine.stage import Stage, StageContext
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.ids import run_key
 from kontext.safety.pdq import MIN_QUALITY
@@ -30,8 +31,7 @@ from kontext.safety.screening import (
     plan_scores,
     score_chunk,
 )
-from kontext.stage import Stage, StageContext
-from kontext.store.views import acceptance
+from kontext.store.catalog.views import acceptance
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
 

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pyarrow as pa
 
-from kontext.data.dataset import (
+from kontext.data.images import ImageBank
+from kontext.data.shards.dataset import (
     Row,
     Selected,
     class_counts,
@@ -15,11 +16,10 @@ from kontext.data.dataset import (
     splits_table,
     without_straddlers,
 )
-from kontext.data.images import ImageBank
-from kontext.data.shards import ShardSet, write_shards
+from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
+from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
-from kontext.stage import Stage, StageContext
 from schemas.sections.data import ShardConfig
 from schemas.tables import RELATION_CLASSES
 

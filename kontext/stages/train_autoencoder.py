@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from kontext.data.images import contact_sheet
-from kontext.data.judge import ssim
+from kontext.data.quality import ssim
+from kontext.data.shards.training_images import MEASURED, some_images, split_images
 from kontext.data.split import SPLITS_IN_ORDER
-from kontext.data.training_images import MEASURED, some_images, split_images
+from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
-from kontext.parallel.inputs import Inputs
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
-from kontext.stage import Stage, StageContext
 from kontext.train.capacity import estimate_autoencoder
-from kontext.train.ledger import codec_ledger, optimizer_ledger
-from kontext.train.loop import Measure
+from kontext.train.images.perceptual import NAMES
+from kontext.train.images.reconstruction import MetricCard, cards, latent_health
+from kontext.train.loop.fit import Measure
+from kontext.train.loop.training import train
 from kontext.train.methods import autoencoder
 from kontext.train.methods.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
-from kontext.train.numerics import LEDGER, report_ledger
-from kontext.train.outputs import device_for, save_weights, write_history, write_incidents
-from kontext.train.perceptual import NAMES
-from kontext.train.reconstruction import MetricCard, cards, latent_health
-from kontext.train.reporting import report_progress, report_speed, tensorboard
-from kontext.train.start_autoencoder import starting_autoencoder
-from kontext.train.training import train
+from kontext.train.record.ledger import codec_ledger, optimizer_ledger
+from kontext.train.record.numerics import LEDGER, report_ledger
+from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.record.reporting import report_progress, report_speed, tensorboard
+from kontext.train.start.autoencoder import starting_autoencoder
 from schemas.sections.training import AutoencoderConfig
 
 STAGE = Stage(
@@ -36,7 +36,7 @@ STAGE = Stage(
     section="autoencoder",
     inputs=("shard",),
     pool="gpu",
-    external="kontext.train.init_digest:autoencoder_digest",
+    external="kontext.train.start.digest:autoencoder_digest",
     summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
 )
 

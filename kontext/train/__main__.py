@@ -2,11 +2,11 @@
 
 import sys
 
-from kontext.parallel.rank import main
+from kontext.parallel.ranks.rank import main
 
 CHANGES_RESULTS = False  # starts a rank
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m kontext.train JOB.json (see kontext/parallel/rank.py)")
+        sys.exit("usage: python -m kontext.train JOB.json (see kontext/parallel/ranks/rank.py)")
     main(sys.argv[1])

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.parallel.peaks import peak_of

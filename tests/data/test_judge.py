@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kontext.data.judge import CHANGED_ABOVE, pdq_distance, quality, ssim
+from kontext.data.quality import CHANGED_ABOVE, pdq_distance, quality, ssim
 
 
 def naive_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -73,7 +73,7 @@ def test_changed_share_counts_pixels_not_channels():
 
 def test_blocks_do_not_matter(images, monkeypatch):
     whole = quality(images, images[::-1].copy())
-    monkeypatch.setattr("kontext.data.judge.pixels._BLOCK_PIXELS", 30 * 25)
+    monkeypatch.setattr("kontext.data.quality.pixels._BLOCK_PIXELS", 30 * 25)
     for one, other in zip(whole, quality(images, images[::-1].copy()), strict=True):
         assert np.allclose(one, other, atol=1e-6)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kontext.evaluate.bench import Bench, Item
+from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.metrics.base import ClipVectors
 from kontext.evaluate.metrics.clip import clip_direction, clip_text

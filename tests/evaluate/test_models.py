@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kontext.edit import editor
+from kontext.edit.canvas import Frame
 from kontext.evaluate.models import TrainedModels
-from kontext.sample import editor
-from kontext.sample.canvas import Frame
 from tests.stages.finished_run import SIDE, finished_run
 from tests.stages.stage_harness import Harness
 

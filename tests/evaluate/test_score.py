@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from kontext.evaluate.bench import Bench, Item
+from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.pixels import change_mask
 from kontext.evaluate.references import EDITORS, other_targets, run_editors
 from kontext.evaluate.score import Goal, score, scores_json, unfit_metrics
-from kontext.evaluate.stats import Interval, wilson
+from kontext.evaluate.statistics import Interval, wilson
 from schemas.sections.evaluation import EvaluateConfig
 
 CONFIG = EvaluateConfig(items_per_category=4, bootstrap=30)

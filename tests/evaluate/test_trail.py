@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from kontext.engine.stage import Stage
 from kontext.evaluate.trail import trail_of
-from kontext.stage import Stage
 from schemas.manifest import Manifest
 
 STAGES = {

@@ -15,20 +15,24 @@ from typing import Any
 
 # name -> (module, attribute path, whether to die before or after the call)
 POINTS: dict[str, tuple[str, str, str]] = {
-    "chunk-start": ("kontext.store.work", "_run", "before"),
-    "chunk-done": ("kontext.store.work", "_run", "after"),
-    "blob": ("kontext.store.artifacts", "ArtifactWriter._add", "after"),
-    "before-publish": ("kontext.store.local", "LocalStore._publish", "before"),
+    "chunk-start": ("kontext.engine.chunks", "_run", "before"),
+    "chunk-done": ("kontext.engine.chunks", "_run", "after"),
+    "blob": ("kontext.store.artifacts.artifact_store", "ArtifactWriter._add", "after"),
+    "before-publish": ("kontext.store.objects.local", "LocalStore._publish", "before"),
     "before-ledger": ("kontext.safety.ledger", "Ledger.append", "before"),
     "after-ledger": ("kontext.safety.ledger", "Ledger.append", "after"),
-    "before-manifest": ("kontext.store.artifacts", "ArtifactWriter.commit", "before"),
-    "after-manifest": ("kontext.store.artifacts", "ArtifactWriter.commit", "after"),
-    "before-commit": ("kontext.store.catalog", "Catalog.commit_dataset", "before"),
-    "after-commit": ("kontext.store.catalog", "Catalog.commit_dataset", "after"),
-    "in-commit": ("kontext.store.catalog", "_insert_dataset", "after"),
-    "before-record": ("kontext.store.catalog", "Catalog.record", "before"),
-    "before-tag": ("kontext.store.artifacts", "ArtifactStore.tag", "before"),
-    "checkpoint-start": ("kontext.train.checkpoint", "Checkpoints.save", "before"),
+    "before-manifest": (
+        "kontext.store.artifacts.artifact_store",
+        "ArtifactWriter.commit",
+        "before",
+    ),
+    "after-manifest": ("kontext.store.artifacts.artifact_store", "ArtifactWriter.commit", "after"),
+    "before-commit": ("kontext.store.catalog.catalog", "Catalog.commit_dataset", "before"),
+    "after-commit": ("kontext.store.catalog.catalog", "Catalog.commit_dataset", "after"),
+    "in-commit": ("kontext.store.catalog.catalog", "_insert_dataset", "after"),
+    "before-record": ("kontext.store.catalog.catalog", "Catalog.record", "before"),
+    "before-tag": ("kontext.store.artifacts.artifact_store", "ArtifactStore.tag", "before"),
+    "checkpoint-start": ("kontext.train.loop.checkpoint", "Checkpoints.save", "before"),
     "checkpoint-done": ("kontext.parallel.checkpoint", "finish", "after"),
 }
 

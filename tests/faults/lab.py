@@ -15,8 +15,8 @@ import torch
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.engine import Engine
-from kontext.stage import LogReporter
+from kontext.engine.run import Engine
+from kontext.engine.stage import LogReporter
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.store.catalog import Catalog
+from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import open_store
 from tests.postgres import postgres_binaries
 from tests.store.lake_rows import dataset

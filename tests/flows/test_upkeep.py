@@ -255,8 +255,8 @@ def test_retention_removes_the_untagged_and_compacts_the_catalog(
 def test_two_processes_on_one_store_make_the_same_artifacts_once(tmp_path: Path) -> None:
     """Two homes, one store, both from nothing at the same time."""
     code = (
-        "import sys, logging; from pathlib import Path; from kontext.engine import Engine;"
-        "from kontext.stage import LogReporter; from tests.flows.toy_stages import GRAPH;"
+        "import sys, logging; from pathlib import Path; from kontext.engine.run import Engine;"
+        "from kontext.engine.stage import LogReporter; from tests.flows.toy_stages import GRAPH;"
         "from schemas.recipes import load_recipe; home = Path(sys.argv[1]);"
         "e = Engine(load_recipe('ci'), sys.argv[2], str(home / 'c.sqlite'), home, stages=GRAPH);"
         "[e.run_stage(s, LogReporter(logging.getLogger('x'))) for s in GRAPH];"
@@ -274,7 +274,7 @@ def test_two_processes_on_one_store_make_the_same_artifacts_once(tmp_path: Path)
     said = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert said[0] == said[1]
-    from kontext.store.artifacts import ArtifactStore
+    from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.objects import open_store
 
     found = ArtifactStore(open_store(store), tmp_path / "cache")

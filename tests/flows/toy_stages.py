@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from kontext.engine.stage import Stage, StageContext
 from kontext.errors import KontextError
-from kontext.stage import Stage, StageContext
 
 
 def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:

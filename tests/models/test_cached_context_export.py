@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kontext.errors import WeightsError
-from kontext.models.convert import transformer_config
+from kontext.models.files.convert import transformer_config
 from schemas.sections.models import TransformerShape
 
 

@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kontext.errors import WeightsError
-from kontext.models.convert import Layout, rules_for, to_diffusers, transformer_config
+from kontext.models.files.convert import Layout, rules_for, to_diffusers, transformer_config
+from kontext.models.files.lora_files import extract, load_lora, save_lora
+from kontext.models.files.weights import open_weights, our_entries, write_weights
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import (
     LoraConfig,
     adapters,
@@ -24,11 +28,7 @@ from kontext.models.lora import (
     lora_parameters,
     merge,
 )
-from kontext.models.lora_files import extract, load_lora, save_lora
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
-from kontext.models.weights import open_weights, our_entries, write_weights
-from tests.sample.tiny_flux import SHAPE, fill, forward_inputs
+from tests.edit.tiny_flux import SHAPE, fill, forward_inputs
 
 EVERYTHING = ("*",)
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from kontext.errors import WeightsError
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, apply_lora, merge
 from kontext.models.quantize import Scheme, quantize, quantized_names, weight_bytes
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
-from tests.sample.tiny_flux import SHAPE, fill, forward_inputs
+from tests.edit.tiny_flux import SHAPE, fill, forward_inputs
 
 
 def model() -> FluxTransformer:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from kontext.errors import GateError
-from kontext.parallel.rank import Job, Rank, run
-from kontext.train.checkpoint import Checkpoints
-from kontext.train.loop import fit
+from kontext.parallel.ranks.rank import Job, Rank, run
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.fit import fit
 from tests.train.broken_runs import flow_adamw
 
 

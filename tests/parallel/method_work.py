@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from kontext.data.pair_tensors import PairTensors
+from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.errors import RecipeError
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.features import load_features
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.features.efficientnet import load_features
 from kontext.models.precision import full_precision
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World, is_sharded, whole
-from kontext.train.loop import Measure, Method, fit
+from kontext.train.loop.fit import Measure, Method, fit
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.guidance import GuidanceMethod

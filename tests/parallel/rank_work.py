@@ -12,12 +12,12 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kontext.errors import RecipeError, WeightsError
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.shard import load_weights, shard
 from kontext.parallel.world import World, join, whole
-from kontext.train.loop import fit
+from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.optim import MatrixMuon
+from kontext.train.optim.build import MatrixMuon
 from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

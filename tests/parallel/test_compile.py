@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.edit.sizes import KONTEXT_SIZES, token_grid
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.compile import LengthError, closed_lengths, compile_blocks
-from kontext.sample.sizes import KONTEXT_SIZES, token_grid
 from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import (
     Tokens,

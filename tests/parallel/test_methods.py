@@ -10,7 +10,7 @@ import torch
 
 from kontext.errors import RecipeError
 from kontext.parallel.world import World
-from kontext.train.loop import Method
+from kontext.train.loop.fit import Method
 from tests.parallel.method_work import (
     FP32,
     codec,

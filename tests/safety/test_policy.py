@@ -10,7 +10,7 @@ from kontext.safety.policy import (
     load_policy,
     policy_json,
 )
-from kontext.store.views import THRESHOLDS
+from kontext.store.catalog.views import THRESHOLDS
 from schemas.sections.data import ScreenConfig
 
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kontext.data.banks import Entries, open_bank, write_bank
-from kontext.data.latents import ENCODED_PAIRS
-from kontext.data.pair_tensors import NO_CONTEXT
-from kontext.models.autoencoder import Autoencoder
-from kontext.store.artifacts import Artifact, ArtifactWriter
+from kontext.data.encoded.banks import Entries, open_bank, write_bank
+from kontext.data.encoded.latents import ENCODED_PAIRS
+from kontext.data.encoded.pair_tensors import NO_CONTEXT
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import DistillConfig, FinetuneConfig

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.shards import ShardSample, ShardSet, write_shards
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.clip import SmallClip, SmallScorer
-from kontext.models.features import load_features
-from kontext.models.text import load_text_encoder
-from kontext.models.transformer import FluxTransformer
-from kontext.store.artifacts import ArtifactWriter
+from kontext.data.shards.write import ShardSample, ShardSet, write_shards
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.features.clip import SmallClip, SmallScorer
+from kontext.models.features.efficientnet import load_features
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.text.encoders import load_text_encoder
+from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig

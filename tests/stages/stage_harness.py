@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from kontext.stage import StageContext
+from kontext.engine.chunks import map_chunks
+from kontext.engine.stage import StageContext
 from kontext.stages import STAGES
-from kontext.store.artifacts import Artifact, ArtifactStore, ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
-from kontext.store.work import map_chunks
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 

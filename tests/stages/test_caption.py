@@ -10,7 +10,7 @@ import pytest
 
 from kontext.data.pixels import encode_png
 from kontext.errors import KontextError
-from kontext.store.artifacts import ArtifactWriter
+from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import CaptionConfig
 from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.data.latents import load_pairs
+from kontext.data.encoded.latents import load_pairs
+from kontext.edit import teacher_edits
+from kontext.edit.pairs import EditSampler
 from kontext.errors import NumericsError, WiringError
-from kontext.models.transformer import FluxTransformer
-from kontext.sample import teacher_edits
-from kontext.sample.edits import EditSampler
-from kontext.store.artifacts import Artifact
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.ladd.gates import settings_digest
 from kontext.train.methods.ladd import LaddMethod
 from schemas.tables import CATEGORIES

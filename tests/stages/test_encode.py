@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kontext.data.banks import open_bank
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
-from kontext.models.text import load_text_encoder
+from kontext.data.encoded.banks import open_bank
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import encode as stage
-from kontext.store.artifacts import Artifact, ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.sections.training import EncodeConfig, LaunchConfig
 from tests.stages import finished_run
 from tests.stages.stage_harness import Harness

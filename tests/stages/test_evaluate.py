@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kontext.errors import ArtifactError
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
 from tests.stages.finished_run import CANARY_HASH, finished_run

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.data.latents import load_pairs
-from kontext.models.transformer import load_transformer
+from kontext.data.encoded.latents import load_pairs
+from kontext.models.flux.transformer import load_transformer
 from kontext.parallel.flops import Tokens
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.capacity import Estimate, Machine, estimate_flow
-from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import COLUMNS
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.clock import COLUMNS
+from kontext.train.loop.state import TrainState
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.numerics import LEDGER
-from kontext.train.reporting import report_speed
-from kontext.train.state import TrainState
+from kontext.train.record.numerics import LEDGER
+from kontext.train.record.reporting import report_speed
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
 from tests.stages.stage_harness import Harness

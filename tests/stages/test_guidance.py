@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from tests.stages.encoded_run import edits_of, encoded_run
 from tests.stages.stage_harness import Harness
 

@@ -19,7 +19,7 @@ from kontext.data.sources.folder import FolderSource
 from kontext.errors import GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import run_key, subject_hmac
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kontext.errors import NumericsError
-from kontext.store.artifacts import Artifact, ArtifactWriter
-from kontext.train.ledger import ARITHMETIC
-from kontext.train.numerics import LEDGER
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
+from kontext.train.record.ledger import ARITHMETIC
+from kontext.train.record.numerics import LEDGER
 from tests.stages import finished_run
 from tests.stages.encoded_run import encoded_run
 from tests.stages.stage_harness import Harness

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from flows import cli
 from kontext.data.pixels import encode_png
+from kontext.edit.editor import Editor
 from kontext.evaluate.models import TrainedModels
-from kontext.sample.editor import Editor
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from tests.stages.finished_run import SIDE, finished_run
 from tests.stages.stage_harness import Harness
 

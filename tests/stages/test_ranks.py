@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kontext.sample import teacher_edits
+from kontext.edit import teacher_edits
 from schemas.sections.training import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import edits_of, encoded_run

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from kontext.data.pixels import encode_png, pixel_id
+from kontext.engine.stage import ArtifactOutput
 from kontext.errors import RecipeError
-from kontext.models.clip import load_scorer
+from kontext.models.features.clip import load_scorer
 from kontext.safety import screening
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
-from kontext.stage import ArtifactOutput
-from kontext.store.artifacts import Artifact
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import ScreenConfig
 from schemas.tables import (

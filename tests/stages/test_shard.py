@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import webdataset
 
-from kontext.data.loader import load_split
 from kontext.data.pixels import decode_png, encode_png, pixel_id
+from kontext.data.shards.read import load_split
 from kontext.errors import GateError
-from kontext.store.artifacts import ArtifactWriter
+from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import ShardConfig
 from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS, SHARD_MEMBERS, SHARDS, SPLITS

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.errors import GateError, RecipeError
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
-from kontext.train.init_digest import autoencoder_digest
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.train.methods.autoencoder import AutoencoderMethod
+from kontext.train.start.digest import autoencoder_digest
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import AutoencoderConfig
 from tests.stages import finished_run

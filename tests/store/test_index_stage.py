@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kontext import fingerprint
-from kontext.engine import Engine
-from kontext.stage import LogReporter, Stage
+from kontext.engine import fingerprint
+from kontext.engine.run import Engine
+from kontext.engine.stage import LogReporter, Stage
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
@@ -103,7 +103,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from kontext.store.artifacts import ArtifactWriter
+from kontext.store.artifacts.artifact_store import ArtifactWriter
 from tests.store.test_index_stage import engine, run_all
 commit = ArtifactWriter.commit
 def killing(self, manifest):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from tests.store.test_catalog import POLICY, manifest
 
 from kontext.errors import CatalogError
-from kontext.store.catalog import Catalog
-from kontext.store.metadata import open_metadata
-from kontext.store.prelude import prelude
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.prelude import prelude
+from kontext.store.lake.metadata import open_metadata
 from tests.store.lake_rows import dataset
-from tests.store.test_catalog import POLICY, manifest
 
 
 def test_a_catalog_in_postgres_does_what_one_in_sqlite_does(

@@ -16,11 +16,11 @@ import pytest
 
 from benchmarks.catalog import commit_beside_readers, generate, questions, record_runs
 from kontext.errors import CatalogError
-from kontext.store.catalog import Catalog
-from kontext.store.export import export_version
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.export import export_version
+from kontext.store.catalog.prelude import prelude
+from kontext.store.catalog.versions import find_version
 from kontext.store.objects import open_store
-from kontext.store.prelude import prelude
-from kontext.store.versions import find_version
 
 PAIRS = 1200
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from kontext.store.artifacts import ArtifactStore
+from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import ObjectStore, open_store
 from schemas.manifest import Manifest
 from tasks.changes import Change, changes_markdown, dataset_changes

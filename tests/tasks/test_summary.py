@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from kontext.stages import STAGES
-from kontext.store.lineage import reduced_edges
+from kontext.store.artifacts.lineage import reduced_edges
 from tasks.summary import Row, mermaid, summary
 from tests.flows.toy_stages import GRAPH
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch, gather
-from kontext.models.sequence import pack
-from kontext.models.transformer import FluxTransformer
-from kontext.sample.edits import EditSampler
+from kontext.data.encoded.pair_tensors import Batch, gather
+from kontext.edit.pairs import EditSampler
+from kontext.models.flux.sequence import pack
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.velocity import velocity
 from kontext.train.methods.ladd import Estimated, LaddMethod
-from kontext.train.optim import adamw
-from kontext.train.velocity import velocity
+from kontext.train.optim.build import adamw
 from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 

@@ -25,9 +25,9 @@ import torch.distributed.tensor
 
 import kontext.parallel.checkpoint
 from kontext.parallel.world import World, join, leave
-from kontext.train import loop
-from kontext.train.checkpoint import Checkpoints
-from kontext.train.clock import COLUMNS
+from kontext.train.loop import fit as loop
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.clock import COLUMNS
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.ladd import LaddMethod

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from kontext.models.sequence import sequence_ids
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.sequence import sequence_ids
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.flops import Tokens
 from kontext.train import capacity as planner
 from kontext.train.capacity import Machine, activations, compared, estimates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kontext.fingerprint import code_of
+from kontext.engine.fingerprint import code_of
 from kontext.stages import STAGES
 from schemas.recipes import Recipe
 
@@ -16,8 +16,10 @@ def code(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", ["train-autoencoder", "encode"])
 def test_stages_before_the_flow_do_not_depend_on_the_transformer(stage: str) -> None:
     for name in code(stage):
-        assert not name.startswith(("kontext.models.transformer", "kontext.models.blocks")), name
-        assert not name.startswith(("kontext.train.ladd", "kontext.train.velocity")), name
+        assert not name.startswith(
+            ("kontext.models.flux.transformer", "kontext.models.flux.blocks")
+        ), name
+        assert not name.startswith(("kontext.train.ladd", "kontext.train.flow.velocity")), name
 
 
 def test_a_stage_depends_on_its_own_methods_only() -> None:
@@ -36,5 +38,9 @@ def test_a_stage_depends_on_its_own_methods_only() -> None:
 
 @pytest.mark.parametrize("stage", ["train-autoencoder", "encode", "finetune", "distill"])
 def test_what_starts_and_watches_processes_changes_no_result(stage: str) -> None:
-    without = {"kontext.parallel.launch", "kontext.parallel.rank", "kontext.train.reporting"}
+    without = {
+        "kontext.parallel.ranks.launch",
+        "kontext.parallel.ranks.rank",
+        "kontext.train.record.reporting",
+    }
     assert not without & code(stage)

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kontext.data.pair_tensors import PairTensors, edit_magnitudes, gather, sampling_weights
+from kontext.data.encoded.pair_tensors import PairTensors, edit_magnitudes, gather, sampling_weights
 from kontext.errors import RecipeError
-from kontext.models.sequence import pack
-from kontext.models.transformer import FluxTransformer
-from kontext.train.loop import fit, generator
+from kontext.models.flux.sequence import pack
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.timesteps import FLUX_MU, sample_t
+from kontext.train.flow.velocity import add_noise, change_weights, velocity
+from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.timesteps import FLUX_MU, sample_t
-from kontext.train.velocity import add_noise, change_weights, velocity
 from schemas.sections.training import FinetuneConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from kontext.models.transformer import FluxTransformer
-from kontext.train.loop import fit, generator
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
 from schemas.sections.training import ParallelConfig
 from tests.train.toy import toy_config, toy_model, toy_pairs

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kontext.data.pair_tensors import NO_CONTEXT, gather, padded
+from kontext.data.encoded.pair_tensors import NO_CONTEXT, gather, padded
+from kontext.edit.pairs import EditSampler, choose_edits
 from kontext.errors import RecipeError
-from kontext.models.sequence import pack
+from kontext.models.flux.sequence import pack
 from kontext.parallel.flops import Tokens, step_flops
-from kontext.sample.edits import EditSampler, choose_edits
-from kontext.train.loop import fit, generator
+from kontext.train.flow.validation import level_losses
+from kontext.train.flow.velocity import velocity, with_contexts
+from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.validation import level_losses
-from kontext.train.velocity import velocity, with_contexts
 from schemas.sections.training import DistillConfig, ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

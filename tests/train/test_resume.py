@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kontext.train.checkpoint import Checkpoints
+from kontext.train.loop.checkpoint import Checkpoints
 from tests.train.broken_runs import METHODS, POINTS, STEPS, SYNCS, everything, run, told
 
 # a list of kills drawn by hypothesis itself would begin with the simplest, which is none at all

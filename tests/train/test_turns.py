@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kontext.errors import GateError, RecipeError
-from kontext.train.checkpoint import Checkpoints
-from kontext.train.loop import fit
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.fit import fit
+from kontext.train.loop.state import copied
 from kontext.train.methods.ladd import Estimated, LaddMethod
-from kontext.train.state import copied
 from tests.train.methods.test_ladd import make
 
 

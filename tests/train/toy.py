@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from kontext.data.pair_tensors import NO_CONTEXT, PairTensors, padded
-from kontext.models.transformer import FluxTransformer
+from kontext.data.encoded.pair_tensors import NO_CONTEXT, PairTensors, padded
+from kontext.models.flux.transformer import FluxTransformer
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 from schemas.tables import RELATION_CLASSES

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from kontext.engine.stage import LogReporter
 from kontext.errors import KontextError, Stopped
-from kontext.stage import LogReporter
 from tasks.markdown import duration, metrics_line
 from tasks.request import Request, RunFailed, find_report, plan
 

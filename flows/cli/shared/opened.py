@@ -9,9 +9,9 @@ import typer
 from kontext.errors import RecipeError
 
 if TYPE_CHECKING:
-    from kontext.engine import Engine
-    from kontext.store.artifacts import ArtifactStore
-    from kontext.store.catalog import Catalog
+    from kontext.engine.run import Engine
+    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.catalog.catalog import Catalog
     from kontext.store.objects import ObjectStore
 
 
@@ -64,7 +64,7 @@ def prelude(at: str, store: str) -> str:
     Raises:
         CatalogError: no catalog, or no such version.
     """
-    from kontext.store.prelude import prelude as attach
+    from kontext.store.catalog.prelude import prelude as attach
     from tasks.workspace import places
 
     found = catalog(store)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kontext.evaluate.bench import Bench
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images, Values
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kontext.evaluate.bench import Bench
+from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
@@ -17,8 +18,7 @@ from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.model import EditorRow, MetricTable, ReportData
 from kontext.evaluate.score import Scores
 from kontext.models.precision import bf16_supported
-from kontext.stage import Stage, StageContext
-from kontext.train.timesteps import shift_mu
+from kontext.train.flow.timesteps import shift_mu
 from schemas.manifest import Manifest
 from schemas.sections.data import IngestConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from kontext.evaluate.bench import Bench
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.model import Card, CategoryEdits, Shot

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kontext.data.loader import PairRow, load_split
+from kontext.data.shards.read import PairRow, load_split
+from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.model import Sample, TableBlock
-from kontext.stage import ArtifactReader
 from schemas.risks import risks
 from schemas.tables import RELATION_CLASSES
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from kontext.store.lineage import reduced_edges
+from kontext.store.artifacts.lineage import reduced_edges
 
 BOX_W, BOX_H, GAP_X, GAP_Y, PAD = 148, 64, 26, 46, 8
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.score import Goal
-from kontext.evaluate.stats import Interval
+from kontext.evaluate.statistics import Interval
 
 # asset paths are relative to index.html
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.evaluate.report.builder import duration
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import StageRow
-from kontext.stage import ArtifactReader, Stage, StageContext
 from schemas.manifest import Manifest
 
 

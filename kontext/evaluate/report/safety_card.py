@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.report.model import TableBlock
-from kontext.stage import ArtifactReader
 from schemas.manifest import Manifest
 from schemas.risks import risks
 from schemas.sections.data import IngestConfig

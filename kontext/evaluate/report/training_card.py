@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kontext.evaluate.bench import Bench
+from kontext.engine.stage import ArtifactReader
+from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Line, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
-from kontext.stage import ArtifactReader
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
 

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kontext.data.pair_tensors import Batch, PairTensors, gather, sampled
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampled
 from kontext.errors import WiringError
-from kontext.models.sequence import pack, unpack
-from kontext.models.transformer import FluxTransformer
+from kontext.models.flux.sequence import pack, unpack
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.timesteps import schedule
 from kontext.train.methods.ladd import LaddMethod
-from kontext.train.timesteps import schedule
 
 ROWS = 8  # samples that a gate looks at
 _EDITS = 4  # teacher edits that are made again
@@ -22,7 +22,7 @@ _SPREAD = (0.5, 2.0)  # of the edits against real latents
 
 
 class Sampler(Protocol):
-    """The sampler that made the edits and will draw the student (`kontext.sample.edits`)."""
+    """The sampler that made the edits and will draw the student (`kontext.edit.pairs`)."""
 
     @property
     def guidance(self) -> float:

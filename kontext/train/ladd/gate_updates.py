@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from kontext.errors import WiringError
-from kontext.models.sequence import pack
+from kontext.models.flux.sequence import pack
 from kontext.train.ladd.gate_samples import few
+from kontext.train.loop.state import copied, set_weights, weights_of
 from kontext.train.methods.ladd import PINNED, Estimated, LaddMethod
-from kontext.train.state import copied, set_weights, weights_of
 
 _TRIALS = 6  # updates of each side at the recipe's rates
 _RUNAWAY = 1.0  # growth of the squared distance to the edits, in their variances

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kontext.models.transformer import timestep_embedding
+from kontext.models.flux.transformer import timestep_embedding
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, std: float = 0.02) -> nn.Conv2d:

@@ -14,24 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kontext.data.image_batch import ImageBatch, ImageSource
+from kontext.data.shards.image_batch import ImageBatch, ImageSource
 from kontext.errors import RecipeError
-from kontext.models.autoencoder import Autoencoder, sample_posterior
-from kontext.models.patchgan import PatchDiscriminator
+from kontext.models.autoencoder.network import Autoencoder, sample_posterior
+from kontext.models.autoencoder.patchgan import PatchDiscriminator
 from kontext.models.precision import autocast, compute_dtype
-from kontext.parallel.inputs import Inputs
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
-from kontext.train.clock import Work, waiting
-from kontext.train.ema import Ema
-from kontext.train.loop import Measure, generator
-from kontext.train.optim import adamw, conv_optimizers, scale_rates, warmup_cosine
-from kontext.train.perceptual import (
+from kontext.train.images.perceptual import (
     Backbone,
     feature_distances,
     load_backbone,
     unloaded_backbone,
 )
-from kontext.train.state import TrainState
+from kontext.train.loop.clock import Work, waiting
+from kontext.train.loop.ema import Ema
+from kontext.train.loop.fit import Measure, generator
+from kontext.train.loop.state import TrainState
+from kontext.train.optim.build import adamw, conv_optimizers, scale_rates, warmup_cosine
 from schemas.sections.training import AutoencoderConfig
 
 
@@ -40,7 +40,7 @@ def build(config: AutoencoderConfig, inputs: Inputs, world: World) -> Autoencode
 
     `inputs.model` is trained on; without it a fresh one of the recipe's shape.
     """
-    from kontext.data.training_images import training_images
+    from kontext.data.shards.training_images import training_images
 
     images = training_images(config, inputs["shard"], inputs.scratch / "shards", world)
     model = inputs.model

@@ -14,24 +14,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch, PairTensors, gather, sampling_weights
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampling_weights
 from kontext.errors import RecipeError
+from kontext.models.flux.sequence import pack
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype, full_precision
-from kontext.models.sequence import pack
-from kontext.models.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, step_flops
-from kontext.parallel.inputs import Inputs
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.clock import Work, waiting
-from kontext.train.flow_model import flow_lengths, fresh_model
-from kontext.train.loop import Measure, generator
-from kontext.train.optim import scale_rates, transformer_state, warmup_cosine
-from kontext.train.state import take_step
-from kontext.train.timesteps import sample_t
-from kontext.train.validation import validation
-from kontext.train.velocity import add_noise, change_weights, velocity
+from kontext.train.flow.model import flow_lengths, fresh_model
+from kontext.train.flow.timesteps import sample_t
+from kontext.train.flow.validation import validation
+from kontext.train.flow.velocity import add_noise, change_weights, velocity
+from kontext.train.loop.clock import Work, waiting
+from kontext.train.loop.fit import Measure, generator
+from kontext.train.loop.state import take_step
+from kontext.train.optim.build import scale_rates, transformer_state, warmup_cosine
 from schemas.sections.training import FinetuneConfig
 
 
@@ -66,7 +66,7 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
     `inputs.model` is trained; without it a fresh model of the recipe's shape, with adapters where
     the recipe trains those.
     """
-    from kontext.data.latents import load_pairs
+    from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
     model = inputs.model

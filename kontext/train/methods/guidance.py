@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch, PairTensors
+from kontext.data.encoded.pair_tensors import Batch, PairTensors
 from kontext.errors import RecipeError
-from kontext.models.transformer import FluxTransformer
-from kontext.parallel.inputs import Inputs
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.edit_draws import EditMethod, NoisedEdits
-from kontext.train.velocity import velocity
+from kontext.train.flow.edit_step import EditMethod, NoisedEdits
+from kontext.train.flow.velocity import velocity
 from schemas.sections.training import FinetuneConfig
 
 
@@ -47,7 +47,7 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMetho
 
     The teacher is `inputs.model`; without it the one in the file `teacher`.
     """
-    from kontext.data.latents import load_pairs
+    from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
     teacher = inputs.model

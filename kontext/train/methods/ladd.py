@@ -18,17 +18,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch, PairTensors, Rows, gather
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, Rows, gather
 from kontext.errors import GateError, RecipeError
+from kontext.models.flux.sequence import pack
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import autocast, compute_dtype, full_precision
-from kontext.models.sequence import pack
-from kontext.models.transformer import FluxTransformer, load_transformer
 from kontext.parallel.attention import use_kernel
-from kontext.parallel.inputs import Inputs
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import forward_by, shard
 from kontext.parallel.world import World, is_sharded, whole
-from kontext.train.clock import Work
-from kontext.train.ema import Ema
+from kontext.train.flow.timesteps import logit_normal, schedule
+from kontext.train.flow.velocity import add_noise, unit_guidance, velocity, with_contexts
 from kontext.train.ladd.formulas import (
     default_taps,
     heads_hinge,
@@ -37,11 +37,11 @@ from kontext.train.ladd.formulas import (
     rolled,
 )
 from kontext.train.ladd.heads import LaddHeads
-from kontext.train.loop import Measure, generator
-from kontext.train.optim import adamw
-from kontext.train.state import TrainState
-from kontext.train.timesteps import logit_normal, schedule
-from kontext.train.velocity import add_noise, unit_guidance, velocity, with_contexts
+from kontext.train.loop.clock import Work
+from kontext.train.loop.ema import Ema
+from kontext.train.loop.fit import Measure, generator
+from kontext.train.loop.state import TrainState
+from kontext.train.optim.build import adamw
 from schemas.sections.training import DistillConfig
 
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
@@ -63,8 +63,8 @@ def build(config: DistillConfig, inputs: Inputs, world: World) -> LaddMethod:
 
     The teacher is `inputs.model`; without it finetune's.
     """
-    from kontext.data.banks import map_folder
-    from kontext.data.latents import load_pairs
+    from kontext.data.encoded.banks import map_folder
+    from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
     teacher = inputs.model

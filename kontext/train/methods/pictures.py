@@ -12,18 +12,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch, PairTensors
-from kontext.models.autoencoder import Autoencoder, load_autoencoder
+from kontext.data.encoded.pair_tensors import Batch, PairTensors
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.flux.sequence import pack, unpack
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import autocast, compute_dtype
-from kontext.models.sequence import pack, unpack
-from kontext.models.transformer import FluxTransformer
-from kontext.parallel.inputs import Inputs
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.edit_draws import EditMethod, NoisedEdits
-from kontext.train.flow_model import flow_lengths, fresh_model
-from kontext.train.perceptual import Backbone, feature_distances, load_backbone
-from kontext.train.velocity import change_weights, velocity
+from kontext.train.flow.edit_step import EditMethod, NoisedEdits
+from kontext.train.flow.model import flow_lengths, fresh_model
+from kontext.train.flow.velocity import change_weights, velocity
+from kontext.train.images.perceptual import Backbone, feature_distances, load_backbone
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 
@@ -33,8 +33,8 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
     `inputs.model`, which lies over the devices as its own training left it, is trained on;
     without it a model of the recipe's shape, laid out as the recipe says.
     """
-    from kontext.data.latents import load_pairs
-    from kontext.stage import section_of
+    from kontext.data.encoded.latents import load_pairs
+    from kontext.engine.stage import section_of
 
     data = load_pairs(inputs["encode"], "train", world.device)
     codec = load_autoencoder(inputs["train-autoencoder"], world.device)

@@ -14,7 +14,7 @@ from kontext.data.sources.fallback import resolve
 from kontext.data.sources.meteocons import MeteoconsSource
 from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
 from kontext.data.sources.signs import SignSource
-from kontext.engine import Engine
+from kontext.engine.run import Engine
 from kontext.stages import STAGES
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig, MineConfig

@@ -14,17 +14,17 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.tiling import Tiling
-from kontext.models.transformer import FluxTransformer
+from kontext.edit.editor import Editor
+from kontext.edit.session import Session
+from kontext.edit.weights.folder import ModelSettings, save_model_folder
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.autoencoder.tiling import Tiling
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.safety.canaries import canary_png
 from kontext.safety.edits import EditScreening
 from kontext.safety.policy import load_policy
-from kontext.sample.editor import Editor
-from kontext.sample.folder import ModelSettings, save_model_folder
-from kontext.sample.session import Session
 from schemas.sections.models import AutoencoderShape, TransformerShape
-from tests.sample.tiny_flux import networks, write_text_encoders
+from tests.edit.tiny_flux import networks, write_text_encoders
 
 _SHAPE = TransformerShape(
     in_channels=64,
@@ -317,7 +317,7 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
 def test_several_seeds_a_reference_and_a_mask(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontext.sample.codec.Tiling", lambda: Tiling(side=32))
+    monkeypatch.setattr("kontext.edit.codec.Tiling", lambda: Tiling(side=32))
     more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
     more += ["--reference", str(folder / "cmyk.jpg"), "--json", "--tile-above", "4095"]
     output = tmp_path / "out.png"

@@ -29,7 +29,7 @@ def test_a_plan_is_told_and_printed_as_json() -> None:
 def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from kontext.engine import Engine
+    from kontext.engine.run import Engine
     from kontext.errors import ArtifactError
 
     def artifact(self: Engine, name: str) -> object:

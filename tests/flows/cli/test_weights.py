@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.convert import rules_for, to_diffusers
+from kontext.edit.weights.folder import ModelSettings, read_config, save_model_folder
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.files.convert import rules_for, to_diffusers
+from kontext.models.files.lora_files import save_lora
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, apply_lora, lora_of, lora_parameters, merge
-from kontext.models.lora_files import save_lora
-from kontext.models.transformer import FluxTransformer
-from kontext.sample.folder import ModelSettings, read_config, save_model_folder
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
 _SHAPE = TransformerShape(
@@ -115,7 +115,7 @@ def test_a_lora_is_merged_on_the_way_in(home: Path) -> None:
 
 def test_published_geometries_are_recognised(home: Path) -> None:
     """FLUX.1's shapes, told from the header of a file of empty tensors."""
-    from kontext.models.recognise import transformer_name
+    from kontext.models.files.recognise import transformer_name
 
     assert transformer_name(TransformerShape()) == "FLUX.1-dev or FLUX.1-Kontext-dev"
     assert transformer_name(TransformerShape(guidance_embed=False)) == "FLUX.1-schnell"

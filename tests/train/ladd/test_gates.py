@@ -15,8 +15,8 @@ from kontext.train.ladd.gates import (
     settings_digest,
     stop_at_failure,
 )
-from kontext.train.loop import fit
-from kontext.train.state import copied, weights_of
+from kontext.train.loop.fit import fit
+from kontext.train.loop.state import copied, weights_of
 from schemas.sections.training import DistillConfig
 from tests.train.broken_ladd import FAULTS, Deadlock, Fault, wired
 

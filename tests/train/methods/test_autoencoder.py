@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kontext.models.autoencoder import Autoencoder
-from kontext.models.features import load_features
-from kontext.train.loop import fit
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.features.efficientnet import load_features
+from kontext.train.images.perceptual import VggFeatures
+from kontext.train.loop.fit import fit
 from kontext.train.methods.autoencoder import (
     AutoencoderMethod,
     adaptive_weight,
@@ -17,7 +18,6 @@ from kontext.train.methods.autoencoder import (
     psnr,
     reconstruct,
 )
-from kontext.train.perceptual import VggFeatures
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import AutoencoderConfig
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kontext.data.pair_tensors import gather, sampling_weights
-from kontext.models.sequence import pack, sequence_ids
-from kontext.train.checkpoint import Checkpoints
-from kontext.train.loop import fit, generator
+from kontext.data.encoded.pair_tensors import gather, sampling_weights
+from kontext.models.flux.sequence import pack, sequence_ids
+from kontext.train.flow.timesteps import FLUX_MU, sample_t
+from kontext.train.flow.validation import level_losses
+from kontext.train.flow.velocity import add_noise, velocity
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.timesteps import FLUX_MU, sample_t
-from kontext.train.validation import level_losses
-from kontext.train.velocity import add_noise, velocity
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kontext.data.pair_tensors import gather
+from kontext.data.encoded.pair_tensors import gather
+from kontext.edit.pairs import EditSampler
 from kontext.errors import RecipeError
-from kontext.models.transformer import FluxTransformer
-from kontext.sample.edits import EditSampler
-from kontext.train.loop import fit
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.velocity import velocity
+from kontext.train.loop.fit import fit
 from kontext.train.methods.guidance import GuidanceMethod, with_guidance
-from kontext.train.velocity import velocity
 from tests.train.broken_ladd import teacher
 from tests.train.toy import SHAPE, toy_config, toy_pairs
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kontext.data.pair_tensors import Batch
-from kontext.models.sequence import pack
-from kontext.sample.edits import EditSampler
+from kontext.data.encoded.pair_tensors import Batch
+from kontext.edit.pairs import EditSampler
+from kontext.models.flux.sequence import pack
+from kontext.train.flow.timesteps import FLUX_MU, schedule, shift_mu, time_shift
+from kontext.train.flow.velocity import add_noise, velocity
 from kontext.train.ladd.formulas import default_taps, heads_hinge, level_probabilities
-from kontext.train.loop import fit
+from kontext.train.loop.fit import fit
 from kontext.train.methods.ladd import Estimated, LaddMethod
-from kontext.train.timesteps import FLUX_MU, schedule, shift_mu, time_shift
-from kontext.train.velocity import add_noise, velocity
 from schemas.sections.training import DistillConfig
 from tests.train.toy import toy_model, toy_pairs
 

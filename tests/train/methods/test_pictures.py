@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kontext.data.pair_tensors import gather
+from kontext.data.encoded.pair_tensors import gather
 from kontext.errors import RecipeError
-from kontext.models.autoencoder import Autoencoder
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.flux.sequence import pack
 from kontext.models.precision import full_precision
-from kontext.models.sequence import pack
-from kontext.train.loop import fit
+from kontext.train.flow.velocity import add_noise, change_weights, velocity
+from kontext.train.loop.fit import fit
 from kontext.train.methods.pictures import PictureMethod
-from kontext.train.velocity import add_noise, change_weights, velocity
 from schemas.sections.models import AutoencoderShape
 from tests.train.toy import toy_config, toy_model, toy_pairs
 

@@ -1,0 +1,165 @@
+"""The screen's small CLIP: trained on the ingested images' own words, then used to score pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kontext.data.images import ImageBank
+from kontext.data.quality.pairs import Edges, Values
+from kontext.models.features.clip import (
+    PairClip,
+    SmallScorer,
+    image_features,
+    pair_scores,
+    text_features,
+)
+from kontext.models.features.clip_train import ClipData, retrieval, train_clip
+from kontext.models.features.efficientnet import FeatureNet, load_features
+from kontext.models.text.encoders import load_text_encoder
+from schemas.sections.data import ScreenConfig
+
+Vectors = NDArray[np.float32]
+
+_TEXTS_PER_IMAGE = 3  # captions that an image is trained with, besides its concept
+_HELD_OUT_IN = 10  # every tenth group is kept from the heads, to measure retrieval
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The scorer with everything it has embedded on the way."""
+
+    scorer: SmallScorer
+    images: Vectors  # [M, D], in the order of the bank
+    texts: Vectors  # [K, D]
+    row_of: dict[str, int]  # text -> row of texts: every concept and caption
+    losses: list[float]
+    metrics: dict[str, float]  # retrieval of groups that the heads have not seen
+
+
+def held_out(group_key: str) -> bool:
+    """Whether a group is kept from training the heads: a stable tenth."""
+    return int(hashlib.sha256(group_key.encode()).hexdigest()[:8], 16) % _HELD_OUT_IN == 0
+
+
+def train_on(
+    bank: ImageBank,
+    images: pa.Table,
+    pairs: pa.Table,
+    captions: pa.Table,
+    config: ScreenConfig,
+    device: torch.device | str = "cpu",
+) -> Trained:
+    """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
+    net, encoder = load_features(device=device), load_text_encoder("minilm", device)
+    features = _all_features(net, bank)
+    facts = {row["pixel_id"]: row for row in images.select(_FACTS).to_pylist()}
+    concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
+    words = _words(bank.ids, concepts, pairs, captions)
+    written = (captions[name].to_pylist() for name in ("target_caption", "context_caption"))
+    texts = sorted({"", *concepts, *(text for column in written for text in column if text)})
+    row_of = {text: row for row, text in enumerate(texts)}
+    pooled = text_features(encoder, texts)
+    seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
+    if not seen.any():
+        seen[:] = True
+    data = ClipData(
+        features[torch.from_numpy(seen)],
+        pooled,
+        [np.array([row_of[text] for text in words[i]]) for i in np.flatnonzero(seen)],
+    )
+    model, losses = train_clip(
+        data, steps=config.clip_steps, batch=config.clip_batch, seed=config.seed
+    )
+    scorer = SmallScorer(model, net, encoder)
+    embedded, vectors = scorer.embed_features(features), scorer.embed_pooled(pooled)
+    unseen = np.flatnonzero(~seen)
+    metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
+    return Trained(scorer, embedded, vectors, row_of, losses, metrics)
+
+
+_FACTS = ["pixel_id", "group_key", "concept"]
+
+
+def _all_features(net: FeatureNet, bank: ImageBank) -> Tensor:
+    """Image features [M, 1280] in the order of the bank."""
+    parts = []
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, pixel_id in enumerate(bank.ids):
+        by_shape[bank.rgb(pixel_id).shape].append(row)
+    order: list[int] = []
+    for rows in by_shape.values():
+        for start in range(0, len(rows), 512):
+            part = rows[start : start + 512]
+            parts.append(image_features(net, bank.batch([bank.ids[row] for row in part])))
+            order += part
+    found = torch.empty_like(torch.cat(parts))
+    found[torch.tensor(order)] = torch.cat(parts)
+    return found
+
+
+def _words(
+    ids: Sequence[str], concepts: Sequence[str], pairs: pa.Table, captions: pa.Table
+) -> list[list[str]]:
+    """Per image its concept and up to three captions that were written for it, sorted."""
+    caption = dict(
+        zip(captions["pair_id"].to_pylist(), captions["target_caption"].to_pylist(), strict=True)
+    )
+    written: dict[str, set[str]] = defaultdict(set)
+    for pair_id, target in zip(
+        pairs["pair_id"].to_pylist(), pairs["target_id"].to_pylist(), strict=True
+    ):
+        if caption.get(pair_id):
+            written[target].add(caption[pair_id])
+    return [
+        [concept, *sorted(written[pixel_id])[:_TEXTS_PER_IMAGE]]
+        for pixel_id, concept in zip(ids, concepts, strict=True)
+    ]
+
+
+def _retrieval(
+    embedded: Vectors, concepts: list[str], texts: Vectors, row_of: dict[str, int]
+) -> dict[str, float]:
+    """Image-to-concept recall over groups that the heads have not seen; empty without any."""
+    names = sorted(set(concepts))
+    if len(names) < 2:
+        return {}
+    candidates = texts[[row_of[name] for name in names]]
+    return retrieval(embedded, concepts, {name: i for i, name in enumerate(names)}, candidates)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """CLIP scores per pair [P]; for several contexts the nearest image and the mean direction."""
+
+    clip_t: Values
+    clip_i: Values
+    clip_dir: Values
+
+
+def score_pairs(trained: Trained, edges: Edges, captions: Sequence[dict[str, str]]) -> PairScores:
+    """Score P pairs; `captions` are their rows of CAPTIONS. T2I gets clip_i 1 and clip_dir 0."""
+    target_text, context_text = (
+        trained.texts[[trained.row_of[row[name]] for row in captions]]
+        for name in ("target_caption", "context_caption")
+    )
+    target = trained.images[edges.target]
+    clip_t = (target * target_text).sum(1, dtype=np.float64)
+    per_edge: PairClip = pair_scores(
+        trained.images[edges.context],
+        target[edges.pair],
+        context_text[edges.pair],
+        target_text[edges.pair],
+    )
+    total = np.zeros(len(clip_t))
+    np.add.at(total, edges.pair, per_edge.clip_dir.astype(np.float64))
+    count = np.bincount(edges.pair, minlength=len(clip_t))
+    return PairScores(clip_t, edges.largest(per_edge.clip_i, 1.0), total / np.maximum(count, 1))

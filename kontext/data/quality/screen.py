@@ -1,0 +1,113 @@
+"""All scores of a table of pairs in one table, with the reasons of the text and pair rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kontext.data.images import ImageBank
+from kontext.data.quality.clip import Trained, score_pairs, train_on
+from kontext.data.quality.pairs import Edges, Values, edge_pdq, edge_quality
+from kontext.safety.ids import Reason
+from kontext.safety.ncii import pair_reasons
+from kontext.safety.policy import ImageRisk, Policy
+from kontext.safety.screening import text_reasons
+from schemas.sections.data import ScreenConfig
+from schemas.tables import PAIR_SCORES
+
+_TEXTS = ("instruction", "instruction_short", "instruction_inverse", "target_caption")
+_CAPTION = (*_TEXTS, "context_caption")
+Progress = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class ScreenedPairs:
+    """Scores of P pairs in the order of the pairs table."""
+
+    scores: pa.Table  # PAIR_SCORES
+    text: list[Reason | None]
+    pair: list[Reason | None]
+    rise: Values  # exposure of the target minus the contexts' largest, [P]
+    trained: Trained
+
+
+def screen_pairs(
+    bank: ImageBank,
+    images: pa.Table,
+    pairs: pa.Table,
+    captions: pa.Table,
+    risk: ImageRisk,
+    unmatchable: NDArray[np.bool_],
+    policy: Policy,
+    config: ScreenConfig,
+    progress: Progress = lambda done, total, message: None,
+) -> ScreenedPairs:
+    """Score every pair.
+
+    Args:
+        bank: pixels; `risk` and `unmatchable` are per image, in its order.
+        images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
+        progress: called with (done, total, what is being done).
+    """
+    edges = Edges.of(pairs, bank.ids)
+    words = _aligned(pairs, captions)
+    progress(0, 4, "text rules")
+    text = text_reasons([[row[name] for name in _TEXTS] for row in words])
+    rise = _rise(edges, risk)
+    person = edges.over_images(risk.person).astype(np.float32)
+    pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
+    progress(1, 4, "pixel quality")
+    quality = edge_quality(edges, bank)
+    pdq = edge_pdq(edges, _hashes(images, bank))
+    progress(2, 4, "training the small CLIP")
+    trained = train_on(bank, images, pairs, captions, config)
+    progress(3, 4, "CLIP scores")
+    clip = score_pairs(trained, edges, words)
+    columns = {
+        "pair_id": pairs["pair_id"].to_pylist(),
+        **{f"{name}_max": edges.over_images(values) for name, values in risk.scores.items()},
+        "exposure_delta": rise,
+        "unmatchable": edges.over_images(unmatchable.astype(np.float32)) > 0,
+        "text_reason": [str(reason or "") for reason in text],
+        "ncii_reason": [str(reason or "") for reason in pair],
+        "clip_t": clip.clip_t,
+        "clip_i": clip.clip_i,
+        "clip_dir": clip.clip_dir,
+        "ssim": edges.largest(quality.ssim, 0.0),
+        "l1": edges.smallest(quality.l1, 1.0),
+        "changed_frac": edges.smallest(quality.changed_frac, 1.0),
+        "pdq_distance": edges.smallest(pdq, 256.0).astype(np.uint16),
+    }
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in PAIR_SCORES]
+    progress(4, 4, "scored")
+    return ScreenedPairs(pa.table(arrays, schema=PAIR_SCORES), text, pair, rise, trained)
+
+
+def _rise(edges: Edges, risk: ImageRisk) -> Values:
+    """Exposure of each target minus the largest of its contexts; 0 for T2I, which has none."""
+    target = risk.exposure[edges.target].astype(np.float64)
+    before = edges.over_contexts(risk.exposure, np.nan)
+    edits = np.bincount(edges.pair, minlength=len(target)) > 0
+    return np.where(edits, target - before, 0.0)
+
+
+def _aligned(pairs: pa.Table, captions: pa.Table) -> list[dict[str, str]]:
+    """The caption row of every pair; empty strings where there is none."""
+    rows = {row["pair_id"]: row for row in captions.to_pylist()}
+    empty = dict.fromkeys(_CAPTION, "")
+    found = []
+    for pair_id in pairs["pair_id"].to_pylist():
+        row = rows.get(pair_id, empty)
+        found.append({name: row[name] or "" for name in _CAPTION})
+    return found
+
+
+def _hashes(images: pa.Table, bank: ImageBank) -> NDArray[np.uint8]:
+    """PDQ hashes uint8 [M, 32] in the order of the bank."""
+    pdq = dict(zip(images["pixel_id"].to_pylist(), images["pdq"].to_pylist(), strict=True))
+    joined = b"".join(pdq[pixel_id] for pixel_id in bank.ids)
+    return np.frombuffer(joined, np.uint8).reshape(-1, 32)

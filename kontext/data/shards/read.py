@@ -1,0 +1,150 @@
+"""A split's pairs and images, read from its shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kontext.data.pixels import Pixels, decode_png, pixel_id
+from kontext.data.shards.write import mapped, tar_members
+from kontext.engine.stage import ArtifactReader
+from kontext.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One pair of a split. `contexts` and `target` are rows of the split's images."""
+
+    pair_id: str
+    relation_class: str
+    relation: str
+    instruction: str
+    instruction_short: str
+    instruction_inverse: str
+    target_caption: str
+    context_caption: str
+    params: Mapping[str, Any]
+    source: str
+    license_spdx: str
+    split: str
+    contexts: tuple[int, ...]
+    target: int
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A split: each image once, and the pairs that refer to them."""
+
+    pngs: Mapping[str, memoryview]  # by pixel id, sorted; bytes of shards that stay on disk
+    rows: list[PairRow]  # in pair-id order
+
+    @cached_property
+    def pixel_ids(self) -> list[str]:
+        """Of the M images, in their order."""
+        return list(self.pngs)
+
+    def pixels(self, rows: Sequence[int]) -> Pixels:
+        """Images by their rows, decoded: uint8 [len(rows), H, W, 3]. Raises as `decoded` does."""
+        parts = list(decoded(self.pngs, [self.pixel_ids[row] for row in rows], 256))
+        return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
+
+    @property
+    def images(self) -> Pixels:
+        """All images, decoded into memory."""
+        return self.pixels(range(len(self.pngs)))
+
+    def of_class(self, relation_class: str) -> list[PairRow]:
+        """The rows of one relation class."""
+        return [row for row in self.rows if row.relation_class == relation_class]
+
+
+def load_split(shards: ArtifactReader, split: str) -> PairSet:
+    """All of a split's pairs. Images are decoded when they are asked for.
+
+    A split without shards gives an empty set.
+    """
+    pngs: dict[str, memoryview] = {}
+    records: list[dict[str, Any]] = []
+    for name in shards.names(f"{split}-"):
+        if name.endswith(".tar"):
+            _read_tar(shards.path(name), pngs, records)
+    index = {name: row for row, name in enumerate(sorted(pngs))}
+    records.sort(key=lambda record: str(record["pair_id"]))
+    rows = [_row(record, index) for record in records]
+    return PairSet({name: pngs[name] for name in index}, rows)
+
+
+def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> Iterator[Pixels]:
+    """Images of one size, uint8 [b, H, W, 3], each checked against its id; a batch is read ahead.
+
+    All of `pngs` must be of the first one's size.
+
+    Raises:
+        ArtifactError: an image's pixels are not those its id names, or sizes differ.
+    """
+    if not ids:
+        return
+    shape = decode_png(next(iter(pngs.values()))).shape
+
+    def one(name: str) -> Pixels:
+        rgb = decode_png(pngs[name])
+        if rgb.shape != shape:
+            raise ArtifactError(f"image {name[:12]} is {rgb.shape}, others are {shape}")
+        if pixel_id(rgb) != name:
+            raise ArtifactError(f"image {name[:12]} is damaged: its pixels do not match its id")
+        return rgb
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding holds no interpreter lock
+        coming = [pool.submit(one, name) for name in ids[:batch]]
+        for start in range(0, len(ids), batch):
+            now, following = coming, ids[start + batch : start + 2 * batch]
+            coming = [pool.submit(one, name) for name in following]
+            images: Pixels = np.empty((len(now), *shape), np.uint8)
+            for row, future in enumerate(now):
+                images[row] = future.result()
+            yield images
+
+
+def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, Any]]) -> None:
+    pending: dict[str, memoryview] = {}
+    for name, body in tar_members(mapped(path)):
+        key, _, suffix = name.partition(".")
+        pending[suffix] = body
+        if suffix != "tgt.png":  # the last of a sample, in name order
+            continue
+        record = json.loads(bytes(pending["json"]))
+        assert record["pair_id"].startswith(key), "sample key and pair id disagree"
+        wanted = [("tgt.png", record["target_id"])]
+        wanted += [(f"ctx{i}.png", image) for i, image in enumerate(record["context_ids"])]
+        for member, image in wanted:
+            if image not in pngs:
+                pngs[image] = pending[member]
+        records.append(record)
+        pending = {}
+
+
+def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:
+    return PairRow(
+        pair_id=record["pair_id"],
+        relation_class=record["relation_class"],
+        relation=record["relation"],
+        instruction=record["instruction"],
+        instruction_short=record["instruction_short"],
+        instruction_inverse=record["instruction_inverse"],
+        target_caption=record["target_caption"],
+        context_caption=record["context_caption"],
+        params=record["params"],
+        source=record["source"],
+        license_spdx=record["license_spdx"],
+        split=record["split"],
+        contexts=tuple(index[context] for context in record["context_ids"]),
+        target=index[record["target_id"]],
+    )

@@ -1,0 +1,134 @@
+"""Pixels on their way into the model and out: canvases, tensors, and masks of where to edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kontext.edit.sizes import Size
+from kontext.errors import KontextError
+
+Image = NDArray[np.uint8]  # [H, W, 3], RGB
+Images = NDArray[np.uint8]  # [B, H, W, 3], RGB
+Mask = NDArray[np.bool_]  # [H, W], True where the image may change
+_FEATHER = 1 / 96  # of the shorter side
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies inside the model's canvas, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def crop(self, canvas: Image) -> Image:
+        """The part of a canvas [H, W, 3] inside the frame."""
+        return canvas[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def check_image(image: Image) -> Image:
+    """Return `image` if it is an RGB array.
+
+    Raises:
+        KontextError: it is not uint8 [H, W, 3].
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise KontextError("images must be uint8 arrays [height, width, 3]")
+    return image
+
+
+def fit(
+    image: Image, size: Size, background: tuple[int, int, int], stretch: bool = False
+) -> tuple[Image, Frame]:
+    """Bring `image` to `size` by Lanczos: letterboxed on `background`, or stretched to fill.
+
+    Kontext's sizes are so many that stretching moves the aspect by a few percent at most, which is
+    what BFL's sampler does.
+    """
+    width, height = size
+    scale = min(width / image.shape[1], height / image.shape[0])
+    inner = (
+        (width, height)
+        if stretch
+        else (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    )
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = background
+    canvas[top : top + inner[1], left : left + inner[0]] = resize(image, inner)
+    return canvas, Frame(left, top, *inner)
+
+
+def resize(image: Image, size: Size) -> Image:
+    """`image` at `size` (width, height) by Lanczos."""
+    from PIL import Image as Pil
+
+    if image.shape[1::-1] == size:
+        return image
+    pil = Pil.fromarray(np.ascontiguousarray(image)).resize(size, Pil.Resampling.LANCZOS)
+    return np.asarray(pil)
+
+
+def to_tensor(images: Sequence[Image] | Images) -> Tensor:
+    """uint8 [H, W, 3] arrays of one size -> float32 [B, 3, H, W] in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack(images))
+    return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(pixels: Tensor) -> Images:
+    """[B, 3, H, W] around [-1, 1] -> uint8 array [B, H, W, 3]."""
+    scaled = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_mask(mask: Mask, image: Image) -> Mask:
+    """Return `mask` if it fits `image` and lets something change.
+
+    Raises:
+        KontextError: another size or type than bool [H, W] of the image, or all False.
+    """
+    if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+        have = "x".join(map(str, mask.shape[::-1]))
+        want = "x".join(map(str, image.shape[1::-1]))
+        raise KontextError(f"the mask ({have}) must have the size of the image ({want})")
+    if not mask.any():
+        raise KontextError("the mask is empty: nothing may change")
+    return mask
+
+
+def latent_mask(mask: Mask, size: Size, stretch: bool, factor: int) -> Tensor:
+    """Which latents an edit inside `mask` may change: [1, 1, H/factor, W/factor] bool.
+
+    A latent is free as soon as one of its pixels is.
+    """
+    drawn = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+    canvas, _ = fit(drawn, size, (0, 0, 0), stretch)
+    free = torch.from_numpy(canvas[None, None, ..., 0] > 0)
+    return F.max_pool2d(free.float(), factor) > 0
+
+
+def composite(before: Image, after: Image, mask: Mask, feather: int | None = None) -> Image:
+    """`after` inside `mask`, `before` outside: outside the mask the pixels are `before`'s own.
+
+    Args:
+        feather: pixels over which the edit fades in, inside the mask; None takes 1/96 of the
+            shorter side. What is thinner than twice the feather is changed in part only.
+    """
+    steps = max(1, round(min(mask.shape) * _FEATHER)) if feather is None else max(1, feather)
+    inside = torch.from_numpy(mask)[None, None].float()
+    weight = inside.clone()
+    for _ in range(steps - 1):  # erode by one pixel; the image's own border is no edge
+        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)
+        weight += inside
+    alpha = (weight / steps)[0, 0, ..., None].numpy()
+    mixed = before + alpha * (after.astype(np.float32) - before)
+    out: Image = np.where(mask[..., None], np.rint(mixed), before).astype(np.uint8)
+    return out

@@ -1,0 +1,287 @@
+"""Edits image files, in order: checks, decode guard, policy, editor, policy, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kontext.errors import DecodeError, KontextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kontext.data.pixels import Pixels
+    from kontext.edit.canvas import Mask
+    from kontext.edit.editor import Editor
+    from kontext.edit.provenance.record import Provenance
+    from kontext.edit.weights.folder import Files
+    from kontext.edit.weights.model_store import OpenStore
+    from kontext.models.quantize import Scheme
+    from kontext.safety.edits import EditScreening
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Edits of one image, one for each seed. None takes the model's own steps and guidance.
+
+    Mask, references, steps and guidance hold for every turn.
+    """
+
+    images: tuple[Path, ...]  # the first is edited, the others are references
+    instruction: str
+    output: Path
+    then: tuple[str, ...] = ()  # instructions of further turns, on the latents of the one before
+    weights: str = ""  # model folder, artifact or tag; empty: the latest published model
+    steps: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    guidance: float | None = None
+    image_guidance: float = 1.0
+    true_cfg: float = 1.0  # for models with a guidance embedding
+    mask: Path | None = None
+    keep_detail: bool | None = None  # None: as the model was published
+    tile_above: int | None = None  # pixels; None: the editor's own
+    quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
+    kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
+    policy: str = "default"
+    hash_lists: tuple[str, ...] = ()
+
+    def outputs(self) -> list[Path]:
+        """One file for each seed: OUT, or OUT-SEED where there are several."""
+        if len(self.seeds) == 1:
+            return [self.output]
+        stem, suffix = self.output.stem, self.output.suffix
+        return [self.output.with_name(f"{stem}-{seed}{suffix}") for seed in self.seeds]
+
+
+def edit_file(
+    request: EditRequest,
+    home: Path,
+    open_store: OpenStore,
+    on_step: Callable[[int, int], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Edit one file and return the provenance written into each result, and who signed it.
+
+    Nothing is saved unless the policy lets the instruction, every image and every result pass.
+
+    Args:
+        home: KONTEXT_HOME, with the hash lists, the certificate and the cache of encoded texts.
+        open_store: opens the artifact store, where the weights are no folder.
+        on_step: called with (steps done, steps) of the sampling.
+        on_phase: called with a word for what begins.
+
+    Raises:
+        DecodeError: not an image that we read.
+        SafetyRefusal: the policy refuses the instruction, an image or a result.
+        KontextError: an instruction or mask that cannot be used, no such file, no weights, an
+            output that cannot be written, or a certificate that cannot sign it.
+    """
+    from kontext.edit.provenance.certificates import find_signer
+    from kontext.edit.provenance.credentials import record
+    from kontext.edit.provenance.record import check_path, save_image
+    from kontext.edit.weights.model_store import model_source
+
+    began, begin = time.monotonic(), on_phase or (lambda phase: None)
+    begin("checking")
+    check_path(request.output)
+    screening = _screen_instructions(request, home)
+    files = [_read(path) for path in request.images]
+    mask = None if request.mask is None else _mask(request.mask, screening)
+    for image, data in files:
+        screening.input(image, data)
+    images = [image for image, _ in files]
+    signer = find_signer(home)
+    begin("loading")
+    model = model_source(request.weights, open_store)
+    editor = load_editor(model, home, request.quantize, request.kernel)
+    if request.tile_above is not None:
+        editor.codec.tile_above = request.tile_above
+    make = _turns if request.then else _edit
+    results = make(editor, request, images, mask, screening, on_step, begin)
+    begin("saving")
+    written = []
+    for seed, path, result in zip(request.seeds, request.outputs(), results, strict=True):
+        made = _provenance(editor, request, seed, images)
+        save_image(path, result, made, signer, [data for _, data in files])
+        written.append({**asdict(made), "output": str(path), "c2pa": record(signer)})
+    seconds = round(time.monotonic() - began, 2)
+    return [{**row, "seconds": seconds} for row in written]
+
+
+def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
+    """The policy, which every instruction has passed."""
+    from kontext.safety.edits import EditScreening
+    from kontext.safety.hashes import HashGate
+    from kontext.safety.policy import load_policy
+    from schemas.sections.data import IngestConfig
+
+    turns = (request.instruction, *request.then)
+    for instruction in turns:
+        _check_instruction(instruction)
+    gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
+    screening = EditScreening(load_policy(request.policy), gate)
+    for instruction in turns:
+        screening.words(instruction)
+    return screening
+
+
+def _edit(
+    editor: Editor,
+    request: EditRequest,
+    images: Sequence[Pixels],
+    mask: Mask | None,
+    screening: EditScreening,
+    on_step: Callable[[int, int], None] | None,
+    begin: Callable[[str], None],
+) -> list[Pixels]:
+    """One picture for each seed; all of them pass."""
+    from kontext.edit.request import Edit, Options
+
+    results = editor.edit_many(
+        [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
+        Options(
+            request.steps,
+            request.guidance,
+            request.image_guidance,
+            request.true_cfg,
+            request.keep_detail,
+        ),
+        on_step=on_step,
+        on_phase=begin,
+    )
+    begin("checking")
+    for result in results:
+        screening.result(result)
+    return results
+
+
+def _turns(
+    editor: Editor,
+    request: EditRequest,
+    images: Sequence[Pixels],
+    mask: Mask | None,
+    screening: EditScreening,
+    on_step: Callable[[int, int], None] | None,
+    begin: Callable[[str], None],
+) -> list[Pixels]:
+    """The last picture of a session for each seed; a turn's picture passes before the next one."""
+    from kontext.edit.session import Session
+
+    turns = (request.instruction, *request.then)
+    for instruction in turns:
+        editor.check_instruction(instruction)
+    results = []
+    for row, seed in enumerate(request.seeds):
+        begin("encoding")
+        session = Session(editor, images[0])
+        for number, instruction in enumerate(turns, row * len(turns)):
+
+            def report(done: int, total: int, number: int = number) -> None:
+                if on_step is not None:
+                    on_step(number * total + done, len(request.seeds) * len(turns) * total)
+
+            begin("sampling")
+            session.turn(
+                instruction,
+                references=images[1:],
+                seed=seed,
+                mask=mask,
+                on_step=report,
+                steps=request.steps,
+                guidance=request.guidance,
+                image_guidance=request.image_guidance,
+                true_cfg=request.true_cfg,
+                keep_detail=request.keep_detail,
+            )
+            begin("checking")
+            screening.result(session.image)
+        results.append(session.image)
+    return results
+
+
+def _provenance(
+    editor: Editor, request: EditRequest, seed: int, images: Sequence[Pixels]
+) -> Provenance:
+    from kontext.parallel.attention import active_kernel
+
+    return editor.provenance(
+        request.instruction,
+        seed,
+        request.steps,
+        request.guidance,
+        image_guidance=request.image_guidance,
+        true_cfg=request.true_cfg,
+        attention=active_kernel(editor.device),
+        references=len(images) - 1,
+        masked=request.mask is not None,
+        then=request.then,
+        keep_detail=editor.keeps_detail(request.keep_detail),
+        tile=editor.tile(images[0]),
+    )
+
+
+def _check_instruction(instruction: str) -> None:
+    """What no model and no policy can read; the model's own limit is the editor's to check."""
+    from kontext.safety.text import MAX_CHARS
+
+    if not instruction.strip():
+        raise KontextError("the instruction is empty")
+    if len(instruction) > MAX_CHARS:
+        raise KontextError(
+            f"the instruction has {len(instruction):,} characters, at most {MAX_CHARS:,} are read"
+        )
+
+
+def _read(path: Path) -> tuple[Pixels, bytes]:
+    """The file as RGB, and its own bytes, which the hash lists may know too."""
+    from kontext.data.decode import decode_image
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KontextError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return decode_image(data, resolution=None, background="#ffffff").rgb, data
+    except DecodeError as error:
+        raise DecodeError(error.reason, f"{path.name}: {error}") from error
+
+
+def _mask(path: Path, screening: EditScreening) -> Mask:
+    """White (above half grey) is where the image may change."""
+    image, data = _read(path)
+    screening.match(image, data)
+    mask: Mask = image.mean(axis=2) > 127
+    return mask
+
+
+def load_editor(
+    model: Path | Files, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
+) -> Editor:
+    """The editor for a model folder, or an artifact with one in it.
+
+    The attention kernel is run once against the plain formula before anything is loaded. What
+    `auto` takes is used all the same where that fails; the record says so.
+
+    Raises:
+        WeightsError: no model there.
+        KernelError: the kernel does not run here, or not for this model.
+    """
+    import torch
+
+    from kontext.edit.editor import Editor
+    from kontext.edit.weights.folder import load_model_folder
+    from kontext.models.text.cache import cached_text_encoder
+    from kontext.parallel.attention import KernelError, use_kernel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    use_kernel(kernel, device, fallback=kernel == "auto")
+    loaded = load_model_folder(model, device, quantize=quantize)
+    if loaded.settings.text_mask and kernel in ("flash2", "fa3", "fa4"):
+        raise KernelError(
+            f"model '{loaded.settings.name}' masks its text, which '{kernel}' cannot: use auto"
+        )
+    texts = home / "cache" / "texts"
+    return Editor(loaded, cached_text_encoder(loaded.settings.text_encoder, device, texts), device)

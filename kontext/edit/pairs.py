@@ -1,0 +1,83 @@
+"""Edits of encoded pairs: the teacher's, which LADD takes for real, and what training looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather
+from kontext.edit.euler import Guidance, Prompt, noise, sample
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.timesteps import schedule
+from schemas.sections.training import DistillConfig
+
+
+@dataclass(frozen=True)
+class EditSampler:
+    """Draws edits of `data` from noise that depends on (seed, pair) alone.
+
+    steps: on the shifted schedule of the data's target size.
+    guidance: see `Guidance.of`.
+    """
+
+    data: PairTensors
+    steps: int
+    guidance: float = 1.0
+    seed: int = 0
+
+    def times(self, model: FluxTransformer) -> Tensor:
+        """The grid [steps + 1] from 1 to 0, with the model's timestep shift."""
+        return schedule(self.steps, self.data.target_tokens, model.shape.timestep_shift)
+
+    def start(self, pairs: Tensor) -> Tensor:
+        """The noise [B, C, h, w] that the edits of `pairs` [B] start from."""
+        device = self.data.latents.device
+        return noise(self.seed, pairs.tolist(), self.data.latents.shape[1:]).to(device)
+
+    def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
+        """Guided edits [B, C, h, w] of `pairs` [B].
+
+        Raises:
+            ValueError: the pairs differ in their numbers of contexts.
+        """
+        batch, times = gather(self.data, pairs), self.times(model)
+        return self.draw(model, self.start(pairs), batch, times, self.guidance)
+
+    def draw(
+        self,
+        model: FluxTransformer,
+        start: Tensor,
+        batch: Batch,
+        times: Tensor,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Latents [B, C, h, w] after integrating the flow from `start` along `times` [n + 1]."""
+        return sample(
+            model,
+            start,
+            Prompt(batch.tokens, batch.pooled),
+            batch.contexts,
+            times=times,
+            guidance=Guidance.of(model, guidance),
+            empty=Prompt(*self.data.empty_prompt()),
+            autocast=True,
+        )
+
+
+def edit_sampler(config: DistillConfig, data: PairTensors) -> EditSampler:
+    """As a recipe has the teacher edit."""
+    return EditSampler(data, config.teacher_steps, config.guidance, config.seed)
+
+
+def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
+    """Pairs [E] to synthesise, as many from each category as there are. None has references."""
+    draw = torch.Generator().manual_seed(config.seed)
+    pools = [torch.nonzero(data.category == i).flatten() for i in range(len(data.categories))]
+    edits = set(data.plain_edits().tolist())
+    pools = [torch.tensor([p for p in pool.tolist() if p in edits]) for pool in pools]
+    pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
+    share = -(-config.teacher_edits // len(pools))
+    chosen = torch.cat([pool[:share] for pool in pools])
+    return chosen[: config.teacher_edits].long()

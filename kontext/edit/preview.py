@@ -1,0 +1,40 @@
+"""Sample grids for the training stages: a few validation pairs, edited and decoded."""
+
+from __future__ import annotations
+
+import torch
+
+from kontext.data.encoded.pair_tensors import PairTensors, gather
+from kontext.data.images import contact_sheet
+from kontext.edit.codec import PictureCodec
+from kontext.edit.euler import noise
+from kontext.edit.pairs import EditSampler
+from kontext.engine.stage import StageContext
+from kontext.models.autoencoder.network import load_autoencoder
+from kontext.models.flux.transformer import FluxTransformer
+
+CHANGES_RESULTS = False  # pictures for people
+
+_PER_CATEGORY = 4
+
+
+def preview_edits(
+    ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int
+) -> bytes:
+    """PNG grid: per category, context | edit | target for the first few validation pairs."""
+    device = data.latents.device
+    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], device))
+    sampler = EditSampler(data, steps)
+    rows, labels = [], []
+    edits = set(data.plain_edits().tolist())
+    for index, name in enumerate(data.categories):
+        pairs = [p for p in torch.nonzero(data.category == index).flatten().tolist() if p in edits]
+        if not pairs:
+            continue
+        batch = gather(data, torch.tensor(pairs[:_PER_CATEGORY]))
+        start = noise(0, range(len(batch.target)), batch.target.shape[1:])
+        edited = sampler.draw(model, start, batch, sampler.times(model))
+        columns = [codec.pictures(z) for z in (*batch.contexts, edited, batch.target)]
+        rows.append([column[i] for i in range(len(batch.target)) for column in columns])
+        labels.append(name)
+    return contact_sheet(rows, row_labels=labels, cell=72)

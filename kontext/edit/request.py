@@ -1,0 +1,80 @@
+"""What an editor is asked for, and how requests become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kontext.edit.canvas import Frame, Image, Mask
+from kontext.edit.euler import Keep
+from kontext.edit.sizes import Size
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to edit. None takes the model's own.
+
+    steps: of the sampler; a distilled student has its own few.
+    guidance: the input of a model with a guidance embedding; for others classifier-free guidance on
+        the text.
+    image_guidance: classifier-free guidance on the context images (see `euler.Guidance`).
+    true_cfg: classifier-free guidance on the text, for models with a guidance embedding.
+    keep_detail: restore the detail that the autoencoder loses where the edit changed nothing but
+        colour (kontext.edit.detail); for edits of the first image's size.
+    any_text: cut an instruction that is too long, and take an empty one, as training does; else
+        both are refused.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    image_guidance: float = 1.0
+    true_cfg: float = 1.0
+    keep_detail: bool | None = None
+    any_text: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit: uint8 [H, W, 3] images, the first of which is changed, the others references.
+
+    No image at all draws one from the instruction. Where there is a `mask` (bool [H, W] of the
+    first image), the result has the first image's size and its pixels outside the mask. The noise
+    is that of (seed, stream): `kontext edit` has stream 0, the bench one for each item.
+    """
+
+    images: Sequence[Image]
+    instruction: str
+    seed: int = 0
+    mask: Mask | None = None
+    stream: int = 0
+
+
+@dataclass(frozen=True)
+class PreparedEdit:
+    """An edit as the model sees it: context latents [1, C, h, w], target size, what to keep.
+
+    `canvas` is the first image as it was encoded, and `frame` the part of it that is the image.
+    """
+
+    edit: Edit
+    contexts: tuple[Tensor, ...]
+    target: Size
+    frame: Frame | None
+    canvas: Image | None = None
+    keep: Keep | None = None
+
+    @property
+    def shapes(self) -> tuple[object, ...]:
+        """Edits with equal shapes can share a batch."""
+        return (self.target, self.keep is None, *(c.shape for c in self.contexts))
+
+
+def join_keeps(jobs: Sequence[PreparedEdit]) -> Keep | None:
+    """What a batch of edits keeps: all of them something, or none of them anything."""
+    keeps = [job.keep for job in jobs if job.keep is not None]
+    if not keeps:
+        return None
+    return Keep(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))

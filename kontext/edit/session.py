@@ -1,0 +1,63 @@
+"""Edits in several turns that keep the latents, so that the picture does not wear out.
+
+Decoding a result, rounding it to 8 bits and encoding it again loses a little each time. A session
+passes the sampled latents of one turn to the next, and decodes only to show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kontext.edit.canvas import Image, Mask
+from kontext.edit.editor import Editor
+from kontext.edit.euler import OnStep
+from kontext.edit.request import Edit, Options
+
+CHANGES_RESULTS = False  # edits in several turns; no stage makes them
+
+
+class Session:
+    """One picture on its way through several instructions.
+
+    image: the picture as it is now, uint8 [H, W, 3]. turns: the instructions so far.
+    """
+
+    def __init__(self, editor: Editor, image: Image) -> None:
+        """Start from `image`. It is encoded here, once.
+
+        Raises:
+            KontextError: not an RGB image.
+        """
+        self.editor, self.image = editor, image
+        self.turns: tuple[str, ...] = ()
+        (ready,) = editor.prepare([Edit([image], "-")])
+        (self._latents,) = ready.contexts
+
+    def turn(
+        self,
+        instruction: str,
+        *,
+        references: Sequence[Image] = (),
+        seed: int = 0,
+        mask: Mask | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Image:
+        """Apply one more instruction to the picture and return it; a turn that fails is not taken.
+
+        Args:
+            mask: bool [H, W] of the picture as it is now, see `Edit`.
+            options: those of `Options`.
+
+        Raises:
+            KontextError: as for `Editor.edit_many`.
+        """
+        self.editor.check_instruction(instruction)
+        chosen = Options(**options)
+        edit = Edit([self.image, *references], instruction, seed, mask)
+        ready = self.editor.prepare([edit], encoded=[(self.image, self._latents)])
+        self._latents = self.editor.denoise(ready, chosen, on_step)
+        (self.image,) = self.editor.finish(ready, self._latents, chosen)
+        self.turns = (*self.turns, instruction)
+        return self.image

@@ -1,0 +1,165 @@
+"""A model folder in the layouts that other tools read: BFL's two files, or diffusers' folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kontext.edit.weights.folder import (
+    AUTOENCODER,
+    TRANSFORMER,
+    Files,
+    ModelFile,
+    find_file,
+    read_config,
+)
+from kontext.edit.weights.imports import SETTINGS, TEXT_FOLDERS
+from kontext.errors import WeightsError
+from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.files.convert import (
+    Layout,
+    autoencoder_config,
+    rules_for,
+    scheduler_config,
+    transformer_config,
+)
+from kontext.models.files.recognise_autoencoder import SHAPE_KEY
+from kontext.models.files.weights import (
+    Entry,
+    open_weights,
+    our_entries,
+    their_entries,
+    write_sharded,
+    write_weights,
+)
+from kontext.models.flux.transformer import FluxTransformer
+
+CHANGES_RESULTS = False  # writes other layouts of weights that are there
+
+_STEM = "diffusion_pytorch_model"
+_INDEX = {
+    "_class_name": "FluxKontextPipeline",
+    "_diffusers_version": "0.35.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what the folder can and cannot do."""
+
+    folder: Path
+    files: tuple[str, ...]  # relative to the folder, sorted
+    note: str
+
+
+def export_model(
+    source: Path | Files, folder: Path, layout: Layout, dtype: torch.dtype | None = None
+) -> Exported:
+    """Write a model folder's weights to `folder`, one tensor at a time.
+
+    diffusers: `transformer/` and `vae/`; with FLUX.1's text encoders all of `FluxKontextPipeline`.
+    bfl: `<name>.safetensors` and `ae.safetensors`. Both get `kontext.json`, our settings, so that
+    an import restores the model folder byte for byte.
+
+    Args:
+        dtype: of the transformer; None keeps it.
+
+    Raises:
+        WeightsError: no model there, a target that is not empty or cannot be written, or a shape
+            that diffusers cannot hold.
+    """
+    config = read_config(source)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WeightsError(f"{folder} exists and is not empty")
+    transformer, autoencoder = config.networks()
+    entries = (
+        _entries(transformer, find_file(source, TRANSFORMER), dtype),
+        _entries(autoencoder, find_file(source, AUTOENCODER), None),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / SETTINGS, config.settings.model_dump(mode="json"))
+        if layout == "bfl":
+            note = _bfl(config, autoencoder, entries, folder)
+        else:
+            note = _diffusers(config, transformer, autoencoder, entries, folder)
+    except OSError as error:
+        raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return Exported(folder, tuple(files), note)
+
+
+def _entries(model: nn.Module, path: Path, dtype: torch.dtype | None) -> list[Entry]:
+    return our_entries(open_weights(path), rules_for(model), dtype)
+
+
+def _bfl(
+    config: ModelFile,
+    autoencoder: Autoencoder,
+    entries: tuple[Sequence[Entry], Sequence[Entry]],
+    folder: Path,
+) -> str:
+    shape = config.transformer.model_dump_json()
+    name = f"{config.settings.name}.safetensors"
+    write_weights(folder / name, entries[0], {SHAPE_KEY: shape})
+    ae = json.dumps(autoencoder.config(), sort_keys=True)
+    write_weights(folder / "ae.safetensors", entries[1], {SHAPE_KEY: ae})
+    return "BFL's layout: transformer and autoencoder; text encoders are separate files"
+
+
+def _diffusers(
+    config: ModelFile,
+    transformer: FluxTransformer,
+    autoencoder: Autoencoder,
+    entries: tuple[Sequence[Entry], Sequence[Entry]],
+    folder: Path,
+) -> str:
+    parts: tuple[tuple[str, nn.Module, dict[str, Any], Sequence[Entry]], ...] = (
+        ("transformer", transformer, transformer_config(transformer.shape), entries[0]),
+        ("vae", autoencoder, autoencoder_config(autoencoder), entries[1]),
+    )
+    for name, module, described, tensors in parts:
+        write_sharded(folder / name, _STEM, their_entries(tensors, rules_for(module)))
+        _write_json(folder / name / "config.json", described)
+    scheduler = scheduler_config(transformer.shape)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    kind, _, text = config.settings.text_encoder.partition(":")
+    if kind != "flux":
+        return (
+            "transformer, vae and scheduler only: FluxKontextPipeline needs T5 and CLIP, and "
+            f"this model reads its text with {kind}"
+        )
+    for name in TEXT_FOLDERS:
+        if not (Path(text) / name).is_dir():
+            raise WeightsError(f"{text} has no sub-folder {name}: the text encoders have moved")
+        shutil.copytree(Path(text) / name, folder / name)
+    _write_json(folder / "model_index.json", {**_INDEX, **_own_index(Path(text))})
+    return "a whole pipeline: FluxKontextPipeline.from_pretrained reads it"
+
+
+def _own_index(text: Path) -> dict[str, Any]:
+    """The text encoders' classes as their own folder names them (they differ by version)."""
+    path = text / "model_index.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return {name: found[name] for name in TEXT_FOLDERS if name in found}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

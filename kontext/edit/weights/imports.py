@@ -1,0 +1,179 @@
+"""Foreign weights into a model folder: BFL's files, diffusers' folders, or a model folder of ours.
+
+Tensors go from file to file one at a time, so memory does not depend on the model's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from kontext.edit.weights.folder import (
+    AUTOENCODER,
+    CONFIG,
+    TRANSFORMER,
+    ModelFile,
+    ModelSettings,
+    read_config,
+    write_config,
+)
+from kontext.errors import WeightsError
+from kontext.models.files.convert import rules_for
+from kontext.models.files.locate import only_transformer
+from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
+from kontext.models.files.weights import open_weights, our_entries, write_weights
+from kontext.models.lora import Lora
+from schemas.sections.models import TransformerShape
+
+SETTINGS = "kontext.json"  # our settings beside exported weights
+TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+_MINILM = 384
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the parts of a model lie."""
+
+    transformer: Path  # a file, or diffusers' folder
+    autoencoder: Path
+    text: str  # see kontext.models.text.encoders.load_text_encoder; empty: not there
+    settings: ModelSettings | None = None  # that came with it
+    config: ModelFile | None = None  # of a model folder of ours
+
+    def recognised(self) -> tuple[Recognised, Recognised]:
+        """What the transformer's and the autoencoder's files are. Raises WeightsError."""
+        if self.config is None:
+            return recognise(self.transformer), recognise(self.autoencoder)
+        transformer, autoencoder = self.config.networks()
+        return recognise(self.transformer, transformer), recognise(self.autoencoder, autoencoder)
+
+    def files(self) -> dict[str, Path]:
+        """Every file that decides what is imported, by its place in the model."""
+        found: dict[str, Path] = {}
+        for role, path in (("transformer", self.transformer), ("autoencoder", self.autoencoder)):
+            if path.is_file():
+                found[role] = path
+            else:
+                inside = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
+                found.update({f"{role}/{p.name}": p for p in inside})
+        scheduler = self.transformer.parent / SCHEDULER
+        if self.transformer.is_dir() and scheduler.is_file():
+            found[SCHEDULER] = scheduler
+        return found
+
+
+def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> Source:
+    """The parts of a model at `path`.
+
+    Args:
+        path: a transformer's file, a folder with one and `ae.safetensors`, diffusers' pipeline or
+            `transformer` folder, or a model folder of ours.
+        autoencoder: where it lies elsewhere.
+        text: text encoder spec, where it is not in the folder.
+
+    Raises:
+        WeightsError: nothing there, more than one candidate, or no autoencoder.
+    """
+    if (path / CONFIG).is_file() and (path / TRANSFORMER).is_file():
+        config = read_config(path)
+        parts = (path / TRANSFORMER, path / AUTOENCODER)
+        return Source(*parts, text, config.settings, config)
+    if path.is_file():
+        folder, transformer = path.parent, path
+    elif (path / "transformer").is_dir():
+        folder, transformer = path, path / "transformer"
+    elif (path / "config.json").is_file():
+        folder, transformer = path.resolve().parent, path
+    else:
+        folder, transformer = path, only_transformer(path)
+    found = autoencoder or next(
+        (p for p in (folder / "vae", folder / "ae.safetensors") if p.exists()), None
+    )
+    if found is None:
+        raise WeightsError(f"{path}: no autoencoder beside it (vae/ or ae.safetensors); name one")
+    if not text and all((folder / name).is_dir() for name in TEXT_FOLDERS):
+        text = f"flux:{folder.resolve()}"
+    return Source(transformer, found, text, _settings(folder / SETTINGS))
+
+
+def _settings(path: Path) -> ModelSettings | None:
+    if not path.is_file():
+        return None
+    try:
+        return ModelSettings.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise WeightsError(f"{path}: not the settings of a model") from error
+
+
+def flux_settings(name: str, shape: TransformerShape, text: str) -> ModelSettings:
+    """How the published models want to be used: Kontext-dev's numbers, or schnell's."""
+    if not text:
+        if shape.context_in_dim != _MINILM:
+            raise WeightsError("no text encoders beside the weights: say where, as flux:FOLDER")
+        text = "minilm"
+    dev = shape.guidance_embed
+    return ModelSettings(
+        name=name,
+        text_encoder=text,
+        text_length=512 if dev else 256,
+        resolution=1024,
+        sizes="kontext",
+        steps=28 if dev else 4,
+        guidance=2.5 if dev else 1.0,
+    )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written."""
+
+    digest: str
+    transformer: Recognised
+    autoencoder: Recognised
+    settings: ModelSettings
+
+
+def import_model(
+    source: Source,
+    folder: Path,
+    name: str = "",
+    dtype: torch.dtype | None = None,
+    lora: Lora | None = None,
+) -> Imported:
+    """Write the model folder `folder` from foreign weights.
+
+    Args:
+        dtype: of the transformer; None keeps the file's. The autoencoder keeps its own.
+        lora: adapters to merge into the transformer.
+
+    Raises:
+        WeightsError: files that are damaged, of another layout or another shape (all keys in one
+            message), adapters of another width, or measures that cannot be told.
+    """
+    transformer, autoencoder = (found.require_whole() for found in source.recognised())
+    shape, ae = transformer.transformer.shape, autoencoder.autoencoder
+    if dtype is None and any(name.startswith("float8") for name in transformer.dtypes):
+        raise WeightsError(f"{source.transformer} holds float8: say which dtype it should become")
+    if shape.in_channels != 4 * ae.shape.z_channels:
+        raise WeightsError(
+            f"{source.transformer} takes {shape.in_channels} channels; the autoencoder makes "
+            f"4 x {ae.shape.z_channels}"
+        )
+    settings = source.settings or flux_settings(name, shape, source.text)
+    changes = {"name": name, "text_encoder": source.text}
+    settings = settings.model_copy(update={k: v for k, v in changes.items() if v})
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: tuple[tuple[Recognised, Path, str, torch.dtype | None], ...] = (
+        (transformer, source.transformer, TRANSFORMER, dtype),
+        (autoencoder, source.autoencoder, AUTOENCODER, None),
+    )
+    for found, path, target, kind in parts:
+        entries = our_entries(open_weights(path), rules_for(found.model), kind)
+        if lora is not None and target == TRANSFORMER:
+            entries = lora.check(found.transformer).merged(entries)
+        write_weights(folder / target, entries, {})
+    digest = write_config(folder, settings, shape, ae.config())
+    return Imported(digest, transformer, autoencoder, settings)

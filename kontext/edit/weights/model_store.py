@@ -1,0 +1,270 @@
+"""Models in the artifact store: weights come in as artifacts, go out to files, and are looked at.
+
+Works on files and an artifact store alone: where the store is, the caller knows.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kontext.errors import ArtifactError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kontext.edit.weights.folder import Files
+    from kontext.edit.weights.imports import Source
+    from kontext.models.files.recognise import Recognised
+    from kontext.models.files.weights import WeightsFile
+    from kontext.store.artifacts.artifact_store import ArtifactStore
+
+OpenStore = Callable[[], "ArtifactStore"]  # called where a model is no file or folder
+
+STAGE = "import"  # artifacts of this name come from outside, not from a stage
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+CODE = "kontext.edit.weights.imports"  # with all that it imports: what decides an import's bytes
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """One import. Empty strings take what lies beside the weights."""
+
+    path: Path
+    name: str = ""
+    dtype: str = ""
+    autoencoder: Path | None = None
+    text: str = ""
+    lora: Path | None = None
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The torch dtype of `bf16`, `fp16` or `fp32`; None for an empty name."""
+    import torch
+
+    if not name:
+        return None
+    if name not in DTYPES:
+        raise WeightsError(f"unknown dtype '{name}' (known: {', '.join(DTYPES)})")
+    found: torch.dtype = getattr(torch, DTYPES[name])
+    return found
+
+
+def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) -> dict[str, Any]:
+    """Make an artifact `import/<digest>` that `edit --weights` and `export` take.
+
+    The digest covers the bytes of all source files and the choices made; equal imports are reused.
+
+    Args:
+        scratch: folder on a disk with room for the model while it is written.
+
+    Raises:
+        WeightsError: see `kontext.edit.weights.imports`.
+    """
+    from kontext.edit.weights.imports import find_source
+    from kontext.engine.fingerprint import code_digest, modules_of
+    from kontext.store.objects import sha256_file
+    from schemas.manifest import artifact_digest
+
+    if not request.path.exists():
+        raise WeightsError(f"{request.path} does not exist")
+    dtype_of(request.dtype)
+    source = find_source(request.path, request.autoencoder, request.text)
+    name = _name(request, source)
+    files = source.files()
+    if request.lora:
+        files["lora"] = request.lora
+    config = {
+        "name": name,
+        "dtype": request.dtype,
+        "text": source.text,
+        "files": {part: sha256_file(path) for part, path in files.items()},
+    }
+    digest = artifact_digest(STAGE, code_digest(modules_of(CODE)), config, {})
+    reused = store.exists(STAGE, digest)
+    if not reused:
+        _write_artifact(store, request, source, config, digest, scratch)
+    for tag in (f"latest/{STAGE}", f"{STAGE}@{name}"):
+        store.tag(tag, STAGE, digest)
+    metrics = store.open(STAGE, digest).manifest.metrics
+    return {"artifact": f"{STAGE}/{digest}", "tag": f"{STAGE}@{name}", "reused": reused, **metrics}
+
+
+def _name(request: ImportRequest, source: Source) -> str:
+    given = request.name or (source.settings.name if source.settings else request.path.stem)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", given).strip("-.")
+    if not name:
+        raise WeightsError(f"'{given}' is not a name: use letters, digits, dot, dash or underscore")
+    return name
+
+
+def _write_artifact(
+    store: ArtifactStore,
+    request: ImportRequest,
+    source: Source,
+    config: dict[str, Any],
+    digest: str,
+    scratch: Path,
+) -> None:
+    from kontext.edit.weights.imports import import_model
+    from kontext.engine.fingerprint import code_digest, modules_of
+    from kontext.engine.versions import git_commit, package_versions
+    from kontext.models.files.lora_files import load_lora
+    from schemas.manifest import Manifest
+
+    began = time.monotonic()
+    folder = scratch / f"{STAGE}-{digest}"
+    try:
+        model = source.recognised()[0].transformer
+        lora = load_lora(request.lora, model) if request.lora else None
+        made = import_model(source, folder, config["name"], dtype_of(request.dtype), lora)
+        writer = store.writer(STAGE, digest)
+        for path in sorted(folder.iterdir()):
+            writer.add_file(f"model/{path.name}", path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    writer.metric("model_digest", made.digest)
+    writer.metric("parameters", made.transformer.parameters)
+    writer.metric("geometry", made.transformer.name)
+    if made.settings.text_encoder.startswith("flux:"):
+        writer.note(f"text encoders stay where they are: {made.settings.text_encoder[5:]}")
+    writer.commit(
+        Manifest(
+            stage=STAGE,
+            digest=digest,
+            code_digest=code_digest(modules_of(CODE)),
+            code=modules_of(CODE),
+            config=config,
+            inputs={},
+            files=[writer.files[name] for name in sorted(writer.files)],
+            metrics=writer.metrics,
+            notes=writer.notes,
+            recipe="",
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - began, 3),
+            git_commit=git_commit(),
+            packages=package_versions(),
+            kernels=writer.kernels,
+        )
+    )
+
+
+def export_weights(
+    ref: str, layout: str, folder: Path, dtype: str, open_store: OpenStore
+) -> dict[str, Any]:
+    """Write an artifact's model, or a model folder, in BFL's or diffusers' layout.
+
+    Raises:
+        WeightsError: no model there, an unknown layout, or a target that is not empty.
+    """
+    from kontext.edit.weights.exports import export_model
+
+    if layout not in ("bfl", "diffusers"):
+        raise WeightsError(f"unknown layout '{layout}' (known: bfl, diffusers)")
+    made = export_model(
+        model_source(ref, open_store),
+        folder,
+        "bfl" if layout == "bfl" else "diffusers",
+        dtype_of(dtype),
+    )
+    return {"folder": str(made.folder), "files": list(made.files), "note": made.note}
+
+
+def model_source(ref: str, open_store: OpenStore) -> Path | Files:
+    """A model folder, or an artifact with one in it; for an empty `ref` the latest published.
+
+    Raises:
+        WeightsError: neither.
+    """
+    if ref and Path(ref).is_dir():
+        return Path(ref)
+    try:
+        found = open_store().show(ref or "publish")
+    except ArtifactError as error:
+        if not ref:
+            raise WeightsError("no published model yet: `kontext run` makes one") from error
+        raise WeightsError(f"'{ref}' is neither a folder nor an artifact") from error
+    if not found.names("model/"):
+        raise WeightsError(
+            f"{found.stage}/{found.digest} holds no model folder: take what publish or import made"
+        )
+    return found
+
+
+def examine(ref: str, open_store: OpenStore) -> list[dict[str, Any]]:
+    """What a weights file, folder or artifact is: one row per part.
+
+    Raises:
+        WeightsError: nothing there, damaged, or of no known layout.
+    """
+    from kontext.edit.weights.folder import AUTOENCODER, CONFIG, TRANSFORMER, find_file, read_config
+    from kontext.edit.weights.imports import find_source
+    from kontext.models.files.recognise import recognise
+    from kontext.models.files.weights import open_weights
+
+    path = Path(ref)
+    if path.is_file():
+        weights = open_weights(path)
+        return [_lora_row(weights)] if weights.is_lora else [_row(recognise(path))]
+    whole = path.is_dir() and not (path / CONFIG).is_file()
+    if whole or (path / TRANSFORMER).is_file():
+        return [_row(found) for found in find_source(path).recognised()]
+    if path.is_dir():  # diffusers' transformer/ or vae/
+        return [_row(recognise(path))]
+    source = model_source(ref, open_store)
+    transformer, autoencoder = read_config(source).networks()
+    return [
+        _row(recognise(find_file(source, TRANSFORMER), transformer)),
+        _row(recognise(find_file(source, AUTOENCODER), autoencoder)),
+    ]
+
+
+def _row(found: Recognised) -> dict[str, Any]:
+    count = found.parameters
+    return {
+        "file": found.label,
+        "part": found.kind,
+        "layout": found.layout,
+        "model": found.name,
+        "parameters": count,
+        "dtypes": found.dtypes,
+        "shape": found.model.shape.model_dump(mode="json"),
+        "problems": list(found.problems),
+        "assumed": list(found.assumed),
+        "needs": _needs(found),
+    }
+
+
+def _needs(found: Recognised) -> str:
+    from kontext.models.quantize import quantized_names
+
+    whole = 2 * found.parameters
+    said = f"{whole / 1e9:.2f} GB for the weights in bf16"
+    if found.kind != "transformer":
+        return said
+    model = found.transformer
+    eight = sum(model.get_parameter(f"{n}.weight").numel() for n in quantized_names(model))
+    return f"{said}, {(whole - eight) / 1e9:.2f} GB with --quantize"
+
+
+def _lora_row(weights: WeightsFile) -> dict[str, Any]:
+    downs = [e for k, e in weights.entries.items() if re.search(r"lora_(A|down)\b", k)]
+    ranks = ", ".join(str(rank) for rank in sorted({entry.shape[0] for entry in downs}))
+    bfl = any("double_blocks." in key or ".linear1." in key for key in weights)
+    return {
+        "file": weights.label,
+        "part": "lora",
+        "layout": "bfl" if bfl else "diffusers",
+        "model": f"{len(downs)} adapters of rank {ranks or 'unknown'}",
+        "parameters": sum(e.bytes // e.dtype.itemsize for e in weights.entries.values()),
+        "dtypes": {},
+        "problems": [],
+        "assumed": [],
+        "needs": "a base model of its widths: kontext import BASE --lora FILE",
+    }

@@ -1,0 +1,121 @@
+"""Artifacts that a person took as they are although their code changed: `kontext run --accept`.
+
+The record lies in the store where today's code would have put the stage's artifact, and names the
+older artifact to use instead. It holds until the code changes again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kontext.engine.fingerprint import code_digest
+from kontext.errors import ObjectNotFound
+from kontext.store.artifacts.artifact_store import run_prefix
+from kontext.store.objects import ObjectStore
+from schemas.manifest import Manifest
+
+CHANGES_RESULTS = False  # decides what is reused, not what comes out
+
+_SHOWN = 5  # changed modules that one line names
+
+
+class Acceptance(BaseModel):
+    """One accepted artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str  # digest of the artifact that is used
+    code_digest: str  # of the code it was accepted for
+    changed: list[str]  # modules that differ from those that made it; empty where none are known
+    accepted_at: str  # ISO 8601, UTC
+    command: str
+
+    def line(self) -> str:
+        """For people: when, by which command, and what had changed."""
+        when = f"{self.accepted_at[:16].replace('T', ' ')} UTC"
+        return f"accepted {when} by '{self.command}'; {changed_line(self.changed)}"
+
+
+def read_acceptance(objects: ObjectStore, stage: str, digest: str) -> Acceptance | None:
+    """The record for the artifact that today's code would make, or None."""
+    try:
+        return Acceptance.model_validate_json(objects.get(_key(stage, digest)))
+    except ObjectNotFound:
+        return None
+
+
+def newest_alike(
+    manifests: Sequence[Manifest], config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
+    """The last of the artifacts that were made from this section and these inputs, or None."""
+    for manifest in reversed(manifests):
+        made_with = {k: v for k, v in manifest.config.items() if k != "attempt"}
+        if made_with == config and manifest.inputs == inputs:
+            return manifest
+    return None
+
+
+def write_acceptance(
+    objects: ObjectStore,
+    stage: str,
+    digest: str,
+    artifact: Manifest,
+    code: Mapping[str, str],
+    command: str,
+) -> None:
+    """Use `artifact` where today's `code` would make `stage/digest`."""
+    record = Acceptance(
+        artifact=artifact.digest,
+        code_digest=code_digest(code),
+        changed=changed_modules(artifact, code) or [],
+        accepted_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        command=command,
+    )
+    objects.put(_key(stage, digest), record.model_dump_json(indent=1).encode())
+
+
+def changed_modules(before: Manifest, code: Mapping[str, str]) -> list[str] | None:
+    """Modules of `code` that are not what made an artifact; None where the code is the same.
+
+    Empty where it is another, and the artifact is older than the record of single modules.
+    """
+    if before.code_digest == code_digest(code):
+        return None
+    names = {*before.code, *code} if before.code else ()
+    return sorted(name for name in names if before.code.get(name) != code.get(name))
+
+
+def changed_line(changed: list[str]) -> str:
+    """`code changed`, with the first of the modules."""
+    if not changed:
+        return "code changed"
+    rest = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return f"code changed: {', '.join(changed[:_SHOWN])}{rest}"
+
+
+def difference(
+    before: Manifest, code: Mapping[str, str], config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> str:
+    """Why an artifact is not the one that today's code, section and inputs make, in one line."""
+    changed = changed_modules(before, code)
+    changes = [] if changed is None else [changed_line(changed)]
+    for key in sorted(set(config) | set(before.config) - {"attempt"}):
+        old, new = before.config.get(key), config.get(key)
+        if old != new:
+            changes.append(f"{key}: {_short(old)} → {_short(new)}")
+    changes += [f"input {s} changed" for s in inputs if before.inputs.get(s) != inputs[s]]
+    return "; ".join(changes) or "forced again"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _key(stage: str, digest: str) -> str:
+    return run_prefix(stage, digest) + "accepted.json"

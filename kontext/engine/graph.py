@@ -1,0 +1,81 @@
+"""The stage graph, found in the files of a package: each stage's file declares its own `STAGE`.
+
+A declaration is a literal, `STAGE = Stage(name="mine", section="mine", inputs=("ingest",), ...)`,
+and is read from the syntax tree. So listing the graph imports no stage: `kontext status` must not
+wait for torch, and the forms of the server must not either. Order is that of the declared inputs,
+and among stages that could run at the same time that of their names.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from kontext.engine.stage import Stage
+from kontext.errors import ArtifactError
+
+CHANGES_RESULTS = False  # inputs are in every digest
+
+
+def discover(package: str, folder: Path) -> dict[str, Stage]:
+    """Stages of the files in `folder`, in execution order. Files without a `STAGE` are skipped.
+
+    Raises:
+        ArtifactError: a declaration is not literal, a name is taken twice, an input is no stage, or
+            inputs go round in a circle.
+    """
+    found: dict[str, Stage] = {}
+    for path in sorted(folder.glob("*.py")):
+        stage = declared(path.read_text(), f"{package}.{path.stem}")
+        if stage is None:
+            continue
+        if stage.name in found:
+            raise ArtifactError(f"two files declare stage '{stage.name}'")
+        found[stage.name] = stage
+    return ordered(found)
+
+
+def declared(source: str, module: str) -> Stage | None:
+    """The stage that the source of `module` declares, or None. Raises ArtifactError."""
+    for node in ast.parse(source, module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STAGE":
+            call = node.value
+            try:
+                if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "Stage":
+                    raise ValueError("not a call of Stage with keywords")
+                given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+                return Stage(**given, module=module)
+            except (ValueError, TypeError) as error:
+                raise ArtifactError(
+                    f"{module}: STAGE is not a literal Stage(...): {error}"
+                ) from error
+    return None
+
+
+def ordered(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Stages in execution order. Raises ArtifactError for an unknown input or a circle."""
+    for stage in stages.values():
+        if unknown := set(stage.inputs) - set(stages):
+            raise ArtifactError(f"inputs of stage '{stage.name}' are no stages: {sorted(unknown)}")
+    sorter = TopologicalSorter({name: stage.inputs for name, stage in stages.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ArtifactError(f"stages need each other: {' -> '.join(error.args[1])}") from error
+    names: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        names += ready
+        sorter.done(*ready)
+    return {name: stages[name] for name in names}
+
+
+def downstream(stages: Mapping[str, Stage], name: str) -> list[str]:
+    """`name` and the stages that depend on it, in the order of `stages`."""
+    found = {name}
+    for stage in stages.values():
+        if found & set(stage.inputs):
+            found.add(stage.name)
+    return [other for other in stages if other in found]

@@ -1,0 +1,180 @@
+"""Making things again from their manifests: one artifact, to compare bytes, or the whole catalog.
+
+A manifest holds its stage's resolved recipe section and its inputs' digests, so the manifests of a
+store are enough to repeat every stage, wherever the store has been copied to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kontext.engine.chunks import map_chunks
+from kontext.engine.fingerprint import code_digest, code_of
+from kontext.engine.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext, section_of
+from kontext.errors import ArtifactError
+from kontext.safety.ledger import Ledger
+from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
+from kontext.store.artifacts.transfer import Transfer, copy_artifacts
+from kontext.store.objects import ObjectStore, open_store
+from schemas.manifest import Manifest
+from schemas.recipe import Recipe
+from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    from kontext.store.catalog.catalog import Catalog
+
+CHANGES_RESULTS = False  # compares what is there
+
+_LOG = logging.getLogger("kontext.engine.remake")
+
+
+@dataclass(frozen=True)
+class Remade:
+    """An artifact that was made again, beside the one in the store."""
+
+    ref: str  # stage/digest
+    files: int
+    different: tuple[str, ...]  # files whose bytes are not the stored ones, or exist on one side
+    code_changed: bool  # today's code is not the code that made it
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A catalog that was written again."""
+
+    runs: int
+    datasets: tuple[str, ...]  # name@vN
+    different: tuple[str, ...]  # index artifacts whose dataset does not have the recorded digest
+
+
+def remake(store: ArtifactStore, ref: str, home: Path, stages: Mapping[str, Stage]) -> Remade:
+    """Run an artifact's stage again on its stored inputs, apart from the store, and compare bytes.
+
+    Raises ArtifactError for an unknown reference, a missing input, or `index` (whose output is the
+    catalog: see `rebuild_catalog`), and whatever the stage itself refuses.
+    """
+    manifest = store.show(ref).manifest
+    if manifest.stage == "index":
+        raise ArtifactError("index writes the catalog: `kontext catalog rebuild` makes that again")
+    stage = _stage(manifest, stages)
+    with tempfile.TemporaryDirectory(prefix="remake-", dir=_folder(home)) as temporary:
+        apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
+        writer = _run(store, manifest, stage, apart, home, Path(temporary, "scratch"))
+    stored = {file.name: file.sha256 for file in manifest.files}
+    made = {name: file.sha256 for name, file in writer.files.items()}
+    names = sorted(set(stored) | set(made))
+    different = tuple(name for name in names if stored.get(name) != made.get(name))
+    changed = manifest.code_digest != code_digest(code_of(stage, _section(manifest, stage)))
+    return Remade(f"{manifest.stage}/{manifest.digest}", len(names), different, changed)
+
+
+def rebuild_catalog(
+    store: ArtifactStore, catalog: Catalog, home: Path, stages: Mapping[str, Stage]
+) -> Rebuilt:
+    """Write a catalog from the manifests alone: runs, artifacts, metrics and dataset versions.
+
+    Thresholds that were changed by hand are not in any manifest; the policy's own come back.
+    Raises ArtifactError where the catalog holds datasets already.
+    """
+    if catalog.datasets():
+        raise ArtifactError(f"the catalog {catalog} holds datasets: rebuild into an empty one")
+    manifests = store.list()
+    runs = sum(catalog.record(manifest) for manifest in manifests)
+    datasets: list[str] = []
+    different: list[str] = []
+    for manifest in manifests:
+        if manifest.stage != "index":
+            continue
+        with tempfile.TemporaryDirectory(prefix="rebuild-", dir=_folder(home)) as temporary:
+            apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
+            scratch, stage = Path(temporary), _stage(manifest, stages)
+            writer = _run(store, manifest, stage, apart, home, scratch, str(catalog.path))
+            found = json.loads(apart.blob_path(writer.files["index.json"]).read_bytes())
+        if found["dataset_digest"] != manifest.metrics["dataset_digest"]:
+            different.append(f"index/{manifest.digest}")
+        datasets.append(f"{found['dataset']}@v{found['version']}")
+    return Rebuilt(runs, tuple(dict.fromkeys(datasets)), tuple(different))
+
+
+def import_artifacts(
+    source: ArtifactStore,
+    target: ArtifactStore,
+    ref: str | None,
+    files_of: Collection[str] | None = None,
+) -> Transfer:
+    """Copy artifacts into a store and enter their safety decisions into its ledger.
+
+    For the arguments and errors see `kontext.store.artifacts.transfer.copy_artifacts`.
+    """
+    ledger = Ledger(target.objects)
+
+    def enter(manifest: Manifest) -> None:
+        for file in manifest.files:
+            if file.name == "decisions.parquet":  # as the engine does: before the manifest
+                path = source.blob_path(file)
+                ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
+
+    return copy_artifacts(source, target, ref, files_of=files_of, before_manifest=enter)
+
+
+def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:
+    if manifest.stage not in stages:
+        raise ArtifactError(f"no stage '{manifest.stage}' in this version of kontext")
+    return stages[manifest.stage]
+
+
+def _section(manifest: Manifest, stage: Stage) -> Section:
+    section: Section = section_of(manifest, type(getattr(Recipe(), stage.section)))
+    return section
+
+
+def _run(
+    store: ArtifactStore,
+    manifest: Manifest,
+    stage: Stage,
+    apart: ArtifactStore,
+    home: Path,
+    scratch: Path,
+    catalog: str = "",
+) -> ArtifactWriter:
+    """The stage's output on its stored inputs, written to `apart`."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    writer = apart.writer(manifest.stage, manifest.digest)
+    log = logging.getLogger(f"kontext.stages.{manifest.stage}")
+    module: Any = importlib.import_module(stage.module)
+    module.run(
+        StageContext(
+            config=_section(manifest, stage),
+            digest=manifest.digest,
+            inputs={name: store.open(name, digest) for name, digest in manifest.inputs.items()},
+            output=writer,
+            map_chunks=_chunk_map(apart.objects),
+            scratch=scratch,
+            home=home,
+            store_url=store.objects.url,
+            report=LogReporter(_LOG),
+            catalog=catalog,
+            log=log,
+        )
+    )
+    return writer
+
+
+def _chunk_map(objects: ObjectStore) -> ChunkMap:
+    def run(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
+        return map_chunks(work, chunks, processes, objects=objects, prefix="runs/remade/work")
+
+    return run
+
+
+def _folder(home: Path) -> Path:
+    folder = home / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

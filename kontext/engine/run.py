@@ -1,0 +1,406 @@
+"""The engine: which stages are done, which must run, and running one.
+
+A stage is done when its manifest exists. Digests of the whole graph are known in advance, because
+a digest covers code, recipe section and input digests, never output bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from kontext.engine.acceptance import (
+    Acceptance,
+    difference,
+    newest_alike,
+    read_acceptance,
+    write_acceptance,
+)
+from kontext.engine.chunks import clear_work, map_chunks
+from kontext.engine.fingerprint import code_digest, code_of
+from kontext.engine.graph import downstream
+from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext
+from kontext.engine.states import PlannedStage, StageOutcome, StageStatus
+from kontext.engine.versions import git_commit, package_versions
+from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
+from kontext.safety.ledger import Ledger
+from kontext.store.artifacts.artifact_store import (
+    Artifact,
+    ArtifactStore,
+    ArtifactWriter,
+    run_prefix,
+)
+from kontext.store.objects import open_store
+from schemas.manifest import Manifest, artifact_digest
+from schemas.recipe import Recipe
+from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    from kontext.store.catalog.catalog import Catalog
+
+CHANGES_RESULTS = False  # decides what runs, not what comes out
+
+_LOG = logging.getLogger("kontext.engine.run")
+
+
+class Engine:
+    """Runs the stages of one recipe against one store.
+
+    `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
+    `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
+    finished artifacts to take as they are, whatever the recipe and today's code would make of
+    those stages.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store_url: str,
+        catalog: str | Path,
+        home: Path,
+        *,
+        stages: Mapping[str, Stage],
+        run: str = "",
+        stop: Callable[[], bool] = lambda: False,
+        pins: Mapping[str, str] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.home = home.expanduser().resolve()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.objects = open_store(store_url)
+        self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
+        self._catalog = str(catalog)
+        self.ledger = Ledger(self.objects)
+        self.run = run
+        self.stop = stop
+        self._stages = stages
+        self._pins = dict(pins or {})
+        for name, digest in self._pins.items():
+            self._known(name)
+            self.artifacts.open(name, digest)
+        self._externals: dict[str, str] = {}
+        self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, opened when it is first asked for. Raises CatalogError without one."""
+        if not self._catalog:
+            raise CatalogError("this run has no catalog")
+        from kontext.store.catalog.catalog import (
+            Catalog,  # DuckDB: a training machine may have none
+        )
+
+        return Catalog(self._catalog, self.objects.url)
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every stage's artifact for this recipe, made or not, in graph order."""
+        found: dict[str, str] = {}
+        for name, stage in self._stages.items():
+            if name in self._pins:
+                found[name] = self._pins[name]
+                continue
+            inputs = {source: found[source] for source in stage.inputs}
+            made = self._digest(stage, inputs, self._attempt(stage, inputs))
+            accepted = self._acceptance(name, made)
+            found[name] = accepted.artifact if accepted else made
+        return found
+
+    def accept(self, name: str, command: str) -> Manifest:
+        """Take the newest artifact of a stage as it is, although its code has changed since.
+
+        Only one that was made from the same section and inputs. Does nothing where today's code
+        has made one.
+
+        Args:
+            command: what the user typed, for the record.
+
+        Raises:
+            ArtifactError: there is no such artifact; it says how the newest one differs.
+        """
+        stage, digests = self._known(name), self.digests()
+        inputs = {source: digests[source] for source in stage.inputs}
+        if name in self._pins or self.artifacts.exists(name, digests[name]):
+            return self.artifacts.open(name, digests[name]).manifest
+        before, config = self.artifacts.list(name), self._config(stage, 0)
+        found = newest_alike(before, config, inputs)
+        if found is None:
+            why = self._difference(stage, before[-1], digests) if before else "it was never made"
+            raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
+        write_acceptance(self.objects, name, digests[name], found, self._code(stage), command)
+        return found
+
+    def _acceptance(self, name: str, digest: str) -> Acceptance | None:
+        """The record that another artifact is to be used for this one, while that is there."""
+        accepted = read_acceptance(self.objects, name, digest)
+        if accepted is not None and not self.artifacts.exists(name, accepted.artifact):
+            accepted = None
+        self._accepted[name] = accepted
+        return accepted
+
+    def artifact(self, name: str) -> Artifact:
+        """The finished artifact of a stage for this recipe. Raises ArtifactError."""
+        self._known(name)
+        return self.artifacts.open(name, self.digests()[name])
+
+    def status(self) -> list[StageStatus]:
+        """State of every stage, in graph order, with why."""
+        digests = self.digests()
+        return [self._status(stage, digests) for stage in self._stages.values()]
+
+    def plan(
+        self, only: str | None = None, from_: str | None = None, force: tuple[str, ...] = ()
+    ) -> list[PlannedStage]:
+        """The stages to go through, in order, and which of them are reused as they are.
+
+        `only` means a stage and what follows from it, `from_` a stage and everything after it in
+        order. Raises ArtifactError when a stage they need from before is missing.
+        """
+        for name in (*force, *filter(None, (only, from_))):
+            self._known(name)
+            if name in self._pins:
+                raise ArtifactError(f"stage '{name}' is both chosen as a version and to be run")
+        names = list(self._stages) if only is None else downstream(self._stages, only)
+        if only is None and from_ is not None:
+            names = names[names.index(from_) :]
+        redone: set[str] = set()
+        planned = []
+        states = {status.stage: status for status in self.status()}
+        for name in names:
+            stage, status = self._stages[name], states[name]
+            for source in stage.inputs:
+                if source not in names and states[source].state != "done":
+                    raise ArtifactError(
+                        f"stage '{name}' needs '{source}', which is {states[source].state} "
+                        f"({states[source].why}): run it first, or run without --only and --from"
+                    )
+            why = status.why
+            if name in force:
+                why = "forced"
+            elif name not in self._pins and redone & set(stage.inputs):
+                why = f"after {', '.join(s for s in stage.inputs if s in redone)}"
+            reused = status.state == "done" and why == status.why
+            if not reused:
+                redone.add(name)
+            planned.append(PlannedStage(name, status.digest, reused, why))
+        return planned
+
+    def run_stage(self, name: str, reporter: Reporter, force: bool = False) -> StageOutcome:
+        """Make a stage's artifact, or reuse it if it is there.
+
+        `force` makes another one beside it; a forced run that was interrupted is continued.
+
+        Raises:
+            ArtifactError: unknown stage, or an input has not been made.
+            KontextError: whatever the stage itself refuses.
+        """
+        began = time.monotonic()
+        stage = self._known(name)
+        digests = self.digests()
+        inputs = {source: digests[source] for source in stage.inputs}
+        attempt = self._attempt(stage, inputs)
+        digest = digests[name]
+        if force and name not in self._pins and self.artifacts.exists(name, digest):
+            attempt = self._bump_attempt(stage, inputs, attempt)
+            digest = self._digest(stage, inputs, attempt)
+        if name not in self._pins:
+            self._require_inputs(stage, inputs)
+        locks = self.home / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{name}-{digest}.lock"):
+            manifest = self.artifacts.manifest(name, digest)
+            reused = manifest is not None
+            if manifest is None:
+                _LOG.info("%s/%s: running", name, digest)
+                manifest = self._make(stage, inputs, attempt, digest, reporter)
+            else:
+                _LOG.info("%s/%s: reused", name, digest)
+            self._finish(stage, manifest, reused)
+        return StageOutcome(name, digest, reused, time.monotonic() - began, manifest)
+
+    def _make(
+        self,
+        stage: Stage,
+        inputs: dict[str, str],
+        attempt: int,
+        digest: str,
+        reporter: Reporter,
+    ) -> Manifest:
+        began = time.monotonic()
+        writer = self.artifacts.writer(stage.name, digest)
+        context = self._context(stage, inputs, digest, writer, reporter)
+        module: Any = importlib.import_module(stage.module)
+        module.run(context)
+        manifest = Manifest(
+            stage=stage.name,
+            digest=digest,
+            code_digest=code_digest(self._code(stage)),
+            code=self._code(stage),
+            config=self._config(stage, attempt),
+            inputs=inputs,
+            files=[writer.files[name] for name in sorted(writer.files)],
+            metrics=writer.metrics,
+            notes=writer.notes,
+            recipe=self.recipe.name,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - began, 3),
+            git_commit=git_commit(),
+            packages=package_versions(),
+            kernels=writer.kernels,
+            run=self.run,
+        )
+        if "decisions.parquet" in writer.files:  # before the manifest: done means in the ledger
+            path = self.artifacts.blob_path(writer.files["decisions.parquet"])
+            self.ledger.append(stage.name, digest, path, run=self.run)
+        return writer.commit(manifest)
+
+    def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
+        """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
+        name, digest = stage.name, manifest.digest
+        if self._catalog:
+            self.catalog.record(manifest)
+        self.artifacts.tag(f"latest/{name}", name, digest)
+        if stage.tag:
+            self.artifacts.tag(self._tag(stage, manifest), name, digest)
+        shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
+        clear_work(self.objects, run_prefix(name, digest) + "work")
+
+    def _context(
+        self,
+        stage: Stage,
+        inputs: dict[str, str],
+        digest: str,
+        writer: ArtifactWriter,
+        reporter: Reporter,
+    ) -> StageContext:
+        scratch = self._scratch(stage, digest)
+        scratch.mkdir(parents=True, exist_ok=True)
+        prefix = run_prefix(stage.name, digest) + "work"
+
+        def chunk_map(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
+            return map_chunks(
+                work,
+                chunks,
+                processes,
+                objects=self.objects,
+                prefix=prefix,
+                on_done=lambda done, total: reporter.progress(done, total, "chunks"),
+            )
+
+        return StageContext(
+            config=self._section(stage),
+            digest=digest,
+            inputs={source: self._input(source, digest) for source, digest in inputs.items()},
+            output=writer,
+            map_chunks=chunk_map,
+            scratch=scratch,
+            home=self.home,
+            store_url=self.objects.url,
+            report=reporter,
+            catalog=self._catalog,
+            stop=self.stop,
+            log=logging.getLogger(f"kontext.stages.{stage.name}"),
+        )
+
+    def _input(self, name: str, digest: str) -> Artifact:
+        """An input as a stage sees it: that it was accepted stands among its notes."""
+        found = self.artifacts.open(name, digest)
+        accepted = self._accepted.get(name)
+        if accepted is None:
+            return found
+        notes = [*found.manifest.notes, accepted.line()]
+        return Artifact(self.artifacts, found.manifest.model_copy(update={"notes": notes}))
+
+    def _status(self, stage: Stage, digests: dict[str, str]) -> StageStatus:
+        name, digest = stage.name, digests[stage.name]
+        if self.artifacts.exists(name, digest):
+            accepted = self._accepted.get(name)
+            made = "chosen version" if name in self._pins else "manifest exists"
+            why = accepted.line() if accepted else made
+            return StageStatus(name, digest, "done", why)
+        latest = self.artifacts.tagged(f"latest/{name}")
+        before = self.artifacts.manifest(*latest) if latest else None
+        if before is None:
+            return StageStatus(name, digest, "missing", "never made")
+        return StageStatus(name, digest, "stale", self._difference(stage, before, digests))
+
+    def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
+        inputs = {source: digests[source] for source in stage.inputs}
+        return difference(before, self._code(stage), self._config(stage, 0), inputs)
+
+    def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
+        config = self._config(stage, attempt)
+        return artifact_digest(stage.name, code_digest(self._code(stage)), config, inputs)
+
+    def _code(self, stage: Stage) -> dict[str, str]:
+        return code_of(stage, self._section(stage))
+
+    def _tag(self, stage: Stage, manifest: Manifest) -> str:
+        """The stage's tag, from the sections that its inputs and itself were made with."""
+        made = {stage.section: manifest.config}
+        for source, digest in manifest.inputs.items():
+            made[self._stages[source].section] = self.artifacts.open(source, digest).manifest.config
+        return stage.tag.format(
+            **{name: SimpleNamespace(**config) for name, config in made.items()}
+        )
+
+    def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
+        config = self._section(stage).model_dump(mode="json")
+        if stage.external:
+            config["external"] = self._external(stage)
+        return {**config, "attempt": attempt} if attempt else config
+
+    def _external(self, stage: Stage) -> str:
+        """Digest of what the section points to outside the store, looked at once per engine."""
+        if stage.name not in self._externals:
+            module, _, function = stage.external.partition(":")
+            look = getattr(importlib.import_module(module), function)
+            self._externals[stage.name] = str(look(self._section(stage), self.home))
+        return self._externals[stage.name]
+
+    def _section(self, stage: Stage) -> Section:
+        section = getattr(self.recipe, stage.section)
+        assert isinstance(section, Section)
+        return section
+
+    def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
+        return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"
+
+    def _attempt(self, stage: Stage, inputs: dict[str, str]) -> int:
+        """How often this artifact was forced: the salt that keeps forced artifacts apart."""
+        try:
+            record = json.loads(self.objects.get(self._attempt_key(stage, inputs)))
+        except ObjectNotFound:
+            return 0
+        return int(record["attempt"])
+
+    def _bump_attempt(self, stage: Stage, inputs: dict[str, str], attempt: int) -> int:
+        data = json.dumps({"attempt": attempt + 1}).encode()
+        self.objects.put(self._attempt_key(stage, inputs), data)
+        return attempt + 1
+
+    def _require_inputs(self, stage: Stage, inputs: dict[str, str]) -> None:
+        for source, digest in inputs.items():
+            if not self.artifacts.exists(source, digest):
+                raise ArtifactError(
+                    f"stage '{stage.name}' needs '{source}' ({digest}), which has not been made "
+                    "for this recipe: run it first"
+                )
+
+    def _scratch(self, stage: Stage, digest: str) -> Path:
+        return self.home / "scratch" / stage.name / digest
+
+    def _known(self, name: str) -> Stage:
+        if name not in self._stages:
+            raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
+        return self._stages[name]

@@ -1,0 +1,198 @@
+"""The stage engine's contract: what a stage is, what it is handed, and how it reports.
+
+A stage is a pure function of its recipe section and its input artifacts. It reads `ctx.inputs`,
+writes `ctx.output` and tells people what it did through `ctx.report`. It never sees the recipe:
+what an earlier stage was told stands in that stage's artifact, and `ctx.upstream` reads it there.
+Whether it is done is asked of the manifest. Nothing here knows which orchestrator, if any, is
+running it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from kontext.errors import ArtifactError
+from schemas.manifest import Manifest
+from schemas.sections.base import Section
+
+CHANGES_RESULTS = False  # hands things over
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Reporter(Protocol):
+    """Where a stage shows people what it did. The orchestrator's layer turns it into its own UI."""
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Advance the stage's one progress bar."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Publish a markdown note under a stable key."""
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Publish a small table (at most a few hundred rows)."""
+
+    def image(self, key: str, png: bytes, caption: str) -> None:
+        """Publish a picture, below 1 MB."""
+
+
+class LogReporter:
+    """Reporter for the command line and tests: logs progress at most every 10 percent."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._shown = -1
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """See `Reporter`."""
+        tenth = int(10 * done / total) if total else 10
+        if tenth != self._shown:
+            self._shown = tenth
+            self._log.info("%3d%% %s", round(100 * done / total) if total else 100, message)
+
+    def markdown(self, key: str, text: str) -> None:
+        """See `Reporter`."""
+        self._log.debug("%s\n%s", key, text)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Reporter`."""
+        self._log.debug("%s: %d rows", key, len(rows))
+
+    def image(self, key: str, png: bytes, caption: str) -> None:
+        """See `Reporter`."""
+        self._log.debug("%s: %d bytes (%s)", key, len(png), caption)
+
+
+class ArtifactReader(Protocol):
+    """A finished artifact (implemented by kontext.store.artifacts.artifact_store.Artifact)."""
+
+    stage: str
+    digest: str
+    manifest: Manifest
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Sorted file names that start with `prefix`."""
+
+    def path(self, name: str) -> Path:
+        """A local path with the file's bytes, digest-checked."""
+
+    def table(self, name: str) -> pa.Table:
+        """One Parquet file, or all of `name/` concatenated in name order."""
+
+    def json(self, name: str) -> Any:
+        """A parsed JSON file."""
+
+
+class ArtifactOutput(Protocol):
+    """The artifact being written (see `ArtifactWriter`)."""
+
+    def add_file(self, name: str, path: Path) -> None:
+        """Store a local file under `name`."""
+
+    def add_bytes(self, name: str, data: bytes) -> None:
+        """Store bytes under `name`."""
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Store a table as deterministic zstd Parquet under `name`."""
+
+    def add_json(self, name: str, value: Any) -> None:
+        """Store JSON with sorted keys under `name`."""
+
+    def metric(self, name: str, value: float | int | str | bool | None) -> None:
+        """Record a number worth comparing between runs."""
+
+    def note(self, text: str) -> None:
+        """Record a fallback or a limit; the report shows it."""
+
+    def kernel(self, role: str, name: str) -> None:
+        """Record which kernel or backend served a role, e.g. attention=sdpa."""
+
+
+ChunkResult = Mapping[str, pa.Table]
+
+
+class ChunkMap(Protocol):
+    """Runs `work(chunk)` for every chunk of a plan, resumably (kontext.engine.chunks.map_chunks).
+
+    Results come back in plan order. Chunks whose result is already stored are not run again.
+    `work` must be a module-level function and each chunk picklable.
+    """
+
+    def __call__(
+        self, work: Callable[[Any], ChunkResult], chunks: Sequence[Any], processes: int = 1
+    ) -> list[ChunkResult]:
+        """One result per chunk."""
+
+
+@dataclass
+class StageContext:
+    """Everything a stage is handed."""
+
+    config: Section  # the stage's own recipe section
+    digest: str  # of the artifact being made
+    inputs: Mapping[str, ArtifactReader]
+    output: ArtifactOutput
+    map_chunks: ChunkMap
+    scratch: Path  # survives a crash and belongs to this digest: checkpoints live here
+    home: Path  # KONTEXT_HOME
+    store_url: str
+    report: Reporter
+    catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
+    # whether the time is up: a long stage then saves what it has and raises Stopped
+    stop: Callable[[], bool] = lambda: False
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("kontext"))
+
+    def note(self, text: str) -> None:
+        """Log a fallback or limit and record it in the manifest."""
+        self.log.warning(text)
+        self.output.note(text)
+
+    def upstream(self, stage: str, kind: type[SectionT]) -> SectionT:
+        """The recipe section that the input artifact of `stage` was made with.
+
+        Not what today's recipe says: an artifact may have been chosen as a version, and then the
+        two differ. A field that the artifact does not have (it is newer) takes its default.
+
+        Raises:
+            ArtifactError: `stage` is no input of this stage, or its section is not a `kind`.
+        """
+        if stage not in self.inputs:
+            raise ArtifactError(f"'{stage}' is no input here (inputs: {', '.join(self.inputs)})")
+        return section_of(self.inputs[stage].manifest, kind)
+
+
+def section_of(manifest: Manifest, kind: type[SectionT]) -> SectionT:
+    """The recipe section in a manifest. Raises ArtifactError where it is not a `kind`.
+
+    The manifest's config holds the engine's own entries too (`external`, `attempt`).
+    """
+    known = {k: v for k, v in manifest.config.items() if k in kind.model_fields}
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        ref = f"{manifest.stage}/{manifest.digest}"
+        raise ArtifactError(f"the section of {ref} is no {kind.__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the graph, as its own file declares it (see `kontext.engine.graph`)."""
+
+    name: str
+    section: str  # attribute of Recipe
+    inputs: tuple[str, ...] = ()  # stage names
+    module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
+    pool: str = "cpu"  # work pool: cpu or gpu
+    external: str = ""  # "module:function": (section, home) -> digest of files it points to
+    plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
+    tag: str = (
+        ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
+    )
+    summary: str = ""  # one line for people

@@ -1,0 +1,187 @@
+"""The held-out bench: edits of the test split with known targets and exact change masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kontext.engine.stage import ArtifactReader
+from kontext.errors import ArtifactError
+from kontext.evaluate.pixels import Images, Masks, change_mask
+from schemas.sections.evaluation import EvaluateConfig
+from schemas.tables import CATEGORIES
+
+if TYPE_CHECKING:
+    from kontext.data.shards.read import PairRow
+
+MAX_HELD_OUT = 2048
+
+
+@dataclass(frozen=True)
+class Item:
+    """One held-out edit. `cluster` is its connected component: items of a cluster are related."""
+
+    pair_id: str
+    category: str
+    relation: str
+    instruction: str
+    target_caption: str
+    context_caption: str
+    source: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Items with their images. Arrays share the item axis.
+
+    context, target: uint8 [N, H, W, 3]; mask: bool [N, H, W], true where the image should change.
+    `available` and `excluded` count test pairs per category before the choice; excluded ones have
+    an empty mask or several context images.
+    """
+
+    items: tuple[Item, ...]
+    context: Images
+    target: Images
+    mask: Masks
+    mask_threshold: float
+    available: Mapping[str, int] = field(default_factory=dict)
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    held_out: Images = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    held_out_clusters: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def clusters(self) -> list[str]:
+        """Cluster of each item."""
+        return [item.cluster for item in self.items]
+
+    @property
+    def categories(self) -> list[str]:
+        """Categories that have items, in KontextBench's order."""
+        present = {item.category for item in self.items}
+        return [name for name in CATEGORIES if name in present]
+
+    def where(self, category: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Indices of a category's items, in bench order."""
+        return np.array([i for i, x in enumerate(self.items) if x.category == category], np.int64)
+
+    @classmethod
+    def from_shards(cls, shards: ArtifactReader, config: EvaluateConfig) -> Bench:
+        """Choose test items from a shard artifact. Raises ArtifactError when it has none."""
+        from kontext.data.shards.read import load_split
+
+        pairs = load_split(shards, "test")
+        table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
+        component = {row["pair_id"]: row["component_id"] for row in table}
+        candidates = [
+            Candidate(_item(row, component[row.pair_id]), row.contexts, row.target)
+            for row in pairs.rows
+            if row.relation_class in CATEGORIES
+        ]
+        bench = build(candidates, pairs.pixels, config)
+        of_image = {
+            image: component[row.pair_id]
+            for row in pairs.rows
+            for image in (*row.contexts, row.target)
+        }
+        rows = range(min(MAX_HELD_OUT, len(pairs.pngs)))  # by content id: as good as shuffled
+        held_out = pairs.pixels(rows)
+        clusters = tuple(of_image[image] for image in rows)
+        return replace(bench, held_out=held_out, held_out_clusters=clusters)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A test pair before the choice: its item and the rows of its images."""
+
+    item: Item
+    context: tuple[int, ...]
+    target: int
+
+
+def build(
+    candidates: Iterable[Candidate],
+    images: Callable[[Sequence[int]], Images],
+    config: EvaluateConfig,
+) -> Bench:
+    """Choose up to `items_per_category` items per category, the same ones every time.
+
+    Clusters take turns in an order drawn from the seed, so a big cluster cannot fill a category.
+
+    Args:
+        images: uint8 [n, H, W, 3] of n rows.
+    """
+    grouped: dict[str, list[Candidate]] = {name: [] for name in CATEGORIES}
+    for candidate in candidates:
+        grouped[candidate.item.category].append(candidate)
+    available = {name: len(found) for name, found in grouped.items() if found}
+    excluded: Counter[str] = Counter()
+    chosen: list[Candidate] = []
+    for found in grouped.values():
+        taken = 0
+        for candidate in _in_turn(found, config.seed):
+            if taken == config.items_per_category:
+                break
+            if len(candidate.context) != 1 or not _changes(candidate, images, config):
+                excluded[candidate.item.category] += 1
+                continue
+            chosen.append(candidate)
+            taken += 1
+    if not chosen:
+        raise ArtifactError("the test split holds no edit with a visible change: nothing to score")
+    context = images([c.context[0] for c in chosen])
+    target = images([c.target for c in chosen])
+    return Bench(
+        items=tuple(c.item for c in chosen),
+        context=context,
+        target=target,
+        mask=change_mask(context, target, config.mask_threshold),
+        mask_threshold=config.mask_threshold,
+        available=available,
+        excluded=dict(excluded),
+    )
+
+
+def _changes(
+    candidate: Candidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
+) -> bool:
+    context, target = images([candidate.context[0]]), images([candidate.target])
+    return bool(change_mask(context, target, config.mask_threshold).any())
+
+
+def _in_turn(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+    def draw(text: str) -> str:
+        return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+
+    by_cluster: dict[str, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
+        by_cluster.setdefault(candidate.item.cluster, []).append(candidate)
+    order = sorted(by_cluster, key=draw)
+    longest = max((len(found) for found in by_cluster.values()), default=0)
+    return [
+        by_cluster[name][turn]
+        for turn in range(longest)
+        for name in order
+        if turn < len(by_cluster[name])
+    ]
+
+
+def _item(row: PairRow, component: str) -> Item:
+    return Item(
+        pair_id=row.pair_id,
+        category=row.relation_class,
+        relation=row.relation,
+        instruction=row.instruction,
+        target_caption=row.target_caption,
+        context_caption=row.context_caption,
+        source=row.source,
+        cluster=component,
+    )

@@ -1,0 +1,109 @@
+"""Which autoencoder a weights file holds: told from its tensors and the configuration beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from kontext.errors import WeightsError
+from kontext.models.autoencoder.network import FLUX_SCALE, FLUX_SHIFT, Autoencoder
+from kontext.models.files.convert import read_autoencoder_config
+from kontext.models.files.weights import WeightsFile, open_weights
+from schemas.sections.models import AutoencoderShape
+
+SHAPE_KEY = "kontext.shape"  # metadata of our BFL files: what tensors alone do not tell
+
+
+def is_autoencoder(weights: WeightsFile) -> bool:
+    """Whether the keys are an autoencoder's, in either layout."""
+    return any(key.startswith(("encoder.", "decoder.")) for key in weights)
+
+
+def recognise_autoencoder(path: Path) -> Autoencoder:
+    """The autoencoder, on the meta device, that fits a file or diffusers' `vae` folder.
+
+    Raises:
+        WeightsError: damaged, or no autoencoder.
+    """
+    weights = open_weights(path)
+    if not is_autoencoder(weights):
+        raise WeightsError(f"{path} is a transformer, not an autoencoder")
+    config = read_config(path / "config.json") if path.is_dir() else {}
+    with torch.device("meta"):
+        return autoencoder_of(weights, config)[0]
+
+
+def autoencoder_of(
+    weights: WeightsFile, config: dict[str, Any]
+) -> tuple[Autoencoder, tuple[str, ...]]:
+    """The autoencoder that a file holds, and the numbers that had to be assumed about it.
+
+    Args:
+        config: diffusers' configuration beside the file; empty where there is none.
+
+    Raises:
+        WeightsError: not enough of an autoencoder to tell its measures, or a broken configuration.
+    """
+    stored = weights.metadata.get(SHAPE_KEY)
+    try:
+        if stored:
+            return Autoencoder.from_config(json.loads(stored)), ()
+        if "block_out_channels" in config:
+            return read_autoencoder_config(config), ()
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise bad_config(weights, error) from error
+    shape = _autoencoder_shape(weights)
+    known = shape == AutoencoderShape()
+    assumed = () if known else ("norm_groups", "scale", "shift")
+    return Autoencoder(shape, FLUX_SCALE, FLUX_SHIFT), assumed
+
+
+def _autoencoder_shape(weights: WeightsFile) -> AutoencoderShape:
+    levels = "down" if weights.layout == "bfl" else "down_blocks"
+    blocks = "block" if weights.layout == "bfl" else "resnets"
+    try:
+        ch = weights.shape("encoder.conv_in.weight")[0]
+        count = depth(weights, rf"encoder\.{levels}")
+        first = f"encoder.{levels}.{{}}.{blocks}.0.conv1.weight"
+        widths = [weights.shape(first.format(level))[0] for level in range(count)]
+        return AutoencoderShape(
+            in_channels=weights.shape("encoder.conv_in.weight")[1],
+            ch=ch,
+            ch_mult=tuple(width // ch for width in widths),
+            num_res_blocks=depth(weights, rf"encoder\.{levels}\.0\.{blocks}"),
+            z_channels=weights.shape("decoder.conv_in.weight")[1],
+            norm_groups=32 if ch % 32 == 0 else ch,
+        )
+    except (KeyError, IndexError) as error:
+        raise WeightsError(f"{weights.label}: not a whole FLUX.1 autoencoder ({error})") from error
+
+
+def depth(weights: WeightsFile, stem: str) -> int:
+    """How many blocks have keys that start with `stem` and a number."""
+    found = (re.match(rf"{stem}\.(\d+)\.", key) for key in weights)
+    return len({match[1] for match in found if match})
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no such file. Raises WeightsError."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file}: not JSON ({error})") from error
+    return found if isinstance(found, dict) else {}
+
+
+def bad_config(weights: WeightsFile, error: Exception) -> WeightsError:
+    """What to raise where a file's configuration cannot be used."""
+    if isinstance(error, ValidationError):  # its own words take a line for each field
+        wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        return WeightsError(f"{weights.label}: its configuration has no usable {wrong}")
+    why = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return WeightsError(f"{weights.label}: its configuration is incomplete ({why})")

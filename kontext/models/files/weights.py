@@ -1,0 +1,307 @@
+"""Weights in files: safetensors read and written tensor by tensor.
+
+A file is mapped for one tensor at a time, so that pages of tensors that were converted or copied do
+not stay in memory. Peak memory is the weights in the wanted dtype plus the largest tensor, whatever
+the file's own dtype is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from kontext.errors import WeightsError
+from kontext.models.files.convert import Layout, Rule, Shape, rules_for
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_BFL = ("double_blocks.", "single_blocks.", "img_in.", "encoder.down.", "decoder.up.")
+_DIFFUSERS = (
+    "transformer_blocks.",
+    "single_transformer_blocks.",
+    "x_embedder.",
+    "encoder.down_blocks.",
+    "decoder.up_blocks.",
+)
+_SHARD_BYTES = 10 * 10**9  # diffusers' own limit for one file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Name, shape and dtype of a tensor, and how to read it."""
+
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+
+class WeightsFile(Mapping[str, Tensor]):
+    """Tensors of one or several safetensors files, read when asked for. Use `open_weights`."""
+
+    def __init__(self, entries: Mapping[str, Entry], label: str, metadata: dict[str, str]) -> None:
+        self.entries, self.label, self.metadata = entries, label, metadata
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.entries[key].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def shape(self, key: str) -> Shape:
+        """Shape of a tensor, without reading it."""
+        return self.entries[key].shape
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether these are low-rank adapters rather than a model."""
+        return any(".lora_" in key for key in self)
+
+    @property
+    def layout(self) -> Layout:
+        """Which layout the keys have.
+
+        Raises:
+            WeightsError: neither of the two, or adapters instead of a model.
+        """
+        if self.is_lora:
+            raise WeightsError(f"{self.label} holds LoRA adapters, not a model")
+        if any(key.startswith(_BFL) for key in self):
+            return "bfl"
+        if any(key.startswith(_DIFFUSERS) for key in self):
+            return "diffusers"
+        raise WeightsError(f"{self.label}: neither FLUX.1 weights of BFL's layout nor diffusers'")
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Read the headers of a safetensors file, or of a folder with one (or with a sharded index).
+
+    Raises:
+        WeightsError: nothing there, a file that is damaged or not safetensors, or a tensor that
+            two files have.
+    """
+    entries: dict[str, Entry] = {}
+    metadata: dict[str, str] = {}
+    for file in _files(path):
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                metadata.update(handle.metadata() or {})
+                for key in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                    if key in entries:
+                        raise WeightsError(f"{path}: two files have '{key}'; name one of them")
+                    entries[key] = _entry(handle, file, key)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: cannot be read as safetensors ({error})") from error
+    return WeightsFile(entries, str(path), metadata)
+
+
+def _entry(handle: Any, file: Path, key: str) -> Entry:
+    head = handle.get_slice(key)
+    code = head.get_dtype()
+    if code not in DTYPES:
+        raise WeightsError(f"{file}: '{key}' has dtype {code}, which is not supported")
+    return Entry(key, tuple(head.get_shape()), DTYPES[code], partial(_read, file, key))
+
+
+def _read(file: Path, key: str) -> Tensor:
+    with safe_open(str(file), framework="pt") as handle:
+        return handle.get_tensor(key)  # type: ignore[no-any-return]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    indexes = sorted(path.glob("*.safetensors.index.json"))
+    if indexes:
+        files = [path / name for name in _indexed(indexes[0])]
+    else:
+        files = sorted(path.glob("*.safetensors"))
+    missing = [f.name for f in files if not f.is_file()]
+    if not files or missing:
+        raise WeightsError(
+            f"{path}: no weights here" + (f" (missing {missing})" if missing else "")
+        )
+    return files
+
+
+def _indexed(index: Path) -> list[str]:
+    """Names of the shards that an index lists."""
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not an index of shards ({error})") from error
+
+
+def our_entries(
+    weights: WeightsFile, rules: Sequence[Rule], dtype: torch.dtype | None = None
+) -> list[Entry]:
+    """The file's tensors under our (BFL's) names, in either layout.
+
+    Args:
+        rules: of the model that the file should fit (`rules_for`).
+        dtype: convert while reading; None keeps the file's.
+
+    Raises:
+        WeightsError: one message with all missing, surplus and misshapen keys.
+    """
+    bfl = weights.layout == "bfl"
+    problems = key_problems(weights, rules)
+    if problems:
+        raise WeightsError(f"{weights.label} does not fit the model; " + "; ".join(problems))
+    entries = []
+    for rule in rules:
+        names = (rule.bfl,) if bfl else rule.parts
+        kind = dtype or weights.entries[names[0]].dtype
+        entries.append(Entry(rule.bfl, rule.shape, kind, partial(_join, weights, rule, bfl, kind)))
+    return entries
+
+
+def _join(weights: WeightsFile, rule: Rule, bfl: bool, dtype: torch.dtype) -> Tensor:
+    tensor = weights[rule.bfl] if bfl else rule.join([weights[part] for part in rule.parts])
+    return tensor.to(dtype)
+
+
+def their_entries(entries: Iterable[Entry], rules: Iterable[Rule]) -> list[Entry]:
+    """Our tensors under diffusers' names."""
+    ours = {entry.name: entry for entry in entries}
+    return [
+        Entry(name, shape, ours[rule.bfl].dtype, partial(_part, ours[rule.bfl], rule, name))
+        for rule in rules
+        for name, shape in rule.part_shapes().items()
+    ]
+
+
+def _part(entry: Entry, rule: Rule, name: str) -> Tensor:
+    return rule.split(entry.read())[name]
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> Model:
+    """Fill `model` (which may be on the meta device) from a file of either layout.
+
+    Args:
+        dtype: convert while reading; None keeps the file's.
+
+    Raises:
+        WeightsError: one message with all missing, surplus and misshapen keys.
+    """
+    entries = our_entries(open_weights(path), rules_for(model), dtype)
+    model.load_state_dict({e.name: e.read() for e in entries}, strict=True, assign=True)
+    return model
+
+
+def key_problems(weights: WeightsFile, rules: Iterable[Rule]) -> list[str]:
+    """Why the file does not fit: missing, surplus and misshapen keys; empty where it fits."""
+    expected: dict[str, Shape] = {}
+    for rule in rules:
+        bfl = weights.layout == "bfl"
+        expected.update({rule.bfl: rule.shape} if bfl else rule.part_shapes())
+    missing = sorted(set(expected) - set(weights))
+    surplus = sorted(set(weights) - set(expected))
+    wrong = [
+        f"{key} {list(weights.shape(key))} for {list(expected[key])}"
+        for key in sorted(set(weights) & set(expected))
+        if weights.shape(key) != expected[key]
+    ]
+    lists = (("missing", missing), ("surplus", surplus), ("misshapen", wrong))
+    return [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in lists if keys]
+
+
+def write_weights(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, holding one tensor at a time. Same input, same bytes.
+
+    The library's own writer wants all tensors in memory at once. Format: u64 length of the header,
+    JSON header padded with spaces to 8 bytes, data (github.com/huggingface/safetensors, Format).
+    """
+    ordered = sorted(entries, key=lambda e: (-e.dtype.itemsize, e.name))  # keeps data aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    end = 0
+    for entry in ordered:
+        offsets = [end, end + entry.bytes]
+        end = offsets[1]
+        header[entry.name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial_path = path.with_name(path.name + ".partial")
+    with partial_path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in ordered:
+            tensor = entry.read()
+            assert tuple(tensor.shape) == entry.shape and tensor.dtype == entry.dtype, entry.name
+            flat = tensor.contiguous().view(-1).view(torch.uint8)
+            file.write(flat.numpy().data)
+            del tensor, flat  # before the next one is read
+    partial_path.replace(path)
+
+
+def write_sharded(
+    folder: Path, stem: str, entries: Sequence[Entry], limit: int = _SHARD_BYTES
+) -> None:
+    """Write `stem.safetensors`, or shards of at most `limit` bytes with an index beside them."""
+    shards: list[list[Entry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(e.bytes for e in shards[-1]) + entry.bytes > limit:
+            shards.append([])
+        shards[-1].append(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(shards) == 1:
+        write_weights(folder / f"{stem}.safetensors", entries, {})
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_weights(folder / name, shard, {})
+        places.update({entry.name: name for entry in shard})
+    index = {"metadata": {"total_size": sum(e.bytes for e in entries)}, "weight_map": places}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / f"{stem}.safetensors.index.json").write_text(text)
+
+
+def state_entries(state: Mapping[str, Tensor]) -> list[Entry]:
+    """Tensors in memory as entries."""
+    return [
+        Entry(name, tuple(t.shape), t.dtype, partial(_detached, t)) for name, t in state.items()
+    ]
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
+
+
+def converted(entry: Entry, change: Callable[[Tensor], Tensor]) -> Entry:
+    """The entry, with `change` applied when its tensor is read. Shape and dtype must stay."""
+    return replace(entry, read=lambda: change(entry.read()))

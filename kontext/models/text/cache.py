@@ -1,0 +1,138 @@
+"""Text embeddings on disk, so that a text is encoded once.
+
+FLUX.1's T5 has 10 GB. With the cache, an edit whose instruction was seen before does not load it.
+There is one file per text, named by the digest of encoder, length and text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from kontext.models.text.encoders import (
+    Encoded,
+    FluxTextEncoder,
+    TextEncoder,
+    count_tokens,
+    flux_digest,
+    load_text_encoder,
+)
+from kontext.models.text.pretrained import load_tokenizer
+
+CHANGES_RESULTS = False  # keeps states that the encoder made
+
+KEPT = 200  # texts: 4 MB each for FLUX.1-dev
+
+
+class CachedText:
+    """A text encoder that loads its weights only for a text that is not in the cache."""
+
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        tokens: Callable[[str], int],
+        load: Callable[[], TextEncoder],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take what is known of the encoder without its weights.
+
+        Args:
+            folder: where the embeddings lie; made when the first is written.
+            tokens: counts a text's tokens.
+            load: makes the encoder, on `device`; called at most once.
+        """
+        self.folder, self.digest, self.device = folder, digest, torch.device(device)
+        self._tokens, self._load = tokens, load
+        self._encoder: TextEncoder | None = None
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """See `TextEncoder`."""
+        found = {text: self._read(text, length) for text in dict.fromkeys(texts)}
+        missing = [text for text, kept in found.items() if kept is None]
+        if missing:
+            tokens, mask, pooled = self.encoder.encode(missing, length)
+            for row, text in enumerate(missing):
+                one = slice(row, row + 1)
+                found[text] = made = tokens[one], mask[one], pooled[one]
+                self._write(text, length, made)
+        rows = [kept for kept in map(found.get, texts) if kept is not None]
+        tokens, mask, pooled = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        return tokens, mask, pooled
+
+    def count(self, text: str) -> int:
+        """See `TextEncoder`."""
+        return self._tokens(text)
+
+    @property
+    def dim(self) -> int:
+        """See `TextEncoder`."""
+        return self.encoder.dim
+
+    @property
+    def pooled_dim(self) -> int:
+        """See `TextEncoder`."""
+        return self.encoder.pooled_dim
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder itself; it is loaded now if it was not."""
+        if self._encoder is None:
+            self._encoder = self._load()
+        return self._encoder
+
+    def _path(self, text: str, length: int) -> Path:
+        key = hashlib.sha256(f"{self.digest}:{length}:{text}".encode()).hexdigest()
+        return self.folder / f"{key}.safetensors"
+
+    def _read(self, text: str, length: int) -> Encoded | None:
+        path = self._path(text, length)
+        try:
+            kept = load_file(path, device=str(self.device))
+            os.utime(path)
+            return kept["tokens"].float(), kept["mask"], kept["pooled"].float()
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def _write(self, text: str, length: int, made: Encoded) -> None:
+        names = ("tokens", "mask", "pooled")
+        state = {name: _small(part.cpu()) for name, part in zip(names, made, strict=True)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.folder)
+        with os.fdopen(handle, "wb") as file:
+            file.write(save(state))
+        Path(name).replace(self._path(text, length))
+        kept = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+        for path in kept[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _small(part: Tensor) -> Tensor:
+    """In bf16 where that loses nothing, as with what a bf16 encoder made."""
+    half = part.to(torch.bfloat16) if part.is_floating_point() else part
+    return (half if torch.equal(half.to(part.dtype), part) else part).contiguous()
+
+
+def cached_text_encoder(spec: str, device: torch.device | str, folder: Path) -> TextEncoder:
+    """`load_text_encoder`, with FLUX.1's encoders behind a cache in `folder`. MiniLM needs none.
+
+    Raises:
+        WeightsError: as `load_text_encoder`; of damaged FLUX.1 weights only when they are loaded.
+    """
+    kind, _, place = spec.partition(":")
+    if kind != "flux" or not place:
+        return load_text_encoder(spec, device)
+    source = Path(place)
+    digest = flux_digest(source)
+    words = load_tokenizer(source / "tokenizer_2")
+    load = partial(FluxTextEncoder.load, source, device)
+    return CachedText(folder, digest, partial(count_tokens, words), load, device)

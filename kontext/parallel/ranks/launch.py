@@ -1,0 +1,258 @@
+"""Starts the processes that work together, follows them, and ends them with this one.
+
+    in-process   no other process: the stage works by itself, on one device
+    torchrun     torch's elastic launcher on this machine, with a rendezvous of its own
+    ray          Ray Train's TorchTrainer, on this machine or a cluster (extra `[ray]`)
+
+A rank that dies is started again with all others, from the last checkpoint. Ending this process
+ends the ranks: SIGTERM reaches them through the launcher, they save and go; if this process is
+killed, the kernel tells the launcher. Ray's ranks are ended by Ray, from the last checkpoint.
+
+Tried: torchrun and Ray Train 2.60 with two gloo ranks on one machine. Unrun: GPUs, and several
+machines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from kontext import errors
+from kontext.errors import RanksError, Stopped
+from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.ranks.rank import Job, StepProgress, call_name, die_with_parent, run
+from schemas.sections.training import LaunchConfig, ParallelConfig
+
+CHANGES_RESULTS = False  # starts and follows processes
+
+_log = logging.getLogger(__name__)
+_POLL = 0.2  # seconds
+_PATIENCE = 40  # seconds: torchrun itself kills ranks 30 s after SIGTERM
+# torch 2.14 otherwise keeps one store over restarts, in which new ranks find the addresses of dead
+# ones (elastic/rendezvous/dynamic_rendezvous.py: the shared server is made once)
+_FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+_SHOWN = 3  # last lines of the ranks' log in an error
+
+
+class Launched(Protocol):
+    """What the recipe sections of all stages that work on ranks have in common."""
+
+    @property
+    def launch(self) -> LaunchConfig:
+        """How many ranks, and where they run."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The section as plain values, as pydantic's models give it."""
+
+
+def on_ranks(
+    work: Callable[..., None],
+    config: Launched,
+    inputs: Inputs,
+    progress: StepProgress,
+    *,
+    name: str = "ranks",
+    stop: Callable[[], bool] = lambda: False,
+    **arguments: Any,
+) -> None:
+    """Call `work(rank, config, inputs, **arguments)` on every rank that the recipe asks for.
+
+    Returns when all are done. Does nothing where the recipe works in this process.
+
+    Args:
+        work: a module's function.
+        config: the stage's recipe section, which each rank reads again from JSON.
+        progress: called in another thread with what rank 0 reports.
+        name: of the scratch folder in which ranks write their log; one per work of a stage.
+        stop: asked again and again whether to end; see `launch`.
+        arguments: JSON.
+
+    Raises:
+        Stopped: `stop` said so; what the ranks have made is saved.
+        KontextError: what the work refused, as its own class.
+        RanksError: ranks died too often, or could not be started.
+        StallError: they made no step for too long.
+    """
+    if config.launch.launcher == "in-process":
+        return
+    job = Job(
+        work="kontext.parallel.ranks.rank:work_of_a_stage",
+        arguments={
+            "work": call_name(work),
+            "section": call_name(type(config)),
+            "config": config.model_dump(mode="json"),
+            "inputs": inputs.description(),
+            "arguments": arguments,
+        },
+        folder=inputs.scratch / name,
+        replicas=config.launch.replicas,
+        context=getattr(config, "parallel", ParallelConfig()).context,
+        stall_seconds=config.launch.stall_seconds,
+    )
+    launch(job, config.launch, progress, stop)
+
+
+def launch(
+    job: Job,
+    config: LaunchConfig,
+    progress: StepProgress,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run a job's ranks to their end, started again from the last checkpoint where one died.
+
+    Args:
+        progress: called in another thread with what rank 0 tells.
+        stop: asked again and again whether to end. Ray's ranks go on to the end all the same.
+
+    Raises:
+        Stopped: `stop` said so; the ranks have saved.
+        KontextError: what the job's function refused, as its own class.
+        RanksError: ranks died too often or hung, or the launcher is not there.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for old in (job.failure, job.progress, *job.folder.glob("stacks-rank-*.txt")):
+        old.unlink(missing_ok=True)
+    with _followed(job, progress):
+        _LAUNCHERS[config.launcher](job, config, stop)
+
+
+def ranks(config: LaunchConfig) -> int:
+    """How many ranks a recipe asks for: 0 means one per device of this machine."""
+    return config.ranks or max(1, torch.cuda.device_count())
+
+
+def _torchrun(job: Job, config: LaunchConfig, stop: Callable[[], bool]) -> None:
+    path, log = job.folder / "job.json", job.folder / "ranks.log"
+    path.write_text(job.model_dump_json())
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(ranks(config)), "--max-restarts", str(config.max_restarts)),
+        *("-m", "kontext.train", str(path)),
+    ]
+    _log.info("%d ranks by torchrun, their log is %s", ranks(config), log)
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, **_FRESH_STORE},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # a session of its own: it hears of a cancelled run from us, and once
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        while (code := child.poll()) is None:
+            if stop():
+                raise Stopped("the ranks were asked to end, and have saved")
+            time.sleep(_POLL)
+    finally:
+        _end(child)
+    if code:
+        raise _failure(job, f"torchrun ended with code {code}{_last_lines(log)}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and time for the ranks to save; SIGKILL for what is left."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        _log.warning("torchrun did not end within %d s of SIGTERM: killed", _PATIENCE)
+        child.kill()
+        child.wait()
+
+
+def _ray(job: Job, config: LaunchConfig, _: Callable[[], bool]) -> None:
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise RanksError(f"launcher 'ray': {error}; pip install 'kontext[ray]'") from error
+
+    gpu = torch.cuda.is_available()
+    trainer = TorchTrainer(
+        _ray_rank,
+        train_loop_config={"job": job.model_dump_json()},
+        scaling_config=ScalingConfig(num_workers=ranks(config), use_gpu=gpu),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            name=job.folder.name,
+            storage_path=str(job.folder.parent / "ray"),
+            failure_config=FailureConfig(max_failures=config.max_restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _failure(job, f"Ray Train: {' '.join(str(error).split())[:300]}") from error
+
+
+def _ray_rank(config: dict[str, Any]) -> None:
+    run(Job.model_validate_json(config["job"]))
+
+
+_Launcher = Callable[[Job, LaunchConfig, Callable[[], bool]], None]
+_LAUNCHERS: dict[str, _Launcher] = {"torchrun": _torchrun, "ray": _ray}
+
+
+def _failure(job: Job, otherwise: str) -> errors.KontextError:
+    """The error a rank has met, or that the ranks died."""
+    if not job.failure.exists():
+        return RanksError(otherwise)
+    found = json.loads(job.failure.read_text())
+    kind = getattr(errors, found["kind"], RanksError)
+    try:
+        made = kind(found["message"])
+    except TypeError:  # a class that wants more than a message
+        made = RanksError(found["message"])
+    assert isinstance(made, errors.KontextError)
+    return made
+
+
+def _last_lines(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "".join(f"\n  {line}" for line in [f"see {log}", *lines[-_SHOWN:]])
+
+
+@contextmanager
+def _followed(job: Job, progress: StepProgress) -> Iterator[None]:
+    """Pass on rank 0's progress until the block ends."""
+    over = threading.Event()
+    reader = threading.Thread(target=_follow, args=(job.progress, progress, over), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
+def _follow(path: Path, progress: StepProgress, over: threading.Event) -> None:
+    read = 0
+    while True:
+        last = over.wait(_POLL)
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(read)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            read += len(whole)
+            for line in map(json.loads, whole.splitlines()):
+                progress(line["done"], line["total"], line["losses"])
+        if last:
+            return

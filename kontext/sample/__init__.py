@@ -1,1 +1,0 @@
-"""Euler sampling and the editor."""

@@ -1,0 +1,86 @@
+"""Exported stores as one tar file, for machines between which only files travel."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import ArtifactStore
+from kontext.store.objects import open_store
+
+_LOOKS_BACK = 256 << 20  # bytes; compressing takes seven times as much memory, reading as much
+_LAYOUT = ("blobs", "runs", "tags", "ledger", "models", "export.json")  # of an archive
+
+
+def is_archive(name: str) -> bool:
+    """Whether a source or target means a tar file rather than a store."""
+    return name.endswith((".tar", ".tar.xz"))
+
+
+def write_archive(folder: Path, archive: Path) -> None:
+    """Put an exported folder into one file; the same export gives the same bytes.
+
+    A name that ends in .xz is compressed. Shards hold an image once for every pair that shows it,
+    and the compressor looks far enough back to store it once.
+
+    Raises ArtifactError.
+    """
+    partial = archive.with_name(archive.name + ".partial")
+    try:
+        with (
+            _opened_file(partial, compressed=archive.name.endswith(".xz")) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            files = (path for path in folder.rglob("*") if path.is_file())
+            for path in sorted(files):
+                name = path.relative_to(folder).as_posix()
+                if not name.startswith("."):  # a local store's unfinished writes
+                    tar.add(path, name, filter=_anonymous)
+        partial.replace(archive)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ArtifactError(f"cannot write {archive}: {error.strerror}") from error
+
+
+def _opened_file(path: Path, compressed: bool) -> IO[bytes]:
+    if not compressed:
+        return path.open("wb")
+    finder = {"preset": 6, "mf": lzma.MF_HC4, "dict_size": _LOOKS_BACK}
+    return lzma.open(path, "wb", filters=[{"id": lzma.FILTER_LZMA2, **finder}])
+
+
+def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.mtime = 0
+    info.mode = 0o644
+    return info
+
+
+@contextmanager
+def open_exported(source: str, scratch: Path) -> Iterator[ArtifactStore]:
+    """The store that a folder, URL or tar file means; a tar file is unpacked into `scratch`.
+
+    Raises ArtifactError for a tar file that cannot be read or has files outside the layout.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        if not is_archive(source):
+            yield ArtifactStore(open_store(source), Path(temporary))
+            return
+        folder = Path(temporary, "store")
+        try:
+            with tarfile.open(source) as tar:
+                for member in tar.getmembers():
+                    if member.name.split("/")[0] not in _LAYOUT:
+                        raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
+                tar.extractall(folder, filter="data")
+        except (OSError, tarfile.TarError) as error:
+            raise ArtifactError(f"cannot read {source}: {error}") from error
+        yield ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))

@@ -1,0 +1,53 @@
+"""Garbage collection over an ArtifactStore: what nothing needs any more is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, run_prefix
+from kontext.store.artifacts.lineage import Ref, ancestors
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What garbage collection removed, or would remove."""
+
+    artifacts: tuple[Ref, ...]
+    objects: tuple[str, ...]  # blobs and abandoned work objects
+    bytes: int
+    unfinished: int = 0  # writes that were cut off: temporary files, multipart uploads
+
+
+def collect_garbage(
+    store: ArtifactStore,
+    *,
+    dry_run: bool = True,
+    grace: timedelta = timedelta(days=7),
+    keep: Iterable[Ref] = (),
+) -> Collection:
+    """Remove artifacts that nothing needs, blobs no artifact needs, and abandoned work objects.
+
+    An artifact is needed when a tag, `keep` (what the catalog's dataset versions were made from)
+    or an artifact younger than `grace` is it or was made from it. Nothing younger than `grace` is
+    touched, so `grace` must exceed the longest stage.
+    """
+    limit = datetime.now(UTC) - grace
+    manifests = {(m.stage, m.digest): m for m in store.list()}
+    young = {r for r, m in manifests.items() if datetime.fromisoformat(m.created_at) >= limit}
+    needed = ancestors(manifests, {*store.tags().values(), *keep, *young})
+    dead = [ref for ref in manifests if ref not in needed]
+    kept = [m for ref, m in manifests.items() if ref not in set(dead)]
+    used = {blob_key(file.sha256) for m in kept for file in m.files}
+    work = [i for i in store.objects.list_info("runs/") if "/work/" in i.key]
+    blobs = [i for i in store.objects.list_info("blobs/") if i.key not in used]
+    old = [info for info in work + blobs if info.modified < limit]
+    if not dry_run:
+        for stage, digest in dead:  # manifests first: what is half removed does not exist
+            store.objects.delete(run_prefix(stage, digest) + "manifest.json")
+        for info in old:
+            store.objects.delete(info.key)
+    unfinished = store.objects.clear_unfinished(limit, dry_run=dry_run)
+    size = sum(i.size for i in old)
+    return Collection(tuple(dead), tuple(i.key for i in old), size, unfinished)

@@ -1,0 +1,344 @@
+"""The catalog: a DuckLake over the object store. Parquet for data, SQLite or Postgres for metadata.
+
+Readers attach read-only and may look at any past snapshot. Everything that writes goes through one
+lock and one transaction: concurrent writers on SQLite fail with "database is locked", and dataset
+versions are numbered in order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from kontext.errors import CatalogError
+from kontext.store.catalog.compaction import Compaction, compact
+from kontext.store.catalog.describe import TableInfo, describe
+from kontext.store.catalog.facts import refresh_facts
+from kontext.store.catalog.rows import (
+    TableSource,
+    insert,
+    insert_dataset,
+    manifest_rows,
+    parents,
+    scalar,
+)
+from kontext.store.catalog.versions import DatasetVersion, latest_version, snapshot_of, versions
+from kontext.store.catalog.views import check_thresholds, views
+from kontext.store.lake import migrations
+from kontext.store.lake.connections import attach, missing_files, release, restrict
+from kontext.store.lake.metadata import open_metadata
+from kontext.store.objects import folder_url
+from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
+from schemas.manifest import Manifest
+
+T = TypeVar("T")
+Connection = duckdb.DuckDBPyConnection
+_RETRIES = 8
+
+
+class Catalog:
+    """The lake whose metadata is at `path` and whose data is at `<store_url>/catalog/`.
+
+    `path` is a SQLite file or postgres://user:password@host/database.
+    """
+
+    def __init__(self, path: str | Path, store_url: str) -> None:
+        self._metadata = open_metadata(path)
+        self.path = self._metadata.location
+        self._data = folder_url(store_url, "catalog")
+        self._migrated = False
+
+    def __str__(self) -> str:
+        return self._metadata.label
+
+    def migrate(self) -> None:
+        """Create or update tables and views. The only place that does."""
+        if not self._migrated and self._metadata.exists():
+            with self._connect(read_only=True) as connection:
+                self._migrated = _current(connection)
+        if self._migrated:
+            return
+        self._metadata.prepare()
+        about = {"schema": migrations.SCHEMA_VERSION}
+        self._commit(migrations.migrate, "create tables and views", about)
+        self._migrated = True
+
+    def move(self) -> None:
+        """Let a catalog that was copied together with its store know where its data lies now.
+
+        Raises CatalogError when a file that the catalog knows did not come along.
+        """
+        self._require()
+        connection = attach(self._metadata, self._data, read_only=True, moved=True)
+        try:
+            missing = missing_files(connection, self._data)
+        finally:
+            connection.close()
+        if missing:
+            raise CatalogError(
+                f"{len(missing)} files of {self} are not in {self._data} ({missing[0]}): copy the "
+                "whole store, or make the catalog again with `kontext catalog rebuild`"
+            )
+        self._metadata.move(self._data.removeprefix("file://"))
+
+    def compact(self, grace: timedelta, *, dry_run: bool) -> Compaction:
+        """Expire snapshots, merge small files, remove unused ones."""
+        if not self._metadata.exists():
+            return Compaction()
+        try:
+            with self._metadata.lock(), self._connect(read_only=False) as connection:
+                return compact(connection, grace, dry_run=dry_run)
+        except duckdb.Error as error:
+            text = self._metadata.hide(str(error)).strip()
+            raise CatalogError(f"cannot compact the catalog {self}: {text}") from error
+
+    def record(self, manifest: Manifest) -> bool:
+        """Record a finished stage in runs, artifacts and metrics; False if it is there already."""
+        key = [manifest.stage, manifest.digest]
+        exists = "SELECT count(*) FROM runs WHERE stage = ? AND digest = ?"
+        if self._metadata.exists():
+            with self._connect(read_only=True) as connection:
+                self._migrated = _current(connection)
+                if self._migrated and scalar(connection, exists, key):
+                    return False
+        self.migrate()
+
+        def add(connection: Connection) -> bool:
+            if scalar(connection, exists, key):
+                return False
+            for name, table in manifest_rows(manifest).items():
+                insert(connection, name, table)
+            return True
+
+        about = {"stage": manifest.stage, "digest": manifest.digest, "run": manifest.run}
+        return self._commit(add, f"{manifest.stage}/{manifest.digest}", about)
+
+    def commit_dataset(
+        self,
+        name: str,
+        dataset_digest: str,
+        tables: Mapping[str, TableSource],
+        inputs: Mapping[str, str],
+        message: str = "",
+    ) -> DatasetVersion:
+        """Make `tables` the new version of a dataset, in one snapshot.
+
+        Does nothing when the latest version has the same digest. `tables` maps every name of
+        schemas.catalog.DATASET_TABLES to its rows, without the dataset column.
+
+        Raises CatalogError for missing tables or columns and unknown thresholds.
+        """
+        if missing := sorted(set(DATASET_TABLES) - set(tables)):
+            raise CatalogError(f"dataset '{name}' lacks the tables {', '.join(missing)}")
+        policy = tables["policy"]
+        if isinstance(policy, pa.Table):
+            check_thresholds(dict.fromkeys(policy["name"].to_pylist(), 0.0))
+        self.migrate()
+
+        def commit(connection: Connection) -> DatasetVersion:
+            latest = latest_version(connection, name)
+            if latest is not None and latest.dataset_digest == dataset_digest:
+                return latest
+            for table in DATASET_TABLES:
+                connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
+                insert_dataset(connection, table, name, tables[table])
+            refresh_facts(connection, name)
+            version = 1 if latest is None else latest.version + 1
+            # the lock makes us the only writer, so the next snapshot is ours
+            snapshot = 1 + int(
+                scalar(connection, "SELECT id FROM ducklake_current_snapshot('lake')")
+            )
+            row = {
+                "name": name,
+                "version": version,
+                "snapshot_id": snapshot,
+                "dataset_digest": dataset_digest,
+                "inputs": parents(inputs),
+                "images": scalar(connection, _COUNT.format("images"), [name]),
+                "pairs": scalar(connection, _COUNT.format("pairs"), [name]),
+                "message": message,
+                "committed_at": datetime.now(UTC),
+            }
+            insert(connection, "datasets", pa.Table.from_pylist([row], schema=DATASETS))
+            return DatasetVersion(name, version, snapshot, dataset_digest, created=True)
+
+        about = {"dataset": name, "digest": dataset_digest, "inputs": dict(inputs)}
+        found = self._commit(commit, message or f"dataset {name}", about)
+        self._check_snapshot(found)
+        return found
+
+    def set_threshold(self, dataset: str, name: str, value: float) -> None:
+        """Change a dataset's threshold; `name@relation_class` overrides `name` for one class."""
+        check_thresholds({name: value})
+        self.migrate()
+
+        def update(connection: Connection) -> None:
+            if latest_version(connection, dataset) is None:
+                raise CatalogError(f"no dataset '{dataset}' in the catalog")
+            connection.execute("DELETE FROM policy WHERE dataset = ? AND name = ?", [dataset, name])
+            connection.execute("INSERT INTO policy VALUES (?, ?, ?)", [dataset, name, value])
+            refresh_facts(connection, dataset)
+
+        self._commit(update, f"{dataset}: {name} = {value}", {"dataset": dataset})
+
+    def datasets(self) -> list[DatasetVersion]:
+        """All dataset versions, oldest first."""
+        if not self._metadata.exists():
+            return []
+        with self._connect(read_only=True) as connection:
+            return versions(connection)
+
+    def referenced(self) -> frozenset[tuple[str, str]]:
+        """Artifacts (stage, digest) that some dataset version was made from, index included."""
+        if not self.datasets():
+            return frozenset()
+        with self._connect(read_only=True) as connection:
+            return frozenset(connection.execute(_REFERENCED).fetchall())
+
+    def query(
+        self, sql: str, at: str | int | None = None, timeout: float | None = None
+    ) -> pa.Table:
+        """Run read-only SQL over the lake, now or as of `at`.
+
+        `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds. The query
+        can neither write nor reach any file but the lake's.
+
+        Raises:
+            CatalogError: no catalog yet, no data yet, unknown version, SQL error, or out of time.
+        """
+        connection = self.connect(at)
+        try:
+            self._require_data(connection, sql)
+            restrict(connection, self._data)
+            return _run(connection, sql, timeout)
+        except duckdb.Error as error:
+            raise CatalogError(self._metadata.hide(str(error)).strip()) from error
+        finally:
+            connection.close()
+
+    def connect(self, at: str | int | None = None) -> Connection:
+        """A DuckDB connection of the caller's own with the lake attached read-only as `lake`.
+
+        Raises CatalogError as `query` does.
+        """
+        self._require()
+        snapshot = None if at is None else self.snapshot(at)
+        return attach(self._metadata, self._data, read_only=True, snapshot=snapshot)
+
+    def tables(self, at: str | int | None = None) -> list[TableInfo]:
+        """Tables and views with comments, row counts and columns."""
+        self._require()
+        with self._connect(True, None if at is None else self.snapshot(at)) as connection:
+            return describe(connection)
+
+    @contextmanager
+    def _connect(self, read_only: bool, snapshot: int | None = None) -> Iterator[Connection]:
+        connection = attach(self._metadata, self._data, read_only=read_only, snapshot=snapshot)
+        try:
+            yield connection
+        finally:
+            release(connection)
+
+    def _commit(self, work: Callable[[Connection], T], message: str, about: Mapping[str, Any]) -> T:
+        """Run `work` in one transaction under the writers' lock, retried while others write."""
+        extra = json.dumps(about, sort_keys=True)
+        with self._metadata.lock(), self._connect(read_only=False) as connection:
+            for attempt in range(_RETRIES):
+                try:
+                    connection.execute("BEGIN")
+                    result = work(connection)
+                    connection.execute(
+                        "CALL lake.set_commit_message('kontext', ?, extra_info => ?)",
+                        [message, extra],
+                    )
+                    connection.execute("COMMIT")
+                    return result
+                except duckdb.Error as error:
+                    _rollback(connection)
+                    if not _transient(error) or attempt == _RETRIES - 1:
+                        text = self._metadata.hide(str(error))
+                        raise CatalogError(f"cannot commit '{message}': {text}") from error
+                    time.sleep(0.05 * 2**attempt * random.random())
+                except BaseException:
+                    _rollback(connection)
+                    raise
+        raise AssertionError("unreachable")
+
+    def _check_snapshot(self, found: DatasetVersion) -> None:
+        with self._connect(read_only=True, snapshot=found.snapshot_id) as connection:
+            latest = latest_version(connection, found.name)
+        if latest is None or latest.dataset_digest != found.dataset_digest:
+            raise CatalogError(
+                f"snapshot {found.snapshot_id} does not hold dataset '{found.name}' version "
+                f"{found.version}: something else wrote to {self} without its lock"
+            )
+
+    def _require(self) -> None:
+        if not self._metadata.exists():
+            raise CatalogError(f"no catalog at {self} yet: run the pipeline first")
+
+    def _require_data(self, connection: Connection, sql: str) -> None:
+        """A dataset table without any dataset would answer 0, which looks like an answer."""
+        about_runs = {"runs", "artifacts", "metrics", "datasets", "stage_runs", "lineage"}
+        names = set(re.findall(r"[a-z_]+", sql.lower()))
+        ours = set(TABLES) | {view.name for view in views()}
+        if (names & ours) - about_runs and not scalar(connection, "SELECT count(*) FROM datasets"):
+            raise CatalogError(
+                "no dataset is in the catalog at this version: `kontext run --only index` commits "
+                "one (add --force if index is done already)"
+            )
+
+    def snapshot(self, at: str | int) -> int:
+        """The snapshot id that `at` (an id, or NAME@vN) means. Raises CatalogError."""
+        self._require()
+        with self._connect(read_only=True) as connection:
+            return snapshot_of(connection, at)
+
+
+_REFERENCED = """
+    SELECT i.source.stage, i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)
+    UNION
+    SELECT m.stage, m.digest FROM metrics m JOIN datasets d ON d.dataset_digest = m.text
+    WHERE m.stage = 'index' AND m.name = 'dataset_digest'
+"""
+_COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
+
+
+def _current(connection: Connection) -> bool:
+    return migrations.present_schema(connection)[1] == migrations.wanted_digest()
+
+
+def _run(connection: Connection, sql: str, timeout: float | None) -> pa.Table:
+    timer = threading.Timer(timeout, connection.interrupt) if timeout else None
+    if timer:
+        timer.start()
+    try:
+        return connection.execute(sql).to_arrow_table()
+    except duckdb.InterruptException as error:
+        raise CatalogError(f"the query took longer than {timeout} s") from error
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _rollback(connection: Connection) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except duckdb.TransactionException:  # the failure has ended the transaction already
+        return
+
+
+def _transient(error: duckdb.Error) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in ("database is locked", "conflict", "retry"))

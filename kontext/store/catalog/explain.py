@@ -1,0 +1,71 @@
+"""A pair's whole story, read from the catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kontext.errors import CatalogError
+from kontext.store.catalog.catalog import Catalog
+
+_QUERIES = {
+    "source": """
+        SELECT CASE WHEN i.pixel_id = p.target_id THEN 'target' ELSE 'context' END AS role,
+            i.pixel_id, i.source, i.source_ref, i.concept, i.attributes, i.group_key,
+            i.width_px, i.height_px, i.license_spdx, i.author
+        FROM pairs p JOIN images i ON i.dataset = p.dataset
+            AND (i.pixel_id = p.target_id OR list_contains(p.context_ids, i.pixel_id))
+        WHERE p.pair_id = '{id}' AND p.dataset = '{dataset}' ORDER BY role, i.pixel_id""",
+    "evidence": """
+        SELECT dataset, pair_id, relation_class, relation, miner, miner_version, params, group_key
+        FROM pairs WHERE pair_id = '{id}' AND dataset = '{dataset}'""",
+    "caption": """
+        SELECT instruction, instruction_short, instruction_inverse, target_caption,
+            context_caption, template, status, captioner
+        FROM captions WHERE pair_id = '{id}' AND dataset = '{dataset}'""",
+    "image scores": """
+        SELECT s.pixel_id, s.classifier, s.label, round(s.score, 4) AS score
+        FROM image_scores s JOIN pairs p ON p.dataset = s.dataset
+            AND (s.pixel_id = p.target_id OR list_contains(p.context_ids, s.pixel_id))
+        WHERE p.pair_id = '{id}' AND p.dataset = '{dataset}'
+        ORDER BY s.score DESC, s.pixel_id, s.label LIMIT 6""",
+    "pair scores": """
+        SELECT * EXCLUDE (dataset, pair_id) FROM pair_scores
+        WHERE pair_id = '{id}' AND dataset = '{dataset}'""",
+    "decision": """
+        SELECT accept, reject_reasons FROM acceptance
+        WHERE pair_id = '{id}' AND dataset = '{dataset}'""",
+    "split": """
+        SELECT split, component_id FROM splits WHERE pair_id = '{id}' AND dataset = '{dataset}'""",
+    "shard": """
+        SELECT s.name, s.sha256, m.offset_bytes, m.length_bytes
+        FROM shard_members m JOIN shards s USING (dataset, shard_id)
+        WHERE m.pair_id = '{id}' AND m.dataset = '{dataset}'""",
+}
+
+
+def explain(
+    catalog: Catalog, pair_id: str, at: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Source, evidence, caption, scores, decision, split and shard of one pair, as rows each.
+
+    Args:
+        pair_id: lower-case hexadecimal; a unique start of it is enough.
+        at: a dataset version or a snapshot number; None: now.
+
+    Raises:
+        CatalogError: no pair, or more than one, starts so.
+    """
+    matches = catalog.query(
+        f"SELECT pair_id, min(dataset) AS dataset FROM pairs "
+        f"WHERE starts_with(pair_id, '{pair_id}') "
+        "GROUP BY pair_id ORDER BY pair_id LIMIT 3",
+        at=at,
+    ).to_pylist()
+    if len(matches) != 1:
+        what = "no pair" if not matches else "more than one pair"
+        raise CatalogError(f"{what} starts with '{pair_id}'")
+    found = {"id": matches[0]["pair_id"], "dataset": matches[0]["dataset"].replace("'", "''")}
+    return {
+        title: catalog.query(text.format(**found), at=at).to_pylist()
+        for title, text in _QUERIES.items()
+    }

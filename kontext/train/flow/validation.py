@@ -1,0 +1,73 @@
+"""The loss of held-out pairs, per noise level and category, with the same noise every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather
+from kontext.models.flux.sequence import pack
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.train.flow.timesteps import validation_levels
+from kontext.train.flow.velocity import add_noise, velocity
+from kontext.train.loop.fit import generator
+
+
+def validation(
+    model: FluxTransformer, held_out: PairTensors, limit: int, seed: int
+) -> dict[str, float]:
+    """Mean loss of held-out pairs: of all (`val_loss`), per category, and per noise level.
+
+    On several ranks all compute the same: the model's weights are gathered block by block.
+
+    Args:
+        limit: pairs per category, at most.
+        seed: of the noise.
+    """
+    rows = level_losses(model, held_out, limit=limit, seed=seed)
+    found = {"val_loss": _mean(rows)}
+    for key in ("category", "level"):
+        for value in sorted({row[key] for row in rows}, key=str):
+            found[f"val_loss/{key}_{value}"] = _mean([r for r in rows if r[key] == value])
+    return found
+
+
+def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
+    return sum(float(row["loss"]) for row in rows) / max(1, len(rows))
+
+
+@torch.no_grad()
+def level_losses(
+    model: FluxTransformer, data: PairTensors, levels: int = 8, limit: int = 64, seed: int = 0
+) -> list[dict[str, float | str]]:
+    """Held-out loss per noise level and category, with noise fixed by `seed`.
+
+    Returns rows {category, level, t, loss, n}; at most `limit` pairs per category.
+    """
+    rows: list[dict[str, float | str]] = []
+    times = validation_levels(levels, data.target_tokens, model.shape.timestep_shift)
+    for index, name in enumerate(data.categories):
+        pairs = torch.nonzero(data.category == index).flatten()[:limit]
+        if not len(pairs):
+            continue
+        draw = generator(seed, index, "noise")
+        losses = torch.zeros(levels)
+        for part in data.by_context_count(pairs):
+            batch = gather(data, pairs[part])
+            eps = torch.randn(pack(batch.target).shape, generator=draw).to(batch.target.device)
+            for level, t in enumerate(times.tolist()):
+                losses[level] += _level_loss(model, batch, eps, t) * (len(part) / len(pairs))
+        rows += [
+            {"category": name, "level": level, "t": t, "loss": loss, "n": len(pairs)}
+            for level, (t, loss) in enumerate(zip(times.tolist(), losses.tolist(), strict=True))
+        ]
+    return rows
+
+
+def _level_loss(model: FluxTransformer, batch: Batch, eps: Tensor, t: float) -> float:
+    clean = pack(batch.target)
+    times = torch.full((len(clean),), t, device=clean.device)
+    predicted = velocity(model, add_noise(clean, eps, times), batch, times)
+    return float((predicted - (eps - clean)).square().mean())

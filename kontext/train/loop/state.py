@@ -1,0 +1,134 @@
+"""What a training run is at one moment, and how it is taken apart for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kontext.parallel.world import local_of, rows_of, whole
+from kontext.train.loop.ema import Ema
+from kontext.train.record.ledger import Ledger
+
+
+@dataclass
+class TrainState:
+    """Everything a checkpoint holds."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]
+    ema: dict[str, Ema] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)  # small numbers a method carries along
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=dict)  # what the numbers mean: must stay as it is
+    incidents: list[dict[str, Any]] = field(default_factory=list)  # steps that were left out
+    measured: list[dict[str, float]] = field(default_factory=list)  # validation, while it ran
+    clock: list[dict[str, float | None]] = field(default_factory=list)  # differs from run to run
+
+
+def take_step(state: TrainState, clip: float) -> float:
+    """Let `model` follow the gradient it holds, clipped, and its average follow it.
+
+    Returns the gradient's norm before it was clipped, the whole one on ranks too.
+    """
+    model = state.modules["model"]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer in state.optimizers.values():
+        optimizer.step()
+    state.ema["model"].update(model)
+    return float(whole(norm))
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    """What a step changes, as plain tensors and numbers that share the state's memory."""
+    return {
+        "modules": {name: module.state_dict() for name, module in state.modules.items()},
+        "optimizers": {name: opt.state_dict() for name, opt in state.optimizers.items()},
+        "ema": {name: ema.state_dict() for name, ema in state.ema.items()},
+        "extra": state.extra,
+    }
+
+
+def set_weights(state: TrainState, weights: dict[str, Any]) -> None:
+    """Load what `weights_of` returned into an equally built state."""
+    for name, module in state.modules.items():
+        module.load_state_dict(weights["modules"][name])
+    for name, optimizer in state.optimizers.items():
+        optimizer.load_state_dict(weights["optimizers"][name])
+    for name, ema in state.ema.items():
+        ema.load_state_dict(weights["ema"][name])
+    state.extra = weights["extra"]
+
+
+def copied(value: Any) -> Any:
+    """The same nest of dicts, lists and tuples with every tensor in memory of its own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(inner) for inner in value)
+    return value
+
+
+def flattened(state: TrainState) -> tuple[dict[str, Tensor], Any]:
+    """(tensors by path, the rest): `weights_of` with None in the place of every tensor."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach()
+            return None
+        if isinstance(value, dict):
+            return {key: walk(inner, f"{path}/{key}") for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(walk(inner, f"{path}/{i}") for i, inner in enumerate(value))
+        return value
+
+    rest = {key: walk(value, key) for key, value in weights_of(state).items()}
+    return tensors, rest
+
+
+def unflattened(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any:
+    """What `flattened` took apart."""
+    if path in tensors:
+        return tensors[path]
+    prefix = f"{path}/" if path else ""
+    if isinstance(rest, dict):
+        return {key: unflattened(tensors, inner, f"{prefix}{key}") for key, inner in rest.items()}
+    if isinstance(rest, list | tuple):
+        return type(rest)(unflattened(tensors, v, f"{prefix}{i}") for i, v in enumerate(rest))
+    return rest
+
+
+def allocated(
+    state: TrainState, wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> dict[str, Tensor]:
+    """Tensors to read a checkpoint into, laid out over the ranks as this state is.
+
+    The state's own tensors where it has them. Optimiser state that is not there yet has the rows
+    of its parameter, which is how optimisers make it.
+    """
+    own, _ = flattened(state)
+    parameters = {
+        f"optimizers/{name}/state/{i}": parameter
+        for name, optimizer in state.optimizers.items()
+        for i, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
+    }
+    room = {}
+    for path, (dtype, size) in wanted.items():
+        like = own.get(path, parameters.get(path.rpartition("/")[0]))
+        if path in own and like is not None and like.shape == size:
+            room[path] = like.detach()
+        elif like is not None and size and like.shape[:1] == size[:1]:
+            part = local_of(like)
+            empty = torch.empty((*part.shape[:1], *size[1:]), dtype=dtype, device=part.device)
+            room[path] = rows_of(like, empty)
+        else:
+            room[path] = torch.empty(size, dtype=dtype)
+    return room

@@ -1,0 +1,181 @@
+"""The one way to train: a method is built, taken to its last step, and saved on the way.
+
+A method's file has a function `build(config, inputs, world)`. A stage calls it with a world of one
+and trains what it returns with `train`. Where the recipe asks for ranks, each of them calls the
+same function with its own world and goes on from the checkpoint of step 0, in which the stage has
+saved its starting weights; the stage then reads the last checkpoint. Whatever the recipe starts
+from, ranks need to know only the model's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from kontext.parallel.peaks import peak_flops
+from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.ranks.launch import Launched, on_ranks
+from kontext.parallel.ranks.rank import Rank, StepProgress, call_name, called
+from kontext.parallel.ranks.watchdog import Watchdog
+from kontext.parallel.world import World
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.clock import Clock, Work
+from kontext.train.loop.fit import Measure, Method, fit
+from schemas.sections.training import GuardConfig
+
+if TYPE_CHECKING:
+    from kontext.engine.stage import StageContext
+
+
+class Trained(Launched, Protocol):
+    """What the recipe sections of all stages that train have in common."""
+
+    @property
+    def guard(self) -> GuardConfig:
+        """What to do with a step whose loss is not finite, or jumps."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints."""
+
+
+class Built(Method, Protocol):
+    """A training method as its file's `build(config, inputs, world)` returns it."""
+
+    world: World  # this process among the ranks
+    products: torch.dtype  # what matrix products are computed in
+    measure: Measure | None  # validation that every rank takes part in, where the recipe asks
+
+    def work(self, index: int) -> Work:
+        """What step `index` costs, over all ranks."""
+
+
+Build = Callable[[Any, Inputs, World], Built]  # of the recipe section, its inputs, and the ranks
+
+
+def train(
+    ctx: StageContext,
+    build: Build,
+    method: Built,
+    inputs: Inputs,
+    *,
+    progress: StepProgress,
+    stage: str,
+    name: str = "",
+    measure: Measure | None = None,
+) -> list[dict[str, float]]:
+    """Take a method to its last step, on ranks where the recipe asks for them.
+
+    Args:
+        build: what built `method`; ranks call it too. A module's function.
+        method: built in this process, its starting weights and ledger in place.
+        inputs: what ranks build it from.
+        stage: whose checkpoints these are, where they lie in the store.
+        name: of this training among several of one stage; empty for the stage's first.
+        measure: validation in this process; by default the method's own.
+
+    Returns:
+        The history: one row per step that counts.
+
+    Raises:
+        Stopped: the time is up; every step so far is saved.
+        GateError: losses are not finite, and the recipe says to stop.
+        NumericsError: a checkpoint was made with other numerics than the method's ledger.
+        RanksError: ranks died too often, or could not be started.
+        StallError: no step for too long.
+    """
+    config: Any = ctx.config
+    checkpoints = checkpoints_of(ctx, config, stage, name or "checkpoints")
+    if config.launch.launcher != "in-process":
+        finished = checkpoints.finished()
+        if not finished:
+            checkpoints.save(method.state)
+            checkpoints.wait()
+        if not finished or finished[-1] != method.total_steps:
+            on_ranks(
+                train_on_rank,
+                config,
+                inputs,
+                progress,
+                name=name or "ranks",
+                stop=ctx.stop,
+                build=call_name(build),
+                ledger=method.state.ledger,
+                checkpoints=checkpoints.url,
+            )
+    watchdog = Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt")
+    return take_steps(
+        method,
+        config,
+        checkpoints,
+        progress,
+        watchdog,
+        measure=measure or method.measure,
+        stop=ctx.stop,
+    )
+
+
+def train_on_rank(
+    rank: Rank,
+    config: Trained,
+    inputs: Inputs,
+    *,
+    build: str,
+    ledger: dict[str, str],
+    checkpoints: str,
+) -> None:
+    """A rank's part of `train`: `build` names the function, `checkpoints` is their URL."""
+    method: Built = called(build)(config, inputs, rank.world)
+    method.state.ledger = ledger
+    saved = Checkpoints(checkpoints, config.checkpoint_every, config.launch.keep, rank.world)
+    take_steps(
+        method,
+        config,
+        saved,
+        rank.progress,
+        rank.watchdog,
+        measure=method.measure,
+        stop=rank.stop,
+    )
+
+
+def take_steps(
+    method: Built,
+    config: Trained,
+    checkpoints: Checkpoints,
+    progress: StepProgress,
+    watchdog: Watchdog,
+    *,
+    measure: Measure | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, float]]:
+    """The loop with a method's clock and a section's guard; see `kontext.train.loop.fit`."""
+    world = method.world
+    peak = peak_flops(world.device, method.products)
+    return fit(
+        method,
+        checkpoints=checkpoints,
+        progress=progress,
+        policy=config.guard,
+        clock=Clock(method.work, None if peak is None else peak * world.size, world.device),
+        watchdog=watchdog,
+        measure=measure,
+        stop=stop,
+    )
+
+
+def checkpoints_of(ctx: StageContext, config: Trained, stage: str, name: str) -> Checkpoints:
+    """Where a stage's checkpoints lie: with its scratch files, or among its work in the store.
+
+    Both are cleared when the stage is done.
+    """
+    url = str(ctx.scratch / name)
+    if config.launch.checkpoints == "store":
+        from kontext.store.artifacts.artifact_store import run_prefix
+
+        place, *options = ctx.store_url.split("?")
+        folder = f"{place.rstrip('/')}/{run_prefix(stage, ctx.digest)}work/{name}"
+        url = "?".join([folder, *options])
+    return Checkpoints(url, config.checkpoint_every, config.launch.keep)

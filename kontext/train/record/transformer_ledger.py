@@ -1,0 +1,33 @@
+"""The numerics ledger's lines of a transformer."""
+
+from __future__ import annotations
+
+import torch
+
+from kontext.models.flux.heads import EPS
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.parallel.attention import active_kernel
+from kontext.train.flow.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
+from kontext.train.record.ledger import Ledger, dtype_name, dtype_names
+
+
+def transformer_ledger(
+    model: FluxTransformer, target_tokens: int, products: torch.dtype, device: torch.device
+) -> Ledger:
+    """The lines of a transformer that trains on, or draws, targets of `target_tokens` tokens.
+
+    Args:
+        products: what its matrix products are computed in.
+    """
+    lengths = sorted({target_tokens, BASE_TOKENS, MAX_TOKENS})
+    shift = model.shape.timestep_shift
+    return {
+        **{f"shift: mu at {n} target tokens": f"{shift_mu(n, shift):.6f}" for n in lengths},
+        "eps: transformer norms": f"{EPS:g}",
+        "guidance: mode": "embedded" if model.shape.guidance_embed else "classifier-free",
+        "context: mode": "cached" if model.shape.cached_context else "joint",
+        "dtype: weights": dtype_names(p.dtype for p in model.parameters()),
+        "dtype: products": dtype_name(products),
+        "kernel: attention": active_kernel(device),
+        "device": device.type,
+    }

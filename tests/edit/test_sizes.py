@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext.edit.sizes import KONTEXT_SIZES, check_size, model_size, snap, token_grid
+from kontext.errors import KontextError
+
+
+def tokens(size: tuple[int, int]) -> int:
+    rows, columns = token_grid(size)
+    return rows * columns
+
+
+def test_the_17_sizes_have_their_published_token_counts() -> None:
+    assert len(set(KONTEXT_SIZES)) == 17
+    golden = [4116, 4042, 4095, 4089, 4150, 4056, 4070, 4071, 4096]
+    assert [tokens(size) for size in KONTEXT_SIZES[:9]] == golden
+    assert [tokens(size) for size in KONTEXT_SIZES[9:]] == golden[7::-1]
+    assert {(h, w) for w, h in KONTEXT_SIZES} == set(KONTEXT_SIZES)
+    assert len({tokens(size) for size in KONTEXT_SIZES}) == 9
+
+
+def test_sums_of_target_and_context_lengths() -> None:
+    lengths = {tokens(size) for size in KONTEXT_SIZES}
+    assert len({a + b for a in lengths for b in lengths}) == 42
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        ((500, 500), (1024, 1024)),
+        ((1920, 1080), (1392, 752)),
+        ((3000, 4000), (880, 1184)),
+        ((4000, 3000), (1184, 880)),
+        ((100, 1000), (672, 1568)),
+        ((2000, 100), (1568, 672)),
+    ],
+)
+def test_snap(image: tuple[int, int], size: tuple[int, int]) -> None:
+    assert snap(*image) == size
+
+
+@given(st.sampled_from(KONTEXT_SIZES), st.integers(1, 5))
+def test_a_kontext_size_snaps_to_itself_at_any_scale(size: tuple[int, int], k: int) -> None:
+    assert snap(size[0] * k, size[1] * k) == size
+
+
+def test_square_models_keep_their_square() -> None:
+    assert model_size("square", 64, 1920, 1080) == (64, 64)
+    assert model_size("kontext", 64, 1920, 1080) == (1392, 752)
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, 70), (8, 8), (20_000, 20_000)])
+def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(KontextError):
+        check_size(size)
+    assert check_size((64, 96)) == (64, 96)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kontext.data.sources.signs import SignSource
+from kontext.engine.chunks import clear_work, map_chunks, stable_digest
+from kontext.errors import ChunkError
+from kontext.store.objects import ObjectStore, open_store
+from tests.store import chunk_work
+
+ROOT = Path(__file__).parents[2]
+
+
+def stored(objects: ObjectStore) -> dict[str, bytes]:
+    return {key: objects.get(key) for key in objects.list("w/")}
+
+
+def test_results_are_in_plan_order_and_single_threaded(objects: ObjectStore) -> None:
+    before = os.environ.get("OMP_NUM_THREADS")
+    seen: list[tuple[int, int]] = []
+    chunks = [{"seed": seed} for seed in (5, 3, 9, 1)]
+    results = map_chunks(
+        chunk_work.table_of,
+        chunks,
+        2,
+        objects=objects,
+        prefix="w",
+        on_done=lambda done, total: seen.append((done, total)),
+    )
+    assert [r["rows"]["seed"][0].as_py() for r in results] == [5, 3, 9, 1]
+    assert {r["threads"]["omp"][0].as_py() for r in results} == {"1"}
+    assert os.environ.get("OMP_NUM_THREADS") == before
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert list(results[0]) == ["rows", "threads"]
+    with pytest.raises(KeyError):
+        results[0]["other"]
+
+
+def test_finished_chunks_are_not_run_again(objects: ObjectStore, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    chunks = [(n, str(log)) for n in range(4)]
+    map_chunks(chunk_work.logged, chunks[:2], objects=objects, prefix="w")
+    first = stored(objects)
+    objects.delete(next(k for k in first if k.startswith("w/000001") and k.endswith("done.json")))
+    map_chunks(chunk_work.logged, chunks, objects=objects, prefix="w")
+    assert log.read_text().split() == ["0", "1", "1", "2", "3"]
+    assert {k: v for k, v in stored(objects).items() if k in first} == first
+    clear_work(objects, "w")
+    assert stored(objects) == {}
+
+
+def test_another_plan_shares_nothing(objects: ObjectStore, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    map_chunks(chunk_work.logged, [(1, str(log))], objects=objects, prefix="w")
+    (result,) = map_chunks(chunk_work.logged, [(2, str(log))], objects=objects, prefix="w")
+    assert result["rows"]["n"].to_pylist() == [2]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failing_chunk_names_itself_and_keeps_the_others(
+    objects: ObjectStore, processes: int
+) -> None:
+    with pytest.raises(ChunkError, match="chunk 3 of 5 failed: FileNotFoundError") as caught:
+        map_chunks(
+            chunk_work.fails_at_three, list(range(5)), processes, objects=objects, prefix="w"
+        )
+    assert caught.value.index == 3
+    done = {key.split("-")[0] for key in objects.list("w/") if key.endswith("done.json")}
+    assert {"w/000000", "w/000001", "w/000002"} <= done and "w/000003" not in done
+
+
+def test_a_dying_worker_is_an_error_not_a_hang(objects: ObjectStore) -> None:
+    with pytest.raises(ChunkError, match="killed, crashed or ran out of memory"):
+        map_chunks(chunk_work.dies_at_one, [0, 1, 2], 2, objects=objects, prefix="w")
+
+
+_RUN = """
+import sys
+from tests.store import chunk_work
+from kontext.store.objects import open_store
+from kontext.engine.chunks import map_chunks
+if __name__ == "__main__":
+    chunks = [(n, sys.argv[2]) for n in range(5)]
+    map_chunks(chunk_work.slow, chunks, 2, objects=open_store(sys.argv[1]), prefix="w")
+"""
+
+
+def test_kill_9_loses_only_running_chunks_and_resumes_to_the_same_bytes(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    log, script = tmp_path / "pids", tmp_path / "run.py"
+    script.write_text(_RUN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), objects.url, str(log)]
+    run = subprocess.Popen(command, env=environment)
+    _until(lambda: log.exists() and len(log.read_text().split()) >= 4)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    workers = {int(pid) for pid in log.read_text().split()}
+    _until(lambda: not any(_alive(pid) for pid in workers))
+    survived = stored(objects)
+    assert sum(key.endswith("done.json") for key in survived) == 2
+
+    log.with_suffix(".go").touch()
+    subprocess.run(command, env=environment, check=True)
+    assert len(log.read_text().split()) == 4 + 3  # two were done, three were run (again)
+    resumed = stored(objects)
+    assert {key: resumed[key] for key in survived} == survived
+
+    undisturbed = open_store(f"file://{tmp_path}/other")
+    chunks = [(n, str(log)) for n in range(5)]
+    map_chunks(chunk_work.slow, chunks, objects=undisturbed, prefix="w")
+    rows = {k: v for k, v in resumed.items() if k.endswith(("rows.parquet", "done.json"))}
+    assert rows == {k: v for k, v in stored(undisturbed).items() if k in rows}
+    assert len(rows) == 10
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _until(condition: object, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@dataclass
+class _Plan:
+    names: tuple[str, ...]
+    source: SignSource
+
+
+def test_digests_do_not_depend_on_identity_or_order_of_sets() -> None:
+    assert stable_digest({"a": {"x", "y", "z"}, "b": 1}) == stable_digest(
+        {"b": 1, "a": {"z", "y", "x"}}
+    )
+    one = _Plan(("a", "b"), SignSource(scenes=3))
+    assert stable_digest(one) == stable_digest(_Plan(("a", "b"), SignSource(scenes=3)))
+    assert stable_digest(one) != stable_digest(_Plan(("a", "b"), SignSource(scenes=4)))
+    array, table = np.arange(6), pa.table({"a": [1, 2]})
+    assert stable_digest(array) != stable_digest(array.reshape(2, 3))
+    assert stable_digest(table) == stable_digest(pa.concat_tables([table[:1], table[1:]]))
+    with pytest.raises(TypeError, match="no stable digest"):
+        stable_digest(object())
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40)
+@given(_VALUES, _VALUES)
+def test_digests_tell_values_apart(one: object, other: object) -> None:
+    assert (stable_digest(one) == stable_digest(other)) == (repr_of(one) == repr_of(other))
+
+
+def repr_of(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(sorted(f"{k!r}:{repr_of(v)}" for k, v in value.items())) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(repr_of, value)) + "]"
+    return repr(value)

@@ -1,0 +1,105 @@
+"""A store that was copied elsewhere: it verifies, answers SQL, and its artifacts can be remade."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli
+from kontext.engine.remake import import_artifacts, rebuild_catalog, remake
+from kontext.errors import ArtifactError
+from kontext.safety.ledger import Ledger
+from kontext.stages import STAGES
+from kontext.store.artifacts.artifact_store import ArtifactStore
+from kontext.store.artifacts.garbage import collect_garbage
+from kontext.store.catalog.catalog import Catalog
+from kontext.store.objects import open_store
+from tests.store.test_index_stage import SOURCE, code, engine, run_all
+
+__all__ = ["SOURCE", "code"]  # fixtures
+
+
+@pytest.fixture
+def made(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """Two dataset versions; the graph of the library is the toy graph meanwhile."""
+    url = f"file://{tmp_path}/store"
+    first = engine(code, url)
+    run_all(first)
+    run_all(engine(code, url, "mine.seed=3"))
+    for name, stage in first._stages.items():
+        monkeypatch.setitem(STAGES, name, stage)
+    return first.artifacts
+
+
+@pytest.mark.parametrize("kind", ["file", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_copy_verifies_answers_and_can_be_made_again(
+    kind: str,
+    made: ArtifactStore,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "new-home"
+    home.mkdir()
+    if kind == "file":  # any tool may copy a store
+        shutil.copytree(tmp_path / "store", tmp_path / "copy")
+        copy = ArtifactStore(open_store(f"file://{tmp_path}/copy"), home / "cache")
+        (tmp_path / "store").rename(tmp_path / "gone")
+    else:
+        copy = ArtifactStore(open_store(request.getfixturevalue("s3_url")), home / "cache")
+        import_artifacts(made, copy, None)
+    assert copy.verify().problems == () and len(copy.list()) == 11  # one ingest, twice the rest
+    assert Ledger(copy.objects).verify().problems == ()
+
+    catalog = Catalog(home / "catalog.sqlite", copy.objects.url)
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    command = ["catalog", "rebuild", "--json", "--store", copy.objects.url]
+    rebuilt = json.loads(CliRunner().invoke(cli.app, command).stdout)
+    assert rebuilt == {"runs": 11, "datasets": ["ci@v1", "ci@v2"], "different": []}
+    count = "select count(*) as n from pairs"
+    assert catalog.query(count)["n"].to_pylist() == [9]
+    assert catalog.query(count, at="ci@v1")["n"].to_pylist() == [6]
+    found = {d.dataset_digest for d in catalog.datasets()}
+    assert found == {m.metrics["dataset_digest"] for m in copy.list("index")}
+    with pytest.raises(ArtifactError, match="rebuild into an empty one"):
+        rebuild_catalog(copy, catalog, home, STAGES)
+
+    for manifest in copy.list():
+        if manifest.stage != "index":
+            again = remake(copy, f"{manifest.stage}/{manifest.digest}", home, STAGES)
+            assert again.files > 0 and again.different == () and not again.code_changed
+    assert not list((home / "scratch").iterdir())
+
+
+def test_remake_says_what_differs(
+    made: ArtifactStore, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_data
+
+    monkeypatch.setattr(toy_data, "dataset", lambda pairs, policy: _other(pairs + 1))
+    found = remake(made, "mine", tmp_path / "home", STAGES)
+    assert found.different == ("pairs.parquet",)
+    with pytest.raises(ArtifactError, match="kontext catalog rebuild"):
+        remake(made, "index", tmp_path / "home", STAGES)
+
+
+def _other(pairs: int) -> object:
+    from tests.store.lake_rows import dataset
+
+    return dataset(pairs, {})
+
+
+def test_gc_keeps_every_dataset_version(made: ArtifactStore, tmp_path: Path) -> None:
+    from datetime import timedelta
+
+    catalog = Catalog(tmp_path / "home" / "catalog.sqlite", made.objects.url)
+    for tag in made.tags():
+        made.untag(tag)
+    keep = catalog.referenced()
+    assert {stage for stage, _ in keep} == set(STAGES) & {m.stage for m in made.list()}
+    assert len(collect_garbage(made, grace=timedelta(0), keep=()).artifacts) == 11
+    assert collect_garbage(made, grace=timedelta(0), keep=keep).artifacts == ()

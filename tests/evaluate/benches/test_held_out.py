@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kontext.errors import ArtifactError
+from kontext.evaluate.benches.held_out import Candidate, Item, build
+from kontext.evaluate.references import other_targets
+from schemas.sections.evaluation import EvaluateConfig
+
+
+def candidates(
+    n: int, cluster: str, category: str = "local", start: int = 0, target: int = 1
+) -> list[Candidate]:
+    return [
+        Candidate(
+            Item(f"{start + i:064x}", category, "r", "do", "t", "c", "s", cluster), (0,), target
+        )
+        for i in range(n)
+    ]
+
+
+IMAGES = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 200, 0)])
+
+
+def config(n: int, seed: int = 0) -> EvaluateConfig:
+    return EvaluateConfig(items_per_category=n, seed=seed)
+
+
+def test_choice_is_the_same_whatever_the_input_order() -> None:
+    found = candidates(20, "a") + candidates(20, "b", start=100)
+    first = build(found, IMAGES.__getitem__, config(8))
+    again = build(found[::-1], IMAGES.__getitem__, config(8))
+    other = build(found, IMAGES.__getitem__, config(8, seed=1))
+    assert [i.pair_id for i in first.items] == [i.pair_id for i in again.items]
+    assert [i.pair_id for i in first.items] != [i.pair_id for i in other.items]
+
+
+def test_clusters_take_turns() -> None:
+    found = candidates(50, "big") + candidates(3, "small", start=100)
+    bench = build(found, IMAGES.__getitem__, config(6))
+    assert bench.clusters.count("small") == 3 and bench.clusters.count("big") == 3
+
+
+def test_unchanged_pairs_are_excluded_and_counted() -> None:
+    found = candidates(4, "a") + candidates(2, "b", start=50, target=2)
+    bench = build(found, IMAGES.__getitem__, config(6))
+    assert len(bench) == 4 and bench.excluded == {"local": 2} and bench.available == {"local": 6}
+    assert bench.mask.any(axis=(1, 2)).all()
+
+
+def test_categories_keep_the_benchmark_order() -> None:
+    found = candidates(4, "a", "text") + candidates(4, "b", "local", start=10)
+    bench = build(found, IMAGES.__getitem__, config(4))
+    assert bench.categories == ["local", "text"]
+    assert [bench.items[i].category for i in bench.where("text")] == ["text"] * 4
+
+
+def test_nothing_to_score_is_one_clear_error() -> None:
+    with pytest.raises(ArtifactError, match="no edit with a visible change"):
+        build(candidates(3, "a", target=2), IMAGES.__getitem__, config(4))
+
+
+def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
+    images = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 60, 120, 180, 240)])
+    found = [
+        Candidate(Item(f"{i:064x}", "local", "r", "d", "t", "c", "s", f"k{i % 2}"), (0,), i)
+        for i in range(1, 5)
+    ]
+    bench = build(found, images.__getitem__, config(4))
+    others = other_targets(bench, seed=0)
+    cluster_of = {
+        int(t[0, 0, 0]): i.cluster for t, i in zip(bench.target, bench.items, strict=True)
+    }
+    for item, other in zip(bench.items, others, strict=True):
+        assert cluster_of[int(other[0, 0, 0])] != item.cluster

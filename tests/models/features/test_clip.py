@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from kontext.errors import WeightsError
+from kontext.models.features.clip import (
+    ClipShape,
+    SmallClip,
+    SmallScorer,
+    image_features,
+    load_scorer,
+    pair_scores,
+)
+from kontext.models.features.clip_train import ClipData, retrieval, train_clip
+from kontext.models.features.efficientnet import load_features
+from kontext.models.text.encoders import load_text_encoder
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "black": (0, 0, 0)}
+
+
+def swatches(count: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Noisy images of one colour with its name."""
+    rng = np.random.default_rng(seed)
+    names = [list(COLOURS)[i % len(COLOURS)] for i in range(count)]
+    base = np.array([COLOURS[name] for name in names])[:, None, None]
+    noise = rng.integers(-25, 25, (count, 32, 32, 3))
+    return (base + noise).clip(0, 255).astype(np.uint8), names
+
+
+@pytest.fixture(scope="module")
+def towers():
+    return load_features(), load_text_encoder("minilm")
+
+
+@pytest.fixture(scope="module")
+def trained(towers) -> SmallScorer:
+    net, text = towers
+    images, names = swatches(24)
+    data = ClipData(
+        image_features(net, images),
+        text.encode(list(COLOURS), 8)[2],
+        [np.array([list(COLOURS).index(name)]) for name in names],
+    )
+    model, losses = train_clip(data, steps=40, batch=4, seed=0)
+    assert losses[-1] < 0.5 < losses[0]
+    return SmallScorer(model, net, text)
+
+
+def test_it_learns_to_retrieve_words_for_unseen_images(trained):
+    images, names = swatches(12, seed=1)
+    vectors = trained.text_embeddings(list(COLOURS))
+    rows = {name: row for row, name in enumerate(COLOURS)}
+    found = retrieval(trained.image_embeddings(images), names, rows, vectors)
+    assert found["r_at_1"] > 0.8 and found["candidates"] == 4
+    shuffled = retrieval(trained.image_embeddings(images), names[1:] + names[:1], rows, vectors)
+    assert shuffled["r_at_1"] < 0.3
+
+
+def test_training_is_deterministic_and_leaves_the_global_generator_alone(towers):
+    data = ClipData(torch.randn(8, 20), torch.randn(4, 10), [np.array([i % 4]) for i in range(8)])
+    state = torch.random.get_rng_state()
+    one, _ = train_clip(data, steps=3, batch=4, seed=3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.rand(5)
+    again, _ = train_clip(data, steps=3, batch=4, seed=3)
+    other, _ = train_clip(data, steps=3, batch=4, seed=4)
+    assert torch.equal(one.visual[1].weight, again.visual[1].weight)
+    assert not torch.equal(one.visual[1].weight, other.visual[1].weight)
+
+
+def test_save_and_load_give_the_same_scores(trained, towers, tmp_path):
+    trained.save(tmp_path)
+    net, text = towers
+    images, _ = swatches(4)
+    loaded = load_scorer(tmp_path, features=net, text=text)
+    assert np.array_equal(loaded.image_embeddings(images), trained.image_embeddings(images))
+    assert np.array_equal(loaded.text_embeddings(["red"]), trained.text_embeddings(["red"]))
+    first = (tmp_path / "clip.safetensors").read_bytes()
+    trained.save(tmp_path)
+    assert (tmp_path / "clip.safetensors").read_bytes() == first
+
+    class Artifact:
+        def path(self, name):
+            return tmp_path / name
+
+    assert load_scorer(Artifact()).name == "small-clip"
+    config = json.loads((tmp_path / "clip.json").read_text())
+    (tmp_path / "clip.json").write_text(json.dumps({**config, "text_tower": "other"}))
+    with pytest.raises(WeightsError, match="text_tower"):
+        load_scorer(tmp_path, features=net, text=text)
+    with pytest.raises(WeightsError, match="no small CLIP"):
+        load_scorer(tmp_path / "nowhere")
+
+
+def test_open_clips_loss_takes_what_the_model_returns():
+    model = SmallClip(ClipShape(image_dim=6, text_dim=5, hidden=8, embed_dim=4))
+    out = model(torch.randn(3, 6), torch.randn(3, 5))
+    assert open_clip.ClipLoss()(**out).item() > 0
+    assert torch.allclose(out["image_features"].norm(dim=1), torch.ones(3))
+
+
+@pytest.fixture(scope="module")
+def tiny_open_clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("openclip")
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (folder / "tiny-kontext-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "tiny-kontext-test.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-kontext-test").eval()
+    torch.save(model.state_dict(), folder / "weights.pt")
+    return model, folder / "weights.pt"
+
+
+def test_any_open_clip_weights_score_through_the_same_calls(tiny_open_clip):
+    model, path = tiny_open_clip
+    scorer = load_scorer(f"open_clip:tiny-kontext-test:{path}")
+    images, _ = swatches(3)
+    vectors = scorer.image_embeddings(images)
+    mean, std = (
+        torch.tensor(value).view(1, 3, 1, 1)
+        for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    with torch.no_grad():
+        expected = model.encode_image(pixels, normalize=True)
+        tokens = open_clip.tokenize(["a red square"], context_length=16)
+        words = model.encode_text(tokens, normalize=True)
+    assert np.allclose(vectors, expected, atol=1e-5)
+    assert np.allclose(scorer.text_embeddings(["a red square"]), words, atol=1e-5)
+
+
+def test_wrong_open_clip_specs_are_one_clear_error(tiny_open_clip, tmp_path):
+    with pytest.raises(WeightsError, match="knows no model"):
+        load_scorer("open_clip:no-such-model:/x")
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_scorer("open_clip:tiny-kontext-test:/no/such/file")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_scorer(f"open_clip:tiny-kontext-test:{tmp_path}/w.pt")
+
+
+def test_pair_scores_are_cosines():
+    east, north = np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    scores = pair_scores(east, north, east, north)
+    assert scores.clip_t[0] == 1 and scores.clip_i[0] == 0
+    assert scores.clip_dir[0] == pytest.approx(1)
+    assert pair_scores(east, north, north, east).clip_dir[0] == pytest.approx(-1)
+    assert pair_scores(east, east, north, east).clip_dir[0] == 0  # the image does not move

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kontext.errors import CatalogError
+from kontext.store.catalog.views import acceptance, views
+from tests.store.lake_rows import rows
+
+LIMITS = {
+    "nsfw_max": 0.5,
+    "nudity_max": 0.4,
+    "exposure_delta_max": 0.3,
+    "l1_min": 0.02,
+    "changed_frac_min": 0.01,
+    "ssim_max": 0.98,
+    "pdq_distance_min": 10,
+    "clip_t_min": 0.1,
+    "clip_dir_min": 0.0,
+}
+GOOD: dict[str, Any] = {
+    "nsfw_max": 0.1,
+    "nudity_max": 0.1,
+    "exposure_delta": 0.0,
+    "l1": 0.2,
+    "changed_frac": 0.3,
+    "ssim": 0.5,
+    "pdq_distance": 90,
+    "clip_t": 0.3,
+    "clip_dir": 0.2,
+}
+
+
+def judge(
+    scores: dict[str, Any],
+    limits: dict[str, float] = LIMITS,
+    relation_class: str = "local",
+    caption: dict[str, Any] | None = None,
+) -> list[str]:
+    found = acceptance(
+        rows("pairs", {"pair_id": "p", "relation_class": relation_class}),
+        rows("captions", {"pair_id": "p", "status": "ok", **(caption or {})}),
+        rows("pair_scores", {"pair_id": "p", **scores}),
+        limits,
+    ).to_pylist()
+    assert len(found) == 1 and found[0]["accept"] == (found[0]["reject_reasons"] == [])
+    return list(found[0]["reject_reasons"])
+
+
+def test_a_good_pair_passes_at_the_limits_too() -> None:
+    assert judge(GOOD) == []
+    # scores are 32-bit floats: 0.02 the score must not be below 0.02 the limit
+    edge = {"nsfw_max": 0.5, "nudity_max": 0.4, "exposure_delta": 0.3, "l1": 0.02}
+    edge |= {"changed_frac": 0.01, "ssim": 0.98, "pdq_distance": 10, "clip_t": 0.1, "clip_dir": 0}
+    assert judge(edge) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("nsfw_max", 0.6, "nsfw_max"),
+        ("nudity_max", 0.6, "nudity_max"),
+        ("exposure_delta", 0.6, "exposure_delta_max"),
+        ("l1", 0.01, "l1_min"),
+        ("changed_frac", 0.0, "changed_frac_min"),
+        ("ssim", 0.99, "ssim_max"),
+        ("pdq_distance", 9, "pdq_distance_min"),
+        ("clip_t", 0.05, "clip_t_min"),
+        ("clip_dir", -0.1, "clip_dir_min"),
+        ("text_reason", "rule-3", "text:rule-3"),
+        ("ncii_reason", "ncii_transform", "ncii:ncii_transform"),
+    ],
+)
+def test_every_rule_rejects_alone(column: str, value: Any, reason: str) -> None:
+    assert judge({**GOOD, column: value}) == [reason]
+    if column not in ("pdq_distance", "text_reason", "ncii_reason"):
+        assert judge({**GOOD, column: math.nan}) == [reason]
+
+
+@pytest.mark.parametrize("status", ["refused", "malformed", "empty"])
+def test_captions_must_be_ok(status: str) -> None:
+    assert judge(GOOD, caption={"status": status}) == [f"caption_{status}"]
+    assert judge(GOOD, caption={"pair_id": "other"}) == ["caption_missing"]
+
+
+def test_singles_skip_the_pair_rules_but_not_the_safety_rules() -> None:
+    unlike = {"l1": 0.0, "changed_frac": 0, "ssim": 1, "pdq_distance": 0, "clip_dir": -1}
+    assert judge({**GOOD, **unlike}, relation_class="t2i") == []
+    assert judge({**GOOD, "nsfw_max": 0.9}, relation_class="t2i") == ["nsfw_max"]
+
+
+def test_a_limit_for_one_class_overrides_the_general_one() -> None:
+    limits = {**LIMITS, "l1_min@style": 0.3, "nsfw_max@text": 0.05}
+    assert judge(GOOD, limits, "local") == []
+    assert judge(GOOD, limits, "style") == ["l1_min"]
+    assert judge(GOOD, limits, "text") == ["nsfw_max"]
+    assert judge({**GOOD, "l1": 0.01}, {**LIMITS, "l1_min@local": 0.0}) == []
+
+
+def test_pairs_the_hash_gate_cannot_match_meet_the_stricter_limit() -> None:
+    limits = {**LIMITS, "nsfw_max_unmatchable": 0.05, "nudity_max_unmatchable": 0.9}
+    assert judge({**GOOD, "unmatchable": False}, limits) == []
+    assert judge({**GOOD, "unmatchable": True}, limits) == ["nsfw_max"]
+    assert judge({**GOOD, "unmatchable": True, "nudity_max": 0.6}, limits) == (
+        ["nsfw_max", "nudity_max"]  # never looser than the general limit
+    )
+
+
+def test_what_is_not_known_is_not_accepted() -> None:
+    assert judge({**GOOD, "pair_id": "other"}) == ["not_scored"]
+    assert judge(GOOD, {}) == ["no_policy"]
+    with pytest.raises(CatalogError, match="'nsfw_maximum'"):
+        judge(GOOD, {"nsfw_maximum": 0.5})
+
+
+def test_a_risk_that_was_never_scored_rejects_where_the_policy_limits_it() -> None:
+    """A column added to an older dataset is null in all its rows."""
+    unscored = {**GOOD, "nudity_max": None}
+    assert judge(unscored) == ["nudity_max"]
+    limits = {name: limit for name, limit in LIMITS.items() if name != "nudity_max"}
+    assert judge(unscored, limits) == []
+
+
+def test_one_row_per_pair_in_order() -> None:
+    pairs = rows("pairs", *({"pair_id": p, "relation_class": "local"} for p in "cab"))
+    found = acceptance(pairs, rows("captions"), rows("pair_scores"), LIMITS)
+    assert found["pair_id"].to_pylist() == ["a", "b", "c"]
+    assert found.schema.field("reject_reasons").type == pa.list_(pa.string())
+    assert acceptance(rows("pairs"), rows("captions"), rows("pair_scores"), {}).num_rows == 0
+
+
+@settings(max_examples=5)
+@given(st.lists(st.floats(0, 1, width=32), max_size=30), st.floats(0, 1, width=32))
+def test_limits_compare_as_numbers(scores: list[float], limit: float) -> None:
+    ids = [f"p{i:02d}" for i in range(len(scores))]
+    pairs = rows("pairs", *({"pair_id": p, "relation_class": "local"} for p in ids))
+    captions = rows("captions", *({"pair_id": p, "status": "ok"} for p in ids))
+    given_scores = (
+        {"pair_id": p, "nsfw_max": s, "l1": s} for p, s in zip(ids, scores, strict=True)
+    )
+    table = rows("pair_scores", *given_scores)
+    high = acceptance(pairs, captions, table, {"nsfw_max": limit})["accept"].to_pylist()
+    low = acceptance(pairs, captions, table, {"l1_min": limit})["accept"].to_pylist()
+    assert high == [score <= limit for score in scores]
+    assert low == [score >= limit for score in scores]
+
+
+def test_every_view_says_what_it_is() -> None:
+    assert next(view.name for view in views()) == "acceptance"
+    assert all(len(view.comment) > 20 and "--" not in view.comment for view in views())

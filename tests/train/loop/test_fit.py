@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kontext.errors import GateError
+from kontext.train.loop.checkpoint import Checkpoints
+from kontext.train.loop.ema import Ema
+from kontext.train.loop.fit import fit, generator
+from kontext.train.loop.state import TrainState
+from kontext.train.optim.build import conv_optimizers, transformer_optimizers, warmup_cosine
+
+
+class Regression:
+    """A real method, tiny: fits y = 2x from batches drawn by step index."""
+
+    def __init__(self, steps: int, broken_at: int = -1) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
+        self.total_steps, self.broken_at = steps, broken_at
+        muon, adam = conv_optimizers(self.model, "muon", 5e-2)
+        self.state = TrainState(
+            {"model": self.model}, {"muon": muon, "adamw": adam}, {"model": Ema(self.model, 0.9)}
+        )
+
+    def step(self, index: int) -> Mapping[str, float]:
+        x = torch.randn(4, 16, 2, 2, generator=generator(0, index, "batch"))
+        loss = (self.model(x) - 2 * x).square().mean()
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.state.optimizers.values():
+            optimizer.step()
+        self.state.ema["model"].update(self.model)
+        return {"loss": float("nan") if index == self.broken_at else float(loss.detach())}
+
+
+def test_muon_learns_through_the_convolution_views() -> None:
+    history = fit(Regression(60))
+    assert history[-1]["loss"] < 0.2 * history[0]["loss"]
+
+
+def test_resume_is_bitwise_equal_to_an_unbroken_run(tmp_path: Path) -> None:
+    whole = Regression(12)
+    fit(whole)
+    first = Regression(12)
+    first.total_steps = 7
+    fit(first, checkpoints=Checkpoints(tmp_path / "checkpoints", every=3))
+    second = Regression(12)
+    history = fit(second, checkpoints=Checkpoints(tmp_path / "checkpoints", every=3))
+    assert [row["step"] for row in history] == list(range(12))
+    assert history == whole.state.history
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for name, tensor in whole.state.ema["model"].shadow.items():
+        assert torch.equal(tensor, second.state.ema["model"].shadow[name])
+
+
+def test_a_killed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    method = Regression(4)
+    fit(method, checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
+    (tmp_path / "c.partial").write_bytes(b"half a checkpoint")
+    again = Regression(4)
+    assert (
+        fit(again, checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
+        == method.state.history
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    with pytest.raises(GateError, match="step 3: loss is not finite"):
+        fit(Regression(9, broken_at=3))
+
+
+def test_generators_differ_by_seed_step_and_purpose() -> None:
+    draws = {
+        torch.rand(1, generator=generator(seed, step, purpose)).item()
+        for seed in range(3)
+        for step in range(5)
+        for purpose in ("batch", "noise", "time")
+    }
+    assert len(draws) == 45
+
+
+def test_ema_starts_fast_and_is_undone_outside_the_block() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    ema = Ema(module, 0.99)
+    nn.init.ones_(module.weight)
+    ema.update(module)
+    assert ema.shadow["weight"].item() == pytest.approx(1 - 2 / 11)
+    with ema.applied(module):
+        assert module.weight.item() == pytest.approx(1 - 2 / 11)
+    assert module.weight.item() == 1.0
+
+
+def test_warmup_then_cosine_to_the_floor() -> None:
+    factors = [warmup_cosine(i, 100, 10) for i in range(100)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) == 1.0
+    assert factors[-1] == pytest.approx(0.02, abs=2e-3)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown optimiser 'sgd'"):
+        transformer_optimizers(nn.Linear(1, 1), "sgd", 1e-3, 0.0)
