@@ -158,7 +158,10 @@ def tag(
 
 @app.command()
 def gc(
-    delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
+    delete: Delete = False,
+    grace: Grace = "7d",  # type: ignore[assignment] # typer parses it
+    store: Store = "",
+    as_json: Json = False,
 ) -> None:
     """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
     from kontext.store.artifacts.garbage import collect_garbage

@@ -55,7 +55,10 @@ def move(store: Store = "") -> None:
 
 @app.command()
 def compact(
-    delete: Delete = False, grace: Grace = "7d", store: Store = "", as_json: Json = False
+    delete: Delete = False,
+    grace: Grace = "7d",  # type: ignore[assignment] # typer parses it
+    store: Store = "",
+    as_json: Json = False,
 ) -> None:
     """Expire snapshots that are no dataset version, merge small files, remove unused ones."""
     done = opened.catalog(store).compact(grace, dry_run=not delete)

@@ -37,7 +37,7 @@ def _setup(self: AioSqliteConfiguration, connection: Any, record: Any) -> None:
 
 def create_app() -> FastAPI:
     """The app that `kontext up` serves."""
-    AioSqliteConfiguration.setup_sqlite = _setup  # type: ignore[method-assign]
+    AioSqliteConfiguration.setup_sqlite = _setup  # type: ignore[method-assign, assignment]
     app = prefect_app()
     if url := report_url():
         folder = places().home / "report"

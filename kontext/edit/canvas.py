@@ -79,7 +79,7 @@ def resize(image: Image, size: Size) -> Image:
 
 def to_tensor(images: Sequence[Image] | Images) -> Tensor:
     """uint8 [H, W, 3] arrays of one size -> float32 [B, 3, H, W] in [-1, 1]."""
-    stacked = torch.from_numpy(np.stack(images))
+    stacked = torch.from_numpy(np.stack(list(images)))
     return stacked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 

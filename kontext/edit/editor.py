@@ -180,7 +180,7 @@ class Editor:
         missing = [key for key in images if key not in known]
         for keys in _batches(missing, batch, lambda key: placed[key][0].shape):
             latents = self.codec.encode([placed[key][0] for key in keys])
-            known.update(zip(keys, latents.split(1), strict=True))
+            known.update(zip(keys, torch.split(latents, 1), strict=True))
         return [self._prepared(edit, size, placed, known) for edit in edits]
 
     def denoise(

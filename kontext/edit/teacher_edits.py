@@ -65,7 +65,7 @@ def synthesise(
     if missing:
         config = ctx.config
         assert isinstance(config, DistillConfig)
-        shared = inputs.using(**{TEACHER_EDITS: folder})
+        shared = inputs.using(files={TEACHER_EDITS: folder})
         on_ranks(
             edit_on_rank,
             config,

@@ -72,7 +72,7 @@ def run(ctx: StageContext) -> None:
     sampler = edit_sampler(config, data)
     inputs = Inputs.of(ctx)
     folder = synthesise(ctx, sampler, edits, teacher, ledger, inputs)
-    inputs = inputs.using(teacher, **{TEACHER_EDITS: folder})
+    inputs = inputs.using(teacher, {TEACHER_EDITS: folder})
     method = ladd.build(config, inputs, World(device=device))
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}

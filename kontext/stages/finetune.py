@@ -154,7 +154,7 @@ def _distil_guidance(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> 
     if config.launch.launcher != "in-process":  # no checkpoint of the student has its teacher
         path = ctx.scratch / "teacher.safetensors"
         save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, path)
-        inputs = inputs.using(teacher=path)
+        inputs = inputs.using(files={"teacher": path})
     inputs = inputs.using(trained.model)
     method = guidance.build(config, inputs, trained.world)
     recent = _train_on(ctx, trained, guidance.build, method, inputs, "guidance")[-20:]

@@ -42,9 +42,11 @@ class Inputs:
     def __getitem__(self, stage: str) -> ArtifactReader:
         return self.artifacts[stage]
 
-    def using(self, model: nn.Module | None = None, **files: Path) -> Inputs:
+    def using(
+        self, model: nn.Module | None = None, files: Mapping[str, Path] | None = None
+    ) -> Inputs:
         """The same inputs with starting weights, or with more files."""
-        return replace(self, model=model or self.model, files={**self.files, **files})
+        return replace(self, model=model or self.model, files={**self.files, **(files or {})})
 
     def description(self) -> dict[str, Any]:
         """As JSON, without the model: what `opened` makes the inputs of a rank from."""
