@@ -5,10 +5,11 @@
 
 `make` runs every stage in a new folder, with the code fingerprint fixed so that a change of code
 alone gives no other digest, and writes the SHA-256 of every artifact file. Run it in a checkout of
-each version, on one machine (kernels differ between processors), then compare. Use it before and
-after a change that must not change results: a move, a rename, another way to launch ranks.
+each version, on one machine with one OMP_NUM_THREADS (kernels differ between processors, and sums
+between numbers of threads), then compare. Use it before and after a change that must not change
+results: a move, a rename, another way to launch ranks, another store.
 
-Some files name times, versions or devices and are compared by name only: see `TIMED`.
+A few files hold times or digests of other artifacts and are compared by name only: see `TIMED`.
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ from unittest.mock import patch
 from benchmarks.seaweed import KEYS, seaweed
 from kontext.engine.run import Engine
 from kontext.engine.stage import LogReporter
+from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
 # Where stages ask for a fingerprint of code. Each is told a constant instead.
 FINGERPRINTS = ("kontext.engine.run.code_digest", "kontext.engine.fingerprint.code_digest")
-# Files whose bytes hold seconds, package versions or run times.
+# Files that hold seconds, digests of other artifacts or the day: compared by name only.
 TIMED: tuple[tuple[str, str], ...] = (
-    ("evaluate", "report.html"),
+    ("distill", "teacher_edits.json"),
     ("evaluate", "latency.json"),
-    ("publish", "README.md"),
+    ("evaluate", "report/index.html"),
+    ("index", "index.json"),
+    ("publish", "dataset_card.md"),
     ("publish", "lineage.json"),
+    ("publish", "lineage.mmd"),
+    ("publish", "model/README.md"),
 )
 _TRAINING = ("autoencoder", "encode", "finetune", "distill")
 
@@ -53,6 +59,8 @@ def overrides(ranks: int) -> tuple[str, ...]:
 
 def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
     """Run recipe `ci` with overrides; stage -> digest and SHA-256 per file of its artifact."""
+    home.mkdir(parents=True)
+    (home / KEY_FILE).write_text("ab" * 32)  # else the ids in decisions differ from run to run
     with ExitStack() as stack:
         for name in FINGERPRINTS:
             stack.enter_context(patch(name, lambda *_: "0" * 64))
