@@ -33,8 +33,12 @@ from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
-# Where stages ask for a fingerprint of code. Each is told a constant instead.
-FINGERPRINTS = ("kontext.engine.run.code_digest", "kontext.engine.fingerprint.code_digest")
+# What names code or other artifacts, and the constant that stands for it here.
+CONSTANTS = {
+    "kontext.engine.run.code_digest": "0" * 64,
+    "kontext.engine.fingerprint.code_digest": "0" * 64,
+    "kontext.edit.teacher_edits._version": "0" * 24,
+}
 # Files that hold seconds, digests of other artifacts or the day: compared by name only.
 TIMED: tuple[tuple[str, str], ...] = (
     ("distill", "teacher_edits.json"),
@@ -62,8 +66,8 @@ def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
     home.mkdir(parents=True)
     (home / KEY_FILE).write_text("ab" * 32)  # else the ids in decisions differ from run to run
     with ExitStack() as stack:
-        for name in FINGERPRINTS:
-            stack.enter_context(patch(name, lambda *_: "0" * 64))
+        for name, constant in CONSTANTS.items():
+            stack.enter_context(patch(name, lambda *_, constant=constant: constant))
         engine = Engine(
             load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
         )
