@@ -140,7 +140,8 @@ def test_an_accumulated_batch_is_the_batch() -> None:
         with full_precision():
             histories.append(fit(parts))
     for one, other in zip(*histories, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        # abs: the pooled distance is 1 - cosine, and next to 1 float32 has steps of 6e-8
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-7)
 
 
 def test_a_batch_smaller_than_its_parts_is_refused() -> None:
