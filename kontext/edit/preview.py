@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from kontext.data.encoded.pair_tensors import PairTensors, gather
-from kontext.data.images import contact_sheet
 from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import noise
 from kontext.edit.pairs import EditSampler
-from kontext.engine.stage import StageContext
 from kontext.models.autoencoder.network import load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer
+
+if TYPE_CHECKING:
+    from kontext.engine.stage import StageContext
 
 CHANGES_RESULTS = False  # pictures for people
 
@@ -22,6 +25,10 @@ def preview_edits(
     ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs."""
+    from kontext.data.contact_sheet import (
+        contact_sheet,  # Pillow: where nothing is shown, not needed
+    )
+
     device = data.latents.device
     codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], device))
     sampler = EditSampler(data, steps)

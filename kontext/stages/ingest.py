@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pyarrow as pa
 
-from kontext.data.images import contact_sheet
+from kontext.data.contact_sheet import contact_sheet
 from kontext.data.ingest import (
     check_canaries,
     deduplicate,

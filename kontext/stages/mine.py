@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import pyarrow as pa
 
-from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.contact_sheet import contact_sheet
+from kontext.data.images import ImageBank
 from kontext.data.mine import MinedImage, Selection, miner, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.contact_sheet import contact_sheet
+from kontext.data.images import ImageBank
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety.classifiers import load_classifier

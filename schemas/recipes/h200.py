@@ -17,19 +17,21 @@ from schemas.sections.training import (
     PictureConfig,
 )
 
+_SOURCES = (
+    {"kind": "emoji", "max_concepts": 300, "max_people": 40},
+    {"kind": "meteocons"},
+    {"kind": "dicebear", "seeds": 60},
+    {"kind": "signs", "scenes": 150},
+    {"kind": "cutouts"},
+)
+
 
 def recipe() -> Recipe:
     """The recipe `h200`."""
     return Recipe(
         name="h200",
         ingest=IngestConfig(
-            sources=(
-                {"kind": "emoji", "max_concepts": 300, "max_people": 40},
-                {"kind": "meteocons"},
-                {"kind": "dicebear", "seeds": 60},
-                {"kind": "signs", "scenes": 150},
-                {"kind": "cutouts"},
-            ),
+            sources=_SOURCES,
             resolution=128,
         ),
         mine=MineConfig(pairs_per_category=8000, t2i_singles=2500),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kontext.data.images import ImageBank, contact_sheet
+from kontext.data.contact_sheet import contact_sheet
+from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from schemas.recipes import load_recipe
 from schemas.tables import PIXELS
