@@ -21,7 +21,7 @@ from tests.parallel.method_work import (
     pictured,
     trained,
 )
-from tests.parallel.ranks import run_ranks
+from tests.parallel.rank_processes import run_ranks
 
 
 @pytest.fixture(scope="module")

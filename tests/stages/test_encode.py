@@ -22,7 +22,7 @@ def sharded(folder: Path, seed: int = 0, text_length: int = 20) -> Harness:
     """A dataset in three splits and an untrained codec."""
     config = EncodeConfig(text_length=text_length, batch=16, shard_rows=40)
     harness = Harness(folder, finished_run.recipe().model_copy(update={"encode": config}))
-    images, rows = finished_run._pairs()
+    images, rows = finished_run._pairs(finished_run.SPLIT_NAMES)
     for number, row in enumerate(rows):
         row["split"] = finished_run.SPLIT_NAMES[number % 3]
     harness.make("shard", lambda w: finished_run._shard(w, rows, images, folder))
@@ -49,7 +49,7 @@ def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
     made: tuple[Harness, Artifact],
 ) -> None:
     harness, artifact = made
-    images, _ = finished_run._pairs()
+    images, _ = finished_run._pairs(finished_run.SPLIT_NAMES)
     bank = open_bank(artifact, "latents")
     ids, latents = bank.keys, bank.tensors["latents"]
     assert ids == sorted(images)
@@ -64,7 +64,7 @@ def test_latents_are_the_mode_of_the_image_they_are_keyed_by(
 
 def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]) -> None:
     _, artifact = made
-    _, rows = finished_run._pairs()
+    _, rows = finished_run._pairs(finished_run.SPLIT_NAMES)
     known = {row["pair_id"]: row for row in rows}
     ids, texts = open_bank(artifact, "latents").keys, open_bank(artifact, "texts").texts
     assert texts is not None

@@ -25,7 +25,7 @@ def dataset(folder: Path, splits: tuple[str, ...]) -> Harness:
         shape=base.autoencoder.shape, steps=3, batch=4, perceptual_start=1, disc_start=2
     )
     harness = Harness(folder, base.model_copy(update={"autoencoder": config}))
-    images, rows = finished_run._pairs()
+    images, rows = finished_run._pairs(finished_run.SPLIT_NAMES)
     for number, row in enumerate(rows):
         row["split"] = splits[number % len(splits)]
     harness.make("shard", lambda w: finished_run._shard(w, rows, images, folder))
@@ -40,7 +40,7 @@ def test_weights_carry_the_statistics_that_were_measured(tmp_path: Path) -> None
     assert config["scale"] not in (0.3611, 1.0) and health["psnr_held_out"] > 3
     losses = artifact.table("history.parquet")["perceptual"].to_pylist()
     assert [value is not None for value in losses] == [False, True, True]
-    images, _ = finished_run._pairs()
+    images, _ = finished_run._pairs(finished_run.SPLIT_NAMES)
     pixels = torch.stack([torch.from_numpy(image) for image in images.values()])
     model = load_autoencoder(artifact, torch.device("cpu"))
     with torch.no_grad():

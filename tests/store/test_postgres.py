@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.store.test_catalog import POLICY, manifest
+from tests.store.catalog.test_catalog import POLICY, manifest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog

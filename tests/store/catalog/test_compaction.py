@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.store.test_catalog import POLICY, manifest
+from tests.store.catalog.test_catalog import POLICY, manifest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog

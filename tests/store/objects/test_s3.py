@@ -17,7 +17,7 @@ from typing import Any
 
 import boto3
 import pytest
-from tests.store.test_transfer import make
+from tests.store.artifacts.test_transfer import make
 
 from kontext.errors import ObjectExists, StoreError
 from kontext.store.artifacts.artifact_store import ArtifactStore

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.test_guard import STEPS, Injected, assert_equal
+from tests.train.loop.test_guard import STEPS, Injected, assert_equal
 from torch import nn
 
 from kontext.errors import Stopped, StoreError, WeightsError

@@ -18,7 +18,7 @@ from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim.build import adamw
 from kontext.train.optim.light_adamw import is_quantised, light_adamw
 from schemas.sections.training import FinetuneConfig, ParallelConfig
-from tests.parallel.ranks import run_ranks
+from tests.parallel.rank_processes import run_ranks
 from tests.train.toy import SHAPE, toy_config, toy_pairs
 
 WIDE = SHAPE.model_copy(

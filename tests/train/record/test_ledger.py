@@ -23,8 +23,8 @@ from kontext.train.record.ledger import (
     differences,
     meaning,
     optimizer_ledger,
-    transformer_ledger,
 )
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.models import AutoencoderShape
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
