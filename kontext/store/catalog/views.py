@@ -16,7 +16,7 @@ from kontext.errors import CatalogError
 from schemas.risks import risks
 
 CHANGES_RESULTS = True
-DATA_FILES = ("../../schemas/views/acceptance.sql",)  # the others only show what is there
+DATA_FILES = ("../../../schemas/views/acceptance.sql",)  # the others only show what is there
 
 _NAMES = (  # in order of dependence
     "acceptance",
@@ -70,6 +70,10 @@ def acceptance(
     per pair, sorted by pair_id. Raises CatalogError for a threshold name no rule knows.
     """
     check_thresholds(thresholds)
+    for risk in risks().values():
+        if risk.column not in pair_scores.column_names:  # null, as in the lake
+            nulls = pa.nulls(pair_scores.num_rows, pa.float32())
+            pair_scores = pair_scores.append_column(risk.column, nulls)
     policy = pa.table(
         {
             "name": pa.array(thresholds.keys(), pa.string()),
