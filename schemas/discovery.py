@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,10 +21,19 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 def plugins(package: str, attribute: str) -> dict[str, ModuleType]:
     """Name -> module, by name, of the package's modules that define `attribute`.
 
-    A plug-in is named by its file, with dashes for underscores. All modules are imported, so
-    what is heavy belongs in their functions.
+    A plug-in is named by its file, with dashes for underscores. A file is imported where a line of
+    it begins by defining the attribute, so what is heavy belongs in its functions. The others, and
+    the package where no file does, are not imported.
     """
-    files = sorted(found.name for found in pkgutil.iter_modules(import_module(package).__path__))
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations is not None, package
+    defines = re.compile(rf"^(class |def )?{attribute}\b", re.MULTILINE)
+    folders = spec.submodule_search_locations
+    files = sorted(
+        name
+        for finder, name, is_package in pkgutil.iter_modules(folders)
+        if not is_package and defines.search(Path(finder.path, f"{name}.py").read_text("utf-8"))
+    )
     modules = {name.replace("_", "-"): import_module(f"{package}.{name}") for name in files}
     return {name: module for name, module in modules.items() if hasattr(module, attribute)}
 

@@ -30,7 +30,7 @@ from kontext.engine.acceptance import (
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
-from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext
+from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext, section_in
 from kontext.engine.states import PlannedStage, StageOutcome, StageStatus
 from kontext.engine.versions import git_commit, package_versions
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
@@ -369,9 +369,7 @@ class Engine:
         return self._externals[stage.name]
 
     def _section(self, stage: Stage) -> Section:
-        section = getattr(self.recipe, stage.section)
-        assert isinstance(section, Section)
-        return section
+        return section_in(self.recipe, stage)
 
     def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
         return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"

@@ -186,7 +186,7 @@ class Stage:
     """One stage of the graph, as its own file declares it (see `kontext.engine.graph`)."""
 
     name: str
-    section: str  # attribute of Recipe
+    section: str = ""  # of the recipe; empty: the stage has no settings
     inputs: tuple[str, ...] = ()  # stage names
     module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
     pool: str = "cpu"  # work pool: cpu or gpu
@@ -196,3 +196,10 @@ class Stage:
         ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
     )
     summary: str = ""  # one line for people
+
+
+def section_in(recipe: Section, stage: Stage) -> Section:
+    """The stage's own section of a recipe; an empty one where the stage has no settings."""
+    section = getattr(recipe, stage.section) if stage.section else Section()
+    assert isinstance(section, Section)
+    return section
