@@ -36,6 +36,7 @@ PLUGINS = {  # package -> what its plug-ins define
     "kontext.data.caption": "captioner",
     "kontext.safety.classifiers": "load",
     "kontext.evaluate.metrics": "METRICS",
+    "kontext.train.methods": "AFTER_FLOW",
 }
 PLUGIN_MODULES = {
     module.__name__
