@@ -10,7 +10,7 @@ import pytest
 
 from kontext.engine.graph import declared, discover, downstream, ordered
 from kontext.engine.run import Engine
-from kontext.engine.stage import Stage
+from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
@@ -22,7 +22,7 @@ def test_order_is_execution_order_and_sections_exist() -> None:
     for name, stage in STAGES.items():
         assert stage.name == name and stage.summary and stage.pool in ("cpu", "gpu")
         assert set(stage.inputs) <= seen, f"{name} runs before its inputs"
-        assert isinstance(getattr(Recipe(), stage.section), Section)
+        assert isinstance(section_in(Recipe(), stage), Section)
         assert stage.module == f"kontext.stages.{name.replace('-', '_')}"
         seen.add(name)
 
