@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # a recipe looks into stages' files, and needs no more than pydantic
 
 CHANGES_RESULTS = False  # hands things over
 
@@ -115,7 +117,7 @@ class ArtifactOutput(Protocol):
         """Record which kernel or backend served a role, e.g. attention=sdpa."""
 
 
-ChunkResult = Mapping[str, pa.Table]
+ChunkResult: TypeAlias = "Mapping[str, pa.Table]"
 
 
 class ChunkMap(Protocol):
