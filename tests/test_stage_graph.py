@@ -71,6 +71,11 @@ def test_what_no_graph_can_be_made_of_is_refused(tmp_path: Path) -> None:
         discover("p", tmp_path)
 
 
+def test_a_stage_without_settings_has_an_empty_section() -> None:
+    assert section_in(Recipe(), Stage(name="a")) == Section()
+    assert section_in(Recipe(), STAGES["mine"]) == Recipe().mine
+
+
 def test_downstream_includes_itself_and_only_dependents() -> None:
     assert downstream(STAGES, "distill") == ["distill", "evaluate", "publish"]
     assert downstream(STAGES, "ingest") == list(STAGES)
