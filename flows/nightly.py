@@ -71,7 +71,8 @@ def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Eng
     sections: dict[str, Any] = {"name": publish.recipe}
     for stage in ("evaluate", *pins):
         manifest = published if stage == "evaluate" else base.open(stage, pins[stage]).manifest
-        sections[STAGES[stage].section] = _section(manifest)
+        if section := STAGES[stage].section:
+            sections[section] = _section(manifest)
     recipe = Recipe.model_validate(sections)
     fresh = recipe.evaluate.model_copy(update={"seed": seed})
     recipe = recipe.model_copy(update={"evaluate": fresh})

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from kontext.engine.remake import import_artifacts
 from kontext.engine.run import Engine
-from kontext.engine.stage import Stage
+from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError, ObjectNotFound, RecipeError
 from kontext.models.files.packaged import VARIABLE, model_files
 from kontext.store.artifacts.artifact_store import ArtifactStore
@@ -87,7 +87,7 @@ def exported_artifacts(
         return {}
     for stage, digest in record.artifacts.items():
         made = store.open(stage, digest).manifest.config
-        section = getattr(recipe, stages[stage].section).model_dump(mode="json")
+        section = section_in(recipe, stages[stage]).model_dump(mode="json")
         other = [key for key, value in section.items() if made.get(key, value) != value]
         if other:
             raise RecipeError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
+import ast
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,12 +21,37 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 def plugins(package: str, attribute: str) -> dict[str, ModuleType]:
     """Name -> module, by name, of the package's modules that define `attribute`.
 
-    A plug-in is named by its file, with dashes for underscores. All modules are imported, so
-    what is heavy belongs in their functions.
+    A plug-in is named by its file, with dashes for underscores. A file is imported where a line of
+    it begins by defining the attribute, so what is heavy belongs in its functions. The others, and
+    the package where no file does, are not imported.
     """
-    files = sorted(found.name for found in pkgutil.iter_modules(import_module(package).__path__))
-    modules = {name.replace("_", "-"): import_module(f"{package}.{name}") for name in files}
-    return {name: module for name, module in modules.items() if hasattr(module, attribute)}
+    modules = {name: import_module(f"{package}.{name}") for name in _files(package, attribute)}
+    return {
+        name.replace("_", "-"): module
+        for name, module in modules.items()
+        if hasattr(module, attribute)
+    }
+
+
+def literals(package: str, attribute: str) -> dict[str, Any]:
+    """Module -> the literal that its file assigns to `attribute`. Nothing is imported."""
+    return {
+        f"{package}.{name}": ast.literal_eval(node.value)
+        for name, source in _files(package, attribute).items()
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute
+    }
+
+
+@cache
+def _files(package: str, attribute: str) -> dict[str, str]:
+    """Name -> text, by name, of the package's files with a line that begins by defining it."""
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations is not None, package
+    defines = re.compile(rf"^(class |def )?{attribute}\b", re.MULTILINE)
+    paths = [p for each in spec.submodule_search_locations for p in Path(each).glob("[!_]*.py")]
+    files = {path.stem: path.read_text("utf-8") for path in sorted(paths)}
+    return {name: text for name, text in files.items() if defines.search(text)}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A recipe: everything that decides a result, typed. The named ones are in `schemas.recipes`.
 
-A recipe has one section per stage. A stage's artifact digest covers its own section (and its input
+A recipe has one section per stage: a field here, or the class `Settings` in the stage's own file,
+which is found there. A stage's artifact digest covers its own section (and its input
 artifacts), so changing `distill.seed` redoes distill and what follows, nothing before it. Unknown
 keys are errors. The resolved recipe is stored in every manifest. Where things live (store, catalog,
 credentials) is environment, never recipe.
@@ -10,8 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
 
+from schemas.discovery import plugins
 from schemas.sections.base import Section
 from schemas.sections.data import (
     CaptionConfig,
@@ -46,8 +50,21 @@ def small_transformer(**sizes: Any) -> TransformerShape:
     )
 
 
+def sections_of_stage_files() -> dict[str, FieldInfo]:
+    """Section -> field, of the stages whose files hold their own `Settings`, by file."""
+    files = plugins("kontext.stages", "Settings").values()
+    return {
+        file.STAGE.section: FieldInfo.from_annotated_attribute(
+            file.Settings, Field(file.Settings(), title=file.STAGE.summary)
+        )
+        for file in files
+    }
+
+
 class Recipe(Section):
     """A full pipeline configuration."""
+
+    model_config = ConfigDict(defer_build=True)  # until first used: then stages' files are found
 
     name: str = Field("custom", title="Name")
     # by a factory: its default looks for the sources' settings
@@ -63,3 +80,10 @@ class Recipe(Section):
     distill: DistillConfig = Field(DistillConfig(), title="Student")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), title="Evaluation")
     publish: PublishConfig = Field(PublishConfig(), title="Publication")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        for name, section in sections_of_stage_files().items():
+            if cls.model_fields.setdefault(name, section).annotation is not section.annotation:
+                raise ValueError(f"the recipe section '{name}' is declared twice")
+        return handler(source)

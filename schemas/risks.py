@@ -1,8 +1,9 @@
 """Risks that images are screened for. Each is stated by the classifier that finds it.
 
-Score columns, limits, the acceptance view and the report go through this list, so a new risk is a
-new file in kontext/safety/classifiers and its entry in a policy. Imports point down, so the package
-is looked into by its name.
+A new risk is a new file in kontext/safety/classifiers and its entry in a policy. The catalog's
+tables, its acceptance view and the report know all risks. What a screening writes follows the
+classifiers that its recipe names, and no others: only those are in its digest. Imports point down,
+so the package is looked into by its name.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Risk:
 
 
 @cache
-def risks() -> dict[str, Risk]:
-    """Name -> risk, sorted by name, of all classifiers."""
-    modules = plugins(PACKAGE, "RISKS").values()
-    found = {risk.name: risk for module in modules for risk in module.RISKS}
+def risks(classifiers: tuple[str, ...] | None = None) -> dict[str, Risk]:
+    """Name -> risk, sorted by name, of these classifiers; of all there are where none are given."""
+    modules = plugins(PACKAGE, "RISKS")
+    named = [name for name in modules if classifiers is None or name in classifiers]
+    found = {risk.name: risk for name in named for risk in modules[name].RISKS}
     return dict(sorted(found.items()))

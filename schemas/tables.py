@@ -5,9 +5,11 @@ Each field carries a `comment`, which the catalog keeps as the column's comment.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
-from schemas.risks import risks
+from schemas.risks import Risk, risks
 
 CHANGES_RESULTS = True
 
@@ -96,13 +98,22 @@ IMAGE_SCORES = table_schema(
     ("score", pa.float32(), "0 to 1"),
 )
 
-PAIR_SCORES = table_schema(
-    "Raw quality and safety scores per pair.",
-    ("pair_id", pa.string(), "key into pairs"),
-    *(
+
+def pair_scores(known: Iterable[Risk]) -> pa.Schema:
+    """The table of scores with a column for each of these risks."""
+    risk_columns = (
         (risk.column, pa.float32(), f"largest {risk.score} score over all images of the pair")
-        for risk in risks().values()
-    ),
+        for risk in known
+    )
+    return table_schema(
+        "Raw quality and safety scores per pair.",
+        ("pair_id", pa.string(), "key into pairs"),
+        *risk_columns,
+        *_QUALITY,
+    )
+
+
+_QUALITY: tuple[Column, ...] = (
     ("exposure_delta", pa.float32(), "exposure of the target minus the context's largest"),
     ("unmatchable", pa.bool_(), "the hash gate could not match one of the images: stricter limits"),
     ("text_reason", pa.string(), "text rule that fired, or empty"),
@@ -115,6 +126,7 @@ PAIR_SCORES = table_schema(
     ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),
     ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
 )
+PAIR_SCORES = pair_scores(risks().values())  # as the catalog has it: of all classifiers
 
 DECISIONS = table_schema(
     "Safety decisions, deterministic part; the ledger adds time and the hash chain.",

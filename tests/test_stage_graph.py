@@ -10,7 +10,7 @@ import pytest
 
 from kontext.engine.graph import declared, discover, downstream, ordered
 from kontext.engine.run import Engine
-from kontext.engine.stage import Stage
+from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
@@ -22,7 +22,7 @@ def test_order_is_execution_order_and_sections_exist() -> None:
     for name, stage in STAGES.items():
         assert stage.name == name and stage.summary and stage.pool in ("cpu", "gpu")
         assert set(stage.inputs) <= seen, f"{name} runs before its inputs"
-        assert isinstance(getattr(Recipe(), stage.section), Section)
+        assert isinstance(section_in(Recipe(), stage), Section)
         assert stage.module == f"kontext.stages.{name.replace('-', '_')}"
         seen.add(name)
 
@@ -69,6 +69,11 @@ def test_what_no_graph_can_be_made_of_is_refused(tmp_path: Path) -> None:
         (tmp_path / file).write_text("STAGE = Stage(name='x', section='')")
     with pytest.raises(ArtifactError, match="two files declare stage 'x'"):
         discover("p", tmp_path)
+
+
+def test_a_stage_without_settings_has_an_empty_section() -> None:
+    assert section_in(Recipe(), Stage(name="a")) == Section()
+    assert section_in(Recipe(), STAGES["mine"]) == Recipe().mine
 
 
 def test_downstream_includes_itself_and_only_dependents() -> None:

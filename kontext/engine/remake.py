@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext, section_of
+from kontext.engine.stage import (
+    ChunkMap,
+    ChunkResult,
+    LogReporter,
+    Stage,
+    StageContext,
+    section_in,
+    section_of,
+)
 from kontext.errors import ArtifactError
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
@@ -131,7 +139,7 @@ def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:
 
 
 def _section(manifest: Manifest, stage: Stage) -> Section:
-    section: Section = section_of(manifest, type(getattr(Recipe(), stage.section)))
+    section: Section = section_of(manifest, type(section_in(Recipe(), stage)))
     return section
 
 

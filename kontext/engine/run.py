@@ -30,7 +30,7 @@ from kontext.engine.acceptance import (
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
-from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext
+from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext, section_in
 from kontext.engine.states import PlannedStage, StageOutcome, StageStatus
 from kontext.engine.versions import git_commit, package_versions
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
@@ -44,7 +44,6 @@ from kontext.store.artifacts.artifact_store import (
 from kontext.store.objects import open_store
 from schemas.manifest import Manifest, artifact_digest
 from schemas.recipe import Recipe
-from schemas.sections.base import Section
 
 if TYPE_CHECKING:
     from kontext.store.catalog.catalog import Catalog
@@ -97,9 +96,8 @@ class Engine:
         """The catalog, opened when it is first asked for. Raises CatalogError without one."""
         if not self._catalog:
             raise CatalogError("this run has no catalog")
-        from kontext.store.catalog.catalog import (
-            Catalog,  # DuckDB: a training machine may have none
-        )
+        # DuckDB: a training machine may have none
+        from kontext.store.catalog.catalog import Catalog
 
         return Catalog(self._catalog, self.objects.url)
 
@@ -298,7 +296,7 @@ class Engine:
             )
 
         return StageContext(
-            config=self._section(stage),
+            config=section_in(self.recipe, stage),
             digest=digest,
             inputs={source: self._input(source, digest) for source, digest in inputs.items()},
             output=writer,
@@ -343,7 +341,7 @@ class Engine:
         return artifact_digest(stage.name, code_digest(self._code(stage)), config, inputs)
 
     def _code(self, stage: Stage) -> dict[str, str]:
-        return code_of(stage, self._section(stage))
+        return code_of(stage, section_in(self.recipe, stage))
 
     def _tag(self, stage: Stage, manifest: Manifest) -> str:
         """The stage's tag, from the sections that its inputs and itself were made with."""
@@ -355,7 +353,7 @@ class Engine:
         )
 
     def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
-        config = self._section(stage).model_dump(mode="json")
+        config = section_in(self.recipe, stage).model_dump(mode="json")
         if stage.external:
             config["external"] = self._external(stage)
         return {**config, "attempt": attempt} if attempt else config
@@ -365,13 +363,8 @@ class Engine:
         if stage.name not in self._externals:
             module, _, function = stage.external.partition(":")
             look = getattr(importlib.import_module(module), function)
-            self._externals[stage.name] = str(look(self._section(stage), self.home))
+            self._externals[stage.name] = str(look(section_in(self.recipe, stage), self.home))
         return self._externals[stage.name]
-
-    def _section(self, stage: Stage) -> Section:
-        section = getattr(self.recipe, stage.section)
-        assert isinstance(section, Section)
-        return section
 
     def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
         return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"

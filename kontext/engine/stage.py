@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # a recipe looks into stages' files, and needs no more than pydantic
 
 CHANGES_RESULTS = False  # hands things over
 
@@ -115,7 +117,7 @@ class ArtifactOutput(Protocol):
         """Record which kernel or backend served a role, e.g. attention=sdpa."""
 
 
-ChunkResult = Mapping[str, pa.Table]
+ChunkResult: TypeAlias = "Mapping[str, pa.Table]"
 
 
 class ChunkMap(Protocol):
@@ -186,7 +188,7 @@ class Stage:
     """One stage of the graph, as its own file declares it (see `kontext.engine.graph`)."""
 
     name: str
-    section: str  # attribute of Recipe
+    section: str = ""  # of the recipe; empty: the stage has no settings
     inputs: tuple[str, ...] = ()  # stage names
     module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
     pool: str = "cpu"  # work pool: cpu or gpu
@@ -196,3 +198,10 @@ class Stage:
         ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
     )
     summary: str = ""  # one line for people
+
+
+def section_in(recipe: Section, stage: Stage) -> Section:
+    """The stage's own section of a recipe; an empty one where the stage has no settings."""
+    section = getattr(recipe, stage.section) if stage.section else Section()
+    assert isinstance(section, Section)
+    return section

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,9 +56,13 @@ class Policy(BaseModel):
             data["risks"] = {"nsfw": {"nsfw": 1.0}, **({"nudity": nudity} if nudity else {})}
         return data
 
-    def risk(self, scores: Mapping[str, Values]) -> ImageRisk:
-        """Combine label scores (of all classifiers, label -> [N]) into risks."""
+    def risk(self, scores: Mapping[str, Values], names: Iterable[str] | None = None) -> ImageRisk:
+        """Combine label scores (of the policy's classifiers, label -> [N]) into risks.
+
+        `names` are the risks that are wanted; all there are where none are given.
+        """
         zeros = np.zeros_like(next(iter(scores.values())))
+        wanted = risks() if names is None else names
 
         def largest(weights: Mapping[str, float], default: Values) -> Values:
             parts = [weight * scores[label] for label, weight in weights.items()]
@@ -66,7 +70,7 @@ class Policy(BaseModel):
             return found
 
         return ImageRisk(
-            {name: largest(self.risks.get(name, {}), zeros) for name in risks()},
+            {name: largest(self.risks.get(name, {}), zeros) for name in wanted},
             largest(self.exposure_weights, zeros),
             largest(dict.fromkeys(self.person_labels, 1.0), zeros + 1),
         )
@@ -97,15 +101,17 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"policy {name}: {error}") from error
     if "open-nsfw" not in policy.classifiers or "nsfw_max" not in policy.thresholds:
         raise RecipeError(f"policy {name}: open-nsfw and a limit nsfw_max are required")
+    known = {**risks(), **risks(policy.classifiers)}
     for risk in policy.risks:
-        if risk not in risks():
-            known = ", ".join(risks())
-            raise RecipeError(f"policy {name}: no classifier finds '{risk}' (known: {known})")
-        classifier = risks()[risk].classifier
-        if classifier not in policy.classifiers or risks()[risk].column not in policy.thresholds:
+        if risk not in known:
+            raise RecipeError(
+                f"policy {name}: no classifier finds '{risk}' (known: {', '.join(known)})"
+            )
+        classifier, column = known[risk].classifier, known[risk].column
+        if classifier not in policy.classifiers or column not in policy.thresholds:
             raise RecipeError(
                 f"policy {name}: the risk {risk} needs the classifier {classifier} and a limit "
-                f"{risks()[risk].column}"
+                f"{column}"
             )
     return policy
 

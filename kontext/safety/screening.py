@@ -115,7 +115,8 @@ def image_decisions(
     """One row per stopped image and risk, and one in fifty of the passes."""
     found = []
     for name in policy.risks:
-        classifier, column = risks()[name].classifier, risks()[name].column
+        risk_of = risks(policy.classifiers)[name]
+        classifier, column = risk_of.classifier, risk_of.column
         for pixel_id, value, strict in zip(pixel_ids, risk.scores[name], unmatchable, strict=True):
             limit = policy.limit(column, bool(strict))
             outcome, reason = Outcome.PASS, ""

@@ -1,8 +1,9 @@
 """The twelve stages, one file each, and nothing else.
 
 A stage is handed its own recipe section and its input artifacts; it writes one artifact. To add
-one, add a file with a literal `STAGE = Stage(...)` and `run(ctx)`, and its section in
-`schemas/sections`. The graph is discovered from these files (`kontext.engine.graph`).
+one, write one file with a literal `STAGE = Stage(...)`, `run(ctx)` and, where it has settings, the
+class `Settings(Section)`. A file with settings imports what is heavy inside functions, because
+every recipe looks into it. The graph is discovered from these files (`kontext.engine.graph`).
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
 from kontext.train.capacity import estimate_flow
+from kontext.train.flow.edit_step import EditMethod
 from kontext.train.flow.validation import level_losses
 from kontext.train.loop.fit import Measure
-from kontext.train.loop.training import Build, Built, train
-from kontext.train.methods import flow, guidance, pictures
+from kontext.train.loop.training import train
+from kontext.train.methods import after_flow, flow
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
 from kontext.train.record.numerics import (
@@ -42,6 +43,7 @@ STAGE = Stage(
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
     external="kontext.train.start.digest:transformer_digest",
+    plugins="kontext.train.methods:modules_named",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
 
@@ -71,12 +73,13 @@ def run(ctx: StageContext) -> None:
     )
     model = method.model
     method.state.ema["model"].copy_to(model)
-    if config.pictures.steps:
-        _train_in_pictures(ctx, method, inputs)
+    following = after_flow(config)
+    for name in (name for name, each in following.items() if each.IN_PLACE):
+        model = _train_further(ctx, method, model, inputs, name)
     model.requires_grad_(False).eval()
     save_adapters(ctx, config, model)
-    if config.guidance_distill.steps:
-        model = _distil_guidance(ctx, method, inputs).requires_grad_(False).eval()
+    for name in (name for name, each in following.items() if not each.IN_PLACE):
+        model = _train_further(ctx, method, model, inputs, name).requires_grad_(False).eval()
     save_weights(ctx, "flow.safetensors", model.state_dict())
     ctx.output.add_json("config.json", {"shape": model.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, method.state.ledger)
@@ -133,47 +136,32 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     return replace(method.measure, of=measure)
 
 
-def _train_in_pictures(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> None:
-    """Train the flow's averaged weights on by the pictures that they make, in place."""
-    inputs = inputs.using(trained.model)
-    method = pictures.build(trained.config, inputs, trained.world)
-    history = _train_on(ctx, trained, pictures.build, method, inputs, "pictures")
-    recent = [row["embedding"] for row in history[-20:]]
-    ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
-    method.state.ema["model"].copy_to(method.model)
+def _train_further(
+    ctx: StageContext, trained: FlowMethod, model: FluxTransformer, inputs: Inputs, name: str
+) -> FluxTransformer:
+    """Train a flow on by a method that follows it; the history is `<name>.parquet`.
 
-
-def _distil_guidance(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> FluxTransformer:
-    """Guidance distillation of the trained flow; enters its mode in the ledger."""
-    config = trained.config
-    settings = config.guidance_distill
-    trained.state.ledger |= {
-        "guidance: mode": "embedded",
-        "guidance: distilled": f"{settings.low:g} to {settings.high:g}",
-    }
-    if config.launch.launcher != "in-process":  # no checkpoint of the student has its teacher
-        path = ctx.scratch / "teacher.safetensors"
-        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, path)
+    Returns the averaged weights: `model` itself where the method trains in place.
+    """
+    config, module = trained.config, after_flow(trained.config)[name]
+    if not module.IN_PLACE and config.launch.launcher != "in-process":
+        path = ctx.scratch / "teacher.safetensors"  # no checkpoint of the new model has it
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
         inputs = inputs.using(files={"teacher": path})
-    inputs = inputs.using(trained.model)
-    method = guidance.build(config, inputs, trained.world)
-    recent = _train_on(ctx, trained, guidance.build, method, inputs, "guidance")[-20:]
-    unguided = max(sum(row["unguided"] for row in recent), 1e-12)
-    ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / unguided)
-    method.state.ema["model"].copy_to(method.student)
-    return method.student
-
-
-def _train_on(
-    ctx: StageContext, trained: FlowMethod, build: Build, method: Built, inputs: Inputs, name: str
-) -> list[dict[str, float]]:
-    """Training that follows the flow, under its ledger; the history is `<name>.parquet`."""
+    inputs = inputs.using(model)
+    method: EditMethod = module.build(config, inputs, trained.world)
+    trained.state.ledger |= method.numerics
     method.state.ledger = dict(trained.state.ledger)
     progress = report_progress(ctx, name)
-    history = train(ctx, build, method, inputs, progress=progress, stage="finetune", name=name)
+    history = train(
+        ctx, module.build, method, inputs, progress=progress, stage="finetune", name=name
+    )
     write_history(ctx, history, name)
     write_incidents(ctx, method.state)
-    return history
+    for metric, value in method.summary(history[-20:]).items():
+        ctx.output.metric(metric, value)
+    method.state.ema["model"].copy_to(method.trained)
+    return method.trained
 
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from kontext.safety.screening import (
     score_chunk,
 )
 from kontext.store.catalog.views import acceptance
-from schemas.risks import risks
+from schemas.risks import Risk, risks
 from schemas.sections.data import ScreenConfig
 
 STAGE = Stage(
@@ -62,7 +63,8 @@ def run(ctx: StageContext) -> None:
     policy = load_policy(config.policy)
     names = classifiers_for(policy, config)
     versions = {name: load_classifier(name).version for name in names}  # fails before the work
-    for name in risks():
+    known = risks(config.classifiers)
+    for name in known:
         if name not in policy.risks:
             ctx.note(f"policy {policy.version}: {name} is not scored")
     ingest = ctx.inputs["ingest"]
@@ -70,7 +72,7 @@ def run(ctx: StageContext) -> None:
     results = ctx.map_chunks(score_chunk, chunks, config.processes)
     image_scores = pa.concat_tables([result["scores"] for result in results])
     bank, images = ImageBank(ingest), ingest.table("images")
-    risk = policy.risk(label_arrays(image_scores, bank.ids))
+    risk = policy.risk(label_arrays(image_scores, bank.ids), known)
     quality = dict(
         zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
     )
@@ -95,15 +97,17 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json("policy.json", policy_json(policy))
     for path in screened.trained.scorer.save(ctx.scratch):
         ctx.output.add_file(path.name, path)
-    _check_filters(ctx, screened.scores, accepted)
+    _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, bank, risk, unmatchable, screened, pairs, accepted)
 
 
-def _check_filters(ctx: StageContext, scores: pa.Table, accepted: pa.Table) -> None:
+def _check_filters(
+    ctx: StageContext, known: Mapping[str, Risk], scores: pa.Table, accepted: pa.Table
+) -> None:
     """Record every filter's pass rate; stop on one that is inert or rejects everything."""
     reasons = accepted["reject_reasons"].to_pylist()
-    varying = (*(r.column for r in risks().values() if r.always_varies), *_VARYING)
-    flat = (*(r.column for r in risks().values() if not r.always_varies), *_FLAT)
+    varying = (*(r.column for r in known.values() if r.always_varies), *_VARYING)
+    flat = (*(r.column for r in known.values() if not r.always_varies), *_FLAT)
     for name in (*varying, *flat):
         stem = name.removesuffix("_max")
         hit = [any(r.startswith(stem) for r in own) for own in reasons]

@@ -173,6 +173,9 @@ class PictureConfig(Section):
     ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")
 
 
+AfterFlow = GuidanceConfig | PictureConfig  # of the methods that train a flow further
+
+
 class FinetuneConfig(Section):
     """The teacher: flow matching on text-to-image and on edits."""
 

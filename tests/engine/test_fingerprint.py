@@ -21,7 +21,7 @@ from kontext.engine.fingerprint import (
     syntax_hash,
 )
 from kontext.engine.graph import downstream
-from kontext.engine.stage import Stage
+from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.discovery import plugins
@@ -36,6 +36,7 @@ PLUGINS = {  # package -> what its plug-ins define
     "kontext.data.caption": "captioner",
     "kontext.safety.classifiers": "load",
     "kontext.evaluate.metrics": "METRICS",
+    "kontext.train.methods": "AFTER_FLOW",
 }
 PLUGIN_MODULES = {
     module.__name__
@@ -70,7 +71,7 @@ def codes() -> dict[str, str]:
     """Stage -> digest of the code that decides its result."""
     fingerprint.forget()
     return {
-        name: code_digest(code_of(stage, getattr(RECIPE, stage.section)))
+        name: code_digest(code_of(stage, section_in(RECIPE, stage)))
         for name, stage in STAGES.items()
     }
 
@@ -195,7 +196,7 @@ def test_every_module_says_that_it_changes_no_result_or_is_counted() -> None:
     """A new module is counted by being imported; one that is not says why it changes nothing."""
     counted = set(OTHER)
     for stage in STAGES.values():
-        counted |= set(code_of(stage, getattr(RECIPE, stage.section)))
+        counted |= set(code_of(stage, section_in(RECIPE, stage)))
     empty = {m for m in MODULES if ROOT.joinpath(*m.split("."), "__init__.py").is_file()} - counted
     left = {module for module in MODULES if changes_results(module)} - counted - PLUGIN_MODULES
     assert left - empty == set(), "no stage imports them: CHANGES_RESULTS = False, and why"

@@ -14,6 +14,7 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from kontext.stages import STAGES
+from schemas.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -41,16 +42,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_stage_has_a_page_that_fits_the_graph() -> None:
     folder = ROOT / "docs" / "stages"
-    assert {page.stem for page in folder.glob("*.md")} == set(STAGES)
-    for name, stage in STAGES.items():
+    pages = {page.stem for page in folder.glob("*.md")}
+    # one whose settings are in its own file, or that has none, may come without
+    needed = {name for name, stage in STAGES.items() if stage.section in Recipe.__annotations__}
+    assert len(needed) >= 12 and needed <= pages <= set(STAGES)
+    for name in pages:
+        stage = STAGES[name]
         text = (folder / f"{name}.md").read_text()
         inputs = re.search(r"Input artifacts: (.*)\. Pool `(\w+)`", text, re.S)
         assert inputs is not None, name
         assert tuple(re.findall(r"\[([\w-]+)\]", inputs[1])) == stage.inputs
         assert inputs[2] == stage.pool
-        assert f"section `{stage.section}`" in text
+        assert not stage.section or f"section `{stage.section}`" in text
     overview = (ROOT / "docs" / "architecture.md").read_text()
-    assert re.findall(r"\(stages/([\w-]+)\.md\)", overview) == list(STAGES)
+    assert re.findall(r"\(stages/([\w-]+)\.md\)", overview) == [
+        name for name in STAGES if name in pages
+    ]
 
 
 def test_the_glossary_stays_short_and_in_order() -> None:

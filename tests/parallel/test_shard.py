@@ -12,8 +12,8 @@ from kontext.parallel.recompute import _to_host, offload_blocks
 from kontext.parallel.world import World
 from kontext.train.methods.flow import FlowMethod
 from schemas.sections.training import ParallelConfig
-from tests.parallel.rank_work import STEPS, Wire, everything, replicated, train
 from tests.parallel.rank_processes import run_ranks
+from tests.parallel.rank_work import STEPS, Wire, everything, replicated, train
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 # Muon's Newton-Schulz works in bf16, where one flipped rounding is 0.4 % of an update's element

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.engine.chunks import map_chunks
-from kontext.engine.stage import StageContext
+from kontext.engine.stage import StageContext, section_in
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
@@ -76,7 +76,7 @@ class Harness:
         scratch = self.folder / "scratch" / stage
         scratch.mkdir(parents=True, exist_ok=True)
         return StageContext(
-            config=getattr(self.recipe, STAGES[stage].section),
+            config=section_in(self.recipe, STAGES[stage]),
             digest=digest,
             inputs=self.inputs,
             output=writer,
@@ -93,7 +93,7 @@ class Harness:
             stage=stage,
             digest=writer.digest,
             code_digest="",
-            config=getattr(self.recipe, STAGES[stage].section).model_dump(mode="json"),
+            config=section_in(self.recipe, STAGES[stage]).model_dump(mode="json"),
             inputs={},
             files=list(writer.files.values()),
             metrics=writer.metrics,

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kontext.data.pixels import encode_png, pixel_id
+from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.stage import ArtifactOutput
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
 from kontext.safety import screening
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
+from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
+from schemas.manifest import artifact_digest
 from schemas.recipes import Recipe
 from schemas.sections.data import ScreenConfig
 from schemas.tables import (
@@ -134,7 +142,7 @@ def test_every_image_is_scored_by_every_classifier(made: tuple[Harness, Artifact
 
 def test_pair_scores_are_the_raw_numbers(made: tuple[Harness, Artifact]) -> None:
     table = made[1].table("pair_scores.parquet")
-    assert table.schema.names == PAIR_SCORES.names
+    assert table.schema == PAIR_SCORES
     rows = {row["pair_id"]: row for row in table.to_pylist()}
     good, back = rows[pair_key("good")], rows[pair_key("back")]
     difference = np.abs(PICTURES[0].astype(float) - PICTURES[1]).mean() / 255
@@ -212,3 +220,65 @@ def test_a_failing_classifier_drops_its_pairs(
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nudenet"):
         harness(tmp_path, classifiers=("open-nsfw",)).run("screen")
+
+
+ROOT = Path(__file__).parents[2]
+BLUE = """
+from schemas.risks import Risk
+RISKS = (Risk("blue", classifier="blue", score="blueness", label="blue", refusal="it is blue"),)
+class Blue:
+    name, version, labels = "blue", "blue@1", ("blue",)
+    def scores(self, images):
+        return {"blue": [image[..., 2].mean() / 255 for image in images]}
+def load(threads): return Blue()
+"""
+SCREENED = """
+import json, sys
+from pathlib import Path
+from kontext.store.catalog.views import views
+from tests.stages.test_screen import screened
+
+folder = Path(sys.argv[1])
+found = [screened(folder / "-".join(names), *names) for names in json.loads(sys.argv[2])]
+print(json.dumps([views()[0].sql, *found]))
+"""
+
+
+def screened(folder: Path, *classifiers: str) -> dict[str, Any]:
+    """What a screening by these classifiers gives."""
+    (folder / "home").mkdir(parents=True)
+    (folder / "home/safety.key").write_text("ab" * 32)
+    used = harness(folder, policy="no-nudenet", classifiers=classifiers)
+    made, section = used.run("screen"), used.recipe.screen
+    code = code_digest(code_of(STAGES["screen"], section))
+    return {
+        "digest": artifact_digest("screen", code, section.model_dump(mode="json"), {}),
+        "files": {file.name: file.sha256 for file in made.manifest.files},
+        "metrics": made.manifest.metrics,
+        "notes": made.manifest.notes,
+        "columns": made.table("pair_scores.parquet").schema.names,
+    }
+
+
+def test_a_screening_follows_the_classifiers_it_names_and_no_others(tmp_path: Path) -> None:
+    before = screened(tmp_path / "before", "open-nsfw")
+    assert "nudity_max" not in before["columns"] and "nsfw_max" in before["columns"]
+    for top in ("kontext", "schemas"):
+        shutil.copytree(ROOT / top, tmp_path / top, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "kontext/safety/classifiers/blue.py").write_text(BLUE)
+    asked = json.dumps([["open-nsfw"], ["open-nsfw", "blue"]])
+    done = subprocess.run(
+        [sys.executable, "-c", SCREENED, str(tmp_path / "after"), asked],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1", "PATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rule, unnamed, named = json.loads(done.stdout.splitlines()[-1])
+    assert "blue_max" in rule  # the catalog knows every risk
+    assert unnamed == before
+    assert named["digest"] != before["digest"] and "blue_max" in named["columns"]
+    assert named["files"]["pair_scores.parquet"] != before["files"]["pair_scores.parquet"]
+    assert named["notes"] != before["notes"]  # that the policy does not weigh it

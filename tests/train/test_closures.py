@@ -6,11 +6,12 @@ import pytest
 
 from kontext.engine.fingerprint import code_of
 from kontext.stages import STAGES
-from schemas.recipes import Recipe
+from schemas.recipes import load_recipe
 
 
-def code(stage: str) -> set[str]:
-    return set(code_of(STAGES[stage], getattr(Recipe(), STAGES[stage].section)))
+def code(stage: str, *overrides: str) -> set[str]:
+    recipe = load_recipe("demo", overrides)
+    return set(code_of(STAGES[stage], getattr(recipe, STAGES[stage].section)))
 
 
 @pytest.mark.parametrize("stage", ["train-autoencoder", "encode"])
@@ -24,16 +25,18 @@ def test_stages_before_the_flow_do_not_depend_on_the_transformer(stage: str) -> 
 
 def test_a_stage_depends_on_its_own_methods_only() -> None:
     methods = "kontext.train.methods."
-    found = {
-        stage: {n.removeprefix(methods) for n in code(stage) if n.startswith(methods)}
-        for stage in ("train-autoencoder", "encode", "finetune", "distill")
-    }
-    assert found == {
-        "train-autoencoder": {"autoencoder"},
-        "encode": set(),
-        "finetune": {"flow", "guidance", "pictures"},
-        "distill": {"ladd"},
-    }
+
+    def found(stage: str, *overrides: str) -> set[str]:
+        own = code(stage, *overrides)
+        return {name.removeprefix(methods) for name in own if name.startswith(methods)}
+
+    assert found("train-autoencoder") == {"autoencoder"} and found("encode") == set()
+    assert found("distill") == {"ladd"}
+    none, both = (
+        (f"finetune.pictures.steps={n}", f"finetune.guidance_distill.steps={n}") for n in (0, 1)
+    )
+    assert found("finetune", *none) == {"flow"}  # those that the recipe gives steps
+    assert found("finetune", *both) == {"flow", "guidance", "pictures"}
 
 
 @pytest.mark.parametrize("stage", ["train-autoencoder", "encode", "finetune", "distill"])

@@ -1,9 +1,9 @@
 """Captions: instruction, short form, inverse and captions for every mined pair.
 
-A captioner is one file here, named by the file, with `captioner(config)` that gives a `Captioner`;
-`caption.captioner` of a recipe chooses it. Heavy packages are imported in functions, because every
-recipe looks here for names. May import the relations of kontext.data.mine, kontext.data.sources,
-kontext.errors and schemas.
+To add a captioner, write one file here with `captioner(config)`, which gives a `Captioner`;
+`caption.captioner` of a recipe names it by its file. Heavy packages are imported in functions,
+because every recipe looks here for names. May import the relations of kontext.data.mine,
+kontext.data.sources, kontext.errors and schemas.
 """
 
 from __future__ import annotations

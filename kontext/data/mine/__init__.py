@@ -1,8 +1,9 @@
 """Pair mining: proposals by miners, then one balanced, capped selection.
 
-A miner is one file here, named by the file, with `mine(images, config)` that yields `Candidate`s;
-`mine.miners` of a recipe names it. What a relation is called, and in which of KontextBench's five
-categories it is, stands in `relations.py`. May import kontext.data.sources and schemas.
+To add a miner, write one file here with `mine(images, config)`, which yields `Candidate`s;
+`mine.miners` of a recipe names it by its file. What a relation is called, and in which of
+KontextBench's five categories it is, stands in `relations.py`. May import kontext.data.sources and
+schemas.
 """
 
 from __future__ import annotations

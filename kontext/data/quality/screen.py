@@ -16,8 +16,9 @@ from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import text_reasons
+from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
-from schemas.tables import PAIR_SCORES
+from schemas.tables import pair_scores
 
 _TEXTS = ("instruction", "instruction_short", "instruction_inverse", "target_caption")
 _CAPTION = (*_TEXTS, "context_caption")
@@ -28,7 +29,7 @@ Progress = Callable[[float, float, str], None]
 class ScreenedPairs:
     """Scores of P pairs in the order of the pairs table."""
 
-    scores: pa.Table  # PAIR_SCORES
+    scores: pa.Table  # `pair_scores` of the risks that the named classifiers find
     text: list[Reason | None]
     pair: list[Reason | None]
     rise: Values  # exposure of the target minus the contexts' largest, [P]
@@ -49,7 +50,8 @@ def screen_pairs(
     """Score every pair.
 
     Args:
-        bank: pixels; `risk` and `unmatchable` are per image, in its order.
+        bank: pixels; `risk` and `unmatchable` are per image, in its order. `risk` has those that
+            the classifiers of `config` find.
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
         progress: called with (done, total, what is being done).
     """
@@ -82,9 +84,10 @@ def screen_pairs(
         "changed_frac": edges.smallest(quality.changed_frac, 1.0),
         "pdq_distance": edges.smallest(pdq, 256.0).astype(np.uint16),
     }
-    arrays = [pa.array(columns[field.name]).cast(field.type) for field in PAIR_SCORES]
+    schema = pair_scores(risks(config.classifiers).values())
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
     progress(4, 4, "scored")
-    return ScreenedPairs(pa.table(arrays, schema=PAIR_SCORES), text, pair, rise, trained)
+    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained)
 
 
 def _rise(edges: Edges, risk: ImageRisk) -> Values:

@@ -1,8 +1,8 @@
 """Image sources: each plans its items deterministically.
 
-A new source is one new file here: a settings class (`SourceConfig` with its own `kind`), `plan` and
-`ATTRIBUTION`. It is found by its file, and must import heavy packages inside its functions, because
-every recipe imports it. May import kontext.errors and schemas.
+To add a source, write one file here: a settings class (`SourceConfig` with its own `kind`), `plan`
+and `ATTRIBUTION`. It must import heavy packages inside its functions, because every recipe imports
+it. May import kontext.errors and schemas.
 """
 
 from __future__ import annotations

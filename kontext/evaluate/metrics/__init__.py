@@ -1,5 +1,6 @@
-"""Metrics of edits. A new file here with `METRICS`, a tuple of `Metric`, is measured and reported.
+"""Metrics of edits.
 
+To add one, write one file here with `METRICS`, a tuple of `Metric`: it is measured and reported.
 Metrics are listed by their file's `PLACE` (those without one come last), then by its name. May
 import kontext.evaluate's bench and pixels, kontext.data.quality.
 """

@@ -100,7 +100,7 @@ def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
     limits = policy.get("thresholds", {})
     rows = []
     for column, title, limit in _SCORES:
-        if column not in scores.column_names:  # screened before this risk was known
+        if column not in scores.column_names:  # not screened for this risk
             continue
         values = scores[column].to_numpy().astype(np.float64)
         values = values[np.isfinite(values)]

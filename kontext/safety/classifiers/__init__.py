@@ -1,9 +1,9 @@
 """Image classifiers, one file each, named by the file ("open-nsfw" is open_nsfw.py).
 
 A new one is one new file here: `RISKS` (what it finds: each risk becomes a column of scores, a
-limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It runs where a policy
-names it and weighs its labels. Packages are imported in functions, because every table asks for
-the risks. May import kontext.errors and schemas.
+limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It runs where
+`screen.classifiers` and the policy name it. Packages are imported in functions, because every table
+asks for the risks. May import kontext.errors and schemas.
 """
 
 from __future__ import annotations

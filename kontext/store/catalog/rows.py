@@ -82,7 +82,7 @@ def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableS
         source = f"read_parquet([{', '.join(quote(str(path)) for path in rows)}])"
     else:
         return
-    # an artifact from before a risk was known lacks its column, which then is null
+    # an artifact lacks a risk that its recipe did not screen for: its column is null
     present = connection.execute(f"SELECT * FROM {source} LIMIT 0").fetch_arrow_table().column_names
     later = {risk.column for risk in risks().values()} - set(present)
     names = [column for column in DATASET_TABLES[name].names[1:] if column not in later]

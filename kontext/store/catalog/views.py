@@ -70,6 +70,10 @@ def acceptance(
     per pair, sorted by pair_id. Raises CatalogError for a threshold name no rule knows.
     """
     check_thresholds(thresholds)
+    for risk in risks().values():
+        if risk.column not in pair_scores.column_names:  # null, as in the lake
+            nulls = pa.nulls(pair_scores.num_rows, pa.float32())
+            pair_scores = pair_scores.append_column(risk.column, nulls)
     policy = pa.table(
         {
             "name": pa.array(thresholds.keys(), pa.string()),

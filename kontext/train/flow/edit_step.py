@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from kontext.train.loop.clock import Work
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import take_step
 from kontext.train.optim.build import scale_rates, transformer_state, warmup_cosine
-from schemas.sections.training import FinetuneConfig, GuidanceConfig, PictureConfig
+from schemas.sections.training import AfterFlow, FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class EditMethod(ABC):
     def __init__(
         self,
         config: FinetuneConfig,
-        settings: GuidanceConfig | PictureConfig,
+        settings: AfterFlow,
         data: PairTensors,
         shift: tuple[float, float],
         world: World | None,
@@ -127,9 +127,11 @@ class EditMethod(ABC):
         self.measure: Measure | None = None
         self.draws = EditDraws(config, data, settings.batch, shift, self.world)
         self.total_steps = settings.steps
+        self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method
 
     def train_model(self, model: FluxTransformer) -> None:
         """Say which model is trained: what of it takes a gradient, laid out over the ranks."""
+        self.trained = model
         self.state = transformer_state(
             model, self.config, self.settings.lr, self.settings.ema_decay
         )
@@ -137,6 +139,10 @@ class EditMethod(ABC):
     @abstractmethod
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
         """Scalars of a part: `loss`, which is minimised, and what else is reported."""
+
+    def summary(self, recent: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Metrics of the stage, from the last rows of the history; none by default."""
+        return {}
 
     def step(self, index: int) -> Mapping[str, float]:
         """One update; returns the means of `losses` over the global batch."""

@@ -1,5 +1,30 @@
 """Training methods, one file each: the class, `build(config, inputs, world)`, and its cost.
 
-A stage calls a file's `build` and hands what it returns to `kontext.train.loop.training.train`. To
-add a method, write such a file and give it a recipe section.
+To add a method, write one such file and give it a recipe section; a stage hands what `build`
+returns to `kontext.train.loop.training.train`. A method that trains the flow further after its own
+steps says `AFTER_FLOW = "<its part of the section finetune>"` and is run there where it has steps.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from schemas.discovery import literals
+from schemas.sections.training import FinetuneConfig
+
+
+def after_flow(config: FinetuneConfig) -> dict[str, ModuleType]:
+    """Name -> module, of the methods that have steps after the flow, in the order they run.
+
+    Those that train the flow's own weights (`IN_PLACE`) come first, else they go by name.
+    """
+    modules = [import_module(name) for name in modules_named(config)]
+    modules.sort(key=lambda module: not module.IN_PLACE)
+    return {module.__name__.rpartition(".")[2]: module for module in modules}
+
+
+def modules_named(config: FinetuneConfig) -> list[str]:
+    """Modules of the methods that the section gives steps after the flow. Imports none of them."""
+    found = literals(__name__, "AFTER_FLOW").items()
+    return [module for module, part in found if getattr(config, part).steps]

@@ -9,6 +9,7 @@ and the context stays, as for the sampler's text guidance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,6 +25,9 @@ from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
 from kontext.train.flow.velocity import velocity
 from schemas.sections.training import FinetuneConfig
+
+AFTER_FLOW = "guidance_distill"
+IN_PLACE = False
 
 
 def with_guidance(teacher: FluxTransformer) -> FluxTransformer:
@@ -90,6 +94,11 @@ class GuidanceMethod(EditMethod):
             for model in (self.teacher, self.student):
                 shard(model, config.parallel, self.world, self.products)
         self.train_model(self.student)
+        c = config.guidance_distill
+        self.numerics = {
+            "guidance: mode": "embedded",
+            "guidance: distilled": f"{c.low:g} to {c.high:g}",
+        }
 
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
         """`loss`, and `unguided`: the loss of a student that would ignore the guidance."""
@@ -97,6 +106,11 @@ class GuidanceMethod(EditMethod):
         goal, plain = self.guided(part.batch, part.noisy, part.t, guidance)
         found = velocity(self.student, part.noisy, part.batch, part.t, guidance)
         return {"loss": (found - goal).square().mean(), "unguided": (plain - goal).square().mean()}
+
+    def summary(self, recent: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """The share of the guidance that the student has not learned in the end."""
+        unguided = max(sum(row["unguided"] for row in recent), 1e-12)
+        return {"guidance_unlearned": sum(row["loss"] for row in recent) / unguided}
 
     def guidance_of(self, part: NoisedEdits) -> Tensor:
         """The guidance [b] that a part's edits are distilled at."""

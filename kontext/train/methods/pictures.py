@@ -9,6 +9,8 @@ distance in latents stays in the loss: it holds what the feature network does no
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,9 @@ from kontext.train.flow.model import flow_lengths, fresh_model
 from kontext.train.flow.velocity import change_weights, velocity
 from kontext.train.images.perceptual import Backbone, feature_distances, load_backbone
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
+
+AFTER_FLOW = "pictures"
+IN_PLACE = True
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
@@ -89,6 +94,10 @@ class PictureMethod(EditMethod):
         maps, embedding = self.compared(batch.target, unpack(estimate, *self.data.grid))
         loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding
         return {"loss": loss, "latents": latents, "maps": maps, "embedding": embedding}
+
+    def summary(self, recent: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """How far apart the pictures' embeddings are in the end."""
+        return {"picture_embedding_last": sum(row["embedding"] for row in recent) / len(recent)}
 
     def compared(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
         """Mean distances of feature maps and of embeddings of two decoded latents [B, C, h, w]."""

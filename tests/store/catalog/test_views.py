@@ -124,6 +124,11 @@ def test_a_risk_that_was_never_scored_rejects_where_the_policy_limits_it() -> No
     assert judge(unscored) == ["nudity_max"]
     limits = {name: limit for name, limit in LIMITS.items() if name != "nudity_max"}
     assert judge(unscored, limits) == []
+    pairs = rows("pairs", {"pair_id": "p", "relation_class": "local"})
+    captions = rows("captions", {"pair_id": "p", "status": "ok"})
+    table = rows("pair_scores", {"pair_id": "p", **GOOD}).drop_columns(["nudity_max"])
+    verdicts = [acceptance(pairs, captions, table, each) for each in (LIMITS, limits)]
+    assert [each["reject_reasons"].to_pylist() for each in verdicts] == [[["nudity_max"]], [[]]]
 
 
 def test_one_row_per_pair_in_order() -> None:
