@@ -39,8 +39,8 @@ def doctor(
         rows = []
         for check in checks:
             rows.append((_SIGNS[check.state], check.name, check.found))
-            if check.mend and check.state != "ok":
-                rows.append(("", "", f"→ {check.mend}"))
+            if check.remedy and check.state != "ok":
+                rows.append(("", "", f"→ {check.remedy}"))
         print_table(rows)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(1)
@@ -57,8 +57,8 @@ def _server() -> Check:
         return Check("server", OK, f"up at {api.url}/v2")
     if port_free("127.0.0.1", DEFAULT_PORT):
         return Check("server", OK, f"down; port {DEFAULT_PORT} is free (`kontext up`)")
-    mend = "`kontext up` takes another port"
-    return Check("server", WARN, f"down; port {DEFAULT_PORT} is taken by another program", mend)
+    remedy = "`kontext up` takes another port"
+    return Check("server", WARN, f"down; port {DEFAULT_PORT} is taken by another program", remedy)
 
 
 def _weights(ref: str, store: str, as_json: bool) -> None:

@@ -50,7 +50,7 @@ class PictureCodec:
                 made.append(self.autoencoder.encode(pixels, self.tiling((width, height))).float())
         return torch.cat(made)
 
-    def pictures(
+    def decode(
         self,
         latents: Tensor,
         originals: Sequence[Image] | Images = (),

@@ -49,7 +49,7 @@ def read_acceptance(objects: ObjectStore, stage: str, digest: str) -> Acceptance
         return None
 
 
-def newest_alike(
+def newest_match(
     manifests: Sequence[Manifest], config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
     """The last of the artifacts that were made from this section and these inputs, or None."""

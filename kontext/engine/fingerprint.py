@@ -221,7 +221,7 @@ def _dump(node: Any, parts: list[str]) -> None:
         for name in node._fields:
             value = getattr(node, name, None)
             if isinstance(value, list):
-                value = [item for item in value if not _says_nothing(item)]
+                value = [item for item in value if not _changes_nothing(item)]
                 value = _joined(value) if isinstance(node, ast.JoinedStr) else value
             if value is None or value == [] or name in _LEFT_OUT:
                 continue
@@ -232,7 +232,7 @@ def _dump(node: Any, parts: list[str]) -> None:
         parts.append(f"{type(node).__name__}:{node!r}")
 
 
-def _says_nothing(node: Any) -> bool:
+def _changes_nothing(node: Any) -> bool:
     """Docstrings and other bare strings, imports for types only, and declarations."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return isinstance(node.value.value, str)

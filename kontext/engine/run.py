@@ -23,7 +23,7 @@ from filelock import FileLock
 from kontext.engine.acceptance import (
     Acceptance,
     difference,
-    newest_alike,
+    newest_match,
     read_acceptance,
     write_acceptance,
 )
@@ -133,7 +133,7 @@ class Engine:
         if name in self._pins or self.artifacts.exists(name, digests[name]):
             return self.artifacts.open(name, digests[name]).manifest
         before, config = self.artifacts.list(name), self._config(stage, 0)
-        found = newest_alike(before, config, inputs)
+        found = newest_match(before, config, inputs)
         if found is None:
             why = self._difference(stage, before[-1], digests) if before else "it was never made"
             raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")

@@ -64,7 +64,7 @@ def run(ctx: StageContext) -> None:
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
     models = TrainedModels.load(ctx, config)
-    _agree(ctx, config, bench, models)
+    _check_numerics(ctx, config, bench, models)
     outputs = _edit(ctx, config, bench, models)
     features = load_features(device=models.device)
     clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
@@ -80,7 +80,9 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, scores, _report(ctx, done, models))
 
 
-def _agree(ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels) -> None:
+def _check_numerics(
+    ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
+) -> None:
     """Stop before scoring what was trained otherwise; store what is scored with."""
     side = bench.context.shape[1:3]
     model, length = models.student.model, models.student.settings.text_length

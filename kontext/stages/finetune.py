@@ -19,7 +19,7 @@ from kontext.parallel.world import World
 from kontext.train.capacity import estimate_flow
 from kontext.train.flow.validation import level_losses
 from kontext.train.loop.fit import Measure
-from kontext.train.loop.training import Build, Built, train
+from kontext.train.loop.training import Build, BuiltMethod, train
 from kontext.train.methods import flow, guidance, pictures
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
@@ -72,7 +72,7 @@ def run(ctx: StageContext) -> None:
     model = method.model
     method.state.ema["model"].copy_to(model)
     if config.pictures.steps:
-        _train_in_pictures(ctx, method, inputs)
+        _train_on_decoded_images(ctx, method, inputs)
     model.requires_grad_(False).eval()
     save_adapters(ctx, config, model)
     if config.guidance_distill.steps:
@@ -133,11 +133,11 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     return replace(method.measure, of=measure)
 
 
-def _train_in_pictures(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> None:
+def _train_on_decoded_images(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> None:
     """Train the flow's averaged weights on by the pictures that they make, in place."""
     inputs = inputs.using(trained.model)
     method = pictures.build(trained.config, inputs, trained.world)
-    history = _train_on(ctx, trained, pictures.build, method, inputs, "pictures")
+    history = _train_further(ctx, trained, pictures.build, method, inputs, "pictures")
     recent = [row["embedding"] for row in history[-20:]]
     ctx.output.metric("picture_embedding_last", sum(recent) / len(recent))
     method.state.ema["model"].copy_to(method.model)
@@ -157,15 +157,20 @@ def _distil_guidance(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> 
         inputs = inputs.using(teacher=path)
     inputs = inputs.using(trained.model)
     method = guidance.build(config, inputs, trained.world)
-    recent = _train_on(ctx, trained, guidance.build, method, inputs, "guidance")[-20:]
+    recent = _train_further(ctx, trained, guidance.build, method, inputs, "guidance")[-20:]
     unguided = max(sum(row["unguided"] for row in recent), 1e-12)
     ctx.output.metric("guidance_unlearned", sum(row["loss"] for row in recent) / unguided)
     method.state.ema["model"].copy_to(method.student)
     return method.student
 
 
-def _train_on(
-    ctx: StageContext, trained: FlowMethod, build: Build, method: Built, inputs: Inputs, name: str
+def _train_further(
+    ctx: StageContext,
+    trained: FlowMethod,
+    build: Build,
+    method: BuiltMethod,
+    inputs: Inputs,
+    name: str,
 ) -> list[dict[str, float]]:
     """Training that follows the flow, under its ledger; the history is `<name>.parquet`."""
     method.state.ledger = dict(trained.state.ledger)

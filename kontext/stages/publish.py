@@ -20,7 +20,7 @@ from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import STAGES
-from kontext.train.record.ledger import meaning
+from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.data import IngestConfig
@@ -62,7 +62,7 @@ def run(ctx: StageContext) -> None:
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
-    _agree(ctx, student, autoencoder, settings)
+    _check_numerics(ctx, student, autoencoder, settings)
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
@@ -87,14 +87,14 @@ def run(ctx: StageContext) -> None:
     ctx.output.metric("parameters", facts.parameters)
 
 
-def _agree(
+def _check_numerics(
     ctx: StageContext, student: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
 ) -> None:
     """Stop before publishing what was trained otherwise than the editor will use it."""
     cpu = torch.device("cpu")
     products = compute_dtype("auto", cpu)
     tokens = (settings.resolution // (2 * autoencoder.factor)) ** 2
-    ledger = meaning(
+    ledger = without_arithmetic(
         {
             **encoded_ledger(
                 ctx, autoencoder, products, settings.text_digest, settings.text_length

@@ -127,7 +127,7 @@ def build(
     chosen: list[Candidate] = []
     for found in grouped.values():
         taken = 0
-        for candidate in _in_turn(found, config.seed):
+        for candidate in _round_robin(found, config.seed):
             if taken == config.items_per_category:
                 break
             if len(candidate.context) != 1 or not _changes(candidate, images, config):
@@ -157,7 +157,7 @@ def _changes(
     return bool(change_mask(context, target, config.mask_threshold).any())
 
 
-def _in_turn(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+def _round_robin(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 

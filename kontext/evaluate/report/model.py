@@ -14,7 +14,7 @@ from kontext.evaluate.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Shot:
+class CardPicture:
     """One picture of an edit card. `ok` says whether the edit succeeded; None: not an edit."""
 
     role: str  # context, teacher, student, target
@@ -32,7 +32,7 @@ class Card:
     relation: str
     source: str
     pair_id: str
-    shots: tuple[Shot, ...]
+    shots: tuple[CardPicture, ...]
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ class Checkpoints:
     def _newest(self) -> dict[str, Any] | None:
         """The newest manifest, the same on all ranks; None where there is none."""
         self.wait()
-        finished = self.finished() if self.world.leads else []
-        step = self.world.from_first(finished[-1] if finished else -1)
+        finished = self.finished() if self.world.is_leader else []
+        step = self.world.broadcast(finished[-1] if finished else -1)
         return None if step < 0 else self._manifest(step)
 
     def _manifest(self, step: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kontext.parallel.world import local_of, rows_of, whole
+from kontext.parallel.world import full_tensor, local_part, shard_like
 from kontext.train.loop.ema import Ema
 from kontext.train.record.ledger import Ledger
 
@@ -41,7 +41,7 @@ def take_step(state: TrainState, clip: float) -> float:
     for optimizer in state.optimizers.values():
         optimizer.step()
     state.ema["model"].update(model)
-    return float(whole(norm))
+    return float(full_tensor(norm))
 
 
 def weights_of(state: TrainState) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def allocated(
         if path in own and like is not None and like.shape == size:
             room[path] = like.detach()
         elif like is not None and size and like.shape[:1] == size[:1]:
-            part = local_of(like)
+            part = local_part(like)
             empty = torch.empty((*part.shape[:1], *size[1:]), dtype=dtype, device=part.device)
-            room[path] = rows_of(like, empty)
+            room[path] = shard_like(like, empty)
         else:
             room[path] = torch.empty(size, dtype=dtype)
     return room

@@ -85,12 +85,12 @@ class PictureMethod(EditMethod):
         c, batch = self.config.pictures, part.batch
         speed = velocity(self.model, part.noisy, batch, part.t)
         estimate = part.noisy - part.t.view(-1, 1, 1) * speed
-        latents = self._apart(batch, estimate)
-        maps, embedding = self.compared(batch.target, unpack(estimate, *self.data.grid))
+        latents = self._latent_loss(batch, estimate)
+        maps, embedding = self.decoded_distances(batch.target, unpack(estimate, *self.data.grid))
         loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding
         return {"loss": loss, "latents": latents, "maps": maps, "embedding": embedding}
 
-    def compared(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    def decoded_distances(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
         """Mean distances of feature maps and of embeddings of two decoded latents [B, C, h, w]."""
         with autocast(self.device):
             with torch.no_grad():
@@ -98,7 +98,7 @@ class PictureMethod(EditMethod):
             made = self.codec.decode(estimate)
         return feature_distances(self.features, wanted.float(), made.float())
 
-    def _apart(self, batch: Batch, estimate: Tensor) -> Tensor:
+    def _latent_loss(self, batch: Batch, estimate: Tensor) -> Tensor:
         """Mean square in latents, changed tokens weighing more where the recipe says so."""
         error = (estimate - pack(batch.target)).square()
         if self.config.mask_weight and batch.context is not None:

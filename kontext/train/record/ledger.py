@@ -39,7 +39,7 @@ def optimizer_ledger(optimizers: Mapping[str, Optimizer]) -> Ledger:
     return {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
 
 
-def meaning(ledger: Mapping[str, str]) -> Ledger:
+def without_arithmetic(ledger: Mapping[str, str]) -> Ledger:
     """The ledger without `ARITHMETIC`, for who computes nothing or computes elsewhere."""
     return {name: value for name, value in ledger.items() if name not in ARITHMETIC}
 
