@@ -22,10 +22,10 @@ _MIN_DISK_GB = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, what was found, and how to remedy it."""
+    """One line: what was looked at, what was found, and how to repair it."""
 
     name: str
-    state: str  # ok, warn (something is done without) or fail (must be mended)
+    state: str  # ok, warn (something is done without) or fail (must be repaired)
     found: str
     remedy: str = ""
 
@@ -34,7 +34,7 @@ def check_machine(home: Path, store: str) -> list[Check]:
     """Every check, in the order people read them.
 
     Args:
-        home: KONTEXT_HOME, for which the free disk space is told.
+        home: KONTEXT_HOME: its free disk space is checked.
         store: URL of the object store.
     """
     checks: list[Callable[[], Check]] = [

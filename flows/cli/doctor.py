@@ -24,7 +24,7 @@ def doctor(
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Check what is here and what is missing, with a remedy for each; or look at WEIGHTS."""
+    """Check what this machine can run and how to repair the rest; or say what WEIGHTS is."""
     from kontext.doctor import check_machine
     from tasks.workspace import places
 
@@ -84,5 +84,7 @@ def _text(row: dict[str, Any]) -> str:
         f"  needs {row['needs']}",
     ]
     if row["assumed"]:
-        lines.append(f"  ! not told by the tensors: {', '.join(row['assumed'])} (add config.json)")
+        lines.append(
+            f"  ! not known from the tensors: {', '.join(row['assumed'])} (add config.json)"
+        )
     return "\n".join(lines)

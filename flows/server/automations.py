@@ -60,7 +60,7 @@ def zombie_automation() -> AutomationCore:
 
 
 def train_automation(pipeline: UUID) -> AutomationCore:
-    """A refresh that was told to train and committed a version starts a pipeline run on it."""
+    """A refresh with `train` on that commits a version starts a pipeline run on it."""
     options = {
         "__prefect_kind": "json",
         "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.options | tojson }}"},

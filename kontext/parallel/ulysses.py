@@ -71,7 +71,7 @@ def exchange_and_attend(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tens
 
 
 def is_sharing() -> bool:
-    """Whether ranks share the sequence that is being computed."""
+    """Whether several ranks hold parts of the sequence that is being computed."""
     return _Sharing.group is not None
 
 

@@ -106,8 +106,8 @@ class World:
     def channel(self, name: str) -> Any:
         """A gloo group of all ranks for one purpose; None in a world of one.
 
-        CPU numbers do not wait behind gradients there, and threads with a channel each cannot mix
-        up their collectives. The first call with a name is a collective.
+        On it, small CPU sums do not wait for gradients, and threads that each have their own
+        channel cannot mix up their collectives. The first call with a name is a collective.
         """
         if self.size == 1:
             return None

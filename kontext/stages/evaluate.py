@@ -1,4 +1,4 @@
-"""Stage evaluate: held-out edits beside reference editors, scores with intervals, the report."""
+"""Stage evaluate: held-out edits, compared with reference editors; scores, intervals, report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,11 @@ def run(ctx: StageContext) -> None:
 def _check_numerics(
     ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
 ) -> None:
-    """Stop before scoring what was trained otherwise; store what is scored with."""
+    """Check that training and scoring have the same numerics, and store them.
+
+    Raises:
+        NumericsError: they differ.
+    """
     side = bench.context.shape[1:3]
     model, length = models.student.model, models.student.settings.text_length
     factor = 2 * model.autoencoder.factor

@@ -111,7 +111,7 @@ def _validated(
         "finetune-summary",
         f"**{method.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
         f"{config.joint_steps:,} joint) of batch {config.batch}, then {config.pictures.steps:,} "
-        f"judged in pictures; validation loss over eight noise "
+        f"with a loss in pixels; validation loss over eight noise "
         f"levels **{losses.mean():.4f}**. {speed}",
     )
 
@@ -134,7 +134,7 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
 
 
 def _train_on_decoded_images(ctx: StageContext, trained: FlowMethod, inputs: Inputs) -> None:
-    """Train the flow's averaged weights on by the pictures that they make, in place."""
+    """Continue training the averaged weights with a loss in pixels, in place."""
     inputs = inputs.using(trained.model)
     method = pictures.build(trained.config, inputs, trained.world)
     history = _train_further(ctx, trained, pictures.build, method, inputs, "pictures")
@@ -172,7 +172,7 @@ def _train_further(
     inputs: Inputs,
     name: str,
 ) -> list[dict[str, float]]:
-    """Training that follows the flow, under its ledger; the history is `<name>.parquet`."""
+    """Training after the flow's, with the same ledger; the history is `<name>.parquet`."""
     method.state.ledger = dict(trained.state.ledger)
     progress = report_progress(ctx, name)
     history = train(ctx, build, method, inputs, progress=progress, stage="finetune", name=name)
@@ -182,7 +182,7 @@ def _train_further(
 
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
-    """What the flow's numbers mean, measured on what was loaded, and agreed with `encode`."""
+    """The flow's numerics ledger, from what was loaded; checked against that of `encode`."""
     config, data = method.config, method.data
     measured = {
         **transformer_ledger(method.model, data.target_tokens, method.products, method.device),

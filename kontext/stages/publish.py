@@ -14,7 +14,7 @@ from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import manifests, notes
-from kontext.evaluate.trail import Trail, trail_of
+from kontext.evaluate.trail import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
@@ -65,7 +65,7 @@ def run(ctx: StageContext) -> None:
     _check_numerics(ctx, student, autoencoder, settings)
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
-    trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
+    trail = run_lineage(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
     data = _data_facts(ctx)
     facts = ModelFacts(
         name=config.name,
@@ -90,7 +90,11 @@ def run(ctx: StageContext) -> None:
 def _check_numerics(
     ctx: StageContext, student: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
 ) -> None:
-    """Stop before publishing what was trained otherwise than the editor will use it."""
+    """Check that the editor will use the model with the numerics it was trained with.
+
+    Raises:
+        NumericsError: it would not.
+    """
     cpu = torch.device("cpu")
     products = compute_dtype("auto", cpu)
     tokens = (settings.resolution // (2 * autoencoder.factor)) ** 2
@@ -120,7 +124,7 @@ def _folder(
     return digest
 
 
-def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: Trail) -> None:
+def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: RunLineage) -> None:
     evaluate = ctx.inputs["evaluate"]
     card = model_card(
         model, data, evaluate.json("scores.json"), evaluate.json("latency.json"), trail.digests

@@ -148,7 +148,9 @@ class PairStream:
         """
         at = place or Place()
         if at.stream and at.stream != self.identity:
-            raise NumericsError("the place to resume from is in a stream with other data or order")
+            raise NumericsError(
+                "the place to resume from was recorded with other data or in another order"
+            )
         with ThreadPoolExecutor(self._threads, "stream") as pool:
             running: deque[_PendingBatch] = deque()
             planned = self._planned(replace(at, stream=self.identity))

@@ -43,7 +43,7 @@ class Signer:
 
 
 def why_unsigned() -> str:
-    """Why edits are not signed here; empty where they are."""
+    """Why edits are not signed on this machine; empty where they are."""
     if os.environ.get(SWITCH, "").lower() == "off":
         return f"{SWITCH}=off"
     if importlib.util.find_spec("c2pa") is None:

@@ -1,7 +1,7 @@
 """Metrics of edits. A new file here with `METRICS`, a tuple of `Metric`, is measured and reported.
 
 Metrics are listed by their file's `PLACE` (those without one come last), then by its name. May
-import kontext.evaluate's bench and pixels, kontext.data.quality.
+import kontext.evaluate.benches, kontext.evaluate.pixels and kontext.data.quality.
 """
 
 from __future__ import annotations

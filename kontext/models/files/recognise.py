@@ -74,8 +74,8 @@ class Recognised:
             raise WeightsError(f"{self.label} does not fit the model; " + "; ".join(self.problems))
         if self.assumed:
             raise WeightsError(
-                f"{self.label}: {', '.join(self.assumed)} cannot be told from the tensors of a "
-                "custom model; put diffusers' config.json beside it"
+                f"{self.label}: {', '.join(self.assumed)} cannot be read from the tensors of a "
+                "custom model; put diffusers' config.json next to it"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Which autoencoder a weights file holds: told from its tensors and the configuration beside it."""
+"""Which autoencoder a weights file holds, from its tensors and the configuration next to it."""
 
 from __future__ import annotations
 

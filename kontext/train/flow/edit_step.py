@@ -60,7 +60,9 @@ class EditDraws:
     ) -> None:
         self._edits = data.plain_edits()
         if not len(self._edits):
-            raise RecipeError("what follows the flow needs edits, and the train split has none")
+            raise RecipeError(
+                "guidance distillation and steps in pixels need edits, and the train split has none"
+            )
         if size < world.size * config.accumulate:
             raise RecipeError(
                 f"a batch of {size} is too small for {world.size} ranks"

@@ -34,7 +34,7 @@ class TrainingSection(LaunchSection, Protocol):
 
     @property
     def guard(self) -> GuardConfig:
-        """What to do with a step whose loss is not finite, or jumps."""
+        """What to do with a step whose loss is not finite, or spikes."""
 
     @property
     def checkpoint_every(self) -> int:

@@ -263,8 +263,8 @@ def add_latent_noise(
     """Latents [B, C, h, w] with noise of 0 to `most` times their own spread, drawn per sample.
 
     A flow model's latents are never exact. A decoder that has seen only exact ones turns their
-    errors into speckle; one trained on disturbed latents reads through them (RAE, Zheng et al.
-    2025, section 4.3, does so for frozen encoders).
+    errors into speckle; one trained on noisy latents does not (RAE, Zheng et al.
+    2025, section 4.3, for frozen encoders).
 
     Args:
         part: where `latents` are some rows of a batch: its size, the first row, its spread.

@@ -52,7 +52,7 @@ class Drawn:
     clean: Tensor  # [B, N, D]
     eps: Tensor  # [B, N, D]
     normal: Tensor  # [B], of which the noise level is made
-    guidance: Tensor | None = None  # [B], what the model is told
+    guidance: Tensor | None = None  # [B], strength for a guidance embedding
 
     def select(self, rows: Tensor) -> Drawn:
         """Reduced to `rows`."""

@@ -1,7 +1,7 @@
-"""The flow's last steps, judged in pictures: its estimate is decoded and compared as an eye would.
+"""The flow's last steps, with a loss in pixels: the clean estimate is decoded and compared.
 
-A flow regresses latents, where all differences weigh alike; what an edit looks like depends on few
-of them. So after the regression the clean estimate x_t - t v is decoded by the frozen autoencoder
+In latents all differences weigh the same, but what an edit looks like depends on few of them. So
+after the regression in latents the clean estimate x_t - t v is decoded by the frozen autoencoder
 and compared with the decoded target in a feature network too (LPIPS's form, and the pooled
 embedding), as few-step rectified flows are trained (Lee, Lin & Fanti 2024, arXiv 2405.20320). The
 distance in latents stays in the loss: it holds what the feature network does not see.
@@ -28,10 +28,10 @@ from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
-    """Training in pictures on encode's train split, by train-autoencoder's decoder.
+    """Training with a loss in pixels on encode's train split, with train-autoencoder's decoder.
 
-    `inputs.model`, which lies over the devices as its own training left it, is trained on;
-    without it a model of the recipe's shape, laid out as the recipe says.
+    `inputs.model` is trained further, sharded as its own training left it. Without it a model of
+    the recipe's shape is made, sharded as the recipe says.
     """
     from kontext.data.encoded.latents import load_pairs
     from kontext.engine.stage import section_of
@@ -50,7 +50,7 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
 
 
 class PictureMethod(EditMethod):
-    """Training of a flow on edits, by the pictures that its estimates decode to.
+    """Trains a flow on edits, with a loss on its decoded estimates.
 
     The model is trained in place; its averaged weights are in `state.ema`. On several ranks it
     comes sharded, and each rank decodes its own rows of a global batch.

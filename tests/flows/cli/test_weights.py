@@ -231,7 +231,7 @@ def test_bad_adapters_are_one_line(home: Path, monkeypatch: Any, capsys: Any) ->
     assert "no LoRA adapters" in said("merge", model, transformer, "-o", home / "x")
     narrow = FluxTransformer(_SHAPE.model_copy(update={"hidden_size": 16, "num_heads": 1}))
     save_file(narrow.state_dict(), home / "narrow.safetensors")
-    assert "not of one shape" in said("extract", model, home / "narrow.safetensors", "-o", out)
+    assert "have different shapes" in said("extract", model, home / "narrow.safetensors", "-o", out)
     apply_lora(narrow, LoraConfig(rank=2))
     save_lora(lora_of(narrow), home / "narrow-lora.safetensors", narrow)
     assert "misshapen" in said("merge", model, home / "narrow-lora.safetensors", "-o", home / "x")
