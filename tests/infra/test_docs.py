@@ -89,8 +89,8 @@ def test_commands_and_options_exist(page: Path) -> None:
         assert named <= known | {"--help"}, f"{page.name}: kontext {line}"
 
 
-FOLDERS = ("kontext", "flows", "schemas", "tasks", "infra")
-FILE = re.compile(rf"(?<![\w./<-])(?:{'|'.join(FOLDERS)})/[\w./*-]*[\w/*]")
+FOLDERS = ("kontext", "flows", "schemas", "tasks", "infra", "benchmarks")
+FILE = re.compile(rf"(?<![\w./<-])(?:tests|{'|'.join(FOLDERS[:-1])})/[\w./*-]*[\w/*]")
 MODULE = re.compile(r"(?<![\w./@-])(?:kontext|flows|schemas|tasks)(?:\.\w+)+")
 NO_MODULE = re.compile(  # events, labels, suffixes
     r"kontext\.(?:digest|recipe|dataset|refresh|canary|provenance|work|shape|test|json)\b"
@@ -117,7 +117,7 @@ def test_files_and_modules_that_are_named_exist() -> None:
     """Also in docstrings and comments, where a move leaves old names behind."""
     texts = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it names what is gone
     texts += [ROOT / name for name in ("pyproject.toml", "mkdocs.yml", "Makefile")]
-    texts += [path for folder in (*FOLDERS, "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    texts += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     gone = []
     for path in texts:
         text = path.read_text()
