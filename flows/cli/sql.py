@@ -67,8 +67,8 @@ def _open_shell(at: str, store: str) -> None:
     import shutil
     import tempfile
 
-    beside = shutil.which("duckdb", path=str(Path(sys.executable).parent))
-    program = beside or shutil.which("duckdb")
+    installed = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    program = installed or shutil.which("duckdb")
     if program is None:
         raise CatalogError("no duckdb command here: pip install 'kontext[shell]'")
     text = opened.prelude(at, store)

@@ -1,4 +1,4 @@
-"""The other half of every edit's path: pictures to latents, and latents to pictures."""
+"""Pictures to latents and back, for every edit."""
 
 from __future__ import annotations
 

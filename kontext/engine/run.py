@@ -265,7 +265,7 @@ class Engine:
         return writer.commit(manifest)
 
     def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
-        """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
+        """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""
         name, digest = stage.name, manifest.digest
         if self._catalog:
             self.catalog.record(manifest)
@@ -313,7 +313,7 @@ class Engine:
         )
 
     def _input(self, name: str, digest: str) -> Artifact:
-        """An input as a stage sees it: that it was accepted stands among its notes."""
+        """An input as a stage sees it; if it was accepted, its notes say so."""
         found = self.artifacts.open(name, digest)
         accepted = self._accepted.get(name)
         if accepted is None:

@@ -47,7 +47,7 @@ class EditingModels(Protocol):
         """Through the autoencoder and back."""
 
     def ceiling(self, target: Images, context: Images) -> Images:
-        """What an edit of `context` would be whose latents are the target's."""
+        """The edit of `context` if the sampled latents were the target's."""
 
     def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the student. `ids` seed each item's noise, so batches do not matter."""

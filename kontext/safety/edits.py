@@ -1,4 +1,4 @@
-"""The editor's own screening: every image of an edit is matched and scored exactly once."""
+"""The editor's screening: every image of an edit is matched and scored exactly once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EditScreening:
     screening = EditScreening(policy, gate)
     screening.check_instruction(instruction)   # of every turn
     screening.check_input(image, data)   # each image, before the edit
-    screening.check_result(made)         # each result, before it is saved: beside all inputs
+    screening.check_result(made)         # each result, before it is saved, with all inputs
 
     Every call returns if the policy lets the image pass and raises SafetyRefusal if not, with a
     reason and one line that repeats no content.

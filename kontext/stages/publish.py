@@ -14,7 +14,7 @@ from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import manifests, notes
-from kontext.evaluate.trail import RunLineage, run_lineage
+from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype

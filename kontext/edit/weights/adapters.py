@@ -92,7 +92,7 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
     from kontext.models.files.convert import rules_for
     from kontext.models.files.locate import artifact_transformer, find_transformer
     from kontext.models.files.recognise import recognise
-    from kontext.models.files.weights import WeightsFile, open_weights, our_entries
+    from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
 
     if Path(ref).exists():
         path = find_transformer(Path(ref))
@@ -102,5 +102,5 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
         except ArtifactError as error:
             raise WeightsError(f"'{ref}' is no file, folder or artifact") from error
     model = recognise(path).transformer
-    entries = our_entries(open_weights(path), rules_for(model))
+    entries = bfl_entries(open_weights(path), rules_for(model))
     return model, WeightsFile({entry.name: entry for entry in entries}, ref, {})

@@ -24,7 +24,7 @@ from kontext.errors import WeightsError
 from kontext.models.files.convert import rules_for
 from kontext.models.files.locate import only_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
-from kontext.models.files.weights import open_weights, our_entries, write_weights
+from kontext.models.files.weights import bfl_entries, open_weights, write_weights
 from kontext.models.lora import Lora
 from schemas.sections.models import TransformerShape
 
@@ -171,7 +171,7 @@ def import_model(
         (autoencoder, source.autoencoder, AUTOENCODER, None),
     )
     for found, path, target, kind in parts:
-        entries = our_entries(open_weights(path), rules_for(found.model), kind)
+        entries = bfl_entries(open_weights(path), rules_for(found.model), kind)
         if lora is not None and target == TRANSFORMER:
             entries = lora.check(found.transformer).merged(entries)
         write_weights(folder / target, entries, {})

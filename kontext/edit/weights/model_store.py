@@ -1,4 +1,4 @@
-"""Models in the artifact store: weights come in as artifacts, go out to files, and are looked at.
+"""Models in the artifact store: import weights as artifacts, export them to files, examine them.
 
 Works on files and an artifact store alone: where the store is, the caller knows.
 """
@@ -34,7 +34,7 @@ CODE = "kontext.edit.weights.imports"  # with all that it imports: what decides 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """One import. Empty strings take what lies beside the weights."""
+    """One import. Empty strings take what is next to the weights."""
 
     path: Path
     name: str = ""

@@ -142,7 +142,7 @@ def level_map(artifact: ArtifactReader) -> HeatMap | None:
 def reconstructions(
     bench: Bench, outputs: Mapping[str, Images], assets: Assets
 ) -> list[tuple[str, str]]:
-    """Contexts of bench items, categories in turn, beside their round trips."""
+    """Contexts of bench items and their round trips, categories in turn."""
     queues = [[int(i) for i in bench.where(name)] for name in bench.categories]
     longest = max(len(queue) for queue in queues)
     order = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]

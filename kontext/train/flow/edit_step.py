@@ -1,4 +1,4 @@
-"""What the methods share that train a flow further on its edits: batches, and the step."""
+"""Batches and the step of methods that continue a flow's training on edits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NoisedEdits:
 
 
 class EditDraws:
-    """Draws of edits of one picture that go on where the flow's own draws ended.
+    """Batches of edits with one context, continuing where the flow's own batches ended.
 
     Every rank draws the same global batch and keeps its own rows of it.
 
@@ -131,7 +131,7 @@ class EditMethod(ABC):
         self.total_steps = settings.steps
 
     def train_model(self, model: FluxTransformer) -> None:
-        """Say which model is trained: what of it takes a gradient, laid out over the ranks."""
+        """Set the model to train: its parameters that need a gradient; it may be sharded."""
         self.state = transformer_state(
             model, self.config, self.settings.lr, self.settings.ema_decay
         )

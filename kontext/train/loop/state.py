@@ -1,4 +1,4 @@
-"""What a training run is at one moment, and how it is taken apart for a checkpoint."""
+"""The state of a training run, and how it is flattened for a checkpoint."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def unflattened(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any
     return rest
 
 
-def allocated(
+def empty_tensors(
     state: TrainState, wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> dict[str, Tensor]:
     """Tensors to read a checkpoint into, laid out over the ranks as this state is.
@@ -120,15 +120,15 @@ def allocated(
         for name, optimizer in state.optimizers.items()
         for i, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
     }
-    room = {}
+    tensors = {}
     for path, (dtype, size) in wanted.items():
         like = own.get(path, parameters.get(path.rpartition("/")[0]))
         if path in own and like is not None and like.shape == size:
-            room[path] = like.detach()
+            tensors[path] = like.detach()
         elif like is not None and size and like.shape[:1] == size[:1]:
             part = local_part(like)
             empty = torch.empty((*part.shape[:1], *size[1:]), dtype=dtype, device=part.device)
-            room[path] = shard_like(like, empty)
+            tensors[path] = shard_like(like, empty)
         else:
-            room[path] = torch.empty(size, dtype=dtype)
-    return room
+            tensors[path] = torch.empty(size, dtype=dtype)
+    return tensors

@@ -5,7 +5,7 @@ clean estimate and the teacher's synthetic edits are renoised to t ~ logit-norma
 through the frozen teacher, and small heads on its blocks tell them apart. Synthetic edits made
 with guidance are the real samples, so no distillation loss is needed and the student needs no
 guidance. For editing, the context stays in the teacher's sequence, and real targets under a wrong
-instruction, beside a wrong context, or replaced by a copy of the context are fakes too: otherwise
+instruction, with a wrong context, or replaced by a copy of the context are fakes too: otherwise
 the heads judge realism, not faithfulness.
 """
 

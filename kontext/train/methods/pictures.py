@@ -83,8 +83,8 @@ class PictureMethod(EditMethod):
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
         """`loss`, and its parts without weights: `latents`, `maps` and `embedding`."""
         c, batch = self.config.pictures, part.batch
-        speed = velocity(self.model, part.noisy, batch, part.t)
-        estimate = part.noisy - part.t.view(-1, 1, 1) * speed
+        predicted = velocity(self.model, part.noisy, batch, part.t)
+        estimate = part.noisy - part.t.view(-1, 1, 1) * predicted
         latents = self._latent_loss(batch, estimate)
         maps, embedding = self.decoded_distances(batch.target, unpack(estimate, *self.data.grid))
         loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding

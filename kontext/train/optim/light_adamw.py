@@ -95,7 +95,7 @@ def is_quantised(parameter: Tensor) -> bool:
 
 
 def _on_every_rank(parameter: Tensor) -> bool:
-    """Whether every rank has rows of it."""
+    """Whether every rank has rows of the parameter."""
     if not is_sharded(parameter):
         return True
     ranks = parameter.device_mesh.size(-1)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from kontext.engine.stage import Stage
-from kontext.evaluate.trail import run_lineage
+from kontext.evaluate.run_lineage import run_lineage
 from schemas.manifest import Manifest
 
 STAGES = {
