@@ -16,7 +16,7 @@ from kontext.errors import CatalogError
 from schemas.risks import risks
 
 CHANGES_RESULTS = True
-DATA_FILES = ("../../schemas/views/acceptance.sql",)  # the others only show what is there
+DATA_FILES = ("../../../schemas/views/acceptance.sql",)  # the others only show what is there
 
 _NAMES = (  # in order of dependence
     "acceptance",
