@@ -314,7 +314,7 @@ _RACE = """
 import logging, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from tests.test_engine import REPORT, engine
+from tests.engine.test_run import REPORT, engine
 if __name__ == "__main__":
     print(engine(Path(sys.argv[1])).run_stage("first", REPORT).reused)
 """
@@ -334,7 +334,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from kontext.store.artifacts.artifact_store import ArtifactWriter
-from tests.test_engine import REPORT, engine
+from tests.engine.test_run import REPORT, engine
 if __name__ == "__main__":
     ArtifactWriter.commit = lambda self, manifest: os.kill(os.getpid(), signal.SIGKILL)
     engine(Path(sys.argv[1])).run_stage("first", REPORT)

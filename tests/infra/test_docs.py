@@ -124,6 +124,9 @@ def test_files_and_modules_that_are_named_exist() -> None:
         files = [f for f in FILE.findall(text) if not list(ROOT.glob(f.rstrip("/")))]
         modules = [m for m in MODULE.findall(text) if not (NO_MODULE.match(m) or _is_module(m))]
         gone += [f"{path.name}: {n}" for n in files + modules if not EXAMPLES.search(n)]
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = re.findall(r"(?<![\w./-])tests(?:\.\w+)+", path.read_text())
+        gone += [f"{path.name}: {name}" for name in names if not _is_module(name)]
     assert not gone
 
 

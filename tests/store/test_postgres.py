@@ -7,12 +7,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.store.test_catalog import POLICY, manifest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.prelude import prelude
 from kontext.store.lake.metadata import open_metadata
+from tests.store.catalog.test_catalog import POLICY, manifest
 from tests.store.lake_rows import dataset
 
 

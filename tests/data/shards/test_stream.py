@@ -124,7 +124,7 @@ KILLED = """
 import os, signal, sys
 from kontext.store.objects import open_store
 from kontext.data.shards.stream import PairStream
-from tests.data.test_stream import PLAN
+from tests.data.shards.test_stream import PLAN
 batches = PairStream(open_store(sys.argv[1]), "data/", PLAN).batches()
 for step in range(1000):
     batch = next(batches)

@@ -6,12 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.store.test_catalog import POLICY, manifest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.compaction import Compaction
 from kontext.store.objects import open_store
+from tests.store.catalog.test_catalog import POLICY, manifest
 from tests.store.lake_rows import dataset
 
 NOW = timedelta(0)

@@ -17,12 +17,12 @@ from typing import Any
 
 import boto3
 import pytest
-from tests.store.test_transfer import make
 
 from kontext.errors import ObjectExists, StoreError
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import folder_url, open_store, s3, s3_errors
 from tests.faults.proxy import FaultProxy
+from tests.store.artifacts.test_transfer import make
 
 
 class Canned:

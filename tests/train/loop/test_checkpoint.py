@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.test_guard import STEPS, Injected, assert_equal
 from torch import nn
 
 from kontext.errors import Stopped, StoreError, WeightsError
@@ -23,6 +22,7 @@ from kontext.train.loop.ema import Ema
 from kontext.train.loop.fit import fit
 from kontext.train.loop.state import TrainState, flattened, unflattened
 from kontext.train.optim.build import MatrixMuon, adamw
+from tests.train.loop.test_guard import STEPS, Injected, assert_equal
 from tests.train.toy import toy_model
 
 
