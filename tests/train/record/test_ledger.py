@@ -22,9 +22,9 @@ from kontext.train.record.ledger import (
     compare_shared,
     differences,
     optimizer_ledger,
-    transformer_ledger,
     without_arithmetic,
 )
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.models import AutoencoderShape
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
