@@ -13,7 +13,7 @@ from kontext.parallel import attention
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.record import ledger as module
+from kontext.train.record import transformer_ledger as module
 from kontext.train.record.ledger import (
     ARITHMETIC,
     Ledger,
