@@ -125,7 +125,7 @@ def test_it_is_repeatable() -> None:
 def test_a_split_without_edits_is_refused() -> None:
     method = make()
     nothing = replace(method.data, context=torch.full_like(method.data.context, -1))
-    with pytest.raises(RecipeError, match="needs edits"):
+    with pytest.raises(RecipeError, match="need edits"):
         PictureMethod(method.config, nothing, method.model, method.codec, method.features)
 
 
