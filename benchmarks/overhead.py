@@ -5,9 +5,9 @@
 The project runs chunks inside one Prefect task (kontext.engine.chunks); the peer is one Prefect
 task per chunk. Both do the same empty chunks through the same store in one process, in turn, best
 of three. With `--home` (one in which `kontext up` is up and the recipe is done) two figures more:
-what Prefect adds to the data stages (one task each, with the most chunks measured) as a share of
-the seconds they took; and a pipeline run that reuses everything, from the command's start to its
-end. Prints each goal with its figure; exit 1 where one is not reached.
+what Prefect adds to the data stages (one task each, with the most chunks measured), as a share of
+the seconds they took; and a pipeline run that reuses everything, from start to end.
+Prints each goal with its figure; exit 1 where one is not reached.
 """
 
 from __future__ import annotations

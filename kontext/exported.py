@@ -31,7 +31,7 @@ CHANGES_RESULTS = False  # copies what is there
 RECORD, MODELS = "export.json", "models"
 
 
-class Record(BaseModel):
+class ExportRecord(BaseModel):
     """What a store was exported for."""
 
     recipe: str
@@ -68,7 +68,7 @@ def export_store(
     if models:
         for name, path in model_files().items():
             target.objects.put_file(f"{MODELS}/{name}", path)
-    record = Record(recipe=engine.recipe.name, artifacts=dict(done.artifacts))
+    record = ExportRecord(recipe=engine.recipe.name, artifacts=dict(done.artifacts))
     target.objects.put(RECORD, record.model_dump_json(indent=1).encode())
     return done
 
@@ -82,7 +82,7 @@ def exported_artifacts(
         RecipeError: these artifacts were made with other settings than the recipe has.
     """
     try:
-        record = Record.model_validate_json(store.objects.get(RECORD))
+        record = ExportRecord.model_validate_json(store.objects.get(RECORD))
     except ObjectNotFound:
         return {}
     for stage, digest in record.artifacts.items():

@@ -19,7 +19,7 @@ _TABLES = {
 
 
 @dataclass(frozen=True)
-class Change:
+class CountChange:
     """One group of one table."""
 
     what: str  # images, pairs or accepted pairs
@@ -30,7 +30,9 @@ class Change:
     removed: int
 
 
-def dataset_changes(store: ArtifactStore, before: Manifest | None, after: Manifest) -> list[Change]:
+def dataset_changes(
+    store: ArtifactStore, before: Manifest | None, after: Manifest
+) -> list[CountChange]:
     """Differences between two index artifacts, groups without any left out."""
     found = []
     for what, (stage, file, key, group) in _TABLES.items():
@@ -41,12 +43,12 @@ def dataset_changes(store: ArtifactStore, before: Manifest | None, after: Manife
         for name in sorted(set(old) | set(new)):
             was, now = old.get(name, set()), new.get(name, set())
             if was != now:
-                change = Change(what, name, len(was), len(now), len(now - was), len(was - now))
+                change = CountChange(what, name, len(was), len(now), len(now - was), len(was - now))
                 found.append(change)
     return found
 
 
-def changes_markdown(title: str, changes: Sequence[Change]) -> str:
+def changes_markdown(title: str, changes: Sequence[CountChange]) -> str:
     """The digest of a refresh, for its page."""
     if not changes:
         return f"# {title}\n\nNothing changed: the dataset is the same, row for row.\n"

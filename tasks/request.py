@@ -47,7 +47,7 @@ class RunFailed(KontextError):
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """A request with the engine that serves it and the stages it comes to."""
 
     at: Places
@@ -56,7 +56,7 @@ class Planned:
     forced: tuple[str, ...]
 
 
-def plan(request: Request, seconds: float = float("inf")) -> Planned:
+def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
     """The stages of a request, in order.
 
     Args:
@@ -80,7 +80,7 @@ def plan(request: Request, seconds: float = float("inf")) -> Planned:
     if request.until:
         order = list(engine.digests())
         stages = [step for step in stages if order.index(step.stage) <= order.index(request.until)]
-    return Planned(at, engine, stages, forced)
+    return PlannedRun(at, engine, stages, forced)
 
 
 def find_report(engine: Engine, at: Places) -> str:

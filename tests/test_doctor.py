@@ -18,13 +18,13 @@ def test_every_check_says_what_it_found(tmp_path: Path) -> None:
     assert "GB free at" in checks["disk"].found
     assert "conditional puts work" in checks["store"].found
     assert all(check.found for check in checks.values())
-    assert all(check.mend for check in checks.values() if check.state != OK)
+    assert all(check.remedy for check in checks.values() if check.state != OK)
 
 
 def test_a_store_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (store,) = (c for c in check_machine(tmp_path, f"file://{tmp_path}/file") if c.name == "store")
-    assert store.state == FAIL and store.mend
+    assert store.state == FAIL and store.remedy
 
 
 def test_the_command_shows_a_remedy_under_each_problem(

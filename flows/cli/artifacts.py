@@ -69,7 +69,7 @@ def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
 
 @app.command()
 def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
-    """Show one artifact's manifest: files, figures, notes, inputs, code and packages."""
+    """Show one artifact's manifest: files, metrics, notes, inputs, code and packages."""
     from tasks.markdown import duration, number, size
 
     manifest = opened.artifacts(store).show(ref).manifest
@@ -183,7 +183,7 @@ def gc(
 
 @app.command()
 def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> None:
-    """Say what differs between two artifacts: recipe, data, code and figures."""
+    """Show what differs between two artifacts: recipe, data, code and metrics."""
     from kontext.store.artifacts.diff import diff as compare
 
     found = compare(opened.artifacts(store), before, after)
@@ -273,7 +273,7 @@ def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
 
 @app.command()
 def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
-    """Make an artifact again from its manifest, apart from the store, and compare every byte."""
+    """Make an artifact again from its manifest, outside the store, and compare every byte."""
     from kontext.engine.remake import remake
     from kontext.stages import STAGES
     from tasks.workspace import places

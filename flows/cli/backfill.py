@@ -17,10 +17,12 @@ def backfill(
     overrides: Sets = None,
     store: Store = "",
     which: Annotated[
-        str, typer.Option(help="missing, failed, 'missing or failed' or all.")
+        str, typer.Option(help="Which sources: missing, failed, 'missing or failed' or all.")
     ] = "missing or failed",
-    partition: Annotated[list[str] | None, typer.Option(help="Source; repeatable.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, max=16, help="Side by side.")] = 2,
+    partition: Annotated[
+        list[str] | None, typer.Option(help="Source to run; repeatable. By default all.")
+    ] = None,
+    at_once: Annotated[int, typer.Option(min=1, max=16, help="Runs at the same time.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Run the sources of a recipe one by one, each into a dataset of its own."""

@@ -24,7 +24,7 @@ def doctor(
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Check what is here and what is missing, with a remedy for each; or look at WEIGHTS."""
+    """Check what this machine can run and how to repair the rest; or say what WEIGHTS is."""
     from kontext.doctor import check_machine
     from tasks.workspace import places
 
@@ -39,8 +39,8 @@ def doctor(
         rows = []
         for check in checks:
             rows.append((_SIGNS[check.state], check.name, check.found))
-            if check.mend and check.state != "ok":
-                rows.append(("", "", f"→ {check.mend}"))
+            if check.remedy and check.state != "ok":
+                rows.append(("", "", f"→ {check.remedy}"))
         print_table(rows)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(1)
@@ -57,8 +57,8 @@ def _server() -> Check:
         return Check("server", OK, f"up at {api.url}/v2")
     if port_free("127.0.0.1", DEFAULT_PORT):
         return Check("server", OK, f"down; port {DEFAULT_PORT} is free (`kontext up`)")
-    mend = "`kontext up` takes another port"
-    return Check("server", WARN, f"down; port {DEFAULT_PORT} is taken by another program", mend)
+    remedy = "`kontext up` takes another port"
+    return Check("server", WARN, f"down; port {DEFAULT_PORT} is taken by another program", remedy)
 
 
 def _weights(ref: str, store: str, as_json: bool) -> None:
@@ -84,5 +84,7 @@ def _text(row: dict[str, Any]) -> str:
         f"  needs {row['needs']}",
     ]
     if row["assumed"]:
-        lines.append(f"  ! not told by the tensors: {', '.join(row['assumed'])} (add config.json)")
+        lines.append(
+            f"  ! not known from the tensors: {', '.join(row['assumed'])} (add config.json)"
+        )
     return "\n".join(lines)

@@ -25,20 +25,21 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", help="Where to write: .png, .jpg or .webp.")
 ]
 Weights = Annotated[
-    str, typer.Option("--weights", "-w", help="Model folder, artifact or tag; else the latest.")
+    str,
+    typer.Option("--weights", "-w", help="Model folder, artifact or tag; by default the latest."),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, max=200, help="Sampling steps.")]
 Seeds = Annotated[
     list[int] | None,
-    typer.Option(help="Noise seed: same seed, same picture; repeatable, OUT-SEED each."),
+    typer.Option(
+        help="Noise seed: same seed, same picture. Repeatable; several seeds write OUT-SEED each."
+    ),
 ]
 Then = Annotated[
     list[str] | None,
-    typer.Option(help="What to change next, on the result before it is decoded; repeatable."),
+    typer.Option(help="Further instruction, applied to the result's latents; repeatable."),
 ]
-References = Annotated[
-    list[Path] | None, typer.Option(help="Further image to take from; repeatable.")
-]
+References = Annotated[list[Path] | None, typer.Option(help="Further reference image; repeatable.")]
 MaskFile = Annotated[
     Path | None, typer.Option(help="Image of the same size: edit where it is white, keep the rest.")
 ]
@@ -50,14 +51,14 @@ TrueCfg = Annotated[
     float,
     typer.Option(
         min=0.0,
-        help="Classifier-free guidance on the text, beside a guidance embedding (FLUX.1-dev).",
+        help="Classifier-free guidance on the text, for models with a guidance embedding.",
     ),
 ]
 KeepDetail = Annotated[
     bool | None,
     typer.Option(
-        help="Restore the fine detail that the autoencoder lost where the edit changed nothing, or "
-        "leave the picture as decoded; else as the model was published."
+        help="Restore detail that the autoencoder lost outside the edit, or not; by default as the "
+        "model was published."
     ),
 ]
 TileAbove = Annotated[
@@ -65,7 +66,7 @@ TileAbove = Annotated[
     typer.Option(
         min=0,
         metavar="PIXELS",
-        help="Code images of more pixels in tiles: less memory, more time, the same picture.",
+        help="Encode and decode larger images in tiles: less memory, more time, the same picture.",
     ),
 ]
 # kontext.models.quantize.Scheme and kontext.parallel.attention.Kernel, without importing torch
@@ -79,7 +80,7 @@ Kernel = Annotated[
 ]
 Policy = Annotated[str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")]
 HashLists = Annotated[
-    list[str] | None, typer.Option(help="Hash list file to refuse matches of; repeatable.")
+    list[str] | None, typer.Option(help="Hash list: images on it are refused; repeatable.")
 ]
 
 
@@ -104,7 +105,7 @@ def edit(
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Edit an image with trained weights. The safety policy sees what goes in and comes out."""
+    """Edit an image with trained weights. The safety policy checks all inputs and results."""
     if len(words) < 2:
         raise typer.BadParameter("give an image and an instruction in quotes")
     from flows.cli.shared.bar import edit_bar

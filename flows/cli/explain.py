@@ -20,7 +20,7 @@ def explain(
     as_json: Json = False,
     store: Store = "",
 ) -> None:
-    """Tell a pair's whole story: source, evidence, caption, scores, decision, split, shard."""
+    """Show all about one pair: source, evidence, caption, scores, decision, split, shard."""
     from kontext.store.catalog import explain as stories
     from tasks.markdown import json_safe
 

@@ -19,13 +19,15 @@ def export_store(
     recipe: Recipe = "h200",
     overrides: Sets = None,
     store: Store = "",
-    until: Annotated[str, typer.Option(help="Last stage whose artifact goes along.")] = "index",
+    until: Annotated[str, typer.Option(help="Last stage whose artifact is copied.")] = "index",
     files_of: Annotated[
         list[str] | None,
-        typer.Option(help="Copy the files of this stage; of others manifests only; repeatable."),
+        typer.Option(help="Stage whose files are copied, of others only manifests; repeatable."),
     ] = None,
-    models: Annotated[bool, typer.Option(help="MiniLM and EfficientNet-Lite0 too.")] = True,
-    max_mib: Annotated[float, typer.Option(help="Fail above so many MiB; 0: no limit.")] = 0,
+    models: Annotated[bool, typer.Option(help="Copy MiniLM and EfficientNet-Lite0 too.")] = True,
+    max_mib: Annotated[
+        float, typer.Option(help="Largest size in MiB; above it the command fails (0: no limit).")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Write what a machine without network needs to train a recipe whose data stages are done.

@@ -19,19 +19,19 @@ def import_(
         Path,
         typer.Argument(help="FLUX.1 weights: BFL's .safetensors, diffusers' folder, model folder."),
     ],
-    name: Annotated[str, typer.Option(help="Name of the model; else the file's.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the model; by default the file's.")] = "",
     dtype: Dtype = "",
     autoencoder: Annotated[
-        Path | None, typer.Option(help="ae.safetensors or vae/ folder, if not beside it.")
+        Path | None, typer.Option(help="ae.safetensors or vae/ folder, if not next to PATH.")
     ] = None,
     text: Annotated[
-        str, typer.Option(help="Text encoders, if not beside it: flux:FOLDER or minilm.")
+        str, typer.Option(help="Text encoders, if not next to PATH: flux:FOLDER or minilm.")
     ] = "",
     lora: Annotated[Path | None, typer.Option(help="LoRA file to merge into it.")] = None,
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Take weights into the store as a versioned artifact, for edit --weights and export."""
+    """Import weights into the store as an artifact, for `edit --weights` and `export`."""
     from kontext.edit.weights.model_store import ImportRequest, import_weights
     from tasks.workspace import places
 

@@ -23,10 +23,10 @@ Base = Annotated[
 def extract(
     base: Base,
     tuned: Annotated[str, typer.Argument(help="The same model, fine-tuned.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to: .safetensors.")],
-    rank: Annotated[int, typer.Option(min=1, help="Of each adapter.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors.")],
+    rank: Annotated[int, typer.Option(min=1, help="Rank of each adapter.")] = 16,
     layout: Annotated[
-        Literal["diffusers", "bfl"], typer.Option(help="Whose names the keys have.")
+        Literal["diffusers", "bfl"], typer.Option(help="Layout of the keys.")
     ] = "diffusers",
     store: Store = "",
     as_json: Json = False,
@@ -51,7 +51,9 @@ def merge(
     base: Base,
     lora: Annotated[Path, typer.Argument(help="Adapters: diffusers', peft's or BFL's keys.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
-    strength: Annotated[float, typer.Option(help="1: as trained; 0.5: half as strong.")] = 1.0,
+    strength: Annotated[
+        float, typer.Option(help="Factor on the adapters' effect; 1: as trained.")
+    ] = 1.0,
     store: Store = "",
     as_json: Json = False,
 ) -> None:

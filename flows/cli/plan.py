@@ -19,13 +19,17 @@ PLACE = (Panel.RUN, 5)
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="Named recipe.")] = "demo",
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
-    memory: Annotated[float, typer.Option(min=1, help="GiB of memory of each.")] = 139.0,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
+    memory: Annotated[float, typer.Option(min=1, help="Memory of each GPU, in GiB.")] = 139.0,
     device: Annotated[
-        str, typer.Option(help="Their name, for the peak; unknown is fine.")
+        str,
+        typer.Option(
+            help="Name of the GPUs, for their peak FLOP/s; unknown: no time is predicted."
+        ),
     ] = "H200",
     share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Of the peak that is reached.")
+        float,
+        typer.Option(min=0.01, max=1, help="Share of the peak FLOP/s that is reached, 0 to 1."),
     ] = 0.4,
     overrides: Sets = None,
     store: Store = "",

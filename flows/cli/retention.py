@@ -13,10 +13,12 @@ PLACE = (Panel.SERVER, 6)
 
 
 def retention(
-    delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
-    grace_days: Annotated[int, typer.Option(min=1, help="Keep what is younger.")] = 7,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it only say what would be deleted.")
+    ] = False,
+    grace_days: Annotated[int, typer.Option(min=1, help="Days for which everything is kept.")] = 7,
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Remove what no tag needs. A dry run without --delete."""
+    """Remove artifacts, scratch files and snapshots that nothing needs."""
     submit("retention", {"delete": delete, "grace_days": grace_days}, store, as_json)

@@ -23,16 +23,18 @@ def run(
     until: Until = "",
     version: Annotated[
         list[str] | None,
-        typer.Option(help="Artifact to take as it is: stage/digest or a tag; repeatable."),
+        typer.Option(help="Artifact to use as it is: stage/digest or a tag; repeatable."),
     ] = None,
     accept: Accept = None,
     force: Annotated[
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
     ] = False,
-    direct: Annotated[bool, typer.Option(help="In this process, without Prefect.")] = False,
+    direct: Annotated[bool, typer.Option(help="Run in this process, without Prefect.")] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="With --direct: save and end with code 75 after so many."),
+        typer.Option(
+            min=0, help="With --direct: seconds after which to save and end with exit code 75."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines.")] = False,
     as_json: Json = False,

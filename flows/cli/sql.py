@@ -1,4 +1,4 @@
-"""`kontext sql`: questions to the catalog."""
+"""`kontext sql`: queries of the catalog."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ class Format(StrEnum):
 def sql(
     query: Annotated[str, typer.Argument(help="Read-only SQL; see `kontext tables`.")] = "",
     at: At = "",
-    output_format: Annotated[Format, typer.Option("--format", "-f")] = Format.table,
+    output_format: Annotated[
+        Format, typer.Option("--format", "-f", help="How the answer is printed.")
+    ] = Format.table,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds before the query is stopped.")] = 60.0,
     shell: Annotated[bool, typer.Option("--shell", help="Open duckdb's own prompt.")] = False,
     as_json: Json = False,
     store: Store = "",
 ) -> None:
-    """Ask the catalog anything: pairs, scores, decisions, shards, runs, artifacts, metrics."""
+    """Query the catalog: pairs, scores, decisions, shards, runs, artifacts, metrics."""
     if shell == bool(query):
         raise typer.BadParameter("give a query, or --shell")
     if shell:
@@ -65,8 +67,8 @@ def _open_shell(at: str, store: str) -> None:
     import shutil
     import tempfile
 
-    beside = shutil.which("duckdb", path=str(Path(sys.executable).parent))
-    program = beside or shutil.which("duckdb")
+    installed = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    program = installed or shutil.which("duckdb")
     if program is None:
         raise CatalogError("no duckdb command here: pip install 'kontext[shell]'")
     text = opened.prelude(at, store)

@@ -16,11 +16,14 @@ PLACE = (Panel.SERVER, 1)
 
 def up(
     port: Annotated[
-        int | None, typer.Option(help="Port of the server (else 4200 or free).")
+        int | None, typer.Option(help="Port of the server; by default 4200, or a free one.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     foreground: Annotated[
-        bool, typer.Option("--foreground", "-f", help="Stay, restart what dies, stop on Ctrl-C.")
+        bool,
+        typer.Option(
+            "--foreground", "-f", help="Stay in the foreground, restart what dies, stop on Ctrl-C."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

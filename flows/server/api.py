@@ -100,9 +100,9 @@ class Api:
     def send_heartbeats(self) -> int:
         """Send a heartbeat in the name of every running run; returns how many.
 
-        What the server knew of earlier ones is gone where it was killed, or its automations made
-        anew: a run whose process died meanwhile would stay Running for ever. From this one on its
-        silence counts.
+        A server that was killed, or whose automations were made again, has forgotten earlier
+        heartbeats, so a run whose process died meanwhile would stay Running for ever. After this
+        heartbeat the server notices its silence.
         """
         running = self.runs({"state": {"type": {"any_": ["RUNNING"]}}})
         now = datetime.now(UTC).isoformat()

@@ -36,7 +36,7 @@ def zombie_automation() -> AutomationCore:
     """Marks a run Crashed when its heartbeat stops (its worker and process are gone).
 
     Without it such a run stays Running for ever and holds its queue's slot. A run is watched from
-    its start on, which the server itself tells: one that is killed at once sends no heartbeat.
+    its start, which the server itself records: one that is killed at once sends no heartbeat.
     """
     seconds = zombie_seconds()
     trigger = EventTrigger(
@@ -60,7 +60,7 @@ def zombie_automation() -> AutomationCore:
 
 
 def train_automation(pipeline: UUID) -> AutomationCore:
-    """A refresh that was told to train and committed a version starts a pipeline run on it."""
+    """A refresh with `train` on that commits a version starts a pipeline run on it."""
     options = {
         "__prefect_kind": "json",
         "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.options | tojson }}"},

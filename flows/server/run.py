@@ -12,7 +12,7 @@ from flows.server.serve import describe, up
 from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
 from tasks.markdown import run_link
-from tasks.request import Request, RunFailed, find_report, plan
+from tasks.request import Request, RunFailed, find_report, plan_run
 
 
 def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
         KontextError: a bad request, or RunFailed with the failing stage, its error and how to
             continue.
     """
-    planned = plan(request)
+    planned = plan_run(request)
     at, engine = planned.at, planned.engine
     running = up(at, say=lambda text: console.print(text, style="dim"))
     where = describe(running)

@@ -54,7 +54,7 @@ _ICONS = {
 
 
 @dataclass
-class Line:
+class StageLine:
     """One stage as shown."""
 
     stage: str
@@ -82,7 +82,8 @@ class Watch:
         self._logs = logs
         self._sleep = sleep
         self.lines = {
-            step.stage: Line(step.stage, "reused" if step.reused else "waiting") for step in plan
+            step.stage: StageLine(step.stage, "reused" if step.reused else "waiting")
+            for step in plan
         }
         self._tags = {f"{step.stage}/{step.digest}": step.stage for step in plan}
         self._others: set[str] = set()  # runs of other pipelines that this one waits for
@@ -163,7 +164,7 @@ class Watch:
         grid.add_row("", Text(f"{done}/{len(self.lines)} stages", style="dim"), "", total)
         return grid
 
-    def _cells(self, line: Line) -> tuple[Text, Text, Text, str]:
+    def _cells(self, line: StageLine) -> tuple[Text, Text, Text, str]:
         icon, colour, word = _ICONS.get(line.state, ("?", "", line.state.lower()))
         if line.state == "RUNNING" and line.percent is not None:
             word = f"{word} {line.percent:.0f} %"
@@ -171,7 +172,7 @@ class Watch:
         name = Text(line.stage, style="bold" if line.state == "RUNNING" else "")
         return Text(icon, style=colour), name, Text(word, style=colour), time_text
 
-    def _text(self, line: Line) -> Text:
+    def _text(self, line: StageLine) -> Text:
         icon, name, word, seconds = self._cells(line)
         return Text(" ").join([icon, Text(f"{name.plain:18}"), word, Text(seconds)])
 

@@ -1,4 +1,4 @@
-"""The other half of every edit's path: pictures to latents, and latents to pictures."""
+"""Pictures to latents and back, for every edit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PictureCodec:
                 made.append(self.autoencoder.encode(pixels, self.tiling((width, height))).float())
         return torch.cat(made)
 
-    def pictures(
+    def decode(
         self,
         latents: Tensor,
         originals: Sequence[Image] | Images = (),

@@ -91,7 +91,7 @@ def edit_file(
     files = [_read(path) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
     for image, data in files:
-        screening.input(image, data)
+        screening.check_input(image, data)
     images = [image for image, _ in files]
     signer = find_signer(home)
     begin("loading")
@@ -124,7 +124,7 @@ def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
     gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
     screening = EditScreening(load_policy(request.policy), gate)
     for instruction in turns:
-        screening.words(instruction)
+        screening.check_instruction(instruction)
     return screening
 
 
@@ -154,7 +154,7 @@ def _edit(
     )
     begin("checking")
     for result in results:
-        screening.result(result)
+        screening.check_result(result)
     return results
 
 
@@ -197,7 +197,7 @@ def _turns(
                 keep_detail=request.keep_detail,
             )
             begin("checking")
-            screening.result(session.image)
+            screening.check_result(session.image)
         results.append(session.image)
     return results
 
@@ -252,7 +252,7 @@ def _read(path: Path) -> tuple[Pixels, bytes]:
 def _mask(path: Path, screening: EditScreening) -> Mask:
     """White (above half grey) is where the image may change."""
     image, data = _read(path)
-    screening.match(image, data)
+    screening.match_hashes(image, data)
     mask: Mask = image.mean(axis=2) > 127
     return mask
 

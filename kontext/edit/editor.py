@@ -219,7 +219,7 @@ class Editor:
             first = jobs[0].contexts[0]
             if first.shape[2:] == latents.shape[2:]:
                 encoded = torch.cat([job.contexts[0] for job in jobs])
-        pictures = self.codec.pictures(latents, originals, encoded)
+        pictures = self.codec.decode(latents, originals, encoded)
         return [_framed(job, picture, cut) for job, picture in zip(jobs, pictures, strict=True)]
 
     def keeps_detail(self, asked: bool | None = None) -> bool:

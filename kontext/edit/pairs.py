@@ -1,4 +1,4 @@
-"""Edits of encoded pairs: the teacher's, which LADD takes for real, and what training looks at."""
+"""Edits of encoded pairs: the teacher's (LADD's real samples), and those that training shows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class EditSampler:
 
 
 def edit_sampler(config: DistillConfig, data: PairTensors) -> EditSampler:
-    """As a recipe has the teacher edit."""
+    """The sampler of the teacher's edits, with the recipe's steps, guidance and seed."""
     return EditSampler(data, config.teacher_steps, config.guidance, config.seed)
 
 

@@ -41,7 +41,7 @@ def preview_edits(
         batch = gather(data, torch.tensor(pairs[:_PER_CATEGORY]))
         start = noise(0, range(len(batch.target)), batch.target.shape[1:])
         edited = sampler.draw(model, start, batch, sampler.times(model))
-        columns = [codec.pictures(z) for z in (*batch.contexts, edited, batch.target)]
+        columns = [codec.decode(z) for z in (*batch.contexts, edited, batch.target)]
         rows.append([column[i] for i in range(len(batch.target)) for column in columns])
         labels.append(name)
     return contact_sheet(rows, row_labels=labels, cell=72)

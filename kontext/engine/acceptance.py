@@ -1,7 +1,7 @@
-"""Artifacts that a person took as they are although their code changed: `kontext run --accept`.
+"""`kontext run --accept STAGE`: use an artifact as it is although its stage's code has changed.
 
-The record lies in the store where today's code would have put the stage's artifact, and names the
-older artifact to use instead. It holds until the code changes again.
+The record is in the store, where today's code would put the stage's artifact. It names the older
+artifact that is used instead. It is valid until the code changes again.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def read_acceptance(objects: ObjectStore, stage: str, digest: str) -> Acceptance
         return None
 
 
-def newest_alike(
+def newest_match(
     manifests: Sequence[Manifest], config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
-    """The last of the artifacts that were made from this section and these inputs, or None."""
+    """The newest artifact that was made from this section and these inputs, or None."""
     for manifest in reversed(manifests):
         made_with = {k: v for k, v in manifest.config.items() if k != "attempt"}
         if made_with == config and manifest.inputs == inputs:
@@ -80,9 +80,10 @@ def write_acceptance(
 
 
 def changed_modules(before: Manifest, code: Mapping[str, str]) -> list[str] | None:
-    """Modules of `code` that are not what made an artifact; None where the code is the same.
+    """Names of the modules that have changed since an artifact was made; None where none has.
 
-    Empty where it is another, and the artifact is older than the record of single modules.
+    Empty where the code has changed but the manifest, of an earlier version of kontext, has no
+    hashes of single modules.
     """
     if before.code_digest == code_digest(code):
         return None

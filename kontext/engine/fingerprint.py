@@ -10,9 +10,9 @@ A module says itself, by a literal at its top level, what the tree cannot tell:
     CHANGES_RESULTS = False          # logging, layout, launching: imports are not followed either
     DATA_FILES = ("policies/*.json",)  # read at run time: counted with the module
 
-In a package's `__init__` the first holds for all modules below; the nearest word counts. Plug-ins
-are found by looking into their package, which no import shows: those that a section names are added
-(`Stage.plugins`), the others do not count.
+In a package's `__init__` the first holds for all modules below it, unless one of them declares
+otherwise. No import leads to a plug-in, so those that the section names are added
+(`Stage.plugins`); the others do not count.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _LEFT_OUT = ("ctx", "kind", "type_comment", "type_ignores")  # fields of nodes t
 
 
 @dataclass(frozen=True)
-class Source:
-    """What one file has to say."""
+class SourceFile:
+    """One module: the hash of its syntax tree, its imports, and what it declares about itself."""
 
     hash: str
     imports: tuple[str, ...]  # dotted names; some name a module's attribute
     data: tuple[Path, ...]  # files that it reads at run time
-    changes_results: bool | None  # its own word; None where it has none
+    changes_results: bool | None  # as the module declares; None where it declares nothing
 
 
 def code_of(stage: Stage, section: Section) -> dict[str, str]:
@@ -72,7 +72,7 @@ def code_digest(modules: Mapping[str, str]) -> str:
 
 
 def changes_results(module: str) -> bool:
-    """Whether a change of this module counts: its own word, or that of the nearest package."""
+    """Whether a change of this module counts, as it or the nearest package above it declares."""
     while module:
         path = source_path(module)
         said = _source(path).changes_results if path else None
@@ -141,14 +141,14 @@ def _top(name: str) -> tuple[tuple[Path, ...], Path | None] | None:
     return tuple(map(Path, spec.submodule_search_locations or ())), file
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> SourceFile:
     stat = path.stat()
     return _parsed(path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _parsed(path: Path, changed: int, size: int) -> Source:
-    """What a file says; `changed` and `size` tell its versions apart."""
+def _parsed(path: Path, changed: int, size: int) -> SourceFile:
+    """Read a module; `changed` (time) and `size` tell its versions apart in the cache."""
     tree = ast.parse(path.read_text(), str(path))
     said = _literals(tree)
     patterns = said.get("DATA_FILES", ())
@@ -156,7 +156,7 @@ def _parsed(path: Path, changed: int, size: int) -> Source:
     for pattern, matched in zip(patterns, files, strict=True):
         if not matched:
             raise ArtifactError(f"{path}: DATA_FILES '{pattern}' matches nothing")
-    return Source(
+    return SourceFile(
         syntax_hash(tree),
         tuple(dict.fromkeys(imports_of(tree))),
         tuple(file for matched in files for file in matched),
@@ -221,7 +221,7 @@ def _dump(node: Any, parts: list[str]) -> None:
         for name in node._fields:
             value = getattr(node, name, None)
             if isinstance(value, list):
-                value = [item for item in value if not _says_nothing(item)]
+                value = [item for item in value if not _changes_nothing(item)]
                 value = _joined(value) if isinstance(node, ast.JoinedStr) else value
             if value is None or value == [] or name in _LEFT_OUT:
                 continue
@@ -232,7 +232,7 @@ def _dump(node: Any, parts: list[str]) -> None:
         parts.append(f"{type(node).__name__}:{node!r}")
 
 
-def _says_nothing(node: Any) -> bool:
+def _changes_nothing(node: Any) -> bool:
     """Docstrings and other bare strings, imports for types only, and declarations."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return isinstance(node.value.value, str)

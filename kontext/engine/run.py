@@ -23,7 +23,7 @@ from filelock import FileLock
 from kontext.engine.acceptance import (
     Acceptance,
     difference,
-    newest_alike,
+    newest_match,
     read_acceptance,
     write_acceptance,
 )
@@ -131,7 +131,7 @@ class Engine:
         if name in self._pins or self.artifacts.exists(name, digests[name]):
             return self.artifacts.open(name, digests[name]).manifest
         before, config = self.artifacts.list(name), self._config(stage, 0)
-        found = newest_alike(before, config, inputs)
+        found = newest_match(before, config, inputs)
         if found is None:
             why = self._difference(stage, before[-1], digests) if before else "it was never made"
             raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
@@ -263,7 +263,7 @@ class Engine:
         return writer.commit(manifest)
 
     def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
-        """Everything that follows from a manifest; repeated on reuse, so a crash leaves no gap."""
+        """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""
         name, digest = stage.name, manifest.digest
         if self._catalog:
             self.catalog.record(manifest)
@@ -311,7 +311,7 @@ class Engine:
         )
 
     def _input(self, name: str, digest: str) -> Artifact:
-        """An input as a stage sees it: that it was accepted stands among its notes."""
+        """An input as a stage sees it; if it was accepted, its notes say so."""
         found = self.artifacts.open(name, digest)
         accepted = self._accepted.get(name)
         if accepted is None:

@@ -2,8 +2,8 @@
 
 A stage is a pure function of its recipe section and its input artifacts. It reads `ctx.inputs`,
 writes `ctx.output` and tells people what it did through `ctx.report`. It never sees the recipe:
-what an earlier stage was told stands in that stage's artifact, and `ctx.upstream` reads it there.
-Whether it is done is asked of the manifest. Nothing here knows which orchestrator, if any, is
+an earlier stage's settings are in that stage's artifact, and `ctx.upstream` reads them there.
+A stage is done when its manifest exists. Nothing here knows which orchestrator, if any, is
 running it.
 """
 

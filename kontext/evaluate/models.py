@@ -98,7 +98,7 @@ class TrainedModels:
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back."""
         codec = self.student.codec
-        return self._batched(len(images), lambda rows: codec.pictures(codec.encode(images[rows])))
+        return self._batched(len(images), lambda rows: codec.decode(codec.encode(images[rows])))
 
     def ceiling(self, target: Images, context: Images) -> Images:
         """The target through the autoencoder, finished as an edit of `context` is."""
@@ -123,7 +123,9 @@ class TrainedModels:
         """Edit with the teacher at the recipe's steps and guidance."""
         return self._edit(self.teacher, [[image] for image in context], instructions, ids)
 
-    def teacher_draw(self, side: tuple[int, int], captions: list[str], ids: list[str]) -> Images:
+    def teacher_text_to_image(
+        self, side: tuple[int, int], captions: list[str], ids: list[str]
+    ) -> Images:
         """Text-to-image with the teacher: no context. `side` is (height, width) in pixels."""
         return self._edit(self.teacher, [[] for _ in ids], captions, ids, size=(side[1], side[0]))
 

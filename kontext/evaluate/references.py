@@ -47,7 +47,7 @@ class EditingModels(Protocol):
         """Through the autoencoder and back."""
 
     def ceiling(self, target: Images, context: Images) -> Images:
-        """What an edit of `context` would be whose latents are the target's."""
+        """The edit of `context` if the sampled latents were the target's."""
 
     def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the student. `ids` seed each item's noise, so batches do not matter."""
@@ -58,7 +58,9 @@ class EditingModels(Protocol):
     def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
         """Edit with the teacher."""
 
-    def teacher_draw(self, side: tuple[int, int], captions: list[str], ids: list[str]) -> Images:
+    def teacher_text_to_image(
+        self, side: tuple[int, int], captions: list[str], ids: list[str]
+    ) -> Images:
         """Text-to-image with the teacher; `side` is (height, width)."""
 
 
@@ -86,7 +88,7 @@ def run_editors(bench: Bench, models: EditingModels, seed: int) -> dict[str, Ima
         "student_decoded": models.student_decoded(bench.context, instructions, ids),
         "codec_target": models.ceiling(bench.target, bench.context),
         "codec": models.round_trip(bench.context),
-        "prompt_only": models.teacher_draw(side, captions, ids),
+        "prompt_only": models.teacher_text_to_image(side, captions, ids),
         "random": other_targets(bench, seed),
         "identity": bench.context,
         "oracle": bench.target,

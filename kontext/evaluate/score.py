@@ -1,4 +1,4 @@
-"""Score every editor with every metric, compare with the goals, and distrust unfit metrics."""
+"""Score every editor with every metric, compare with the goals, and mark unfit metrics."""
 
 from __future__ import annotations
 

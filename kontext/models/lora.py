@@ -122,7 +122,7 @@ class Lora:
         return replace(self, adapters={k: (a, b * strength) for k, (a, b) in self.adapters.items()})
 
     def merged(self, entries: Iterable[Entry]) -> list[Entry]:
-        """A transformer's tensors (`weights.our_entries`) with the adapters added to them."""
+        """A transformer's tensors (`weights.bfl_entries`) with the adapters added to them."""
         return [
             converted(entry, partial(_merge_one, *self.adapters[entry.name]))
             if entry.name in self.adapters

@@ -31,7 +31,7 @@ from torch.nn.attention import (
 )
 
 from kontext.errors import KontextError
-from kontext.parallel.ulysses import exchanged, shared
+from kontext.parallel.ulysses import exchange_and_attend, is_sharing
 
 Kernel = Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"]
 _FLASH = ("flash2", "fa3", "fa4")
@@ -65,8 +65,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         [B, Lq, H*D].
     """
-    if mask is None and shared():
-        return exchanged(_unmasked, q, k, v)
+    if mask is None and is_sharing():
+        return exchange_and_attend(_unmasked, q, k, v)
     return _chosen(q, k, v, mask)
 
 

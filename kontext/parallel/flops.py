@@ -107,7 +107,7 @@ def cache_flops(shape: TransformerShape, context: int, batch: int = 1) -> Flops:
     return total * batch
 
 
-def saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
+def cache_saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
     """The share of operations (0-1) that cached context saves against FLUX.1's joint attention.
 
     Args:

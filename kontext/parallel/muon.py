@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from kontext.parallel.world import whole
+from kontext.parallel.world import full_tensor
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def sharded_step(optimizer: Muon) -> None:
             buffer.lerp_(parameter.grad, 1 - group["momentum"])
             update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(_like(parameter, _step_of(whole(update), group)))
+            parameter.add_(_like(parameter, _step_of(full_tensor(update), group)))
 
 
 def _step_of(update: Tensor, group: dict[str, Any]) -> Tensor:

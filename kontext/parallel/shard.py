@@ -74,7 +74,7 @@ def shard(
     return model
 
 
-def forward_by(model: nn.Module, method: str) -> None:
+def gather_weights_for(model: nn.Module, method: str) -> None:
     """Let `model.<method>` run with its sharded weights gathered, as `forward` does."""
     if any(is_sharded(parameter) for parameter in model.parameters()):
         from torch.distributed.fsdp import register_fsdp_forward_method

@@ -52,7 +52,7 @@ def share_sequences(model: nn.Module, group: Any) -> None:
     model.register_forward_hook(lambda _, __, out: _Whole.apply(out, group))
 
 
-def exchanged(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def exchange_and_attend(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`attend(q, k, v)` over whole sequences, also where ranks hold parts of them.
 
     Args:
@@ -70,8 +70,8 @@ def exchanged(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _Exchange.apply(parts, group).permute(1, 2, 0, 3).flatten(2)  # type: ignore[no-any-return]
 
 
-def shared() -> bool:
-    """Whether ranks share the sequence that is being computed."""
+def is_sharing() -> bool:
+    """Whether several ranks hold parts of the sequence that is being computed."""
     return _Sharing.group is not None
 
 

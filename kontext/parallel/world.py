@@ -37,7 +37,7 @@ class World:
     sequence: Any = None  # their process group; None where `context` is 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is rank 0, which writes what only one rank may write."""
         return self.rank == 0
 
@@ -83,7 +83,7 @@ class World:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def spread(self, values: Tensor) -> Tensor:
+    def std(self, values: Tensor) -> Tensor:
         """Standard deviation of all ranks' values together, as `Tensor.std`."""
         if self.size == 1:
             return values.std()
@@ -97,17 +97,17 @@ class World:
         """True on all ranks if `flag` is true on any."""
         return flag if self.size == 1 else self._total({"flag": float(flag)})["flag"] > 0
 
-    def from_first(self, number: int) -> int:
+    def broadcast(self, number: int) -> int:
         """Rank 0's number, on all ranks."""
         if self.size == 1:
             return number
-        return int(self._total({"number": number if self.leads else 0})["number"])
+        return int(self._total({"number": number if self.is_leader else 0})["number"])
 
     def channel(self, name: str) -> Any:
         """A gloo group of all ranks for one purpose; None in a world of one.
 
-        CPU numbers do not wait behind gradients there, and threads with a channel each cannot mix
-        up their collectives. The first call with a name is a collective.
+        On it, small CPU sums do not wait for gradients, and threads that each have their own
+        channel cannot mix up their collectives. The first call with a name is a collective.
         """
         if self.size == 1:
             return None
@@ -122,7 +122,7 @@ class World:
         self.any(False)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The full value of a sharded tensor (a collective), or the tensor itself."""
     gathered: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return gathered
@@ -133,13 +133,13 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def local_of(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor, or the tensor itself."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
-def rows_of(like: Tensor, part: Tensor) -> Tensor:
+def shard_like(like: Tensor, part: Tensor) -> Tensor:
     """The tensor of which `part` is this rank's rows, sharded as `like` is; `part` where it is not.
 
     All but the number of rows may differ from `like`: [R, ...] like [R, ...].

@@ -1,4 +1,4 @@
-"""The editor's own screening: every image of an edit is matched and scored exactly once."""
+"""The editor's screening: every image of an edit is matched and scored exactly once."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class EditScreening:
     """Screens one edit request: its instructions, its images and its results.
 
     screening = EditScreening(policy, gate)
-    screening.words(instruction)   # of every turn
-    screening.input(image, data)   # each image, before the edit
-    screening.result(made)         # each result, before it is saved: beside all inputs
+    screening.check_instruction(instruction)   # of every turn
+    screening.check_input(image, data)   # each image, before the edit
+    screening.check_result(made)         # each result, before it is saved, with all inputs
 
     Every call returns if the policy lets the image pass and raises SafetyRefusal if not, with a
     reason and one line that repeats no content.
@@ -49,7 +49,7 @@ class EditScreening:
         self._policy, self._gate = policy, gate or HashGate()
         self._inputs: list[_Passed] = []
 
-    def words(self, instruction: str) -> None:
+    def check_instruction(self, instruction: str) -> None:
         """Check an instruction with the text rules.
 
         Raises:
@@ -59,7 +59,7 @@ class EditScreening:
         if reason is not None:
             raise self._refusal(reason)
 
-    def match(self, image: Pixels, data: bytes = b"") -> Outcome:
+    def match_hashes(self, image: Pixels, data: bytes = b"") -> Outcome:
         """Match an image (uint8 [H, W, 3]), and the file it came from, against the hash lists.
 
         Raises:
@@ -70,7 +70,7 @@ class EditScreening:
             raise self._refusal(Reason(found.reason))
         return found.outcome
 
-    def input(self, image: Pixels, data: bytes = b"") -> None:
+    def check_input(self, image: Pixels, data: bytes = b"") -> None:
         """Match and score an input or reference image.
 
         Raises:
@@ -78,7 +78,7 @@ class EditScreening:
         """
         self._inputs.append(self._look(image, data))
 
-    def result(self, image: Pixels) -> None:
+    def check_result(self, image: Pixels) -> None:
         """Match and score a result, and apply the pair rule to it with every input.
 
         Raises:
@@ -95,7 +95,7 @@ class EditScreening:
             raise self._refusal(pair)
 
     def _look(self, image: Pixels, data: bytes = b"") -> _Passed:
-        unmatchable = self.match(image, data) is Outcome.UNMATCHABLE
+        unmatchable = self.match_hashes(image, data) is Outcome.UNMATCHABLE
         risk = _risk(self._policy, image)
         for name, (value,) in risk.scores.items():
             if np.isnan(value):

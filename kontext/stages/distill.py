@@ -173,7 +173,7 @@ def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> 
 def _ledger(
     ctx: StageContext, config: DistillConfig, data: PairTensors, teacher: FluxTransformer
 ) -> Ledger:
-    """What the student's numbers mean, measured on what was loaded, and agreed with `finetune`."""
+    """The student's numerics ledger, from what was loaded; checked against that of `finetune`."""
     device = data.latents.device
     measured = {
         **transformer_ledger(

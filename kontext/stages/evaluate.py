@@ -1,4 +1,4 @@
-"""Stage evaluate: held-out edits beside reference editors, scores with intervals, the report."""
+"""Stage evaluate: held-out edits, compared with reference editors; scores, intervals, report."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(ctx: StageContext) -> None:
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
     models = TrainedModels.load(ctx, config)
-    _agree(ctx, config, bench, models)
+    _check_numerics(ctx, config, bench, models)
     outputs = _edit(ctx, config, bench, models)
     features = load_features(device=models.device)
     clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
@@ -80,8 +80,14 @@ def run(ctx: StageContext) -> None:
     _summarise(ctx, scores, _report(ctx, done, models))
 
 
-def _agree(ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels) -> None:
-    """Stop before scoring what was trained otherwise; store what is scored with."""
+def _check_numerics(
+    ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
+) -> None:
+    """Check that training and scoring have the same numerics, and store them.
+
+    Raises:
+        NumericsError: they differ.
+    """
     side = bench.context.shape[1:3]
     model, length = models.student.model, models.student.settings.text_length
     factor = 2 * model.autoencoder.factor

@@ -114,7 +114,7 @@ def _validated(
         "finetune-summary",
         f"**{method.total_steps:,}** steps ({config.t2i_steps:,} text-to-image, "
         f"{config.joint_steps:,} joint) of batch {config.batch}, then {config.pictures.steps:,} "
-        f"judged in pictures; validation loss over eight noise "
+        f"with a loss in pixels; validation loss over eight noise "
         f"levels **{losses.mean():.4f}**. {speed}",
     )
 
@@ -165,7 +165,7 @@ def _train_further(
 
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
-    """What the flow's numbers mean, measured on what was loaded, and agreed with `encode`."""
+    """The flow's numerics ledger, from what was loaded; checked against that of `encode`."""
     config, data = method.config, method.data
     measured = {
         **transformer_ledger(method.model, data.target_tokens, method.products, method.device),

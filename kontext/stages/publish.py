@@ -14,13 +14,13 @@ from kontext.engine.stage import ArtifactReader, Stage, StageContext
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import manifests, notes
-from kontext.evaluate.trail import Trail, trail_of
+from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import STAGES
-from kontext.train.record.ledger import meaning
+from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.data import IngestConfig
@@ -62,10 +62,10 @@ def run(ctx: StageContext) -> None:
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
-    _agree(ctx, student, autoencoder, settings)
+    _check_numerics(ctx, student, autoencoder, settings)
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
-    trail = trail_of(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
+    trail = run_lineage(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
     data = _data_facts(ctx)
     facts = ModelFacts(
         name=config.name,
@@ -87,14 +87,18 @@ def run(ctx: StageContext) -> None:
     ctx.output.metric("parameters", facts.parameters)
 
 
-def _agree(
+def _check_numerics(
     ctx: StageContext, student: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
 ) -> None:
-    """Stop before publishing what was trained otherwise than the editor will use it."""
+    """Check that the editor will use the model with the numerics it was trained with.
+
+    Raises:
+        NumericsError: it would not.
+    """
     cpu = torch.device("cpu")
     products = compute_dtype("auto", cpu)
     tokens = (settings.resolution // (2 * autoencoder.factor)) ** 2
-    ledger = meaning(
+    ledger = without_arithmetic(
         {
             **encoded_ledger(
                 ctx, autoencoder, products, settings.text_digest, settings.text_length
@@ -120,7 +124,7 @@ def _folder(
     return digest
 
 
-def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: Trail) -> None:
+def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: RunLineage) -> None:
     evaluate = ctx.inputs["evaluate"]
     card = model_card(
         model, data, evaluate.json("scores.json"), evaluate.json("latency.json"), trail.digests

@@ -11,10 +11,10 @@ from kontext.data.shards.dataset import (
     Row,
     Selected,
     class_counts,
+    drop_cross_split_pairs,
     select_pairs,
     shard_sample,
     splits_table,
-    without_straddlers,
 )
 from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
@@ -65,7 +65,7 @@ def run(ctx: StageContext) -> None:
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    selected = without_straddlers(selected, found, splits)
+    selected = drop_cross_split_pairs(selected, found, splits)
     table = splits_table(selected.rows, found, splits)
     split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
     shards = _write(ctx, config, selected.rows, split_of, bank)

@@ -159,7 +159,9 @@ def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> E
     rows = -(-config.batch // (machine.gpus // sharing or 1))
     # what a GPU keeps at once: its rows, part by part, of sequences that it may share
     kept = -(-rows // config.accumulate) / sharing
-    return _switched(base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload)
+    return _with_switches(
+        base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload
+    )
 
 
 def estimate_ladd(
@@ -182,10 +184,10 @@ def estimate_ladd(
     )
     rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
     # the student's pass and the teacher's behind it are both kept
-    return _switched(base, shape, tokens, rows, machine, "distill", config.parallel.offload, 2)
+    return _with_switches(base, shape, tokens, rows, machine, "distill", config.parallel.offload, 2)
 
 
-def _switched(
+def _with_switches(
     base: Estimate,
     shape: TransformerShape,
     tokens: Tokens,
@@ -268,7 +270,7 @@ def _transformer(shape: TransformerShape) -> int:
 
 def activations(shape: TransformerShape, mode: Recompute) -> float:
     """Bytes a token of one sample keeps for the backward pass, over all blocks."""
-    double, single, last = kept_per_token(shape.mlp_ratio)
+    double, single, last = activation_bytes_per_token(shape.mlp_ratio)
     width = shape.hidden_size
     # a block's input, in the residual stream's dtype; and what one block keeps while it is redone
     least = 4 * width * (shape.depth + shape.depth_single_blocks)
@@ -283,12 +285,12 @@ def activations(shape: TransformerShape, mode: Recompute) -> float:
 
 def one_block(shape: TransformerShape) -> float:
     """Bytes a token keeps on the device where the rest waits in the host's memory."""
-    double, single, _ = kept_per_token(shape.mlp_ratio)
+    double, single, _ = activation_bytes_per_token(shape.mlp_ratio)
     return max(double, single) * shape.hidden_size
 
 
 @cache
-def kept_per_token(mlp_ratio: float) -> tuple[float, float, float]:
+def activation_bytes_per_token(mlp_ratio: float) -> tuple[float, float, float]:
     """Bytes that autograd keeps per token and unit of width: a double block, a single block, and
     the last single block with what surrounds the blocks.
 

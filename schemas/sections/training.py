@@ -159,7 +159,7 @@ class GuidanceConfig(Section):
 
 
 class PictureConfig(Section):
-    """Last training steps, whose loss compares decoded images (kontext.train.pictures)."""
+    """Last training steps, whose loss compares decoded images (kontext.train.methods.pictures)."""
 
     steps: int = Field(0, title="Training steps, after those of the flow (0: none)", ge=0)
     batch: int = Field(24, title="Batch, in pairs", ge=1)

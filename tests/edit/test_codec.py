@@ -26,9 +26,9 @@ def test_pictures_go_through_the_autoencoder_together_up_to_a_number_of_pixels(
     monkeypatch.setattr(codec.autoencoder, "decode", decode)
     images = np.stack([np.roll(photo(), n) for n in range(5)])
     latents = codec.encode(images)
-    together = codec.pictures(latents)
+    together = codec.decode(latents)
     codec.tile_above = 2 * 32 * 32
-    parted = codec.pictures(latents)
+    parted = codec.decode(latents)
     assert sizes == [5, 2, 2, 1]
     assert together.shape == images.shape and together.dtype == np.uint8
     assert np.abs(together.astype(int) - parted).max() <= 1
@@ -38,6 +38,6 @@ def test_pictures_go_through_the_autoencoder_together_up_to_a_number_of_pixels(
 def test_detail_is_restored_from_the_originals(codec: PictureCodec) -> None:
     images = photo()[None]
     latents = codec.encode(images)
-    assert np.abs(codec.pictures(latents).astype(int) - images).max() > 20  # it is untrained
-    restored = codec.pictures(latents, images, latents)
+    assert np.abs(codec.decode(latents).astype(int) - images).max() > 20  # it is untrained
+    restored = codec.decode(latents, images, latents)
     assert np.abs(restored.astype(int) - images).max() <= 1

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size
-from kontext.evaluate.report.charts import INK, SERIES, Line, line_chart, smooth
+from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
 from kontext.evaluate.report.lineage import Node, lineage_svg
 from kontext.evaluate.report.model import HeatMap
 
@@ -22,7 +22,7 @@ def test_smoothing_by_hand() -> None:
 
 def test_charts_carry_theme_colours_and_no_fixed_ones() -> None:
     x = np.arange(30.0)
-    svg = line_chart([Line("a", x, x), Line("b", x, -x, 1)], "step", "loss", marks=[(5, "joint")])
+    svg = line_chart([Curve("a", x, x), Curve("b", x, -x, 1)], "step", "loss", marks=[(5, "joint")])
     assert "var(--c1)" in svg and "var(--c2)" in svg and "currentColor" in svg
     assert INK not in svg and SERIES[0] not in svg
     assert ">joint</text>" in svg and ">loss</text>" in svg and "<style" not in svg
@@ -31,15 +31,15 @@ def test_charts_carry_theme_colours_and_no_fixed_ones() -> None:
 
 def test_charts_are_reproducible_and_their_ids_do_not_collide() -> None:
     x = np.arange(30.0)
-    one, again = (line_chart([Line("a", x, x)], "step", "loss") for _ in range(2))
-    other = line_chart([Line("a", x, x + 1)], "step", "loss")
+    one, again = (line_chart([Curve("a", x, x)], "step", "loss") for _ in range(2))
+    other = line_chart([Curve("a", x, x + 1)], "step", "loss")
     assert one == again
     ids = [{part.split('"')[0] for part in svg.split(' id="')[1:]} for svg in (one, other)]
     assert ids[0] and not ids[0] & ids[1]
 
 
 def test_a_chart_of_nothing_is_empty() -> None:
-    assert line_chart([Line("a", np.arange(2.0), np.array([np.nan, np.nan]))], "x", "y") == ""
+    assert line_chart([Curve("a", np.arange(2.0), np.array([np.nan, np.nan]))], "x", "y") == ""
 
 
 def chain() -> list[Node]:

@@ -53,7 +53,7 @@ class Copying:
     def teacher_edit(self, context: np.ndarray, texts: list[str], ids: list[str]) -> np.ndarray:
         return context.copy()
 
-    def teacher_draw(
+    def teacher_text_to_image(
         self, side: tuple[int, int], captions: list[str], ids: list[str]
     ) -> np.ndarray:
         assert captions == [item.target_caption for item in self.made.items]

@@ -1,4 +1,4 @@
-"""The docs: links lead somewhere, every stage has its page, every command named exists."""
+"""The docs: links lead somewhere, every stage has its page, what a text names exists."""
 
 from __future__ import annotations
 
@@ -94,6 +94,47 @@ def test_commands_and_options_exist(page: Path) -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         named = {w.partition("=")[0] for w in re.findall(r"(?<!\S)--[\w-]+", line)}
         assert named <= known | {"--help"}, f"{page.name}: kontext {line}"
+
+
+FOLDERS = ("kontext", "flows", "schemas", "tasks", "infra", "benchmarks")
+FILE = re.compile(rf"(?<![\w./<-])(?:tests|{'|'.join(FOLDERS[:-1])})/[\w./*-]*[\w/*]")
+MODULE = re.compile(r"(?<![\w./@-])(?:kontext|flows|schemas|tasks)(?:\.\w+)+")
+NO_MODULE = re.compile(  # events, labels, suffixes
+    r"kontext\.(?:digest|recipe|dataset|refresh|canary|provenance|work|shape|test|json)\b"
+)
+EXAMPLES = re.compile(  # of CONTRIBUTING, for files that are still to be written
+    r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|measure|hello|tiny|greetings)\b"
+)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a package, a module, or a name that stands in one of them."""
+    at, parts = ROOT, name.split(".")
+    while parts and (at / parts[0]).is_dir():
+        at /= parts.pop(0)
+    file = at / f"{parts[0]}.py" if parts else at
+    if file.is_file():
+        parts.pop(0)
+    else:
+        file = at / "__init__.py"
+    return not parts or re.search(rf"\b{parts[0]}\b", file.read_text()) is not None
+
+
+def test_files_and_modules_that_are_named_exist() -> None:
+    """Also in docstrings and comments, where a move leaves old names behind."""
+    texts = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it names what is gone
+    texts += [ROOT / name for name in ("pyproject.toml", "mkdocs.yml", "Makefile")]
+    texts += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    gone = []
+    for path in texts:
+        text = path.read_text()
+        files = [f for f in FILE.findall(text) if not list(ROOT.glob(f.rstrip("/")))]
+        modules = [m for m in MODULE.findall(text) if not (NO_MODULE.match(m) or _is_module(m))]
+        gone += [f"{path.name}: {n}" for n in files + modules if not EXAMPLES.search(n)]
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = re.findall(r"(?<![\w./-])tests(?:\.\w+)+", path.read_text())
+        gone += [f"{path.name}: {name}" for name in names if not _is_module(name)]
+    assert not gone
 
 
 class _Page(HTMLParser):

@@ -14,7 +14,7 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.features.efficientnet import load_features
 from kontext.models.precision import full_precision
 from kontext.parallel.shard import shard
-from kontext.parallel.world import World, is_sharded, whole
+from kontext.parallel.world import World, full_tensor, is_sharded
 from kontext.train.loop.fit import Measure, Method, fit
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from kontext.train.methods.flow import FlowMethod
@@ -83,7 +83,7 @@ def trained(method: Method) -> dict[str, Any]:
     return {
         "history": history,
         "weights": {
-            f"{name}.{key}": whole(value.detach())
+            f"{name}.{key}": full_tensor(value.detach())
             for name, module in modules.items()
             for key, value in module.state_dict().items()
         },
@@ -108,7 +108,7 @@ def measured(world: World) -> list[dict[str, float]]:
 
 
 def _validated(method: FlowMethod, held_out: PairTensors, _: int) -> dict[str, float]:
-    return method.validated(held_out)
+    return method.validation_losses(held_out)
 
 
 def everything(world: World) -> dict[str, Any]:

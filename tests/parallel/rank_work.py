@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kontext.errors import RecipeError, WeightsError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.shard import load_weights, shard
-from kontext.parallel.world import World, join, whole
+from kontext.parallel.world import World, full_tensor, join
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim.build import MatrixMuon
@@ -62,8 +62,8 @@ def train(
     history = fit(method)
     return {
         "history": history,
-        "weights": {k: whole(v.detach()) for k, v in method.model.state_dict().items()},
-        "ema": {k: whole(v) for k, v in method.state.ema["model"].shadow.items()},
+        "weights": {k: full_tensor(v.detach()) for k, v in method.model.state_dict().items()},
+        "ema": {k: full_tensor(v) for k, v in method.state.ema["model"].shadow.items()},
     }
 
 
@@ -111,7 +111,7 @@ def muon_steps(world: World) -> tuple[torch.Tensor, torch.Tensor]:
             sharded = distribute_tensor(grad.clone(), world.mesh, [Shard(0)])
             parameter.grad = grad.clone() if parameter is plain else sharded
             muon.step()
-    return whole(rows.detach()), plain.detach()
+    return full_tensor(rows.detach()), plain.detach()
 
 
 def stream(world: World, path: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -120,7 +120,7 @@ def stream(world: World, path: Path) -> tuple[dict[str, torch.Tensor], str]:
         model = FluxTransformer(SHAPE)
     shard(model, ParallelConfig(), world, torch.float32)
     load_weights(model, path, world.device)
-    weights = {name: whole(tensor.detach()) for name, tensor in model.state_dict().items()}
+    weights = {name: full_tensor(tensor.detach()) for name, tensor in model.state_dict().items()}
     try:
         load_weights(torch.nn.Linear(2, 2), path, world.device)
     except WeightsError as error:

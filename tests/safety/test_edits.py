@@ -27,11 +27,11 @@ Labels = dict[str, float]
 
 def screen(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> None:
     screening = EditScreening(POLICY)
-    screening.words(instruction)
+    screening.check_instruction(instruction)
     for image in inputs:
-        screening.input(image)
+        screening.check_input(image)
     for image in results:
-        screening.result(image)
+        screening.check_result(image)
 
 
 def refusal(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> SafetyRefusal:
@@ -84,8 +84,8 @@ def test_text_and_canaries_are_refused_without_repeating_them() -> None:
 def test_the_file_itself_is_matched_beside_its_pixels() -> None:
     gate = HashGate()
     with pytest.raises(SafetyRefusal):
-        EditScreening(POLICY, gate).match(ART, canary_png(0))
-    assert EditScreening(POLICY, gate).match(ART) == "pass"
+        EditScreening(POLICY, gate).match_hashes(ART, canary_png(0))
+    assert EditScreening(POLICY, gate).match_hashes(ART) == "pass"
 
 
 @pytest.mark.parametrize(

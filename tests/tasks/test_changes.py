@@ -9,7 +9,7 @@ import pytest
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import ObjectStore, open_store
 from schemas.manifest import Manifest
-from tasks.changes import Change, changes_markdown, dataset_changes
+from tasks.changes import CountChange, changes_markdown, dataset_changes
 from tasks.watermark import Watermark, read_watermark, write_watermark
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -56,8 +56,8 @@ def test_changes_say_what_came_and_went(store: ArtifactStore) -> None:
     before = _version(store, "1", {"a": "emoji", "b": "emoji", "z": "signs"}, ["p", "q"])
     after = _version(store, "2", {"a": "emoji", "c": "emoji", "z": "signs"}, ["p", "q", "r"])
     assert dataset_changes(store, before, after) == [
-        Change("images", "emoji", 2, 2, 1, 1),  # as many as before, and yet another one
-        Change("pairs", "local", 2, 3, 1, 0),
+        CountChange("images", "emoji", 2, 2, 1, 1),  # as many as before, and yet another one
+        CountChange("pairs", "local", 2, 3, 1, 0),
     ]
     first = dataset_changes(store, None, before)
     assert [(c.what, c.group, c.added) for c in first] == [

@@ -166,7 +166,7 @@ def _train(
     with (folder / "told.jsonl").open("a") as file:
 
         def tell(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
-            if world.leads:
+            if world.is_leader:
                 losses = {name: value for name, value in numbers.items() if name not in COLUMNS}
                 file.write(json.dumps({"step": done - 1, "losses": losses}) + "\n")
                 file.flush()

@@ -32,7 +32,9 @@ def test_options_are_off_by_default_and_zero_is_off() -> None:
 def test_dropout_takes_text_image_or_both_as_often_as_the_recipe_says() -> None:
     data = toy_pairs(edits=4000)
     config = toy_config(text_dropout=0.2, image_dropout=0.1, both_dropout=0.05)
-    parts = FlowMethod(config, data).dropped("edit", data.edits(), generator(0, 0, "dropout"))
+    parts = FlowMethod(config, data).drop_conditions(
+        "edit", data.edits(), generator(0, 0, "dropout")
+    )
     kinds: Counter[tuple[bool, bool]] = Counter()
     for part in parts:
         batch = gather(data, part.pairs, part.text, part.with_context)
@@ -65,7 +67,7 @@ def test_an_edit_without_its_context_is_as_long_as_a_single_and_counts_as_one() 
 def test_text_to_image_pairs_have_no_context_to_lose() -> None:
     data = toy_pairs()
     method = FlowMethod(toy_config(image_dropout=0.9, text_dropout=0.0), data)
-    (part,) = method.dropped("t2i", data.singles(), generator(0, 0, "dropout"))
+    (part,) = method.drop_conditions("t2i", data.singles(), generator(0, 0, "dropout"))
     assert part.with_context and torch.equal(part.text, data.text[data.singles()])
 
 

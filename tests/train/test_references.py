@@ -64,7 +64,7 @@ def test_a_reference_changes_the_velocity_and_the_edit() -> None:
 def test_a_step_takes_all_edits_apart_by_their_pictures() -> None:
     data = toy_pairs(edits=60, references=[(3,), (4, 5), ()] * 20)
     method = FlowMethod(toy_config(t2i_steps=0, text_dropout=0.0, image_dropout=0.3), data)
-    parts = method.dropped("edit", data.edits(), generator(0, 0, "dropout"))
+    parts = method.drop_conditions("edit", data.edits(), generator(0, 0, "dropout"))
     names = {part.name for part in parts}
     assert names == {"edit", "edit_2_contexts", "edit_3_contexts", "edit_without_context"}
     assert sorted(p for part in parts for p in part.pairs.tolist()) == list(range(60))

@@ -15,7 +15,7 @@ from rich.markup import escape
 from kontext.engine.stage import LogReporter
 from kontext.errors import KontextError, Stopped
 from tasks.markdown import duration, metrics_line
-from tasks.request import Request, RunFailed, find_report, plan
+from tasks.request import Request, RunFailed, find_report, plan_run
 
 
 def run_direct(request: Request, seconds: float, console: Console) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
         KontextError: a bad request, or RunFailed with the failing stage, its error and how to
             continue.
     """
-    planned = plan(request, seconds)
+    planned = plan_run(request, seconds)
     engine, at = planned.engine, planned.at
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log = logging.getLogger("kontext")

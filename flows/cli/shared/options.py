@@ -68,7 +68,7 @@ Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=_sta
 Accept = Annotated[
     list[str] | None,
     typer.Option(
-        help="Stage whose latest artifact is taken as it is although its code changed; repeatable.",
+        help="Stage whose latest artifact is used although its code has changed; repeatable.",
         callback=_stages,
     ),
 ]
@@ -81,8 +81,11 @@ Grace = Annotated[
 ]
 Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="Of the transformer: bf16, fp16, fp32; else the file's own.")
+    str,
+    typer.Option(
+        "--dtype", help="Data type of the transformer: bf16, fp16 or fp32; by default the file's."
+    ),
 ]
 Delete = Annotated[
-    bool, typer.Option("--delete/--dry-run", help="Really do it, or only say what would go.")
+    bool, typer.Option("--delete/--dry-run", help="Delete, or only list what would be deleted.")
 ]

@@ -38,7 +38,7 @@ BANK_ROWS = pa.schema(
 
 
 class Entries(NamedTuple):
-    """What the K rows of a bank are of.
+    """What the K rows of a bank encode.
 
     Attributes:
         keys: pixel ids of images, sha256 of texts, or the places of edited pairs in their split.

@@ -34,7 +34,7 @@ _HELD_OUT_IN = 10  # every tenth group is kept from the heads, to measure retrie
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClip:
     """The scorer with everything it has embedded on the way."""
 
     scorer: SmallScorer
@@ -57,7 +57,7 @@ def train_on(
     captions: pa.Table,
     config: ScreenConfig,
     device: torch.device | str = "cpu",
-) -> Trained:
+) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
     net, encoder = load_features(device=device), load_text_encoder("minilm", device)
     features = _all_features(net, bank)
@@ -83,7 +83,7 @@ def train_on(
     embedded, vectors = scorer.embed_features(features), scorer.embed_pooled(pooled)
     unseen = np.flatnonzero(~seen)
     metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
-    return Trained(scorer, embedded, vectors, row_of, losses, metrics)
+    return TrainedClip(scorer, embedded, vectors, row_of, losses, metrics)
 
 
 _FACTS = ["pixel_id", "group_key", "concept"]
@@ -145,7 +145,9 @@ class PairScores:
     clip_dir: Values
 
 
-def score_pairs(trained: Trained, edges: Edges, captions: Sequence[dict[str, str]]) -> PairScores:
+def score_pairs(
+    trained: TrainedClip, edges: Edges, captions: Sequence[dict[str, str]]
+) -> PairScores:
     """Score P pairs; `captions` are their rows of CAPTIONS. T2I gets clip_i 1 and clip_dir 0."""
     target_text, context_text = (
         trained.texts[[trained.row_of[row[name]] for row in captions]]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
-from kontext.data.quality.clip import Trained, score_pairs, train_on
+from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
 from kontext.data.quality.pairs import Edges, Values, edge_pdq, edge_quality
 from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
@@ -33,7 +33,7 @@ class ScreenedPairs:
     text: list[Reason | None]
     pair: list[Reason | None]
     rise: Values  # exposure of the target minus the contexts' largest, [P]
-    trained: Trained
+    trained: TrainedClip
 
 
 def screen_pairs(

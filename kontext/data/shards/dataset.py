@@ -52,7 +52,7 @@ def select_pairs(
     return Selected(sorted(rows, key=lambda row: str(row["pair_id"])), dropped)
 
 
-def without_straddlers(
+def drop_cross_split_pairs(
     selected: Selected, components: Components, splits: Mapping[str, str]
 ) -> Selected:
     """Without pairs whose references lie in another split than their target: they would leak.

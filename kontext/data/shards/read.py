@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kontext.data.pixels import Pixels, decode_png, pixel_id
-from kontext.data.shards.write import mapped, tar_members
+from kontext.data.shards.write import map_file, tar_members
 from kontext.engine.stage import ArtifactReader
 from kontext.errors import ArtifactError
 
@@ -115,7 +115,7 @@ def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> I
 
 def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, Any]]) -> None:
     pending: dict[str, memoryview] = {}
-    for name, body in tar_members(mapped(path)):
+    for name, body in tar_members(map_file(path)):
         key, _, suffix = name.partition(".")
         pending[suffix] = body
         if suffix != "tgt.png":  # the last of a sample, in name order

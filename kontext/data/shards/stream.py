@@ -22,7 +22,7 @@ import numpy as np
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards.index import ShardIndex, load_index
 from kontext.data.shards.order import Ints, epoch_batches, epoch_order, samples
-from kontext.data.shards.write import mapped, tar_members
+from kontext.data.shards.write import map_file, tar_members
 from kontext.errors import ArtifactError, NumericsError
 from kontext.parallel.world import World
 from kontext.store.objects import ObjectStore
@@ -84,7 +84,7 @@ class StreamPlan:
 
 
 @dataclass(frozen=True)
-class _Coming:
+class _PendingBatch:
     """A batch under way: piece k has every so-many-th of its samples, from the k-th on."""
 
     batch: StreamBatch  # without its samples
@@ -148,9 +148,11 @@ class PairStream:
         """
         at = place or Place()
         if at.stream and at.stream != self.identity:
-            raise NumericsError("the place to resume from is in a stream with other data or order")
+            raise NumericsError(
+                "the place to resume from was recorded with other data or in another order"
+            )
         with ThreadPoolExecutor(self._threads, "stream") as pool:
-            running: deque[_Coming] = deque()
+            running: deque[_PendingBatch] = deque()
             planned = self._planned(replace(at, stream=self.identity))
             running.append(self._begin(pool, *next(planned)))  # the first one undisturbed
             try:
@@ -183,14 +185,14 @@ class PairStream:
                 yield batches[number], replace(at, epoch=epoch, batch=number + 1)
             epoch, first = epoch + 1, 0
 
-    def _begin(self, pool: Executor, rows: Ints, place: Place) -> _Coming:
+    def _begin(self, pool: Executor, rows: Ints, place: Place) -> _PendingBatch:
         """Start on this rank's part of a global batch, in as many pieces as there are threads."""
         mine = self.world.rows(len(rows))
         pieces = [mine[start :: self._threads] for start in range(self._threads)]
         own = [[int(rows[row]) for row in piece] for piece in pieces if piece]
         parts = self._samples.buckets[self._samples.bucket[rows[0]]]
         empty = StreamBatch(place, (), mine, len(rows), sum(parts) * len(rows))
-        return _Coming(empty, [pool.submit(self._read, piece) for piece in own])
+        return _PendingBatch(empty, [pool.submit(self._read, piece) for piece in own])
 
     def _read(self, rows: list[int]) -> list[StreamSample]:
         return [self._sample(row) for row in rows]
@@ -234,7 +236,7 @@ class _Shards:
                 path = self._store.local_path(key)
                 if path is None:
                     return self._store.get(key, offset, length)
-                self._maps[key] = mapped(path)
+                self._maps[key] = map_file(path)
             return self._maps[key][offset : offset + length]
 
 

@@ -42,8 +42,8 @@ class Signer:
     own: bool  # made by this home
 
 
-def unsigned_because() -> str:
-    """Why edits are not signed here; empty where they are."""
+def why_unsigned() -> str:
+    """Why edits are not signed on this machine; empty where they are."""
     if os.environ.get(SWITCH, "").lower() == "off":
         return f"{SWITCH}=off"
     if importlib.util.find_spec("c2pa") is None:
@@ -58,7 +58,7 @@ def find_signer(home: Path) -> Signer | None:
         KontextError: a certificate or key that is asked for and cannot be used.
     """
     cert, key = os.environ.get(CERT, ""), os.environ.get(KEY, "")
-    why_not = unsigned_because()
+    why_not = why_unsigned()
     if why_not:
         if cert and SWITCH not in why_not:
             raise KontextError(f"{CERT} is set, but {why_not}")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kontext.edit.provenance.certificates import Signer, unsigned_because
+from kontext.edit.provenance.certificates import Signer, why_unsigned
 from kontext.errors import KontextError
 
 CHANGES_RESULTS = False  # signs what users edit; no stage does
@@ -31,7 +31,7 @@ _SETTINGS = {
 def record(signer: Signer | None) -> dict[str, Any]:
     """What the result says of its signature."""
     if signer is None:
-        return {"signed": False, "why": unsigned_because()}
+        return {"signed": False, "why": why_unsigned()}
     return {"signed": True, "by": signer.name, "on_no_trust_list": signer.own}
 
 

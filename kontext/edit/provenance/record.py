@@ -41,7 +41,7 @@ class Provenance:
     steps: int
     guidance: float
     image_guidance: float = 1.0
-    references: int = 0  # images beside the edited one
+    references: int = 0  # number of reference images
     masked: bool = False
     keep_detail: bool = False  # the context's detail was restored (kontext.edit.detail)
     tile: int = 0  # pixels a side of the tiles that the autoencoder worked in; 0: in one piece

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kontext.errors import ArtifactError, WeightsError
 
 if TYPE_CHECKING:
-    from kontext.edit.weights.imports import Source
+    from kontext.edit.weights.imports import WeightsSource
     from kontext.edit.weights.model_store import OpenStore
     from kontext.models.files.convert import Layout
     from kontext.models.files.weights import WeightsFile
@@ -29,7 +29,9 @@ def extract_lora(
     model, before = _transformer(base, open_store)
     other, after = _transformer(tuned, open_store)
     if model.shape != other.shape:
-        raise WeightsError(f"{base} and {tuned} are not of one shape: no adapter leads across")
+        raise WeightsError(
+            f"{base} and {tuned} have different shapes: no adapter turns one into the other"
+        )
     lora = extract(before, after, model, rank)
     try:
         save_lora(lora, output, model, layout)
@@ -72,9 +74,9 @@ def _check_file(output: Path) -> None:
         raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
 
 
-def _source(ref: str, open_store: OpenStore) -> Source:
+def _source(ref: str, open_store: OpenStore) -> WeightsSource:
     from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, find_file, read_config
-    from kontext.edit.weights.imports import Source, find_source
+    from kontext.edit.weights.imports import WeightsSource, find_source
     from kontext.edit.weights.model_store import model_source
 
     if Path(ref).exists():
@@ -82,7 +84,7 @@ def _source(ref: str, open_store: OpenStore) -> Source:
     files = model_source(ref, open_store)
     config = read_config(files)
     parts = find_file(files, TRANSFORMER), find_file(files, AUTOENCODER)
-    return Source(*parts, "", config.settings, config)
+    return WeightsSource(*parts, "", config.settings, config)
 
 
 def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, WeightsFile]:
@@ -90,7 +92,7 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
     from kontext.models.files.convert import rules_for
     from kontext.models.files.locate import artifact_transformer, find_transformer
     from kontext.models.files.recognise import recognise
-    from kontext.models.files.weights import WeightsFile, open_weights, our_entries
+    from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
 
     if Path(ref).exists():
         path = find_transformer(Path(ref))
@@ -100,5 +102,5 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
         except ArtifactError as error:
             raise WeightsError(f"'{ref}' is no file, folder or artifact") from error
     model = recognise(path).transformer
-    entries = our_entries(open_weights(path), rules_for(model))
+    entries = bfl_entries(open_weights(path), rules_for(model))
     return model, WeightsFile({entry.name: entry for entry in entries}, ref, {})

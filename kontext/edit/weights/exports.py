@@ -33,9 +33,9 @@ from kontext.models.files.convert import (
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.files.weights import (
     Entry,
+    bfl_entries,
+    diffusers_entries,
     open_weights,
-    our_entries,
-    their_entries,
     write_sharded,
     write_weights,
 )
@@ -106,7 +106,7 @@ def export_model(
 
 
 def _entries(model: nn.Module, path: Path, dtype: torch.dtype | None) -> list[Entry]:
-    return our_entries(open_weights(path), rules_for(model), dtype)
+    return bfl_entries(open_weights(path), rules_for(model), dtype)
 
 
 def _bfl(
@@ -135,7 +135,7 @@ def _diffusers(
         ("vae", autoencoder, autoencoder_config(autoencoder), entries[1]),
     )
     for name, module, described, tensors in parts:
-        write_sharded(folder / name, _STEM, their_entries(tensors, rules_for(module)))
+        write_sharded(folder / name, _STEM, diffusers_entries(tensors, rules_for(module)))
         _write_json(folder / name / "config.json", described)
     scheduler = scheduler_config(transformer.shape)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

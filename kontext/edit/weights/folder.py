@@ -113,7 +113,7 @@ def save_model_folder(
 def write_config(
     folder: Path, settings: ModelSettings, transformer: TransformerShape, autoencoder: Any
 ) -> str:
-    """Write `config.json` beside the two weights files and return the folder's digest.
+    """Write `config.json` next to the two weights files and return the folder's digest.
 
     Args:
         autoencoder: `Autoencoder.config()`.
@@ -144,7 +144,7 @@ def load_model_folder(
     Args:
         dtype: of the transformer; None keeps the file's.
         quantize: hold the transformer's weights as `int8` or `fp8`; done before they go to the
-            device, which never holds the whole ones.
+            device, which never holds the unquantised ones.
 
     Raises:
         WeightsError: not such a folder, weights that do not fit its configuration, or torchao is

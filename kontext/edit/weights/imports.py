@@ -24,7 +24,7 @@ from kontext.errors import WeightsError
 from kontext.models.files.convert import rules_for
 from kontext.models.files.locate import only_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
-from kontext.models.files.weights import open_weights, our_entries, write_weights
+from kontext.models.files.weights import bfl_entries, open_weights, write_weights
 from kontext.models.lora import Lora
 from schemas.sections.models import TransformerShape
 
@@ -34,7 +34,7 @@ _MINILM = 384
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """Where the parts of a model lie."""
 
     transformer: Path  # a file, or diffusers' folder
@@ -65,7 +65,7 @@ class Source:
         return found
 
 
-def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> Source:
+def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> WeightsSource:
     """The parts of a model at `path`.
 
     Args:
@@ -80,7 +80,7 @@ def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> 
     if (path / CONFIG).is_file() and (path / TRANSFORMER).is_file():
         config = read_config(path)
         parts = (path / TRANSFORMER, path / AUTOENCODER)
-        return Source(*parts, text, config.settings, config)
+        return WeightsSource(*parts, text, config.settings, config)
     if path.is_file():
         folder, transformer = path.parent, path
     elif (path / "transformer").is_dir():
@@ -93,10 +93,10 @@ def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> 
         (p for p in (folder / "vae", folder / "ae.safetensors") if p.exists()), None
     )
     if found is None:
-        raise WeightsError(f"{path}: no autoencoder beside it (vae/ or ae.safetensors); name one")
+        raise WeightsError(f"{path}: no autoencoder next to it (vae/ or ae.safetensors); name one")
     if not text and all((folder / name).is_dir() for name in TEXT_FOLDERS):
         text = f"flux:{folder.resolve()}"
-    return Source(transformer, found, text, _settings(folder / SETTINGS))
+    return WeightsSource(transformer, found, text, _settings(folder / SETTINGS))
 
 
 def _settings(path: Path) -> ModelSettings | None:
@@ -112,7 +112,7 @@ def flux_settings(name: str, shape: TransformerShape, text: str) -> ModelSetting
     """How the published models want to be used: Kontext-dev's numbers, or schnell's."""
     if not text:
         if shape.context_in_dim != _MINILM:
-            raise WeightsError("no text encoders beside the weights: say where, as flux:FOLDER")
+            raise WeightsError("no text encoders next to the weights: say where, as flux:FOLDER")
         text = "minilm"
     dev = shape.guidance_embed
     return ModelSettings(
@@ -137,7 +137,7 @@ class Imported:
 
 
 def import_model(
-    source: Source,
+    source: WeightsSource,
     folder: Path,
     name: str = "",
     dtype: torch.dtype | None = None,
@@ -151,7 +151,7 @@ def import_model(
 
     Raises:
         WeightsError: files that are damaged, of another layout or another shape (all keys in one
-            message), adapters of another width, or measures that cannot be told.
+            message), adapters of another width, or sizes that cannot be read from them.
     """
     transformer, autoencoder = (found.require_whole() for found in source.recognised())
     shape, ae = transformer.transformer.shape, autoencoder.autoencoder
@@ -171,7 +171,7 @@ def import_model(
         (autoencoder, source.autoencoder, AUTOENCODER, None),
     )
     for found, path, target, kind in parts:
-        entries = our_entries(open_weights(path), rules_for(found.model), kind)
+        entries = bfl_entries(open_weights(path), rules_for(found.model), kind)
         if lora is not None and target == TRANSFORMER:
             entries = lora.check(found.transformer).merged(entries)
         write_weights(folder / target, entries, {})

@@ -1,4 +1,4 @@
-"""Models in the artifact store: weights come in as artifacts, go out to files, and are looked at.
+"""Models in the artifact store: import weights as artifacts, export them to files, examine them.
 
 Works on files and an artifact store alone: where the store is, the caller knows.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from kontext.edit.weights.folder import Files
-    from kontext.edit.weights.imports import Source
+    from kontext.edit.weights.imports import WeightsSource
     from kontext.models.files.recognise import Recognised
     from kontext.models.files.weights import WeightsFile
     from kontext.store.artifacts.artifact_store import ArtifactStore
@@ -34,7 +34,7 @@ CODE = "kontext.edit.weights.imports"  # with all that it imports: what decides 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """One import. Empty strings take what lies beside the weights."""
+    """One import. Empty strings take what is next to the weights."""
 
     path: Path
     name: str = ""
@@ -96,7 +96,7 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
     return {"artifact": f"{STAGE}/{digest}", "tag": f"{STAGE}@{name}", "reused": reused, **metrics}
 
 
-def _name(request: ImportRequest, source: Source) -> str:
+def _name(request: ImportRequest, source: WeightsSource) -> str:
     given = request.name or (source.settings.name if source.settings else request.path.stem)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", given).strip("-.")
     if not name:
@@ -107,7 +107,7 @@ def _name(request: ImportRequest, source: Source) -> str:
 def _write_artifact(
     store: ArtifactStore,
     request: ImportRequest,
-    source: Source,
+    source: WeightsSource,
     config: dict[str, Any],
     digest: str,
     scratch: Path,

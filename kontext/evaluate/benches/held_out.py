@@ -82,7 +82,7 @@ class Bench:
         table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
         component = {row["pair_id"]: row["component_id"] for row in table}
         candidates = [
-            Candidate(_item(row, component[row.pair_id]), row.contexts, row.target)
+            BenchCandidate(_item(row, component[row.pair_id]), row.contexts, row.target)
             for row in pairs.rows
             if row.relation_class in CATEGORIES
         ]
@@ -99,7 +99,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BenchCandidate:
     """A test pair before the choice: its item and the rows of its images."""
 
     item: Item
@@ -108,7 +108,7 @@ class Candidate:
 
 
 def build(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[BenchCandidate],
     images: Callable[[Sequence[int]], Images],
     config: EvaluateConfig,
 ) -> Bench:
@@ -119,15 +119,15 @@ def build(
     Args:
         images: uint8 [n, H, W, 3] of n rows.
     """
-    grouped: dict[str, list[Candidate]] = {name: [] for name in CATEGORIES}
+    grouped: dict[str, list[BenchCandidate]] = {name: [] for name in CATEGORIES}
     for candidate in candidates:
         grouped[candidate.item.category].append(candidate)
     available = {name: len(found) for name, found in grouped.items() if found}
     excluded: Counter[str] = Counter()
-    chosen: list[Candidate] = []
+    chosen: list[BenchCandidate] = []
     for found in grouped.values():
         taken = 0
-        for candidate in _in_turn(found, config.seed):
+        for candidate in _round_robin(found, config.seed):
             if taken == config.items_per_category:
                 break
             if len(candidate.context) != 1 or not _changes(candidate, images, config):
@@ -151,17 +151,17 @@ def build(
 
 
 def _changes(
-    candidate: Candidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
+    candidate: BenchCandidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
 ) -> bool:
     context, target = images([candidate.context[0]]), images([candidate.target])
     return bool(change_mask(context, target, config.mask_threshold).any())
 
 
-def _in_turn(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchCandidate]:
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    by_cluster: dict[str, list[Candidate]] = {}
+    by_cluster: dict[str, list[BenchCandidate]] = {}
     for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
         by_cluster.setdefault(candidate.item.cluster, []).append(candidate)
     order = sorted(by_cluster, key=draw)

@@ -2,7 +2,7 @@
 
 To add one, write one file here with `METRICS`, a tuple of `Metric`: it is measured and reported.
 Metrics are listed by their file's `PLACE` (those without one come last), then by its name. May
-import kontext.evaluate's bench and pixels, kontext.data.quality.
+import kontext.evaluate.benches, kontext.evaluate.pixels and kontext.data.quality.
 """
 
 from __future__ import annotations

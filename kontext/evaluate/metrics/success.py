@@ -1,4 +1,4 @@
-"""Edit success and its two halves, exactly as the acceptance defines them."""
+"""Edit success and its two conditions: pixels and features nearer to the target."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
-from kontext.evaluate.report.model import Card, CategoryEdits, Shot
+from kontext.evaluate.report.model import Card, CardPicture, CategoryEdits
 from kontext.evaluate.score import Scores
 
 FIRST, WORST = 6, 2
@@ -62,11 +62,11 @@ def edit_card(
 ) -> Card:
     """Context, teacher, student and target of item i."""
 
-    def made(editor: str) -> Shot:
+    def made(editor: str) -> CardPicture:
         measured = scores.per_item[editor]
         halves = {"pixels": "right_pixels", "features": "right_features"}
         failed = [name for name, metric in halves.items() if not measured[metric].top[i]]
-        return Shot(
+        return CardPicture(
             editor,
             assets.image(outputs[editor][i]),
             bool(scores.success[editor][i]),
@@ -81,10 +81,10 @@ def edit_card(
         source=item.source,
         pair_id=item.pair_id,
         shots=(
-            Shot("context", assets.image(bench.context[i])),
+            CardPicture("context", assets.image(bench.context[i])),
             made("teacher"),
             made("student"),
-            Shot("target", assets.image(bench.target[i])),
+            CardPicture("target", assets.image(bench.target[i])),
         ),
     )
 

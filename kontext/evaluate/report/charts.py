@@ -27,7 +27,7 @@ _CSS = {
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve. `colour` indexes the palette; `faint` draws the unsmoothed values behind it."""
 
     label: str
@@ -59,7 +59,7 @@ def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
 
 
 def line_chart(
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     xlabel: str,
     ylabel: str,
     *,

@@ -10,7 +10,7 @@ from typing import Any
 from kontext.data.shards.read import PairRow, load_split
 from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.report.assets import Assets
-from kontext.evaluate.report.model import Sample, TableBlock
+from kontext.evaluate.report.model import SamplePair, TableBlock
 from schemas.risks import risks
 from schemas.tables import RELATION_CLASSES
 
@@ -32,14 +32,14 @@ REASONS = {
 }
 
 
-def samples(inputs: Inputs, assets: Assets) -> dict[str, list[Sample]]:
+def samples(inputs: Inputs, assets: Assets) -> dict[str, list[SamplePair]]:
     """Training pairs per category, drawn by hash and spread over relations."""
     train = load_split(inputs["shard"], "train")
-    shown: dict[str, list[Sample]] = {}
+    shown: dict[str, list[SamplePair]] = {}
     for name in RELATION_CLASSES:
         rows = spread(train.of_class(name), PER_CATEGORY)
         shown[name] = [
-            Sample(
+            SamplePair(
                 row.instruction,
                 assets.image(train.pixels(row.contexts[:1])[0], 144) if row.contexts else "",
                 assets.image(train.pixels([row.target])[0], 144),

@@ -14,7 +14,7 @@ from kontext.evaluate.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Shot:
+class CardPicture:
     """One picture of an edit card. `ok` says whether the edit succeeded; None: not an edit."""
 
     role: str  # context, teacher, student, target
@@ -32,7 +32,7 @@ class Card:
     relation: str
     source: str
     pair_id: str
-    shots: tuple[Shot, ...]
+    shots: tuple[CardPicture, ...]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SamplePair:
     """A training pair: context (empty for text-to-image) and target."""
 
     instruction: str
@@ -149,7 +149,7 @@ class ReportData:
     training_charts: list[Chart] = field(default_factory=list)
     heat: HeatMap | None = None
     pictures: list[tuple[str, str]] = field(default_factory=list)  # (path, caption)
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[SamplePair]] = field(default_factory=dict)
     data_tables: list[TableBlock] = field(default_factory=list)
     licences: list[tuple[str, int]] = field(default_factory=list)
     safety_facts: list[tuple[str, str]] = field(default_factory=list)

@@ -12,7 +12,7 @@ from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
-from kontext.evaluate.report.charts import Line, line_chart, smooth
+from kontext.evaluate.report.charts import Curve, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
@@ -30,10 +30,10 @@ def column(history: pa.Table, name: str) -> NDArray[np.float64]:
     )
 
 
-def curves(history: pa.Table, names: Mapping[str, str]) -> list[Line]:
+def curves(history: pa.Table, names: Mapping[str, str]) -> list[Curve]:
     """Per column (name -> label): the values faintly, a moving average boldly."""
     x = column(history, "step")
-    lines: list[Line] = []
+    lines: list[Curve] = []
     for colour, (name, label) in enumerate(names.items()):
         y = column(history, name)
         known = np.isfinite(y)
@@ -41,8 +41,8 @@ def curves(history: pa.Table, names: Mapping[str, str]) -> list[Line]:
             continue
         window = max(1, int(known.sum()) // 40)
         if window > 1:
-            lines.append(Line("", x[known], y[known], colour, faint=True))
-        lines.append(Line(label, x[known], smooth(y[known], window), colour))
+            lines.append(Curve("", x[known], y[known], colour, faint=True))
+        lines.append(Curve(label, x[known], smooth(y[known], window), colour))
     return lines
 
 
@@ -142,7 +142,7 @@ def level_map(artifact: ArtifactReader) -> HeatMap | None:
 def reconstructions(
     bench: Bench, outputs: Mapping[str, Images], assets: Assets
 ) -> list[tuple[str, str]]:
-    """Contexts of bench items, categories in turn, beside their round trips."""
+    """Contexts of bench items and their round trips, categories in turn."""
     queues = [[int(i) for i in bench.where(name)] for name in bench.categories]
     longest = max(len(queue) for queue in queues)
     order = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]

@@ -11,7 +11,7 @@ from typing import Any
 from kontext.evaluate.score import Goal, Scores
 
 
-def shown(value: float, unit: str) -> str:
+def with_unit(value: float, unit: str) -> str:
     """A number with its unit: rates (0-1) as percent, nan as "not measured"."""
     if math.isnan(value):
         return "not measured"
@@ -28,11 +28,11 @@ def goal_rows(scores: Scores) -> list[dict[str, Any]]:
 def goal_row(goal: Goal) -> dict[str, Any]:
     """Goal, figure, interval, n and verdict as text."""
     measured = goal.measured
-    interval = "–".join(shown(v, goal.unit) for v in (measured.low, measured.high))
+    interval = "–".join(with_unit(v, goal.unit) for v in (measured.low, measured.high))
     return {
         "goal": goal.title,
-        "wanted": f"{goal.sense} {shown(goal.goal, goal.unit)}",
-        "measured": shown(measured.value, goal.unit),
+        "wanted": f"{goal.sense} {with_unit(goal.goal, goal.unit)}",
+        "measured": with_unit(measured.value, goal.unit),
         "interval": interval if measured.n else "",
         "n": measured.n,
         "verdict": "reached" if goal.reached else "not reached",

@@ -11,7 +11,7 @@ TRANSFORMER = "transformer.safetensors"  # of a model folder of ours
 FLOW = "flow.safetensors"  # of a finetune artifact
 
 
-class Listed(Protocol):
+class ArtifactFiles(Protocol):
     """An artifact whose file names can be listed."""
 
     def names(self, prefix: str = "") -> list[str]:
@@ -32,7 +32,7 @@ def find_transformer(path: Path) -> Path:
     return only_transformer(path)
 
 
-def artifact_transformer(artifact: Listed) -> Path:
+def artifact_transformer(artifact: ArtifactFiles) -> Path:
     """The transformer's file in an artifact: import's, finetune's, or publish's teacher.
 
     A few-step student is no start for training and no base for adapters, so the teacher comes

@@ -22,7 +22,7 @@ from kontext.models.files.recognise_autoencoder import (
     SHAPE_KEY,
     autoencoder_of,
     bad_config,
-    depth,
+    count_blocks,
     is_autoencoder,
     read_config,
 )
@@ -74,8 +74,8 @@ class Recognised:
             raise WeightsError(f"{self.label} does not fit the model; " + "; ".join(self.problems))
         if self.assumed:
             raise WeightsError(
-                f"{self.label}: {', '.join(self.assumed)} cannot be told from the tensors of a "
-                "custom model; put diffusers' config.json beside it"
+                f"{self.label}: {', '.join(self.assumed)} cannot be read from the tensors of a "
+                "custom model; put diffusers' config.json next to it"
             )
         return self
 
@@ -173,8 +173,8 @@ def _shape_from_tensors(weights: WeightsFile) -> tuple[TransformerShape, tuple[s
         hidden_size=hidden,
         mlp_ratio=mlp / hidden,
         num_heads=max(1, hidden // head),
-        depth=depth(weights, r"(?:double_blocks|transformer_blocks)"),
-        depth_single_blocks=depth(weights, r"single_(?:transformer_)?blocks"),
+        depth=count_blocks(weights, r"(?:double_blocks|transformer_blocks)"),
+        depth_single_blocks=count_blocks(weights, r"single_(?:transformer_)?blocks"),
         axes_dim=_axes(head),
         guidance_embed=(guidance if bfl else diffusers_name(guidance)) in weights,
     )

@@ -1,4 +1,4 @@
-"""Which autoencoder a weights file holds: told from its tensors and the configuration beside it."""
+"""Which autoencoder a weights file holds, from its tensors and the configuration next to it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def autoencoder_of(
     """The autoencoder that a file holds, and the numbers that had to be assumed about it.
 
     Args:
-        config: diffusers' configuration beside the file; empty where there is none.
+        config: diffusers' configuration next to the file; empty where there is none.
 
     Raises:
-        WeightsError: not enough of an autoencoder to tell its measures, or a broken configuration.
+        WeightsError: too few tensors to find the autoencoder's shape, or a broken configuration.
     """
     stored = weights.metadata.get(SHAPE_KEY)
     try:
@@ -68,14 +68,14 @@ def _autoencoder_shape(weights: WeightsFile) -> AutoencoderShape:
     blocks = "block" if weights.layout == "bfl" else "resnets"
     try:
         ch = weights.shape("encoder.conv_in.weight")[0]
-        count = depth(weights, rf"encoder\.{levels}")
+        count = count_blocks(weights, rf"encoder\.{levels}")
         first = f"encoder.{levels}.{{}}.{blocks}.0.conv1.weight"
         widths = [weights.shape(first.format(level))[0] for level in range(count)]
         return AutoencoderShape(
             in_channels=weights.shape("encoder.conv_in.weight")[1],
             ch=ch,
             ch_mult=tuple(width // ch for width in widths),
-            num_res_blocks=depth(weights, rf"encoder\.{levels}\.0\.{blocks}"),
+            num_res_blocks=count_blocks(weights, rf"encoder\.{levels}\.0\.{blocks}"),
             z_channels=weights.shape("decoder.conv_in.weight")[1],
             norm_groups=32 if ch % 32 == 0 else ch,
         )
@@ -83,7 +83,7 @@ def _autoencoder_shape(weights: WeightsFile) -> AutoencoderShape:
         raise WeightsError(f"{weights.label}: not a whole FLUX.1 autoencoder ({error})") from error
 
 
-def depth(weights: WeightsFile, stem: str) -> int:
+def count_blocks(weights: WeightsFile, stem: str) -> int:
     """How many blocks have keys that start with `stem` and a number."""
     found = (re.match(rf"{stem}\.(\d+)\.", key) for key in weights)
     return len({match[1] for match in found if match})

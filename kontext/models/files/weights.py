@@ -160,7 +160,7 @@ def _indexed(index: Path) -> list[str]:
         raise WeightsError(f"{index}: not an index of shards ({error})") from error
 
 
-def our_entries(
+def bfl_entries(
     weights: WeightsFile, rules: Sequence[Rule], dtype: torch.dtype | None = None
 ) -> list[Entry]:
     """The file's tensors under our (BFL's) names, in either layout.
@@ -189,7 +189,7 @@ def _join(weights: WeightsFile, rule: Rule, bfl: bool, dtype: torch.dtype) -> Te
     return tensor.to(dtype)
 
 
-def their_entries(entries: Iterable[Entry], rules: Iterable[Rule]) -> list[Entry]:
+def diffusers_entries(entries: Iterable[Entry], rules: Iterable[Rule]) -> list[Entry]:
     """Our tensors under diffusers' names."""
     ours = {entry.name: entry for entry in entries}
     return [
@@ -215,7 +215,7 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
     Raises:
         WeightsError: one message with all missing, surplus and misshapen keys.
     """
-    entries = our_entries(open_weights(path), rules_for(model), dtype)
+    entries = bfl_entries(open_weights(path), rules_for(model), dtype)
     model.load_state_dict({e.name: e.read() for e in entries}, strict=True, assign=True)
     return model
 

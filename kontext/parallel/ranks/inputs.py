@@ -1,4 +1,4 @@
-"""What a stage's work is built from: the same in the stage's own process and on every rank."""
+"""The inputs of a stage's work: the same in the stage's own process and on every rank."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ import torch
 from kontext import errors
 from kontext.errors import RanksError, Stopped
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.ranks.rank import Job, StepProgress, call_name, die_with_parent, run
+from kontext.parallel.ranks.rank import Job, StepProgress, die_with_parent, function_name, run
 from schemas.sections.training import LaunchConfig, ParallelConfig
 
 CHANGES_RESULTS = False  # starts and follows processes
@@ -46,7 +46,7 @@ _FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _SHOWN = 3  # last lines of the ranks' log in an error
 
 
-class Launched(Protocol):
+class LaunchSection(Protocol):
     """What the recipe sections of all stages that work on ranks have in common."""
 
     @property
@@ -59,7 +59,7 @@ class Launched(Protocol):
 
 def on_ranks(
     work: Callable[..., None],
-    config: Launched,
+    config: LaunchSection,
     inputs: Inputs,
     progress: StepProgress,
     *,
@@ -88,10 +88,10 @@ def on_ranks(
     if config.launch.launcher == "in-process":
         return
     job = Job(
-        work="kontext.parallel.ranks.rank:work_of_a_stage",
+        work="kontext.parallel.ranks.rank:run_stage_work",
         arguments={
-            "work": call_name(work),
-            "section": call_name(type(config)),
+            "work": function_name(work),
+            "section": function_name(type(config)),
             "config": config.model_dump(mode="json"),
             "inputs": inputs.description(),
             "arguments": arguments,

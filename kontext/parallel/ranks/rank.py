@@ -89,7 +89,7 @@ class Rank:
 
     def progress(self, done: int, total: int, losses: Mapping[str, float | None]) -> None:
         """Tell whoever launched the ranks."""
-        if self.world.leads:
+        if self.world.is_leader:
             with self.job.progress.open("a") as file:
                 line = {"done": done, "total": total, "losses": dict(losses)}
                 file.write(json.dumps(line) + "\n")
@@ -113,18 +113,18 @@ class Rank:
         return self.world.any(self._ended.is_set())
 
 
-def call_name(what: Callable[..., Any]) -> str:
+def function_name(what: Callable[..., Any]) -> str:
     """ "module:name" of a module's function or class, for `called`."""
     return f"{what.__module__}:{what.__name__}"
 
 
 def called(name: str) -> Any:
-    """The function or class that `call_name` named."""
+    """The function or class that `function_name` named."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-def work_of_a_stage(
+def run_stage_work(
     rank: Rank,
     *,
     work: str,
@@ -136,7 +136,7 @@ def work_of_a_stage(
     """A rank's part of what a stage does: `work(rank, config, inputs, **arguments)`.
 
     Args:
-        work, section: names of the function and of the recipe section's class (`call_name`).
+        work, section: names of the function and of the recipe section's class (`function_name`).
         config: the section, as JSON.
         inputs: see `Inputs.description`.
     """

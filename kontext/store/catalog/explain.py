@@ -1,4 +1,4 @@
-"""A pair's whole story, read from the catalog."""
+"""Everything about one pair, read from the catalog."""
 
 from __future__ import annotations
 

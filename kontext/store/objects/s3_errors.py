@@ -1,4 +1,4 @@
-"""What an S3 server's refusals mean, in one line each, with the mend."""
+"""What an S3 server's refusals mean, in one line each, with the remedy."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def translate(error: ClientError, key: str, url: str, where: str, region: str) -
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     there = headers.get("x-amz-bucket-region", "")
     if code in _REGION or (code in _REGION_HEAD and there not in ("", region)):
-        mend = f"set AWS_REGION={there}" if there else f"{error.response['Error'].get('Message')}"
-        return StoreError(f"the bucket of {url} is not in region '{region}': {mend}")
+        remedy = f"set AWS_REGION={there}" if there else f"{error.response['Error'].get('Message')}"
+        return StoreError(f"the bucket of {url} is not in region '{region}': {remedy}")
     if code == "RequestTimeTooSkewed" or (code in _REFUSED and abs(_ahead(headers)) > _SKEW):
         minutes = round(abs(_ahead(headers)).total_seconds() / 60)
         return StoreError(

@@ -1,4 +1,4 @@
-"""What the methods share that train a flow further on its edits: batches, and the step."""
+"""Batches and the step of methods that continue a flow's training on edits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NoisedEdits:
 
 
 class EditDraws:
-    """Draws of edits of one picture that go on where the flow's own draws ended.
+    """Batches of edits with one context, continuing where the flow's own batches ended.
 
     Every rank draws the same global batch and keeps its own rows of it.
 
@@ -60,7 +60,9 @@ class EditDraws:
     ) -> None:
         self._edits = data.plain_edits()
         if not len(self._edits):
-            raise RecipeError("what follows the flow needs edits, and the train split has none")
+            raise RecipeError(
+                "guidance distillation and steps in pixels need edits, and the train split has none"
+            )
         if size < world.size * config.accumulate:
             raise RecipeError(
                 f"a batch of {size} is too small for {world.size} ranks"
@@ -130,7 +132,7 @@ class EditMethod(ABC):
         self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method
 
     def train_model(self, model: FluxTransformer) -> None:
-        """Say which model is trained: what of it takes a gradient, laid out over the ranks."""
+        """Set the model to train: its parameters that need a gradient; it may be sharded."""
         self.trained = model
         self.state = transformer_state(
             model, self.config, self.settings.lr, self.settings.ema_decay

@@ -1,4 +1,4 @@
-"""The model's velocity for a noised batch, and what a rectified flow's losses are made of.
+"""The model's velocity for a noised batch, and the parts of a rectified flow's loss.
 
 x_t = (1 - t) x + t e; the model predicts the velocity e - x. Targets and contexts are latents,
 packed into tokens of 2 x 2; every method that trains or asks the transformer uses these functions.
@@ -26,7 +26,7 @@ def velocity(
         noisy: packed noisy targets [B, N, 4C].
         batch: gives context, text and the grid; its target is not looked at.
         t: noise levels [B] in [0, 1].
-        guidance: what a model with a guidance embedding is told [B]; 1, which is none, by default.
+        guidance: strength [B] for a model with a guidance embedding; 1 (no guidance) by default.
 
     Returns:
         [B, N, 4C] float32.
@@ -55,7 +55,7 @@ def with_contexts(noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def unit_guidance(model: FluxTransformer, like: Tensor) -> Tensor | None:
-    """Guidance 1, which is none, like [B], for a model with an embedding of it; else None."""
+    """Strength 1 (no guidance) as [B] for a model with a guidance embedding; else None."""
     return torch.ones_like(like) if model.shape.guidance_embed else None
 
 

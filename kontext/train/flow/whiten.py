@@ -1,9 +1,9 @@
-"""A start for a fresh model's text inputs: whitened, so that texts that mean other things differ.
+"""Start a fresh model's text layers with the whitening of its texts: similar texts then differ.
 
-States of a sentence encoder lie close together: what all texts share, and a few directions, make up
-most of every vector, and "purple" and "blue" differ little beside that. A random first layer hands
-that on. Composed with the whitening of the texts it will read, all directions in which they differ
-arrive alike. It is weights alone: the architecture and what text encoders return stay as they are.
+States of a sentence encoder lie close together: their mean and a few directions make up most of
+every vector, and "purple" and "blue" differ little from each other. A random first layer keeps it
+so. Composed with the whitening of the texts, the layer gives all directions the same variance. Only
+weights change: the architecture and the text encoder's output stay as they are.
 """
 
 from __future__ import annotations

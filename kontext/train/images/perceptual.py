@@ -1,4 +1,4 @@
-"""What reconstructions are compared in: the perceptual backbone, by name.
+"""The perceptual backbone: the frozen network in which reconstructions are compared.
 
 `efficientnet-lite0` ships with a package. `vgg16` needs torchvision's weights file, which nothing
 here downloads; its distance is LPIPS's form with every channel weighing the same, since the learned

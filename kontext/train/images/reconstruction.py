@@ -1,4 +1,4 @@
-"""How good an autoencoder is, and how its latents are: metrics with their cards.
+"""Quality of an autoencoder's reconstructions and statistics of its latents, as metric cards.
 
 A card says what a number is of (backbone with its digest, images, resolution, protocol), because
 rFID and LPIPS of different backbones, sizes or image counts are different numbers.
@@ -153,7 +153,7 @@ def latent_spectrum(latents: Tensor, bands: int = 8) -> list[float]:
 
 
 def latent_health(latents: Tensor, places: int = 4) -> dict[str, Sequence[float] | float]:
-    """What the flow will have to work with: spread and mean per channel, their mixing, spectrum."""
+    """Statistics of latents: deviation and mean per channel, their correlation, the spectrum."""
     flat = latents.float().transpose(0, 1).flatten(1)
     # a dead channel correlates with nothing
     mixing = torch.corrcoef(flat).nan_to_num() * (1 - torch.eye(len(flat), device=flat.device))

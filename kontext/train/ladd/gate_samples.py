@@ -45,7 +45,7 @@ class Sampler(Protocol):
         """Latents after integrating the flow from `start` along `times`."""
 
 
-def few(method: LaddMethod) -> tuple[Batch, Tensor, Tensor]:
+def first_samples(method: LaddMethod) -> tuple[Batch, Tensor, Tensor]:
     """The first rows of the first step: batch, noised edits, levels."""
     batch, noisy, t = method.student_input(0)
     rows = torch.arange(min(ROWS, len(t)), device=noisy.device)
@@ -89,7 +89,7 @@ def student_input(method: LaddMethod, _: Sampler) -> str:
 
 def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
     """The student's first clean estimate is the teacher's, by one step of the sampler to t = 0."""
-    batch, noisy, t = few(method)
+    batch, noisy, t = first_samples(method)
     with torch.no_grad():
         found = method.denoised(batch, noisy, t)
     teachers = _one_step(method.teacher, sampler, batch, noisy, t, method.data)

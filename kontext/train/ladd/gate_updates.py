@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kontext.errors import WiringError
 from kontext.models.flux.sequence import pack
-from kontext.train.ladd.gate_samples import few
+from kontext.train.ladd.gate_samples import first_samples
 from kontext.train.loop.state import copied, set_weights, weights_of
 from kontext.train.methods.ladd import PINNED, Estimated, LaddMethod
 
@@ -38,7 +38,7 @@ def unchanged(method: LaddMethod) -> Iterator[None]:
 
 def gradient(method: LaddMethod) -> str:
     """The adversarial loss alone moves the student, through a teacher that stays frozen."""
-    batch, noisy, t = few(method)
+    batch, noisy, t = first_samples(method)
     loss = method.adversarial(0, batch, method.denoised(batch, noisy, t))
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -93,7 +93,7 @@ def batch_size(method: LaddMethod) -> str:
     """The hinge has several samples, and is not zero from the start."""
     if method.config.batch < 2:
         raise WiringError("batch", "the hinge of a single sample saturates: 2 or more per rank")
-    batch, noisy, t = few(method)
+    batch, noisy, t = first_samples(method)
     with torch.no_grad():
         part = Estimated(None, batch, method.denoised(batch, noisy, t))
         loss = method.update_heads(0, [part], learn=False)
@@ -108,7 +108,7 @@ def rates(method: LaddMethod) -> str:
     Raises:
         WiringError: the heads do not learn that batch, or the student runs away from its edits.
     """
-    batch, noisy, t = few(method)
+    batch, noisy, t = first_samples(method)
     with unchanged(method):
         with torch.no_grad():
             part = Estimated(None, batch, method.denoised(batch, noisy, t))

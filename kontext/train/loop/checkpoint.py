@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kontext.errors import WeightsError
 from kontext.parallel.world import World
-from kontext.train.loop.state import TrainState, allocated, flattened, set_weights, unflattened
+from kontext.train.loop.state import TrainState, empty_tensors, flattened, set_weights, unflattened
 from kontext.train.record.ledger import compare
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Checkpoints:
         from kontext.parallel import checkpoint
 
         wanted = {k: (v["dtype"], tuple(v["size"])) for k, v in manifest["tensors"].items()}
-        room = allocated(state, wanted)
+        tensors = empty_tensors(state, wanted)
         own, _ = flattened(state)
         for path, tensor in own.items():
             if path.startswith("optimizers/"):  # before the first step there is no such state
@@ -143,14 +143,14 @@ class Checkpoints:
                 raise WeightsError(
                     f"checkpoint in {self.url}: '{path}' is {found}, not {tuple(tensor.shape)}"
                 )
-        checkpoint.read(room, self._store, manifest, self.world)
-        set_weights(state, unflattened(room, manifest["record"]["rest"]))
+        checkpoint.read(tensors, self._store, manifest, self.world)
+        set_weights(state, unflattened(tensors, manifest["record"]["rest"]))
 
     def _newest(self) -> dict[str, Any] | None:
         """The newest manifest, the same on all ranks; None where there is none."""
         self.wait()
-        finished = self.finished() if self.world.leads else []
-        step = self.world.from_first(finished[-1] if finished else -1)
+        finished = self.finished() if self.world.is_leader else []
+        step = self.world.broadcast(finished[-1] if finished else -1)
         return None if step < 0 else self._manifest(step)
 
     def _manifest(self, step: int) -> dict[str, Any]:

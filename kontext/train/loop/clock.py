@@ -114,7 +114,7 @@ def medians(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
     return found
 
 
-def stretches(
+def downsampled(
     rows: Sequence[dict[str, float | None]], most: int = 20
 ) -> list[dict[str, float | None]]:
     """At most `most` rows {step, *COLUMNS} for a whole run: medians of stretches of equal size."""

@@ -1,4 +1,4 @@
-"""The one training loop: schedules, finiteness, history, checkpoints and resume live here, once.
+"""The one training loop: checks of losses, history, checkpoints, validation and resuming.
 
 A method (autoencoder, flow, distillation) is an object whose `step(index)` does one update and
 returns its losses. Everything random in a step derives from (seed, index), so a run that was
@@ -74,10 +74,11 @@ def fit(
     """Run the method to its last step and return the history, resuming from `checkpoints`.
 
     Args:
-        policy: what becomes of steps that are not finite or leap; by default the run stops at a
-            loss that is not finite. Steps left out are in `state.incidents`, not in the history.
+        policy: what to do with a step whose loss is not finite, or spikes; by default the run
+            stops at a loss that is not finite. Skipped steps are in `state.incidents`, not in the
+            history.
         clock: measures the steps, into `state.clock`.
-        watchdog: is told of every step that is done.
+        watchdog: gets a beat after every step.
         measure: what to measure while the run goes on; it is kept in `state.measured`.
         stop: asked after every step whether to save and end; must say the same on all ranks.
 
@@ -122,7 +123,7 @@ def _cost(state: TrainState) -> dict[str, float | None]:
 
 
 def _step(method: Method, guard: Guard, clock: Clock) -> Mapping[str, float]:
-    """One step: judged, measured and recorded."""
+    """Do one step, check its losses, measure its cost, and record both."""
     state = method.state
     guard.before_step()
     clock.start()

@@ -1,4 +1,4 @@
-"""What becomes of a step whose losses are not finite or leap: stop, skip it, or roll back.
+"""What to do with a training step whose loss is not finite, or spikes: stop, skip, or roll back.
 
 Skipping takes back the step's update and goes on with the next batch; it keeps a second copy of
 weights, averages and optimiser state in memory. Rolling back returns to the last checkpoint and
@@ -25,7 +25,7 @@ _FEWEST = 5  # steps without which a median says nothing
 
 
 class Guard:
-    """Judges every step and brings the state back where the policy says so.
+    """Checks the losses of every step, and undoes the step where the policy says so.
 
     Args:
         checkpoints: the run's; needed to roll back.
@@ -45,7 +45,7 @@ class Guard:
         self._before: dict[str, Any] = {}
 
     def before_step(self) -> None:
-        """Keep what the step may have to be undone with."""
+        """Keep what is needed to undo the step."""
         if self._skips:
             self._before = copied(weights_of(self.state))
 
@@ -81,7 +81,7 @@ class Guard:
         return False
 
     def _fault(self, losses: Mapping[str, float]) -> tuple[str, str]:
-        """(kind, words) of what is wrong with a step; empty where nothing is."""
+        """(kind, description) of what is wrong with a step; both empty where nothing is."""
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             return "nan", f"{', '.join(bad)} is not finite"

@@ -1,4 +1,4 @@
-"""What a training run is at one moment, and how it is taken apart for a checkpoint."""
+"""The state of a training run, and how it is flattened for a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kontext.parallel.world import local_of, rows_of, whole
+from kontext.parallel.world import full_tensor, local_part, shard_like
 from kontext.train.loop.ema import Ema
 from kontext.train.record.ledger import Ledger
 
@@ -41,7 +41,7 @@ def take_step(state: TrainState, clip: float) -> float:
     for optimizer in state.optimizers.values():
         optimizer.step()
     state.ema["model"].update(model)
-    return float(whole(norm))
+    return float(full_tensor(norm))
 
 
 def weights_of(state: TrainState) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def unflattened(tensors: Mapping[str, Tensor], rest: Any, path: str = "") -> Any
     return rest
 
 
-def allocated(
+def empty_tensors(
     state: TrainState, wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> dict[str, Tensor]:
     """Tensors to read a checkpoint into, laid out over the ranks as this state is.
@@ -120,15 +120,15 @@ def allocated(
         for name, optimizer in state.optimizers.items()
         for i, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
     }
-    room = {}
+    tensors = {}
     for path, (dtype, size) in wanted.items():
         like = own.get(path, parameters.get(path.rpartition("/")[0]))
         if path in own and like is not None and like.shape == size:
-            room[path] = like.detach()
+            tensors[path] = like.detach()
         elif like is not None and size and like.shape[:1] == size[:1]:
-            part = local_of(like)
+            part = local_part(like)
             empty = torch.empty((*part.shape[:1], *size[1:]), dtype=dtype, device=part.device)
-            room[path] = rows_of(like, empty)
+            tensors[path] = shard_like(like, empty)
         else:
-            room[path] = torch.empty(size, dtype=dtype)
-    return room
+            tensors[path] = torch.empty(size, dtype=dtype)
+    return tensors

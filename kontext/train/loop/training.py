@@ -16,8 +16,8 @@ import torch
 
 from kontext.parallel.peaks import peak_flops
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.ranks.launch import Launched, on_ranks
-from kontext.parallel.ranks.rank import Rank, StepProgress, call_name, called
+from kontext.parallel.ranks.launch import LaunchSection, on_ranks
+from kontext.parallel.ranks.rank import Rank, StepProgress, called, function_name
 from kontext.parallel.ranks.watchdog import Watchdog
 from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 
-class Trained(Launched, Protocol):
+class TrainingSection(LaunchSection, Protocol):
     """What the recipe sections of all stages that train have in common."""
 
     @property
     def guard(self) -> GuardConfig:
-        """What to do with a step whose loss is not finite, or jumps."""
+        """What to do with a step whose loss is not finite, or spikes."""
 
     @property
     def checkpoint_every(self) -> int:
         """Steps between checkpoints."""
 
 
-class Built(Method, Protocol):
+class BuiltMethod(Method, Protocol):
     """A training method as its file's `build(config, inputs, world)` returns it."""
 
     world: World  # this process among the ranks
@@ -52,13 +52,15 @@ class Built(Method, Protocol):
         """What step `index` costs, over all ranks."""
 
 
-Build = Callable[[Any, Inputs, World], Built]  # of the recipe section, its inputs, and the ranks
+Build = Callable[
+    [Any, Inputs, World], BuiltMethod
+]  # of the recipe section, its inputs, and the ranks
 
 
 def train(
     ctx: StageContext,
     build: Build,
-    method: Built,
+    method: BuiltMethod,
     inputs: Inputs,
     *,
     progress: StepProgress,
@@ -101,7 +103,7 @@ def train(
                 progress,
                 name=name or "ranks",
                 stop=ctx.stop,
-                build=call_name(build),
+                build=function_name(build),
                 ledger=method.state.ledger,
                 checkpoints=checkpoints.url,
             )
@@ -119,7 +121,7 @@ def train(
 
 def train_on_rank(
     rank: Rank,
-    config: Trained,
+    config: TrainingSection,
     inputs: Inputs,
     *,
     build: str,
@@ -127,7 +129,7 @@ def train_on_rank(
     checkpoints: str,
 ) -> None:
     """A rank's part of `train`: `build` names the function, `checkpoints` is their URL."""
-    method: Built = called(build)(config, inputs, rank.world)
+    method: BuiltMethod = called(build)(config, inputs, rank.world)
     method.state.ledger = ledger
     saved = Checkpoints(checkpoints, config.checkpoint_every, config.launch.keep, rank.world)
     take_steps(
@@ -142,8 +144,8 @@ def train_on_rank(
 
 
 def take_steps(
-    method: Built,
-    config: Trained,
+    method: BuiltMethod,
+    config: TrainingSection,
     checkpoints: Checkpoints,
     progress: StepProgress,
     watchdog: Watchdog,
@@ -166,7 +168,9 @@ def take_steps(
     )
 
 
-def checkpoints_of(ctx: StageContext, config: Trained, stage: str, name: str) -> Checkpoints:
+def checkpoints_of(
+    ctx: StageContext, config: TrainingSection, stage: str, name: str
+) -> Checkpoints:
     """Where a stage's checkpoints lie: with its scratch files, or among its work in the store.
 
     Both are cleared when the stage is done.

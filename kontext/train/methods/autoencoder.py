@@ -78,7 +78,7 @@ class AutoencoderMethod:
         self.config, self.features, self.images = config, features, images
         if isinstance(images, Tensor):
             self.world = world or World(device=images.device)
-            self.source: ImageSource = HeldImages(images, config, self.world)
+            self.source: ImageSource = ImagesInMemory(images, config, self.world)
         else:
             self.world, self.source = world or World(), images
         self.device = self.world.device
@@ -110,14 +110,14 @@ class AutoencoderMethod:
             batch = self.source.batch(index)
         self._side = batch.pixels.shape[-1]
         real = batch.pixels.to(self.device).float() / 127.5 - 1
-        disturbed = bool(c.latent_noise) and index >= c.latent_noise_start
-        resting = disturbed or c.decoder_only
-        with autocast(self.device), torch.set_grad_enabled(not resting):
+        noised = bool(c.latent_noise) and index >= c.latent_noise_start
+        frozen = noised or c.decoder_only
+        with autocast(self.device), torch.set_grad_enabled(not frozen):
             mean, logvar = self.model.moments(real)
         mean, logvar = mean.float(), logvar.float()
         latents = self._sampled(index, batch, mean, logvar)
-        if disturbed:
-            latents = self._disturbed(index, batch, latents)
+        if noised:
+            latents = self._noised(index, batch, latents)
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
         fake = fake.float()
@@ -144,10 +144,10 @@ class AutoencoderMethod:
         noise = torch.randn(batch.total, *mean.shape[1:], generator=draw)
         return sample_posterior(mean, logvar, batch.own(noise).to(mean.device))
 
-    def _disturbed(self, index: int, batch: ImageBatch, latents: Tensor) -> Tensor:
+    def _noised(self, index: int, batch: ImageBatch, latents: Tensor) -> Tensor:
         draw = generator(self.config.seed, index, "noise")
-        part = (batch.total, batch.first, self.world.spread(latents))
-        return disturb(latents, self.config.latent_noise, draw, part)
+        part = (batch.total, batch.first, self.world.std(latents))
+        return add_latent_noise(latents, self.config.latent_noise, draw, part)
 
     def _generator_losses(
         self,
@@ -236,7 +236,7 @@ def _codec_passes(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
     return counts[0], counts[1], counts[2]
 
 
-class HeldImages:
+class ImagesInMemory:
     """Batches drawn with replacement from pictures in memory, uint8 [N, 3, H, W]."""
 
     def __init__(self, images: Tensor, config: AutoencoderConfig, world: World) -> None:
@@ -254,7 +254,7 @@ class HeldImages:
         return ImageBatch(self._images[picks[rows.start : rows.stop]], rows.start, c.batch)
 
 
-def disturb(
+def add_latent_noise(
     latents: Tensor,
     most: float,
     draw: torch.Generator,
@@ -263,8 +263,8 @@ def disturb(
     """Latents [B, C, h, w] with noise of 0 to `most` times their own spread, drawn per sample.
 
     A flow model's latents are never exact. A decoder that has seen only exact ones turns their
-    errors into speckle; one trained on disturbed latents reads through them (RAE, Zheng et al.
-    2025, section 4.3, does so for frozen encoders).
+    errors into speckle; one trained on noisy latents does not (RAE, Zheng et al.
+    2025, section 4.3, for frozen encoders).
 
     Args:
         part: where `latents` are some rows of a batch: its size, the first row, its spread.

@@ -52,7 +52,7 @@ class Drawn:
     clean: Tensor  # [B, N, D]
     eps: Tensor  # [B, N, D]
     normal: Tensor  # [B], of which the noise level is made
-    guidance: Tensor | None = None  # [B], what the model is told
+    guidance: Tensor | None = None  # [B], strength for a guidance embedding
 
     def select(self, rows: Tensor) -> Drawn:
         """Reduced to `rows`."""
@@ -74,7 +74,9 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
     method = FlowMethod(config, data, model, world)
     if config.validate_every:
         held_out = load_pairs(inputs["encode"], "val", world.device)
-        method.measure = Measure(config.validate_every, lambda step: method.validated(held_out))
+        method.measure = Measure(
+            config.validate_every, lambda step: method.validation_losses(held_out)
+        )
     return method
 
 
@@ -128,14 +130,14 @@ class FlowMethod:
         c = self.config
         factor = warmup_cosine(index, self.total_steps, c.warmup)
         scale_rates(self.state.optimizers.values(), factor)
-        parts = self.picked(index)
+        parts = self.pairs_at(index)
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         report = self._backward(index, parts)
         norm = take_step(self.state, c.clip)
         return {"loss": report.pop("loss"), "grad_norm": norm, **report}
 
-    def picked(self, index: int) -> list[tuple[str, Tensor]]:
+    def pairs_at(self, index: int) -> list[tuple[str, Tensor]]:
         """The pairs [B] of a step: edits, text-to-image, or both."""
         c = self.config
         draw = generator(c.seed, index, "batch")
@@ -180,7 +182,7 @@ class FlowMethod:
         found = sorted(set(counts.tolist()))
         return [(n, float(self._edit_weights[counts == n].sum())) for n in found]
 
-    def validated(self, held_out: PairTensors) -> dict[str, float]:
+    def validation_losses(self, held_out: PairTensors) -> dict[str, float]:
         """The averaged weights' loss on held-out pairs, per category and noise level."""
         c, exact = self.config, self.products == torch.float32
         with self.state.ema["model"].applied(self.model), full_precision(exact):
@@ -194,7 +196,7 @@ class FlowMethod:
         names = self.data.categories
         counts = torch.zeros(len(names))
         for index in range(self.config.t2i_steps, self.total_steps):
-            for name, pairs in self.picked(index):
+            for name, pairs in self.pairs_at(index):
                 if name == "edit":
                     counts += torch.bincount(self.data.category[pairs], minlength=len(names))
         asked = torch.zeros(len(names))
@@ -215,7 +217,7 @@ class FlowMethod:
         report: dict[str, float] = {}
         total = torch.zeros((), device=self.device)
         for name, pairs in parts:
-            for part in self.dropped(name, pairs, drops):
+            for part in self.drop_conditions(name, pairs, drops):
                 with waiting():
                     batch = gather(self.data, part.pairs, part.text, part.with_context)
                 drawn = self._draw(batch, noise, times, drops)
@@ -229,7 +231,7 @@ class FlowMethod:
                     report[part.name] += float(loss.detach()) * (len(rows) / len(part.pairs))
         return self.world.sum({"loss": float(total), **report})
 
-    def dropped(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
+    def drop_conditions(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
         """Pairs [B] after CFG dropout: those that keep their context, and those that lose it.
 
         A sample loses its instruction (to the encoded empty prompt), its context (whose tokens

@@ -1,4 +1,4 @@
-"""Guidance distillation: one pass that gives the guided velocity, told how strong (FLUX.1 [dev]).
+"""Guidance distillation: one pass gives the guided velocity for a given strength (FLUX.1 [dev]).
 
 Classifier-free guidance takes two passes a step. The student is the teacher with an embedding of
 the guidance w added, and regresses the teacher's v_u + w (v_c - v_u) for w drawn from a range
@@ -31,7 +31,7 @@ IN_PLACE = False
 
 
 def with_guidance(teacher: FluxTransformer) -> FluxTransformer:
-    """A copy of `teacher` with a guidance embedding that says nothing yet: equal at any guidance.
+    """A copy of `teacher` with a zero guidance embedding: the same velocity at any strength.
 
     Raises:
         RecipeError: the teacher has one already.

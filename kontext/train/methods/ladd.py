@@ -5,7 +5,7 @@ clean estimate and the teacher's synthetic edits are renoised to t ~ logit-norma
 through the frozen teacher, and small heads on its blocks tell them apart. Synthetic edits made
 with guidance are the real samples, so no distillation loss is needed and the student needs no
 guidance. For editing, the context stays in the teacher's sequence, and real targets under a wrong
-instruction, beside a wrong context, or replaced by a copy of the context are fakes too: otherwise
+instruction, with a wrong context, or replaced by a copy of the context are fakes too: otherwise
 the heads judge realism, not faithfulness.
 """
 
@@ -25,8 +25,8 @@ from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import forward_by, shard
-from kontext.parallel.world import World, is_sharded, whole
+from kontext.parallel.shard import gather_weights_for, shard
+from kontext.parallel.world import World, full_tensor, is_sharded
 from kontext.train.flow.timesteps import logit_normal, schedule
 from kontext.train.flow.velocity import add_noise, unit_guidance, velocity, with_contexts
 from kontext.train.ladd.formulas import (
@@ -127,7 +127,7 @@ class LaddMethod:
         use_kernel(config.parallel.kernel, self.device)
         for model in (self.teacher, self.student):
             shard(model, config.parallel, self.world, self.products)
-        forward_by(self.teacher, "features")
+        gather_weights_for(self.teacher, "features")
         shape = teacher.shape
         self.taps = config.taps or default_taps(shape.depth, shape.depth_single_blocks)
         self.heads = LaddHeads(shape.hidden_size, self.taps, shape.vec_in_dim).to(self.device)
@@ -391,4 +391,4 @@ class LaddMethod:
         self.world.add([p.grad for p in parameters if p.grad is not None and not is_sharded(p)])
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step()
-        return float(whole(norm))
+        return float(full_tensor(norm))

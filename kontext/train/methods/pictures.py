@@ -1,7 +1,7 @@
-"""The flow's last steps, judged in pictures: its estimate is decoded and compared as an eye would.
+"""The flow's last steps, with a loss in pixels: the clean estimate is decoded and compared.
 
-A flow regresses latents, where all differences weigh alike; what an edit looks like depends on few
-of them. So after the regression the clean estimate x_t - t v is decoded by the frozen autoencoder
+In latents all differences weigh the same, but what an edit looks like depends on few of them. So
+after the regression in latents the clean estimate x_t - t v is decoded by the frozen autoencoder
 and compared with the decoded target in a feature network too (LPIPS's form, and the pooled
 embedding), as few-step rectified flows are trained (Lee, Lin & Fanti 2024, arXiv 2405.20320). The
 distance in latents stays in the loss: it holds what the feature network does not see.
@@ -33,10 +33,10 @@ IN_PLACE = True
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
-    """Training in pictures on encode's train split, by train-autoencoder's decoder.
+    """Training with a loss in pixels on encode's train split, with train-autoencoder's decoder.
 
-    `inputs.model`, which lies over the devices as its own training left it, is trained on;
-    without it a model of the recipe's shape, laid out as the recipe says.
+    `inputs.model` is trained further, sharded as its own training left it. Without it a model of
+    the recipe's shape is made, sharded as the recipe says.
     """
     from kontext.data.encoded.latents import load_pairs
     from kontext.engine.stage import section_of
@@ -55,7 +55,7 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
 
 
 class PictureMethod(EditMethod):
-    """Training of a flow on edits, by the pictures that its estimates decode to.
+    """Trains a flow on edits, with a loss on its decoded estimates.
 
     The model is trained in place; its averaged weights are in `state.ema`. On several ranks it
     comes sharded, and each rank decodes its own rows of a global batch.
@@ -88,18 +88,18 @@ class PictureMethod(EditMethod):
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
         """`loss`, and its parts without weights: `latents`, `maps` and `embedding`."""
         c, batch = self.config.pictures, part.batch
-        speed = velocity(self.model, part.noisy, batch, part.t)
-        estimate = part.noisy - part.t.view(-1, 1, 1) * speed
-        latents = self._apart(batch, estimate)
-        maps, embedding = self.compared(batch.target, unpack(estimate, *self.data.grid))
+        predicted = velocity(self.model, part.noisy, batch, part.t)
+        estimate = part.noisy - part.t.view(-1, 1, 1) * predicted
+        latents = self._latent_loss(batch, estimate)
+        maps, embedding = self.decoded_distances(batch.target, unpack(estimate, *self.data.grid))
         loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding
         return {"loss": loss, "latents": latents, "maps": maps, "embedding": embedding}
 
     def summary(self, recent: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """How far apart the pictures' embeddings are in the end."""
+        """The mean distance of the pictures' embeddings over the last steps."""
         return {"picture_embedding_last": sum(row["embedding"] for row in recent) / len(recent)}
 
-    def compared(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    def decoded_distances(self, target: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
         """Mean distances of feature maps and of embeddings of two decoded latents [B, C, h, w]."""
         with autocast(self.device):
             with torch.no_grad():
@@ -107,7 +107,7 @@ class PictureMethod(EditMethod):
             made = self.codec.decode(estimate)
         return feature_distances(self.features, wanted.float(), made.float())
 
-    def _apart(self, batch: Batch, estimate: Tensor) -> Tensor:
+    def _latent_loss(self, batch: Batch, estimate: Tensor) -> Tensor:
         """Mean square in latents, changed tokens weighing more where the recipe says so."""
         error = (estimate - pack(batch.target)).square()
         if self.config.mask_weight and batch.context is not None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kontext.errors import RecipeError
-from kontext.parallel.world import is_sharded, local_of, rows_of
+from kontext.parallel.world import is_sharded, local_part, shard_like
 
 BETAS = (0.9, 0.95)  # of every AdamW here
 BLOCK = 256
@@ -53,8 +53,10 @@ def light_adamw(name: str) -> Callable[[Iterable[nn.Parameter], float, float], O
                 return torch.zeros_like(p, dtype=torch.bfloat16)
             if not is_quantised(p):
                 return torch.zeros_like(p)
-            rows = local_of(p)
-            return rows_of(p, OptimState8bit.zeros(rows.shape, signed, BLOCK, rows.device, p.dtype))
+            rows = local_part(p)
+            return shard_like(
+                p, OptimState8bit.zeros(rows.shape, signed, BLOCK, rows.device, p.dtype)
+            )
 
         def step(self, closure: Any = None) -> Any:
             """One update; eager on CPUs, where compiling takes longer than it saves."""
@@ -65,7 +67,7 @@ def light_adamw(name: str) -> Callable[[Iterable[nn.Parameter], float, float], O
         def state_dict(self) -> dict[str, Any]:
             """torch's, with every 8-bit moment as `<name>.codes` and `<name>.scale`."""
             found = super().state_dict()
-            states = {index: _apart(state) for index, state in found["state"].items()}
+            states = {index: _split_moments(state) for index, state in found["state"].items()}
             return {**found, "state": states}
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -89,11 +91,11 @@ def light_adamw(name: str) -> Callable[[Iterable[nn.Parameter], float, float], O
 def is_quantised(parameter: Tensor) -> bool:
     """Whether a parameter's moments are held in 8 bits: the same on every rank."""
     row = parameter.shape[1:].numel() if parameter.dim() > 1 else 1
-    return parameter.numel() >= _SMALLEST and row % BLOCK == 0 and _everywhere(parameter)
+    return parameter.numel() >= _SMALLEST and row % BLOCK == 0 and _on_every_rank(parameter)
 
 
-def _everywhere(parameter: Tensor) -> bool:
-    """Whether every rank has rows of it."""
+def _on_every_rank(parameter: Tensor) -> bool:
+    """Whether every rank has rows of the parameter."""
     if not is_sharded(parameter):
         return True
     ranks = parameter.device_mesh.size(-1)  # type: ignore[attr-defined]
@@ -101,15 +103,15 @@ def _everywhere(parameter: Tensor) -> bool:
     return bool((ranks - 1) * most < parameter.shape[0])
 
 
-def _apart(state: dict[str, Any]) -> dict[str, Any]:
+def _split_moments(state: dict[str, Any]) -> dict[str, Any]:
     """A parameter's state with quantised moments as two plain tensors each."""
     found = {"step": state["step"]}
     for moment in _MOMENTS:
         value = state[moment]
-        local: Any = local_of(value)
+        local: Any = local_part(value)
         if hasattr(local, "codes"):
-            found[moment + _CODES] = rows_of(value, local.codes)
-            found[moment + _SCALE] = rows_of(value, local.scale.view(len(local.codes), -1))
+            found[moment + _CODES] = shard_like(value, local.codes)
+            found[moment + _SCALE] = shard_like(value, local.scale.view(len(local.codes), -1))
         else:
             found[moment] = value
     return found
@@ -117,11 +119,11 @@ def _apart(state: dict[str, Any]) -> dict[str, Any]:
 
 def _fill(moment: Tensor, name: str, state: dict[str, Any]) -> None:
     """Put a saved moment into a fresh one, which may be of the other kind on other ranks."""
-    local: Any = local_of(moment)
+    local: Any = local_part(moment)
     if name in state:
-        local.copy_(local_of(state[name]))
+        local.copy_(local_part(state[name]))
         return
-    codes, scale = local_of(state[name + _CODES]), local_of(state[name + _SCALE])
+    codes, scale = local_part(state[name + _CODES]), local_part(state[name + _SCALE])
     if hasattr(local, "codes"):
         local.codes.copy_(codes)
         local.scale.copy_(scale.flatten())

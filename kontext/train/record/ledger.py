@@ -1,9 +1,9 @@
-"""The numerics ledger: what the numbers of a run mean, as lines that two runs can compare.
+"""The numerics ledger: the settings that decide what a run's numbers mean, one per line.
 
-Weights carry no trace of the timestep shift, the eps or the codec they were trained with, and a
-mismatch shows only as worse pictures. So every stage that makes or uses weights measures these
-lines on what it has loaded, writes them beside its result, and stops where they are not those of
-the stage before, or of the checkpoint it resumes from.
+A weights file does not say with which timestep shift, eps or codec it was trained, and a mismatch
+shows only as worse pictures. So every stage that makes or uses weights reads these lines from what
+it has loaded, writes them next to its result, and stops where they differ from those of the stage
+before, or of the checkpoint that it resumes from.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def optimizer_ledger(optimizers: Mapping[str, Optimizer]) -> Ledger:
     return {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
 
 
-def meaning(ledger: Mapping[str, str]) -> Ledger:
-    """The ledger without `ARITHMETIC`, for who computes nothing or computes elsewhere."""
+def without_arithmetic(ledger: Mapping[str, str]) -> Ledger:
+    """The ledger without the lines of `ARITHMETIC`, which may differ between devices."""
     return {name: value for name, value in ledger.items() if name not in ARITHMETIC}
 
 
@@ -68,7 +68,7 @@ def compare(one: Mapping[str, str], other: Mapping[str, str], whose: str, others
 def compare_shared(
     one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str
 ) -> None:
-    """`compare` over the entries that both have: two stages do not do the same things."""
+    """`compare` only the entries that both have, for ledgers of two different stages."""
     shared = one.keys() & other.keys()
     compare(
         {name: one[name] for name in shared},
@@ -84,5 +84,5 @@ def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Without `torch.`."""
+    """The dtype's name without `torch.`: `bfloat16`."""
     return str(dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.train.record.ledger import Ledger, codec_ledger, compare_shared, meaning
+from kontext.train.record.ledger import Ledger, codec_ledger, compare_shared, without_arithmetic
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -46,7 +46,7 @@ def encoded_lines(ctx: StageContext) -> Ledger:
     Empty where it was made before ledgers were.
     """
     artifact = ctx.inputs["encode"]
-    return meaning(artifact.json(LEDGER)) if LEDGER in artifact.names() else {}
+    return without_arithmetic(artifact.json(LEDGER)) if LEDGER in artifact.names() else {}
 
 
 def check_against(
@@ -68,7 +68,7 @@ def check_against(
         return
     made = artifact.json(LEDGER)
     whose = f"{source}/{artifact.digest}"
-    compare_shared(made if arithmetic else meaning(made), lines, whose, f"this {stage}")
+    compare_shared(made if arithmetic else without_arithmetic(made), lines, whose, f"this {stage}")
 
 
 def report_ledger(ctx: StageContext, stage: str, ledger: Mapping[str, str]) -> None:

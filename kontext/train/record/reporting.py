@@ -13,7 +13,7 @@ import torch
 from kontext.parallel.ranks.launch import ranks
 from kontext.parallel.ranks.rank import StepProgress
 from kontext.train.capacity import Estimate, Machine, compared
-from kontext.train.loop.clock import COLUMNS, format_numbers, medians, stretches
+from kontext.train.loop.clock import COLUMNS, downsampled, format_numbers, medians
 from kontext.train.loop.state import TrainState
 from kontext.train.record.board import Board
 from schemas.sections.training import LaunchConfig
@@ -62,7 +62,7 @@ def report_speed(
     found = medians(steady)
     for name, value in found.items():
         ctx.output.metric(f"step_{name}", None if value is None else float(f"{value:.4g}"))
-    ctx.report.table(f"{label}-speed", stretches(steady))
+    ctx.report.table(f"{label}-speed", downsampled(steady))
     said = (
         f"A step took **{_shown(found['seconds'], '.3g')} s**, "
         f"{_shown(found['tokens_per_second'], ',.0f')} tokens/s, model FLOPs utilisation "

@@ -151,7 +151,7 @@ def test_a_killed_loader_goes_on_where_its_last_batch_was_noted(store: ObjectSto
 def test_a_place_of_another_stream_is_refused(store: ObjectStore) -> None:
     (batch,) = take(stream(store).batches(), 1)
     other = stream(store, StreamPlan(budget=120, text=4, seed=4))
-    with pytest.raises(NumericsError, match="other data or order"):
+    with pytest.raises(NumericsError, match="other data or in another order"):
         next(other.batches(batch.place))
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from kontext.errors import ArtifactError
-from kontext.evaluate.benches.held_out import Candidate, Item, build
+from kontext.evaluate.benches.held_out import BenchCandidate, Item, build
 from kontext.evaluate.references import other_targets
 from schemas.sections.evaluation import EvaluateConfig
 
 
 def candidates(
     n: int, cluster: str, category: str = "local", start: int = 0, target: int = 1
-) -> list[Candidate]:
+) -> list[BenchCandidate]:
     return [
-        Candidate(
+        BenchCandidate(
             Item(f"{start + i:064x}", category, "r", "do", "t", "c", "s", cluster), (0,), target
         )
         for i in range(n)
@@ -64,7 +64,7 @@ def test_nothing_to_score_is_one_clear_error() -> None:
 def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
     images = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 60, 120, 180, 240)])
     found = [
-        Candidate(Item(f"{i:064x}", "local", "r", "d", "t", "c", "s", f"k{i % 2}"), (0,), i)
+        BenchCandidate(Item(f"{i:064x}", "local", "r", "d", "t", "c", "s", f"k{i % 2}"), (0,), i)
         for i in range(1, 5)
     ]
     bench = build(found, images.__getitem__, config(4))

@@ -1,7 +1,7 @@
 """No command and no option is lost: those of tests/flows/commands.json are all there.
 
 The file is the list of an earlier version. New commands need no entry. Write it anew with
-`python -m tests.flows.test_cli_commands` where something is taken away on purpose.
+`python -m tests.flows.cli.test_commands` where something is taken away on purpose.
 """
 
 from __future__ import annotations

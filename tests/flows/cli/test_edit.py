@@ -128,13 +128,13 @@ def test_further_turns_are_one_session_and_each_is_screened(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    looked = EditScreening.result
+    looked = EditScreening.check_result
 
-    def result(self: EditScreening, image: Any) -> None:
+    def check_result(self: EditScreening, image: Any) -> None:
         seen.append("result")
         looked(self, image)
 
-    monkeypatch.setattr(EditScreening, "result", result)
+    monkeypatch.setattr(EditScreening, "check_result", check_result)
     output, more = tmp_path / "out.png", ["--then", "add snow", "--json"]
     made = CliRunner().invoke(cli.app, _arguments(folder, "photo.png", output, *more))
     assert made.exit_code == 0, made.output

@@ -18,11 +18,11 @@ from kontext.errors import WeightsError
 from kontext.models.files.convert import rules_for, to_diffusers
 from kontext.models.files.weights import (
     Entry,
+    bfl_entries,
+    diffusers_entries,
     load_weights,
     open_weights,
-    our_entries,
     state_entries,
-    their_entries,
     write_sharded,
     write_weights,
 )
@@ -100,11 +100,11 @@ def test_files_go_there_and_back_in_both_layouts_and_in_shards(
     rules = rules_for(model)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     write_weights(first, state_entries(state), {})
-    theirs = their_entries(our_entries(open_weights(first), rules), rules)
+    theirs = diffusers_entries(bfl_entries(open_weights(first), rules), rules)
     write_sharded(tmp_path / "shards", "model", theirs, limit=9_000 * depth[0])
     names = sorted(p.name for p in (tmp_path / "shards").iterdir())
     assert names[-1] == "model.safetensors.index.json" and len(names) > 3
-    write_weights(second, our_entries(open_weights(tmp_path / "shards"), rules), {})
+    write_weights(second, bfl_entries(open_weights(tmp_path / "shards"), rules), {})
     assert second.read_bytes() == first.read_bytes()
     assert bits(dict(open_weights(tmp_path / "shards"))) == bits(to_diffusers(state, rules))
     again = load_weights(meta(shape), tmp_path / "shards")
@@ -200,7 +200,7 @@ import json, sys
 import torch
 from kontext.models.files.convert import rules_for
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.files.weights import load_weights, open_weights, our_entries, write_weights
+from kontext.models.files.weights import load_weights, open_weights, bfl_entries, write_weights
 from schemas.sections.models import TransformerShape
 
 def status(key):
@@ -217,7 +217,7 @@ if job == "load":
     load_weights(model, path := __import__("pathlib").Path(path), dtype)
     total = float(sum(p.sum(dtype=torch.float32) for p in model.parameters()))  # touch all pages
 else:
-    entries = our_entries(open_weights(__import__("pathlib").Path(path)), rules_for(model), dtype)
+    entries = bfl_entries(open_weights(__import__("pathlib").Path(path)), rules_for(model), dtype)
     write_weights(__import__("pathlib").Path(path).with_name("out.safetensors"), entries, {})
 size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
 print(json.dumps({"peak": status("VmHWM") - before, "size": size}))
@@ -247,7 +247,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             for k, v in model.state_dict().items()
         ]
         write_weights(folder / f"bfl{name}.safetensors", entries, {})
-        theirs = their_entries(entries, rules)
+        theirs = diffusers_entries(entries, rules)
         write_sharded(folder / f"theirs{name}", "model", theirs, limit=10**8)
     yield folder
     shutil.rmtree(folder)  # gigabytes, which the rest of the run would keep

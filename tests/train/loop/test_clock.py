@@ -14,7 +14,7 @@ from kontext.parallel.peaks import PEAKS, peak_flops, peak_of
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.loop import clock as module
 from kontext.train.loop.checkpoint import Checkpoints
-from kontext.train.loop.clock import COLUMNS, Clock, Work, medians, stretches, waiting
+from kontext.train.loop.clock import COLUMNS, Clock, Work, downsampled, medians, waiting
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from schemas.sections.training import ParallelConfig
@@ -136,7 +136,7 @@ def test_every_step_of_a_run_is_measured_also_over_a_resume(tmp_path: Path) -> N
 def test_medians_and_stretches_of_a_long_run() -> None:
     rows = [{"step": i, **dict.fromkeys(COLUMNS, float(i)), "utilisation": None} for i in range(45)]
     assert medians(rows)["seconds"] == 22 and medians(rows)["utilisation"] is None
-    table = stretches(rows)
+    table = downsampled(rows)
     assert len(table) == 15 and [row["step"] for row in table] == list(range(0, 45, 3))
     assert table[1]["seconds"] == 4.0
     assert medians([]) == dict.fromkeys(COLUMNS)

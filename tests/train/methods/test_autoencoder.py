@@ -10,8 +10,8 @@ from kontext.train.loop.fit import fit
 from kontext.train.methods.autoencoder import (
     AutoencoderMethod,
     adaptive_weight,
+    add_latent_noise,
     codec_work,
-    disturb,
     hinge,
     kl_divergence,
     measure_latents,
@@ -59,11 +59,11 @@ def test_it_learns_to_rebuild() -> None:
 
 def test_noise_is_in_units_of_the_latents_and_comes_from_the_draw() -> None:
     latents = 7 * torch.randn(400, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    noisy = disturb(latents, 0.5, torch.Generator().manual_seed(2))
+    noisy = add_latent_noise(latents, 0.5, torch.Generator().manual_seed(2))
     levels = (noisy - latents).std((1, 2, 3)) / latents.std()
     assert 0 <= levels.min() < 0.05 and 0.4 < levels.max() < 0.7  # uniform from 0 to 0.5
     assert levels.mean() == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(noisy, disturb(latents, 0.5, torch.Generator().manual_seed(2)))
+    assert torch.equal(noisy, add_latent_noise(latents, 0.5, torch.Generator().manual_seed(2)))
 
 
 def test_a_decoder_trained_with_noise_reads_through_it() -> None:

@@ -84,7 +84,7 @@ def test_the_loss_is_the_papers_formula() -> None:
 def test_dropped_instructions_become_the_encoded_empty_prompt() -> None:
     data = toy_pairs()
     method = FlowMethod(toy_config(text_dropout=0.999), data)
-    (part,) = method.dropped("edit", data.edits(), generator(0, 0, "dropout"))
+    (part,) = method.drop_conditions("edit", data.edits(), generator(0, 0, "dropout"))
     batch = gather(data, part.pairs, part.text)
     assert torch.equal(batch.tokens, data.text_tokens[:1].expand(8, -1, -1))
     assert batch.tokens.abs().sum() > 0
@@ -100,15 +100,17 @@ def test_category_weights_are_in_force() -> None:
 def test_the_mixture_is_counted_on_what_the_steps_take() -> None:
     config = toy_config(joint_steps=200, category_weights={"local": 3.0}, batch=16)
     method = FlowMethod(config, toy_pairs(), toy_model())
-    seen = [pairs for index in (2, 150) for name, pairs in method.picked(index) if name == "edit"]
+    seen = [pairs for index in (2, 150) for name, pairs in method.pairs_at(index) if name == "edit"]
     rows = {str(row["category"]): row for row in method.mixture()}
     assert sum(float(row["drawn"]) for row in rows.values()) == pytest.approx(1)
     assert rows["local"]["asked"] == pytest.approx(3 / 7)
     for row in rows.values():
         assert row["drawn"] == pytest.approx(row["asked"], abs=0.03)
     taken: list[torch.Tensor] = []
-    real = method.dropped
-    method.dropped = lambda name, pairs, draw: taken.append(pairs) or real(name, pairs, draw)  # type: ignore[assignment,func-returns-value]
+    real = method.drop_conditions
+    method.drop_conditions = lambda name, pairs, draw: (
+        taken.append(pairs) or real(name, pairs, draw)
+    )  # type: ignore[assignment,func-returns-value]
     for index in (2, 150):
         method.step(index)
     assert all(map(torch.equal, [p for p in taken if len(p) == len(seen[0])], seen))

@@ -64,7 +64,7 @@ def apart(method: PictureMethod) -> tuple[float, float]:
         noisy = add_noise(clean, noise, t)
         estimate = noisy - 0.6 * velocity(method.model, noisy, batch, t)
         latents = estimate.view(-1, 2, 2, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, 4, 4, 4)
-        maps, embedding = method.compared(batch.target, latents)
+        maps, embedding = method.decoded_distances(batch.target, latents)
     return float(maps), float(embedding)
 
 
@@ -114,7 +114,7 @@ def test_inputs_are_noised_edits_at_the_flows_own_levels() -> None:
 def test_equal_latents_are_no_distance_apart() -> None:
     method = make()
     latents = method.data.latents[:2]
-    maps, embedding = method.compared(latents, latents)
+    maps, embedding = method.decoded_distances(latents, latents)
     assert float(maps) == 0 and float(embedding) == pytest.approx(0, abs=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_it_is_repeatable() -> None:
 def test_a_split_without_edits_is_refused() -> None:
     method = make()
     nothing = replace(method.data, context=torch.full_like(method.data.context, -1))
-    with pytest.raises(RecipeError, match="needs edits"):
+    with pytest.raises(RecipeError, match="need edits"):
         PictureMethod(method.config, nothing, method.model, method.codec, method.features)
 
 

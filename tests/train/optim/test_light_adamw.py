@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kontext.errors import RecipeError
-from kontext.parallel.world import World, local_of, whole
+from kontext.parallel.world import World, full_tensor, local_part
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
@@ -47,8 +47,8 @@ def trained(
     moments = [s[m] for s in optimizer.state.values() for m in ("exp_avg", "exp_avg_sq")]
     return {
         "losses": [row["loss"] for row in history],
-        "weights": {k: whole(v.detach()) for k, v in method.model.state_dict().items()},
-        "bytes": sum(size_of(local_of(moment)) for moment in moments),
+        "weights": {k: full_tensor(v.detach()) for k, v in method.model.state_dict().items()},
+        "bytes": sum(size_of(local_part(moment)) for moment in moments),
     }
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from kontext.engine.stage import Stage
-from kontext.evaluate.trail import trail_of
+from kontext.evaluate.run_lineage import run_lineage
 from schemas.manifest import Manifest
 
 STAGES = {
@@ -21,7 +21,7 @@ def manifest(stage: str, inputs: dict[str, str]) -> Manifest:
 
 def test_inputs_of_inputs_are_found_through_manifests() -> None:
     known = {"c": manifest("c", {"a": "aaaa", "b": "bbbb"})}
-    trail = trail_of(known, {"c": "cccc"}, STAGES)
+    trail = run_lineage(known, {"c": "cccc"}, STAGES)
     assert trail.digests == {"a": "aaaa", "b": "bbbb", "c": "cccc"}
     assert trail.edges == (("a", "b"), ("a", "c"), ("b", "c"))
     rows = {row["stage"]: row for row in trail.as_json()["artifacts"]}
@@ -30,11 +30,11 @@ def test_inputs_of_inputs_are_found_through_manifests() -> None:
 
 
 def test_manifest_edges_win_over_the_graph() -> None:
-    trail = trail_of({"c": manifest("c", {"b": "bbbb"})}, {"c": "cccc"}, STAGES)
+    trail = run_lineage({"c": manifest("c", {"b": "bbbb"})}, {"c": "cccc"}, STAGES)
     assert ("a", "c") not in trail.edges and ("b", "c") in trail.edges
 
 
 def test_mermaid_has_one_box_per_artifact() -> None:
-    trail = trail_of({}, {"a": "1234567890abcdef", "b": "bbbb"}, STAGES)
+    trail = run_lineage({}, {"a": "1234567890abcdef", "b": "bbbb"}, STAGES)
     text = trail.mermaid()
     assert 'a["a<br/>1234567890ab"]' in text and "a --> b" in text

@@ -12,7 +12,7 @@ from schemas.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Trail:
+class RunLineage:
     """Artifacts (stage -> digest) and edges (input stage, stage), in stage order."""
 
     digests: dict[str, str]
@@ -52,9 +52,9 @@ class Trail:
         }
 
 
-def trail_of(
+def run_lineage(
     manifests: Mapping[str, Manifest], inputs: Mapping[str, str], stages: Mapping[str, Stage]
-) -> Trail:
+) -> RunLineage:
     """The trail of everything that `inputs` (stage -> digest) and their manifests name.
 
     Where a manifest is not at hand, the graph's own edges are drawn.
@@ -70,4 +70,4 @@ def trail_of(
     for stage in ordered:
         sources = manifests[stage].inputs if stage in manifests else stages[stage].inputs
         edges += [(source, stage) for source in ordered if source in sources]
-    return Trail(ordered, tuple(edges), dict(manifests))
+    return RunLineage(ordered, tuple(edges), dict(manifests))
