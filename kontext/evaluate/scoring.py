@@ -12,7 +12,7 @@ from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
-from kontext.models.features.clip import WEIGHTS_FILE, ClipScorer, load_scorer
+from kontext.models.features.clip import WEIGHTS_FILE, SmallScorer, load_scorer
 from kontext.models.features.efficientnet import FeatureNet
 from kontext.models.text.encoders import TextEncoder
 
@@ -38,7 +38,7 @@ def prepare(
     bench: Bench,
     outputs: Mapping[str, Images],
     net: FeatureNet,
-    clip: ClipScorer | None,
+    clip: SmallScorer | None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Scoring]:
     """One Scoring per editor. Outputs that are the context or the target reuse its vectors."""
@@ -70,7 +70,7 @@ def prepare(
     return found
 
 
-def _clip_of(bench: Bench, clip: ClipScorer | None) -> dict[str, NDArray[np.float32]] | None:
+def _clip_of(bench: Bench, clip: SmallScorer | None) -> dict[str, NDArray[np.float32]] | None:
     if clip is None:
         return None
     return {
@@ -86,7 +86,7 @@ def small_clip(
     features: FeatureNet,
     text: TextEncoder,
     device: torch.device | str = "cpu",
-) -> ClipScorer | None:
+) -> SmallScorer | None:
     """The screen stage's small CLIP, or None where the artifact has none.
 
     Raises:
@@ -94,4 +94,4 @@ def small_clip(
     """
     if WEIGHTS_FILE not in screen.names():
         return None
-    return load_scorer(screen, features=features, text=text, device=device)
+    return load_scorer(screen, features, text, device)
