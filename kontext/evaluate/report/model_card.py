@@ -90,4 +90,4 @@ def dataset_card(data: DataFacts, counts: Mapping[str, int], notes: Sequence[str
 
 def _filled(name: str, **values: Any) -> str:
     pages = templates(percent=percent, number=number)
-    return pages.get_template(name).render(values) + "\n"
+    return pages.get_template(name).render(values).rstrip("\n") + "\n"
