@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,10 +28,13 @@ from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.edit.provenance.record import Provenance
 from kontext.edit.request import Edit, Options, PreparedEdit, join_keeps
 from kontext.edit.sizes import TILE_ABOVE, Size, check_size, model_size
-from kontext.edit.weights.folder import Files, LoadedModel, load_model_folder
+from kontext.edit.weights.folder import LoadedModel, load_model_folder
 from kontext.errors import KontextError, WeightsError
 from kontext.models.quantize import Scheme
 from kontext.models.text.encoders import TextEncoder, load_text_encoder
+
+if TYPE_CHECKING:
+    from kontext.engine.stage import ArtifactReader
 
 OnPhase = Callable[[str], None]
 T = TypeVar("T")
@@ -77,7 +80,7 @@ class Editor:
     @classmethod
     def load(
         cls,
-        source: Path | Files,
+        source: Path | ArtifactReader,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         quantize: Scheme | None = None,
