@@ -53,16 +53,9 @@ class Goal:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "sense": self.sense,
-            "goal": self.goal,
-            "unit": self.unit,
-            "reached": self.reached,
-            "certain": self.certain,
-            **self.measured.as_dict(),
-        }
+        own = {key: value for key, value in vars(self).items() if key != "measured"}
+        judged = {"reached": self.reached, "certain": self.certain}
+        return {**own, **judged, **self.measured.as_dict()}
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,6 @@ class FluxTransformer(nn.Module):
         *,
         taps: Sequence[int],
         guidance: Tensor | None = None,
-        attention_mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Image-token states [B, N, hidden] after the blocks `taps`, in the order of `taps`.
 
@@ -195,7 +194,7 @@ class FluxTransformer(nn.Module):
         if self.shape.cached_context:
             length = int((ids[..., 0] == 0).sum(-1).max())
         img, txt, conditioning, rotary, pattern, _ = self._prepare(
-            tokens, ids, text, pooled, timesteps, guidance, length, attention_mask
+            tokens, ids, text, pooled, timesteps, guidance, length, None
         )
         n_txt, x = txt.shape[1], None
         states: dict[int, Tensor] = {}
