@@ -132,13 +132,11 @@ def write_config(
 def load_model_folder(
     source: Path | ArtifactReader,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
     quantize: Scheme | None = None,
 ) -> LoadedModel:
     """Load a folder written by `save_model_folder`, or `model/` of a published artifact.
 
     Args:
-        dtype: of the transformer; None keeps the file's.
         quantize: hold the transformer's weights as `int8` or `fp8`; done before they go to the
             device, which never holds the whole ones.
 
@@ -151,7 +149,7 @@ def load_model_folder(
     config = read_config(source)
     paths = {name: find_file(source, name) for name in (TRANSFORMER, AUTOENCODER)}
     transformer, autoencoder = config.networks()
-    load_weights(transformer, paths[TRANSFORMER], dtype)
+    load_weights(transformer, paths[TRANSFORMER])
     load_weights(autoencoder, paths[AUTOENCODER])
     if quantize:
         quantize_weights(transformer, quantize)
