@@ -15,12 +15,12 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kontext.edit.weights.folder import load_model_folder
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.quantize import quantize, weight_bytes
+from kontext.models.quantize import quantize
 from schemas.sections.models import TransformerShape
 
 RESULTS = Path(__file__).parent / "results"
@@ -67,6 +67,19 @@ def velocities(model: FluxTransformer, side: int, device: str) -> Tensor:
         out = model(given[0], ids, *given[1:], time, target_length=n, guidance=guidance)
         found.append(out.float().cpu())
     return torch.stack(found)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters as they are held, scales of quantised ones included."""
+    return sum(_bytes(parameter.data) for parameter in model.parameters())
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None or type(tensor) in (torch.Tensor, nn.Parameter):
+        return tensor.numel() * tensor.dtype.itemsize
+    names, _ = flatten()
+    return sum(_bytes(getattr(tensor, name)) for name in names)
 
 
 def measure(model: FluxTransformer, side: int, device: str) -> list[dict[str, float | str]]:

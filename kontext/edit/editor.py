@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -28,10 +27,9 @@ from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, sample
 from kontext.edit.provenance.record import Provenance
 from kontext.edit.request import Edit, Options, PreparedEdit, join_keeps
 from kontext.edit.sizes import TILE_ABOVE, Size, check_size, model_size
-from kontext.edit.weights.folder import Files, LoadedModel, load_model_folder
+from kontext.edit.weights.folder import LoadedModel
 from kontext.errors import KontextError, WeightsError
-from kontext.models.quantize import Scheme
-from kontext.models.text.encoders import TextEncoder, load_text_encoder
+from kontext.models.text.encoders import TextEncoder
 
 OnPhase = Callable[[str], None]
 T = TypeVar("T")
@@ -73,26 +71,6 @@ class Editor:
         self.device, self.autocast = torch.device(device), autocast
         self.codec = PictureCodec(model.autoencoder, autocast, tile_above)
         self._prompts: dict[tuple[str, ...], Prompt] = {}
-
-    @classmethod
-    def load(
-        cls,
-        source: Path | Files,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        quantize: Scheme | None = None,
-    ) -> Editor:
-        """Load a model folder, or `model/` of a published artifact.
-
-        Args:
-            dtype: of the transformer; None keeps the file's.
-            quantize: hold the transformer's weights as `int8` or `fp8`.
-
-        Raises:
-            WeightsError: see `load_model_folder` and `load_text_encoder`.
-        """
-        model = load_model_folder(source, device, dtype, quantize)
-        return cls(model, load_text_encoder(model.settings.text_encoder, device), device)
 
     def edit(
         self,

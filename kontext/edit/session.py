@@ -7,7 +7,6 @@ passes the sampled latents of one turn to the next, and decodes only to show the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from kontext.edit.canvas import Image, Mask
 from kontext.edit.editor import Editor
@@ -37,27 +36,26 @@ class Session:
     def turn(
         self,
         instruction: str,
-        *,
+        options: Options | None = None,
         references: Sequence[Image] = (),
+        *,
         seed: int = 0,
         mask: Mask | None = None,
         on_step: OnStep | None = None,
-        **options: Any,
     ) -> Image:
         """Apply one more instruction to the picture and return it; a turn that fails is not taken.
 
         Args:
             mask: bool [H, W] of the picture as it is now, see `Edit`.
-            options: those of `Options`.
 
         Raises:
             KontextError: as for `Editor.edit_many`.
         """
         self.editor.check_instruction(instruction)
-        chosen = Options(**options)
+        options = options or Options()
         edit = Edit([self.image, *references], instruction, seed, mask)
         ready = self.editor.prepare([edit], encoded=[(self.image, self._latents)])
-        self._latents = self.editor.denoise(ready, chosen, on_step)
-        (self.image,) = self.editor.finish(ready, self._latents, chosen)
+        self._latents = self.editor.denoise(ready, options, on_step)
+        (self.image,) = self.editor.finish(ready, self._latents, options)
         self.turns = (*self.turns, instruction)
         return self.image

@@ -38,11 +38,6 @@ def snap(width: int, height: int) -> Size:
     return min(KONTEXT_SIZES, key=lambda size: (abs(aspect - size[0] / size[1]), size))
 
 
-def token_grid(size: Size) -> tuple[int, int]:
-    """(rows, columns) of tokens for an image of `size` (width, height) at FLUX.1's factor 16."""
-    return size[1] // MULTIPLE, size[0] // MULTIPLE
-
-
 def model_size(rule: SizeRule, resolution: int, width: int, height: int) -> Size:
     """The size at which an image of width x height enters a model."""
     return snap(width, height) if rule == "kontext" else (resolution, resolution)

@@ -55,7 +55,10 @@ def model_settings(
 
 @dataclass
 class TrainedModels:
-    """The student and the teacher, behind `EditingModels`. Both have the same autoencoder."""
+    """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3].
+
+    `ids` seed each item's noise, so batches do not matter.
+    """
 
     student: Editor
     teacher: Editor
@@ -101,7 +104,7 @@ class TrainedModels:
         return self._batched(len(images), lambda rows: codec.decode(codec.encode(images[rows])))
 
     def ceiling(self, target: Images, context: Images) -> Images:
-        """The target through the autoencoder, finished as an edit of `context` is."""
+        """What an edit of `context` would be whose latents are the target's."""
         editor = self.student
 
         def one(rows: slice) -> Sequence[Images]:
@@ -115,7 +118,7 @@ class TrainedModels:
         return self._edit(self.student, [[image] for image in context], instructions, ids)
 
     def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """The student's edit as the autoencoder decodes it."""
+        """The student's edit as the autoencoder decodes it, before `kontext.edit.detail`."""
         images = [[image] for image in context]
         return self._edit(self.student, images, instructions, ids, keep_detail=False)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
+
+if TYPE_CHECKING:
+    from kontext.evaluate.models import TrainedModels
 
 
 @dataclass(frozen=True)
@@ -40,30 +43,6 @@ EDITORS: dict[str, EditorSpec] = {
 SEES_TARGET = frozenset({"oracle", "codec_target"})
 
 
-class EditingModels(Protocol):
-    """What the references need from trained weights. Images are uint8 [N, H, W, 3]."""
-
-    def round_trip(self, images: Images) -> Images:
-        """Through the autoencoder and back."""
-
-    def ceiling(self, target: Images, context: Images) -> Images:
-        """The edit of `context` if the sampled latents were the target's."""
-
-    def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """Edit with the student. `ids` seed each item's noise, so batches do not matter."""
-
-    def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """The same edit as the autoencoder decodes it, before `kontext.edit.detail`."""
-
-    def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """Edit with the teacher."""
-
-    def teacher_text_to_image(
-        self, side: tuple[int, int], captions: list[str], ids: list[str]
-    ) -> Images:
-        """Text-to-image with the teacher; `side` is (height, width)."""
-
-
 def other_targets(bench: Bench, seed: int) -> Images:
     """For each item another item's target, from another cluster wherever there is one."""
     clusters = bench.clusters
@@ -76,7 +55,7 @@ def other_targets(bench: Bench, seed: int) -> Images:
     return bench.target[np.array(picked, np.int64)]
 
 
-def run_editors(bench: Bench, models: EditingModels, seed: int) -> dict[str, Images]:
+def run_editors(bench: Bench, models: TrainedModels, seed: int) -> dict[str, Images]:
     """Outputs of every editor on every item, in the order of EDITORS."""
     instructions = [item.instruction for item in bench.items]
     captions = [item.target_caption for item in bench.items]

@@ -23,6 +23,7 @@ from schemas.sections.evaluation import EvaluateConfig
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
 Rows = NDArray[np.int64]  # indices of items
 PSNR_GOAL = 24.0  # dB, held-out images
+_OF_METRIC = ("title", "unit", "better", "judges", "definition")
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,9 @@ class Goal:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "sense": self.sense,
-            "goal": self.goal,
-            "unit": self.unit,
-            "reached": self.reached,
-            "certain": self.certain,
-            **self.measured.as_dict(),
-        }
+        own = {key: value for key, value in vars(self).items() if key != "measured"}
+        judged = {"reached": self.reached, "certain": self.certain}
+        return {**own, **judged, **self.measured.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -102,11 +96,10 @@ def score(
             rows = bench.where(category)
             boot[editor][category] = _resampled(bench, rows, measured_by["success"], config)
             plain[editor][category] = _wilson(bench, rows, measured_by["success"])
-            row = {
+            table[editor][category] = {
                 name: _interval(bench, rows, name, found, config)
                 for name, found in measured_by.items()
             }
-            table[editor][category] = row
     return Scores(
         table=table,
         success_bootstrap=boot,
@@ -114,7 +107,7 @@ def score(
         per_item=per_item,
         success=success,
         unfit=unfit_metrics(table, bench.categories),
-        goals=_goals(table, autoencoder, bench),
+        goals=_goals(table["student"], autoencoder),
         autoencoder=dict(autoencoder),
     )
 
@@ -177,26 +170,17 @@ def _ahead(metric: Metric, a: float, b: float) -> bool:
 
 
 def _goals(
-    table: Mapping[str, Mapping[str, Mapping[str, Interval]]],
-    autoencoder: Mapping[str, Interval],
-    bench: Bench,
+    student: Mapping[str, Mapping[str, Interval]], autoencoder: Mapping[str, Interval]
 ) -> list[Goal]:
-    student = table["student"]
-    nothing = wilson(0, 0)
-    goals = [
-        Goal(
-            name,
-            f"{name} edits",
-            "≥",
-            goal,
-            "%",
-            student[name]["success"] if name in student else nothing,
-        )
-        for name, goal in SUCCESS_GOALS.items()
-    ]
-    outside = student["local"]["outside_ratio"] if "local" in student else nothing
+    def measured(category: str, metric: str) -> Interval:
+        return student[category][metric] if category in student else wilson(0, 0)
+
+    outside = measured("local", "outside_ratio")
     return [
-        *goals,
+        *(
+            Goal(name, f"{name} edits", "≥", goal, "%", measured(name, "success"))
+            for name, goal in SUCCESS_GOALS.items()
+        ),
         Goal("outside", "untouched area of local edits", "≤", MAX_OUTSIDE_RATIO, "×", outside),
         Goal("autoencoder", "autoencoder PSNR", "≥", PSNR_GOAL, "dB", autoencoder["psnr"]),
     ]
@@ -221,39 +205,17 @@ def items_table(bench: Bench, scores: Scores) -> pa.Table:
     for editor, measured in scores.per_item.items():
         values = {name: measured[name].per_item if name in measured else None for name in METRICS}
         for i, item in enumerate(bench.items):
-            row: dict[str, Any] = {
-                "pair_id": item.pair_id,
-                "category": item.category,
-                "relation": item.relation,
-                "instruction": item.instruction,
-                "source": item.source,
-                "cluster": item.cluster,
-                "editor": editor,
-                "success": bool(scores.success[editor][i]),
-            }
+            row: dict[str, Any] = {name: getattr(item, name) for name in _OF_ITEM}
             for name, column in values.items():
-                if name != "success":
-                    row[name] = (
-                        None if column is None or math.isnan(column[i]) else float(column[i])
-                    )
-            rows.append(row)
+                row[name] = None if column is None or math.isnan(column[i]) else float(column[i])
+            rows.append(row | {"editor": editor, "success": bool(scores.success[editor][i])})
     return pa.Table.from_pylist(rows, schema=ITEMS)
 
 
+_OF_ITEM = ("pair_id", "category", "relation", "instruction", "source", "cluster")
 ITEMS = pa.schema(
     [
-        *[
-            pa.field(name, pa.string())
-            for name in (
-                "pair_id",
-                "category",
-                "relation",
-                "instruction",
-                "source",
-                "cluster",
-                "editor",
-            )
-        ],
+        *[pa.field(name, pa.string()) for name in (*_OF_ITEM, "editor")],
         pa.field("success", pa.bool_()),
         *[pa.field(name, pa.float64()) for name in METRICS if name != "success"],
     ],
@@ -270,13 +232,7 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             for name in scores.table
         },
         "metrics": {
-            name: {
-                "title": metric.title,
-                "unit": metric.unit,
-                "better": metric.better,
-                "judges": metric.judges,
-                "definition": metric.definition,
-            }
+            name: {key: getattr(metric, key) for key in _OF_METRIC}
             for name, metric in METRICS.items()
         },
         "categories": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
-from kontext.models.features.clip import WEIGHTS_FILE, ClipScorer, load_scorer
+from kontext.models.features.clip import WEIGHTS_FILE, SmallScorer, load_scorer
 from kontext.models.features.efficientnet import FeatureNet
 from kontext.models.text.encoders import TextEncoder
 
@@ -38,7 +38,7 @@ def prepare(
     bench: Bench,
     outputs: Mapping[str, Images],
     net: FeatureNet,
-    clip: ClipScorer | None,
+    clip: SmallScorer | None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Scoring]:
     """One Scoring per editor. Outputs that are the context or the target reuse its vectors."""
@@ -46,7 +46,7 @@ def prepare(
         id(bench.context): pooled_features(net, bench.context, device),
         id(bench.target): pooled_features(net, bench.target, device),
     }
-    vectors = _clip_of(bench, clip)
+    vectors = _clip_vectors(bench, clip)
     found = {}
     for name, made in outputs.items():
         own = known.get(id(made))
@@ -57,28 +57,21 @@ def prepare(
             context_features=known[id(bench.context)],
             target_features=known[id(bench.target)],
             output_features=pooled_features(net, made, device) if own is None else own,
-            clip=None
-            if clip is None or vectors is None
-            else ClipVectors(
-                context=vectors["context"],
-                target=vectors["target"],
-                output=clip.image_embeddings(made),
-                context_text=vectors["context_text"],
-                target_text=vectors["target_text"],
-            ),
+            clip=vectors(made),
         )
     return found
 
 
-def _clip_of(bench: Bench, clip: ClipScorer | None) -> dict[str, NDArray[np.float32]] | None:
+def _clip_vectors(bench: Bench, clip: SmallScorer | None) -> Callable[[Images], ClipVectors | None]:
+    """What gives an editor's outputs their vectors; those of the bench are computed here, once."""
     if clip is None:
-        return None
-    return {
-        "context": clip.image_embeddings(bench.context),
-        "target": clip.image_embeddings(bench.target),
-        "context_text": clip.text_embeddings([item.context_caption for item in bench.items]),
-        "target_text": clip.text_embeddings([item.target_caption for item in bench.items]),
-    }
+        return lambda made: None
+    context, target = clip.image_embeddings(bench.context), clip.image_embeddings(bench.target)
+    context_text = clip.text_embeddings([item.context_caption for item in bench.items])
+    target_text = clip.text_embeddings([item.target_caption for item in bench.items])
+    return lambda made: ClipVectors(
+        context, target, clip.image_embeddings(made), context_text, target_text
+    )
 
 
 def small_clip(
@@ -86,7 +79,7 @@ def small_clip(
     features: FeatureNet,
     text: TextEncoder,
     device: torch.device | str = "cpu",
-) -> ClipScorer | None:
+) -> SmallScorer | None:
     """The screen stage's small CLIP, or None where the artifact has none.
 
     Raises:
@@ -94,4 +87,4 @@ def small_clip(
     """
     if WEIGHTS_FILE not in screen.names():
         return None
-    return load_scorer(screen, features=features, text=text, device=device)
+    return load_scorer(screen, features, text, device)

@@ -39,12 +39,12 @@ class Interval:
         return {**plain, "small": self.small}
 
 
-def wilson(successes: int, n: int, z: float = Z95, clusters: int = 0) -> Interval:
+def wilson(successes: int, n: int, clusters: int = 0) -> Interval:
     """Wilson score interval of a rate. With n = 0: nan between 0 and 1."""
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0, 0, "wilson")
     assert 0 <= successes <= n
-    rate = successes / n
+    rate, z = successes / n, Z95
     scale = 1.0 + z * z / n
     centre = (rate + z * z / (2 * n)) / scale
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021): W + B A beside frozen linear layers.
 
     apply_lora(model, LoraConfig(rank=16))     # only the adapters train from here on
-    optimizer = AdamW(lora_parameters(model))  # FlowMethod finds them too: the rest is frozen
+    FlowMethod(config, data, model)            # optimises them: the rest is frozen
     save_lora(lora_of(model), path, model)     # kontext.models.files.lora_files
     merge(model)                               # plain linear layers again
 
@@ -164,19 +164,6 @@ def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
     return model
 
 
-def attach_lora(model: FluxTransformer, lora: Lora) -> FluxTransformer:
-    """Freeze the model and add trained adapters to its layers. Returns the model.
-
-    Raises:
-        WeightsError: adapters for another model.
-    """
-    lora.check(model)
-    model.requires_grad_(False)
-    for key, (down, up) in lora.adapters.items():
-        _put(model, key.removesuffix(".weight"), down, up, 1.0)
-    return model
-
-
 def _put(model: nn.Module, name: str, down: Tensor, up: Tensor, scale: float) -> None:
     base = model.get_submodule(name)
     if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
@@ -188,11 +175,6 @@ def _put(model: nn.Module, name: str, down: Tensor, up: Tensor, scale: float) ->
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:
     """The adapted layers by module name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
-
-
-def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """A and B of every adapter: what a LoRA training optimises."""
-    return [p for layer in adapters(model).values() for p in (layer.lora_down, layer.lora_up)]
 
 
 def lora_of(model: nn.Module) -> Lora:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from kontext.errors import WeightsError
@@ -72,16 +71,3 @@ def quantized_names(model: FluxTransformer) -> list[str]:
         and name != kept
         and any(fnmatchcase(name, pattern) for pattern in BLOCKS)
     ]
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters as they are held, scales of quantised ones included."""
-    return sum(_bytes(parameter.data) for parameter in model.parameters())
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None or type(tensor) in (torch.Tensor, nn.Parameter):
-        return tensor.numel() * tensor.dtype.itemsize
-    names, _ = flatten()
-    return sum(_bytes(getattr(tensor, name)) for name in names)

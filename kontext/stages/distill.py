@@ -184,7 +184,7 @@ def _ledger(
         ),
         "text: length": str(data.text_tokens.shape[1]),
         "text: dtype": dtype_name(data.text_tokens.dtype),
-        "codec: sha256": codec_digest(ctx),
+        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
     }
     ledger = {**encoded_lines(ctx), **measured}
     check_against(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -29,7 +28,13 @@ from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
 from kontext.parallel.ranks.rank import Rank
-from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger, report_ledger
+from kontext.train.record.numerics import (
+    LEDGER,
+    check_against,
+    codec_digest,
+    encoded_ledger,
+    report_ledger,
+)
 from schemas.sections.training import EncodeConfig
 
 STAGE = Stage(
@@ -65,7 +70,7 @@ def run(ctx: StageContext) -> None:
 
     on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
     splits = _splits(ctx.inputs["shard"])
-    codec = _codec_digest(ctx.inputs["train-autoencoder"])
+    codec = codec_digest(ctx.inputs["train-autoencoder"])
     latents, texts = (
         write_bank(
             ctx.output,
@@ -108,7 +113,7 @@ def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
         rank.progress(done, total, {})
 
     for name, entries, encode in (
-        _latents(config, model, splits, _codec_digest(trained), world.device, progress),
+        _latents(config, model, splits, codec_digest(trained), world.device, progress),
         _texts(config, encoder, splits, progress),
     ):
         make_shards(
@@ -129,10 +134,6 @@ BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 def _splits(shards: ArtifactReader) -> list[PairSet]:
     return [load_split(shards, name) for name in ("train", "val", "test")]
-
-
-def _codec_digest(codec: ArtifactReader) -> str:
-    return hashlib.sha256(codec.path("autoencoder.safetensors").read_bytes()).hexdigest()
 
 
 def _latents(

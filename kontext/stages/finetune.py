@@ -175,7 +175,7 @@ def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
         "guidance: dropout of both": f"{config.both_dropout:g}",
         "text: length": str(data.text_tokens.shape[1]),
         "text: dtype": dtype_name(data.text_tokens.dtype),
-        "codec: sha256": codec_digest(ctx),
+        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
     }
     check_against(ctx, "finetune", measured, "encode", arithmetic=False)
     ledger = {**encoded_lines(ctx), **measured}

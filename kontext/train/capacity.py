@@ -68,11 +68,11 @@ class Estimate:
     steps: int
     flops: int  # of a step of all ranks
     state_gib: float  # per GPU: masters, gradients, optimiser, averages, frozen copies
-    activations_gib: float  # per GPU
-    step_seconds: float | None
     recompute: Recompute
-    fits: bool
-    advice: str
+    activations_gib: float = 0.0  # per GPU
+    step_seconds: float | None = None
+    fits: bool = True
+    advice: str = "the recipe fits as it is"
 
     @property
     def memory_gib(self) -> float:
@@ -124,14 +124,13 @@ def estimate_autoencoder(config: AutoencoderConfig, side: int, machine: Machine)
         steps=config.steps,
         flops=total // max(1, config.steps),
         state_gib=_state(count, config.optimizer, 1),
-        activations_gib=kept / _GIB,
-        step_seconds=None,
         recompute="none",
-        fits=True,
-        advice="",
+        activations_gib=kept / _GIB,
     )
     # every rank holds the whole codec: the adaptive weight needs whole gradients
-    return _judged(made, machine, "a smaller autoencoder.batch")
+    if made.memory_gib > machine.memory:
+        made = replace(made, fits=False, advice="take a smaller autoencoder.batch")
+    return _timed(made, machine)
 
 
 def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> Estimate:
@@ -149,11 +148,7 @@ def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> E
         steps=steps,
         flops=(config.t2i_steps * first + config.joint_steps * joint) // max(1, steps),
         state_gib=_state(count, config.optimizer, machine.gpus) + _gathered(config, machine),
-        activations_gib=0.0,
-        step_seconds=None,
         recompute=config.parallel.recompute,
-        fits=True,
-        advice="",
     )
     sharing = config.parallel.context
     rows = -(-config.batch // (machine.gpus // sharing or 1))
@@ -176,11 +171,7 @@ def estimate_ladd(
         steps=config.steps,
         flops=ladd_flops(config, shape, tokens),
         state_gib=_state(count, "adamw", machine.gpus) + frozen,
-        activations_gib=0.0,
-        step_seconds=None,
         recompute=config.parallel.recompute,
-        fits=True,
-        advice="",
     )
     rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
     # the student's pass and the teacher's behind it are both kept
@@ -212,14 +203,10 @@ def _with_switches(
         return replace(found, fits=found.memory_gib <= machine.memory)
 
     asked = at(base.recompute)
-    advice = "the recipe fits as it is"
     if not asked.fits:
         advice = _advice(at, asked.recompute, machine, section, max(1, int(rows)))
-    seconds = None
-    if machine.speed is not None:
-        again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[asked.recompute]
-        seconds = asked.flops * again / machine.speed
-    return replace(asked, advice=advice, step_seconds=seconds)
+        asked = replace(asked, advice=advice)
+    return _timed(asked, machine)
 
 
 def _advice(
@@ -238,11 +225,12 @@ def _advice(
     return f"set {switch}=full and a smaller batch, or more GPUs"
 
 
-def _judged(made: Estimate, machine: Machine, switch: str) -> Estimate:
-    fits = made.memory_gib <= machine.memory
-    seconds = None if machine.speed is None else made.flops / machine.speed
-    advice = "the recipe fits as it is" if fits else f"take {switch}"
-    return replace(made, fits=fits, step_seconds=seconds, advice=advice)
+def _timed(made: Estimate, machine: Machine) -> Estimate:
+    """With the seconds of a step, where the machine's peak is known."""
+    if machine.speed is None:
+        return made
+    again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[made.recompute]
+    return replace(made, step_seconds=made.flops * again / machine.speed)
 
 
 def _state(parameters: int, optimizer: str, ranks: int) -> float:
@@ -310,9 +298,8 @@ def activation_bytes_per_token(mlp_ratio: float) -> tuple[float, float, float]:
     return double, slope(1, 2) - one, one - double
 
 
-def _kept(depth: int, singles: int, mlp_ratio: float, side: int, text: int = 32) -> int:
-    """Bytes that autograd keeps of a forward pass of one small sample."""
-
+def _kept(depth: int, singles: int, mlp_ratio: float, side: int) -> int:
+    """Bytes that autograd keeps of a forward pass of one small sample with 32 tokens of text."""
     shape = TransformerShape(
         in_channels=16,
         vec_in_dim=8,
@@ -332,7 +319,7 @@ def _kept(depth: int, singles: int, mlp_ratio: float, side: int, text: int = 32)
     ids = sequence_ids((side, side), [(side, side)])
     with _saved(own) as held, _fused(), torch.autocast("cpu", torch.bfloat16):
         out = model(
-            tokens, ids, torch.randn(1, text, 16), torch.randn(1, 8), torch.rand(1), target_length=n
+            tokens, ids, torch.randn(1, 32, 16), torch.randn(1, 8), torch.rand(1), target_length=n
         )
     del out
     return sum(held.values())

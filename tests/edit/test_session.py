@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kontext.edit.canvas import composite, latent_mask
 from kontext.edit.editor import Editor
 from kontext.edit.euler import Keep, Prompt, noise, sample
-from kontext.edit.request import Edit
+from kontext.edit.request import Edit, Options
 from kontext.edit.session import Session
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.errors import KontextError
@@ -98,7 +98,7 @@ def test_kept_detail_makes_the_edit_that_changes_nothing_the_picture_itself(
     assert far(editor.edit([photo()], "keep it", keep_detail=True)) <= 1
     session = Session(editor, photo())
     for number in range(2):
-        session.turn("keep it", seed=number, keep_detail=True)
+        session.turn("keep it", Options(keep_detail=True), seed=number)
     assert far(session.image) <= 1
 
 

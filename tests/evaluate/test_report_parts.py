@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
-from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size
+from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size, templates
 from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
-from kontext.evaluate.report.lineage import Node, lineage_svg
+from kontext.evaluate.report.lineage import Node, drawing
 from kontext.evaluate.report.model import HeatMap
 
 
@@ -52,7 +52,7 @@ def chain() -> list[Node]:
 
 
 def test_lineage_draws_a_box_per_stage_and_an_arrow_per_edge() -> None:
-    svg = lineage_svg(chain(), columns=2)
+    svg = templates().get_template("lineage.svg").render(drawing(chain(), columns=2))
     assert svg.count("<rect") == 4 and svg.count('class="edge"') == 3
     assert "1111111111<" in svg and 'class="box gpu pending"' in svg and ">next<" in svg
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from kontext.edit.sizes import KONTEXT_SIZES, token_grid
+from kontext.edit.sizes import KONTEXT_SIZES
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.compile import LengthError, closed_lengths, compile_blocks
@@ -46,7 +46,7 @@ def inputs(grid: tuple[int, int], contexts: int = 1) -> dict[str, Any]:
 
 
 def test_kontexts_17_sizes_are_9_lengths_for_each_number_of_contexts() -> None:
-    targets = [rows * columns for rows, columns in map(token_grid, KONTEXT_SIZES)]
+    targets = [width // 16 * (height // 16) for width, height in KONTEXT_SIZES]
     assert len(closed_lengths(targets, 512, contexts=0)) == 9
     assert len(closed_lengths(targets, 512)) == 18
     assert 512 + 2 * 4096 in closed_lengths(targets, 512)

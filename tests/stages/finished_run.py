@@ -75,7 +75,9 @@ def make_data(harness: Harness, splits: Sequence[str] = ("train", "test")) -> No
     harness.make("index", lambda w: w.add_json("index.json", index))
 
 
-def _pairs(splits: Sequence[str]) -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
+def _pairs(
+    splits: Sequence[str] = SPLIT_NAMES,
+) -> tuple[dict[str, np.ndarray], list[dict[str, object]]]:
     rng = np.random.default_rng(0)
     images: dict[str, np.ndarray] = {}
     rows: list[dict[str, object]] = []

@@ -16,6 +16,8 @@ from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.stage import ArtifactOutput
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
+from kontext.models.features.efficientnet import load_features
+from kontext.models.text.encoders import load_text_encoder
 from kontext.safety import screening
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
@@ -174,7 +176,8 @@ def test_decisions_name_the_drop_and_no_content(made: tuple[Harness, Artifact]) 
 def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> None:
     _, artifact = made
     assert artifact.json("policy.json")["version"] == "default-1"
-    vectors = load_scorer(artifact).image_embeddings(np.stack(PICTURES[:2]))
+    scorer = load_scorer(artifact, load_features(), load_text_encoder())
+    vectors = scorer.image_embeddings(np.stack(PICTURES[:2]))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     metrics = artifact.manifest.metrics
     assert metrics["pairs_screened"] == len(PAIR_PLAN)

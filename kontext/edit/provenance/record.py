@@ -112,16 +112,3 @@ def encode_image(image: NDArray[np.uint8], provenance: Provenance, format_name: 
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
-
-
-def read_provenance(path: Path) -> dict[str, Any] | None:
-    """The provenance inside an image file, or None where it has none of ours."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        raw = image.info.get(_KEY) or image.getexif().get(_EXIF_DESCRIPTION)
-    try:
-        found = json.loads(raw) if isinstance(raw, str) else None
-    except json.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) and "digest" in found else None

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from torch import nn
 from kontext.edit.weights.folder import (
     AUTOENCODER,
     TRANSFORMER,
-    Files,
     ModelFile,
     find_file,
     read_config,
@@ -40,6 +39,9 @@ from kontext.models.files.weights import (
     write_weights,
 )
 from kontext.models.flux.transformer import FluxTransformer
+
+if TYPE_CHECKING:
+    from kontext.engine.stage import ArtifactReader
 
 CHANGES_RESULTS = False  # writes other layouts of weights that are there
 
@@ -69,7 +71,7 @@ class Exported:
 
 
 def export_model(
-    source: Path | Files, folder: Path, layout: Layout, dtype: torch.dtype | None = None
+    source: Path | ArtifactReader, folder: Path, layout: Layout, dtype: torch.dtype | None = None
 ) -> Exported:
     """Write a model folder's weights to `folder`, one tensor at a time.
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +26,9 @@ from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.quantize import Scheme, check_scheme
 from kontext.models.quantize import quantize as quantize_weights
 from schemas.sections.models import AutoencoderShape, TransformerShape
+
+if TYPE_CHECKING:
+    from kontext.engine.stage import ArtifactReader
 
 CONFIG, TRANSFORMER, AUTOENCODER = (
     "config.json",
@@ -90,13 +93,6 @@ class LoadedModel:
     quantize: Scheme | None = None  # how the transformer's weights are held
 
 
-class Files(Protocol):
-    """Anything that finds files by name, such as a published artifact."""
-
-    def path(self, name: str) -> Path:
-        """Local path of the file `name`."""
-
-
 def save_model_folder(
     folder: Path,
     transformer: FluxTransformer,
@@ -134,15 +130,13 @@ def write_config(
 
 
 def load_model_folder(
-    source: Path | Files,
+    source: Path | ArtifactReader,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
     quantize: Scheme | None = None,
 ) -> LoadedModel:
     """Load a folder written by `save_model_folder`, or `model/` of a published artifact.
 
     Args:
-        dtype: of the transformer; None keeps the file's.
         quantize: hold the transformer's weights as `int8` or `fp8`; done before they go to the
             device, which never holds the unquantised ones.
 
@@ -155,7 +149,7 @@ def load_model_folder(
     config = read_config(source)
     paths = {name: find_file(source, name) for name in (TRANSFORMER, AUTOENCODER)}
     transformer, autoencoder = config.networks()
-    load_weights(transformer, paths[TRANSFORMER], dtype)
+    load_weights(transformer, paths[TRANSFORMER])
     load_weights(autoencoder, paths[AUTOENCODER])
     if quantize:
         quantize_weights(transformer, quantize)
@@ -164,7 +158,7 @@ def load_model_folder(
     return LoadedModel(transformer, autoencoder, config.settings, config.digest, quantize)
 
 
-def read_config(source: Path | Files) -> ModelFile:
+def read_config(source: Path | ArtifactReader) -> ModelFile:
     """The configuration of a model folder. Raises WeightsError where it is none."""
     path = find_file(source, CONFIG)
     try:
@@ -173,7 +167,7 @@ def read_config(source: Path | Files) -> ModelFile:
         raise WeightsError(f"{path}: not a kontext model configuration") from error
 
 
-def find_file(source: Path | Files, name: str) -> Path:
+def find_file(source: Path | ArtifactReader, name: str) -> Path:
     """Where a file of a model folder lies. Raises WeightsError where it is missing."""
     path = source / name if isinstance(source, Path) else source.path(f"model/{name}")
     if not path.is_file():

@@ -19,11 +19,10 @@ from kontext.errors import ArtifactError, WeightsError
 if TYPE_CHECKING:
     import torch
 
-    from kontext.edit.weights.folder import Files
     from kontext.edit.weights.imports import WeightsSource
     from kontext.models.files.recognise import Recognised
     from kontext.models.files.weights import WeightsFile
-    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 
 OpenStore = Callable[[], "ArtifactStore"]  # called where a model is no file or folder
 
@@ -176,7 +175,7 @@ def export_weights(
     return {"folder": str(made.folder), "files": list(made.files), "note": made.note}
 
 
-def model_source(ref: str, open_store: OpenStore) -> Path | Files:
+def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
     """A model folder, or an artifact with one in it; for an empty `ref` the latest published.
 
     Raises:

@@ -69,8 +69,7 @@ class Metric:
     title: str
     unit: str  # "", "%", "dB", "x"
     better: Literal["higher", "lower"]
-    judges: Literal[
-        "edit", "preservation"
-    ]  # doing nothing must score worst in "edit", best in "preservation"
+    # doing nothing must score worst in "edit", best in "preservation"
+    judges: Literal["edit", "preservation"]
     definition: str
     measure: Callable[[Scoring], Measured | None]

@@ -17,6 +17,7 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.model import EditorRow, MetricTable, ReportData
 from kontext.evaluate.score import Scores
+from kontext.evaluate.statistics import Interval
 from kontext.models.precision import bf16_supported
 from kontext.train.flow.timesteps import shift_mu
 from schemas.manifest import Manifest
@@ -125,15 +126,14 @@ def _facts(
 
 
 def _editors(scores: Scores, bench: Bench) -> list[EditorRow]:
-    return [
-        EditorRow(
-            name,
-            EDITORS[name].title,
-            EDITORS[name].what,
-            {category: row[category]["success"] for category in bench.categories},
-        )
-        for name, row in scores.table.items()
-    ]
+    return [_row(name, row, "success", bench) for name, row in scores.table.items()]
+
+
+def _row(
+    editor: str, by: Mapping[str, Mapping[str, Interval]], metric: str, bench: Bench
+) -> EditorRow:
+    measured = {c: by[c][metric] for c in bench.categories if metric in by[c]}
+    return EditorRow(editor, EDITORS[editor].title, EDITORS[editor].what, measured)
 
 
 def metric_tables(scores: Scores, bench: Bench) -> list[MetricTable]:
@@ -142,15 +142,7 @@ def metric_tables(scores: Scores, bench: Bench) -> list[MetricTable]:
     for name, metric in METRICS.items():
         if name == "success" or not any(name in measured for measured in scores.per_item.values()):
             continue
-        rows = tuple(
-            EditorRow(
-                editor,
-                EDITORS[editor].title,
-                EDITORS[editor].what,
-                {c: by[c][name] for c in bench.categories if name in by[c]},
-            )
-            for editor, by in scores.table.items()
-        )
+        rows = tuple(_row(editor, by, name, bench) for editor, by in scores.table.items())
         unfit = frozenset(row["category"] for row in scores.unfit if row["metric"] == name)
         tables.append(
             MetricTable(

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kontext.evaluate.report.lineage import lineage_svg
+from kontext.evaluate.report.lineage import drawing
 from kontext.evaluate.report.model import HeatMap, ReportData
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _HERE = Path(__file__).parent
 
 
-def render(data: ReportData, folder: Path) -> Path:
-    """Write index.html and assets/report.css into `folder` (where `Assets` put the pictures)."""
+def templates(**filters: Callable[..., Any]) -> Environment:
+    """The templates of this folder, with `filters` by name. Markdown is not escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(_HERE),
-        autoescape=True,
+        autoescape=lambda name: name is not None and name.endswith((".html", ".svg")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "size": size, "duration": duration, "heat": heat}
-    page = environment.get_template("report.html").render(
-        r=data, lineage_svg=lineage_svg(data.nodes) if data.nodes else ""
-    )
+    environment.filters |= filters
+    return environment
+
+
+def render(data: ReportData, folder: Path) -> Path:
+    """Write index.html and assets/report.css into `folder` (where `Assets` put the pictures)."""
+    pages = templates(figure=figure, size=size, duration=duration, heat=heat)
+    page = pages.get_template("report.html").render(r=data, **drawing(data.nodes))
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_HERE / "report.css", folder / "assets" / "report.css")
     index = folder / "index.html"

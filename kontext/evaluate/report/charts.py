@@ -11,10 +11,12 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_SIZE = (4.3, 2.7)  # inches
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 # series colours, in the order of the page's --c1 … --c6
 SERIES = ("#020301", "#020302", "#020303", "#020304", "#020305", "#020306")
@@ -35,7 +37,6 @@ class Curve:
     y: NDArray[np.float64]
     colour: int = 0
     faint: bool = False
-    dashed: bool = False
 
 
 def drawable() -> bool:
@@ -62,11 +63,7 @@ def line_chart(
     lines: Sequence[Curve],
     xlabel: str,
     ylabel: str,
-    *,
-    log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
-    goal: tuple[float, str] | None = None,
-    size: tuple[float, float] = (4.3, 2.7),
 ) -> str:
     """Inline SVG of curves, with labels at their right ends. `marks` are labelled vertical lines.
 
@@ -75,7 +72,7 @@ def line_chart(
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines or not drawable():
         return ""
-    figure, axes = _axes(size)
+    figure, axes = _axes()
     for line in lines:
         colour = SERIES[line.colour % len(SERIES)]
         known = np.isfinite(line.y)
@@ -85,24 +82,15 @@ def line_chart(
             color=colour,
             linewidth=0.8 if line.faint else 1.8,
             alpha=0.28 if line.faint else 1.0,
-            linestyle=(0, (4, 2)) if line.dashed else "-",
             marker="o" if known.sum() < 16 and not line.faint else "",
             markersize=3,
             label=None if line.faint else line.label,
         )
-    if log:
-        axes.set_yscale("log")
     for x, label in marks:
         axes.axvline(x, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.annotate(
             label, (x, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -9),
             textcoords="offset points", fontsize=8, color=MUTED,
-        )  # fmt: skip
-    if goal is not None:
-        axes.axhline(goal[0], color=MUTED, linewidth=0.9, linestyle=(0, (5, 3)))
-        axes.annotate(
-            goal[1], (1.0, goal[0]), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-            textcoords="offset points", fontsize=8, color=MUTED, ha="right",
         )  # fmt: skip
     axes.set_xlabel(xlabel, fontsize=8.5, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=8.5, color=MUTED)
@@ -115,10 +103,10 @@ def line_chart(
     return _svg(figure, f"{ylabel} over {xlabel}", hashlib.sha256(data).hexdigest())
 
 
-def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]
+def _axes() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     figure.patch.set_alpha(0.0)
     axes.patch.set_alpha(0.0)

@@ -104,9 +104,9 @@ def _relations(inputs: Inputs) -> dict[str, tuple[str, str]]:
     return {row["pair_id"]: (row["relation_class"], row["relation"]) for row in pairs.to_pylist()}
 
 
-def _count(title: str, what: str, values: Sequence[str], note: str = "") -> TableBlock:
+def _count(title: str, what: str, values: Sequence[str]) -> TableBlock:
     counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    return TableBlock(title, (what, "images"), tuple(counts), note)
+    return TableBlock(title, (what, "images"), tuple(counts))
 
 
 def _dropped(inputs: Inputs) -> TableBlock:

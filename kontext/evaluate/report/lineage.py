@@ -1,10 +1,10 @@
-"""The lineage diagram: one box per stage with its digest, drawn as plain SVG."""
+"""Where everything of the lineage diagram lies: one box per stage with its digest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 from kontext.store.artifacts.lineage import reduced_edges
 
@@ -22,23 +22,19 @@ class Node:
     pool: str = "cpu"
 
 
-def lineage_svg(nodes: Sequence[Node], columns: int = 6) -> str:
-    """Inline SVG, `columns` boxes to a row in the given order, arrows along `reduced_edges`."""
+def drawing(nodes: Sequence[Node], columns: int = 6) -> dict[str, Any]:
+    """What `lineage.svg` draws: `columns` boxes to a row, arrows along `reduced_edges`."""
     place = {node.stage: (i % columns, i // columns) for i, node in enumerate(nodes)}
     rows = -(-len(nodes) // columns)
-    width = PAD * 2 + columns * BOX_W + (columns - 1) * GAP_X
-    height = PAD * 2 + rows * BOX_H + (rows - 1) * GAP_Y
-    parts = [
-        f'<svg role="img" aria-label="Lineage of the stages" class="lineage" '
-        f'viewBox="0 0 {width} {height}">',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto-start-reverse"><path d="M0 0.8 L7 4 L0 7.2 z"/></marker>'
-        "</defs>",
-        *[_edge(place, *edge) for edge in reduced_edges({n.stage: n.inputs for n in nodes})],
-        *[_box(node, *_corner(place[node.stage])) for node in nodes],
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    edges = reduced_edges({node.stage: node.inputs for node in nodes})
+    return {
+        "width": PAD * 2 + columns * BOX_W + (columns - 1) * GAP_X,
+        "height": PAD * 2 + rows * BOX_H + (rows - 1) * GAP_Y,
+        "box_width": BOX_W,
+        "box_height": BOX_H,
+        "edges": [_edge(place, *edge) for edge in edges],
+        "boxes": [(node, *_corner(place[node.stage])) for node in nodes],
+    }
 
 
 def _corner(cell: tuple[int, int]) -> tuple[int, int]:
@@ -46,6 +42,7 @@ def _corner(cell: tuple[int, int]) -> tuple[int, int]:
 
 
 def _edge(place: Mapping[str, tuple[int, int]], a: str, b: str) -> str:
+    """The path of an arrow from the box of `a` to that of `b`."""
     (ax, ay), (bx, by) = _corner(place[a]), _corner(place[b])
     if place[a][1] == place[b][1] and place[b][0] == place[a][0] + 1:
         y = ay + BOX_H / 2
@@ -67,17 +64,4 @@ def _edge(place: Mapping[str, tuple[int, int]], a: str, b: str) -> str:
                 f" Q{x0} {middle} {x0 + side * turn} {middle} L{x1 - side * turn} {middle} "
                 f"Q{x1} {middle} {x1} {middle + turn} L{x1} {y1}"
             )
-    return f'<path class="edge" d="{path}" marker-end="url(#tip)"/>'
-
-
-def _box(node: Node, x: int, y: int) -> str:
-    kind = "box gpu" if node.pool == "gpu" else "box"
-    kind += "" if node.digest else " pending"
-    middle = x + BOX_W / 2
-    detail = f'<text class="detail" x="{middle}" y="{y + 55}">{escape(node.detail)}</text>'
-    return (
-        f'<g class="{kind}"><rect x="{x}" y="{y}" width="{BOX_W}" height="{BOX_H}" rx="9"/>'
-        f'<text class="stage" x="{middle}" y="{y + 23}">{escape(node.stage)}</text>'
-        f'<text class="digest" x="{middle}" y="{y + 40}">{escape(node.digest[:10] or "next")}'
-        f"</text>{detail if node.detail else ''}</g>"
-    )
+    return path

@@ -151,7 +151,6 @@ class ReportData:
     pictures: list[tuple[str, str]] = field(default_factory=list)  # (path, caption)
     samples: dict[str, list[SamplePair]] = field(default_factory=dict)
     data_tables: list[TableBlock] = field(default_factory=list)
-    licences: list[tuple[str, int]] = field(default_factory=list)
     safety_facts: list[tuple[str, str]] = field(default_factory=list)
     safety_tables: list[TableBlock] = field(default_factory=list)
     latency: list[dict[str, Any]] = field(default_factory=list)

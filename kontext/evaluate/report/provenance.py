@@ -13,13 +13,8 @@ from schemas.manifest import Manifest
 
 
 def manifests(inputs: Mapping[str, ArtifactReader]) -> dict[str, Manifest]:
-    """Manifest of every input that has one (artifacts of the store do), in their order."""
-    found: dict[str, Manifest] = {}
-    for stage, reader in inputs.items():
-        manifest = getattr(reader, "manifest", None)
-        if isinstance(manifest, Manifest):
-            found[stage] = manifest
-    return found
+    """Every input's manifest, in their order."""
+    return {stage: reader.manifest for stage, reader in inputs.items()}
 
 
 def nodes(

@@ -114,14 +114,11 @@ def distill_charts(artifact: ArtifactReader) -> list[Chart]:
 
 
 def level_map(artifact: ArtifactReader) -> HeatMap | None:
-    """Held-out loss per noise level x category of the last recorded step."""
+    """Held-out loss per noise level x category."""
     levels = artifact.table("levels.parquet")
     if not levels.num_rows:
         return None
     rows = levels.to_pylist()
-    if "step" in levels.column_names:
-        last = max(row["step"] for row in rows)
-        rows = [row for row in rows if row["step"] == last]
     times = sorted({round(float(row["t"]), 3) for row in rows})
     loss = {(row["category"], round(float(row["t"]), 3)): float(row["loss"]) for row in rows}
     names = [name for name in RELATION_CLASSES if any(key[0] == name for key in loss)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kontext.evaluate.report.builder import templates
 from kontext.evaluate.score import Goal, Scores
 
 
@@ -21,12 +22,11 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def goal_rows(scores: Scores) -> list[dict[str, Any]]:
-    """One row per goal, for a table."""
-    return [goal_row(goal) for goal in scores.goals]
+    """One row per goal, for a table: goal, figure, interval, n and verdict as text."""
+    return [_goal_row(goal) for goal in scores.goals]
 
 
-def goal_row(goal: Goal) -> dict[str, Any]:
-    """Goal, figure, interval, n and verdict as text."""
+def _goal_row(goal: Goal) -> dict[str, Any]:
     measured = goal.measured
     interval = "–".join(with_unit(v, goal.unit) for v in (measured.low, measured.high))
     return {
@@ -39,25 +39,10 @@ def goal_row(goal: Goal) -> dict[str, Any]:
     }
 
 
-def verdict_table(scores: Scores) -> str:
-    """The goals as a markdown table."""
-    lines = ["| goal | wanted | measured | 95 % interval | n | |", "|---|---|---|---|---|---|"]
-    for row in goal_rows(scores):
-        verdict = f"**{row['verdict']}**" if row["verdict"] == "reached" else row["verdict"]
-        lines.append(
-            f"| {row['goal']} | {row['wanted']} | {row['measured']} | {row['interval']} "
-            f"| {row['n']} | {verdict} |"
-        )
-    return "\n".join(lines)
-
-
 def verdict_markdown(scores: Scores, page: Path) -> str:
-    """The verdict for the run page."""
-    reached = sum(goal.reached for goal in scores.goals)
-    return (
-        f"**{reached} of {len(scores.goals)} goals reached** by the student on held-out concepts."
-        f"\n\n{verdict_table(scores)}\n\nReport: `{page}`\n"
-    )
+    """The verdict for the run page, with the goals as a table."""
+    template = templates().get_template("verdict.md")
+    return template.render(goals=scores.goals, rows=goal_rows(scores), page=page) + "\n"
 
 
 def unfit_line(unfit: Sequence[Mapping[str, str]]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+_LAYERS = 3  # that halve the side
+
 
 class PatchDiscriminator(nn.Module):
     """pix2pix's NLayer discriminator: one logit per overlapping patch.
@@ -12,24 +14,18 @@ class PatchDiscriminator(nn.Module):
     generated batches.
     """
 
-    def __init__(
-        self,
-        channels: int = 64,
-        layers: int = 3,
-        in_channels: int = 3,
-        norm: bool = True,
-    ) -> None:
+    def __init__(self, channels: int = 64) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        width = in_channels
-        for i in range(layers + 1):
-            out, stride = channels * min(2**i, 8), 2 if i < layers else 1
-            blocks.append(_conv(width, out, 4, stride, 1))
-            if norm and i > 0:
+        width = 3
+        for i in range(_LAYERS + 1):
+            out, stride = channels * min(2**i, 8), 2 if i < _LAYERS else 1
+            blocks.append(_conv(width, out, stride))
+            if i > 0:
                 blocks.append(nn.GroupNorm(min(32, out // 4), out))
             blocks.append(nn.LeakyReLU(0.2))
             width = out
-        blocks.append(_conv(width, 1, 4, 1, 1))
+        blocks.append(_conv(width, 1, 1))
         self.main = nn.Sequential(*blocks)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,8 +33,8 @@ class PatchDiscriminator(nn.Module):
         return self.main(images)  # type: ignore[no-any-return]
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
+def _conv(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, 4, stride, 1)
     nn.init.normal_(conv.weight, std=0.02)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)

@@ -160,11 +160,6 @@ def to_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str
     return out
 
 
-def from_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """diffusers' tensors in our (BFL) layout."""
-    return {rule.bfl: rule.join([state[part] for part in rule.parts]) for rule in rules}
-
-
 def transformer_config(shape: TransformerShape) -> dict[str, Any]:
     """diffusers' `transformer/config.json`.
 

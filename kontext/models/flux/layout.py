@@ -96,7 +96,10 @@ def attention_pattern(attention_mask: Tensor | None, main: int | None) -> Attent
 
 @dataclass(frozen=True)
 class ContextCache:
-    """Keys and values of an edit's contexts, one pair per block (see `FluxTransformer`)."""
+    """Keys and values of an edit's contexts, one pair per block (see `FluxTransformer`).
+
+    At FLUX.1's size they take 2.9 GB in bf16 for one context of 1024 x 1024.
+    """
 
     layers: tuple[KeysValues, ...]
 
@@ -104,8 +107,3 @@ class ContextCache:
     def length(self) -> int:
         """Context tokens."""
         return self.layers[0][0].shape[2] if self.layers else 0
-
-    @property
-    def nbytes(self) -> int:
-        """Memory: at FLUX.1's size 2.9 GB in bf16 for one context of 1024 x 1024."""
-        return sum(x.nbytes for layer in self.layers for x in layer)

@@ -52,11 +52,6 @@ def sequence_ids(
     return torch.cat([image_ids(h, w, t, device) for t, (h, w) in enumerate(grids)])
 
 
-def text_ids(length: int, device: torch.device | str | None = None) -> Tensor:
-    """Positions of text tokens: zeros [length, 3]."""
-    return torch.zeros(length, 3, device=device)
-
-
 def rope(ids: Tensor, axes_dim: Sequence[int], theta: int) -> tuple[Tensor, Tensor]:
     """Rotary tables of positions `ids` [..., N, 3]: cos and sin, each [..., N, sum(axes_dim)/2].
 

@@ -38,15 +38,14 @@ if TYPE_CHECKING:
     from kontext.engine.stage import ArtifactReader
 
 
-def timestep_embedding(t: Tensor, dim: int = 256, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoid of 1000·t, cosines first: [B] -> [B, dim] float32.
+def timestep_embedding(t: Tensor) -> Tensor:
+    """Sinusoid of 1000·t, cosines first, periods up to 10,000: [B] -> [B, 256] float32.
 
     The product is taken in t's own dtype: BFL's sampler holds t in bfloat16 at this point, so a
     caller who wants its rounding passes bfloat16.
     """
-    half = dim // 2
-    steps = torch.arange(half, dtype=torch.float32, device=t.device)
-    freqs = torch.exp(-math.log(max_period) * steps / half)
+    steps = torch.arange(128, dtype=torch.float32, device=t.device)
+    freqs = torch.exp(-math.log(10_000.0) * steps / 128)
     args = (1000.0 * t)[:, None].float() * freqs
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
@@ -180,7 +179,6 @@ class FluxTransformer(nn.Module):
         *,
         taps: Sequence[int],
         guidance: Tensor | None = None,
-        attention_mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Image-token states [B, N, hidden] after the blocks `taps`, in the order of `taps`.
 
@@ -195,7 +193,7 @@ class FluxTransformer(nn.Module):
         if self.shape.cached_context:
             length = int((ids[..., 0] == 0).sum(-1).max())
         img, txt, conditioning, rotary, pattern, _ = self._prepare(
-            tokens, ids, text, pooled, timesteps, guidance, length, attention_mask
+            tokens, ids, text, pooled, timesteps, guidance, length, None
         )
         n_txt, x = txt.shape[1], None
         states: dict[int, Tensor] = {}

@@ -74,11 +74,6 @@ class CachedText:
         return self._tokens(text)
 
     @property
-    def dim(self) -> int:
-        """See `TextEncoder`."""
-        return self.encoder.dim
-
-    @property
     def pooled_dim(self) -> int:
         """See `TextEncoder`."""
         return self.encoder.pooled_dim

@@ -25,16 +25,13 @@ from kontext.models.text.pretrained import folder_digest, load_module, load_toke
 
 FLUX_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 Encoded = tuple[Tensor, Tensor, Tensor]
+_BATCH = 256  # unique texts per forward pass of MiniLM
 
 
 class TextEncoder(Protocol):
-    """Texts in; token states [B, L, dim], mask [B, L] bool and pooled [B, pooled_dim] out."""
+    """Texts in; token states [B, L, D], mask [B, L] bool and pooled [B, pooled_dim] out."""
 
     digest: str  # identifies weights and tokenizer: caches are keyed by it
-
-    @property
-    def dim(self) -> int:
-        """Channels of the token states."""
 
     @property
     def pooled_dim(self) -> int:
@@ -139,27 +136,17 @@ class MiniLM:
     unit RMS, the scale CLIP's pooled vector has. Cosine similarity is unaffected.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        device: torch.device | str = "cpu",
-        batch: int = 256,
-        bf16: bool = True,
-    ) -> None:
+    def __init__(self, folder: Path | None = None, device: torch.device | str = "cpu") -> None:
         """Load `config.json`, `model.safetensors` and `tokenizer.json` from `folder`.
 
         Args:
             folder: a Hugging Face BERT folder; None takes the packaged MiniLM.
-            batch: unique texts per forward pass.
-            bf16: use bf16 autocast where the device has it.
 
         Raises:
             WeightsError: package or files missing, or weights of another shape.
         """
         folder = folder or minilm_folder()
         self.device = torch.device(device)
-        self.batch = batch
-        self.bf16 = bf16
         try:
             config = json.loads((folder / "config.json").read_text())
             self.bert = Bert(config)
@@ -201,8 +188,8 @@ class MiniLM:
 
     def _batches(self, unique: list[str]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first row, states float32, mask), each batch padded to its own longest text."""
-        for start in range(0, len(unique), self.batch):
-            encodings = self.tokenizer.encode_batch(unique[start : start + self.batch])
+        for start in range(0, len(unique), _BATCH):
+            encodings = self.tokenizer.encode_batch(unique[start : start + _BATCH])
             width = max(len(encoding.ids) for encoding in encodings)
             ids = torch.zeros(len(encodings), width, dtype=torch.long)
             mask = torch.zeros(len(encodings), width, dtype=torch.bool)
@@ -210,10 +197,7 @@ class MiniLM:
                 ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
                 mask[row, : len(encoding.ids)] = True
             ids, mask = ids.to(self.device), mask.to(self.device)
-            if self.bf16:
-                with autocast(self.device):
-                    states = self.bert(ids, mask)
-            else:
+            with autocast(self.device):
                 states = self.bert(ids, mask)
             yield start, states.float(), mask
 
@@ -231,7 +215,6 @@ class FluxTextEncoder:
         """Take loaded transformers modules: T5EncoderModel, CLIPTextModel and their tokenizers."""
         self.t5, self.clip = t5.eval(), clip.eval()
         self.t5_tokenizer, self.clip_tokenizer = t5_tokenizer, clip_tokenizer
-        self.dim = int(t5.config.d_model)
         self.pooled_dim = int(clip.config.hidden_size)
         self.digest = digest
 

@@ -1,14 +1,25 @@
-"""The model that a flow trains, and the lengths of its sequences, as the recipe says."""
+"""The model that a flow trains, and the lengths of its sequences, as the recipe says.
+
+A fresh model's text inputs can start whitened, so that texts that mean other things differ. States
+of a sentence encoder lie close together: what all texts share, and a few directions, make up most
+of every vector, and "purple" and "blue" differ little beside that. A random first layer hands that
+on. Composed with the whitening of the texts it will read, all directions in which they differ
+arrive alike. It is weights alone: the architecture and what text encoders return stay as they are.
+"""
 
 from __future__ import annotations
 
-from kontext.data.encoded.pair_tensors import PairTensors
+import torch
+from torch import Tensor, nn
+
+from kontext.data.encoded.pair_tensors import PairTensors, sampled
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, apply_lora
 from kontext.parallel.compile import closed_lengths
-from kontext.train.flow.whiten import whiten_text_inputs
 from schemas.sections.training import FinetuneConfig
+
+_FLOOR = 0.05  # of the mean variance: directions below it are noise and are not blown up
 
 
 def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
@@ -35,3 +46,35 @@ def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
             "every step"
         )
     return closed_lengths([data.target_tokens], data.text_tokens.shape[1], most)
+
+
+@torch.no_grad()
+def whiten_text_inputs(model: FluxTransformer, data: PairTensors) -> None:
+    """Compose the first text layers of an untrained model with the whitening of `data`'s texts.
+
+    The empty prompt is among them; padding, which is zero, is not.
+    """
+    tokens = sampled(data.text_tokens).flatten(0, 1)
+    _compose(model.txt_in, tokens[tokens.abs().sum(1) > 0])
+    first = model.vector_in.in_layer
+    for layer in (first, model.vector_in.out_layer):
+        nn.init.xavier_uniform_(layer.weight)  # of the usual 0.02, texts would hardly be heard
+    _compose(first, sampled(data.text_pooled))
+
+
+def _compose(layer: nn.Linear, vectors: Tensor) -> None:
+    """W, b -> W S, b - W S m, where S (x - m) has about unit variance in all directions."""
+    if len(vectors) < 2:
+        return
+    mean, whitening = whitening_of(vectors)
+    weight = layer.weight @ whitening.to(layer.weight)
+    layer.weight.copy_(weight)
+    layer.bias.sub_(weight @ mean.to(weight))
+
+
+def whitening_of(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and symmetric whitening matrix [D, D] (ZCA) of at least two vectors [K, D]."""
+    variance, directions = torch.linalg.eigh(torch.cov(vectors.T))
+    floor = (_FLOOR * variance.mean()).clamp(min=1e-12)
+    scale = (variance.clamp(min=0) + floor).rsqrt()
+    return vectors.mean(0), (directions * scale) @ directions.T

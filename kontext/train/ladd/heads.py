@@ -58,13 +58,7 @@ class LaddHeads(nn.Module):
         width: channels inside a head.
     """
 
-    def __init__(
-        self,
-        hidden: int,
-        taps: Sequence[int],
-        vec_dim: int,
-        width: int = 128,
-    ) -> None:
+    def __init__(self, hidden: int, taps: Sequence[int], vec_dim: int, width: int = 128) -> None:
         super().__init__()
         self.hidden, self.taps = hidden, tuple(taps)
         self.level = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))

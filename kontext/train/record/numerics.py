@@ -11,15 +11,15 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.train.record.ledger import Ledger, codec_ledger, compare_shared, without_arithmetic
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import StageContext
+    from kontext.engine.stage import ArtifactReader, StageContext
 
 LEDGER = "ledger.json"
 CODEC = "autoencoder.safetensors"
 
 
-def codec_digest(ctx: StageContext) -> str:
-    """SHA-256 of the autoencoder this stage was handed."""
-    return ctx.inputs["train-autoencoder"].manifest.file(CODEC).sha256
+def codec_digest(trained: ArtifactReader) -> str:
+    """SHA-256 of the autoencoder in train-autoencoder's artifact."""
+    return trained.manifest.file(CODEC).sha256
 
 
 def encoded_ledger(
@@ -32,7 +32,7 @@ def encoded_ledger(
     """The lines of whoever has an autoencoder and a text encoder loaded."""
     return {
         **codec_ledger(codec, products, next(codec.parameters()).device),
-        "codec: sha256": codec_digest(ctx),
+        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
         "codec: scale": repr(codec.scale),
         "codec: shift": repr(codec.shift),
         "text: length": str(text_length),

@@ -29,12 +29,12 @@ def tensorboard(ctx: StageContext, label: str) -> Board:
     return Board(ctx.home / "tensorboard" / f"{label}-{ctx.digest}")
 
 
-def report_progress(ctx: StageContext, label: str, every: int = 10) -> StepProgress:
+def report_progress(ctx: StageContext, label: str) -> StepProgress:
     """A line and a TensorBoard row every tenth step, and for everything measured on the way."""
     board = tensorboard(ctx, label)
 
     def report(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
-        if done % every == 0 or done == total or COLUMNS[0] not in numbers:
+        if done % 10 == 0 or done == total or COLUMNS[0] not in numbers:
             line = f"{label} step {done}: {format_numbers(numbers)}"
             ctx.report.progress(done, total, line)
             board.scalars(done, {f"{label}/{name}": value for name, value in numbers.items()})

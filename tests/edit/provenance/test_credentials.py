@@ -16,8 +16,9 @@ from PIL import Image
 from kontext.edit.provenance import certificates
 from kontext.edit.provenance.certificates import CERT, KEY, SWITCH, Signer, find_signer, own_pem
 from kontext.edit.provenance.credentials import ASSERTION, record
-from kontext.edit.provenance.record import Provenance, read_provenance, save_image
+from kontext.edit.provenance.record import Provenance, save_image
 from kontext.errors import KontextError
+from tests.edit.provenance.test_record import written_in
 
 c2pa = pytest.importorskip("c2pa", reason="needs kontext[c2pa]")
 
@@ -71,7 +72,7 @@ def test_the_manifest_says_what_was_done_and_the_picture_stays(
     assert edited["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
     written = assertion(found, ASSERTION)
     assert (written["instruction"], written["seed"]) == (ORIGIN.instruction, 7)
-    assert written == read_provenance(signed) == read_provenance(plain)
+    assert written == written_in(signed) == written_in(plain)
     with Image.open(signed) as one, Image.open(plain) as two:
         assert np.array_equal(np.asarray(one), np.asarray(two))
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from flows import cli
+from kontext.edit.edit_file import load_editor
 from kontext.edit.editor import Editor
 from kontext.edit.session import Session
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
@@ -139,9 +140,8 @@ def test_further_turns_are_one_session_and_each_is_screened(
     made = CliRunner().invoke(cli.app, _arguments(folder, "photo.png", output, *more))
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["then"] == ["add snow"] and seen == ["result"] * 2
-    session = Session(
-        Editor.load(folder / "model"), np.asarray(Image.open(folder / "photo.png").convert("RGB"))
-    )
+    picture = np.asarray(Image.open(folder / "photo.png").convert("RGB"))
+    session = Session(load_editor(folder / "model", folder), picture)
     for instruction in ("make it night", "add snow"):
         session.turn(instruction)
     assert np.array_equal(np.asarray(Image.open(output)), session.image)

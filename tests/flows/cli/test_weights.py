@@ -17,7 +17,7 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import rules_for, to_diffusers
 from kontext.models.files.lora_files import save_lora
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora, lora_of, lora_parameters, merge
+from kontext.models.lora import LoraConfig, apply_lora, lora_of, merge
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
 _SHAPE = TransformerShape(
@@ -188,7 +188,7 @@ def _tuned(home: Path) -> FluxTransformer:
     base = FluxTransformer(_SHAPE)
     base.load_state_dict(load_file(home / "model" / "transformer.safetensors"))
     apply_lora(base, LoraConfig(rank=2))
-    for parameter in lora_parameters(base):
+    for parameter in (p for p in base.parameters() if p.requires_grad):
         torch.nn.init.normal_(parameter, std=0.1)
     return base
 

@@ -11,6 +11,7 @@ from kontext.models.features.efficientnet import (
     load_features,
     perceptual_distance,
 )
+from kontext.models.files.packaged import VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def test_perceptual_distance_orders_a_blur_after_a_copy_and_before_noise(net):
     assert 0 < blur < other
 
 
-def test_a_wrong_checkpoint_is_refused(tmp_path):
-    torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "w.pth")
+def test_a_wrong_checkpoint_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    (tmp_path / "efficientnet-lite0").mkdir()
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "efficientnet-lite0" / "w.pth")
     with pytest.raises(WeightsError, match="lack"):
-        load_features(tmp_path / "w.pth")
+        load_features()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import (
+    Rule,
     autoencoder_config,
-    from_diffusers,
     read_autoencoder_config,
     read_transformer_config,
     rules_for,
@@ -35,6 +35,10 @@ SHAPE = TransformerShape(
     axes_dim=(4, 2, 2),
 )
 AE_SHAPE = AutoencoderShape(ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
+
+
+def from_diffusers(state: dict[str, torch.Tensor], rules: list[Rule]) -> dict[str, torch.Tensor]:
+    return {rule.bfl: rule.join([state[part] for part in rule.parts]) for rule in rules}
 
 
 def bits(state: dict[str, torch.Tensor]) -> dict[str, bytes]:

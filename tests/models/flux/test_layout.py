@@ -87,7 +87,6 @@ def test_cached_equals_uncached_at_every_step(kernel: str, contexts: list[Grid])
             x.tokens[None, n:], x.ids[n:], x.pooled[None], guidance=guidance[None]
         )
         assert cache.length == len(x.ids) - n
-        assert cache.nbytes == 4 * 2 * cache.length * 32 * 4
         short = x._replace(tokens=x.tokens[:n], ids=x.ids[:n])
         with torch.no_grad():
             for t in (1.0, 0.6, 0.1):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.models.flux.sequence import image_ids, pack, rope, sequence_ids, text_ids, unpack
+from kontext.models.flux.sequence import image_ids, pack, rope, sequence_ids, unpack
 
 sides = st.integers(1, 6)
 
@@ -42,7 +42,6 @@ def test_ids_number_images_on_the_first_axis_and_restart_positions() -> None:
     assert torch.equal(ids[:6], image_ids(2, 3))
     assert ids[6:].tolist() == [[1, 0, 0], [1, 0, 1], [2, 0, 0], [2, 1, 0]]
     assert ids[4].tolist() == [0, 1, 1]
-    assert torch.equal(text_ids(3), torch.zeros(3, 3))
 
 
 def test_rope_tables() -> None:

