@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
 
@@ -70,51 +71,6 @@ class LogReporter:
         self._log.debug("%s: %d bytes (%s)", key, len(png), caption)
 
 
-class ArtifactReader(Protocol):
-    """A finished artifact (implemented by kontext.store.artifacts.artifact_store.Artifact)."""
-
-    stage: str
-    digest: str
-    manifest: Manifest
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Sorted file names that start with `prefix`."""
-
-    def path(self, name: str) -> Path:
-        """A local path with the file's bytes, digest-checked."""
-
-    def table(self, name: str) -> pa.Table:
-        """One Parquet file, or all of `name/` concatenated in name order."""
-
-    def json(self, name: str) -> Any:
-        """A parsed JSON file."""
-
-
-class ArtifactOutput(Protocol):
-    """The artifact being written (see `ArtifactWriter`)."""
-
-    def add_file(self, name: str, path: Path) -> None:
-        """Store a local file under `name`."""
-
-    def add_bytes(self, name: str, data: bytes) -> None:
-        """Store bytes under `name`."""
-
-    def add_table(self, name: str, table: pa.Table) -> None:
-        """Store a table as deterministic zstd Parquet under `name`."""
-
-    def add_json(self, name: str, value: Any) -> None:
-        """Store JSON with sorted keys under `name`."""
-
-    def metric(self, name: str, value: float | int | str | bool | None) -> None:
-        """Record a number worth comparing between runs."""
-
-    def note(self, text: str) -> None:
-        """Record a fallback or a limit; the report shows it."""
-
-    def kernel(self, role: str, name: str) -> None:
-        """Record which kernel or backend served a role, e.g. attention=sdpa."""
-
-
 ChunkResult = Mapping[str, pa.Table]
 
 
@@ -137,8 +93,8 @@ class StageContext:
 
     config: Section  # the stage's own recipe section
     digest: str  # of the artifact being made
-    inputs: Mapping[str, ArtifactReader]
-    output: ArtifactOutput
+    inputs: Mapping[str, Artifact]
+    output: ArtifactWriter
     map_chunks: ChunkMap
     scratch: Path  # survives a crash and belongs to this digest: checkpoints live here
     home: Path  # KONTEXT_HOME

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
 from kontext.models.features.clip import WEIGHTS_FILE, ClipScorer, load_scorer
 from kontext.models.features.efficientnet import FeatureNet
 from kontext.models.text.encoders import TextEncoder
+from kontext.store.artifacts.artifact_store import Artifact
 
 BATCH = 64
 
@@ -82,7 +82,7 @@ def _clip_of(bench: Bench, clip: ClipScorer | None) -> dict[str, NDArray[np.floa
 
 
 def small_clip(
-    screen: ArtifactReader,
+    screen: Artifact,
     features: FeatureNet,
     text: TextEncoder,
     device: torch.device | str = "cpu",

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.engine.stage import ArtifactOutput
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
 from kontext.safety import screening
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
-from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import ScreenConfig
 from schemas.tables import (
@@ -51,7 +50,7 @@ def pair_key(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def fill_ingest(output: ArtifactOutput) -> None:
+def fill_ingest(output: ArtifactWriter) -> None:
     images = []
     for number, picture in enumerate(PICTURES):
         hashes, quality = pdq_dihedral(picture)
@@ -70,7 +69,7 @@ def fill_ingest(output: ArtifactOutput) -> None:
         output.add_table(f"pixels/{part:03d}.parquet", rows_table(PIXELS, pngs[rows]))
 
 
-def fill_mine(output: ArtifactOutput) -> None:
+def fill_mine(output: ArtifactWriter) -> None:
     rows = [
         {
             "pair_id": pair_key(name),
@@ -83,7 +82,7 @@ def fill_mine(output: ArtifactOutput) -> None:
     output.add_table("pairs.parquet", rows_table(PAIRS, rows))
 
 
-def fill_caption(output: ArtifactOutput) -> None:
+def fill_caption(output: ArtifactWriter) -> None:
     rows = [
         {
             "pair_id": pair_key(name),

@@ -12,8 +12,8 @@ import torch
 from kontext.data.shards.image_batch import ImageBatch
 from kontext.data.shards.index import load_index
 from kontext.data.shards.stream import PairStream, StreamBatch, StreamPlan
-from kontext.engine.stage import ArtifactReader
 from kontext.parallel.world import World
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.objects import open_store
 
 
@@ -62,7 +62,7 @@ class StreamedImages:
                 yield found
 
 
-def linked_shards(shards: ArtifactReader, split: str, folder: Path) -> Path:
+def linked_shards(shards: Artifact, split: str, folder: Path) -> Path:
     """A folder with a split's shards under their names, as links to the artifact's files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in shards.names(f"{split}-"):

@@ -15,8 +15,8 @@ import numpy as np
 
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards.write import mapped, tar_members
-from kontext.engine.stage import ArtifactReader
 from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import Artifact
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PairSet:
         return [row for row in self.rows if row.relation_class == relation_class]
 
 
-def load_split(shards: ArtifactReader, split: str) -> PairSet:
+def load_split(shards: Artifact, split: str) -> PairSet:
     """All of a split's pairs. Images are decoded when they are asked for.
 
     A split without shards gives an empty set.

@@ -11,15 +11,15 @@ from torch import Tensor
 from kontext.data.shards.image_batch import ImageSource
 from kontext.data.shards.image_stream import StreamedImages, linked_shards
 from kontext.data.shards.read import load_split
-from kontext.engine.stage import ArtifactReader
 from kontext.parallel.world import World
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig
 
 MEASURED = 4096  # images that are looked at where a split has more than memory should hold
 
 
 def training_images(
-    config: AutoencoderConfig, shards: ArtifactReader, folder: Path, world: World
+    config: AutoencoderConfig, shards: Artifact, folder: Path, world: World
 ) -> Tensor | StreamedImages:
     """All images of the train split uint8 [N, 3, H, W], or a stream of them; maybe none.
 
@@ -34,7 +34,7 @@ def training_images(
 
 
 def split_images(
-    shards: ArtifactReader, split: str, device: torch.device, most: int | None = None
+    shards: Artifact, split: str, device: torch.device, most: int | None = None
 ) -> Tensor:
     """The images of a split, uint8 [N, 3, H, W]; the first `most` by content id, or all."""
     pairs = load_split(shards, split)
