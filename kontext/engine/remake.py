@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.stage import ChunkMap, ChunkResult, LogReporter, Stage, StageContext, section_of
+from kontext.engine.stage import ChunkMap, ChunkResult, Reporter, Stage, StageContext, section_of
 from kontext.errors import ArtifactError
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
@@ -159,7 +159,7 @@ def _run(
             scratch=scratch,
             home=home,
             store_url=store.objects.url,
-            report=LogReporter(_LOG),
+            report=Reporter(_LOG),
             catalog=catalog,
             log=log,
         )

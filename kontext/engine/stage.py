@@ -28,46 +28,30 @@ CHANGES_RESULTS = False  # hands things over
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-class Reporter(Protocol):
-    """Where a stage shows people what it did. The orchestrator's layer turns it into its own UI."""
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Advance the stage's one progress bar."""
-
-    def markdown(self, key: str, text: str) -> None:
-        """Publish a markdown note under a stable key."""
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Publish a small table (at most a few hundred rows)."""
-
-    def image(self, key: str, png: bytes, caption: str) -> None:
-        """Publish a picture, below 1 MB."""
-
-
-class LogReporter:
-    """Reporter for the command line and tests: logs progress at most every 10 percent."""
+class Reporter:
+    """Where a stage shows people what it did. This one logs; an orchestrator's has pages for it."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log: logging.Logger | logging.LoggerAdapter[Any] = log
         self._shown = -1
 
     def progress(self, done: float, total: float, message: str = "") -> None:
-        """See `Reporter`."""
+        """Advance the stage's one progress bar; logged at most every 10 percent."""
         tenth = int(10 * done / total) if total else 10
         if tenth != self._shown:
             self._shown = tenth
             self._log.info("%3d%% %s", round(100 * done / total) if total else 100, message)
 
     def markdown(self, key: str, text: str) -> None:
-        """See `Reporter`."""
+        """Publish a markdown note under a stable key."""
         self._log.debug("%s\n%s", key, text)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `Reporter`."""
+        """Publish a small table (at most a few hundred rows)."""
         self._log.debug("%s: %d rows", key, len(rows))
 
     def image(self, key: str, png: bytes, caption: str) -> None:
-        """See `Reporter`."""
+        """Publish a picture, below 1 MB."""
         self._log.debug("%s: %d bytes (%s)", key, len(png), caption)
 
 
