@@ -3,7 +3,7 @@
 Counted are matrix products and attention's two products, a multiplication and an addition each,
 as `torch.utils.flop_counter` counts them; norms, activations and softmax are not. `step_flops`
 counts what `FluxTransformer` computes, which leaves out unused outputs of the last block. Published
-tables count every block on every token; `block_flops` does so too.
+tables count every block on every token.
 """
 
 from __future__ import annotations
@@ -63,15 +63,6 @@ class Tokens:
         return self.text + self.target + self.context
 
 
-def block_flops(shape: TransformerShape, tokens: int) -> Flops:
-    """Forward of all blocks on `tokens` that all see each other: the published convention.
-
-    FLUX.1 at 1024 x 1024 and 512 text tokens: 74.4 TFLOP, with one context 165.4.
-    """
-    blocks = shape.depth + shape.depth_single_blocks
-    return Flops(2 * _token_weights(shape) * blocks * tokens, _attention(shape, tokens**2) * blocks)
-
-
 def step_flops(
     shape: TransformerShape, tokens: Tokens, batch: int = 1, *, cache: bool = False
 ) -> Flops:
@@ -105,20 +96,6 @@ def cache_flops(shape: TransformerShape, context: int, batch: int = 1) -> Flops:
     total += _double(shape, context, 1, context**2) * shape.depth
     total += _single(shape, context, 1, context**2) * shape.depth_single_blocks
     return total * batch
-
-
-def saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
-    """The share of operations (0-1) that cached context saves against FLUX.1's joint attention.
-
-    Args:
-        steps: of an edit, the cost of making the cache included; None: of one step alone.
-    """
-    joint = step_flops(shape.model_copy(update={"cached_context": False}), tokens).total
-    apart = shape.model_copy(update={"cached_context": True})
-    cached = step_flops(apart, tokens, cache=True).total
-    if steps is None:
-        return 1 - cached / joint
-    return 1 - (cached * steps + cache_flops(apart, tokens.context).total) / (joint * steps)
 
 
 def utilisation(flops: int, seconds: float, peak: float) -> float:

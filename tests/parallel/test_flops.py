@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.context_cache import saving
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import (
+    Flops,
     Tokens,
-    block_flops,
+    _attention,
+    _token_weights,
     cache_flops,
-    saving,
     step_flops,
     utilisation,
 )
@@ -88,6 +90,15 @@ def test_counts_are_those_of_pytorch(
     with torch.no_grad():
         step = counted(lambda: model(**x, target_length=target, cache=cache))
     assert step == step_flops(of, tokens, batch=2, cache=True).total
+
+
+def block_flops(shape: TransformerShape, tokens: int) -> Flops:
+    """Forward of all blocks on `tokens` that all see each other: the published convention.
+
+    FLUX.1 at 1024 x 1024 and 512 text tokens: 74.4 TFLOP, with one context 165.4.
+    """
+    blocks = shape.depth + shape.depth_single_blocks
+    return Flops(2 * _token_weights(shape) * blocks * tokens, _attention(shape, tokens**2) * blocks)
 
 
 def test_flux_has_the_published_counts() -> None:
