@@ -41,8 +41,10 @@ from schemas.sections.evaluation import PublishConfig
 USE = """
 import numpy as np
 from types import SimpleNamespace
-from kontext.data.caption import CaptionRequest, ImageFacts, captioner_for
-from kontext.data.mine import MinedImage, miner
+from kontext.data.caption import captioner_for
+from kontext.data.caption.base import CaptionRequest, ImageFacts
+from kontext.data.mine import miner
+from kontext.data.mine.candidate import MinedImage
 from kontext.data.sources import plan
 from kontext.evaluate.metrics import METRICS
 from kontext.safety.classifiers import load_classifier

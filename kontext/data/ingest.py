@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, decode_image, to_square
 from kontext.data.pixels import encode_png
-from kontext.data.sources import SourceItem, plan
+from kontext.data.sources import plan
+from kontext.data.sources.base import SourceItem
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate

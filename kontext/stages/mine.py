@@ -8,7 +8,9 @@ from collections import defaultdict
 import pyarrow as pa
 
 from kontext.data.images import ImageBank, contact_sheet
-from kontext.data.mine import MinedImage, Selection, miner, select
+from kontext.data.mine import miner
+from kontext.data.mine.candidate import MinedImage
+from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
 from schemas.sections.data import MineConfig
