@@ -1,4 +1,4 @@
-"""How many floating-point operations a step takes, computed exactly from the shape.
+"""Operations that a step takes, computed exactly from the shape, and that devices reach.
 
 Counted are matrix products and attention's two products, a multiplication and an addition each,
 as `torch.utils.flop_counter` counts them; norms, activations and softmax are not. `step_flops`
@@ -10,11 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from schemas.sections.models import TransformerShape
 
 CHANGES_RESULTS = False  # counts operations
 
 _SINUSOID = 256
+# dense bf16 operations per second, from the makers' data sheets; longer names first
+PEAKS = {
+    "GB200": 2.5e15,
+    "B200": 2.25e15,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "MI300X": 1307e12,
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,20 @@ def cache_flops(shape: TransformerShape, context: int, batch: int = 1) -> Flops:
     total += _double(shape, context, 1, context**2) * shape.depth
     total += _single(shape, context, 1, context**2) * shape.depth_single_blocks
     return total * batch
+
+
+def peak_of(name: str, products: torch.dtype) -> float | None:
+    """Peak FLOP/s of a device by its driver's name; None where no data sheet is listed."""
+    if products != torch.bfloat16:
+        return None
+    return next((peak for known, peak in PEAKS.items() if known in name), None)
+
+
+def peak_flops(device: torch.device, products: torch.dtype) -> float | None:
+    """Peak FLOP/s of `device` for matrix products of dtype `products`; None where unknown."""
+    if device.type != "cuda":
+        return None
+    return peak_of(torch.cuda.get_device_name(device), products)
 
 
 def utilisation(flops: int, seconds: float, peak: float) -> float:
