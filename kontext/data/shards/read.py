@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class PairRow:
     split: str
     contexts: tuple[int, ...]
     target: int
+
+
+_AS_WRITTEN = [each.name for each in fields(PairRow) if each.name not in ("contexts", "target")]
 
 
 @dataclass(frozen=True)
@@ -133,18 +136,7 @@ def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, A
 
 def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:
     return PairRow(
-        pair_id=record["pair_id"],
-        relation_class=record["relation_class"],
-        relation=record["relation"],
-        instruction=record["instruction"],
-        instruction_short=record["instruction_short"],
-        instruction_inverse=record["instruction_inverse"],
-        target_caption=record["target_caption"],
-        context_caption=record["context_caption"],
-        params=record["params"],
-        source=record["source"],
-        license_spdx=record["license_spdx"],
-        split=record["split"],
+        **{name: record[name] for name in _AS_WRITTEN},
         contexts=tuple(index[context] for context in record["context_ids"]),
         target=index[record["target_id"]],
     )
