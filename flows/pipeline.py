@@ -35,7 +35,7 @@ from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
-    from kontext.engine.states import PlannedStage
+    from kontext.engine.stage import PlannedStage
 
 POLL_SECONDS = 4.0  # the longest pause between two questions
 

@@ -23,8 +23,7 @@ from flows import cli
 from flows.forms import NightlyForm
 from flows.nightly import nightly_evaluation, tagged_engine
 from kontext.engine.run import Engine
-from kontext.engine.stage import Reporter
-from kontext.engine.states import StageOutcome
+from kontext.engine.stage import Reporter, StageOutcome
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from kontext.store.catalog.catalog import Catalog

@@ -30,8 +30,15 @@ from kontext.engine.acceptance import (
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
-from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext
-from kontext.engine.states import PlannedStage, StageOutcome, StageStatus
+from kontext.engine.stage import (
+    ChunkResult,
+    PlannedStage,
+    Reporter,
+    Stage,
+    StageContext,
+    StageOutcome,
+    StageStatus,
+)
 from kontext.engine.versions import git_commit, package_versions
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger

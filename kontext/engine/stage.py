@@ -1,4 +1,4 @@
-"""The stage engine's contract: what a stage is, what it is handed, and how it reports.
+"""The engine's contract: what a stage is, is handed and reports, and what is said of stages.
 
 A stage is a pure function of its recipe section and its input artifacts. It reads `ctx.inputs`,
 writes `ctx.output` and tells people what it did through `ctx.report`. It never sees the recipe:
@@ -136,3 +136,34 @@ class Stage:
         ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
     )
     summary: str = ""  # one line for people
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What running a stage did."""
+
+    stage: str
+    digest: str
+    reused: bool
+    seconds: float  # spent now; the manifest has what the work took
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether a stage is done for this recipe."""
+
+    stage: str
+    digest: str
+    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
+    why: str
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One line of a plan."""
+
+    stage: str
+    digest: str
+    reused: bool
+    why: str
