@@ -21,11 +21,25 @@ from benchmarks.goals import goal
 from benchmarks.timing import ratio, save, take_turns
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.parallel.flops import Tokens, cache_saving
+from kontext.parallel.flops import Tokens, cache_flops, cache_saving, step_flops
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 FLUX = (TransformerShape(), Tokens(text=512, target=4096, context=4096))
+
+
+def saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
+    """The share of operations (0-1) that cached context saves against FLUX.1's joint attention.
+
+    Args:
+        steps: of an edit, the cost of making the cache included; None: of one step alone.
+    """
+    joint = step_flops(shape.model_copy(update={"cached_context": False}), tokens).total
+    apart = shape.model_copy(update={"cached_context": True})
+    cached = step_flops(apart, tokens, cache=True).total
+    if steps is None:
+        return 1 - cached / joint
+    return 1 - (cached * steps + cache_flops(apart, tokens.context).total) / (joint * steps)
 
 
 def build(

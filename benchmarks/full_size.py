@@ -27,8 +27,7 @@ from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import KernelError, use_kernel
 from kontext.parallel.compile import compile_blocks
-from kontext.parallel.flops import Tokens, step_flops, utilisation
-from kontext.parallel.peaks import PEAKS
+from kontext.parallel.flops import PEAKS, Tokens, step_flops, utilisation
 from kontext.train.flow.timesteps import schedule
 from schemas.sections.models import TransformerShape
 

@@ -29,8 +29,7 @@ from benchmarks.train_step import config_for, make_data
 from kontext.errors import KontextError
 from kontext.parallel.attention import KernelError, use_kernel
 from kontext.parallel.compile import compile_blocks
-from kontext.parallel.flops import utilisation
-from kontext.parallel.peaks import peak_flops
+from kontext.parallel.flops import peak_flops, utilisation
 from kontext.train.methods.flow import FlowMethod
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import ParallelConfig

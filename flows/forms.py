@@ -7,8 +7,9 @@ optional, choices are StrEnums, and nothing here is a secret (parameters are sto
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES
@@ -31,18 +32,14 @@ class Wanted(StrEnum):
 _STORE = "file:///folder or s3://bucket/prefix. Empty: the KONTEXT_STORE that `kontext up` saw"
 
 
-class StoreForm(BaseModel):
+class StoreForm(BaseModel, extra="forbid", title="Store"):
     """Where the artifacts are."""
-
-    model_config = ConfigDict(extra="forbid", title="Store")
 
     store: str = Field(default="", title="Object store", description=_STORE)
 
 
-class RecipeForm(BaseModel):
+class RecipeForm(BaseModel, extra="forbid", title="Recipe"):
     """What every run of stages needs: a recipe, changes to it, and a store."""
-
-    model_config = ConfigDict(extra="forbid", title="Recipe")
 
     recipe: RecipeName = Field(
         default=next(iter(RecipeName)),
@@ -66,10 +63,8 @@ _VERSIONS: list[str] = Field(
 )
 
 
-class PipelineForm(RecipeForm):
+class PipelineForm(RecipeForm, title="Pipeline"):
     """What to run. Stages whose artifact exists already are reused."""
-
-    model_config = ConfigDict(extra="forbid", title="Pipeline")
 
     only: StageChoice = Field(
         default=StageChoice("all"),
@@ -94,10 +89,8 @@ class PipelineForm(RecipeForm):
     versions: list[str] = _VERSIONS
 
 
-class StageForm(RecipeForm):
+class StageForm(RecipeForm, title="Stage"):
     """One stage alone. Its inputs must be done already."""
-
-    model_config = ConfigDict(extra="forbid", title="Stage")
 
     force: bool = Field(
         default=False,
@@ -107,10 +100,8 @@ class StageForm(RecipeForm):
     versions: list[str] = _VERSIONS
 
 
-class RefreshForm(RecipeForm):
+class RefreshForm(RecipeForm, title="Data refresh"):
     """The data stages, ingest to index, without training. Made for schedules."""
-
-    model_config = ConfigDict(extra="forbid", title="Data refresh")
 
     rescan: bool = Field(
         default=False,
@@ -124,10 +115,8 @@ class RefreshForm(RecipeForm):
     )
 
 
-class BackfillForm(RecipeForm):
+class BackfillForm(RecipeForm, title="Backfill"):
     """One run per source of the recipe, each into a dataset of its own."""
-
-    model_config = ConfigDict(extra="forbid", title="Backfill")
 
     which: Wanted = Field(
         default=Wanted.missing_or_failed,
@@ -151,10 +140,8 @@ class BackfillForm(RecipeForm):
     )
 
 
-class NightlyForm(StoreForm):
+class NightlyForm(StoreForm, title="Nightly evaluation"):
     """Evaluates a published model again, with fresh noise, and compares."""
-
-    model_config = ConfigDict(extra="forbid", title="Nightly evaluation")
 
     model: str = Field(
         default="model@kontext-demo",
@@ -176,10 +163,8 @@ class NightlyForm(StoreForm):
     )
 
 
-class RetentionForm(StoreForm):
+class RetentionForm(StoreForm, title="Retention"):
     """Removes artifacts that no tag needs, and what nothing refers to any more."""
-
-    model_config = ConfigDict(extra="forbid", title="Retention")
 
     delete: bool = Field(
         default=False, title="Delete", description="Off: only say what would be removed"
@@ -187,3 +172,14 @@ class RetentionForm(StoreForm):
     grace_days: int = Field(
         default=7, ge=1, title="Days to keep", description="Nothing younger is touched"
     )
+
+
+FormT = TypeVar("FormT", bound=BaseModel)
+
+
+def form_of_run(kind: type[FormT]) -> FormT:
+    """The form of the current run, for its name: defaults where it was started without one."""
+    from prefect.runtime import flow_run
+
+    given = (flow_run.get_parameters() or {}).get("options")
+    return given if isinstance(given, kind) else kind.model_validate(given or {})

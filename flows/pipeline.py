@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from flows.backoff import Backoff
 from flows.children import Children, cancel_children
-from flows.forms import PipelineForm
+from flows.forms import PipelineForm, form_of_run
 from flows.names import dataset_label, dataset_tag, run_name
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
@@ -35,7 +35,7 @@ from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
-    from kontext.engine.states import PlannedStage
+    from kontext.engine.stage import PlannedStage
 
 POLL_SECONDS = 4.0  # the longest pause between two questions
 
@@ -191,7 +191,7 @@ def one_line(message: str) -> str:
 
 def _name() -> str:
     """Run name: recipe, what, dataset version, and the last stage's digest, which covers all."""
-    form = _form()
+    form = form_of_run(PipelineForm)
     part = f" · only {form.only}" if form.only != "all" else ""
     part += f" · from {form.start}" if form.start != "all" else ""
     part += f" · until {form.until}" if form.until != "all" else ""
@@ -202,11 +202,6 @@ def _name() -> str:
         return run_name(form.recipe, f"pipeline{part}", dataset_label(engine), digest)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · pipeline{part}"
-
-
-def _form() -> PipelineForm:
-    given = (flow_run.get_parameters() or {}).get("options")
-    return given if isinstance(given, PipelineForm) else PipelineForm.model_validate(given or {})
 
 
 @flow(

@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.children import cancel_children
-from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName
+from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName, form_of_run
 from flows.pipeline import run_plan
 from kontext.errors import KontextError
 from kontext.store.objects import open_store
@@ -36,8 +36,7 @@ CHANGES_KEY = "refresh-changes"
 
 def _name() -> str:
     """Run name: recipe, what, and the dataset version that it goes on from."""
-    given = (flow_run.get_parameters() or {}).get("options")
-    form = given if isinstance(given, RefreshForm) else RefreshForm.model_validate(given or {})
+    form = form_of_run(RefreshForm)
     try:
         dataset = resolve_recipe(form.recipe, form.overrides).shard.dataset
         mark = read_watermark(open_store(places(form.store).store), dataset)

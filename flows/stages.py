@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import Flow, flow
-from prefect.runtime import flow_run
 
-from flows.forms import StageForm
+from flows.forms import StageForm, form_of_run
 from flows.names import dataset_label, run_name
 from kontext.engine.stage import Stage
 from kontext.errors import KontextError
@@ -22,8 +21,7 @@ from tasks.workspace import open_engine, places, resolve_recipe
 
 def _name_from_parameters(stage: str) -> str:
     """Name of a run from the form. The digest shows which artifact it makes."""
-    given = (flow_run.get_parameters() or {}).get("options")
-    form = given if isinstance(given, StageForm) else StageForm.model_validate(given or {})
+    form = form_of_run(StageForm)
     try:
         recipe = resolve_recipe(form.recipe, form.overrides)
         engine = open_engine(recipe, places(form.store), versions=form.versions)

@@ -56,39 +56,30 @@ DATASET_TABLES: dict[str, pa.Schema] = {
 }
 
 
-def _score(name: str) -> tuple[str, pa.DataType, str]:
-    field = t.PAIR_SCORES.field(name)
-    return name, field.type, field.metadata[b"comment"].decode()
+def _columns(schema: pa.Schema, *names: str) -> list[t.Column]:
+    fields = [schema.field(name) for name in names]
+    return [(field.name, field.type, field.metadata[b"comment"].decode()) for field in fields]
 
 
+_NOT_SHOWN = ("pair_id", "unmatchable", "text_reason", "ncii_reason")
+_SHOWN_SCORES = [name for name in t.PAIR_SCORES.names if name not in _NOT_SHOWN]
 # Written by the committer from the tables above, in their transaction (store/catalog/facts.py).
 PAIR_FACTS = _of_dataset(
     t.table_schema(
         "One row per pair: all that is known about it, and the verdict under the policy in force.",
-        ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
+        *_columns(t.PAIRS, "pair_id"),
         ("category", pa.string(), "local, global, character, style, text or t2i"),
-        ("relation", pa.string(), "what changes, e.g. skin_tone, expression, day_night, glyph"),
-        ("miner", pa.string(), "which miner proposed it"),
-        ("params", pa.string(), "JSON: exact attribute, from, to, subject"),
-        ("context_ids", pa.list_(pa.string()), "pixel ids of the context images; empty for T2I"),
-        ("target_id", pa.string(), "pixel id of the target image"),
+        *_columns(t.PAIRS, "relation", "miner", "params", "context_ids", "target_id"),
         ("group_key", pa.string(), "the concept, character or scene"),
-        ("source", pa.string(), "source of the target image"),
-        ("license_spdx", pa.string(), "strictest licence of the images involved"),
+        *_columns(t.PAIRS, "source", "license_spdx"),
         ("target_license", pa.string(), "licence of the target image"),
         ("target_author", pa.string(), "author of the target image"),
         ("instruction", pa.string(), "edit instruction; for T2I the target caption"),
-        ("instruction_short", pa.string(), "shortest form"),
-        ("instruction_inverse", pa.string(), "the instruction that undoes it; empty for T2I"),
-        ("target_caption", pa.string(), "caption of the target alone"),
+        *_columns(t.CAPTIONS, "instruction_short", "instruction_inverse", "target_caption"),
         ("caption_status", pa.string(), "ok, refused, malformed, empty or missing"),
         ("split", pa.string(), "train, val or test; null where no shard holds it"),
         ("component_id", pa.string(), "connected component; null where no shard holds it"),
-        *(
-            _score(name)
-            for name in t.PAIR_SCORES.names
-            if name not in ("pair_id", "unmatchable", "text_reason", "ncii_reason")
-        ),
+        *_columns(t.PAIR_SCORES, *_SHOWN_SCORES),
         ("accept", pa.bool_(), "whether training may use it"),
         ("reject_reasons", pa.list_(pa.string()), "every reason why not; empty when accepted"),
     )

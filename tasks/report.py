@@ -9,25 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Protocol
 
 from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import Artifact
 
 PREFIX = "report/"
 INDEX = "index.html"
 REPORT_URL = "KONTEXT_REPORT_URL"  # set by `kontext up` where its server shows the reports
-
-
-class Files(Protocol):
-    """The part of an artifact that is needed here."""
-
-    digest: str
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Names of its files that start with `prefix`."""
-
-    def path(self, name: str) -> Path:
-        """Local path of the file `name`."""
 
 
 def report_url() -> str:
@@ -40,7 +28,7 @@ def report_link(digest: str) -> str:
     return f"{report_url()}/{digest}/{INDEX}" if report_url() else ""
 
 
-def export_report(artifact: Files, home: Path) -> Path:
+def export_report(artifact: Artifact, home: Path) -> Path:
     """Make `report/<digest>` and `report/latest` hold this report; return the latter's index.
 
     Raises:
@@ -57,7 +45,7 @@ def export_report(artifact: Files, home: Path) -> Path:
     return home / "report" / "latest" / INDEX
 
 
-def _copy(artifact: Files, names: list[str], folder: Path) -> None:
+def _copy(artifact: Artifact, names: list[str], folder: Path) -> None:
     fresh = folder.parent / f".{folder.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     for name in names:

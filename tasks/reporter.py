@@ -18,6 +18,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from kontext.engine.stage import Reporter
 from tasks.markdown import artifact_link, json_safe, picture, stage_key
 
 MAX_TABLE_ROWS = 500
@@ -36,8 +37,8 @@ class Published:
     link: str  # path of its page
 
 
-class PrefectReporter:
-    """Implements kontext.engine.stage.Reporter. Must be used inside a flow or task run.
+class PrefectReporter(Reporter):
+    """Publishes artifacts of its run. Must be used inside a flow or task run.
 
     An unreachable server never fails a stage: the artifact is lost, and the log says so.
     """
@@ -123,19 +124,15 @@ class _Forward(logging.Handler):
 
 
 @contextlib.contextmanager
-def forward_logs(target: Log, names: Sequence[str] = ("kontext",)) -> Iterator[None]:
-    """Send records of the named loggers (and their children) to `target` while inside."""
-    handler = _Forward(target)
-    before: list[tuple[logging.Logger, int]] = []
-    for name in names:
-        logger = logging.getLogger(name)
-        before.append((logger, logger.level))
-        logger.addHandler(handler)
-        if not logger.isEnabledFor(logging.INFO):
-            logger.setLevel(logging.INFO)
+def forward_logs(target: Log) -> Iterator[None]:
+    """Send the records of kontext's loggers to `target` while inside."""
+    handler, logger = _Forward(target), logging.getLogger("kontext")
+    before = logger.level
+    logger.addHandler(handler)
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger, level in before:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -12,7 +12,7 @@ from tasks.workspace import Places, open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
-    from kontext.engine.states import PlannedStage
+    from kontext.engine.stage import PlannedStage
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tasks.reporter import Log, PrefectReporter, Published, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
-    from kontext.engine.states import StageOutcome
+    from kontext.engine.stage import StageOutcome
 
 
 @task(

@@ -28,7 +28,7 @@ from unittest.mock import patch
 
 from benchmarks.seaweed import KEYS, seaweed
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter
+from kontext.engine.stage import Reporter
 from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
@@ -71,7 +71,7 @@ def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
         engine = Engine(
             load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
         )
-        reporter = LogReporter(logging.getLogger("kontext"))
+        reporter = Reporter(logging.getLogger("kontext"))
         made = {name: engine.run_stage(name, reporter).manifest for name in engine.digests()}
     return {
         name: {

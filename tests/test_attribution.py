@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kontext.data.sources import module_of
 from kontext.data.sources.dicebear import DiceBearSource
 from kontext.data.sources.emoji import EmojiSource
 from schemas.recipes import load_recipe
@@ -51,8 +50,8 @@ def test_every_source_states_its_art_and_nothing_else_is_listed() -> None:
     listed = {line for line in art.splitlines() if line.startswith("| ")} - {HEAD}
     stated = {
         line
-        for kind in source_kinds()
-        for line in import_module(module_of(kind)).ATTRIBUTION.strip().splitlines()
+        for config in source_kinds().values()
+        for line in import_module(config.__module__).ATTRIBUTION.strip().splitlines()
     }
     assert stated == listed
 

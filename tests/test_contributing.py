@@ -60,10 +60,12 @@ SECTIONS = "schemas/sections/training.py"  # where a method's settings are a fie
 FOUND = """
 import numpy as np
 from types import SimpleNamespace
-from typer.testing import CliRunner
 from flows.cli import app
-from kontext.data.caption import CaptionRequest, ImageFacts, captioner_for
-from kontext.data.mine import MinedImage, miner
+from kontext.data.caption import captioner_for
+from kontext.data.caption.base import CaptionRequest, ImageFacts
+from kontext.data.mine import miner
+from kontext.data.mine.candidate import MinedImage
+from typer.testing import CliRunner
 from kontext.data.sources import plan
 from kontext.evaluate.metrics import modules_named
 from kontext.evaluate.score import METRICS
@@ -106,7 +108,7 @@ RUN = """
 import json
 from pathlib import Path
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter
+from kontext.engine.stage import Reporter
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 from schemas.tables import SPLITS
@@ -125,7 +127,7 @@ for changes, expected in (((), {"train": 1, "val": 4, "test": 0}),
                           (('measure.splits=["val"]',), {"val": 4})):
     engine = Engine(load_recipe("ci", changes), "file://" + str(Path("made/store").absolute()),
                     "", Path("home"), stages=stages, pins={"shard": "hand-made"})
-    engine.run_stage("measure", LogReporter(logging.getLogger()))
+    engine.run_stage("measure", Reporter(logging.getLogger()))
     assert engine.artifact("measure").json("counts.json") == expected
     digests.add(engine.digests()["measure"])
 assert len(digests) == 2

@@ -23,8 +23,7 @@ from flows import cli
 from flows.forms import NightlyForm
 from flows.nightly import nightly_evaluation, tagged_engine
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter
-from kontext.engine.states import StageOutcome
+from kontext.engine.stage import Reporter, StageOutcome
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from kontext.store.catalog.catalog import Catalog
@@ -70,7 +69,7 @@ def test_every_stage_runs_on_s3_and_its_copies_are_as_good(
     home = tmp_path / "home"
     monkeypatch.setenv("KONTEXT_HOME", str(home))
     engine = Engine(small(), s3_url, str(home / "catalog.sqlite"), home, stages=STAGES)
-    reporter = LogReporter(logging.getLogger("kontext"))
+    reporter = Reporter(logging.getLogger("kontext"))
     outcomes = {name: engine.run_stage(name, reporter) for name in STAGES}
     assert not any(outcome.reused for outcome in outcomes.values())
     assert {status.state for status in engine.status()} == {"done"}

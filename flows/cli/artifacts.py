@@ -11,7 +11,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
-from flows.cli.shared.show import print_json, print_table, say
+from flows.cli.shared.show import print_json, print_result, print_table, say
 from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -101,15 +101,12 @@ def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     from kontext.store.artifacts.lineage import lineage as lineage_of
 
     found = lineage_of(opened.artifacts(store), ref)
-    if as_json:
-        data = {
-            "root": list(found.root),
-            "nodes": [[m.stage, m.digest] for m in found.nodes],
-            "edges": [[list(a), list(b)] for a, b in found.edges],
-        }
-        print_json(data)
-        return
-    typer.echo(found.mermaid)
+    data = {
+        "root": list(found.root),
+        "nodes": [[m.stage, m.digest] for m in found.nodes],
+        "edges": [[list(a), list(b)] for a, b in found.edges],
+    }
+    print_result(data, found.mermaid, as_json)
 
 
 @app.command()
@@ -169,16 +166,13 @@ def gc(
 
     keep, artifacts = opened.catalog(store).referenced(), opened.artifacts(store)
     result = collect_garbage(artifacts, dry_run=not delete, grace=grace, keep=keep)
-    if as_json:
-        print_json({**vars(result), "deleted": delete})
-        return
-    for stage, digest in result.artifacts:
-        typer.echo(f"{stage}/{digest}")
     word = "removed" if delete else "would remove (give --delete)"
-    typer.echo(
+    line = (
         f"{word}: {len(result.artifacts)} artifacts, {len(result.objects)} objects, "
         f"{size(result.bytes)}, {result.unfinished} unfinished writes"
     )
+    text = "\n".join([*map("/".join, result.artifacts), line])
+    print_result({**vars(result), "deleted": delete}, text, as_json)
 
 
 @app.command()
@@ -259,16 +253,12 @@ def import_(
 def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
     from tasks.markdown import size
 
-    if as_json:
-        data = {**vars(found), "artifacts": ["/".join(ref) for ref in found.artifacts]}
-        print_json(data)
-        return
-    for stage, digest in found.artifacts:
-        typer.echo(f"{stage}/{digest}")
-    typer.echo(
-        f"{what}: {len(found.artifacts)} artifacts ({found.present} were there), "
+    refs = ["/".join(ref) for ref in found.artifacts]
+    line = (
+        f"{what}: {len(refs)} artifacts ({found.present} were there), "
         f"{found.blobs} files, {size(found.bytes)}"
     )
+    print_result({**vars(found), "artifacts": refs}, "\n".join([*refs, line]), as_json)
 
 
 @app.command()

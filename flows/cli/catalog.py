@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import At, Delete, Grace, Json, Panel, Store
-from flows.cli.shared.show import print_json, say
+from flows.cli.shared.show import print_json, print_result, say
 
 PLACE = (Panel.DATA, 4)
 app = typer.Typer(
@@ -62,14 +62,12 @@ def compact(
 ) -> None:
     """Expire snapshots that are no dataset version, merge small files, remove unused ones."""
     done = opened.catalog(store).compact(grace, dry_run=not delete)
-    if as_json:
-        print_json({**vars(done), "deleted": delete})
-        return
     word = "" if delete else "would go (give --delete): "
-    typer.echo(
+    text = (
         f"{word}{done.snapshots} snapshots expired, {done.merged} files merged, "
         f"{done.files} unused files removed"
     )
+    print_result({**vars(done), "deleted": delete}, text, as_json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Dtype, Json, Panel, Store
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import print_result
 
 PLACE = (Panel.MODELS, 3)
 
@@ -26,8 +26,5 @@ def export(
     from kontext.edit.weights.model_store import export_weights
 
     made = export_weights(ref, layout, output, dtype, lambda: opened.artifacts(store))
-    if as_json:
-        print_json(made)
-        return
-    typer.echo("\n".join(f"{made['folder']}/{name}" for name in made["files"]))
-    typer.echo(made["note"])
+    files = [f"{made['folder']}/{name}" for name in made["files"]]
+    print_result(made, "\n".join([*files, made["note"]]), as_json)

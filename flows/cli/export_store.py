@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import print_result
 from kontext.errors import ArtifactError
 
 PLACE = (Panel.STORE, 2)
@@ -55,7 +55,10 @@ def export_store(
     written = Path(output)
     files = [written] if written.is_file() else [p for p in written.rglob("*") if p.is_file()]
     mib = sum(path.stat().st_size for path in files) / 2**20
-    _print_export(["/".join(ref) for ref in done.artifacts], output, mib, as_json)
+    refs = ["/".join(ref) for ref in done.artifacts]
+    line = f"exported to {output}: {len(refs)} artifacts, {mib:.1f} MiB"
+    result = {"output": output, "mib": round(mib, 1), "artifacts": refs}
+    print_result(result, "\n".join([*refs, line]), as_json)
     if max_mib and mib > max_mib:
         raise ArtifactError(f"{output} is {mib:.1f} MiB, above {max_mib:g}")
 
@@ -64,11 +67,3 @@ def _check_stages(known: list[str], named: list[str]) -> None:
     for stage in named:
         if stage not in known:
             raise typer.BadParameter(f"unknown stage '{stage}' (known: {', '.join(known)})")
-
-
-def _print_export(artifacts: list[str], output: str, mib: float, as_json: bool) -> None:
-    if as_json:
-        print_json({"output": output, "mib": round(mib, 1), "artifacts": artifacts})
-        return
-    typer.echo("\n".join(artifacts))
-    typer.echo(f"exported to {output}: {len(artifacts)} artifacts, {mib:.1f} MiB")

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Dtype, Json, Panel, Store
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import print_result
 
 PLACE = (Panel.MODELS, 2)
 
@@ -37,11 +37,9 @@ def import_(
 
     request = ImportRequest(path, name, dtype, autoencoder, text, lora)
     made = import_weights(request, opened.artifacts(store), places(store).home / "scratch")
-    if as_json:
-        print_json(made)
-        return
     state = "was there already" if made["reused"] else "imported"
-    typer.echo(
-        f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters"
+    text = (
+        f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters\n"
+        f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["tag"]}'
     )
-    typer.echo(f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["tag"]}')
+    print_result(made, text, as_json)

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Json, Panel, Store
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import print_result
 
 PLACE = (Panel.MODELS, 4)
 app = typer.Typer(help="Low-rank adapters (LoRA): extract from a fine-tune, merge into a model.")
@@ -35,15 +35,11 @@ def extract(
     from kontext.edit.weights.adapters import extract_lora
 
     made = extract_lora(base, tuned, output, rank, layout, lambda: opened.artifacts(store))
-    if as_json:
-        print_json(made)
-        return
-    typer.echo(
-        f"{made['file']}  {made['adapters']} adapters of rank {rank}, which miss "
-        f"{made['lost']:.1%} of the change"
-    )
+    text = f"{made['file']}  {made['adapters']} adapters of rank {rank}, which miss "
+    text += f"{made['lost']:.1%} of the change"
     if made["not_held"]:
-        typer.echo(f"changed too, but not held by adapters: {', '.join(made['not_held'])}")
+        text += f"\nchanged too, but not held by adapters: {', '.join(made['not_held'])}"
+    print_result(made, text, as_json)
 
 
 @app.command()
@@ -61,8 +57,6 @@ def merge(
     from kontext.edit.weights.adapters import merge_lora
 
     made = merge_lora(base, lora, output, strength, lambda: opened.artifacts(store))
-    if as_json:
-        print_json(made)
-        return
-    typer.echo(f"{made['folder']}  {made['model']} {made['digest'][:16]}")
-    typer.echo(f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["folder"]}')
+    text = f"{made['folder']}  {made['model']} {made['digest'][:16]}\n"
+    text += f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["folder"]}'
+    print_result(made, text, as_json)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared.options import Json, Panel
-from flows.cli.shared.show import print_json, say
+from flows.cli.shared.show import print_result, say
 
 PLACE = (Panel.SERVER, 1)
 
@@ -31,10 +31,7 @@ def up(
     from flows.server import serve
 
     where = serve.describe(serve.up(port=port, host=host, say=say))
-    if as_json:
-        print_json(where)
-    else:
-        typer.echo(f"Prefect is up: {where['ui']}")
+    print_result(where, f"Prefect is up: {where['ui']}", as_json)
     if foreground:
         _supervise()
 

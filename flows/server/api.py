@@ -90,8 +90,7 @@ class Api:
     def runs(self, flow_runs: dict[str, Any], limit: int = 200) -> list[Any]:
         """Flow runs that match a filter, oldest first."""
         body = {"flow_runs": flow_runs, "limit": limit, "sort": "EXPECTED_START_TIME_ASC"}
-        found: list[Any] = self.call("POST", "/flow_runs/filter", body)
-        return found
+        return list(self.call("POST", "/flow_runs/filter", body))
 
     def children(self, run_id: str) -> list[Any]:
         """Runs that `run_id` dispatched."""
@@ -128,14 +127,12 @@ class Api:
         if after:
             wanted["timestamp"] = {"after_": after}
         body = {"logs": wanted, "limit": limit, "sort": "TIMESTAMP_ASC"}
-        found: list[Any] = self.call("POST", "/logs/filter", body)
-        return found
+        return list(self.call("POST", "/logs/filter", body))
 
     def artifacts(self, run_ids: list[str], kind: str) -> list[Any]:
         """Artifacts of one type that belong to some runs."""
         body = {"artifacts": {"flow_run_id": {"any_": run_ids}, "type": {"any_": [kind]}}}
-        found: list[Any] = self.call("POST", "/artifacts/filter", body)
-        return found
+        return list(self.call("POST", "/artifacts/filter", body))
 
     def set_state(
         self, run_id: str, kind: str, name: str, message: str = "", force: bool = False

@@ -13,7 +13,7 @@ from flows.server.api import Api
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
-    from kontext.engine.states import StageStatus
+    from kontext.engine.stage import StageStatus
 
 _ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
 

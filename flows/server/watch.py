@@ -18,7 +18,7 @@ from flows.server.api import TERMINAL, Api
 from tasks.markdown import duration
 
 if TYPE_CHECKING:
-    from kontext.engine.states import PlannedStage
+    from kontext.engine.stage import PlannedStage
 
 INFO, WARNING = 20, 30
 # What Prefect says about itself on every run. The stage lines and the pipeline's own log say it.

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kontext.data.pixels import Pixels, decode_png
-from kontext.engine.stage import ArtifactReader
+from kontext.store.artifacts.artifact_store import Artifact
 
 _CACHE_BYTES = 1 << 30
 
@@ -20,7 +20,7 @@ class ImageBank:
     `ids` lists them in the artifact's order, which is the order of the plan.
     """
 
-    def __init__(self, ingest: ArtifactReader) -> None:
+    def __init__(self, ingest: Artifact) -> None:
         self._ingest = ingest
         self._files = ingest.names("pixels/")
         self._where: dict[str, tuple[int, int]] = {}

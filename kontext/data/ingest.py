@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, decode_image, to_square
 from kontext.data.pixels import encode_png
-from kontext.data.sources import SourceItem, plan
+from kontext.data.sources import plan
+from kontext.data.sources.base import SourceItem
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
@@ -98,7 +99,9 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             data = item.read()
         except SourceError as error:
             subject = subject_hmac(f"{item.source}/{item.ref}", key)
-            rows["rejects"].append(_reject(item, subject, "unreadable", str(error)))
+            rows["rejects"].append(
+                _reject(item.source, subject, item.ref, "unreadable", str(error))
+            )
             continue
         _ingest_one(item, data, chunk.config, gate, key, rows)
     schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
@@ -129,10 +132,13 @@ def _ingest_one(
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
     if result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE):
         rows["decisions"].append(_decision(subject, result))
-        rows["rejects"].append(_reject(item, subject, str(result.reason), hide=True))
+        # neither name nor detail: a hit leaves nothing that points back at it
+        rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
     elif decoded is None:
         assert problem is not None
-        rows["rejects"].append(_reject(item, subject, problem.reason, str(problem)))
+        rows["rejects"].append(
+            _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
+        )
     else:
         rows["decisions"].append(_decision(subject, result))
         canonical = to_square(decoded, config.resolution)
@@ -140,15 +146,13 @@ def _ingest_one(
         rows["pixels"].append({"pixel_id": canonical.pixel_id, "png": encode_png(canonical.rgb)})
 
 
-def _reject(
-    item: SourceItem, subject: str, reason: str, detail: str = "", hide: bool = False
-) -> Row:
+def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
     return {
-        "source": item.source,
+        "source": source,
         "subject_hmac": subject,
-        "source_ref": "" if hide else item.ref,
-        "reason": str(reason),
-        "detail": "" if hide else detail,
+        "source_ref": ref,
+        "reason": reason,
+        "detail": detail,
     }
 
 
@@ -217,19 +221,12 @@ def deduplicate(results: Sequence[Mapping[str, pa.Table]], home: Path) -> Iterat
         columns = ("pixel_id", "image_id", "source", "source_ref")
         for row in images.select(columns).to_pylist():
             first = seen.get(row["pixel_id"])
-            fresh = first is None
-            keep.append(fresh)
+            keep.append(first is None)
             seen.setdefault(row["pixel_id"], f"{row['source']}/{row['source_ref']}")
-            if not fresh:
-                rejects.append(
-                    {
-                        "source": row["source"],
-                        "subject_hmac": subject_hmac(row["image_id"], key),
-                        "source_ref": row["source_ref"],
-                        "reason": "duplicate",
-                        "detail": f"same pixels as {first}",
-                    }
-                )
+            if first is not None:
+                subject, detail = subject_hmac(row["image_id"], key), f"same pixels as {first}"
+                where = row["source"], subject, row["source_ref"]
+                rejects.append(_reject(*where, "duplicate", detail))
         mask = pa.array(keep, pa.bool_())
         yield Ingested(
             images.filter(mask),

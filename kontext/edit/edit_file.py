@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from kontext.edit.provenance.record import Provenance
     from kontext.edit.request import Options
     from kontext.edit.weights.model_store import OpenStore
-    from kontext.engine.stage import ArtifactReader
     from kontext.models.quantize import Scheme
     from kontext.safety.edits import EditScreening
+    from kontext.store.artifacts.artifact_store import Artifact
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _mask(path: Path, screening: EditScreening) -> Mask:
 
 
 def load_editor(
-    model: Path | ArtifactReader, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
+    model: Path | Artifact, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
 ) -> Editor:
     """The editor for a model folder, or an artifact with one in it.
 

@@ -12,25 +12,18 @@ import logging
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.stage import (
-    ChunkMap,
-    ChunkResult,
-    LogReporter,
-    Stage,
-    StageContext,
-    section_in,
-    section_of,
-)
+from kontext.engine.stage import Reporter, Stage, StageContext, section_in, section_of
 from kontext.errors import ArtifactError
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.artifacts.transfer import Transfer, copy_artifacts
-from kontext.store.objects import ObjectStore, open_store
+from kontext.store.objects import open_store
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.sections.base import Section
@@ -163,23 +156,16 @@ def _run(
             digest=manifest.digest,
             inputs={name: store.open(name, digest) for name, digest in manifest.inputs.items()},
             output=writer,
-            map_chunks=_chunk_map(apart.objects),
+            map_chunks=partial(map_chunks, objects=apart.objects, prefix="runs/remade/work"),
             scratch=scratch,
             home=home,
             store_url=store.objects.url,
-            report=LogReporter(_LOG),
+            report=Reporter(_LOG),
             catalog=catalog,
             log=log,
         )
     )
     return writer
-
-
-def _chunk_map(objects: ObjectStore) -> ChunkMap:
-    def run(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
-        return map_chunks(work, chunks, processes, objects=objects, prefix="runs/remade/work")
-
-    return run
 
 
 def _folder(home: Path) -> Path:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,15 @@ from kontext.engine.acceptance import (
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
-from kontext.engine.stage import ChunkResult, Reporter, Stage, StageContext, section_in
-from kontext.engine.states import PlannedStage, StageOutcome, StageStatus
+from kontext.engine.stage import (
+    PlannedStage,
+    Reporter,
+    Stage,
+    StageContext,
+    StageOutcome,
+    StageStatus,
+    section_in,
+)
 from kontext.engine.versions import git_commit, package_versions
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
@@ -96,7 +103,7 @@ class Engine:
         """The catalog, opened when it is first asked for. Raises CatalogError without one."""
         if not self._catalog:
             raise CatalogError("this run has no catalog")
-        # DuckDB: a training machine may have none
+        # here, because a training machine may have no DuckDB
         from kontext.store.catalog.catalog import Catalog
 
         return Catalog(self._catalog, self.objects.url)
@@ -218,21 +225,14 @@ class Engine:
         with FileLock(locks / f"{name}-{digest}.lock"):
             manifest = self.artifacts.manifest(name, digest)
             reused = manifest is not None
+            _LOG.info("%s/%s: %s", name, digest, "reused" if reused else "running")
             if manifest is None:
-                _LOG.info("%s/%s: running", name, digest)
                 manifest = self._make(stage, inputs, attempt, digest, reporter)
-            else:
-                _LOG.info("%s/%s: reused", name, digest)
-            self._finish(stage, manifest, reused)
+            self._finish(stage, manifest)
         return StageOutcome(name, digest, reused, time.monotonic() - began, manifest)
 
     def _make(
-        self,
-        stage: Stage,
-        inputs: dict[str, str],
-        attempt: int,
-        digest: str,
-        reporter: Reporter,
+        self, stage: Stage, inputs: dict[str, str], attempt: int, digest: str, reporter: Reporter
     ) -> Manifest:
         began = time.monotonic()
         writer = self.artifacts.writer(stage.name, digest)
@@ -262,7 +262,7 @@ class Engine:
             self.ledger.append(stage.name, digest, path, run=self.run)
         return writer.commit(manifest)
 
-    def _finish(self, stage: Stage, manifest: Manifest, reused: bool) -> None:
+    def _finish(self, stage: Stage, manifest: Manifest) -> None:
         """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""
         name, digest = stage.name, manifest.digest
         if self._catalog:
@@ -283,18 +283,12 @@ class Engine:
     ) -> StageContext:
         scratch = self._scratch(stage, digest)
         scratch.mkdir(parents=True, exist_ok=True)
-        prefix = run_prefix(stage.name, digest) + "work"
-
-        def chunk_map(work: Any, chunks: Any, processes: int = 1) -> list[ChunkResult]:
-            return map_chunks(
-                work,
-                chunks,
-                processes,
-                objects=self.objects,
-                prefix=prefix,
-                on_done=lambda done, total: reporter.progress(done, total, "chunks"),
-            )
-
+        chunk_map = partial(
+            map_chunks,
+            objects=self.objects,
+            prefix=run_prefix(stage.name, digest) + "work",
+            on_done=lambda done, total: reporter.progress(done, total, "chunks"),
+        )
         return StageContext(
             config=section_in(self.recipe, stage),
             digest=digest,
@@ -348,9 +342,8 @@ class Engine:
         made = {stage.section: manifest.config}
         for source, digest in manifest.inputs.items():
             made[self._stages[source].section] = self.artifacts.open(source, digest).manifest.config
-        return stage.tag.format(
-            **{name: SimpleNamespace(**config) for name, config in made.items()}
-        )
+        sections = {name: SimpleNamespace(**config) for name, config in made.items()}
+        return stage.tag.format(**sections)
 
     def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
         config = section_in(self.recipe, stage).model_dump(mode="json")
@@ -378,8 +371,8 @@ class Engine:
         return int(record["attempt"])
 
     def _bump_attempt(self, stage: Stage, inputs: dict[str, str], attempt: int) -> int:
-        data = json.dumps({"attempt": attempt + 1}).encode()
-        self.objects.put(self._attempt_key(stage, inputs), data)
+        record = {"attempt": attempt + 1}
+        self.objects.put(self._attempt_key(stage, inputs), json.dumps(record).encode())
         return attempt + 1
 
     def _require_inputs(self, stage: Stage, inputs: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The stage engine's contract: what a stage is, what it is handed, and how it reports.
+"""The engine's contract: what a stage is, is handed and reports, and what is said of stages.
 
 A stage is a pure function of its recipe section and its input artifacts. It reads `ctx.inputs`,
 writes `ctx.output` and tells people what it did through `ctx.report`. It never sees the recipe:
@@ -21,100 +21,41 @@ from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
 
-if TYPE_CHECKING:
-    import pyarrow as pa  # a recipe looks into stages' files, and needs no more than pydantic
+if TYPE_CHECKING:  # a recipe looks into stages' files, and needs no more than pydantic
+    import pyarrow as pa
+
+    from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 
 CHANGES_RESULTS = False  # hands things over
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-class Reporter(Protocol):
-    """Where a stage shows people what it did. The orchestrator's layer turns it into its own UI."""
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Advance the stage's one progress bar."""
-
-    def markdown(self, key: str, text: str) -> None:
-        """Publish a markdown note under a stable key."""
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Publish a small table (at most a few hundred rows)."""
-
-    def image(self, key: str, png: bytes, caption: str) -> None:
-        """Publish a picture, below 1 MB."""
-
-
-class LogReporter:
-    """Reporter for the command line and tests: logs progress at most every 10 percent."""
+class Reporter:
+    """Where a stage shows people what it did. This one logs; an orchestrator's has pages for it."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log: logging.Logger | logging.LoggerAdapter[Any] = log
         self._shown = -1
 
     def progress(self, done: float, total: float, message: str = "") -> None:
-        """See `Reporter`."""
+        """Advance the stage's one progress bar; logged at most every 10 percent."""
         tenth = int(10 * done / total) if total else 10
         if tenth != self._shown:
             self._shown = tenth
             self._log.info("%3d%% %s", round(100 * done / total) if total else 100, message)
 
     def markdown(self, key: str, text: str) -> None:
-        """See `Reporter`."""
+        """Publish a markdown note under a stable key."""
         self._log.debug("%s\n%s", key, text)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `Reporter`."""
+        """Publish a small table (at most a few hundred rows)."""
         self._log.debug("%s: %d rows", key, len(rows))
 
     def image(self, key: str, png: bytes, caption: str) -> None:
-        """See `Reporter`."""
+        """Publish a picture, below 1 MB."""
         self._log.debug("%s: %d bytes (%s)", key, len(png), caption)
-
-
-class ArtifactReader(Protocol):
-    """A finished artifact (implemented by kontext.store.artifacts.artifact_store.Artifact)."""
-
-    stage: str
-    digest: str
-    manifest: Manifest
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Sorted file names that start with `prefix`."""
-
-    def path(self, name: str) -> Path:
-        """A local path with the file's bytes, digest-checked."""
-
-    def table(self, name: str) -> pa.Table:
-        """One Parquet file, or all of `name/` concatenated in name order."""
-
-    def json(self, name: str) -> Any:
-        """A parsed JSON file."""
-
-
-class ArtifactOutput(Protocol):
-    """The artifact being written (see `ArtifactWriter`)."""
-
-    def add_file(self, name: str, path: Path) -> None:
-        """Store a local file under `name`."""
-
-    def add_bytes(self, name: str, data: bytes) -> None:
-        """Store bytes under `name`."""
-
-    def add_table(self, name: str, table: pa.Table) -> None:
-        """Store a table as deterministic zstd Parquet under `name`."""
-
-    def add_json(self, name: str, value: Any) -> None:
-        """Store JSON with sorted keys under `name`."""
-
-    def metric(self, name: str, value: float | int | str | bool | None) -> None:
-        """Record a number worth comparing between runs."""
-
-    def note(self, text: str) -> None:
-        """Record a fallback or a limit; the report shows it."""
-
-    def kernel(self, role: str, name: str) -> None:
-        """Record which kernel or backend served a role, e.g. attention=sdpa."""
 
 
 ChunkResult: TypeAlias = "Mapping[str, pa.Table]"
@@ -139,8 +80,8 @@ class StageContext:
 
     config: Section  # the stage's own recipe section
     digest: str  # of the artifact being made
-    inputs: Mapping[str, ArtifactReader]
-    output: ArtifactOutput
+    inputs: Mapping[str, Artifact]
+    output: ArtifactWriter
     map_chunks: ChunkMap
     scratch: Path  # survives a crash and belongs to this digest: checkpoints live here
     home: Path  # KONTEXT_HOME
@@ -205,3 +146,34 @@ def section_in(recipe: Section, stage: Stage) -> Section:
     section = getattr(recipe, stage.section) if stage.section else Section()
     assert isinstance(section, Section)
     return section
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What running a stage did."""
+
+    stage: str
+    digest: str
+    reused: bool
+    seconds: float  # spent now; the manifest has what the work took
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether a stage is done for this recipe."""
+
+    stage: str
+    digest: str
+    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
+    why: str
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One line of a plan."""
+
+    stage: str
+    digest: str
+    reused: bool
+    why: str

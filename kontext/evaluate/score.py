@@ -190,7 +190,7 @@ def autoencoder_scores(
     images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Interval]:
     """PSNR (dB) and SSIM of the round trip of held-out images [M, H, W, 3], means over images."""
-    from kontext.data.quality import ssim
+    from kontext.data.quality.pixels import ssim
 
     measured = {"psnr": psnr(images, round_trip), "ssim": ssim(images, round_trip)}
     return {

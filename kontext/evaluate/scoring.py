@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
 from kontext.models.features.clip import WEIGHTS_FILE, SmallScorer, load_scorer
 from kontext.models.features.efficientnet import FeatureNet
 from kontext.models.text.encoders import TextEncoder
+from kontext.store.artifacts.artifact_store import Artifact
 
 BATCH = 64
 
@@ -75,7 +75,7 @@ def _clip_vectors(bench: Bench, clip: SmallScorer | None) -> Callable[[Images], 
 
 
 def small_clip(
-    screen: ArtifactReader,
+    screen: Artifact,
     features: FeatureNet,
     text: TextEncoder,
     device: torch.device | str = "cpu",

@@ -1,20 +1,32 @@
-"""How many floating-point operations a step takes, computed exactly from the shape.
+"""Operations that a step takes, computed exactly from the shape, and that devices reach.
 
 Counted are matrix products and attention's two products, a multiplication and an addition each,
 as `torch.utils.flop_counter` counts them; norms, activations and softmax are not. `step_flops`
 counts what `FluxTransformer` computes, which leaves out unused outputs of the last block. Published
-tables count every block on every token; `block_flops` does so too.
+tables count every block on every token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from schemas.sections.models import TransformerShape
 
 CHANGES_RESULTS = False  # counts operations
 
 _SINUSOID = 256
+# dense bf16 operations per second, from the makers' data sheets; longer names first
+PEAKS = {
+    "GB200": 2.5e15,
+    "B200": 2.25e15,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "MI300X": 1307e12,
+}
 
 
 @dataclass(frozen=True)
@@ -63,15 +75,6 @@ class Tokens:
         return self.text + self.target + self.context
 
 
-def block_flops(shape: TransformerShape, tokens: int) -> Flops:
-    """Forward of all blocks on `tokens` that all see each other: the published convention.
-
-    FLUX.1 at 1024 x 1024 and 512 text tokens: 74.4 TFLOP, with one context 165.4.
-    """
-    blocks = shape.depth + shape.depth_single_blocks
-    return Flops(2 * _token_weights(shape) * blocks * tokens, _attention(shape, tokens**2) * blocks)
-
-
 def step_flops(
     shape: TransformerShape, tokens: Tokens, batch: int = 1, *, cache: bool = False
 ) -> Flops:
@@ -107,18 +110,18 @@ def cache_flops(shape: TransformerShape, context: int, batch: int = 1) -> Flops:
     return total * batch
 
 
-def cache_saving(shape: TransformerShape, tokens: Tokens, steps: int | None = None) -> float:
-    """The share of operations (0-1) that cached context saves against FLUX.1's joint attention.
+def peak_of(name: str, products: torch.dtype) -> float | None:
+    """Peak FLOP/s of a device by its driver's name; None where no data sheet is listed."""
+    if products != torch.bfloat16:
+        return None
+    return next((peak for known, peak in PEAKS.items() if known in name), None)
 
-    Args:
-        steps: of an edit, the cost of making the cache included; None: of one step alone.
-    """
-    joint = step_flops(shape.model_copy(update={"cached_context": False}), tokens).total
-    apart = shape.model_copy(update={"cached_context": True})
-    cached = step_flops(apart, tokens, cache=True).total
-    if steps is None:
-        return 1 - cached / joint
-    return 1 - (cached * steps + cache_flops(apart, tokens.context).total) / (joint * steps)
+
+def peak_flops(device: torch.device, products: torch.dtype) -> float | None:
+    """Peak FLOP/s of `device` for matrix products of dtype `products`; None where unknown."""
+    if device.type != "cuda":
+        return None
+    return peak_of(torch.cuda.get_device_name(device), products)
 
 
 def utilisation(flops: int, seconds: float, peak: float) -> float:

@@ -8,13 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kontext.errors import SafetyRefusal
-from kontext.safety.classifiers import (
-    ImageClassifier,
-    Pixels,
-    Scores,
-    load_classifier,
-    score_images,
-)
+from kontext.safety.classifiers import load_classifier
+from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.ncii import pair_reasons

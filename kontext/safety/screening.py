@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kontext.safety.classifiers import ImageClassifier, Pixels, load_classifier, score_images
+from kontext.safety.classifiers import load_classifier
+from kontext.safety.classifiers.base import ImageClassifier, Pixels, score_images
 from kontext.safety.ids import Check, Outcome, Reason, decision, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version

@@ -20,7 +20,7 @@ from kontext.data.encoded.latents import (
 )
 from kontext.data.encoded.pair_tensors import sampled
 from kontext.data.shards.read import PairSet, decoded, load_split
-from kontext.engine.stage import ArtifactReader, Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import TextEncoder, load_text_encoder
@@ -28,6 +28,7 @@ from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
 from kontext.parallel.ranks.rank import Rank
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.numerics import (
     LEDGER,
     check_against,
@@ -132,7 +133,7 @@ class _BankWork(NamedTuple):
 BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 
-def _splits(shards: ArtifactReader) -> list[PairSet]:
+def _splits(shards: Artifact) -> list[PairSet]:
     return [load_split(shards, name) for name in ("train", "val", "test")]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kontext.engine.stage import ArtifactReader, Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 from kontext.safety.ledger import Ledger
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.export import export_version
 from kontext.store.catalog.rows import TableSource
@@ -82,7 +83,7 @@ def run(ctx: StageContext) -> None:
     )
 
 
-def _files(reader: ArtifactReader, file: str) -> list[Path]:
+def _files(reader: Artifact, file: str) -> list[Path]:
     names = reader.names(file) if file.endswith("/") else [file]
     return [reader.path(name) for name in names]
 
@@ -91,7 +92,7 @@ def _digest(paths: list[Path]) -> str:
     return hashlib.sha256("\n".join(sha256_file(path) for path in paths).encode()).hexdigest()
 
 
-def _policy(screen: ArtifactReader) -> pa.Table:
+def _policy(screen: Artifact) -> pa.Table:
     thresholds = screen.json("policy.json")["thresholds"]
     names = sorted(thresholds)
     return pa.table(

@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
-from kontext.data.mine import MinedImage, Selection, miner, select
+from kontext.data.mine import miner
+from kontext.data.mine.candidate import MinedImage
+from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
 from schemas.sections.data import MineConfig

@@ -10,7 +10,7 @@ import torch
 
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
-from kontext.engine.stage import ArtifactReader, Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import manifests, notes
@@ -20,6 +20,7 @@ from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import STAGES
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
@@ -162,7 +163,7 @@ def _data_facts(ctx: StageContext) -> DataFacts:
     )
 
 
-def _records(shard: ArtifactReader) -> list[dict[str, str]]:
+def _records(shard: Artifact) -> list[dict[str, str]]:
     """The JSON member of every sample."""
     paths: list[Path] = [shard.path(name) for name in shard.names() if name.endswith(".tar")]
     return [

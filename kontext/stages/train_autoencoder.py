@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kontext.data.contact_sheet import contact_sheet
-from kontext.data.quality import ssim
+from kontext.data.quality.pixels import ssim
 from kontext.data.shards.training_images import MEASURED, some_images, split_images
 from kontext.data.split import SPLITS_IN_ORDER
 from kontext.engine.stage import Stage, StageContext

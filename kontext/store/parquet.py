@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,27 +15,10 @@ _ROWS_BLOBS = 1_024  # where a column holds images
 
 def parquet_bytes(table: pa.Table) -> bytes:
     """The table as zstd Parquet."""
-    sink = io.BytesIO()
-    _write(table, sink)
-    return sink.getvalue()
-
-
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write the table as zstd Parquet to a local file."""
-    with path.open("wb") as file:
-        _write(table, file)
-
-
-def read_parquet(data: bytes) -> pa.Table:
-    """The table in some Parquet bytes."""
-    threads = len(data) > 1 << 20  # below, handing over to the pool costs more than it saves
-    return pq.read_table(pa.BufferReader(data), partitioning=None, use_threads=threads)
-
-
-def _write(table: pa.Table, sink: object) -> None:
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
     table = table.replace_schema_metadata(metadata or None).combine_chunks()
     blobs = [f.name for f in table.schema if pa.types.is_binary(f.type)]
+    sink = io.BytesIO()
     pq.write_table(
         table,
         sink,
@@ -47,3 +29,10 @@ def _write(table: pa.Table, sink: object) -> None:
         data_page_version="1.0",
         version="2.6",
     )
+    return sink.getvalue()
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """The table in some Parquet bytes."""
+    threads = len(data) > 1 << 20  # below, handing over to the pool costs more than it saves
+    return pq.read_table(pa.BufferReader(data), partitioning=None, use_threads=threads)

@@ -22,8 +22,7 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
-from kontext.parallel.flops import Tokens, step_flops
-from kontext.parallel.peaks import peak_of
+from kontext.parallel.flops import Tokens, peak_of, step_flops
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.methods.autoencoder import codec_work
 from schemas.recipe import Recipe

@@ -20,7 +20,7 @@ from benchmarks import (
     transformer,
 )
 from kontext.parallel.attention import active_kernel
-from kontext.parallel.flops import Tokens, cache_saving
+from kontext.parallel.flops import Tokens
 from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
@@ -72,7 +72,7 @@ def test_both_models_are_the_same_function(capsys: pytest.CaptureFixture[str]) -
 def test_cached_context_saves_what_the_count_says(capsys: pytest.CaptureFixture[str]) -> None:
     context_cache.main(["--steps", "3", "--side", "2", "--text", "3", "--repeats", "1"], SHAPE)
     out = capsys.readouterr().out
-    expected = cache_saving(SHAPE, Tokens(3, 4, 4))
+    expected = context_cache.saving(SHAPE, Tokens(3, 4, 4))
     assert f"this run: FLOPs saved per step {expected:.1%}" in out
     assert "FLUX.1, 1024 x 1024: FLOPs saved per step 4" in out
     assert "(at least 35 %): reached" in out

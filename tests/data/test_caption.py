@@ -12,14 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.data.caption import (
-    MAX_WORDS,
-    Caption,
-    CaptionRequest,
-    ImageFacts,
-    captioner_for,
-)
+from kontext.data.caption import captioner_for
 from kontext.data.caption import words as words_module
+from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts
 from kontext.data.caption.chat import ChatCaptioner
 from kontext.data.caption.relations import ALIASES, WORDINGS, generic
 from kontext.data.caption.templates import TemplateCaptioner

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from kontext.data.quality import CHANGED_ABOVE, pdq_distance, quality, ssim
+from kontext.data.quality.pixels import CHANGED_ABOVE, quality, ssim
+from kontext.safety.pdq import distances
 
 
 def naive_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -78,8 +79,8 @@ def test_blocks_do_not_matter(images, monkeypatch):
         assert np.allclose(one, other, atol=1e-6)
 
 
-def test_pdq_distance_counts_bits():
+def test_distances_counts_bits():
     a = np.zeros((2, 32), np.uint8)
     b = a.copy()
     b[1, 0], b[1, 31] = 0b101, 0xFF
-    assert pdq_distance(a, b).tolist() == [0, 10]
+    assert distances(a, b).tolist() == [0, 10]

@@ -12,13 +12,13 @@ import pytest
 
 from kontext.engine import fingerprint
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter, Stage, StageContext, section_of
+from kontext.engine.stage import Reporter, Stage, StageContext, section_of
 from kontext.errors import ArtifactError
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
 
 ROOT = Path(__file__).parents[1]
-REPORT = LogReporter(logging.getLogger("test"))
+REPORT = Reporter(logging.getLogger("test"))
 
 FIRST = """
 import pyarrow as pa

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter
+from kontext.engine.stage import Reporter
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
@@ -77,7 +77,7 @@ class Lab:
         shutil.rmtree(self.root, ignore_errors=True)
         home = self.root / "home"
         home.mkdir(parents=True, exist_ok=True)
-        reporter = LogReporter(logging.getLogger("kontext"))
+        reporter = Reporter(logging.getLogger("kontext"))
         for stage in STAGES:
             engine_of(home).run_stage(stage, reporter)
             shutil.copytree(home, self.root / "after" / stage)

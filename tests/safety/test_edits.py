@@ -8,7 +8,7 @@ import pytest
 from kontext.errors import SafetyRefusal
 from kontext.safety import edits as module
 from kontext.safety.canaries import canary_image, canary_png
-from kontext.safety.classifiers import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
 from kontext.safety.edits import EditScreening
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Reason

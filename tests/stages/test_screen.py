@@ -13,7 +13,6 @@ import pytest
 
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.stage import ArtifactOutput
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
@@ -22,7 +21,7 @@ from kontext.safety import screening
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stages import STAGES
-from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.manifest import artifact_digest
 from schemas.recipes import Recipe
 from schemas.sections.data import ScreenConfig
@@ -61,7 +60,7 @@ def pair_key(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def fill_ingest(output: ArtifactOutput) -> None:
+def fill_ingest(output: ArtifactWriter) -> None:
     images = []
     for number, picture in enumerate(PICTURES):
         hashes, quality = pdq_dihedral(picture)
@@ -80,7 +79,7 @@ def fill_ingest(output: ArtifactOutput) -> None:
         output.add_table(f"pixels/{part:03d}.parquet", rows_table(PIXELS, pngs[rows]))
 
 
-def fill_mine(output: ArtifactOutput) -> None:
+def fill_mine(output: ArtifactWriter) -> None:
     rows = [
         {
             "pair_id": pair_key(name),
@@ -93,7 +92,7 @@ def fill_mine(output: ArtifactOutput) -> None:
     output.add_table("pairs.parquet", rows_table(PAIRS, rows))
 
 
-def fill_caption(output: ArtifactOutput) -> None:
+def fill_caption(output: ArtifactWriter) -> None:
     rows = [
         {
             "pair_id": pair_key(name),

@@ -12,12 +12,12 @@ import pytest
 
 from kontext.engine import fingerprint
 from kontext.engine.run import Engine
-from kontext.engine.stage import LogReporter, Stage
+from kontext.engine.stage import Reporter, Stage
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
 ROOT = Path(__file__).parents[2]
-REPORT = LogReporter(logging.getLogger("test"))
+REPORT = Reporter(logging.getLogger("test"))
 DATA = ("ingest", "mine", "caption", "screen", "shard")
 
 SOURCE = """

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from kontext.engine.stage import LogReporter
+from kontext.engine.stage import Reporter
 from kontext.errors import KontextError, Stopped
 from tasks.markdown import duration, metrics_line
 from tasks.request import Request, RunFailed, find_report, plan_run
@@ -40,7 +40,7 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
             return _stopped(f"before stage '{step.stage}'", stages, console)
         forced = step.stage in planned.forced
         try:
-            outcome = engine.run_stage(step.stage, LogReporter(log), force=forced)
+            outcome = engine.run_stage(step.stage, Reporter(log), force=forced)
         except Stopped as stopped:
             return _stopped(f"stage '{step.stage}' {stopped}", stages, console)
         except (KontextError, OSError) as error:  # OSError: a full disk, for example

@@ -20,6 +20,14 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
+def print_result(value: Any, text: str, as_json: bool) -> None:
+    """Print what a command made: the value with `--json`, else the words for people."""
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo(text)
+
+
 def cell(value: Any) -> str:
     """A value as text: empty for None, JSON for what is no text."""
     from tasks.markdown import json_safe

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import typer
-
-from flows.cli.shared.show import print_json, say
+from flows.cli.shared.show import print_result, say
 from kontext.errors import KontextError
 
 
@@ -38,7 +36,5 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     message = str((run.get("state") or {}).get("message") or run["state_name"])
     if run["state_type"] != "COMPLETED":
         raise KontextError(f"{flow}: {message.splitlines()[0]}")
-    if as_json:
-        print_json({"state": run["state_type"], "message": message, "run": run["id"]})
-    else:
-        typer.echo(message)
+    result = {"state": run["state_type"], "message": message, "run": run["id"]}
+    print_result(result, message, as_json)

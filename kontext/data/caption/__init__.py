@@ -8,7 +8,7 @@ kontext.data.sources, kontext.errors and schemas.
 
 from __future__ import annotations
 
-from kontext.data.caption.base import MAX_WORDS, Caption, Captioner, CaptionRequest, ImageFacts
+from kontext.data.caption.base import Captioner
 from schemas.discovery import plugins
 from schemas.sections.data import CaptionConfig
 
@@ -19,23 +19,6 @@ def captioner_for(config: CaptionConfig) -> Captioner:
     return found
 
 
-def module_of(name: str) -> str:
-    """The module that implements a captioner. Raises KeyError for an unknown one."""
-    return plugins(__name__, "captioner")[name].__name__
-
-
 def modules_named(config: CaptionConfig) -> list[str]:
     """Modules of the plug-ins that the section names."""
-    return [module_of(config.captioner)]
-
-
-__all__ = [
-    "MAX_WORDS",
-    "Caption",
-    "CaptionRequest",
-    "Captioner",
-    "ImageFacts",
-    "captioner_for",
-    "module_of",
-    "modules_named",
-]
+    return [plugins(__name__, "captioner")[config.captioner].__name__]

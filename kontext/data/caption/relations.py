@@ -8,7 +8,9 @@ is a plural, {when} is "at night", {hair} is "red hair" or "no hair".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from kontext.data.caption.words import escaped, humanise
 
 
 @dataclass(frozen=True)
@@ -224,4 +226,29 @@ def generic(what: str) -> Wording:
         tuple(line.replace("{what}", what) for line in _GENERIC_REMOVE),
         f"add {{to}} {what}",
         f"remove {what}",
+    )
+
+
+_FROM_SECOND_PICTURE = _lines("""give it the {what} of the second picture |
+    change the {what} to that of the second picture | use the {what} of the second picture |
+    copy the {what} from the second picture | take over the {what} of the second picture |
+    match the {what} of the second picture""")
+
+
+def by_reference(base: Wording, attribute: str) -> Wording:
+    """`base` with sentences that point at the second picture, in place of all its own.
+
+    For edits whose wanted value a second picture shows: the words do not name it.
+    """
+    what = escaped(humanise(attribute))
+    lines = tuple(line.replace("{what}", what) for line in _FROM_SECOND_PICTURE)
+    short = f"{what} of the second picture"
+    return replace(
+        base,
+        change=lines,
+        short=short,
+        add=lines,
+        remove=lines,
+        short_add=short,
+        short_remove=short,
     )

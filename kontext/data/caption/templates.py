@@ -6,16 +6,8 @@ with the values swapped, so instruction and inverse match in tone.
 
 from __future__ import annotations
 
-from kontext.data.caption.base import (
-    MAX_WORDS,
-    Caption,
-    CaptionRequest,
-    ImageFacts,
-    failed,
-    words,
-)
-from kontext.data.caption.references import by_reference
-from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, generic
+from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts, failed, words
+from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, by_reference, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash

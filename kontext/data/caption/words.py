@@ -11,17 +11,6 @@ from kontext.data.caption.base import MAX_WORDS, words
 # Values that mean "there is none", so that the edit adds or removes something.
 NOTHING = frozenset({"", "no", "none", "nothing", "without", "off", "absent", "false"})
 
-# Names for art sets whose labels are still set names (the shipped sources use the values as such).
-_NAMES = {
-    "fluent-emoji": "glossy 3D",
-    "fluent-emoji-flat": "flat Fluent",
-    "fluent-emoji-high-contrast": "black and white",
-    "noto": "Noto",
-    "noto-v1": "old Noto",
-    "twemoji": "Twemoji",
-    "openmoji": "outlined OpenMoji",
-    "emojione": "EmojiOne",
-}
 _COLORS = {
     "black": (0, 0, 0),
     "white": (255, 255, 255),
@@ -49,11 +38,9 @@ _HEX = re.compile(r"^#(?P<rgb>[0-9a-fA-F]{6})$")
 def humanise(value: str) -> str:
     """A label as a person would say it.
 
-    >>> humanise("longHair"), humanise("cat_ears"), humanise("#d8433b"), humanise("twemoji")
-    ('long hair', 'cat ears', 'red', 'Twemoji')
+    >>> humanise("longHair"), humanise("cat_ears"), humanise("#d8433b")
+    ('long hair', 'cat ears', 'red')
     """
-    if value in _NAMES:
-        return _NAMES[value]
     color = _HEX.match(value)
     if color:
         return _nearest_color(color["rgb"])

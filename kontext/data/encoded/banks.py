@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kontext.engine.stage import ArtifactOutput, ArtifactReader
 from kontext.errors import Stopped, WeightsError
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 
 BANK_ROWS = pa.schema(
     [
@@ -147,7 +147,7 @@ def make_shards(
 
 
 def write_bank(
-    output: ArtifactOutput,
+    output: ArtifactWriter,
     scratch: Path,
     name: str,
     entries: Entries,
@@ -191,7 +191,7 @@ def _table(entries: Entries, shards: Sequence[str], rows: int) -> pa.Table:
     )
 
 
-def open_bank(artifact: ArtifactReader, name: str) -> Bank:
+def open_bank(artifact: Artifact, name: str) -> Bank:
     """A bank in the order of its table; its tensors stay on disk.
 
     Raises:

@@ -16,11 +16,11 @@ from kontext.data.encoded.banks import open_bank
 from kontext.data.encoded.pair_tensors import NO_CONTEXT, PairTensors, padded
 from kontext.data.pixels import Pixels
 from kontext.data.shards.read import PairSet
-from kontext.engine.stage import ArtifactReader
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.precision import autocast
 from kontext.models.text.encoders import TextEncoder
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import RELATION_CLASSES
 
 EMPTY_PROMPT = ""
@@ -97,7 +97,7 @@ def pair_rows(
     ]
 
 
-def load_pairs(encoded: ArtifactReader, split: str, device: torch.device) -> PairTensors:
+def load_pairs(encoded: Artifact, split: str, device: torch.device) -> PairTensors:
     """The pairs of one split, their latents and texts on disk until a batch asks for them.
 
     Raises:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from kontext.data.mine.candidate import Candidate, MinedImage
-from kontext.data.mine.select import Selection, select
 from schemas.discovery import plugins
 from schemas.sections.data import MineConfig
 
@@ -24,22 +23,6 @@ def miner(name: str) -> Miner:
     return found
 
 
-def module_of(name: str) -> str:
-    """The module that implements a miner. Raises KeyError for an unknown one."""
-    return plugins(__name__, "mine")[name].__name__
-
-
 def modules_named(config: MineConfig) -> list[str]:
     """Modules of the plug-ins that the section names."""
-    return [module_of(name) for name in config.miners]
-
-
-__all__ = [
-    "Candidate",
-    "MinedImage",
-    "Selection",
-    "miner",
-    "module_of",
-    "modules_named",
-    "select",
-]
+    return [plugins(__name__, "mine")[name].__name__ for name in config.miners]

@@ -2,9 +2,3 @@
 
 Scores are raw numbers. Thresholds are SQL views, not code here. Imports models and safety.
 """
-
-from __future__ import annotations
-
-from kontext.data.quality.pixels import CHANGED_ABOVE, Quality, pdq_distance, quality, ssim
-
-__all__ = ["CHANGED_ABOVE", "Quality", "pdq_distance", "quality", "ssim"]

@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
-from kontext.data.quality.pixels import Quality, pdq_distance, quality
+from kontext.data.quality.pixels import Quality, quality
+from kontext.safety.pdq import distances
 
 Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -91,4 +92,4 @@ def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
 
 def edge_pdq(edges: Edges, pdq: NDArray[np.uint8]) -> Rows:
     """PDQ distance of every edge, from the images' hashes uint8 [M, 32]."""
-    return pdq_distance(pdq[edges.context], pdq[edges.target[edges.pair]])
+    return distances(pdq[edges.context], pdq[edges.target[edges.pair]])

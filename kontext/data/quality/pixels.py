@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kontext.safety.pdq import distances
-
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float64]
 
@@ -70,11 +68,6 @@ def ssim(a: Pixels, b: Pixels) -> Values:
         index /= (squares + _C1) * (variances + _C2)
         found[rows] = index.mean((1, 2, 3)).double().numpy()
     return found
-
-
-def pdq_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Hamming distance 0-256 of PDQ hashes, uint8 [N, 32] each."""
-    return distances(a, b)
 
 
 def _blocks(images: Pixels) -> list[slice]:

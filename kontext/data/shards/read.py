@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import numpy as np
 
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards.write import map_file, tar_members
-from kontext.engine.stage import ArtifactReader
 from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import Artifact
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class PairRow:
     split: str
     contexts: tuple[int, ...]
     target: int
+
+
+_AS_WRITTEN = [each.name for each in fields(PairRow) if each.name not in ("contexts", "target")]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class PairSet:
         return [row for row in self.rows if row.relation_class == relation_class]
 
 
-def load_split(shards: ArtifactReader, split: str) -> PairSet:
+def load_split(shards: Artifact, split: str) -> PairSet:
     """All of a split's pairs. Images are decoded when they are asked for.
 
     A split without shards gives an empty set.
@@ -133,18 +136,7 @@ def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, A
 
 def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:
     return PairRow(
-        pair_id=record["pair_id"],
-        relation_class=record["relation_class"],
-        relation=record["relation"],
-        instruction=record["instruction"],
-        instruction_short=record["instruction_short"],
-        instruction_inverse=record["instruction_inverse"],
-        target_caption=record["target_caption"],
-        context_caption=record["context_caption"],
-        params=record["params"],
-        source=record["source"],
-        license_spdx=record["license_spdx"],
-        split=record["split"],
+        **{name: record[name] for name in _AS_WRITTEN},
         contexts=tuple(index[context] for context in record["context_ids"]),
         target=index[record["target_id"]],
     )

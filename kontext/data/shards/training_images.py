@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kontext.data.shards.image_batch import ImageSource
-from kontext.data.shards.image_stream import StreamedImages, linked_shards
+from kontext.data.shards.image_batch import ImageBatch, ImageSource
+from kontext.data.shards.index import load_index
 from kontext.data.shards.read import load_split
-from kontext.engine.stage import ArtifactReader
+from kontext.data.shards.stream import PairStream, StreamBatch, StreamPlan
 from kontext.parallel.world import World
+from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.objects import open_store
 from schemas.sections.training import AutoencoderConfig
 
 MEASURED = 4096  # images that are looked at where a split has more than memory should hold
 
 
 def training_images(
-    config: AutoencoderConfig, shards: ArtifactReader, folder: Path, world: World
+    config: AutoencoderConfig, shards: Artifact, folder: Path, world: World
 ) -> Tensor | StreamedImages:
     """All images of the train split uint8 [N, 3, H, W], or a stream of them; maybe none.
 
@@ -34,7 +38,7 @@ def training_images(
 
 
 def split_images(
-    shards: ArtifactReader, split: str, device: torch.device, most: int | None = None
+    shards: Artifact, split: str, device: torch.device, most: int | None = None
 ) -> Tensor:
     """The images of a split, uint8 [N, 3, H, W]; the first `most` by content id, or all."""
     pairs = load_split(shards, split)
@@ -50,3 +54,59 @@ def some_images(images: Tensor | ImageSource, most: int = MEASURED) -> Tensor:
     while sum(map(len, parts)) < min(most, len(images)):
         parts.append(images.batch(len(parts)).pixels)
     return torch.cat(parts)[:most]
+
+
+class StreamedImages:
+    """The targets of a split's pairs, each once per epoch, in an order fixed by the seed.
+
+    Every rank reads only its own rows. Step k is always the k-th batch, so a run that was killed
+    goes on with the pictures that an unbroken one would see.
+
+    Args:
+        folder: of shards; their index is made there once.
+        batch: pictures of a global batch; the last of an epoch is smaller, and left out where
+            there would be fewer pictures than ranks.
+
+    Raises:
+        ArtifactError: no shards in the folder, or (from `batch`) a damaged one.
+    """
+
+    def __init__(self, folder: Path, batch: int, seed: int, world: World) -> None:
+        store = open_store(f"file://{folder.absolute()}")
+        tokens = max(target for target, *_ in load_index(store, "").image_tokens)
+        plan = StreamPlan(batch * tokens, seed=seed, contexts=False)
+        self._stream = PairStream(store, "", plan, world)
+        self._world = world
+        self._next, self._coming = 0, self._from(0)
+
+    def __len__(self) -> int:
+        """Pictures of an epoch."""
+        return len(self._stream.index)
+
+    def batch(self, index: int) -> ImageBatch:
+        """The rows of step `index` that this rank computes; quickest one after the other."""
+        if index != self._next:
+            self._coming.close()
+            self._coming = self._from(index)
+        found = next(self._coming)
+        self._next = index + 1
+        pixels = torch.from_numpy(np.ascontiguousarray(found.targets().transpose(0, 3, 1, 2)))
+        return ImageBatch(pixels, found.rows.start, found.total)
+
+    def _from(self, index: int) -> Generator[StreamBatch]:
+        whole = self._stream.steps(at_least=self._world.size)
+        place = next(place for number, place in enumerate(whole) if number == index)
+        for found in self._stream.batches(place):
+            if found.total >= self._world.size:
+                yield found
+
+
+def linked_shards(shards: Artifact, split: str, folder: Path) -> Path:
+    """A folder with a split's shards under their names, as links to the artifact's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in shards.names(f"{split}-"):
+        link = folder / name
+        if name.endswith(".tar"):
+            with suppress(FileExistsError):  # another rank was faster
+                link.symlink_to(Path(shards.path(name)).absolute())
+    return folder

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from kontext.data.sources.base import SourceItem
 from schemas.sections.data import IngestConfig
-from schemas.sections.sources import SourceConfig, source_kinds
+from schemas.sections.sources import SourceConfig
 
 
 def plan(config: SourceConfig) -> list[SourceItem]:
@@ -24,14 +24,6 @@ def plan(config: SourceConfig) -> list[SourceItem]:
     return items
 
 
-def module_of(kind: str) -> str:
-    """The module that implements a kind of source. Raises KeyError for an unknown one."""
-    return source_kinds()[kind].__module__
-
-
 def modules_named(config: IngestConfig) -> list[str]:
     """Modules of the plug-ins that the section names."""
-    return [module_of(source.kind) for source in config.sources]
-
-
-__all__ = ["SourceItem", "module_of", "modules_named", "plan"]
+    return [type(source).__module__ for source in config.sources]

@@ -15,13 +15,7 @@ from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.codepoints import EXCLUDED, parse_codes
-from kontext.data.sources.families import (
-    FAMILIES,
-    EmojiFamily,
-    Member,
-    differs_in_label_only,
-    member,
-)
+from kontext.data.sources.families import FAMILIES, EmojiFamily, differs_in_label_only, member
 from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
 from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
 from kontext.data.sources.stable import shuffled
@@ -98,17 +92,21 @@ def plan(config: EmojiSource) -> list[SourceItem]:
     items: list[SourceItem] = []
     concepts, people = _sample(config)
     for prefix in config.sets:
-        icons = load_icon_set(prefix)
+        icons, style = load_icon_set(prefix), ART_STYLES.get(prefix, prefix)
         for codes, name in sorted(_aligned(prefix).items()):
             family = member(codes, config.families)
             base, labels = parse_codes(codes)
+            words = _FLUENT_TONE.sub("", name.removesuffix("-skin-tone")).replace("-", " ")
             if family:
                 if differs_in_label_only(prefix, family):
-                    items.append(_family_item(icons, name, family))
+                    look = {family.attribute: family.value}
+                    group = f"{family.family}:{prefix}"
+                    items.append(_item(icons, name, family.family, look, group))
             elif base in people and prefix in config.people_sets and "skin_tone" in labels:
-                items.append(_item(icons, name, base, labels, f"person:{base}"))
+                look = {**labels, "art_style": style}
+                items.append(_item(icons, name, words, look, f"person:{base}"))
             elif base in concepts and not labels:
-                items.append(_item(icons, name, base, labels, f"concept:{base}"))
+                items.append(_item(icons, name, words, {"art_style": style}, f"concept:{base}"))
     return items
 
 
@@ -131,8 +129,9 @@ def _sample(config: EmojiSource) -> tuple[set[str], set[str]]:
     )
 
 
-def _item(icons: IconSet, name: str, base: str, labels: dict[str, str], group: str) -> SourceItem:
-    concept = _FLUENT_TONE.sub("", name.removesuffix("-skin-tone")).replace("-", " ")
+def _item(
+    icons: IconSet, name: str, concept: str, labels: dict[str, str], group: str
+) -> SourceItem:
     return SourceItem(
         source=f"emoji:{icons.prefix}",
         ref=name,
@@ -140,21 +139,7 @@ def _item(icons: IconSet, name: str, base: str, labels: dict[str, str], group: s
         concept=concept,
         license_spdx=icons.license_spdx,
         author=icons.author,
-        attributes={**labels, "art_style": ART_STYLES.get(icons.prefix, icons.prefix)},
-        payload=icons.svg(name),
-        trusted_svg=True,
-    )
-
-
-def _family_item(icons: IconSet, name: str, family: Member) -> SourceItem:
-    return SourceItem(
-        source=f"emoji:{icons.prefix}",
-        ref=name,
-        group_key=f"emoji:{family.family}:{icons.prefix}",
-        concept=family.family,
-        license_spdx=icons.license_spdx,
-        author=icons.author,
-        attributes={family.attribute: family.value},
+        attributes=labels,
         payload=icons.svg(name),
         trusted_svg=True,
     )

@@ -41,7 +41,7 @@ from kontext.models.files.weights import (
 from kontext.models.flux.transformer import FluxTransformer
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 CHANGES_RESULTS = False  # writes other layouts of weights that are there
 
@@ -71,7 +71,7 @@ class Exported:
 
 
 def export_model(
-    source: Path | ArtifactReader, folder: Path, layout: Layout, dtype: torch.dtype | None = None
+    source: Path | Artifact, folder: Path, layout: Layout, dtype: torch.dtype | None = None
 ) -> Exported:
     """Write a model folder's weights to `folder`, one tensor at a time.
 

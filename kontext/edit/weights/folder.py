@@ -28,7 +28,7 @@ from kontext.models.quantize import quantize as quantize_weights
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 CONFIG, TRANSFORMER, AUTOENCODER = (
     "config.json",
@@ -130,7 +130,7 @@ def write_config(
 
 
 def load_model_folder(
-    source: Path | ArtifactReader,
+    source: Path | Artifact,
     device: torch.device | str = "cpu",
     quantize: Scheme | None = None,
 ) -> LoadedModel:
@@ -158,7 +158,7 @@ def load_model_folder(
     return LoadedModel(transformer, autoencoder, config.settings, config.digest, quantize)
 
 
-def read_config(source: Path | ArtifactReader) -> ModelFile:
+def read_config(source: Path | Artifact) -> ModelFile:
     """The configuration of a model folder. Raises WeightsError where it is none."""
     path = find_file(source, CONFIG)
     try:
@@ -167,7 +167,7 @@ def read_config(source: Path | ArtifactReader) -> ModelFile:
         raise WeightsError(f"{path}: not a kontext model configuration") from error
 
 
-def find_file(source: Path | ArtifactReader, name: str) -> Path:
+def find_file(source: Path | Artifact, name: str) -> Path:
     """Where a file of a model folder lies. Raises WeightsError where it is missing."""
     path = source / name if isinstance(source, Path) else source.path(f"model/{name}")
     if not path.is_file():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kontext.engine.stage import ArtifactReader
 from kontext.errors import ArtifactError
 from kontext.evaluate.pixels import Images, Masks, change_mask
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
 
@@ -74,7 +74,7 @@ class Bench:
         return np.array([i for i, x in enumerate(self.items) if x.category == category], np.int64)
 
     @classmethod
-    def from_shards(cls, shards: ArtifactReader, config: EvaluateConfig) -> Bench:
+    def from_shards(cls, shards: Artifact, config: EvaluateConfig) -> Bench:
         """Choose test items from a shard artifact. Raises ArtifactError when it has none."""
         from kontext.data.shards.read import load_split
 

@@ -23,7 +23,7 @@ def outside_ratio(scoring: Scoring) -> Measured:
 
 def ssim_to_target(scoring: Scoring) -> Values:
     """Structural similarity of output and target per item, in -1..1."""
-    from kontext.data.quality import ssim
+    from kontext.data.quality.pixels import ssim
 
     return ssim(scoring.output, scoring.bench.target)
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kontext.data.shards.read import PairRow, load_split
-from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.model import SamplePair, TableBlock
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
 from schemas.tables import RELATION_CLASSES
 
 PER_CATEGORY = 6
-Inputs = Mapping[str, ArtifactReader]
+Inputs = Mapping[str, Artifact]
 
 REASONS = {
     "quota": "the category had enough of this relation",

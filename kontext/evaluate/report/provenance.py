@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kontext.engine.stage import ArtifactReader, Stage, StageContext
+from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.report.builder import duration
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import StageRow
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.manifest import Manifest
 
 
-def manifests(inputs: Mapping[str, ArtifactReader]) -> dict[str, Manifest]:
+def manifests(inputs: Mapping[str, Artifact]) -> dict[str, Manifest]:
     """Every input's manifest, in their order."""
     return {stage: reader.manifest for stage, reader in inputs.items()}
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.report.model import TableBlock
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.manifest import Manifest
 from schemas.risks import risks
 from schemas.sections.data import IngestConfig
@@ -29,7 +29,7 @@ _SCORES = (
     *((r.column, f"{r.name}, {r.classifier}", r.column) for r in risks().values()),
     ("exposure_delta", "rise in exposure", "exposure_delta_max"),
 )
-Inputs = Mapping[str, ArtifactReader]
+Inputs = Mapping[str, Artifact]
 
 
 def decisions(inputs: Inputs) -> pa.Table:

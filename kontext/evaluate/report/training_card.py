@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kontext.engine.stage import ArtifactReader
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Curve, line_chart, smooth
 from kontext.evaluate.report.model import Chart, HeatMap
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
 
@@ -46,7 +46,7 @@ def curves(history: pa.Table, names: Mapping[str, str]) -> list[Curve]:
     return lines
 
 
-def autoencoder_charts(artifact: ArtifactReader, config: AutoencoderConfig) -> list[Chart]:
+def autoencoder_charts(artifact: Artifact, config: AutoencoderConfig) -> list[Chart]:
     """Loss terms and the discriminator."""
     history = artifact.table("history.parquet")
     terms = {"l1": "L1", "perceptual": "perceptual", "adversarial": "adversarial"}
@@ -70,7 +70,7 @@ def autoencoder_charts(artifact: ArtifactReader, config: AutoencoderConfig) -> l
     return [chart for chart in charts if chart.svg]
 
 
-def flow_charts(artifact: ArtifactReader, config: FinetuneConfig) -> list[Chart]:
+def flow_charts(artifact: Artifact, config: FinetuneConfig) -> list[Chart]:
     """Flow-matching loss of both phases."""
     history = artifact.table("history.parquet")
     names = {"edit": "editing", "t2i": "text-to-image"}
@@ -87,7 +87,7 @@ def flow_charts(artifact: ArtifactReader, config: FinetuneConfig) -> list[Chart]
     return [Chart("Flow matching", caption, svg)] if svg else []
 
 
-def distill_charts(artifact: ArtifactReader) -> list[Chart]:
+def distill_charts(artifact: Artifact) -> list[Chart]:
     """Adversarial losses, and how far the discriminator's logits lie apart."""
     history = artifact.table("history.parquet")
     losses = {"student_loss": "student", "heads_loss": "heads", "anchor": "distance to teacher"}
@@ -113,7 +113,7 @@ def distill_charts(artifact: ArtifactReader) -> list[Chart]:
     return [chart for chart in charts if chart.svg]
 
 
-def level_map(artifact: ArtifactReader) -> HeatMap | None:
+def level_map(artifact: Artifact) -> HeatMap | None:
     """Held-out loss per noise level x category."""
     levels = artifact.table("levels.parquet")
     if not levels.num_rows:

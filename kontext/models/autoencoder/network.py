@@ -21,7 +21,7 @@ from kontext.parallel.attention import attention
 from schemas.sections.models import AutoencoderShape
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 _EPS = 1e-6
 _FLASH_CHANNELS = 256
@@ -308,7 +308,7 @@ def sample_posterior(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise
 
 
-def load_autoencoder(artifact: ArtifactReader, device: torch.device) -> Autoencoder:
+def load_autoencoder(artifact: Artifact, device: torch.device) -> Autoencoder:
     """The autoencoder of a train-autoencoder artifact, frozen. Raises WeightsError."""
     with torch.device("meta"):
         model = Autoencoder.from_config(artifact.json("config.json"))

@@ -27,7 +27,7 @@ from kontext.models.precision import autocast
 from kontext.models.text.encoders import TextEncoder
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -149,7 +149,7 @@ def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
 
 
 def load_scorer(
-    artifact: ArtifactReader,
+    artifact: Artifact,
     features: FeatureNet,
     text: TextEncoder,
     device: torch.device | str = "cpu",

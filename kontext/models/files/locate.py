@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kontext.errors import WeightsError
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 TRANSFORMER = "transformer.safetensors"  # of a model folder of ours
 FLOW = "flow.safetensors"  # of a finetune artifact
@@ -25,7 +25,7 @@ def find_transformer(path: Path) -> Path:
     return only_transformer(path)
 
 
-def artifact_transformer(artifact: ArtifactReader) -> Path:
+def artifact_transformer(artifact: Artifact) -> Path:
     """The transformer's file in an artifact: import's, finetune's, or publish's teacher.
 
     A few-step student is no start for training and no base for adapters, so the teacher comes

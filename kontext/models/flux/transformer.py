@@ -35,7 +35,7 @@ from kontext.models.flux.sequence import rope
 from schemas.sections.models import TransformerShape
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader
+    from kontext.store.artifacts.artifact_store import Artifact
 
 
 def timestep_embedding(t: Tensor) -> Tensor:
@@ -311,7 +311,7 @@ def check_shape(shape: TransformerShape) -> None:
         raise RecipeError(f"axes_dim {shape.axes_dim} must be even and sum to the head's {head}")
 
 
-def load_transformer(artifact: ArtifactReader, name: str, device: torch.device) -> FluxTransformer:
+def load_transformer(artifact: Artifact, name: str, device: torch.device) -> FluxTransformer:
     """The transformer in file `name` of a finetune or distill artifact, frozen.
 
     Its shape is in the artifact's `config.json`: under `shape`, or the whole file.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader, StageContext
+    from kontext.engine.stage import StageContext
+    from kontext.store.artifacts.artifact_store import Artifact
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Inputs:
             checkpoint of step 0, so they build a model of the recipe's shape.
     """
 
-    artifacts: Mapping[str, ArtifactReader]
+    artifacts: Mapping[str, Artifact]
     store: str
     cache: Path
     scratch: Path
@@ -39,7 +40,7 @@ class Inputs:
         """The inputs of a running stage."""
         return cls(ctx.inputs, ctx.store_url, ctx.home / "cache" / "blobs", ctx.scratch)
 
-    def __getitem__(self, stage: str) -> ArtifactReader:
+    def __getitem__(self, stage: str) -> Artifact:
         return self.artifacts[stage]
 
     def using(

@@ -9,7 +9,7 @@ asks for the risks. May import kontext.errors and schemas.
 from __future__ import annotations
 
 from kontext.errors import GateError
-from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.classifiers.base import ImageClassifier
 from schemas.discovery import plugins
 from schemas.sections.data import ScreenConfig
 
@@ -27,22 +27,6 @@ def load_classifier(name: str, threads: int = 1) -> ImageClassifier:
     return classifier
 
 
-def module_of(name: str) -> str:
-    """The module that implements a classifier. Raises KeyError for an unknown one."""
-    return plugins(__name__, "load")[name].__name__
-
-
 def modules_named(config: ScreenConfig) -> list[str]:
     """Modules of the plug-ins that the section names."""
-    return [module_of(name) for name in config.classifiers]
-
-
-__all__ = [
-    "ImageClassifier",
-    "Pixels",
-    "Scores",
-    "load_classifier",
-    "module_of",
-    "modules_named",
-    "score_images",
-]
+    return [plugins(__name__, "load")[name].__name__ for name in config.classifiers]

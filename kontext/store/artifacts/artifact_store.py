@@ -37,7 +37,7 @@ def run_prefix(stage: str, digest: str) -> str:
 
 
 class Artifact:
-    """A finished stage output (an ArtifactReader)."""
+    """A finished stage output."""
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
         self._store = store
@@ -78,7 +78,7 @@ class Artifact:
 
 
 class ArtifactWriter:
-    """The artifact being written (an ArtifactOutput). `commit` makes it exist."""
+    """The artifact being written. `commit` makes it exist."""
 
     def __init__(self, store: ArtifactStore, stage: str, digest: str) -> None:
         self._store = store
@@ -114,12 +114,12 @@ class ArtifactWriter:
         self.metrics[name] = value
 
     def note(self, text: str) -> None:
-        """Record a fallback or a limit, once."""
+        """Record a fallback or a limit, once; the report shows it."""
         if text not in self.notes:
             self.notes.append(text)
 
     def kernel(self, role: str, name: str) -> None:
-        """Record which kernel or backend served a role."""
+        """Record which kernel or backend served a role, e.g. attention=sdpa."""
         self.kernels[role] = name
 
     def commit(self, manifest: Manifest) -> Manifest:

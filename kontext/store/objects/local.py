@@ -112,15 +112,6 @@ class LocalStore(ObjectStore):
         path = self._path(key)
         return path if path.is_file() else None
 
-    def exists(self, key: str) -> bool:
-        """See `ObjectStore`."""
-        return self._path(key).is_file()
-
-    def size(self, key: str) -> int:
-        """See `ObjectStore`."""
-        with self._errors(key):
-            return self._path(key).stat().st_size
-
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from kontext.parallel.peaks import peak_flops
+from kontext.parallel.flops import peak_flops
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import LaunchSection, on_ranks
 from kontext.parallel.ranks.rank import Rank, StepProgress, called, function_name

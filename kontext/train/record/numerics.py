@@ -11,13 +11,14 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.train.record.ledger import Ledger, codec_ledger, compare_shared, without_arithmetic
 
 if TYPE_CHECKING:
-    from kontext.engine.stage import ArtifactReader, StageContext
+    from kontext.engine.stage import StageContext
+    from kontext.store.artifacts.artifact_store import Artifact
 
 LEDGER = "ledger.json"
 CODEC = "autoencoder.safetensors"
 
 
-def codec_digest(trained: ArtifactReader) -> str:
+def codec_digest(trained: Artifact) -> str:
     """SHA-256 of the autoencoder in train-autoencoder's artifact."""
     return trained.manifest.file(CODEC).sha256
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext.data.mine import Candidate, MinedImage, attributes, references, select, singles
+from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.attributes import overlap, silhouette
-from kontext.data.mine.candidate import strictest_license
+from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
+from kontext.data.mine.select import select
 from schemas.sections.data import MineConfig
 
 

@@ -9,9 +9,8 @@ import pytest
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards.read import PairSet, decoded, load_split
 from kontext.data.shards.write import ShardSample, ShardSet, write_shards
-from kontext.engine.stage import ArtifactReader
 from kontext.errors import ArtifactError
-from kontext.store.artifacts.artifact_store import ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.recipes import load_recipe
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness
@@ -45,7 +44,7 @@ def pair(contexts: list[int], target: int, relation_class: str = "local") -> Sha
 PAIRS = [pair([0], 1), pair([1], 0), pair([0, 3], 2), pair([], 4, "t2i")]
 
 
-def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> ArtifactReader:
+def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     written = ShardSet()
     write_shards(samples, "train", folder, 2, pngs.__getitem__, written)

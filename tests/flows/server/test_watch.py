@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from flows.server.watch import Watch, log_line
-from kontext.engine.states import PlannedStage
+from kontext.engine.stage import PlannedStage
 
 
 def _record(message: str, level: int = 20) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import open_store
-from kontext.store.parquet import write_parquet
+from kontext.store.parquet import parquet_bytes
 from schemas.catalog import DATASET_TABLES, TABLES
 from schemas.manifest import Manifest, ManifestFile
 from tests.store.lake_rows import dataset, rows
@@ -156,7 +156,7 @@ def test_rows_may_come_as_parquet_files_and_keep_their_values(
     parts = []
     for number in range(2):
         parts.append(tmp_path / f"it's {number}.parquet")
-        write_parquet(rows("images", {**image, "width_px": number}), parts[-1])
+        parts[-1].write_bytes(parquet_bytes(rows("images", {**image, "width_px": number})))
     catalog.commit_dataset("demo", "d", {**tables, "images": parts, "rejects": []}, INPUTS)
     found = catalog.query("select * from images order by width_px").to_pylist()
     assert [row["width_px"] for row in found] == [0, 1]

@@ -9,8 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel import attention
-from kontext.parallel.flops import Tokens, step_flops
-from kontext.parallel.peaks import PEAKS, peak_flops, peak_of
+from kontext.parallel.flops import PEAKS, Tokens, peak_flops, peak_of, step_flops
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.loop import clock as module
 from kontext.train.loop.checkpoint import Checkpoints

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.shards.image_stream import StreamedImages
+from kontext.data.shards.training_images import StreamedImages
 from kontext.data.shards.write import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError
 from kontext.parallel.world import World
