@@ -21,7 +21,7 @@ from benchmarks.goals import goal
 from benchmarks.timing import ratio, save, take_turns
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.parallel.flops import Tokens, cache_flops, cache_saving, step_flops
+from kontext.parallel.flops import Tokens, cache_flops, step_flops
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None, shape: TransformerShape | None = None) -
     ways, tokens = build(shape, args)
     counts = {}
     for name, (of, sizes) in {"FLUX.1, 1024 x 1024": FLUX, "this run": (shape, tokens)}.items():
-        per_step, whole = cache_saving(of, sizes), cache_saving(of, sizes, args.steps)
+        per_step, whole = saving(of, sizes), saving(of, sizes, args.steps)
         counts[name] = {"step": per_step, "edit": whole}
         print(
             f"{name}: FLOPs saved per step {per_step:.1%}, per {args.steps}-step edit {whole:.1%}"
