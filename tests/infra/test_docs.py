@@ -103,7 +103,7 @@ NO_MODULE = re.compile(  # events, labels, suffixes
     r"kontext\.(?:digest|recipe|dataset|refresh|canary|provenance|work|shape|test|json)\b"
 )
 EXAMPLES = re.compile(  # of CONTRIBUTING, for files that are still to be written
-    r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|measure|hello|tiny|greetings)\b"
+    r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|robust|measure|hello|tiny|greetings)\b"
 )
 
 

@@ -71,7 +71,7 @@ def cards(
             "",
             "higher",
             backbone="none",
-            protocol="kontext.data.quality.ssim, mean over images",
+            protocol="kontext.data.quality.pixels.ssim, mean over images",
         ),
         card(
             "lpips",
