@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kontext.safety.edits import EditScreening
     from kontext.store.artifacts.artifact_store import Artifact
 
+CHANGES_RESULTS = False  # for users; no stage calls it
+
 
 @dataclass(frozen=True)
 class EditRequest:

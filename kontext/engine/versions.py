@@ -7,6 +7,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+CHANGES_RESULTS = False  # writes down what ran
+
 _PACKAGES = (
     "torch",
     "numpy",

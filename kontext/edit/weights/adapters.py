@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kontext.models.files.weights import WeightsFile
     from kontext.models.flux.transformer import FluxTransformer
 
+CHANGES_RESULTS = False  # for users; no stage calls it
+
 
 def extract_lora(
     base: str, tuned: str, output: Path, rank: int, layout: Layout, open_store: OpenStore

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kontext.models.files.weights import WeightsFile
     from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 
+CHANGES_RESULTS = False  # for users; no stage calls it
+
 OpenStore = Callable[[], "ArtifactStore"]  # called where a model is no file or folder
 
 STAGE = "import"  # artifacts of this name come from outside, not from a stage
