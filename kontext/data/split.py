@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from kontext.data.pixels import Pixels
 from kontext.data.sources.stable import stable_hash
@@ -80,6 +78,10 @@ def components(
 def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     """For every node 0 … nodes - 1, the smallest node that it is connected to."""
     ends = np.array(edges, np.int64).reshape(-1, 2).T
+    # here, because stages that only read splits run where there is no scipy
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(nodes, nodes))
     _, component = connected_components(graph, directed=False)
     _, first = np.unique(component, return_index=True)  # of the place where each comes first

@@ -30,23 +30,23 @@ def test_a_run_says_recipe_stage_and_dataset_version(
     coming = f"demo@{digests['index'][:8]}"
     assert dataset_label(engine) == dataset_tag(engine) == coming
 
-    monkeypatch.setattr(stages, "flow_run", _Run(StageForm()))
+    monkeypatch.setattr("prefect.runtime.flow_run", _Run(StageForm()))
     assert stages._name_from_parameters("mine") == f"demo · mine · {coming} · {digests['mine'][:8]}"
-    monkeypatch.setattr(pipeline, "flow_run", _Run(PipelineForm(until="index")))
+    monkeypatch.setattr("prefect.runtime.flow_run", _Run(PipelineForm(until="index")))
     last = digests["distill"][:8]
     assert pipeline._name() == f"demo · pipeline · until index · {coming} · {last}"
 
     assert CliRunner().invoke(cli.app, ["run", "--direct"]).exit_code == 0
     assert dataset_label(engine) == "demo@v1" and dataset_tag(engine) == coming
     assert pipeline._name() == f"demo · pipeline · until index · demo@v1 · {last}"
-    monkeypatch.setattr(stages, "flow_run", _Run({"force": True}))
+    monkeypatch.setattr("prefect.runtime.flow_run", _Run({"force": True}))
     assert stages._name_from_parameters("mine") == "demo · mine · demo@v1 · again"
 
 
 def test_a_refresh_says_which_version_it_goes_on_from(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresh, "flow_run", _Run(RefreshForm()))
+    monkeypatch.setattr("prefect.runtime.flow_run", _Run(RefreshForm()))
     assert refresh._name() == "demo · refresh · demo"
     objects = open_engine(resolve_recipe("demo"), places()).objects
     mark = Watermark(
@@ -54,5 +54,5 @@ def test_a_refresh_says_which_version_it_goes_on_from(
     )
     write_watermark(objects, mark)
     assert refresh._name() == "demo · refresh · demo after v4"
-    monkeypatch.setattr(refresh, "flow_run", _Run(RefreshForm(overrides=["no.such=1"])))
+    monkeypatch.setattr("prefect.runtime.flow_run", _Run(RefreshForm(overrides=["no.such=1"])))
     assert refresh._name() == "demo · refresh"
