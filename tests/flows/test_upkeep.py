@@ -153,6 +153,8 @@ def test_the_servers_scheduler_makes_runs(client: SyncPrefectClient) -> None:
     """With SQLAlchemy 2.1 it fails inside the server, and no schedule ever fires."""
     found = client.read_deployment_by_name("retention/retention")
     http = client._client
+    # a failed gate of an earlier test on this server pauses the deployment, as it should
+    http.patch(f"/deployments/{found.id}", json={"paused": False})
     schedule = {"schedule": {"interval": 3600}, "active": True}
     made = http.post(f"/deployments/{found.id}/schedules", json=[schedule]).json()
     try:
