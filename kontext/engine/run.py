@@ -47,6 +47,7 @@ from kontext.store.artifacts.artifact_store import (
     ArtifactStore,
     ArtifactWriter,
     run_prefix,
+    work_prefix,
 )
 from kontext.store.objects import open_store
 from schemas.manifest import Manifest, artifact_digest
@@ -271,7 +272,7 @@ class Engine:
         if stage.tag:
             self.artifacts.tag(self._tag(stage, manifest), name, digest)
         shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
-        clear_work(self.objects, run_prefix(name, digest) + "work")
+        clear_work(self.objects, work_prefix(name, digest))
 
     def _context(
         self,
@@ -286,7 +287,7 @@ class Engine:
         chunk_map = partial(
             map_chunks,
             objects=self.objects,
-            prefix=run_prefix(stage.name, digest) + "work",
+            prefix=work_prefix(stage.name, digest),
             on_done=lambda done, total: reporter.progress(done, total, "chunks"),
         )
         return StageContext(

@@ -14,6 +14,7 @@ from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage, StageContext, section_of
 from kontext.errors import ArtifactError
+from kontext.store.artifacts.artifact_store import is_work, work_prefix
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
 
@@ -104,7 +105,7 @@ def test_stages_run_once_and_everything_is_recorded(code: Path) -> None:
     outcome = found.run_stage("first", REPORT)
     assert not outcome.reused and outcome.digest == found.digests()["first"]
     assert not (found.home / "scratch" / "first" / outcome.digest).exists()
-    assert not [key for key in found.objects.list("runs/") if "/work/" in key]
+    assert not [key for key in found.objects.list("runs/") if is_work(key)]
     manifest = found.artifact("first").manifest
     assert manifest == outcome.manifest
     assert manifest.config == found.recipe.mine.model_dump(mode="json")
@@ -349,7 +350,7 @@ def test_killed_just_before_the_manifest_is_as_if_it_never_ran(code: Path, tmp_p
     found = engine(code)
     assert states(found)["first"][0] == "missing"
     digest = found.digests()["first"]
-    assert len(found.objects.list(f"runs/first/{digest}/work/")) == 6  # three chunks, kept
+    assert len(found.objects.list(work_prefix("first", digest))) == 6  # three chunks, kept
     assert not found.run_stage("first", REPORT).reused
     assert found.ledger.verify().rows == 1 and found.ledger.verify().problems == ()
     assert list((found.home / "scratch" / "first").iterdir()) == []

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.edit import teacher_edits
+from kontext.store.artifacts.artifact_store import work_prefix
 from schemas.sections.training import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import edits_of, encoded_run
@@ -44,7 +45,9 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     found = load_file(made.path("flow.safetensors"))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
-    kept = harness.objects.list("runs/finetune/digest-of-finetune/work/checkpoints/step-")
+    kept = harness.objects.list(
+        work_prefix("finetune", "digest-of-finetune") + "/checkpoints/step-"
+    )
     assert {key.rpartition("/")[2] for key in kept} == {"rank-00000", "rank-00001", "manifest"}
 
 

@@ -23,6 +23,7 @@ from kontext.store.objects import ObjectStore, sha256_file
 from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest, ManifestFile
 
+_WORK = "work"
 _FRESH = timedelta(hours=1)  # below any garbage collector's grace
 
 
@@ -34,6 +35,16 @@ def blob_key(sha256: str) -> str:
 def run_prefix(stage: str, digest: str) -> str:
     """Folder of one artifact's manifest and work objects, with a closing slash."""
     return f"runs/{stage}/{digest}/"
+
+
+def work_prefix(stage: str, digest: str) -> str:
+    """Folder of what a running stage keeps to go on after a kill; cleared when it is done."""
+    return run_prefix(stage, digest) + _WORK
+
+
+def is_work(key: str) -> bool:
+    """Whether an object is part of a run's unfinished work."""
+    return key.split("/")[3:4] == [_WORK]
 
 
 class Artifact:

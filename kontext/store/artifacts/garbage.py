@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, run_prefix
+from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, is_work, run_prefix
 from kontext.store.artifacts.lineage import Ref, ancestors
 
 
@@ -40,7 +40,7 @@ def collect_garbage(
     dead = [ref for ref in manifests if ref not in needed]
     kept = [m for ref, m in manifests.items() if ref not in set(dead)]
     used = {blob_key(file.sha256) for m in kept for file in m.files}
-    work = [i for i in store.objects.list_info("runs/") if "/work/" in i.key]
+    work = [i for i in store.objects.list_info("runs/") if is_work(i.key)]
     blobs = [i for i in store.objects.list_info("blobs/") if i.key not in used]
     old = [info for info in work + blobs if info.modified < limit]
     if not dry_run:

@@ -177,9 +177,9 @@ def checkpoints_of(
     """
     url = str(ctx.scratch / name)
     if config.launch.checkpoints == "store":
-        from kontext.store.artifacts.artifact_store import run_prefix
+        from kontext.store.artifacts.artifact_store import work_prefix
 
         place, *options = ctx.store_url.split("?")
-        folder = f"{place.rstrip('/')}/{run_prefix(stage, ctx.digest)}work/{name}"
+        folder = f"{place.rstrip('/')}/{work_prefix(stage, ctx.digest)}/{name}"
         url = "?".join([folder, *options])
     return Checkpoints(url, config.checkpoint_every, config.launch.keep)

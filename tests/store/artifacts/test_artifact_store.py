@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext.errors import ArtifactError
-from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, blob_key
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, blob_key, work_prefix
 from kontext.store.artifacts.garbage import collect_garbage
 from kontext.store.artifacts.lineage import flowchart, lineage, reduced_edges
 from kontext.store.objects import ObjectStore, open_store
@@ -196,7 +196,7 @@ def test_gc_keeps_what_tags_need(local: ArtifactStore) -> None:
     make(local, "mine", "m1", {"ingest": "i1"}, created=old)
     make(local, "mine", "m2", {"ingest": "i1"}, created=old)
     make(local, "mine", "m3", {"ingest": "i1"})
-    local.objects.put("runs/mine/m9/work/000000-x/done.json", b"{}")
+    local.objects.put(work_prefix("mine", "m9") + "/000000-x/done.json", b"{}")
     local.tag("latest/mine", "mine", "m1")
     age(local, 30)
     plan = collect_garbage(local, dry_run=True)
