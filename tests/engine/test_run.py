@@ -18,7 +18,7 @@ from kontext.store.artifacts.artifact_store import is_work, work_prefix
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPORT = Reporter(logging.getLogger("test"))
 
 FIRST = """

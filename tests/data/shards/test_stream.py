@@ -137,7 +137,7 @@ for step in range(1000):
 def test_a_killed_loader_goes_on_where_its_last_batch_was_noted(store: ObjectStore) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, store.url, "22"],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

@@ -22,7 +22,7 @@ from schemas.sections.training import LaunchConfig
 from tests.parallel.launched import as_rank
 from tests.train.broken_runs import STEPS, flow_adamw, free_port, processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 class Cancelled(Exception):
