@@ -112,8 +112,8 @@ def edit_file(
     editor = load_editor(model, home, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above
-    make = _turns if request.then else _edit
-    results = make(editor, request, images, mask, screening, on_step, begin)
+    job = _Job(editor, request, images, mask, screening, on_step, begin)
+    results = job.turns() if request.then else job.edits()
     begin("saving")
     written = []
     for seed, path, result in zip(request.seeds, request.outputs(), results, strict=True):
@@ -141,59 +141,63 @@ def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
     return screening
 
 
-def _edit(
-    editor: Editor,
-    request: EditRequest,
-    images: Sequence[Pixels],
-    mask: Mask | None,
-    screening: EditScreening,
-    on_step: OnStep | None,
-    begin: Callable[[str], None],
-) -> list[Pixels]:
-    """One picture for each seed; all of them pass."""
-    from kontext.edit.request import Edit
+@dataclass(frozen=True)
+class _Job:
+    """The edits of one file, whose instructions and images have passed."""
 
-    edits = [Edit(images, request.instruction, seed, mask) for seed in request.seeds]
-    results = editor.edit_many(edits, request.options, on_step=on_step, on_phase=begin)
-    begin("checking")
-    for result in results:
-        screening.check_result(result)
-    return results
+    editor: Editor
+    request: EditRequest
+    images: Sequence[Pixels]
+    mask: Mask | None
+    screening: EditScreening
+    on_step: OnStep | None
+    begin: Callable[[str], None]
 
+    def edits(self) -> list[Pixels]:
+        """One picture for each seed; all of them pass."""
+        from kontext.edit.request import Edit
 
-def _turns(
-    editor: Editor,
-    request: EditRequest,
-    images: Sequence[Pixels],
-    mask: Mask | None,
-    screening: EditScreening,
-    on_step: OnStep | None,
-    begin: Callable[[str], None],
-) -> list[Pixels]:
-    """The last picture of a session for each seed; a turn's picture passes before the next one."""
-    from kontext.edit.session import Session
+        asked = self.request
+        edits = [Edit(self.images, asked.instruction, seed, self.mask) for seed in asked.seeds]
+        results = self.editor.edit_many(
+            edits, asked.options, on_step=self.on_step, on_phase=self.begin
+        )
+        self.begin("checking")
+        for result in results:
+            self.screening.check_result(result)
+        return results
 
-    turns = (request.instruction, *request.then)
-    for instruction in turns:
-        editor.check_instruction(instruction)
-    results = []
-    for row, seed in enumerate(request.seeds):
-        begin("encoding")
-        session = Session(editor, images[0])
-        for number, instruction in enumerate(turns, row * len(turns)):
+    def turns(self) -> list[Pixels]:
+        """The last picture of a session per seed; a turn's picture passes before the next turn."""
+        texts = (self.request.instruction, *self.request.then)
+        for text in texts:
+            self.editor.check_instruction(text)
+        return [self._session(row, seed, texts) for row, seed in enumerate(self.request.seeds)]
+
+    def _session(self, row: int, seed: int, texts: Sequence[str]) -> Pixels:
+        from kontext.edit.session import Session
+
+        self.begin("encoding")
+        session = Session(self.editor, self.images[0])
+        turns = len(self.request.seeds) * len(texts)
+        for number, text in enumerate(texts, row * len(texts)):
 
             def report(done: int, total: int, number: int = number) -> None:
-                if on_step is not None:
-                    on_step(number * total + done, len(request.seeds) * len(turns) * total)
+                if self.on_step is not None:
+                    self.on_step(number * total + done, turns * total)
 
-            begin("sampling")
+            self.begin("sampling")
             session.turn(
-                instruction, request.options, images[1:], seed=seed, mask=mask, on_step=report
+                text,
+                self.request.options,
+                self.images[1:],
+                seed=seed,
+                mask=self.mask,
+                on_step=report,
             )
-            begin("checking")
-            screening.check_result(session.image)
-        results.append(session.image)
-    return results
+            self.begin("checking")
+            self.screening.check_result(session.image)
+        return session.image
 
 
 def _provenance(
