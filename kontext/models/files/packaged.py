@@ -9,6 +9,7 @@ A machine without network has them as files, in folders of these names below `KO
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,7 @@ from kontext.errors import WeightsError
 
 VARIABLE = "KONTEXT_MODELS"
 MINILM, EFFICIENTNET = "minilm", "efficientnet-lite0"
+_log = logging.getLogger("kontext")
 MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -62,8 +64,13 @@ def model_files() -> dict[str, Path]:
 
 def _given(name: str) -> Path | None:
     root = os.environ.get(VARIABLE)
-    folder = Path(root, name) if root else None
-    return folder if folder is not None and folder.is_dir() else None
+    if not root:
+        return None
+    folder = Path(root, name)
+    if folder.is_dir():
+        return folder
+    _log.warning("%s=%s has no folder %s: its Python package is used", VARIABLE, root, name)
+    return None
 
 
 def _package(name: str, needs: str) -> Any:

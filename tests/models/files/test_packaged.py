@@ -28,11 +28,12 @@ def test_a_folder_of_models_gives_what_the_packages_give(
     assert all(path.is_relative_to(tmp_path) for path in model_files().values())
 
 
-def test_a_folder_without_a_model_leaves_it_to_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_without_a_model_leaves_it_to_the_package_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert not minilm_folder().is_relative_to(tmp_path)
+    assert "has no folder minilm: its Python package is used" in caplog.text
     (tmp_path / "efficientnet-lite0").mkdir()
     with pytest.raises(WeightsError, match="0 checkpoints"):
         efficientnet_file()
