@@ -12,8 +12,6 @@ Prints each goal with its figure; exit 1 where one is not reached. Results go to
 benchmarks/results/catalog.json. `--home` keeps the catalog for the next call.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

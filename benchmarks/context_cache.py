@@ -7,8 +7,6 @@ making of the cache counted in, three ways that take turns: FLUX.1 Kontext's joi
 cached-context mode computing its contexts anew at every step, and the same with the cache.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from collections.abc import Callable

@@ -8,8 +8,6 @@ alone: text encoders and autoencoder are not in it. Goal on an H200: 10 s for 28
 Unrun so far: the tests take this path with a tiny model on CPU only.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

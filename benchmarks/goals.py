@@ -1,7 +1,5 @@
 """How a benchmark says whether its figure reaches its goal."""
 
-from __future__ import annotations
-
 
 def goal(what: str, value: float, limit: float, unit: str = "", *, at_least: bool = False) -> bool:
     """Print one line with figure, limit and verdict; whether it is reached."""

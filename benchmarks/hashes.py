@@ -7,8 +7,6 @@ eight orientations each, in a list of known hashes within 31 bits; `pairs` compa
 other within 10 bits, which finds near-duplicates.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 

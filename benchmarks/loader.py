@@ -15,8 +15,6 @@ declared dependencies it runs:
         brotli xxhash catalogue
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import hashlib

@@ -15,8 +15,6 @@ weights are knocked with noise until it is far below the mark; what it has at th
 doing. Exits 1 where a figure is missed.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

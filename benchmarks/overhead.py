@@ -10,8 +10,6 @@ the seconds they took; and a pipeline run that reuses everything, from start to 
 Prints each goal with its figure; exit 1 where one is not reached.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

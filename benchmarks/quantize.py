@@ -7,8 +7,6 @@ bf16 activations too, so that the part that quantisation adds can be told from b
 --weights the model is random, at FLUX.1's proportions. Results go to benchmarks/results/.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -1,7 +1,5 @@
 """A SeaweedFS of one's own: a real S3 server on free loopback ports, for tests and benchmarks."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

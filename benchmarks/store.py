@@ -10,8 +10,6 @@ small, and the rate without it is printed too. --small times many 20 kB objects:
 figure; exit 1 where one is not reached. Results go to benchmarks/results/store.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

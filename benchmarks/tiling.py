@@ -11,8 +11,6 @@ above the start of each call: of the process on a CPU (VmHWM, Linux only), of th
 GPU. Without `--model` the weights are random, and pixels are scaled to a picture's spread.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the benchmarks share: taking turns, medians, the device's name, and results as JSON."""
 
-from __future__ import annotations
-
 import json
 import platform
 import statistics

@@ -9,8 +9,6 @@ sequence are FLUX.1 Kontext's at 1024 x 1024; the number of blocks is not. Goal 
 Unrun so far: the tests take this path with a tiny model on CPU only.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

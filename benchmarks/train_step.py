@@ -17,8 +17,6 @@ its trainer's dependencies:
         xxhash
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

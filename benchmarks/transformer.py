@@ -8,8 +8,6 @@ taking turns, and prints the median of the round-by-round ratios and the differe
 writes benchmarks/results/transformer-DEVICE.json. At FLUX.1's own size: benchmarks/full_size.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import statistics

@@ -6,8 +6,6 @@ links is copied below `code/`. A link that leads nowhere is left as it is, so th
 --strict` stops.
 """
 
-from __future__ import annotations
-
 import posixpath
 import re
 from pathlib import Path

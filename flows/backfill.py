@@ -4,8 +4,6 @@ A partition is one source. It is run as the recipe with that source alone, into 
 `<dataset>-<partition>`, so that partitions neither wait for nor spoil each other.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

@@ -3,8 +3,6 @@
 A query costs the server some 10 ms of a core that the training beside it would use.
 """
 
-from __future__ import annotations
-
 
 class Backoff:
     """Seconds to wait before the next question: `first` after a change, then growing to `last`."""

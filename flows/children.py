@@ -4,8 +4,6 @@ A child's idempotency key is (parent run, stage): a retried parent finds the chi
 finished child is taken as it is; a failed one is set back to AwaitingRetry in place.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import Any

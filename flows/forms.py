@@ -4,8 +4,6 @@ Rules that Prefect's form needs: every field has a title and a description, list
 optional, choices are StrEnums, and nothing here is a secret (parameters are stored in clear).
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import TypeVar
 

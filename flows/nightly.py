@@ -5,8 +5,6 @@ seed of its own, so that nothing of the model's own evaluation is replaced. A su
 published one by more than the tolerance fails the run and emits the canary event.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

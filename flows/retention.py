@@ -1,7 +1,5 @@
 """Retention: what nothing needs goes after a grace period: artifacts, scratch, snapshots."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from datetime import timedelta

@@ -4,8 +4,6 @@ Each is deployed on its stage's pool, so that any stage can be run, retried and 
 The flow of stage `train-autoencoder` is the attribute `train_autoencoder` of this module.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import Flow, flow

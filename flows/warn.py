@@ -1,7 +1,5 @@
 """A run that fails on purpose: the open source server has no other way to show a warning."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import flow

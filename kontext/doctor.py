@@ -1,7 +1,5 @@
 """What this machine can run, what is missing, and how to repair it (`kontext doctor`)."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json

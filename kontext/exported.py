@@ -8,8 +8,6 @@ The stages that follow run there as they do anywhere. What they made comes back 
 `kontext artifacts import`, and the next `kontext run` enters it into the catalog.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path

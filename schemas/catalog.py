@@ -1,7 +1,5 @@
 """What the catalog holds: dataset tables, the safety ledger, and the tables about runs."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from schemas import tables as t

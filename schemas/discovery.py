@@ -1,7 +1,5 @@
 """Plug-ins are found by looking into their package: a new one is a new file, listed nowhere."""
 
-from __future__ import annotations
-
 import ast
 import re
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ section and the digests of its inputs, so it is known before the stage runs. The
 written last: where it exists, the stage is done.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

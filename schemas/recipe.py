@@ -7,8 +7,6 @@ keys are errors. The resolved recipe is stored in every manifest. Where things l
 credentials) is environment, never recipe.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler

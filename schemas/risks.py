@@ -6,8 +6,6 @@ classifiers that its recipe names, and no others: only those are in its digest. 
 so the package is looked into by its name.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

@@ -3,8 +3,6 @@
 Each field carries a `comment`, which the catalog keeps as the column's comment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pyarrow as pa

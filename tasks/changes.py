@@ -1,7 +1,5 @@
 """What is new in a dataset version: images by source, pairs by category, accepted by split."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The open source server has no asset pages, so asset events serve as triggers onl
 the manifests.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect.events import emit_event

@@ -1,7 +1,5 @@
 """Markdown for the orchestrator's UI: keys, tables, pictures and links. Pure functions."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math

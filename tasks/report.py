@@ -4,8 +4,6 @@ The evaluate stage does so itself when it runs; this is for reports that are reu
 another machine.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

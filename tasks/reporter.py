@@ -1,7 +1,5 @@
 """PrefectReporter: a stage's progress, notes, tables and pictures as artifacts of its run."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time

@@ -1,7 +1,5 @@
 """The summary and the lineage diagram of a pipeline run, as markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ A refresh brings everything up to the moment it starts to read. So whatever was 
 moment has been caught up, and a late run has nothing left to do.
 """
 
-from __future__ import annotations
-
 import contextlib
 from datetime import UTC, datetime
 

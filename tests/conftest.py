@@ -1,7 +1,5 @@
 """Shared fixtures: a local object store; a real S3 server (SeaweedFS) and a Prefect server."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import tempfile

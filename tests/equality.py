@@ -12,8 +12,6 @@ results: a move, a rename, another way to launch ranks, another store.
 A few files hold times or digests of other artifacts and are compared by name only: see `TIMED`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """A store whose data stages are done, by hand, and a recipe whose training takes seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

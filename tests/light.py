@@ -1,7 +1,5 @@
 """A Python environment that has only the packages named, and those they need, of this one's."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A real PostgreSQL for the session: the wheel's server, or the system's."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

@@ -1,7 +1,5 @@
 """ATTRIBUTION.md names every piece of art that the default recipe renders."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The examples of CONTRIBUTING.md: each is the only file that is written, is found and works."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

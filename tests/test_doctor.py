@@ -1,7 +1,5 @@
 """What `kontext doctor` looks at."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

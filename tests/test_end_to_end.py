@@ -1,7 +1,5 @@
 """The whole pipeline for real, small: on a real S3 server, and killed at the worst moments."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -1,7 +1,5 @@
 """An exported store: what is in it, training from it with few packages, in slices, and back."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

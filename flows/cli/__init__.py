@@ -9,8 +9,6 @@ Every command answers `--help`; data is printed as JSON with `--json`. Exit code
 (run it again).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """`kontext backfill`: missing sources, by a run of the deployment `backfill`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`kontext catalog …`: the catalog as a whole: migrate, rebuild, move, compact, export, prelude."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

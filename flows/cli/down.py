@@ -1,7 +1,5 @@
 """`kontext down`: stops what `kontext up` started."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.cli.shared.options import Panel

@@ -1,7 +1,5 @@
 """`kontext edit`: changes an image as a sentence says."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """`kontext explain`: what is known of one pair."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """`kontext export`: a model's weights for other tools."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`kontext export-store`: what a machine without network needs to train, as a folder or a tar."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`kontext import`: weights from elsewhere into the store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`kontext lora …`: low-rank adapters out of a fine-tune, and into a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """`kontext nightly`: a published model again, by a run of the deployment `nightly-evaluation`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

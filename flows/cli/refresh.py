@@ -1,7 +1,5 @@
 """`kontext refresh`: new data, by a run of the deployment `refresh`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

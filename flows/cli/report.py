@@ -1,7 +1,5 @@
 """`kontext report`: where the report of the latest evaluation is."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.cli.shared import opened

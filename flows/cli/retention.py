@@ -1,7 +1,5 @@
 """`kontext retention`: removes what nothing needs, by a run of the deployment `retention`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

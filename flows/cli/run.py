@@ -1,7 +1,5 @@
 """`kontext run`: the pipeline, on the Prefect server or in this process."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`kontext safety …`: the record of what the safety policy decided."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.cli.shared import opened

@@ -1,7 +1,5 @@
 """`kontext stages`: the stages of the pipeline."""
 
-from __future__ import annotations
-
 from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_json, print_table
 

@@ -1,7 +1,5 @@
 """`kontext status`: what is done, what is not and why, and what is up."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.cli.shared import opened

@@ -1,7 +1,5 @@
 """`kontext tables`: what can be asked for."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

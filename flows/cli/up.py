@@ -1,7 +1,5 @@
 """`kontext up`: the Prefect server, its workers and deployments."""
 
-from __future__ import annotations
-
 import signal
 import time
 from typing import Annotated

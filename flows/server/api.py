@@ -3,8 +3,6 @@
 The command line uses it so that `kontext run` and `kontext status` answer at once.
 """
 
-from __future__ import annotations
-
 import os
 import time
 import uuid

@@ -1,7 +1,5 @@
 """Automations that `kontext up` creates; each is plainly named and made anew at registration."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 from uuid import UUID

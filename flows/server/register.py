@@ -3,8 +3,6 @@
 Runs as its own process, so that the command line never imports prefect. Everything is an upsert.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import importlib.metadata

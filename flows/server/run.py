@@ -1,7 +1,5 @@
 """`kontext run` through the Prefect server."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

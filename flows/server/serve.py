@@ -5,8 +5,6 @@ what changed (deployments, worker environment) is brought up to date. Everything
 logs into KONTEXT_HOME/logs. With PREFECT_API_URL set, that server is used instead of our own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -4,8 +4,6 @@ Everything comes from the environment (`KONTEXT_*`, `AWS_*`, `PREFECT_*`) with d
 `KONTEXT_HOME`. Nothing here imports prefect: the command line must answer fast.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

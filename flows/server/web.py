@@ -8,8 +8,6 @@ can wait for each other (seen with 3.8.8: nothing moved for 60.1 s after a stage
 first of them gave up); the API answers 503 then, and clients ask again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import FastAPI

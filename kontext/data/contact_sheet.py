@@ -1,7 +1,5 @@
 """Many pictures on one sheet, with labels: what stages show to people."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from functools import cache

@@ -11,8 +11,6 @@ is allocated in proportion to an image that the caps refuse. Rules for odd modes
 - alpha: composited on `background`; embedded ICC profiles: converted to sRGB.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """Reading canonical images back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

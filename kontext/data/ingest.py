@@ -5,8 +5,6 @@ reject row, both with an HMAC, and no pixel, name or hash. Benign canaries trave
 images and prove it in every run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

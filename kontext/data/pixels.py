@@ -1,7 +1,5 @@
 """Canonical pixels: RGB8 as every stage sees it, the id of it, and the PNG it is kept as."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 

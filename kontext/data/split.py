@@ -10,8 +10,6 @@ mean pixel difference of at most 0.1 as second witness 273 are left, and the lar
 88 images (1.3 %).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

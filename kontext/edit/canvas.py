@@ -1,7 +1,5 @@
 """Pixels on their way into the model and out: canvases, tensors, and masks of where to edit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

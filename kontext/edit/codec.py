@@ -1,7 +1,5 @@
 """Pictures to latents and back, for every edit."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 

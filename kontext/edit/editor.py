@@ -3,8 +3,6 @@
 Safety and the decoding of files are the caller's: the editor takes arrays that were let through.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar

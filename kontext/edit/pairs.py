@@ -1,7 +1,5 @@
 """Edits of encoded pairs: the teacher's (LADD's real samples), and those that training shows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """What an editor is asked for, and how requests become batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

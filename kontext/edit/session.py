@@ -4,8 +4,6 @@ Decoding a result, rounding it to 8 bits and encoding it again loses a little ea
 passes the sampled latents of one turn to the next, and decodes only to show them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kontext.edit.canvas import Image, Mask

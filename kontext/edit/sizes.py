@@ -3,8 +3,6 @@
 Source of the sizes and of the choice: black-forest-labs/flux `PREFERED_KONTEXT_RESOLUTIONS`.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from kontext.errors import KontextError

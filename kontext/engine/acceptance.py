@@ -4,8 +4,6 @@ The record is in the store, where today's code would put the stage's artifact. I
 artifact that is used instead. It is valid until the code changes again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -5,8 +5,6 @@ digest covers the work function's name and the chunk itself, so a resumed run pi
 results that an undisturbed one would have made.
 """
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import hashlib

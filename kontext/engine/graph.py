@@ -6,8 +6,6 @@ wait for torch, and the forms of the server must not either. Order is that of th
 and among stages that could run at the same time that of their names.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter

@@ -1,7 +1,5 @@
 """Provenance: which commit and packages made an artifact."""
 
-from __future__ import annotations
-
 import subprocess
 from functools import cache
 from importlib import metadata

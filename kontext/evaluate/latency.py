@@ -1,7 +1,5 @@
 """Warm latency of each part of an edit, one image at a time."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

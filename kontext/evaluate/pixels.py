@@ -1,7 +1,5 @@
 """Pixel metrics against known targets and masks. Images are uint8 [N, H, W, 3]; errors are 0-1."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

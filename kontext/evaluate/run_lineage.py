@@ -1,7 +1,5 @@
 """The lineage of a run, from manifests: every artifact, its inputs, and a mermaid diagram."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

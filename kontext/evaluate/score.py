@@ -1,7 +1,5 @@
 """Score every editor with every metric, compare with the goals, and mark unfit metrics."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From outputs to scorings: features and CLIP vectors, computed once per distinct picture set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

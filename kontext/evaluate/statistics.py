@@ -4,8 +4,6 @@ Items of one component (one concept, character or scene) are not independent, so
 would give intervals that are too narrow: components are resampled instead.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

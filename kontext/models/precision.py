@@ -1,7 +1,5 @@
 """When frozen networks compute in bf16. One rule for all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar

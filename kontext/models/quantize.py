@@ -9,8 +9,6 @@ precision too, because the model cuts it in two.
 Quantised weights are for inference: merge adapters first, and save the model before, not after.
 """
 
-from __future__ import annotations
-
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 

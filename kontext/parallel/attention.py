@@ -12,8 +12,6 @@ of `auto`. `active_kernel` says what runs, for manifests.
 The flash paths have been written for CUDA cards but not run on one.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ the set is an error, not one more compilation in the middle of the work. Only th
 counts, not height and width: Kontext's 17 sizes have 9 target lengths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module

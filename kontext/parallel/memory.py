@@ -1,7 +1,5 @@
 """Keep freed memory in the process: page faults dominate small CPU training otherwise."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import sys

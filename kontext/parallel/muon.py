@@ -5,8 +5,6 @@ rank orthogonalises it. The update is exactly that of a single process. The extr
 all-gather of the hidden matrices per step.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

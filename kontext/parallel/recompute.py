@@ -6,8 +6,6 @@ moves what is kept to the host's memory. Gradients are those of `none`, bit for 
 operations run on the same numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal

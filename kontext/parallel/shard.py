@@ -4,8 +4,6 @@ Tested with gloo ranks on CPUs: losses, dtypes of collectives, loading of weight
 Ulysses. Not run yet: NCCL, and what prefetch and offloading gain on a GPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,6 @@ After a rank's backward pass it has its own tokens' part of the gradient. FSDP's
 is the whole gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -5,8 +5,6 @@ hashes. A run adds a few as ordinary records, and fails unless every one is stop
 of it is written. The pictures are a pure function of their number, so no hash list is shipped.
 """
 
-from __future__ import annotations
-
 import io
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Names of safety outcomes and reasons, and ids that join records without recovering content."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import os

@@ -7,8 +7,6 @@ Each row's hash covers the row and the previous row's hash. So a row that is cha
 moved breaks the chain from there on. A segment without a claim does not exist.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

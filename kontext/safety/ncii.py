@@ -4,8 +4,6 @@ Non-consensual intimate imagery is made by a transformation, so it is judged on 
 exposure rises from the contexts to the target, whether a person is shown, and what the words ask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

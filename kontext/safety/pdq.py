@@ -6,8 +6,6 @@ one of 16 bands of 16 bits, which hashes within 15 bits of each other always do.
 `python -m benchmarks.hashes` measures both beside the same search in numpy.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

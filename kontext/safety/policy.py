@@ -1,7 +1,5 @@
 """Safety policies: versioned files of classifiers and limits."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

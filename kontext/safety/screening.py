@@ -1,7 +1,5 @@
 """Screening in bulk: image scores in chunks, text reasons, and the decisions that follow."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

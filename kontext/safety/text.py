@@ -6,8 +6,6 @@ case, accents, zero-width characters, look-alike letters, digits for letters, st
 words.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -6,8 +6,6 @@ class `Settings(Section)`. A file with settings imports what is heavy inside fun
 every recipe looks into it. The graph is discovered from these files (`kontext.engine.graph`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kontext.engine.graph import discover

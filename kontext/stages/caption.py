@@ -1,7 +1,5 @@
 """Stage caption: an instruction, its inverse and captions for every mined pair."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pyarrow as pa

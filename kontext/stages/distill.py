@@ -1,7 +1,5 @@
 """Stage distill: the teacher's guided edits, then LADD against them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from kontext.data.encoded.latents import load_pairs

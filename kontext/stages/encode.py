@@ -1,7 +1,5 @@
 """Stage encode: latents (mode) and text states, computed once for every image and text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Stage evaluate: held-out edits, compared with reference editors; scores, intervals, report."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage finetune: the rectified-flow transformer, text-to-image first, then jointly with edits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """index: commit everything the data stages wrote as one catalog snapshot, a dataset version."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage ingest: sources in, canonical images, pixels, rejects and gate decisions out."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Stage mine: ingested images in, balanced directed pairs out."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 

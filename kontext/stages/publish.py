@@ -1,7 +1,5 @@
 """Stage publish: weights in a folder the editor loads, model card, dataset card, lineage."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage screen: raw safety and quality scores, decisions, and which pairs are accepted."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage shard: accepted pairs into deterministic tars, split by connected component."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pyarrow as pa

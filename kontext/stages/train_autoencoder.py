@@ -1,7 +1,5 @@
 """Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Deterministic Parquet: the same rows give the same bytes, however they were chunked in memory."""
 
-from __future__ import annotations
-
 import io
 
 import pyarrow as pa

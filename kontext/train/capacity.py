@@ -6,8 +6,6 @@ keeps is measured on small blocks of the same proportions and scaled by tokens a
 operations over a share of the device's peak; where the peak is not known, neither is the time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

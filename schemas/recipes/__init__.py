@@ -3,8 +3,6 @@
 Files may import `schemas.recipe` and the sections.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Two minutes on two cores: every stage for real, at sizes that prove wiring, not quality."""
 
-from __future__ import annotations
-
 from schemas.recipe import Recipe, small_transformer
 from schemas.sections.data import IngestConfig, MineConfig, ScreenConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig

@@ -1,7 +1,5 @@
 """The README's recipe: 64 px, real emoji and characters, 2 CPU cores, under 20 minutes."""
 
-from __future__ import annotations
-
 from schemas.recipe import Recipe, small_transformer
 from schemas.sections.training import FinetuneConfig, PictureConfig
 

@@ -4,8 +4,6 @@ Made for a machine without network (`kontext export-store`) and slices of ten mi
 of its training sections have not been tuned: no GPU was at hand.
 """
 
-from __future__ import annotations
-
 from schemas.recipe import Recipe, small_transformer
 from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig

@@ -1,7 +1,5 @@
 """The base of every recipe section."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
 
 

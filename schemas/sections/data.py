@@ -1,7 +1,5 @@
 """Recipe sections of the data stages: image sources, mining, captions, screening, shards, index."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Recipe sections of the stages that score a model and publish it."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from schemas.sections.base import Section

@@ -1,7 +1,5 @@
 """Shapes of the models that a recipe trains."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from schemas.sections.base import Section

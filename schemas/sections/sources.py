@@ -4,8 +4,6 @@ Imports point down, so nothing here imports a source: the package is looked into
 the first recipe is validated.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Annotated, Any, Union
 

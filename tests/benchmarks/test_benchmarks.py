@@ -1,7 +1,5 @@
 """The benchmarks run and tell the truth about what they compare; no timing is asserted."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A goal's verdict is the figure's, and the catalog's benchmark has one for each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

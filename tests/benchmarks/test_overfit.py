@@ -1,7 +1,5 @@
 """The overfit gates, shortened: smaller networks and fewer steps, and lower marks to match."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """An artifact that is written and read in a plain folder, for the codecs of its files."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small images for data tests: different to the eye, the same in every run."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image

@@ -1,7 +1,5 @@
 """Our editor beside diffusers' FluxKontextPipeline: same weights, text, noise and photograph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Sessions and masks, on an editor whose velocity leads exactly to the context's latents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

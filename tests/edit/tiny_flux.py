@@ -1,7 +1,5 @@
 """A complete FLUX.1 Kontext in miniature: both networks, T5, CLIP and their tokenizers, offline."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

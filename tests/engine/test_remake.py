@@ -1,7 +1,5 @@
 """A store that was copied elsewhere: it verifies, answers SQL, and its artifacts can be remade."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 
 from kontext.evaluate.latency import WARM_UP, measure

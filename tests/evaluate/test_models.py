@@ -1,7 +1,5 @@
 """What is scored is the editor that users run; tests/stages/test_publish.py compares bytes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

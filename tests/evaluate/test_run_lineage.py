@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from kontext.engine.stage import Stage
 from kontext.evaluate.run_lineage import run_lineage
 from schemas.manifest import Manifest

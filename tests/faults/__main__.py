@@ -5,8 +5,6 @@ are all bytes those of an undisturbed run, are `artifacts verify` and `safety ve
 run left Running? Writes the table of docs/faults.md. Exit 1 when a case failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """The cases that need no Prefect server: `kontext run --direct` is killed, starved or confused."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shutil

@@ -4,8 +4,6 @@ The process kills itself with SIGKILL when it comes to POINT for the COUNT-th ti
 functions of the library; patching them here keeps the library free of test switches.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The laboratory: a tiny recipe, an undisturbed run of it, and the checks after a fault."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

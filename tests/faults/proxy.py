@@ -1,7 +1,5 @@
 """A TCP proxy in front of an S3 server that can be down, slow, or break one request in ten."""
 
-from __future__ import annotations
-
 import random
 import socket
 import struct

@@ -1,7 +1,5 @@
 """The cases on a real S3 server (SeaweedFS) behind a proxy that misbehaves."""
 
-from __future__ import annotations
-
 import threading
 import time
 import uuid

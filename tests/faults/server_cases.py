@@ -1,7 +1,5 @@
 """The cases through a real Prefect server: its processes are killed, runs are cancelled."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

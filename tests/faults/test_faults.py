@@ -1,7 +1,5 @@
 """The fault matrix itself: that its points exist, its proxy breaks things, its table is kept."""
 
-from __future__ import annotations
-
 import functools
 import http.client
 import importlib

@@ -1,7 +1,5 @@
 """Fixtures: the toy graph in place of the real one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs scheduled stage runs in threads with Prefect's own engine: a worker without processes."""
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import threading

@@ -1,7 +1,5 @@
 """infra/backup: what was backed up and put back is whole, and `kontext` goes on from it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

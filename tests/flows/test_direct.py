@@ -1,7 +1,5 @@
 """`kontext run --direct` in slices of time, and `kontext export-store`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

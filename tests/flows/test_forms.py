@@ -1,7 +1,5 @@
 """The rules that Prefect's run form needs (a form that breaks one shows wrong or empty labels)."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, get_args
 

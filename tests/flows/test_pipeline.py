@@ -1,7 +1,5 @@
 """The pipeline against a real Prefect server: reuse, retry in place, adoption, artifacts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Inside `flows` imports point down too: cli → server → the flows themselves."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.test_architecture import ROOT, imported, sources

@@ -1,7 +1,5 @@
 """Refresh, backfill, retention, automations and status, against a real Prefect server."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """Small real stages on real stage names, so that forms and deployments need no change."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """The docs: links lead somewhere, every stage has its page, what a text names exists."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from html.parser import HTMLParser

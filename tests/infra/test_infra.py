@@ -1,7 +1,5 @@
 """Everything in infra/ by its own tool or schema, as far as that runs without a cluster."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import json

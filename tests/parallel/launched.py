@@ -1,7 +1,5 @@
 """What the ranks of the launch tests do, in processes of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """What the ranks of the tests of the autoencoder's and LADD's methods do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

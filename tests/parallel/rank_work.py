@@ -1,7 +1,5 @@
 """What the ranks of the parallel tests do."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The autoencoder and LADD on two ranks: the steps of one process but for the order of sums."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

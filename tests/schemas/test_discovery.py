@@ -1,7 +1,5 @@
 """Plug-ins and stages' own sections are found by their files; nothing else is imported."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Named recipes: found by their files, and the same configuration as ever."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

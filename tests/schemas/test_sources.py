@@ -1,7 +1,5 @@
 """The choice between sources is as strict as if their settings were listed by hand."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

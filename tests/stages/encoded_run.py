@@ -1,7 +1,5 @@
 """A tiny encoded dataset in a harness: random latents and texts, an untrained codec."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

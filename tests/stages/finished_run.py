@@ -1,7 +1,5 @@
 """A tiny finished run up to distill, with hand-made tables and untrained weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

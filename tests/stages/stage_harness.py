@@ -1,7 +1,5 @@
 """Runs single stages against a real local artifact store, with hand-made inputs."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Guidance distillation inside finetune, and LADD from the teacher that it gives."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file

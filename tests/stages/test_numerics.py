@@ -1,7 +1,5 @@
 """A stage stops where its numbers do not mean what they meant to the stage before it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The steps judged in pictures inside finetune."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The training stages on two ranks, started by torchrun."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Chunk functions for test_work.py: workers import them by name."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

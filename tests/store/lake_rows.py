@@ -1,7 +1,5 @@
 """Small, valid rows for every dataset table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """The real index stage behind the real engine, over small data stages."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import subprocess

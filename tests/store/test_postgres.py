@@ -1,7 +1,5 @@
 """A catalog in a real PostgreSQL: many writers, no password in any message."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/sql.md: its ten questions and its prelude do what the page says; `--at` and readers too."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 from typing import Any
 from uuid import UUID, uuid4

@@ -1,7 +1,5 @@
 """LADD with one of the ten known wiring faults switched on, as it was or would be made here."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ costs milliseconds, and each is still a process of its own with nothing in commo
 Several ranks are several such processes; where one dies the others are killed, as launchers do.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The planner's numbers against what really happens, and its advice at the edges."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Which code the training stages depend on."""
 
-from __future__ import annotations
-
 import pytest
 
 from kontext.engine.fingerprint import code_of

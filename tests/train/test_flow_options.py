@@ -1,7 +1,5 @@
 """The flow's options: CFG dropout of image and both, change mask, magnitudes, told guidance."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Fine-tuning adapters alone with the flow method, on a frozen model."""
 
-from __future__ import annotations
-
 import torch
 
 from kontext.models.lora import LoraConfig, adapters, apply_lora, merge

@@ -1,7 +1,5 @@
 """The flow against a plain PyTorch loop that shares model, data order and noise, nothing else."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Edits that refer to further pictures: batches, sequences, and that a flow learns from them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

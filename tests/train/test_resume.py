@@ -1,7 +1,5 @@
 """A run that is killed again and again ends, bit for bit, as one that never was."""
 
-from __future__ import annotations
-
 import random
 import signal
 import tempfile

@@ -1,7 +1,5 @@
 """Whose turn it is in LADD: who is updated, how often, and when the run stops."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

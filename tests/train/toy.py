@@ -1,7 +1,5 @@
 """A tiny encoded dataset and transformer for the training tests."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ Minutes long, so it runs only when asked for: `make ui-test` (KONTEXT_UI_TEST=1)
 KONTEXT_UI_HOME uses a home that is there already; KONTEXT_UI_SHOTS keeps the screenshots.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

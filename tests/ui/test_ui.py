@@ -1,7 +1,5 @@
 """A person's day in the Prefect UI: run, watch, look, mend, schedule."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time

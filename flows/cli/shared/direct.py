@@ -4,8 +4,6 @@ It needs few packages: a machine that only trains has torch, numpy, safetensors,
 pillow, tokenizers and typer (docs/h200.md). Imports of anything else belong elsewhere.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

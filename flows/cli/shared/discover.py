@@ -5,8 +5,6 @@ File `report.py` holds a function `report`, which is the command `kontext report
 dash in the command's; one at the end only keeps off a word of Python (`import_.py`).
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Options and arguments that several commands have, and the headings that list them."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Submits one run of a deployment and waits for its end."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

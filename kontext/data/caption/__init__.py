@@ -6,8 +6,6 @@ because every recipe looks here for names. May import the relations of kontext.d
 kontext.data.sources, kontext.errors and schemas.
 """
 
-from __future__ import annotations
-
 from kontext.data.caption.base import Captioner
 from schemas.discovery import plugins
 from schemas.sections.data import CaptionConfig

@@ -1,7 +1,5 @@
 """What a captioner is asked and what it answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

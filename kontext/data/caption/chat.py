@@ -5,8 +5,6 @@ is a `malformed` row and a refusal is a `refused` row. An endpoint that does not
 error, so that the stage stops and can be retried instead of filling a dataset with blanks.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

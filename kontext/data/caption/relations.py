@@ -5,8 +5,6 @@ form is the fewest words that still say what to do. Other fields: {some_to} has 
 is a plural, {when} is "at night", {hair} is "red hair" or "no hair".
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ The paraphrase is chosen by hash of (pair id, seed). The inverse instruction is 
 with the values swapped, so instruction and inverse match in tone.
 """
 
-from __future__ import annotations
-
 from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts, failed, words
 from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, by_reference, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when

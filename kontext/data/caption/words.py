@@ -1,7 +1,5 @@
 """Labels in plain English: values, colours, and the description of an image from its labels."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache

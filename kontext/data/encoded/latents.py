@@ -1,7 +1,5 @@
 """Images and texts encoded once, and read back as the tensors that training draws from."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ KontextBench's five categories it is, stands in `relations.py`. May import konte
 schemas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from kontext.data.mine.candidate import Candidate, MinedImage

@@ -6,8 +6,6 @@ towards a style that needs no invention: black and white is a target, never a co
 colours are not in it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import permutations

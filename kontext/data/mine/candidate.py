@@ -1,7 +1,5 @@
 """The one output of every miner, and the view of an image that miners see."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

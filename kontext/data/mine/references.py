@@ -5,8 +5,6 @@ subject with the wanted value, so the words do not name it. A pair whose referen
 another split is dropped by stage shard.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

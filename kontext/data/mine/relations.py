@@ -1,7 +1,5 @@
 """Which attribute change is which relation, and which of the five categories it belongs to."""
 
-from __future__ import annotations
-
 BY_REFERENCE = "_by_reference"  # after a relation's name: a second picture shows the wanted value
 
 # attribute label -> (relation, category)

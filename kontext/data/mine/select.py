@@ -4,8 +4,6 @@ Candidates are ranked by a hash of their id, so the choice does not depend on th
 images were ingested, and adding a source does not reshuffle the others.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Text-to-image singles: targets without a context, so the model also learns p(x | c)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from kontext.data.mine.candidate import Candidate, MinedImage

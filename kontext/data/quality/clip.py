@@ -1,7 +1,5 @@
 """The screen's small CLIP: trained on the ingested images' own words, then used to score pairs."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ All scores are raw; limits are the policy's. Differences are taken in floating p
 wrap, which has made published L1 thresholds meaningless (one level darker scored 1.0).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All scores of a table of pairs in one table, with the reasons of the text and pair rules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

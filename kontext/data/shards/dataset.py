@@ -1,7 +1,5 @@
 """The dataset as pairs ready for shards: mined, captioned, accepted, split."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping

@@ -1,7 +1,5 @@
 """Batches of images: what an autoencoder's step takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -4,8 +4,6 @@ With it a loader plans epochs and reads single samples by byte range. The index 
 shards it describes, so shards that changed have another one, and it can never be stale.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -6,8 +6,6 @@ again and leave out the batches that were taken, so nothing about workers, buffe
 be saved, and neither their number nor a crash can lose a sample or show one twice.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A split's pairs and images, read from its shards."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ decode ahead of the training step. An image that many pairs share is decoded onc
 the decode cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import OrderedDict, deque

@@ -6,8 +6,6 @@ A sample's key is the first 32 characters of its pair id; its members are `.ctx0
 context), `.json` and `.tgt.png`. The PNG bytes are those that ingest stored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import mmap

@@ -5,8 +5,6 @@ and `ATTRIBUTION`. It must import heavy packages inside its functions, because e
 it. May import kontext.errors and schemas.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from kontext.data.sources.base import SourceItem

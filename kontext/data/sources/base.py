@@ -1,7 +1,5 @@
 """What a source yields: one item per image, planned before anything is decoded."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What an emoji's Unicode code points say: a base key, skin tone, gender and hair."""
 
-from __future__ import annotations
-
 import re
 
 _TONES = {

@@ -5,8 +5,6 @@ that attribute and nothing else. DiceBear resolves every other option from the s
 resolved options fixes the picture.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Art style is an attribute like any other: two sets drawing one concept differ in
 Skin tone, gender and hair come from the modifiers in the code points; `families` has the rest.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from functools import cache

@@ -4,8 +4,6 @@ Their contents belong to the artifact's identity: a picture added to a folder, a
 npm's images installed since must not meet a finished manifest and be called "reused".
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3

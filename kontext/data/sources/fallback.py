@@ -4,8 +4,6 @@ The choice is made from what is on disk, so it belongs to the stage's identity (
 artifact (`sources.json`) and to its notes.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import NamedTuple
 

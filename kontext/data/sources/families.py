@@ -6,8 +6,6 @@ the family can be held out. Words are two families, because sets draw the six of
 (blue-ish and red) and the other word buttons on boards of their own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

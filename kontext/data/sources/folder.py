@@ -9,8 +9,6 @@ Every regular file is planned, whatever its name ends in: what is not an image i
 decode guard with a reason, so nothing disappears silently. Hidden files are not looked at.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading Iconify icon sets from `node_modules/@iconify-json`."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

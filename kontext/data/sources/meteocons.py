@@ -1,7 +1,5 @@
 """Meteocons weather icons: day and night, weather, and line or fill, labelled from their names."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from kontext.data.sources.base import SourceItem

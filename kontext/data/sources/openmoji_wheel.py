@@ -6,8 +6,6 @@ colour layers alone. Names come from Unicode, so only single code points that Py
 already name are planned.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 import xml.etree.ElementTree as ET  # the wheel is pinned art, not foreign input

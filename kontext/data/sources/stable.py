@@ -1,7 +1,5 @@
 """Choices that depend on nothing but their inputs: no global seed, no order of calls."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar

@@ -7,8 +7,6 @@ never carries its inputs. Signing is local; nothing is fetched and no time stamp
 Who signs is in `kontext.edit.provenance.certificates`.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping, Sequence

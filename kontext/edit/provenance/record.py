@@ -6,8 +6,6 @@ unless they are signed (`credentials`), because a C2PA manifest has a number of 
 own.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Tensors go from file to file one at a time, so memory does not depend on the model's size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Metrics are listed by their file's `PLACE` (those without one come last), then b
 import kontext.evaluate.benches, kontext.evaluate.pixels and kontext.data.quality.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring

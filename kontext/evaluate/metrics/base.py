@@ -1,7 +1,5 @@
 """What a metric is: a number per item, how items add up, and which way is better."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Image-text agreement in the small CLIP that the screen stage trained (this domain only)."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """How much of the context survives, and how near the whole picture comes to the target."""
 
-from __future__ import annotations
-
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
 from kontext.evaluate.pixels import Values, masked_mae, psnr
 

@@ -1,7 +1,5 @@
 """Edit success and its two conditions: pixels and features nearer to the target."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Put the report together from scores, pictures and the input artifacts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The report's pictures: PNG files named by content, enlarged so that 64 px art looks good."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which edits the report shows: the first items in bench order and the student's worst."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -3,8 +3,6 @@
 Matplotlib draws in placeholder colours, which are then replaced by CSS variables; text stays text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io

@@ -1,7 +1,5 @@
 """The data card: sample pairs, what was kept and dropped and why, licences, splits."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where everything of the lineage diagram lies: one box per stage with its digest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

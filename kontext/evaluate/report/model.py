@@ -1,7 +1,5 @@
 """What the report shows, as plain data: builders fill it, the template prints it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

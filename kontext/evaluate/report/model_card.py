@@ -1,7 +1,5 @@
 """Model card and dataset card: measured numbers in the templates `*_card.md`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Lineage, stage table, notes and the numerics ledger, from the manifests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Counts and thresholds only: no identifier, hash or picture of a dropped subject is read here.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

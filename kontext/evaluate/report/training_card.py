@@ -1,7 +1,5 @@
 """The training sections: curves, losses per noise level and category, reconstructions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The verdict in words: for the run page, the log and the model card."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

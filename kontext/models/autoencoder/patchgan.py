@@ -1,7 +1,5 @@
 """PatchGAN: the discriminator that the autoencoder trains against."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 _LAYERS = 3  # that halve the side

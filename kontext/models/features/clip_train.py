@@ -1,7 +1,5 @@
 """Train the small CLIP's heads with open_clip's contrastive loss, and measure retrieval."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

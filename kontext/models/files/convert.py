@@ -5,8 +5,6 @@ says which diffusers keys hold the same numbers: the same tensor, parts of a fus
 final modulation with its halves swapped, or a 1x1 convolution written as a matrix.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

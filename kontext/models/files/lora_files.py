@@ -7,8 +7,6 @@ BFL:        double_blocks.0.img_attn.qkv.lora_A.weight
 We write files without alpha: the scale is folded into B, which every reader takes as scale 1.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -7,8 +7,6 @@ A machine without network has them as files, in folders of these names below `KO
     efficientnet-lite0/  the checkpoint, with the name its package gives it
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Which autoencoder a weights file holds, from its tensors and the configuration next to it."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Weights as a stage stores them: one file, with the model's own names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from safetensors import SafetensorError

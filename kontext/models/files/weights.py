@@ -5,8 +5,6 @@ not stay in memory. Peak memory is the weights in the wanted dtype plus the larg
 the file's own dtype is.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

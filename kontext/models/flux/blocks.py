@@ -5,8 +5,6 @@ A block knows its tokens' noise levels (`Conditioning`) and which attend to whic
 as good as any other.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

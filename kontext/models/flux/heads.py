@@ -5,8 +5,6 @@ there it goes through one autograd function with a hand-written backward (about 
 under `torch.compile` the plain formula is traced and fused instead.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ images follow each other as [target | context 1 | … | context N]. The first po
 them apart: 0 for the target, k for context k. Text positions are all zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ FLUX.1's T5 has 10 GB. With the cache, an edit whose instruction was seen before
 There is one file per text, named by the digest of encoder, length and text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

@@ -5,8 +5,6 @@ a tokenizer without one, and prints a report of it on stderr. Here both are erro
 Progress bars and remarks are not shown.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence

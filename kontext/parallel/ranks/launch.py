@@ -12,8 +12,6 @@ Tried: torchrun and Ray Train 2.60 with two gloo ranks on one machine. Unrun: GP
 machines.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ The job is a small JSON file, so that torchrun, Ray or a cluster's own scheduler
 any machine with `python -m kontext.train JOB`. Nothing here knows who did.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import json

@@ -6,8 +6,6 @@ limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It ru
 asks for the risks. May import kontext.errors and schemas.
 """
 
-from __future__ import annotations
-
 from kontext.errors import GateError
 from kontext.safety.classifiers.base import ImageClassifier
 from schemas.discovery import plugins

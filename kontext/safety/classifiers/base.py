@@ -6,8 +6,6 @@ graph optimisation saves a quarter against "extended". So: batches of 4, one thr
 one worker process per core, which needs no synchronisation inside the graph.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

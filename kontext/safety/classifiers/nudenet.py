@@ -1,7 +1,5 @@
 """NudeNet: exposed and covered parts of the body, and faces."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from importlib.metadata import version

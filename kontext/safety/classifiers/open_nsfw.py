@@ -1,7 +1,5 @@
 """open-nsfw: the probability that an image is explicit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

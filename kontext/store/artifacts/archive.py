@@ -1,7 +1,5 @@
 """Exported stores as one tar file, for machines between which only files travel."""
 
-from __future__ import annotations
-
 import lzma
 import tarfile
 import tempfile

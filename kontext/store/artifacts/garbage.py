@@ -1,7 +1,5 @@
 """Garbage collection over an ArtifactStore: what nothing needs any more is removed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

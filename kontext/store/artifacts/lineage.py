@@ -1,7 +1,5 @@
 """Lineage: which artifact was made from which. Every page that shows it is drawn from here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

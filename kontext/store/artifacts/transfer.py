@@ -7,8 +7,6 @@
 So `kontext artifacts verify --store FOLDER` works on an export, and so does every other command.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from graphlib import TopologicalSorter

@@ -5,8 +5,6 @@ lock and one transaction: concurrent writers on SQLite fail with "database is lo
 versions are numbered in order.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

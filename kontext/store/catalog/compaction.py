@@ -3,8 +3,6 @@
 Snapshots of dataset versions never expire, so `--at NAME@vN` answers afterwards as before.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """What a catalog holds, for people: tables and views with their comments, columns and rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import duckdb

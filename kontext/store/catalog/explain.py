@@ -1,7 +1,5 @@
 """Everything about one pair, read from the catalog."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kontext.errors import CatalogError

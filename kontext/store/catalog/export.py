@@ -4,8 +4,6 @@ datasets/<name>/v<n>/<table>.parquet   zstd, sorted by key; any Parquet reader r
 datasets/<name>/v<n>/version.json      rows and SHA-256 of every table; written last
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

@@ -5,8 +5,6 @@ every question needs them. They are paid once, in the transaction that changes w
 view over `pair_facts` always answers as the joins would.
 """
 
-from __future__ import annotations
-
 import duckdb
 
 from kontext.store.catalog.views import views

@@ -1,7 +1,5 @@
 """A `.sql` file that attaches the catalog, read-only, to any DuckDB client of the same version."""
 
-from __future__ import annotations
-
 import duckdb
 
 from kontext.store.lake.connections import secret, statements

@@ -1,7 +1,5 @@
 """Rows of the catalog: made from manifests, and inserted."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Dataset versions of a catalog, and the words that mean one: a name, NAME@vN, a snapshot id."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The SQL views, and the acceptance rule that the screen stage shares with the lake."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Connections to a DuckLake."""
 
-from __future__ import annotations
-
 import os
 import threading
 from urllib.parse import urlsplit

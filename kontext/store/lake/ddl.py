@@ -1,7 +1,5 @@
 """Arrow schemas as DuckDB statements."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 

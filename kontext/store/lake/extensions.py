@@ -1,7 +1,5 @@
 """DuckDB's extensions come from installed wheels: nothing is downloaded."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where a lake's metadata lives: a SQLite file (one machine), or Postgres (many users)."""
 
-from __future__ import annotations
-
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Tables, columns and views follow schemas/catalog.py and schemas/views; what cann
 them is a numbered step. `schema_version` holds the number and a digest of all statements.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@
 one line in `open_store`. Imports `errors` only.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kontext.errors import ObjectExists, ObjectNotFound, StoreError

@@ -1,7 +1,5 @@
 """`file://` stores: a folder of read-only files, written by temporary file, fsync and link."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

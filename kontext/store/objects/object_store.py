@@ -4,8 +4,6 @@ Keys are relative POSIX paths. A put is atomic: readers see the old object or th
 `if_absent` puts have exactly one winner, also between machines; that is what manifests rely on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from abc import ABC, abstractmethod

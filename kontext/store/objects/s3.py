@@ -8,8 +8,6 @@ parts, requests are repeated with full jitter (AWS_MAX_ATTEMPTS), answers that b
 for again from where they broke.
 """
 
-from __future__ import annotations
-
 import builtins
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """What an S3 server's refusals mean, in one line each, with the remedy."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 

@@ -1,7 +1,5 @@
 """Batches and the step of methods that continue a flow's training on edits."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence

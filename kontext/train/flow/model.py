@@ -7,8 +7,6 @@ on. Composed with the whitening of the texts it will read, all directions in whi
 arrive alike. It is weights alone: the architecture and what text encoders return stay as they are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

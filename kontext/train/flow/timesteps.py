@@ -7,8 +7,6 @@ the two lengths is part of it (`TransformerShape.timestep_shift`): it samples as
 Sources: black-forest-labs/flux `sampling.py` (get_lin_function, time_shift); FLUX.1 Kontext A.2.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The loss of held-out pairs, per noise level and category, with the same noise every time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

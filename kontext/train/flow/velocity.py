@@ -4,8 +4,6 @@ x_t = (1 - t) x + t e; the model predicts the velocity e - x. Targets and contex
 packed into tokens of 2 x 2; every method that trains or asks the transformer uses these functions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ here downloads; its distance is LPIPS's form with every channel weighing the sam
 weights are not in that file. A number says which backbone it is of: they cannot be compared.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Protocol

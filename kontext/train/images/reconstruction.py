@@ -4,8 +4,6 @@ A card says what a number is of (backbone with its digest, images, resolution, p
 rFID and LPIPS of different backbones, sizes or image counts are different numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """LADD's formulas and its cost, apart from who is updated when (kontext.train.methods.ladd)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

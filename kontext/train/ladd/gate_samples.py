@@ -1,7 +1,5 @@
 """Gates on what LADD is fed: the student's input and estimate, the teacher's edits, the sampler."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import torch

@@ -1,7 +1,5 @@
 """Gates on what LADD's updates do: gradients, turns, the batch, and the recipe's rates."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping

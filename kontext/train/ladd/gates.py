@@ -19,8 +19,6 @@ answer, or compares with the sampler that will draw the student. They look at a 
 leave weights, optimisers and random numbers as they found them.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

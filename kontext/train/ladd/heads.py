@@ -1,7 +1,5 @@
 """The heads of LADD: small discriminators on the frozen teacher's own features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

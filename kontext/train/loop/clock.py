@@ -3,8 +3,6 @@
 These numbers differ from run to run, so they are kept apart from the losses, which do not.
 """
 
-from __future__ import annotations
-
 import resource
 import statistics
 import sys

@@ -1,7 +1,5 @@
 """Exponential moving average of weights, kept in float32 beside the model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ returns its losses. Everything random in a step derives from (seed, index), so a
 killed and resumed takes exactly the steps an unbroken run takes.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

@@ -7,8 +7,6 @@ a spike's cause often lies before it. Either way the batches of every later step
 without the incident, and every incident is recorded.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import statistics

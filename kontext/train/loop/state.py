@@ -1,7 +1,5 @@
 """The state of a training run, and how it is flattened for a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

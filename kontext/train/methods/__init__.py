@@ -5,8 +5,6 @@ returns to `kontext.train.loop.training.train`. A method that trains the flow fu
 steps says `AFTER_FLOW = "<its part of the section finetune>"` and is run there where it has steps.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from types import ModuleType
 

@@ -6,8 +6,6 @@ advise. `adamw-8bit` and `adamw-bf16` keep AdamW's moments small (`light_adamw`)
 Parameters can be given learning rates and decays of their own by their names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain

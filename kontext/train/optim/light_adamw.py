@@ -14,8 +14,6 @@ more or fewer ranks. torchao publishes no optimiser with bfloat16 moments; its
 `bf16_stochastic_round` is about the weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

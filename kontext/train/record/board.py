@@ -1,7 +1,5 @@
 """A run's numbers and pictures for TensorBoard, where the package `tensorboard` is installed."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Mapping

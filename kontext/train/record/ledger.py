@@ -6,8 +6,6 @@ it has loaded, writes them next to its result, and stops where they differ from 
 before, or of the checkpoint that it resumes from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

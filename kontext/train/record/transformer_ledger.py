@@ -1,7 +1,5 @@
 """The numerics ledger's lines of a transformer."""
 
-from __future__ import annotations
-
 import torch
 
 from kontext.models.flux.heads import EPS

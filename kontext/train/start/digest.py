@@ -1,7 +1,5 @@
 """Digests of the files that training starts from: part of the digest of the stage that trains."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The streaming loader over real shards: exact, elastic, complete, and told when it is not."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import subprocess

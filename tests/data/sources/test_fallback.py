@@ -1,7 +1,5 @@
 """A machine without npm: what is read instead, that it is said, and that it is another artifact."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

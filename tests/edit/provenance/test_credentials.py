@@ -1,7 +1,5 @@
 """C2PA manifests, read back by c2pa's own reader."""
 
-from __future__ import annotations
-
 import datetime as dt
 import io
 import json

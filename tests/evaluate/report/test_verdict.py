@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from kontext.evaluate.report.verdict import unfit_line
 
 

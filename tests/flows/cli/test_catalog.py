@@ -1,7 +1,5 @@
 """`kontext catalog …` and `kontext sql --shell` on a finished toy run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

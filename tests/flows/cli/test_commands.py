@@ -4,8 +4,6 @@ The file is the list of an earlier version. New commands need no entry. Write it
 `python -m tests.flows.cli.test_commands` where something is taken away on purpose.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

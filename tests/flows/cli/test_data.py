@@ -1,7 +1,5 @@
 """Commands that read what a run left behind."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

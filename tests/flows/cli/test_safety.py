@@ -1,7 +1,5 @@
 """`kontext safety verify`: one line for a whole chain, exit 1 for a broken one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

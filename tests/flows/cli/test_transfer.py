@@ -1,7 +1,5 @@
 """`kontext artifacts diff|export|import|rebuild` and what `gc` may take, on a finished toy run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

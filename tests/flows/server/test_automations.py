@@ -1,7 +1,5 @@
 """`kontext up` on a real PostgreSQL: its automations fire, its report page answers."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """The server's app: how long it waits for SQLite."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import torch
 
 from kontext.models.autoencoder.patchgan import PatchDiscriminator

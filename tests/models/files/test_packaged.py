@@ -1,7 +1,5 @@
 """Where the weights that no recipe names are found."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

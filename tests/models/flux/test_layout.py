@@ -1,7 +1,5 @@
 """Cached contexts: equal to running them at every step, and to the plain mask."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import pytest

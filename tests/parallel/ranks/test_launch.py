@@ -1,7 +1,5 @@
 """Ranks started by torch's own launcher: they die, are cancelled, hang, and refuse."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import os

@@ -1,7 +1,5 @@
 """Exports, imports, comparisons, and what garbage collection must leave alone."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

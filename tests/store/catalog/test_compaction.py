@@ -1,7 +1,5 @@
 """Compaction: what no dataset version needs goes, and every version answers as before."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 

@@ -4,8 +4,6 @@ lake_v1.tar.xz is a lake of kontext 0.1.0 (schema version 1): one recorded stage
 of tests/store/lake_rows.py as demo@v1 (6 pairs), l1_min = 0.02, demo@v2 (9 pairs) and ci@v1 (3).
 """
 
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """S3 in trouble: refusals in one clear line, faults survived, servers that do not keep promises."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

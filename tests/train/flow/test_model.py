@@ -1,7 +1,5 @@
 """A fresh model's text inputs, whitened."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

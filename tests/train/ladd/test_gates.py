@@ -1,7 +1,5 @@
 """Each of LADD's ten known wiring faults, switched on, is caught by the gate that watches it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

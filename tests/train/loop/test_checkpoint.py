@@ -1,7 +1,5 @@
 """Checkpoints in a folder and on S3: what is written, kept, found and refused."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

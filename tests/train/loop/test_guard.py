@@ -1,7 +1,5 @@
 """Steps go wrong by injection: a batch of NaN, or one ten thousand times too large."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Guidance distillation: one pass gives what classifier-free guidance takes two for."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

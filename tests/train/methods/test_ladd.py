@@ -1,7 +1,5 @@
 """LADD's formulas. Its known wiring faults are in test_gates.py, the two sides in test_turns.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The flow's last steps, judged in decoded pictures."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

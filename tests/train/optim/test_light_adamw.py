@@ -1,7 +1,5 @@
 """The toy's matrices are too small for blocks of 256, so these models are wider."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

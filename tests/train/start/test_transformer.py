@@ -1,7 +1,5 @@
 """Finetuning from given weights, and adapters beside them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
