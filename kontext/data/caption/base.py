@@ -76,8 +76,3 @@ class Captioner(Protocol):
         Raises:
             KontextError: the captioner itself is out of order (so that the stage can be retried).
         """
-
-
-def words(text: str) -> int:
-    """Number of words, split at white space."""
-    return len(text.split())

@@ -11,11 +11,12 @@ import os
 import time
 import urllib.error
 import urllib.request
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts, failed, words
+from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, failed
 from kontext.errors import KontextError, RecipeError
 from schemas.sections.data import CaptionConfig
 
@@ -46,49 +47,33 @@ class ChatReply(BaseModel):
     @classmethod
     def _short(cls, text: str) -> str:
         text = " ".join(text.split())
-        if words(text) > MAX_WORDS:
+        if len(text.split()) > MAX_WORDS:
             raise ValueError(f"more than {MAX_WORDS} words")
         return text
 
 
+@dataclass
 class ChatCaptioner:
-    """Captions from `POST {endpoint}/chat/completions`.
+    """Captions from `POST {endpoint}/chat/completions`, sampled at temperature 0."""
 
-    Args:
-        endpoint: base address with the version, e.g. `http://host:8000/v1`.
-        model: model name as the server knows it.
-        api_key: sent as a bearer token where given.
-        seed: sampling seed; temperature is 0.
-        timeout: seconds per request.
-        pause: seconds before a second attempt, doubled for the third.
-    """
-
+    endpoint: str  # base address with the version, e.g. `http://host:8000/v1`
+    model: str  # as the server knows it
+    _: KW_ONLY
+    api_key: str = ""  # sent as a bearer token where given
+    seed: int = 0
+    timeout: float = 120.0  # seconds per request
+    pause: float = 1.0  # seconds before a second attempt, doubled for the third
     remote = True
 
-    def __init__(
-        self,
-        endpoint: str,
-        model: str,
-        *,
-        api_key: str = "",
-        seed: int = 0,
-        timeout: float = 120.0,
-        pause: float = 1.0,
-    ) -> None:
-        self.id = f"chat/{model}"
-        self._url = endpoint.rstrip("/") + "/chat/completions"
-        self._model = model
-        self._key = api_key
-        self._seed = seed
-        self._timeout = timeout
-        self._pause = pause
+    def __post_init__(self) -> None:
+        self.id = f"chat/{self.model}"
 
     def caption(self, request: CaptionRequest) -> Caption:
         """Text for one pair. Raises KontextError when the endpoint stays unreachable."""
         if request.values() is None:
             return failed(request, "malformed", self.id)
         for attempt in range(ATTEMPTS):
-            message = self._ask(request, self._seed + attempt)
+            message = self._ask(request, self.seed + attempt)
             if message.get("refusal"):
                 return failed(request, "refused", self.id)
             try:
@@ -117,16 +102,17 @@ class ChatCaptioner:
     def _ask(self, request: CaptionRequest, seed: int) -> dict[str, Any]:
         """The assistant's message. Transport faults are tried ATTEMPTS times."""
         body = json.dumps(self._body(request, seed)).encode()
+        url = self.endpoint.rstrip("/") + "/chat/completions"
         headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
-            call = urllib.request.Request(self._url, body, headers, method="POST")
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            call = urllib.request.Request(url, body, headers, method="POST")
             try:
-                with urllib.request.urlopen(call, timeout=self._timeout) as response:
+                with urllib.request.urlopen(call, timeout=self.timeout) as response:
                     message = json.load(response)["choices"][0]["message"]
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code}"
@@ -138,7 +124,7 @@ class ChatCaptioner:
                 if isinstance(message, dict):
                     return message
                 problem = "the reply has no message"
-        raise KontextError(f"captioner {self._url} does not answer: {problem}")
+        raise KontextError(f"captioner {url} does not answer: {problem}")
 
     def _body(self, request: CaptionRequest, seed: int) -> dict[str, Any]:
         content: list[dict[str, Any]] = [{"type": "text", "text": _facts(request)}]
@@ -147,7 +133,7 @@ class ChatCaptioner:
                 url = "data:image/png;base64," + base64.b64encode(image.png).decode()
                 content.append({"type": "image_url", "image_url": {"url": url}})
         return {
-            "model": self._model,
+            "model": self.model,
             "messages": [
                 {"role": "system", "content": _SYSTEM},
                 {"role": "user", "content": content},
@@ -176,16 +162,15 @@ def captioner(config: CaptionConfig) -> ChatCaptioner:
 
 
 def _facts(request: CaptionRequest) -> str:
-    def known(image: ImageFacts) -> dict[str, Any]:
-        return {"shows": image.concept, **image.attributes}
-
-    return json.dumps(
-        {
-            "kind": request.relation_class,
-            "relation": request.relation,
-            "change": request.values(),
-            "source": [known(image) for image in request.contexts],
-            "target": known(request.target),
-        },
-        sort_keys=True,
+    *source, target = (
+        {"shows": image.concept, **image.attributes}
+        for image in (*request.contexts, request.target)
     )
+    facts = {
+        "kind": request.relation_class,
+        "relation": request.relation,
+        "change": request.values(),
+        "source": source,
+        "target": target,
+    }
+    return json.dumps(facts, sort_keys=True)

@@ -4,7 +4,9 @@ The paraphrase is chosen by hash of (pair id, seed). The inverse instruction is 
 with the values swapped, so instruction and inverse match in tone.
 """
 
-from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts, failed, words
+from dataclasses import dataclass
+
+from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, failed
 from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, by_reference, generic
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
 from kontext.data.mine.relations import BY_REFERENCE
@@ -12,15 +14,14 @@ from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import CaptionConfig
 
 
+@dataclass
 class TemplateCaptioner:
     """Captions from labels alone. `paraphrases` limits how many sentences a relation uses."""
 
+    paraphrases: int = 6
+    seed: int = 0
     id = "templates/1"
     remote = False
-
-    def __init__(self, paraphrases: int = 6, seed: int = 0) -> None:
-        self._paraphrases = paraphrases
-        self._seed = seed
 
     def caption(self, request: CaptionRequest) -> Caption:
         """Text for one pair. A relation or labels it cannot word give status `malformed`."""
@@ -36,19 +37,23 @@ class TemplateCaptioner:
         if relation != request.relation:
             wording = by_reference(wording, values["attribute"])
         start, end = values["from"], values["to"]
-        pick = stable_hash("paraphrase", request.pair_id, self._seed)
+        pick = stable_hash("paraphrase", request.pair_id, self.seed)
         number, instruction = self._sentence(wording, start, end, pick)
         _, inverse = self._sentence(back, end, start, pick)
         if not instruction or not inverse:
             return failed(request, "malformed", self.id)
         attribute = values["attribute"]
+        target, context = (
+            describe(image.concept, image.attributes, attribute)
+            for image in (request.target, request.contexts[0])
+        )
         return Caption(
             pair_id=request.pair_id,
             instruction=instruction,
-            instruction_short=_fill(wording, _short(wording, start, end), start, end),
+            instruction_short=_fill(wording, wording.of(start, end).short, start, end),
             instruction_inverse=inverse,
-            target_caption=_describe(request.target, attribute),
-            context_caption=_describe(request.contexts[0], attribute),
+            target_caption=target,
+            context_caption=context,
             template=f"{request.relation}/{number}",
             status="ok",
             captioner=self.id,
@@ -59,19 +64,19 @@ class TemplateCaptioner:
         if not request.target.concept.strip():
             return failed(request, "empty", self.id)
         names = sorted(request.target.attributes)
-        pick = stable_hash("focus", request.pair_id, self._seed)
+        pick = stable_hash("focus", request.pair_id, self.seed)
         focus = names[pick % len(names)] if names else ""
-        text = _describe(request.target, focus)
+        text = describe(request.target.concept, request.target.attributes, focus)
         short = describe(request.target.concept, {})
         return Caption(request.pair_id, text, short, "", text, "", "t2i/0", "ok", self.id)
 
     def _sentence(self, wording: Wording, start: str, end: str, pick: int) -> tuple[int, str]:
         """(paraphrase number, sentence); the next one that is short enough, or ("", 0) if none."""
-        options = _options(wording, start, end)[: self._paraphrases]
+        options = wording.of(start, end).sentences[: self.paraphrases]
         for step in range(len(options)):
             number = (pick + step) % len(options)
             sentence = _fill(wording, options[number], start, end)
-            if words(sentence) <= MAX_WORDS:
+            if len(sentence.split()) <= MAX_WORDS:
                 return number, sentence
         return 0, ""
 
@@ -100,22 +105,6 @@ def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
     return generic(escaped(humanise(values["attribute"])))
 
 
-def _options(wording: Wording, start: str, end: str) -> tuple[str, ...]:
-    if wording.add and is_nothing(start):
-        return wording.add
-    if wording.remove and is_nothing(end):
-        return wording.remove
-    return wording.change
-
-
-def _short(wording: Wording, start: str, end: str) -> str:
-    if wording.add and is_nothing(start):
-        return wording.short_add
-    if wording.remove and is_nothing(end):
-        return wording.short_remove
-    return wording.short
-
-
 def _fill(wording: Wording, sentence: str, start: str, end: str) -> str:
     source, target = (start, end) if wording.verbatim else (humanise(start), humanise(end))
     filled = sentence.format(
@@ -126,7 +115,3 @@ def _fill(wording: Wording, sentence: str, start: str, end: str) -> str:
         hair="no hair" if target == "bald" else f"{target} hair",
     )
     return " ".join(filled.split())
-
-
-def _describe(image: ImageFacts, focus: str) -> str:
-    return describe(image.concept, image.attributes, focus)

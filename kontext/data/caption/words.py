@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
-from kontext.data.caption.base import MAX_WORDS, words
+from kontext.data.caption.base import MAX_WORDS
 
 # Values that mean "there is none", so that the edit adds or removes something.
 NOTHING = frozenset({"", "no", "none", "nothing", "without", "off", "absent", "false"})
@@ -137,7 +137,7 @@ def describe(concept: str, attributes: Mapping[str, str], focus: str = "") -> st
     for name in sorted(attributes, key=lambda n: (n != focus, n)):
         phrase = _phrase(name, attributes[name], subject)
         trial = {**chosen, name: phrase}
-        if phrase and words(_join(subject, trial)) <= MAX_WORDS:
+        if phrase and len(_join(subject, trial).split()) <= MAX_WORDS:
             chosen = trial
     return _join(subject, chosen)
 

@@ -69,7 +69,7 @@ def test_every_family_has_six_ways_to_ask_and_an_inverse(
 ) -> None:
     relation, category = relation_of(attribute)
     assert category == ("text" if attribute == "text" else "local")
-    assert len(set(WORDINGS[relation].change)) >= 6
+    assert len(set(WORDINGS[relation].change.sentences)) >= 6
     seen = set()
     for number in range(60):
         request = CaptionRequest(
