@@ -166,8 +166,7 @@ def _texts(
 
     def encode(rows: range) -> dict[str, Tensor]:
         progress(rows.start, len(texts), "encoding texts")
-        states = encode_texts(encoder, texts[rows.start : rows.stop], config.text_length)
-        return states.tensors()
+        return encode_texts(encoder, texts[rows.start : rows.stop], config.text_length)
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
     return _BankWork("texts", entries, encode)

@@ -8,16 +8,17 @@ all processes of a machine share.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kontext.data.encoded.pair_tensors import MappedRows
 from kontext.errors import Stopped, WeightsError
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 
@@ -38,64 +39,11 @@ BANK_ROWS = pa.schema(
 
 
 class Entries(NamedTuple):
-    """What the K rows of a bank encode.
+    """What the K rows of a bank encode."""
 
-    Attributes:
-        keys: pixel ids of images, sha256 of texts, or the places of edited pairs in their split.
-        encoder: digest of the weights that encode them, or the version of the edits.
-        texts: the texts themselves, where it is text that is encoded.
-    """
-
-    keys: Sequence[str]
-    encoder: str
-    texts: Sequence[str] | None = None
-
-
-class MappedRows:
-    """K encoded rows that stay on disk: what is asked for is read, converted and moved.
-
-    Args:
-        shards: mapped parts [k, …] of one dtype and row shape, in order; at least one.
-        device, dtype: of what is read; the CPU and the stored dtype by default.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[Tensor],
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self._shards = shards
-        self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
-        self.device = device or torch.device("cpu")
-        self.dtype = dtype or shards[0].dtype
-        self.shape = torch.Size((int(self._ends[-1]), *shards[0].shape[1:]))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Rows [B] -> [B, …]. Raises IndexError where there is no such row."""
-        rows = rows.cpu()
-        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
-            raise IndexError(f"a row outside of 0 to {len(self) - 1}")
-        found = torch.empty(
-            len(rows), *self.shape[1:], dtype=self._shards[0].dtype, pin_memory=self._pinned
-        )
-        shards = torch.bucketize(rows, self._ends, right=True)
-        for number in sorted(set(shards.tolist())):
-            mine = torch.nonzero(shards == number).flatten()
-            shard = self._shards[number]
-            found[mine] = shard[rows[mine] - (self._ends[number] - len(shard))]
-        return found.to(self.device, non_blocking=True).to(self.dtype)
-
-    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> MappedRows:
-        """The same rows, read onto `device` as `dtype` (as stored by default)."""
-        return MappedRows(self._shards, device, dtype)
-
-    @property
-    def _pinned(self) -> bool:
-        return self.device.type == "cuda"
+    keys: Sequence[str]  # pixel ids, sha256 of texts, or places of edited pairs in their split
+    encoder: str  # digest of the weights that encode them, or the version of the edits
+    texts: Sequence[str] | None = None  # themselves, where it is text that is encoded
 
 
 @dataclass(frozen=True)
@@ -155,14 +103,7 @@ def write_bank(
     encode: Callable[[range], dict[str, Tensor]],
     stop: Callable[[], bool] = lambda: False,
 ) -> Bank:
-    """Write a bank, with what `make_shards` makes in `scratch` or a killed run left whole there.
-
-    Args:
-        encode: the tensors [k, …] of a range of entries.
-        stop: see `make_shards`.
-
-    Returns:
-        The bank, as its shards are in `scratch`.
+    """Write a bank of what `make_shards` makes in `scratch`; it is read from there.
 
     Raises:
         Stopped: `stop` said so; the shards so far are whole.
@@ -201,8 +142,11 @@ def open_bank(artifact: Artifact, name: str) -> Bank:
     encoders = sorted(set(table["encoder"].to_pylist()))
     if len(encoders) != 1:
         raise WeightsError(f"the bank '{name}' is of {len(encoders)} encoders, not of one")
+    rows: dict[str, list[int]] = defaultdict(list)
+    for shard, row in zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True):
+        rows[shard].append(row)
     shards = []
-    for shard, wanted in _rows_of_shards(table).items():
+    for shard, wanted in rows.items():
         shards.append(load_file(artifact.path(shard)))
         for value in shards[-1].values():
             if wanted != list(range(len(value))):
@@ -222,14 +166,5 @@ def _joined(shards: Sequence[Mapping[str, Tensor]]) -> dict[str, MappedRows]:
 
 
 def _bank(entries: Entries, shards: Sequence[Mapping[str, Tensor]]) -> Bank:
-    tensors = _joined(shards)
     texts = None if entries.texts is None else list(entries.texts)
-    return Bank(list(entries.keys), entries.encoder, tensors, texts)
-
-
-def _rows_of_shards(table: pa.Table) -> dict[str, list[int]]:
-    """The rows that the table names of each shard, in its order."""
-    found: dict[str, list[int]] = {}
-    for shard, row in zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True):
-        found.setdefault(shard, []).append(row)
-    return found
+    return Bank(list(entries.keys), entries.encoder, _joined(shards), texts)

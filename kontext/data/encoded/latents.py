@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +20,6 @@ from kontext.models.text.encoders import TextEncoder
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import RELATION_CLASSES
 
-EMPTY_PROMPT = ""
-
 ENCODED_PAIRS = pa.schema(
     [
         ("pair_id", pa.string()),
@@ -40,19 +37,6 @@ ENCODED_PAIRS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class TextStates:
-    """K texts encoded: tokens [K, L, D], mask [K, L], pooled [K, P], fp16."""
-
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, as they are stored."""
-        return {"tokens": self.tokens, "mask": self.mask, "pooled": self.pooled}
-
-
 @torch.no_grad()
 def encode_images(model: Autoencoder, images: Pixels, device: torch.device) -> Tensor:
     """Normalised modes [B, C, h, w] in float16, on the CPU, of images uint8 [B, H, W, 3]."""
@@ -63,7 +47,7 @@ def encode_images(model: Autoencoder, images: Pixels, device: torch.device) -> T
 
 def unique_texts(texts: Iterable[str]) -> list[str]:
     """Each text once, in order, the empty prompt always first."""
-    return [EMPTY_PROMPT, *sorted(set(texts) - {EMPTY_PROMPT})]
+    return ["", *sorted(set(texts) - {""})]
 
 
 def text_key(text: str) -> str:
@@ -71,10 +55,10 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> TextStates:
-    """Encode texts, cut or padded to `length` tokens."""
+def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> dict[str, Tensor]:
+    """tokens [K, L, D], mask [K, L] and pooled [K, P] of texts cut or padded to L = `length`."""
     tokens, mask, pooled = encoder.encode(texts, length)
-    return TextStates(tokens.half().cpu(), mask.cpu(), pooled.half().cpu())
+    return {"tokens": tokens.half().cpu(), "mask": mask.cpu(), "pooled": pooled.half().cpu()}
 
 
 def pair_rows(

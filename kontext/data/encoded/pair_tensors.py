@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,25 +13,49 @@ from kontext.parallel.flops import Tokens
 NO_CONTEXT = -1
 
 
-class Rows(Protocol):
-    """Encoded rows [K, …]: a tensor, or rows that stay on disk (`banks.MappedRows`)."""
+class MappedRows:
+    """K encoded rows that stay on disk: what is asked for is read, converted and moved.
 
-    @property
-    def shape(self) -> torch.Size:
-        """[K, …]."""
+    Args:
+        shards: mapped parts [k, …] of one dtype and row shape, in order; at least one.
+        device, dtype: of what is read; the CPU and the stored dtype by default.
+    """
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the rows that are read."""
+    def __init__(
+        self,
+        shards: Sequence[Tensor],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._shards = shards
+        self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
+        self.device = device or torch.device("cpu")
+        self.dtype = dtype or shards[0].dtype
+        self.shape = torch.Size((int(self._ends[-1]), *shards[0].shape[1:]))
 
-    @property
-    def device(self) -> torch.device:
-        """Where rows arrive that are read."""
+    def __len__(self) -> int:
+        return self.shape[0]
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """Rows [B] on the CPU -> [B, …]."""
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows [B] -> [B, …]. Raises IndexError where there is no such row."""
+        rows = rows.cpu()
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
+            raise IndexError(f"a row outside of 0 to {len(self) - 1}")
+        stored, pinned = self._shards[0].dtype, self.device.type == "cuda"
+        found = torch.empty(len(rows), *self.shape[1:], dtype=stored, pin_memory=pinned)
+        shards = torch.bucketize(rows, self._ends, right=True)
+        for number in sorted(set(shards.tolist())):
+            mine = torch.nonzero(shards == number).flatten()
+            shard = self._shards[number]
+            found[mine] = shard[rows[mine] - (self._ends[number] - len(shard))]
+        return found.to(self.device, non_blocking=True).to(self.dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> MappedRows:
+        """The same rows, read onto `device` as `dtype` (as stored by default)."""
+        return MappedRows(self._shards, device, dtype)
 
 
+Rows = Tensor | MappedRows  # encoded rows [K, …], asked for by a tensor on the CPU
 _SAMPLED_VALUES = 2**28  # a gigabyte in float32
 
 
