@@ -7,6 +7,7 @@ images and prove it in every run.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +129,20 @@ def _ingest_one(
     except DecodeError as error:
         decoded, problem = None, error
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
-    if result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE):
-        rows["decisions"].append(_decision(subject, result))
+    hit = result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
+    if hit or decoded is not None:
+        rows["decisions"].append(
+            decision(
+                subject_kind="image",
+                subject=subject,
+                check=Check.HASH_GATE,
+                provider=result.provider,
+                outcome=result.outcome,
+                reason=result.reason,
+                policy_version=POLICY,
+            )
+        )
+    if hit:
         # neither name nor detail: a hit leaves nothing that points back at it
         rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
     elif decoded is None:
@@ -138,7 +151,6 @@ def _ingest_one(
             _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
     else:
-        rows["decisions"].append(_decision(subject, result))
         canonical = to_square(decoded, config.resolution)
         rows["images"].append(_image(item, data, image_id, canonical, result))
         rows["pixels"].append({"pixel_id": canonical.pixel_id, "png": encode_png(canonical.rgb)})
@@ -152,18 +164,6 @@ def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") 
         "reason": reason,
         "detail": detail,
     }
-
-
-def _decision(subject: str, result: GateResult) -> Row:
-    return decision(
-        subject_kind="image",
-        subject=subject,
-        check=Check.HASH_GATE,
-        provider=result.provider,
-        outcome=result.outcome,
-        reason=result.reason,
-        policy_version=POLICY,
-    )
 
 
 def _image(
@@ -195,20 +195,12 @@ def _image(
 # --- committer -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Ingested:
-    """One chunk's tables once duplicates are out."""
-
-    images: pa.Table
-    pixels: pa.Table
-    rejects: pa.Table
-    decisions: pa.Table
-
-
-def deduplicate(results: Sequence[Mapping[str, pa.Table]], home: Path) -> Iterator[Ingested]:
+def deduplicate(
+    results: Sequence[Mapping[str, pa.Table]], home: Path
+) -> Iterator[dict[str, pa.Table]]:
     """Keep the first image of every pixel id in plan order; the others become rejects.
 
-    Yields one result per chunk, so that only one chunk's pixels are in memory at a time.
+    Yields each chunk's tables, so that only one chunk's pixels are in memory at a time.
     """
     key = run_key(home)
     seen: dict[str, str] = {}  # pixel id -> where it was first
@@ -226,12 +218,13 @@ def deduplicate(results: Sequence[Mapping[str, pa.Table]], home: Path) -> Iterat
                 where = row["source"], subject, row["source_ref"]
                 rejects.append(_reject(*where, "duplicate", detail))
         mask = pa.array(keep, pa.bool_())
-        yield Ingested(
-            images.filter(mask),
-            result["pixels"].filter(mask),
-            pa.concat_tables([result["rejects"], pa.Table.from_pylist(rejects, REJECTS)]),
-            result["decisions"],
-        )
+        again = pa.Table.from_pylist(rejects, REJECTS)
+        yield {
+            **result,
+            "images": images.filter(mask),
+            "pixels": result["pixels"].filter(mask),
+            "rejects": pa.concat_tables([result["rejects"], again]),
+        }
 
 
 def check_canaries(rejects: pa.Table, expected: int) -> int:
@@ -251,12 +244,8 @@ def check_canaries(rejects: pa.Table, expected: int) -> int:
 
 def outcome_rows(images: pa.Table, rejects: pa.Table) -> list[Row]:
     """Counts per source and outcome ("kept" or the reject reason), sorted."""
-    counts: dict[tuple[str, str], int] = {}
-    for source in images["source"].to_pylist():
-        counts[source, "kept"] = counts.get((source, "kept"), 0) + 1
-    for row in rejects.select(["source", "reason"]).to_pylist():
-        where = row["source"], row["reason"]
-        counts[where] = counts.get(where, 0) + 1
+    counts = Counter((source, "kept") for source in images["source"].to_pylist())
+    counts.update(zip(rejects["source"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
     return [
         {"source": source, "outcome": outcome, "images": count}
         for (source, outcome), count in sorted(counts.items())

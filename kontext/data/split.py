@@ -69,7 +69,8 @@ def components(
     edges += [(group_of[one], group_of[other]) for one, *rest in pairs for other in rest]
     near = near_duplicates(images, rgb, near_bits, near_l1)
     edges += [(group_of[ids[i]], group_of[ids[j]]) for i, j in near]
-    named = [_component_id(names[first]) for first in _smallest_members(len(names), edges)]
+    firsts = (names[first] for first in _smallest_members(len(names), edges))
+    named = [hashlib.sha256(f"component:{first}".encode()).hexdigest()[:16] for first in firsts]
     return Components({pixel_id: named[group_of[pixel_id]] for pixel_id in ids}, len(near))
 
 
@@ -85,10 +86,6 @@ def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]
     _, first = np.unique(component, return_index=True)  # of the place where each comes first
     smallest: list[int] = first[component].tolist()
     return smallest
-
-
-def _component_id(group: str) -> str:
-    return hashlib.sha256(f"component:{group}".encode()).hexdigest()[:16]
 
 
 def _same_concept(images: pa.Table, node: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -126,13 +123,9 @@ def near_duplicates(
         i, j = int(usable[first]), int(usable[second])
         if groups[i] != groups[j]:
             a, b = rgb(ids[i]), rgb(ids[j])
-            if a.shape == b.shape and _l1(a, b) <= l1:
+            if a.shape == b.shape and np.abs(a.astype(np.int16) - b).mean() / 255 <= l1:
                 edges.append((i, j))
     return edges
-
-
-def _l1(a: Pixels, b: Pixels) -> float:
-    return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean() / 255)
 
 
 def assign(
@@ -195,10 +188,7 @@ def _top_up(
 
 
 def _stays(
-    splits: Mapping[str, str],
-    classes: Mapping[str, Mapping[str, int]],
-    component: str,
-    name: str,
+    splits: Mapping[str, str], classes: Mapping[str, Mapping[str, int]], component: str, name: str
 ) -> bool:
     """Whether class `name` keeps something in train once `component` leaves it."""
     return any(

@@ -53,12 +53,12 @@ def run(ctx: StageContext) -> None:
     images, rejects, decisions = [], [], []
     samples: dict[str, list[Pixels]] = defaultdict(list)
     for number, chunk in enumerate(deduplicate(results, ctx.home)):
-        ctx.output.add_table(f"images/{number:03d}.parquet", chunk.images)
-        ctx.output.add_table(f"pixels/{number:03d}.parquet", chunk.pixels)
-        _collect_samples(chunk.images, chunk.pixels, samples)
-        images.append(chunk.images)
-        rejects.append(chunk.rejects)
-        decisions.append(chunk.decisions)
+        for name in ("images", "pixels"):
+            ctx.output.add_table(f"{name}/{number:03d}.parquet", chunk[name])
+        _collect_samples(chunk["images"], chunk["pixels"], samples)
+        images.append(chunk["images"])
+        rejects.append(chunk["rejects"])
+        decisions.append(chunk["decisions"])
     all_images, all_rejects = pa.concat_tables(images), pa.concat_tables(rejects)
     if not all_images.num_rows:
         raise SourceError("no image of any source was accepted; see the reject reasons in the log")

@@ -9,19 +9,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.pairs import Edges, Values
-from kontext.models.features.clip import (
-    PairClip,
-    SmallScorer,
-    image_features,
-    pair_scores,
-    text_features,
-)
+from kontext.models.features.clip import SmallScorer, image_features, pair_scores, text_features
 from kontext.models.features.clip_train import ClipData, retrieval, train_clip
-from kontext.models.features.efficientnet import FeatureNet, load_features
+from kontext.models.features.efficientnet import load_features
 from kontext.models.text.encoders import load_text_encoder
 from schemas.sections.data import ScreenConfig
 
@@ -58,7 +51,8 @@ def train_on(
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
     net, encoder = load_features(device=device), load_text_encoder("minilm", device)
-    features = _all_features(net, bank)
+    blocks = [bank.ids[start : start + 512] for start in range(0, len(bank), 512)]
+    features = torch.cat([image_features(net, bank.batch(block)) for block in blocks])
     facts = {row["pixel_id"]: row for row in images.select(_FACTS).to_pylist()}
     concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
     words = _words(bank.ids, concepts, pairs, captions)
@@ -85,23 +79,6 @@ def train_on(
 
 
 _FACTS = ["pixel_id", "group_key", "concept"]
-
-
-def _all_features(net: FeatureNet, bank: ImageBank) -> Tensor:
-    """Image features [M, 1280] in the order of the bank."""
-    parts = []
-    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, pixel_id in enumerate(bank.ids):
-        by_shape[bank.rgb(pixel_id).shape].append(row)
-    order: list[int] = []
-    for rows in by_shape.values():
-        for start in range(0, len(rows), 512):
-            part = rows[start : start + 512]
-            parts.append(image_features(net, bank.batch([bank.ids[row] for row in part])))
-            order += part
-    found = torch.empty_like(torch.cat(parts))
-    found[torch.tensor(order)] = torch.cat(parts)
-    return found
 
 
 def _words(
@@ -134,26 +111,20 @@ def _retrieval(
     return retrieval(embedded, concepts, {name: i for i, name in enumerate(names)}, candidates)
 
 
-@dataclass(frozen=True)
-class PairScores:
-    """CLIP scores per pair [P]; for several contexts the nearest image and the mean direction."""
-
-    clip_t: Values
-    clip_i: Values
-    clip_dir: Values
-
-
 def score_pairs(
     trained: TrainedClip, edges: Edges, captions: Sequence[dict[str, str]]
-) -> PairScores:
-    """Score P pairs; `captions` are their rows of CAPTIONS. T2I gets clip_i 1 and clip_dir 0."""
+) -> dict[str, Values]:
+    """CLIP scores of P pairs, by column [P]; `captions` are their rows of CAPTIONS.
+
+    For several contexts the nearest image and the mean direction. T2I gets clip_i 1 and clip_dir 0.
+    """
     target_text, context_text = (
         trained.texts[[trained.row_of[row[name]] for row in captions]]
         for name in ("target_caption", "context_caption")
     )
     target = trained.images[edges.target]
     clip_t = (target * target_text).sum(1, dtype=np.float64)
-    per_edge: PairClip = pair_scores(
+    per_edge = pair_scores(
         trained.images[edges.context],
         target[edges.pair],
         context_text[edges.pair],
@@ -162,4 +133,8 @@ def score_pairs(
     total = np.zeros(len(clip_t))
     np.add.at(total, edges.pair, per_edge.clip_dir.astype(np.float64))
     count = np.bincount(edges.pair, minlength=len(clip_t))
-    return PairScores(clip_t, edges.largest(per_edge.clip_i, 1.0), total / np.maximum(count, 1))
+    return {
+        "clip_t": clip_t,
+        "clip_i": edges.largest(per_edge.clip_i, 1.0),
+        "clip_dir": total / np.maximum(count, 1),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.pixels import Quality, quality
-from kontext.safety.pdq import distances
 
 Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -48,10 +46,6 @@ class Edges:
             np.maximum.at(found, self.pair, values[self.context].astype(np.float64))
         return found
 
-    def over_contexts(self, values: NDArray[np.floating], empty: float) -> Values:
-        """Largest of a per-image score over the contexts of each pair; `empty` for T2I."""
-        return self.largest(values[self.context], empty)
-
     def largest(self, per_edge: NDArray[np.number], empty: float) -> Values:
         """Largest of a per-edge score [E] per pair; `empty` for T2I."""
         found = np.full(len(self.target), -np.inf)
@@ -65,31 +59,15 @@ class Edges:
 
 
 def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
-    """Pixel quality of every edge, in blocks; nan for images of different sizes.
-
-    The scores are symmetric, so an edit and its inverse are computed once.
-    """
+    """Pixel quality of every edge, in blocks. It is symmetric: edit and inverse are scored once."""
     ends = np.sort(np.stack([edges.context, edges.target[edges.pair]], 1), axis=1)
     unique, back = np.unique(ends, axis=0, return_inverse=True)
     parts = Quality(*(np.full(len(unique), np.nan) for _ in Quality._fields))
     for start in range(0, len(unique), _BLOCK):
-        images = [
-            (bank.rgb(edges.pixel_ids[a]), bank.rgb(edges.pixel_ids[b]))
-            for a, b in unique[start : start + _BLOCK]
-        ]
-        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, (a, b) in enumerate(images):
-            if a.shape == b.shape:
-                by_shape[a.shape].append(index)
-        for rows in by_shape.values():
-            one = np.stack([images[index][0] for index in rows])
-            other = np.stack([images[index][1] for index in rows])
-            scores = quality(one, other)
-            for part, values in zip(parts, scores, strict=True):
-                part[start + np.array(rows)] = values
+        block = slice(start, start + _BLOCK)
+        one, other = (
+            bank.batch([edges.pixel_ids[row] for row in rows]) for rows in unique[block].T
+        )
+        for part, values in zip(parts, quality(one, other), strict=True):
+            part[block] = values
     return Quality(*(part[back.reshape(-1)] for part in parts))
-
-
-def edge_pdq(edges: Edges, pdq: NDArray[np.uint8]) -> Rows:
-    """PDQ distance of every edge, from the images' hashes uint8 [M, 32]."""
-    return distances(pdq[edges.context], pdq[edges.target[edges.pair]])

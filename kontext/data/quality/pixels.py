@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-Pixels = NDArray[np.uint8]
+from kontext.data.pixels import Pixels
+
 Values = NDArray[np.float64]
 
 CHANGED_ABOVE = 16  # levels of 255 by which one channel must differ for a pixel to have changed

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
-from kontext.data.quality.pairs import Edges, Values, edge_pdq, edge_quality
+from kontext.data.quality.pairs import Edges, Values, edge_quality
 from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
+from kontext.safety.pdq import distances
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import text_reasons
 from schemas.risks import risks
@@ -62,11 +63,11 @@ def screen_pairs(
     pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
     progress(1, 4, "pixel quality")
     quality = edge_quality(edges, bank)
-    pdq = edge_pdq(edges, _hashes(images, bank))
+    hashes = _hashes(images, bank)
+    pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
     progress(2, 4, "training the small CLIP")
     trained = train_on(bank, images, pairs, captions, config)
     progress(3, 4, "CLIP scores")
-    clip = score_pairs(trained, edges, words)
     columns = {
         "pair_id": pairs["pair_id"].to_pylist(),
         **{f"{name}_max": edges.over_images(values) for name, values in risk.scores.items()},
@@ -74,9 +75,7 @@ def screen_pairs(
         "unmatchable": edges.over_images(unmatchable.astype(np.float32)) > 0,
         "text_reason": [str(reason or "") for reason in text],
         "ncii_reason": [str(reason or "") for reason in pair],
-        "clip_t": clip.clip_t,
-        "clip_i": clip.clip_i,
-        "clip_dir": clip.clip_dir,
+        **score_pairs(trained, edges, words),
         "ssim": edges.largest(quality.ssim, 0.0),
         "l1": edges.smallest(quality.l1, 1.0),
         "changed_frac": edges.smallest(quality.changed_frac, 1.0),
@@ -91,7 +90,7 @@ def screen_pairs(
 def _rise(edges: Edges, risk: ImageRisk) -> Values:
     """Exposure of each target minus the largest of its contexts; 0 for T2I, which has none."""
     target = risk.exposure[edges.target].astype(np.float64)
-    before = edges.over_contexts(risk.exposure, np.nan)
+    before = edges.largest(risk.exposure[edges.context], np.nan)
     edits = np.bincount(edges.pair, minlength=len(target)) > 0
     return np.where(edits, target - before, 0.0)
 

@@ -7,9 +7,10 @@ shards it describes, so shards that changed have another one, and it can never b
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from kontext.data.shards.write import tar_places
 from kontext.errors import ArtifactError, ObjectExists
-from kontext.store.objects import ObjectInfo, ObjectStore
+from kontext.store.objects import ObjectStore
 
 _TOKEN_SIDE = 16  # pixels of an image side per token: the codec's 8, times the packing's 2
 _SCHEMA = pa.schema(
@@ -57,24 +58,18 @@ def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
     shards = [info for info in store.list_info(prefix) if info.key.endswith(".tar")]
     if not shards:
         raise ArtifactError(f"no shards below '{prefix}' in {store.url}")
-    key = f"{prefix}index-{_digest(shards)}.parquet"
+    described = "\n".join(f"{info.key} {info.size} {info.etag}" for info in shards)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:16]
+    key = f"{prefix}index-{digest}.parquet"
     if store.exists(key):
         return _read(store.get(key))
-    rows = sorted((row for info in shards for row in _scan(store, info.key)), key=_by_id)
+    rows = [row for info in shards for row in _scan(store, info.key)]
+    rows.sort(key=itemgetter("pair_id"))
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
     with suppress(ObjectExists):  # another reader was faster, with the same bytes
         store.put(key, sink.getvalue(), if_absent=True)
     return _read(sink.getvalue())
-
-
-def _digest(shards: Sequence[ObjectInfo]) -> str:
-    described = "\n".join(f"{info.key} {info.size} {info.etag}" for info in shards)
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
-def _by_id(row: dict[str, object]) -> str:
-    return str(row["pair_id"])
 
 
 def _read(data: bytes) -> ShardIndex:
@@ -91,10 +86,10 @@ def _read(data: bytes) -> ShardIndex:
     )
 
 
-def _scan(store: ObjectStore, key: str) -> list[dict[str, object]]:
+def _scan(store: ObjectStore, key: str) -> list[dict[str, Any]]:
     """Rows of _SCHEMA for one shard; a sample's members lie side by side, as in any WebDataset."""
     data = store.get(key)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     members: dict[str, memoryview] = {}
     current, start, end = "", 0, 0
     for name, body, begin, finish in tar_places(data):
@@ -112,7 +107,7 @@ def _scan(store: ObjectStore, key: str) -> list[dict[str, object]]:
 
 def _row(
     shard: str, sample: str, members: dict[str, memoryview], start: int, end: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     try:
         record = json.loads(bytes(members["json"]))
         contexts = [_tokens(members[f"ctx{i}.png"]) for i in range(len(record["context_ids"]))]

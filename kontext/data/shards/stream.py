@@ -93,10 +93,6 @@ class _PendingBatch:
         found = [sample for turn in zip_longest(*read) for sample in turn if sample is not None]
         return replace(self.batch, samples=tuple(found))
 
-    def cancel(self) -> None:
-        for piece in self.pieces:
-            piece.cancel()
-
 
 class PairStream:
     """Batches of one rank, from any place of any epoch on.
@@ -160,14 +156,12 @@ class PairStream:
                         running.append(self._begin(pool, *next(planned)))
                     yield batch
             finally:
-                for coming in running:
-                    coming.cancel()
+                pool.shutdown(cancel_futures=True)
 
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""
-        p = self.plan
-        order = epoch_order(self._samples, p.seed, number)
-        return epoch_batches(self._samples, order, p.budget)
+        order = epoch_order(self._samples, self.plan.seed, number)
+        return epoch_batches(self._samples, order, self.plan.budget)
 
     def steps(self, at_least: int = 1) -> Iterator[Place]:
         """Where the 0th, 1st, … batch of at least so many samples lies, without end."""
@@ -187,7 +181,7 @@ class PairStream:
         """Start on this rank's part of a global batch, in as many pieces as there are threads."""
         mine = self.world.rows(len(rows))
         pieces = [mine[start :: self._threads] for start in range(self._threads)]
-        own = [[int(rows[row]) for row in piece] for piece in pieces if piece]
+        own = [rows[piece].tolist() for piece in pieces if piece]
         parts = self._samples.buckets[self._samples.bucket[rows[0]]]
         empty = StreamBatch(place, (), mine, len(rows), sum(parts) * len(rows))
         return _PendingBatch(empty, [pool.submit(self._read, piece) for piece in own])
