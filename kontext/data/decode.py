@@ -45,16 +45,6 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
-class DecodeLimits:
-    """Caps that are checked before pixels exist."""
-
-    max_bytes: int = 64 << 20
-    max_pixels: int = 64_000_000
-    max_side: int = 32_768
-    min_side: int = 8
-
-
-@dataclass(frozen=True)
 class Decoded:
     """Canonical pixels and what the file said about itself."""
 
@@ -69,7 +59,11 @@ class Decoded:
     pixel_id: str
 
 
-DEFAULT_LIMITS = DecodeLimits()
+# checked before pixels exist
+MAX_BYTES = 64 << 20
+MAX_PIXELS = 64_000_000
+MAX_SIDE, MIN_SIDE = 32_768, 8
+
 # Pillow warns on stderr while it reads a header whose size we then refuse ourselves
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -103,12 +97,7 @@ _SRGB = ImageCms.createProfile("sRGB")
 
 
 def decode_image(
-    data: bytes,
-    *,
-    resolution: int | None,
-    background: str,
-    limits: DecodeLimits = DEFAULT_LIMITS,
-    svg: bool = False,
+    data: bytes, *, resolution: int | None, background: str, svg: bool = False
 ) -> Decoded:
     """Decode untrusted bytes to sRGB pixels.
 
@@ -116,7 +105,6 @@ def decode_image(
         data: the file.
         resolution: side of the square result, or None to keep the decoded size.
         background: "#rrggbb" under transparency.
-        limits: caps.
         svg: accept SVG (packaged art only: SVG is a program, not a picture).
 
     Raises:
@@ -124,17 +112,17 @@ def decode_image(
     """
     if not data:
         raise DecodeError(Reason.EMPTY, "the file is empty")
-    if len(data) > limits.max_bytes:
-        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes, limit {limits.max_bytes:,}")
+    if len(data) > MAX_BYTES:
+        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes, limit {MAX_BYTES:,}")
     kind = sniff(data)
     if kind == "svg":
         if not svg:
             raise DecodeError(Reason.SVG_UNTRUSTED, "SVG is accepted from packaged art only")
-        decoded = _decode_svg(data, resolution, background, limits)
+        decoded = _decode_svg(data, resolution, background)
     elif kind is None:
         raise DecodeError(Reason.UNSUPPORTED_FORMAT, "not an image format we read")
     else:
-        decoded = _decode_raster(data, kind, background, limits)
+        decoded = _decode_raster(data, kind, background)
     return decoded if resolution is None else to_square(decoded, resolution)
 
 
@@ -152,9 +140,7 @@ def fit_square(rgb: Pixels, resolution: int) -> Pixels:
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     image = Image.fromarray(rgb).resize(
-        (resolution, resolution),
-        Image.Resampling.LANCZOS,
-        box=(left, top, left + side, top + side),
+        (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
     )
     square: Pixels = np.asarray(image, dtype=np.uint8)
     return square
@@ -191,43 +177,41 @@ def sniff(data: bytes) -> str | None:
 _PLUGINS = {"jpeg": ["JPEG", "MPO"]}
 
 
-def _decode_raster(data: bytes, kind: str, background: str, limits: DecodeLimits) -> Decoded:
+def _decode_raster(data: bytes, kind: str, background: str) -> Decoded:
     if kind == "webp":
-        _check_size(*_webp_size(data), limits)
+        _check_size(*_webp_size(data))
         if len(data) < struct.unpack_from("<I", data, 4)[0] + 8:
             raise DecodeError(Reason.TRUNCATED, "webp: the file ends early")
     try:
         with Image.open(io.BytesIO(data), formats=_PLUGINS.get(kind, [kind.upper()])) as image:
-            _check_size(*image.size, limits)
+            _check_size(*image.size)
             mode = image.mode
             frames = int(getattr(image, "n_frames", 1))
             orientation = _orientation(image)
             profile = image.info.get("icc_profile")
             image.load()
             # Pillow's TIFF reader turns the picture itself while loading
-            turned = image if kind == "tiff" else _turn(image, orientation)
+            method = None if kind == "tiff" else _TRANSPOSE.get(orientation)
+            turned = image if method is None else image.transpose(method)
             rgb, alpha, icc = _to_rgb(turned, profile, background)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
-        raise DecodeError(
-            Reason.TOO_MANY_PIXELS, f"more than {limits.max_pixels:,} pixels"
-        ) from error
+        raise DecodeError(Reason.TOO_MANY_PIXELS, f"more than {MAX_PIXELS:,} pixels") from error
     except _PARSER_ERRORS as error:
         raise DecodeError(_why(error), f"{kind}: {_one_line(error)}") from error
     height, width = rgb.shape[:2]
     return Decoded(rgb, (width, height), kind, mode, frames, alpha, icc, orientation, pixel_id(rgb))
 
 
-def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
-    if min(width, height) < limits.min_side:
-        raise DecodeError(Reason.TOO_SMALL, f"{width}x{height}, at least {limits.min_side} a side")
-    if max(width, height) > limits.max_side:
-        raise DecodeError(Reason.SIDE_TOO_LONG, f"{width}x{height}, at most {limits.max_side:,}")
-    if width * height > limits.max_pixels:
-        raise DecodeError(
-            Reason.TOO_MANY_PIXELS, f"{width}x{height}, at most {limits.max_pixels:,} pixels"
-        )
+def _check_size(width: int, height: int) -> None:
+    size = f"{width}x{height}"
+    if min(width, height) < MIN_SIDE:
+        raise DecodeError(Reason.TOO_SMALL, f"{size}, at least {MIN_SIDE} a side")
+    if max(width, height) > MAX_SIDE:
+        raise DecodeError(Reason.SIDE_TOO_LONG, f"{size}, at most {MAX_SIDE:,}")
+    if width * height > MAX_PIXELS:
+        raise DecodeError(Reason.TOO_MANY_PIXELS, f"{size}, at most {MAX_PIXELS:,} pixels")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -265,11 +249,6 @@ def _orientation(image: Image.Image) -> int:
     except _PARSER_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    method = _TRANSPOSE.get(orientation)
-    return image if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None, background: str) -> tuple[Pixels, bool, str]:
@@ -325,16 +304,14 @@ _ROOT = re.compile(rb"<svg\b[^>]*>")
 _LENGTH = rb"""\s%s\s*=\s*["']\s*([0-9.]+)\s*(?:px)?\s*["']"""
 
 
-def _decode_svg(
-    data: bytes, resolution: int | None, background: str, limits: DecodeLimits
-) -> Decoded:
+def _decode_svg(data: bytes, resolution: int | None, background: str) -> Decoded:
     """Rasterise packaged art with librsvg, whole, centred, on the background."""
     import pyvips
 
     pyvips.cache_set_max(0)  # every icon is rendered once: a cache only grows
     if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
         raise DecodeError(Reason.SVG_BROKEN, "svg: document type declarations are refused")
-    sized, size = _size_svg(data, resolution, limits)
+    sized, size = _size_svg(data, resolution)
     try:
         image = pyvips.Image.svgload_buffer(sized)
         if image.bands == 4:
@@ -347,9 +324,7 @@ def _decode_svg(
     return Decoded(rgb, size, "svg", "RGBA", 1, True, "none", 1, pixel_id(rgb))
 
 
-def _size_svg(
-    data: bytes, resolution: int | None, limits: DecodeLimits
-) -> tuple[bytes, tuple[int, int]]:
+def _size_svg(data: bytes, resolution: int | None) -> tuple[bytes, tuple[int, int]]:
     """Put the target size into the root tag. Returns (svg, natural size)."""
     root = _ROOT.search(data)
     if root is None:
@@ -367,7 +342,7 @@ def _size_svg(
     if len(natural) != 2:
         raise DecodeError(Reason.SVG_BROKEN, "svg: neither viewBox nor width and height")
     size = round(natural[0]), round(natural[1])
-    _check_size(*size, limits)
+    _check_size(*size)
     width, height = (resolution, resolution) if resolution else size
     bare = re.sub(rb"""\s(?:width|height)\s*=\s*["'][^"']*["']""", b"", tag)
     extra = b' width="%d" height="%d"' % (width, height)
