@@ -25,12 +25,7 @@ from schemas.sections.data import (
 )
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.models import TransformerShape
-from schemas.sections.training import (
-    AutoencoderConfig,
-    DistillConfig,
-    EncodeConfig,
-    FinetuneConfig,
-)
+from schemas.sections.training import AutoencoderConfig, DistillConfig, EncodeConfig, FinetuneConfig
 
 
 def small_transformer(**sizes: Any) -> TransformerShape:
@@ -40,11 +35,7 @@ def small_transformer(**sizes: Any) -> TransformerShape:
     the model is slow to learn what the instruction asks for (docs/training.md).
     """
     return TransformerShape(
-        vec_in_dim=384,
-        context_in_dim=384,
-        guidance_embed=False,
-        timestep_shift=(3.0, 3.0),
-        **sizes,
+        vec_in_dim=384, context_in_dim=384, guidance_embed=False, timestep_shift=(3.0, 3.0), **sizes
     )
 
 

@@ -28,10 +28,7 @@ def recipe() -> Recipe:
     """The recipe `h200`."""
     return Recipe(
         name="h200",
-        ingest=IngestConfig(
-            sources=_SOURCES,
-            resolution=128,
-        ),
+        ingest=IngestConfig(sources=_SOURCES, resolution=128),
         mine=MineConfig(pairs_per_category=8000, t2i_singles=2500),
         shard=ShardConfig(dataset="h200"),
         autoencoder=AutoencoderConfig(

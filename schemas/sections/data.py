@@ -15,17 +15,11 @@ class IngestConfig(Section):
     """Which images are read, and how they are checked."""
 
     sources: tuple[Source, ...] = Field(_SOURCES, validate_default=True, title="Image sources")
-    npm_fallback: bool = Field(
-        True, title="Use images from pip where npm's are missing (noted in the artifact)"
-    )
-    resolution: int = Field(
-        64, title="Side of every image, in pixels", ge=16, le=4096, multiple_of=16
-    )
+    npm_fallback: bool = Field(True, title="Use images from pip where npm's are missing (is noted)")
+    resolution: int = Field(64, title="Side of an image, in pixels", ge=16, le=4096, multiple_of=16)
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
     hash_lists: tuple[str, ...] = Field((), title="Hash list files (never stored, never logged)")
-    allow_unlisted: bool = Field(
-        True, title="Run without an external hash list (noted in the artifact)"
-    )
+    allow_unlisted: bool = Field(True, title="Run without an external hash list (is noted)")
     canaries: int = Field(3, title="Harmless test images that the hash gate must stop", ge=0)
     chunk_size: int = Field(512, title="Images per work chunk", ge=1, le=4096)
     processes: int = Field(2, title="Worker processes", ge=1)
@@ -39,14 +33,10 @@ class MineConfig(Section):
     )
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category, at most", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image pairs (no context) kept, at most", ge=0)
-    skin_tone_share: float = Field(
-        0.15, title="Share of skin-tone edits among local edits, at most", gt=0, le=1
-    )
-    style_overlap_min: float = Field(
-        0.82, title="Silhouette overlap of style pairs, at least (IoU, 0 to 1)", ge=0, le=1
-    )
+    skin_tone_share: float = Field(0.15, title="Skin tones among local edits, at most", gt=0, le=1)
+    style_overlap_min: float = Field(0.82, title="Least silhouette IoU of style pairs", ge=0, le=1)
     pairs_per_image: int = Field(
-        24, title="Pairs per relation with the same target image, at most", ge=1
+        24, title="Pairs per relation with one target image, at most", ge=1
     )
     seed: int = Field(0, title="Seed")
 
@@ -83,12 +73,8 @@ class ShardConfig(Section):
 
     dataset: str = Field("demo", title="Dataset name")
     max_pairs_per_shard: int = Field(4096, title="Pairs per shard, at most", ge=1)
-    test_fraction: float = Field(
-        0.06, title="Share of test pairs, by connected component", gt=0, lt=0.5
-    )
-    val_fraction: float = Field(
-        0.03, title="Share of validation pairs, by connected component", gt=0, lt=0.5
-    )
+    test_fraction: float = Field(0.06, title="Share of test pairs, by component", gt=0, lt=0.5)
+    val_fraction: float = Field(0.03, title="Share of validation pairs, by component", gt=0, lt=0.5)
     near_duplicate_bits: int = Field(
         10, title="PDQ distance of near-duplicates, at most, in bits", ge=0, le=31
     )

@@ -10,9 +10,7 @@ class AutoencoderShape(Section):
 
     in_channels: int = Field(3, title="Channels of an image")
     ch: int = Field(128, title="Channels at full resolution")
-    ch_mult: tuple[int, ...] = Field(
-        (1, 2, 4, 4), title="Channels per resolution, times those at full resolution"
-    )
+    ch_mult: tuple[int, ...] = Field((1, 2, 4, 4), title="Channels per resolution, times ch")
     num_res_blocks: int = Field(2, title="Residual blocks per resolution")
     z_channels: int = Field(16, title="Channels of a latent")
     norm_groups: int = Field(32, title="Groups of a group norm")

@@ -14,12 +14,8 @@ class GuardConfig(Section):
     """What a run does after a step whose loss is not finite, or far above the recent ones."""
 
     on_nan: Literal["stop", "skip", "roll-back"] = Field("stop", title="When a loss is not finite")
-    on_spike: Literal["keep", "stop", "skip", "roll-back"] = Field(
-        "keep", title="When a loss spikes"
-    )
-    spike_factor: float = Field(
-        10.0, title="A spike: loss over its recent median, as a factor", gt=1
-    )
+    on_spike: Literal["keep", "stop", "skip", "roll-back"] = Field("keep", title="At a loss spike")
+    spike_factor: float = Field(10.0, title="Spike: loss over its recent median, as a factor", gt=1)
     spike_window: int = Field(50, title="Steps that the median is taken over", ge=2)
     most: int = Field(5, title="Bad steps in all before the run stops", ge=1)
 
@@ -39,9 +35,7 @@ class LaunchConfig(Section):
         "in-process", title="Where ranks run: in this process, on this machine, on a Ray cluster"
     )
     ranks: int = Field(1, title="Ranks that train together (0: one per device)", ge=0)
-    replicas: int = Field(
-        1, title="Replicas: groups of ranks that each hold the whole model (HSDP)", ge=1
-    )
+    replicas: int = Field(1, title="Groups of ranks that each hold the whole model (HSDP)", ge=1)
     max_restarts: int = Field(3, title="Restarts of all ranks after one died, at most", ge=0)
     stall_seconds: float = Field(
         0.0, title="End a run that makes no step for this many seconds (0: never)", ge=0
@@ -75,9 +69,7 @@ class AutoencoderConfig(Section):
     perceptual_start: int = Field(550, title="Step from which the perceptual loss counts")
     kl_weight: float = Field(1e-6, title="Weight of the KL divergence")
     perceptual_weight: float = Field(0.3, title="Weight of the perceptual loss")
-    embedding_weight: float = Field(
-        0.5, title="Weight of the distance between pooled features", ge=0
-    )
+    embedding_weight: float = Field(0.5, title="Weight of the distance of pooled features", ge=0)
     latent_noise: float = Field(
         0.5, title="Largest noise on latents in decoder training, in standard deviations", ge=0
     )
@@ -92,18 +84,12 @@ class AutoencoderConfig(Section):
     disc_channels: int = Field(32, title="Channels of the discriminator")
     ema_decay: float = Field(0.99, title="Decay of the exponential moving average, per step")
     init: str = Field("", title="Start from these weights: a file or train-autoencoder/digest")
-    decoder_only: bool = Field(
-        False, title="Train the decoder only; the encoder stays that of init"
-    )
+    decoder_only: bool = Field(False, title="Train the decoder only; the encoder stays init's")
     perceptual: Literal["efficientnet-lite0", "vgg16"] = Field(
         "efficientnet-lite0", title="Network of the perceptual loss, LPIPS and rFID"
     )
-    perceptual_file: str = Field(
-        "", title="File of torchvision's vgg16 weights (for perceptual=vgg16)"
-    )
-    stream: bool = Field(
-        False, title="Stream training images from the shards instead of holding them in memory"
-    )
+    perceptual_file: str = Field("", title="torchvision's vgg16 weights (for perceptual=vgg16)")
+    stream: bool = Field(False, title="Stream images from shards instead of holding them in memory")
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
@@ -167,9 +153,7 @@ class PictureConfig(Section):
     warmup: int = Field(10, title="Warm-up of the learning rate, in steps")
     clip: float = Field(1.0, title="Largest gradient norm")
     perceptual_weight: float = Field(1.0, title="Weight of the distance between feature maps", ge=0)
-    embedding_weight: float = Field(
-        1.0, title="Weight of the distance between pooled features", ge=0
-    )
+    embedding_weight: float = Field(1.0, title="Weight of the distance of pooled features", ge=0)
     ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")
 
 
@@ -194,9 +178,7 @@ class FinetuneConfig(Section):
         title="Shape of the network",
     )
     init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
-    whiten_text: bool = Field(
-        False, title="Whiten text embeddings (for a model trained from scratch)"
-    )
+    whiten_text: bool = Field(False, title="Whiten text embeddings (for training from scratch)")
     lora_rank: int = Field(0, title="Rank of LoRA adapters (0: train all weights)", ge=0)
     t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
     joint_steps: int = Field(1060, title="Steps of phase two: text-to-image and edits", ge=1)
@@ -211,16 +193,10 @@ class FinetuneConfig(Section):
     warmup: int = Field(50, title="Warm-up of the learning rate, in steps")
     weight_decay: float = Field(0.01, title="Weight decay")
     clip: float = Field(1.0, title="Largest gradient norm")
-    text_dropout: float = Field(
-        0.1, title="Probability of dropping the instruction alone", ge=0, lt=1
-    )
-    image_dropout: float = Field(
-        0.0, title="Probability of dropping the context image alone", ge=0, lt=1
-    )
+    text_dropout: float = Field(0.1, title="Probability of dropping the text alone", ge=0, lt=1)
+    image_dropout: float = Field(0.0, title="Probability of dropping the context alone", ge=0, lt=1)
     both_dropout: float = Field(0.0, title="Probability of dropping both", ge=0, lt=1)
-    mask_weight: float = Field(
-        0.0, title="Extra loss weight of image tokens that the edit changes (0: none)", ge=0
-    )
+    mask_weight: float = Field(0.0, title="Extra loss weight of changed tokens (0: none)", ge=0)
     magnitude_balance: float = Field(
         0.0, title="Sampling by size of edit: 0 as they are, 1 all sizes evenly", ge=0, le=1
     )
@@ -231,13 +207,10 @@ class FinetuneConfig(Section):
     guidance_distill: GuidanceConfig = Field(GuidanceConfig(), title="Guidance distillation")
     ema_decay: float = Field(0.995, title="Decay of the exponential moving average, per step")
     category_weights: dict[str, float] = Field(
-        default_factory=dict,
-        title="Sampling weight by category (1 where none is given)",
+        default_factory=dict, title="Sampling weight by category (1 where none is given)"
     )
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
-    validate_pairs: int = Field(
-        16, title="Pairs per category in a validation during training", ge=1
-    )
+    validate_pairs: int = Field(16, title="Pairs per category of a validation in training", ge=1)
     parallel: ParallelConfig = Field(ParallelConfig(), title="Layout over ranks and memory")
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
@@ -268,9 +241,7 @@ class DistillConfig(Section):
     accumulate: int = Field(1, title="Gradient accumulation: parts of a batch", ge=1)
     lr_student: float = Field(2e-5, title="Learning rate of the student")
     lr_heads: float = Field(2e-3, title="Learning rate of the discriminator heads")
-    taps: tuple[int, ...] = Field(
-        (), title="Blocks with a discriminator head (empty: spread evenly)"
-    )
+    taps: tuple[int, ...] = Field((), title="Blocks with a discriminator head (empty: evenly)")
     renoise_mean: float = Field(1.0, title="Logit-normal noise level of the discriminator: mean")
     renoise_std: float = Field(
         1.0, title="Logit-normal noise level of the discriminator: standard deviation"

@@ -29,28 +29,16 @@ def _colors(option: str, names: str) -> dict[str, Options]:
     return {label.replace("_", " "): {option: [value]} for label, value in pairs}
 
 
-def _parts(part: str, **labels: str) -> dict[str, Options]:
-    """Label -> options for a part's variants; an empty variant leaves the part out."""
-    return {
-        label.replace("_", " "): (
-            {f"{part}Variant": [variant], f"{part}Probability": 100}
-            if variant
-            else {f"{part}Probability": 0}
-        )
-        for label, variant in labels.items()
-    }
-
-
-def _faces(**labels: str) -> dict[str, Options]:
-    """Label -> options for several face parts at once, "mouth=smile eyes=round …"."""
-    faces: dict[str, Options] = {}
+def _parts(**labels: str) -> dict[str, Options]:
+    """Label -> options for parts of a picture, "mouth=smile eyes=round …"; "mouth=" has none."""
+    found: dict[str, Options] = {}
     for label, text in labels.items():
         parts = dict(part.split("=") for part in text.split())
-        faces[label.replace("_", " ")] = {
-            **{f"{part}Variant": [variant] for part, variant in parts.items()},
-            **{f"{part}Probability": 100 for part in parts},
+        found[label.replace("_", " ")] = {
+            **{f"{part}Variant": [variant] for part, variant in parts.items() if variant},
+            **{f"{part}Probability": 100 if variant else 0 for part, variant in parts.items()},
         }
-    return faces
+    return found
 
 
 _HAIR = (
@@ -77,8 +65,8 @@ _STYLES: dict[str, _Style] = {
         {
             "hair_color": _colors("hairColor", _HAIR),
             "clothing_color": _colors("shirtColor", _CLOTHES),
-            "glasses": _parts("glasses", no="", round="round", square="square"),
-            "expression": _faces(
+            "glasses": _parts(no="glasses=", round="glasses=round", square="glasses=square"),
+            "expression": _parts(
                 smiling="mouth=smile eyebrows=up",
                 laughing="mouth=laughing eyebrows=up",
                 sad="mouth=sad eyebrows=down",
@@ -95,7 +83,7 @@ _STYLES: dict[str, _Style] = {
             "hair_color": _colors("hairColor", _HAIR),
             "clothing_color": _colors("clothesColor", _CLOTHES),
             "skin_color": _colors("skinColor", _SKIN),
-            "expression": _faces(
+            "expression": _parts(
                 smiling="mouth=smile eyes=happy eyebrows=happy",
                 laughing="mouth=laugh eyes=bow eyebrows=raised",
                 sad="mouth=sad eyes=humble eyebrows=sad",
@@ -113,13 +101,12 @@ _STYLES: dict[str, _Style] = {
             "hair_color": _colors("hairColor", _HAIR),
             "skin_color": _colors("skinColor", _SKIN),
             "expression": _parts(
-                "mood",
-                angry="angry",
-                confused="confused",
-                happy="happy",
-                neutral="neutral",
-                sad="sad",
-                laughing="superHappy",
+                angry="mood=angry",
+                confused="mood=confused",
+                happy="mood=happy",
+                neutral="mood=neutral",
+                sad="mood=sad",
+                laughing="mood=superHappy",
             ),
             "background_color": _colors("backgroundColor", _BACKGROUND),
         },
@@ -131,14 +118,13 @@ _STYLES: dict[str, _Style] = {
             "hair_color": _colors("hairColor", _HAIR),
             "skin_color": _colors("skinColor", _SKIN),
             "accessory": _parts(
-                "accessories",
-                nothing="",
-                glasses="glasses",
-                sunglasses="sunglasses",
-                cat_ears="catEars",
-                clown_nose="clownNose",
+                nothing="accessories=",
+                glasses="accessories=glasses",
+                sunglasses="accessories=sunglasses",
+                cat_ears="accessories=catEars",
+                clown_nose="accessories=clownNose",
             ),
-            "expression": _faces(
+            "expression": _parts(
                 smiling="mouth=openedSmile eyes=cheery",
                 sad="mouth=openSad eyes=sad",
                 angry="mouth=unimpressed eyes=angry",

@@ -21,9 +21,9 @@ from kontext.errors import SourceError
 from schemas.sections.sources import SourceConfig
 
 ART_STYLES = {
-    "fluent-emoji": "glossy 3D",
     "fluent-emoji-flat": "flat Fluent",
     "fluent-emoji-high-contrast": "black and white",
+    "fluent-emoji": "glossy 3D",
     "noto": "Noto",
     "noto-v1": "old Noto",
     "twemoji": "Twemoji",
@@ -49,19 +49,7 @@ class EmojiSource(SourceConfig):
     """Iconify emoji sets from npm (`node_modules/@iconify-json/*`)."""
 
     kind: Literal["emoji"] = "emoji"
-    sets: tuple[str, ...] = Field(
-        (
-            "fluent-emoji-flat",
-            "fluent-emoji-high-contrast",
-            "fluent-emoji",
-            "noto",
-            "noto-v1",
-            "twemoji",
-            "openmoji",
-            "emojione",
-        ),
-        title="Icon sets",
-    )
+    sets: tuple[str, ...] = Field(tuple(ART_STYLES), title="Icon sets")
     max_concepts: int = Field(140, title="Concepts to sample", ge=1)
     max_people: int = Field(30, title="People and hands to sample, in all skin tones", ge=0)
     people_sets: tuple[str, ...] = Field(("fluent-emoji-flat", "noto"), title="Sets for people")
