@@ -87,6 +87,7 @@ CAPTIONS = table_schema(
     ("status", pa.string(), "ok, refused, malformed or empty"),
     ("captioner", pa.string(), "captioner id and version"),
 )
+CAPTION_TEXTS = CAPTIONS.names[1:6]
 
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",

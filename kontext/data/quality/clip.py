@@ -53,7 +53,8 @@ def train_on(
     net, encoder = load_features(device=device), load_text_encoder("minilm", device)
     blocks = [bank.ids[start : start + 512] for start in range(0, len(bank), 512)]
     features = torch.cat([image_features(net, bank.batch(block)) for block in blocks])
-    facts = {row["pixel_id"]: row for row in images.select(_FACTS).to_pylist()}
+    columns = images.select(["pixel_id", "group_key", "concept"])
+    facts = {row["pixel_id"]: row for row in columns.to_pylist()}
     concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
     words = _words(bank.ids, concepts, pairs, captions)
     written = (captions[name].to_pylist() for name in ("target_caption", "context_caption"))
@@ -76,9 +77,6 @@ def train_on(
     unseen = np.flatnonzero(~seen)
     metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
     return TrainedClip(scorer, embedded, vectors, row_of, losses, metrics)
-
-
-_FACTS = ["pixel_id", "group_key", "concept"]
 
 
 def _words(

@@ -17,10 +17,8 @@ from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import text_reasons
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
-from schemas.tables import pair_scores
+from schemas.tables import CAPTION_TEXTS, pair_scores
 
-_TEXTS = ("instruction", "instruction_short", "instruction_inverse", "target_caption")
-_CAPTION = (*_TEXTS, "context_caption")
 Progress = Callable[[float, float, str], None]
 
 
@@ -57,7 +55,7 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons([[row[name] for name in _TEXTS] for row in words])
+    text = text_reasons([[row[name] for name in CAPTION_TEXTS[:-1]] for row in words])
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
@@ -98,12 +96,8 @@ def _rise(edges: Edges, risk: ImageRisk) -> Values:
 def _aligned(pairs: pa.Table, captions: pa.Table) -> list[dict[str, str]]:
     """The caption row of every pair; empty strings where there is none."""
     rows = {row["pair_id"]: row for row in captions.to_pylist()}
-    empty = dict.fromkeys(_CAPTION, "")
-    found = []
-    for pair_id in pairs["pair_id"].to_pylist():
-        row = rows.get(pair_id, empty)
-        found.append({name: row[name] or "" for name in _CAPTION})
-    return found
+    written = (rows.get(pair_id, {}) for pair_id in pairs["pair_id"].to_pylist())
+    return [{name: row.get(name) or "" for name in CAPTION_TEXTS} for row in written]
 
 
 def _hashes(images: pa.Table, bank: ImageBank) -> NDArray[np.uint8]:

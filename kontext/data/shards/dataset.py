@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kontext.data.shards.write import ShardSample
 from kontext.data.split import Components
-from schemas.tables import SPLITS
+from schemas.tables import CAPTION_TEXTS, SPLITS
 
 Row = dict[str, Any]
 
@@ -87,27 +87,13 @@ def splits_table(rows: list[Row], components: Components, splits: Mapping[str, s
     )
 
 
-_TEXTS = (
-    "instruction",
-    "instruction_short",
-    "instruction_inverse",
-    "target_caption",
-    "context_caption",
-)
-
-
 def shard_sample(row: Row, split: str) -> ShardSample:
     """One pair as a shard sample, with everything a trainer needs in its JSON."""
+    as_they_are = ("pair_id", "relation_class", "relation", "target_id", "license_spdx", "source")
     record = {
-        "pair_id": row["pair_id"],
-        "relation_class": row["relation_class"],
-        "relation": row["relation"],
-        **{name: row[name] for name in _TEXTS},
+        **{name: row[name] for name in (*as_they_are, *CAPTION_TEXTS)},
         "params": json.loads(row["params"]),
         "context_ids": list(row["context_ids"]),
-        "target_id": row["target_id"],
-        "license_spdx": row["license_spdx"],
-        "source": row["source"],
         "split": split,
     }
     return ShardSample(row["pair_id"], tuple(row["context_ids"]), row["target_id"], record)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kontext.data.shards.write import tar_places
+from kontext.data.shards.write import tar_samples
 from kontext.errors import ArtifactError, ObjectExists
 from kontext.store.objects import ObjectStore
 
@@ -63,7 +63,7 @@ def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
     key = f"{prefix}index-{digest}.parquet"
     if store.exists(key):
         return _read(store.get(key))
-    rows = [row for info in shards for row in _scan(store, info.key)]
+    rows = [_row(at.key, *sample) for at in shards for sample in tar_samples(store.get(at.key))]
     rows.sort(key=itemgetter("pair_id"))
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
@@ -84,25 +84,6 @@ def _read(data: bytes) -> ShardIndex:
             for target, contexts in zip(columns["target"], columns["contexts"], strict=True)
         ],
     )
-
-
-def _scan(store: ObjectStore, key: str) -> list[dict[str, Any]]:
-    """Rows of _SCHEMA for one shard; a sample's members lie side by side, as in any WebDataset."""
-    data = store.get(key)
-    rows: list[dict[str, Any]] = []
-    members: dict[str, memoryview] = {}
-    current, start, end = "", 0, 0
-    for name, body, begin, finish in tar_places(data):
-        sample, _, suffix = name.partition(".")
-        if sample != current and members:
-            rows.append(_row(key, current, members, start, end))
-            members = {}
-        if not members:
-            current, start = sample, begin
-        members[suffix], end = body, finish
-    if members:
-        rows.append(_row(key, current, members, start, end))
-    return rows
 
 
 def _row(

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kontext.data.pixels import Pixels, decode_png, pixel_id
-from kontext.data.shards.write import map_file, tar_members
+from kontext.data.shards.write import map_file, tar_samples
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact
 
@@ -75,8 +74,15 @@ def load_split(shards: Artifact, split: str) -> PairSet:
     pngs: dict[str, memoryview] = {}
     records: list[dict[str, Any]] = []
     for name in shards.names(f"{split}-"):
-        if name.endswith(".tar"):
-            _read_tar(shards.path(name), pngs, records)
+        if not name.endswith(".tar"):
+            continue
+        for key, members, _, _ in tar_samples(map_file(shards.path(name))):
+            record = json.loads(bytes(members["json"]))
+            assert record["pair_id"].startswith(key), "sample key and pair id disagree"
+            pngs.setdefault(record["target_id"], members["tgt.png"])
+            for i, image in enumerate(record["context_ids"]):
+                pngs.setdefault(image, members[f"ctx{i}.png"])
+            records.append(record)
     index = {name: row for row, name in enumerate(sorted(pngs))}
     records.sort(key=lambda record: str(record["pair_id"]))
     rows = [_row(record, index) for record in records]
@@ -112,24 +118,6 @@ def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> I
             for row, future in enumerate(now):
                 images[row] = future.result()
             yield images
-
-
-def _read_tar(path: Path, pngs: dict[str, memoryview], records: list[dict[str, Any]]) -> None:
-    pending: dict[str, memoryview] = {}
-    for name, body in tar_members(map_file(path)):
-        key, _, suffix = name.partition(".")
-        pending[suffix] = body
-        if suffix != "tgt.png":  # the last of a sample, in name order
-            continue
-        record = json.loads(bytes(pending["json"]))
-        assert record["pair_id"].startswith(key), "sample key and pair id disagree"
-        wanted = [("tgt.png", record["target_id"])]
-        wanted += [(f"ctx{i}.png", image) for i, image in enumerate(record["context_ids"])]
-        for member, image in wanted:
-            if image not in pngs:
-                pngs[image] = pending[member]
-        records.append(record)
-        pending = {}
 
 
 def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:

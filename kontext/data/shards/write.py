@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,16 @@ def tar_places(data: bytes | memoryview) -> Iterator[tuple[str, memoryview, int,
         if regular:
             yield name, view[start : start + size], offset, end
         offset = end
+
+
+def tar_samples(
+    data: bytes | memoryview,
+) -> Iterator[tuple[str, dict[str, memoryview], int, int]]:
+    """Key, members by suffix, first byte and end of a shard's samples, as in any WebDataset."""
+    for key, group in groupby(tar_places(data), lambda place: place[0].partition(".")[0]):
+        places = list(group)
+        members = {name.partition(".")[2]: body for name, body, _, _ in places}
+        yield key, members, places[0][2], places[-1][3]
 
 
 _ADLER = 65521
