@@ -175,23 +175,18 @@ def _top_up(
     wanted: float,
     large: set[str],
 ) -> None:
-    """Move components from train to `split` until it has `wanted` pairs of class `name`."""
+    """Move components from train to `split` until it has `wanted` pairs of class `name`.
+
+    Every class keeps a component in train.
+    """
     have = sum(classes[c].get(name, 0) for c in splits if splits[c] == split)
+    in_train = Counter(k for c in splits if splits[c] == "train" for k in classes[c])
     for component in order:
         if have >= max(1.0, wanted) or (component in large and have > 0):
             return
         if splits[component] != "train" or not classes[component].get(name):
             continue
-        if all(_stays(splits, classes, component, other) for other in classes[component]):
+        if all(in_train[other] > 1 for other in classes[component]):
             splits[component] = split
+            in_train.subtract(list(classes[component]))
             have += classes[component][name]
-
-
-def _stays(
-    splits: Mapping[str, str], classes: Mapping[str, Mapping[str, int]], component: str, name: str
-) -> bool:
-    """Whether class `name` keeps something in train once `component` leaves it."""
-    return any(
-        splits[other] == "train" and other != component and counts.get(name)
-        for other, counts in classes.items()
-    )

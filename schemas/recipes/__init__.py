@@ -5,6 +5,7 @@ Files may import `schemas.recipe` and the sections.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from schemas.discovery import plugins
@@ -14,12 +15,10 @@ CHANGES_RESULTS = False  # a recipe's values are part of every digest
 DEFAULT = "demo"  # listed first: the one that is run where none is named
 
 
-def _found() -> dict[str, Callable[[], Recipe]]:
-    recipes = {name: module.recipe for name, module in plugins(__name__, "recipe").items()}
-    return {DEFAULT: recipes.pop(DEFAULT), **recipes}
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = _found()
+_FOUND = plugins(__name__, "recipe")
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    name: _FOUND[name].recipe for name in dict.fromkeys([DEFAULT, *_FOUND])
+}
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -37,15 +36,11 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         path, sep, raw = override.partition("=")
         if not sep:
             raise ValueError(f"override '{override}' is not of the form section.key=value")
-        _assign(data, path.split("."), _parse(raw), override)
+        value: Any = raw
+        with suppress(json.JSONDecodeError):
+            value = json.loads(raw)
+        _assign(data, path.split("."), value, override)
     return Recipe.model_validate(data)
-
-
-def _parse(raw: str) -> Any:
-    try:
-        return json.loads(raw)
-    except json.JSONDecodeError:
-        return raw
 
 
 def _assign(data: Any, path: list[str], value: Any, override: str) -> None:

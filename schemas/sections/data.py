@@ -10,6 +10,10 @@ from schemas.sections.sources import Source
 
 _SOURCES: Any = tuple({"kind": kind} for kind in ("emoji", "meteocons", "dicebear", "signs"))
 
+_Miner = Annotated[str, PluginOf("kontext.data.mine", "mine")]
+_Captioner = Annotated[str, PluginOf("kontext.data.caption", "captioner")]
+_Classifier = Annotated[str, PluginOf("kontext.safety.classifiers", "load")]
+
 
 class IngestConfig(Section):
     """Which images are read, and how they are checked."""
@@ -28,9 +32,7 @@ class IngestConfig(Section):
 class MineConfig(Section):
     """Which pairs of images are proposed, and how many are kept."""
 
-    miners: tuple[Annotated[str, PluginOf("kontext.data.mine", "mine")], ...] = Field(
-        ("attributes", "singles"), title="Miners"
-    )
+    miners: tuple[_Miner, ...] = Field(("attributes", "singles"), title="Miners")
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category, at most", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image pairs (no context) kept, at most", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin tones among local edits, at most", gt=0, le=1)
@@ -44,9 +46,7 @@ class MineConfig(Section):
 class CaptionConfig(Section):
     """Who writes the instructions."""
 
-    captioner: Annotated[str, PluginOf("kontext.data.caption", "captioner")] = Field(
-        "templates", title="Captioner"
-    )
+    captioner: _Captioner = Field("templates", title="Captioner")
     paraphrases: int = Field(6, title="Paraphrases used per relation, at most", ge=1)
     endpoint: str = Field("", title="OpenAI-compatible endpoint of the chat captioner, with /v1")
     model: str = Field("", title="Model name of the chat captioner")
@@ -58,7 +58,7 @@ class CaptionConfig(Section):
 class ScreenConfig(Section):
     """Safety and quality checks of pairs."""
 
-    classifiers: tuple[Annotated[str, PluginOf("kontext.safety.classifiers", "load")], ...] = Field(
+    classifiers: tuple[_Classifier, ...] = Field(
         ("open-nsfw", "nudenet"), title="Image classifiers"
     )
     policy: str = Field("default", title="Safety policy: a name or a .json file")

@@ -1,20 +1,17 @@
 """Captioning a table of pairs: requests from PAIRS and IMAGES, rows for CAPTIONS."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from kontext.data.caption import captioner_for
 from kontext.data.caption.base import Caption, CaptionRequest, ImageFacts
 from schemas.sections.data import CaptionConfig
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from schemas.tables import CAPTIONS
 
 
 def requests_for(
@@ -47,10 +44,6 @@ def requests_for(
 
 def captions_table(captions: Sequence[Caption]) -> pa.Table:
     """CAPTIONS rows, in the order given."""
-    import pyarrow as pa
-
-    from schemas.tables import CAPTIONS
-
     return pa.Table.from_pylist([vars(caption) for caption in captions], CAPTIONS)
 
 

@@ -91,9 +91,7 @@ def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
 
     A relation named after its own attribute is a folder's label and gets generic sentences.
     """
-    if not all(name in values for name in ("attribute", "from", "to")):
-        return None
-    if values["from"] == values["to"]:
+    if not {"attribute", "from", "to"} <= values.keys() or values["from"] == values["to"]:
         return None
     known = WORDINGS.get(ALIASES.get(relation, relation))
     if known is not None:

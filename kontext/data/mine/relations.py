@@ -2,30 +2,20 @@
 
 BY_REFERENCE = "_by_reference"  # after a relation's name: a second picture shows the wanted value
 
+_BY_CATEGORY = {
+    "local": "skin_tone skin_color hair hair_color clothing_color glasses accessory color clock "
+    "direction object",
+    "character": "gender expression",
+    "global": "background_color time_of_day season place time weather",
+    "text": "text",
+    "style": "art_style drawing",
+}
+_OTHER_NAMES = {"hair": "hair_style", "time": "day_night"}  # relations not named after their label
 # attribute label -> (relation, category)
 RELATIONS: dict[str, tuple[str, str]] = {
-    "skin_tone": ("skin_tone", "local"),
-    "skin_color": ("skin_color", "local"),
-    "hair": ("hair_style", "local"),
-    "hair_color": ("hair_color", "local"),
-    "clothing_color": ("clothing_color", "local"),
-    "glasses": ("glasses", "local"),
-    "accessory": ("accessory", "local"),
-    "color": ("color", "local"),
-    "clock": ("clock", "local"),
-    "direction": ("direction", "local"),
-    "object": ("object", "local"),
-    "gender": ("gender", "character"),
-    "expression": ("expression", "character"),
-    "background_color": ("background_color", "global"),
-    "time_of_day": ("time_of_day", "global"),
-    "season": ("season", "global"),
-    "place": ("place", "global"),
-    "time": ("day_night", "global"),
-    "weather": ("weather", "global"),
-    "text": ("text", "text"),
-    "art_style": ("art_style", "style"),
-    "drawing": ("drawing", "style"),
+    label: (_OTHER_NAMES.get(label, label), category)
+    for category, labels in _BY_CATEGORY.items()
+    for label in labels.split()
 }
 
 

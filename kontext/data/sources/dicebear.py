@@ -213,10 +213,11 @@ def _group(name: str, seed: str, values_per_attribute: int) -> list[SourceItem]:
 
 
 def _item(name: str, style: _Style, seed: str, look: dict[str, str]) -> SourceItem:
+    from dicebear import Avatar
+
     options: dict[str, Any] = {"seed": f"kontext-{name}-{seed}", **style.fixed}
     for attribute, label in look.items():
         options.update(style.attributes[attribute][label])
-    svg = _avatar(name, options)
     meta = _definition(name)["meta"]
     return SourceItem(
         source=f"dicebear:{name}",
@@ -227,7 +228,7 @@ def _item(name: str, style: _Style, seed: str, look: dict[str, str]) -> SourceIt
         author=str(meta.get("creator", {}).get("name", "unknown")),
         attributes=look,
         synthetic=True,
-        payload=svg.encode(),
+        payload=str(Avatar(_style(name), options).to_string()).encode(),
         trusted_svg=True,
     )
 
@@ -251,9 +252,3 @@ def _style(name: str) -> Any:
     from dicebear import Style
 
     return Style(_definition(name))
-
-
-def _avatar(name: str, options: dict[str, Any]) -> str:
-    from dicebear import Avatar
-
-    return str(Avatar(_style(name), options).to_string())

@@ -50,9 +50,9 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
     for listed in config.hash_lists:
         path = Path(listed).expanduser()
         digest.update(path.read_bytes() if path.is_file() else b"")
-    resolved = resolve(config)
-    if resolved.notes:
-        used = [source.model_dump(mode="json") for source in resolved.sources]
+    sources, notes = resolve(config)
+    if notes:
+        used = [source.model_dump(mode="json") for source in sources]
         digest.update(json.dumps(used, sort_keys=True).encode())
     return digest.hexdigest()
 

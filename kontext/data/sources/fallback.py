@@ -5,28 +5,21 @@ artifact (`sources.json`) and to its notes.
 """
 
 from importlib import import_module
-from typing import NamedTuple
 
 from kontext.data.sources.iconify import available
 from schemas.sections.data import IngestConfig
 from schemas.sections.sources import Source
 
 
-class Resolved(NamedTuple):
-    """The sources to read, and one line for people about each that was replaced or left out."""
+def resolve(config: IngestConfig) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """The sources to read, and a line for people about each that was replaced or left out.
 
-    sources: tuple[Source, ...]
-    notes: tuple[str, ...]
-
-
-def resolve(config: IngestConfig) -> Resolved:
-    """`config.sources`, with those that need npm replaced where npm's images are not installed.
-
-    A source that needs npm says by `without_npm` what replaces it, if anything. Images that npm
-    installed in part are not replaced: the source itself then says which set is missing.
+    `config.sources`, with those that need npm replaced where npm's images are not installed. Such a
+    source says by `without_npm` what replaces it, if anything. Images that npm installed in part
+    are not replaced: the source itself then says which set is missing.
     """
     if not config.npm_fallback or available():
-        return Resolved(config.sources, ())
+        return config.sources, ()
     sources: list[Source] = []
     notes: list[str] = []
     for source in config.sources:
@@ -37,4 +30,4 @@ def resolve(config: IngestConfig) -> Resolved:
             notes.append(note)
         if stand_in is not None:
             sources.append(stand_in)
-    return Resolved(tuple(sources), tuple(notes))
+    return tuple(sources), tuple(notes)
