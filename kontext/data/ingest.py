@@ -98,9 +98,8 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             data = item.read()
         except SourceError as error:
             subject = subject_hmac(f"{item.source}/{item.ref}", key)
-            rows["rejects"].append(
-                _reject(item.source, subject, item.ref, "unreadable", str(error))
-            )
+            reject = _reject(item.source, subject, item.ref, "unreadable", str(error))
+            rows["rejects"].append(reject)
             continue
         _ingest_one(item, data, chunk.config, gate, key, rows)
     schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}

@@ -70,7 +70,8 @@ def _thing(suffix: str = "") -> Wording:
     if suffix:
         plural = (text.replace("{some_to}", "{to}") for text in texts)
         texts = [re.sub(r"\{(?:to|from)\}", r"\g<0>" + suffix, text) for text in plural]
-    return Wording(*map(_said, texts))
+    change, add, remove = map(_said, texts)
+    return Wording(change, add, remove)
 
 
 _CHANGES = {

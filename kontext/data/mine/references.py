@@ -17,7 +17,6 @@ from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import MineConfig
 
 VERSION = "2"
-_WORDS_ONLY = ("text",)  # a picture of the wanted words is no easier to follow than the words
 
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
@@ -29,24 +28,21 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
             showing[image.source, name, value].append(image)
     for pair in attributes.mine(images, config):
         name, wanted = str(pair.params["attribute"]), str(pair.params["to"])
-        if name in _WORDS_ONLY or is_nothing(wanted):
+        # a picture of the wanted words is no easier to follow than the words
+        if name == "text" or is_nothing(wanted):
             continue
         target = shown[pair.target_id]
         able = showing[target.source, name, wanted]
         first = stable_hash("reference", pair.pair_id, config.seed) % len(able)
         for image in (*able[first:], *able[:first]):
             if image.group_key != target.group_key:
-                yield _with_reference(pair, image)
+                yield replace(
+                    pair,
+                    context_ids=(*pair.context_ids, image.pixel_id),
+                    relation=pair.relation + BY_REFERENCE,
+                    miner="references",
+                    miner_version=VERSION,
+                    params={**pair.params, "reference": image.concept},
+                    license_spdx=strictest_license(pair.license_spdx, image.license_spdx),
+                )
                 break
-
-
-def _with_reference(pair: Candidate, reference: MinedImage) -> Candidate:
-    return replace(
-        pair,
-        context_ids=(*pair.context_ids, reference.pixel_id),
-        relation=pair.relation + BY_REFERENCE,
-        miner="references",
-        miner_version=VERSION,
-        params={**pair.params, "reference": reference.concept},
-        license_spdx=strictest_license(pair.license_spdx, reference.license_spdx),
-    )

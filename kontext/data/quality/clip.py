@@ -42,15 +42,10 @@ def held_out(group_key: str) -> bool:
 
 
 def train_on(
-    bank: ImageBank,
-    images: pa.Table,
-    pairs: pa.Table,
-    captions: pa.Table,
-    config: ScreenConfig,
-    device: torch.device | str = "cpu",
+    bank: ImageBank, images: pa.Table, pairs: pa.Table, captions: pa.Table, config: ScreenConfig
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
-    net, encoder = load_features(device=device), load_text_encoder("minilm", device)
+    net, encoder = load_features(), load_text_encoder()
     blocks = [bank.ids[start : start + 512] for start in range(0, len(bank), 512)]
     features = torch.cat([image_features(net, bank.batch(block)) for block in blocks])
     columns = images.select(["pixel_id", "group_key", "concept"])
