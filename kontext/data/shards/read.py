@@ -56,11 +56,6 @@ class PairSet:
         parts = list(decoded(self.pngs, [self.pixel_ids[row] for row in rows], 256))
         return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
 
-    @property
-    def images(self) -> Pixels:
-        """All images, decoded into memory."""
-        return self.pixels(range(len(self.pngs)))
-
     def of_class(self, relation_class: str) -> list[PairRow]:
         """The rows of one relation class."""
         return [row for row in self.rows if row.relation_class == relation_class]

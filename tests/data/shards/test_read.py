@@ -56,14 +56,15 @@ def shards(folder: Path, pngs: dict[str, bytes], samples: list[ShardSample]) -> 
 
 def test_a_split_holds_each_image_once(tmp_path: Path) -> None:
     loaded = load_split(shards(tmp_path, PNG, PAIRS), "train")
-    assert loaded.images.shape == (5, 64, 64, 3) and loaded.images.dtype == np.uint8
+    images = loaded.pixels(range(len(loaded.pngs)))
+    assert images.shape == (5, 64, 64, 3) and images.dtype == np.uint8
     assert sorted(IDS) == loaded.pixel_ids
     assert [row.pair_id for row in loaded.rows] == sorted(p.pair_id for p in PAIRS)
     for row in loaded.rows:
         wanted = next(p for p in PAIRS if p.pair_id == row.pair_id)
         assert tuple(loaded.pixel_ids[i] for i in row.contexts) == wanted.context_ids
         number = IDS.index(wanted.target_id)
-        assert np.array_equal(loaded.images[row.target], scene(number))
+        assert np.array_equal(images[row.target], scene(number))
         assert row.instruction == f"to {number}" and row.params == {"from": "a", "to": "b"}
     (single,) = loaded.of_class("t2i")
     assert single.contexts == ()
@@ -71,16 +72,20 @@ def test_a_split_holds_each_image_once(tmp_path: Path) -> None:
 
 def test_a_split_without_shards_is_empty(tmp_path: Path) -> None:
     loaded = load_split(shards(tmp_path, PNG, PAIRS), "val")
-    assert isinstance(loaded, PairSet) and len(loaded.images) == 0 and loaded.rows == []
+    assert (
+        isinstance(loaded, PairSet)
+        and loaded.pixels([]).size == len(loaded.pngs) == 0
+        and loaded.rows == []
+    )
 
 
 def test_pixels_that_are_not_what_their_id_says_are_refused(tmp_path: Path) -> None:
     wrong = {**PNG, IDS[1]: PNG[IDS[2]]}
     with pytest.raises(ArtifactError, match="damaged"):
-        _ = load_split(shards(tmp_path, wrong, PAIRS), "train").images
+        load_split(shards(tmp_path, wrong, PAIRS), "train").pixels(range(5))
     small = {**PNG, IDS[4]: encode_png(scene(4, side=32))}
     with pytest.raises(ArtifactError, match="others are"):
-        _ = load_split(shards(tmp_path / "b", small, PAIRS), "train").images
+        load_split(shards(tmp_path / "b", small, PAIRS), "train").pixels(range(5))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 9])
