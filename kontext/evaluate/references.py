@@ -45,10 +45,9 @@ SEES_TARGET = frozenset({"oracle", "codec_target"})
 
 def other_targets(bench: Bench, seed: int) -> Images:
     """For each item another item's target, from another cluster wherever there is one."""
-    clusters = bench.clusters
     picked = []
     for i, item in enumerate(bench.items):
-        others = [j for j in range(len(bench)) if clusters[j] != clusters[i]]
+        others = [j for j, other in enumerate(bench.items) if other.cluster != item.cluster]
         others = others or [j for j in range(len(bench)) if j != i] or [i]
         draw = hashlib.sha256(f"{seed}:{item.pair_id}:other".encode()).digest()
         picked.append(others[int.from_bytes(draw[:8], "big") % len(others)])

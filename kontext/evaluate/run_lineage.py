@@ -8,6 +8,8 @@ from kontext.engine.stage import Stage
 from kontext.store.artifacts.lineage import flowchart
 from schemas.manifest import Manifest
 
+_DETAILS = {"code_digest", "config", "metrics", "git_commit"}
+
 
 @dataclass(frozen=True)
 class RunLineage:
@@ -15,21 +17,19 @@ class RunLineage:
 
     digests: dict[str, str]
     edges: tuple[tuple[str, str], ...]
-    manifests: dict[str, Manifest]
+    manifests: Mapping[str, Manifest]
 
     def as_json(self) -> dict[str, Any]:
         """What `lineage.json` holds: per artifact its inputs, code, recipe section and commit."""
-        return {
-            "artifacts": [
-                {
-                    "stage": stage,
-                    "digest": digest,
-                    "inputs": {a: self.digests[a] for a, b in self.edges if b == stage},
-                    **self._details(stage),
-                }
-                for stage, digest in self.digests.items()
-            ]
-        }
+        rows = []
+        for stage, digest in self.digests.items():
+            inputs = {a: self.digests[a] for a, b in self.edges if b == stage}
+            row = {"stage": stage, "digest": digest, "inputs": inputs}
+            if manifest := self.manifests.get(stage):
+                row |= manifest.model_dump(include=_DETAILS)
+                row["files"] = {file.name: file.sha256 for file in manifest.files}
+            rows.append(row)
+        return {"artifacts": rows}
 
     def mermaid(self) -> str:
         """A flowchart with one box per artifact."""
@@ -37,35 +37,21 @@ class RunLineage:
         boxes = {names[s]: f"{s}<br/>{digest[:12]}" for s, digest in self.digests.items()}
         return flowchart(boxes, [(names[a], names[b]) for a, b in self.edges], "LR")
 
-    def _details(self, stage: str) -> dict[str, Any]:
-        manifest = self.manifests.get(stage)
-        if manifest is None:
-            return {}
-        return {
-            "code_digest": manifest.code_digest,
-            "config": manifest.config,
-            "metrics": manifest.metrics,
-            "git_commit": manifest.git_commit,
-            "files": {file.name: file.sha256 for file in manifest.files},
-        }
 
-
-def run_lineage(
-    manifests: Mapping[str, Manifest], inputs: Mapping[str, str], stages: Mapping[str, Stage]
-) -> RunLineage:
-    """The trail of everything that `inputs` (stage -> digest) and their manifests name.
+def run_lineage(manifests: Mapping[str, Manifest], stages: Mapping[str, Stage]) -> RunLineage:
+    """The trail of everything that `manifests` (of stages) are of and name.
 
     Where a manifest is not at hand, the graph's own edges are drawn.
 
     Args:
         stages: the stage graph, in execution order.
     """
-    digests = dict(inputs)
+    digests = {stage: manifest.digest for stage, manifest in manifests.items()}
     for manifest in manifests.values():
-        digests.update(manifest.inputs)
+        digests |= manifest.inputs
     ordered = {stage: digests[stage] for stage in stages if stage in digests}
     edges = []
     for stage in ordered:
         sources = manifests[stage].inputs if stage in manifests else stages[stage].inputs
         edges += [(source, stage) for source in ordered if source in sources]
-    return RunLineage(ordered, tuple(edges), dict(manifests))
+    return RunLineage(ordered, tuple(edges), manifests)

@@ -1,8 +1,9 @@
 """Score every editor with every metric, compare with the goals, and mark unfit metrics."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
-from kontext.evaluate.metrics.success import succeeded
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
 from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
@@ -64,10 +64,7 @@ class Scores:
     """
 
     table: dict[str, dict[str, dict[str, Interval]]]
-    success_bootstrap: dict[str, dict[str, Interval]]
-    success_wilson: dict[str, dict[str, Interval]]
     per_item: dict[str, dict[str, Measured]]  # editor -> metric -> [N]
-    success: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]  # editor -> [N]
     unfit: list[dict[str, str]]
     goals: list[Goal]
     autoencoder: dict[str, Interval]
@@ -84,26 +81,19 @@ def score(
     for editor, scoring in scorings.items():
         measured = {name: metric.measure(scoring) for name, metric in METRICS.items()}
         per_item[editor] = {name: found for name, found in measured.items() if found is not None}
-    success = {editor: succeeded(scoring) for editor, scoring in scorings.items()}
-    table: dict[str, dict[str, dict[str, Interval]]] = {}
-    boot: dict[str, dict[str, Interval]] = {}
-    plain: dict[str, dict[str, Interval]] = {}
-    for editor, measured_by in per_item.items():
-        table[editor], boot[editor], plain[editor] = {}, {}, {}
-        for category in bench.categories:
-            rows = bench.where(category)
-            boot[editor][category] = _resampled(bench, rows, measured_by["success"], config)
-            plain[editor][category] = _wilson(bench, rows, measured_by["success"])
-            table[editor][category] = {
-                name: _interval(bench, rows, name, found, config)
+    table = {
+        editor: {
+            category: {
+                name: _interval(bench, bench.where(category), name, found, config)
                 for name, found in measured_by.items()
             }
+            for category in bench.categories
+        }
+        for editor, measured_by in per_item.items()
+    }
     return Scores(
         table=table,
-        success_bootstrap=boot,
-        success_wilson=plain,
         per_item=per_item,
-        success=success,
         unfit=unfit_metrics(table, bench.categories),
         goals=_goals(table["student"], autoencoder),
         autoencoder=dict(autoencoder),
@@ -113,14 +103,14 @@ def score(
 def _interval(
     bench: Bench, rows: Rows, name: str, found: Measured, config: EvaluateConfig
 ) -> Interval:
-    resampled = _resampled(bench, rows, found, config)
+    resampled = _resampled(bench, config, rows, found)
     if METRICS[name].unit != "%":
         return resampled
     # few related items: Wilson's is too narrow; all items alike: the bootstrap's collapses
     return wider(_wilson(bench, rows, found), resampled)
 
 
-def _resampled(bench: Bench, rows: Rows, found: Measured, config: EvaluateConfig) -> Interval:
+def _resampled(bench: Bench, config: EvaluateConfig, rows: Rows, found: Measured) -> Interval:
     clusters = [bench.items[i].cluster for i in rows]
     return cluster_ratio(
         found.top[rows], found.bottom[rows], clusters, config.bootstrap, config.seed
@@ -206,7 +196,7 @@ def items_table(bench: Bench, scores: Scores) -> pa.Table:
             row: dict[str, Any] = {name: getattr(item, name) for name in _OF_ITEM}
             for name, column in values.items():
                 row[name] = None if column is None or math.isnan(column[i]) else float(column[i])
-            rows.append(row | {"editor": editor, "success": bool(scores.success[editor][i])})
+            rows.append(row | {"editor": editor, "success": bool(measured["success"].top[i])})
     return pa.Table.from_pylist(rows, schema=ITEMS)
 
 
@@ -223,7 +213,14 @@ ITEMS = pa.schema(
 
 def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
     """The whole result as JSON, with the definitions beside the numbers."""
-    clusters = {c: len({bench.items[i].cluster for i in bench.where(c)}) for c in bench.categories}
+
+    def of_success(interval: Callable[[Rows, Measured], Interval]) -> dict[str, Any]:
+        return {
+            editor: {c: interval(bench.where(c), found["success"]).as_dict() for c in names}
+            for editor, found in scores.per_item.items()
+        }
+
+    names = bench.categories
     return {
         "editors": {
             name: {"title": EDITORS[name].title, "what": EDITORS[name].what}
@@ -236,11 +233,11 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
         "categories": {
             name: {
                 "n": len(bench.where(name)),
-                "clusters": clusters[name],
+                "clusters": len({bench.items[i].cluster for i in bench.where(name)}),
                 "available": bench.available.get(name, 0),
                 "excluded": bench.excluded.get(name, 0),
             }
-            for name in bench.categories
+            for name in names
         },
         "mask_threshold": bench.mask_threshold,
         "config": config.model_dump(mode="json"),
@@ -251,17 +248,10 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             }
             for editor, by_category in scores.table.items()
         },
-        "success_cluster_bootstrap": _plain(scores.success_bootstrap),
-        "success_wilson": _plain(scores.success_wilson),
+        "success_cluster_bootstrap": of_success(partial(_resampled, bench, config)),
+        "success_wilson": of_success(partial(_wilson, bench)),
         "goals": [goal.as_dict() for goal in scores.goals],
         "reached": sum(goal.reached for goal in scores.goals),
         "unfit": scores.unfit,
         "autoencoder": {name: value.as_dict() for name, value in scores.autoencoder.items()},
-    }
-
-
-def _plain(intervals: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:
-    return {
-        editor: {category: interval.as_dict() for category, interval in row.items()}
-        for editor, row in intervals.items()
     }

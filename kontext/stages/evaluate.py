@@ -10,10 +10,11 @@ from kontext.evaluate.latency import measure_edit
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.references import EDITORS, run_editors
-from kontext.evaluate.report.assemble import Evaluation, report_data
+from kontext.evaluate.report.assemble import report_data
 from kontext.evaluate.report.assets import Assets, contact_sheet
 from kontext.evaluate.report.builder import publish_copy, render
 from kontext.evaluate.report.charts import drawable
+from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
 from kontext.evaluate.scoring import prepare, small_clip

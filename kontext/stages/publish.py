@@ -11,7 +11,7 @@ from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.models import model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
-from kontext.evaluate.report.provenance import manifests, notes
+from kontext.evaluate.report.provenance import notes
 from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
@@ -64,7 +64,7 @@ def run(ctx: StageContext) -> None:
     _check_numerics(ctx, student, autoencoder, settings)
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
-    trail = run_lineage(manifests(ctx.inputs), {n: r.digest for n, r in ctx.inputs.items()}, STAGES)
+    trail = run_lineage({n: r.manifest for n, r in ctx.inputs.items()}, STAGES)
     data = _data_facts(ctx)
     facts = ModelFacts(
         name=config.name,
@@ -128,7 +128,7 @@ def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: RunLine
     card = model_card(
         model, data, evaluate.json("scores.json"), evaluate.json("latency.json"), trail.digests
     )
-    noted = [f"{stage}: {note}" for stage, note in notes(manifests(ctx.inputs))]
+    noted = [f"{stage}: {note}" for stage, note in notes(ctx.inputs)]
     counts = ctx.inputs["index"].json("index.json")["counts"]
     described = dataset_card(data, counts, noted)
     ctx.output.add_bytes("model/README.md", card.encode())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kontext.engine.stage import Stage
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size, templates
 from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
@@ -42,10 +43,10 @@ def test_a_chart_of_nothing_is_empty() -> None:
 
 def chain() -> list[Node]:
     return [
-        Node("a", "1" * 16, ()),
-        Node("b", "2" * 16, ("a",)),
-        Node("c", "3" * 16, ("a", "b")),
-        Node("d", "", ("b", "c", "elsewhere"), pool="gpu"),
+        Node(Stage(name="a"), "1" * 16),
+        Node(Stage(name="b", inputs=("a",)), "2" * 16),
+        Node(Stage(name="c", inputs=("a", "b")), "3" * 16),
+        Node(Stage(name="d", inputs=("b", "c", "elsewhere"), pool="gpu")),
     ]
 
 

@@ -6,7 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from kontext.data.shards.read import PairRow
 
 MAX_HELD_OUT = 2048
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,6 @@ class Bench:
 
     def __len__(self) -> int:
         return len(self.items)
-
-    @property
-    def clusters(self) -> list[str]:
-        """Cluster of each item."""
-        return [item.cluster for item in self.items]
 
     @property
     def categories(self) -> list[str]:
@@ -164,14 +161,12 @@ def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchC
     by_cluster: dict[str, list[BenchCandidate]] = {}
     for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
         by_cluster.setdefault(candidate.item.cluster, []).append(candidate)
-    order = sorted(by_cluster, key=draw)
-    longest = max((len(found) for found in by_cluster.values()), default=0)
-    return [
-        by_cluster[name][turn]
-        for turn in range(longest)
-        for name in order
-        if turn < len(by_cluster[name])
-    ]
+    return in_turn(by_cluster[name] for name in sorted(by_cluster, key=draw))
+
+
+def in_turn(queues: Iterable[Iterable[T]]) -> list[T]:
+    """What all queues hold (never None), the queues taking turns."""
+    return [item for turn in zip_longest(*queues) for item in turn if item is not None]
 
 
 def _item(row: PairRow, component: str) -> Item:

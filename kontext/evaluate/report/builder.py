@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext.evaluate.report.lineage import drawing
-from kontext.evaluate.report.model import HeatMap, ReportData
+from kontext.evaluate.report.model import HeatMap
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,10 +32,10 @@ def templates(**filters: Callable[..., Any]) -> Environment:
     return environment
 
 
-def render(data: ReportData, folder: Path) -> Path:
+def render(data: Mapping[str, Any], folder: Path) -> Path:
     """Write index.html and assets/report.css into `folder` (where `Assets` put the pictures)."""
     pages = templates(figure=figure, size=size, duration=duration, heat=heat)
-    page = pages.get_template("report.html").render(r=data, **drawing(data.nodes))
+    page = pages.get_template("report.html").render(r=data, **drawing(data["nodes"]))
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_HERE / "report.css", folder / "assets" / "report.css")
     index = folder / "index.html"
@@ -70,6 +71,15 @@ def figure(value: Any) -> str:
     if abs(value) >= 10:
         return f"{value:.1f}"
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.4g}"
+
+
+def number(value: float | None, unit: str, missing: str = "–") -> str:
+    """A number in a metric's unit: rates (0-1) as percent; `missing` for None and nan."""
+    if value is None or math.isnan(value):
+        return missing
+    if unit == "%":
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}{'' if unit == '×' else ' '}{unit}"
 
 
 def size(count: float) -> str:

@@ -4,34 +4,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kontext.engine.stage import Stage
 from kontext.store.artifacts.lineage import reduced_edges
+from schemas.manifest import Manifest
 
 BOX_W, BOX_H, GAP_X, GAP_Y, PAD = 148, 64, 26, 46, 8
 
 
 @dataclass(frozen=True)
 class Node:
-    """One artifact of the lineage."""
+    """A stage and its artifact."""
 
-    stage: str
-    digest: str  # "" for a stage still to come
-    inputs: tuple[str, ...]  # stage names
-    detail: str = ""  # a few words, e.g. "1.2 min"
-    pool: str = "cpu"
+    stage: Stage
+    digest: str = ""  # "" for a stage still to come
+    manifest: Manifest | None = None  # not at hand before the artifact is finished
 
 
 def drawing(nodes: Sequence[Node], columns: int = 6) -> dict[str, Any]:
     """What `lineage.svg` draws: `columns` boxes to a row, arrows along `reduced_edges`."""
-    place = {node.stage: (i % columns, i // columns) for i, node in enumerate(nodes)}
+    place = {node.stage.name: (i % columns, i // columns) for i, node in enumerate(nodes)}
     rows = -(-len(nodes) // columns)
-    edges = reduced_edges({node.stage: node.inputs for node in nodes})
+    edges = reduced_edges({node.stage.name: node.stage.inputs for node in nodes})
     return {
         "width": PAD * 2 + columns * BOX_W + (columns - 1) * GAP_X,
         "height": PAD * 2 + rows * BOX_H + (rows - 1) * GAP_Y,
         "box_width": BOX_W,
         "box_height": BOX_H,
         "edges": [_edge(place, *edge) for edge in edges],
-        "boxes": [(node, *_corner(place[node.stage])) for node in nodes],
+        "boxes": [(node, *_corner(place[node.stage.name])) for node in nodes],
     }
 
 

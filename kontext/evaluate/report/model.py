@@ -1,14 +1,25 @@
 """What the report shows, as plain data: builders fill it, the template prints it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from kontext.evaluate.report.lineage import Node
-from kontext.evaluate.score import Goal
-from kontext.evaluate.statistics import Interval
+from kontext.evaluate.benches.held_out import Bench, Item
+from kontext.evaluate.pixels import Images
+from kontext.evaluate.score import Scores
 
 # asset paths are relative to index.html
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage evaluate measured: the report is made from it."""
+
+    bench: Bench
+    scores: Scores
+    outputs: Mapping[str, Images]
+    latency: Mapping[str, Any]
+    feature_digest: str
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,9 @@ class CardPicture:
 
 @dataclass(frozen=True)
 class Card:
-    """One held-out edit."""
+    """One held-out edit: context, teacher, student and target."""
 
-    instruction: str
-    relation: str
-    source: str
-    pair_id: str
+    item: Item
     shots: tuple[CardPicture, ...]
 
 
@@ -39,45 +47,17 @@ class CategoryEdits:
 
     name: str
     blurb: str
-    first: tuple[Card, ...]
-    worst: tuple[Card, ...]
-    student: Interval
-    teacher: Interval
-    pixels: Interval  # of the student: the two halves of success
-    features: Interval
-    goal: Goal
-
-
-@dataclass(frozen=True)
-class EditorRow:
-    """Success per category of one editor."""
-
-    name: str
-    title: str
-    what: str
-    by_category: dict[str, Interval]
-
-
-@dataclass(frozen=True)
-class MetricTable:
-    """One metric: editor x category."""
-
-    name: str
-    title: str
-    unit: str
-    better: str
-    definition: str
-    rows: tuple[EditorRow, ...]
-    unfit: frozenset[str]  # categories where it is not to be trusted
+    first: list[Card]
+    worst: list[Card]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An inline SVG with its caption; `table` holds a heat map instead."""
+    """An inline SVG with its caption."""
 
     title: str
     caption: str
-    svg: str = ""
+    svg: str
 
 
 @dataclass(frozen=True)
@@ -93,16 +73,6 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class SamplePair:
-    """A training pair: context (empty for text-to-image) and target."""
-
-    instruction: str
-    context: str
-    target: str
-    relation: str
-
-
-@dataclass(frozen=True)
 class TableBlock:
     """A small table under a heading."""
 
@@ -110,51 +80,3 @@ class TableBlock:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     note: str = ""
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """One stage of the lineage table."""
-
-    stage: str
-    summary: str
-    digest: str
-    seconds: float
-    files: int
-    bytes: int
-    inputs: tuple[str, ...]
-    commit: str = ""
-
-
-@dataclass
-class ReportData:
-    """The whole report."""
-
-    title: str
-    recipe: str
-    digest: str
-    facts: list[tuple[str, str]] = field(default_factory=list)  # (number, what)
-    lead: str = ""
-    goals: list[Goal] = field(default_factory=list)
-    editors: list[EditorRow] = field(default_factory=list)
-    bench: dict[str, dict[str, int]] = field(default_factory=dict)  # n, clusters, available, …
-    mask_threshold: float = 0.0
-    teaser: list[Card] = field(default_factory=list)
-    edits: list[CategoryEdits] = field(default_factory=list)
-    reconstructions: list[tuple[str, str]] = field(default_factory=list)  # (original, decoded)
-    autoencoder: dict[str, Interval] = field(default_factory=dict)
-    autoencoder_charts: list[Chart] = field(default_factory=list)
-    training_charts: list[Chart] = field(default_factory=list)
-    heat: HeatMap | None = None
-    pictures: list[tuple[str, str]] = field(default_factory=list)  # (path, caption)
-    samples: dict[str, list[SamplePair]] = field(default_factory=dict)
-    data_tables: list[TableBlock] = field(default_factory=list)
-    safety_facts: list[tuple[str, str]] = field(default_factory=list)
-    safety_tables: list[TableBlock] = field(default_factory=list)
-    latency: list[dict[str, Any]] = field(default_factory=list)
-    latency_facts: dict[str, Any] = field(default_factory=dict)
-    nodes: Sequence[Node] = ()
-    stages: list[StageRow] = field(default_factory=list)
-    metrics: list[MetricTable] = field(default_factory=list)
-    notes: list[tuple[str, str]] = field(default_factory=list)  # (stage, note)
-    numerics: list[tuple[str, str]] = field(default_factory=list)

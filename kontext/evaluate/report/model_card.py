@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kontext.evaluate.references import EDITORS
-from kontext.evaluate.report.builder import templates
+from kontext.evaluate.report.builder import number, templates
 from kontext.evaluate.statistics import SMALL_N
 from schemas.tables import CATEGORIES, RELATION_CLASSES
-
-_SHARE_ALIKE = "SA"
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,6 @@ class ModelFacts:
     hash_lists: int
 
 
-def percent(value: float | None) -> str:
-    """A rate (0-1) as percent; None as "not measured"."""
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def number(value: float | None, unit: str) -> str:
-    """A number in a goal's unit."""
-    if value is None:
-        return "–"
-    return percent(value) if unit == "%" else f"{value:.2f}{'' if unit == '×' else ' '}{unit}"
-
-
 def model_card(
     model: ModelFacts,
     data: DataFacts,
@@ -76,7 +63,7 @@ def model_card(
         categories=[name for name in CATEGORIES if name in scores["categories"]],
         small=[name for name, row in scores["categories"].items() if row["n"] < SMALL_N],
         train=sum(n for (_, split), n in data.pairs.items() if split == "train"),
-        share_alike=any(_SHARE_ALIKE in name.split("-") for name in data.licences),
+        share_alike=any("SA" in name.split("-") for name in data.licences),
     )
 
 
@@ -87,5 +74,5 @@ def dataset_card(data: DataFacts, counts: Mapping[str, int], notes: Sequence[str
 
 
 def _filled(name: str, **values: Any) -> str:
-    pages = templates(percent=percent, number=number)
+    pages = templates(percent=partial(number, unit="%"), number=number)
     return pages.get_template(name).render(values).rstrip("\n") + "\n"

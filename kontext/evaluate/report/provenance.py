@@ -1,95 +1,44 @@
-"""Lineage, stage table, notes and the numerics ledger, from the manifests."""
+"""Notes and the numerics ledger, from the manifests."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from kontext.engine.stage import Stage, StageContext
-from kontext.evaluate.report.builder import duration
-from kontext.evaluate.report.lineage import Node
-from kontext.evaluate.report.model import StageRow
+from kontext.engine.stage import StageContext
+from kontext.evaluate.models import TrainedModels
+from kontext.evaluate.report.model import Evaluation
+from kontext.models.precision import bf16_supported
 from kontext.store.artifacts.artifact_store import Artifact
-from schemas.manifest import Manifest
+from kontext.train.flow.timesteps import shift_mu
 
 
-def manifests(inputs: Mapping[str, Artifact]) -> dict[str, Manifest]:
-    """Every input's manifest, in their order."""
-    return {stage: reader.manifest for stage, reader in inputs.items()}
-
-
-def nodes(
-    known: Mapping[str, Manifest], digests: Mapping[str, str], stages: Mapping[str, Stage]
-) -> list[Node]:
-    """One box per stage. `digests` maps every stage that has run to its digest."""
-    return [
-        Node(
-            stage.name,
-            digests.get(stage.name, ""),
-            stage.inputs,
-            duration(known[stage.name].seconds) if stage.name in known else "",
-            stage.pool,
-        )
-        for stage in stages.values()
-    ]
-
-
-def stage_rows(
-    known: Mapping[str, Manifest], digests: Mapping[str, str], stages: Mapping[str, Stage]
-) -> list[StageRow]:
-    """The lineage table: stages that have run, with cost and size."""
-    rows = []
-    for name, stage in stages.items():
-        if name not in digests:
-            continue
-        manifest = known.get(name)
-        rows.append(
-            StageRow(
-                name,
-                stage.summary,
-                digests[name],
-                manifest.seconds if manifest else 0.0,
-                len(manifest.files) if manifest else 0,
-                sum(file.size for file in manifest.files) if manifest else 0,
-                stage.inputs,
-                manifest.git_commit if manifest else "",
-            )
-        )
-    return rows
-
-
-def notes(known: Mapping[str, Manifest]) -> list[tuple[str, str]]:
+def notes(inputs: Mapping[str, Artifact]) -> list[tuple[str, str]]:
     """(stage, note) of every fallback and limit that a stage recorded."""
-    return [(name, note) for name, manifest in known.items() for note in manifest.notes]
+    return [(name, note) for name, reader in inputs.items() for note in reader.manifest.notes]
 
 
-def numerics(
-    ctx: StageContext, known: Mapping[str, Manifest], facts: Mapping[str, Any]
-) -> list[tuple[str, str]]:
-    """What decides the numbers: timestep shift, lengths, precision, kernels, digests, versions.
-
-    Args:
-        facts: image side, latent grid, text length and digest, and precision of this run.
-    """
-    tokens = int(facts["target_tokens"])
+def numerics(ctx: StageContext, done: Evaluation, models: TrainedModels) -> list[tuple[str, str]]:
+    """What decides the numbers: timestep shift, lengths, precision, kernels, digests, versions."""
+    height, width = done.bench.target.shape[1:3]
+    model, codec = models.student.model, models.student.model.autoencoder
+    tokens = (height // (2 * codec.factor)) * (width // (2 * codec.factor))
+    mu = shift_mu(tokens, model.transformer.shape.timestep_shift)
+    bf16 = bf16_supported(models.student.device)
     rows = [
-        ("image side", f"{facts['side']} px"),
+        ("image side", f"{width} × {height} px"),
         ("target tokens", str(tokens)),
-        ("timestep shift", f"mu({tokens}) = {facts['mu']:.4f}"),
-        ("text length", f"{facts['text_length']} tokens"),
-        ("text encoder", str(facts["text_digest"])),
+        ("timestep shift", f"mu({tokens}) = {mu:.4f}"),
+        ("text length", f"{models.student.settings.text_length} tokens"),
+        ("text encoder", models.student.text.digest),
         ("codec", ctx.inputs["train-autoencoder"].digest),
-        ("latent scale, shift", f"{facts['scale']:.5f}, {facts['shift']:.5f}"),
-        ("image features", f"EfficientNet-Lite0 {facts['feature_digest']}, own size"),
-        ("precision", str(facts["precision"])),
+        ("latent scale, shift", f"{codec.scale:.5f}, {codec.shift:.5f}"),
+        ("image features", f"EfficientNet-Lite0 {done.feature_digest}, own size"),
+        ("precision", "bf16 autocast" if bf16 else "float32 (no native bf16)"),
     ]
     kernels: dict[tuple[str, str], list[str]] = {}
-    for name, manifest in known.items():
-        for role, kernel in sorted(manifest.kernels.items()):
+    for name, reader in ctx.inputs.items():
+        for role, kernel in sorted(reader.manifest.kernels.items()):
             kernels.setdefault((role, kernel), []).append(name)
     rows += [(f"{role} ({', '.join(by)})", kernel) for (role, kernel), by in kernels.items()]
-    last = list(known.values())[-1] if known else None
-    if last is not None:
-        rows.append(("git commit", last.git_commit[:12]))
-        for package in ("torch", "numpy", "pyvips", "duckdb", "prefect"):
-            if package in last.packages:
-                rows.append((package, last.packages[package]))
-    return rows
+    last = list(ctx.inputs.values())[-1].manifest
+    rows.append(("git commit", last.git_commit[:12]))
+    shown = ("torch", "numpy", "pyvips", "duckdb", "prefect")
+    return rows + [(name, last.packages[name]) for name in shown if name in last.packages]

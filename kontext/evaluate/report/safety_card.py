@@ -5,14 +5,12 @@ Counts and thresholds only: no identifier, hash or picture of a dropped subject 
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kontext.evaluate.report.model import TableBlock
 from kontext.store.artifacts.artifact_store import Artifact
-from schemas.manifest import Manifest
 from schemas.risks import risks
 from schemas.sections.data import IngestConfig
 
@@ -39,26 +37,23 @@ def decisions(inputs: Inputs) -> pa.Table:
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def facts(
-    inputs: Inputs, manifests: Mapping[str, Manifest], config: IngestConfig
-) -> list[tuple[str, str]]:
+def facts(inputs: Inputs, config: IngestConfig) -> list[tuple[str, str]]:
     """The headline: canaries, images checked, drops, list state."""
     rows = decisions(inputs).to_pylist()
-    metrics = manifests["ingest"].metrics if "ingest" in manifests else {}
-    stopped = metrics.get("canaries_stopped")
-    lists = len(config.hash_lists)
     dropped = Counter(row["check"] for row in rows if row["outcome"] == "drop")
+    stopped = inputs["ingest"].manifest.metrics.get("canaries_stopped")
     canaries = stopped if isinstance(stopped, int) else 0
-    found = [
+    lists = len(config.hash_lists)
+    state = ("canary bank only", "no external hash list was given")
+    if lists:
+        state = (f"{lists} external hash list{'' if lists == 1 else 's'}", "lists in force")
+    return [
         (f"{canaries} of {config.canaries}", "canaries stopped before anything was written"),
         (f"{inputs['ingest'].table('images').num_rows:,}", "images through the hash gate"),
         (f"{max(0, dropped['hash_gate'] - canaries):,}", "other hash-gate stops"),
         (f"{sum(n for check, n in dropped.items() if check != 'hash_gate'):,}", "drops by policy"),
+        state,
     ]
-    state = (
-        f"{lists} external hash list{'' if lists == 1 else 's'}" if lists else "canary bank only"
-    )
-    return [*found, (state, "lists in force" if lists else "no external hash list was given")]
 
 
 def tables(inputs: Inputs) -> list[TableBlock]:
@@ -87,15 +82,19 @@ def tables(inputs: Inputs) -> list[TableBlock]:
             ("check", "reason", "count"),
             tuple((_CHECKS[c], r.replace("_", " "), n) for (c, r), n in sorted(reasons.items())),
         ),
-        _scores(inputs["screen"].table("pair_scores.parquet"), policy),
-        _policy(policy),
+        _scores(inputs["screen"].table("pair_scores.parquet"), policy["thresholds"]),
+        TableBlock(
+            f"Policy {policy['version']}",
+            ("threshold", "value"),
+            tuple((k.replace("_", " "), v) for k, v in sorted(policy["thresholds"].items())),
+            str(policy.get("description", "")),
+        ),
     ]
     return [block for block in blocks if block.rows]
 
 
-def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
+def _scores(scores: pa.Table, limits: Mapping[str, float]) -> TableBlock:
     """Raw safety scores of pairs (the largest of a pair's images) against their limits."""
-    limits = policy.get("thresholds", {})
     rows = []
     for column, title, limit in _SCORES:
         if column not in scores.column_names:  # not screened for this risk
@@ -111,15 +110,4 @@ def _scores(scores: pa.Table, policy: Mapping[str, Any]) -> TableBlock:
         tuple(rows),
         f"{scores.num_rows:,} pairs, each by the worst of its images. Scores are stored raw; "
         "limits are applied by SQL views.",
-    )
-
-
-def _policy(policy: Mapping[str, Any]) -> TableBlock:
-    thresholds = policy.get("thresholds", {})
-    name = str(policy.get("version", policy.get("name", "")))
-    return TableBlock(
-        f"Policy {name}".strip(),
-        ("threshold", "value"),
-        tuple((key.replace("_", " "), value) for key, value in sorted(thresholds.items())),
-        str(policy.get("description", "")),
     )

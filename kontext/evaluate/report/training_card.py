@@ -1,22 +1,22 @@
 """The training sections: curves, losses per noise level and category, reconstructions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kontext.evaluate.benches.held_out import Bench
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.benches.held_out import in_turn
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Curve, line_chart, smooth
-from kontext.evaluate.report.model import Chart, HeatMap
+from kontext.evaluate.report.model import Chart, Evaluation, HeatMap
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 from schemas.tables import RELATION_CLASSES
 
 SHOWN = 24  # reconstructions
 _LABELS = {"t2i": "text to image"}
+Marks = Sequence[tuple[float, str]]
 
 
 def column(history: pa.Table, name: str) -> NDArray[np.float64]:
@@ -44,71 +44,85 @@ def curves(history: pa.Table, names: Mapping[str, str]) -> list[Curve]:
     return lines
 
 
+def _drawn(
+    artifact: Artifact, *charts: tuple[str, str, Mapping[str, str], str, Marks]
+) -> list[Chart]:
+    """Charts of the artifact's history that have something to show.
+
+    Args:
+        charts: each one's title, caption, columns (name -> label), y label and marks.
+    """
+    history = artifact.table("history.parquet")
+    found = [
+        Chart(title, caption, line_chart(curves(history, names), "step", ylabel, marks))
+        for title, caption, names, ylabel, marks in charts
+    ]
+    return [chart for chart in found if chart.svg]
+
+
 def autoencoder_charts(artifact: Artifact, config: AutoencoderConfig) -> list[Chart]:
     """Loss terms and the discriminator."""
-    history = artifact.table("history.parquet")
-    terms = {"l1": "L1", "perceptual": "perceptual", "adversarial": "adversarial"}
-    marks = [(config.perceptual_start, "perceptual")]
-    if config.disc_start != config.perceptual_start:
-        marks.append((config.disc_start, "PatchGAN"))
-    else:
+    marks = [(config.perceptual_start, "perceptual"), (config.disc_start, "PatchGAN")]
+    if config.disc_start == config.perceptual_start:
         marks = [(config.disc_start, "perceptual, PatchGAN")]
-    charts = [
-        Chart(
+    return _drawn(
+        artifact,
+        (
             "Autoencoder loss",
             "Weighted terms of the loss. Perceptual and adversarial terms start later.",
-            line_chart(curves(history, terms), "step", "loss", marks=marks),
+            {"l1": "L1", "perceptual": "perceptual", "adversarial": "adversarial"},
+            "loss",
+            marks,
         ),
-        Chart(
+        (
             "Discriminator",
             "Hinge loss; 1 means that the discriminator cannot tell decoded from real.",
-            line_chart(curves(history, {"critic": "PatchGAN"}), "step", "hinge loss"),
+            {"critic": "PatchGAN"},
+            "hinge loss",
+            (),
         ),
-    ]
-    return [chart for chart in charts if chart.svg]
+    )
 
 
 def flow_charts(artifact: Artifact, config: FinetuneConfig) -> list[Chart]:
     """Flow-matching loss of both phases."""
-    history = artifact.table("history.parquet")
-    names = {"edit": "editing", "t2i": "text-to-image"}
-    if not set(names) & set(history.column_names):
-        names = {"loss": "training"}
-    start = config.t2i_steps
-    svg = line_chart(
-        curves(history, names),
-        "step",
-        "velocity error (MSE)",
-        marks=[(start, "joint phase")] if start else [],
+    return _drawn(
+        artifact,
+        (
+            "Flow matching",
+            "Faint: every step. Phase one is text-to-image from scratch, phase two trains both.",
+            {"edit": "editing", "t2i": "text-to-image"},
+            "velocity error (MSE)",
+            [(config.t2i_steps, "joint phase")] if config.t2i_steps else (),
+        ),
     )
-    caption = "Faint: every step. Phase one is text-to-image from scratch, phase two trains both."
-    return [Chart("Flow matching", caption, svg)] if svg else []
 
 
 def distill_charts(artifact: Artifact) -> list[Chart]:
     """Adversarial losses, and how far the discriminator's logits lie apart."""
-    history = artifact.table("history.parquet")
-    losses = {"student_loss": "student", "heads_loss": "heads", "anchor": "distance to teacher"}
-    logits = {
-        "real_logit": "teacher edits",
-        "fake_logit": "student edits",
-        "wrong_logit": "wrong condition",
-    }
-    charts = [
-        Chart(
+    return _drawn(
+        artifact,
+        (
             "Distillation (LADD)",
             "Hinge losses of the student and of the heads on the frozen teacher's features.",
-            line_chart(curves(history, losses), "step", "loss"),
+            {"student_loss": "student", "heads_loss": "heads", "anchor": "distance to teacher"},
+            "loss",
+            (),
         ),
-        Chart(
+        (
             "What the heads see",
             "Mean logits of teacher edits (real), student edits (fake) and edits with a wrong "
             "instruction or context. Where real and fake lie together, the heads cannot tell them "
             "apart.",
-            line_chart(curves(history, logits), "step", "mean logit"),
+            {
+                "real_logit": "teacher edits",
+                "fake_logit": "student edits",
+                "wrong_logit": "wrong condition",
+            },
+            "mean logit",
+            (),
         ),
-    ]
-    return [chart for chart in charts if chart.svg]
+    )
 
 
 def level_map(artifact: Artifact) -> HeatMap | None:
@@ -134,19 +148,12 @@ def level_map(artifact: Artifact) -> HeatMap | None:
     )
 
 
-def reconstructions(
-    bench: Bench, outputs: Mapping[str, Images], assets: Assets
-) -> list[tuple[str, str]]:
+def reconstructions(done: Evaluation, assets: Assets) -> list[tuple[str, str]]:
     """Contexts of bench items and their round trips, categories in turn."""
-    queues = [[int(i) for i in bench.where(name)] for name in bench.categories]
-    longest = max(len(queue) for queue in queues)
-    order = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-    seen: set[bytes] = set()
-    shown: list[tuple[str, str]] = []
-    for i in order:
-        pixels = bench.context[i].tobytes()
-        if pixels not in seen and len(shown) < SHOWN:
-            seen.add(pixels)
-            pair = assets.image(bench.context[i], 144), assets.image(outputs["codec"][i], 144)
-            shown.append(pair)
-    return shown
+    bench, shown = done.bench, dict[bytes, int]()
+    for i in in_turn(bench.where(name).tolist() for name in bench.categories):
+        shown.setdefault(bench.context[i].tobytes(), i)
+    return [
+        (assets.image(bench.context[i], 144), assets.image(done.outputs["codec"][i], 144))
+        for i in list(shown.values())[:SHOWN]
+    ]

@@ -1,40 +1,33 @@
 """The verdict in words: for the run page, the log and the model card."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kontext.evaluate.report.builder import templates
-from kontext.evaluate.score import Goal, Scores
-
-
-def with_unit(value: float, unit: str) -> str:
-    """A number with its unit: rates (0-1) as percent, nan as "not measured"."""
-    if math.isnan(value):
-        return "not measured"
-    if unit == "%":
-        return f"{100 * value:.0f} %"
-    return f"{value:.2f}×" if unit == "×" else f"{value:.2f} {unit}"
+from kontext.evaluate.report.builder import number, templates
+from kontext.evaluate.score import Scores
 
 
 def goal_rows(scores: Scores) -> list[dict[str, Any]]:
     """One row per goal, for a table: goal, figure, interval, n and verdict as text."""
-    return [_goal_row(goal) for goal in scores.goals]
-
-
-def _goal_row(goal: Goal) -> dict[str, Any]:
-    measured = goal.measured
-    interval = "–".join(with_unit(v, goal.unit) for v in (measured.low, measured.high))
-    return {
-        "goal": goal.title,
-        "wanted": f"{goal.sense} {with_unit(goal.goal, goal.unit)}",
-        "measured": with_unit(measured.value, goal.unit),
-        "interval": interval if measured.n else "",
-        "n": measured.n,
-        "verdict": "reached" if goal.reached else "not reached",
-    }
+    rows = []
+    for goal in scores.goals:
+        found = goal.measured
+        value, low, high = (
+            number(v, goal.unit, "not measured") for v in (found.value, found.low, found.high)
+        )
+        rows.append(
+            {
+                "goal": goal.title,
+                "wanted": f"{goal.sense} {number(goal.goal, goal.unit)}",
+                "measured": value,
+                "interval": f"{low}–{high}" if found.n else "",
+                "n": found.n,
+                "verdict": "reached" if goal.reached else "not reached",
+            }
+        )
+    return rows
 
 
 def verdict_markdown(scores: Scores, page: Path) -> str:

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def test_choice_is_the_same_whatever_the_input_order() -> None:
 def test_clusters_take_turns() -> None:
     found = candidates(50, "big") + candidates(3, "small", start=100)
     bench = build(found, IMAGES.__getitem__, config(6))
-    assert bench.clusters.count("small") == 3 and bench.clusters.count("big") == 3
+    assert Counter(item.cluster for item in bench.items) == {"small": 3, "big": 3}
 
 
 def test_unchanged_pairs_are_excluded_and_counted() -> None:
