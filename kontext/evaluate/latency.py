@@ -2,10 +2,11 @@
 
 import os
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -30,27 +31,19 @@ class Timing:
     nfe: int = 0
 
 
-def measure(
-    name: str,
-    title: str,
-    work: Callable[[], object],
-    nfe: int = 0,
-    *,
-    runs: int = RUNS,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
-    """Time `work` after a warm-up. On a GPU each run waits for the device."""
+def measure(name: str, title: str, work: Callable[[], object], nfe: int = 0) -> Timing:
+    """Time RUNS runs of `work` after a warm-up. On a GPU each run waits for the device."""
     for _ in range(WARM_UP):
         work()
     taken = []
-    for _ in range(runs):
+    for _ in range(RUNS):
         _wait()
-        started = clock()
+        started = perf_counter()
         work()
         _wait()
-        taken.append(1000 * (clock() - started))
+        taken.append(1000 * (perf_counter() - started))
     median, p90 = np.percentile(taken, [50, 90])
-    return Timing(name, title, round(float(median), 3), round(float(p90), 3), runs, nfe)
+    return Timing(name, title, round(float(median), 3), round(float(p90), 3), RUNS, nfe)
 
 
 def _wait() -> None:
@@ -66,25 +59,16 @@ def measure_edit(models: TrainedModels, bench: Bench) -> dict[str, Any]:
     jobs = student.prepare([edit])
     latents = student.denoise(jobs, one)
     few, many = student.settings.steps, teacher.settings.steps
+    fast, slow = (partial(editor.denoise, jobs, own) for editor in (student, teacher))
     evaluations = many * (2 if teacher.guidance(own).text != 1.0 else 1)
     text, length = [item.instruction], student.settings.text_length
     parts = [
         measure("text_encode", "text encoding", lambda: student.text.encode(text, length)),
         measure("context_encode", "context encoding", lambda: student.prepare([edit])),
-        measure(
-            "student",
-            f"denoising, student, {few} steps",
-            lambda: student.denoise(jobs, own),
-            few,
-        ),
+        measure("student", f"denoising, student, {few} steps", fast, few),
         measure("decode", "decoding", lambda: student.finish(jobs, latents, own)),
         measure("step", "one denoising step", lambda: student.denoise(jobs, one), 1),
-        measure(
-            "teacher",
-            f"denoising, teacher, {many} steps",
-            lambda: teacher.denoise(jobs, own),
-            evaluations,
-        ),
+        measure("teacher", f"denoising, teacher, {many} steps", slow, evaluations),
     ]
     by_name = {part.name: part.median_ms for part in parts}
     fixed = by_name["text_encode"] + by_name["context_encode"] + by_name["decode"]

@@ -16,7 +16,7 @@ from kontext.engine.stage import StageContext
 from kontext.evaluate.pixels import Images
 from kontext.models.autoencoder.network import load_autoencoder
 from kontext.models.flux.transformer import load_transformer
-from kontext.models.text.encoders import TextEncoder, load_text_encoder
+from kontext.models.text.encoders import load_text_encoder
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
@@ -88,16 +88,6 @@ class TrainedModels:
             config.seed,
         )
 
-    @property
-    def text(self) -> TextEncoder:
-        """The text encoder of both."""
-        return self.student.text
-
-    @property
-    def device(self) -> torch.device:
-        """Where they compute."""
-        return self.student.device
-
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back."""
         codec = self.student.codec
@@ -113,39 +103,28 @@ class TrainedModels:
 
         return self._batched(len(target), one)
 
-    def student_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """Edit in the student's few steps, without guidance."""
-        return self._edit(self.student, [[image] for image in context], instructions, ids)
-
-    def student_decoded(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """The student's edit as the autoencoder decodes it, before `kontext.edit.detail`."""
-        images = [[image] for image in context]
-        return self._edit(self.student, images, instructions, ids, keep_detail=False)
-
-    def teacher_edit(self, context: Images, instructions: list[str], ids: list[str]) -> Images:
-        """Edit with the teacher at the recipe's steps and guidance."""
-        return self._edit(self.teacher, [[image] for image in context], instructions, ids)
-
-    def teacher_text_to_image(
-        self, side: tuple[int, int], captions: list[str], ids: list[str]
-    ) -> Images:
-        """Text-to-image with the teacher: no context. `side` is (height, width) in pixels."""
-        return self._edit(self.teacher, [[] for _ in ids], captions, ids, size=(side[1], side[0]))
-
     def edit_of(self, images: Sequence[Images], instruction: str, pair_id: str) -> Edit:
         """An item's edit: `kontext edit` with the bench's seed, but for the stream of its noise."""
         return Edit(images, instruction, self.seed, stream=noise_stream(pair_id))
 
-    def _edit(
+    def edit(
         self,
         editor: Editor,
-        images: Sequence[Sequence[Images]],
+        contexts: Sequence[Sequence[Images]],
         texts: Sequence[str],
         ids: Sequence[str],
         size: Size | None = None,
         keep_detail: bool | None = None,
     ) -> Images:
-        edits = [self.edit_of(*item) for item in zip(images, texts, ids, strict=True)]
+        """Edit with the student or the teacher, at its own steps and guidance.
+
+        Args:
+            contexts: each edit's images; none where words alone are drawn.
+            size: (width, height) in pixels; None: the context's.
+            keep_detail: False: as the autoencoder decodes it, before `kontext.edit.detail`; None:
+                as the editor's settings say.
+        """
+        edits = [self.edit_of(*item) for item in zip(contexts, texts, ids, strict=True)]
         options = Options(keep_detail=keep_detail, any_text=True)
         return self._batched(
             len(edits), lambda rows: editor.edit_many(edits[rows], options, batch=BATCH, size=size)

@@ -36,11 +36,16 @@ def psnr(a: Images, b: Images) -> Values:
     return np.asarray(np.minimum(value, PSNR_CAP))
 
 
-def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Values:
-    """1 - cosine of row vectors [N, D], in 0-2. A zero vector is at distance 1 from everything."""
+def row_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> Values:
+    """Cosine per row [N] of vectors [N, D]; nan where one is zero: no move, no direction."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    dot = (x * y).sum(axis=1)
-    cosine = np.divide(dot, scale, out=np.zeros(len(x)), where=scale > 0)
+    out = np.full(len(x), np.nan)
+    return np.asarray(np.divide((x * y).sum(axis=1), scale, out=out, where=scale > 0))
+
+
+def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Values:
+    """1 - cosine of row vectors [N, D], in 0-2. A zero vector is at distance 1 from everything."""
+    distance = np.clip(1.0 - np.nan_to_num(row_cosine(a, b)), 0.0, 2.0)
     # rounding must not put an image at a negative distance from itself
-    return np.asarray(np.where((x == y).all(axis=1), 0.0, np.clip(1.0 - cosine, 0.0, 2.0)))
+    return np.asarray(np.where((a == b).all(axis=1), 0.0, distance))

@@ -1,18 +1,13 @@
 """Who is scored: the student, the teacher, and reference editors that show what a figure means."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
-
-if TYPE_CHECKING:
-    from kontext.evaluate.models import TrainedModels
 
 
 @dataclass(frozen=True)
@@ -59,14 +54,16 @@ def run_editors(bench: Bench, models: TrainedModels, seed: int) -> dict[str, Ima
     instructions = [item.instruction for item in bench.items]
     captions = [item.target_caption for item in bench.items]
     ids = [item.pair_id for item in bench.items]
-    side = (bench.target.shape[1], bench.target.shape[2])
+    contexts = [[image] for image in bench.context]
+    height, width = bench.target.shape[1:3]
+    student, teacher = models.student, models.teacher
     outputs = {
-        "student": models.student_edit(bench.context, instructions, ids),
-        "teacher": models.teacher_edit(bench.context, instructions, ids),
-        "student_decoded": models.student_decoded(bench.context, instructions, ids),
+        "student": models.edit(student, contexts, instructions, ids),
+        "teacher": models.edit(teacher, contexts, instructions, ids),
+        "student_decoded": models.edit(student, contexts, instructions, ids, keep_detail=False),
         "codec_target": models.ceiling(bench.target, bench.context),
         "codec": models.round_trip(bench.context),
-        "prompt_only": models.teacher_text_to_image(side, captions, ids),
+        "prompt_only": models.edit(teacher, [[] for _ in ids], captions, ids, (width, height)),
         "random": other_targets(bench, seed),
         "identity": bench.context,
         "oracle": bench.target,

@@ -17,7 +17,8 @@ from kontext.evaluate.report.charts import drawable
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
-from kontext.evaluate.scoring import prepare, small_clip
+from kontext.evaluate.scoring import prepare
+from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.models.precision import compute_dtype
 from kontext.stages import STAGES
@@ -65,12 +66,13 @@ def run(ctx: StageContext) -> None:
     models = TrainedModels.load(ctx, config)
     _check_numerics(ctx, config, bench, models)
     outputs = _edit(ctx, config, bench, models)
-    features = load_features(device=models.device)
-    clip = small_clip(ctx.inputs["screen"], features, models.text, models.device)
+    text, device = models.student.text, models.student.device
+    features = load_features(device=device)
+    clip = load_scorer(ctx.inputs["screen"], features, text, device)
     held_out = autoencoder_scores(
         bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters, config
     )
-    scores = score(bench, prepare(bench, outputs, features, clip, models.device), held_out, config)
+    scores = score(bench, prepare(bench, outputs, features, clip, device), held_out, config)
     done = Evaluation(bench, scores, outputs, measure_edit(models, bench), features.digest)
     ctx.output.add_table("items.parquet", items_table(bench, scores))
     ctx.output.add_json("scores.json", scores_json(bench, scores, config))
@@ -90,11 +92,11 @@ def _check_numerics(
     side = bench.context.shape[1:3]
     model, length = models.student.model, models.student.settings.text_length
     factor = 2 * model.autoencoder.factor
-    products = compute_dtype("auto", models.device)
+    products = compute_dtype("auto", models.student.device)
     tokens = (side[0] // factor) * (side[1] // factor)
     ledger = {
-        **encoded_ledger(ctx, model.autoencoder, products, models.text.digest, length),
-        **transformer_ledger(model.transformer, tokens, products, models.device),
+        **encoded_ledger(ctx, model.autoencoder, products, models.student.text.digest, length),
+        **transformer_ledger(model.transformer, tokens, products, models.student.device),
     }
     check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)

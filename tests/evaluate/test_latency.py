@@ -1,13 +1,18 @@
 import itertools
 
+import pytest
+
+from kontext.evaluate import latency
 from kontext.evaluate.latency import WARM_UP, measure
 
 
-def test_median_and_p90_of_warm_runs_only() -> None:
+def test_median_and_p90_of_warm_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = [9.0, 1.0, 2.0, 3.0, 4.0]  # seconds of the five timed runs, in any order
     ticks = itertools.accumulate(itertools.chain.from_iterable((100.0, d) for d in durations))
     calls: list[int] = []
-    timing = measure("x", "X", lambda: calls.append(1), 7, runs=5, clock=lambda: next(ticks))
+    monkeypatch.setattr(latency, "RUNS", 5)
+    monkeypatch.setattr(latency, "perf_counter", lambda: next(ticks))
+    timing = measure("x", "X", lambda: calls.append(1), 7)
     assert len(calls) == WARM_UP + 5
     assert timing.median_ms == 3000.0
     assert timing.p90_ms == 7000.0  # linear between 4 s and 9 s

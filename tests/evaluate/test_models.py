@@ -1,5 +1,6 @@
 """What is scored is the editor that users run; tests/stages/test_publish.py compares bytes."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,30 @@ def pictures(count: int) -> np.ndarray:
     return drawn.repeat(SIDE // 8, 1).repeat(SIDE // 8, 2)
 
 
+def alone(count: int) -> list[list[np.ndarray]]:
+    """Each picture as the only context of an edit."""
+    return [[picture] for picture in pictures(count)]
+
+
 def test_a_batch_gives_each_item_the_edit_that_it_has_alone(models: TrainedModels) -> None:
-    images, ids = pictures(3), ["a" * 64, "b" * 64, "c" * 64]
+    images, ids = alone(3), ["a" * 64, "b" * 64, "c" * 64]
     texts = ["make it red", "a longer instruction for another picture", "make it red"]
-    for edit in (models.student_edit, models.teacher_edit, models.student_decoded):
+    student, teacher = (partial(models.edit, e) for e in (models.student, models.teacher))
+    decoded = partial(student, keep_detail=False)
+    for edit in (student, teacher, decoded):
         together = edit(images, texts, ids)
         for row in range(3):
             one = slice(row, row + 1)
-            alone = edit(images[one], texts[one], ids[one])
-            assert np.abs(together[one].astype(int) - alone).max() <= 1
-    assert not np.array_equal(models.student_decoded(images, texts, ids), together * 0)
+            single = edit(images[one], texts[one], ids[one])
+            assert np.abs(together[one].astype(int) - single).max() <= 1
+    assert not np.array_equal(decoded(images, texts, ids), together * 0)
 
 
 def test_a_fault_in_the_users_path_shows_in_what_is_scored(
     models: TrainedModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: Any = (pictures(1), ["make it red"], [FIRST])
-    right = models.student_edit(*arguments)
+    arguments: Any = (models.student, alone(1), ["make it red"], [FIRST])
+    right = models.edit(*arguments)
     real = editor.fit
 
     def fit(image: np.ndarray, *more: Any) -> tuple[np.ndarray, Frame]:
@@ -54,7 +62,7 @@ def test_a_fault_in_the_users_path_shows_in_what_is_scored(
         return canvas[:, ::-1].copy(), frame
 
     monkeypatch.setattr(editor, "fit", fit)
-    assert not np.array_equal(models.student_edit(*arguments), right)
+    assert not np.array_equal(models.edit(*arguments), right)
 
 
 def test_references_go_through_the_same_autoencoder(models: TrainedModels) -> None:
@@ -64,19 +72,21 @@ def test_references_go_through_the_same_autoencoder(models: TrainedModels) -> No
     ceiling = models.ceiling(other, images)
     encoded = codec.encode(images)
     assert np.array_equal(ceiling, codec.decode(codec.encode(other), images, encoded))
-    drawn = models.teacher_text_to_image((SIDE, SIDE), ["a cat", "a dog"], ["a" * 64, "b" * 64])
+    drawn = models.edit(
+        models.teacher, [[], []], ["a cat", "a dog"], ["a" * 64, "b" * 64], (SIDE, SIDE)
+    )
     assert drawn.shape == images.shape
 
 
 def test_long_instructions_are_cut_as_training_cuts_them(models: TrainedModels) -> None:
     words = " ".join(["red"] * 40)
-    edited = models.student_edit(pictures(1), [words], [FIRST])
-    assert np.array_equal(edited, models.student_edit(pictures(1), [f"{words} blue"], [FIRST]))
+    edited = models.edit(models.student, alone(1), [words], [FIRST])
+    assert np.array_equal(edited, models.edit(models.student, alone(1), [f"{words} blue"], [FIRST]))
 
 
 def test_batches_are_counted(models: TrainedModels, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr("kontext.evaluate.models.BATCH", 2)
     monkeypatch.setattr(models, "progress", seen.append)
-    models.student_edit(pictures(3), ["x"] * 3, ["a" * 64] * 3)
+    models.edit(models.student, alone(3), ["x"] * 3, ["a" * 64] * 3)
     assert seen == [2, 1]

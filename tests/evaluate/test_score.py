@@ -33,6 +33,8 @@ def bench(n: int = 6) -> Bench:
 class Copying:
     """Stands in for trained weights: a student that is right, a teacher that does nothing."""
 
+    student, teacher = "student", "teacher"
+
     def __init__(self, made: Bench) -> None:
         self.made = made
 
@@ -42,20 +44,22 @@ class Copying:
     def ceiling(self, target: np.ndarray, context: np.ndarray) -> np.ndarray:
         return self.round_trip(target)
 
-    def student_decoded(self, context: np.ndarray, texts: list[str], ids: list[str]) -> np.ndarray:
-        return self.round_trip(self.made.target)
-
-    def student_edit(self, context: np.ndarray, texts: list[str], ids: list[str]) -> np.ndarray:
-        return self.made.target.copy()
-
-    def teacher_edit(self, context: np.ndarray, texts: list[str], ids: list[str]) -> np.ndarray:
-        return context.copy()
-
-    def teacher_text_to_image(
-        self, side: tuple[int, int], captions: list[str], ids: list[str]
+    def edit(
+        self,
+        editor: str,
+        contexts: list[list[np.ndarray]],
+        texts: list[str],
+        ids: list[str],
+        size: tuple[int, int] | None = None,
+        keep_detail: bool | None = None,
     ) -> np.ndarray:
-        assert captions == [item.target_caption for item in self.made.items]
-        return np.zeros((len(ids), *side, 3), np.uint8)
+        if size is not None:
+            assert texts == [item.target_caption for item in self.made.items]
+            return np.zeros((len(ids), size[1], size[0], 3), np.uint8)
+        if editor == self.teacher:
+            return np.concatenate(contexts)
+        done = self.made.target.copy()
+        return self.round_trip(done) if keep_detail is False else done
 
 
 def scorings(made: Bench) -> dict[str, Scoring]:

@@ -117,7 +117,8 @@ def test_an_item_of_the_bench_is_edited_as_kontext_edit_does_it(
     assert made.exit_code == 0, made.output
     ctx = harness.context("evaluate", harness.store.writer("evaluate", "models"))
     models = TrainedModels.load(ctx, harness.recipe.evaluate)
-    edit = models.student_edit if who == "model" else models.teacher_edit
-    scored = edit(image[None], ["make it red"], ["0" * 64])  # of the noise that the CLI takes
+    editor = models.student if who == "model" else models.teacher
+    noise = "0" * 64  # an id whose noise is the one that the CLI takes
+    scored = models.edit(editor, [[image]], ["make it red"], [noise])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), scored[0])
     assert not np.array_equal(scored[0], image)

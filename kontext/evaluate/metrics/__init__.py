@@ -22,15 +22,9 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def module_of(name: str) -> str:
-    """The module that defines a metric. Raises KeyError for an unknown one."""
-    measure = METRICS[name]
-    return next(module.__name__ for module in _modules() if measure in module.METRICS)
-
-
 def modules_named(_: EvaluateConfig) -> list[str]:
     """Modules of the metrics that the section asks for: all there are."""
     return [module.__name__ for module in _modules()]
 
 
-__all__ = ["METRICS", "Measured", "Metric", "Scoring", "module_of", "modules_named"]
+__all__ = ["METRICS", "Measured", "Metric", "Scoring", "modules_named"]

@@ -66,8 +66,8 @@ class Metric:
     name: str
     title: str
     unit: str  # "", "%", "dB", "x"
-    better: Literal["higher", "lower"]
-    # doing nothing must score worst in "edit", best in "preservation"
-    judges: Literal["edit", "preservation"]
     definition: str
     measure: Callable[[Scoring], Measured | None]
+    better: Literal["higher", "lower"] = "higher"
+    # doing nothing must score worst in "edit", best in "preservation"
+    judges: Literal["edit", "preservation"] = "edit"

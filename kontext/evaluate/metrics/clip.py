@@ -1,21 +1,9 @@
 """Image-text agreement in the small CLIP that the screen stage trained (this domain only)."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
-from kontext.evaluate.pixels import Values
-
-Vectors = NDArray[np.float32]
-
-
-def row_cosine(a: Vectors, b: Vectors) -> Values:
-    """Cosine per row [N]; nan where a vector is zero: no move, no direction."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    out = np.full(len(x), np.nan)
-    np.divide((x * y).sum(axis=1), scale, out=out, where=scale > 0)
-    return out
+from kontext.evaluate.pixels import row_cosine
 
 
 def clip_text(scoring: Scoring) -> Measured | None:
@@ -42,8 +30,6 @@ METRICS = (
         "clip_text",
         "CLIP image-text",
         "",
-        "higher",
-        "edit",
         "cosine of the output and the target's caption in the screen stage's small CLIP",
         clip_text,
     ),
@@ -51,8 +37,6 @@ METRICS = (
         "clip_direction",
         "CLIP direction",
         "",
-        "higher",
-        "edit",
         "cosine of the move from context to output and the move from context caption to target "
         "caption",
         clip_direction,
