@@ -24,7 +24,7 @@ from kontext.data.sources.base import SourceItem
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Outcome, decision, run_key, subject_hmac
+from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
 
@@ -131,15 +131,15 @@ def _ingest_one(
     hit = result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
     if hit or decoded is not None:
         rows["decisions"].append(
-            decision(
-                subject_kind="image",
-                subject=subject,
-                check=Check.HASH_GATE,
-                provider=result.provider,
-                outcome=result.outcome,
-                reason=result.reason,
-                policy_version=POLICY,
-            )
+            Decision(
+                "image",
+                subject,
+                Check.HASH_GATE,
+                result.provider,
+                result.outcome,
+                result.reason,
+                POLICY,
+            )._asdict()
         )
     if hit:
         # neither name nor detail: a hit leaves nothing that points back at it

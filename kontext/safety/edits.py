@@ -1,28 +1,18 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import numpy as np
 
 from kontext.errors import SafetyRefusal
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.classifiers.base import Pixels, Scores, score_images
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.ncii import pair_reasons
-from kontext.safety.policy import ImageRisk, Policy
+from kontext.safety.policy import Policy
 from kontext.safety.text import check_text
 from schemas.risks import risks
 
 CHANGES_RESULTS = False  # checks what users edit; no stage does
-
-
-class _Passed(NamedTuple):
-    """Scores in [0, 1] that the pair rule needs of an image that passed alone."""
-
-    exposure: float
-    person: float
 
 
 class EditScreening:
@@ -40,7 +30,7 @@ class EditScreening:
     def __init__(self, policy: Policy, gate: HashGate | None = None) -> None:
         """Screen by `policy` and the hash lists of `gate`; None: the canary bank only."""
         self._policy, self._gate = policy, gate or HashGate()
-        self._inputs: list[_Passed] = []
+        self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
 
     def check_instruction(self, instruction: str) -> None:
         """Check an instruction with the text rules.
@@ -87,31 +77,27 @@ class EditScreening:
         if pair is not None:
             raise self._refusal(pair)
 
-    def _look(self, image: Pixels, data: bytes = b"") -> _Passed:
+    def _look(self, image: Pixels, data: bytes = b"") -> tuple[float, float]:
+        """Exposure and person score [0, 1] of an image that passes alone: the pair rule needs them.
+
+        Raises:
+            SafetyRefusal: it does not pass.
+        """
         unmatchable = self.match_hashes(image, data) is Outcome.UNMATCHABLE
-        risk = _risk(self._policy, image)
+        scores: Scores = {}
+        for name in self._policy.classifiers:
+            scores |= score_images(load_classifier(name, threads=2), [image])
+        risk = self._policy.risk(scores)
         for name, (value,) in risk.scores.items():
             if np.isnan(value):
                 raise self._refusal(Reason.CLASSIFIER_ERROR)
             if value > self._policy.limit(risks()[name].column, unmatchable):
                 raise self._refusal(name)
-        return _Passed(float(risk.exposure[0]), float(risk.person[0]))
+        return float(risk.exposure[0]), float(risk.person[0])
 
     def _refusal(self, reason: str) -> SafetyRefusal:
         line = risks()[reason].refusal if reason in risks() else _LINES[reason]
         return SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
-
-
-def _risk(policy: Policy, image: Pixels) -> ImageRisk:
-    scores: Scores = {}
-    for name in policy.classifiers:
-        scores |= score_images(_classifier(name), [image])
-    return policy.risk(scores)
-
-
-@lru_cache(maxsize=8)
-def _classifier(name: str) -> ImageClassifier:
-    return load_classifier(name, threads=2)
 
 
 _LINES: dict[str, str] = {

@@ -20,7 +20,7 @@ import csv
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -185,7 +185,7 @@ def load_hash_list(path: Path) -> HashList:
         raise GateError(f"hash list {path.name}: the header's date is not YYYY-MM-DD") from None
     loaded = HashList(header["provider"], header["version"], date)
     for line, kind, value in entries:
-        _add(loaded, kind, value, f"hash list {path.name} line {line}")
+        _add(loaded, kind.lower(), value, f"hash list {path.name} line {line}")
     if not len(loaded):
         raise GateError(f"hash list {path.name} has no entries")
     return loaded
@@ -207,28 +207,24 @@ def _add(target: HashList, kind: str, value: str, where: str) -> None:
         target.exact.setdefault(kind, set()).add(entry)
 
 
-_Parsed = tuple[dict[str, str], Iterator[tuple[int, str, str]]]
+_Parsed = tuple[dict[str, str], list[tuple[int, str, str]]]
 
 
 def _read_csv(name: str, lines: list[str]) -> _Parsed:
     header: dict[str, str] = {}
-    body: list[tuple[int, str]] = []
+    body: list[tuple[int, list[str]]] = []
     for number, line in enumerate(lines, 1):
         if line.startswith("#"):
             key, _, value = line[1:].partition(":")
             header[key.strip().lower()] = value.strip()
         elif line.strip():
-            body.append((number, line))
-    if not body or [cell.strip() for cell in body[0][1].split(",")][:2] != ["type", "value"]:
+            body.append((number, [cell.strip() for cell in next(csv.reader([line]))]))
+    if not body or body[0][1][:2] != ["type", "value"]:
         raise GateError(f"hash list {name}: the first row must be 'type,value'")
-
-    def entries() -> Iterator[tuple[int, str, str]]:
-        for (number, _), row in zip(body[1:], csv.reader(b for _, b in body[1:]), strict=True):
-            if len(row) < 2:
-                raise GateError(f"hash list {name} line {number}: two columns are needed")
-            yield number, row[0].strip().lower(), row[1].strip().lower()
-
-    return header, entries()
+    for number, row in body:
+        if len(row) < 2:
+            raise GateError(f"hash list {name} line {number}: two columns are needed")
+    return header, [(number, kind, value) for number, (kind, value, *_) in body[1:]]
 
 
 def _read_jsonl(name: str, lines: list[str]) -> _Parsed:
@@ -242,13 +238,8 @@ def _read_jsonl(name: str, lines: list[str]) -> _Parsed:
             row = None
         if not isinstance(row, dict):
             raise GateError(f"hash list {name} line {number}: not a JSON object") from None
-        rows.append((number, {str(key): str(value) for key, value in row.items()}))
+        if rows and not {"type", "value"} <= row.keys():
+            raise GateError(f"hash list {name} line {number}: type and value are needed")
+        rows.append((number, {key: str(value) for key, value in row.items()}))
     header = rows[0][1] if rows else {}
-
-    def entries() -> Iterator[tuple[int, str, str]]:
-        for number, row in rows[1:]:
-            if "type" not in row or "value" not in row:
-                raise GateError(f"hash list {name} line {number}: type and value are needed")
-            yield number, row["type"].strip().lower(), row["value"].strip().lower()
-
-    return header, entries()
+    return header, [(number, row["type"].strip(), row["value"].strip()) for number, row in rows[1:]]

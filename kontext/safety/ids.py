@@ -3,10 +3,11 @@
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from kontext.errors import GateError
 
@@ -70,13 +71,10 @@ def run_key(home: Path) -> bytes:
             pass
         finally:
             draft.unlink()
-    try:
-        key = bytes.fromhex(path.read_text().strip())
-    except ValueError as error:
-        raise GateError(f"{path} is not a safety key (64 hex characters)") from error
-    if len(key) != 32:
+    key = path.read_text(errors="replace").strip()
+    if not re.fullmatch("[0-9a-fA-F]{64}", key):
         raise GateError(f"{path} is not a safety key (64 hex characters)")
-    return key
+    return bytes.fromhex(key)
 
 
 def subject_hmac(subject_id: str, key: bytes) -> str:
@@ -84,27 +82,15 @@ def subject_hmac(subject_id: str, key: bytes) -> str:
     return hmac.new(key, subject_id.encode(), hashlib.sha256).hexdigest()
 
 
-def decision(
-    *,
-    subject_kind: str,
-    subject: str,
-    check: Check,
-    provider: str,
-    outcome: Outcome,
-    reason: Reason | str,
-    policy_version: str,
-    score: float = NO_SCORE,
-    threshold: float = NO_SCORE,
-) -> dict[str, Any]:
-    """One row of the DECISIONS table. `subject` is already an HMAC."""
-    return {
-        "subject_kind": subject_kind,
-        "subject_hmac": subject,
-        "check": str(check),
-        "provider": provider,
-        "score": score,
-        "threshold": threshold,
-        "outcome": str(outcome),
-        "reason": str(reason),
-        "policy_version": policy_version,
-    }
+class Decision(NamedTuple):
+    """One row of the DECISIONS table. `score` and `threshold` may have nothing to say."""
+
+    subject_kind: str
+    subject_hmac: str
+    check: Check
+    provider: str
+    outcome: Outcome
+    reason: Reason | str  # empty for PASS
+    policy_version: str
+    score: float = NO_SCORE
+    threshold: float = NO_SCORE

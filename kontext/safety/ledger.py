@@ -103,14 +103,11 @@ class Ledger:
                 table = read_parquet(self._objects.get(segment.key))
             except ObjectNotFound:
                 problems.append(f"segment {segment.seq}: {segment.key} is missing")
-                previous = segment.last_hash
-                continue
             except pa.ArrowException as error:
                 problems.append(f"segment {segment.seq}: unreadable ({type(error).__name__})")
-                previous = segment.last_hash
-                continue
-            problems += _check(segment, table, previous)
-            rows += table.num_rows
+            else:
+                problems += _check(segment, table, previous)
+                rows += table.num_rows
             previous = segment.last_hash
         return ChainReport(len(segments), rows, tuple(problems))
 

@@ -1,7 +1,6 @@
 """Safety policies: versioned files of classifiers and limits."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -152,19 +151,8 @@ def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:
     return policy.classifiers
 
 
-class FilterHealth(NamedTuple):
-    """How one filter behaved on a run."""
-
-    name: str
-    items: int
-    pass_rate: float
-    std: float
-
-
-def filter_health(
-    name: str, values: NDArray[np.floating], passed: NDArray[np.bool_]
-) -> FilterHealth:
-    """Pass rate and spread of a filter's scores; an inert filter stops the run.
+def filter_health(name: str, values: NDArray[np.floating], passed: NDArray[np.bool_]) -> float:
+    """The pass rate of a filter; an inert one stops the run.
 
     Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
 
@@ -172,17 +160,10 @@ def filter_health(
         GateError: over at least 1,000 items the score never varies or nothing passes.
     """
     finite = values[np.isfinite(values)]
-    std = float(finite.std()) if len(finite) else 0.0
     rate = float(passed.mean()) if len(passed) else 1.0
     if len(values) >= INERT_FROM:
-        if std < 1e-7:
+        if not len(finite) or finite.std() < 1e-7:
             raise GateError(f"filter {name} is broken: its score is constant over {len(values)}")
         if rate == 0.0:
             raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
-    return FilterHealth(name, len(values), rate, std)
-
-
-def policy_json(policy: Policy) -> dict[str, object]:
-    """The policy as it is stored with a screening: the resolved file, word for word."""
-    found: dict[str, object] = json.loads(policy.model_dump_json())
-    return found
+    return rate

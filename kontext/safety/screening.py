@@ -3,7 +3,8 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import ImageClassifier, Pixels, score_images
-from kontext.safety.ids import Check, Outcome, Reason, decision, subject_hmac
+from kontext.safety.classifiers.base import Pixels, score_images
+from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
 from schemas.risks import risks
@@ -36,12 +37,12 @@ class ScoreChunk:
 
 def plan_scores(paths: Sequence[Path], classifiers: tuple[str, ...]) -> list[ScoreChunk]:
     """Chunks of at most 256 images over all pixels files."""
-    chunks = []
-    for path in paths:
-        rows = pq.read_metadata(path).num_rows
-        for start in range(0, rows, CHUNK):
-            chunks.append(ScoreChunk(path, start, min(start + CHUNK, rows), classifiers))
-    return chunks
+    return [
+        ScoreChunk(path, start, min(start + CHUNK, rows), classifiers)
+        for path in paths
+        for rows in [pq.read_metadata(path).num_rows]
+        for start in range(0, rows, CHUNK)
+    ]
 
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
@@ -53,17 +54,12 @@ def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     images = [_decode(png) for png in table["png"].to_pylist()]
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
     for name in chunk.classifiers:
-        for label, values in score_images(_classifier(name), images).items():
+        for label, values in score_images(load_classifier(name), images).items():
             columns["pixel_id"] += ids
             columns["classifier"] += [name] * len(ids)
             columns["label"] += [label] * len(ids)
             columns["score"] += values.tolist()
     return {"scores": pa.table(columns, schema=IMAGE_SCORES)}
-
-
-@lru_cache(maxsize=8)
-def _classifier(name: str) -> ImageClassifier:
-    return load_classifier(name, threads=1)
 
 
 def _decode(png: bytes) -> Pixels:
@@ -89,17 +85,12 @@ def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArra
 
 def text_reasons(rows: Iterable[Sequence[str]]) -> list[Reason | None]:
     """The strictest reason among several texts per pair; each distinct text is checked once."""
-    known: dict[str, Reason | None] = {"": None}
-    found = []
+    checked = cache(check_text)
+    strict = Reason.TEXT_MINOR_SEXUAL
+    found: list[Reason | None] = []
     for texts in rows:
-        reasons = []
-        for text in texts:
-            if text not in known:
-                known[text] = check_text(text)
-            if (reason := known[text]) is not None:
-                reasons.append(reason)
-        strict = Reason.TEXT_MINOR_SEXUAL
-        found.append(strict if strict in reasons else (reasons[0] if reasons else None))
+        reasons = [reason for text in texts if (reason := checked(text)) is not None]
+        found.append(strict if strict in reasons else next(iter(reasons), None))
     return found
 
 
@@ -110,7 +101,7 @@ def image_decisions(
     policy: Policy,
     versions: dict[str, str],
     key: bytes,
-) -> list[dict[str, Any]]:
+) -> list[Decision]:
     """One row per stopped image and risk, and one in fifty of the passes."""
     found = []
     for name in policy.risks:
@@ -120,15 +111,15 @@ def image_decisions(
             limit = policy.limit(column, bool(strict))
             outcome, reason = Outcome.PASS, ""
             if np.isnan(value):
-                outcome, reason = Outcome.ERROR, str(Reason.CLASSIFIER_ERROR)
+                outcome, reason = Outcome.ERROR, Reason.CLASSIFIER_ERROR
             elif value > limit:
                 outcome, reason = Outcome.DROP, name
             elif not sampled(pixel_id):
                 continue
             found.append(
-                decision(
+                Decision(
                     subject_kind="image",
-                    subject=subject_hmac(pixel_id, key),
+                    subject_hmac=subject_hmac(pixel_id, key),
                     check=Check.CLASSIFIER,
                     provider=versions[classifier],
                     outcome=outcome,
@@ -148,7 +139,7 @@ def pair_decisions(
     rises: NDArray[np.floating],
     policy: Policy,
     key: bytes,
-) -> list[dict[str, Any]]:
+) -> list[Decision]:
     """One row per pair that a text or pair rule stopped, and one in fifty of the passes."""
     found = []
     limit = policy.ncii.exposure_rise_max
@@ -162,9 +153,9 @@ def pair_decisions(
                 continue
             scored = check is Check.PAIR_RULE and not np.isnan(rise)
             found.append(
-                decision(
+                Decision(
                     subject_kind=kind,
-                    subject=subject,
+                    subject_hmac=subject,
                     check=check,
                     provider=provider,
                     outcome=Outcome.PASS if reason is None else Outcome.DROP,
@@ -182,8 +173,7 @@ def sampled(subject_id: str) -> bool:
     return int(subject_id[:8], 16) % PASS_SAMPLED_IN == 0
 
 
-def decisions_table(rows: list[dict[str, Any]]) -> pa.Table:
+def decisions_table(rows: Iterable[Decision]) -> pa.Table:
     """DECISIONS table, sorted so that it does not depend on the order of work."""
-    order = ("check", "provider", "outcome", "subject_hmac")
-    rows = sorted(rows, key=lambda row: tuple(row[name] for name in order))
-    return pa.Table.from_pylist(rows, schema=DECISIONS)
+    rows = sorted(rows, key=attrgetter("check", "provider", "outcome", "subject_hmac"))
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=DECISIONS)

@@ -25,6 +25,11 @@ _LEET = str.maketrans("0134578@$!|", "oieastbasil")
 _SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
+_REASONS = {  # of the rules, the strictest first
+    "undress": Reason.TEXT_UNDRESS,
+    "nudity": Reason.TEXT_NUDITY,
+    "sexual": Reason.TEXT_SEXUAL,
+}
 
 
 def fold(text: str) -> str:
@@ -62,11 +67,11 @@ def _unleet(word: str) -> str:
 @cache
 def _rules() -> dict[str, re.Pattern[str]]:
     """Rule name -> one pattern. Patterns are folded as the text is."""
-    found = {}
-    for name, patterns in _raw().items():
-        if name != "version":
-            found[name] = re.compile("|".join(f"(?:{fold(pattern)})" for pattern in patterns))
-    return found
+    return {
+        name: re.compile("|".join(f"(?:{fold(pattern)})" for pattern in patterns))
+        for name, patterns in _raw().items()
+        if name != "version"
+    }
 
 
 @cache
@@ -93,16 +98,9 @@ def check_text(text: str) -> Reason | None:
     hits: set[str] = set()
     for variant in dict.fromkeys(_variants(readable)):
         kept = " ".join(rules["allow"].sub(" ", variant).split())
-        hits |= {name for name in ("undress", "nudity", "sexual") if rules[name].search(kept)}
+        hits |= {name for name in _REASONS if rules[name].search(kept)}
         if rules["minor"].search(variant):
             hits.add("minor")
     if "minor" in hits and len(hits) > 1:
         return Reason.TEXT_MINOR_SEXUAL
-    for name, reason in (
-        ("undress", Reason.TEXT_UNDRESS),
-        ("nudity", Reason.TEXT_NUDITY),
-        ("sexual", Reason.TEXT_SEXUAL),
-    ):
-        if name in hits:
-            return reason
-    return None
+    return next((reason for name, reason in _REASONS.items() if name in hits), None)

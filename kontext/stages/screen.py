@@ -15,14 +15,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.ids import run_key
 from kontext.safety.pdq import MIN_QUALITY
-from kontext.safety.policy import (
-    ImageRisk,
-    Policy,
-    classifiers_for,
-    filter_health,
-    load_policy,
-    policy_json,
-)
+from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.safety.screening import (
     decisions_table,
     image_decisions,
@@ -92,7 +85,7 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_table("pair_scores.parquet", screened.scores)
     ctx.output.add_table("decisions.parquet", decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
-    ctx.output.add_json("policy.json", policy_json(policy))
+    ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
     for path in screened.trained.scorer.save(ctx.scratch):
         ctx.output.add_file(path.name, path)
     _check_filters(ctx, known, screened.scores, accepted)
@@ -112,8 +105,8 @@ def _check_filters(
         values = scores[name].to_numpy().astype(np.float64)
         if name in flat:
             values = np.append(values, [0.0, 1.0])
-        health = filter_health(name, values, ~np.array(hit, bool))
-        ctx.output.metric(f"pass_rate/{name}", round(health.pass_rate, 5))
+        rate = filter_health(name, values, ~np.array(hit, bool))
+        ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
 
 
 def _report(

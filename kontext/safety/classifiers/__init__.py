@@ -6,14 +6,17 @@ limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It ru
 asks for the risks. May import kontext.errors and schemas.
 """
 
+from functools import lru_cache
+
 from kontext.errors import GateError
 from kontext.safety.classifiers.base import ImageClassifier
 from schemas.discovery import plugins
 from schemas.sections.data import ScreenConfig
 
 
+@lru_cache(maxsize=8)
 def load_classifier(name: str, threads: int = 1) -> ImageClassifier:
-    """A classifier with `threads` intra-op threads.
+    """A classifier with `threads` intra-op threads, loaded once per process.
 
     Raises:
         GateError: unknown name, or its package is not installed.

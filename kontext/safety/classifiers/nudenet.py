@@ -84,11 +84,7 @@ def _pad_square(image: Pixels) -> Pixels:
     """Pad right and below with black, as NudeNet does."""
     height, width = image.shape[:2]
     side = max(height, width)
-    if height == width:
-        return image
-    square = np.zeros((side, side, 3), np.uint8)
-    square[:height, :width] = image
-    return square
+    return np.pad(image, ((0, side - height), (0, side - width), (0, 0)))
 
 
 load = NudeNet
