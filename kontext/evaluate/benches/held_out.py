@@ -158,15 +158,19 @@ def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchC
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    by_cluster: dict[str, list[BenchCandidate]] = {}
-    for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
-        by_cluster.setdefault(candidate.item.cluster, []).append(candidate)
-    return in_turn(by_cluster[name] for name in sorted(by_cluster, key=draw))
+    shuffled = sorted(candidates, key=lambda c: draw(c.item.pair_id))
+    return in_turn(shuffled, lambda c: c.item.cluster, draw)
 
 
-def in_turn(queues: Iterable[Iterable[T]]) -> list[T]:
-    """What all queues hold (never None), the queues taking turns."""
-    return [item for turn in zip_longest(*queues) for item in turn if item is not None]
+def in_turn(
+    items: Iterable[T], group: Callable[[T], str], order: Callable[[str], Any] | None = None
+) -> list[T]:
+    """Items (none is None) in their order, their groups taking turns in the order of `order`."""
+    queues: dict[str, list[T]] = {}
+    for item in items:
+        queues.setdefault(group(item), []).append(item)
+    turns = zip_longest(*(queues[name] for name in sorted(queues, key=order)))
+    return [item for turn in turns for item in turn if item is not None]
 
 
 def _item(row: PairRow, component: str) -> Item:

@@ -129,10 +129,9 @@ def _svg(figure, title: str, salt: str) -> str:  # type: ignore[no-untyped-def]
     text = text[text.index("<svg") :]
     for colour, css in _CSS.items():
         text = text.replace(colour, css)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\swidth="[^"]*pt"', "", text, count=1)
-    text = re.sub(r'\sheight="[^"]*pt"', "", text, count=1)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # a bare * rule would leak
+    text = re.sub(r'\s(width|height)="[^"]*pt"', "", text, count=2)
+    # style: a bare * rule would leak
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     # matplotlib measures with its own font, the browser draws with the page's
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)

@@ -1,7 +1,7 @@
 """The data card: sample pairs, what was kept and dropped and why, licences, splits."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from kontext.data.shards.read import PairRow, load_split
@@ -48,10 +48,8 @@ def samples(inputs: Inputs, assets: Assets) -> dict[str, list[tuple[str, str, st
 
 def spread(rows: Sequence[PairRow], count: int) -> list[PairRow]:
     """`count` rows in hash order, relations taking turns."""
-    queues: dict[str, list[PairRow]] = defaultdict(list)
-    for row in sorted(rows, key=lambda r: hashlib.sha256(f"shown:{r.pair_id}".encode()).digest()):
-        queues[row.relation].append(row)
-    return in_turn(queues[name] for name in sorted(queues))[:count]
+    drawn = sorted(rows, key=lambda r: hashlib.sha256(f"shown:{r.pair_id}".encode()).digest())
+    return in_turn(drawn, lambda row: row.relation)[:count]
 
 
 def tables(inputs: Inputs) -> list[TableBlock]:

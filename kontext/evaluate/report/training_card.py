@@ -12,7 +12,7 @@ from kontext.evaluate.report.charts import Curve, line_chart, smooth
 from kontext.evaluate.report.model import Chart, Evaluation, HeatMap
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
-from schemas.tables import RELATION_CLASSES
+from schemas.tables import CATEGORIES, RELATION_CLASSES
 
 SHOWN = 24  # reconstructions
 _LABELS = {"t2i": "text to image"}
@@ -23,9 +23,7 @@ def column(history: pa.Table, name: str) -> NDArray[np.float64]:
     """A history column with nan for missing values; all nan where there is no such column."""
     if name not in history.column_names:
         return np.full(history.num_rows, np.nan)
-    return np.array(
-        [np.nan if v is None else float(v) for v in history[name].to_pylist()], np.float64
-    )
+    return np.asarray(history[name].to_numpy(), np.float64)
 
 
 def curves(history: pa.Table, names: Mapping[str, str]) -> list[Curve]:
@@ -151,7 +149,8 @@ def level_map(artifact: Artifact) -> HeatMap | None:
 def reconstructions(done: Evaluation, assets: Assets) -> list[tuple[str, str]]:
     """Contexts of bench items and their round trips, categories in turn."""
     bench, shown = done.bench, dict[bytes, int]()
-    for i in in_turn(bench.where(name).tolist() for name in bench.categories):
+    order = CATEGORIES.index
+    for i in in_turn(range(len(bench)), lambda i: bench.items[i].category, order):
         shown.setdefault(bench.context[i].tobytes(), i)
     return [
         (assets.image(bench.context[i], 144), assets.image(done.outputs["codec"][i], 144))
