@@ -10,13 +10,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
-from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
@@ -81,9 +80,9 @@ def backfill(options: BackfillForm = BackfillForm()) -> Any:  # noqa: B008
     recipe = resolve_recipe(options.recipe, options.overrides)
     with get_client(sync_client=True) as client:
         todo = plan_partitions(client, options, recipe)
-        run = UUID(str(flow_run.get_id()))
-        run_partitions(client, options, recipe, todo, f"{run}:{flow_run.get_run_count() or 1}")
-    create_markdown_artifact(page_text(todo), BACKFILL_KEY, f"{recipe.shard.dataset}")
+        key = f"{flow_run.get_id()}:{flow_run.get_run_count() or 1}"
+        run_partitions(client, options, recipe, todo, key)
+    create_markdown_artifact(page_text(todo), BACKFILL_KEY, recipe.shard.dataset)
     return final_state(todo)
 
 
@@ -117,12 +116,11 @@ def plan_partitions(
 def last_run_failed(client: SyncPrefectClient, tag: str) -> bool:
     """Whether the newest run with this tag failed or crashed."""
     found = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
+        flow_run_filter=FlowRunFilter(tags={"all_": [tag]}),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
-    state = found[0].state if found else None
-    return state is not None and (state.is_failed() or state.is_crashed())
+    return bool(found) and found[0].state_type in (StateType.FAILED, StateType.CRASHED)
 
 
 def run_partitions(
@@ -134,36 +132,26 @@ def run_partitions(
 ) -> None:
     """Dispatch waiting partitions, `at_once` at a time, until all have ended."""
     log = get_run_logger()
-    waiting = [part for part in todo if part.state == "waiting"]
-    active: list[Partition] = []
-    while waiting or active:
-        while waiting and len(active) < options.at_once:
-            part = waiting.pop(0)
-            part.run = _dispatch(options, recipe, part, key)
-            part.state = "running"
-            log.info("partition %s: run '%s'", part.name, part.run.name)
-            active.append(part)
-        for part in list(active):
-            assert part.run is not None
+    left = [part for part in todo if part.state == "waiting"]
+    while left:
+        for part in left[: options.at_once]:
+            if part.run is None:
+                part.run = _dispatch(options, recipe, part, key)
+                log.info("partition %s: run '%s'", part.name, part.run.name)
             part.run = client.read_flow_run(part.run.id)
             state = part.run.state
             if state is not None and state.is_final():
                 part.state = "done" if state.is_completed() else str(state.name).lower()
-                active.remove(part)
-        if active:
+        left = [part for part in left if part.state == "waiting"]
+        if left:
             time.sleep(POLL_SECONDS)
 
 
 def _dispatch(options: BackfillForm, recipe: Recipe, part: Partition, key: str) -> FlowRun:
-    form = {
-        "recipe": str(options.recipe),
-        "overrides": part.overrides,
-        "until": str(options.until),
-        "store": options.store,
-    }
+    form = options.model_dump(include={"recipe", "until", "store"}, mode="json")
     run = run_deployment(
         deployment_name("pipeline"),
-        parameters={"options": form},
+        parameters={"options": {**form, "overrides": part.overrides}},
         tags=["kontext", str(options.recipe), partition_tag(recipe, part.name)],
         idempotency_key=f"{key}:{part.name}",
         timeout=0,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kontext.errors import ArtifactError
+from kontext.errors import ArtifactError, KontextError
+from tasks.workspace import open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
+    from flows.forms import PipelineForm, StageForm
     from kontext.engine.run import Engine
+
+# Prefect's filter of runs that are on their way
+ACTIVE = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
 
 
 def deployment_name(flow: str) -> str:
@@ -37,3 +42,15 @@ def dataset_label(engine: Engine) -> str:
 def run_name(recipe: str, what: str, dataset: str, digest: str, forced: bool = False) -> str:
     """Name of a run. A forced run gets a digest of its own when it starts."""
     return f"{recipe} · {what} · {dataset} · {'again' if forced else digest[:8]}"
+
+
+def planned_name(
+    form: PipelineForm | StageForm, what: str, stage: str, forced: bool = False
+) -> str:
+    """Name of a run before it starts. The digest of `stage` shows what it will make."""
+    try:
+        recipe = resolve_recipe(form.recipe, form.overrides)
+        engine = open_engine(recipe, places(form.store), versions=form.versions)
+        return run_name(form.recipe, what, dataset_label(engine), engine.digests()[stage], forced)
+    except KontextError:  # the run itself reports what is wrong with its parameters
+        return f"{form.recipe} · {what}"

@@ -1,9 +1,7 @@
 """The end-to-end flow: reuse what is done, dispatch the rest to the stage deployments."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
@@ -17,11 +15,11 @@ from prefect.states import Completed, Failed
 from flows.backoff import Backoff
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm, form_of_run
-from flows.names import dataset_label, dataset_tag, run_name
-from kontext.errors import ArtifactError, KontextError
+from flows.names import dataset_label, dataset_tag, planned_name
+from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from tasks.report import export_report, report_link
-from tasks.reporter import Log
+from tasks.request import planned_stages
 from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
@@ -31,11 +29,7 @@ from tasks.summary import (
     report_markdown,
     summary,
 )
-from tasks.workspace import Places, open_engine, places, resolve_recipe
-
-if TYPE_CHECKING:
-    from kontext.engine.run import Engine
-    from kontext.engine.stage import PlannedStage
+from tasks.workspace import open_engine, places, resolve_recipe
 
 POLL_SECONDS = 4.0  # the longest pause between two questions
 
@@ -43,43 +37,47 @@ POLL_SECONDS = 4.0  # the longest pause between two questions
 class PipelineRun:
     """One pass over the plan: a small scheduler that dispatches stages whose inputs are done."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        at: Places,
-        plan: list[PlannedStage],
-        options: dict[str, Any],
-        force: tuple[str, ...],
-        children: Children,
-        client: SyncPrefectClient,
-        log: Log,
-        title: str,
-    ) -> None:
-        self._engine = engine
-        self._at = at
-        self._options = options
-        self._force = force
-        self._children = children
-        self._client = client
-        self._log = log
+    def __init__(self, form: PipelineForm, title: str, client: SyncPrefectClient) -> None:
+        run = str(flow_run.get_id())
+        self._form = form
         self._title = title
+        self._client = client
+        self._log = get_run_logger()
+        at, recipe = places(form.store), resolve_recipe(form.recipe, form.overrides)
+        self._home = at.home
+        self._engine = open_engine(recipe, at, run, form.versions)
+        self._children = Children(
+            client,
+            UUID(run),
+            flow_run.get_run_count() or 1,
+            self._log,
+            tags=[dataset_tag(self._engine)],
+            dataset=lambda: dataset_label(self._engine),
+        )
+        only, start, until = (
+            "" if choice == "all" else str(choice) for choice in (form.only, form.start, form.until)
+        )
+        plan = planned_stages(self._engine, only, start, until, tuple(map(str, form.force)))
         self._waiting = [step.stage for step in plan if not step.reused]
         self._active: dict[str, FlowRun] = {}
         self._summary_id: UUID | None = None
         self._report = self._report_page = ""
-        planned = {step.stage: step for step in plan}
-        self.rows: dict[str, Row] = {}
-        for status in engine.status():
-            row = Row(status.stage, status.digest)
+        self.rows = self._first_rows({step.stage: step.why for step in plan})
+
+    def _first_rows(self, planned: dict[str, str]) -> dict[str, Row]:
+        """Every stage before anything has run; `planned` says why a stage is to be made."""
+        rows = {}
+        for status in self._engine.status():
+            row = rows[status.stage] = Row(status.stage, status.digest)
             if status.stage in self._waiting:
-                log.info("%s: to be made (%s)", status.stage, planned[status.stage].why)
+                self._log.info("%s: to be made (%s)", status.stage, planned[status.stage])
             elif status.state == "done":
                 self._use_artifact(row, "reused")
-                log.info("%s: reused (%s)", status.stage, status.digest)
+                self._log.info("%s: reused (%s)", status.stage, status.digest)
             else:
                 row.state = "stale" if status.state == "stale" else "skipped"
                 assert status.stage not in planned
-            self.rows[status.stage] = row
+        return rows
 
     @property
     def failed(self) -> list[Row]:
@@ -111,10 +109,12 @@ class PipelineRun:
 
     def _start(self, name: str) -> bool:
         self._waiting.remove(name)
-        digest = self._engine.digests()[name]  # an input that was forced has changed it
         row = self.rows[name]
-        row.digest = digest
-        options = {**self._options, "force": name in self._force}
+        row.digest = digest = self._engine.digests()[name]  # a forced input has changed it
+        options = self._form.model_dump(
+            include={"recipe", "overrides", "store", "versions"}, mode="json"
+        )
+        options["force"] = name in self._form.force
         child = self._children.start(
             name, digest, options, lambda: self._engine.artifacts.exists(name, digest)
         )
@@ -153,7 +153,7 @@ class PipelineRun:
             return
         artifact = self._engine.artifacts.open("evaluate", row.digest)
         try:
-            self._report = str(export_report(artifact, self._at.home))
+            self._report = str(export_report(artifact, self._home))
             self._report_page = report_link(row.digest)
         except ArtifactError as error:
             self._log.warning("no report: %s", error)
@@ -195,13 +195,7 @@ def _name() -> str:
     part = f" · only {form.only}" if form.only != "all" else ""
     part += f" · from {form.start}" if form.start != "all" else ""
     part += f" · until {form.until}" if form.until != "all" else ""
-    try:
-        recipe = resolve_recipe(form.recipe, form.overrides)
-        engine = open_engine(recipe, places(form.store), versions=form.versions)
-        digest = list(engine.digests().values())[-1]
-        return run_name(form.recipe, f"pipeline{part}", dataset_label(engine), digest)
-    except KontextError:  # the run itself reports what is wrong with its parameters
-        return f"{form.recipe} · pipeline{part}"
+    return planned_name(form, f"pipeline{part}", list(STAGES)[-1])
 
 
 @flow(
@@ -221,34 +215,5 @@ def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
 
 def run_plan(options: PipelineForm, title: str) -> State[Any]:
     """Plan and run. Must be called inside a flow run."""
-    log = get_run_logger()
-    at = places(options.store)
-    recipe = resolve_recipe(options.recipe, options.overrides)
-    engine = open_engine(recipe, at, str(flow_run.get_id()), options.versions)
-    force = tuple(str(name) for name in options.force)
-    plan = engine.plan(
-        only=None if options.only == "all" else str(options.only),
-        from_=None if options.start == "all" else str(options.start),
-        force=force,
-    )
-    if options.until != "all":
-        order = list(STAGES)
-        plan = [step for step in plan if order.index(step.stage) <= order.index(options.until)]
-    stage_options = {
-        "recipe": str(options.recipe),
-        "overrides": options.overrides,
-        "store": options.store,
-        "versions": options.versions,
-    }
-    parent = UUID(str(flow_run.get_id()))
     with get_client(sync_client=True) as client:
-        children = Children(
-            client,
-            parent,
-            flow_run.get_run_count() or 1,
-            log,
-            tags=[dataset_tag(engine)],
-            dataset=lambda: dataset_label(engine),
-        )
-        run = PipelineRun(engine, at, plan, stage_options, force, children, client, log, title)
-        return run.execute()
+        return PipelineRun(options, title, client).execute()

@@ -5,10 +5,8 @@ Catch-up: a refresh that was due before the last one began to read has nothing t
 so however many runs a stopped worker has missed, one brings everything up to date.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -19,16 +17,14 @@ from prefect.states import Completed
 from flows.children import cancel_children
 from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName, form_of_run
 from flows.pipeline import run_plan
+from kontext.engine.run import Engine
 from kontext.errors import KontextError
 from kontext.store.objects import open_store
+from schemas.manifest import Manifest
 from tasks.changes import changes_markdown, dataset_changes
 from tasks.events import dataset_committed, refresh_finished
 from tasks.watermark import Watermark, now, read_watermark, write_watermark
 from tasks.workspace import open_engine, places, resolve_recipe
-
-if TYPE_CHECKING:
-    from kontext.engine.run import Engine
-    from schemas.manifest import Manifest
 
 LAST = "index"
 CHANGES_KEY = "refresh-changes"
@@ -103,11 +99,7 @@ def _conclude(
     )
     write_watermark(engine.objects, mark)
     if before is None or before.digest != index.digest:
-        again = {
-            "recipe": str(options.recipe),
-            "overrides": options.overrides,
-            "store": options.store,
-        }
+        again = options.model_dump(include={"recipe", "overrides", "store"}, mode="json")
         dataset_committed(dataset, version, options.train, again)
     refresh_finished(dataset)
     said = ", ".join(f"{c.group} {c.what} +{c.added} −{c.removed}" for c in changes[:6])

@@ -9,36 +9,20 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.forms import StageForm, form_of_run
-from flows.names import dataset_label, run_name
+from flows.names import planned_name
 from kontext.engine.stage import Stage
-from kontext.errors import KontextError
 from kontext.stages import STAGES
 from tasks.stage import run_stage
-from tasks.workspace import open_engine, places, resolve_recipe
 
 
 def _name_from_parameters(stage: str) -> str:
-    """Name of a run from the form. The digest shows which artifact it makes."""
     form = form_of_run(StageForm)
-    try:
-        recipe = resolve_recipe(form.recipe, form.overrides)
-        engine = open_engine(recipe, places(form.store), versions=form.versions)
-        digest = engine.digests()[stage]
-        return run_name(form.recipe, stage, dataset_label(engine), digest, form.force)
-    except KontextError:  # the run itself reports what is wrong with its parameters
-        return f"{form.recipe} · {stage}"
+    return planned_name(form, stage, stage, form.force)
 
 
 def _stage_flow(stage: Stage) -> Flow[..., Any]:
     def run(options: StageForm = StageForm()) -> dict[str, Any]:  # noqa: B008
-        return run_stage(
-            stage.name,
-            str(options.recipe),
-            options.overrides,
-            options.force,
-            options.store,
-            options.versions,
-        )
+        return run_stage(stage.name, **options.model_dump(mode="json"))
 
     run.__name__ = run.__qualname__ = stage.name.replace("-", "_")
     run.__module__ = __name__

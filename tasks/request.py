@@ -76,11 +76,21 @@ def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
     if request.force:  # alone it forces all; with --only or --from the stage that they name
         named = request.only or request.start
         forced = (named,) if named else tuple(engine.digests())
-    stages = engine.plan(only=request.only or None, from_=request.start or None, force=forced)
-    if request.until:
-        order = list(engine.digests())
-        stages = [step for step in stages if order.index(step.stage) <= order.index(request.until)]
+    stages = planned_stages(engine, request.only, request.start, request.until, forced)
     return PlannedRun(at, engine, stages, forced)
+
+
+def planned_stages(
+    engine: Engine, only: str, start: str, until: str, force: tuple[str, ...]
+) -> list[PlannedStage]:
+    """The stages to go through, in order; `only`, `start` and `until` may be empty.
+
+    Raises ArtifactError when a stage they need from before is missing.
+    """
+    found = engine.plan(only=only or None, from_=start or None, force=force)
+    order = list(engine.digests())
+    last = order.index(until) if until else len(order)
+    return [step for step in found if order.index(step.stage) <= last]
 
 
 def find_report(engine: Engine, at: Places) -> str:

@@ -1,9 +1,7 @@
 """One stage as one Prefect task: engine.run_stage with logs, progress and a summary artifact."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from prefect import get_run_logger, task
@@ -11,15 +9,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from kontext.engine.stage import StageOutcome
 from kontext.errors import GateError
 from schemas.manifest import Manifest
 from tasks.events import asset_made, canary_failed
 from tasks.markdown import artifact_link, duration, number, page_key, size, table
 from tasks.reporter import Log, PrefectReporter, Published, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
-
-if TYPE_CHECKING:
-    from kontext.engine.stage import StageOutcome
 
 
 @task(

@@ -1,21 +1,15 @@
 """What `kontext status` shows: every stage done, stale, missing or running, and why."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flows.names import artifact_tag, deployment_name
+from flows.names import ACTIVE, artifact_tag, deployment_name
 from flows.server.api import Api
-
-if TYPE_CHECKING:
-    from kontext.engine.run import Engine
-    from kontext.engine.stage import StageStatus
-
-_ACTIVE = ["SCHEDULED", "PENDING", "RUNNING"]
+from kontext.engine.run import Engine
+from kontext.engine.stage import StageStatus
 
 
 def stage_states(engine: Engine, api: Api | None) -> list[StageStatus]:
@@ -39,10 +33,7 @@ def _run(found: StageStatus, api: Api | None) -> Any:
     """A run of the server that makes this artifact."""
     if api is None:
         return None
-    wanted = {
-        "tags": {"all_": [artifact_tag(found.stage, found.digest)]},
-        "state": {"type": {"any_": _ACTIVE}},
-    }
+    wanted = {"tags": {"all_": [artifact_tag(found.stage, found.digest)]}, "state": ACTIVE}
     return next(iter(api.runs(wanted, limit=1)), None)
 
 

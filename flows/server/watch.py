@@ -1,12 +1,10 @@
 """Follows a pipeline run on the terminal: one tidy line per stage, log lines above them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -14,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.backoff import Backoff
+from flows.names import ACTIVE
 from flows.server.api import TERMINAL, Api
+from kontext.engine.stage import PlannedStage
 from tasks.markdown import duration
-
-if TYPE_CHECKING:
-    from kontext.engine.stage import PlannedStage
 
 INFO, WARNING = 20, 30
 # What Prefect says about itself on every run. The stage lines and the pipeline's own log say it.
@@ -115,8 +112,7 @@ class Watch:
         """Runs that somebody else dispatched and that make what we wait for."""
         waiting = [t for t, name in self._tags.items() if self.lines[name].state == "waiting"]
         if waiting:
-            active = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
-            found = self._api.runs({"tags": {"any_": waiting}, "state": active})
+            found = self._api.runs({"tags": {"any_": waiting}, "state": ACTIVE})
             self._others.update(run["id"] for run in found)
         return self._api.runs({"id": {"any_": sorted(self._others)}}) if self._others else []
 
