@@ -23,7 +23,7 @@ from schemas.recipe import Recipe
 from schemas.tables import CATEGORIES
 from tasks.events import canary_failed
 from tasks.reporter import PrefectReporter, forward_logs
-from tasks.workspace import places
+from tasks.workspace import open_artifacts, places
 
 NIGHTLY_KEY = "nightly-evaluation"
 
@@ -60,27 +60,21 @@ def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Eng
     Raises ArtifactError when the tag points at no publish artifact or an input of it is gone.
     """
     at = places(store)
-    base = Engine(Recipe(), at.store, at.catalog, at.home, stages=STAGES).artifacts
+    base = open_artifacts(at)
     publish = base.show(model).manifest
     if publish.stage != "publish":
         raise ArtifactError(f"'{model}' is an artifact of {publish.stage}, not a published model")
     published = base.open("evaluate", publish.inputs["evaluate"]).manifest
     pins = dict(published.inputs)
     sections: dict[str, Any] = {"name": publish.recipe}
-    for stage in ("evaluate", *pins):
-        manifest = published if stage == "evaluate" else base.open(stage, pins[stage]).manifest
-        if section := STAGES[stage].section:
-            sections[section] = _section(manifest)
+    for manifest in (published, *(base.open(*pin).manifest for pin in pins.items())):
+        if section := STAGES[manifest.stage].section:
+            added = ("attempt", "external")  # by the engine
+            sections[section] = {k: v for k, v in manifest.config.items() if k not in added}
+    sections["evaluate"]["seed"] = seed
     recipe = Recipe.model_validate(sections)
-    fresh = recipe.evaluate.model_copy(update={"seed": seed})
-    recipe = recipe.model_copy(update={"evaluate": fresh})
     engine = Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)
     return engine, published
-
-
-def _section(manifest: Manifest) -> dict[str, Any]:
-    """The recipe section in a manifest, without what the engine adds to it."""
-    return {k: v for k, v in manifest.config.items() if k not in ("attempt", "external")}
 
 
 def compare(

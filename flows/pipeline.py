@@ -79,11 +79,6 @@ class PipelineRun:
                 assert status.stage not in planned
         return rows
 
-    @property
-    def failed(self) -> list[Row]:
-        """Stages that did not make it."""
-        return [row for row in self.rows.values() if row.state in ("failed", "cancelled")]
-
     def execute(self) -> State[Any]:
         """Run to the end and say how it ended."""
         self._publish()
@@ -174,13 +169,13 @@ class PipelineRun:
             create_markdown_artifact(text + "\n", REPORT_KEY, self._title)
 
     def _final_state(self) -> State[Any]:
-        ran = sum(row.state == "ran" for row in self.rows.values())
-        reused = sum(row.state == "reused" for row in self.rows.values())
-        if self.failed:
-            first = self.failed[0]
-            return Failed(message=f"stage '{first.stage}' {first.state}: {first.error}")
+        for row in self.rows.values():
+            if row.state in ("failed", "cancelled"):
+                return Failed(message=f"stage '{row.stage}' {row.state}: {row.error}")
+        states = [row.state for row in self.rows.values()]
         report = f"; report: {self._report}" if self._report else ""
-        return Completed(message=f"{ran} stages ran, {reused} reused{report}")
+        said = f"{states.count('ran')} stages ran, {states.count('reused')} reused{report}"
+        return Completed(message=said)
 
 
 def one_line(message: str) -> str:

@@ -11,10 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.forms import RetentionForm
 from kontext.store.artifacts.garbage import Collection, collect_garbage
-from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.compaction import Compaction
 from tasks.markdown import size, table
-from tasks.workspace import open_artifacts, places
+from tasks.workspace import open_artifacts, open_catalog, places
 
 RETENTION_KEY = "retention"
 
@@ -28,7 +27,7 @@ def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # no
     """
     at = places(options.store)
     grace = timedelta(days=options.grace_days)
-    catalog = Catalog(at.catalog, at.store)
+    catalog = open_catalog(at)
     keep = catalog.referenced()  # what dataset versions were made from
     artifacts = open_artifacts(at)
     found = collect_garbage(artifacts, dry_run=not options.delete, grace=grace, keep=keep)

@@ -21,7 +21,7 @@ def _name_from_parameters(stage: str) -> str:
 
 
 def _stage_flow(stage: Stage) -> Flow[..., Any]:
-    def run(options: StageForm = StageForm()) -> dict[str, Any]:  # noqa: B008
+    def run(options: StageForm = StageForm()) -> Any:  # noqa: B008
         return run_stage(stage.name, **options.model_dump(mode="json"))
 
     run.__name__ = run.__qualname__ = stage.name.replace("-", "_")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kontext.errors import ArtifactError, KontextError
 from tasks.report import export_report
-from tasks.workspace import Places, open_engine, places, resolve_recipe
+from tasks.workspace import open_engine, places, resolve_recipe
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -20,14 +21,14 @@ class Request:
     """What the user asked for."""
 
     recipe: str
-    overrides: tuple[str, ...] = ()
+    overrides: Sequence[str] = ()
     store: str = ""
     only: str = ""
     start: str = ""
     force: bool = False
     until: str = ""
-    versions: tuple[str, ...] = ()
-    accept: tuple[str, ...] = ()  # stages to take as they are, although their code changed
+    versions: Sequence[str] = ()
+    accept: Sequence[str] = ()  # stages to take as they are, although their code changed
 
     def command(self) -> str:
         """The command that continues this run where it stopped."""
@@ -50,7 +51,6 @@ class RunFailed(KontextError):
 class PlannedRun:
     """A request with the engine that serves it and the stages it comes to."""
 
-    at: Places
     engine: Engine
     stages: list[PlannedStage]
     forced: tuple[str, ...]
@@ -67,9 +67,7 @@ def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
     """
     at, ends = places(request.store), time.monotonic() + seconds
     recipe = resolve_recipe(request.recipe, request.overrides)
-    engine = open_engine(
-        recipe, at, versions=request.versions, stop=lambda: time.monotonic() > ends
-    )
+    engine = open_engine(recipe, at, "", request.versions, lambda: time.monotonic() > ends)
     for stage in filter(request.accept.__contains__, engine.digests()):  # in the graph's order
         engine.accept(stage, request.command())
     forced: tuple[str, ...] = ()
@@ -77,7 +75,7 @@ def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
         named = request.only or request.start
         forced = (named,) if named else tuple(engine.digests())
     stages = planned_stages(engine, request.only, request.start, request.until, forced)
-    return PlannedRun(at, engine, stages, forced)
+    return PlannedRun(engine, stages, forced)
 
 
 def planned_stages(
@@ -93,9 +91,9 @@ def planned_stages(
     return [step for step in found if order.index(step.stage) <= last]
 
 
-def find_report(engine: Engine, at: Places) -> str:
+def find_report(engine: Engine) -> str:
     """Path of the report of this recipe's evaluate artifact, put in place; empty without one."""
     try:
-        return str(export_report(engine.artifact("evaluate"), at.home))
+        return str(export_report(engine.artifact("evaluate"), engine.home))
     except ArtifactError:
         return ""

@@ -12,9 +12,8 @@ PLACE = (Panel.RUN, 4)
 def report(recipe: Recipe = "demo", overrides: Sets = None, store: Store = "") -> None:
     """Print the path of the report of a recipe's latest evaluation."""
     from tasks.request import find_report
-    from tasks.workspace import places
 
-    found = find_report(opened.engine(recipe, overrides, store), places(store))
+    found = find_report(opened.engine(recipe, overrides, store))
     if not found:
         raise KontextError(f"no report yet: `kontext run --recipe {recipe}` makes one")
     typer.echo(found)

@@ -48,15 +48,7 @@ def run(
     from tasks.request import Request
 
     request = Request(
-        recipe,
-        tuple(overrides or ()),
-        store,
-        only,
-        start,
-        force,
-        until,
-        tuple(version or ()),
-        tuple(accept or ()),
+        recipe, overrides or (), store, only, start, force, until, version or (), accept or ()
     )
     console = Console(stderr=as_json)
     if direct:

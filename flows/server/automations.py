@@ -1,7 +1,6 @@
 """Automations that `kontext up` creates; each is plainly named and made anew at registration."""
 
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from prefect.automations import AutomationCore
@@ -43,7 +42,6 @@ def zombie_automation() -> AutomationCore:
         match={"prefect.resource.id": "prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
-        threshold=1,
         within=timedelta(seconds=seconds),
     )
     action = ChangeFlowRunState(
@@ -59,15 +57,12 @@ def zombie_automation() -> AutomationCore:
 
 def train_automation(pipeline: UUID) -> AutomationCore:
     """A refresh with `train` on that commits a version starts a pipeline run on it."""
-    options = {
-        "__prefect_kind": "json",
-        "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.options | tojson }}"},
-    }
-    parameters: dict[str, Any] = {"options": options}
+    template = {"__prefect_kind": "jinja", "template": "{{ event.payload.options | tojson }}"}
+    parameters = {"options": {"__prefect_kind": "json", "value": template}}
     return AutomationCore(
         name=TRAIN,
         description="For refreshes with 'Train on a new version'; finished stages are reused",
-        trigger=_when(DATASET_COMMITTED, match={"kontext.train": "yes"}),
+        trigger=EventTrigger(expect={DATASET_COMMITTED}, match={"kontext.train": "yes"}),
         actions=[RunDeployment(source="selected", deployment_id=pipeline, parameters=parameters)],
     )
 
@@ -77,7 +72,7 @@ def pause_automation(deployments: list[UUID]) -> AutomationCore:
     return AutomationCore(
         name=PAUSE,
         description="Resume each deployment on its page once the cause is known",
-        trigger=_when(CANARY_FAILED),
+        trigger=EventTrigger(expect={CANARY_FAILED}),
         actions=[PauseDeployment(source="selected", deployment_id=each) for each in deployments],
     )
 
@@ -90,7 +85,6 @@ def warn_automation(warn: UUID) -> AutomationCore:
         expect={REFRESH_FINISHED},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
-        threshold=1,
         within=timedelta(days=days),
     )
     parameters = {"message": f"no data refresh has finished for {days:g} days"}
@@ -99,14 +93,4 @@ def warn_automation(warn: UUID) -> AutomationCore:
         description=f"No finished refresh for {days:g} days (KONTEXT_FRESH_DAYS)",
         trigger=trigger,
         actions=[RunDeployment(source="selected", deployment_id=warn, parameters=parameters)],
-    )
-
-
-def _when(event: str, match: dict[str, Any] | None = None) -> EventTrigger:
-    return EventTrigger(
-        expect={event},
-        match=match or {},
-        posture=Posture.Reactive,
-        threshold=1,
-        within=timedelta(0),
     )

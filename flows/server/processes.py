@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,13 @@ def spawn(
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _reap(pid: int) -> None:
-    try:
+    with contextlib.suppress(ChildProcessError):  # started by another process: init reaps it
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:  # started by another process of ours: init reaps it
-        return
 
 
 def port_free(host: str, port: int) -> bool:
@@ -105,7 +104,7 @@ class Running:
     host: str = "127.0.0.1"
     port: int = 0
     server: Process | None = None
-    workers: dict[str, Process] | None = None
+    workers: dict[str, Process] = field(default_factory=dict)
     workers_env: str = ""  # fingerprint of the environment the workers inherited
     deployed: str = ""  # fingerprint of what was registered
 
@@ -125,10 +124,6 @@ class Running:
     def load(cls, path: Path) -> Running:
         """The saved state; an empty one where there is none or it is unreadable."""
         try:
-            data = json.loads(path.read_text())
-            server = Process(**data.pop("server")) if data.get("server") else None
-            data.pop("server", None)
-            workers = {k: Process(**v) for k, v in (data.pop("workers", None) or {}).items()}
-            return cls(server=server, workers=workers, **data)
-        except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
             return cls()

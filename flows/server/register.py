@@ -16,10 +16,7 @@ from uuid import UUID
 from prefect import Flow, get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import (
-    ConcurrencyLimitConfig,
-    ConcurrencyLimitStrategy,
-)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
@@ -59,23 +56,22 @@ def _job_variables(polite: bool) -> dict[str, Any]:
 async def deployments() -> list[RunnerDeployment]:
     """One deployment per flow, named like it."""
     made = []
-    for flow, module, text in _whole_flows():
-        entrypoint = f"{module}.{flow.name.replace('-', '_')}"
+    for flow, text in _whole_flows():
         heavy = flow.name == "nightly-evaluation"  # samples images: never beside a training
         pool, queue = ("gpu", "stages") if heavy else ("cpu", "pipelines")
-        made.append(await _deployment(flow, entrypoint, pool, queue, text))
+        made.append(await _deployment(flow, pool, queue, text))
     for name, flow in STAGE_FLOWS.items():
         stage = STAGES[name]
-        text = f"{stage.summary}.\n\nInputs: {', '.join(stage.inputs) or 'none'}. " + (
+        text = (
+            f"{stage.summary}.\n\nInputs: {', '.join(stage.inputs) or 'none'}. "
             f"[Latest summary]({artifact_link(page_key(name))})"
         )
-        entrypoint = f"flows.stages.{name.replace('-', '_')}"
-        made.append(await _deployment(flow, entrypoint, stage.pool, "stages", text))
+        made.append(await _deployment(flow, stage.pool, "stages", text))
     return made
 
 
-def _whole_flows() -> list[tuple[Flow[..., Any], str, str]]:
-    """The flows that are not one stage: flow, module, description."""
+def _whole_flows() -> list[tuple[Flow[..., Any], str]]:
+    """The flows that are not one stage, with their descriptions."""
     from flows.backfill import BACKFILL_KEY, backfill
     from flows.nightly import NIGHTLY_KEY, nightly_evaluation
     from flows.pipeline import pipeline
@@ -87,16 +83,12 @@ def _whole_flows() -> list[tuple[Flow[..., Any], str, str]]:
         return f"{text}\n\n[Latest page]({artifact_link(key)}) · [all artifacts](/v2/artifacts)"
 
     return [
-        (pipeline, "flows.pipeline", _PIPELINE_TEXT),
-        (refresh, "flows.refresh", latest(CHANGES_KEY, _REFRESH_TEXT)),
-        (
-            backfill,
-            "flows.backfill",
-            latest(BACKFILL_KEY, "Missing or failed sources."),
-        ),
-        (nightly_evaluation, "flows.nightly", latest(NIGHTLY_KEY, _NIGHTLY_TEXT)),
-        (retention, "flows.retention", latest(RETENTION_KEY, "What no tag needs goes.")),
-        (warn, "flows.warn", latest(WARNING_KEY, "Started by automations: shows a warning.")),
+        (pipeline, _PIPELINE_TEXT),
+        (refresh, latest(CHANGES_KEY, _REFRESH_TEXT)),
+        (backfill, latest(BACKFILL_KEY, "Missing or failed sources.")),
+        (nightly_evaluation, latest(NIGHTLY_KEY, _NIGHTLY_TEXT)),
+        (retention, latest(RETENTION_KEY, "What no tag needs goes.")),
+        (warn, latest(WARNING_KEY, "Started by automations: shows a warning.")),
     ]
 
 
@@ -114,9 +106,7 @@ _REFRESH_TEXT = (
 _NIGHTLY_TEXT = "A published model again, with fresh noise; fails when it is worse than it was."
 
 
-async def _deployment(
-    flow: Flow[..., Any], entrypoint: str, pool: str, queue: str, text: str
-) -> RunnerDeployment:
+async def _deployment(flow: Flow[..., Any], pool: str, queue: str, text: str) -> RunnerDeployment:
     limit = None
     if flow.name in ("refresh", "retention"):  # two at once would do the same work twice
         limit = ConcurrencyLimitConfig(
@@ -134,7 +124,6 @@ async def _deployment(
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)
-    made.entrypoint = entrypoint
     return made
 
 

@@ -6,11 +6,12 @@ from rich.console import Console
 
 from flows.names import deployment_name
 from flows.server.api import Api, ServerError
-from flows.server.serve import describe, up
+from flows.server.serve import server_url, up
 from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
 from tasks.markdown import run_link
 from tasks.request import Request, RunFailed, find_report, plan_run
+from tasks.workspace import places
 
 
 def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
@@ -23,10 +24,9 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
             continue.
     """
     planned = plan_run(request)
-    at, engine = planned.at, planned.engine
+    at, engine = places(request.store), planned.engine
     running = up(at, say=lambda text: console.print(text, style="dim"))
-    where = describe(running)
-    api = Api(where["api"].removesuffix("/api"), patience=SERVER_SECONDS)
+    api = Api(server_url(running), patience=SERVER_SECONDS)
     options = {
         "recipe": request.recipe,
         "overrides": list(request.overrides),
@@ -51,9 +51,9 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
     except KeyboardInterrupt:
         _cancel(api, submitted["id"])
         raise RunFailed(f"cancelled; continue with: {request.command()}") from None
-    report = find_report(engine, at)
+    report = find_report(engine)
     console.print(f"\nreport  {report or 'none'}", soft_wrap=True)
-    console.print(f"prefect {where['ui']}", soft_wrap=True)
+    console.print(f"prefect {api.url}/v2", soft_wrap=True)
     console.print(f"run     {url}", soft_wrap=True)
     if finished["state_type"] != "COMPLETED":
         state = finished["state"]

@@ -79,7 +79,7 @@ def up(
             if registering is not None:
                 _finish_registering(at, running, settings, registering)
             if started or registering is not None:
-                Api(external or running.url, patience=30.0).send_heartbeats()
+                Api(server_url(running), patience=30.0).send_heartbeats()
         finally:
             if registering is not None and registering.poll() is None:
                 registering.kill()
@@ -92,7 +92,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
     at = at or places()
     with _locked(at.prefect / "up.lock"):
         running = Running.load(_state(at))
-        workers = {n: w for n, w in (running.workers or {}).items() if w.alive}
+        workers = {n: w for n, w in running.workers.items() if w.alive}
         server_up = running.server is not None and running.server.alive
         for name, worker in workers.items():
             say(f"stopping worker {name}")
@@ -101,7 +101,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
             _close_runs(Api(running.url))
             say("stopping server")
             running.server.stop()
-        running.server, running.workers, running.workers_env = None, None, ""
+        running.server, running.workers, running.workers_env = None, {}, ""
         running.save(_state(at))
         return bool(workers) or server_up
 
@@ -110,29 +110,25 @@ def status(at: Places | None = None) -> list[Service]:
     """Server, workers and their logs."""
     at = at or places()
     running = Running.load(_state(at))
-    external = external_url()
-    api = Api(external or running.url) if (external or running.port) else None
-    healthy = api is not None and api.healthy()
-    if external:
-        found = [Service("server", "external" if healthy else "down", external)]
-    else:
-        detail = f"{running.url}/v2" if healthy else f"see {at.logs / 'server.log'}"
-        found = [Service("server", "up" if healthy else "down", detail)]
+    external, healthy = external_url(), connect(at) is not None
+    detail = external or (f"{running.url}/v2" if healthy else f"see {_log(at, 'server')}")
+    state = ("external" if external else "up") if healthy else "down"
+    found = [Service("server", state, detail)]
     for pool in POOLS:
-        worker = (running.workers or {}).get(pool)
-        alive = worker is not None and worker.alive
-        detail = f"pid {worker.pid}" if worker and alive else f"see {_worker_log(at, pool)}"
-        found.append(Service(f"worker {pool}", "up" if alive else "down", detail))
+        worker = running.workers.get(pool)
+        if worker is not None and worker.alive:
+            found.append(Service(f"worker {pool}", "up", f"pid {worker.pid}"))
+        else:
+            log = _log(at, f"worker-{pool}")
+            found.append(Service(f"worker {pool}", "down", f"see {log}"))
     return found
 
 
 def connect(at: Places | None = None) -> Api | None:
     """The server's API if one is up."""
-    at = at or places()
-    running = Running.load(_state(at))
-    url = external_url() or (running.url if running.port else "")
-    api = Api(url) if url else None
-    return api if api is not None and api.healthy() else None
+    running = Running.load(_state(at or places()))
+    api = Api(server_url(running))
+    return api if api.healthy() else None
 
 
 def external_url() -> str:
@@ -140,12 +136,17 @@ def external_url() -> str:
     return os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
 
 
+def server_url(running: Running) -> str:
+    """Address of the server in use, without `/api`."""
+    return external_url() or running.url
+
+
 def _state(at: Places) -> Path:
     return at.prefect / "up.json"
 
 
-def _worker_log(at: Places, pool: str) -> Path:
-    return at.logs / f"worker-{pool}.log"
+def _log(at: Places, name: str) -> Path:
+    return at.logs / f"{name}.log"
 
 
 def _settings(at: Places, running: Running, external: str) -> dict[str, str]:
@@ -189,7 +190,8 @@ def _ensure_server(at: Places, running: Running, host: str, port: int | None, sa
     running.port = _choose_port(host, port or running.port or None, port is not None, say)
     settings = prefect_settings(at, running.host, running.port)
     say(f"starting the Prefect server on {running.url}")
-    running.server = spawn(_server_command(running), child_environment(at, settings), _log(at))
+    env = child_environment(at, settings)
+    running.server = spawn(_server_command(running), env, _log(at, "server"))
     running.save(_state(at))
     return True
 
@@ -198,11 +200,7 @@ def _await_server(at: Places, running: Running) -> None:
     if not _answers(running, SERVER_SECONDS):
         if running.server is not None:
             running.server.stop()
-        raise KontextError(f"the Prefect server did not start: {_tail(_log(at))}")
-
-
-def _log(at: Places) -> Path:
-    return at.logs / "server.log"
+        raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
 
 
 def _server_command(running: Running) -> list[str]:
@@ -255,7 +253,7 @@ def _start_registering(
     if running.deployed == _deployed_fingerprint(settings):
         return None
     say("registering pools, deployments and the zombie automation")
-    with (at.logs / "register.log").open("wb") as log:
+    with _log(at, "register").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.server.register"],
             env=child_environment(at, settings),
@@ -271,8 +269,7 @@ def _finish_registering(
     registering: subprocess.Popen[bytes],
 ) -> None:
     if registering.wait():
-        log = at.logs / "register.log"
-        raise KontextError(f"the deployments were not registered: {_tail(log)}")
+        raise KontextError(f"the deployments were not registered: {_tail(_log(at, 'register'))}")
     running.deployed = _deployed_fingerprint(settings)
     running.save(_state(at))
 
@@ -281,17 +278,10 @@ def _deployed_fingerprint(settings: dict[str, str]) -> str:
     """Digest of all that decides what is registered: code, folder, server, its data, limits."""
     code = [ROOT / "flows", ROOT / "schemas", ROOT / "kontext" / "stages"]
     hasher = hashlib.sha256(importlib.metadata.version("prefect").encode())
-    for value in (
-        str(Path.cwd()),
-        sys.executable,
-        settings["PREFECT_API_URL"],
-        settings["PREFECT_API_DATABASE_CONNECTION_URL"],
-        settings.get(REPORT_URL, ""),
-        str(gpu_runs()),
-        str(fresh_days()),
-        str(zombie_seconds()),
-    ):
-        hasher.update(value.encode())
+    names = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL", REPORT_URL)
+    limits = (gpu_runs(), fresh_days(), zombie_seconds())
+    for value in (Path.cwd(), sys.executable, *(settings[name] for name in names), *limits):
+        hasher.update(str(value).encode())
     for file in sorted(file for folder in code for file in folder.rglob("*.py")):
         hasher.update(file.read_bytes())
     return hasher.hexdigest()[:16]
@@ -300,38 +290,31 @@ def _deployed_fingerprint(settings: dict[str, str]) -> str:
 def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say: Say) -> None:
     cwd = Path.cwd()
     wanted = fingerprint(at, settings, cwd)
-    workers = dict(running.workers or {})
+    workers = running.workers
     stale = running.workers_env != wanted and any(w.alive for w in workers.values())
-    if stale and _busy(Api(settings["PREFECT_API_URL"].removesuffix("/api"))):
+    if stale and _unfinished(Api(server_url(running))):
         say("the environment changed, but runs are in flight: the workers keep the old one")
     elif stale:
         say("the environment changed: restarting the workers")
         for worker in workers.values():
             worker.stop()
-    started = []
-    for pool in POOLS:
-        if pool not in workers or not workers[pool].alive:
-            say(f"starting worker {pool}")
-            workers[pool] = _start_worker(at, pool, settings, cwd)
-            started.append(pool)
-    if started:
-        running.workers, running.workers_env = workers, wanted
+    missing = [pool for pool in POOLS if pool not in workers or not workers[pool].alive]
+    for pool in missing:
+        say(f"starting worker {pool}")
+        workers[pool] = _start_worker(at, pool, settings, cwd)
+    if missing:
+        running.workers_env = wanted
         running.save(_state(at))
         _require_workers(at, workers)
 
 
 def _start_worker(at: Places, pool: str, settings: dict[str, str], cwd: Path) -> Process:
     env = child_environment(at, settings)
-    env["PYTHONPATH"] = os.pathsep.join(
-        dict.fromkeys([str(ROOT), *_paths(env.get("PYTHONPATH", ""))])
-    )
+    paths = [str(ROOT), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
     command += ["--type", "process", "--name", f"kontext-{pool}", "--limit", "8"]
-    return spawn(command, env, _worker_log(at, pool), cwd)
-
-
-def _paths(text: str) -> list[str]:
-    return [part for part in text.split(os.pathsep) if part]
+    return spawn(command, env, _log(at, f"worker-{pool}"), cwd)
 
 
 def _require_workers(at: Places, workers: dict[str, Process]) -> None:
@@ -339,29 +322,25 @@ def _require_workers(at: Places, workers: dict[str, Process]) -> None:
     time.sleep(0.3)
     for pool, worker in workers.items():
         if not worker.alive:
-            raise KontextError(f"the {pool} worker did not start: {_tail(_worker_log(at, pool))}")
+            log = _log(at, f"worker-{pool}")
+            raise KontextError(f"the {pool} worker did not start: {_tail(log)}")
 
 
-def _busy(api: Api) -> bool:
-    return bool(api.runs({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}))
+def _unfinished(api: Api) -> list[Any]:
+    return api.runs({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
 
 
 def _close_runs(api: Api) -> None:
     """A worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)."""
-    if not api.healthy():
-        return
-    unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    for run in api.runs(unfinished):
+    for run in _unfinished(api) if api.healthy() else ():
         api.set_state(run["id"], "CRASHED", "Crashed", "stopped by kontext down", force=True)
 
 
 def describe(running: Running) -> dict[str, Any]:
     """What `kontext up --json` prints."""
-    external = external_url()
-    url = external or running.url
     return {
-        "ui": f"{url}/v2",
-        "api": f"{url}/api",
-        "external": bool(external),
-        "workers": {name: worker.pid for name, worker in (running.workers or {}).items()},
+        "ui": f"{server_url(running)}/v2",
+        "api": f"{server_url(running)}/api",
+        "external": bool(external_url()),
+        "workers": {name: worker.pid for name, worker in running.workers.items()},
     }

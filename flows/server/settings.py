@@ -84,15 +84,14 @@ def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
 
 def child_environment(at: Places, settings: Mapping[str, str]) -> dict[str, str]:
     """Environment of a server or worker process: ours on top of what the user has."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
-    env.update(settings)
-    env.update(
-        KONTEXT_HOME=str(at.home),
-        KONTEXT_STORE=at.store,
-        KONTEXT_CATALOG=at.catalog,
-        PYTHONUNBUFFERED="1",
-    )
-    return env
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")},
+        **settings,
+        "KONTEXT_HOME": str(at.home),
+        "KONTEXT_STORE": at.store,
+        "KONTEXT_CATALOG": at.catalog,
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def fingerprint(at: Places, settings: Mapping[str, str], cwd: Path) -> str:
@@ -109,16 +108,14 @@ def write_profile(at: Places, settings: Mapping[str, str]) -> Path:
     """
     at.prefect.mkdir(parents=True, exist_ok=True)
     lines = [f"export {key}={shlex.quote(value)}" for key, value in settings.items()]
-    env_file = at.prefect / "env"
-    _write_private(env_file, "\n".join(lines) + "\n")
     skip = {"DO_NOT_TRACK", "PREFECT_PROFILES_PATH", "PREFECT_HOME", REPORT_URL}
     body = [f'{key} = "{value}"' for key, value in settings.items() if key not in skip]
     profile = 'active = "kontext"\n\n[profiles.kontext]\n' + "\n".join(body) + "\n"
-    _write_private(at.prefect / "profiles.toml", profile)
+    env_file = at.prefect / "env"
+    for path, text in (
+        (env_file, "\n".join(lines) + "\n"),
+        (at.prefect / "profiles.toml", profile),
+    ):
+        path.touch(0o600)
+        path.write_text(text)
     return env_file
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.backoff import Backoff
-from flows.names import ACTIVE
+from flows.names import ACTIVE, artifact_tag
 from flows.server.api import TERMINAL, Api
 from kontext.engine.stage import PlannedStage
 from tasks.markdown import duration
@@ -61,60 +62,55 @@ class StageLine:
     run_id: str = ""
 
 
+@dataclass
 class Watch:
     """Polls the server until the run ends. `plan` is what the run is expected to do."""
 
-    def __init__(
-        self,
-        api: Api,
-        run_id: str,
-        plan: Sequence[PlannedStage],
-        console: Console,
-        logs: bool = True,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._api = api
-        self._run_id = run_id
-        self._console = console
-        self._logs = logs
-        self._sleep = sleep
+    api: Api
+    run_id: str
+    plan: Sequence[PlannedStage]
+    console: Console
+    logs: bool = True
+    sleep: Callable[[float], None] = time.sleep
+    _others: set[str] = field(default_factory=set)  # runs of other pipelines that it waits for
+    _seen: set[str] = field(default_factory=set)
+    _after: str = ""
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
         self.lines = {
             step.stage: StageLine(step.stage, "reused" if step.reused else "waiting")
-            for step in plan
+            for step in self.plan
         }
-        self._tags = {f"{step.stage}/{step.digest}": step.stage for step in plan}
-        self._others: set[str] = set()  # runs of other pipelines that this one waits for
-        self._seen: set[str] = set()
-        self._after = ""
-        self._began = time.monotonic()
-        self._interactive = console.is_terminal
+        self._tags = {artifact_tag(step.stage, step.digest): step.stage for step in self.plan}
+        self._interactive = self.console.is_terminal
 
     def follow(self) -> Any:
         """Block until the run is over and return it."""
         live: AbstractContextManager[Any] = nullcontext()
         if self._interactive:
-            live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
+            live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4)
         with live:
             backoff = Backoff(first=1.0)
             while True:
-                run = self._api.run(self._run_id)
-                news = self._update([*self._api.children(self._run_id), *self._adopted()])
+                run = self.api.run(self.run_id)
+                news = self._update([*self.api.children(self.run_id), *self._adopted()])
                 self._show_logs()
                 if run["state_type"] in TERMINAL:
                     break
-                self._sleep(backoff.pause(news))
+                self.sleep(backoff.pause(news))
             self._show_logs()
         if not self._interactive:
-            self._console.print(self._table())
+            self.console.print(self._table())
         return run
 
     def _adopted(self) -> list[Any]:
         """Runs that somebody else dispatched and that make what we wait for."""
         waiting = [t for t, name in self._tags.items() if self.lines[name].state == "waiting"]
         if waiting:
-            found = self._api.runs({"tags": {"any_": waiting}, "state": ACTIVE})
+            found = self.api.runs({"tags": {"any_": waiting}, "state": ACTIVE})
             self._others.update(run["id"] for run in found)
-        return self._api.runs({"id": {"any_": sorted(self._others)}}) if self._others else []
+        return self.api.runs({"id": {"any_": sorted(self._others)}}) if self._others else []
 
     def _update(self, children: Sequence[Mapping[str, Any]]) -> bool:
         """Take in the children's states and progress; True where a state changed."""
@@ -130,26 +126,28 @@ class Watch:
             line.run_id = child["id"]
             news = news or line.state != before
             if line.state != before and not self._interactive:
-                self._console.print(self._text(line))
+                self.console.print(self._text(line))
         running = {line.run_id: line for line in self.lines.values() if line.state == "RUNNING"}
         if running:
-            for artifact in self._api.artifacts(list(running), "progress"):
+            for artifact in self.api.artifacts(list(running), "progress"):
                 running[artifact["flow_run_id"]].percent = float(artifact["data"])
         return news
 
     def _show_logs(self) -> None:
-        if not self._logs:
+        if not self.logs:
             return
         names = {line.run_id: line.stage for line in self.lines.values() if line.run_id}
-        names[self._run_id] = "pipeline"
-        for record in self._api.logs(list(names), INFO, self._after):
+        names[self.run_id] = "pipeline"
+        for record in self.api.logs(list(names), INFO, self._after):
             if record["id"] in self._seen:
                 continue
             self._seen.add(record["id"])
             text = log_line(record, names.get(record["flow_run_id"], ""))
             if text is not None:
-                self._console.print(text, soft_wrap=True)
-        self._after = _seconds_ago(30)  # records of several runs arrive late and out of order
+                self.console.print(text, soft_wrap=True)
+        # records of several runs arrive late and out of order
+        since = datetime.now(UTC) - timedelta(seconds=30)
+        self._after = f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
     def _table(self) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -183,8 +181,3 @@ def log_line(record: Mapping[str, Any], stage: str) -> Text | None:
         message = message.splitlines()[0] if message else ""
     style = "red" if level > WARNING else "yellow" if level == WARNING else "dim"
     return Text(f"{record['timestamp'][11:19]} {stage:>17} │ {message}", style=style)
-
-
-def _seconds_ago(seconds: float) -> str:
-    stamp = time.gmtime(time.time() - seconds)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp)

@@ -27,7 +27,7 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
             continue.
     """
     planned = plan_run(request, seconds)
-    engine, at = planned.engine, planned.at
+    engine = planned.engine
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log = logging.getLogger("kontext")
     log.setLevel(logging.INFO)
@@ -49,7 +49,7 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
         shown = escape(metrics_line(outcome.manifest.metrics))
         console.print(f"{word} {step.stage:18} {duration(outcome.seconds)}  {shown}")
         stages.append({"stage": step.stage, "digest": outcome.digest, "reused": outcome.reused})
-    report = find_report(engine, at)
+    report = find_report(engine)
     console.print(f"\nreport  {report or 'none yet: stage evaluate is not part of this run'}")
     return {"state": "COMPLETED", "stages": stages, "report": report, "run": ""}
 

@@ -18,13 +18,12 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     """
     from flows.names import deployment_name
     from flows.server.api import TERMINAL, Api
-    from flows.server.serve import describe, up
+    from flows.server.serve import server_url, up
     from flows.server.settings import SERVER_SECONDS
     from tasks.markdown import run_link
     from tasks.workspace import places
 
-    where = describe(up(places(store), say=say))
-    api = Api(where["api"].removesuffix("/api"), patience=SERVER_SECONDS)
+    api = Api(server_url(up(places(store), say=say)), patience=SERVER_SECONDS)
     parameters = {"options": {**options, "store": store}}
     run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
     say(f"run     {api.url}{run_link(run['id'])}")
