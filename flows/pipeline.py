@@ -193,12 +193,7 @@ def _name() -> str:
     return planned_name(form, f"pipeline{part}", list(STAGES)[-1])
 
 
-@flow(
-    name="pipeline",
-    flow_run_name=_name,
-    on_cancellation=[cancel_children],
-    persist_result=False,
-)
+@flow(name="pipeline", flow_run_name=_name, on_cancellation=[cancel_children], persist_result=False)
 def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
     """From images to a published model. Stages whose artifact exists are reused.
 

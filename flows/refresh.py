@@ -41,12 +41,7 @@ def _name() -> str:
     return f"{form.recipe} · refresh · {dataset}{f' after v{mark.version}' if mark else ''}"
 
 
-@flow(
-    name="refresh",
-    flow_run_name=_name,
-    on_cancellation=[cancel_children],
-    persist_result=False,
-)
+@flow(name="refresh", flow_run_name=_name, on_cancellation=[cancel_children], persist_result=False)
 def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
     """Read the sources again and commit a new dataset version.
 

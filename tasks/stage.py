@@ -65,9 +65,7 @@ def publish_summary(outcome: StageOutcome, published: list[Published], log: Log)
     text = stage_summary(outcome.manifest, outcome.reused, published)
     try:
         create_markdown_artifact(
-            text,
-            key=page_key(outcome.stage),
-            description=f"{outcome.stage}/{outcome.digest}",
+            text, key=page_key(outcome.stage), description=f"{outcome.stage}/{outcome.digest}"
         )
     except httpx.HTTPError as error:
         log.warning("the summary of %s was not published: %s", outcome.stage, error)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +11,7 @@ from flows.cli.shared import opened
 from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
 from flows.cli.shared.show import print_json, print_result, print_table, say
 from kontext.errors import ArtifactError
+from tasks.markdown import duration, number, size
 
 if TYPE_CHECKING:
     from kontext.store.artifacts.transfer import Transfer
@@ -29,8 +28,6 @@ def list_artifacts(
     as_json: Json = False,
 ) -> None:
     """List finished artifacts, oldest first, with their tags."""
-    from tasks.markdown import duration, size
-
     found = opened.artifacts(store)
     tags: dict[tuple[str, str], list[str]] = {}
     for name, target in found.tags().items():
@@ -70,8 +67,6 @@ def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
 @app.command()
 def show(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Show one artifact's manifest: files, metrics, notes, inputs, code and packages."""
-    from tasks.markdown import duration, number, size
-
     manifest = opened.artifacts(store).show(ref).manifest
     if as_json:
         typer.echo(manifest.model_dump_json(indent=1))
@@ -116,8 +111,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Hash every stored file again and compare it with its manifest. Fails on any difference."""
-    from tasks.markdown import size
-
     result = opened.artifacts(store).verify(ref or None)
     if as_json:
         problems = [vars(problem) for problem in result.problems]
@@ -162,7 +155,6 @@ def gc(
 ) -> None:
     """Remove artifacts that no tag, dataset version or younger artifact needs, and their blobs."""
     from kontext.store.artifacts.garbage import collect_garbage
-    from tasks.markdown import size
 
     keep, artifacts = opened.catalog(store).referenced(), opened.artifacts(store)
     result = collect_garbage(artifacts, dry_run=not delete, grace=grace, keep=keep)
@@ -181,12 +173,7 @@ def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> N
     from kontext.store.artifacts.diff import diff as compare
 
     found = compare(opened.artifacts(store), before, after)
-    parts = {
-        "recipe": found.recipe,
-        "data": found.data,
-        "code": found.code,
-        "metrics": found.metrics,
-    }
+    parts = {name: getattr(found, name) for name in ("recipe", "data", "code", "metrics")}
     if as_json:
         data = {name: [vars(change) for change in changes] for name, changes in parts.items()}
         print_json({"before": found.before, "after": found.after, **data})
@@ -212,19 +199,9 @@ def export(
 ) -> None:
     """Copy an artifact with everything it was made from into a folder, a tar file or a store."""
     from kontext.engine.remake import import_artifacts
-    from kontext.store.artifacts.archive import is_archive, write_archive
-    from kontext.store.artifacts.artifact_store import ArtifactStore
-    from kontext.store.objects import open_store
-    from tasks.workspace import places
 
-    source, scratch = opened.artifacts(store), places(store).home / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
-        where = f"{temporary}/store" if is_archive(output) else output
-        target = ArtifactStore(open_store(where), Path(temporary, "cache"))
-        found = import_artifacts(source, target, ref)
-        if is_archive(output):
-            write_archive(Path(where), Path(output))
+    with opened.exported_to(output, store) as target:
+        found = import_artifacts(opened.artifacts(store), target, ref)
     _print_transfer(found, f"exported to {output}", as_json)
 
 
@@ -238,10 +215,9 @@ def import_(
     """Copy artifacts from an export into the store, then hash every one again."""
     from kontext.engine.remake import import_artifacts
     from kontext.store.artifacts.archive import open_exported
-    from tasks.workspace import places
 
     target = opened.artifacts(store)
-    with open_exported(source, places(store).home / "scratch") as exported:
+    with open_exported(source, opened.scratch(store)) as exported:
         found = import_artifacts(exported, target, ref or None)
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:
@@ -251,8 +227,6 @@ def import_(
 
 
 def _print_transfer(found: Transfer, what: str, as_json: bool) -> None:
-    from tasks.markdown import size
-
     refs = ["/".join(ref) for ref in found.artifacts]
     line = (
         f"{what}: {len(refs)} artifacts ({found.present} were there), "

@@ -48,8 +48,7 @@ ImageGuidance = Annotated[
 TrueCfg = Annotated[
     float,
     typer.Option(
-        min=0.0,
-        help="Classifier-free guidance on the text, for models with a guidance embedding.",
+        min=0.0, help="Classifier-free guidance on the text, for models with a guidance embedding."
     ),
 ]
 KeepDetail = Annotated[

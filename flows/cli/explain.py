@@ -8,6 +8,7 @@ import typer
 from flows.cli.shared import opened
 from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table
+from tasks.markdown import json_safe
 
 PLACE = (Panel.DATA, 3)
 
@@ -20,7 +21,6 @@ def explain(
 ) -> None:
     """Show all about one pair: source, evidence, caption, scores, decision, split, shard."""
     from kontext.store.catalog import explain as stories
-    from tasks.markdown import json_safe
 
     if not pair_id or set(pair_id) - set("0123456789abcdef"):
         raise typer.BadParameter("a pair id is lower-case hexadecimal")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
+from flows.cli.shared import opened
+from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store, known_stage, known_stages
 from flows.cli.shared.show import print_result
 from kontext.errors import ArtifactError
 
@@ -17,10 +18,15 @@ def export_store(
     recipe: Recipe = "h200",
     overrides: Sets = None,
     store: Store = "",
-    until: Annotated[str, typer.Option(help="Last stage whose artifact is copied.")] = "index",
+    until: Annotated[
+        str, typer.Option(help="Last stage whose artifact is copied.", callback=known_stage)
+    ] = "index",
     files_of: Annotated[
         list[str] | None,
-        typer.Option(help="Stage whose files are copied, of others only manifests; repeatable."),
+        typer.Option(
+            help="Stage whose files are copied, of others only manifests; repeatable.",
+            callback=known_stages,
+        ),
     ] = None,
     models: Annotated[bool, typer.Option(help="Copy MiniLM and EfficientNet-Lite0 too.")] = True,
     max_mib: Annotated[
@@ -32,25 +38,12 @@ def export_store(
 
     There: kontext run --direct --recipe NAME --from train-autoencoder --store file:///FOLDER
     """
-    import tempfile
-
     from kontext.exported import export_store as export
-    from kontext.store.artifacts.archive import is_archive, write_archive
-    from kontext.store.artifacts.artifact_store import ArtifactStore
-    from kontext.store.objects import open_store
-    from tasks.workspace import open_engine, places, resolve_recipe
 
-    at = places(store)
-    engine = open_engine(resolve_recipe(recipe, overrides or []), at)
-    _check_stages(list(engine.digests()), [until, *(files_of or ())])
-    (at.home / "scratch").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=at.home / "scratch") as temporary:
-        folder = Path(temporary, "store") if is_archive(output) else Path(output).resolve()
-        target = ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))
+    written = Path(output).resolve()
+    engine = opened.engine(recipe, overrides, store)
+    with opened.exported_to(str(written), store) as target:
         done = export(engine, target, until, files_of or (), models)
-        if is_archive(output):
-            write_archive(folder, Path(output))
-    written = Path(output)
     files = [written] if written.is_file() else [p for p in written.rglob("*") if p.is_file()]
     mib = sum(path.stat().st_size for path in files) / 2**20
     refs = ["/".join(ref) for ref in done.artifacts]
@@ -59,9 +52,3 @@ def export_store(
     print_result(result, "\n".join([*refs, line]), as_json)
     if max_mib and mib > max_mib:
         raise ArtifactError(f"{output} is {mib:.1f} MiB, above {max_mib:g}")
-
-
-def _check_stages(known: list[str], named: list[str]) -> None:
-    for stage in named:
-        if stage not in known:
-            raise typer.BadParameter(f"unknown stage '{stage}' (known: {', '.join(known)})")

@@ -31,10 +31,9 @@ def import_(
 ) -> None:
     """Import weights into the store as an artifact, for `edit --weights` and `export`."""
     from kontext.edit.weights.model_store import ImportRequest, import_weights
-    from tasks.workspace import places
 
     request = ImportRequest(path, name, dtype, autoencoder, text, lora)
-    made = import_weights(request, opened.artifacts(store), places(store).home / "scratch")
+    made = import_weights(request, opened.artifacts(store), opened.scratch(store))
     state = "was there already" if made["reused"] else "imported"
     text = (
         f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters\n"

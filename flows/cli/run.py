@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.opened import check_sets
+from flows.cli.shared.opened import changed_recipe
 from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
 from flows.cli.shared.show import print_json
 from kontext.errors import Stopped
@@ -42,7 +42,7 @@ def run(
         raise typer.BadParameter("--only and --from exclude each other")
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
-    check_sets(recipe, overrides)
+    changed_recipe(recipe, overrides)  # what does not fit is bad usage
     from rich.console import Console
 
     from tasks.request import Request

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
+import shutil
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +19,7 @@ from flows.cli.shared import opened
 from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table, table_text
 from kontext.errors import CatalogError
+from tasks.markdown import json_safe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,10 +69,6 @@ def sql(
 
 def _open_shell(at: str, store: str) -> None:
     """Hand over to the duckdb command line with the catalog attached."""
-    import os
-    import shutil
-    import tempfile
-
     installed = shutil.which("duckdb", path=str(Path(sys.executable).parent))
     program = installed or shutil.which("duckdb")
     if program is None:
@@ -91,11 +93,6 @@ def _write_parquet(answer: pa.Table, output: Path | None) -> None:
 
 
 def _text(answer: pa.Table, chosen: Format) -> str:
-    import csv
-    import io
-
-    from tasks.markdown import json_safe
-
     if chosen is Format.json:
         return json.dumps(json_safe(answer.to_pylist()), indent=1, ensure_ascii=False)
     rows, names, right = _table(answer)

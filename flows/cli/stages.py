@@ -10,13 +10,9 @@ def stages(as_json: Json = False) -> None:
     """List the stages, their inputs and pools."""
     from kontext.stages import STAGES
 
+    headers = ("stage", "inputs", "pool", "summary")
+    rows = [(s.name, s.inputs, s.pool, s.summary) for s in STAGES.values()]
     if as_json:
-        print_json(
-            [
-                {"stage": s.name, "inputs": list(s.inputs), "pool": s.pool, "summary": s.summary}
-                for s in STAGES.values()
-            ]
-        )
-        return
-    rows = [(s.name, ", ".join(s.inputs), s.pool, s.summary) for s in STAGES.values()]
-    print_table(rows, ("stage", "inputs", "pool", "summary"))
+        print_json([dict(zip(headers, row, strict=True)) for row in rows])
+    else:
+        print_table([(name, ", ".join(inputs), *rest) for name, inputs, *rest in rows], headers)

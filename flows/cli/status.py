@@ -33,8 +33,7 @@ def status(
         )
         return
     print_table(
-        [(s.stage, s.digest, s.state, s.why) for s in stages],
-        ("stage", "digest", "state", "why"),
+        [(s.stage, s.digest, s.state, s.why) for s in stages], ("stage", "digest", "state", "why")
     )
     due = [(p["name"], p["state"], p["schedule"], p["next"]) for p in planned]
     typer.echo("")

@@ -263,10 +263,7 @@ def _start_registering(
 
 
 def _finish_registering(
-    at: Places,
-    running: Running,
-    settings: dict[str, str],
-    registering: subprocess.Popen[bytes],
+    at: Places, running: Running, settings: dict[str, str], registering: subprocess.Popen[bytes]
 ) -> None:
     if registering.wait():
         raise KontextError(f"the deployments were not registered: {_tail(_log(at, 'register'))}")

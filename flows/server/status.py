@@ -68,10 +68,7 @@ def schedules(api: Api) -> list[dict[str, Any]]:
 
 def _next(api: Api, deployment: str, schedule: str) -> str:
     """When the schedule's next run is due (UTC); empty until the server has planned it."""
-    wanted = {
-        "deployment_id": {"any_": [deployment]},
-        "state": {"type": {"any_": ["SCHEDULED"]}},
-    }
+    wanted = {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
     runs = [run for run in api.runs(wanted) if (run["created_by"] or {}).get("id") == schedule]
     return str(runs[0]["expected_start_time"])[:16].replace("T", " ") if runs else ""
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.catalog.catalog import Catalog
     from kontext.store.objects import ObjectStore
+    from schemas.recipe import Recipe
 
 
 def artifacts(store: str) -> ArtifactStore:
@@ -37,22 +42,44 @@ def objects(store: str) -> ObjectStore:
     return open_store(places(store).store)
 
 
-def check_sets(recipe: str, overrides: list[str] | None) -> None:
-    """Raise typer.BadParameter (exit 2) where `--set` does not fit the recipe."""
+@contextmanager
+def exported_to(output: str, store: str) -> Iterator[ArtifactStore]:
+    """An empty artifact store that is `output` at the end: a folder, NAME.tar or a store's URL."""
+    from kontext.store.artifacts.archive import is_archive, write_archive
+    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.objects import open_store
+
+    with tempfile.TemporaryDirectory(dir=scratch(store)) as temporary:
+        where = f"{temporary}/store" if is_archive(output) else output
+        yield ArtifactStore(open_store(where), Path(temporary, "cache"))
+        if is_archive(output):
+            write_archive(Path(where), Path(output))
+
+
+def scratch(store: str) -> Path:
+    """Folder for files that go again."""
+    from tasks.workspace import places
+
+    folder = places(store).home / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def changed_recipe(recipe: str, overrides: list[str] | None) -> Recipe:
+    """The recipe with its changes. Raises typer.BadParameter (exit 2) where one does not fit."""
     from tasks.workspace import resolve_recipe
 
     try:
-        resolve_recipe(recipe, overrides or [])
+        return resolve_recipe(recipe, overrides or [])
     except RecipeError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from error
 
 
 def engine(recipe: str, overrides: list[str] | None, store: str) -> Engine:
     """The engine for a recipe with its changes. Raises typer.BadParameter for bad ones."""
-    from tasks.workspace import open_engine, places, resolve_recipe
+    from tasks.workspace import open_engine, places
 
-    check_sets(recipe, overrides)
-    return open_engine(resolve_recipe(recipe, overrides or []), places(store))
+    return open_engine(changed_recipe(recipe, overrides), places(store))
 
 
 def prelude(at: str, store: str) -> str:

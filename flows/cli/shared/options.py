@@ -27,7 +27,8 @@ def _recipe(value: str) -> str:
     return value
 
 
-def _stage(value: str) -> str:
+def known_stage(value: str) -> str:
+    """The stage, or none. Raises typer.BadParameter."""
     from kontext.stages import STAGES
 
     if value and value not in STAGES:
@@ -35,8 +36,9 @@ def _stage(value: str) -> str:
     return value
 
 
-def _stages(values: list[str] | None) -> list[str] | None:
-    return None if values is None else [_stage(value) for value in values]
+def known_stages(values: list[str] | None) -> list[str] | None:
+    """The stages. Raises typer.BadParameter."""
+    return None if values is None else [known_stage(value) for value in values]
 
 
 def period(text: str) -> timedelta:
@@ -58,16 +60,18 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Recipe change as section.key=value; repeatable."),
 ]
-Only = Annotated[str, typer.Option(help="This stage and whatever depends on it.", callback=_stage)]
-From = Annotated[
-    str, typer.Option("--from", help="This stage and all later ones.", callback=_stage)
+Only = Annotated[
+    str, typer.Option(help="This stage and whatever depends on it.", callback=known_stage)
 ]
-Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=_stage)]
+From = Annotated[
+    str, typer.Option("--from", help="This stage and all later ones.", callback=known_stage)
+]
+Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=known_stage)]
 Accept = Annotated[
     list[str] | None,
     typer.Option(
         help="Stage whose latest artifact is used although its code has changed; repeatable.",
-        callback=_stages,
+        callback=known_stages,
     ),
 ]
 At = Annotated[

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tasks.markdown import json_safe
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -30,8 +32,6 @@ def print_result(value: Any, text: str, as_json: bool) -> None:
 
 def cell(value: Any) -> str:
     """A value as text: empty for None, JSON for what is no text."""
-    from tasks.markdown import json_safe
-
     plain = json_safe(value)
     if plain is None:
         return ""

@@ -5,6 +5,7 @@ from typing import Any
 
 from flows.cli.shared.show import print_result, say
 from kontext.errors import KontextError
+from tasks.markdown import run_link
 
 
 def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> None:
@@ -20,7 +21,6 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     from flows.server.api import TERMINAL, Api
     from flows.server.serve import server_url, up
     from flows.server.settings import SERVER_SECONDS
-    from tasks.markdown import run_link
     from tasks.workspace import places
 
     api = Api(server_url(up(places(store), say=say)), patience=SERVER_SECONDS)
