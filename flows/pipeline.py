@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.backoff import Backoff
+from flows.backoff import next_pause
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm, form_of_run
 from flows.names import dataset_label, dataset_tag, planned_name
@@ -82,14 +82,15 @@ class PipelineRun:
     def execute(self) -> State[Any]:
         """Run to the end and say how it ended."""
         self._publish()
-        backoff = Backoff(first=min(0.5, POLL_SECONDS), last=POLL_SECONDS)
+        pause = first = min(0.5, POLL_SECONDS)
         while self._active or self._ready():
             changed = [self._start(name) for name in self._ready()]
             changed += [self._check(name) for name in list(self._active)]
             if any(changed):
                 self._publish()
             if self._active:
-                time.sleep(backoff.pause(any(changed)))
+                pause = next_pause(pause, any(changed), first, POLL_SECONDS)
+                time.sleep(pause)
         self._export()
         self._publish(final=True)
         return self._final_state()

@@ -29,20 +29,18 @@ def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # no
     grace = timedelta(days=options.grace_days)
     catalog = open_catalog(at)
     keep = catalog.referenced()  # what dataset versions were made from
-    artifacts = open_artifacts(at)
-    found = collect_garbage(artifacts, dry_run=not options.delete, grace=grace, keep=keep)
+    found = collect_garbage(open_artifacts(at), dry_run=not options.delete, grace=grace, keep=keep)
     folders = stale_scratch(at.home, grace)
-    if options.delete:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders if options.delete else ():
+        shutil.rmtree(folder, ignore_errors=True)
     lake = catalog.compact(grace, dry_run=not options.delete)
     word = "removed" if options.delete else "would be removed"
     create_markdown_artifact(_page(found, folders, lake, word), RETENTION_KEY, word)
-    counts = (len(found.artifacts), len(found.objects))
-    get_run_logger().info("%d artifacts, %d objects %s", *counts, word)
+    artifacts, objects = len(found.artifacts), len(found.objects)
+    get_run_logger().info("%d artifacts, %d objects %s", artifacts, objects, word)
     return {
-        "artifacts": len(found.artifacts),
-        "objects": len(found.objects),
+        "artifacts": artifacts,
+        "objects": objects,
         "bytes": found.bytes,
         "scratch": len(folders),
         "snapshots": lake.snapshots,

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -42,13 +43,12 @@ class PrefectReporter(Reporter):
     """
 
     def __init__(self, stage: str, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(log)
         self._stage = stage
-        self._log = log
         self._clock = clock
         self._progress: UUID | None = None
         self._percent = -1.0
         self._updated = float("-inf")
-        self._tenth = -1
         self._published: dict[str, Published] = {}
 
     @property
@@ -58,10 +58,8 @@ class PrefectReporter(Reporter):
 
     def progress(self, done: float, total: float, message: str = "") -> None:
         """Move the stage's bar, at most every PROGRESS_SECONDS; log every tenth of the way."""
+        super().progress(done, total, message)
         percent = round(100 * min(1.0, max(0.0, done / total if total else 1.0)), 1)
-        if int(percent / 10) != self._tenth:
-            self._tenth = int(percent / 10)
-            self._log.info("%3.0f%% %s", percent, message)
         now = self._clock()
         due = percent >= 100 or now - self._updated >= PROGRESS_SECONDS
         if percent == self._percent or not due:
@@ -79,14 +77,12 @@ class PrefectReporter(Reporter):
         """Publish rows as a table; no more than MAX_TABLE_ROWS of them."""
         cut = [json_safe(row) for row in rows[:MAX_TABLE_ROWS]]
         note = f"first {MAX_TABLE_ROWS} of {len(rows)} rows" if len(rows) > len(cut) else key
-        self._publish(key, "table", note, lambda name, text: create_table_artifact(cut, name, text))
+        self._publish(key, "table", note, partial(create_table_artifact, cut))
 
     def image(self, key: str, png: bytes, caption: str) -> None:
         """Publish a picture (the bytes of a PNG) with its caption."""
         text = picture(png, caption)
-        self._publish(
-            key, "picture", caption, lambda name, note: create_markdown_artifact(text, name, note)
-        )
+        self._publish(key, "picture", caption, partial(create_markdown_artifact, text))
 
     def _send_progress(self, key: str, message: str) -> object:
         if self._progress is None:

@@ -72,17 +72,11 @@ def up(
             started = _ensure_server(at, running, host, port, say)
         settings = _settings(at, running, external)
         write_profile(at, settings)
-        registering = _start_registering(at, running, settings, say)
-        try:
+        with _registering(at, running, settings, say) as registering:
             if not external:
                 _await_server(at, running)
-            if registering is not None:
-                _finish_registering(at, running, settings, registering)
-            if started or registering is not None:
-                Api(server_url(running), patience=30.0).send_heartbeats()
-        finally:
-            if registering is not None and registering.poll() is None:
-                registering.kill()
+        if started or registering:
+            Api(server_url(running), patience=30.0).send_heartbeats()
         _ensure_workers(at, running, settings, say)
         return running
 
@@ -246,28 +240,30 @@ def _tail(log: Path) -> str:
 # --- deployments and workers -------------------------------------------------------------------
 
 
-def _start_registering(
+@contextlib.contextmanager
+def _registering(
     at: Places, running: Running, settings: dict[str, str], say: Say
-) -> subprocess.Popen[bytes] | None:
-    """Start `flows.server.register` where something changed; it imports while the server starts."""
-    if running.deployed == _deployed_fingerprint(settings):
-        return None
+) -> Iterator[bool]:
+    """Run `flows.server.register` where something changed, and say whether it did.
+
+    It imports while the block waits for the server, and is waited for at the block's end.
+    """
+    wanted = _deployed_fingerprint(settings)
+    if running.deployed == wanted:
+        yield False
+        return
     say("registering pools, deployments and the zombie automation")
+    command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
     with _log(at, "register").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.server.register"],
-            env=child_environment(at, settings),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def _finish_registering(
-    at: Places, running: Running, settings: dict[str, str], registering: subprocess.Popen[bytes]
-) -> None:
-    if registering.wait():
-        raise KontextError(f"the deployments were not registered: {_tail(_log(at, 'register'))}")
-    running.deployed = _deployed_fingerprint(settings)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield True
+        if process.wait():
+            why = _tail(_log(at, "register"))
+            raise KontextError(f"the deployments were not registered: {why}")
+    finally:
+        process.kill()
+    running.deployed = wanted
     running.save(_state(at))
 
 

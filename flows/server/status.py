@@ -20,21 +20,15 @@ def stage_states(engine: Engine, api: Api | None) -> list[StageStatus]:
 def _with_running(found: StageStatus, home: Path, api: Api | None) -> StageStatus:
     if found.state == "done":
         return found
-    run = _run(found, api)
-    if run is not None:
+    # a run of the server that makes this artifact
+    wanted = {"tags": {"all_": [artifact_tag(found.stage, found.digest)]}, "state": ACTIVE}
+    if runs := api.runs(wanted, limit=1) if api else []:
+        run = runs[0]
         what = "running" if run["state_type"] == "RUNNING" else "waiting to run"
         return replace(found, state="running", why=f"{what}: '{run['name']}' ({found.why})")
     if _is_locked(home / "locks" / f"{found.stage}-{found.digest}.lock"):
         return replace(found, state="running", why=f"a process of this home ({found.why})")
     return found
-
-
-def _run(found: StageStatus, api: Api | None) -> Any:
-    """A run of the server that makes this artifact."""
-    if api is None:
-        return None
-    wanted = {"tags": {"all_": [artifact_tag(found.stage, found.digest)]}, "state": ACTIVE}
-    return next(iter(api.runs(wanted, limit=1)), None)
 
 
 def _is_locked(path: Path) -> bool:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.backoff import Backoff
+from flows.backoff import next_pause
 from flows.names import ACTIVE, artifact_tag
 from flows.server.api import TERMINAL, Api
 from kontext.engine.stage import PlannedStage
@@ -91,14 +91,15 @@ class Watch:
         if self._interactive:
             live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4)
         with live:
-            backoff = Backoff(first=1.0)
+            pause = 1.0
             while True:
                 run = self.api.run(self.run_id)
                 news = self._update([*self.api.children(self.run_id), *self._adopted()])
                 self._show_logs()
                 if run["state_type"] in TERMINAL:
                     break
-                self.sleep(backoff.pause(news))
+                pause = next_pause(pause, news, first=1.0)
+                self.sleep(pause)
             self._show_logs()
         if not self._interactive:
             self.console.print(self._table())

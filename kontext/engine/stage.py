@@ -34,8 +34,8 @@ SectionT = TypeVar("SectionT", bound=Section)
 class Reporter:
     """Where a stage shows people what it did. This one logs; an orchestrator's has pages for it."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log: logging.Logger | logging.LoggerAdapter[Any] = log
+    def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._log = log
         self._shown = -1
 
     def progress(self, done: float, total: float, message: str = "") -> None:

@@ -1,5 +1,6 @@
 import socket
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_server_of_ours_that_cannot_start_says_why(
         "_server_command",
         lambda running: [serve.sys.executable, "-c", "raise RuntimeError('no database')"],
     )
-    monkeypatch.setattr(serve, "_start_registering", lambda *_: None)
+    monkeypatch.setattr(serve, "_registering", lambda *_: nullcontext(False))
     with pytest.raises(KontextError, match="did not start: RuntimeError: no database"):
         serve.up(_places(tmp_path))
 
