@@ -27,6 +27,7 @@ from tasks.watermark import Watermark, now, read_watermark, write_watermark
 from tasks.workspace import open_engine, places, resolve_recipe
 
 LAST = "index"
+DATA = {"recipe", "overrides", "store"}  # fields that every run on the same data has
 CHANGES_KEY = "refresh-changes"
 
 
@@ -49,9 +50,8 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
         options: Which data
     """
     log = get_run_logger()
-    recipe = resolve_recipe(options.recipe, options.overrides)
-    engine = open_engine(recipe, places(options.store))
-    dataset = recipe.shard.dataset
+    engine = open_engine(resolve_recipe(options.recipe, options.overrides), places(options.store))
+    dataset = engine.recipe.shard.dataset
     mark = read_watermark(engine.objects, dataset)
     due = flow_run.get_scheduled_start_time()
     if mark is not None and mark.covers(due):
@@ -60,11 +60,9 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
     started = now()
     before = engine.artifacts.manifest(LAST, mark.index) if mark else None
     form = PipelineForm(
-        recipe=options.recipe,
-        overrides=options.overrides,
+        **options.model_dump(include=DATA),
         until=StageChoice(LAST),
         force=[StageName("ingest")] if options.rescan else [],
-        store=options.store,
     )
     state: State[Any] = run_plan(form, title=f"Data refresh, recipe {options.recipe}")
     if not state.is_completed():
@@ -94,7 +92,7 @@ def _conclude(
     )
     write_watermark(engine.objects, mark)
     if before is None or before.digest != index.digest:
-        again = options.model_dump(include={"recipe", "overrides", "store"}, mode="json")
+        again = options.model_dump(include=DATA, mode="json")
         dataset_committed(dataset, version, options.train, again)
     refresh_finished(dataset)
     said = ", ".join(f"{c.group} {c.what} +{c.added} −{c.removed}" for c in changes[:6])

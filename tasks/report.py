@@ -29,8 +29,7 @@ def report_link(digest: str) -> str:
 def export_report(artifact: Artifact, home: Path) -> Path:
     """Make `report/<digest>` and `report/latest` hold this report; return the latter's index.
 
-    Raises:
-        ArtifactError: the artifact has no report.
+    Raises ArtifactError when the artifact has no report.
     """
     names = artifact.names(PREFIX)
     if PREFIX + INDEX not in names:

@@ -57,13 +57,9 @@ class PlannedRun:
 
 
 def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
-    """The stages of a request, in order.
+    """The stages of a request, in order. After `seconds` the engine's long stages save and stop.
 
-    Args:
-        seconds: after so many the engine's long stages save and stop.
-
-    Raises:
-        KontextError: an unknown recipe or version, or a stage from before is missing.
+    Raises KontextError for an unknown recipe or version, or when a stage from before is missing.
     """
     at, ends = places(request.store), time.monotonic() + seconds
     recipe = resolve_recipe(request.recipe, request.overrides)

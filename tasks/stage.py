@@ -38,11 +38,10 @@ def run_stage(
     Returns stage, digest, reused, seconds and metrics.
     """
     log = get_run_logger()
-    at = places(store)
     reporter = PrefectReporter(stage, log)
     with forward_logs(log):
-        run = str(flow_run.get_id())
-        engine = open_engine(resolve_recipe(recipe, overrides), at, run, versions)
+        chosen, run = resolve_recipe(recipe, overrides), str(flow_run.get_id())
+        engine = open_engine(chosen, places(store), run, versions)
         try:
             outcome = engine.run_stage(stage, reporter, force=force)
         except GateError as error:

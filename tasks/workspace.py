@@ -33,11 +33,6 @@ class Places:
         """Folder of the Prefect server's database, profile and results."""
         return self.home / "prefect"
 
-    @property
-    def logs(self) -> Path:
-        """Folder of the logs of server and workers."""
-        return self.home / "logs"
-
 
 def places(store: str = "") -> Places:
     """Locations from the environment; a `store` given by hand wins over KONTEXT_STORE."""
@@ -81,16 +76,13 @@ def open_engine(
 ) -> Engine:
     """The engine over these places.
 
-    Over a store of `kontext export-store`, the data stages are those that were exported, models
-    are read from the store, and there is no catalog: the store it goes back to has one.
+    `versions` are artifacts to take as they are: stage/digest, a tag or a stage name (its latest).
+    Long stages ask `stop` whether to save and end. Over a store of `kontext export-store`, the data
+    stages are those that were exported, models are read from the store, and there is no catalog:
+    the store it goes back to has one.
 
-    Args:
-        versions: artifacts to take as they are: stage/digest, a tag or a stage name (its latest).
-        stop: asked by long stages whether to save and end.
-
-    Raises:
-        ArtifactError: a version that does not exist.
-        RecipeError: the store was exported for another recipe.
+    Raises ArtifactError for a version that does not exist, RecipeError for a store that was
+    exported for another recipe.
     """
     from kontext.engine.run import Engine
     from kontext.exported import exported_artifacts, use_models
@@ -126,8 +118,7 @@ def chosen(at: Places, versions: Sequence[str]) -> dict[str, str]:
     Raises ArtifactError for an unknown artifact or two of one stage.
     """
     found: dict[str, str] = {}
-    store = open_artifacts(at)
-    for stage, digest in (store.resolve(version) for version in versions):
+    for stage, digest in map(open_artifacts(at).resolve, versions):
         if found.setdefault(stage, digest) != digest:
             raise ArtifactError(f"two versions of stage '{stage}' were chosen")
     return found

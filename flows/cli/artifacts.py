@@ -53,11 +53,7 @@ def list_artifacts(
 
 def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
     return {
-        "stage": manifest.stage,
-        "digest": manifest.digest,
-        "recipe": manifest.recipe,
-        "created_at": manifest.created_at,
-        "seconds": manifest.seconds,
+        **manifest.model_dump(include={"stage", "digest", "recipe", "created_at", "seconds"}),
         "files": len(manifest.files),
         "bytes": sum(file.size for file in manifest.files),
         "tags": sorted(tags),
@@ -96,11 +92,8 @@ def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     from kontext.store.artifacts.lineage import lineage as lineage_of
 
     found = lineage_of(opened.artifacts(store), ref)
-    data = {
-        "root": list(found.root),
-        "nodes": [[m.stage, m.digest] for m in found.nodes],
-        "edges": [[list(a), list(b)] for a, b in found.edges],
-    }
+    nodes = [(manifest.stage, manifest.digest) for manifest in found.nodes]
+    data = {"root": found.root, "nodes": nodes, "edges": found.edges}
     print_result(data, found.mermaid, as_json)
 
 

@@ -9,9 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,15 +25,7 @@ if TYPE_CHECKING:
 
 PLACE = (Panel.DATA, 1)
 _NUMBERS = ("int", "uint", "float", "double", "dec")  # starts of the names of Arrow's types
-
-
-class Format(StrEnum):
-    """How a query's answer is printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
+Format = Literal["table", "csv", "json", "parquet"]
 
 
 def sql(
@@ -42,7 +33,7 @@ def sql(
     at: At = "",
     output_format: Annotated[
         Format, typer.Option("--format", "-f", help="How the answer is printed.")
-    ] = Format.table,
+    ] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds before the query is stopped.")] = 60.0,
     shell: Annotated[bool, typer.Option("--shell", help="Open duckdb's own prompt.")] = False,
@@ -56,10 +47,10 @@ def sql(
         _open_shell(at, store)
         return
     answer = opened.catalog(store).query(query, at=at or None, timeout=timeout)
-    chosen = Format.json if as_json else output_format
-    if chosen is Format.parquet:
+    chosen: Format = "json" if as_json else output_format
+    if chosen == "parquet":
         _write_parquet(answer, output)
-    elif output is None and chosen is Format.table:
+    elif output is None and chosen == "table":
         print_table(*_table(answer))
     elif output is None:
         typer.echo(_text(answer, chosen))
@@ -93,10 +84,10 @@ def _write_parquet(answer: pa.Table, output: Path | None) -> None:
 
 
 def _text(answer: pa.Table, chosen: Format) -> str:
-    if chosen is Format.json:
+    if chosen == "json":
         return json.dumps(json_safe(answer.to_pylist()), indent=1, ensure_ascii=False)
     rows, names, right = _table(answer)
-    if chosen is Format.table:
+    if chosen == "table":
         return table_text(rows, names, right)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([names, *rows])

@@ -20,24 +20,15 @@ def status(
     engine = opened.engine(recipe, overrides, store)
     at = places(store)
     api = serve.connect(at)
-    stages = stage_states(engine, api)
+    stages = [vars(stage) for stage in stage_states(engine, api)]
     planned = schedules(api) if api else []
-    services = serve.status(at)
+    services = [vars(service) for service in serve.status(at)]
     if as_json:
-        print_json(
-            {
-                "stages": [vars(stage) for stage in stages],
-                "schedules": planned,
-                "services": [vars(service) for service in services],
-            }
-        )
+        print_json({"stages": stages, "schedules": planned, "services": services})
         return
-    print_table(
-        [(s.stage, s.digest, s.state, s.why) for s in stages], ("stage", "digest", "state", "why")
-    )
-    due = [(p["name"], p["state"], p["schedule"], p["next"]) for p in planned]
+    print_table([[*row.values()] for row in stages], ("stage", "digest", "state", "why"))
     typer.echo("")
-    print_table(due, ("schedule", "state", "when", "next (UTC)"))
-    if due:
+    print_table([[*row.values()] for row in planned], ("schedule", "state", "when", "next (UTC)"))
+    if planned:
         typer.echo("")
-    print_table([(s.name, s.state, s.detail) for s in services], ("service", "state", "where"))
+    print_table([[*row.values()] for row in services], ("service", "state", "where"))

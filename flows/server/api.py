@@ -78,8 +78,8 @@ class Api:
     def create_run(self, deployment: str, parameters: dict[str, Any], tags: list[str]) -> Any:
         """Submit a run of `flow/deployment` and return it."""
         body = {"parameters": parameters, "tags": tags, "state": {"type": "SCHEDULED"}}
-        found = self.deployment_id(deployment)
-        return self.call("POST", f"/deployments/{found}/create_flow_run", body)
+        path = f"/deployments/{self.deployment_id(deployment)}/create_flow_run"
+        return self.call("POST", path, body)
 
     def run(self, run_id: str) -> Any:
         """The flow run as the server knows it now."""
@@ -101,7 +101,6 @@ class Api:
         heartbeats, so a run whose process died meanwhile would stay Running for ever. After this
         heartbeat the server notices its silence.
         """
-        running = self.runs({"state": {"type": {"any_": ["RUNNING"]}}})
         now = datetime.now(UTC).isoformat()
         events = [
             {
@@ -113,7 +112,7 @@ class Api:
                     "prefect.resource.name": run["name"],
                 },
             }
-            for run in running
+            for run in self.runs({"state": {"type": {"any_": ["RUNNING"]}}})
         ]
         if events:
             self.call("POST", "/events", events)

@@ -43,6 +43,9 @@ class Process:
         _reap(self.pid)
 
 
+NOBODY = Process(0, "")  # is never alive
+
+
 def start_time(pid: int) -> str:
     """Start time of a running process; empty where there is none (zombies count as none)."""
     stat = Path(f"/proc/{pid}/stat")
@@ -103,7 +106,7 @@ class Running:
 
     host: str = "127.0.0.1"
     port: int = 0
-    server: Process | None = None
+    server: Process = NOBODY
     workers: dict[str, Process] = field(default_factory=dict)
     workers_env: str = ""  # fingerprint of the environment the workers inherited
     deployed: str = ""  # fingerprint of what was registered

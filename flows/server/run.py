@@ -17,11 +17,8 @@ from tasks.workspace import places
 def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
     """Run a pipeline on the Prefect server, to its end.
 
-    Returns what `--json` prints: state, stages with digests, report, run address.
-
-    Raises:
-        KontextError: a bad request, or RunFailed with the failing stage, its error and how to
-            continue.
+    Returns what `--json` prints: state, stages with digests, report, run address. Raises
+    KontextError for a bad request; RunFailed has the failing stage, its error and how to continue.
     """
     planned = plan_run(request)
     at, engine = places(request.store), planned.engine

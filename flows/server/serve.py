@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.server.api import Api, ServerError
-from flows.server.processes import Process, Running, port_free, spawn
+from flows.server.processes import NOBODY, Process, Running, port_free, spawn
 from flows.server.settings import (
     DEFAULT_PORT,
     SERVER_SECONDS,
@@ -58,16 +58,18 @@ def up(
 ) -> Running:
     """Bring everything up and return where it is.
 
-    Raises:
-        KontextError: the port asked for is taken, or a process does not start (with its log).
+    Raises KontextError when the port asked for is taken or a process does not start (with its log).
     """
     at = at or places()
-    at.prefect.mkdir(parents=True, exist_ok=True)
     with _locked(at.prefect / "up.lock"):
         running = Running.load(_state(at))
         external, started = external_url(), False
         if external:
-            _require_external(external, running)
+            if not Api(external).healthy():
+                raise ServerError(
+                    f"PREFECT_API_URL is set, but no Prefect server answers at {external}"
+                )
+            running.server = NOBODY
         else:
             started = _ensure_server(at, running, host, port, say)
         settings = _settings(at, running, external)
@@ -87,15 +89,19 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
     with _locked(at.prefect / "up.lock"):
         running = Running.load(_state(at))
         workers = {n: w for n, w in running.workers.items() if w.alive}
-        server_up = running.server is not None and running.server.alive
+        server_up = running.server.alive
         for name, worker in workers.items():
             say(f"stopping worker {name}")
             worker.stop()
-        if server_up and running.server is not None:
-            _close_runs(Api(running.url))
+        if server_up:
+            api = Api(running.url)
+            # a worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)
+            for run in _unfinished(api) if api.healthy() else ():
+                why = "stopped by kontext down"
+                api.set_state(run["id"], "CRASHED", "Crashed", why, force=True)
             say("stopping server")
             running.server.stop()
-        running.server, running.workers, running.workers_env = None, {}, ""
+        running.server, running.workers, running.workers_env = NOBODY, {}, ""
         running.save(_state(at))
         return bool(workers) or server_up
 
@@ -109,12 +115,9 @@ def status(at: Places | None = None) -> list[Service]:
     state = ("external" if external else "up") if healthy else "down"
     found = [Service("server", state, detail)]
     for pool in POOLS:
-        worker = running.workers.get(pool)
-        if worker is not None and worker.alive:
-            found.append(Service(f"worker {pool}", "up", f"pid {worker.pid}"))
-        else:
-            log = _log(at, f"worker-{pool}")
-            found.append(Service(f"worker {pool}", "down", f"see {log}"))
+        worker = running.workers.get(pool, NOBODY)
+        detail = f"pid {worker.pid}" if worker.alive else f"see {_log(at, f'worker-{pool}')}"
+        found.append(Service(f"worker {pool}", "up" if worker.alive else "down", detail))
     return found
 
 
@@ -140,7 +143,7 @@ def _state(at: Places) -> Path:
 
 
 def _log(at: Places, name: str) -> Path:
-    return at.logs / f"{name}.log"
+    return at.home / "logs" / f"{name}.log"
 
 
 def _settings(at: Places, running: Running, external: str) -> dict[str, str]:
@@ -162,22 +165,16 @@ def _locked(path: Path) -> Iterator[None]:
 # --- server ------------------------------------------------------------------------------------
 
 
-def _require_external(url: str, running: Running) -> None:
-    if not Api(url).healthy():
-        raise ServerError(f"PREFECT_API_URL is set, but no Prefect server answers at {url}")
-    running.server = None
-
-
 def _ensure_server(at: Places, running: Running, host: str, port: int | None, say: Say) -> bool:
     """Whether it had to be started."""
-    alive = running.server is not None and running.server.alive
+    alive = running.server.alive
     if alive and port not in (None, running.port):
         raise KontextError(
             f"the server is up on port {running.port}; `kontext down` first to use {port}"
         )
     if alive and _answers(running, 30.0):
         return False
-    if running.server is not None:
+    if running.server != NOBODY:
         say("the server is not answering: starting it again" if alive else "the server had died")
         running.server.stop()
     running.host = host
@@ -192,8 +189,7 @@ def _ensure_server(at: Places, running: Running, host: str, port: int | None, sa
 
 def _await_server(at: Places, running: Running) -> None:
     if not _answers(running, SERVER_SECONDS):
-        if running.server is not None:
-            running.server.stop()
+        running.server.stop()
         raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
 
 
@@ -220,11 +216,9 @@ def _choose_port(host: str, wanted: int | None, fixed: bool, say: Say) -> int:
 def _answers(running: Running, seconds: float) -> bool:
     api = Api(running.url)
     limit = time.monotonic() + seconds
-    while running.server is not None and running.server.alive:
+    while running.server.alive and time.monotonic() < limit:
         if api.healthy():
             return True
-        if time.monotonic() > limit:
-            break
         time.sleep(0.1)
     return False
 
@@ -291,7 +285,7 @@ def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say:
         say("the environment changed: restarting the workers")
         for worker in workers.values():
             worker.stop()
-    missing = [pool for pool in POOLS if pool not in workers or not workers[pool].alive]
+    missing = [pool for pool in POOLS if not workers.get(pool, NOBODY).alive]
     for pool in missing:
         say(f"starting worker {pool}")
         workers[pool] = _start_worker(at, pool, settings, cwd)
@@ -321,12 +315,6 @@ def _require_workers(at: Places, workers: dict[str, Process]) -> None:
 
 def _unfinished(api: Api) -> list[Any]:
     return api.runs({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
-
-
-def _close_runs(api: Api) -> None:
-    """A worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)."""
-    for run in _unfinished(api) if api.healthy() else ():
-        api.set_state(run["id"], "CRASHED", "Crashed", "stopped by kontext down", force=True)
 
 
 def describe(running: Running) -> dict[str, Any]:

@@ -83,12 +83,11 @@ class Watch:
             for step in self.plan
         }
         self._tags = {artifact_tag(step.stage, step.digest): step.stage for step in self.plan}
-        self._interactive = self.console.is_terminal
 
     def follow(self) -> Any:
         """Block until the run is over and return it."""
         live: AbstractContextManager[Any] = nullcontext()
-        if self._interactive:
+        if self.console.is_terminal:
             live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4)
         with live:
             pause = 1.0
@@ -101,7 +100,7 @@ class Watch:
                 pause = next_pause(pause, news, first=1.0)
                 self.sleep(pause)
             self._show_logs()
-        if not self._interactive:
+        if not self.console.is_terminal:
             self.console.print(self._table())
         return run
 
@@ -126,7 +125,7 @@ class Watch:
             line.seconds = child.get("estimated_run_time") or child.get("total_run_time")
             line.run_id = child["id"]
             news = news or line.state != before
-            if line.state != before and not self._interactive:
+            if line.state != before and not self.console.is_terminal:
                 self.console.print(self._text(line))
         running = {line.run_id: line for line in self.lines.values() if line.state == "RUNNING"}
         if running:

@@ -21,7 +21,6 @@ from tasks.workspace import places
 
 SQLITE_PATIENCE = 10  # seconds
 
-
 _prefects_setup = AioSqliteConfiguration.setup_sqlite
 
 

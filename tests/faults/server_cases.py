@@ -125,13 +125,11 @@ def case(name: str, fault: Callable[[Running, Api, str], None], group: str = "Pr
 
 def kill_server(running: Running, api: Api, run: str) -> None:
     _running_child(api, run)
-    assert running.server is not None
     os.kill(running.server.pid, signal.SIGKILL)
 
 
 def kill_worker(running: Running, api: Api, run: str) -> None:
     _running_child(api, run)
-    assert running.workers is not None
     os.kill(running.workers["cpu"].pid, signal.SIGKILL)
 
 
@@ -148,7 +146,6 @@ def kill_pipeline(running: Running, api: Api, run: str) -> None:
 
 def kill_everything(running: Running, api: Api, run: str) -> None:
     child = _running_child(api, run)
-    assert running.server is not None and running.workers is not None
     _kill([running.server.pid, *(worker.pid for worker in running.workers.values())])
     _kill(_processes(run) + _processes(child["id"]))
 

@@ -20,11 +20,8 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
     """Run a pipeline to its end, or for `seconds`.
 
     Returns what `--json` prints: state (COMPLETED, or STOPPED where the time was up), stages with
-    digests, report.
-
-    Raises:
-        KontextError: a bad request, or RunFailed with the failing stage, its error and how to
-            continue.
+    digests, report. Raises KontextError for a bad request; RunFailed has the failing stage, its
+    error and how to continue.
     """
     planned = plan_run(request, seconds)
     engine = planned.engine

@@ -85,11 +85,8 @@ def engine(recipe: str, overrides: list[str] | None, store: str) -> Engine:
 def prelude(at: str, store: str) -> str:
     """The SQL that attaches the environment's catalog to any DuckDB.
 
-    Args:
-        at: a dataset version or a snapshot number; empty: now.
-
-    Raises:
-        CatalogError: no catalog, or no such version.
+    `at` is a dataset version or a snapshot number; empty: now. Raises CatalogError when there is
+    no catalog or no such version.
     """
     from kontext.store.catalog.prelude import prelude as attach
     from tasks.workspace import places

@@ -91,8 +91,7 @@ def _table(
         pad_edge=False,
         padding=(0, 1 if headers else 2, 0, 0),
     )
-    for number in range(len(headers or rows[0])):
-        name = headers[number] if headers else ""
+    for number, name in enumerate(headers or [""] * len(rows[0])):
         made.add_column(name, justify="right" if number in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*map(str, row))

@@ -11,11 +11,8 @@ from tasks.markdown import run_link
 def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> None:
     """Run the flow on the server, which is started where it is down, and print how it ended.
 
-    Args:
-        options: fields of the flow's form, without the store.
-
-    Raises:
-        KontextError: the run did not complete.
+    `options` are fields of the flow's form, without the store. Raises KontextError when the run
+    did not complete.
     """
     from flows.names import deployment_name
     from flows.server.api import TERMINAL, Api
