@@ -133,7 +133,8 @@ class PipelineRun:
             self._log.info("%s: done (%s)", name, row.digest)
         else:
             row.state = "cancelled" if state.is_cancelled() else "failed"
-            row.error = one_line(state.message or state.name or "unknown state")
+            said = " ".join((state.message or state.name or "unknown state").split())
+            row.error = said.removeprefix("Flow run encountered an exception: ")
             if state.is_completed():
                 row.error = "its run made another artifact: the code changed meanwhile; run again"
             self._log.error("%s: %s: %s", name, row.state, row.error)
@@ -177,12 +178,6 @@ class PipelineRun:
         report = f"; report: {self._report}" if self._report else ""
         said = f"{states.count('ran')} stages ran, {states.count('reused')} reused{report}"
         return Completed(message=said)
-
-
-def one_line(message: str) -> str:
-    """A state's message without Prefect's frame around it."""
-    text = " ".join(message.split())
-    return text.removeprefix("Flow run encountered an exception: ")
 
 
 def _name() -> str:

@@ -1,19 +1,14 @@
 """What `kontext run` was asked for, and the stages that it comes to."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from kontext.engine.run import Engine
+from kontext.engine.stage import PlannedStage
 from kontext.errors import ArtifactError, KontextError
 from tasks.report import export_report
 from tasks.workspace import open_engine, places, resolve_recipe
-
-if TYPE_CHECKING:
-    from kontext.engine.run import Engine
-    from kontext.engine.stage import PlannedStage
 
 
 @dataclass(frozen=True)

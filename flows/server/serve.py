@@ -248,6 +248,7 @@ def _registering(
         return
     say("registering pools, deployments and the zombie automation")
     command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
+    _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
     with _log(at, "register").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
