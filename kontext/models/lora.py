@@ -22,15 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext.errors import WeightsError
-from kontext.models.files.weights import Entry, converted
+from kontext.models.files.weights import Entry
 from kontext.models.flux.transformer import FluxTransformer
 
-BLOCKS = (
-    "*_blocks.*.qkv",
-    "*_blocks.*_attn.proj",
-    "*_blocks.*_mlp.[02]",
-    "*_blocks.*.linear[12]",
-)
+BLOCKS = ("*_blocks.*.qkv", "*_blocks.*_attn.proj", "*_blocks.*_mlp.[02]", "*_blocks.*.linear[12]")
 
 
 @dataclass(frozen=True)
@@ -124,15 +119,14 @@ class Lora:
     def merged(self, entries: Iterable[Entry]) -> list[Entry]:
         """A transformer's tensors (`weights.bfl_entries`) with the adapters added to them."""
         return [
-            converted(entry, partial(_merge_one, *self.adapters[entry.name]))
+            replace(entry, read=partial(self._merged, entry))
             if entry.name in self.adapters
             else entry
             for entry in entries
         ]
 
-
-def _merge_one(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
-    return add_product(weight, down, up)
+    def _merged(self, entry: Entry) -> Tensor:
+        return add_product(entry.read(), *self.adapters[entry.name])
 
 
 def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from kontext.errors import WeightsError
 from kontext.models.files.convert import Layout, rules_for, to_diffusers, transformer_config
 from kontext.models.files.lora_files import extract, load_lora, save_lora
-from kontext.models.files.weights import bfl_entries, open_weights, state_entries, write_weights
+from kontext.models.files.weights import bfl_entries, state_entries, write_weights
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import (
@@ -135,7 +135,7 @@ def test_merging_keeps_the_output_and_leaves_plain_layers(tmp_path: Path) -> Non
     assert torch.allclose(ours(made), before, atol=2e-5)
     # merged from file to file, the weights are the same bit for bit
     save_file(model().state_dict(), tmp_path / "base.safetensors")
-    entries = bfl_entries(open_weights(tmp_path / "base.safetensors"), rules_for(model()))
+    entries = bfl_entries(tmp_path / "base.safetensors", model())
     write_weights(tmp_path / "merged.safetensors", lora.merged(entries), {})
     merged = load_file(tmp_path / "merged.safetensors")
     assert all(torch.allclose(v, merged[k], atol=1e-7) for k, v in made.state_dict().items())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from kontext.errors import ArtifactError, WeightsError
 
 if TYPE_CHECKING:
-    from kontext.edit.weights.imports import WeightsSource
     from kontext.edit.weights.model_store import OpenStore
     from kontext.models.files.convert import Layout
     from kontext.models.files.weights import WeightsFile
@@ -27,7 +26,8 @@ def extract_lora(
     """
     from kontext.models.files.lora_files import extract, save_lora
 
-    _check_file(output)
+    if output.suffix != ".safetensors":
+        raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
     model, before = _transformer(base, open_store)
     other, after = _transformer(tuned, open_store)
     if model.shape != other.shape:
@@ -58,43 +58,26 @@ def merge_lora(
         WeightsError: no model or no adapters there, adapters for another model, or a target that is
             not empty.
     """
-    from kontext.edit.weights.imports import import_model
+    from kontext.edit.weights.imports import find_source, import_model
+    from kontext.edit.weights.model_store import model_source
     from kontext.models.files.lora_files import load_lora
 
     if not lora.exists():
         raise WeightsError(f"{lora} does not exist")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise WeightsError(f"{output} is not an empty folder")
-    source = _source(base, open_store)
+    place = Path(base)
+    source = find_source(place if place.exists() else model_source(base, open_store))
     model = source.recognised()[0].require_whole().transformer
     made = import_model(source, output, lora=load_lora(lora, model).scaled(strength))
     return {"folder": str(output), "model": made.settings.name, "digest": made.digest}
 
 
-def _check_file(output: Path) -> None:
-    if output.suffix != ".safetensors":
-        raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
-
-
-def _source(ref: str, open_store: OpenStore) -> WeightsSource:
-    from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, find_file, read_config
-    from kontext.edit.weights.imports import WeightsSource, find_source
-    from kontext.edit.weights.model_store import model_source
-
-    if Path(ref).exists():
-        return find_source(Path(ref))
-    files = model_source(ref, open_store)
-    config = read_config(files)
-    parts = find_file(files, TRANSFORMER), find_file(files, AUTOENCODER)
-    return WeightsSource(*parts, "", config.settings, config)
-
-
 def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, WeightsFile]:
     """The transformer (on the meta device) and its tensors under our names, read when asked for."""
-    from kontext.models.files.convert import rules_for
     from kontext.models.files.locate import artifact_transformer, find_transformer
     from kontext.models.files.recognise import recognise
-    from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
+    from kontext.models.files.weights import WeightsFile, bfl_entries
 
     if Path(ref).exists():
         path = find_transformer(Path(ref))
@@ -104,5 +87,4 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
         except ArtifactError as error:
             raise WeightsError(f"'{ref}' is no file, folder or artifact") from error
     model = recognise(path).transformer
-    entries = bfl_entries(open_weights(path), rules_for(model))
-    return model, WeightsFile({entry.name: entry for entry in entries}, ref, {})
+    return model, WeightsFile({entry.name: entry for entry in bfl_entries(path, model)}, ref, {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kontext.edit.weights.folder import (
-    AUTOENCODER,
-    TRANSFORMER,
-    ModelFile,
-    find_file,
-    read_config,
-)
+from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelFile, find_file, read_config
 from kontext.edit.weights.imports import SETTINGS, TEXT_FOLDERS
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
@@ -29,12 +22,12 @@ from kontext.models.files.convert import (
     scheduler_config,
     transformer_config,
 )
+from kontext.models.files.recognise import SCHEDULER
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.files.weights import (
     Entry,
     bfl_entries,
     diffusers_entries,
-    open_weights,
     write_sharded,
     write_weights,
 )
@@ -91,14 +84,14 @@ def export_model(
         raise WeightsError(f"{folder} exists and is not empty")
     transformer, autoencoder = config.networks()
     entries = (
-        _entries(transformer, find_file(source, TRANSFORMER), dtype),
-        _entries(autoencoder, find_file(source, AUTOENCODER), None),
+        bfl_entries(find_file(source, TRANSFORMER), transformer, dtype),
+        bfl_entries(find_file(source, AUTOENCODER), autoencoder),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / SETTINGS, config.settings.model_dump(mode="json"))
         if layout == "bfl":
-            note = _bfl(config, autoencoder, entries, folder)
+            note = _bfl(config, entries, folder)
         else:
             note = _diffusers(config, transformer, autoencoder, entries, folder)
     except OSError as error:
@@ -107,20 +100,11 @@ def export_model(
     return Exported(folder, tuple(files), note)
 
 
-def _entries(model: nn.Module, path: Path, dtype: torch.dtype | None) -> list[Entry]:
-    return bfl_entries(open_weights(path), rules_for(model), dtype)
-
-
-def _bfl(
-    config: ModelFile,
-    autoencoder: Autoencoder,
-    entries: tuple[Sequence[Entry], Sequence[Entry]],
-    folder: Path,
-) -> str:
+def _bfl(config: ModelFile, entries: tuple[list[Entry], list[Entry]], folder: Path) -> str:
     shape = config.transformer.model_dump_json()
     name = f"{config.settings.name}.safetensors"
     write_weights(folder / name, entries[0], {SHAPE_KEY: shape})
-    ae = json.dumps(autoencoder.config(), sort_keys=True)
+    ae = json.dumps(config.autoencoder.model_dump(mode="json"), sort_keys=True)
     write_weights(folder / "ae.safetensors", entries[1], {SHAPE_KEY: ae})
     return "BFL's layout: transformer and autoencoder; text encoders are separate files"
 
@@ -129,18 +113,12 @@ def _diffusers(
     config: ModelFile,
     transformer: FluxTransformer,
     autoencoder: Autoencoder,
-    entries: tuple[Sequence[Entry], Sequence[Entry]],
+    entries: tuple[list[Entry], list[Entry]],
     folder: Path,
 ) -> str:
-    parts: tuple[tuple[str, nn.Module, dict[str, Any], Sequence[Entry]], ...] = (
-        ("transformer", transformer, transformer_config(transformer.shape), entries[0]),
-        ("vae", autoencoder, autoencoder_config(autoencoder), entries[1]),
-    )
-    for name, module, described, tensors in parts:
-        write_sharded(folder / name, _STEM, diffusers_entries(tensors, rules_for(module)))
-        _write_json(folder / name / "config.json", described)
-    scheduler = scheduler_config(transformer.shape)
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    _part(folder / "transformer", transformer, transformer_config(transformer.shape), entries[0])
+    _part(folder / "vae", autoencoder, autoencoder_config(autoencoder), entries[1])
+    _write_json(folder / SCHEDULER, scheduler_config(transformer.shape))
     kind, _, text = config.settings.text_encoder.partition(":")
     if kind != "flux":
         return (
@@ -153,6 +131,11 @@ def _diffusers(
         shutil.copytree(Path(text) / name, folder / name)
     _write_json(folder / "model_index.json", {**_INDEX, **_own_index(Path(text))})
     return "a whole pipeline: FluxKontextPipeline.from_pretrained reads it"
+
+
+def _part(folder: Path, model: nn.Module, config: dict[str, Any], entries: list[Entry]) -> None:
+    write_sharded(folder, _STEM, diffusers_entries(entries, rules_for(model)))
+    _write_json(folder / "config.json", config)
 
 
 def _own_index(text: Path) -> dict[str, Any]:

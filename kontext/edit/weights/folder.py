@@ -94,10 +94,7 @@ class LoadedModel:
 
 
 def save_model_folder(
-    folder: Path,
-    transformer: FluxTransformer,
-    autoencoder: Autoencoder,
-    settings: ModelSettings,
+    folder: Path, transformer: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
 ) -> str:
     """Write `folder` (created if need be) and return its digest. Same input, same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +127,7 @@ def write_config(
 
 
 def load_model_folder(
-    source: Path | Artifact,
-    device: torch.device | str = "cpu",
-    quantize: Scheme | None = None,
+    source: Path | Artifact, device: torch.device | str = "cpu", quantize: Scheme | None = None
 ) -> LoadedModel:
     """Load a folder written by `save_model_folder`, or `model/` of a published artifact.
 

@@ -3,8 +3,11 @@
 Tensors go from file to file one at a time, so memory does not depend on the model's size.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -15,16 +18,19 @@ from kontext.edit.weights.folder import (
     TRANSFORMER,
     ModelFile,
     ModelSettings,
+    find_file,
     read_config,
     write_config,
 )
 from kontext.errors import WeightsError
-from kontext.models.files.convert import rules_for
-from kontext.models.files.locate import only_transformer
+from kontext.models.files.locate import find_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
-from kontext.models.files.weights import bfl_entries, open_weights, write_weights
+from kontext.models.files.weights import bfl_entries, write_weights
 from kontext.models.lora import Lora
 from schemas.sections.models import TransformerShape
+
+if TYPE_CHECKING:
+    from kontext.store.artifacts.artifact_store import Artifact
 
 SETTINGS = "kontext.json"  # our settings beside exported weights
 TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
@@ -43,10 +49,8 @@ class WeightsSource:
 
     def recognised(self) -> tuple[Recognised, Recognised]:
         """What the transformer's and the autoencoder's files are. Raises WeightsError."""
-        if self.config is None:
-            return recognise(self.transformer), recognise(self.autoencoder)
-        transformer, autoencoder = self.config.networks()
-        return recognise(self.transformer, transformer), recognise(self.autoencoder, autoencoder)
+        models = self.config.networks() if self.config else (None, None)
+        return recognise(self.transformer, models[0]), recognise(self.autoencoder, models[1])
 
     def files(self) -> dict[str, Path]:
         """Every file that decides what is imported, by its place in the model."""
@@ -63,35 +67,32 @@ class WeightsSource:
         return found
 
 
-def find_source(path: Path, autoencoder: Path | None = None, text: str = "") -> WeightsSource:
-    """The parts of a model at `path`.
+def find_source(
+    place: Path | Artifact, autoencoder: Path | None = None, text: str = ""
+) -> WeightsSource:
+    """The parts of a model at `place`.
 
     Args:
-        path: a transformer's file, a folder with one and `ae.safetensors`, diffusers' pipeline or
-            `transformer` folder, or a model folder of ours.
+        place: a transformer's file, a folder with one and `ae.safetensors`, diffusers' pipeline or
+            `transformer` folder, or a model folder of ours, also in an artifact.
         autoencoder: where it lies elsewhere.
         text: text encoder spec, where it is not in the folder.
 
     Raises:
         WeightsError: nothing there, more than one candidate, or no autoencoder.
     """
-    if (path / CONFIG).is_file() and (path / TRANSFORMER).is_file():
-        config = read_config(path)
-        parts = (path / TRANSFORMER, path / AUTOENCODER)
+    if not isinstance(place, Path) or all((place / n).is_file() for n in (CONFIG, TRANSFORMER)):
+        config = read_config(place)
+        parts = find_file(place, TRANSFORMER), find_file(place, AUTOENCODER)
         return WeightsSource(*parts, text, config.settings, config)
-    if path.is_file():
-        folder, transformer = path.parent, path
-    elif (path / "transformer").is_dir():
-        folder, transformer = path, path / "transformer"
-    elif (path / "config.json").is_file():
-        folder, transformer = path.resolve().parent, path
-    else:
-        folder, transformer = path, only_transformer(path)
-    found = autoencoder or next(
-        (p for p in (folder / "vae", folder / "ae.safetensors") if p.exists()), None
-    )
+    transformer = find_transformer(place)
+    folder = place
+    if transformer == place:
+        folder = place.parent if place.is_file() else place.resolve().parent
+    beside = (folder / "vae", folder / "ae.safetensors")
+    found = autoencoder or next((path for path in beside if path.exists()), None)
     if found is None:
-        raise WeightsError(f"{path}: no autoencoder next to it (vae/ or ae.safetensors); name one")
+        raise WeightsError(f"{place}: no autoencoder next to it (vae/ or ae.safetensors); name one")
     if not text and all((folder / name).is_dir() for name in TEXT_FOLDERS):
         text = f"flux:{folder.resolve()}"
     return WeightsSource(transformer, found, text, _settings(folder / SETTINGS))
@@ -164,14 +165,11 @@ def import_model(
     changes = {"name": name, "text_encoder": source.text}
     settings = settings.model_copy(update={k: v for k, v in changes.items() if v})
     folder.mkdir(parents=True, exist_ok=True)
-    parts: tuple[tuple[Recognised, Path, str, torch.dtype | None], ...] = (
-        (transformer, source.transformer, TRANSFORMER, dtype),
-        (autoencoder, source.autoencoder, AUTOENCODER, None),
-    )
-    for found, path, target, kind in parts:
-        entries = bfl_entries(open_weights(path), rules_for(found.model), kind)
-        if lora is not None and target == TRANSFORMER:
-            entries = lora.check(found.transformer).merged(entries)
-        write_weights(folder / target, entries, {})
+    entries = bfl_entries(source.transformer, transformer.model, dtype)
+    if lora is not None:
+        entries = lora.check(transformer.transformer).merged(entries)
+    write_weights(folder / TRANSFORMER, entries, {})
+    entries = bfl_entries(source.autoencoder, autoencoder.model)
+    write_weights(folder / AUTOENCODER, entries, {})
     digest = write_config(folder, settings, shape, ae.config())
     return Imported(digest, transformer, autoencoder, settings)

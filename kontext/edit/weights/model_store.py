@@ -204,7 +204,7 @@ def examine(ref: str, open_store: OpenStore) -> list[dict[str, Any]]:
     Raises:
         WeightsError: nothing there, damaged, or of no known layout.
     """
-    from kontext.edit.weights.folder import AUTOENCODER, CONFIG, TRANSFORMER, find_file, read_config
+    from kontext.edit.weights.folder import CONFIG, TRANSFORMER
     from kontext.edit.weights.imports import find_source
     from kontext.models.files.recognise import recognise
     from kontext.models.files.weights import open_weights
@@ -213,17 +213,9 @@ def examine(ref: str, open_store: OpenStore) -> list[dict[str, Any]]:
     if path.is_file():
         weights = open_weights(path)
         return [_lora_row(weights)] if weights.is_lora else [_row(recognise(path))]
-    whole = path.is_dir() and not (path / CONFIG).is_file()
-    if whole or (path / TRANSFORMER).is_file():
-        return [_row(found) for found in find_source(path).recognised()]
-    if path.is_dir():  # diffusers' transformer/ or vae/
-        return [_row(recognise(path))]
-    source = model_source(ref, open_store)
-    transformer, autoencoder = read_config(source).networks()
-    return [
-        _row(recognise(find_file(source, TRANSFORMER), transformer)),
-        _row(recognise(find_file(source, AUTOENCODER), autoencoder)),
-    ]
+    if (path / CONFIG).is_file() and not (path / TRANSFORMER).is_file():
+        return [_row(recognise(path))]  # diffusers' transformer/ or vae/
+    return [_row(found) for found in find_source(model_source(ref, open_store)).recognised()]
 
 
 def _row(found: Recognised) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the file's own dtype is.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,18 +158,18 @@ def _indexed(index: Path) -> list[str]:
         raise WeightsError(f"{index}: not an index of shards ({error})") from error
 
 
-def bfl_entries(
-    weights: WeightsFile, rules: Sequence[Rule], dtype: torch.dtype | None = None
-) -> list[Entry]:
-    """The file's tensors under our (BFL's) names, in either layout.
+def bfl_entries(path: Path, model: nn.Module, dtype: torch.dtype | None = None) -> list[Entry]:
+    """The tensors of a file or folder of either layout, under our (BFL's) names.
 
     Args:
-        rules: of the model that the file should fit (`rules_for`).
+        model: what the file should fit; its weights are not used.
         dtype: convert while reading; None keeps the file's.
 
     Raises:
-        WeightsError: one message with all missing, surplus and misshapen keys.
+        WeightsError: as `open_weights`; or one message with all missing, surplus and misshapen
+            keys.
     """
+    weights, rules = open_weights(path), rules_for(model)
     bfl = weights.layout == "bfl"
     problems = key_problems(weights, rules)
     if problems:
@@ -213,7 +213,7 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
     Raises:
         WeightsError: one message with all missing, surplus and misshapen keys.
     """
-    entries = bfl_entries(open_weights(path), rules_for(model), dtype)
+    entries = bfl_entries(path, model, dtype)
     model.load_state_dict({e.name: e.read() for e in entries}, strict=True, assign=True)
     return model
 
@@ -291,15 +291,4 @@ def write_sharded(
 
 def state_entries(state: Mapping[str, Tensor]) -> list[Entry]:
     """Tensors in memory as entries."""
-    return [
-        Entry(name, tuple(t.shape), t.dtype, partial(_detached, t)) for name, t in state.items()
-    ]
-
-
-def _detached(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu()
-
-
-def converted(entry: Entry, change: Callable[[Tensor], Tensor]) -> Entry:
-    """The entry, with `change` applied when its tensor is read. Shape and dtype must stay."""
-    return replace(entry, read=lambda: change(entry.read()))
+    return [Entry(name, tuple(t.shape), t.dtype, t.detach().cpu) for name, t in state.items()]

@@ -98,11 +98,11 @@ def test_files_go_there_and_back_in_both_layouts_and_in_shards(
     rules = rules_for(model)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     write_weights(first, state_entries(state), {})
-    theirs = diffusers_entries(bfl_entries(open_weights(first), rules), rules)
+    theirs = diffusers_entries(bfl_entries(first, model), rules)
     write_sharded(tmp_path / "shards", "model", theirs, limit=9_000 * depth[0])
     names = sorted(p.name for p in (tmp_path / "shards").iterdir())
     assert names[-1] == "model.safetensors.index.json" and len(names) > 3
-    write_weights(second, bfl_entries(open_weights(tmp_path / "shards"), rules), {})
+    write_weights(second, bfl_entries(tmp_path / "shards", model), {})
     assert second.read_bytes() == first.read_bytes()
     assert bits(dict(open_weights(tmp_path / "shards"))) == bits(to_diffusers(state, rules))
     again = load_weights(meta(shape), tmp_path / "shards")
@@ -215,7 +215,7 @@ if job == "load":
     load_weights(model, path := __import__("pathlib").Path(path), dtype)
     total = float(sum(p.sum(dtype=torch.float32) for p in model.parameters()))  # touch all pages
 else:
-    entries = bfl_entries(open_weights(__import__("pathlib").Path(path)), rules_for(model), dtype)
+    entries = bfl_entries(__import__("pathlib").Path(path), model, dtype)
     write_weights(__import__("pathlib").Path(path).with_name("out.safetensors"), entries, {})
 size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
 print(json.dumps({"peak": status("VmHWM") - before, "size": size}))
