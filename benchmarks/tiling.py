@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.timing import save, seconds, synchronise
 from kontext.edit.weights.folder import load_model_folder
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.autoencoder.tiling import Tiling
+from kontext.models.autoencoder.tiling import TILE
 from kontext.models.files.convert import autoencoder_config, rules_for, to_diffusers
 from schemas.sections.models import AutoencoderShape
 
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--side", type=int, default=1024, help="of the image, in pixels")
-    parser.add_argument("--tile", type=int, default=Tiling().side)
+    parser.add_argument("--tile", type=int, default=TILE)
     parser.add_argument("--width", type=int, default=32, help="channels; FLUX.1 has 128")
     parser.add_argument("--model", type=Path, help="model folder with trained weights")
     parser.add_argument("--device", default="cpu")
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     from diffusers import AutoencoderKL
 
     args = parse(argv)
-    device, tiling = torch.device(args.device), Tiling(args.tile)
+    device = torch.device(args.device)
     ae = build(args)
     theirs = AutoencoderKL(**{k: v for k, v in autoencoder_config(ae).items() if k[0] != "_"})
     theirs.load_state_dict(to_diffusers(ae.state_dict(), rules_for(ae)))
@@ -112,14 +112,14 @@ def main(argv: list[str] | None = None) -> None:
     # a random decoder's pixels are spread as a picture's, so that levels of 255 mean something
     spread = 1.0 if args.model is not None else 0.5 / ae.decode(latents).std().item()
     mean = theirs.encode(images).latent_dist.mean
-    ours_z = ae.encode(images, tiling)
+    ours_z = ae.encode(images, args.tile)
     deviation = {
         "ours": (ours_z - latents).abs().max().item() / latents.std().item(),
         "diffusers": (mean - raw).abs().max().item() / raw.std().item(),
     }
     ways: dict[str, Callable[[], Tensor]] = {
         "one piece": lambda: ae.decode(latents),
-        "our tiles": lambda: ae.decode(latents, tiling),
+        "our tiles": lambda: ae.decode(latents, args.tile),
         "diffusers": lambda: theirs.decode(raw).sample,
     }
     rows: dict[str, dict[str, float]] = {}

@@ -107,6 +107,7 @@ def edit(
         raise typer.BadParameter("give an image and an instruction in quotes")
     from flows.cli.shared.bar import edit_bar
     from kontext.edit.edit_file import EditRequest, edit_file
+    from kontext.edit.request import Options
     from tasks.workspace import places
 
     *images, instruction = words
@@ -116,13 +117,9 @@ def edit(
         output=output,
         then=tuple(then or ()),
         weights=weights,
-        steps=steps,
+        options=Options(steps, guidance, image_guidance, true_cfg, keep_detail),
         seeds=tuple(dict.fromkeys(seed or [0])),
-        guidance=guidance,
-        image_guidance=image_guidance,
-        true_cfg=true_cfg,
         mask=mask,
-        keep_detail=keep_detail,
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,

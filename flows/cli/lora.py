@@ -30,7 +30,7 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Write the adapters that come closest to what a fine-tune changed."""
-    from kontext.edit.weights.adapters import extract_lora
+    from kontext.edit.weights.model_store import extract_lora
 
     made = extract_lora(base, tuned, output, rank, layout, lambda: opened.artifacts(store))
     text = f"{made['file']}  {made['adapters']} adapters of rank {rank}, which miss "
@@ -52,7 +52,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Write a model folder with the adapters added, for edit --weights and export."""
-    from kontext.edit.weights.adapters import merge_lora
+    from kontext.edit.weights.model_store import merge_lora
 
     made = merge_lora(base, lora, output, strength, lambda: opened.artifacts(store))
     text = f"{made['folder']}  {made['model']} {made['digest'][:16]}\n"

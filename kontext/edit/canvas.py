@@ -52,15 +52,12 @@ def fit(
     what BFL's sampler does.
     """
     width, height = size
-    scale = min(width / image.shape[1], height / image.shape[0])
-    inner = (
-        (width, height)
-        if stretch
-        else (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    )
+    inner = (width, height)
+    if not stretch:
+        scale = min(width / image.shape[1], height / image.shape[0])
+        inner = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = background
+    canvas = np.full((height, width, 3), background, np.uint8)
     canvas[top : top + inner[1], left : left + inner[0]] = resize(image, inner)
     return canvas, Frame(left, top, *inner)
 

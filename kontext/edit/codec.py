@@ -12,7 +12,7 @@ from kontext.edit.detail import restore_detail
 from kontext.edit.sizes import TILE_ABOVE, Size
 from kontext.models import precision
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.autoencoder.tiling import Tiling
+from kontext.models.autoencoder.tiling import TILE
 
 _log = logging.getLogger("kontext")
 
@@ -31,7 +31,7 @@ class PictureCodec:
         """Wrap a frozen autoencoder on the device that it lies on.
 
         Args:
-            autocast: compute in bf16 where the device is faster with it.
+            autocast: compute in bf16 where the device is faster with it, else as the weights are.
             tile_above: in pixels.
         """
         self.autoencoder, self.autocast, self.tile_above = autoencoder, autocast, tile_above
@@ -45,7 +45,7 @@ class PictureCodec:
         for rows in self._parts(len(pictures), (width, height)):
             pixels = to_tensor(pictures[rows]).to(self.device)
             with precision.autocast(self.device, self.autocast):
-                made.append(self.autoencoder.encode(pixels, self.tiling((width, height))).float())
+                made.append(self.autoencoder.encode(pixels, self.tile((width, height))).float())
         return torch.cat(made)
 
     def decode(
@@ -75,21 +75,20 @@ class PictureCodec:
         factor = self.autoencoder.factor
         return latents.shape[3] * factor, latents.shape[2] * factor
 
-    def tiling(self, size: Size) -> Tiling | None:
-        """How a picture of `size` (width, height) is cut into tiles; None: not at all."""
-        tiling = Tiling()
-        small = size[0] * size[1] <= self.tile_above or max(size) <= tiling.side
-        return None if small else tiling
+    def tile(self, size: Size) -> int:
+        """Side in pixels of the tiles of a picture of `size` (width, height); 0: in one piece."""
+        small = size[0] * size[1] <= self.tile_above or max(size) <= TILE
+        return 0 if small else TILE
 
     @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1, float32."""
         width, height = self.size(latents)
-        tiling = self.tiling((width, height))
-        if tiling is not None:
-            _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tiling.side)
+        tile = self.tile((width, height))
+        if tile:
+            _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tile)
         with precision.autocast(self.device, self.autocast):
-            pixels = self.autoencoder.decode(latents.to(self.device), tiling)
+            pixels = self.autoencoder.decode(latents.to(self.device), tile)
         return pixels.float().clamp(-1, 1)
 
     def _parts(self, count: int, size: Size) -> Iterator[slice]:

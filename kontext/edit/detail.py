@@ -4,21 +4,16 @@ The whole picture passes the autoencoder, so also the parts that an edit does no
 detail. The method:
 
 1. Decode the edit and the unedited context. Their difference is what the edit did.
-2. Where the edit changed nothing or only colour, nearby pixels of one colour have the same
-   difference. Take its mean over them. A pixel and its neighbours do not count in their own mean,
-   and pixels that the mean does not explain count little: a bird that appears in the sky must not
-   tint the sky.
-3. Add the mean to the original context, which has all its detail. This also evens out the blotches
-   of a small model's edit.
+2. Take its mean over nearby pixels of one colour. A pixel and its neighbours do not count in their
+   own mean, and what the mean does not explain counts little: a bird in the sky must not tint it.
+3. Add the mean to the original context, which has all its detail. This also evens out blotches.
 4. Where the mean does not explain the difference there is something new: keep the decoded edit.
 
 An edit that is explained nearly everywhere is a recolouring; there, uneven colours count as
 explained too. FLUX.1's autoencoder loses so little that this changes little.
 
-To find an operator on a poor pair of pictures and apply it to the good one is the idea of bilateral
-guided upsampling (Chen et al. 2016). The means are taken in a bilateral grid (Chen, Paris and
-Durand 2007); a pixel's own share of it is known exactly and is subtracted. What does not fit is
-weighted down as in iteratively reweighted least squares (Geman and McClure's weights).
+Sources: bilateral guided upsampling (Chen et al. 2016); the bilateral grid (Chen, Paris and Durand
+2007), less a pixel's own share, which is known exactly; Geman and McClure's weights.
 """
 
 from __future__ import annotations

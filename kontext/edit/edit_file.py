@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kontext.edit.request import Edit, Options
 from kontext.errors import DecodeError, KontextError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from kontext.edit.canvas import Mask
     from kontext.edit.editor import Editor
     from kontext.edit.euler import OnStep
-    from kontext.edit.provenance.record import Provenance
-    from kontext.edit.request import Options
     from kontext.edit.weights.model_store import OpenStore
     from kontext.models.quantize import Scheme
     from kontext.safety.edits import EditScreening
@@ -29,37 +28,21 @@ CHANGES_RESULTS = False  # for users; no stage calls it
 
 @dataclass(frozen=True)
 class EditRequest:
-    """Edits of one image, one for each seed. None takes the model's own steps and guidance.
-
-    Mask, references, steps and guidance hold for every turn.
-    """
+    """Edits of one image, one for each seed. Mask, references and options hold for every turn."""
 
     images: tuple[Path, ...]  # the first is edited, the others are references
     instruction: str
     output: Path
     then: tuple[str, ...] = ()  # instructions of further turns, on the latents of the one before
     weights: str = ""  # model folder, artifact or tag; empty: the latest published model
-    steps: int | None = None
+    options: Options = field(default_factory=Options)
     seeds: tuple[int, ...] = (0,)
-    guidance: float | None = None
-    image_guidance: float = 1.0
-    true_cfg: float = 1.0  # for models with a guidance embedding
     mask: Path | None = None
-    keep_detail: bool | None = None  # None: as the model was published
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
     policy: str = "default"
     hash_lists: tuple[str, ...] = ()
-
-    @property
-    def options(self) -> Options:
-        """How every turn is edited."""
-        from kontext.edit.request import Options
-
-        return Options(
-            self.steps, self.guidance, self.image_guidance, self.true_cfg, self.keep_detail
-        )
 
     def outputs(self) -> list[Path]:
         """One file for each seed: OUT, or OUT-SEED where there are several."""
@@ -95,7 +78,6 @@ def edit_file(
     from kontext.edit.provenance.certificates import find_signer
     from kontext.edit.provenance.credentials import record
     from kontext.edit.provenance.record import check_path, save_image
-    from kontext.edit.weights.model_store import model_source
 
     began, begin = time.monotonic(), on_phase or (lambda phase: None)
     begin("checking")
@@ -108,16 +90,19 @@ def edit_file(
     images = [image for image, _ in files]
     signer = find_signer(home)
     begin("loading")
+    from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
+
     model = model_source(request.weights, open_store)
     editor = load_editor(model, home, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above
-    job = _Job(editor, request, images, mask, screening, on_step, begin)
-    results = job.turns() if request.then else job.edits()
+    edits = [Edit(images, request.instruction, seed, mask) for seed in request.seeds]
+    job = _Job(editor, request, edits, screening, on_step, begin)
+    results = job.turns() if request.then else job.single()
     begin("saving")
     written = []
-    for seed, path, result in zip(request.seeds, request.outputs(), results, strict=True):
-        made = _provenance(editor, request, seed, images)
+    for edit, path, result in zip(edits, request.outputs(), results, strict=True):
+        made = editor.provenance(edit, request.options, request.then)
         save_image(path, result, made, signer, [data for _, data in files])
         written.append({**asdict(made), "output": str(path), "c2pa": record(signer)})
     seconds = round(time.monotonic() - began, 2)
@@ -147,20 +132,15 @@ class _Job:
 
     editor: Editor
     request: EditRequest
-    images: Sequence[Pixels]
-    mask: Mask | None
+    edits: Sequence[Edit]  # one for each seed
     screening: EditScreening
     on_step: OnStep | None
     begin: Callable[[str], None]
 
-    def edits(self) -> list[Pixels]:
+    def single(self) -> list[Pixels]:
         """One picture for each seed; all of them pass."""
-        from kontext.edit.request import Edit
-
-        asked = self.request
-        edits = [Edit(self.images, asked.instruction, seed, self.mask) for seed in asked.seeds]
         results = self.editor.edit_many(
-            edits, asked.options, on_step=self.on_step, on_phase=self.begin
+            self.edits, self.request.options, on_step=self.on_step, on_phase=self.begin
         )
         self.begin("checking")
         for result in results:
@@ -172,53 +152,28 @@ class _Job:
         texts = (self.request.instruction, *self.request.then)
         for text in texts:
             self.editor.check_instruction(text)
-        return [self._session(row, seed, texts) for row, seed in enumerate(self.request.seeds)]
+        return [self._session(row, edit, texts) for row, edit in enumerate(self.edits)]
 
-    def _session(self, row: int, seed: int, texts: Sequence[str]) -> Pixels:
+    def _session(self, row: int, edit: Edit, texts: Sequence[str]) -> Pixels:
+        from kontext.edit.euler import part_of
         from kontext.edit.session import Session
 
         self.begin("encoding")
-        session = Session(self.editor, self.images[0])
-        turns = len(self.request.seeds) * len(texts)
+        session = Session(self.editor, edit.images[0])
+        turns = len(self.edits) * len(texts)
         for number, text in enumerate(texts, row * len(texts)):
-
-            def report(done: int, total: int, number: int = number) -> None:
-                if self.on_step is not None:
-                    self.on_step(number * total + done, turns * total)
-
             self.begin("sampling")
             session.turn(
                 text,
                 self.request.options,
-                self.images[1:],
-                seed=seed,
-                mask=self.mask,
-                on_step=report,
+                edit.images[1:],
+                seed=edit.seed,
+                mask=edit.mask,
+                on_step=part_of(self.on_step, number, turns),
             )
             self.begin("checking")
             self.screening.check_result(session.image)
         return session.image
-
-
-def _provenance(
-    editor: Editor, request: EditRequest, seed: int, images: Sequence[Pixels]
-) -> Provenance:
-    from kontext.parallel.attention import active_kernel
-
-    return editor.provenance(
-        request.instruction,
-        seed,
-        request.steps,
-        request.guidance,
-        image_guidance=request.image_guidance,
-        true_cfg=request.true_cfg,
-        attention=active_kernel(editor.device),
-        references=len(images) - 1,
-        masked=request.mask is not None,
-        then=request.then,
-        keep_detail=editor.keeps_detail(request.keep_detail),
-        tile=editor.tile(images[0]),
-    )
 
 
 def _check_instruction(instruction: str) -> None:

@@ -21,13 +21,14 @@ from kontext.edit.canvas import (
     resize,
 )
 from kontext.edit.codec import PictureCodec
-from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, sample
+from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, part_of, sample
 from kontext.edit.provenance.record import Provenance
-from kontext.edit.request import Edit, Options, PreparedEdit, join_keeps
+from kontext.edit.request import Edit, Options, PreparedEdit
 from kontext.edit.sizes import TILE_ABOVE, Size, check_size, model_size
 from kontext.edit.weights.folder import LoadedModel
 from kontext.errors import KontextError, WeightsError
 from kontext.models.text.encoders import TextEncoder
+from kontext.parallel.attention import active_kernel
 
 OnPhase = Callable[[str], None]
 T = TypeVar("T")
@@ -51,9 +52,7 @@ class Editor:
         Args:
             background: RGB, 0 to 255: fills the canvas beside images that are not square, for
                 square models.
-            autocast: compute in bf16 where the device is faster with it; False keeps the
-                weights' own precision.
-            tile_above: see `PictureCodec`.
+            autocast, tile_above: see `PictureCodec`.
 
         Raises:
             WeightsError: the text encoder is not the one the model was trained with.
@@ -123,13 +122,8 @@ class Editor:
         batches = list(_batches(ready, batch, lambda job: job.shapes))
         made: list[Image] = []
         for number, jobs in enumerate(batches):
-
-            def report(done: int, total: int, number: int = number) -> None:
-                if on_step is not None:
-                    on_step(number * total + done, len(batches) * total)
-
             begin("sampling")
-            latents = self.denoise(jobs, options, report)
+            latents = self.denoise(jobs, options, part_of(on_step, number, len(batches)))
             begin("decoding")
             made += self.finish(jobs, latents, options, size is None)
         return made
@@ -151,7 +145,10 @@ class Editor:
             KontextError: see `edit_many`.
         """
         images = {id(image): image for edit in edits for image in edit.images}
-        placed = {key: self._placed(image) for key, image in images.items()}
+        placed = {  # the canvas that the model sees, and where in it the image lies
+            key: fit(image, self._size(image), self.background, self._stretch)
+            for key, image in images.items()
+        }
         known = {id(image): latents for image, latents in encoded}
         missing = [key for key in images if key not in known]
         for keys in _batches(missing, batch, lambda key: placed[key][0].shape):
@@ -167,7 +164,7 @@ class Editor:
         width, height = jobs[0].target
         shape = (transformer.shape.in_channels // 4, height // factor, width // factor)
         guidance = self.guidance(options)
-        plain = guidance.text == 1.0 and guidance.image == 1.0
+        keeps = [job.keep for job in jobs if job.keep is not None]
         return sample(
             transformer,
             torch.cat([noise(job.edit.seed, [job.edit.stream], shape) for job in jobs]),
@@ -175,8 +172,8 @@ class Editor:
             [torch.cat(rows) for rows in zip(*(job.contexts for job in jobs), strict=True)],
             steps=self.steps(options),
             guidance=guidance,
-            empty=None if plain else self._prompt([""]),
-            keep=join_keeps(jobs),
+            empty=None if guidance.plain else self._prompt([""]),
+            keep=Keep.join(keeps) if keeps else None,
             on_step=on_step,
             autocast=self.autocast,
         )
@@ -204,8 +201,7 @@ class Editor:
 
     def tile(self, image: Image) -> int:
         """Side of the tiles in which an edit of `image` is coded, in pixels; 0: in one piece."""
-        tiling = self.codec.tiling(self._size(image))
-        return 0 if tiling is None else tiling.side
+        return self.codec.tile(self._size(image))
 
     def steps(self, options: Options) -> int:
         """How many steps an edit takes.
@@ -246,34 +242,31 @@ class Editor:
                 f"{limit}: make it shorter, or edit in several turns"
             )
 
-    def provenance(
-        self,
-        instruction: str,
-        seed: int,
-        steps: int | None = None,
-        guidance: float | None = None,
-        **more: Any,
-    ) -> Provenance:
-        """What `save_image` writes into the file of such an edit; `more` are its other fields."""
+    def provenance(self, edit: Edit, options: Options, then: tuple[str, ...] = ()) -> Provenance:
+        """What `save_image` writes into the file of an edit, and of its turns `then`."""
+        own = self.settings
         return Provenance(
-            model=self.settings.name,
+            model=own.name,
             digest=self.digest,
-            instruction=instruction,
-            seed=seed,
-            steps=self.settings.steps if steps is None else steps,
-            guidance=self.settings.guidance if guidance is None else guidance,
+            instruction=edit.instruction,
+            seed=edit.seed,
+            steps=own.steps if options.steps is None else options.steps,
+            guidance=own.guidance if options.guidance is None else options.guidance,
+            image_guidance=options.image_guidance,
+            references=max(0, len(edit.images) - 1),
+            masked=edit.mask is not None,
+            keep_detail=self.keeps_detail(options.keep_detail),
+            tile=self.tile(edit.images[0]) if edit.images else 0,
+            then=then,
             quantize=self.model.quantize or "",
-            **more,
+            true_cfg=options.true_cfg,
+            attention=active_kernel(self.device),
         )
 
     def _size(self, image: Image) -> Size:
         """(width, height) at which `image` enters the model."""
         height, width = check_image(image).shape[:2]
         return model_size(self.settings.sizes, self.settings.resolution, width, height)
-
-    def _placed(self, image: Image) -> tuple[Image, Frame]:
-        """The canvas that the model sees, and where in it the image lies."""
-        return fit(image, self._size(image), self.background, self._stretch)
 
     @property
     def _stretch(self) -> bool:

@@ -3,9 +3,8 @@
 The grid is training's own timestep function, so a distilled student's few-step grid is the same
 schedule with fewer steps. Noise depends on (seed, index) alone, never on the batch it is in.
 
-Every edit of the project is drawn by `sample`, for two callers: `Editor` starts from pictures and
-instructions (`kontext edit`, and the bench), `EditSampler` from encoded pairs (the teacher's edits,
-what training measures, and its sample grids). `kontext.edit.codec` decodes them.
+Every edit is drawn by `sample`: `Editor` starts from pictures and instructions, `EditSampler` from
+encoded pairs.
 """
 
 from __future__ import annotations
@@ -57,6 +56,11 @@ class Guidance:
     image: float = 1.0
     embedded: float | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether one prediction is enough: nothing is pushed away from."""
+        return self.text == 1.0 and self.image == 1.0
+
     @classmethod
     def of(
         cls, model: FluxTransformer, scale: float, image: float = 1.0, true_cfg: float = 1.0
@@ -83,6 +87,18 @@ class Keep:
 
     latents: Tensor
     free: Tensor
+
+    @classmethod
+    def join(cls, keeps: Sequence[Keep]) -> Keep:
+        """What a batch of edits keeps."""
+        return cls(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))
+
+
+def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
+    """`on_step` for one of `parts` samplings of equal length: it is told the steps of all."""
+    if on_step is None:
+        return None
+    return lambda done, total: on_step(part * total + done, parts * total)
 
 
 def noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -125,11 +141,9 @@ def sample(
     Raises:
         ValueError: guidance that this model or these arguments do not support.
     """
-    guidance = guidance or Guidance()
-    _check(model, guidance, empty, contexts)
     h, w = start.shape[2] // 2, start.shape[3] // 2
     times = schedule(steps, h * w, model.shape.timestep_shift) if times is None else times
-    velocity = _Velocity(model, (h, w), prompt, contexts, guidance, empty)
+    velocity = _Velocity(model, (h, w), prompt, contexts, guidance or Guidance(), empty)
     x = first = pack(start.float().to(velocity.device))
     if keep is not None:
         kept = pack(keep.latents.to(x))
@@ -146,42 +160,34 @@ def sample(
     return unpack(x, h, w)
 
 
-def _check(
-    model: FluxTransformer, guidance: Guidance, empty: Prompt | None, contexts: Sequence[Tensor]
-) -> None:
-    if model.shape.guidance_embed != (guidance.embedded is not None):
-        raise ValueError("Guidance.embedded is for models with a guidance embedding, and only them")
-    if (guidance.text != 1.0 or guidance.image != 1.0) and empty is None:
-        raise ValueError("classifier-free guidance needs the encoded empty prompt")
-    if guidance.image != 1.0 and not contexts:
-        raise ValueError("image guidance needs a context image")
-
-
+@dataclass
 class _Velocity:
     """v(x, t), guided. Branches with the same tokens share a forward pass."""
 
-    def __init__(
-        self,
-        model: FluxTransformer,
-        grid: tuple[int, int],
-        prompt: Prompt,
-        contexts: Sequence[Tensor],
-        guidance: Guidance,
-        empty: Prompt | None,
-    ) -> None:
-        self.model, self.guidance = model, guidance
-        weight = model.img_in.weight
+    model: FluxTransformer
+    grid: tuple[int, int]
+    prompt: Prompt
+    latents: Sequence[Tensor]  # of the contexts
+    guidance: Guidance
+    empty: Prompt | None
+    cache: ContextCache | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.shape.guidance_embed != (self.guidance.embedded is not None):
+            raise ValueError("Guidance.embedded is for models with a guidance embedding only")
+        if not self.guidance.plain and self.empty is None:
+            raise ValueError("classifier-free guidance needs the encoded empty prompt")
+        if self.guidance.image != 1.0 and not self.latents:
+            raise ValueError("image guidance needs a context image")
+        weight = self.model.img_in.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self.grid = grid
-        grids = [(c.shape[2] // 2, c.shape[3] // 2) for c in contexts]
-        self.ids = sequence_ids(grid, grids, self.device)
-        self.contexts = [pack(c.float()).to(self.device) for c in contexts]
-        self.prompt, self.empty = prompt, empty
-        self.cache: ContextCache | None = None
+        grids = [(c.shape[2] // 2, c.shape[3] // 2) for c in self.latents]
+        self.ids = sequence_ids(self.grid, grids, self.device)
+        self.contexts = [pack(c.float()).to(self.device) for c in self.latents]
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         g = self.guidance
-        if g.text == 1.0 and g.image == 1.0:
+        if g.plain:
             return self._forward(x, t, [self.prompt], with_context=True)[0]
         assert self.empty is not None
         full, no_text = self._forward(x, t, [self.prompt, self.empty], with_context=True)

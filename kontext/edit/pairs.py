@@ -69,13 +69,16 @@ def edit_sampler(config: DistillConfig, data: PairTensors) -> EditSampler:
     return EditSampler(data, config.teacher_steps, config.guidance, config.seed)
 
 
+def plain_edits(data: PairTensors) -> list[Tensor]:
+    """Pairs [n] of each of `data.categories` that have one context and no reference."""
+    edits = data.plain_edits()
+    return [edits[data.category[edits] == i] for i in range(len(data.categories))]
+
+
 def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
     """Pairs [E] to synthesise, as many from each category as there are. None has references."""
     draw = torch.Generator().manual_seed(config.seed)
-    pools = [torch.nonzero(data.category == i).flatten() for i in range(len(data.categories))]
-    edits = set(data.plain_edits().tolist())
-    pools = [torch.tensor([p for p in pool.tolist() if p in edits]) for pool in pools]
-    pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
+    pools = [pool for pool in plain_edits(data) if len(pool)]
+    pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools]
     share = -(-config.teacher_edits // len(pools))
-    chosen = torch.cat([pool[:share] for pool in pools])
-    return chosen[: config.teacher_edits].long()
+    return torch.cat([pool[:share] for pool in pools])[: config.teacher_edits]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from kontext.data.encoded.pair_tensors import PairTensors, gather
 from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import noise
-from kontext.edit.pairs import EditSampler
+from kontext.edit.pairs import EditSampler, plain_edits
 from kontext.models.autoencoder.network import load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer
 
@@ -33,12 +31,10 @@ def preview_edits(
     codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], device))
     sampler = EditSampler(data, steps)
     rows, labels = [], []
-    edits = set(data.plain_edits().tolist())
-    for index, name in enumerate(data.categories):
-        pairs = [p for p in torch.nonzero(data.category == index).flatten().tolist() if p in edits]
-        if not pairs:
+    for name, pairs in zip(data.categories, plain_edits(data), strict=True):
+        if not len(pairs):
             continue
-        batch = gather(data, torch.tensor(pairs[:_PER_CATEGORY]))
+        batch = gather(data, pairs[:_PER_CATEGORY])
         start = noise(0, range(len(batch.target)), batch.target.shape[1:])
         edited = sampler.draw(model, start, batch, sampler.times(model))
         columns = [codec.decode(z) for z in (*batch.contexts, edited, batch.target)]

@@ -1,14 +1,17 @@
 """What an editor is asked for, and how requests become batches."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from kontext.edit.canvas import Frame, Image, Mask
-from kontext.edit.euler import Keep
-from kontext.edit.sizes import Size
+    from kontext.edit.canvas import Frame, Image, Mask
+    from kontext.edit.euler import Keep
+    from kontext.edit.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,10 @@ class Options:
     """How to edit. None takes the model's own.
 
     steps: of the sampler; a distilled student has its own few.
-    guidance: the input of a model with a guidance embedding; for others classifier-free guidance on
-        the text.
+    guidance: embedded where the model has an embedding, else classifier-free on the text.
     image_guidance: classifier-free guidance on the context images (see `euler.Guidance`).
     true_cfg: classifier-free guidance on the text, for models with a guidance embedding.
-    keep_detail: restore the detail that the autoencoder loses where the edit changed nothing but
-        colour (kontext.edit.detail); for edits of the first image's size.
+    keep_detail: see kontext.edit.detail; for edits of the first image's size.
     any_text: cut an instruction that is too long, and take an empty one, as training does; else
         both are refused.
     """
@@ -68,11 +69,3 @@ class PreparedEdit:
     def shapes(self) -> tuple[object, ...]:
         """Edits with equal shapes can share a batch."""
         return (self.target, self.keep is None, *(c.shape for c in self.contexts))
-
-
-def join_keeps(jobs: Sequence[PreparedEdit]) -> Keep | None:
-    """What a batch of edits keeps: all of them something, or none of them anything."""
-    keeps = [job.keep for job in jobs if job.keep is not None]
-    if not keeps:
-        return None
-    return Keep(torch.cat([k.latents for k in keeps]), torch.cat([k.free for k in keeps]))

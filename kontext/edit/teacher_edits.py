@@ -1,9 +1,8 @@
 """The teacher's synthetic edits: the costly half of a distillation, kept apart from its settings.
 
-Edits are made in shards of a fixed size. A shard's bytes depend on the version (teacher, encoded
-data, steps, guidance, seed, code, arithmetic and which pairs) and its number alone, so shards lie
-under their version in the home folder's cache: a killed run makes only what is missing, and a run
-with other LADD settings makes none. They also go into the artifact.
+A shard's bytes depend on the version (teacher, encoded data, steps, guidance, seed, code,
+arithmetic and which pairs) and its number alone, so shards lie under their version in the home
+folder's cache: a killed run makes only what is missing, and a run with other LADD settings none.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 CODE = "kontext.edit.pairs"  # with all that it imports: what decides an edit
 SHARD = 64  # edits per shard, and per batch of the sampler
-DESCRIPTION = "teacher_edits.json"
 
 
 def synthesise(
@@ -83,17 +81,8 @@ def synthesise(
     entries = _entries(edits, version)
     write_bank(ctx.output, folder, TEACHER_EDITS, entries, SHARD, make, ctx.stop)
     ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, missing)
-    ctx.output.add_json(
-        DESCRIPTION,
-        {
-            "version": version,
-            "shards": shards,
-            "edits": len(edits),
-            "steps": sampler.steps,
-            "guidance": sampler.guidance,
-            "seed": sampler.seed,
-        },
-    )
+    counts = {"version": version, "shards": shards, "edits": len(edits)}
+    ctx.output.add_json("teacher_edits.json", {**counts, **_drawn_with(sampler)})
     return folder
 
 
@@ -117,6 +106,10 @@ def edit_on_rank(rank: Rank, config: DistillConfig, inputs: Inputs, *, version: 
     make_shards(folder, TEACHER_EDITS, entries, SHARD, make, world.rank, world.size)
 
 
+def _drawn_with(sampler: EditSampler) -> dict[str, float]:
+    return {"steps": sampler.steps, "guidance": sampler.guidance, "seed": sampler.seed}
+
+
 def _entries(edits: Tensor, version: str) -> Entries:
     from kontext.data.encoded.banks import Entries
 
@@ -138,9 +131,7 @@ def _version(
     made_of = {
         "teacher": ctx.inputs["finetune"].manifest.file("flow.safetensors").sha256,
         "encoded": ctx.inputs["encode"].digest,
-        "steps": sampler.steps,
-        "guidance": sampler.guidance,
-        "seed": sampler.seed,
+        **_drawn_with(sampler),
         "shard": SHARD,
         "pairs": hashlib.sha256(edits.numpy().tobytes()).hexdigest(),
         "arithmetic": {name: ledger.get(name, "") for name in ARITHMETIC},

@@ -129,6 +129,15 @@ class Lora:
         return add_product(entry.read(), *self.adapters[entry.name])
 
 
+def linear_layers(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Names of the linear layers that match one of some shell patterns."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(fnmatchcase(name, p) for p in patterns)
+    ]
+
+
 def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
     """Freeze the model and add fresh adapters to the target layers. Returns the model.
 
@@ -137,33 +146,22 @@ def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
     """
     if config.rank < 1:
         raise WeightsError(f"a LoRA's rank must be at least 1, not {config.rank}")
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and any(fnmatchcase(name, pattern) for pattern in config.targets)
-    ]
+    names = linear_layers(model, config.targets)
     if not names:
         raise WeightsError(f"no linear layer matches {', '.join(config.targets)}")
     draw = torch.Generator().manual_seed(config.seed)
     model.requires_grad_(False)
     for name in names:
         base = model.get_submodule(name)
-        assert isinstance(base, nn.Linear)
+        if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
+            raise WeightsError(f"{name} has an adapter already: merge it first")
         # as peft does: Kaiming-uniform with a = sqrt(5), which is the bound 1 / sqrt(in)
         bound = 1 / math.sqrt(base.in_features)
         down = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=draw)
         up = torch.zeros(base.out_features, config.rank)
-        _put(model, name, down, up, config.scale)
+        device = base.weight.device
+        model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), config.scale))
     return model
-
-
-def _put(model: nn.Module, name: str, down: Tensor, up: Tensor, scale: float) -> None:
-    base = model.get_submodule(name)
-    if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
-        raise WeightsError(f"{name} has an adapter already: merge it first")
-    device = base.weight.device
-    model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), scale))
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:

@@ -1,22 +1,18 @@
 """Weight-only quantisation of the transformer for small GPUs, by torchao.
 
-int8: one scale per output row; fp8: float8 e4m3, one scale per output row. Activations stay in
-their own dtype, so the cost in quality is the rounding of weights alone: benchmarks/quantize.py
-measures it. Embedders, modulation and the output layer keep their precision: they are a small part
-of the work, and errors there reach every token. The last single block's `linear1` keeps its
-precision too, because the model cuts it in two.
+int8 or float8 e4m3, with one scale per output row. Activations stay in their own dtype, so the cost
+in quality is the rounding of weights alone: benchmarks/quantize.py measures it. Embedders,
+modulation and the output layer keep their precision: errors there reach every token. So does the
+last single block's `linear1`, because the model cuts it in two.
 
 Quantised weights are for inference: merge adapters first, and save the model before, not after.
 """
 
-from fnmatch import fnmatchcase
 from typing import Any, Literal
-
-from torch import nn
 
 from kontext.errors import WeightsError
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import BLOCKS, adapters
+from kontext.models.lora import BLOCKS, adapters, linear_layers
 from kontext.models.text.pretrained import without_remarks
 
 Scheme = Literal["int8", "fp8"]
@@ -62,10 +58,4 @@ def check_scheme(scheme: str) -> Any:
 def quantized_names(model: FluxTransformer) -> list[str]:
     """The linear layers that `quantize` changes."""
     kept = f"single_blocks.{len(model.single_blocks) - 1}.linear1"
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name != kept
-        and any(fnmatchcase(name, pattern) for pattern in BLOCKS)
-    ]
+    return [name for name in linear_layers(model, BLOCKS) if name != kept]

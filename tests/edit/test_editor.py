@@ -11,11 +11,10 @@ import torch
 from kontext.edit.canvas import Frame, fit, to_tensor, to_uint8
 from kontext.edit.editor import Editor
 from kontext.edit.euler import Guidance
-from kontext.edit.request import Edit
+from kontext.edit.request import Edit, Options
 from kontext.edit.weights.folder import ModelSettings, load_model_folder, save_model_folder
 from kontext.errors import KontextError, WeightsError
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.autoencoder.tiling import Tiling
 from kontext.models.flux.transformer import FluxTransformer
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
@@ -172,7 +171,7 @@ def test_another_text_encoder_is_refused(tmp_path: Path) -> None:
 
 def test_provenance_names_the_model_and_the_settings_used(tmp_path: Path) -> None:
     edit = editor(tmp_path)
-    origin = edit.provenance("make it red", seed=3, guidance=2.0)
+    origin = edit.provenance(Edit([photo()], "make it red", seed=3), Options(guidance=2.0))
     assert (origin.model, origin.digest) == ("tiny", edit.digest)
     assert (origin.instruction, origin.seed, origin.steps, origin.guidance) == (
         "make it red",
@@ -219,13 +218,13 @@ def test_large_images_are_coded_in_tiles_that_change_nothing(
     whole = made.edit([photo()], "a b")
     assert made.tile(photo()) == 0
     made.codec.tile_above = 1023  # the model's square has 32 x 32
-    monkeypatch.setattr("kontext.edit.codec.Tiling", lambda: Tiling(side=16))
+    monkeypatch.setattr("kontext.edit.codec.TILE", 16)
     with caplog.at_level("INFO", logger="kontext"):
         tiled = made.edit([photo()], "a b")
     assert np.abs(tiled.astype(int) - whole).max() <= 1
     assert "32 x 32: decoded in tiles of 16 pixels" in caplog.text
     assert made.tile(photo()) == 16
-    assert made.provenance("a b", 0, tile=16).tile == 16
+    assert made.provenance(Edit([photo()], "a b"), Options()).tile == 16
 
 
 def test_a_result_of_another_size_has_no_detail_to_keep(tmp_path: Path) -> None:

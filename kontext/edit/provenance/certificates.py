@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-CHANGES_RESULTS = False  # who signs edits' files
-
 SWITCH, CERT, KEY = "KONTEXT_C2PA", "KONTEXT_C2PA_CERT", "KONTEXT_C2PA_KEY"
 OWN_FILE = "c2pa.pem"  # in the home: key and chain in one file, so that they cannot part
 _OWN_DAYS = 3650
@@ -88,21 +86,17 @@ def _signer(chain: bytes, key: bytes, own: bool) -> Signer:
         private = pem.load_pem_private_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KontextError(f"the C2PA certificate or key is not usable PEM: {error}") from error
-    public = private.public_key()
+    first = certificates[0]
     form = (pem.Encoding.DER, pem.PublicFormat.SubjectPublicKeyInfo)
-    if certificates[0].public_key().public_bytes(*form) != public.public_bytes(*form):
+    if first.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
         raise KontextError("the C2PA key is not that of the chain's first certificate")
-    if not _valid_now(certificates[0]):
+    now = dt.datetime.now(dt.UTC)
+    if not first.not_valid_before_utc <= now < first.not_valid_after_utc:
         raise KontextError("the C2PA certificate has expired, or is not valid yet")
     plain = private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
     text = "".join(c.public_bytes(pem.Encoding.PEM).decode() for c in certificates)
-    name = certificates[0].subject.rfc4514_string()
+    name = first.subject.rfc4514_string()
     return Signer(text, plain.decode(), _algorithm(private), name, own)
-
-
-def _valid_now(certificate: Certificate) -> bool:
-    now = dt.datetime.now(dt.UTC)
-    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def _algorithm(key: Any) -> str:

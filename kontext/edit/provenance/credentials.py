@@ -1,10 +1,9 @@
 """Content Credentials: a signed C2PA manifest inside the saved edit (https://c2pa.org).
 
-Where `c2pa-python` is installed, every saved edit gets one. It says that the picture was opened and
-edited with a trained model, holds our provenance as an assertion, and names the edited image and
-the references as ingredients, with their own manifests where they have any. No thumbnails: a result
-never carries its inputs. Signing is local; nothing is fetched and no time stamp is asked for.
-Who signs is in `kontext.edit.provenance.certificates`.
+It says that the picture was opened and edited with a trained model, holds our provenance as an
+assertion, and names the edited image and the references as ingredients, with their own manifests
+where they have any. No thumbnails: a result never carries its inputs. Signing is local; nothing is
+fetched and no time stamp is asked for.
 """
 
 import io

@@ -2,8 +2,7 @@
 
 PNG carries it as a text chunk `kontext`; JPEG and WebP as EXIF ImageDescription. The IPTC source
 type marks the picture as made with a generative model. No timestamps: equal edits, equal bytes,
-unless they are signed (`credentials`), because a C2PA manifest has a number of its
-own.
+unless they are signed (`credentials`), because a C2PA manifest has a number of its own.
 """
 
 import io

@@ -23,7 +23,7 @@ from kontext.models.files.convert import (
     transformer_config,
 )
 from kontext.models.files.recognise import SCHEDULER
-from kontext.models.files.recognise_autoencoder import SHAPE_KEY
+from kontext.models.files.recognise_autoencoder import SHAPE_KEY, read_json
 from kontext.models.files.weights import (
     Entry,
     bfl_entries,
@@ -129,20 +129,15 @@ def _diffusers(
         if not (Path(text) / name).is_dir():
             raise WeightsError(f"{text} has no sub-folder {name}: the text encoders have moved")
         shutil.copytree(Path(text) / name, folder / name)
-    _write_json(folder / "model_index.json", {**_INDEX, **_own_index(Path(text))})
+    own = read_json(Path(text) / "model_index.json")  # classes differ by version
+    classes = {name: own[name] for name in TEXT_FOLDERS if name in own}
+    _write_json(folder / "model_index.json", {**_INDEX, **classes})
     return "a whole pipeline: FluxKontextPipeline.from_pretrained reads it"
 
 
 def _part(folder: Path, model: nn.Module, config: dict[str, Any], entries: list[Entry]) -> None:
     write_sharded(folder, _STEM, diffusers_entries(entries, rules_for(model)))
     _write_json(folder / "config.json", config)
-
-
-def _own_index(text: Path) -> dict[str, Any]:
-    """The text encoders' classes as their own folder names them (they differ by version)."""
-    path = text / "model_index.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return {name: found[name] for name in TEXT_FOLDERS if name in found}
 
 
 def _write_json(path: Path, value: Any) -> None:

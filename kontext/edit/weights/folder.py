@@ -30,11 +30,8 @@ from schemas.sections.models import AutoencoderShape, TransformerShape
 if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
 
-CONFIG, TRANSFORMER, AUTOENCODER = (
-    "config.json",
-    "transformer.safetensors",
-    "autoencoder.safetensors",
-)
+CONFIG = "config.json"
+TRANSFORMER, AUTOENCODER = "transformer.safetensors", "autoencoder.safetensors"
 
 
 class ModelSettings(BaseModel):

@@ -131,7 +131,6 @@ class Imported:
 
     digest: str
     transformer: Recognised
-    autoencoder: Recognised
     settings: ModelSettings
 
 
@@ -172,4 +171,4 @@ def import_model(
     entries = bfl_entries(source.autoencoder, autoencoder.model)
     write_weights(folder / AUTOENCODER, entries, {})
     digest = write_config(folder, settings, shape, ae.config())
-    return Imported(digest, transformer, autoencoder, settings)
+    return Imported(digest, transformer, settings)

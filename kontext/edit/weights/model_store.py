@@ -1,4 +1,4 @@
-"""Models in the artifact store: import weights as artifacts, export them to files, examine them.
+"""Models in the artifact store: import, export and examine weights, extract and merge adapters.
 
 Works on files and an artifact store alone: where the store is, the caller knows.
 """
@@ -14,14 +14,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from kontext.edit.weights.exports import export_model
+from kontext.edit.weights.folder import CONFIG, TRANSFORMER
+from kontext.edit.weights.imports import WeightsSource, find_source, import_model
+from kontext.engine.fingerprint import code_digest, modules_of
+from kontext.engine.versions import git_commit, package_versions
 from kontext.errors import ArtifactError, WeightsError
+from kontext.models.files.convert import Layout
+from kontext.models.files.locate import artifact_transformer, find_transformer
+from kontext.models.files.lora_files import extract, load_lora, save_lora
+from kontext.models.files.recognise import Recognised, recognise
+from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.quantize import quantized_names
+from schemas.manifest import Manifest, artifact_digest
 
 if TYPE_CHECKING:
-    import torch
-
-    from kontext.edit.weights.imports import WeightsSource
-    from kontext.models.files.recognise import Recognised
-    from kontext.models.files.weights import WeightsFile
     from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 
 CHANGES_RESULTS = False  # for users; no stage calls it
@@ -47,8 +57,6 @@ class ImportRequest:
 
 def dtype_of(name: str) -> torch.dtype | None:
     """The torch dtype of `bf16`, `fp16` or `fp32`; None for an empty name."""
-    import torch
-
     if not name:
         return None
     if name not in DTYPES:
@@ -68,10 +76,7 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
     Raises:
         WeightsError: see `kontext.edit.weights.imports`.
     """
-    from kontext.edit.weights.imports import find_source
-    from kontext.engine.fingerprint import code_digest, modules_of
     from kontext.store.objects import sha256_file
-    from schemas.manifest import artifact_digest
 
     if not request.path.exists():
         raise WeightsError(f"{request.path} does not exist")
@@ -113,12 +118,6 @@ def _write_artifact(
     digest: str,
     scratch: Path,
 ) -> None:
-    from kontext.edit.weights.imports import import_model
-    from kontext.engine.fingerprint import code_digest, modules_of
-    from kontext.engine.versions import git_commit, package_versions
-    from kontext.models.files.lora_files import load_lora
-    from schemas.manifest import Manifest
-
     began = time.monotonic()
     folder = scratch / f"{STAGE}-{digest}"
     try:
@@ -164,8 +163,6 @@ def export_weights(
     Raises:
         WeightsError: no model there, an unknown layout, or a target that is not empty.
     """
-    from kontext.edit.weights.exports import export_model
-
     if layout not in ("bfl", "diffusers"):
         raise WeightsError(f"unknown layout '{layout}' (known: bfl, diffusers)")
     made = export_model(
@@ -198,17 +195,76 @@ def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
     return found
 
 
+def extract_lora(
+    base: str, tuned: str, output: Path, rank: int, layout: Layout, open_store: OpenStore
+) -> dict[str, Any]:
+    """Write the adapters of `rank` that come closest to `tuned` - `base`.
+
+    Raises:
+        WeightsError: no transformers there, two of different shapes, or nothing that differs.
+    """
+    if output.suffix != ".safetensors":
+        raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
+    model, before = _transformer(base, open_store)
+    other, after = _transformer(tuned, open_store)
+    if model.shape != other.shape:
+        raise WeightsError(
+            f"{base} and {tuned} have different shapes: no adapter turns one into the other"
+        )
+    lora = extract(before, after, model, rank)
+    try:
+        save_lora(lora, output, model, layout)
+    except OSError as error:
+        raise WeightsError(f"cannot write {output}: {error.strerror}") from error
+    held = [lora.lost[key] for key in lora.adapters]
+    return {
+        "file": str(output),
+        "rank": rank,
+        "adapters": len(lora.adapters),
+        "lost": sum(held) / len(held),
+        "not_held": sorted(set(lora.lost) - set(lora.adapters)),
+    }
+
+
+def merge_lora(
+    base: str, lora: Path, output: Path, strength: float, open_store: OpenStore
+) -> dict[str, Any]:
+    """Write a model folder with the adapters of `lora`, times `strength`, added to `base`.
+
+    Raises:
+        WeightsError: no model or no adapters there, adapters for another model, or a target that is
+            not empty.
+    """
+    if not lora.exists():
+        raise WeightsError(f"{lora} does not exist")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise WeightsError(f"{output} is not an empty folder")
+    place = Path(base)
+    source = find_source(place if place.exists() else model_source(base, open_store))
+    model = source.recognised()[0].require_whole().transformer
+    made = import_model(source, output, lora=load_lora(lora, model).scaled(strength))
+    return {"folder": str(output), "model": made.settings.name, "digest": made.digest}
+
+
+def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, WeightsFile]:
+    """The transformer (on the meta device) and its tensors under our names, read when asked for."""
+    if Path(ref).exists():
+        path = find_transformer(Path(ref))
+    else:
+        try:
+            path = artifact_transformer(open_store().show(ref))
+        except ArtifactError as error:
+            raise WeightsError(f"'{ref}' is no file, folder or artifact") from error
+    model = recognise(path).transformer
+    return model, WeightsFile({entry.name: entry for entry in bfl_entries(path, model)}, ref, {})
+
+
 def examine(ref: str, open_store: OpenStore) -> list[dict[str, Any]]:
     """What a weights file, folder or artifact is: one row per part.
 
     Raises:
         WeightsError: nothing there, damaged, or of no known layout.
     """
-    from kontext.edit.weights.folder import CONFIG, TRANSFORMER
-    from kontext.edit.weights.imports import find_source
-    from kontext.models.files.recognise import recognise
-    from kontext.models.files.weights import open_weights
-
     path = Path(ref)
     if path.is_file():
         weights = open_weights(path)
@@ -235,8 +291,6 @@ def _row(found: Recognised) -> dict[str, Any]:
 
 
 def _needs(found: Recognised) -> str:
-    from kontext.models.quantize import quantized_names
-
     whole = 2 * found.parameters
     said = f"{whole / 1e9:.2f} GB for the weights in bf16"
     if found.kind != "transformer":

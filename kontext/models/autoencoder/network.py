@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kontext.models.autoencoder.tiling import Norm, Tiling, in_tiles
+from kontext.models.autoencoder.tiling import Norm, in_tiles
 from kontext.models.files.stored import load_stored
 from kontext.parallel.attention import attention
 from schemas.sections.models import AutoencoderShape
@@ -101,8 +101,8 @@ class Level(nn.Module):
 
     def __init__(self, in_ch: int, out_ch: int, blocks: int, groups: int, resample: str) -> None:
         super().__init__()
-        self.block = nn.ModuleList(
-            ResnetBlock(in_ch if i == 0 else out_ch, out_ch, groups) for i in range(blocks)
+        self.block = nn.Sequential(
+            *(ResnetBlock(in_ch if i == 0 else out_ch, out_ch, groups) for i in range(blocks))
         )
         self.resample = resample
         if resample == "down":
@@ -112,13 +112,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, in_ch, H, W] -> [B, out_ch, H, W]; `resample` halves or doubles H and W."""
-        return self.resampled(self.blocks(x))
-
-    def blocks(self, x: Tensor) -> Tensor:
-        """The residual blocks alone."""
-        for block in self.block:
-            x = block(x)
-        return x
+        return self.resampled(self.block(x))
 
     def resampled(self, x: Tensor) -> Tensor:
         """At the next level's resolution."""
@@ -149,16 +143,11 @@ class Encoder(nn.Module):
     def __init__(self, s: AutoencoderShape) -> None:
         super().__init__()
         widths = [s.ch * m for m in s.ch_mult]
-        self.top = len(widths) - 1
+        self.top = top = len(widths) - 1
         self.conv_in = nn.Conv2d(s.in_channels, s.ch, 3, padding=1)
+        blocks, groups, before = s.num_res_blocks, s.norm_groups, [s.ch, *widths]
         self.down = nn.ModuleList(
-            Level(
-                s.ch if i == 0 else widths[i - 1],
-                width,
-                s.num_res_blocks,
-                s.norm_groups,
-                "down" if i < len(widths) - 1 else "",
-            )
+            Level(before[i], width, blocks, groups, "down" if i < top else "")
             for i, width in enumerate(widths)
         )
         self.mid = Middle(widths[-1], s.norm_groups)
@@ -187,17 +176,12 @@ class Decoder(nn.Module):
     def __init__(self, s: AutoencoderShape) -> None:
         super().__init__()
         widths = [s.ch * m for m in s.ch_mult]
-        self.top = top = len(widths) - 1
+        self.top = len(widths) - 1
         self.conv_in = nn.Conv2d(s.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], s.norm_groups)
+        blocks, groups, before = s.num_res_blocks + 1, s.norm_groups, [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(
-            Level(
-                widths[min(i + 1, top)],
-                width,
-                s.num_res_blocks + 1,
-                s.norm_groups,
-                "up" if i > 0 else "",
-            )
+            Level(before[i], width, blocks, groups, "up" if i > 0 else "")
             for i, width in enumerate(widths)
         )
         self.norm_out = Norm(s.norm_groups, widths[0], eps=_EPS)
@@ -224,7 +208,7 @@ class Decoder(nn.Module):
         return self._blocks(level - 1, self.up[level].resampled(h))  # type: ignore[operator]
 
     def _blocks(self, level: int, h: Tensor) -> Tensor:
-        h = self.up[level].blocks(h)  # type: ignore[operator]
+        h = self.up[level].block(h)  # type: ignore[operator]
         return h if level else self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -245,41 +229,42 @@ class Autoencoder(nn.Module):
         """Image pixels per latent pixel along one side (8 for FLUX.1)."""
         return int(2 ** (len(self.shape.ch_mult) - 1))
 
-    def moments(self, images: Tensor, tiling: Tiling | None = None) -> tuple[Tensor, Tensor]:
+    def moments(self, images: Tensor, tile: int = 0) -> tuple[Tensor, Tensor]:
         """images [B, 3, H, W] in [-1, 1] -> (mean, logvar), each [B, z, H/8, W/8], raw.
 
         Args:
-            tiling: compute what lies above the latents' resolution in tiles, without gradients.
+            tile: compute what lies above the latents' resolution in tiles of so many pixels a side
+                (see `in_tiles`), without gradients; 0: in one piece.
         """
         encoder, h = self.encoder, images
-        if tiling is None:
+        if not tile:
             made = encoder(h)
         else:
             halo = self.shape.num_res_blocks + 1  # two convs a block, one around, in halves
             for level in range(encoder.top):
                 run = partial(encoder.coarser, level)
-                h = in_tiles(encoder, run, h, units=(2, 1), halo=halo, tiling=tiling)
+                h = in_tiles(encoder, run, h, units=(2, 1), halo=halo, tile=tile)
             made = encoder.coarse(h)
         mean, logvar = made.chunk(2, dim=1)
         return mean, logvar
 
-    def encode(self, images: Tensor, tiling: Tiling | None = None) -> Tensor:
+    def encode(self, images: Tensor, tile: int = 0) -> Tensor:
         """Normalised latents from the distribution's mode: (mean - shift) * scale."""
-        return (self.moments(images, tiling)[0] - self.shift) * self.scale
+        return (self.moments(images, tile)[0] - self.shift) * self.scale
 
-    def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
+    def decode(self, latents: Tensor, tile: int = 0) -> Tensor:
         """Normalised latents [B, z, h, w] -> images [B, 3, 8h, 8w], about [-1, 1], unclamped."""
-        return self.decode_raw(latents / self.scale + self.shift, tiling)
+        return self.decode_raw(latents / self.scale + self.shift, tile)
 
-    def decode_raw(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
-        """Decode latents that are not normalised (a sample of `moments`). Tiling as there."""
+    def decode_raw(self, latents: Tensor, tile: int = 0) -> Tensor:
+        """Decode latents that are not normalised (a sample of `moments`). `tile` as there."""
         decoder = self.decoder
-        if tiling is None:
+        if not tile:
             return decoder(latents)  # type: ignore[no-any-return]
         h, halo = decoder.coarse(latents), self.shape.num_res_blocks + 2  # one block more
         for level in range(decoder.top, 0, -1):
             run = partial(decoder.finer, level)
-            h = in_tiles(decoder, run, h, units=(1, 2), halo=halo, tiling=tiling)
+            h = in_tiles(decoder, run, h, units=(1, 2), halo=halo, tile=tile)
         return h
 
     def set_latent_stats(self, scale: float, shift: float) -> None:

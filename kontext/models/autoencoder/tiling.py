@@ -1,26 +1,21 @@
 """Convolutions over an image that does not fit in memory: tile by tile, with the same result.
 
-Two things would make tiles differ from the whole image:
-
-- A tile's border lacks its neighbours. So every tile is computed with a halo as wide as the
-  receptive field, which is cut off again.
+- Every tile is computed with a halo as wide as the receptive field, which is cut off again.
 - GroupNorm needs the mean and variance of the whole image. So there are several passes over the
   tiles. Each runs up to the first norm whose statistics are not known yet, and pools them. The last
   pass knows all of them and runs to the end.
 
-The result is that of the whole image, up to rounding, and without seams. Only one tile's
-activations are in memory at a time. The price: later passes compute the early layers again.
-Overlapping tiles that are blended (diffusers' `enable_tiling`) take one pass, but keep each tile's
-own statistics and attention, which shows as patches of another tone. `benchmarks/tiling.py`
-measures both.
+The result is that of the whole image, up to rounding, and without seams. The price: later passes
+compute the early layers again. Overlapping tiles that are blended (diffusers' `enable_tiling`) take
+one pass, but keep each tile's own statistics and attention, which shows as patches of another tone.
+`benchmarks/tiling.py` measures both.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -32,15 +27,9 @@ _log = logging.getLogger("kontext")
 Moments = tuple[Tensor, Tensor]  # mean and variance, float64 [B, groups] each
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How to cut.
-
-    side: of a tile without its halo, in pixels of the finer resolution of each level. At 256, one
-        activation of FLUX.1's widest level has 128 MiB in fp32.
-    """
-
-    side: int = 256
+# side of a tile without its halo, in pixels of the finer resolution of each level: one activation
+# of FLUX.1's widest level has 128 MiB in fp32
+TILE = 256
 
 
 class Norm(nn.GroupNorm):
@@ -136,18 +125,6 @@ class _Pool:
         return True
 
 
-@contextmanager
-def _sharing(module: nn.Module, pool: _Pool) -> Iterator[None]:
-    norms = [m for m in module.modules() if isinstance(m, Norm)]
-    try:
-        for norm in norms:
-            norm.statistics = pool
-        yield
-    finally:
-        for norm in norms:
-            norm.statistics = None
-
-
 @torch.no_grad()
 def in_tiles(
     module: nn.Module,
@@ -156,7 +133,7 @@ def in_tiles(
     *,
     units: tuple[int, int],
     halo: int,
-    tiling: Tiling,
+    tile: int,
 ) -> Tensor:
     """`run(x)`, tile by tile. `run` uses `module`'s convolutions, its `Norm`s, pointwise functions.
 
@@ -167,6 +144,7 @@ def in_tiles(
         units: pixels of a cell along one side, in `x` and in the result; a cell is a pixel of the
             coarser of the two.
         halo: the receptive field beyond a cell, in cells.
+        tile: side of a tile without its halo, in pixels of the finer of the two resolutions.
 
     Returns:
         [B, C', H * out / in, W * out / in], without gradients.
@@ -178,19 +156,23 @@ def in_tiles(
     height, width = x.shape[-2:]
     if height % before or width % before:
         raise ValueError(f"{width} x {height} pixels are not whole cells of {before} x {before}")
-    if tiling.side < max(units):
-        raise ValueError(f"a tile has at least {max(units)} pixels a side, not {tiling.side}")
-    core = tiling.side // max(units)
+    if tile < max(units):
+        raise ValueError(f"a tile has at least {max(units)} pixels a side, not {tile}")
+    core = tile // max(units)
     rows, columns = (_spans(side // before, core, halo) for side in (height, width))
     tiles = [(row, column) for row in rows for column in columns]
     if len(tiles) == 1:
         return run(x)
-    pool = _Pool()
-    with _sharing(module, pool):
-        while True:
+    pool, norms = _Pool(), [m for m in module.modules() if isinstance(m, Norm)]
+    try:
+        for norm in norms:
+            norm.statistics = pool
+        out = _one_pass(run, x, tiles, units, pool)
+        while pool.settle():
             out = _one_pass(run, x, tiles, units, pool)
-            if not pool.settle():
-                break
+    finally:
+        for norm in norms:
+            norm.statistics = None
     assert out is not None
     _log.debug("%d x %d in %d tiles, %d norms", width, height, len(tiles), len(pool.known))
     return out

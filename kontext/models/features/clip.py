@@ -92,7 +92,6 @@ class SmallScorer:
         self.model = model.eval().requires_grad_(False)
         self.features, self.text = features, text
 
-    @torch.no_grad()
     def image_embeddings(self, images: Pixels) -> Vectors:
         """uint8 [N, H, W, 3] -> L2-normalised float32 [N, D]."""
         return self.embed_features(image_features(self.features, images))
@@ -102,7 +101,6 @@ class SmallScorer:
         """Image features [N, 1280] of `image_features` -> normalised embeddings [N, D]."""
         return _numpy(self.model.encode_image(features))
 
-    @torch.no_grad()
     def text_embeddings(self, texts: Sequence[str]) -> Vectors:
         """N texts -> L2-normalised float32 [N, D]."""
         return self.embed_pooled(text_features(self.text, texts))
@@ -149,10 +147,7 @@ def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
 
 
 def load_scorer(
-    artifact: Artifact,
-    features: FeatureNet,
-    text: TextEncoder,
-    device: torch.device | str = "cpu",
+    artifact: Artifact, features: FeatureNet, text: TextEncoder, device: torch.device | str = "cpu"
 ) -> SmallScorer:
     """The small CLIP of an artifact that `SmallScorer.save` wrote, over its frozen towers.
 

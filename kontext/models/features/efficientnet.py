@@ -6,7 +6,7 @@ for the small CLIP. The weights (ImageNet, Apache-2.0) come from the package
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -133,23 +133,17 @@ def perceptual_distance(maps_a: list[Tensor], maps_b: list[Tensor]) -> Tensor:
     return total / len(maps_a)
 
 
-class _Layer(NamedTuple):
-    module: _Conv
-    weight: str
-    norm: str
-
-
-def _layers(net: FeatureNet) -> list[_Layer]:
-    """Each convolution with its names in the published checkpoint (lukemelas' naming)."""
-    layers = [_Layer(net.stem, "_conv_stem", "_bn0"), _Layer(net.head, "_conv_head", "_bn1")]
+def _layers(net: FeatureNet) -> Iterator[tuple[_Conv, str, str]]:
+    """Each convolution, its name in the published checkpoint (lukemelas') and its norm's."""
+    yield net.stem, "_conv_stem", "_bn0"
+    yield net.head, "_conv_head", "_bn1"
     for index, block in enumerate(net.blocks):
         assert isinstance(block, _Block)
         prefix = f"_blocks.{index}."
         if block.expand is not None:
-            layers.append(_Layer(block.expand, prefix + "_expand_conv", prefix + "_bn0"))
-        layers.append(_Layer(block.depthwise, prefix + "_depthwise_conv", prefix + "_bn1"))
-        layers.append(_Layer(block.project, prefix + "_project_conv", prefix + "_bn2"))
-    return layers
+            yield block.expand, prefix + "_expand_conv", prefix + "_bn0"
+        yield block.depthwise, prefix + "_depthwise_conv", prefix + "_bn1"
+        yield block.project, prefix + "_project_conv", prefix + "_bn2"
 
 
 def load_features(device: torch.device | str = "cpu") -> FeatureNet:
@@ -160,28 +154,27 @@ def load_features(device: torch.device | str = "cpu") -> FeatureNet:
     """
     net, path = FeatureNet(), efficientnet_file()
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for layer in _layers(net):
-        _fold(layer, state)
+    for layer, name, norm in _layers(net):
+        _fold(layer.conv, name, norm, state)
     net.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     # channels_last: 1.5x the images per second in bf16 on a CPU, and never slower
     net.to(device=device).to(memory_format=torch.channels_last)
     return net.requires_grad_(False).eval()
 
 
-def _fold(layer: _Layer, state: dict[str, Tensor]) -> None:
+def _fold(conv: nn.Conv2d, name: str, norm: str, state: dict[str, Tensor]) -> None:
     """Load one convolution with its batch norm folded in."""
     try:
-        weight = state[layer.weight + ".weight"].double()
+        weight = state[f"{name}.weight"].double()
         scale, shift, mean, variance = (
-            state[f"{layer.norm}.{name}"].double()
-            for name in ("weight", "bias", "running_mean", "running_var")
+            state[f"{norm}.{part}"].double()
+            for part in ("weight", "bias", "running_mean", "running_var")
         )
     except KeyError as error:
         raise WeightsError(f"EfficientNet-Lite0 weights lack {error.args[0]}") from error
-    conv = layer.module.conv
     if weight.shape != conv.weight.shape:
         raise WeightsError(
-            f"EfficientNet-Lite0 weights: {layer.weight} is {tuple(weight.shape)}, "
+            f"EfficientNet-Lite0 weights: {name} is {tuple(weight.shape)}, "
             f"expected {tuple(conv.weight.shape)}"
         )
     gain = scale / (variance + _BN_EPS).sqrt()

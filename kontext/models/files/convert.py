@@ -1,8 +1,8 @@
 """BFL's and diffusers' layouts of FLUX.1, both ways, bit for bit.
 
-Our modules carry BFL's names, so a BFL file loads as it is. Between the layouts a rule per BFL key
-says which diffusers keys hold the same numbers: the same tensor, parts of a fused projection, the
-final modulation with its halves swapped, or a 1x1 convolution written as a matrix.
+Our modules carry BFL's names. A rule per BFL key says which diffusers keys hold the same numbers:
+the same tensor, parts of a fused projection, the final modulation with its halves swapped, or a 1x1
+convolution written as a matrix.
 """
 
 import re
@@ -85,11 +85,8 @@ class Rule:
 
     def part_shapes(self) -> dict[str, Shape]:
         """Shape of each diffusers tensor."""
-        tail = () if self.matrix else self.shape[1:]
-        middle = self.shape[1:-2] if self.matrix else ()
-        return {
-            name: (rows, *middle, *tail) for name, rows in zip(self.parts, self.rows, strict=True)
-        }
+        rest = self.shape[1:-2] if self.matrix else self.shape[1:]
+        return {name: (rows, *rest) for name, rows in zip(self.parts, self.rows, strict=True)}
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
         """BFL tensor -> its diffusers tensors (views where the numbers are in the same order)."""
@@ -152,10 +149,8 @@ def _autoencoder_rule(key: str, shape: Shape, levels: int) -> Rule:
 
 def to_diffusers(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
     """Our (BFL) tensors in diffusers' layout. Numbers and dtypes are kept bit for bit."""
-    out: dict[str, Tensor] = {}
-    for rule in rules:
-        out.update({name: part.clone() for name, part in rule.split(state[rule.bfl]).items()})
-    return out
+    split = (rule.split(state[rule.bfl]) for rule in rules)
+    return {name: part.clone() for parts in split for name, part in parts.items()}
 
 
 def transformer_config(shape: TransformerShape) -> dict[str, Any]:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
 
 TRANSFORMER = "transformer.safetensors"  # of a model folder of ours
-FLOW = "flow.safetensors"  # of a finetune artifact
 
 
 def find_transformer(path: Path) -> Path:
@@ -34,7 +33,7 @@ def artifact_transformer(artifact: Artifact) -> Path:
     Raises:
         WeightsError: it has none.
     """
-    for name in (f"teacher/{TRANSFORMER}", f"model/{TRANSFORMER}", FLOW):
+    for name in (f"teacher/{TRANSFORMER}", f"model/{TRANSFORMER}", "flow.safetensors"):
         if name in artifact.names():
             return artifact.path(name)
     raise WeightsError("the artifact holds no transformer: take finetune's, publish's or import's")

@@ -48,13 +48,11 @@ def save_lora(lora: Lora, path: Path, model: FluxTransformer, layout: Layout = "
     lora.check(model)
     rules = {rule.bfl: rule for rule in rules_for(model) if rule.bfl in lora.adapters}
     state: dict[str, Tensor] = {}
-    for key, (down, up) in lora.adapters.items():
-        if layout == "bfl":
-            pairs = {key: (down, up)}
-        else:
-            pairs = {f"transformer.{k}": v for k, v in _split(rules[key], down, up).items()}
+    start = "" if layout == "bfl" else "transformer."
+    for key, pair in lora.adapters.items():
+        pairs = {key: pair} if layout == "bfl" else _split(rules[key], *pair)
         for name, (a, b) in pairs.items():
-            stem = name.removesuffix(".weight")
+            stem = start + name.removesuffix(".weight")
             state[f"{stem}.lora_A.weight"], state[f"{stem}.lora_B.weight"] = a, b
     write_weights(path, state_entries(state), {})
 
@@ -218,10 +216,9 @@ def extract(
             continue
         lost[rule.bfl] = 1.0
         if delta.dim() == 2:
-            pieces = rule.split(delta).values()
             given = [
                 (_Part(rule, index, len(piece)), _truncated(piece, rank))
-                for index, piece in enumerate(pieces)
+                for index, piece in enumerate(rule.split(delta).values())
             ]
             found[rule.bfl] = _joined(given)
             down, up = found[rule.bfl]

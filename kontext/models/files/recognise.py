@@ -12,19 +12,14 @@ import torch
 
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.files.convert import (
-    Layout,
-    diffusers_name,
-    read_transformer_config,
-    rules_for,
-)
+from kontext.models.files.convert import Layout, diffusers_name, read_transformer_config, rules_for
 from kontext.models.files.recognise_autoencoder import (
     SHAPE_KEY,
     autoencoder_of,
     bad_config,
     count_blocks,
     is_autoencoder,
-    read_config,
+    read_json,
 )
 from kontext.models.files.weights import WeightsFile, key_problems, open_weights
 from kontext.models.flux.transformer import FluxTransformer
@@ -32,8 +27,10 @@ from schemas.sections.models import AutoencoderShape, TransformerShape
 
 SCHEDULER = "scheduler/scheduler_config.json"  # beside diffusers' transformer folder
 _FLUX_HEAD = 128
-_DEV = TransformerShape()
-_SCHNELL = TransformerShape(guidance_embed=False)
+_PUBLISHED = (
+    (TransformerShape(), "FLUX.1-dev or FLUX.1-Kontext-dev"),
+    (TransformerShape(guidance_embed=False), "FLUX.1-schnell"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def recognise(path: Path, model: FluxTransformer | Autoencoder | None = None) ->
     weights = open_weights(path)
     assumed: tuple[str, ...] = ()
     if model is None:
-        configs = (read_config(path / "config.json"), read_config(path.parent / SCHEDULER))
+        configs = (read_json(path / "config.json"), read_json(path.parent / SCHEDULER))
         model, assumed = _model_of(weights, *(configs if path.is_dir() else ({}, {})))
     if isinstance(model, FluxTransformer):
         kind, name = "transformer", transformer_name(model.shape)
@@ -126,9 +123,7 @@ def _model_of(
 
 def transformer_name(shape: TransformerShape) -> str:
     """Which published model has this geometry (FLUX.1-dev and Kontext-dev have the same)."""
-    if shape == _DEV:
-        return "FLUX.1-dev or FLUX.1-Kontext-dev"
-    return "FLUX.1-schnell" if shape == _SCHNELL else "custom"
+    return next((name for known, name in _PUBLISHED if shape == known), "custom")
 
 
 def _transformer_shape(
@@ -157,10 +152,7 @@ def _shape_from_tensors(weights: WeightsFile) -> tuple[TransformerShape, tuple[s
 
     hidden = size(["img_in.weight"], 0)
     head = size(
-        [
-            "double_blocks.0.img_attn.norm.query_norm.scale",
-            "single_blocks.0.norm.query_norm.scale",
-        ],
+        ["double_blocks.0.img_attn.norm.query_norm.scale", "single_blocks.0.norm.query_norm.scale"],
         0,
     )
     doubles = any(key.startswith(("double_blocks.", "transformer_blocks.")) for key in weights)

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from kontext.errors import WeightsError
-from kontext.models.autoencoder.network import FLUX_SCALE, FLUX_SHIFT, Autoencoder
+from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import read_autoencoder_config
 from kontext.models.files.weights import WeightsFile, open_weights
 from schemas.sections.models import AutoencoderShape
@@ -31,7 +31,7 @@ def recognise_autoencoder(path: Path) -> Autoencoder:
     weights = open_weights(path)
     if not is_autoencoder(weights):
         raise WeightsError(f"{path} is a transformer, not an autoencoder")
-    config = read_config(path / "config.json") if path.is_dir() else {}
+    config = read_json(path / "config.json") if path.is_dir() else {}
     with torch.device("meta"):
         return autoencoder_of(weights, config)[0]
 
@@ -57,8 +57,7 @@ def autoencoder_of(
         raise bad_config(weights, error) from error
     shape = _autoencoder_shape(weights)
     known = shape == AutoencoderShape()
-    assumed = () if known else ("norm_groups", "scale", "shift")
-    return Autoencoder(shape, FLUX_SCALE, FLUX_SHIFT), assumed
+    return Autoencoder(shape), () if known else ("norm_groups", "scale", "shift")
 
 
 def _autoencoder_shape(weights: WeightsFile) -> AutoencoderShape:
@@ -87,7 +86,7 @@ def count_blocks(weights: WeightsFile, stem: str) -> int:
     return len({match[1] for match in found if match})
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no such file. Raises WeightsError."""
     if not file.is_file():
         return {}

@@ -1,8 +1,7 @@
 """Weights in files: safetensors read and written tensor by tensor.
 
-A file is mapped for one tensor at a time, so that pages of tensors that were converted or copied do
-not stay in memory. Peak memory is the weights in the wanted dtype plus the largest tensor, whatever
-the file's own dtype is.
+A file is mapped for one tensor at a time. So peak memory is the weights in the wanted dtype plus
+the largest tensor, whatever the file's own dtype is.
 """
 
 import json
@@ -137,11 +136,8 @@ def _read(file: Path, key: str) -> Tensor:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    indexes = sorted(path.glob("*.safetensors.index.json"))
-    if indexes:
-        files = [path / name for name in _indexed(indexes[0])]
-    else:
-        files = sorted(path.glob("*.safetensors"))
+    index = min(path.glob("*.safetensors.index.json"), default=None)
+    files = _indexed(index) if index else sorted(path.glob("*.safetensors"))
     missing = [f.name for f in files if not f.is_file()]
     if not files or missing:
         raise WeightsError(
@@ -150,10 +146,11 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _indexed(index: Path) -> list[str]:
-    """Names of the shards that an index lists."""
+def _indexed(index: Path) -> list[Path]:
+    """The shards that an index lists."""
     try:
-        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        return [index.with_name(name) for name in sorted(names)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not an index of shards ({error})") from error
 
@@ -221,8 +218,8 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
 def key_problems(weights: WeightsFile, rules: Iterable[Rule]) -> list[str]:
     """Why the file does not fit: missing, surplus and misshapen keys; empty where it fits."""
     expected: dict[str, Shape] = {}
+    bfl = weights.layout == "bfl"
     for rule in rules:
-        bfl = weights.layout == "bfl"
         expected.update({rule.bfl: rule.shape} if bfl else rule.part_shapes())
     missing = sorted(set(expected) - set(weights))
     surplus = sorted(set(weights) - set(expected))

@@ -1,8 +1,7 @@
 """The blocks of FLUX.1's transformer, under BFL's parameter names.
 
 A block knows its tokens' noise levels (`Conditioning`) and which attend to which
-(`AttentionPattern`), and nothing of contexts or caches: an image alone at t = 0 is a block's input
-as good as any other.
+(`AttentionPattern`), and nothing of contexts or caches.
 """
 
 import torch
@@ -45,9 +44,8 @@ class Modulation(nn.Module):
 
     def forward(self, conditioning: Conditioning) -> tuple[Tensor, ...]:
         """shift, scale and gate, `multiplier` times, each [B, 1 or L, hidden]."""
-        return conditioning.per_token(self.lin(conditioning.silu_vec)).chunk(
-            self.multiplier * 3, dim=-1
-        )
+        made = conditioning.per_token(self.lin(conditioning.silu_vec))
+        return made.chunk(self.multiplier * 3, dim=-1)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -165,10 +163,8 @@ class SingleBlock(nn.Module):
         if rows is None or type(self.linear1) is not nn.Linear:  # an adapter cannot be cut in two
             qkv, mlp = torch.split(self.linear1(x), sizes, dim=-1)
             return qkv, mlp if rows is None else mlp[:, rows]
-        weights, biases = (
-            torch.split(self.linear1.weight, sizes),
-            torch.split(self.linear1.bias, sizes),
-        )
+        weights = torch.split(self.linear1.weight, sizes)
+        biases = torch.split(self.linear1.bias, sizes)
         # contiguous: PyTorch runs a strided 3-D input as a batched product with copied weights
         read = x[:, rows].contiguous()
         return F.linear(x, weights[0], biases[0]), F.linear(read, weights[1], biases[1])

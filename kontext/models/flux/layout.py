@@ -1,11 +1,9 @@
 """Attention patterns of a sequence [text | target | contexts], and the noise level of each token.
 
-Two layouts share one description. *Joint* is FLUX.1 Kontext's: every token attends to every token,
-all at the target's noise level. *Cached context* is our option (`TransformerShape.cached_context`):
-text and target attend to everything; the contexts of a sample attend to each other only, and are
-modulated at t = 0. Nothing of theirs then depends on the step, so their keys and values can be
-computed once per edit. They attend to each other, not each to itself alone, because a cache lasts
-for one instruction and its references anyway.
+*Joint* is FLUX.1 Kontext's: every token attends to every token, all at the target's noise level.
+*Cached context* is our option (`TransformerShape.cached_context`): text and target attend to
+everything; the contexts of a sample attend to each other only, and are modulated at t = 0. Nothing
+of theirs then depends on the step, so their keys and values can be computed once per edit.
 """
 
 from __future__ import annotations
@@ -72,8 +70,9 @@ class AttentionPattern:
 
     def of(self, rows: slice) -> AttentionPattern:
         """The pattern of the queries `rows`, which are among the first `main`."""
-        one_row = self.mask is None or self.mask.shape[2] == 1
-        mask = self.mask if one_row or self.mask is None else self.mask[:, :, rows]
+        mask = self.mask
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, rows]
         return replace(self, mask=mask, main=None, context_mask=None)
 
 

@@ -2,12 +2,9 @@
 
 Numerics and parameter names are those of BFL's reference (fused qkv, RMS-normalised queries and
 keys, AdaLN modulation, interleaved rotary pairs in float32). Context images are extra tokens after
-the target's, under the same modulation; only the target's tokens come out. One layout is ours:
-contexts kept apart so that they can be cached (see `kontext.models.flux.layout`). The model knows
-nothing of parallelism: kernels are chosen in `kontext.parallel.attention`.
-
-Two things are done differently without changing a result: the query-key norm's scale is folded
-into the rotary table, and the last block computes only the rows that are read afterwards.
+the target's; only the target's tokens come out. One layout is ours: contexts kept apart so that
+they can be cached (`kontext.models.flux.layout`). Kernels are chosen in
+`kontext.parallel.attention`. The last block computes only the rows that are read afterwards.
 """
 
 from __future__ import annotations

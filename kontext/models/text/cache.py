@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -51,7 +51,6 @@ class CachedText:
         """
         self.folder, self.digest, self.device = folder, digest, torch.device(device)
         self._tokens, self._load = tokens, load
-        self._encoder: TextEncoder | None = None
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """See `TextEncoder`."""
@@ -76,12 +75,10 @@ class CachedText:
         """See `TextEncoder`."""
         return self.encoder.pooled_dim
 
-    @property
+    @cached_property
     def encoder(self) -> TextEncoder:
         """The encoder itself; it is loaded now if it was not."""
-        if self._encoder is None:
-            self._encoder = self._load()
-        return self._encoder
+        return self._load()
 
     def _path(self, text: str, length: int) -> Path:
         key = hashlib.sha256(f"{self.digest}:{length}:{text}".encode()).hexdigest()

@@ -174,12 +174,9 @@ class MiniLM:
             mask[rows, :width] = batch_mask.cpu()
             pooled[rows] = F.normalize(mean, dim=1).cpu() * self.dim**0.5
         row_of = {text: row for row, text in enumerate(unique)}
-        rows_wanted = torch.tensor([row_of[text] for text in texts], dtype=torch.long)
-        return (
-            tokens[rows_wanted].to(self.device),
-            mask[rows_wanted].to(self.device),
-            pooled[rows_wanted].to(self.device),
-        )
+        wanted = torch.tensor([row_of[text] for text in texts], dtype=torch.long)
+        tokens, mask, pooled = (part[wanted].to(self.device) for part in (tokens, mask, pooled))
+        return tokens, mask, pooled
 
     def count(self, text: str) -> int:
         """See `TextEncoder`. [CLS] and [SEP] count."""
@@ -190,13 +187,8 @@ class MiniLM:
         """Yield (first row, states float32, mask), each batch padded to its own longest text."""
         for start in range(0, len(unique), _BATCH):
             encodings = self.tokenizer.encode_batch(unique[start : start + _BATCH])
-            width = max(len(encoding.ids) for encoding in encodings)
-            ids = torch.zeros(len(encodings), width, dtype=torch.long)
-            mask = torch.zeros(len(encodings), width, dtype=torch.bool)
-            for row, encoding in enumerate(encodings):
-                ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
-                mask[row, : len(encoding.ids)] = True
-            ids, mask = ids.to(self.device), mask.to(self.device)
+            ids = torch.tensor([one.ids for one in encodings], device=self.device)
+            mask = torch.tensor([one.attention_mask for one in encodings], device=self.device) > 0
             with autocast(self.device):
                 states = self.bert(ids, mask)
             yield start, states.float(), mask
@@ -285,7 +277,7 @@ def _tokenizer(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()  # MiniLM's file pads to 128
+    tokenizer.enable_padding()  # to a batch's longest; MiniLM's file pads to 128
     return tokenizer
 
 

@@ -1,8 +1,7 @@
 """transformers' models and tokenizers from folders on disk: complete, or an error.
 
 transformers gives random numbers to tensors that a file lacks, and a tiny vocabulary of its own to
-a tokenizer without one, and prints a report of it on stderr. Here both are errors of one line.
-Progress bars and remarks are not shown.
+a tokenizer without one. Here both are errors of one line. Progress bars and remarks are not shown.
 """
 
 import hashlib

@@ -17,7 +17,6 @@ from kontext.edit.editor import Editor
 from kontext.edit.session import Session
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.autoencoder.tiling import Tiling
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.safety.canaries import canary_png
 from kontext.safety.edits import EditScreening
@@ -315,7 +314,7 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
 def test_several_seeds_a_reference_and_a_mask(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontext.edit.codec.Tiling", lambda: Tiling(side=32))
+    monkeypatch.setattr("kontext.edit.codec.TILE", 32)
     more = ["--seed", "1", "--seed", "2", "--mask", str(folder / "mask.png")]
     more += ["--reference", str(folder / "cmyk.jpg"), "--json", "--tile-above", "4095"]
     output = tmp_path / "out.png"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.autoencoder.tiling import Norm, Tiling, _spans
+from kontext.models.autoencoder.tiling import Norm, _spans
 from schemas.sections.models import AutoencoderShape
 
 SHAPE = AutoencoderShape(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
@@ -30,11 +30,11 @@ def uneven(batch: int, height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_tiles_give_what_the_whole_image_gives(blocks: int) -> None:
     ae = autoencoder(SHAPE.model_copy(update={"num_res_blocks": blocks}))
-    images, tiling = uneven(2, 40, 68), Tiling(side=16)
+    images, tile = uneven(2, 40, 68), 16
     whole = ae.encode(images)
-    assert (ae.encode(images, tiling) - whole).abs().max() <= 1e-5 * whole.abs().max()
+    assert (ae.encode(images, tile) - whole).abs().max() <= 1e-5 * whole.abs().max()
     pixels = ae.decode(whole)
-    assert (ae.decode(whole, tiling) - pixels).abs().max() <= 1e-5 * pixels.abs().max()
+    assert (ae.decode(whole, tile) - pixels).abs().max() <= 1e-5 * pixels.abs().max()
     assert all(m.statistics is None for m in ae.modules() if isinstance(m, Norm))
 
 
@@ -49,29 +49,29 @@ def test_far_less_is_alive_at_a_time() -> None:
     ae.decode(latents)
     whole = max(seen)
     seen.clear()
-    ae.decode(ae.encode(images, Tiling(side=32)), Tiling(side=32))
+    ae.decode(ae.encode(images, 32), 32)
     assert max(seen) < whole / 4
 
 
 @torch.no_grad()
 def test_an_image_of_one_tile_is_not_cut() -> None:
     ae, images = autoencoder(), uneven(1, 16, 16)
-    assert torch.equal(ae.encode(images, Tiling(side=16)), ae.encode(images))
+    assert torch.equal(ae.encode(images, 16), ae.encode(images))
 
 
 def test_a_failure_leaves_the_norms_as_they_were() -> None:
     ae = autoencoder()
     broken = uneven(1, 32, 32)[:, :2]
     with pytest.raises(RuntimeError):
-        ae.encode(broken, Tiling(side=16))
+        ae.encode(broken, 16)
     assert all(m.statistics is None for m in ae.modules() if isinstance(m, Norm))
 
 
 def test_impossible_cuts_are_refused() -> None:
     with pytest.raises(ValueError, match="whole cells"):
-        autoencoder().encode(uneven(1, 33, 32), Tiling(side=16))
+        autoencoder().encode(uneven(1, 33, 32), 16)
     with pytest.raises(ValueError, match="at least 2 pixels"):
-        autoencoder().encode(uneven(1, 32, 32), Tiling(side=1))
+        autoencoder().encode(uneven(1, 32, 32), 1)
 
 
 @settings(deadline=None, max_examples=50)
