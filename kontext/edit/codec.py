@@ -41,11 +41,11 @@ class PictureCodec:
     def encode(self, pictures: Sequence[Image] | Images) -> Tensor:
         """Latents [B, C, h, w], float32, of uint8 [H, W, 3] pictures of one size."""
         height, width = pictures[0].shape[:2]
-        made = []
+        made, tile = [], self.tile((width, height))
         for rows in self._parts(len(pictures), (width, height)):
             pixels = to_tensor(pictures[rows]).to(self.device)
             with precision.autocast(self.device, self.autocast):
-                made.append(self.autoencoder.encode(pixels, self.tile((width, height))).float())
+                made.append(self.autoencoder.encode(pixels, tile).float())
         return torch.cat(made)
 
     def decode(
@@ -83,10 +83,10 @@ class PictureCodec:
     @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1, float32."""
-        width, height = self.size(latents)
-        tile = self.tile((width, height))
+        size = self.size(latents)
+        tile = self.tile(size)
         if tile:
-            _log.info("%d x %d: decoded in tiles of %d pixels", width, height, tile)
+            _log.info("%d x %d: decoded in tiles of %d pixels", *size, tile)
         with precision.autocast(self.device, self.autocast):
             pixels = self.autoencoder.decode(latents.to(self.device), tile)
         return pixels.float().clamp(-1, 1)

@@ -23,12 +23,10 @@ def preview_edits(
     ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs."""
-    from kontext.data.contact_sheet import (
-        contact_sheet,  # Pillow: where nothing is shown, not needed
-    )
+    # Pillow: where nothing is shown, not needed
+    from kontext.data.contact_sheet import contact_sheet
 
-    device = data.latents.device
-    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], device))
+    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], data.latents.device))
     sampler = EditSampler(data, steps)
     rows, labels = [], []
     for name, pairs in zip(data.categories, plain_edits(data), strict=True):

@@ -75,8 +75,7 @@ class ModelFile(BaseModel):
     def networks(self) -> tuple[FluxTransformer, Autoencoder]:
         """Both networks on the meta device."""
         with torch.device("meta"):
-            ae = self.autoencoder
-            return FluxTransformer(self.transformer), Autoencoder(ae.shape, ae.scale, ae.shift)
+            return FluxTransformer(self.transformer), Autoencoder(**dict(self.autoencoder))
 
 
 @dataclass(frozen=True)

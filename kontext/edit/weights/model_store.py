@@ -39,7 +39,7 @@ CHANGES_RESULTS = False  # for users; no stage calls it
 OpenStore = Callable[[], "ArtifactStore"]  # called where a model is no file or folder
 
 STAGE = "import"  # artifacts of this name come from outside, not from a stage
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CODE = "kontext.edit.weights.imports"  # with all that it imports: what decides an import's bytes
 
 
@@ -57,12 +57,9 @@ class ImportRequest:
 
 def dtype_of(name: str) -> torch.dtype | None:
     """The torch dtype of `bf16`, `fp16` or `fp32`; None for an empty name."""
-    if not name:
-        return None
-    if name not in DTYPES:
+    if name and name not in DTYPES:
         raise WeightsError(f"unknown dtype '{name}' (known: {', '.join(DTYPES)})")
-    found: torch.dtype = getattr(torch, DTYPES[name])
-    return found
+    return DTYPES.get(name)
 
 
 def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) -> dict[str, Any]:
