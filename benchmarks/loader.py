@@ -84,7 +84,8 @@ def make_data(folder: Path, count: int, side: int, sharing: int) -> None:
             out=str(folder / "mds"), columns={"json": "bytes", "ctx0": "bytes", "tgt": "bytes"}
         ) as out:
             for sample in samples:
-                members = {n.split(".")[1]: data for n, data in sample.members(pngs.__getitem__)}
+                found = sample.members(pngs.__getitem__)
+                members = {name.split(".")[0]: data for name, data in found.items()}
                 out.write({"json": members["json"], "ctx0": members["ctx0"], "tgt": members["tgt"]})
 
 
