@@ -63,15 +63,8 @@ class StoredChunk(Mapping[str, pa.Table]):
         return len(self._names)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    kind: str
-    message: str
-    trace: str
-
-
 _Job = Callable[[Any], ChunkResult]
-_Outcome = tuple[str, ...] | _Failure  # table names, or what went wrong
+_Outcome = tuple[str, str] | None  # of a chunk that failed: the error, and its traceback
 
 
 def map_chunks(
@@ -93,7 +86,8 @@ def map_chunks(
         ChunkError: a chunk failed (its index and reason are in the message) or its worker died.
         TypeError: a chunk holds a value that has no stable digest.
     """
-    folders = [f"{prefix}/{i:06d}-{_chunk_digest(work, c)}" for i, c in enumerate(chunks)]
+    name = f"{work.__module__}.{work.__qualname__}"
+    folders = [f"{prefix}/{i:06d}-{stable_digest([name, c])[:16]}" for i, c in enumerate(chunks)]
     stored = set(objects.list(f"{prefix}/"))
     missing = [i for i, folder in enumerate(folders) if f"{folder}/done.json" not in stored]
     done = len(chunks) - len(missing)
@@ -102,10 +96,10 @@ def map_chunks(
 
     def advance(index: int, outcome: _Outcome) -> None:
         nonlocal done
-        if isinstance(outcome, _Failure):
-            _LOG.error("chunk %d failed\n%s", index, outcome.trace)
-            where = f"chunk {index} of {len(chunks)}"
-            raise ChunkError(index, f"{where} failed: {outcome.kind}: {outcome.message}")
+        if outcome is not None:
+            why, trace = outcome
+            _LOG.error("chunk %d failed\n%s", index, trace)
+            raise ChunkError(index, f"chunk {index} of {len(chunks)} failed: {why}")
         done += 1
         if on_done:
             on_done(done, len(chunks))
@@ -174,10 +168,6 @@ def _parts(value: Any) -> Iterator[bytes]:
         raise TypeError(f"chunks may not hold a {type(value).__name__}: it has no stable digest")
 
 
-def _chunk_digest(work: _Job, chunk: Any) -> str:
-    return stable_digest([f"{work.__module__}.{work.__qualname__}", chunk])[:16]
-
-
 def _load(objects: ObjectStore, folder: str) -> ChunkResult:
     try:
         names = json.loads(objects.get(f"{folder}/done.json"))["tables"]
@@ -191,11 +181,11 @@ def _run(objects: ObjectStore, work: _Job, folder: str, chunk: Any) -> _Outcome:
     try:
         tables = work(chunk)
     except Exception as error:  # noqa: BLE001 - reported with its index by the caller
-        return _Failure(type(error).__name__, str(error), traceback.format_exc())
+        return f"{type(error).__name__}: {error}", traceback.format_exc()
     for name in sorted(tables):
         objects.put(f"{folder}/{name}.parquet", parquet_bytes(tables[name]))
     objects.put(f"{folder}/done.json", json.dumps({"tables": sorted(tables)}).encode())
-    return tuple(sorted(tables))
+    return None
 
 
 def _run_pool(

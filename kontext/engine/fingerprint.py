@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from kontext.engine.stage import Stage
@@ -51,18 +51,8 @@ class SourceFile:
 
 def code_of(stage: Stage, section: Section) -> dict[str, str]:
     """Module or data file -> hash, of all that decide this stage's result for this section."""
-    named: list[str] = []
-    if stage.plugins:
-        named = _call(stage.plugins, section)
+    named = resolve_name(stage.plugins)(section) if stage.plugins else ()
     return modules_of(stage.module, *named, *OF_EVERY_STAGE)
-
-
-def modules_of(*roots: str) -> dict[str, str]:
-    """Module or data file -> hash, of the modules `roots` and all that they import, by name.
-
-    Raises ArtifactError for a root that is no module.
-    """
-    return dict(_closure(roots))
 
 
 def code_digest(modules: Mapping[str, str]) -> str:
@@ -101,12 +91,16 @@ def source_path(module: str) -> Path | None:
 
 def forget() -> None:
     """Look at the files again. One process looks once: its code is loaded once, too."""
-    for cached in (_top, _closure, source_path):
+    for cached in (_top, modules_of, source_path):
         cached.cache_clear()
 
 
 @cache
-def _closure(roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def modules_of(*roots: str) -> dict[str, str]:
+    """Module or data file -> hash, of the modules `roots` and all that they import, by name.
+
+    Raises ArtifactError for a root that is no module.
+    """
     tops = {*FOLLOWED, *(root.partition(".")[0] for root in roots)}
     found: dict[str, str] = {}
     seen: set[str] = set()
@@ -128,7 +122,7 @@ def _closure(roots: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             name = f"{module}:{file.name}"
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         coming += [name for name in source.imports if name.partition(".")[0] in tops]
-    return tuple(sorted(found.items()))
+    return dict(sorted(found.items()))
 
 
 @cache
@@ -251,11 +245,6 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
         elif not (isinstance(value, ast.Constant) and value.value == ""):
             parts.append(value)
     return parts
-
-
-def _call(name: str, section: Section) -> list[str]:
-    module, _, function = name.partition(":")
-    return list(getattr(importlib.import_module(module), function)(section))
 
 
 _EMPTY = syntax_hash(ast.Module([], []))

@@ -25,10 +25,9 @@ def discover(package: str, folder: Path) -> dict[str, Stage]:
             inputs go round in a circle.
     """
     found: dict[str, Stage] = {}
-    for path in sorted(folder.glob("*.py")):
-        stage = declared(path.read_text(), f"{package}.{path.stem}")
-        if stage is None:
-            continue
+    paths = sorted(folder.glob("*.py"))
+    stages = (declared(path.read_text(), f"{package}.{path.stem}") for path in paths)
+    for stage in filter(None, stages):
         if stage.name in found:
             raise ArtifactError(f"two files declare stage '{stage.name}'")
         found[stage.name] = stage

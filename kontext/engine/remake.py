@@ -6,22 +6,22 @@ store are enough to repeat every stage, wherever the store has been copied to.
 
 from __future__ import annotations
 
-import importlib
-import json
 import logging
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.stage import Reporter, Stage, StageContext, section_in, section_of
 from kontext.errors import ArtifactError
 from kontext.safety.ledger import Ledger
-from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.artifacts.transfer import Transfer, copy_artifacts
 from kontext.store.objects import open_store
 from schemas.manifest import Manifest
@@ -65,12 +65,9 @@ def remake(store: ArtifactStore, ref: str, home: Path, stages: Mapping[str, Stag
     if manifest.stage == "index":
         raise ArtifactError("index writes the catalog: `kontext catalog rebuild` makes that again")
     stage = _stage(manifest, stages)
-    with tempfile.TemporaryDirectory(prefix="remake-", dir=_folder(home)) as temporary:
-        apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
-        writer = _run(store, manifest, stage, apart, home, Path(temporary, "scratch"))
-    stored = {file.name: file.sha256 for file in manifest.files}
-    made = {name: file.sha256 for name, file in writer.files.items()}
-    names = sorted(set(stored) | set(made))
+    with _made_again(store, manifest, stage, home) as artifact:
+        stored, made = ({f.name: f.sha256 for f in m.files} for m in (manifest, artifact.manifest))
+    names = sorted({*stored, *made})
     different = tuple(name for name in names if stored.get(name) != made.get(name))
     changed = manifest.code_digest != code_digest(code_of(stage, _section(manifest, stage)))
     return Remade(f"{manifest.stage}/{manifest.digest}", len(names), different, changed)
@@ -81,7 +78,6 @@ def rebuild_catalog(
 ) -> Rebuilt:
     """Write a catalog from the manifests alone: runs, artifacts, metrics and dataset versions.
 
-    Thresholds that were changed by hand are not in any manifest; the policy's own come back.
     Raises ArtifactError where the catalog holds datasets already.
     """
     if catalog.datasets():
@@ -93,11 +89,9 @@ def rebuild_catalog(
     for manifest in manifests:
         if manifest.stage != "index":
             continue
-        with tempfile.TemporaryDirectory(prefix="rebuild-", dir=_folder(home)) as temporary:
-            apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
-            scratch, stage = Path(temporary), _stage(manifest, stages)
-            writer = _run(store, manifest, stage, apart, home, scratch, str(catalog.path))
-            found = json.loads(apart.blob_path(writer.files["index.json"]).read_bytes())
+        stage = _stage(manifest, stages)
+        with _made_again(store, manifest, stage, home, str(catalog.path)) as artifact:
+            found = artifact.json("index.json")
         if found["dataset_digest"] != manifest.metrics["dataset_digest"]:
             different.append(f"index/{manifest.digest}")
         datasets.append(f"{found['dataset']}@v{found['version']}")
@@ -132,43 +126,31 @@ def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:
 
 
 def _section(manifest: Manifest, stage: Stage) -> Section:
-    section: Section = section_of(manifest, type(section_in(Recipe(), stage)))
-    return section
+    return section_of(manifest, type(section_in(Recipe(), stage)))
 
 
-def _run(
-    store: ArtifactStore,
-    manifest: Manifest,
-    stage: Stage,
-    apart: ArtifactStore,
-    home: Path,
-    scratch: Path,
-    catalog: str = "",
-) -> ArtifactWriter:
-    """The stage's output on its stored inputs, written to `apart`."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    writer = apart.writer(manifest.stage, manifest.digest)
-    log = logging.getLogger(f"kontext.stages.{manifest.stage}")
-    module: Any = importlib.import_module(stage.module)
-    module.run(
-        StageContext(
+@contextmanager
+def _made_again(
+    store: ArtifactStore, manifest: Manifest, stage: Stage, home: Path, catalog: str = ""
+) -> Iterator[Artifact]:
+    """The stage's output on its stored inputs, in a store of its own that is removed afterwards."""
+    (home / "scratch").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="remake-", dir=home / "scratch") as temporary:
+        apart = ArtifactStore(open_store(f"file://{temporary}/store"), Path(temporary, "cache"))
+        writer = apart.writer(manifest.stage, manifest.digest)
+        context = StageContext(
             config=_section(manifest, stage),
             digest=manifest.digest,
             inputs={name: store.open(name, digest) for name, digest in manifest.inputs.items()},
             output=writer,
             map_chunks=partial(map_chunks, objects=apart.objects, prefix="runs/remade/work"),
-            scratch=scratch,
+            scratch=Path(temporary),
             home=home,
             store_url=store.objects.url,
             report=Reporter(_LOG),
             catalog=catalog,
-            log=log,
+            log=logging.getLogger(f"kontext.stages.{manifest.stage}"),
         )
-    )
-    return writer
-
-
-def _folder(home: Path) -> Path:
-    folder = home / "scratch"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        resolve_name(f"{stage.module}:run")(context)
+        files = list(writer.files.values())
+        yield Artifact(apart, manifest.model_copy(update={"files": files}))

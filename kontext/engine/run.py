@@ -6,27 +6,20 @@ a digest covers code, recipe section and input digests, never output bytes.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from kontext.engine.acceptance import (
-    Acceptance,
-    difference,
-    newest_match,
-    read_acceptance,
-    write_acceptance,
-)
+from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
@@ -39,7 +32,7 @@ from kontext.engine.stage import (
     StageStatus,
     section_in,
 )
-from kontext.engine.versions import git_commit, package_versions
+from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import (
@@ -97,7 +90,7 @@ class Engine:
             self._known(name)
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
-        self._accepted: dict[str, Acceptance | None] = {}  # of the stages in `digests`
+        self._accepted: dict[str, acceptance.Acceptance | None] = {}  # of the stages in `digests`
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -126,29 +119,27 @@ class Engine:
         """Take the newest artifact of a stage as it is, although its code has changed since.
 
         Only one that was made from the same section and inputs. Does nothing where today's code
-        has made one.
+        has made one. `command` is what the user typed, for the record.
 
-        Args:
-            command: what the user typed, for the record.
-
-        Raises:
-            ArtifactError: there is no such artifact; it says how the newest one differs.
+        Raises ArtifactError where there is no such artifact; it says how the newest one differs.
         """
         stage, digests = self._known(name), self.digests()
         inputs = {source: digests[source] for source in stage.inputs}
         if name in self._pins or self.artifacts.exists(name, digests[name]):
             return self.artifacts.open(name, digests[name]).manifest
         before, config = self.artifacts.list(name), self._config(stage, 0)
-        found = newest_match(before, config, inputs)
+        found = acceptance.newest_match(before, config, inputs)
         if found is None:
             why = self._difference(stage, before[-1], digests) if before else "it was never made"
             raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
-        write_acceptance(self.objects, name, digests[name], found, self._code(stage), command)
+        acceptance.write_acceptance(
+            self.objects, name, digests[name], found, self._code(stage), command
+        )
         return found
 
-    def _acceptance(self, name: str, digest: str) -> Acceptance | None:
+    def _acceptance(self, name: str, digest: str) -> acceptance.Acceptance | None:
         """The record that another artifact is to be used for this one, while that is there."""
-        accepted = read_acceptance(self.objects, name, digest)
+        accepted = acceptance.read_acceptance(self.objects, name, digest)
         if accepted is not None and not self.artifacts.exists(name, accepted.artifact):
             accepted = None
         self._accepted[name] = accepted
@@ -217,10 +208,16 @@ class Engine:
         attempt = self._attempt(stage, inputs)
         digest = digests[name]
         if force and name not in self._pins and self.artifacts.exists(name, digest):
-            attempt = self._bump_attempt(stage, inputs, attempt)
+            attempt += 1
+            record = json.dumps({"attempt": attempt})
+            self.objects.put(self._attempt_key(stage, inputs), record.encode())
             digest = self._digest(stage, inputs, attempt)
-        if name not in self._pins:
-            self._require_inputs(stage, inputs)
+        for source, made in () if name in self._pins else inputs.items():
+            if not self.artifacts.exists(source, made):
+                raise ArtifactError(
+                    f"stage '{name}' needs '{source}' ({made}), which has not been made for this "
+                    "recipe: run it first"
+                )
         locks = self.home / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{name}-{digest}.lock"):
@@ -237,26 +234,11 @@ class Engine:
     ) -> Manifest:
         began = time.monotonic()
         writer = self.artifacts.writer(stage.name, digest)
-        context = self._context(stage, inputs, digest, writer, reporter)
-        module: Any = importlib.import_module(stage.module)
-        module.run(context)
-        manifest = Manifest(
-            stage=stage.name,
-            digest=digest,
-            code_digest=code_digest(self._code(stage)),
-            code=self._code(stage),
-            config=self._config(stage, attempt),
-            inputs=inputs,
-            files=[writer.files[name] for name in sorted(writer.files)],
-            metrics=writer.metrics,
-            notes=writer.notes,
-            recipe=self.recipe.name,
-            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            seconds=round(time.monotonic() - began, 3),
-            git_commit=git_commit(),
-            packages=package_versions(),
-            kernels=writer.kernels,
-            run=self.run,
+        context = self._context(stage, inputs, writer, reporter)
+        resolve_name(f"{stage.module}:run")(context)
+        code, config = self._code(stage), self._config(stage, attempt)
+        manifest = manifest_of(
+            writer, code, config, inputs, began=began, recipe=self.recipe.name, run=self.run
         )
         if "decisions.parquet" in writer.files:  # before the manifest: done means in the ledger
             path = self.artifacts.blob_path(writer.files["decisions.parquet"])
@@ -275,27 +257,21 @@ class Engine:
         clear_work(self.objects, work_prefix(name, digest))
 
     def _context(
-        self,
-        stage: Stage,
-        inputs: dict[str, str],
-        digest: str,
-        writer: ArtifactWriter,
-        reporter: Reporter,
+        self, stage: Stage, inputs: dict[str, str], writer: ArtifactWriter, reporter: Reporter
     ) -> StageContext:
-        scratch = self._scratch(stage, digest)
+        scratch = self._scratch(stage, writer.digest)
         scratch.mkdir(parents=True, exist_ok=True)
-        chunk_map = partial(
-            map_chunks,
-            objects=self.objects,
-            prefix=work_prefix(stage.name, digest),
-            on_done=lambda done, total: reporter.progress(done, total, "chunks"),
-        )
         return StageContext(
             config=section_in(self.recipe, stage),
-            digest=digest,
+            digest=writer.digest,
             inputs={source: self._input(source, digest) for source, digest in inputs.items()},
             output=writer,
-            map_chunks=chunk_map,
+            map_chunks=partial(
+                map_chunks,
+                objects=self.objects,
+                prefix=work_prefix(stage.name, writer.digest),
+                on_done=lambda done, total: reporter.progress(done, total, "chunks"),
+            ),
             scratch=scratch,
             home=self.home,
             store_url=self.objects.url,
@@ -329,7 +305,7 @@ class Engine:
 
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:
         inputs = {source: digests[source] for source in stage.inputs}
-        return difference(before, self._code(stage), self._config(stage, 0), inputs)
+        return acceptance.difference(before, self._code(stage), self._config(stage, 0), inputs)
 
     def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
         config = self._config(stage, attempt)
@@ -355,8 +331,7 @@ class Engine:
     def _external(self, stage: Stage) -> str:
         """Digest of what the section points to outside the store, looked at once per engine."""
         if stage.name not in self._externals:
-            module, _, function = stage.external.partition(":")
-            look = getattr(importlib.import_module(module), function)
+            look = resolve_name(stage.external)
             self._externals[stage.name] = str(look(section_in(self.recipe, stage), self.home))
         return self._externals[stage.name]
 
@@ -370,19 +345,6 @@ class Engine:
         except ObjectNotFound:
             return 0
         return int(record["attempt"])
-
-    def _bump_attempt(self, stage: Stage, inputs: dict[str, str], attempt: int) -> int:
-        record = {"attempt": attempt + 1}
-        self.objects.put(self._attempt_key(stage, inputs), json.dumps(record).encode())
-        return attempt + 1
-
-    def _require_inputs(self, stage: Stage, inputs: dict[str, str]) -> None:
-        for source, digest in inputs.items():
-            if not self.artifacts.exists(source, digest):
-                raise ArtifactError(
-                    f"stage '{stage.name}' needs '{source}' ({digest}), which has not been made "
-                    "for this recipe: run it first"
-                )
 
     def _scratch(self, stage: Stage, digest: str) -> Path:
         return self.home / "scratch" / stage.name / digest

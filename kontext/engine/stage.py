@@ -13,9 +13,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from pydantic import ValidationError
+from typing_extensions import TypeVar
 
 from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # a recipe looks into stages' files, and needs no more than p
 CHANGES_RESULTS = False  # hands things over
 
 SectionT = TypeVar("SectionT", bound=Section)
+ConfigT = TypeVar("ConfigT", bound=Section, default=Section, covariant=True)
 
 
 class Reporter:
@@ -61,24 +63,16 @@ class Reporter:
 ChunkResult: TypeAlias = "Mapping[str, pa.Table]"
 
 
-class ChunkMap(Protocol):
-    """Runs `work(chunk)` for every chunk of a plan, resumably (kontext.engine.chunks.map_chunks).
-
-    Results come back in plan order. Chunks whose result is already stored are not run again.
-    `work` must be a module-level function and each chunk picklable.
-    """
-
-    def __call__(
-        self, work: Callable[[Any], ChunkResult], chunks: Sequence[Any], processes: int = 1
-    ) -> list[ChunkResult]:
-        """One result per chunk."""
+# (work, chunks, processes): runs `work(chunk)` for every chunk of a plan, as `chunks.map_chunks`.
+# `work` must be a function of a module and each chunk picklable; results come in plan order.
+ChunkMap = Callable[[Callable[[Any], ChunkResult], Sequence[Any], int], list[ChunkResult]]
 
 
 @dataclass
-class StageContext:
+class StageContext(Generic[ConfigT]):
     """Everything a stage is handed."""
 
-    config: Section  # the stage's own recipe section
+    config: ConfigT  # the stage's own recipe section
     digest: str  # of the artifact being made
     inputs: Mapping[str, Artifact]
     output: ArtifactWriter
@@ -103,8 +97,7 @@ class StageContext:
         Not what today's recipe says: an artifact may have been chosen as a version, and then the
         two differ. A field that the artifact does not have (it is newer) takes its default.
 
-        Raises:
-            ArtifactError: `stage` is no input of this stage, or its section is not a `kind`.
+        Raises ArtifactError: `stage` is no input of this stage, or its section is not a `kind`.
         """
         if stage not in self.inputs:
             raise ArtifactError(f"'{stage}' is no input here (inputs: {', '.join(self.inputs)})")
@@ -135,9 +128,7 @@ class Stage:
     pool: str = "cpu"  # work pool: cpu or gpu
     external: str = ""  # "module:function": (section, home) -> digest of files it points to
     plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
-    tag: str = (
-        ""  # of the artifact, from the sections of its inputs and its own: "a@{shard.dataset}"
-    )
+    tag: str = ""  # of the artifact, from its own and its inputs' sections: "a@{shard.dataset}"
     summary: str = ""  # one line for people
 
 

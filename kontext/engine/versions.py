@@ -1,9 +1,20 @@
-"""Provenance: which commit and packages made an artifact."""
+"""Provenance: which code, commit and packages made an artifact, and its manifest."""
+
+from __future__ import annotations
 
 import subprocess
+import time
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kontext.engine.fingerprint import code_digest
+from schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from kontext.store.artifacts.artifact_store import ArtifactWriter
 
 CHANGES_RESULTS = False  # writes down what ran
 
@@ -24,6 +35,37 @@ _PACKAGES = (
     "boto3",
     "prefect",
 )
+
+
+def manifest_of(
+    writer: ArtifactWriter,
+    code: dict[str, str],
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    *,
+    began: float,
+    recipe: str = "",
+    run: str = "",
+) -> Manifest:
+    """The manifest of what was written since `began` (`time.monotonic`), to be committed."""
+    return Manifest(
+        stage=writer.stage,
+        digest=writer.digest,
+        code_digest=code_digest(code),
+        code=code,
+        config=config,
+        inputs=inputs,
+        files=[writer.files[name] for name in sorted(writer.files)],
+        metrics=writer.metrics,
+        notes=writer.notes,
+        recipe=recipe,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=round(time.monotonic() - began, 3),
+        git_commit=git_commit(),
+        packages=package_versions(),
+        kernels=writer.kernels,
+        run=run,
+    )
 
 
 @cache

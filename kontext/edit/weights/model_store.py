@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from kontext.edit.weights.exports import export_model
 from kontext.edit.weights.folder import CONFIG, TRANSFORMER
 from kontext.edit.weights.imports import WeightsSource, find_source, import_model
 from kontext.engine.fingerprint import code_digest, modules_of
-from kontext.engine.versions import git_commit, package_versions
+from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, WeightsError
 from kontext.models.files.convert import Layout
 from kontext.models.files.locate import artifact_transformer, find_transformer
@@ -29,7 +28,7 @@ from kontext.models.files.recognise import Recognised, recognise
 from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.quantize import quantized_names
-from schemas.manifest import Manifest, artifact_digest
+from schemas.manifest import artifact_digest
 
 if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
@@ -131,25 +130,7 @@ def _write_artifact(
     writer.metric("geometry", made.transformer.name)
     if made.settings.text_encoder.startswith("flux:"):
         writer.note(f"text encoders stay where they are: {made.settings.text_encoder[5:]}")
-    writer.commit(
-        Manifest(
-            stage=STAGE,
-            digest=digest,
-            code_digest=code_digest(modules_of(CODE)),
-            code=modules_of(CODE),
-            config=config,
-            inputs={},
-            files=[writer.files[name] for name in sorted(writer.files)],
-            metrics=writer.metrics,
-            notes=writer.notes,
-            recipe="",
-            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            seconds=round(time.monotonic() - began, 3),
-            git_commit=git_commit(),
-            packages=package_versions(),
-            kernels=writer.kernels,
-        )
-    )
+    writer.commit(manifest_of(writer, modules_of(CODE), config, {}, began=began))
 
 
 def export_weights(
