@@ -64,7 +64,7 @@ def postgres_url(postgres_server: str) -> str:
     """URL of a new, empty database."""
     import duckdb
 
-    from kontext.store.lake.extensions import extension
+    from kontext.store.lake.metadata import extension
 
     name = f"kontext_{uuid.uuid4().hex[:8]}"
     with duckdb.connect() as connection:

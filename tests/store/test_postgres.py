@@ -8,7 +8,7 @@ import pytest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
-from kontext.store.catalog.prelude import prelude
+from kontext.store.lake.connections import prelude
 from kontext.store.lake.metadata import open_metadata
 from tests.store.catalog.test_catalog import POLICY, manifest
 from tests.store.lake_rows import dataset
@@ -29,7 +29,8 @@ def test_a_catalog_in_postgres_does_what_one_in_sqlite_does(
     assert again.record(manifest()) is False
     two = again.commit_dataset("demo", "two", dataset(9, POLICY), {"mine": "m1"})
     assert (one.version, two.version) == (1, 2)
-    again.set_threshold("demo", "l1_min", 0.05)
+    stricter = dataset(9, {**POLICY, "l1_min": 0.05})
+    again.commit_dataset("demo", "three", stricter, {"mine": "m1"})
     count = "select count(*) as n from rejected_pairs"
     assert again.query(count)["n"].to_pylist() == [4]
     assert again.query(count, at="demo@v1")["n"].to_pylist() == [2]
@@ -44,7 +45,7 @@ def test_a_catalog_in_postgres_does_what_one_in_sqlite_does(
         moved.datasets()
     assert "secret" not in str(refused.value)
     moved.move()
-    assert [v.version for v in moved.datasets()] == [1, 2]
+    assert [v.version for v in moved.datasets()] == [1, 2, 3]
 
 
 def test_writers_take_turns(postgres_url: str, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from benchmarks.catalog import commit_beside_readers, generate, questions, recor
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.export import export_version
-from kontext.store.catalog.prelude import prelude
 from kontext.store.catalog.versions import find_version
+from kontext.store.lake.connections import prelude
 from kontext.store.objects import open_store
 
 PAIRS = 1200

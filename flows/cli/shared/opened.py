@@ -88,7 +88,7 @@ def prelude(at: str, store: str) -> str:
     `at` is a dataset version or a snapshot number; empty: now. Raises CatalogError when there is
     no catalog or no such version.
     """
-    from kontext.store.catalog.prelude import prelude as attach
+    from kontext.store.lake.connections import prelude as attach
     from tasks.workspace import places
 
     found = catalog(store)

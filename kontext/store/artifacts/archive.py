@@ -54,11 +54,7 @@ def _opened_file(path: Path, compressed: bool) -> IO[bytes]:
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    info.uid = info.gid = 0
-    info.uname = info.gname = ""
-    info.mtime = 0
-    info.mode = 0o644
-    return info
+    return info.replace(uid=0, gid=0, uname="", gname="", mtime=0, mode=0o644, deep=False)
 
 
 @contextmanager

@@ -141,17 +141,14 @@ class ArtifactWriter:
             self._store.objects.put(key, data, if_absent=True)
             return manifest
         except ObjectExists:
-            theirs = self._store.manifest(manifest.stage, manifest.digest)
-            assert theirs is not None
-            return theirs
+            return self._store.open(manifest.stage, manifest.digest).manifest
 
     def _add(self, file: ManifestFile, put: Any) -> None:
         assert file.name not in self.files, f"file '{file.name}' was already written"
         key = blob_key(file.sha256)
         found = self._store.objects.info(key)
         # an old equal blob is put again, so that garbage collection sees it is in use
-        old = found is None or datetime.now(UTC) - found.modified > _FRESH
-        if old or found is None or found.size != file.size:
+        if not found or found.size != file.size or datetime.now(UTC) - found.modified > _FRESH:
             put(key)
         self.files[file.name] = file
 
@@ -209,10 +206,7 @@ class ArtifactStore:
 
     def list(self, stage: str | None = None) -> list[Manifest]:
         """Manifests of all finished artifacts (of one stage), oldest first."""
-        manifests = [
-            Manifest.model_validate_json(self.objects.get(f"runs/{s}/{d}/manifest.json"))
-            for s, d in self.refs(stage)
-        ]
+        manifests = (self.open(*ref).manifest for ref in self.refs(stage))
         return sorted(manifests, key=lambda m: (m.created_at, m.stage, m.digest))
 
     def refs(self, stage: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -292,17 +286,12 @@ class ArtifactStore:
     def verify(self, ref: str | None = None) -> Verification:
         """Re-hash every file of one artifact, or of all, from the store itself."""
         manifests = self.list() if ref is None else [self.show(ref).manifest]
-        problems: list[Problem] = []
-        results: dict[str, str] = {}
-        files = [(m, file) for m in manifests for file in m.files]
-        for manifest, file in files:
-            if file.sha256 not in results:
-                results[file.sha256] = self._check_blob(file)
-            if results[file.sha256]:
-                ref_text = f"{manifest.stage}/{manifest.digest}"
-                problems.append(Problem(ref_text, file.name, results[file.sha256]))
+        files = [(f"{m.stage}/{m.digest}", file) for m in manifests for file in m.files]
+        blobs = {file.sha256: file for _, file in files}
+        wrong = {sha256: self._check_blob(file) for sha256, file in blobs.items()}
+        found = (Problem(made, f.name, wrong[f.sha256]) for made, f in files if wrong[f.sha256])
         size = sum(file.size for _, file in files)
-        return Verification(len(manifests), len(files), size, tuple(problems))
+        return Verification(len(manifests), len(files), size, tuple(found))
 
     def blob_path(self, file: ManifestFile) -> Path:
         """A local path with the blob's bytes, hashed once per process. Raises ArtifactError."""

@@ -45,18 +45,13 @@ def diff(store: ArtifactStore, before: str, after: str) -> Difference:
     )
     return Difference(
         *refs,
-        recipe=_changes(_recipe(one), _recipe(two)),
+        recipe=_changes(
+            *(_flat({s: m.config for s, m in c.items() if m.config}) for c in (one, two))
+        ),
         data=inputs + files,
         code=_changes(_code(a, one), _code(b, two)),
         metrics=_changes(dict(a.metrics), dict(b.metrics)),
     )
-
-
-def _recipe(closure: dict[str, Manifest]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for stage, manifest in closure.items():
-        found |= {f"{stage}.{key}": value for key, value in _flat(manifest.config).items()}
-    return found
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

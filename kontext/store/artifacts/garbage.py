@@ -36,8 +36,7 @@ def collect_garbage(
     young = {r for r, m in manifests.items() if datetime.fromisoformat(m.created_at) >= limit}
     needed = ancestors(manifests, {*store.tags().values(), *keep, *young})
     dead = [ref for ref in manifests if ref not in needed]
-    kept = [m for ref, m in manifests.items() if ref not in set(dead)]
-    used = {blob_key(file.sha256) for m in kept for file in m.files}
+    used = {blob_key(file.sha256) for ref in needed for file in manifests[ref].files}
     work = [i for i in store.objects.list_info("runs/") if is_work(i.key)]
     blobs = [i for i in store.objects.list_info("blobs/") if i.key not in used]
     old = [info for info in work + blobs if info.modified < limit]

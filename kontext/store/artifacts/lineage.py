@@ -30,16 +30,8 @@ def lineage(store: ArtifactStore, ref: str) -> Lineage:
     """Ancestors and descendants of an artifact. Raises ArtifactError for an unknown reference."""
     root = store.resolve(ref)
     manifests = {(m.stage, m.digest): m for m in store.list()}
-    found = ancestors(manifests, {root})
-    below, grown = {root}, {root}
-    while grown:
-        grown = {
-            key
-            for key, m in manifests.items()
-            if key not in below and grown & set(m.inputs.items())
-        }
-        below |= grown
-    found |= below
+    below = {ref for ref in manifests if root in ancestors(manifests, {ref})}
+    found = below | ancestors(manifests, {root})
     nodes = tuple(m for key, m in manifests.items() if key in found)
     edges = tuple(
         (source, (m.stage, m.digest))

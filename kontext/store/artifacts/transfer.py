@@ -56,8 +56,10 @@ def copy_artifacts(
             continue
         wants_files = files_of is None or manifest.stage in files_of
         for file in manifest.files if wants_files else ():
-            if file.sha256 not in done and not _has(target, file.sha256, file.size):
-                target.objects.put_file(blob_key(file.sha256), source.blob_path(file))
+            blob = blob_key(file.sha256)
+            found = None if file.sha256 in done else target.objects.info(blob)
+            if file.sha256 not in done and (found is None or found.size != file.size):
+                target.objects.put_file(blob, source.blob_path(file))
                 blobs, size = blobs + 1, size + file.size
             done.add(file.sha256)
         if before_manifest is not None:
@@ -68,11 +70,6 @@ def copy_artifacts(
         if pointed in wanted and target.tagged(tag) is None:
             target.tag(tag, *pointed)
     return Transfer(ordered, present, blobs, size)
-
-
-def _has(target: ArtifactStore, sha256: str, size: int) -> bool:
-    found = target.objects.info(blob_key(sha256))
-    return found is not None and found.size == size
 
 
 def _inputs_first(manifests: dict[Ref, Manifest]) -> tuple[Ref, ...]:

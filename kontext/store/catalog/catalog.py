@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,17 +20,11 @@ import duckdb
 import pyarrow as pa
 
 from kontext.errors import CatalogError
+from kontext.store.catalog import rows
 from kontext.store.catalog.compaction import Compaction, compact
 from kontext.store.catalog.describe import TableInfo, describe
 from kontext.store.catalog.facts import refresh_facts
-from kontext.store.catalog.rows import (
-    TableSource,
-    insert,
-    insert_dataset,
-    manifest_rows,
-    parents,
-    scalar,
-)
+from kontext.store.catalog.rows import scalar
 from kontext.store.catalog.versions import DatasetVersion, latest_version, snapshot_of, versions
 from kontext.store.catalog.views import check_thresholds, views
 from kontext.store.lake import migrations
@@ -67,7 +61,6 @@ class Catalog:
                 self._migrated = _current(connection)
         if self._migrated:
             return
-        self._metadata.prepare()
         about = {"schema": migrations.SCHEMA_VERSION}
         self._commit(migrations.migrate, "create tables and views", about)
         self._migrated = True
@@ -78,11 +71,8 @@ class Catalog:
         Raises CatalogError when a file that the catalog knows did not come along.
         """
         self._require()
-        connection = attach(self._metadata, self._data, read_only=True, moved=True)
-        try:
+        with closing(attach(self._metadata, self._data, read_only=True, moved=True)) as connection:
             missing = missing_files(connection, self._data)
-        finally:
-            connection.close()
         if missing:
             raise CatalogError(
                 f"{len(missing)} files of {self} are not in {self._data} ({missing[0]}): copy the "
@@ -115,8 +105,8 @@ class Catalog:
         def add(connection: Connection) -> bool:
             if scalar(connection, exists, key):
                 return False
-            for name, table in manifest_rows(manifest).items():
-                insert(connection, name, table)
+            for name, table in rows.manifest_rows(manifest).items():
+                rows.insert(connection, name, table)
             return True
 
         about = {"stage": manifest.stage, "digest": manifest.digest, "run": manifest.run}
@@ -126,7 +116,7 @@ class Catalog:
         self,
         name: str,
         dataset_digest: str,
-        tables: Mapping[str, TableSource],
+        tables: Mapping[str, rows.TableSource],
         inputs: Mapping[str, str],
         message: str = "",
     ) -> DatasetVersion:
@@ -150,45 +140,29 @@ class Catalog:
                 return latest
             for table in DATASET_TABLES:
                 connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
-                insert_dataset(connection, table, name, tables[table])
+                rows.insert_dataset(connection, table, name, tables[table])
             refresh_facts(connection, name)
             version = 1 if latest is None else latest.version + 1
             # the lock makes us the only writer, so the next snapshot is ours
-            snapshot = 1 + int(
-                scalar(connection, "SELECT id FROM ducklake_current_snapshot('lake')")
-            )
+            snapshot = scalar(connection, "SELECT id + 1 FROM ducklake_current_snapshot('lake')")
             row = {
                 "name": name,
                 "version": version,
                 "snapshot_id": snapshot,
                 "dataset_digest": dataset_digest,
-                "inputs": parents(inputs),
+                "inputs": rows.parents(inputs),
                 "images": scalar(connection, _COUNT.format("images"), [name]),
                 "pairs": scalar(connection, _COUNT.format("pairs"), [name]),
                 "message": message,
                 "committed_at": datetime.now(UTC),
             }
-            insert(connection, "datasets", pa.Table.from_pylist([row], schema=DATASETS))
+            rows.insert(connection, "datasets", pa.Table.from_pylist([row], schema=DATASETS))
             return DatasetVersion(name, version, snapshot, dataset_digest, created=True)
 
         about = {"dataset": name, "digest": dataset_digest, "inputs": dict(inputs)}
         found = self._commit(commit, message or f"dataset {name}", about)
         self._check_snapshot(found)
         return found
-
-    def set_threshold(self, dataset: str, name: str, value: float) -> None:
-        """Change a dataset's threshold; `name@relation_class` overrides `name` for one class."""
-        check_thresholds({name: value})
-        self.migrate()
-
-        def update(connection: Connection) -> None:
-            if latest_version(connection, dataset) is None:
-                raise CatalogError(f"no dataset '{dataset}' in the catalog")
-            connection.execute("DELETE FROM policy WHERE dataset = ? AND name = ?", [dataset, name])
-            connection.execute("INSERT INTO policy VALUES (?, ?, ?)", [dataset, name, value])
-            refresh_facts(connection, dataset)
-
-        self._commit(update, f"{dataset}: {name} = {value}", {"dataset": dataset})
 
     def datasets(self) -> list[DatasetVersion]:
         """All dataset versions, oldest first."""
@@ -212,18 +186,15 @@ class Catalog:
         `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds. The query
         can neither write nor reach any file but the lake's.
 
-        Raises:
-            CatalogError: no catalog yet, no data yet, unknown version, SQL error, or out of time.
+        Raises CatalogError: no catalog or data yet, unknown version, SQL error, or out of time.
         """
-        connection = self.connect(at)
-        try:
-            self._require_data(connection, sql)
-            restrict(connection, self._data)
-            return _run(connection, sql, timeout)
-        except duckdb.Error as error:
-            raise CatalogError(self._metadata.hide(str(error)).strip()) from error
-        finally:
-            connection.close()
+        with closing(self.connect(at)) as connection:
+            try:
+                self._require_data(connection, sql)
+                restrict(connection, self._data)
+                return _run(connection, sql, timeout)
+            except duckdb.Error as error:
+                raise CatalogError(self._metadata.hide(str(error)).strip()) from error
 
     def connect(self, at: str | int | None = None) -> Connection:
         """A DuckDB connection of the caller's own with the lake attached read-only as `lake`.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from kontext.store.catalog.rows import scalar
 from kontext.store.lake.migrations import LAKE_COLUMNS
 
 
@@ -25,10 +26,9 @@ def describe(connection: duckdb.DuckDBPyConnection) -> list[TableInfo]:
         columns.setdefault(table, []).append((name, kind, comment or ""))
     found = []
     for name, kind, comment in connection.execute(_LAKE_OBJECTS).fetchall():
-        row = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()
-        assert row is not None
+        rows = scalar(connection, f'SELECT count(*) FROM "{name}"')
         described = tuple(columns.get(name, ()))
-        found.append(TableInfo(name, kind, comment or "", int(row[0]), described))
+        found.append(TableInfo(name, kind, comment or "", rows, described))
     return found
 
 

@@ -46,12 +46,8 @@ def explain(
 ) -> dict[str, list[dict[str, Any]]]:
     """Source, evidence, caption, scores, decision, split and shard of one pair, as rows each.
 
-    Args:
-        pair_id: lower-case hexadecimal; a unique start of it is enough.
-        at: a dataset version or a snapshot number; None: now.
-
-    Raises:
-        CatalogError: no pair, or more than one, starts so.
+    A unique start of `pair_id` (lower-case hexadecimal) is enough. `at` is a dataset version or a
+    snapshot number; None: now. Raises CatalogError where no pair, or more than one, starts so.
     """
     matches = catalog.query(
         f"SELECT pair_id, min(dataset) AS dataset FROM pairs "

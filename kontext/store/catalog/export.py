@@ -6,11 +6,13 @@ datasets/<name>/v<n>/version.json      rows and SHA-256 of every table; written 
 
 import json
 import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from kontext.errors import ObjectExists
 from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.rows import scalar
 from kontext.store.catalog.versions import DatasetVersion
 from kontext.store.lake.ddl import quote
 from kontext.store.objects import ObjectStore, sha256_file
@@ -32,26 +34,24 @@ def export_version(catalog: Catalog, objects: ObjectStore, version: DatasetVersi
     if objects.exists(f"{prefix}version.json"):
         return prefix
     tables: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="kontext-export-") as temporary:
-        connection = catalog.connect(at=version.snapshot_id)
-        try:
-            present = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
-            for table in (*DATASET_TABLES, "pair_facts"):
-                if table not in present:  # a version from before the table
-                    continue
-                path = Path(temporary, f"{table}.parquet")
-                connection.execute(
-                    f"COPY (SELECT * EXCLUDE (dataset) FROM {table} "
-                    f"WHERE dataset = {quote(version.name)}) TO {quote(str(path))} "
-                    "(FORMAT parquet, COMPRESSION zstd)"
-                )
-                count = connection.execute(f"SELECT count(*) FROM {quote(str(path))}").fetchone()
-                assert count is not None
-                objects.put_file(f"{prefix}{table}.parquet", path)
-                tables[table] = {"rows": count[0], "sha256": sha256_file(path)}
-                path.unlink()
-        finally:
-            connection.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="kontext-export-") as temporary,
+        closing(catalog.connect(at=version.snapshot_id)) as connection,
+    ):
+        present = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
+        for table in (*DATASET_TABLES, "pair_facts"):
+            if table not in present:  # a version from before the table
+                continue
+            path = Path(temporary, f"{table}.parquet")
+            connection.execute(
+                f"COPY (SELECT * EXCLUDE (dataset) FROM {table} "
+                f"WHERE dataset = {quote(version.name)}) TO {quote(str(path))} "
+                "(FORMAT parquet, COMPRESSION zstd)"
+            )
+            rows = scalar(connection, f"SELECT count(*) FROM {quote(str(path))}")
+            objects.put_file(f"{prefix}{table}.parquet", path)
+            tables[table] = {"rows": rows, "sha256": sha256_file(path)}
+            path.unlink()
     about = {
         "dataset": version.name,
         "version": version.version,
@@ -59,9 +59,7 @@ def export_version(catalog: Catalog, objects: ObjectStore, version: DatasetVersi
         "dataset_digest": version.dataset_digest,
         "tables": tables,
     }
-    try:
-        data = json.dumps(about, sort_keys=True, indent=1).encode()
+    data = json.dumps(about, sort_keys=True, indent=1).encode()
+    with suppress(ObjectExists):  # somebody exported the same version meanwhile
         objects.put(f"{prefix}version.json", data, if_absent=True)
-    except ObjectExists:
-        pass  # somebody exported the same version meanwhile
     return prefix

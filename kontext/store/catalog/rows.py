@@ -26,19 +26,12 @@ def parents(inputs: Mapping[str, str]) -> list[dict[str, str]]:
 def manifest_rows(manifest: Manifest) -> dict[str, pa.Table]:
     """Rows of runs, artifacts and metrics for one finished stage."""
     key = {"stage": manifest.stage, "digest": manifest.digest}
+    texts = ("config", "packages", "kernels")
     run = {
-        **key,
-        "recipe": manifest.recipe,
-        "config": json.dumps(manifest.config, sort_keys=True),
-        "code_digest": manifest.code_digest,
+        **manifest.model_dump(),  # the schema takes what the table has
+        **{name: json.dumps(getattr(manifest, name), sort_keys=True) for name in texts},
         "inputs": parents(manifest.inputs),
         "created_at": datetime.fromisoformat(manifest.created_at),
-        "seconds": manifest.seconds,
-        "git_commit": manifest.git_commit,
-        "packages": json.dumps(manifest.packages, sort_keys=True),
-        "kernels": json.dumps(manifest.kernels, sort_keys=True),
-        "notes": manifest.notes,
-        "run": manifest.run,
     }
     files = [{**key, "file": f.name, "sha256": f.sha256, "bytes": f.size} for f in manifest.files]
     metrics = [

@@ -8,8 +8,6 @@ import duckdb
 from kontext.errors import CatalogError
 from kontext.store.catalog.rows import scalar
 
-_VERSIONS = "SELECT name, version, snapshot_id, dataset_digest FROM datasets"
-
 
 @dataclass(frozen=True)
 class DatasetVersion:
@@ -27,15 +25,13 @@ class DatasetVersion:
 
 def versions(connection: duckdb.DuckDBPyConnection) -> list[DatasetVersion]:
     """All dataset versions of the attached lake, oldest first."""
-    rows = connection.execute(f"{_VERSIONS} ORDER BY snapshot_id").fetchall()
-    return [DatasetVersion(*row) for row in rows]
+    sql = "SELECT name, version, snapshot_id, dataset_digest FROM datasets ORDER BY snapshot_id"
+    return [DatasetVersion(*row) for row in connection.execute(sql).fetchall()]
 
 
 def latest_version(connection: duckdb.DuckDBPyConnection, name: str) -> DatasetVersion | None:
     """The newest version of a dataset, or None where there is no such dataset."""
-    sql = f"{_VERSIONS} WHERE name = ? ORDER BY version DESC LIMIT 1"
-    row = connection.execute(sql, [name]).fetchone()
-    return DatasetVersion(*row) if row else None
+    return next((v for v in reversed(versions(connection)) if v.name == name), None)
 
 
 def snapshot_of(connection: duckdb.DuckDBPyConnection, at: str | int) -> int:

@@ -36,6 +36,9 @@ THRESHOLDS = (
     "clip_t_min",
     "clip_dir_min",
 )
+_VERDICTS = pa.schema(
+    [("pair_id", pa.string()), ("accept", pa.bool_()), ("reject_reasons", pa.list_(pa.string()))]
+)
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,8 @@ def acceptance(
         if risk.column not in pair_scores.column_names:  # null, as in the lake
             nulls = pa.nulls(pair_scores.num_rows, pa.float32())
             pair_scores = pair_scores.append_column(risk.column, nulls)
-    policy = pa.table(
-        {
-            "name": pa.array(thresholds.keys(), pa.string()),
-            "value": pa.array(thresholds.values(), pa.float64()),
-        }
-    )
-    tables = {
-        "pairs": pairs,
-        "captions": captions,
-        "pair_scores": pair_scores,
-        "policy": policy,
-    }
+    policy = policy_table(thresholds)
+    tables = {"pairs": pairs, "captions": captions, "pair_scores": pair_scores, "policy": policy}
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1")
         for name, table in tables.items():
@@ -93,14 +86,14 @@ def acceptance(
         found = connection.execute(
             f"SELECT pair_id, accept, reject_reasons FROM ({rule}) ORDER BY pair_id"
         ).to_arrow_table()
-    schema = pa.schema(
-        [
-            ("pair_id", pa.string()),
-            ("accept", pa.bool_()),
-            ("reject_reasons", pa.list_(pa.string())),
-        ]
-    )
-    return found.cast(schema)
+    return found.cast(_VERDICTS)
+
+
+def policy_table(thresholds: Mapping[str, float]) -> pa.Table:
+    """Thresholds as rows of the table `policy`, without its dataset; sorted by name."""
+    kinds = pa.schema([("name", pa.string()), ("value", pa.float64())])
+    rows = [{"name": name, "value": float(thresholds[name])} for name in sorted(thresholds)]
+    return pa.Table.from_pylist(rows, kinds)
 
 
 def check_thresholds(thresholds: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Connections to a DuckLake."""
+"""Connections to a DuckLake: here, and the `.sql` file with which other DuckDB clients connect."""
 
 import os
 import threading
@@ -8,38 +8,32 @@ import duckdb
 
 from kontext.errors import CatalogError
 from kontext.store.lake.ddl import quote
-from kontext.store.lake.extensions import extension, load
-from kontext.store.lake.metadata import Metadata
+from kontext.store.lake.metadata import Metadata, extension, load, open_metadata
+from kontext.store.objects import folder_url
 
 _IDLE: list[duckdb.DuckDBPyConnection] = []  # loading the extensions costs ten times an ATTACH
 _IDLE_LOCK = threading.Lock()
+_KEYS = {
+    "KEY_ID": "AWS_ACCESS_KEY_ID",
+    "SECRET": "AWS_SECRET_ACCESS_KEY",
+    "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+}
 
 
 def attach(
-    metadata: Metadata,
-    data: str,
-    *,
-    read_only: bool,
-    snapshot: int | None = None,
-    moved: bool = False,
+    metadata: Metadata, data: str, read_only: bool, snapshot: int | None = None, moved: bool = False
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection whose current database `lake` is the catalog.
 
-    Args:
-        metadata: where the lake's metadata is.
-        data: folder or s3 prefix of its Parquet files, with a closing slash.
-        read_only: refuse writes (and do not create anything).
-        snapshot: look at this past snapshot; implies `read_only`.
-        moved: look for the data at `data`, wherever the metadata says it was.
+    `data` is the folder or s3 prefix of its Parquet files, with a closing slash. `read_only`
+    refuses writes and creates nothing; a past `snapshot` implies it. `moved` takes the data from
+    `data`, wherever the metadata says it was.
 
-    Raises:
-        CatalogError: missing extension, unusable catalog, unknown snapshot.
+    Raises CatalogError for a missing extension, an unusable catalog or an unknown snapshot.
     """
     connection = _loaded()
     try:
-        for statement in statements(
-            metadata, data, read_only=read_only, snapshot=snapshot, moved=moved
-        ):
+        for statement in statements(metadata, data, read_only, snapshot, moved):
             connection.execute(statement)
         if not (read_only or snapshot is not None):
             connection.execute("CALL lake.set_option('parquet_compression', 'zstd')")
@@ -56,17 +50,14 @@ def attach(
 
 
 def statements(
-    metadata: Metadata,
-    data: str,
-    *,
-    read_only: bool,
-    snapshot: int | None = None,
-    moved: bool = False,
+    metadata: Metadata, data: str, read_only: bool, snapshot: int | None = None, moved: bool = False
 ) -> list[str]:
     """The SQL that attaches the lake to any DuckDB connection with `ducklake` loaded."""
     found = [f"LOAD {quote(str(extension(metadata.extension)))}"]
     if data.startswith("s3://"):
-        found += [f"LOAD {quote(str(extension('httpfs')))}", _secret()]
+        # for this connection, never stored
+        keys = {name: quote(os.environ[key]) for name, key in _KEYS.items() if os.environ.get(key)}
+        found += [f"LOAD {quote(str(extension('httpfs')))}", _secret(keys)]
     options = [f"DATA_PATH {quote(data.removeprefix('file://'))}"]
     options += metadata.options(read_only or snapshot is not None)
     if snapshot is not None:
@@ -135,18 +126,29 @@ def _loaded() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _secret() -> str:
-    """The S3 secret for this connection, from AWS_* (never stored)."""
-    variables = {
-        "KEY_ID": "AWS_ACCESS_KEY_ID",
-        "SECRET": "AWS_SECRET_ACCESS_KEY",
-        "SESSION_TOKEN": "AWS_SESSION_TOKEN",
-    }
-    values = {o: quote(os.environ[v]) for o, v in variables.items() if os.environ.get(v)}
-    return secret(values)
+def prelude(location: str, store_url: str, snapshot: int | None = None) -> str:
+    """A `.sql` file that attaches a catalog, read-only, to any DuckDB client of the same version.
+
+    It holds no S3 keys: the client reads them from AWS_* when it runs it. `getenv` exists in the
+    duckdb command line only; other clients of an S3 lake make a secret of their own in its place.
+    Passwords in a postgres:// location are part of the text.
+    """
+    metadata = open_metadata(location)
+    data = folder_url(store_url, "catalog")
+    lines = [
+        f"-- kontext catalog {metadata.label}, read-only. DuckDB {duckdb.__version__}.",
+        "-- duckdb -init FILE | harlequin -i FILE | connection.execute(open(FILE).read())",
+        "SET TimeZone = 'UTC';",
+        f"LOAD {quote(str(extension('ducklake')))};",
+    ]
+    for statement in statements(metadata, data, read_only=True, snapshot=snapshot):
+        if statement.startswith("CREATE OR REPLACE SECRET"):
+            statement = _secret({name: f"getenv('{key}')" for name, key in _KEYS.items()})
+        lines.append(f"{statement};")
+    return "\n".join(lines) + "\n"
 
 
-def secret(values: dict[str, str]) -> str:
+def _secret(values: dict[str, str]) -> str:
     """CREATE SECRET with these options (SQL expressions) and the region and endpoint of AWS_*."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     parts = ["TYPE s3", *(f"{name} {value}" for name, value in values.items())]

@@ -1,10 +1,15 @@
-"""Where a lake's metadata lives: a SQLite file (one machine), or Postgres (many users)."""
+"""Where a lake's metadata lives: a SQLite file (one machine), or Postgres (many users).
 
+DuckDB's extensions that read it come from installed wheels: nothing is downloaded.
+"""
+
+import importlib.util
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import duckdb
@@ -12,9 +17,25 @@ from filelock import FileLock
 
 from kontext.errors import CatalogError
 from kontext.store.lake.ddl import quote
-from kontext.store.lake.extensions import load
 
 _LOCK = 0x6B6F6E74  # "kont": our advisory lock's number in that database
+
+
+def load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load an installed extension. Raises CatalogError where its wheel is missing."""
+    connection.execute(f"LOAD {quote(str(extension(name)))}")
+
+
+def extension(name: str) -> Path:
+    """The DuckDB extension file that the wheel `duckdb-extension-<name>` brought."""
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    version = f"v{duckdb.__version__}"
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder, "extensions", version, f"{name}.duckdb_extension")
+        if path.is_file():
+            return path
+    package = f"duckdb-extension-{name.replace('_', '-')}"
+    raise CatalogError(f"DuckDB {version} needs {package} {version[1:]}: pip install {package}")
 
 
 class Metadata(ABC):
@@ -34,11 +55,7 @@ class Metadata(ABC):
         """Whether a lake was ever made here."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make room for a new lake."""
-
-    @abstractmethod
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[Any]:
         """While it is held, nobody else writes. The system releases it if we die."""
 
     @abstractmethod
@@ -70,15 +87,10 @@ class SqliteMetadata(Metadata):
         """See `Metadata`."""
         return self.path.exists()
 
-    def prepare(self) -> None:
+    def lock(self) -> AbstractContextManager[Any]:
         """See `Metadata`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """See `Metadata`."""
-        with FileLock(f"{self.path}.lock"):
-            yield
+        return FileLock(f"{self.path}.lock")
 
     def move(self, data: str) -> None:
         """See `Metadata`."""
@@ -109,10 +121,6 @@ class PostgresMetadata(Metadata):
             sql = f"SELECT * FROM postgres_query('meta', {quote(sql + quote('ducklake_metadata'))})"
             row = database.execute(sql).fetchone()
             return bool(row and row[0])
-
-    def prepare(self) -> None:
-        """See `Metadata`."""
-        return
 
     @contextmanager
     def lock(self) -> Iterator[None]:

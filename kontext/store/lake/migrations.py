@@ -28,9 +28,8 @@ def _fill_facts(connection: Connection) -> None:
         refresh_facts(connection, dataset)
 
 
-_STEPS: dict[int, tuple[str, Callable[[Connection], None]]] = {
-    2: ("pair_facts holds what the views used to join", _fill_facts),
-}
+# 2: pair_facts holds what the views used to join
+_STEPS: dict[int, Callable[[Connection], None]] = {2: _fill_facts}
 SCHEMA_VERSION = max(_STEPS)  # 1 is kontext 0.1.0
 
 
@@ -46,7 +45,7 @@ def present_schema(connection: Connection) -> tuple[int, str]:
 
     Raises CatalogError for a catalog of a newer version.
     """
-    columns = {c for t, c, *_ in connection.execute(LAKE_COLUMNS).fetchall() if _is_version(t)}
+    columns = _columns(connection).get("schema_version")
     if not columns:
         return 0, ""
     version = "max(version)" if "version" in columns else "1"
@@ -63,15 +62,13 @@ def present_schema(connection: Connection) -> tuple[int, str]:
 def migrate(connection: Connection) -> None:
     """Create or change tables, columns and views, and run the steps that are missing."""
     version, _ = present_schema(connection)
-    known: dict[str, set[str]] = {}
-    for table, column, *_ in connection.execute(LAKE_COLUMNS).fetchall():
-        known.setdefault(table, set()).add(column)
+    known = _columns(connection)
     for name, schema in TABLES.items():
         present = known.get(name)
         missing = add_columns(name, schema, present or set())
         for statement in create_table(name, schema) if present is None else missing:
             connection.execute(statement)
-    for number, (_, step) in _STEPS.items():
+    for number, step in _STEPS.items():
         if 0 < version < number:
             step(connection)
     for view in views():
@@ -91,8 +88,12 @@ def _set_version(connection: Connection, columns: set[str]) -> None:
     connection.execute("INSERT INTO schema_version (digest, version) VALUES (?, ?)", row)
 
 
-def _is_version(table: str) -> bool:
-    return table == "schema_version"
+def _columns(connection: Connection) -> dict[str, set[str]]:
+    """Table or view of the attached lake -> its columns."""
+    found: dict[str, set[str]] = {}
+    for table, column, *_ in connection.execute(LAKE_COLUMNS).fetchall():
+        found.setdefault(table, set()).add(column)
+    return found
 
 
 _COMMENT = "Which version of tables and views this catalog has."

@@ -6,15 +6,9 @@ one line in `open_store`. Imports `errors` only.
 
 from pathlib import Path
 
-from kontext.errors import ObjectExists, ObjectNotFound, StoreError
+from kontext.errors import StoreError
 from kontext.store.objects.local import LocalStore
-from kontext.store.objects.object_store import (
-    ObjectInfo,
-    ObjectStore,
-    check_key,
-    fsync_folder,
-    sha256_file,
-)
+from kontext.store.objects.object_store import ObjectInfo, ObjectStore, sha256_file
 
 
 def open_store(url: str) -> ObjectStore:
@@ -48,14 +42,4 @@ def folder_url(url: str, folder: str) -> str:
     return f"{url.partition('?')[0].rstrip('/')}/{folder}/"
 
 
-__all__ = [
-    "ObjectExists",
-    "ObjectInfo",
-    "ObjectNotFound",
-    "ObjectStore",
-    "check_key",
-    "folder_url",
-    "fsync_folder",
-    "open_store",
-    "sha256_file",
-]
+__all__ = ["ObjectInfo", "ObjectStore", "folder_url", "open_store", "sha256_file"]

@@ -54,15 +54,6 @@ class LocalStore(ObjectStore):
                 raise ObjectExists(f"'{key}' in {self.url} was changed by somebody else")
             return self.put(key, data)
 
-    def download(self, key: str, path: Path) -> None:
-        """See `ObjectStore`."""
-        source = self._path(key)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with self._errors(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, partial)
-            partial.replace(path)
-
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore`."""
         path = self._path(key)
@@ -74,13 +65,13 @@ class LocalStore(ObjectStore):
     def list_info(self, prefix: str = "") -> list[ObjectInfo]:
         """See `ObjectStore`."""
         base = self.root / prefix.rpartition("/")[0]
-        found = []
-        for path in base.rglob("*") if base.is_dir() else ():
-            key = path.relative_to(self.root).as_posix()
-            if not key.startswith(prefix) or key.startswith(_PRIVATE) or not path.is_file():
-                continue
-            found.append(_describe(key, path.stat()))
-        return sorted(found, key=lambda info: info.key)
+        paths = base.rglob("*") if base.is_dir() else ()
+        keys = {path.relative_to(self.root).as_posix(): path for path in paths}
+        return [
+            _describe(key, path.stat())
+            for key, path in sorted(keys.items())
+            if key.startswith(prefix) and not key.startswith(_PRIVATE) and path.is_file()
+        ]
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
@@ -112,6 +103,10 @@ class LocalStore(ObjectStore):
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+    def _fetch(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            shutil.copyfile(self._path(key), path)
 
     def _write(self, key: str, fill: Callable[[BinaryIO], object], if_absent: bool) -> str:
         target = self._path(key)

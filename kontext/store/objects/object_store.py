@@ -50,10 +50,6 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to a local file, atomically. Raises ObjectNotFound."""
-
-    @abstractmethod
     def info(self, key: str) -> ObjectInfo | None:
         """Size, etag and time of an object, or None."""
 
@@ -64,6 +60,22 @@ class ObjectStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; removing nothing is fine."""
+
+    @abstractmethod
+    def _fetch(self, key: str, path: Path) -> None:
+        """Write the object to a file that nobody else reads or writes."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object to a local file, atomically. Raises ObjectNotFound."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(key, partial)
+            partial.replace(path)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def stream(
         self, key: str, start: int = 0, length: int | None = None, part: int = 8 << 20
@@ -94,10 +106,7 @@ class ObjectStore(ABC):
 
     def size(self, key: str) -> int:
         """Bytes of an object. Raises ObjectNotFound."""
-        found = self.info(key)
-        if found is None:
-            raise ObjectNotFound(f"no object '{key}' in {self.url}")
-        return found.size
+        return self._known(key).size
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys that start with `prefix`, sorted."""
@@ -106,16 +115,16 @@ class ObjectStore(ABC):
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
         """Bytes and the etag that belongs to them. Raises ObjectNotFound."""
         for _ in range(10):
-            before = self.info(key)
-            if before is None:
-                break
-            data = self.get(key)
-            after = self.info(key)
-            if after is not None and after.etag == before.etag:
+            before, data, after = self._known(key), self.get(key), self._known(key)
+            if after.etag == before.etag:
                 return data, before.etag
-        if self.info(key) is None:
-            raise ObjectNotFound(f"no object '{key}' in {self.url}")
         raise StoreError(f"object '{key}' in {self.url} keeps changing while it is read")
+
+    def _known(self, key: str) -> ObjectInfo:
+        found = self.info(key)
+        if found is None:
+            raise ObjectNotFound(f"no object '{key}' in {self.url}")
+        return found
 
 
 def check_key(key: str) -> str:

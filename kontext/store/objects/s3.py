@@ -48,7 +48,7 @@ _ATTEMPTS = 8  # with full jitter about 35 s: a server may restart meanwhile
 _PART = 8 << 20  # bytes; files above are uploaded in parts
 _THREADS = 4  # parts in flight
 _BROKEN = (HTTPClientError, IncompleteReadError, ProtocolError)
-_CONDITIONAL: dict[tuple[str | None, str], bool] = {}  # (endpoint, bucket): tried in this process
+_CONDITIONAL: dict[tuple[str | None, str], bool | None] = {}  # (endpoint, bucket): as tried
 _CONDITIONAL_LOCK = threading.Lock()
 
 
@@ -99,7 +99,8 @@ class S3Store(ObjectStore):
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """See `ObjectStore`."""
         if length == 0:
-            return b"" if self.exists(key) else self._missing(key)
+            self.size(key)  # which raises where there is no such object
+            return b""
         return b"".join(self.stream(key, start, length))
 
     def stream(
@@ -151,21 +152,6 @@ class S3Store(ObjectStore):
         """See `ObjectStore`."""
         return self._put(key, data, {"IfMatch": etag} if etag else {"IfNoneMatch": "*"})
 
-    def download(self, key: str, path: Path) -> None:
-        """See `ObjectStore`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with self._errors(key):
-                self._client.download_file(
-                    self.bucket, self._name(key), str(partial), Config=self._transfer
-                )
-            partial.replace(path)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore`."""
         try:
@@ -177,18 +163,13 @@ class S3Store(ObjectStore):
 
     def list_info(self, prefix: str = "") -> list[ObjectInfo]:
         """See `ObjectStore`."""
-        found = []
         with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    key = item["Key"][len(self.prefix) :]
-                    if key and not key.endswith("/"):
-                        found.append(
-                            ObjectInfo(key, item["Size"], item["ETag"], item["LastModified"])
-                        )
+            items = self._listed("list_objects_v2", "Contents", prefix)
+        found = (
+            ObjectInfo(i["Key"][len(self.prefix) :], i["Size"], i["ETag"], i["LastModified"])
+            for i in items
+            if not i["Key"].endswith("/")
+        )
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
@@ -198,13 +179,9 @@ class S3Store(ObjectStore):
 
     def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
         """See `ObjectStore`."""
-        old = []
         with self._errors():
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self.prefix
-            )
-            for page in pages:
-                old += [u for u in page.get("Uploads", ()) if u["Initiated"] < before]
+            uploads = self._listed("list_multipart_uploads", "Uploads")
+            old = [upload for upload in uploads if upload["Initiated"] < before]
             for upload in () if dry_run else old:
                 self._client.abort_multipart_upload(
                     Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
@@ -223,11 +200,8 @@ class S3Store(ObjectStore):
         """Whether conditions hold here; None where nothing may be written."""
         place = (self.endpoint, self.bucket)
         with _CONDITIONAL_LOCK:
-            if place not in _CONDITIONAL:
-                found = self._try_conditions()
-                if found is None:
-                    return None
-                _CONDITIONAL[place] = found
+            if _CONDITIONAL.get(place) is None:
+                _CONDITIONAL[place] = self._try_conditions()
             return _CONDITIONAL[place]
 
     def _try_conditions(self) -> bool | None:
@@ -249,6 +223,12 @@ class S3Store(ObjectStore):
         finally:
             with self._errors():
                 self._client.delete_object(Bucket=self.bucket, Key=name)
+
+    def _fetch(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            self._client.download_file(
+                self.bucket, self._name(key), str(path), Config=self._transfer
+            )
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> str:
         request = {"Bucket": self.bucket, "Key": self._name(key), "Body": data}
@@ -318,11 +298,14 @@ class S3Store(ObjectStore):
             "?writers=one-host if all writers run on one machine"
         )
 
+    def _listed(self, call: str, part: str, prefix: str = "") -> builtins.list[dict[str, Any]]:
+        pages = self._client.get_paginator(call).paginate(
+            Bucket=self.bucket, Prefix=self.prefix + prefix
+        )
+        return [item for page in pages for item in page.get(part, ())]
+
     def _name(self, key: str) -> str:
         return self.prefix + check_key(key)
-
-    def _missing(self, key: str) -> bytes:
-        raise ObjectNotFound(f"no object '{key}' in {self.url}")
 
     def _open_bucket(self) -> None:
         try:
@@ -352,10 +335,9 @@ class S3Store(ObjectStore):
             raise StoreError(
                 f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        except (BotoCoreError, boto3.exceptions.Boto3Error, ProtocolError) as error:
+        # ValueError is botocore's for a malformed endpoint or bucket name
+        except (BotoCoreError, boto3.exceptions.Boto3Error, ProtocolError, ValueError) as error:
             cause: Any = error.__context__
             if isinstance(cause, ClientError):  # s3transfer wraps the server's answer
                 raise translate(cause, key, self.url, where, self._region) from cause
-            raise StoreError(f"cannot use {self.url} at {where}: {error}") from error
-        except ValueError as error:  # botocore: malformed endpoint or bucket name
             raise StoreError(f"cannot use {self.url} at {where}: {error}") from error

@@ -107,15 +107,14 @@ def test_views_answer(catalog: Catalog) -> None:
 
 def test_a_threshold_changes_what_the_views_accept(catalog: Catalog) -> None:
     first = catalog.commit_dataset("demo", "digest", dataset(10, POLICY), INPUTS)
-    catalog.set_threshold("demo", "l1_min", 0.07)
+    stricter = {**POLICY, "l1_min": 0.07}
+    catalog.commit_dataset("demo", "stricter", dataset(10, stricter), INPUTS)
     assert len(column(catalog, "select pair_id from rejected_pairs")) == 5
-    catalog.set_threshold("demo", "l1_min@local", 0.0)
+    catalog.commit_dataset("demo", "local", dataset(10, {**stricter, "l1_min@local": 0.0}), INPUTS)
     assert len(column(catalog, "select pair_id from rejected_pairs")) == 2
     assert len(column(catalog, "select pair_id from rejected_pairs", at=first.snapshot_id)) == 2
     with pytest.raises(CatalogError, match="no rule reads"):
-        catalog.set_threshold("demo", "l1_minimum", 0.1)
-    with pytest.raises(CatalogError, match="no dataset 'other'"):
-        catalog.set_threshold("other", "l1_min", 0.1)
+        catalog.commit_dataset("demo", "misspelt", dataset(10, {"l1_minimum": 0.1}), INPUTS)
 
 
 def test_versions_answer_as_they_were(catalog: Catalog) -> None:

@@ -29,17 +29,23 @@ def answers(catalog: Catalog, *versions: str) -> list[list[object]]:
     return [catalog.query(sql, at=at or None).to_pylist() for at in ("", *versions)]
 
 
+def change(catalog: Catalog, dataset: str) -> None:
+    """A snapshot of other rows than any version of the dataset has."""
+    with catalog._connect(read_only=False) as connection:
+        connection.execute("UPDATE pair_facts SET accept = NOT accept WHERE dataset = ?", [dataset])
+
+
 def test_versions_answer_as_before_and_the_rest_goes(catalog: Catalog) -> None:
     assert catalog.compact(NOW, dry_run=False) == Compaction()  # nothing there yet
     for number in range(2):
         catalog.record(manifest("mine", f"m{number}"))
     catalog.commit_dataset("demo", "one", dataset(30, POLICY), {"mine": "m1"})
-    catalog.set_threshold("demo", "l1_min", 0.05)
+    change(catalog, "demo")
     between = catalog.snapshot("demo@v1") + 1
     catalog.record(manifest("mine", "m4"))
     catalog.commit_dataset("demo", "two", dataset(40, POLICY), {"mine": "m2"})
     catalog.commit_dataset("ci", "one", dataset(3, POLICY), {"mine": "m3"})
-    catalog.set_threshold("ci", "l1_min", 0.0)
+    change(catalog, "ci")
     versions = ("demo@v1", "demo@v2", "ci@v1")
     before = answers(catalog, *versions)
     assert catalog.compact(timedelta(days=1), dry_run=True).snapshots == 0  # all are young

@@ -54,7 +54,7 @@ def test_work_goes_on_after_the_migration(released: Catalog) -> None:
     assert (again.version, again.created) == (2, False)
     three = released.commit_dataset("demo", "three", dataset(12, POLICY), {})
     assert three.version == 3 and len(rejected(released, "demo@v3")) > 0
-    released.set_threshold("demo", "l1_min", 0.0)
+    released.commit_dataset("demo", "four", dataset(12, {**POLICY, "l1_min": 0.0}), {})
     assert not [pair for pair in rejected(released) if pair.startswith("demo")]
     assert len([pair for pair in rejected(released, "demo@v3") if pair.startswith("demo")]) == 2
     snapshot = released.query("select id from ducklake_current_snapshot('lake')")
