@@ -14,9 +14,13 @@ from kontext.edit.sizes import Size
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.engine.stage import StageContext
 from kontext.evaluate.pixels import Images
-from kontext.models.autoencoder.network import load_autoencoder
-from kontext.models.flux.transformer import load_transformer
+from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
+from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
+from kontext.train.record.ledger import Ledger
+from kontext.train.record.numerics import encoded_ledger
+from kontext.train.record.transformer_ledger import transformer_ledger
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
@@ -51,6 +55,23 @@ def model_settings(
     )
     slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
     return student, student.model_copy(update=slow)
+
+
+def model_ledger(
+    ctx: StageContext,
+    transformer: FluxTransformer,
+    autoencoder: Autoencoder,
+    settings: ModelSettings,
+    side: tuple[int, int],
+) -> Ledger:
+    """The numerics ledger of a model that edits images of `side` (height, width) in pixels."""
+    device = next(autoencoder.parameters()).device
+    products, factor = compute_dtype("auto", device), 2 * autoencoder.factor
+    tokens = (side[0] // factor) * (side[1] // factor)
+    return {
+        **encoded_ledger(ctx, autoencoder, products, settings.text_digest, settings.text_length),
+        **transformer_ledger(transformer, tokens, products, device),
+    }
 
 
 @dataclass

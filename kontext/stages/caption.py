@@ -1,16 +1,11 @@
 """Stage caption: an instruction, its inverse and captions for every mined pair."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pyarrow as pa
 
 from kontext.data.caption import captioner_for
-from kontext.data.caption.pairs import (
-    CaptionChunk,
-    caption_chunk,
-    captions_table,
-    requests_for,
-)
+from kontext.data.caption.pairs import CaptionChunk, caption_chunk, captions_table, requests_for
 from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
 from schemas.sections.data import CaptionConfig
@@ -26,7 +21,7 @@ STAGE = Stage(
 _SHOWN = 2  # samples per relation
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[CaptionConfig]) -> None:
     """Caption all pairs; what cannot be captioned stays as a row with its status.
 
     Raises:
@@ -34,7 +29,6 @@ def run(ctx: StageContext) -> None:
         KontextError: the chat captioner does not answer.
     """
     config = ctx.config
-    assert isinstance(config, CaptionConfig)
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     captioner = captioner_for(config)
     if captioner.remote:
@@ -52,23 +46,19 @@ def _by_chunks(ctx: StageContext, config: CaptionConfig, pairs: pa.Table) -> pa.
     ingest = ctx.inputs["ingest"]
     requests = requests_for(pairs, ingest.table("images"), ImageBank(ingest).png)
     size = config.chunk_size
-    chunks = [
-        CaptionChunk(tuple(requests[start : start + size]), config)
-        for start in range(0, len(requests), size)
-    ]
+    starts = range(0, len(requests), size)
+    chunks = [CaptionChunk(tuple(requests[start : start + size]), config) for start in starts]
     results = ctx.map_chunks(caption_chunk, chunks, 1)
     return pa.concat_tables([captions_table([]), *(result["captions"] for result in results)])
 
 
 def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
-    relations: list[str] = pairs["relation"].to_pylist()
     rows = captions.select(["instruction", "instruction_inverse", "status"]).to_pylist()
-    counts = Counter(
-        (relation, row["status"]) for relation, row in zip(relations, rows, strict=True)
-    )
+    captioned = list(zip(pairs["relation"].to_pylist(), rows, strict=True))
+    counts = Counter((relation, row["status"]) for relation, row in captioned)
     statuses = Counter(row["status"] for row in rows)
-    sentences: dict[str, set[str]] = {relation: set() for relation in relations}
-    for relation, row in zip(relations, rows, strict=True):
+    sentences: dict[str, set[str]] = defaultdict(set)
+    for relation, row in captioned:
         sentences[relation].add(row["instruction"])
     ctx.output.metric("captions_ok", statuses["ok"])
     ctx.output.metric("captions_failed", len(rows) - statuses["ok"])
@@ -76,21 +66,14 @@ def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
     for status, count in sorted(statuses.items()):
         if status != "ok":
             ctx.note(f"{count} of {len(rows)} pairs have no caption ({status})")
-    ctx.report.table(
-        "caption-counts",
-        [
-            {
-                "relation": relation,
-                "status": status,
-                "pairs": count,
-                "distinct instructions": len(sentences[relation]),
-            }
-            for (relation, status), count in sorted(counts.items())
-        ],
-    )
+    table = [
+        {"relation": r, "status": s, "pairs": n, "distinct instructions": len(sentences[r])}
+        for (r, s), n in sorted(counts.items())
+    ]
+    ctx.report.table("caption-counts", table)
     lines = ["| relation | instruction | inverse |", "|---|---|---|"]
     shown: Counter[str] = Counter()
-    for relation, row in zip(relations, rows, strict=True):
+    for relation, row in captioned:
         if row["status"] == "ok" and shown[relation] < _SHOWN:
             shown[relation] += 1
             lines.append(f"| {relation} | {row['instruction']} | {row['instruction_inverse']} |")

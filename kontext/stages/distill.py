@@ -1,14 +1,14 @@
 """Stage distill: the teacher's guided edits, then LADD against them."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from kontext.data.encoded.latents import load_pairs
-from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
 from kontext.edit.preview import preview_edits
 from kontext.edit.teacher_edits import synthesise
 from kontext.engine.stage import Stage, StageContext
-from kontext.models.flux.transformer import FluxTransformer, load_transformer
+from kontext.models.flux.transformer import load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
@@ -19,17 +19,11 @@ from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import ladd
 from kontext.train.methods.ladd import TEACHER_EDITS, LaddMethod
-from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
-from kontext.train.record.numerics import (
-    LEDGER,
-    check_against,
-    codec_digest,
-    encoded_lines,
-    report_ledger,
-)
+from kontext.train.record.ledger import Ledger, optimizer_ledger
+from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
-from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.record.transformer_ledger import pairs_ledger
 from schemas.sections.training import DistillConfig
 
 STAGE = Stage(
@@ -44,7 +38,7 @@ GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[DistillConfig]) -> None:
     """Synthesise teacher edits (kept for the next run), pass the gates, train, measure.
 
     Raises:
@@ -53,13 +47,15 @@ def run(ctx: StageContext) -> None:
         NumericsError: the teacher was trained with other numerics than this stage has.
     """
     config = ctx.config
-    assert isinstance(config, DistillConfig)
     keep_freed_memory()
     device = device_for(ctx)
     data = load_pairs(ctx.inputs["encode"], "train", device)
     teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", device)
 
-    ledger = _ledger(ctx, config, data, teacher)
+    products = compute_dtype(config.parallel.precision, device)
+    ledger = pairs_ledger(ctx, teacher, data, products, device)
+    check_against(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)
+    report_ledger(ctx, "distill", ledger)
 
     edits = choose_edits(data, config)
     referring = len(data.edits()) - len(data.plain_edits())
@@ -96,14 +92,9 @@ def _write(ctx: StageContext, method: LaddMethod, history: list[dict[str, float]
     config, student = method.config, method.student
     save_weights(ctx, "student.safetensors", student.state_dict())
     save_weights(ctx, "heads.safetensors", method.heads.state_dict())
-    ctx.output.add_json(
-        "config.json",
-        {
-            "shape": student.shape.model_dump(mode="json"),
-            "steps": config.student_steps,
-            "taps": method.taps,
-        },
-    )
+    shape = student.shape.model_dump(mode="json")
+    settings = {"shape": shape, "steps": config.student_steps, "taps": method.taps}
+    ctx.output.add_json("config.json", settings)
     ctx.output.add_json(LEDGER, method.state.ledger)
     write_history(ctx, history)
     write_incidents(ctx, method.state)
@@ -138,8 +129,7 @@ def _measured(ctx: StageContext, method: LaddMethod) -> Measure | None:
 def _gates(ctx: StageContext, method: LaddMethod, sampler: EditSampler) -> Ledger:
     """Run the gates, show and store what they saw; returns their line of the ledger.
 
-    Raises:
-        WiringError: a gate failed; nothing has been trained.
+    Raises WiringError where a gate failed; nothing has been trained then.
     """
     findings = run_gates(method, sampler)
     rows = [finding.row() for finding in findings]
@@ -156,9 +146,8 @@ def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> 
     for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm"):
         ctx.output.metric(name, sum(row[name] for row in recent) / len(recent))
     shape, tokens = method.teacher.shape, method.data.edit_tokens
-    speed = report_speed(
-        ctx, "distill", method.state, lambda machine: estimate_ladd(config, shape, tokens, machine)
-    )
+    estimate = partial(estimate_ladd, config, shape, tokens)
+    speed = report_speed(ctx, "distill", method.state, estimate)
     ctx.report.markdown(
         "distill-summary",
         f"**{len(method.edits):,}** teacher edits ({config.teacher_steps} steps, guidance "
@@ -166,25 +155,3 @@ def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> 
         f"tell real from fake {sum(r['accuracy'] for r in recent) / len(recent):.0%} of the time. "
         f"{speed}",
     )
-
-
-def _ledger(
-    ctx: StageContext, config: DistillConfig, data: PairTensors, teacher: FluxTransformer
-) -> Ledger:
-    """The student's numerics ledger, from what was loaded; checked against that of `finetune`."""
-    device = data.latents.device
-    measured = {
-        **transformer_ledger(
-            teacher,
-            data.target_tokens,
-            compute_dtype(config.parallel.precision, device),
-            device,
-        ),
-        "text: length": str(data.text_tokens.shape[1]),
-        "text: dtype": dtype_name(data.text_tokens.dtype),
-        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
-    }
-    ledger = {**encoded_lines(ctx), **measured}
-    check_against(ctx, "distill", ledger, "finetune", arithmetic=config.same_arithmetic)
-    report_ledger(ctx, "distill", ledger)
-    return ledger

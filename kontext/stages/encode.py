@@ -1,7 +1,6 @@
 """Stage encode: latents (mode) and text states, computed once for every image and text."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -27,13 +26,8 @@ from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
 from kontext.parallel.ranks.rank import Rank
 from kontext.store.artifacts.artifact_store import Artifact
-from kontext.train.record.numerics import (
-    LEDGER,
-    check_against,
-    codec_digest,
-    encoded_ledger,
-    report_ledger,
-)
+from kontext.train.record import numerics
+from kontext.train.record.ledger import dtype_name
 from schemas.sections.training import EncodeConfig
 
 STAGE = Stage(
@@ -44,7 +38,7 @@ STAGE = Stage(
 )
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[EncodeConfig]) -> None:
     """Encode all splits; the banks are keyed by pixel id, text and encoder digests.
 
     Memory holds one shard of either bank at a time, and a rerun takes the finished ones.
@@ -54,33 +48,24 @@ def run(ctx: StageContext) -> None:
         ArtifactError: an image is damaged, or of another size than the others.
     """
     config = ctx.config
-    assert isinstance(config, EncodeConfig)
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_autoencoder(ctx.inputs["train-autoencoder"], device)
     encoder = load_text_encoder(device=device)
-    ledger = encoded_ledger(
+    ledger = numerics.encoded_ledger(
         ctx, model, compute_dtype("auto", device), encoder.digest, config.text_length
     )
-    check_against(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
+    numerics.check_against(ctx, "encode", ledger, "train-autoencoder", arithmetic=False)
 
     def on_the_way(done: int, total: int, _: Mapping[str, float | None]) -> None:
         ctx.report.progress(done, total, "encoding on ranks")
 
     on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
     splits = _splits(ctx.inputs["shard"])
-    codec = codec_digest(ctx.inputs["train-autoencoder"])
+    codec = numerics.codec_digest(ctx.inputs["train-autoencoder"])
     latents, texts = (
-        write_bank(
-            ctx.output,
-            ctx.scratch,
-            each.name,
-            each.entries,
-            config.shard_rows,
-            each.encode,
-            ctx.stop,
-        )
-        for each in (
+        write_bank(ctx.output, ctx.scratch, name, entries, config.shard_rows, encode, ctx.stop)
+        for name, entries, encode in (
             _latents(config, model, splits, codec, device, ctx.report.progress),
             _texts(config, encoder, splits, ctx.report.progress),
         )
@@ -90,13 +75,10 @@ def run(ctx: StageContext) -> None:
     )
     rows = [row for pairs in splits for row in pair_rows(pairs, image_row, text_row)]
     ctx.output.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
-    stored = {
-        "dtype: latents": latents.tensors["latents"].dtype,
-        "text: dtype": texts.tensors["tokens"].dtype,
-    }
-    names = {name: str(dtype).removeprefix("torch.") for name, dtype in stored.items()}
-    ctx.output.add_json(LEDGER, {**ledger, **names})
-    report_ledger(ctx, "encode", {**ledger, **names})
+    ledger["dtype: latents"] = dtype_name(latents.tensors["latents"].dtype)
+    ledger["text: dtype"] = dtype_name(texts.tensors["tokens"].dtype)
+    ctx.output.add_json(numerics.LEDGER, ledger)
+    numerics.report_ledger(ctx, "encode", ledger)
     _summarise(ctx, config, latents, texts)
 
 
@@ -112,7 +94,7 @@ def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
         rank.progress(done, total, {})
 
     for name, entries, encode in (
-        _latents(config, model, splits, codec_digest(trained), world.device, progress),
+        _latents(config, model, splits, numerics.codec_digest(trained), world.device, progress),
         _texts(config, encoder, splits, progress),
     ):
         make_shards(
@@ -120,14 +102,8 @@ def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
         )
 
 
-class _BankWork(NamedTuple):
-    """A bank to be made: what its rows are of, and what encodes a range of them."""
-
-    name: str
-    entries: Entries
-    encode: Callable[[range], dict[str, Tensor]]
-
-
+# a bank to be made: its name, what its rows are of, and what encodes a range of them
+_BankWork = tuple[str, Entries, Callable[[range], dict[str, Tensor]]]
 BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 
@@ -155,7 +131,7 @@ def _latents(
             progress(done, len(ids), "encoding images")
         return {"latents": torch.cat(made)}
 
-    return _BankWork("latents", Entries(ids, digest), encode)
+    return "latents", Entries(ids, digest), encode
 
 
 def _texts(
@@ -169,7 +145,7 @@ def _texts(
         return encode_texts(encoder, texts[rows.start : rows.stop], config.text_length)
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
-    return _BankWork("texts", entries, encode)
+    return "texts", entries, encode
 
 
 def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Bank) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.latency import measure_edit
-from kontext.evaluate.models import TrainedModels
+from kontext.evaluate.models import TrainedModels, model_ledger
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.references import EDITORS, run_editors
 from kontext.evaluate.report.assemble import report_data
@@ -20,10 +20,8 @@ from kontext.evaluate.score import Scores, autoencoder_scores, items_table, scor
 from kontext.evaluate.scoring import prepare
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
-from kontext.models.precision import compute_dtype
 from kontext.stages import STAGES
-from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
-from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.record.numerics import LEDGER, check_against
 from schemas.sections.evaluation import EvaluateConfig
 
 STAGE = Stage(
@@ -50,7 +48,7 @@ _GRID_ROWS = 8
 _HEADS = ["context", "teacher", "student", "target"]
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[EvaluateConfig]) -> None:
     """Score every editor and write scores, grids and the report.
 
     Raises:
@@ -59,12 +57,14 @@ def run(ctx: StageContext) -> None:
         NumericsError: the student was trained with other numerics than it is scored with.
     """
     config = ctx.config
-    assert isinstance(config, EvaluateConfig)
     bench = Bench.from_shards(ctx.inputs["shard"], config)
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
     models = TrainedModels.load(ctx, config)
-    _check_numerics(ctx, config, bench, models)
+    model, settings, side = models.student.model, models.student.settings, bench.context.shape[1:3]
+    ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, side)
+    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
+    ctx.output.add_json(LEDGER, ledger)
     outputs = _edit(ctx, config, bench, models)
     text, device = models.student.text, models.student.device
     features = load_features(device=device)
@@ -79,27 +79,6 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_json("latency.json", dict(done.latency))
     _grids(ctx, bench, outputs)
     _summarise(ctx, scores, _report(ctx, done, models))
-
-
-def _check_numerics(
-    ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
-) -> None:
-    """Check that training and scoring have the same numerics, and store them.
-
-    Raises:
-        NumericsError: they differ.
-    """
-    side = bench.context.shape[1:3]
-    model, length = models.student.model, models.student.settings.text_length
-    factor = 2 * model.autoencoder.factor
-    products = compute_dtype("auto", models.student.device)
-    tokens = (side[0] // factor) * (side[1] // factor)
-    ledger = {
-        **encoded_ledger(ctx, model.autoencoder, products, models.student.text.digest, length),
-        **transformer_ledger(model.transformer, tokens, products, models.student.device),
-    }
-    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
-    ctx.output.add_json(LEDGER, ledger)
 
 
 def _edit(
@@ -122,11 +101,8 @@ def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> No
     for category in bench.categories:
         rows = [int(i) for i in bench.where(category)[:_GRID_ROWS]]
         columns = (bench.context, outputs["teacher"], outputs["student"], bench.target)
-        sheet = contact_sheet(
-            [[column[i] for column in columns] for i in rows],
-            [bench.items[i].instruction for i in rows],
-            _HEADS,
-        )
+        pictures = [[column[i] for column in columns] for i in rows]
+        sheet = contact_sheet(pictures, [bench.items[i].instruction for i in rows], _HEADS)
         ctx.output.add_bytes(f"grids/{category}.png", sheet)
         ctx.report.image(f"edits-{category}", sheet, f"held-out {category} edits, first items")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 import torch
@@ -21,17 +22,11 @@ from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import after_flow, flow
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.record.ledger import Ledger, dtype_name, optimizer_ledger
-from kontext.train.record.numerics import (
-    LEDGER,
-    check_against,
-    codec_digest,
-    encoded_lines,
-    report_ledger,
-)
+from kontext.train.record.ledger import Ledger, optimizer_ledger
+from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
-from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.record.transformer_ledger import pairs_ledger
 from kontext.train.start.transformer import save_adapters, starting_transformer
 from schemas.sections.training import FinetuneConfig
 
@@ -46,7 +41,7 @@ STAGE = Stage(
 )
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[FinetuneConfig]) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
 
     Raises:
@@ -55,7 +50,6 @@ def run(ctx: StageContext) -> None:
         GateError: losses that are not finite, and the recipe says to stop.
     """
     config = ctx.config
-    assert isinstance(config, FinetuneConfig)
     keep_freed_memory()
     inputs = Inputs.of(ctx).using(starting_transformer(ctx, config))
     method = flow.build(config, inputs, World(device=device_for(ctx)))
@@ -94,9 +88,7 @@ def _validated(
 ) -> None:
     """Loss per level and category of held-out pairs, their edits in pictures, and the summary."""
     config, tokens = method.config, method.data.edit_tokens
-    speed = report_speed(
-        ctx, "finetune", method.state, lambda machine: estimate_flow(config, tokens, machine)
-    )
+    speed = report_speed(ctx, "finetune", method.state, partial(estimate_flow, config, tokens))
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     levels = level_losses(model, held_out, seed=config.seed)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
@@ -164,18 +156,14 @@ def _train_further(
 
 def _ledger(ctx: StageContext, method: FlowMethod) -> Ledger:
     """The flow's numerics ledger, from what was loaded; checked against that of `encode`."""
-    config, data = method.config, method.data
-    measured = {
-        **transformer_ledger(method.model, data.target_tokens, method.products, method.device),
+    config = method.config
+    ledger = {
+        **pairs_ledger(ctx, method.model, method.data, method.products, method.device),
         **optimizer_ledger(method.state.optimizers),
         "guidance: text dropout": f"{config.text_dropout:g}",
         "guidance: image dropout": f"{config.image_dropout:g}",
         "guidance: dropout of both": f"{config.both_dropout:g}",
-        "text: length": str(data.text_tokens.shape[1]),
-        "text: dtype": dtype_name(data.text_tokens.dtype),
-        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
     }
-    check_against(ctx, "finetune", measured, "encode", arithmetic=False)
-    ledger = {**encoded_lines(ctx), **measured}
+    check_against(ctx, "finetune", ledger, "encode", arithmetic=False)
     report_ledger(ctx, "finetune", ledger)
     return ledger

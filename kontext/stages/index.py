@@ -13,6 +13,7 @@ from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.export import export_version
 from kontext.store.catalog.rows import TableSource
+from kontext.store.catalog.views import policy_table
 from kontext.store.objects import open_store, sha256_file
 from schemas.sections.data import IndexConfig, ShardConfig
 
@@ -38,23 +39,20 @@ _SOURCES = {
 }
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[IndexConfig]) -> None:
     """Register the tables and write index.json. A rerun finds its own commit and adds nothing."""
-    assert isinstance(ctx.config, IndexConfig)
     dataset = ctx.upstream("shard", ShardConfig).dataset
     inputs = {name: reader.digest for name, reader in ctx.inputs.items()}
     files = {name: _files(ctx.inputs[stage], file) for name, (stage, file) in _SOURCES.items()}
-    policy = _policy(ctx.inputs["screen"])
+    policy = policy_table(ctx.inputs["screen"].json("policy.json")["thresholds"])
     digests = {name: _digest(paths) for name, paths in files.items()}
     digests["policy"] = hashlib.sha256(str(policy.to_pylist()).encode()).hexdigest()
     identity = json.dumps({"inputs": inputs, "tables": digests}, sort_keys=True)
     dataset_digest = hashlib.sha256(identity.encode()).hexdigest()
 
-    ledger = Ledger(open_store(ctx.store_url))
-    deciders = [f"{name}/{digest}" for name, digest in inputs.items()]
-    decisions = ledger.table(deciders)
-    tables: dict[str, TableSource] = {**files, "policy": policy, "safety_decisions": decisions}
     catalog, objects = Catalog(ctx.catalog, ctx.store_url), open_store(ctx.store_url)
+    decisions = Ledger(objects).table([f"{name}/{digest}" for name, digest in inputs.items()])
+    tables: dict[str, TableSource] = {**files, "policy": policy, "safety_decisions": decisions}
     version = catalog.commit_dataset(dataset, dataset_digest, tables, inputs, ctx.config.message)
     exported = export_version(catalog, objects, version)
     counts = {name: _rows(source) for name, source in sorted(tables.items())}
@@ -88,17 +86,6 @@ def _files(reader: Artifact, file: str) -> list[Path]:
 
 def _digest(paths: list[Path]) -> str:
     return hashlib.sha256("\n".join(sha256_file(path) for path in paths).encode()).hexdigest()
-
-
-def _policy(screen: Artifact) -> pa.Table:
-    thresholds = screen.json("policy.json")["thresholds"]
-    names = sorted(thresholds)
-    return pa.table(
-        {
-            "name": pa.array(names, pa.string()),
-            "value": pa.array([float(thresholds[name]) for name in names], pa.float64()),
-        }
-    )
 
 
 def _rows(source: TableSource) -> int:

@@ -5,13 +5,7 @@ from collections import defaultdict
 import pyarrow as pa
 
 from kontext.data.contact_sheet import contact_sheet
-from kontext.data.ingest import (
-    check_canaries,
-    deduplicate,
-    ingest_chunk,
-    outcome_rows,
-    plan_chunks,
-)
+from kontext.data.ingest import check_canaries, deduplicate, ingest_chunk, outcome_rows, plan_chunks
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
@@ -30,16 +24,14 @@ STAGE = Stage(
 _SHOWN = 10  # samples per source
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[IngestConfig]) -> None:
     """Decode, canonicalise and hash-gate every image of the sources.
 
     Raises:
         SourceError: a source is missing, or no image survived.
         GateError: a hash list is unusable, or a canary was not stopped.
     """
-    config = ctx.config
-    assert isinstance(config, IngestConfig)
-    config = _resolved(ctx, config)
+    config = _resolved(ctx, ctx.config)
     chunks = plan_chunks(config, ctx.home)
     for note in HashGate.from_config(config, ctx.home).notes:
         ctx.note(note)

@@ -26,14 +26,9 @@ STAGE = Stage(
 _SHOWN = 8
 
 
-def run(ctx: StageContext) -> None:
-    """Propose with every miner of the recipe, then select.
-
-    Raises:
-        GateError: nothing could be mined.
-    """
+def run(ctx: StageContext[MineConfig]) -> None:
+    """Propose with every miner of the recipe, then select. Raises GateError if none is found."""
     config = ctx.config
-    assert isinstance(config, MineConfig)
     bank = ImageBank(ctx.inputs["ingest"])
     images = _images(ctx.inputs["ingest"].table("images"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
@@ -49,6 +44,7 @@ def run(ctx: StageContext) -> None:
         if n
     ]
     ctx.output.add_json("counts.json", {"proposed": len(proposed), "outcomes": rows})
+    ctx.report.table("mine-counts", rows)
     _report(ctx, selection, len(proposed), bank)
 
 
@@ -69,19 +65,7 @@ def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
 
 def _table(selection: Selection) -> pa.Table:
     rows = [
-        {
-            "pair_id": c.pair_id,
-            "context_ids": list(c.context_ids),
-            "target_id": c.target_id,
-            "relation_class": c.relation_class,
-            "relation": c.relation,
-            "miner": c.miner,
-            "miner_version": c.miner_version,
-            "params": c.params_json,
-            "group_key": c.group_key,
-            "source": c.source,
-            "license_spdx": c.license_spdx,
-        }
+        {name: getattr(c, name) for name in PAIRS.names} | {"params": c.params_json}
         for c in selection.kept
     ]
     return pa.Table.from_pylist(rows, PAIRS)
@@ -96,14 +80,6 @@ def _report(ctx: StageContext, selection: Selection, proposed: int, bank: ImageB
     for name in CATEGORIES:
         if not by_category[name]:
             ctx.note(f"no '{name}' pairs could be mined from these sources")
-    ctx.report.table(
-        "mine-counts",
-        [
-            {"category": key[0], "relation": key[1], "outcome": key[2], "pairs": n}
-            for key, n in sorted(selection.counts.items())
-            if n
-        ],
-    )
     shown = [name for name in CATEGORIES if by_category[name]]
     if shown:
         rows = [

@@ -2,26 +2,23 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import torch
 
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
-from kontext.evaluate.models import model_settings
+from kontext.evaluate.models import model_ledger, model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import notes
 from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
-from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
-from kontext.train.record.numerics import LEDGER, check_against, encoded_ledger
-from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.record.numerics import LEDGER, check_against
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 
@@ -43,7 +40,7 @@ STAGE = Stage(
 )
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[PublishConfig]) -> None:
     """Write the model folders, the cards and the lineage.
 
     Raises:
@@ -51,7 +48,6 @@ def run(ctx: StageContext) -> None:
         NumericsError: the student was trained with other numerics than it would be published with.
     """
     config = ctx.config
-    assert isinstance(config, PublishConfig)
     cpu = torch.device("cpu")
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
@@ -61,7 +57,10 @@ def run(ctx: StageContext) -> None:
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
-    _check_numerics(ctx, student, autoencoder, settings)
+    side = (settings.resolution, settings.resolution)
+    ledger = without_arithmetic(model_ledger(ctx, student, autoencoder, settings, side))
+    check_against(ctx, "publish", ledger, "distill", arithmetic=False)
+    ctx.output.add_json(LEDGER, ledger)
     digest = _folder(ctx, "model", student, autoencoder, settings)
     _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = run_lineage({n: r.manifest for n, r in ctx.inputs.items()}, STAGES)
@@ -84,29 +83,6 @@ def run(ctx: StageContext) -> None:
     ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
     ctx.output.metric("model_digest", digest)
     ctx.output.metric("parameters", facts.parameters)
-
-
-def _check_numerics(
-    ctx: StageContext, student: FluxTransformer, autoencoder: Autoencoder, settings: ModelSettings
-) -> None:
-    """Check that the editor will use the model with the numerics it was trained with.
-
-    Raises:
-        NumericsError: it would not.
-    """
-    cpu = torch.device("cpu")
-    products = compute_dtype("auto", cpu)
-    tokens = (settings.resolution // (2 * autoencoder.factor)) ** 2
-    ledger = without_arithmetic(
-        {
-            **encoded_ledger(
-                ctx, autoencoder, products, settings.text_digest, settings.text_length
-            ),
-            **transformer_ledger(student, tokens, products, cpu),
-        }
-    )
-    check_against(ctx, "publish", ledger, "distill", arithmetic=False)
-    ctx.output.add_json(LEDGER, ledger)
 
 
 def _folder(
@@ -139,22 +115,16 @@ def _cards(ctx: StageContext, model: ModelFacts, data: DataFacts, trail: RunLine
 
 def _data_facts(ctx: StageContext) -> DataFacts:
     shard, index = ctx.inputs["shard"], ctx.inputs["index"].json("index.json")
-    pairs: Counter[tuple[str, str]] = Counter()
-    licences: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    for record in _records(shard):
-        pairs[record["relation_class"], record["split"]] += 1
-        licences[record["license_spdx"]] += 1
-        sources[record["source"]] += 1
+    records = _records(shard)
     shards = shard.table("shards.parquet")
     components = shard.table("splits.parquet")["component_id"].to_pylist()
     return DataFacts(
         dataset=index["dataset"],
         version=index["version"],
         snapshot=index["snapshot_id"],
-        pairs=pairs,
-        licences=licences,
-        sources=sources,
+        pairs=Counter((record["relation_class"], record["split"]) for record in records),
+        licences=Counter(record["license_spdx"] for record in records),
+        sources=Counter(record["source"] for record in records),
         components=len(set(components)),
         shards=shards.num_rows,
         bytes=sum(shards["bytes"].to_pylist()),
@@ -163,10 +133,10 @@ def _data_facts(ctx: StageContext) -> DataFacts:
 
 def _records(shard: Artifact) -> list[dict[str, str]]:
     """The JSON member of every sample."""
-    paths: list[Path] = [shard.path(name) for name in shard.names() if name.endswith(".tar")]
     return [
         json.loads(bytes(body))
-        for path in paths
-        for name, body in tar_members(path.read_bytes())
+        for tar in shard.names()
+        if tar.endswith(".tar")
+        for name, body in tar_members(shard.path(tar).read_bytes())
         if name.endswith(".json")
     ]

@@ -12,18 +12,11 @@ from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.engine.stage import Stage, StageContext
+from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.ids import run_key
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
-from kontext.safety.screening import (
-    decisions_table,
-    image_decisions,
-    label_arrays,
-    pair_decisions,
-    plan_scores,
-    score_chunk,
-)
 from kontext.store.catalog.views import acceptance
 from schemas.risks import Risk, risks
 from schemas.sections.data import ScreenConfig
@@ -42,7 +35,7 @@ _VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pai
 _FLAT = ("exposure_delta", "changed_frac", "clip_dir")  # may be the same for all of them
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[ScreenConfig]) -> None:
     """Score every image and pair, decide, and report what was dropped and why.
 
     Raises:
@@ -50,7 +43,6 @@ def run(ctx: StageContext) -> None:
         GateError: a classifier is not installed, or a filter is inert.
     """
     config = ctx.config
-    assert isinstance(config, ScreenConfig)
     policy = load_policy(config.policy)
     names = classifiers_for(policy, config)
     versions = {name: load_classifier(name).version for name in names}  # fails before the work
@@ -59,11 +51,11 @@ def run(ctx: StageContext) -> None:
         if name not in policy.risks:
             ctx.note(f"policy {policy.version}: {name} is not scored")
     ingest = ctx.inputs["ingest"]
-    chunks = plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
-    results = ctx.map_chunks(score_chunk, chunks, config.processes)
+    chunks = screening.plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
+    results = ctx.map_chunks(screening.score_chunk, chunks, config.processes)
     image_scores = pa.concat_tables([result["scores"] for result in results])
     bank, images = ImageBank(ingest), ingest.table("images")
-    risk = policy.risk(label_arrays(image_scores, bank.ids), known)
+    risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
     quality = dict(
         zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
     )
@@ -76,20 +68,21 @@ def run(ctx: StageContext) -> None:
     accepted = acceptance(pairs, captions, screened.scores, policy.thresholds)
     key = run_key(ctx.home)
     decisions = [
-        *image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
-        *pair_decisions(
+        *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
+        *screening.pair_decisions(
             pairs["pair_id"].to_pylist(), screened.text, screened.pair, screened.rise, policy, key
         ),
     ]
     ctx.output.add_table("image_scores.parquet", image_scores)
     ctx.output.add_table("pair_scores.parquet", screened.scores)
-    ctx.output.add_table("decisions.parquet", decisions_table(decisions))
+    ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
     ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
     for path in screened.trained.scorer.save(ctx.scratch):
         ctx.output.add_file(path.name, path)
     _check_filters(ctx, known, screened.scores, accepted)
-    _report(ctx, policy, bank, risk, unmatchable, screened, pairs, accepted)
+    _report(ctx, policy, unmatchable, screened, pairs, accepted)
+    _show_nearest(ctx, bank, risk)
 
 
 def _check_filters(
@@ -112,42 +105,38 @@ def _check_filters(
 def _report(
     ctx: StageContext,
     policy: Policy,
-    bank: ImageBank,
-    risk: ImageRisk,
     unmatchable: NDArray[np.bool_],
     screened: ScreenedPairs,
     pairs: pa.Table,
     accepted: pa.Table,
 ) -> None:
     total, kept = accepted.num_rows, sum(accepted["accept"].to_pylist())
-    dropped: Counter[tuple[str, str]] = Counter()
     classes = dict(
         zip(pairs["pair_id"].to_pylist(), pairs["relation_class"].to_pylist(), strict=True)
     )
-    for row in accepted.to_pylist():
-        for reason in row["reject_reasons"]:
-            dropped[reason, classes[row["pair_id"]]] += 1
+    dropped = Counter(
+        (reason, classes[row["pair_id"]])
+        for row in accepted.to_pylist()
+        for reason in row["reject_reasons"]
+    )
     rows: list[dict[str, Any]] = [
         {"reason": reason, "relation_class": kind, "pairs": count}
         for (reason, kind), count in sorted(dropped.items())
     ]
-    metrics = {
+    ctx.output.metrics |= {
         "pairs_screened": total,
         "pairs_accepted": kept,
         "images_unmatchable": int(unmatchable.sum()),
         "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
     }
-    for name, value in metrics.items():
-        ctx.output.metric(name, value)
     ctx.report.table("screen-dropped", rows)
     ctx.report.markdown(
         "screen-summary",
         f"Policy **{policy.version}**: **{kept:,}** of {total:,} pairs accepted; "
-        f"{len(bank):,} images scored by {', '.join(policy.classifiers)}, "
+        f"{len(unmatchable):,} images scored by {', '.join(policy.classifiers)}, "
         f"{int(unmatchable.sum()):,} of them under the stricter limits of unmatchable images.",
     )
-    _show_nearest(ctx, bank, risk)
 
 
 def _show_nearest(ctx: StageContext, bank: ImageBank, risk: ImageRisk) -> None:

@@ -5,15 +5,8 @@ from collections import Counter
 import pyarrow as pa
 
 from kontext.data.images import ImageBank
-from kontext.data.shards.dataset import (
-    Row,
-    Selected,
-    class_counts,
-    drop_cross_split_pairs,
-    select_pairs,
-    shard_sample,
-    splits_table,
-)
+from kontext.data.shards import dataset
+from kontext.data.shards.dataset import Row, Selected
 from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.engine.stage import Stage, StageContext
@@ -31,17 +24,12 @@ STAGE = Stage(
 _LARGE = 0.2  # share of all images above which one component is worth a warning
 
 
-def run(ctx: StageContext) -> None:
-    """Write train, val and test shards.
-
-    Raises:
-        GateError: no pair was accepted.
-    """
+def run(ctx: StageContext[ShardConfig]) -> None:
+    """Write train, val and test shards. Raises GateError where no pair was accepted."""
     config = ctx.config
-    assert isinstance(config, ShardConfig)
     ingest = ctx.inputs["ingest"]
     bank = ImageBank(ingest)
-    selected = select_pairs(
+    selected = dataset.select_pairs(
         ctx.inputs["mine"].table("pairs.parquet"),
         ctx.inputs["caption"].table("captions.parquet"),
         ctx.inputs["screen"].table("accepted.parquet"),
@@ -58,15 +46,15 @@ def run(ctx: StageContext) -> None:
         near_l1=config.near_duplicate_l1,
     )
     splits = assign(
-        class_counts(selected.rows, found),
+        dataset.class_counts(selected.rows, found),
         test_fraction=config.test_fraction,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    selected = drop_cross_split_pairs(selected, found, splits)
-    table = splits_table(selected.rows, found, splits)
+    selected = dataset.drop_cross_split_pairs(selected, found, splits)
+    table = dataset.splits_table(selected.rows, found, splits)
     split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    shards = _write(ctx, config, selected.rows, split_of, bank)
+    shards = _write(ctx, selected.rows, split_of, bank)
     shard_table, member_table = shards.tables()
     ctx.output.add_table("splits.parquet", table)
     ctx.output.add_table("shards.parquet", shard_table)
@@ -75,17 +63,15 @@ def run(ctx: StageContext) -> None:
 
 
 def _write(
-    ctx: StageContext,
-    config: ShardConfig,
-    rows: list[Row],
-    split_of: dict[str, str],
-    bank: ImageBank,
+    ctx: StageContext[ShardConfig], rows: list[Row], split_of: dict[str, str], bank: ImageBank
 ) -> ShardSet:
-    shards = ShardSet()
+    shards, limit = ShardSet(), ctx.config.max_pairs_per_shard
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
-        samples = [shard_sample(row, split) for row in rows if split_of[row["pair_id"]] == split]
-        write_shards(samples, split, ctx.scratch, config.max_pairs_per_shard, bank.png, shards)
+        samples = [
+            dataset.shard_sample(row, split) for row in rows if split_of[row["pair_id"]] == split
+        ]
+        write_shards(samples, split, ctx.scratch, limit, bank.png, shards)
     for path in shards.paths:
         ctx.output.add_file(path.name, path)
         path.unlink()

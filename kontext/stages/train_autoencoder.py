@@ -1,6 +1,7 @@
 """Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
 from kontext.train.capacity import estimate_autoencoder
 from kontext.train.images.perceptual import NAMES
-from kontext.train.images.reconstruction import MetricCard, cards, latent_health
+from kontext.train.images.reconstruction import cards, latent_health
 from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import autoencoder
@@ -42,14 +43,12 @@ _SHOWN = 16
 _WATCHED = 64  # held-out images that are rebuilt on the way
 
 
-def run(ctx: StageContext) -> None:
+def run(ctx: StageContext[AutoencoderConfig]) -> None:
     """Train on the images of the train split, measure on those of the test split.
 
-    Raises:
-        GateError: a split is empty, so there is nothing to train on or to measure with.
+    Raises GateError where a split is empty: nothing to train on, or to measure with.
     """
     config = ctx.config
-    assert isinstance(config, AutoencoderConfig)
     keep_freed_memory()
     device = device_for(ctx)
     inputs = Inputs.of(ctx).using(starting_autoencoder(ctx, config))
@@ -122,6 +121,7 @@ def _measure(
 ) -> None:
     """Held-out quality with a card for every number, latent health, and pictures."""
     scale, shift = method.model.scale, method.model.shift
+    backbone = NAMES[method.config.perceptual]
     rebuilt = reconstruct(method.model, held_out)
     decibels = psnr(rebuilt, held_out)
     real, fake = _channels_last(held_out), _channels_last(rebuilt)
@@ -132,7 +132,16 @@ def _measure(
         "latent_scale": scale,
         "latent_shift": shift,
     }
-    found = _cards(method, held_out, rebuilt, quality)
+    assert method.features is not None
+    found = cards(
+        held_out,
+        rebuilt,
+        quality["psnr_held_out"],
+        quality["ssim_held_out"],
+        method.features,
+        backbone,
+        method.config.perceptual_levels,
+    )
     quality |= {f"{card.name}_held_out": card.value for card in found if card.backbone != "none"}
     for name, value in quality.items():
         ctx.output.metric(name, value)
@@ -140,53 +149,23 @@ def _measure(
     ctx.report.table("autoencoder-metrics", [card.row() for card in found])
     with torch.no_grad():
         latents = method.model.encode(held_out[:256].float() / 127.5 - 1).float()
-    ctx.output.add_json(
-        "health.json",
-        {
-            **quality,
-            "perceptual_backbone": NAMES[method.config.perceptual],
-            **latent_health(latents),
-        },
-    )
+    health = {**quality, "perceptual_backbone": backbone, **latent_health(latents)}
+    ctx.output.add_json("health.json", health)
     order = torch.argsort(decibels).tolist()
     picks = order[:: max(1, len(order) // _SHOWN)][:_SHOWN]
-    sheet = contact_sheet(
-        [[real[i] for i in picks], [fake[i] for i in picks]],
-        row_labels=["held out", "rebuilt"],
-        cell=96,
-    )
+    rows = [[pictures[i] for i in picks] for pictures in (real, fake)]
+    sheet = contact_sheet(rows, row_labels=["held out", "rebuilt"], cell=96)
     ctx.output.add_bytes("reconstructions.png", sheet)
     ctx.report.image("autoencoder-reconstructions", sheet, "held-out images, worst PSNR first")
     side = held_out.shape[-1]
-    speed = report_speed(
-        ctx,
-        "autoencoder",
-        method.state,
-        lambda machine: estimate_autoencoder(method.config, side, machine),
-    )
+    estimate = partial(estimate_autoencoder, method.config, side)
+    speed = report_speed(ctx, "autoencoder", method.state, estimate)
     ctx.report.markdown(
         "autoencoder-summary",
         f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM "
         f"{quality['ssim_held_out']:.3f}, LPIPS {quality['lpips_held_out']:.4f}, rFID "
-        f"{quality['rfid_held_out']:.2f} "
-        f"({NAMES[method.config.perceptual]}) on {len(held_out)} images; measured scale "
-        f"{scale:.4f}, shift {shift:.4f}. "
-        f"{speed}",
-    )
-
-
-def _cards(
-    method: AutoencoderMethod, held_out: Tensor, rebuilt: Tensor, quality: Mapping[str, float]
-) -> list[MetricCard]:
-    assert method.features is not None
-    return cards(
-        held_out,
-        rebuilt,
-        quality["psnr_held_out"],
-        quality["ssim_held_out"],
-        method.features,
-        NAMES[method.config.perceptual],
-        method.config.perceptual_levels,
+        f"{quality['rfid_held_out']:.2f} ({backbone}) on {len(held_out)} images; measured scale "
+        f"{scale:.4f}, shift {shift:.4f}. {speed}",
     )
 
 

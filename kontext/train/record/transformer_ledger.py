@@ -1,4 +1,8 @@
-"""The numerics ledger's lines of a transformer."""
+"""The numerics ledger's lines of a transformer, and of a training on encoded pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -7,6 +11,11 @@ from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import active_kernel
 from kontext.train.flow.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
 from kontext.train.record.ledger import Ledger, dtype_name, dtype_names
+from kontext.train.record.numerics import codec_digest, encoded_lines
+
+if TYPE_CHECKING:
+    from kontext.data.encoded.pair_tensors import PairTensors
+    from kontext.engine.stage import StageContext
 
 
 def transformer_ledger(
@@ -28,4 +37,21 @@ def transformer_ledger(
         "dtype: products": dtype_name(products),
         "kernel: attention": active_kernel(device),
         "device": device.type,
+    }
+
+
+def pairs_ledger(
+    ctx: StageContext,
+    model: FluxTransformer,
+    data: PairTensors,
+    products: torch.dtype,
+    device: torch.device,
+) -> Ledger:
+    """The lines of a transformer that trains on encoded pairs, with what `encode` wrote of them."""
+    return {
+        **encoded_lines(ctx),
+        **transformer_ledger(model, data.target_tokens, products, device),
+        "text: length": str(data.text_tokens.shape[1]),
+        "text: dtype": dtype_name(data.text_tokens.dtype),
+        "codec: sha256": codec_digest(ctx.inputs["train-autoencoder"]),
     }
