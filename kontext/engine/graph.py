@@ -20,9 +20,8 @@ CHANGES_RESULTS = False  # inputs are in every digest
 def discover(package: str, folder: Path) -> dict[str, Stage]:
     """Stages of the files in `folder`, in execution order. Files without a `STAGE` are skipped.
 
-    Raises:
-        ArtifactError: a declaration is not literal, a name is taken twice, an input is no stage, or
-            inputs go round in a circle.
+    Raises ArtifactError where a declaration is not literal, a name is taken twice, an input is no
+    stage, or inputs go round in a circle.
     """
     found: dict[str, Stage] = {}
     paths = sorted(folder.glob("*.py"))

@@ -129,13 +129,11 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
         ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
     ctx.log.info("%s", unfit_line(scores.unfit))
     ctx.report.table("goals", goal_rows(scores))
-    ctx.report.table(
-        "success",
-        [
-            {"editor": EDITORS[name].title}
-            | {c: round(100 * i["success"].value, 1) for c, i in row.items()}
-            for name, row in scores.table.items()
-        ],
-    )
+    rows = [
+        {"editor": EDITORS[name].title}
+        | {c: round(100 * i["success"].value, 1) for c, i in row.items()}
+        for name, row in scores.table.items()
+    ]
+    ctx.report.table("success", rows)
     ctx.report.markdown("verdict", verdict_markdown(scores, page))
     ctx.log.info("%d of %d goals reached; report: %s", reached, len(scores.goals), page)

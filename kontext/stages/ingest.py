@@ -38,9 +38,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     planned = sum(len(chunk.items) for chunk in chunks) - config.canaries
     ctx.log.info("%d images planned in %d chunks", planned, len(chunks))
     results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
-    stopped = check_canaries(
-        pa.concat_tables([result["rejects"] for result in results]), config.canaries
-    )
+    refused = pa.concat_tables([result["rejects"] for result in results])
+    stopped = check_canaries(refused, config.canaries)
 
     images, rejects, decisions = [], [], []
     samples: dict[str, list[Pixels]] = defaultdict(list)

@@ -105,10 +105,8 @@ def _report(
         for split in SPLITS_IN_ORDER
     ]
     ctx.report.table("shard-splits", rows)
-    ctx.report.table(
-        "shard-dropped",
-        [{"reason": reason, "pairs": n} for reason, n in sorted(selected.dropped.items())],
-    )
+    dropped = [{"reason": why, "pairs": n} for why, n in sorted(selected.dropped.items())]
+    ctx.report.table("shard-dropped", dropped)
     ctx.report.markdown(
         "shard-summary",
         f"**{len(selected.rows):,}** pairs in {shards.num_rows} shards, "

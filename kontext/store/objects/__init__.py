@@ -18,8 +18,7 @@ def open_store(url: str) -> ObjectStore:
     it may. A server without conditional puts is refused, unless the URL ends in
     `?writers=one-host`: then a lock of this machine stands in for them.
 
-    Raises:
-        StoreError: unknown scheme, unusable folder, wrong credentials, bucket or endpoint.
+    Raises StoreError: unknown scheme, unusable folder, wrong credentials, bucket or endpoint.
     """
     scheme, sep, rest = url.partition("://")
     if not sep:
