@@ -30,8 +30,8 @@ from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.edit.pairs import EditSampler
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
-from kontext.train.loop.ema import Ema
 from kontext.train.loop.fit import fit
+from kontext.train.loop.state import Ema
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.ladd import LaddMethod
 from schemas.sections.models import TransformerShape

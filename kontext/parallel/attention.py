@@ -4,12 +4,9 @@
 sequences on CPU, where batched matrix products are faster: 384 heads of 52 tokens, forward and
 backward on one core, took 15 ms that way and 52 ms by the fused kernel (PyTorch 2.14.1).
 
-Every other kernel is chosen by name with `use_kernel`, which runs it once against the plain
-formula before it is taken into use.
-A kernel that is not available is an error, or, with `fallback=True`, a logged and recorded choice
-of `auto`. `active_kernel` says what runs, for manifests.
-
-The flash paths have been written for CUDA cards but not run on one.
+`use_kernel` chooses every other kernel by name, and first runs it once against the plain formula.
+One that is not available is an error, or, with `fallback=True`, a logged and recorded choice of
+`auto`. `active_kernel` says what runs. The flash paths have not been run on a CUDA card yet.
 """
 
 import logging
@@ -29,7 +26,7 @@ from torch.nn.attention import (
 )
 
 from kontext.errors import KontextError
-from kontext.parallel.ulysses import exchange_and_attend, is_sharing
+from kontext.parallel.ulysses import exchange_and_attend
 
 Kernel = Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"]
 _FLASH = ("flash2", "fa3", "fa4")
@@ -63,16 +60,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         [B, Lq, H*D].
     """
-    if mask is None and is_sharing():
-        return exchange_and_attend(_unmasked, q, k, v)
+    if mask is None:
+        return exchange_and_attend(_chosen, q, k, v)
     return _chosen(q, k, v, mask)
 
 
-def _unmasked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _chosen(q, k, v, None)
-
-
-def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _chosen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """`attention` by the kernel in use, over the tokens of this process."""
     name = _choice.name
     if name == "flash2" and mask is None:

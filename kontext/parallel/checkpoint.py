@@ -156,31 +156,34 @@ def forget_dead_writers() -> None:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 
-class _Writer(StorageWriter):
+class _AsPlanned:
+    """What DCP asks of readers and writers alike: they are complete when made, and plans stay."""
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to prepare."""
+
+    def _same(self, plan: Any) -> Any:
+        return plan
+
+    reset = set_up_storage_writer = set_up_storage_reader = _nothing
+    prepare_local_plan = prepare_global_plan = _same
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        return False
+
+
+class _Writer(_AsPlanned, StorageWriter):
     def __init__(
         self, store: ObjectStore, folder: str, record: Any, rank: int, done: Callable[[], None]
     ) -> None:
         self._store, self._folder, self._record, self._done = store, folder, record, done
         self._key = f"{folder}/rank-{rank:05d}"
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """The folder was given when this was made."""
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing to prepare."""
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        return plans
 
     def write_data(
         self, plan: SavePlan, planner: SavePlanner
@@ -204,14 +207,17 @@ class _Writer(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         places = {r.index: r.storage_data for of_rank in results for r in of_rank}
+
+        def part(name: str, chunk: ChunkStorageMetadata) -> dict[str, Any]:
+            place = places[MetadataIndex(name, chunk.offsets)]
+            where = {"key": place.key, "start": place.start}
+            return {"offsets": tuple(chunk.offsets), "sizes": tuple(chunk.sizes), **where}
+
         tensors = {
             name: {
                 "dtype": found.properties.dtype,
                 "size": tuple(found.size),
-                "parts": [
-                    _part(chunk, places[MetadataIndex(name, chunk.offsets)])
-                    for chunk in found.chunks
-                ],
+                "parts": [part(name, chunk) for chunk in found.chunks],
             }
             for name, found in metadata.state_dict_metadata.items()
             if isinstance(found, TensorStorageMetadata)
@@ -221,12 +227,8 @@ class _Writer(StorageWriter):
         self._store.put(f"{self._folder}/{MANIFEST}", buffer.getvalue())
         self._done()
 
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        return False
 
-
-class _Reader(StorageReader):
+class _Reader(_AsPlanned, StorageReader):
     def __init__(self, store: ObjectStore, tensors: Mapping[str, Any]) -> None:
         self._store, self._tensors = store, tensors
         self._places = {
@@ -236,9 +238,6 @@ class _Reader(StorageReader):
             for name, found in tensors.items()
             for part in found["parts"]
         }
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """The manifest was given when this was made."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         known: Any = {
@@ -253,17 +252,6 @@ class _Reader(StorageReader):
             for name, found in self._tensors.items()
         }
         return Metadata(known, storage_data=self._places)
-
-    def set_up_storage_reader(
-        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
-    ) -> None:
-        """Nothing to prepare."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> torch.futures.Future[None]:
         wanted = [(self._places[item.storage_index], item) for item in plan.items]
@@ -287,10 +275,6 @@ class _Reader(StorageReader):
         done.set_result(None)
         return done
 
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        return False
-
 
 def _runs(
     wanted: list[tuple[_Place, ReadItem]],
@@ -309,15 +293,6 @@ def _runs(
         end = max(end, place.start + place.length)
     if run:
         yield run[0][0].key, run[0][0].start, end, run
-
-
-def _part(chunk: ChunkStorageMetadata, place: _Place) -> dict[str, Any]:
-    return {
-        "offsets": tuple(chunk.offsets),
-        "sizes": tuple(chunk.sizes),
-        "key": place.key,
-        "start": place.start,
-    }
 
 
 def _bytes_of(tensor: Tensor) -> Any:

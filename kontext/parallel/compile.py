@@ -14,14 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kontext.errors import KontextError
+from kontext.errors import RecipeError
 from kontext.parallel.recompute import blocks
 
 _GRAPHS_PER_LENGTH = 8  # of a block: last block or not, training or not, cached or not
-
-
-class LengthError(KontextError):
-    """A sequence whose length the model was not compiled for."""
 
 
 def closed_lengths(targets: Iterable[int], text: int, contexts: int = 1) -> tuple[int, ...]:
@@ -43,11 +39,11 @@ def compile_blocks(model: nn.Module, lengths: Iterable[int], *, backend: str = "
         backend: torch.compile's.
 
     Raises:
-        LengthError: no lengths; later, from the model, a sequence of another length.
+        RecipeError: no lengths; later, from the model, a sequence of another length.
     """
     known = frozenset(lengths)
     if not known:
-        raise LengthError("no sequence lengths to compile for")
+        raise RecipeError("no sequence lengths to compile for")
     config: Any = import_module("torch._dynamo.config")
     # reached silently otherwise, and the blocks would run uncompiled from there on
     need = _GRAPHS_PER_LENGTH * len(known)
@@ -69,4 +65,4 @@ def _check(
     length = text.shape[1] + tokens.shape[1] + (cache.length if cache is not None else 0)
     if length not in known:
         listed = ", ".join(map(str, sorted(known)))
-        raise LengthError(f"the model is compiled for {listed} tokens, not for {length}")
+        raise RecipeError(f"the model is compiled for {listed} tokens, not for {length}")

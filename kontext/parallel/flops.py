@@ -31,14 +31,11 @@ PEAKS = {
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of a forward pass.
-
-    `frozen_inputs` are those of linear layers whose inputs need no gradient.
-    """
+    """Operations of a forward pass."""
 
     linear: int = 0
     attention: int = 0
-    frozen_inputs: int = 0
+    frozen_inputs: int = 0  # of linear layers whose inputs need no gradient
 
     @property
     def total(self) -> int:
@@ -98,7 +95,7 @@ def step_flops(
     blocks += _double(shape, tokens.text + images, levels, pairs) * doubles
     if singles:
         blocks += _single(shape, tokens.text + images, levels, pairs) * (singles - 1)
-        blocks += _last_single(shape, tokens.text + images, tokens.target, levels, last_pairs)
+        blocks += _single(shape, tokens.text + images, levels, last_pairs, tokens.target)
     return (blocks + _final(shape, tokens.target, levels)) * batch
 
 
@@ -129,14 +126,10 @@ def utilisation(flops: int, seconds: float, peak: float) -> float:
     return flops / seconds / peak
 
 
-def _sizes(shape: TransformerShape) -> tuple[int, int]:
-    return shape.hidden_size, int(shape.hidden_size * shape.mlp_ratio)
-
-
 def _token_weights(shape: TransformerShape) -> int:
     """Weights that a block of either kind applies to a token."""
-    hidden, mlp = _sizes(shape)
-    return 4 * hidden**2 + 2 * hidden * mlp
+    hidden = shape.hidden_size
+    return 4 * hidden**2 + 2 * hidden * int(hidden * shape.mlp_ratio)
 
 
 def _attention(shape: TransformerShape, pairs: int) -> int:
@@ -144,8 +137,7 @@ def _attention(shape: TransformerShape, pairs: int) -> int:
 
 
 def _embedders(shape: TransformerShape, text: int, images: int, levels: int) -> Flops:
-    hidden, _ = _sizes(shape)
-    guidance = int(shape.guidance_embed)
+    hidden, guidance = shape.hidden_size, int(shape.guidance_embed)
     first = images * shape.in_channels + text * shape.context_in_dim + shape.vec_in_dim
     first += (levels + guidance) * _SINUSOID
     second = (levels + guidance + 1) * hidden
@@ -153,25 +145,19 @@ def _embedders(shape: TransformerShape, text: int, images: int, levels: int) -> 
 
 
 def _double(shape: TransformerShape, tokens: int, levels: int, pairs: int) -> Flops:
-    hidden, _ = _sizes(shape)
-    weights = _token_weights(shape) * tokens + 12 * hidden**2 * levels
+    weights = _token_weights(shape) * tokens + 12 * shape.hidden_size**2 * levels
     return Flops(2 * weights, _attention(shape, pairs))
 
 
-def _single(shape: TransformerShape, tokens: int, levels: int, pairs: int) -> Flops:
-    hidden, _ = _sizes(shape)
-    weights = _token_weights(shape) * tokens + 3 * hidden**2 * levels
-    return Flops(2 * weights, _attention(shape, pairs))
-
-
-def _last_single(
-    shape: TransformerShape, tokens: int, target: int, levels: int, pairs: int
+def _single(
+    shape: TransformerShape, tokens: int, levels: int, pairs: int, target: int | None = None
 ) -> Flops:
-    hidden, mlp = _sizes(shape)
-    weights = 3 * hidden**2 * (tokens + levels) + (hidden**2 + 2 * hidden * mlp) * target
-    return Flops(2 * weights, _attention(shape, pairs))
+    """Of a single block; the last one goes on with the `target` tokens alone."""
+    own = 3 * shape.hidden_size**2
+    rest = (_token_weights(shape) - own) * (tokens if target is None else target)
+    return Flops(2 * (own * (tokens + levels) + rest), _attention(shape, pairs))
 
 
 def _final(shape: TransformerShape, target: int, levels: int) -> Flops:
-    hidden, _ = _sizes(shape)
+    hidden = shape.hidden_size
     return Flops(2 * (2 * hidden**2 * levels + target * hidden * shape.in_channels))

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import (
 
 Recompute = Literal["none", "selective", "full"]
 
+_LEAST = 1 << 16  # bytes: smaller tensors stay on the device
 _aten = torch.ops.aten
 _MATMULS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
 _ATTENTION = {
@@ -43,29 +44,26 @@ def recompute_blocks(model: nn.Module, mode: Recompute) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **contexts)
 
 
-def offload_blocks(model: nn.Module, least: int = 1 << 16) -> None:
+def offload_blocks(model: nn.Module) -> None:
     """Keep every block's saved activations in the host's memory, in place.
 
     Copies run in the order of the device's own work, to pinned memory: they cost transfers, and
     leave one block's activations on the device. Call after `recompute_blocks`, which then keeps
     blocks' inputs there.
-
-    Args:
-        least: smaller tensors, in bytes, stay on the device.
     """
     for block in blocks(model):
-        block.forward = partial(_offloaded, block.forward, least)
+        block.forward = partial(_offloaded, block.forward)
 
 
-def _offloaded(forward: Callable[..., Any], least: int, *args: Any, **kwargs: Any) -> Any:
-    with torch.autograd.graph.saved_tensors_hooks(partial(_to_host, least), _to_device):
+def _offloaded(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with torch.autograd.graph.saved_tensors_hooks(_to_host, _to_device):
         return forward(*args, **kwargs)
 
 
-def _to_host(least: int, tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
+def _to_host(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
     """A copy on the host; weights, which are kept anyhow, and small tensors as they are."""
     weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
-    if weight or tensor.numel() * tensor.element_size() < least:
+    if weight or tensor.nbytes < _LEAST:
         return tensor
     pinned = tensor.device.type == "cuda"
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)

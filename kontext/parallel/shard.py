@@ -1,18 +1,15 @@
 """FSDP2 for the transformer: one shard group per block, bf16 gathered, fp32 reduced.
 
-Tested with gloo ranks on CPUs: losses, dtypes of collectives, loading of weights, HSDP meshes,
-Ulysses. Not run yet: NCCL, and what prefetch and offloading gain on a GPU.
+Tested with gloo ranks on CPUs: losses, dtypes of collectives, HSDP meshes, Ulysses. Not run yet:
+NCCL, and what prefetch and offloading gain on a GPU.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from kontext.errors import RecipeError, WeightsError
+from kontext.errors import RecipeError
 from kontext.parallel.compile import compile_blocks
 from kontext.parallel.recompute import blocks, offload_blocks, recompute_blocks
 from kontext.parallel.ulysses import share_sequences
@@ -29,9 +26,9 @@ def shard(
 ) -> nn.Module:
     """Prepare a transformer for training in this world, in place; returns it.
 
-    Weights must be equal on all ranks, or on the meta device (then call `load_weights`). Ranks
-    gather weights in `dtype` and add gradients in float32; masters stay float32. The
-    gradient is the sum over ranks, never their mean: losses are weighted by sample beforehand.
+    Weights must be equal on all ranks. Ranks gather them in `dtype` and add gradients in float32;
+    masters stay float32. The gradient is the sum over ranks, never their mean: losses are weighted
+    by sample beforehand.
 
     Args:
         dtype: of the products.
@@ -41,7 +38,11 @@ def shard(
         RecipeError: the ranks cannot share a sequence as the recipe says.
     """
     if config.context > 1:
-        _share(model, config, world)
+        if config.compile:
+            raise RecipeError("parallel.compile and parallel.context do not go together")
+        if world.sequence is None:
+            raise RecipeError(f"parallel.context={config.context} needs that many ranks in a row")
+        share_sequences(model, world.sequence)
     recompute_blocks(model, config.recompute)
     if config.compile:
         compile_blocks(model, lengths, backend=config.compile)
@@ -80,60 +81,9 @@ def gather_weights_for(model: nn.Module, method: str) -> None:
         register_fsdp_forward_method(model, method)
 
 
-def _share(model: nn.Module, config: ParallelConfig, world: World) -> None:
-    if config.compile:
-        raise RecipeError("parallel.compile and parallel.context do not go together")
-    if world.sequence is None:
-        raise RecipeError(f"parallel.context={config.context} needs that many ranks in a row")
-    share_sequences(model, world.sequence)
-
-
 def _prefetch(order: list[nn.Module], ahead: int) -> None:
     """Gather the next `ahead` blocks while one computes, in both directions."""
     for index, block in enumerate(order):
         block.set_modules_to_forward_prefetch(order[index + 1 : index + 1 + ahead])  # type: ignore[operator]
         before = order[max(0, index - ahead) : index]
         block.set_modules_to_backward_prefetch(before[::-1])  # type: ignore[operator]
-
-
-def load_weights(model: nn.Module, path: Path, device: torch.device) -> None:
-    """Fill a model from a safetensors file tensor by tensor, each rank reading its rows only.
-
-    A model on the meta device is given memory first. Peak memory is the shard plus one tensor.
-
-    Raises:
-        WeightsError: a tensor is missing, superfluous or of another shape.
-    """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        model.to_empty(device=device)
-    wanted = model.state_dict()
-    with safe_open(path, framework="pt") as file:
-        odd = sorted(set(wanted) ^ set(file.keys()))
-        if odd:
-            raise WeightsError(f"{path.name}: {len(odd)} tensors do not match, first '{odd[0]}'")
-        for name, tensor in wanted.items():
-            piece = file.get_slice(name)
-            if list(piece.get_shape()) != list(tensor.shape):
-                raise WeightsError(
-                    f"{path.name}: '{name}' is {piece.get_shape()}, not {list(tensor.shape)}"
-                )
-            with torch.no_grad():
-                _fill(tensor, piece)
-
-
-def _fill(tensor: torch.Tensor, piece: Any) -> None:
-    """Copy a safetensors slice into a tensor, or this rank's rows of it into its shard."""
-    read = piece.__getitem__
-    if not is_sharded(tensor):
-        tensor.copy_(read(slice(None)) if tensor.dim() else read(...))
-        return
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(
-        tensor.shape,
-        tensor.device_mesh,  # type: ignore[attr-defined]
-        tensor.placements,  # type: ignore[attr-defined]
-    )
-    local = tensor.to_local()  # type: ignore[attr-defined]
-    if local.numel():
-        local.copy_(read(tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))))

@@ -1,15 +1,12 @@
 """Ulysses context parallelism: ranks that share a sequence, for N references at full size.
 
 Every rank of a group holds an equal part of the tokens of the text, of the target and of each
-context, and computes everything but attention on its own part. Attention needs whole sequences.
-There an all-to-all exchange gives each rank all tokens of some of the heads, and a second one gives
-it its own tokens back (Jacobs et al., arXiv 2309.14509).
-Text, target and contexts are cut one by one. So a rank's tokens have the layout of a whole
-sequence, and the model does not know of it. The order of tokens does not matter to attention
-without a mask.
+context, and computes everything but attention on it. For attention an all-to-all exchange gives
+each rank all tokens of some of the heads, and a second one its own tokens back (Jacobs et al.,
+arXiv 2309.14509). A rank's tokens have the layout of a whole sequence, so the model does not know
+of it; their order does not matter to attention without a mask.
 
-After a rank's backward pass it has its own tokens' part of the gradient. FSDP's sum over all ranks
-is the whole gradient.
+A rank's gradient is its own tokens' part; FSDP's sum over all ranks is the whole.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,11 +63,6 @@ def exchange_and_attend(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tens
     out = attend(*(_to_heads(x, ranks, group) for x in (q, k, v)))  # [B, ranks * Lq, H/ranks * D]
     parts = torch.unflatten(out, 1, (ranks, -1)).transpose(0, 1)
     return _Exchange.apply(parts, group).permute(1, 2, 0, 3).flatten(2)  # type: ignore[no-any-return]
-
-
-def is_sharing() -> bool:
-    """Whether several ranks hold parts of the sequence that is being computed."""
-    return _Sharing.group is not None
 
 
 def _to_heads(x: Tensor, ranks: int, group: Any) -> Tensor:

@@ -55,6 +55,14 @@ class World:
         edges = [rows.start + len(rows) * i // parts for i in range(parts + 1)]
         return [range(*pair) for pair in pairwise(edges)]
 
+    def check_batch(self, size: int, parts: int = 1) -> None:
+        """Raise RecipeError where a global batch of `size` leaves a rank or part without a row."""
+        if size < self.size * parts:
+            raise RecipeError(
+                f"a batch of {size} is too small for {self.size} ranks"
+                + (f" times {parts} parts" if parts > 1 else "")
+            )
+
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sum each value over all ranks, in float64. Every rank must pass the same names.
 
@@ -117,10 +125,6 @@ class World:
             _groups[name] = dist.new_group(backend="gloo", timeout=_PATIENCE)
         return _groups[name]
 
-    def wait(self) -> None:
-        """Barrier: return when every rank has called this."""
-        self.any(False)
-
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The full value of a sharded tensor (a collective), or the tensor itself."""
@@ -174,10 +178,10 @@ def join(replicas: int = 1, context: int = 1) -> World:
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else None
-    if device is not None:
-        torch.cuda.set_device(device)
+    kind, here = "cpu", torch.device("cpu")
+    if torch.cuda.is_available():
+        kind, here = "cuda", torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(here)
     if not dist.is_initialized():
         # checkpoints and small talk go over gloo also where gradients go over NCCL
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
@@ -187,24 +191,10 @@ def join(replicas: int = 1, context: int = 1) -> World:
         raise RecipeError(f"{size} ranks cannot be divided into {replicas} replicas")
     if size // replicas % context:
         raise RecipeError(f"{size // replicas} ranks cannot be divided by {context} for a sequence")
-    if replicas == 1:
-        mesh = init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
-    else:
-        names = ("replicate", "shard")
-        mesh = init_device_mesh(kind, (replicas, size // replicas), mesh_dim_names=names)
-    here = device or torch.device("cpu")
-    return World(rank, size, here, mesh, context, _neighbours(rank, size, context))
-
-
-def _neighbours(rank: int, size: int, context: int) -> Any:
-    """The group of `context` ranks in a row that this one is of."""
-    if context == 1:
-        return None
-    import torch.distributed as dist
-
-    rows = [list(range(start, start + context)) for start in range(0, size, context)]
-    groups = [dist.new_group(row) for row in rows]  # a collective: all ranks make all of them
-    return groups[rank // context]
+    shape = (size,) if replicas == 1 else (replicas, size // replicas)
+    mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+    neighbours = dist.new_subgroups(context)[0] if context > 1 else None
+    return World(rank, size, here, mesh, context, neighbours)
 
 
 def leave() -> None:

@@ -1,6 +1,7 @@
 """Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -145,8 +146,8 @@ def _measure(
     quality |= {f"{card.name}_held_out": card.value for card in found if card.backbone != "none"}
     for name, value in quality.items():
         ctx.output.metric(name, value)
-    ctx.output.add_json("cards.json", [card.row() for card in found])
-    ctx.report.table("autoencoder-metrics", [card.row() for card in found])
+    ctx.output.add_json("cards.json", [asdict(card) for card in found])
+    ctx.report.table("autoencoder-metrics", [asdict(card) for card in found])
     with torch.no_grad():
         latents = method.model.encode(held_out[:256].float() / 127.5 - 1).float()
     health = {**quality, "perceptual_backbone": backbone, **latent_health(latents)}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, peak_of, step_flops
+from kontext.parallel.recompute import Recompute
 from kontext.train.ladd.formulas import ladd_flops
 from kontext.train.methods.autoencoder import codec_work
 from schemas.recipe import Recipe
@@ -29,8 +30,7 @@ from schemas.sections.training import AutoencoderConfig, DistillConfig, Finetune
 
 CHANGES_RESULTS = False  # predicts time and memory
 
-Recompute = Literal["none", "selective", "full"]
-MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+MODES: tuple[Recompute, ...] = get_args(Recompute)
 MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter
 # Muon keeps one momentum; what stays with AdamW, or in float32 beside 8 bits, is small
 _OPTIMISER = {"adamw": 8, "adamw-8bit": 2, "adamw-bf16": 4, "muon": 4}
@@ -108,9 +108,7 @@ def compared(estimate: Estimate, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def estimate_autoencoder(config: AutoencoderConfig, side: int, machine: Machine) -> Estimate:
     """Stage train-autoencoder on images of `side` pixels."""
-    with torch.device("meta"):
-        model = Autoencoder(config.shape)
-    count = _count(model)
+    count = _count(lambda: Autoencoder(config.shape))
     work = codec_work(config, side)
     total = sum(work(step).flops or 0 for step in range(config.steps))
     # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
@@ -132,7 +130,7 @@ def estimate_autoencoder(config: AutoencoderConfig, side: int, machine: Machine)
 
 def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> Estimate:
     """Stage finetune on edits of `tokens` each."""
-    count = _transformer(config.shape)
+    count = _count(lambda: FluxTransformer(config.shape))
     single = Tokens(tokens.text, tokens.target)
     singles = round(config.t2i_share * config.batch)
     joint = step_flops(config.shape, tokens, config.batch - singles).training
@@ -151,16 +149,14 @@ def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> E
     rows = -(-config.batch // (machine.gpus // sharing or 1))
     # what a GPU keeps at once: its rows, part by part, of sequences that it may share
     kept = -(-rows // config.accumulate) / sharing
-    return _with_switches(
-        base, config.shape, tokens, kept, machine, "finetune", config.parallel.offload
-    )
+    return _with_switches(base, config.shape, tokens, kept, machine, config.parallel.offload)
 
 
 def estimate_ladd(
     config: DistillConfig, shape: TransformerShape, tokens: Tokens, machine: Machine
 ) -> Estimate:
     """Stage distill of a transformer of `shape` on edits of `tokens` each."""
-    count = _transformer(shape)
+    count = _count(lambda: FluxTransformer(shape))
     frozen = MASTER * count / machine.gpus / _GIB  # the teacher, sharded beside the student
     base = Estimate(
         stage="distill",
@@ -172,7 +168,7 @@ def estimate_ladd(
     )
     rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
     # the student's pass and the teacher's behind it are both kept
-    return _with_switches(base, shape, tokens, rows, machine, "distill", config.parallel.offload, 2)
+    return _with_switches(base, shape, tokens, rows, machine, config.parallel.offload, 2)
 
 
 def _with_switches(
@@ -181,7 +177,6 @@ def _with_switches(
     tokens: Tokens,
     rows: float,
     machine: Machine,
-    section: str,
     offload: bool,
     passes: int = 1,
 ) -> Estimate:
@@ -193,7 +188,7 @@ def _with_switches(
     """
 
     def at(mode: Recompute, parts: int = 1) -> Estimate:
-        each = one_block(shape) if offload else activations(shape, mode)
+        each = activations(shape, mode, offload)
         most = rows if parts == 1 else ceil(rows / parts)
         kept = passes * each * tokens.count * most / _GIB
         found = replace(base, recompute=mode, activations_gib=kept)
@@ -201,17 +196,15 @@ def _with_switches(
 
     asked = at(base.recompute)
     if not asked.fits:
-        advice = _advice(at, asked.recompute, machine, section, max(1, int(rows)))
-        asked = replace(asked, advice=advice)
+        asked = replace(asked, advice=_advice(at, asked, machine, max(1, int(rows))))
     return _timed(asked, machine)
 
 
-def _advice(
-    at: Callable[..., Estimate], asked: Recompute, machine: Machine, section: str, rows: int
-) -> str:
-    """Which switch of `section` to flip; `at(recompute, parts)` is the stage with it flipped."""
+def _advice(at: Callable[..., Estimate], asked: Estimate, machine: Machine, rows: int) -> str:
+    """Which switch to flip; `at(recompute, parts)` is the stage with it flipped."""
+    section = asked.stage  # both stages' sections have their names
     switch = f"{section}.parallel.recompute"
-    for mode in MODES[MODES.index(asked) :]:
+    for mode in MODES[MODES.index(asked.recompute) :]:
         if at(mode).fits:
             return f"set {switch}={mode}: {at(mode).memory_gib:.1f} GiB then"
     if at("full").state_gib + _RESERVE > machine.memory:
@@ -238,25 +231,27 @@ def _state(parameters: int, optimizer: str, ranks: int) -> float:
 def _gathered(config: FinetuneConfig, machine: Machine) -> float:
     """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead."""
     if machine.gpus == 1:
-        return GATHERED * _transformer(config.shape) / _GIB
+        return GATHERED * _count(lambda: FluxTransformer(config.shape)) / _GIB
     hidden = config.shape.hidden_size
     block = 2 * (4 + 2 * config.shape.mlp_ratio) * hidden**2 + 12 * hidden**2
     return (config.parallel.prefetch + 2) * GATHERED * block / _GIB
 
 
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _transformer(shape: TransformerShape) -> int:
+def _count(make: Callable[[], nn.Module]) -> int:
+    """Parameters of a model."""
     with torch.device("meta"):
-        return _count(FluxTransformer(shape))
+        return sum(p.numel() for p in make().parameters())
 
 
-def activations(shape: TransformerShape, mode: Recompute) -> float:
-    """Bytes a token of one sample keeps for the backward pass, over all blocks."""
+def activations(shape: TransformerShape, mode: Recompute, offload: bool = False) -> float:
+    """Bytes a token of one sample keeps for the backward pass, over all blocks.
+
+    With `offload` all but one block's wait in the host's memory.
+    """
     double, single, last = activation_bytes_per_token(shape.mlp_ratio)
     width = shape.hidden_size
+    if offload:
+        return max(double, single) * width
     # a block's input, in the residual stream's dtype; and what one block keeps while it is redone
     least = 4 * width * (shape.depth + shape.depth_single_blocks)
     if mode == "full":
@@ -266,12 +261,6 @@ def activations(shape: TransformerShape, mode: Recompute) -> float:
     # attention's output, and every other product: half of 9 (double) or 8 (single) widths in bf16
     products = 2 * width * (5.5 * shape.depth + 5 * shape.depth_single_blocks)
     return least + products + max(double, single) * width
-
-
-def one_block(shape: TransformerShape) -> float:
-    """Bytes a token keeps on the device where the rest waits in the host's memory."""
-    double, single, _ = activation_bytes_per_token(shape.mlp_ratio)
-    return max(double, single) * shape.hidden_size
 
 
 @cache
@@ -314,11 +303,9 @@ def _kept(depth: int, singles: int, mlp_ratio: float, side: int) -> int:
     own = {p.data_ptr() for p in model.parameters()}
     tokens = torch.randn(1, 2 * n, 16)
     ids = sequence_ids((side, side), [(side, side)])
-    with _saved(own) as held, _fused(), torch.autocast("cpu", torch.bfloat16):
-        out = model(
-            tokens, ids, torch.randn(1, 32, 16), torch.randn(1, 8), torch.rand(1), target_length=n
-        )
-    del out
+    texts = torch.randn(1, 32, 16), torch.randn(1, 8)
+    with _saved(own) as held, torch.autocast("cpu", torch.bfloat16):
+        model(tokens, ids, *texts, torch.rand(1), target_length=n)
     return sum(held.values())
 
 
@@ -335,15 +322,9 @@ def _saved(ignored: set[int]) -> Iterator[dict[int, int]]:
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield held
-
-
-@contextmanager
-def _fused() -> Iterator[None]:
-    """Attention without its matrix of weights, as on a GPU."""
-    use_kernel("sdpa")
+    use_kernel("sdpa")  # attention without its matrix of weights, as on a GPU
     try:
-        yield
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield held
     finally:
         use_kernel("auto")

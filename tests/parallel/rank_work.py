@@ -2,16 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kontext.errors import RecipeError, WeightsError
-from kontext.models.flux.transformer import FluxTransformer
-from kontext.parallel.shard import load_weights, shard
+from kontext.errors import RecipeError
 from kontext.parallel.world import World, full_tensor, join
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
@@ -112,21 +109,7 @@ def muon_steps(world: World) -> tuple[torch.Tensor, torch.Tensor]:
     return full_tensor(rows.detach()), plain.detach()
 
 
-def stream(world: World, path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Weights of a model made on the meta device and filled from `path`; a refusal's message."""
-    with torch.device("meta"):
-        model = FluxTransformer(SHAPE)
-    shard(model, ParallelConfig(), world, torch.float32)
-    load_weights(model, path, world.device)
-    weights = {name: full_tensor(tensor.detach()) for name, tensor in model.state_dict().items()}
-    try:
-        load_weights(torch.nn.Linear(2, 2), path, world.device)
-    except WeightsError as error:
-        return weights, str(error)
-    return weights, ""
-
-
-def everything(world: World, path: Path) -> dict[str, Any]:
+def everything(world: World) -> dict[str, Any]:
     """All that needs two ranks, in one process group: starting one costs seconds."""
     found: dict[str, Any] = {name: train(world, name) for name in ("adamw", "muon")}
     found["full"] = train(world, recompute="full")
@@ -135,7 +118,6 @@ def everything(world: World, path: Path) -> dict[str, Any]:
         found[f"sequence {mode}"] = in_sequence(world, steps=8, recompute=mode)
     found["refusals"] = refusals(world)
     found["muon steps"] = muon_steps(world)
-    found["streamed"], found["refused"] = stream(world, path)
     found["rows"] = [list(world.rows(n)) for n in (0, 1, 8, 9)]
     for precision in ("bf16", "fp32"):
         config = toy_config(parallel=ParallelConfig(precision=precision))

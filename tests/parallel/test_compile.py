@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from kontext.edit.sizes import KONTEXT_SIZES
+from kontext.errors import RecipeError
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.parallel.compile import LengthError, closed_lengths, compile_blocks
+from kontext.parallel.compile import closed_lengths, compile_blocks
 from schemas.sections.models import TransformerShape
 
 SHAPE = TransformerShape(
@@ -82,7 +83,7 @@ def test_a_length_outside_the_set_is_an_error() -> None:
     x = inputs((2, 6))
     with torch.no_grad():
         model(**x)
-        with pytest.raises(LengthError, match="compiled for 27 tokens, not for 15"):
+        with pytest.raises(RecipeError, match="compiled for 27 tokens, not for 15"):
             model(**inputs((2, 6), contexts=0))
         cache = model.context_cache(x["tokens"][:, 12:], x["ids"][12:], x["pooled"])
         short = {**x, "tokens": x["tokens"][:, :12], "ids": x["ids"][:12]}
@@ -90,5 +91,5 @@ def test_a_length_outside_the_set_is_an_error() -> None:
 
 
 def test_no_lengths_is_an_error() -> None:
-    with pytest.raises(LengthError, match="no sequence lengths"):
+    with pytest.raises(RecipeError, match="no sequence lengths"):
         compile_blocks(randomised(), [])

@@ -14,6 +14,7 @@ from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.clock import COLUMNS
 from kontext.train.loop.state import TrainState
 from kontext.train.methods.flow import FlowMethod
+from kontext.train.record import reporting
 from kontext.train.record.numerics import LEDGER
 from kontext.train.record.reporting import report_speed
 from schemas.tables import CATEGORIES
@@ -103,7 +104,9 @@ def test_validation_and_samples_on_the_way_leave_no_trace(
     assert "measured.parquet" not in made[1].names()
 
 
-def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Artifact]) -> None:
+def test_the_prediction_is_told_beside_what_was_measured(
+    made: tuple[Harness, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     harness = made[0]
     ctx = Context(harness)
     state = TrainState({}, {}, clock=[{"step": 0, **dict.fromkeys(COLUMNS, 2.0)}])
@@ -112,7 +115,9 @@ def test_the_prediction_is_told_beside_what_was_measured(made: tuple[Harness, Ar
     def predicted(machine: Machine) -> Estimate:
         return estimate_flow(section, tokens, machine)
 
-    said = report_speed(ctx, "finetune", state, predicted, Machine(1, 80.0))  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting, "this_machine", lambda ctx: Machine(1, 80.0))
+        said = report_speed(ctx, "finetune", state, predicted)  # type: ignore[arg-type]
     assert re.search(r"Predicted: [\d.e-]+ s, [\d,]+ MiB\.$", said)
     (row,) = harness.report.tables["finetune-plan"]
     assert row["measured_step_seconds"] == 2.0 and row["predicted_memory_gib"] > 0

@@ -36,7 +36,7 @@ def kept(side: int, text: int = 20, batch: int = 2) -> int:
     own = {p.data_ptr() for p in model.parameters()}
     inputs = torch.randn(batch, 2 * n, 16), sequence_ids((side, side), [(side, side)])
     words = torch.randn(batch, text, 16), torch.randn(batch, 8), torch.rand(batch)
-    with planner._saved(own) as held, planner._fused(), torch.autocast("cpu", torch.bfloat16):
+    with planner._saved(own) as held, torch.autocast("cpu", torch.bfloat16):
         out = model(*inputs, *words, target_length=n)
     del out
     return sum(held.values())

@@ -74,7 +74,7 @@ def on_ranks(
         config: the stage's recipe section, which each rank reads again from JSON.
         progress: called in another thread with what rank 0 reports.
         name: of the scratch folder in which ranks write their log; one per work of a stage.
-        stop: asked again and again whether to end; see `launch`.
+        stop: asked again and again whether to end.
         arguments: JSON.
 
     Raises:
@@ -103,27 +103,20 @@ def on_ranks(
 
 
 def launch(
-    job: Job,
-    config: LaunchConfig,
-    progress: StepProgress,
-    stop: Callable[[], bool] = lambda: False,
+    job: Job, config: LaunchConfig, progress: StepProgress, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Run a job's ranks to their end, started again from the last checkpoint where one died.
 
-    Args:
-        progress: called in another thread with what rank 0 tells.
-        stop: asked again and again whether to end. Ray's ranks go on to the end all the same.
-
-    Raises:
-        Stopped: `stop` said so; the ranks have saved.
-        KontextError: what the job's function refused, as its own class.
-        RanksError: ranks died too often or hung, or the launcher is not there.
+    Arguments and errors are those of `on_ranks`. Ray's ranks go on to the end whatever `stop` says.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     for old in (job.failure, job.progress, *job.folder.glob("stacks-rank-*.txt")):
         old.unlink(missing_ok=True)
     with _followed(job, progress):
-        _LAUNCHERS[config.launcher](job, config, stop)
+        if config.launcher == "ray":
+            _ray(job, config)
+        else:
+            _torchrun(job, config, stop)
 
 
 def ranks(config: LaunchConfig) -> int:
@@ -175,7 +168,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _ray(job: Job, config: LaunchConfig, _: Callable[[], bool]) -> None:
+def _ray(job: Job, config: LaunchConfig) -> None:
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -204,10 +197,6 @@ def _ray_rank(config: dict[str, Any]) -> None:
     run(Job.model_validate_json(config["job"]))
 
 
-_Launcher = Callable[[Job, LaunchConfig, Callable[[], bool]], None]
-_LAUNCHERS: dict[str, _Launcher] = {"torchrun": _torchrun, "ray": _ray}
-
-
 def _failure(job: Job, otherwise: str) -> errors.KontextError:
     """The error a rank has met, or that the ranks died."""
     if not job.failure.exists():
@@ -215,11 +204,9 @@ def _failure(job: Job, otherwise: str) -> errors.KontextError:
     found = json.loads(job.failure.read_text())
     kind = getattr(errors, found["kind"], RanksError)
     try:
-        made = kind(found["message"])
+        return kind(found["message"])
     except TypeError:  # a class that wants more than a message
-        made = RanksError(found["message"])
-    assert isinstance(made, errors.KontextError)
-    return made
+        return RanksError(found["message"])
 
 
 def _last_lines(log: Path) -> str:
@@ -231,26 +218,24 @@ def _last_lines(log: Path) -> str:
 def _followed(job: Job, progress: StepProgress) -> Iterator[None]:
     """Pass on rank 0's progress until the block ends."""
     over = threading.Event()
-    reader = threading.Thread(target=_follow, args=(job.progress, progress, over), daemon=True)
+
+    def follow() -> None:
+        read, last = 0, False
+        while not last:
+            last = over.wait(_POLL)
+            if job.progress.exists():
+                with job.progress.open("rb") as file:
+                    file.seek(read)
+                    data = file.read()
+                whole = data[: data.rfind(b"\n") + 1]
+                read += len(whole)
+                for line in map(json.loads, whole.splitlines()):
+                    progress(line["done"], line["total"], line["losses"])
+
+    reader = threading.Thread(target=follow, daemon=True)
     reader.start()
     try:
         yield
     finally:
         over.set()
         reader.join()
-
-
-def _follow(path: Path, progress: StepProgress, over: threading.Event) -> None:
-    read = 0
-    while True:
-        last = over.wait(_POLL)
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(read)
-                data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            read += len(whole)
-            for line in map(json.loads, whole.splitlines()):
-                progress(line["done"], line["total"], line["losses"])
-        if last:
-            return

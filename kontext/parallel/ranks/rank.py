@@ -5,7 +5,6 @@ any machine with `python -m kontext.train JOB`. Nothing here knows who did.
 """
 
 import ctypes
-import importlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -70,11 +70,7 @@ class Job(BaseModel):
 
 
 class Rank:
-    """This process among the others, as the job's function sees it.
-
-    Args:
-        world: its place among the ranks.
-    """
+    """This process among the others, as the job's function sees it; `world` is its place."""
 
     def __init__(self, job: Job, world: World) -> None:
         self.job, self.world = job, world
@@ -112,14 +108,8 @@ class Rank:
 
 
 def function_name(what: Callable[..., Any]) -> str:
-    """ "module:name" of a module's function or class, for `called`."""
+    """ "module:name" of a module's function or class, for `pkgutil.resolve_name`."""
     return f"{what.__module__}:{what.__name__}"
-
-
-def called(name: str) -> Any:
-    """The function or class that `function_name` named."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def run_stage_work(
@@ -139,8 +129,8 @@ def run_stage_work(
         inputs: see `Inputs.description`.
     """
     keep_freed_memory()
-    read = called(section).model_validate(config)
-    called(work)(rank, read, Inputs.opened(inputs), **arguments)
+    read = resolve_name(section).model_validate(config)
+    resolve_name(work)(rank, read, Inputs.opened(inputs), **arguments)
 
 
 def run(job: Job) -> None:
@@ -158,7 +148,7 @@ def run(job: Job) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, rank.end)
     try:
-        called(job.work)(rank, **job.arguments)
+        resolve_name(job.work)(rank, **job.arguments)
     except KontextError as error:
         job.fail(type(error).__name__, str(error))
         raise

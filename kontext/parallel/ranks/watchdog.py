@@ -1,8 +1,7 @@
 """Ends a process whose training makes no step any more, and says where it hangs.
 
-A rank that waits for a lost peer, a loader that waits for a dead server: such a run holds its
-devices until somebody looks. The watchdog writes the stacks of all threads and ends the process.
-Ranks wait for each other in every step, so where one stalls, all do, and each writes its own.
+A run that waits for a lost peer or a dead server holds its devices until somebody looks. Ranks
+wait for each other in every step, so where one stalls, all do, and each writes its own stacks.
 """
 
 from __future__ import annotations

@@ -32,16 +32,12 @@ def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
 
 def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
     """All lengths of this data's sequences, for compiled blocks."""
-    if config.parallel.compile and config.image_dropout + config.both_dropout:
-        raise RecipeError(
-            "parallel.compile needs batches of fixed sizes: image_dropout and both_dropout make "
-            "others at every step"
-        )
     most = int(data.context_counts().max())
-    if config.parallel.compile and most > 1:
+    drops = config.image_dropout + config.both_dropout > 0
+    if config.parallel.compile and (drops or most > 1):
+        what = "image_dropout and both_dropout" if drops else "pairs with references"
         raise RecipeError(
-            "parallel.compile needs batches of fixed sizes: pairs with references make others at "
-            "every step"
+            f"parallel.compile needs batches of fixed sizes: {what} make others at every step"
         )
     return closed_lengths([data.target_tokens], data.text_tokens.shape[1], most)
 

@@ -30,18 +30,9 @@ def velocity(
         [B, N, 4C] float32.
     """
     guidance = unit_guidance(model, t) if guidance is None else guidance
-    tokens, ids = with_contexts(noisy, batch)
+    inputs = (*with_contexts(noisy, batch), batch.tokens, batch.pooled, t)
     with autocast(noisy.device):
-        out = model(
-            tokens,
-            ids,
-            batch.tokens,
-            batch.pooled,
-            t,
-            target_length=noisy.shape[1],
-            guidance=guidance,
-        )
-    predicted: Tensor = out.float()
+        predicted: Tensor = model(*inputs, target_length=noisy.shape[1], guidance=guidance).float()
     return predicted
 
 

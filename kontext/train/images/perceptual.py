@@ -7,7 +7,6 @@ weights are not in that file. A number says which backbone it is of: they cannot
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +21,6 @@ from schemas.sections.training import AutoencoderConfig
 _VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
 NAMES = {"efficientnet-lite0": "EfficientNet-Lite0", "vgg16": "VGG-16, unit weights"}
-
-
-class Backbone(Protocol):
-    """A frozen network whose maps two images are compared in."""
-
-    digest: str
-
-    def maps(
-        self, images: Tensor, side: int | None = None, levels: tuple[int, ...] = (0, 1, 2, 3, 4)
-    ) -> list[Tensor]:
-        """Maps of [B, 3, H, W] in [0, 1] at ascending levels, level i at stride 2^i or 2^(i+1)."""
-
-    def pool(self, deepest: Tensor) -> Tensor:
-        """An embedding [B, D] float32 of the deepest map."""
 
 
 class VggFeatures(nn.Module):
@@ -56,12 +41,8 @@ class VggFeatures(nn.Module):
         self.features = nn.Sequential(*layers)
         self.digest = "random"  # SHA-256 prefix of the weights file once loaded
 
-    def maps(
-        self, images: Tensor, side: int | None = None, levels: tuple[int, ...] = (0, 1, 2, 3, 4)
-    ) -> list[Tensor]:
+    def maps(self, images: Tensor, levels: tuple[int, ...] = (0, 1, 2, 3, 4)) -> list[Tensor]:
         """Level i is [B, C, H / 2^i, W / 2^i]; nothing deeper than the last one is computed."""
-        if side is not None and tuple(images.shape[-2:]) != (side, side):
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (_MEAN, _STD))
         x, found, start = (images - mean) / std, [], 0
         for level, end in enumerate(self._ends[: max(levels) + 1]):
@@ -76,7 +57,10 @@ class VggFeatures(nn.Module):
         return deepest.float().mean((2, 3))
 
 
-def load_backbone(config: AutoencoderConfig, device: torch.device) -> FeatureNet | VggFeatures:
+Backbone = FeatureNet | VggFeatures  # frozen networks whose maps two images are compared in
+
+
+def load_backbone(config: AutoencoderConfig, device: torch.device) -> Backbone:
     """The backbone that the recipe names, frozen.
 
     Raises:
@@ -104,15 +88,15 @@ def feature_distances(
     """
     with autocast(real.device):
         with torch.no_grad():
-            wanted = features.maps((real + 1) / 2, None, levels)
+            wanted = features.maps((real + 1) / 2, levels=levels)
             target = features.pool(wanted[-1])
-        found = features.maps((fake + 1) / 2, None, levels)
+        found = features.maps((fake + 1) / 2, levels=levels)
         pooled = features.pool(found[-1])
     cosine = F.cosine_similarity(pooled.float(), target.float(), dim=1)
     return perceptual_distance(found, wanted).mean(), (1 - cosine).mean()
 
 
-def unloaded_backbone(config: AutoencoderConfig) -> FeatureNet | VggFeatures:
+def unloaded_backbone(config: AutoencoderConfig) -> Backbone:
     """The same network without its weights."""
     return FeatureNet() if config.perceptual == "efficientnet-lite0" else VggFeatures()
 

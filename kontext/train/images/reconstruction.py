@@ -5,10 +5,9 @@ rFID and LPIPS of different backbones, sizes or image counts are different numbe
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +33,6 @@ class MetricCard:
     protocol: str
     caveat: str = ""
 
-    def row(self) -> dict[str, Any]:
-        """For JSON and tables."""
-        return asdict(self)
-
 
 def cards(
     real: Tensor,
@@ -56,36 +51,29 @@ def cards(
         name: the backbone's.
         levels: of its maps that LPIPS compares.
     """
-    count, side = len(real), real.shape[-1]
+    count = len(real)
     distance, frechet = perceptual_scores(real, fake, backbone, levels)
-    which = f"{name} ({backbone.digest})"
+    card = partial(MetricCard, images=count, side=real.shape[-1])
+    pixels = partial(card, better="higher", backbone="none")
+    deep = partial(card, unit="", better="lower", backbone=f"{name} ({backbone.digest})")
     few = f"{count} images: biased upwards, compare at the same count" if count < _ENOUGH else ""
-    card = partial(MetricCard, images=count, side=side)
     return [
-        card("psnr", decibels, "dB", "higher", backbone="none", protocol="uint8, mean over images"),
-        card(
+        pixels("psnr", decibels, unit="dB", protocol="uint8, mean over images"),
+        pixels(
             "ssim",
             similarity,
-            "",
-            "higher",
-            backbone="none",
+            unit="",
             protocol="kontext.data.quality.pixels.ssim, mean over images",
         ),
-        card(
+        deep(
             "lpips",
             distance,
-            "",
-            "lower",
-            backbone=which,
             protocol=f"channel-normalised maps at levels {list(levels)}, squared, averaged",
             caveat="LPIPS's form without its learned weights",
         ),
-        card(
+        deep(
             "rfid",
             frechet,
-            "",
-            "lower",
-            backbone=which,
             protocol="Frechet distance of pooled embeddings at the images' own size",
             caveat=few,
         ),
@@ -101,7 +89,7 @@ def perceptual_scores(
     for start in range(0, len(real), _AT_ONCE):
         found = []
         for images, embeddings in zip((real, fake), pooled, strict=True):
-            maps = backbone.maps(images[start : start + _AT_ONCE].float() / 255, None, levels)
+            maps = backbone.maps(images[start : start + _AT_ONCE].float() / 255, levels=levels)
             embeddings.append(backbone.pool(maps[-1]).cpu())
             found.append(maps)
         distances.append(perceptual_distance(*found).cpu())

@@ -65,11 +65,10 @@ def ladd_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -
     conditions and R1's nudged reals, and for the student's update forward and backward towards its
     inputs alone.
     """
-    blocks = shape.depth + shape.depth_single_blocks
-    deepest = 1 + max(config.taps or default_taps(shape.depth, shape.depth_single_blocks))
-    reach = {"depth": min(deepest, shape.depth), "depth_single_blocks": deepest - shape.depth}
-    reach["depth_single_blocks"] = max(0, reach["depth_single_blocks"])
-    assert deepest <= blocks, "a tap lies behind the last block"
+    doubles, singles = shape.depth, shape.depth_single_blocks
+    deepest = 1 + max(config.taps or default_taps(doubles, singles))
+    assert deepest <= doubles + singles, "a tap lies behind the last block"
+    reach = {"depth": min(deepest, doubles), "depth_single_blocks": max(0, deepest - doubles)}
     student = step_flops(shape, tokens, config.batch)
     teacher = step_flops(shape.model_copy(update=reach), tokens, config.batch)
     passes = 3 + (1 if config.r1_weight else 0) + 2

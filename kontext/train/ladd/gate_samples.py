@@ -1,11 +1,12 @@
 """Gates on what LADD is fed: the student's input and estimate, the teacher's edits, the sampler."""
 
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampled
+from kontext.data.encoded.pair_tensors import Batch, gather, sampled
 from kontext.errors import WiringError
 from kontext.models.flux.sequence import pack, unpack
 from kontext.models.flux.transformer import FluxTransformer
@@ -33,12 +34,7 @@ class Sampler(Protocol):
         """The noise that the edits of `pairs` start from."""
 
     def draw(
-        self,
-        model: FluxTransformer,
-        start: Tensor,
-        batch: Batch,
-        times: Tensor,
-        guidance: float = 1.0,
+        self, model: FluxTransformer, start: Tensor, batch: Batch, times: Tensor, guidance: float
     ) -> Tensor:
         """Latents after integrating the flow from `start` along `times`."""
 
@@ -88,12 +84,21 @@ def student_input(method: LaddMethod, _: Sampler) -> str:
 def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
     """The student's first clean estimate is the teacher's, by one step of the sampler to t = 0."""
     batch, noisy, t = first_samples(method)
+
+    def one_step(model: FluxTransformer) -> Tensor:
+        out = torch.empty_like(noisy)
+        for level in t.unique():  # type: ignore[no-untyped-call]
+            rows = torch.nonzero(t == level).flatten()
+            times = torch.stack((level, torch.zeros_like(level))).cpu()
+            start = unpack(noisy[rows], *method.data.grid)
+            out[rows] = pack(sampler.draw(model, start, batch.select(rows), times, 1.0))
+        return out
+
     with torch.no_grad():
         found = method.denoised(batch, noisy, t)
-    teachers = _one_step(method.teacher, sampler, batch, noisy, t, method.data)
-    if (off := _distance(found, teachers)) < _SAME:
+    if (off := _distance(found, one_step(method.teacher))) < _SAME:
         return f"x_t - t v of the student is the teacher's single step but for {off:.1e}"
-    if _distance(found, _one_step(method.student, sampler, batch, noisy, t, method.data)) < _SAME:
+    if _distance(found, one_step(method.student)) < _SAME:
         raise WiringError(
             "estimate", f"the student does not start as the teacher: estimates are {off:.0%} apart"
         )
@@ -101,23 +106,6 @@ def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
         "estimate",
         f"the student's clean estimate is not x_t - t v: {off:.0%} away from the sampler's step",
     )
-
-
-def _one_step(
-    model: FluxTransformer,
-    sampler: Sampler,
-    batch: Batch,
-    noisy: Tensor,
-    t: Tensor,
-    data: PairTensors,
-) -> Tensor:
-    out = torch.empty_like(noisy)
-    for level in t.unique():  # type: ignore[no-untyped-call]
-        rows = torch.nonzero(t == level).flatten()
-        times = torch.stack((level, torch.zeros_like(level))).cpu()
-        start = unpack(noisy[rows], *data.grid)
-        out[rows] = pack(sampler.draw(model, start, batch.select(rows), times))
-    return out
 
 
 def teacher_edits(method: LaddMethod, sampler: Sampler) -> str:
@@ -139,7 +127,8 @@ def teacher_edits(method: LaddMethod, sampler: Sampler) -> str:
             raise WiringError("edits", "the teacher's edits were made without guidance")
         if _distance(stored, made(times[:-1], sampler.guidance)) < _SAME:
             raise WiringError("edits", "the teacher's edits stop a step short, with noise left")
-        correlation = _correlation(stored, guided)
+        both = torch.stack((stored.float().flatten(), guided.float().flatten()))
+        correlation = float(torch.corrcoef(both)[0, 1])
         what = "noise, or of another model" if correlation < 0.5 else "not as the recipe says"
         raise WiringError(
             "edits",
@@ -155,14 +144,6 @@ def teacher_edits(method: LaddMethod, sampler: Sampler) -> str:
     )
 
 
-class _Probe(nn.Module):
-    """Where a sampler reads a model's dtype and device."""
-
-    def __init__(self, like: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros_like(like[:1, :1, :1]))
-
-
 class StraightLines(nn.Module):
     """Stands in for a transformer whose flow is known: straight to `clean`, or to `empty`.
 
@@ -173,7 +154,7 @@ class StraightLines(nn.Module):
     def __init__(self, like: FluxTransformer, clean: Tensor, empty: Tensor, null: Tensor) -> None:
         super().__init__()
         self.shape = like.shape.model_copy(update={"cached_context": False})
-        self.img_in = _Probe(clean)
+        self.img_in = SimpleNamespace(weight=clean)  # where a sampler reads dtype and device
         self.clean, self.empty, self.null = clean, empty, null
 
     def forward(
@@ -220,9 +201,3 @@ def _distance(one: Tensor, other: Tensor) -> float:
     """Root mean square distance, relative to `other`'s size."""
     off = (one.float() - other.float()).square().mean().sqrt()
     return float(off / other.float().square().mean().sqrt().clamp(min=1e-12))
-
-
-def _correlation(one: Tensor, other: Tensor) -> float:
-    """Correlation of all values."""
-    pair = torch.stack((one.float().flatten(), other.float().flatten()))
-    return float(torch.corrcoef(pair)[0, 1])

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,7 +41,8 @@ def gradient(method: LaddMethod) -> str:
     loss = method.adversarial(0, batch, method.denoised(batch, noisy, t))
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
-    norm = _norm(method.student)
+    grads = [p.grad for p in method.student.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float(grad.float().square().sum()) for grad in grads))
     leaked = any(p.requires_grad or p.grad is not None for p in method.teacher.parameters())
     for module in (*method.state.modules.values(), method.teacher):
         module.zero_grad(set_to_none=True)
@@ -141,17 +143,13 @@ def _watch(
     method: LaddMethod, name: str, moved: dict[str, set[str]]
 ) -> tuple[Callable[..., None], Callable[..., None]]:
     """Hooks around an optimiser's update that note which modules it moves."""
-    seen: dict[str, Tensor] = {}
+    modules, seen = method.state.modules, dict[str, Tensor]()
 
     def before(*_: Any) -> None:
-        seen.update({key: _print(module) for key, module in method.state.modules.items()})
+        seen.update({key: _print(module) for key, module in modules.items()})
 
     def after(*_: Any) -> None:
-        found = {
-            key
-            for key, module in method.state.modules.items()
-            if not torch.equal(seen[key], _print(module))
-        }
+        found = {key for key in modules if not torch.equal(seen[key], _print(modules[key]))}
         moved[name] = moved.get(name, set()) | found
 
     return before, after
@@ -164,32 +162,21 @@ def _print(module: nn.Module) -> Tensor:
         return torch.stack([torch.stack(pair) for pair in sums])
 
 
-def _norm(module: nn.Module) -> float:
-    return math.sqrt(
-        sum(float(p.grad.float().square().sum()) for p in module.parameters() if p.grad is not None)
-    )
-
-
 def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().mean() / other.var())
 
 
 def _within(seconds: float, run: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
     """What `run` returns or raises, or WiringError where it does neither in time."""
-    out: dict[str, Any] = {}
+    future: Future[Mapping[str, float]] = Future()
 
     def target() -> None:
         try:
-            out["value"] = run()
+            future.set_result(run())
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            out["error"] = error
+            future.set_exception(error)
 
-    thread = threading.Thread(target=target, daemon=True, name="trial step")
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    threading.Thread(target=target, daemon=True, name="trial step").start()
+    if not wait([future], seconds).done:
         raise WiringError("turns", f"a step did not end within {seconds:g} s: a side waits forever")
-    if "error" in out:
-        raise out["error"]
-    value: Mapping[str, float] = out["value"]
-    return value
+    return future.result()

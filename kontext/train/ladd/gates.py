@@ -26,14 +26,8 @@ from functools import partial
 from typing import Any
 
 from kontext.errors import GateError, WiringError
-from kontext.train.ladd.gate_samples import (
-    Sampler,
-    first_estimate,
-    sampler_arrives,
-    student_input,
-    teacher_edits,
-)
-from kontext.train.ladd.gate_updates import batch_size, gradient, rates, turns
+from kontext.train.ladd import gate_samples, gate_updates
+from kontext.train.ladd.gate_samples import Sampler
 from kontext.train.methods.ladd import PINNED, LaddMethod
 from schemas.sections.training import DistillConfig
 
@@ -63,29 +57,27 @@ def run_gates(method: LaddMethod, sampler: Sampler, patience: float = PATIENCE) 
         patience: seconds that the trial step may take.
     """
     gates: dict[str, tuple[tuple[int, ...], Callable[[], str]]] = {
-        "sampler": ((4,), partial(sampler_arrives, method, sampler)),
-        "edits": ((3, 4, 5), partial(teacher_edits, method, sampler)),
-        "input": ((1,), partial(student_input, method, sampler)),
-        "estimate": ((2,), partial(first_estimate, method, sampler)),
-        "gradient": ((6,), partial(gradient, method)),
-        "batch": ((9,), partial(batch_size, method)),
-        "turns": ((7, 8), partial(turns, method, patience)),
-        "rates": ((10,), partial(rates, method)),
+        "sampler": ((4,), partial(gate_samples.sampler_arrives, method, sampler)),
+        "edits": ((3, 4, 5), partial(gate_samples.teacher_edits, method, sampler)),
+        "input": ((1,), partial(gate_samples.student_input, method, sampler)),
+        "estimate": ((2,), partial(gate_samples.first_estimate, method, sampler)),
+        "gradient": ((6,), partial(gate_updates.gradient, method)),
+        "batch": ((9,), partial(gate_updates.batch_size, method)),
+        "turns": ((7, 8), partial(gate_updates.turns, method, patience)),
+        "rates": ((10,), partial(gate_updates.rates, method)),
     }
     findings: list[Finding] = []
-    broken = False
     for name, (faults, look) in gates.items():
-        if broken:
-            findings.append(Finding(name, faults, None, "not run: an earlier gate failed"))
-            continue
-        try:
-            findings.append(Finding(name, faults, True, look()))
-        except WiringError as error:
-            findings.append(Finding(name, faults, False, str(error)))
-            broken = True
-        except RuntimeError as error:  # torch's word for a graph or a shape that does not hold
-            findings.append(Finding(name, faults, False, f"{name}: {error}"))
-            broken = True
+        passed: bool | None = None
+        seen = "not run: an earlier gate failed"
+        if not findings or findings[-1].passed:
+            try:
+                passed, seen = True, look()
+            except WiringError as error:
+                passed, seen = False, str(error)
+            except RuntimeError as error:  # torch's word for a graph or a shape that does not hold
+                passed, seen = False, f"{name}: {error}"
+        findings.append(Finding(name, faults, passed, seen))
     return findings
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "/manifest"
+_RECORDED = ("step", "history", "ledger", "incidents", "measured", "clock")  # of the state
 
 
 class Checkpoints:
@@ -55,15 +57,7 @@ class Checkpoints:
 
         self.wait()
         tensors, rest = flattened(state)
-        record = {
-            "rest": rest,
-            "step": state.step,
-            "history": list(state.history),
-            "ledger": state.ledger,
-            "incidents": list(state.incidents),
-            "measured": list(state.measured),
-            "clock": list(state.clock),
-        }
+        record = {"rest": rest, **{name: copy(getattr(state, name)) for name in _RECORDED}}
         self._pending = checkpoint.write(
             tensors, self._store, _folder(state.step), record, self.world, self._forget_old
         )
@@ -91,17 +85,6 @@ class Checkpoints:
         keys = self._store.list("step-")
         return sorted(int(key[5:13]) for key in keys if key.endswith(_MANIFEST))
 
-    def record(self, step: int | None = None) -> dict[str, Any]:
-        """What a checkpoint (the newest by default) says beside its tensors.
-
-        `step`, `history`, `ledger`, `incidents`, `measured`, `clock`, and `rest`: numbers of the
-        optimisers.
-        """
-        record: dict[str, Any] = self._manifest(self.finished()[-1] if step is None else step)[
-            "record"
-        ]
-        return record
-
     def restore(self, state: TrainState) -> bool:
         """Load the newest whole checkpoint into an equally built state; False if there is none.
 
@@ -115,9 +98,8 @@ class Checkpoints:
         record = found["record"]
         compare(record["ledger"], state.ledger, "the checkpoint", "this run")
         self._load(state, found)
-        state.step, state.history = record["step"], record["history"]
-        state.incidents, state.clock = record["incidents"], record["clock"]
-        state.measured = record.get("measured", [])  # checkpoints of before have none
+        for name in _RECORDED:
+            setattr(state, name, record[name])
         return True
 
     def roll_back(self, state: TrainState) -> int:

@@ -62,7 +62,7 @@ def fit(
     method: Method,
     *,
     checkpoints: Checkpoints | None = None,
-    progress: StepProgress | None = None,
+    progress: StepProgress = lambda *_: None,
     policy: GuardConfig | None = None,
     clock: Clock | None = None,
     watchdog: Watchdog | None = None,
@@ -97,13 +97,12 @@ def fit(
             losses = _step(method, guard, clock)
             if watchdog is not None:
                 watchdog.beat()
-            if progress is not None:
-                progress(state.step, method.total_steps, {**losses, **_cost(state)})
+            cost = {name: state.clock[-1][name] for name in COLUMNS}
+            progress(state.step, method.total_steps, {**losses, **cost})
             if measure is not None and measure.due(state.step):
                 found = dict(measure.of(state.step))
                 state.measured.append({"step": state.step, **found})
-                if progress is not None:
-                    progress(state.step, method.total_steps, found)
+                progress(state.step, method.total_steps, found)
             ends = stop()
             last = ends or state.step == method.total_steps
             if checkpoints is not None and (last or checkpoints.due(state.step)):
@@ -112,12 +111,6 @@ def fit(
                 raise Stopped(f"ended at step {state.step} of {method.total_steps}")
     _log.info("%d steps, %.0f s in this process", state.step, time.monotonic() - started)
     return state.history
-
-
-def _cost(state: TrainState) -> dict[str, float | None]:
-    """What the last step cost, under the names of `clock.COLUMNS`."""
-    row = state.clock[-1]
-    return {name: row[name] for name in COLUMNS}
 
 
 def _step(method: Method, guard: Guard, clock: Clock) -> Mapping[str, float]:

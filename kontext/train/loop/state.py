@@ -1,6 +1,7 @@
-"""The state of a training run, and how it is flattened for a checkpoint."""
+"""The state of a training run, its averaged weights, and how it is flattened for a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,54 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kontext.parallel.world import full_tensor, local_part, shard_like
-from kontext.train.loop.ema import Ema
+from kontext.parallel.world import World, full_tensor, is_sharded, local_part, shard_like
 from kontext.train.record.ledger import Ledger
+
+
+class Ema:
+    """EMA of every floating-point tensor of a module, kept in float32 beside it.
+
+    The decay is warmed up as (1 + n) / (10 + n), so that early averages do not remember the
+    initial weights (the rule of TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.shadow = {
+            name: tensor.detach().float().clone() for name, tensor in module.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Fold the module's current weights in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, tensor in module.state_dict().items():
+            self.shadow[name].lerp_(tensor.detach().float(), 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the module's weights with the average."""
+        module.load_state_dict(self.shadow)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[nn.Module]:
+        """The module with averaged weights inside the block, its own again afterwards."""
+        kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        self.copy_to(module)
+        try:
+            yield module
+        finally:
+            module.load_state_dict(kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages plus the update count, for a checkpoint."""
+        return {**self.shadow, "__updates__": torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.updates = int(state["__updates__"])
+        self.shadow = {k: v.clone() for k, v in state.items() if k != "__updates__"}
 
 
 @dataclass
@@ -29,16 +75,19 @@ class TrainState:
     clock: list[dict[str, float | None]] = field(default_factory=list)  # differs from run to run
 
 
-def take_step(state: TrainState, clip: float) -> float:
-    """Let `model` follow the gradient it holds, clipped, and its average follow it.
+def take_step(
+    module: nn.Module, optimizers: Iterable[Optimizer], clip: float, world: World
+) -> float:
+    """Let `module` follow the gradient it holds, clipped.
 
-    Returns the gradient's norm before it was clipped, the whole one on ranks too.
+    What ranks hold whole is summed over them first. Returns the whole gradient's norm before it
+    was clipped.
     """
-    model = state.modules["model"]
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for optimizer in state.optimizers.values():
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    world.add([p.grad for p in parameters if p.grad is not None and not is_sharded(p)])
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    for optimizer in optimizers:
         optimizer.step()
-    state.ema["model"].update(model)
     return float(full_tensor(norm))
 
 

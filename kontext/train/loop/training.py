@@ -1,15 +1,15 @@
 """The one way to train: a method is built, taken to its last step, and saved on the way.
 
-A method's file has a function `build(config, inputs, world)`. A stage calls it with a world of one
-and trains what it returns with `train`. Where the recipe asks for ranks, each of them calls the
-same function with its own world and goes on from the checkpoint of step 0, in which the stage has
-saved its starting weights; the stage then reads the last checkpoint. Whatever the recipe starts
-from, ranks need to know only the model's shape.
+A stage calls the function `build(config, inputs, world)` of a method's file with a world of one and
+trains what it returns with `train`. Where the recipe asks for ranks, each calls the same function
+with its own world and goes on from the checkpoint of step 0, which has the starting weights: ranks
+need to know only the model's shape. The stage then reads the last checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from kontext.parallel.flops import peak_flops
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import LaunchSection, on_ranks
-from kontext.parallel.ranks.rank import Rank, StepProgress, called, function_name
+from kontext.parallel.ranks.rank import Rank, StepProgress, function_name
 from kontext.parallel.ranks.watchdog import Watchdog
 from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
@@ -52,9 +52,7 @@ class BuiltMethod(Method, Protocol):
         """What step `index` costs, over all ranks."""
 
 
-Build = Callable[
-    [Any, Inputs, World], BuiltMethod
-]  # of the recipe section, its inputs, and the ranks
+Build = Callable[[Any, Inputs, World], BuiltMethod]  # of the section, its inputs and the ranks
 
 
 def train(
@@ -109,13 +107,7 @@ def train(
             )
     watchdog = Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt")
     return take_steps(
-        method,
-        config,
-        checkpoints,
-        progress,
-        watchdog,
-        measure=measure or method.measure,
-        stop=ctx.stop,
+        method, config, checkpoints, progress, watchdog, measure or method.measure, ctx.stop
     )
 
 
@@ -129,18 +121,10 @@ def train_on_rank(
     checkpoints: str,
 ) -> None:
     """A rank's part of `train`: `build` names the function, `checkpoints` is their URL."""
-    method: BuiltMethod = called(build)(config, inputs, rank.world)
+    method: BuiltMethod = resolve_name(build)(config, inputs, rank.world)
     method.state.ledger = ledger
     saved = Checkpoints(checkpoints, config.checkpoint_every, config.launch.keep, rank.world)
-    take_steps(
-        method,
-        config,
-        saved,
-        rank.progress,
-        rank.watchdog,
-        measure=method.measure,
-        stop=rank.stop,
-    )
+    take_steps(method, config, saved, rank.progress, rank.watchdog, method.measure, rank.stop)
 
 
 def take_steps(
@@ -149,9 +133,8 @@ def take_steps(
     checkpoints: Checkpoints,
     progress: StepProgress,
     watchdog: Watchdog,
-    *,
-    measure: Measure | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    measure: Measure | None,
+    stop: Callable[[], bool],
 ) -> list[dict[str, float]]:
     """The loop with a method's clock and a section's guard; see `kontext.train.loop.fit`."""
     world = method.world

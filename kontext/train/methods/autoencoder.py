@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.data.shards.image_batch import ImageBatch, ImageSource
-from kontext.errors import RecipeError
 from kontext.models.autoencoder.network import Autoencoder, sample_posterior
 from kontext.models.autoencoder.patchgan import PatchDiscriminator
 from kontext.models.precision import autocast, compute_dtype
@@ -28,10 +27,9 @@ from kontext.train.images.perceptual import (
     unloaded_backbone,
 )
 from kontext.train.loop.clock import Work, waiting
-from kontext.train.loop.ema import Ema
 from kontext.train.loop.fit import Measure, generator
-from kontext.train.loop.state import TrainState
-from kontext.train.optim.build import adamw, conv_optimizers, scale_rates, warmup_cosine
+from kontext.train.loop.state import Ema, TrainState, take_step
+from kontext.train.optim.build import adamw, build_optimizers, scale_rates, warmup_cosine
 from schemas.sections.training import AutoencoderConfig
 
 
@@ -82,8 +80,7 @@ class AutoencoderMethod:
         else:
             self.world, self.source = world or World(), images
         self.device = self.world.device
-        if config.batch < self.world.size:
-            raise RecipeError(f"a batch of {config.batch} is too small for {self.world.size} ranks")
+        self.world.check_batch(config.batch)
         self.model = (model or Autoencoder(config.shape)).to(self.device)
         if config.decoder_only:
             self.model.encoder.requires_grad_(False)
@@ -92,7 +89,7 @@ class AutoencoderMethod:
         self.products = compute_dtype("auto", self.device)
         self.measure: Measure | None = None
         self._side = 0  # of the images, in pixels; known from the first step on
-        optimizers = conv_optimizers(self.model, config.optimizer, config.lr, groups=config.groups)
+        optimizers = build_optimizers(self.model, config.optimizer, config.lr, groups=config.groups)
         self.state = TrainState(
             modules={"model": self.model, "critic": self.critic},
             optimizers={
@@ -117,7 +114,9 @@ class AutoencoderMethod:
         mean, logvar = mean.float(), logvar.float()
         latents = self._sampled(index, batch, mean, logvar)
         if noised:
-            latents = self._noised(index, batch, latents)
+            draw = generator(c.seed, index, "noise")
+            part = (batch.total, batch.first, self.world.std(latents))
+            latents = add_latent_noise(latents, c.latent_noise, draw, part)
         with autocast(self.device):
             fake = self.model.decode_raw(latents)
         fake = fake.float()
@@ -144,19 +143,8 @@ class AutoencoderMethod:
         noise = torch.randn(batch.total, *mean.shape[1:], generator=draw)
         return sample_posterior(mean, logvar, batch.own(noise).to(mean.device))
 
-    def _noised(self, index: int, batch: ImageBatch, latents: Tensor) -> Tensor:
-        draw = generator(self.config.seed, index, "noise")
-        part = (batch.total, batch.first, self.world.std(latents))
-        return add_latent_noise(latents, self.config.latent_noise, draw, part)
-
     def _generator_losses(
-        self,
-        index: int,
-        share: float,
-        real: Tensor,
-        fake: Tensor,
-        mean: Tensor,
-        logvar: Tensor,
+        self, index: int, share: float, real: Tensor, fake: Tensor, mean: Tensor, logvar: Tensor
     ) -> dict[str, Tensor]:
         c = self.config
         losses = {"l1": (fake - real).abs().mean()}
@@ -187,11 +175,7 @@ class AutoencoderMethod:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         (loss * share).backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.state.modules[name].parameters() if p.grad is not None]
-        self.world.add([p.grad for p in parameters if p.grad is not None])
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(self.state.modules[name], optimizers, 1.0, self.world)
 
 
 def codec_work(config: AutoencoderConfig, side: int) -> Callable[[int], Work]:
@@ -225,7 +209,7 @@ def _codec_passes(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
         features = unloaded_backbone(config)
     runs: tuple[Callable[[], object], ...] = (
         lambda: codec.decode_raw(codec.moments(image)[0]),
-        lambda: features.maps(image, None, config.perceptual_levels),
+        lambda: features.maps(image, levels=config.perceptual_levels),
         lambda: critic(image),
     )
     counts = []
@@ -255,10 +239,7 @@ class ImagesInMemory:
 
 
 def add_latent_noise(
-    latents: Tensor,
-    most: float,
-    draw: torch.Generator,
-    part: tuple[int, int, Tensor] | None = None,
+    latents: Tensor, most: float, draw: torch.Generator, part: tuple[int, int, Tensor] | None = None
 ) -> Tensor:
     """Latents [B, C, h, w] with noise of 0 to `most` times their own spread, drawn per sample.
 

@@ -134,7 +134,8 @@ class FlowMethod:
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         report = self._backward(index, parts)
-        norm = take_step(self.state, c.clip)
+        norm = take_step(self.model, self.state.optimizers.values(), c.clip, self.world)
+        self.state.ema["model"].update(self.model)
         return {"loss": report.pop("loss"), "grad_norm": norm, **report}
 
     def pairs_at(self, index: int) -> list[tuple[str, Tensor]]:

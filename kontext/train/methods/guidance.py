@@ -65,16 +65,14 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMetho
 class GuidanceMethod(EditMethod):
     """Regression of the student on the teacher's guided velocity, on edits only.
 
+    Ranks hold teacher and student sharded. Other arguments are those of `EditMethod`.
+
     Args:
-        config: the recipe section; `guidance_distill` has the steps and the range.
-        data: encoded training pairs.
         teacher: trained with CFG dropout of the text; frozen here.
-        world: this process among the ranks, which hold teacher and student sharded; alone by
-            default.
 
     Raises:
-        RecipeError: the teacher has a guidance embedding, or was trained without text dropout, or
-            a batch has fewer edits than there are ranks.
+        RecipeError: the teacher has a guidance embedding, or was trained without text dropout;
+            also as `EditMethod`.
     """
 
     def __init__(

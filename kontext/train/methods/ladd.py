@@ -26,7 +26,7 @@ from kontext.models.precision import autocast, compute_dtype, full_precision
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import gather_weights_for, shard
-from kontext.parallel.world import World, full_tensor, is_sharded
+from kontext.parallel.world import World
 from kontext.train.flow.timesteps import logit_normal, schedule
 from kontext.train.flow.velocity import add_noise, unit_guidance, velocity, with_contexts
 from kontext.train.ladd.formulas import (
@@ -38,9 +38,8 @@ from kontext.train.ladd.formulas import (
 )
 from kontext.train.ladd.heads import LaddHeads
 from kontext.train.loop.clock import Work
-from kontext.train.loop.ema import Ema
 from kontext.train.loop.fit import Measure, generator
-from kontext.train.loop.state import TrainState
+from kontext.train.loop.state import Ema, TrainState, take_step
 from kontext.train.optim.build import adamw
 from schemas.sections.training import DistillConfig
 
@@ -110,11 +109,7 @@ class LaddMethod:
         self.edits, self.real = edits, teacher_edits
         self.device = data.latents.device
         self.world = world or World(device=self.device)
-        if config.batch < self.world.size * config.accumulate:
-            raise RecipeError(
-                f"a batch of {config.batch} is too small for {self.world.size} ranks"
-                + (f" times {config.accumulate} parts" if config.accumulate > 1 else "")
-            )
+        self.world.check_batch(config.batch, config.accumulate)
         if config.parallel.context > 1 or config.parallel.compile:
             raise RecipeError("distill takes no parallel.context and no parallel.compile")
         self._rows = self.world.rows(config.batch)
@@ -180,16 +175,10 @@ class LaddMethod:
     def logits(self, batch: Batch, clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Head logits [B, taps * N] of packed clean samples renoised to `level` [B]."""
         tokens, ids = with_contexts(add_noise(clean, noise, level), batch)
+        inputs = (tokens, ids, batch.tokens, batch.pooled, level)
+        guidance = unit_guidance(self.teacher, level)
         with autocast(self.device):
-            states = self.teacher.features(
-                tokens,
-                ids,
-                batch.tokens,
-                batch.pooled,
-                level,
-                taps=self.taps,
-                guidance=unit_guidance(self.teacher, level),
-            )
+            states = self.teacher.features(*inputs, taps=self.taps, guidance=guidance)
             logits: Tensor = self.heads(states, self.data.grid, level, batch.pooled)
         return logits.float()
 
@@ -247,22 +236,18 @@ class LaddMethod:
         seen = self.state.extra.get("accuracy", 0.5 * (c.heads_floor + c.heads_ceiling))
         report = self.update_heads(index, parts, learn=seen <= c.heads_ceiling)
         updates = int(seen <= c.heads_ceiling)
-        if seen < c.heads_floor:
-            self._second_update(self.total_steps + index)
-            updates = 2
+        if seen < c.heads_floor:  # another update, on a batch that no step has
+            more, updates = self.total_steps + index, 2
+            with torch.no_grad():
+                inputs = ((rows, self.student_input(more, rows)) for rows in self._parts)
+                parts = [Estimated(rows, each[0], self.denoised(*each)) for rows, each in inputs]
+            self.update_heads(more, parts)
         if c.heads_floor > 0 or c.heads_ceiling < 1:
             report["heads_updates"] = updates
             self.state.extra["accuracy"] = (
                 _ACCURACY_DECAY * seen + (1 - _ACCURACY_DECAY) * report["accuracy"]
             )
         return report
-
-    def _second_update(self, index: int) -> None:
-        """Another update of the heads, on a batch that no step has."""
-        with torch.no_grad():
-            inputs = ((rows, self.student_input(index, rows)) for rows in self._parts)
-            parts = [Estimated(rows, each[0], self.denoised(*each)) for rows, each in inputs]
-        self.update_heads(index, parts)
 
     def update_heads(
         self, index: int, parts: Iterable[Estimated], learn: bool = True
@@ -386,9 +371,5 @@ class LaddMethod:
 
     def _take(self, name: str) -> float:
         """One optimiser step of one side; returns its gradient norm before it is cleared."""
-        module, optimizer = self.state.modules[name], self.state.optimizers[name]
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        self.world.add([p.grad for p in parameters if p.grad is not None and not is_sharded(p)])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
-        optimizer.step()
-        return float(full_tensor(norm))
+        optimizer = self.state.optimizers[name]
+        return take_step(self.state.modules[name], [optimizer], self.config.clip, self.world)

@@ -1,10 +1,9 @@
 """The flow's last steps, with a loss in pixels: the clean estimate is decoded and compared.
 
 In latents all differences weigh the same, but what an edit looks like depends on few of them. So
-after the regression in latents the clean estimate x_t - t v is decoded by the frozen autoencoder
-and compared with the decoded target in a feature network too (LPIPS's form, and the pooled
-embedding), as few-step rectified flows are trained (Lee, Lin & Fanti 2024, arXiv 2405.20320). The
-distance in latents stays in the loss: it holds what the feature network does not see.
+the clean estimate x_t - t v is decoded by the frozen autoencoder and compared with the decoded
+target in a feature network too (LPIPS's form, and the pooled embedding), as in few-step rectified
+flows (Lee, Lin & Fanti 2024, arXiv 2405.20320). The distance in latents stays in the loss.
 """
 
 from __future__ import annotations
@@ -58,18 +57,13 @@ class PictureMethod(EditMethod):
     """Trains a flow on edits, with a loss on its decoded estimates.
 
     The model is trained in place; its averaged weights are in `state.ema`. On several ranks it
-    comes sharded, and each rank decodes its own rows of a global batch.
+    comes sharded, and each rank decodes its own rows of a global batch. Other arguments and errors
+    are those of `EditMethod`.
 
     Args:
-        config: the recipe section; `pictures` has the steps and weights.
-        data: encoded training pairs.
         model: a trained flow; what of it takes a gradient is trained.
         codec: the autoencoder that made the latents, frozen.
         features: the frozen network that pictures are compared in.
-        world: this process among the ranks; alone by default.
-
-    Raises:
-        RecipeError: there are no edits to train on, or fewer in a batch than there are ranks.
     """
 
     def __init__(

@@ -1,4 +1,1 @@
-"""Optimisers: AdamW, AdamW with small moments, and Muon for hidden matrices.
-
-`build` chooses by name and gives parameter groups their own rates.
-"""
+"""Optimisers: AdamW, AdamW with small moments, and Muon, with rates by parameter group."""

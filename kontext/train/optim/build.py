@@ -18,8 +18,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from kontext.errors import RecipeError
 from kontext.parallel.muon import sharded_step
 from kontext.parallel.world import is_sharded
-from kontext.train.loop.ema import Ema
-from kontext.train.loop.state import TrainState
+from kontext.train.loop.state import Ema, TrainState
 from kontext.train.optim.light_adamw import BETAS, light_adamw
 from schemas.sections.training import FinetuneConfig, ParameterGroup
 
@@ -78,63 +77,40 @@ def adamw(
     return AdamW(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
 
 
-def transformer_optimizers(
-    model: nn.Module,
-    name: str,
-    lr: float,
-    weight_decay: float,
-    groups: Sequence[ParameterGroup] = (),
-) -> list[Optimizer]:
-    """Optimisers for a FluxTransformer; `muon` takes the matrices inside blocks."""
-    return _split(model, name, lr, weight_decay, _is_block_matrix, groups)
-
-
 def transformer_state(
     model: nn.Module, config: FinetuneConfig, lr: float, ema_decay: float
 ) -> TrainState:
     """The state of a run that trains a FluxTransformer, with the section's optimisers."""
-    optimizers = transformer_optimizers(
-        model, config.optimizer, lr, config.weight_decay, config.groups
-    )
+    made = build_optimizers(model, config.optimizer, lr, config.weight_decay, config.groups)
     return TrainState(
         modules={"model": model},
-        optimizers={type(o).__name__.lower(): o for o in optimizers},
+        optimizers={type(o).__name__.lower(): o for o in made},
         ema={"model": Ema(model, ema_decay)},
     )
 
 
-def conv_optimizers(
+def build_optimizers(
     model: nn.Module,
     name: str,
     lr: float,
     weight_decay: float = 0.0,
     groups: Sequence[ParameterGroup] = (),
 ) -> list[Optimizer]:
-    """Optimisers for a convolutional network; `muon` takes its inner kernels."""
-    return _split(model, name, lr, weight_decay, _is_inner_kernel, groups)
+    """Optimisers for a FluxTransformer or a convolutional network.
 
-
-def _split(
-    model: nn.Module,
-    name: str,
-    lr: float,
-    weight_decay: float,
-    for_muon: Callable[[str, nn.Parameter], bool],
-    groups: Sequence[ParameterGroup],
-) -> list[Optimizer]:
+    `muon` takes the matrices inside a transformer's blocks, or the inner kernels of convolutions.
+    """
     if name not in _NAMES:
         raise ValueError(f"unknown optimiser '{name}' (known: {', '.join(_NAMES)})")
     chosen = by_name(model, lr, weight_decay, groups)
     if name != "muon":
         make: Callable[..., Optimizer] = adamw if name == "adamw" else light_adamw(name)
-        return [make(_parameters(chosen), lr, weight_decay)]
-    hidden = _only(chosen, lambda key, p: for_muon(key, p))
-    rest = _only(chosen, lambda key, p: not for_muon(key, p))
+        return [make(_parameters(chosen), lr=lr, weight_decay=weight_decay)]
     made: list[Optimizer] = []
-    if hidden:
-        made.append(MatrixMuon(_parameters(hidden), lr, weight_decay))
-    if rest:
-        made.append(adamw(_parameters(rest), lr, weight_decay))
+    if hidden := _parameters(chosen, _is_hidden):
+        made.append(MatrixMuon(hidden, lr, weight_decay))
+    if rest := _parameters(chosen, lambda *named: not _is_hidden(*named)):
+        made.append(adamw(rest, lr, weight_decay))
     return made
 
 
@@ -169,30 +145,26 @@ def by_name(
     return [group for group in found if group["named"]]
 
 
-def _only(groups: Groups, wanted: Callable[[str, nn.Parameter], bool]) -> Groups:
-    """The groups reduced to the parameters that are wanted."""
-    kept = [{**g, "named": [pair for pair in g["named"] if wanted(*pair)]} for g in groups]
-    return [group for group in kept if group["named"]]
-
-
-def _parameters(groups: Groups) -> Groups:
-    """The groups as optimisers take them."""
-    return [
+def _parameters(
+    groups: Groups, wanted: Callable[[str, nn.Parameter], bool] = lambda *_: True
+) -> Groups:
+    """The groups as optimisers take them, reduced to the parameters that are wanted."""
+    made = [
         {
-            "params": [p for _, p in group["named"]],
+            "params": [p for name, p in group["named"] if wanted(name, p)],
             "lr": group["lr"],
             "weight_decay": group["weight_decay"],
         }
         for group in groups
     ]
+    return [group for group in made if group["params"]]
 
 
-def _is_block_matrix(key: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and key.startswith(_HIDDEN) and ".lin." not in key
-
-
-def _is_inner_kernel(key: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 4 and min(parameter.shape[:2]) >= 16
+def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is for it: a matrix inside a block, or a kernel between wide maps."""
+    if parameter.ndim == 4:
+        return min(parameter.shape[:2]) >= 16
+    return parameter.ndim == 2 and name.startswith(_HIDDEN) and ".lin." not in name
 
 
 def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:

@@ -5,20 +5,19 @@
     adamw-bf16   both moments in bfloat16
 
 The update itself is torchao's: float32, compiled on accelerators. What is ours is how the moments
-are laid out, because torchao's own `AdamW8bit` lacks two properties (a test shows both). Its blocks
-run on from row to row, and the size of a shard decides whether it is quantised, so that a run on
-more or fewer ranks (FSDP shards rows) has other moments. Its state holds tensor subclasses, which
-no safetensors checkpoint takes. Here a block never crosses a row, and a checkpoint holds codes and
-scales as plain tensors with the rows of their parameter: a run goes on with the same bits, or with
-more or fewer ranks. torchao publishes no optimiser with bfloat16 moments; its
-`bf16_stochastic_round` is about the weights.
+are laid out. In torchao's own `AdamW8bit` (a test shows both) blocks run on from row to row and the
+size of a shard decides whether it is quantised, so that a run on more or fewer ranks (FSDP shards
+rows) has other moments; and its state holds tensor subclasses. Here a block never crosses a row,
+and a checkpoint holds codes and scales as plain tensors with the rows of their parameter: a run
+goes on with the same bits, or with more or fewer ranks. torchao has no bfloat16 moments.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from kontext.errors import RecipeError
@@ -31,8 +30,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _CODES, _SCALE = ".codes", ".scale"
 
 
-def light_adamw(name: str) -> Callable[[Iterable[nn.Parameter], float, float], Optimizer]:
-    """`adamw-8bit` or `adamw-bf16` as a function of parameters, rate and decay.
+def light_adamw(name: str) -> Callable[..., Optimizer]:
+    """`adamw-8bit` or `adamw-bf16` as a function of parameters, `lr` and `weight_decay`.
 
     Raises:
         RecipeError: torchao is missing.
@@ -79,26 +78,17 @@ def light_adamw(name: str) -> Callable[[Iterable[nn.Parameter], float, float], O
                     _fill(own[moment], moment, state)
                 self.state[ordered[index]] = own
 
-    def make(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
-        made: Optimizer = LightAdamW(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay)
-        return made
-
-    return make
+    return partial(LightAdamW, betas=BETAS)
 
 
 def is_quantised(parameter: Tensor) -> bool:
     """Whether a parameter's moments are held in 8 bits: the same on every rank."""
     row = parameter.shape[1:].numel() if parameter.dim() > 1 else 1
-    return parameter.numel() >= _SMALLEST and row % BLOCK == 0 and _on_every_rank(parameter)
-
-
-def _on_every_rank(parameter: Tensor) -> bool:
-    """Whether every rank has rows of the parameter."""
-    if not is_sharded(parameter):
-        return True
-    ranks = parameter.device_mesh.size(-1)  # type: ignore[attr-defined]
+    if parameter.numel() < _SMALLEST or row % BLOCK:
+        return False
+    ranks = parameter.device_mesh.size(-1) if is_sharded(parameter) else 1  # type: ignore[attr-defined]
     most = -(-parameter.shape[0] // ranks)
-    return bool((ranks - 1) * most < parameter.shape[0])
+    return bool((ranks - 1) * most < parameter.shape[0])  # every rank has rows of it
 
 
 def _split_moments(state: dict[str, Any]) -> dict[str, Any]:

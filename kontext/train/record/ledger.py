@@ -42,38 +42,32 @@ def without_arithmetic(ledger: Mapping[str, str]) -> Ledger:
     return {name: value for name, value in ledger.items() if name not in ARITHMETIC}
 
 
-def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """One line for every entry that is not the same in both, `name: one -> other`."""
+def differences(
+    one: Mapping[str, str], other: Mapping[str, str], shared: bool = False
+) -> list[str]:
+    """One line for every entry that is not the same in both, `name: one -> other`.
+
+    With `shared`, entries that only one has are not looked at: the ledgers of two stages.
+    """
+    names = one.keys() & other.keys() if shared else one.keys() | other.keys()
     return [
         f"{name}: {one.get(name, ABSENT)} -> {other.get(name, ABSENT)}"
-        for name in sorted({*one, *other})
+        for name in sorted(names)
         if one.get(name) != other.get(name)
     ]
 
 
-def compare(one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str) -> None:
-    """Stop where two ledgers differ.
+def compare(
+    one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str, shared: bool = False
+) -> None:
+    """Stop where two ledgers differ; `shared` as in `differences`.
 
     Raises:
         NumericsError: with one line per difference.
     """
-    lines = differences(one, other)
-    if lines:
+    if lines := differences(one, other, shared):
         heading = f"the numerics of {whose} are not those of {others}:"
         raise NumericsError("\n  ".join([heading, *lines]), tuple(lines))
-
-
-def compare_shared(
-    one: Mapping[str, str], other: Mapping[str, str], whose: str, others: str
-) -> None:
-    """`compare` only the entries that both have, for ledgers of two different stages."""
-    shared = one.keys() & other.keys()
-    compare(
-        {name: one[name] for name in shared},
-        {name: other[name] for name in shared},
-        whose,
-        others,
-    )
 
 
 def dtype_names(dtypes: Iterable[torch.dtype]) -> str:

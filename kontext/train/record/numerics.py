@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.train.record.ledger import Ledger, codec_ledger, compare_shared, without_arithmetic
+from kontext.train.record.ledger import Ledger, codec_ledger, compare, without_arithmetic
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -24,11 +24,7 @@ def codec_digest(trained: Artifact) -> str:
 
 
 def encoded_ledger(
-    ctx: StageContext,
-    codec: Autoencoder,
-    products: torch.dtype,
-    text_digest: str,
-    text_length: int,
+    ctx: StageContext, codec: Autoencoder, products: torch.dtype, text_digest: str, text_length: int
 ) -> Ledger:
     """The lines of whoever has an autoencoder and a text encoder loaded."""
     return {
@@ -67,14 +63,13 @@ def check_against(
     if LEDGER not in artifact.names():
         ctx.note(f"{source} has no numerics ledger (made before there were any): not compared")
         return
-    made = artifact.json(LEDGER)
-    whose = f"{source}/{artifact.digest}"
-    compare_shared(made if arithmetic else without_arithmetic(made), lines, whose, f"this {stage}")
+    made = artifact.json(LEDGER) if arithmetic else without_arithmetic(artifact.json(LEDGER))
+    compare(made, lines, f"{source}/{artifact.digest}", f"this {stage}", shared=True)
 
 
 def report_ledger(ctx: StageContext, stage: str, ledger: Mapping[str, str]) -> None:
     """Show the ledger as a run starts."""
-    rows = [{"entry": name, "value": value} for name, value in sorted(ledger.items())]
-    for row in rows:
-        ctx.log.info("numerics: %s = %s", row["entry"], row["value"])
-    ctx.report.table(f"{stage}-numerics", rows)
+    lines = sorted(ledger.items())
+    for line in lines:
+        ctx.log.info("numerics: %s = %s", *line)
+    ctx.report.table(f"{stage}-numerics", [{"entry": k, "value": v} for k, v in lines])

@@ -13,8 +13,6 @@ from kontext.parallel.attention import active_kernel
 from kontext.train.loop.state import TrainState
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from kontext.engine.stage import StageContext
 
 
@@ -29,8 +27,13 @@ def device_for(ctx: StageContext) -> torch.device:
 def write_history(
     ctx: StageContext, history: Sequence[Mapping[str, float]], name: str = "history"
 ) -> None:
-    """Store one row per step as `<name>.parquet`."""
-    ctx.output.add_table(f"{name}.parquet", history_table(history))
+    """Store one row per step as `<name>.parquet`; a value that a row lacks is null."""
+    import pyarrow as pa
+
+    keys = dict.fromkeys(key for row in history for key in row)
+    kinds = {key: pa.int64() if key == "step" else pa.float64() for key in keys}
+    columns = {key: pa.array([row.get(key) for row in history], kinds[key]) for key in keys}
+    ctx.output.add_table(f"{name}.parquet", pa.table(columns))
 
 
 def write_incidents(ctx: StageContext, state: TrainState) -> None:
@@ -43,16 +46,6 @@ def write_incidents(ctx: StageContext, state: TrainState) -> None:
             f"{incident['weights_of_step']}"
         )
     ctx.output.metric("steps_left_out", len(state.incidents))
-
-
-def history_table(history: Sequence[Mapping[str, float]]) -> pa.Table:
-    """History rows with the union of their keys as columns; absent values are null."""
-    import pyarrow as pa
-
-    names = list(dict.fromkeys(name for row in history for name in row))
-    kinds = {name: pa.int64() if name == "step" else pa.float64() for name in names}
-    columns = {name: pa.array([row.get(name) for row in history], kinds[name]) for name in names}
-    return pa.table(columns)
 
 
 def save_weights(ctx: StageContext, name: str, state: Mapping[str, Tensor]) -> None:

@@ -43,20 +43,15 @@ def report_progress(ctx: StageContext, label: str) -> StepProgress:
 
 
 def report_speed(
-    ctx: StageContext,
-    label: str,
-    state: TrainState,
-    estimate: Callable[[Machine], Estimate],
-    machine: Machine | None = None,
+    ctx: StageContext, label: str, state: TrainState, estimate: Callable[[Machine], Estimate]
 ) -> str:
     """Publish what the steps cost, as metrics, as a table, and as the sentence returned.
 
     Not a file of the artifact: files have the same bytes on every run, and these do not.
 
     Args:
-        estimate: what the stage was expected to take on a machine.
-        machine: where the estimate is compared with the measurement; this machine where it has a
-            GPU, and no comparison elsewhere.
+        estimate: what the stage was expected to take on a machine; it is compared with what was
+            measured where this machine has a GPU.
     """
     steady = state.clock[1:] or state.clock  # the first step allocates and tunes
     found = medians(steady)
@@ -69,7 +64,7 @@ def report_speed(
         f"{_shown(found['utilisation'], '.1%')}, {_shown(found['data_wait'], '.2g')} s of it "
         f"waiting for data; memory {_shown(found['memory_mib'], ',.0f')} MiB."
     )
-    machine = machine or this_machine(ctx)
+    machine = this_machine(ctx)
     if machine is None:
         return said
     row = compared(estimate(machine), {f"step_{name}": value for name, value in found.items()})

@@ -1,4 +1,1 @@
-"""The weights that training starts from: files, artifacts, adapters beside them, and their digest.
-
-`init` in a recipe names them; the digest of files on disk is part of the stage's digest.
-"""
+"""The weights that a recipe's `init` names: files, artifacts, adapters, and their digests."""

@@ -19,19 +19,13 @@ from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, apply_lora, lora_of, merge
 from kontext.train.start.files import names_artifact, open_init, transformer_path
-from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 LORA = "lora.safetensors"
-_KNOWN_FROM_TENSORS = set(TransformerShape.model_fields) - {
-    "num_heads",
-    "axes_dim",
-    "theta",
-    "timestep_shift",
-}
+_NOT_IN_TENSORS = ("num_heads", "axes_dim", "theta", "timestep_shift")  # of a shape
 
 
 def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTransformer | None:
@@ -87,7 +81,7 @@ def _check_shape(path: Path, config: FinetuneConfig) -> None:
     differs = [
         f"{name} {own[name]} for {value}"
         for name, value in config.shape.model_dump().items()
-        if own[name] != value and name in _KNOWN_FROM_TENSORS
+        if own[name] != value and name not in _NOT_IN_TENSORS
     ]
     raise RecipeError(
         f"finetune.init: {config.init} is not of finetune.shape: "

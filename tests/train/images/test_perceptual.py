@@ -39,7 +39,7 @@ def test_vgg_is_torchvisions() -> None:
     for one, other in zip(maps, found, strict=True):
         torch.testing.assert_close(one, other)
     assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 2]
-    assert torch.equal(ours.maps(images, None, (1, 3))[1], maps[3])
+    assert torch.equal(ours.maps(images, (1, 3))[1], maps[3])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

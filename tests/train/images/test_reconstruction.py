@@ -45,7 +45,7 @@ def test_a_card_says_what_its_number_is_of() -> None:
     assert found["psnr"].backbone == "none" and found["rfid"].backbone == "A net (random)"
     assert "6 images: biased upwards" in found["rfid"].caveat and found["lpips"].side == 32
     assert "levels [0, 4]" in found["lpips"].protocol
-    assert found["psnr"].row()["unit"] == "dB"
+    assert found["psnr"].unit == "dB"
 
 
 def test_the_spectrum_tells_smooth_latents_from_noise() -> None:

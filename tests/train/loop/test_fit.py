@@ -7,10 +7,9 @@ from torch import nn
 
 from kontext.errors import GateError
 from kontext.train.loop.checkpoint import Checkpoints
-from kontext.train.loop.ema import Ema
 from kontext.train.loop.fit import fit, generator
-from kontext.train.loop.state import TrainState
-from kontext.train.optim.build import conv_optimizers, transformer_optimizers, warmup_cosine
+from kontext.train.loop.state import Ema, TrainState
+from kontext.train.optim.build import build_optimizers, warmup_cosine
 
 
 class Regression:
@@ -20,7 +19,7 @@ class Regression:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
         self.total_steps, self.broken_at = steps, broken_at
-        muon, adam = conv_optimizers(self.model, "muon", 5e-2)
+        muon, adam = build_optimizers(self.model, "muon", 5e-2)
         self.state = TrainState(
             {"model": self.model}, {"muon": muon, "adamw": adam}, {"model": Ema(self.model, 0.9)}
         )
@@ -105,4 +104,4 @@ def test_warmup_then_cosine_to_the_floor() -> None:
 
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown optimiser 'sgd'"):
-        transformer_optimizers(nn.Linear(1, 1), "sgd", 1e-3, 0.0)
+        build_optimizers(nn.Linear(1, 1), "sgd", 1e-3, 0.0)

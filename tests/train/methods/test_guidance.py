@@ -36,7 +36,7 @@ def test_the_student_starts_as_the_teacher_whatever_it_is_told() -> None:
 def test_the_goal_is_the_samplers_guided_velocity() -> None:
     """One Euler step of classifier-free guidance with the sampler, against the method's goal."""
     method = make()
-    (part,) = method.draws.at(3)
+    (part,) = method.parts_at(3)
     batch, noisy, t, guidance = part.batch, part.noisy, part.t, method.guidance_of(part)
     goal, _ = method.guided(batch, noisy, t, guidance)
     row = torch.tensor([5])
@@ -53,7 +53,7 @@ def test_only_edits_are_drawn_and_guidance_covers_its_range() -> None:
     method = make()
     told = []
     for index in range(20):
-        (part,) = method.draws.at(index)
+        (part,) = method.parts_at(index)
         assert part.batch.context is not None and len(part.batch.target) == 16
         assert float(part.t.min()) > 0 and float(part.t.max()) < 1
         told.append(method.guidance_of(part))

@@ -86,7 +86,7 @@ def test_pictures_come_nearer_and_only_the_flow_learns() -> None:
 
 def test_its_parts_are_what_they_say() -> None:
     method = make(mask_weight=2.0, perceptual_weight=0.5, embedding_weight=0.25)
-    (part,) = method.draws.at(0)
+    (part,) = method.parts_at(0)
     batch, noisy, t = part.batch, part.noisy, part.t
     with torch.no_grad():
         estimate = noisy - t.view(-1, 1, 1) * velocity(method.model, noisy, batch, t)
@@ -101,7 +101,7 @@ def test_its_parts_are_what_they_say() -> None:
 
 def test_inputs_are_noised_edits_at_the_flows_own_levels() -> None:
     method = make()
-    (part,) = method.draws.at(0)
+    (part,) = method.parts_at(0)
     batch, noisy, t = part.batch, part.noisy, part.t
     clean = pack(batch.target)
     noise = (noisy - (1 - t.view(-1, 1, 1)) * clean) / t.view(-1, 1, 1)
@@ -134,7 +134,7 @@ def test_an_accumulated_batch_is_the_batch() -> None:
         method = make(steps=3)
         config = method.config.model_copy(update={"accumulate": accumulate})
         parts = PictureMethod(config, method.data, method.model, method.codec, method.features)
-        assert len(parts.draws.at(0)) == accumulate
+        assert len(parts.parts_at(0)) == accumulate
         with full_precision():
             histories.append(fit(parts))
     for one, other in zip(*histories, strict=True):

@@ -3,7 +3,7 @@ import torch
 
 from kontext.errors import RecipeError
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.optim.build import by_name, scale_rates, transformer_optimizers
+from kontext.train.optim.build import build_optimizers, by_name, scale_rates
 from schemas.sections.training import ParameterGroup
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
@@ -17,7 +17,7 @@ def test_groups_give_rates_and_decays_by_name(name: str) -> None:
         ParameterGroup(match="*.img_mod.*", lr=2.0),
     )
     model = toy_model()
-    optimizers = transformer_optimizers(model, name, 0.1, 0.01, groups)
+    optimizers = build_optimizers(model, name, 0.1, 0.01, groups)
     scale_rates(optimizers, 0.5)
     named = {id(p): key for key, p in model.named_parameters()}
     found = {}
@@ -66,6 +66,6 @@ def test_groups_that_match_nothing_or_freeze_everything_are_refused() -> None:
 
 
 def test_without_groups_there_is_one_of_everything() -> None:
-    (optimizer,) = transformer_optimizers(toy_model(), "adamw", 0.1, 0.01)
+    (optimizer,) = build_optimizers(toy_model(), "adamw", 0.1, 0.01)
     (group,) = optimizer.param_groups
     assert len(group["params"]) == len(list(toy_model().parameters()))

@@ -72,7 +72,7 @@ def test_the_update_is_adamws_formula_where_nothing_is_quantised() -> None:
     found = []
     for make in (adamw, light_adamw("adamw-8bit")):
         parameter = nn.Parameter(values[0].clone())
-        optimizer = make([parameter], 0.1, 0.01)
+        optimizer = make([parameter], lr=0.1, weight_decay=0.01)
         for gradient in values[1:]:
             parameter.grad = gradient.clone()
             optimizer.step()
@@ -135,12 +135,13 @@ def test_torchaos_own_moments_depend_on_the_ranks_and_are_no_plain_tensors() -> 
 
 def test_saved_codes_are_read_into_moments_that_are_no_codes() -> None:
     parameter = nn.Parameter(torch.randn(16, 256))
-    optimizer = light_adamw("adamw-8bit")([parameter], 0.1, 0.0)
+    optimizer = light_adamw("adamw-8bit")([parameter], lr=0.1, weight_decay=0.0)
     parameter.grad = torch.randn(16, 256)
     optimizer.step()
     saved = optimizer.state_dict()
     assert set(saved["state"][0]) >= {"exp_avg.codes", "exp_avg.scale", "exp_avg_sq.codes"}
-    other = light_adamw("adamw-bf16")([nn.Parameter(parameter.detach().clone())], 0.1, 0.0)
+    same = nn.Parameter(parameter.detach().clone())
+    other = light_adamw("adamw-bf16")([same], lr=0.1, weight_decay=0.0)
     other.load_state_dict(saved)
     (state,) = other.state.values()
     (own,) = optimizer.state.values()

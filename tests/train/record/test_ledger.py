@@ -17,7 +17,6 @@ from kontext.train.record.ledger import (
     Ledger,
     codec_ledger,
     compare,
-    compare_shared,
     differences,
     optimizer_ledger,
     without_arithmetic,
@@ -56,7 +55,8 @@ def test_every_entry_stops_a_resume_and_is_named(tmp_path: Path) -> None:
     ledger = measured(method)
     path = tmp_path / "checkpoints"
     resumed(path, ledger)
-    assert Checkpoints(path).record()["ledger"] == ledger
+    newest = Checkpoints(path)._newest()
+    assert newest is not None and newest["record"]["ledger"] == ledger
     for name, value in ledger.items():
         for changed in ({**ledger, name: "other"}, {k: v for k, v in ledger.items() if k != name}):
             with pytest.raises(NumericsError) as stopped:
@@ -111,11 +111,11 @@ def test_weights_dtype_and_optimiser_eps_are_measured() -> None:
 
 def test_stages_compare_what_both_have_and_may_leave_out_the_device() -> None:
     one = {"shift": "1", "device": "cuda", "only one": "x"}
-    compare_shared(one, {"shift": "1", "other": "y"}, "a", "b")
+    compare(one, {"shift": "1", "other": "y"}, "a", "b", shared=True)
     with pytest.raises(NumericsError) as stopped:
-        compare_shared(one, {"shift": "2", "device": "cpu"}, "a", "b")
+        compare(one, {"shift": "2", "device": "cpu"}, "a", "b", shared=True)
     assert stopped.value.lines == ("device: cuda -> cpu", "shift: 1 -> 2")
-    compare_shared(without_arithmetic(one), {"shift": "1", "device": "cpu"}, "a", "b")
+    compare(without_arithmetic(one), {"shift": "1", "device": "cpu"}, "a", "b", shared=True)
     with pytest.raises(NumericsError):
         compare(one, {"shift": "1"}, "a", "b")
 
