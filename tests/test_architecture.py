@@ -34,6 +34,7 @@ ORDER = (
 )
 TENSOR_PARTS = ("models", "parallel", "train", "edit")
 TENSOR_ALLOWED = {"torch", "numpy", "safetensors", "pydantic", "schemas", "__future__"}
+TENSOR_ALLOWED.add("typing_extensions")  # torch and pydantic bring it
 
 
 def sources(top: str) -> list[Path]:

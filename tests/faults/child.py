@@ -27,7 +27,7 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "after-manifest": ("kontext.store.artifacts.artifact_store", "ArtifactWriter.commit", "after"),
     "before-commit": ("kontext.store.catalog.catalog", "Catalog.commit_dataset", "before"),
     "after-commit": ("kontext.store.catalog.catalog", "Catalog.commit_dataset", "after"),
-    "in-commit": ("kontext.store.catalog.catalog", "insert_dataset", "after"),
+    "in-commit": ("kontext.store.catalog.rows", "insert_dataset", "after"),
     "before-record": ("kontext.store.catalog.catalog", "Catalog.record", "before"),
     "before-tag": ("kontext.store.artifacts.artifact_store", "ArtifactStore.tag", "before"),
     "checkpoint-start": ("kontext.train.loop.checkpoint", "Checkpoints.save", "before"),

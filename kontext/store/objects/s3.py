@@ -164,12 +164,11 @@ class S3Store(ObjectStore):
     def list_info(self, prefix: str = "") -> list[ObjectInfo]:
         """See `ObjectStore`."""
         with self._errors():
-            items = self._listed("list_objects_v2", "Contents", prefix)
-        found = (
-            ObjectInfo(i["Key"][len(self.prefix) :], i["Size"], i["ETag"], i["LastModified"])
-            for i in items
-            if not i["Key"].endswith("/")
-        )
+            found = [
+                ObjectInfo(i["Key"][len(self.prefix) :], i["Size"], i["ETag"], i["LastModified"])
+                for i in self._listed("list_objects_v2", "Contents", prefix)
+                if not i["Key"].endswith("/")
+            ]
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
@@ -298,11 +297,11 @@ class S3Store(ObjectStore):
             "?writers=one-host if all writers run on one machine"
         )
 
-    def _listed(self, call: str, part: str, prefix: str = "") -> builtins.list[dict[str, Any]]:
+    def _listed(self, call: str, part: str, prefix: str = "") -> Iterator[dict[str, Any]]:
         pages = self._client.get_paginator(call).paginate(
             Bucket=self.bucket, Prefix=self.prefix + prefix
         )
-        return [item for page in pages for item in page.get(part, ())]
+        return (item for page in pages for item in page.get(part, ()))
 
     def _name(self, key: str) -> str:
         return self.prefix + check_key(key)
