@@ -4,6 +4,7 @@ from typing import Any
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
+from kontext.store.lake.ddl import quote
 
 _QUERIES = {
     "source": """
@@ -51,7 +52,7 @@ def explain(
     """
     matches = catalog.query(
         f"SELECT pair_id, min(dataset) AS dataset FROM pairs "
-        f"WHERE starts_with(pair_id, '{pair_id}') "
+        f"WHERE starts_with(pair_id, {quote(pair_id)}) "
         "GROUP BY pair_id ORDER BY pair_id LIMIT 3",
         at=at,
     ).to_pylist()
