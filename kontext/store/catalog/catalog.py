@@ -7,7 +7,6 @@ versions are numbered in order.
 
 import json
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +25,12 @@ from kontext.store.catalog.describe import TableInfo, describe
 from kontext.store.catalog.facts import refresh_facts
 from kontext.store.catalog.rows import scalar
 from kontext.store.catalog.versions import DatasetVersion, latest_version, snapshot_of, versions
-from kontext.store.catalog.views import check_thresholds, views
-from kontext.store.lake import migrations
+from kontext.store.catalog.views import check_thresholds
+from kontext.store.lake import migrations, readonly
 from kontext.store.lake.connections import attach, missing_files, release, restrict
 from kontext.store.lake.metadata import open_metadata
 from kontext.store.objects import folder_url
-from schemas.catalog import DATASET_TABLES, DATASETS, TABLES
+from schemas.catalog import DATASET_TABLES, DATASETS
 from schemas.manifest import Manifest
 
 T = TypeVar("T")
@@ -181,23 +180,27 @@ class Catalog:
     def query(
         self, sql: str, at: str | int | None = None, timeout: float | None = None
     ) -> pa.Table:
-        """Run read-only SQL over the lake, now or as of `at`.
+        """Run one SELECT over the lake's tables and views, now or as of `at`.
 
         `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds. The query
-        can neither write nor reach any file but the lake's.
+        can neither write nor read anything but the lake: see `kontext.store.lake.readonly`.
 
-        Raises CatalogError: no catalog or data yet, unknown version, SQL error, or out of time.
+        Raises CatalogError: no catalog or data yet, unknown version, SQL that is refused, SQL
+        error, or out of time.
         """
         with closing(self.connect(at)) as connection:
             try:
-                self._require_data(connection, sql)
                 restrict(connection, self._data)
-                return _run(connection, sql, timeout)
+                query = readonly.check(connection, sql)
+                self._require_data(connection, query.relations)
+                return _run(connection, query, timeout)
             except duckdb.Error as error:
                 raise CatalogError(self._metadata.hide(str(error)).strip()) from error
 
     def connect(self, at: str | int | None = None) -> Connection:
         """A DuckDB connection of the caller's own with the lake attached read-only as `lake`.
+
+        For trusted code: beside the lake it can do whatever its process can.
 
         Raises CatalogError as `query` does.
         """
@@ -257,12 +260,9 @@ class Catalog:
         if not self._metadata.exists():
             raise CatalogError(f"no catalog at {self} yet: run the pipeline first")
 
-    def _require_data(self, connection: Connection, sql: str) -> None:
+    def _require_data(self, connection: Connection, used: frozenset[str]) -> None:
         """A dataset table without any dataset would answer 0, which looks like an answer."""
-        about_runs = {"runs", "artifacts", "metrics", "datasets", "stage_runs", "lineage"}
-        names = set(re.findall(r"[a-z_]+", sql.lower()))
-        ours = set(TABLES) | {view.name for view in views()}
-        if (names & ours) - about_runs and not scalar(connection, "SELECT count(*) FROM datasets"):
+        if used - _ABOUT_RUNS and not scalar(connection, "SELECT count(*) FROM datasets"):
             raise CatalogError(
                 "no dataset is in the catalog at this version: `kontext run --only index` commits "
                 "one (add --force if index is done already)"
@@ -281,6 +281,9 @@ _REFERENCED = """
     SELECT m.stage, m.digest FROM metrics m JOIN datasets d ON d.dataset_digest = m.text
     WHERE m.stage = 'index' AND m.name = 'dataset_digest'
 """
+_ABOUT_RUNS = frozenset(
+    ("runs", "artifacts", "metrics", "datasets", "stage_runs", "lineage", "schema_version")
+)
 _COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
 
 
@@ -288,12 +291,12 @@ def _current(connection: Connection) -> bool:
     return migrations.present_schema(connection)[1] == migrations.wanted_digest()
 
 
-def _run(connection: Connection, sql: str, timeout: float | None) -> pa.Table:
+def _run(connection: Connection, query: readonly.Query, timeout: float | None) -> pa.Table:
     timer = threading.Timer(timeout, connection.interrupt) if timeout else None
     if timer:
         timer.start()
     try:
-        return connection.execute(sql).to_arrow_table()
+        return readonly.run(connection, query)
     except duckdb.InterruptException as error:
         raise CatalogError(f"the query took longer than {timeout} s") from error
     finally:

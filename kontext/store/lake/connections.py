@@ -89,8 +89,14 @@ _KNOWN_FILES = """
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, data: str) -> None:
-    """From here on the connection reaches the lake's data only, and no setting can be changed."""
+    """From here on no file but the lake's data, no extension and no setting is within reach.
+
+    It does not stop ATTACH and what extensions open by themselves: `readonly` does.
+    """
     folder = quote(data.removeprefix("file://"))
+    connection.execute("SET python_enable_replacements = false")  # FROM a_variable_of_ours
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET allow_community_extensions = false")
     connection.execute(f"SET allowed_directories = [{folder}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

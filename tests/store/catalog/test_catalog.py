@@ -8,6 +8,7 @@ import pytest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.rows import scalar
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
 from schemas.catalog import DATASET_TABLES, TABLES
@@ -52,6 +53,11 @@ def manifest(
         packages={"torch": "2"},
         kernels={},
     )
+
+
+def newest_snapshot(catalog: Catalog) -> int:
+    with catalog.connect() as connection:
+        return scalar(connection, "SELECT id FROM ducklake_current_snapshot('lake')")
 
 
 def column(catalog: Catalog, sql: str, at: str | int | None = None) -> list[object]:
@@ -227,9 +233,9 @@ def test_tables_are_described(catalog: Catalog) -> None:
 
 def test_migrate_is_idempotent_and_updates_views(catalog: Catalog) -> None:
     catalog.migrate()
-    before = catalog.query("select id from ducklake_current_snapshot('lake')")
+    before = newest_snapshot(catalog)
     Catalog(catalog.path, catalog._data.removesuffix("catalog/")).migrate()
-    assert catalog.query("select id from ducklake_current_snapshot('lake')").equals(before)
+    assert newest_snapshot(catalog) == before
 
 
 def test_a_catalog_of_earlier_code_gets_the_new_columns(

@@ -12,6 +12,7 @@ import pytest
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.lake import migrations
+from tests.store.catalog.test_catalog import newest_snapshot
 from tests.store.lake_rows import dataset
 
 POLICY = {"l1_min": 0.03, "nsfw_max": 0.5}
@@ -57,9 +58,9 @@ def test_work_goes_on_after_the_migration(released: Catalog) -> None:
     released.commit_dataset("demo", "four", dataset(12, {**POLICY, "l1_min": 0.0}), {})
     assert not [pair for pair in rejected(released) if pair.startswith("demo")]
     assert len([pair for pair in rejected(released, "demo@v3") if pair.startswith("demo")]) == 2
-    snapshot = released.query("select id from ducklake_current_snapshot('lake')")
+    snapshot = newest_snapshot(released)
     Catalog(released.path, released._data.removesuffix("catalog/")).migrate()
-    assert released.query("select id from ducklake_current_snapshot('lake')").equals(snapshot)
+    assert newest_snapshot(released) == snapshot
 
 
 def test_a_newer_catalog_is_refused_by_writers(
