@@ -25,22 +25,29 @@ if TYPE_CHECKING:
 
 PLACE = (Panel.DATA, 1)
 _NUMBERS = ("int", "uint", "float", "double", "dec")  # starts of the names of Arrow's types
+_SHELL = (
+    "Open duckdb's own prompt, with the lake attached read-only. It is not restricted as a query "
+    "is: beside the lake it can read and write whatever you can."
+)
 Format = Literal["table", "csv", "json", "parquet"]
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="Read-only SQL; see `kontext tables`.")] = "",
+    query: Annotated[str, typer.Argument(help="One SELECT; see `kontext tables`.")] = "",
     at: At = "",
     output_format: Annotated[
         Format, typer.Option("--format", "-f", help="How the answer is printed.")
     ] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds before the query is stopped.")] = 60.0,
-    shell: Annotated[bool, typer.Option("--shell", help="Open duckdb's own prompt.")] = False,
+    shell: Annotated[bool, typer.Option("--shell", help=_SHELL)] = False,
     as_json: Json = False,
     store: Store = "",
 ) -> None:
-    """Query the catalog: pairs, scores, decisions, shards, runs, artifacts, metrics."""
+    """Query the catalog: pairs, scores, decisions, shards, runs, artifacts, metrics.
+
+    A query can only read the lake's tables and views.
+    """
     if shell == bool(query):
         raise typer.BadParameter("give a query, or --shell")
     if shell:

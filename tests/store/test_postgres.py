@@ -9,7 +9,8 @@ import pytest
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.lake.connections import prelude
-from kontext.store.lake.metadata import open_metadata
+from kontext.store.lake.ddl import quote
+from kontext.store.lake.metadata import load, open_metadata
 from tests.store.catalog.test_catalog import POLICY, manifest
 from tests.store.lake_rows import dataset
 
@@ -69,6 +70,72 @@ def test_writers_take_turns(postgres_url: str, tmp_path: Path) -> None:
     versions = Catalog(postgres_url, store).datasets()
     assert [v.version for v in versions] == [1, 2, 3]
     assert len({v.dataset_digest for v in versions}) == 3
+
+
+def test_a_query_cannot_reach_the_server(postgres_url: str, tmp_path: Path) -> None:
+    catalog = Catalog(postgres_url, f"file://{tmp_path}/store")
+    catalog.commit_dataset("demo", "one", dataset(6, POLICY), {})
+    for sql in (
+        f"ATTACH '{postgres_url}' AS w (TYPE postgres)",
+        f"ATTACH 'ducklake:postgres:{postgres_url}' AS w",
+        "CALL postgres_execute('__ducklake_metadata_lake', 'DROP TABLE ducklake_metadata')",
+        "FROM postgres_query('__ducklake_metadata_lake', 'DELETE FROM ducklake_table RETURNING 1')",
+        f"FROM postgres_scan('{postgres_url}', 'public', 'ducklake_metadata')",
+        "FROM __ducklake_metadata_lake.ducklake_metadata",
+        "FROM duckdb_databases()",
+    ):
+        with pytest.raises(CatalogError, match="refused") as error:
+            catalog.query(sql)
+        assert "secret" not in str(error.value)
+    assert catalog.query("FROM pairs").num_rows == 6
+
+
+def documented_role(database: str) -> list[str]:
+    """The statements of docs/sql.md, for this database."""
+    page = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()
+    text = page.partition("## Many users")[2].partition("```sql\n")[2].partition("```")[0]
+    assert "kontext_reader" in text
+    lines = [line.strip() for line in text.replace("\n", " ").split(";") if line.strip()]
+    return [line.replace("DATABASE kontext", f"DATABASE {database}") for line in lines]
+
+
+def test_the_documented_role_can_only_read(postgres_url: str, tmp_path: Path) -> None:
+    store = f"file://{tmp_path}/store"
+    owner = Catalog(postgres_url, store)
+    owner.commit_dataset("demo", "one", dataset(6, POLICY), {})
+    server, _, database = postgres_url.rpartition("/")
+    with duckdb.connect() as connection:
+        load(connection, "postgres_scanner")
+        connection.execute(f"ATTACH {quote(postgres_url)} AS pg (TYPE postgres)")
+        for statement in documented_role(database):
+            connection.execute(f"CALL postgres_execute('pg', {quote(statement)})")
+    url = f"postgres://kontext_reader:choose%20one@{server.rpartition('@')[2]}/{database}"
+    reader = Catalog(url, store)
+    owner.commit_dataset("demo", "two", dataset(9, POLICY), {})  # after the grants
+    assert reader.query("FROM pairs").num_rows == 9
+    assert reader.query("FROM pairs", at="demo@v1").num_rows == 6
+    assert {info.name: info.rows for info in reader.tables()}["pair_facts"] == 9
+    with pytest.raises(CatalogError) as refused:
+        reader.record(manifest())
+    assert "choose" not in str(refused.value)
+    with duckdb.connect() as connection:  # a client that attaches as it likes
+        connection.execute(prelude(url, store))
+        target = quote(f"ducklake:postgres:{url}")
+        connection.execute(f"ATTACH {target} AS w (METADATA_SCHEMA 'public')")
+        connection.execute(f"ATTACH {quote(url)} AS pg (TYPE postgres)")
+        for sql in (
+            "UPDATE w.policy SET value = 0.9",
+            "DELETE FROM w.pairs",
+            "CREATE TABLE w.t (a INT)",
+            "DELETE FROM pg.ducklake_snapshot",
+            "CALL postgres_execute('pg', 'DROP TABLE ducklake_metadata')",
+            "CALL postgres_execute('pg', 'CREATE TABLE t (a INT)')",
+            "CALL postgres_execute('pg', 'CREATE TEMP TABLE t (a INT)')",
+        ):
+            with pytest.raises(duckdb.Error, match=r"permission denied|must be owner"):
+                connection.execute(sql)
+    assert owner.query("FROM pairs").num_rows == 9
+    assert owner.query("SELECT value FROM policy ORDER BY name")["value"][0].as_py() == 0.03
 
 
 def test_an_unreachable_or_unknown_catalog_is_one_clear_line(tmp_path: Path) -> None:

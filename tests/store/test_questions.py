@@ -114,6 +114,12 @@ def test_the_duckdb_command_runs_it_and_so_does_the_shell(catalog: Catalog, stor
     asked = ".mode csv\nselect count(*) as n from pair_facts;\n"
     done = subprocess.run(command, input=asked, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-2:] == ["n", str(PAIRS)]
+    writes = "delete from pair_facts;\ndelete from __ducklake_metadata_lake.ducklake_snapshot;\n"
+    done = subprocess.run(
+        command, input=writes + asked, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.count("read-only mode") == 2
+    assert done.stdout.split()[-2:] == ["n", str(PAIRS)]
 
 
 @pytest.mark.s3
