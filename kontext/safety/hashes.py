@@ -218,7 +218,10 @@ def _read_csv(name: str, lines: list[str]) -> _Parsed:
             key, _, value = line[1:].partition(":")
             header[key.strip().lower()] = value.strip()
         elif line.strip():
-            body.append((number, [cell.strip() for cell in next(csv.reader([line]))]))
+            try:
+                body.append((number, [cell.strip() for cell in next(csv.reader([line]))]))
+            except csv.Error:  # a cell of 128 KiB; its text is not shown
+                raise GateError(f"hash list {name} line {number}: not a row of CSV") from None
     if not body or body[0][1][:2] != ["type", "value"]:
         raise GateError(f"hash list {name}: the first row must be 'type,value'")
     for number, row in body:

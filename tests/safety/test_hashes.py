@@ -108,6 +108,7 @@ def test_jsonl_is_read_like_csv(tmp_path):
         ("l.csv", HEADER + "type,value\nsha256,SECRETSECRET\n", "line 5: not 64 hex"),
         ("l.csv", HEADER + "type,value\nphotodna,SECRETSECRET\n", "line 5: unknown hash type"),
         ("l.csv", HEADER + "type,value\nSECRETSECRET\n", "line 5: two columns"),
+        ("l.csv", HEADER + "type,value\nmd5," + "SECRET" * 30_000, "line 5: not a row of CSV"),
         ("l.csv", HEADER + "SECRETSECRET\n", "first row"),
         ("l.csv", HEADER + "type,value\n", "no entries"),
         ("l.csv", "# provider: p\ntype,value\nmd5," + "0" * 32, "lacks version, date"),
