@@ -123,7 +123,9 @@ def _statements(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, l
         raise CatalogError("PIVOT needs its values here: PIVOT … ON column IN ('one', 'two') …")
     first = _FIRST.match(sql, start)
     assert first is not None  # it matches the empty string
-    raise CatalogError(f"{first[1].upper() or 'this'} is refused: the catalog answers {ALLOWED}")
+    several = len(connection.extract_statements(sql)) > 1
+    what = "more than one statement" if several else first[1].upper() or "this"
+    raise CatalogError(f"{what} is refused: the catalog answers {ALLOWED}")
 
 
 def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> Node:
