@@ -41,6 +41,7 @@ _LAKE = {("", ""), ("", "main"), ("", "lake"), ("lake", "main")}  # catalog, sch
 _WORD = re.compile(r"[^\W\d]\w*")
 _COMMENTS = r"(?>\s|--[^\n]*(?:\n|$)|/\*(?:(?!\*/|/\*).)*\*/)*+"  # nested ones end it
 _FIRST = re.compile(_COMMENTS + r"(\w*)", re.DOTALL)
+_STARTS_OF_SELECT = ("SELECT", "FROM", "VALUES", "TABLE")
 # from the word on it holds nothing that could change how what follows is read: no comment, no quote
 _EXPLAIN = re.compile(
     _COMMENTS + r"(explain(?:[ \t\r\n]+analyze)?(?=[ \t\r\n(]))"
@@ -123,8 +124,11 @@ def _statements(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, l
         raise CatalogError("PIVOT needs its values here: PIVOT … ON column IN ('one', 'two') …")
     first = _FIRST.match(sql, start)
     assert first is not None  # it matches the empty string
-    several = len(connection.extract_statements(sql)) > 1
-    what = "more than one statement" if several else first[1].upper() or "this"
+    what = first[1].upper() or "this"
+    if what in _STARTS_OF_SELECT:  # alone it would have a tree
+        what = "more than one statement"
+    elif what == "WITH":
+        what = "WITH before anything but one SELECT"
     raise CatalogError(f"{what} is refused: the catalog answers {ALLOWED}")
 
 

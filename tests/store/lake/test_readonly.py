@@ -149,6 +149,10 @@ def test_messages_name_what_is_refused_and_what_is_not(reader: Connection) -> No
         ("/* a */ -- b\n explain (analyze) delete from pairs", "DELETE is refused"),
         ("select 1; select 2", "more than one statement is refused"),
         ("select 1; drop table pairs", "more than one statement is refused"),
+        (
+            "with x as (select 1) delete from pairs",
+            "WITH before anything but one SELECT is refused",
+        ),
         (" ", "an empty query is refused"),
         ("from glob('x')", r"the function glob\(\) is refused.* one SELECT"),
         ("from 'x.csv'", "no table or view 'x.csv' in the lake .*files and other"),
