@@ -68,7 +68,7 @@ faults: setup ## break the pipeline in every way and check that it mends; writes
 	$(BIN)/python -m tests.faults
 
 gates: setup ## learn eight pairs by heart: flow >= 35 dB, LADD student >= 28 dB (minutes)
-	$(BIN)/python -m benchmarks.overfit
+	$(BIN)/python -m benchmarks.overfit $(GATES)
 
 docs: setup ## build the documentation into build/docs; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

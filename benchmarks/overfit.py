@@ -1,6 +1,6 @@
 """Overfit gates: eight pairs learned by heart, by the flow and by the LADD student of that teacher.
 
-    python -m benchmarks.overfit [--flow-steps 600] [--ladd-steps 400] [--seed 0] [--save]
+    python -m benchmarks.overfit [--short] [--flow-steps 600] [--ladd-steps 400] [--seed 0] [--save]
 
 Eight edits of drawn images (16 x 16 RGB): recolour, move, add, remove. A lossless pixel unshuffle
 (12 channels of 8 x 8) stands in for the autoencoder, so every PSNR here is that of images in
@@ -12,14 +12,15 @@ was never seen in training.
 A flow that knows one target per condition by heart is a bundle of straight lines: it is as good in
 4 steps as in 20, and a student that never learned would pass. So after the gates the student's
 weights are knocked with noise until it is far below the mark; what it has at the end is LADD's
-doing. Exits 1 where a figure is missed.
+doing. Exits 1 where a figure is missed. `--short` is what CI runs: smaller networks, fewer steps,
+and marks to match.
 """
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from torch import Tensor
 from benchmarks.timing import save
 from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.edit.pairs import EditSampler
+from kontext.errors import WiringError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.ladd.gates import check_training, run_gates, stop_at_failure
 from kontext.train.loop.fit import fit
@@ -39,13 +41,14 @@ from schemas.sections.training import DistillConfig, FinetuneConfig, ParallelCon
 from schemas.tables import RELATION_CLASSES
 
 SIDE, PAIRS = 16, 8
-FLOW_DB, STUDENT_DB = 35.0, 28.0
 KNOCK = 0.3
+RECOVERS = 3.0  # dB above the knocked student, at least
 ANCHOR = 5.0  # of the distance to the teacher's edit, beside the adversarial loss
 NOISE_SEED = 1000  # no training step draws from it
+_STEPS = ("flow_steps", "ladd_steps")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Size:
     """How large the networks are, and how long they train."""
 
@@ -56,6 +59,23 @@ class Size:
     ladd_steps: int = 400
     batch: int = 32
     ladd_batch: int = 16
+    lr_student: float = 3e-4
+    ema_decay: float = 0.99
+    flow_db: float = 35.0  # the marks
+    student_db: float = 28.0
+
+
+SHORT = Size(
+    singles=1,
+    flow_steps=200,
+    ladd_steps=50,
+    batch=24,
+    ladd_batch=12,
+    lr_student=1e-3,
+    ema_decay=0.9,
+    flow_db=21.0,
+    student_db=18.0,
+)
 
 
 def drawn_pairs() -> PairTensors:
@@ -166,9 +186,9 @@ def train_student(
         "steps": size.ladd_steps,
         "warmup_steps": size.ladd_steps // 10,
         "batch": size.ladd_batch,
-        "lr_student": 3e-4,
+        "lr_student": size.lr_student,
         "lr_heads": 1e-3,
-        "ema_decay": 0.99,
+        "ema_decay": size.ema_decay,
         "anchor_weight": ANCHOR,
         "seed": seed,
     }
@@ -201,34 +221,40 @@ def train_student(
 def main(argv: list[str] | None = None) -> int:
     """Train both, print the figures, and say whether they are reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--flow-steps", type=int, default=Size.flow_steps)
-    parser.add_argument("--ladd-steps", type=int, default=Size.ladd_steps)
+    parser.add_argument("--short", action="store_true", help="what CI runs: a minute")
+    parser.add_argument("--flow-steps", type=int, help=f"{Size.flow_steps}")
+    parser.add_argument("--ladd-steps", type=int, help=f"{Size.ladd_steps}")
     parser.add_argument("--anchor", type=float, default=ANCHOR, help="distill.anchor_weight")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write results/overfit-cpu.json")
     args = parser.parse_args(argv)
-    size, data = Size(flow_steps=args.flow_steps, ladd_steps=args.ladd_steps), drawn_pairs()
+    size, data = SHORT if args.short else Size(), drawn_pairs()
+    steps = {name: getattr(args, name) or getattr(size, name) for name in _STEPS}
+    size = dataclasses.replace(size, **steps)
     began = time.monotonic()
     teacher, flow_db = train_flow(size, data, args.seed)
-    print(
-        f"flow, 20 steps    {flow_db:6.2f} dB  (gate {FLOW_DB:g})  {time.monotonic() - began:.0f} s"
-    )
+    print(f"flow, 20 steps    {flow_db:6.2f} dB  {_gate(size.flow_db, began)}")
     began = time.monotonic()
-    figures, gates = train_student(size, data, teacher, args.seed, anchor_weight=args.anchor)
+    try:
+        figures, gates = train_student(size, data, teacher, args.seed, anchor_weight=args.anchor)
+    except WiringError as error:  # a flow that learned nothing is no teacher
+        print(f"{error}\noverfit gates MISSED")
+        return 1
     print("\n".join(f"  gate {line}" for line in gates))
     for name, value in figures.items():
         print(f"{name:20s} {value:6.2f}")
-    student_db = figures["student_4_steps_db"]
-    print(
-        f"student, 4 steps  {student_db:6.2f} dB  (gate {STUDENT_DB:g})  "
-        f"{time.monotonic() - began:.0f} s"
-    )
-    passed = flow_db >= FLOW_DB and student_db >= STUDENT_DB
+    student_db, knocked_db = figures["student_4_steps_db"], figures["knocked_student_db"]
+    print(f"student, 4 steps  {student_db:6.2f} dB  {_gate(size.student_db, began)}")
+    passed = flow_db >= size.flow_db and student_db >= max(size.student_db, knocked_db + RECOVERS)
     print("overfit gates passed" if passed else "overfit gates MISSED")
     if args.save:
         record = {"flow_20_steps_db": flow_db, **figures, "gates": gates, "arguments": vars(args)}
         save("overfit", torch.device("cpu"), record)
     return 0 if passed else 1
+
+
+def _gate(mark: float, began: float) -> str:
+    return f"(gate {mark:g})  {time.monotonic() - began:.0f} s"
 
 
 if __name__ == "__main__":

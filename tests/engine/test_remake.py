@@ -16,18 +16,26 @@ from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.artifacts.garbage import collect_garbage
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import open_store
-from tests.store.test_index_stage import SOURCE, code, engine, run_all
+from tests.store.test_index_stage import engine, run_all, toy_code
 
-__all__ = ["SOURCE", "code"]  # fixtures
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and a home that hold two dataset versions."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        code, url = toy_code(folder / "code", patch), f"file://{folder}/store"
+        run_all(engine(code, url))
+        run_all(engine(code, url, "mine.seed=3"))
+    return folder
 
 
 @pytest.fixture
-def made(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
-    """Two dataset versions; the graph of the library is the toy graph meanwhile."""
-    url = f"file://{tmp_path}/store"
-    first = engine(code, url)
-    run_all(first)
-    run_all(engine(code, url, "mine.seed=3"))
+def made(two_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """A copy of it; the graph of the library is the toy graph meanwhile."""
+    shutil.copytree(two_versions, tmp_path, dirs_exist_ok=True)
+    first = engine(toy_code(tmp_path / "code", monkeypatch), f"file://{tmp_path}/store")
+    first.catalog.move()
     for name, stage in first._stages.items():
         monkeypatch.setitem(STAGES, name, stage)
     return first.artifacts
@@ -67,14 +75,14 @@ def test_a_copy_verifies_answers_and_can_be_made_again(
         rebuild_catalog(copy, catalog, home, STAGES)
 
     for manifest in copy.list():
-        if manifest.stage != "index":
+        if manifest.stage != "index" and (kind == "file" or manifest.stage == "mine"):
             again = remake(copy, f"{manifest.stage}/{manifest.digest}", home, STAGES)
             assert again.files > 0 and again.different == () and not again.code_changed
     assert not list((home / "scratch").iterdir())
 
 
 def test_remake_says_what_differs(
-    made: ArtifactStore, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import toy_data
 

@@ -16,7 +16,7 @@ from kontext.train.optim.build import MatrixMuon
 from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
-STEPS = 20
+STEPS = 8
 
 
 class Wire(TorchDispatchMode):

@@ -1,5 +1,6 @@
 """The training stages on two ranks, started by torchrun."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.edit import teacher_edits
-from kontext.store.artifacts.artifact_store import work_prefix
+from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import FinetuneConfig, LaunchConfig, ParallelConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import edits_of, encoded_run
@@ -57,18 +58,40 @@ NEAR = {
 }
 
 
-@pytest.mark.parametrize("stage", ["distill", "train-autoencoder"])
-def test_the_other_stages_train_on_ranks_too(tmp_path: Path, stage: str) -> None:
-    histories = []
+def test_two_ranks_train_the_autoencoder(tmp_path: Path) -> None:
+    alone, together = both(tmp_path, "train-autoencoder", shards)
+    same_losses(alone, together, "train-autoencoder")
+
+
+def test_two_ranks_distil_after_making_the_teachers_edits_between_them(tmp_path: Path) -> None:
+    alone, together = both(tmp_path, "distill", taught)
+    same_losses(alone, together, "distill")
+    one, two = edits_of(alone), edits_of(together)
+    assert torch.equal(one["pairs"], two["pairs"])
+    torch.testing.assert_close(one["latents"], two["latents"], atol=1e-3, rtol=1e-3)
+
+
+def both(
+    folder: Path, stage: str, make: Callable[[Path, LaunchConfig], Harness]
+) -> tuple[Artifact, Artifact]:
+    """What the stage makes in its own process, and on two ranks."""
+    made = []
     for launcher in ("in-process", "torchrun"):
-        folder = tmp_path / launcher
-        folder.mkdir()
-        launch = LaunchConfig(launcher=launcher, ranks=1 if launcher == "in-process" else 2)
-        harness = (taught if stage == "distill" else shards)(folder, launch)
-        made = harness.run(stage)
-        histories.append(made.table("history.parquet").to_pylist())
-        ran = (harness.folder / f"scratch/{stage}/ranks/progress.jsonl").exists()
-        assert ran == (launcher == "torchrun")
+        (folder / launcher).mkdir()
+        ranks = 2 if launcher == "torchrun" else 1
+        harness = make(folder / launcher, LaunchConfig(launcher=launcher, ranks=ranks))
+        with pytest.MonkeyPatch.context() as patch:
+            if launcher == "torchrun":
+                patch.setattr(teacher_edits, "_made", _not_here)
+            made.append(harness.run(stage))
+        for word in ("ranks", "edit-ranks")[: 2 if stage == "distill" else 1]:
+            told = harness.folder / f"scratch/{stage}/{word}/progress.jsonl"
+            assert told.exists() == (launcher == "torchrun")
+    return made[0], made[1]
+
+
+def same_losses(alone: Artifact, together: Artifact, stage: str) -> None:
+    histories = [made.table("history.parquet").to_pylist() for made in (alone, together)]
     for row, other in zip(*histories, strict=True):
         for name, value in row.items():
             if value is not None and not name.endswith("norm"):
@@ -93,25 +116,6 @@ def shards(folder: Path, launch: LaunchConfig) -> Harness:
     )
     harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
     return harness
-
-
-def test_ranks_make_the_teachers_edits_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-    for launcher in ("in-process", "torchrun"):
-        folder = tmp_path / launcher
-        folder.mkdir()
-        launch = LaunchConfig(launcher=launcher, ranks=1 if launcher == "in-process" else 2)
-        harness = taught(folder, launch)
-        if launcher == "torchrun":
-            monkeypatch.setattr(teacher_edits, "_made", _not_here)
-        artifact = harness.run("distill")
-        word = harness.folder / "scratch/distill/edit-ranks/progress.jsonl"
-        assert word.exists() == (launcher == "torchrun")
-        found.append(edits_of(artifact))
-    assert torch.equal(found[0]["pairs"], found[1]["pairs"])
-    torch.testing.assert_close(found[0]["latents"], found[1]["latents"], atol=1e-3, rtol=1e-3)
 
 
 def _not_here(*_: object) -> None:

@@ -49,11 +49,15 @@ def run(ctx):
 
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "code"
-    folder.mkdir()
+    return toy_code(tmp_path / "code", monkeypatch)
+
+
+def toy_code(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """The stages' module in a folder that Python finds."""
+    folder.mkdir(exist_ok=True)
     (folder / "toy_data.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "toy_data", raising=False)
+    patch.syspath_prepend(str(folder))
+    patch.delitem(sys.modules, "toy_data", raising=False)
     fingerprint.forget()
     return folder
 

@@ -138,7 +138,8 @@ class Catalog:
             if latest is not None and latest.dataset_digest == dataset_digest:
                 return latest
             for table in DATASET_TABLES:
-                connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
+                if latest is not None:
+                    connection.execute(f'DELETE FROM "{table}" WHERE dataset = ?', [name])
                 rows.insert_dataset(connection, table, name, tables[table])
             refresh_facts(connection, name)
             version = 1 if latest is None else latest.version + 1

@@ -125,6 +125,8 @@ def _loaded() -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET TimeZone = 'UTC'")
+        if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+            connection.execute(f"SET threads = {max(1, int(threads))}")  # by default: every core
         load(connection, "ducklake")
     except BaseException:
         connection.close()
