@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Delete the run's temporary files unless a test failed."""
     folder = session.config.stash.get(_TEMPORARY, None)
     if folder is not None and not exitstatus:
-        shutil.rmtree(folder, ignore_errors=True)  # a server may still be ending
+        # a server may still be ending; after multiprocessing has removed its own folder (-100)
+        Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 def pytest_terminal_summary(

@@ -35,27 +35,31 @@ from schemas.recipes import Recipe, load_recipe
 from tasks.workspace import places
 
 SMALL = (
-    'ingest.sources=[{"kind":"dicebear","styles":["toon-head","landscape"],"seeds":6,'
+    'ingest.sources=[{"kind":"dicebear","styles":["toon-head","landscape"],"seeds":5,'
     '"values_per_attribute":2},{"kind":"signs","scenes":8,"words_per_scene":3}]',
     "ingest.processes=1",
-    "mine.pairs_per_category=40",
-    "mine.t2i_singles=30",
+    "mine.pairs_per_category=16",
+    "mine.t2i_singles=12",
     'screen.classifiers=["open-nsfw"]',
     "screen.policy=no-nudenet",
     "screen.processes=1",
     "screen.clip_steps=2",
     "shard.test_fraction=0.2",
     "shard.val_fraction=0.2",
+    'autoencoder.shape={"ch":8,"norm_groups":4}',
+    "autoencoder.batch=4",
     "autoencoder.steps=4",
     "autoencoder.perceptual_start=1",
     "autoencoder.disc_start=2",
     "finetune.t2i_steps=1",
     "finetune.joint_steps=12",
+    "finetune.batch=4",
     "finetune.checkpoint_every=2",
     "distill.teacher_edits=8",
     "distill.teacher_steps=2",
     "distill.steps=2",
     "evaluate.items_per_category=4",
+    "evaluate.teacher_steps=2",
     "evaluate.bootstrap=20",
 )
 DATASET = ("ingest", "mine", "caption", "screen", "shard", "index")

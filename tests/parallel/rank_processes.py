@@ -1,25 +1,21 @@
 """Runs a function on several gloo ranks, each a process of its own."""
 
 import io
-import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from tests.train.broken_runs import free_port, processes
+
 
 def run_ranks(work: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
     """`work(world, *arguments)` on every rank; returns the results by rank."""
-    processes = multiprocessing.get_context("spawn")
-    results: Any = processes.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    results, port = processes().Queue(), free_port()
     ranks = [
-        processes.Process(target=_rank, args=(work, rank, size, port, results, arguments))
+        processes().Process(target=_rank, args=(work, rank, size, port, results, arguments))
         for rank in range(size)
     ]
     for rank in ranks:

@@ -22,11 +22,11 @@ from tests.train.toy import SHAPE, toy_config, toy_pairs
 WIDE = SHAPE.model_copy(
     update={"hidden_size": 256, "num_heads": 4, "axes_dim": (16, 24, 24), "depth_single_blocks": 1}
 )
-STEPS = 5
+STEPS = 3
 
 
 def config(name: str, **changes: Any) -> FinetuneConfig:
-    values: dict[str, Any] = {"t2i_steps": 1, "joint_steps": STEPS - 1, "checkpoint_every": 2}
+    values: dict[str, Any] = {"t2i_steps": 1, "joint_steps": STEPS - 1, "checkpoint_every": 1}
     parallel = ParallelConfig(precision="fp32")
     return toy_config(
         shape=WIDE, optimizer=name, parallel=parallel, lr=1e-3, **{**values, **changes}
@@ -39,7 +39,7 @@ def trained(
     """Losses, whole weights and moments' bytes after some steps, resumed where there is a run."""
     method = FlowMethod(config(name), toy_pairs(), None, world)
     method.total_steps = until
-    checkpoints = None if folder is None else Checkpoints(folder, 2, world=world)
+    checkpoints = None if folder is None else Checkpoints(folder, 1, world=world)
     history = fit(method, checkpoints=checkpoints)
     (optimizer,) = method.state.optimizers.values()
     moments = [s[m] for s in optimizer.state.values() for m in ("exp_avg", "exp_avg_sq")]
@@ -83,7 +83,7 @@ def test_the_update_is_adamws_formula_where_nothing_is_quantised() -> None:
 @pytest.mark.parametrize("name", ["adamw-8bit", "adamw-bf16"])
 def test_a_run_that_is_resumed_has_the_bits_of_one_that_was_not(tmp_path: Path, name: str) -> None:
     unbroken = trained(name)
-    trained(name, tmp_path, until=2)
+    trained(name, tmp_path, until=1)
     resumed = trained(name, tmp_path)
     assert resumed["losses"] == unbroken["losses"]
     for key, value in unbroken["weights"].items():
@@ -92,16 +92,16 @@ def test_a_run_that_is_resumed_has_the_bits_of_one_that_was_not(tmp_path: Path, 
 
 def on_two_ranks(world: World, folder: Path) -> dict[str, Any]:
     found = {name: trained(name, None, world) for name in ("adamw-8bit", "adamw-bf16")}
-    trained("adamw-8bit", folder / "broken", world, until=2)
+    trained("adamw-8bit", folder / "broken", world, until=1)
     found["resumed"] = trained("adamw-8bit", folder / "broken", world)
-    trained("adamw-8bit", folder / "fewer", world, until=2)
+    trained("adamw-8bit", folder / "fewer", world, until=1)
     found["from one"] = trained("adamw-8bit", folder / "more", world)
     return found
 
 
 def test_two_ranks_have_the_blocks_of_one_and_can_take_over_from_it(tmp_path: Path) -> None:
     alone = {name: trained(name) for name in ("adamw-8bit", "adamw-bf16")}
-    trained("adamw-8bit", tmp_path / "more", until=2)
+    trained("adamw-8bit", tmp_path / "more", until=1)
     two = run_ranks(on_two_ranks, 2, tmp_path)[0]
     for name, one in alone.items():
         assert two[name]["losses"] == pytest.approx(one["losses"], rel=1e-4)
@@ -126,7 +126,8 @@ def test_torchaos_own_moments_depend_on_the_ranks_and_are_no_plain_tensors() -> 
     optimizer = torchao.AdamW8bit([whole_matrix, half])
     for parameter in (whole_matrix, half):
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    with torch.compiler.set_stance("force_eager"):  # its compiled step says the same, much later
+        optimizer.step()
     first, second = (optimizer.state[p]["exp_avg"] for p in (whole_matrix, half))
     assert hasattr(first, "codes") and not hasattr(second, "codes")  # a rank of two has the half
     assert first.block_size == 256 and 96 % 256 != 0  # blocks run over the ends of rows
