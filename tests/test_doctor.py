@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
+from kontext import doctor
 from kontext.doctor import FAIL, OK, check_machine
 
 
@@ -38,3 +39,14 @@ def test_the_command_shows_a_remedy_under_each_problem(
     rows = json.loads(CliRunner().invoke(cli.app, ["doctor", "--json"]).output)
     assert {row["name"]: row["state"] for row in rows}["store"] == "fail"
     assert rows[-1]["name"] == "server"
+
+
+@pytest.mark.parametrize(
+    ("version", "state"), [("3.8.8", FAIL), ("3.9.0", FAIL), ("3.9.1", OK), ("3.10.0rc1", OK)]
+)
+def test_prefect_before_3_9_1_must_be_replaced(
+    version: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: version)
+    checks = check_machine(tmp_path, f"file://{tmp_path}/store")
+    assert next(check.state for check in checks if check.name == "prefect") == state
