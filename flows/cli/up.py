@@ -16,7 +16,9 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="Port of the server; by default 4200, or a free one.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; by default 127.0.0.1.")
+    ] = None,
     foreground: Annotated[
         bool,
         typer.Option(
@@ -27,9 +29,11 @@ def up(
 ) -> None:
     """Start the Prefect server, workers and deployments, or attach to what is up."""
     from flows.server import serve
+    from tasks.workspace import places
 
-    where = serve.describe(serve.up(port=port, host=host, say=say))
-    print_result(where, f"Prefect is up: {where['ui']}", as_json)
+    at = places()
+    where = serve.describe(at, serve.up(at, port=port, host=host, say=say))
+    print_result(where, f"Prefect is up: {where['login']}", as_json)
     if foreground:
         _supervise()
 

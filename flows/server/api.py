@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from flows.server.password import CLIENT, basic
 from kontext.errors import KontextError
 
 HEARTBEAT = "prefect.flow-run.heartbeat"  # the event
@@ -28,16 +29,18 @@ class Api:
     Args:
         url: the server's address without `/api`.
         patience: seconds to wait for a server that went away, e.g. to be restarted.
+        password: basic-auth string; by default PREFECT_API_AUTH_STRING.
     """
 
-    def __init__(self, url: str, patience: float = 0.0) -> None:
+    def __init__(self, url: str, patience: float = 0.0, password: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._patience = patience
-        user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-        auth = httpx.BasicAuth(user, password) if user else None
-        transport = httpx.HTTPTransport(retries=1)
+        password = os.environ.get(CLIENT, "") if password is None else password
         self._client = httpx.Client(
-            base_url=f"{self.url}/api", timeout=30.0, auth=auth, transport=transport
+            base_url=f"{self.url}/api",
+            timeout=30.0,
+            headers={"Authorization": basic(password)} if password else {},
+            transport=httpx.HTTPTransport(retries=1),
         )
 
     def healthy(self) -> bool:
@@ -67,6 +70,8 @@ class Api:
             if answer.status_code not in RETRY_STATUS or busy == 5:
                 break
             time.sleep(0.2 * busy)
+        if answer.status_code == 401:
+            raise ServerError(f"the Prefect server at {self.url} wants another password ({CLIENT})")
         if answer.status_code >= 400:
             raise ServerError(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
         return answer.json() if answer.content else None

@@ -43,6 +43,7 @@ class Process:
         _reap(self.pid)
 
 
+LOOPBACK = "127.0.0.1"
 NOBODY = Process(0, "")  # is never alive
 
 
@@ -89,9 +90,16 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
+def address(host: str, port: int) -> str:
+    """URL at which this machine reaches a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def port_free(host: str, port: int) -> bool:
     """Whether we could listen there now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -104,8 +112,9 @@ def port_free(host: str, port: int) -> bool:
 class Running:
     """What `kontext up` started, kept in KONTEXT_HOME/prefect/up.json."""
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int = 0
+    names: str = ""  # further ones of the server (KONTEXT_SERVER_NAMES)
     server: Process = NOBODY
     workers: dict[str, Process] = field(default_factory=dict)
     workers_env: str = ""  # fingerprint of the environment the workers inherited
@@ -114,7 +123,7 @@ class Running:
     @property
     def url(self) -> str:
         """Address of the server, without `/api`."""
-        return f"http://{self.host}:{self.port}"
+        return address(self.host, self.port)
 
     def save(self, path: Path) -> None:
         """Write the file at once or not at all: another process may be reading it."""

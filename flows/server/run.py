@@ -6,7 +6,7 @@ from rich.console import Console
 
 from flows.names import deployment_name
 from flows.server.api import Api, ServerError
-from flows.server.serve import server_url, up
+from flows.server.serve import server_api, up
 from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
 from tasks.markdown import run_link
@@ -23,7 +23,7 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
     planned = plan_run(request)
     at, engine = places(request.store), planned.engine
     running = up(at, say=lambda text: console.print(text, style="dim"))
-    api = Api(server_url(running), patience=SERVER_SECONDS)
+    api = server_api(at, running, patience=SERVER_SECONDS)
     options = {
         "recipe": request.recipe,
         "overrides": list(request.overrides),
@@ -50,7 +50,9 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
         raise RunFailed(f"cancelled; continue with: {request.command()}") from None
     report = find_report(engine)
     console.print(f"\nreport  {report or 'none'}", soft_wrap=True)
-    console.print(f"prefect {api.url}/v2", soft_wrap=True)
+    console.print(
+        f"prefect {api.url}/v2 (`kontext up` prints an address that logs in)", soft_wrap=True
+    )
     console.print(f"run     {url}", soft_wrap=True)
     if finished["state_type"] != "COMPLETED":
         state = finished["state"]

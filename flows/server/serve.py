@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.server.api import Api, ServerError
-from flows.server.processes import NOBODY, Process, Running, port_free, spawn
+from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
+from flows.server.processes import LOOPBACK, NOBODY, Process, Running, port_free, spawn
 from flows.server.settings import (
     DEFAULT_PORT,
     SERVER_SECONDS,
@@ -53,7 +54,7 @@ class Service:
 def up(
     at: Places | None = None,
     port: int | None = None,
-    host: str = "127.0.0.1",
+    host: str | None = None,
     say: Say = lambda _: None,
 ) -> Running:
     """Bring everything up and return where it is.
@@ -61,8 +62,8 @@ def up(
     Raises KontextError when the port asked for is taken or a process does not start (with its log).
     """
     at = at or places()
-    with _locked(at.prefect / "up.lock"):
-        running = Running.load(_state(at))
+    with locked(at):
+        running = load(at)
         external, started = external_url(), False
         if external:
             if not Api(external).healthy():
@@ -78,7 +79,7 @@ def up(
             if not external:
                 _await_server(at, running)
         if started or registering:
-            Api(server_url(running), patience=30.0).send_heartbeats()
+            server_api(at, running, patience=30.0).send_heartbeats()
         _ensure_workers(at, running, settings, say)
         return running
 
@@ -86,15 +87,15 @@ def up(
 def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
     """Stop workers and server; runs in flight are marked Crashed. False if nothing was up."""
     at = at or places()
-    with _locked(at.prefect / "up.lock"):
-        running = Running.load(_state(at))
+    with locked(at):
+        running = load(at)
         workers = {n: w for n, w in running.workers.items() if w.alive}
         server_up = running.server.alive
         for name, worker in workers.items():
             say(f"stopping worker {name}")
             worker.stop()
         if server_up:
-            api = Api(running.url)
+            api = Api(running.url, password=kept(at) or "")
             # a worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)
             for run in _unfinished(api) if api.healthy() else ():
                 why = "stopped by kontext down"
@@ -102,6 +103,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
             say("stopping server")
             running.server.stop()
         running.server, running.workers, running.workers_env = NOBODY, {}, ""
+        running.host, running.names = LOOPBACK, ""  # only who asks for others again gets them
         running.save(_state(at))
         return bool(workers) or server_up
 
@@ -109,7 +111,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
 def status(at: Places | None = None) -> list[Service]:
     """Server, workers and their logs."""
     at = at or places()
-    running = Running.load(_state(at))
+    running = load(at)
     external, healthy = external_url(), connect(at) is not None
     detail = external or (f"{running.url}/v2" if healthy else f"see {_log(at, 'server')}")
     state = ("external" if external else "up") if healthy else "down"
@@ -123,9 +125,14 @@ def status(at: Places | None = None) -> list[Service]:
 
 def connect(at: Places | None = None) -> Api | None:
     """The server's API if one is up."""
-    running = Running.load(_state(at or places()))
-    api = Api(server_url(running))
+    at = at or places()
+    api = server_api(at, load(at))
     return api if api.healthy() else None
+
+
+def server_api(at: Places, running: Running, patience: float = 0.0) -> Api:
+    """The API of the server in use, with its password."""
+    return Api(server_url(running), patience, None if external_url() else kept(at) or "")
 
 
 def external_url() -> str:
@@ -151,11 +158,22 @@ def _settings(at: Places, running: Running, external: str) -> dict[str, str]:
     if external:
         settings["PREFECT_API_URL"] = f"{external}/api"
         settings[REPORT_URL] = ""
+        for name in (SERVER, CLIENT):
+            settings.pop(name, None)
+        if password := os.environ.get(CLIENT):
+            settings[CLIENT] = password
     return settings
 
 
+def load(at: Places) -> Running:
+    """What was started here, as it was last written down."""
+    return Running.load(_state(at))
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(at: Places) -> Iterator[None]:
+    """Only one `up` or `down` of a home at a time."""
+    path = at.prefect / "up.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -165,26 +183,38 @@ def _locked(path: Path) -> Iterator[None]:
 # --- server ------------------------------------------------------------------------------------
 
 
-def _ensure_server(at: Places, running: Running, host: str, port: int | None, say: Say) -> bool:
+def _ensure_server(
+    at: Places, running: Running, host: str | None, port: int | None, say: Say
+) -> bool:
     """Whether it had to be started."""
-    alive = running.server.alive
-    if alive and port not in (None, running.port):
-        raise KontextError(
-            f"the server is up on port {running.port}; `kontext down` first to use {port}"
-        )
-    if alive and _answers(running, 30.0):
+    alive, password = running.server.alive, wanted(at, running.server.alive)
+    for what, asked, now in (("port", port, running.port), ("address", host, running.host)):
+        if alive and asked not in (None, now):
+            raise KontextError(f"the server is up on {what} {now}; `kontext down` first")
+    host, names = host or running.host, os.environ.get(NAMES, running.names)
+    require(host, password)
+    changed = "password" if password != kept(at) else "names" if names != running.names else ""
+    if alive and not changed and _answers(running, 30.0):
         return False
+    if alive and changed == "password" and _unfinished(Api(running.url, password=kept(at) or "")):
+        raise KontextError("runs are in flight: change the password after `kontext down`")
     if running.server != NOBODY:
-        say("the server is not answering: starting it again" if alive else "the server had died")
+        why = f"the server's {changed} changed" if changed else "the server is not answering"
+        say(f"{why if alive else 'the server had died'}: starting it again")
         running.server.stop()
-    running.host = host
+    keep(at, password)
+    running.host, running.names = host, names
     running.port = _choose_port(host, port or running.port or None, port is not None, say)
-    settings = prefect_settings(at, running.host, running.port)
     say(f"starting the Prefect server on {running.url}")
-    env = child_environment(at, settings)
-    running.server = spawn(_server_command(running), env, _log(at, "server"))
-    running.save(_state(at))
+    _start_server(at, running)
     return True
+
+
+def _start_server(at: Places, running: Running) -> None:
+    env = child_environment(at, prefect_settings(at, running.host, running.port))
+    command, log = _server_command(running), _log(at, "server")
+    running.server = spawn(command, {**env, NAMES: running.names}, log)
+    running.save(_state(at))
 
 
 def _await_server(at: Places, running: Running) -> None:
@@ -280,7 +310,7 @@ def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say:
     wanted = fingerprint(at, settings, cwd)
     workers = running.workers
     stale = running.workers_env != wanted and any(w.alive for w in workers.values())
-    if stale and _unfinished(Api(server_url(running))):
+    if stale and _unfinished(server_api(at, running)):
         say("the environment changed, but runs are in flight: the workers keep the old one")
     elif stale:
         say("the environment changed: restarting the workers")
@@ -318,10 +348,12 @@ def _unfinished(api: Api) -> list[Any]:
     return api.runs({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
 
 
-def describe(running: Running) -> dict[str, Any]:
-    """What `kontext up --json` prints."""
+def describe(at: Places, running: Running) -> dict[str, Any]:
+    """What `kontext up --json` prints; `login` opens the UI without asking for the password."""
+    ui, password = f"{server_url(running)}/v2", "" if external_url() else kept(at)
     return {
-        "ui": f"{server_url(running)}/v2",
+        "ui": ui,
+        "login": login_url(running.url, password) if password else ui,
         "api": f"{server_url(running)}/api",
         "external": bool(external_url()),
         "workers": {name: worker.pid for name, worker in running.workers.items()},

@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.server.password import CLIENT, NAMES, SERVER, kept
+from flows.server.processes import address
 from kontext.errors import KontextError
 from tasks.report import REPORT_URL
 from tasks.workspace import Places
@@ -19,7 +21,7 @@ DEFAULT_PORT = 4200
 SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a busy machine
 HEARTBEAT_SECONDS = 30  # a run silent for `zombie_seconds()` is marked Crashed
 _LEAST_SILENCE = 10.0  # seconds that Prefect's proactive triggers can watch for
-FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH")
+FORWARDED = ("KONTEXT_", "AWS_", "OMP_", "CUDA_", "PYTHONPATH", "PREFECT_API_")
 
 
 def gpu_runs() -> int:
@@ -57,10 +59,11 @@ def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
     database = os.environ.get("KONTEXT_PREFECT_DB") or (
         f"sqlite+aiosqlite:///{at.prefect / 'prefect.db'}"
     )
+    password = kept(at) or ""
     return {
         "PREFECT_HOME": str(at.prefect),
         "PREFECT_PROFILES_PATH": str(at.prefect / "profiles.toml"),
-        "PREFECT_API_URL": f"http://{host}:{port}/api",
+        "PREFECT_API_URL": f"{address(host, port)}/api",
         "PREFECT_SERVER_API_HOST": host,
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_API_DATABASE_CONNECTION_URL": database,
@@ -78,14 +81,16 @@ def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_V2_ENABLED": "true",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
-        REPORT_URL: "" if os.environ.get("PREFECT_SERVER_API_AUTH_STRING") else "/report",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # under whichever name a browser has opened the UI
+        REPORT_URL: "/report",
+        **dict.fromkeys((SERVER, CLIENT) if password else (), password),
     }
 
 
 def child_environment(at: Places, settings: Mapping[str, str]) -> dict[str, str]:
     """Environment of a server or worker process: ours on top of what the user has."""
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")},
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT__") and k != SERVER},
         **settings,
         "KONTEXT_HOME": str(at.home),
         "KONTEXT_STORE": at.store,
@@ -97,14 +102,15 @@ def child_environment(at: Places, settings: Mapping[str, str]) -> dict[str, str]
 def fingerprint(at: Places, settings: Mapping[str, str], cwd: Path) -> str:
     """Digest of everything a worker inherits: when it changes, workers are restarted."""
     env = child_environment(at, settings)
-    text = "\n".join(f"{k}={env[k]}" for k in sorted(env) if k.startswith(FORWARDED))
+    names = sorted(k for k in env if k.startswith(FORWARDED) and k != NAMES)
+    text = "\n".join(f"{k}={env[k]}" for k in names)
     return hashlib.sha256(f"{cwd}\n{text}".encode()).hexdigest()[:16]
 
 
 def write_profile(at: Places, settings: Mapping[str, str]) -> Path:
     """Write the settings as a Prefect profile and as a file for `source`; return the latter.
 
-    The database address may carry a password, hence mode 0600.
+    They hold the server's password, and perhaps the database's: mode 0600.
     """
     at.prefect.mkdir(parents=True, exist_ok=True)
     lines = [f"export {key}={shlex.quote(value)}" for key, value in settings.items()]

@@ -1,7 +1,7 @@
-"""The server's app: Prefect's, with the reports of evaluations beside it at /report.
+"""The server's app: Prefect's behind the guard, with a login page and the reports of evaluations.
 
-The UI can then link them: a browser follows no link from a web page to a file. Prefect's password
-covers its API only, so a server that has one shows no reports.
+The UI can then link the reports: a browser follows no link from a web page to a file. Prefect's
+password covers its API only; the reports have a door of their own for it.
 
 On SQLite the server waits for a lock 10 seconds instead of Prefect's minute. Its background tasks
 can wait for each other (seen with 3.8.8: nothing moved for 60.1 s after a stage was done, until the
@@ -10,12 +10,16 @@ first of them gave up); the API answers 503 then, and clients ask again.
 
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 from prefect.server.api.server import create_app as prefect_app
 from prefect.server.database.configurations import AioSqliteConfiguration
-from starlette.routing import Mount
+from prefect.settings import get_current_settings
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from flows.server.guard import Guard
+from flows.server.login import Door
+from flows.server.password import LOGIN, require
 from tasks.report import report_url
 from tasks.workspace import places
 
@@ -32,13 +36,22 @@ def _setup(self: AioSqliteConfiguration, connection: Any, record: Any) -> None:
     cursor.close()
 
 
-def create_app() -> FastAPI:
-    """The app that `kontext up` serves."""
+def create_app() -> Guard:
+    """The app that `kontext up` serves. Raises KontextError where it would be open to everybody."""
+    server = get_current_settings().server.api
+    password = server.auth_string.get_secret_value() if server.auth_string else ""
+    require(server.host, password)
     AioSqliteConfiguration.setup_sqlite = _setup  # type: ignore[method-assign, assignment]
-    app = prefect_app()
+    app = prefect_app(ignore_cache=True)
+    # the UI is of the same origin, and nobody else's pages are answered
+    cors: Any = CORSMiddleware
+    app.user_middleware = [each for each in app.user_middleware if each.cls is not cors]
+    door = Door(password, report_url())
+    routes: list[BaseRoute] = [Route(LOGIN, door.login, methods=["GET", "POST"])]
     if url := report_url():
         folder = places().home / "report"
         folder.mkdir(parents=True, exist_ok=True)
         files = StaticFiles(directory=folder, html=True)
-        app.router.routes.insert(0, Mount(url, files, name="report"))  # before the UI's catch-all
-    return app
+        routes.append(Mount(url, door.closed(files), name="report"))
+    app.router.routes[:0] = routes  # before the UI's catch-all
+    return Guard(app, server.host, server.port)

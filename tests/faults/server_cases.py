@@ -47,7 +47,8 @@ def _up(lab: Lab) -> tuple[Path, Running, Api]:
     if done.returncode:
         raise Trouble(f"kontext up: {done.stderr.strip().splitlines()[-1:]}")
     running = Running.load(home / "prefect" / "up.json")
-    return home, running, Api(running.url, patience=60)
+    password = (home / "prefect" / "password").read_text()
+    return home, running, Api(running.url, patience=60, password=password)
 
 
 def _options(store: str) -> dict[str, Any]:

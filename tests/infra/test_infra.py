@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
 import pytest
@@ -60,6 +61,32 @@ def test_compose_file_is_valid_and_keeps_to_localhost() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert set(service.get("depends_on", {})) <= set(compose["services"])
     assert not re.search(r"(PASSWORD|SECRET\w*): (?!\$\{)\S", (INFRA / "compose.yaml").read_text())
+
+
+def test_every_server_is_ours_and_has_its_password_from_a_secret() -> None:
+    (compose,) = _yaml("compose.yaml")
+    secret = "kontext:${SERVER_PASSWORD:?set SERVER_PASSWORD}"
+    server = compose["services"]["server"]
+    assert "flows.server.web:create_app" in server["command"]
+    assert server["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == secret
+    for name in ("register", "worker-cpu", "worker-gpu"):
+        environment = compose["services"][name]["environment"]
+        assert environment["PREFECT_API_AUTH_STRING"] == secret
+        host = urlsplit(environment["PREFECT_API_URL"]).hostname
+        assert host in server["environment"]["KONTEXT_SERVER_NAMES"].split()
+    keys = next(r for r in _yaml("kubernetes/namespace.yaml") if r["kind"] == "Secret")[
+        "stringData"
+    ]
+    assert {"PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"} <= set(keys)
+    resources = [r for name in ("server", "worker-cpu", "worker-gpu")
+                 for r in _yaml(f"kubernetes/{name}.yaml") if "template" in r["spec"]]  # fmt: skip
+    pods = [each["spec"]["template"]["spec"]["containers"][0] for each in resources]
+    assert all(pod["envFrom"] == [{"secretRef": {"name": "kontext"}}] for pod in pods)
+    values = {e["name"]: e["value"] for pod in pods for e in pod["env"]}
+    assert "flows.server.web:create_app" in pods[0]["command"]
+    assert urlsplit(values["PREFECT_API_URL"]).hostname in values["KONTEXT_SERVER_NAMES"].split(
+        ", "
+    )
 
 
 def test_the_image_has_every_package_the_workers_import() -> None:

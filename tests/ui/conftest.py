@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from flows.server.api import Api
+
 _SECONDS = 180
 
 
@@ -28,6 +30,16 @@ class Ui:
     url: str
     home: Path
     shots: Path
+
+    @property
+    def api(self) -> Api:
+        """The server's API, which may be busy with trainings."""
+        return Api(self.url, patience=300, password=self.password)
+
+    @property
+    def password(self) -> str:
+        """Of the server."""
+        return (self.home / "prefect" / "password").read_text()
 
     def open(self, path: str) -> None:
         self.page.goto(f"{self.url}{path}", wait_until="domcontentloaded")
@@ -49,7 +61,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     home = Path(given) if given else tmp_path_factory.mktemp("ui") / "home"
     shots = Path(os.environ.get("KONTEXT_UI_SHOTS") or tmp_path_factory.mktemp("shots"))
     shots.mkdir(parents=True, exist_ok=True)
-    where = _kontext(home, "up", "--json")
+    where = json.loads(_kontext(home, "up", "--json"))
     try:
         with playwright.sync_playwright() as started:
             # the UI asks an analytics host whatever the settings say; here nothing is outside
@@ -59,7 +71,9 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
             )
             page = browser.new_page(viewport={"width": 1400, "height": 1000})
             page.set_default_timeout(1000 * _SECONDS)
-            yield Ui(page, json.loads(where)["ui"].removesuffix("/v2"), home, shots)
+            page.goto(where["login"])
+            page.wait_for_url("**/v2/**")
+            yield Ui(page, where["ui"].removesuffix("/v2"), home, shots)
             browser.close()
     finally:
         if not given:

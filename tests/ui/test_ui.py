@@ -14,7 +14,7 @@ MINUTES = 30
 
 
 def test_the_pipeline_runs_from_its_form_to_pictures_and_lineage(ui: Ui) -> None:
-    api = Api(ui.url, patience=300)
+    api = ui.api
     run = submit(ui, api, SMALL)
     assert ended(api, run)["state_type"] == "COMPLETED"
     ui.open(f"/v2/runs/flow-run/{run}")
@@ -25,7 +25,7 @@ def test_the_pipeline_runs_from_its_form_to_pictures_and_lineage(ui: Ui) -> None
 
 def test_a_failed_stage_is_retried_on_its_page_and_the_pipeline_goes_on(ui: Ui) -> None:
     """After the test above: all other stages are done."""
-    api = Api(ui.url, patience=300)
+    api = ui.api
     blocked = ui.home / "scratch" / "publish"  # a file where the stage wants a folder
     shutil.rmtree(blocked, ignore_errors=True)
     blocked.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def retry(ui: Ui, run: str) -> None:
 
 def test_a_schedule_made_in_the_ui_fires(ui: Ui) -> None:
     """An interval of one minute on the retention deployment; the run it starts completes."""
-    api, page = Api(ui.url, patience=300), ui.page
+    api, page = ui.api, ui.page
     deployment = api.deployment_id(deployment_name("retention"))
     ui.open(f"/v2/deployments/deployment/{deployment}")
     page.get_by_role("button", name="Schedule", exact=True).click()

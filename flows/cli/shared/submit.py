@@ -15,12 +15,13 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     did not complete.
     """
     from flows.names import deployment_name
-    from flows.server.api import TERMINAL, Api
-    from flows.server.serve import server_url, up
+    from flows.server.api import TERMINAL
+    from flows.server.serve import server_api, up
     from flows.server.settings import SERVER_SECONDS
     from tasks.workspace import places
 
-    api = Api(server_url(up(places(store), say=say)), patience=SERVER_SECONDS)
+    at = places(store)
+    api = server_api(at, up(at, say=say), patience=SERVER_SECONDS)
     parameters = {"options": {**options, "store": store}}
     run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
     say(f"run     {api.url}{run_link(run['id'])}")

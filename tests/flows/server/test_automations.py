@@ -14,6 +14,7 @@ from flows.names import deployment_name
 from flows.server import serve
 from flows.server.api import Api
 from flows.server.automations import TRAIN, WARN
+from flows.server.password import basic, kept
 from flows.server.settings import child_environment
 from kontext.errors import KontextError
 from tasks.workspace import Places, places
@@ -145,9 +146,11 @@ def test_the_server_shows_reports_and_the_ui_as_before(at: Places, api: Api) -> 
     page = at.home / "report" / "f00" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("<h1>held-out edits</h1>")
+    known = {"authorization": basic(str(kept(at)))}
     for path in ("/report/f00/index.html", "/report/f00/"):
-        assert httpx.get(f"{api.url}{path}").text == "<h1>held-out edits</h1>"
-    assert httpx.get(f"{api.url}/report/none/").status_code == 404
+        assert httpx.get(f"{api.url}{path}").status_code == 401
+        assert httpx.get(f"{api.url}{path}", headers=known).text == "<h1>held-out edits</h1>"
+    assert httpx.get(f"{api.url}/report/none/", headers=known).status_code == 404
     assert "<html" in httpx.get(f"{api.url}/v2", follow_redirects=True).text
     assert api.healthy()
 
@@ -188,11 +191,10 @@ def test_a_run_that_dies_at_once_is_crashed_and_so_is_one_the_server_forgot(
     assert all("no heartbeat" in api.run(each)["state"]["message"] for each in dead)
 
 
-def test_with_a_password_or_another_server_no_reports_are_linked(
+def test_reports_are_linked_unless_the_server_is_another(
     at: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = serve.REPORT_URL
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
     assert serve._settings(at, serve.Running(), "")[name] == "/report"
     assert serve._settings(at, serve.Running(), "http://elsewhere:4200")[name] == ""
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
-    assert serve._settings(at, serve.Running(), "")[name] == ""

@@ -70,7 +70,10 @@ def test_a_reused_pid_is_not_ours() -> None:
 
 def test_state_survives_and_damage_means_empty(tmp_path: Path) -> None:
     path = tmp_path / "prefect" / "up.json"
-    state = Running("127.0.0.1", 4321, Process(1, "2"), {"cpu": Process(3, "4")}, "env", "deployed")
+    workers = {"cpu": Process(3, "4")}
+    state = Running(
+        "127.0.0.1", 4321, "box", Process(1, "2"), workers, "env", "f"
+    )
     state.save(path)
     assert Running.load(path) == state
     path.write_text('{"port": ')

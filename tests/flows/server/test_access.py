@@ -1,0 +1,170 @@
+"""A real server on SQLite, as `kontext up` starts it: its password, its files, its doors."""
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from flows.server import password, serve
+from flows.server.api import Api, ServerError
+from flows.server.password import CLIENT, NAMES, SERVER, basic
+from kontext.errors import KontextError
+from tasks.events import REFRESH_FINISHED
+from tasks.workspace import Places, places
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """The server alone: no registrations, no workers."""
+    home = tmp_path_factory.mktemp("access") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("KONTEXT_", "PREFECT_"))]:
+            patch.delenv(name)
+        patch.setenv("KONTEXT_HOME", str(home))
+        patch.setattr(serve, "_ensure_workers", lambda *_: None)
+        patch.setattr(serve, "_registering", lambda *_: nullcontext(False))
+        found = places()
+        serve.up(found)
+        yield found
+        serve.down(found)
+
+
+@pytest.fixture
+def running(at: Places) -> serve.Running:
+    return serve.Running.load(serve._state(at))
+
+
+def test_the_password_is_made_once_and_kept_for_the_user_only(
+    at: Places, running: serve.Running
+) -> None:
+    file = at.prefect / "password"
+    made = file.read_text()
+    assert made.startswith("kontext:") and len(made) > 40
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert serve.up(at).server == running.server and file.read_text() == made
+    where = serve.describe(at, running)
+    assert where["login"] == f"{running.url}/login#{made}"
+    assert made not in where["ui"]
+
+
+def test_the_command_line_and_a_sourced_shell_know_it(at: Places, running: serve.Running) -> None:
+    api = serve.connect(at)
+    assert api is not None and api.runs({}) == []
+    settings = serve._settings(at, running, "")
+    serve.write_profile(at, settings)
+    ask = 'curl -sfu "$PREFECT_API_AUTH_STRING" "$PREFECT_API_URL/admin/version"'
+    shell = ["sh", "-c", f". '{at.prefect}/env'; {ask}"]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)
+    with pytest.raises(ServerError, match="wants another password"):
+        Api(running.url, password="kontext:wrong").runs({})
+
+
+def test_prefects_own_client_and_events_get_in(at: Places, running: serve.Running) -> None:
+    """What workers and runs use: HTTP, and a websocket."""
+    code = (
+        "from prefect import get_client; from tasks import events\n"
+        "with get_client(sync_client=True) as client: print(client.hello().status_code)\n"
+        "events.refresh_finished('demo')"
+    )
+    env = serve.child_environment(at, serve._settings(at, running, ""))
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "200", done.stderr
+    api = serve.connect(at)
+    assert api is not None
+    wanted = {"filter": {"event": {"name": [REFRESH_FINISHED]}}}
+    found: list[object] = []
+    for _ in range(200):
+        if found := api.call("POST", "/events/filter", wanted)["events"]:
+            break
+        time.sleep(0.1)
+    assert len(found) == 1
+
+
+def test_an_external_server_is_given_the_users_password(
+    at: Places, running: serve.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = password.kept(at)
+    monkeypatch.setenv("PREFECT_API_URL", f"{running.url}/api")
+    monkeypatch.setenv(CLIENT, str(made))
+    other = Places(at.home / "other", at.store, at.catalog)
+    assert serve.server_api(other, serve.Running()).runs({}) == []
+    assert serve._settings(other, serve.Running(), running.url)[CLIENT] == made
+    monkeypatch.setenv(CLIENT, "kontext:wrong")
+    with pytest.raises(ServerError, match="wants another password"):
+        serve.server_api(other, serve.Running()).runs({})
+
+
+def test_other_pages_are_refused_by_the_server_itself(at: Places, running: serve.Running) -> None:
+    """The routes one by one are in test_guard.py; here uvicorn is before them."""
+    known = {"authorization": basic(str(password.kept(at)))}
+    for headers, status in (({"host": "evil.example"}, 421), ({"origin": "http://x.example"}, 403)):
+        for path in ("/", "/v2/", "/report/latest/", "/docs", "/api/health", "/login"):
+            answer = httpx.get(f"{running.url}{path}", headers={**known, **headers})
+            assert answer.status_code == status, path
+    answer = httpx.post(f"{running.url}/api/flows/", json={"name": "x"})
+    assert answer.status_code == 401
+
+    async def knock(origin: str) -> None:
+        url = f"ws://127.0.0.1:{running.port}/api/events/out"
+        async with websockets.connect(url, origin=origin, subprotocols=["prefect"]):  # type: ignore[arg-type, list-item]
+            pass
+
+    asyncio.run(knock(running.url))
+    with pytest.raises(websockets.InvalidStatus, match="403"):
+        asyncio.run(knock("http://127.0.0.1:9999"))
+
+
+def test_another_address_or_port_is_not_ignored(at: Places, running: serve.Running) -> None:
+    for wrong in ({"port": running.port + 1}, {"host": "0.0.0.0"}):
+        with pytest.raises(KontextError, match="`kontext down` first"):
+            serve.up(at, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_password_and_names_of_ones_own_win_and_stay(
+    at: Places, running: serve.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the last tests with this server: it is started anew."""
+    monkeypatch.setenv(SERVER, "me:mine %1")
+    said: list[str] = []
+    again = serve.up(at, say=said.append)
+    assert again.server != running.server and "password changed" in said[0]
+    monkeypatch.setenv(NAMES, "pairs.example.org")
+    again = serve.up(at, say=said.append)
+    assert "names changed" in said[-2]
+    own = {"host": "pairs.example.org"}
+    assert httpx.get(f"{again.url}/api/health", headers=own).status_code == 200
+    monkeypatch.delenv(SERVER)
+    monkeypatch.delenv(NAMES)
+    assert serve.up(at).server == again.server  # another shell, without the variable
+    api = serve.connect(at)
+    assert api is not None and api.runs({}) == []
+    assert serve.describe(at, again)["login"].endswith("/login#me:mine%20%251")
+
+
+def test_no_password_is_for_loopback_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = Places(tmp_path / "home", f"file://{tmp_path}/store", "")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv(SERVER, "")
+    for host in ("0.0.0.0", "::", "10.0.0.5", "pairs.example.org"):
+        with pytest.raises(KontextError, match=f"a server on {host} needs a password") as refused:
+            serve.up(at, host=host)
+        assert "\n" not in str(refused.value)
+    assert password.wanted(at, alive=False) == ""
+    password.keep(at, "")
+    assert SERVER not in serve._settings(at, serve.Running(), "")
+    monkeypatch.delenv(SERVER)
+    assert password.wanted(at, alive=True) == ""
+    assert password.wanted(at, alive=False).startswith("kontext:")  # the next start makes one
