@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,22 @@ def places(store: str = "") -> Places:
         store=_absolute(store or os.environ.get("KONTEXT_STORE") or f"file://{home / 'store'}"),
         catalog=catalog if "://" in catalog else str(Path(catalog).expanduser().resolve()),
     )
+
+
+def make_private(at: Places) -> None:
+    """The home, for its user only: databases, logs and pictures are in it.
+
+    A folder of somebody else, or one like /tmp that everybody uses, stays as it is.
+    """
+    at.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = at.home.stat()
+    if found.st_uid != os.getuid() or found.st_mode & stat.S_ISVTX:
+        return
+    at.home.chmod(0o700)
+    places = (at.prefect.glob("*"), at.home.glob("logs/*"), at.home.glob("catalog.sqlite*"))
+    for path in itertools.chain(*places):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o600)
 
 
 def _absolute(url: str) -> str:
@@ -88,6 +106,8 @@ def open_engine(
     from kontext.exported import exported_artifacts, use_models
     from kontext.stages import STAGES
 
+    if not at.home.exists():
+        make_private(at)
     exported = exported_artifacts(open_artifacts(at), recipe, STAGES)
     if exported:
         use_models(at.store)

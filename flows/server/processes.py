@@ -63,15 +63,21 @@ def start_time(pid: int) -> str:
 
 
 def spawn(
-    command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path | None = None
+    command: Sequence[str],
+    env: Mapping[str, str],
+    log: Path,
+    cwd: Path | None = None,
+    umask: int = -1,
 ) -> Process:
-    """Start a process in its own session, its output appended to `log`."""
+    """Start a process in its own session, its output appended to `log`, which only we read."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch(0o600)
     with log.open("ab") as out:
         child = subprocess.Popen(
             list(command),
             env=dict(env),
             cwd=cwd,
+            umask=umask,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -129,6 +135,7 @@ class Running:
         """Write the file at once or not at all: another process may be reading it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
+        partial.touch(0o600)
         partial.write_text(json.dumps(asdict(self), indent=1))
         partial.replace(path)
 

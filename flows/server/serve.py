@@ -35,7 +35,7 @@ from flows.server.settings import (
 )
 from kontext.errors import KontextError
 from tasks.report import REPORT_URL
-from tasks.workspace import Places, places
+from tasks.workspace import Places, make_private, places
 
 ROOT = Path(__file__).parents[2]  # of the code
 POOLS = ("cpu", "gpu")
@@ -62,6 +62,7 @@ def up(
     Raises KontextError when the port asked for is taken or a process does not start (with its log).
     """
     at = at or places()
+    make_private(at)
     with locked(at):
         running = load(at)
         external, started = external_url(), False
@@ -175,6 +176,7 @@ def locked(at: Places) -> Iterator[None]:
     """Only one `up` or `down` of a home at a time."""
     path = at.prefect / "up.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -213,7 +215,7 @@ def _ensure_server(
 def _start_server(at: Places, running: Running) -> None:
     env = child_environment(at, prefect_settings(at, running.host, running.port))
     command, log = _server_command(running), _log(at, "server")
-    running.server = spawn(command, {**env, NAMES: running.names}, log)
+    running.server = spawn(command, {**env, NAMES: running.names}, log, umask=0o077)
     running.save(_state(at))
 
 
@@ -279,6 +281,7 @@ def _registering(
     say("registering pools, deployments and the zombie automation")
     command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
     _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
+    _log(at, "register").touch(0o600)
     with _log(at, "register").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:

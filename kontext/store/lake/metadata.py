@@ -87,10 +87,15 @@ class SqliteMetadata(Metadata):
         """See `Metadata`."""
         return self.path.exists()
 
-    def lock(self) -> AbstractContextManager[Any]:
-        """See `Metadata`."""
+    @contextmanager
+    def lock(self) -> Iterator[Any]:
+        """See `Metadata`. A new file is readable by its user only: captions are in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{self.path}.lock")
+        with FileLock(f"{self.path}.lock"):
+            new = not self.path.exists()
+            yield
+            if new and self.path.exists():
+                self.path.chmod(0o600)
 
     def move(self, data: str) -> None:
         """See `Metadata`."""

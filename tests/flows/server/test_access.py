@@ -59,6 +59,13 @@ def test_the_password_is_made_once_and_kept_for_the_user_only(
     assert made not in where["ui"]
 
 
+def test_the_home_is_for_its_user_only(at: Places) -> None:
+    assert stat.S_IMODE(at.home.stat().st_mode) == 0o700
+    files = [f for f in (*at.prefect.rglob("*"), *(at.home / "logs").glob("*")) if f.is_file()]
+    assert {"prefect.db", "up.json", "env", "server.log", "password"} <= {f.name for f in files}
+    assert not [file for file in files if file.stat().st_mode & 0o077]
+
+
 def test_the_command_line_and_a_sourced_shell_know_it(at: Places, running: serve.Running) -> None:
     api = serve.connect(at)
     assert api is not None and api.runs({}) == []
