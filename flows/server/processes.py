@@ -123,7 +123,7 @@ class Running:
     names: str = ""  # further ones of the server (KONTEXT_SERVER_NAMES)
     server: Process = NOBODY
     workers: dict[str, Process] = field(default_factory=dict)
-    workers_env: str = ""  # fingerprint of the environment the workers inherited
+    environment: dict[str, str] = field(default_factory=dict)  # that the workers inherited
     deployed: str = ""  # fingerprint of what was registered
 
     @property

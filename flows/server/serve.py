@@ -26,9 +26,9 @@ from flows.server.settings import (
     DEFAULT_PORT,
     SERVER_SECONDS,
     child_environment,
-    fingerprint,
     fresh_days,
     gpu_runs,
+    inherited,
     prefect_settings,
     write_profile,
     zombie_seconds,
@@ -103,7 +103,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
                 api.set_state(run["id"], "CRASHED", "Crashed", why, force=True)
             say("stopping server")
             running.server.stop()
-        running.server, running.workers, running.workers_env = NOBODY, {}, ""
+        running.server, running.workers, running.environment = NOBODY, {}, {}
         running.host, running.names = LOOPBACK, ""  # only who asks for others again gets them
         running.save(_state(at))
         return bool(workers) or server_up
@@ -310,13 +310,15 @@ def _deployed_fingerprint(settings: dict[str, str]) -> str:
 
 def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say: Say) -> None:
     cwd = Path.cwd()
-    wanted = fingerprint(at, settings, cwd)
+    wanted, known = inherited(at, settings, cwd), running.environment
     workers = running.workers
-    stale = running.workers_env != wanted and any(w.alive for w in workers.values())
+    changed = sorted(name for name, _ in wanted.items() ^ known.items())
+    stale = bool(changed) and any(w.alive for w in workers.values())
+    what = f"the environment changed ({', '.join(dict.fromkeys(changed))})"
     if stale and _unfinished(server_api(at, running)):
-        say("the environment changed, but runs are in flight: the workers keep the old one")
+        say(f"{what}, but runs are in flight: the workers keep the old one")
     elif stale:
-        say("the environment changed: restarting the workers")
+        say(f"{what}: restarting the workers")
         for worker in workers.values():
             worker.stop()
     missing = [pool for pool in POOLS if not workers.get(pool, NOBODY).alive]
@@ -324,7 +326,7 @@ def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say:
         say(f"starting worker {pool}")
         workers[pool] = _start_worker(at, pool, settings, cwd)
     if missing:
-        running.workers_env = wanted
+        running.environment = wanted
         running.save(_state(at))
         _require_workers(at, workers)
 

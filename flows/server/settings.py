@@ -99,12 +99,14 @@ def child_environment(at: Places, settings: Mapping[str, str]) -> dict[str, str]
     }
 
 
-def fingerprint(at: Places, settings: Mapping[str, str], cwd: Path) -> str:
-    """Digest of everything a worker inherits: when it changes, workers are restarted."""
-    env = child_environment(at, settings)
-    names = sorted(k for k in env if k.startswith(FORWARDED) and k != NAMES)
-    text = "\n".join(f"{k}={env[k]}" for k in names)
-    return hashlib.sha256(f"{cwd}\n{text}".encode()).hexdigest()[:16]
+def inherited(at: Places, settings: Mapping[str, str], cwd: Path) -> dict[str, str]:
+    """What a worker inherits, as name -> short digest: when it changes, workers are restarted."""
+    env = {"working directory": str(cwd), **child_environment(at, settings)}
+    return {
+        name: hashlib.sha256(value.encode()).hexdigest()[:8]
+        for name, value in env.items()
+        if name.startswith((*FORWARDED, "working directory")) and name != NAMES
+    }
 
 
 def write_profile(at: Places, settings: Mapping[str, str]) -> Path:

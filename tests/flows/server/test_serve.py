@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.server import serve
-from flows.server.settings import child_environment, fingerprint, prefect_settings, write_profile
+from flows.server.processes import Running, spawn
+from flows.server.settings import child_environment, inherited, prefect_settings, write_profile
 from kontext.errors import KontextError
 from tasks.workspace import Places, places
 
@@ -67,13 +68,49 @@ def test_workers_inherit_credentials_and_restart_when_they_change(
     at = _places(tmp_path)
     settings = prefect_settings(at, "127.0.0.1", 4200)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "one")
-    first = fingerprint(at, settings, tmp_path)
+    first = inherited(at, settings, tmp_path)
     assert child_environment(at, settings)["AWS_SECRET_ACCESS_KEY"] == "one"
     assert child_environment(at, settings)["KONTEXT_HOME"] == str(tmp_path)
     monkeypatch.setenv("EDITOR", "irrelevant")
-    assert fingerprint(at, settings, tmp_path) == first
+    assert inherited(at, settings, tmp_path) == first
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "two")
-    assert fingerprint(at, settings, tmp_path) != first
+    assert inherited(at, settings, tmp_path) != first
+
+
+def test_a_restart_of_the_workers_names_what_changed_and_no_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, said = _places(tmp_path), list[str]()
+    monkeypatch.setattr(serve, "_unfinished", lambda api: [])
+    monkeypatch.setattr(
+        serve, "_start_worker", lambda at, pool, *_: spawn(["sleep", "60"], {}, tmp_path / "log")
+    )
+    running = Running("127.0.0.1", 4200)
+
+    def ensure(env: dict[str, str], cwd: Path = tmp_path) -> None:
+        said.clear()
+        monkeypatch.chdir(cwd)
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            serve._ensure_workers(at, running, prefect_settings(at, "127.0.0.1", 4200), said.append)
+
+    try:
+        ensure({"AWS_REGION": "here", "KONTEXT_GPU_RUNS": "1"})
+        ensure({"AWS_REGION": "here", "KONTEXT_GPU_RUNS": "1", "EDITOR": "vi"})
+        assert said == []
+        ensure({"AWS_REGION": "mars", "AWS_SECRET_ACCESS_KEY": "s3cret"})
+        names = "AWS_REGION, AWS_SECRET_ACCESS_KEY, KONTEXT_GPU_RUNS"
+        assert said[0] == f"the environment changed ({names}): restarting the workers"
+        monkeypatch.setattr(serve, "_unfinished", lambda api: ["a run"])
+        ensure({"AWS_REGION": "mars", "AWS_SECRET_ACCESS_KEY": "s3cret"}, tmp_path.parent)
+        assert said == [
+            "the environment changed (working directory), but runs are in flight: "
+            "the workers keep the old one"
+        ]
+    finally:
+        for worker in running.workers.values():
+            worker.stop()
 
 
 def test_a_taken_port_is_an_error_when_asked_for_and_avoided_when_not() -> None:
