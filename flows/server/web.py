@@ -2,16 +2,11 @@
 
 The UI can then link the reports: a browser follows no link from a web page to a file. Prefect's
 password covers its API only; the reports have a door of their own for it.
-
-On SQLite the server waits for a lock 10 seconds instead of Prefect's minute. Its background tasks
-can wait for each other (seen with 3.8.8: nothing moved for 60.1 s after a stage was done, until the
-first of them gave up); the API answers 503 then, and clients ask again.
 """
 
 from typing import Any
 
 from prefect.server.api.server import create_app as prefect_app
-from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.settings import get_current_settings
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Mount, Route
@@ -20,20 +15,9 @@ from starlette.staticfiles import StaticFiles
 from flows.server.guard import Guard
 from flows.server.login import Door
 from flows.server.password import LOGIN, require
+from flows.server.sqlite import take_turns
 from tasks.report import report_url
 from tasks.workspace import places
-
-SQLITE_PATIENCE = 10  # seconds
-
-_prefects_setup = AioSqliteConfiguration.setup_sqlite
-
-
-def _setup(self: AioSqliteConfiguration, connection: Any, record: Any) -> None:
-    """Prefect's set-up of a new connection, then our patience."""
-    _prefects_setup(self, connection, record)
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {1000 * SQLITE_PATIENCE}")
-    cursor.close()
 
 
 def create_app() -> Guard:
@@ -41,7 +25,7 @@ def create_app() -> Guard:
     server = get_current_settings().server.api
     password = server.auth_string.get_secret_value() if server.auth_string else ""
     require(server.host, password)
-    AioSqliteConfiguration.setup_sqlite = _setup  # type: ignore[method-assign, assignment]
+    take_turns()
     app = prefect_app(ignore_cache=True)
     # the UI is of the same origin, and nobody else's pages are answered
     cors: Any = CORSMiddleware
