@@ -22,7 +22,7 @@ def up(
     foreground: Annotated[
         bool,
         typer.Option(
-            "--foreground", "-f", help="Stay in the foreground, restart what dies, stop on Ctrl-C."
+            "--foreground", "-f", help="Stay in the foreground, and stop everything on Ctrl-C."
         ),
     ] = False,
     as_json: Json = False,
@@ -35,18 +35,14 @@ def up(
     where = serve.describe(at, serve.up(at, port=port, host=host, say=say))
     print_result(where, f"Prefect is up: {where['login']}", as_json)
     if foreground:
-        _supervise()
+        _wait_for_signal()
+        serve.down(at, say=say)
 
 
-def _supervise() -> None:
-    """Start again whatever dies, until a signal comes."""
-    from flows.server import serve
-
+def _wait_for_signal() -> None:
+    """Until Ctrl-C or SIGTERM; what dies meanwhile is the supervisor's business."""
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _: stopped.append(got))
     while not stopped:
-        time.sleep(2)
-        if not stopped:
-            serve.up(say=say)
-    serve.down(say=say)
+        time.sleep(1)

@@ -124,6 +124,7 @@ class Running:
     server: Process = NOBODY
     workers: dict[str, Process] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)  # that the workers inherited
+    supervisor: Process = NOBODY
     deployed: str = ""  # fingerprint of what was registered
 
     @property

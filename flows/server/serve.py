@@ -2,7 +2,8 @@
 
 Idempotent. What runs is found again by its saved pid and start time, what died is started again,
 what changed (deployments, worker environment) is brought up to date. Everything runs detached and
-logs into KONTEXT_HOME/logs. With PREFECT_API_URL set, that server is used instead of our own.
+logs into KONTEXT_HOME/logs; one more process, the supervisor, starts again what dies later. With
+PREFECT_API_URL set, that server is used instead of our own.
 """
 
 import contextlib
@@ -82,6 +83,7 @@ def up(
         if started or registering:
             server_api(at, running, patience=30.0).send_heartbeats()
         _ensure_workers(at, running, settings, say)
+        _ensure_supervisor(at, running)
         return running
 
 
@@ -92,6 +94,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
         running = load(at)
         workers = {n: w for n, w in running.workers.items() if w.alive}
         server_up = running.server.alive
+        running.supervisor.stop()  # first: it would start again what ends now
         for name, worker in workers.items():
             say(f"stopping worker {name}")
             worker.stop()
@@ -103,7 +106,8 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
                 api.set_state(run["id"], "CRASHED", "Crashed", why, force=True)
             say("stopping server")
             running.server.stop()
-        running.server, running.workers, running.environment = NOBODY, {}, {}
+        running.server = running.supervisor = NOBODY
+        running.workers, running.environment = {}, {}
         running.host, running.names = LOOPBACK, ""  # only who asks for others again gets them
         running.save(_state(at))
         return bool(workers) or server_up
@@ -119,9 +123,15 @@ def status(at: Places | None = None) -> list[Service]:
     found = [Service("server", state, detail)]
     for pool in POOLS:
         worker = running.workers.get(pool, NOBODY)
-        detail = f"pid {worker.pid}" if worker.alive else f"see {_log(at, f'worker-{pool}')}"
-        found.append(Service(f"worker {pool}", "up" if worker.alive else "down", detail))
-    return found
+        found.append(_service(at, f"worker {pool}", worker))
+    return [*found, _service(at, "supervisor", running.supervisor)]
+
+
+def _service(at: Places, name: str, process: Process) -> Service:
+    log = _log(at, name.replace(" ", "-"))
+    if process.alive:
+        return Service(name, "up", f"pid {process.pid}")
+    return Service(name, "down", f"see {log}")
 
 
 def connect(at: Places | None = None) -> Api | None:
@@ -326,6 +336,8 @@ def _ensure_workers(at: Places, running: Running, settings: dict[str, str], say:
         say(f"starting worker {pool}")
         workers[pool] = _start_worker(at, pool, settings, cwd)
     if missing:
+        if changed:
+            running.supervisor.stop()  # it has the old environment
         running.environment = wanted
         running.save(_state(at))
         _require_workers(at, workers)
@@ -347,6 +359,16 @@ def _require_workers(at: Places, workers: dict[str, Process]) -> None:
         if not worker.alive:
             log = _log(at, f"worker-{pool}")
             raise KontextError(f"the {pool} worker did not start: {_tail(log)}")
+
+
+def _ensure_supervisor(at: Places, running: Running) -> None:
+    """Leave a process that does the same as this `up` where something dies."""
+    if running.supervisor.alive:
+        return
+    names = {"KONTEXT_HOME": str(at.home), "KONTEXT_STORE": at.store, "KONTEXT_CATALOG": at.catalog}
+    command = [sys.executable, "-m", "flows.server.supervise"]
+    running.supervisor = spawn(command, {**os.environ, **names}, _log(at, "supervisor"), Path.cwd())
+    running.save(_state(at))
 
 
 def _unfinished(api: Api) -> list[Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tasks.events import REFRESH_FINISHED
 from tasks.workspace import Places, places
 
 pytestmark = pytest.mark.prefect
+ensure_workers, ensure_supervisor = serve._ensure_workers, serve._ensure_supervisor
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
             patch.delenv(name)
         patch.setenv("KONTEXT_HOME", str(home))
         patch.setattr(serve, "_ensure_workers", lambda *_: None)
+        patch.setattr(serve, "_ensure_supervisor", lambda *_: None)
         patch.setattr(serve, "_registering", lambda *_: nullcontext(False))
         found = places()
         serve.up(found)
@@ -159,6 +162,27 @@ def test_a_password_and_names_of_ones_own_win_and_stay(
     api = serve.connect(at)
     assert api is not None and api.runs({}) == []
     assert serve.describe(at, again)["login"].endswith("/login#me:mine%20%251")
+
+
+def test_a_worker_that_dies_is_started_again_until_all_goes_down(
+    at: Places, running: serve.Running
+) -> None:
+    settings = serve._settings(at, running, "")
+    running.deployed = serve._deployed_fingerprint(settings)
+    ensure_workers(at, running, settings, print)
+    ensure_supervisor(at, running)
+    killed = running.workers["gpu"]
+    os.kill(killed.pid, signal.SIGKILL)
+    limit = time.monotonic() + 120
+    while (now := serve.load(at)).workers["gpu"] == killed or not now.workers["gpu"].alive:
+        assert time.monotonic() < limit, "nobody started the worker again"
+        time.sleep(0.2)
+    assert (now.server, now.workers["cpu"]) == (running.server, running.workers["cpu"])
+    assert "died: gpu" in (at.home / "logs" / "supervisor.log").read_text()
+    assert {service.state for service in serve.status(at)} == {"up"}
+    assert serve.down(at)
+    processes = (now.server, now.supervisor, *now.workers.values())
+    assert not any(process.alive for process in processes)
 
 
 def test_no_password_is_for_loopback_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def at(
         patch.setenv("KONTEXT_FRESH_DAYS", TEN_SECONDS)
         patch.setenv("KONTEXT_ZOMBIE_SECONDS", SILENCE)
         patch.setattr(serve, "_ensure_workers", lambda *_: None)
+        patch.setattr(serve, "_ensure_supervisor", lambda *_: None)
         found = places()
         serve.up(found)
         yield found

@@ -72,7 +72,7 @@ def test_state_survives_and_damage_means_empty(tmp_path: Path) -> None:
     path = tmp_path / "prefect" / "up.json"
     workers = {"cpu": Process(3, "4")}
     state = Running(
-        "127.0.0.1", 4321, "box", Process(1, "2"), workers, {"A": "b"}, "f"
+        "127.0.0.1", 4321, "box", Process(1, "2"), workers, {"A": "b"}, Process(5, "6"), "f"
     )
     state.save(path)
     assert Running.load(path) == state
