@@ -18,7 +18,7 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling, Scheduled
 
-from flows.names import ACTIVE, artifact_tag, deployment_name, run_name
+from flows.names import ACTIVE, artifact_tag, run_name, stage_deployment
 from tasks.reporter import Log
 
 # One crash is reported twice, by the engine's process and 2 s later by the worker; a retry set
@@ -86,7 +86,7 @@ class Children:
     def _dispatch(self, stage: str, digest: str, options: dict[str, Any], key: str) -> FlowRun:
         recipe, forced = str(options["recipe"]), bool(options["force"])
         run = run_deployment(
-            deployment_name(stage),
+            stage_deployment(stage),
             parameters={"options": options},
             flow_run_name=run_name(recipe, stage, self.dataset(), digest, forced),
             tags=["kontext", recipe, stage, artifact_tag(stage, digest), *self.tags],

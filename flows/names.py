@@ -1,4 +1,8 @@
-"""Names of deployments and runs; deployments have their flow's, the UI's list shows that first."""
+"""Names of deployments and runs.
+
+Prefect's UI lists deployments by name, ten a page: whole flows have their flow's name, and stages
+stand together behind them.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,13 @@ ACTIVE = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
 
 
 def deployment_name(flow: str) -> str:
-    """`flow/deployment`, as Prefect's API wants it."""
+    """`flow/deployment` of a whole flow, as Prefect's API wants it."""
     return f"{flow}/{flow}"
+
+
+def stage_deployment(stage: str) -> str:
+    """`flow/deployment` of a stage alone."""
+    return f"{stage}/stage-{stage}"
 
 
 def artifact_tag(stage: str, digest: str) -> str:

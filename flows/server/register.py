@@ -22,6 +22,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
+from flows.names import deployment_name, stage_deployment
 from flows.server.automations import automations
 from flows.server.settings import SERVER_SECONDS, gpu_runs
 from flows.stages import STAGE_FLOWS
@@ -54,19 +55,19 @@ def _job_variables(polite: bool) -> dict[str, Any]:
 
 
 async def deployments() -> list[RunnerDeployment]:
-    """One deployment per flow, named like it."""
+    """One deployment per flow."""
     made = []
     for flow, text in _whole_flows():
         heavy = flow.name == "nightly-evaluation"  # samples images: never beside a training
         pool, queue = ("gpu", "stages") if heavy else ("cpu", "pipelines")
-        made.append(await _deployment(flow, pool, queue, text))
+        made.append(await _deployment(flow, deployment_name(flow.name), pool, queue, text))
     for name, flow in STAGE_FLOWS.items():
         stage = STAGES[name]
         text = (
             f"{stage.summary}.\n\nInputs: {', '.join(stage.inputs) or 'none'}. "
             f"[Latest summary]({artifact_link(page_key(name))})"
         )
-        made.append(await _deployment(flow, stage.pool, "stages", text))
+        made.append(await _deployment(flow, stage_deployment(name), stage.pool, "stages", text))
     return made
 
 
@@ -106,14 +107,16 @@ _REFRESH_TEXT = (
 _NIGHTLY_TEXT = "A published model again, with fresh noise; fails when it is worse than it was."
 
 
-async def _deployment(flow: Flow[..., Any], pool: str, queue: str, text: str) -> RunnerDeployment:
+async def _deployment(
+    flow: Flow[..., Any], name: str, pool: str, queue: str, text: str
+) -> RunnerDeployment:
     limit = None
     if flow.name in ("refresh", "retention"):  # two at once would do the same work twice
         limit = ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
         )
     made = await flow.ato_deployment(
-        name=flow.name,
+        name=name.partition("/")[2],
         concurrency_limit=limit,
         description=text,
         version=importlib.metadata.version("kontext"),

@@ -156,7 +156,7 @@ def test_a_run_of_a_killed_pipeline_is_adopted(
 ) -> None:
     recipe = resolve_recipe("demo")
     digest = open_engine(recipe, places()).digests()["ingest"]
-    found = client.read_deployment_by_name("ingest/ingest")
+    found = client.read_deployment_by_name("ingest/stage-ingest")
     other = client.create_flow_run_from_deployment(
         found.id, tags=["ingest", artifact_tag("ingest", digest)], state=Running()
     )
@@ -186,7 +186,7 @@ def test_cancelling_the_pipeline_cancels_its_children(client: SyncPrefectClient,
 
     # a child is linked to its parent through a task run
     link = client.create_task_run(dispatch, flow_run_id=run.id, dynamic_key="1")
-    found = client.read_deployment_by_name("ingest/ingest")
+    found = client.read_deployment_by_name("ingest/stage-ingest")
     child = client.create_flow_run_from_deployment(found.id, parent_task_run_id=link.id)
     children.cancel_children(None, client.read_flow_run(run.id), None)
     state = client.read_flow_run(child.id).state
@@ -194,7 +194,9 @@ def test_cancelling_the_pipeline_cancels_its_children(client: SyncPrefectClient,
 
 
 def test_everything_is_registered(client: SyncPrefectClient) -> None:
-    assert {"pipeline", "refresh", "ingest"} <= {d.name for d in client.read_deployments()}
+    names = sorted(d.name for d in client.read_deployments())
+    assert {"pipeline", "refresh", "stage-ingest"} <= set(names)
+    assert "pipeline" in names[:10]  # the first page of the UI's list
     entrypoints = {str(d.entrypoint) for d in client.read_deployments()}
     assert "flows.pipeline.pipeline" in entrypoints
     assert "flows.stages.train_autoencoder" in entrypoints

@@ -185,7 +185,7 @@ def test_status_says_running_and_by_whom(client: SyncPrefectClient, toy: Path) -
     engine = open_engine(resolve_recipe("demo"), places())
     api = Api(str(client.api_url).removesuffix("/api/").removesuffix("/api"))
     digests = engine.digests()
-    found = client.read_deployment_by_name("ingest/ingest")
+    found = client.read_deployment_by_name("ingest/stage-ingest")
     run = client.create_flow_run_from_deployment(
         found.id, tags=[artifact_tag("ingest", digests["ingest"])], state=Running(), name="mine me"
     )

@@ -39,7 +39,7 @@ def test_prefect_yaml_deploys_what_kontext_up_deploys() -> None:
     for name, deployment in found.items():
         path, _, attribute = str(deployment.entrypoint).partition(":")
         module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-        assert getattr(module, attribute).name == name
+        assert getattr(module, attribute).name == name.removeprefix("stage-")
         pool = deployment.work_pool
         assert pool is not None and pool.work_queue_name in QUEUES[str(pool.name)]
         assert (pool.name, pool.work_queue_name) == (
