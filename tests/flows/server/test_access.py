@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -101,6 +102,22 @@ def test_prefects_own_client_and_events_get_in(at: Places, running: serve.Runnin
             break
         time.sleep(0.1)
     assert len(found) == 1
+
+
+def test_a_schedule_makes_runs(at: Places) -> None:
+    """What failed without a word under SQLAlchemy 2.1 before Prefect 3.9."""
+    api = serve.connect(at)
+    assert api is not None
+    flow = api.call("POST", "/flows/", {"name": "toy"})
+    schedule = {"schedule": {"interval": 3600}, "active": True}
+    toy = {"name": "toy", "flow_id": flow["id"], "schedules": [schedule]}
+    deployment = api.call("POST", "/deployments/", toy)
+    limit, planned = time.monotonic() + 120, list[Any]()
+    while not planned and time.monotonic() < limit:
+        planned = api.runs({"deployment_id": {"any_": [deployment["id"]]}})
+        time.sleep(0.2)
+    assert planned and all(run["auto_scheduled"] for run in planned)
+    api.call("DELETE", f"/deployments/{deployment['id']}")
 
 
 def test_an_external_server_is_given_the_users_password(
