@@ -77,7 +77,9 @@ def backfill(options: BackfillForm = BackfillForm()) -> Any:  # noqa: B008
     Args:
         options: Which sources
     """
-    recipe = resolve_recipe(options.recipe, options.overrides)
+    if refused := options.refused():
+        return refused
+    recipe = resolve_recipe(options.recipe, options.overrides, options.store)
     with get_client(sync_client=True) as client:
         todo = plan_partitions(client, options, recipe)
         key = f"{flow_run.get_id()}:{flow_run.get_run_count() or 1}"
@@ -99,7 +101,7 @@ def plan_partitions(
     found = []
     for name, overrides in known.items():
         part = Partition(name, [*options.overrides, *overrides])
-        made = resolve_recipe(options.recipe, part.overrides)
+        made = resolve_recipe(options.recipe, part.overrides, options.store)
         engine = open_engine(made, places(options.store))
         last = list(engine.digests())[-1] if options.until == "all" else str(options.until)
         if options.partitions and name not in options.partitions:

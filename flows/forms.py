@@ -4,15 +4,22 @@ Rules that Prefect's form needs: every field has a title and a description, list
 optional, choices are StrEnums, and nothing here is a secret (parameters are stored in clear).
 """
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
+from kontext.errors import RecipeError
 from kontext.stages import STAGES
-from schemas.recipes import RECIPES
+from kontext.store.recipes import REFERENCE
+from schemas.recipes import DEFAULT, RECIPES
+from tasks.workspace import resolve_recipe
 
-RecipeName = StrEnum("RecipeName", {name.replace("-", "_"): name for name in RECIPES})  # type: ignore[misc]
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
 StageName = StrEnum("StageName", {name.replace("-", "_"): name for name in STAGES})  # type: ignore[misc]
 _CHOICES = {"all": "all", **{name.replace("-", "_"): name for name in STAGES}}
 StageChoice = StrEnum("StageChoice", _CHOICES)  # type: ignore[misc]
@@ -46,18 +53,41 @@ _VERSIONS: list[str] = Field(
 _ALL = StageChoice("all")
 
 
+def _offered(schema: dict[str, Any]) -> None:
+    """A choice of recipes; `flows.server.offered` adds users' own. The second box takes others."""
+    del schema["type"]
+    schema["anyOf"] = [
+        {"title": "Recipe", "type": "string", "enum": [*RECIPES]},
+        {"title": "Version", "type": "string", "pattern": f"^{REFERENCE}$"},
+    ]
+
+
 class RecipeForm(_Form, title="Recipe"):
     """What every run of stages needs: a recipe, changes to it, and a store."""
 
-    recipe: RecipeName = Field(next(iter(RecipeName)), title="Recipe")
-    """A named configuration of every stage (schemas/recipes/)"""
-    overrides: list[str] = Field(
+    recipe: str = Field(DEFAULT, title="Recipe", json_schema_extra=_offered)
+    """Values for every stage; `kontext recipe list` says more. A YAML file of your own is offered
+    here after `kontext run --recipe FILE`. Version: NAME@DIGEST of an older one"""
+    overrides: list[Annotated[str, Field(json_schema_extra={"pattern": "^[^=]+="})]] = Field(
         [],
         title="Overrides",
-        description="Changes to the recipe, one per entry, as section.key=value; "
-        "e.g. distill.seed=1",
+        description="Changes to the recipe, one per entry, as section.key=value, e.g. "
+        "distill.seed=1; `kontext recipe keys` lists all keys",
     )
     store: str = _STORE
+
+    def refused(self) -> State[Any] | None:
+        """A failed state that says which recipe or override does not fit; none where all do.
+
+        Flows that dispatch others ask first, and end in this line instead of a traceback.
+        """
+        from prefect.states import Failed
+
+        try:
+            resolve_recipe(self.recipe, self.overrides, self.store)
+        except RecipeError as error:
+            return Failed(message=str(error))
+        return None
 
 
 class PipelineForm(RecipeForm, title="Pipeline"):

@@ -58,7 +58,7 @@ def planned_name(
 ) -> str:
     """Name of a run before it starts. The digest of `stage` shows what it will make."""
     try:
-        recipe = resolve_recipe(form.recipe, form.overrides)
+        recipe = resolve_recipe(form.recipe, form.overrides, form.store)
         engine = open_engine(recipe, places(form.store), versions=form.versions)
         return run_name(form.recipe, what, dataset_label(engine), engine.digests()[stage], forced)
     except KontextError:  # the run itself reports what is wrong with its parameters

@@ -43,7 +43,8 @@ class PipelineRun:
         self._title = title
         self._client = client
         self._log = get_run_logger()
-        at, recipe = places(form.store), resolve_recipe(form.recipe, form.overrides)
+        at = places(form.store)
+        recipe = resolve_recipe(form.recipe, form.overrides, form.store)
         self._home = at.home
         self._engine = open_engine(recipe, at, run, form.versions)
         self._children = Children(
@@ -196,6 +197,8 @@ def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
     Args:
         options: What to run
     """
+    if refused := options.refused():
+        return refused
     return run_plan(options, title=f"Pipeline, recipe {options.recipe}")
 
 

@@ -35,7 +35,7 @@ def _name() -> str:
     """Run name: recipe, what, and the dataset version that it goes on from."""
     form = form_of_run(RefreshForm)
     try:
-        dataset = resolve_recipe(form.recipe, form.overrides).shard.dataset
+        dataset = resolve_recipe(form.recipe, form.overrides, form.store).shard.dataset
         mark = read_watermark(open_store(places(form.store).store), dataset)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · refresh"
@@ -49,8 +49,11 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
     Args:
         options: Which data
     """
+    if refused := options.refused():
+        return refused
     log = get_run_logger()
-    engine = open_engine(resolve_recipe(options.recipe, options.overrides), places(options.store))
+    recipe = resolve_recipe(options.recipe, options.overrides, options.store)
+    engine = open_engine(recipe, places(options.store))
     dataset = engine.recipe.shard.dataset
     mark = read_watermark(engine.objects, dataset)
     due = flow_run.get_scheduled_start_time()

@@ -22,6 +22,8 @@ def _name_from_parameters(stage: str) -> str:
 
 def _stage_flow(stage: Stage) -> Flow[..., Any]:
     def run(options: StageForm = StageForm()) -> Any:  # noqa: B008
+        if refused := options.refused():
+            return refused
         return run_stage(stage.name, **options.model_dump(mode="json"))
 
     run.__name__ = run.__qualname__ = stage.name.replace("-", "_")

@@ -26,6 +26,7 @@ from schemas.sections.data import (
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, EncodeConfig, FinetuneConfig
+from schemas.words import NAME
 
 
 def small_transformer(**sizes: Any) -> TransformerShape:
@@ -55,7 +56,7 @@ class Recipe(Section):
 
     model_config = ConfigDict(defer_build=True)  # until first used: then stages' files are found
 
-    name: str = Field("custom", title="Name")
+    name: str = Field("custom", title="Name", pattern=f"^{NAME}$")  # it is part of paths
     # by a factory: its default looks for the sources' settings
     ingest: IngestConfig = Field(default_factory=IngestConfig, title="Images")
     mine: MineConfig = Field(MineConfig(), title="Mining of pairs")

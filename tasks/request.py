@@ -57,7 +57,7 @@ def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
     Raises KontextError for an unknown recipe or version, or when a stage from before is missing.
     """
     at, ends = places(request.store), time.monotonic() + seconds
-    recipe = resolve_recipe(request.recipe, request.overrides)
+    recipe = resolve_recipe(request.recipe, request.overrides, request.store)
     engine = open_engine(recipe, at, "", request.versions, lambda: time.monotonic() > ends)
     for stage in filter(request.accept.__contains__, engine.digests()):  # in the graph's order
         engine.accept(stage, request.command())

@@ -40,7 +40,7 @@ def run_stage(
     log = get_run_logger()
     reporter = PrefectReporter(stage, log)
     with forward_logs(log):
-        chosen, run = resolve_recipe(recipe, overrides), str(flow_run.get_id())
+        chosen, run = resolve_recipe(recipe, overrides, store), str(flow_run.get_id())
         engine = open_engine(chosen, places(store), run, versions)
         try:
             outcome = engine.run_stage(stage, reporter, force=force)

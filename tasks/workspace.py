@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from kontext.errors import ArtifactError, KontextError, RecipeError
+from kontext.errors import ArtifactError, RecipeError
+from schemas.changes import MisfitError, with_overrides
 from schemas.recipe import Recipe
-from schemas.recipes import load_recipe
+from schemas.recipes import RECIPES
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -71,18 +70,25 @@ def _absolute(url: str) -> str:
     return f"file://{Path(path if separator else url).expanduser().resolve()}"
 
 
-def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe with overrides applied. Raises RecipeError with one clear line."""
+def resolve_recipe(name: str, overrides: Sequence[str] = (), store: str = "") -> Recipe:
+    """A named recipe, or one of the store's (`NAME` or `NAME@DIGEST`), with overrides applied.
+
+    Raises RecipeError with one clear line.
+    """
     try:
-        return load_recipe(name, tuple(overrides))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"recipe '{name}': {where}: {first['msg']}") from error
-    except KontextError:
-        raise
-    except ValueError as error:
+        return with_overrides(_base_recipe(name, store), overrides)
+    except MisfitError as error:
         raise RecipeError(str(error)) from error
+
+
+def _base_recipe(name: str, store: str) -> Recipe:
+    if name in RECIPES:
+        return RECIPES[name]()
+    from kontext.store.objects import open_store
+    from kontext.store.recipes import find_recipe, get_recipe
+
+    objects = open_store(places(store).store)
+    return get_recipe(objects, find_recipe(objects, name, tuple(RECIPES)))
 
 
 def open_engine(

@@ -11,6 +11,7 @@ Every command answers `--help`; data is printed as JSON with `--json`. Exit code
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -25,6 +26,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 add_commands(app, sys.modules[__name__])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from kontext.engine.versions import git_commit, kontext_version
+
+        commit = git_commit()
+        typer.echo(f"kontext {kontext_version()}{f' ({commit})' if commit else ''}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which it is.")
+    ] = False,
+) -> None:
+    """Options of `kontext` itself."""
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared.opened import reference
 from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
 from flows.cli.shared.submit import submit
 
@@ -25,7 +26,7 @@ def backfill(
 ) -> None:
     """Run the sources of a recipe one by one, each into a dataset of its own."""
     options = {
-        "recipe": recipe,
+        "recipe": reference(recipe, overrides, store),
         "overrides": overrides or [],
         "which": which,
         "partitions": partition or [],

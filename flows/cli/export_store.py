@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared import opened
+from flows.cli.shared.complete import complete_stage
 from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store, known_stage, known_stages
 from flows.cli.shared.show import print_result
 from kontext.errors import ArtifactError
@@ -19,13 +20,19 @@ def export_store(
     overrides: Sets = None,
     store: Store = "",
     until: Annotated[
-        str, typer.Option(help="Last stage whose artifact is copied.", callback=known_stage)
+        str,
+        typer.Option(
+            help="Last stage whose artifact is copied.",
+            callback=known_stage,
+            autocompletion=complete_stage,
+        ),
     ] = "index",
     files_of: Annotated[
         list[str] | None,
         typer.Option(
             help="Stage whose files are copied, of others only manifests; repeatable.",
             callback=known_stages,
+            autocompletion=complete_stage,
         ),
     ] = None,
     models: Annotated[bool, typer.Option(help="Copy MiniLM and EfficientNet-Lite0 too.")] = True,
@@ -39,11 +46,15 @@ def export_store(
     There: kontext run --direct --recipe NAME --from train-autoencoder --store file:///FOLDER
     """
     from kontext.exported import export_store as export
+    from kontext.store.recipes import put_recipe
+    from schemas.recipes import RECIPES
 
     written = Path(output).resolve()
     engine = opened.engine(recipe, overrides, store)
     with opened.exported_to(str(written), store) as target:
         done = export(engine, target, until, files_of or (), models)
+        if recipe not in RECIPES:  # there is no file over there
+            put_recipe(target.objects, opened.changed_recipe(recipe, None, store))
     files = [written] if written.is_file() else [p for p in written.rglob("*") if p.is_file()]
     mib = sum(path.stat().st_size for path in files) / 2**20
     refs = ["/".join(ref) for ref in done.artifacts]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.shared.complete import complete_recipe
+from flows.cli.shared.opened import changed_recipe
 from flows.cli.shared.options import Json, Panel, Sets, Store
 from flows.cli.shared.show import print_json
 
@@ -18,7 +20,10 @@ PLACE = (Panel.RUN, 5)
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="Named recipe.")] = "demo",
+    recipe: Annotated[
+        str,
+        typer.Argument(help="Named recipe, or a YAML file.", autocompletion=complete_recipe),
+    ] = "demo",
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
     memory: Annotated[float, typer.Option(min=1, help="Memory of each GPU, in GiB.")] = 139.0,
     device: Annotated[
@@ -41,9 +46,8 @@ def plan(
     run, shows what was measured next to what is predicted for the machine given here.
     """
     from kontext.train.capacity import Machine, estimates
-    from tasks.workspace import resolve_recipe
 
-    chosen = resolve_recipe(recipe, overrides or [])
+    chosen = changed_recipe(recipe, overrides, store)
     stages = estimates(chosen, Machine(gpus, memory, device, share))
     measured = _measured(chosen, stages, store)
     if as_json:

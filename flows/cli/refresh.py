@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared.opened import reference
 from flows.cli.shared.options import Json, Panel, Recipe, Sets, Store
 from flows.cli.shared.submit import submit
 
@@ -21,5 +22,6 @@ def refresh(
     as_json: Json = False,
 ) -> None:
     """Read the sources again and commit a new dataset version."""
+    recipe = reference(recipe, overrides, store)
     options = {"recipe": recipe, "overrides": overrides or [], "rescan": rescan, "train": train}
     submit("refresh", options, store, as_json)

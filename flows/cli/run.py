@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared.opened import changed_recipe
+from flows.cli.shared.complete import complete_ref
+from flows.cli.shared.opened import reference
 from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
 from flows.cli.shared.show import print_json
 from kontext.errors import Stopped
@@ -21,7 +22,10 @@ def run(
     until: Until = "",
     version: Annotated[
         list[str] | None,
-        typer.Option(help="Artifact to use as it is: stage/digest or a tag; repeatable."),
+        typer.Option(
+            help="Artifact to use as it is: stage/digest or a tag; repeatable.",
+            autocompletion=complete_ref,
+        ),
     ] = None,
     accept: Accept = None,
     force: Annotated[
@@ -42,7 +46,7 @@ def run(
         raise typer.BadParameter("--only and --from exclude each other")
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
-    changed_recipe(recipe, overrides)  # what does not fit is bad usage
+    recipe = reference(recipe, overrides, store)  # what does not fit is bad usage
     from rich.console import Console
 
     from tasks.request import Request

@@ -6,9 +6,11 @@ from rich.console import Console
 
 from flows.names import deployment_name
 from flows.server.api import Api, ServerError
+from flows.server.offered import offer_recipes
 from flows.server.serve import server_api, up
 from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
+from schemas.recipes import RECIPES
 from tasks.markdown import run_link
 from tasks.request import Request, RunFailed, find_report, plan_run
 from tasks.workspace import places
@@ -24,6 +26,8 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
     at, engine = places(request.store), planned.engine
     running = up(at, say=lambda text: console.print(text, style="dim"))
     api = server_api(at, running, patience=SERVER_SECONDS)
+    if request.recipe not in RECIPES:
+        offer_recipes(api, engine.objects)
     options = {
         "recipe": request.recipe,
         "overrides": list(request.overrides),

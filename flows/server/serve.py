@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.server.api import Api, ServerError
+from flows.server.offered import offer_recipes
 from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
 from flows.server.processes import LOOPBACK, NOBODY, Process, Running, port_free, spawn
 from flows.server.settings import (
@@ -35,6 +36,7 @@ from flows.server.settings import (
     zombie_seconds,
 )
 from kontext.errors import KontextError
+from kontext.store.objects import open_store
 from tasks.report import REPORT_URL
 from tasks.workspace import Places, make_private, places
 
@@ -80,8 +82,11 @@ def up(
         with _registering(at, running, settings, say) as registering:
             if not external:
                 _await_server(at, running)
+        api = server_api(at, running, patience=30.0)
         if started or registering:
-            server_api(at, running, patience=30.0).send_heartbeats()
+            api.send_heartbeats()
+        if registering:
+            offer_recipes(api, open_store(at.store))
         _ensure_workers(at, running, settings, say)
         _ensure_supervisor(at, running)
         return running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import tomllib
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -73,6 +74,7 @@ def git_commit() -> str:
     """The commit of the checkout this code lies in, `+changes` if edited; empty outside git."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # not another project's
         head = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
@@ -85,6 +87,15 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
     )
     return done.stdout.strip()
+
+
+def kontext_version() -> str:
+    """The version of kontext, of this checkout where it is not installed."""
+    try:
+        return metadata.version("kontext")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text("utf-8"))["project"]["version"])
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from flows.cli.shared.show import say
 from kontext.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -65,21 +66,66 @@ def scratch(store: str) -> Path:
     return folder
 
 
-def changed_recipe(recipe: str, overrides: list[str] | None) -> Recipe:
-    """The recipe with its changes. Raises typer.BadParameter (exit 2) where one does not fit."""
+def changed_recipe(recipe: str, overrides: list[str] | None, store: str) -> Recipe:
+    """The recipe, a file's too, with its changes.
+
+    Raises typer.BadParameter (exit 2) where a name or a change does not fit, RecipeError for a
+    file that is no recipe.
+    """
+    from schemas.changes import MisfitError, with_overrides
     from tasks.workspace import resolve_recipe
 
+    if is_file(recipe):
+        base = _read(recipe)
+    else:
+        try:
+            base = resolve_recipe(recipe, (), store)
+        except RecipeError as error:
+            raise typer.BadParameter(str(error)) from error
     try:
-        return resolve_recipe(recipe, overrides or [])
-    except RecipeError as error:
+        return with_overrides(base, overrides or ())
+    except MisfitError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from error
 
 
+def is_file(recipe: str) -> bool:
+    """Whether a recipe is given as a YAML file, not by its name."""
+    return "/" in recipe or recipe.endswith((".yaml", ".yml"))
+
+
+def _read(path: str) -> Recipe:
+    from schemas.recipe_file import RecipeFileError, read_recipe
+
+    try:
+        return read_recipe(Path(path))
+    except RecipeFileError as error:
+        raise RecipeError(str(error)) from error
+
+
+def reference(recipe: str, overrides: list[str] | None, store: str) -> str:
+    """What other processes know the recipe by, after it was checked with its changes.
+
+    A file is stored first. Whatever the store has is named by its content, so that neither a
+    changed file nor a newer recipe of that name changes a run that has begun.
+    """
+    from kontext.store.recipes import find_recipe, put_recipe
+    from schemas.recipes import RECIPES
+
+    changed_recipe(recipe, overrides, store)
+    if recipe in RECIPES:
+        return recipe
+    if not is_file(recipe):
+        return find_recipe(objects(store), recipe).reference
+    stored = put_recipe(objects(store), _read(recipe))
+    say(f"recipe  {recipe} is stored as {stored}")
+    return stored
+
+
 def engine(recipe: str, overrides: list[str] | None, store: str) -> Engine:
-    """The engine for a recipe with its changes. Raises typer.BadParameter for bad ones."""
+    """The engine for a recipe with its changes. Raises like `changed_recipe`."""
     from tasks.workspace import open_engine, places
 
-    return open_engine(changed_recipe(recipe, overrides), places(store))
+    return open_engine(changed_recipe(recipe, overrides, store), places(store))
 
 
 def prelude(at: str, store: str) -> str:

@@ -3,9 +3,12 @@
 import re
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from flows.cli.shared.complete import complete_key, complete_recipe, complete_ref, complete_stage
+from schemas.words import unknown
 
 
 class Panel(StrEnum):
@@ -19,20 +22,12 @@ class Panel(StrEnum):
     OTHER = "Other"
 
 
-def _recipe(value: str) -> str:
-    from schemas.recipes import RECIPES
-
-    if value not in RECIPES:
-        raise typer.BadParameter(f"unknown recipe '{value}' (known: {', '.join(RECIPES)})")
-    return value
-
-
 def known_stage(value: str) -> str:
     """The stage, or none. Raises typer.BadParameter."""
     from kontext.stages import STAGES
 
     if value and value not in STAGES:
-        raise typer.BadParameter(f"unknown stage '{value}' (known: {', '.join(STAGES)})")
+        raise typer.BadParameter(unknown("stage", value, STAGES))
     return value
 
 
@@ -54,24 +49,32 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[str, typer.Option("--store", help="file:///folder or s3://bucket/prefix.")]
 Recipe = Annotated[
     str,
-    typer.Option("--recipe", "-r", help="Named recipe, e.g. demo, ci or h200.", callback=_recipe),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Named recipe, e.g. demo, or a YAML file (kontext recipe).",
+        autocompletion=complete_recipe,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="Recipe change as section.key=value; repeatable."),
+    typer.Option(
+        "--set",
+        "-s",
+        help="Recipe change as section.key=value (kontext recipe keys); repeatable.",
+        autocompletion=complete_key,
+    ),
 ]
-Only = Annotated[
-    str, typer.Option(help="This stage and whatever depends on it.", callback=known_stage)
-]
-From = Annotated[
-    str, typer.Option("--from", help="This stage and all later ones.", callback=known_stage)
-]
-Until = Annotated[str, typer.Option(help="Stop after this stage.", callback=known_stage)]
+_STAGE: Any = {"callback": known_stage, "autocompletion": complete_stage}
+Only = Annotated[str, typer.Option(help="This stage and whatever depends on it.", **_STAGE)]
+From = Annotated[str, typer.Option("--from", help="This stage and all later ones.", **_STAGE)]
+Until = Annotated[str, typer.Option(help="Stop after this stage.", **_STAGE)]
 Accept = Annotated[
     list[str] | None,
     typer.Option(
         help="Stage whose latest artifact is used although its code has changed; repeatable.",
         callback=known_stages,
+        autocompletion=complete_stage,
     ),
 ]
 At = Annotated[
@@ -81,7 +84,12 @@ Grace = Annotated[
     timedelta,
     typer.Option(metavar="PERIOD", help="Keep what is younger, e.g. 7d or 12h.", parser=period),
 ]
-Ref = Annotated[str, typer.Argument(help="stage/digest, a digest prefix, a tag or a stage name.")]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        help="stage/digest, a digest prefix, a tag or a stage name.", autocompletion=complete_ref
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

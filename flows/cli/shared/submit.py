@@ -16,12 +16,17 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     """
     from flows.names import deployment_name
     from flows.server.api import TERMINAL
+    from flows.server.offered import offer_recipes
     from flows.server.serve import server_api, up
     from flows.server.settings import SERVER_SECONDS
+    from kontext.store.objects import open_store
+    from schemas.recipes import DEFAULT, RECIPES
     from tasks.workspace import places
 
     at = places(store)
     api = server_api(at, up(at, say=say), patience=SERVER_SECONDS)
+    if options.get("recipe", DEFAULT) not in RECIPES:
+        offer_recipes(api, open_store(at.store))
     parameters = {"options": {**options, "store": store}}
     run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
     say(f"run     {api.url}{run_link(run['id'])}")
