@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
+from flows.quiet import quieten
 from kontext.errors import RecipeError
 from kontext.stages import STAGES
 from kontext.store.recipes import REFERENCE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 StageName = StrEnum("StageName", {name.replace("-", "_"): name for name in STAGES})  # type: ignore[misc]
+quieten()  # every flow has a form
 _CHOICES = {"all": "all", **{name.replace("-", "_"): name for name in STAGES}}
 StageChoice = StrEnum("StageChoice", _CHOICES)  # type: ignore[misc]
 

@@ -67,7 +67,8 @@ def changed(recipe: Recipe, changes: Iterable[Change]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        first, *more = error.errors()
+        # a mistyped key first: what misses because of it comes second
+        first, *more = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         also = f" (and {len(more)} more)" if more else ""
         raise MisfitError(first["loc"], _told(first) + also) from error
 

@@ -34,7 +34,7 @@ def read_recipe(path: Path) -> Recipe:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RecipeFileError(f"{path}: larger than {LARGEST // 1024} KiB")
-        return recipe_from(data.decode("utf-8-sig"), path.stem)
+        return recipe_from(data.decode("utf-8-sig"), path.stem, path.absolute().parent)
     except OSError as error:
         raise RecipeFileError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -46,8 +46,10 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeFileError(f"{path}, line {error.line}: {error}") from error
 
 
-def recipe_from(text: str, name: str) -> Recipe:
+def recipe_from(text: str, name: str, folder: Path = Path()) -> Recipe:
     """The recipe that a text describes; `name` is its name where the text has none.
+
+    Image folders are taken from `folder`, because the workers run somewhere else.
 
     Raises YamlError, with a line, for whatever is wrong.
     """
@@ -57,6 +59,7 @@ def recipe_from(text: str, name: str) -> Recipe:
     data = dict(document.data)
     base = data.pop(FROM, None)
     name = data.setdefault("name", name)
+    _place_sources(data.get("ingest"), folder)
     try:
         _check_names(base, name)
         own = [Change(("shard", "dataset"), name), Change(("publish", "name"), f"kontext-{name}")]
@@ -66,7 +69,7 @@ def recipe_from(text: str, name: str) -> Recipe:
 
 
 def _check_names(base: Any, name: Any) -> None:
-    if base is not None and base not in RECIPES:
+    if base is not None and str(base) not in RECIPES:
         raise MisfitError((FROM,), unknown("recipe", str(base), RECIPES))
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise MisfitError(
@@ -74,6 +77,13 @@ def _check_names(base: Any, name: Any) -> None:
         )
     if name in RECIPES:
         raise MisfitError(("name",), f"'{name}' is a recipe of kontext's own: take another name")
+
+
+def _place_sources(ingest: Any, folder: Path) -> None:
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    for source in sources if isinstance(sources, list) else ():
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = str(folder / Path(source["path"]).expanduser())
 
 
 def _line(document: Document, path: KeyPath) -> int:

@@ -129,7 +129,7 @@ def inline(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    if _PLAIN.fullmatch(value) and json_or_text(value) is value:
+    if _PLAIN.fullmatch(value) and json_or_text(value) == value:
         return value
     quoted = json.dumps(value, ensure_ascii=False)
-    return str(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted))
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.shared import opened
+from flows.cli.shared.complete import complete_stage
 from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
 from flows.cli.shared.show import print_json, print_result, print_table, say
 from kontext.errors import ArtifactError
@@ -23,7 +24,9 @@ app = typer.Typer(help="List, inspect, verify and clean versioned stage outputs.
 
 @app.command("list")
 def list_artifacts(
-    stage: Annotated[str, typer.Argument(help="Only this stage.")] = "",
+    stage: Annotated[
+        str, typer.Argument(help="Only this stage.", autocompletion=complete_stage)
+    ] = "",
     store: Store = "",
     as_json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.shared import opened
+from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json
 
@@ -24,7 +25,12 @@ Output = Annotated[
 ]
 Weights = Annotated[
     str,
-    typer.Option("--weights", "-w", help="Model folder, artifact or tag; by default the latest."),
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Model folder, artifact or tag; by default the latest.",
+        autocompletion=complete_ref,
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, max=200, help="Sampling steps.")]
 Seeds = Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.shared import opened
+from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Dtype, Json, Panel, Store
 from flows.cli.shared.show import print_result
 
@@ -13,7 +14,12 @@ PLACE = (Panel.MODELS, 3)
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="Artifact (publish or import), tag or model folder.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="Artifact (publish or import), tag or model folder.", autocompletion=complete_ref
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
     layout: Annotated[str, typer.Option(help="bfl or diffusers.")] = "diffusers",
     dtype: Dtype = "",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.submit import submit
 
@@ -11,7 +12,9 @@ PLACE = (Panel.SERVER, 5)
 
 
 def nightly(
-    model: Annotated[str, typer.Argument(help="Tag of a published model.")],
+    model: Annotated[
+        str, typer.Argument(help="Tag of a published model.", autocompletion=complete_ref)
+    ],
     tolerance: Annotated[
         float, typer.Option(help="How far a success rate may fall, 0 to 1.")
     ] = 0.1,
