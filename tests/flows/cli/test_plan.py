@@ -44,4 +44,4 @@ def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.Monkey
 
 def test_an_unknown_recipe_is_one_line() -> None:
     done = runner.invoke(app, ["plan", "nothing"])
-    assert done.exit_code != 0 and "unknown recipe 'nothing'" in str(done.exception)
+    assert done.exit_code == 2 and "unknown recipe 'nothing'" in done.output

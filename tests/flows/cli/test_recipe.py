@@ -53,6 +53,16 @@ def test_a_run_needs_its_file_no_longer(mine: Path, toy: Path) -> None:
     assert resolve_recipe("mine", ["distill.seed=6"]).distill.seed == 6
 
 
+def test_an_exported_store_has_the_recipe(mine: Path, tmp_path: Path) -> None:
+    mine.write_text(mine.read_text() + "distill:\n  seed: 5\n")
+    _run("run", "--direct", "--recipe", str(mine), "--until", "index", "--json")
+    out, given = str(tmp_path / "out"), ("--recipe", str(mine), "--set", "distill.seed=6")
+    _run("export-store", out, *given, "--no-models", "--json")
+    assert resolve_recipe("mine", (), out).distill.seed == 5  # --set is given again over there
+    there = _run("status", "--recipe", "mine", "--store", out, "--json")["stages"]
+    assert {s["stage"]: s["state"] for s in there}["index"] == "done"
+
+
 def test_a_changed_file_does_not_change_what_was_stored(mine: Path, toy: Path) -> None:
     _run("run", "--direct", "--recipe", str(mine), "--only", "ingest", "--json")
     (before,) = stored_recipes(open_store(f"file://{toy}/store"))
