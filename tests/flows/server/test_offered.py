@@ -12,6 +12,7 @@ from prefect.exceptions import FailedRun
 from prefect.flow_engine import flow_run_logger, run_flow
 from prefect.settings import PREFECT_API_URL
 
+from flows.names import deployment_name, stage_deployment
 from flows.pipeline import pipeline
 from flows.refresh import refresh
 from flows.server.api import Api, ServerError
@@ -57,7 +58,7 @@ def test_the_last_recipe_of_each_name_is_offered_and_older_ones_still_run(
     old, new = (put_recipe(objects, recipe) for recipe in recipes)
     offer_recipes(api, objects)
     after = _deployments(api)
-    for name in ("pipeline", "refresh", "backfill", "distill"):
+    for name in ("pipeline", "refresh", "backfill", "stage-distill"):
         assert _offers(after[name]) == [*RECIPES, new]
         changed = {key for key in after[name] if after[name][key] != before[name][key]}
         assert changed <= {"parameter_openapi_schema", "updated", "last_polled"}
@@ -66,7 +67,7 @@ def test_the_last_recipe_of_each_name_is_offered_and_older_ones_still_run(
         == (before["retention"]["parameter_openapi_schema"])
     )
     for recipe in (old, new, "mine", "demo"):
-        api.create_run("distill/distill", {"options": {"recipe": recipe}}, [])
+        api.create_run(stage_deployment("distill"), {"options": {"recipe": recipe}}, [])
     offer_recipes(api, open_store(f"file://{toy}/other"))
     assert _offers(_deployments(api)["pipeline"]) == [*RECIPES]
 
@@ -86,7 +87,8 @@ def test_a_typo_ends_the_run_in_one_line_before_anything_is_dispatched(
     flow: Any, client: SyncPrefectClient, api: Api, toy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"overrides": ["distill.sede=1"]}
-    created = api.create_run(f"{flow.name}/{flow.name}", {"options": options}, [])
+    deployment = stage_deployment if flow.name in STAGE_FLOWS else deployment_name
+    created = api.create_run(deployment(flow.name), {"options": options}, [])
     run = client.read_flow_run(created["id"])
     logger = logging.getLogger("prefect.flow_runs")
     logger.addHandler(caplog.handler)
