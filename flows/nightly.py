@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 
 from flows.forms import NightlyForm
 from kontext.engine.run import Engine
+from kontext.engine.stage import ADDED
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.manifest import Manifest
@@ -69,8 +70,7 @@ def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Eng
     sections: dict[str, Any] = {"name": publish.recipe}
     for manifest in (published, *(base.open(*pin).manifest for pin in pins.items())):
         if section := STAGES[manifest.stage].section:
-            added = ("attempt", "external")  # by the engine
-            sections[section] = {k: v for k, v in manifest.config.items() if k not in added}
+            sections[section] = {k: v for k, v in manifest.config.items() if k not in ADDED}
     sections["evaluate"]["seed"] = seed
     recipe = Recipe.model_validate(sections)
     engine = Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)

@@ -147,6 +147,12 @@ SPLITS = table_schema(
     ("split", pa.string(), "train, val or test"),
 )
 
+PICTURE_SPLITS = table_schema(
+    "Which split a picture is in for ever, in this version of the dataset or an earlier one.",
+    ("pixel_id", pa.string(), "key into images"),
+    ("split", pa.string(), "train, val or test; nowhere: two versions made at once disagreed"),
+)
+
 SHARDS = table_schema(
     "WebDataset shards.",
     ("shard_id", pa.string(), "content name"),

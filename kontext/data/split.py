@@ -4,6 +4,10 @@ Two images are in one component when they share a group (the same concept, chara
 in one pair, show one concept in two kinds of source, or are near-duplicates. All pairs of a
 component go to one split, so nothing a model is tested on has a sibling in training.
 
+A picture keeps its split for ever. What earlier versions of the dataset did with it is an input
+here. New pictures follow those they are connected with; one that would connect pictures of two
+splits is in neither, so that no held-out picture gets a sibling in training and none moves.
+
 Near-duplicates need two witnesses. Flat icons collide in PDQ: of the demo's 6,844 images, 448 pairs
 of different groups lie within 10 bits, among them black on white against colour on dark. With a
 mean pixel difference of at most 0.1 as second witness 273 are left, and the largest component is
@@ -14,6 +18,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +28,17 @@ from kontext.data.sources.stable import stable_hash
 from kontext.safety.pdq import MIN_QUALITY, pairs_within
 
 SPLITS_IN_ORDER = ("train", "val", "test")
+NOWHERE = "nowhere"  # instead of a split, for what lies between two of them
+_LEAST_TRAIN = 2 / 3  # of all pairs, unless more was asked for the other splits
 
 
 @dataclass(frozen=True)
 class Components:
-    """Connected components of the images."""
+    """Connected components of the images, each in at most one split."""
 
-    of_image: dict[str, str]  # pixel id -> component id
+    of_image: dict[str, str]  # pixel id -> component id; without pictures between two splits
     near_duplicates: int  # edges that near-duplicates added
+    kept: dict[str, str]  # component id -> its split in earlier versions; without new components
 
     @property
     def count(self) -> int:
@@ -50,6 +58,7 @@ def components(
     *,
     near_bits: int,
     near_l1: float,
+    before: Mapping[str, str] | None = None,
 ) -> Components:
     """Connected components over an IMAGES table.
 
@@ -59,19 +68,75 @@ def components(
         rgb: pixels by id; asked only for images whose hashes are near.
         near_bits: largest PDQ distance of near-duplicates.
         near_l1: largest mean absolute pixel difference of near-duplicates, 0 to 1.
+        before: pixel id -> split in earlier versions, or NOWHERE.
     """
+    before = before or {}
     ids: list[str] = images["pixel_id"].to_pylist()
     groups: list[str] = images["group_key"].to_pylist()
-    names = sorted(set(groups))  # a component is named after its first group
-    node = {name: index for index, name in enumerate(names)}
-    group_of = {pixel_id: node[group] for pixel_id, group in zip(ids, groups, strict=True)}
-    edges = _same_concept(images, node)
-    edges += [(group_of[one], group_of[other]) for one, *rest in pairs for other in rest]
-    near = near_duplicates(images, rgb, near_bits, near_l1)
-    edges += [(group_of[ids[i]], group_of[ids[j]]) for i, j in near]
-    firsts = (names[first] for first in _smallest_members(len(names), edges))
-    named = [hashlib.sha256(f"component:{first}".encode()).hexdigest()[:16] for first in firsts]
-    return Components({pixel_id: named[group_of[pixel_id]] for pixel_id in ids}, len(near))
+    # a node is a group's pictures of one split, or its new ones
+    cells = [(group, before.get(i, "")) for i, group in zip(ids, groups, strict=True)]
+    names = sorted(set(cells))
+    node = {cell: index for index, cell in enumerate(names)}
+    cell_of = {pixel_id: node[cell] for pixel_id, cell in zip(ids, cells, strict=True)}
+    edges = _same_group_or_concept(images, names)
+    edges += [(cell_of[one], cell_of[other]) for one, *rest in pairs for other in rest]
+    near = [(ids[i], ids[j]) for i, j in near_duplicates(images, rgb, near_bits, near_l1)]
+    edges += [(cell_of[one], cell_of[other]) for one, other in near]
+    label = _labels([split for _, split in names], edges)
+    inside = [(a, b) for a, b in edges if label[a] == label[b] != NOWHERE]
+    first = _smallest_members(len(names), inside)
+    component = _named([names[at][0] for at in first], label)
+    copies = {min(pair, key=lambda i: _rank(before[i])) for pair in near if _apart(before, *pair)}
+    placed = {i: n for i, n in cell_of.items() if label[n] != NOWHERE and i not in copies}
+    kept = {component[n]: label[n] for n in placed.values() if label[n]}
+    return Components({i: component[n] for i, n in placed.items()}, len(near), kept)
+
+
+def _apart(before: Mapping[str, str], one: str, other: str) -> bool:
+    """Whether two pictures were in different splits."""
+    known = {before.get(one), before.get(other)} - {None, NOWHERE}
+    return len(known) == 2
+
+
+def _rank(split: str) -> int:
+    return SPLITS_IN_ORDER.index(split)
+
+
+def _labels(splits: Sequence[str], edges: Iterable[tuple[int, int]]) -> list[str]:
+    """The split of each node: its own, else that of the nearest node which has one, else "".
+
+    A node as near to two splits, and of two neighbours that different splits reach at once the one
+    nearer to training, is `NOWHERE`. With its own answer as `splits` it gives the same again.
+    """
+    label = list(splits)
+    neighbours: dict[int, set[int]] = defaultdict(set)
+    for a, b in edges:
+        neighbours[a].add(b)
+        neighbours[b].add(a)
+    front = {node for node, split in enumerate(label) if split in SPLITS_IN_ORDER}
+    while front:
+        reached: dict[int, set[str]] = defaultdict(set)
+        for node in front:
+            for other in neighbours[node]:
+                if not label[other]:
+                    reached[other].add(label[node])
+        for node, found in reached.items():
+            label[node] = found.pop() if len(found) == 1 else NOWHERE
+        front = {node for node in reached if label[node] != NOWHERE}
+        for node in sorted(front, key=lambda n: -_rank(label[n])):
+            rivals = {label[other] for other in neighbours[node] & front} - {NOWHERE}
+            if any(_rank(rival) > _rank(label[node]) for rival in rivals):
+                label[node] = NOWHERE
+        front = {node for node in front if label[node] != NOWHERE}
+    return label
+
+
+def _named(groups: Sequence[str], label: Sequence[str]) -> list[str]:
+    """Id of every node's component: of its first group, and its split where groups are divided."""
+    ways = Counter(g for g, split in set(zip(groups, label, strict=True)) if split != NOWHERE)
+    divided = {group for group, count in ways.items() if count > 1}
+    texts = [f"{g}:{split}" if g in divided else g for g, split in zip(groups, label, strict=True)]
+    return [hashlib.sha256(f"component:{text}".encode()).hexdigest()[:16] for text in texts]
 
 
 def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]:
@@ -88,21 +153,33 @@ def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]
     return smallest
 
 
-def _same_concept(images: pa.Table, node: Mapping[str, int]) -> list[tuple[int, int]]:
+def _same_group_or_concept(
+    images: pa.Table, names: Sequence[tuple[str, str]]
+) -> list[tuple[int, int]]:
+    """Edges between the nodes `names` (group, split): of one group, or of one concept's groups."""
+    nodes: dict[str, list[int]] = defaultdict(list)
+    for index, (group, _) in enumerate(names):
+        nodes[group].append(index)
+    edges = [pair for found in nodes.values() for pair in combinations(found, 2)]
+    for one, other in _same_concept(images):
+        edges += product(nodes[one], nodes[other])
+    return edges
+
+
+def _same_concept(images: pa.Table) -> list[tuple[str, str]]:
     """Groups of different kinds of source that show one concept.
 
     A concept that one kind of source has in several groups ("person", "red sign") is a class, not
     a thing, and joins nothing.
     """
-    found: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     columns = images.select(["concept", "source", "group_key"]).to_pydict()
     for concept, source, group in zip(*columns.values(), strict=True):
-        kind = source.split(":")[0]
-        found[" ".join(concept.lower().split())][kind].add(node[group])
+        found[" ".join(concept.lower().split())][source.split(":")[0]].add(group)
     edges = []
     for concept, kinds in found.items():
         if concept and len(kinds) > 1 and all(len(members) == 1 for members in kinds.values()):
-            first, *others = sorted(member for members in kinds.values() for member in members)
+            first, *others = sorted({member for members in kinds.values() for member in members})
             edges += [(first, other) for other in others]
     return edges
 
@@ -134,16 +211,19 @@ def assign(
     test_fraction: float,
     val_fraction: float,
     seed: int,
+    kept: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Give every component a split.
 
-    A component's place is its hash, so it keeps its split when other data come or go. Two rules
-    bend that: a component with a large share of some relation class stays in train, and a class
-    with less than half its held-out share is topped up in hash order. A class always keeps a
-    component in train, so one with a single component is never held out.
+    A component of an earlier version keeps its split. A new one's place is its hash. Three rules
+    bend that: a component with a large share of some relation class stays in train, two thirds of
+    all pairs stay in train, and a class with less than half its held-out share is topped up in
+    hash order. A class always keeps a component in train, so one with a single component is never
+    held out.
 
     Args:
         classes: component id -> relation class -> number of pairs.
+        kept: component id -> split, of components of an earlier version.
 
     Returns:
         component id -> "train", "val" or "test".
@@ -151,42 +231,63 @@ def assign(
     totals: Counter[str] = Counter()
     for counts in classes.values():
         totals.update(counts)
+    asked = {"test": test_fraction, "val": val_fraction}
+    both = test_fraction + val_fraction
+    room = max(1 - _LEAST_TRAIN, both) * totals.total()
     place = {c: stable_hash("split", seed, c) / 2**64 for c in classes}
     limit = max(0.2, 2 * test_fraction)
     large = {c for c, n in classes.items() if any(n[k] > limit * totals[k] for k in n)}
-    splits = {}
-    for component in classes:
-        held = "test" if place[component] < test_fraction else "val"
-        inside = place[component] < test_fraction + val_fraction and component not in large
-        splits[component] = held if inside else "train"
-    order = sorted(classes, key=lambda c: (c in large, place[c]))
-    for split, fraction in (("test", test_fraction), ("val", val_fraction)):
+    found = _Splits(classes, {c: split for c, split in (kept or {}).items() if c in classes}, room)
+    new = [c for c in sorted(classes, key=lambda c: (c in large, place[c])) if c not in found.of]
+    found.of |= dict.fromkeys(new, "train")
+    for component in new:
+        if place[component] < both and component not in large:
+            split = "test" if place[component] < test_fraction else "val"
+            found.hold(component, split, room * asked[split] / both)
+    for split, fraction in asked.items():
         for name in sorted(totals):
-            _top_up(splits, classes, order, name, split, fraction * totals[name] / 2, large)
-    return splits
+            found.top_up(new, name, split, fraction * totals[name] / 2, large)
+    return found.of
 
 
-def _top_up(
-    splits: dict[str, str],
-    classes: Mapping[str, Mapping[str, int]],
-    order: Sequence[str],
-    name: str,
-    split: str,
-    wanted: float,
-    large: set[str],
-) -> None:
-    """Move components from train to `split` until it has `wanted` pairs of class `name`.
+@dataclass
+class _Splits:
+    """The splits being filled; at most `room` pairs are held out."""
 
-    Every class keeps a component in train.
-    """
-    have = sum(classes[c].get(name, 0) for c in splits if splits[c] == split)
-    in_train = Counter(k for c in splits if splits[c] == "train" for k in classes[c])
-    for component in order:
-        if have >= max(1.0, wanted) or (component in large and have > 0):
-            return
-        if splits[component] != "train" or not classes[component].get(name):
-            continue
-        if all(in_train[other] > 1 for other in classes[component]):
-            splits[component] = split
-            in_train.subtract(list(classes[component]))
-            have += classes[component][name]
+    classes: Mapping[str, Mapping[str, int]]
+    of: dict[str, str]  # component id -> split
+    room: float
+
+    def __post_init__(self) -> None:
+        self.held = Counter(dict.fromkeys(SPLITS_IN_ORDER[1:], 0))  # pairs
+        for component, split in self.of.items():
+            if split in self.held:
+                self.held[split] += sum(self.classes[component].values())
+
+    def hold(self, component: str, split: str, most: float) -> bool:
+        """Move a component to `split` if that has at most `most` pairs then, and there is room."""
+        size = sum(self.classes[component].values())
+        fits = self.held[split] + size <= most and self.held.total() + size <= self.room
+        if fits:
+            self.of[component] = split
+            self.held[split] += size
+        return fits
+
+    def top_up(
+        self, order: Sequence[str], name: str, split: str, wanted: float, large: set[str]
+    ) -> None:
+        """Move components from train to `split` until it has `wanted` pairs of class `name`.
+
+        Every class keeps a component in train.
+        """
+        have = sum(self.classes[c].get(name, 0) for c, at in self.of.items() if at == split)
+        in_train = Counter(k for c, at in self.of.items() if at == "train" for k in self.classes[c])
+        for component in order:
+            if have >= max(1.0, wanted) or (component in large and have > 0):
+                return
+            counts = self.classes[component]
+            if self.of[component] != "train" or not counts.get(name):
+                continue
+            if all(in_train[k] > 1 for k in counts) and self.hold(component, split, self.room):
+                in_train.subtract(list(counts))
+                have += counts[name]

@@ -19,6 +19,7 @@ from schemas.manifest import Manifest
 
 CHANGES_RESULTS = False  # decides what is reused, not what comes out
 
+_NOT_ASKED = ("attempt", "before")  # what the engine adds and no recipe changes
 _SHOWN = 5  # changed modules that one line names
 
 
@@ -52,7 +53,7 @@ def newest_match(
 ) -> Manifest | None:
     """The newest artifact that was made from this section and these inputs, or None."""
     for manifest in reversed(manifests):
-        made_with = {k: v for k, v in manifest.config.items() if k != "attempt"}
+        made_with = {k: v for k, v in manifest.config.items() if k not in _NOT_ASKED}
         if made_with == config and manifest.inputs == inputs:
             return manifest
     return None
@@ -103,7 +104,7 @@ def difference(
     """Why an artifact is not the one that today's code, section and inputs make, in one line."""
     changed = changed_modules(before, code)
     changes = [] if changed is None else [changed_line(changed)]
-    for key in sorted(set(config) | set(before.config) - {"attempt"}):
+    for key in sorted(set(config) | set(before.config) - set(_NOT_ASKED)):
         old, new = before.config.get(key), config.get(key)
         if old != new:
             changes.append(f"{key}: {_short(old)} → {_short(new)}")

@@ -149,6 +149,7 @@ def _made_again(
             store_url=store.objects.url,
             report=Reporter(_LOG),
             catalog=catalog,
+            before=[store.open(stage.name, d) for d in manifest.config.get("before", ())],
             log=logging.getLogger(f"kontext.stages.{manifest.stage}"),
         )
         resolve_name(f"{stage.module}:run")(context)

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,6 +23,7 @@ from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
+from kontext.engine.series import goes_on_from
 from kontext.engine.stage import (
     PlannedStage,
     Reporter,
@@ -91,6 +92,7 @@ class Engine:
             self.artifacts.open(name, digest)
         self._externals: dict[str, str] = {}
         self._accepted: dict[str, acceptance.Acceptance | None] = {}  # of the stages in `digests`
+        self._before: dict[str, Sequence[str]] = {}  # digest -> artifacts that it goes on from
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -110,9 +112,9 @@ class Engine:
                 found[name] = self._pins[name]
                 continue
             inputs = {source: found[source] for source in stage.inputs}
-            made = self._digest(stage, inputs, self._attempt(stage, inputs))
-            accepted = self._acceptance(name, made)
-            found[name] = accepted.artifact if accepted else made
+            attempt = self._attempt(stage, inputs)
+            accepted = self._acceptance(name, self._digest(stage, inputs, attempt))
+            found[name] = accepted.artifact if accepted else self._continued(stage, inputs, attempt)
         return found
 
     def accept(self, name: str, command: str) -> Manifest:
@@ -132,9 +134,8 @@ class Engine:
         if found is None:
             why = self._difference(stage, before[-1], digests) if before else "it was never made"
             raise ArtifactError(f"no artifact of '{name}' can be accepted: {why}")
-        acceptance.write_acceptance(
-            self.objects, name, digests[name], found, self._code(stage), command
-        )
+        today = self._digest(stage, inputs, self._attempt(stage, inputs))
+        acceptance.write_acceptance(self.objects, name, today, found, self._code(stage), command)
         return found
 
     def _acceptance(self, name: str, digest: str) -> acceptance.Acceptance | None:
@@ -211,7 +212,7 @@ class Engine:
             attempt += 1
             record = json.dumps({"attempt": attempt})
             self.objects.put(self._attempt_key(stage, inputs), record.encode())
-            digest = self._digest(stage, inputs, attempt)
+            digest = self._continued(stage, inputs, attempt)
         for source, made in () if name in self._pins else inputs.items():
             if not self.artifacts.exists(source, made):
                 raise ArtifactError(
@@ -236,7 +237,7 @@ class Engine:
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
         resolve_name(f"{stage.module}:run")(context)
-        code, config = self._code(stage), self._config(stage, attempt)
+        code, config = self._code(stage), self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
             writer, code, config, inputs, began=began, recipe=self.recipe.name, run=self.run
         )
@@ -277,6 +278,9 @@ class Engine:
             store_url=self.objects.url,
             report=reporter,
             catalog=self._catalog,
+            before=[
+                self.artifacts.open(stage.name, d) for d in self._before.get(writer.digest, ())
+            ],
             stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
@@ -307,8 +311,21 @@ class Engine:
         inputs = {source: digests[source] for source in stage.inputs}
         return acceptance.difference(before, self._code(stage), self._config(stage, 0), inputs)
 
-    def _digest(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
-        config = self._config(stage, attempt)
+    def _continued(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
+        """The digest, with the artifacts that the stage goes on from; they are kept by it."""
+        before: Sequence[str] = ()
+        if stage.continues:
+            made, code = self.artifacts.list(stage.name), code_digest(self._code(stage))
+            config = self._config(stage, attempt)
+            before = goes_on_from(made, stage.continues, config, inputs, code)
+        digest = self._digest(stage, inputs, attempt, before)
+        self._before[digest] = before
+        return digest
+
+    def _digest(
+        self, stage: Stage, inputs: dict[str, str], attempt: int, before: Sequence[str] = ()
+    ) -> str:
+        config = self._config(stage, attempt, before)
         return artifact_digest(stage.name, code_digest(self._code(stage)), config, inputs)
 
     def _code(self, stage: Stage) -> dict[str, str]:
@@ -322,11 +339,12 @@ class Engine:
         sections = {name: SimpleNamespace(**config) for name, config in made.items()}
         return stage.tag.format(**sections)
 
-    def _config(self, stage: Stage, attempt: int) -> dict[str, Any]:
+    def _config(self, stage: Stage, attempt: int, before: Sequence[str] = ()) -> dict[str, Any]:
         config = section_in(self.recipe, stage).model_dump(mode="json")
         if stage.external:
             config["external"] = self._external(stage)
-        return {**config, "attempt": attempt} if attempt else config
+        added = {"attempt": attempt, "before": list(before)}
+        return {**config, **{name: value for name, value in added.items() if value}}
 
     def _external(self, stage: Stage) -> str:
         """Digest of what the section points to outside the store, looked at once per engine."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # a recipe looks into stages' files, and needs no more than p
 
 CHANGES_RESULTS = False  # hands things over
 
+ADDED = ("attempt", "before", "external")  # by the engine to the section in a manifest
+
 SectionT = TypeVar("SectionT", bound=Section)
 ConfigT = TypeVar("ConfigT", bound=Section, default=Section, covariant=True)
 
@@ -82,6 +84,7 @@ class StageContext(Generic[ConfigT]):
     store_url: str
     report: Reporter
     catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
+    before: Sequence[Artifact] = ()  # that a stage with `continues` goes on from, usually one
     # whether the time is up: a long stage then saves what it has and raises Stopped
     stop: Callable[[], bool] = lambda: False
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("kontext"))
@@ -107,7 +110,7 @@ class StageContext(Generic[ConfigT]):
 def section_of(manifest: Manifest, kind: type[SectionT]) -> SectionT:
     """The recipe section in a manifest. Raises ArtifactError where it is not a `kind`.
 
-    The manifest's config holds the engine's own entries too (`external`, `attempt`).
+    The manifest's config holds the engine's own entries too (`ADDED`).
     """
     known = {k: v for k, v in manifest.config.items() if k in kind.model_fields}
     try:
@@ -129,6 +132,8 @@ class Stage:
     external: str = ""  # "module:function": (section, home) -> digest of files it points to
     plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
     tag: str = ""  # of the artifact, from its own and its inputs' sections: "a@{shard.dataset}"
+    # field of its section: an artifact goes on from the earlier ones in which it is the same
+    continues: str = ""
     summary: str = ""  # one line for people
 
 

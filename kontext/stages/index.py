@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import GateError
 from kontext.safety.ledger import Ledger
-from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.export import export_version
 from kontext.store.catalog.rows import TableSource
@@ -51,6 +52,7 @@ def run(ctx: StageContext[IndexConfig]) -> None:
     dataset_digest = hashlib.sha256(identity.encode()).hexdigest()
 
     catalog, objects = Catalog(ctx.catalog, ctx.store_url), open_store(ctx.store_url)
+    _check_splits(ctx, catalog, dataset)
     decisions = Ledger(objects).table([f"{name}/{digest}" for name, digest in inputs.items()])
     tables: dict[str, TableSource] = {**files, "policy": policy, "safety_decisions": decisions}
     version = catalog.commit_dataset(dataset, dataset_digest, tables, inputs, ctx.config.message)
@@ -77,6 +79,33 @@ def run(ctx: StageContext[IndexConfig]) -> None:
         f"**{dataset}** version {version.version}, snapshot {version.snapshot_id}: "
         f'`kontext sql --at {dataset}@v{version.version} "select * from pairs_by_category"`',
     )
+
+
+def _check_splits(ctx: StageContext[IndexConfig], catalog: Catalog, dataset: str) -> None:
+    """Refuse pictures that the latest version has in another split.
+
+    There are none unless that version was made at the same time, so that neither knew the other.
+    Raises GateError.
+    """
+    made = catalog.newest_input(dataset, "shard")
+    store = ArtifactStore(open_store(ctx.store_url), ctx.home / "cache" / "blobs")
+    latest = store.manifest("shard", made) if made else None
+    if latest is None:
+        return
+    was, now = _picture_splits(Artifact(store, latest)), _picture_splits(ctx.inputs["shard"])
+    moved = [i for i in was.keys() & now if len({was[i], now[i]} - {"nowhere"}) == 2]
+    if moved:
+        raise GateError(
+            f"another version of '{dataset}' was committed meanwhile, and has {len(moved):,} "
+            "pictures in other splits: `kontext run --only shard --force` goes on from both"
+        )
+
+
+def _picture_splits(shards: Artifact) -> dict[str, str]:
+    if not shards.names("picture_splits.parquet"):  # of an earlier kontext
+        return {}
+    columns = shards.table("picture_splits.parquet").to_pydict()
+    return dict(zip(columns["pixel_id"], columns["split"], strict=True))
 
 
 def _files(reader: Artifact, file: str) -> list[Path]:

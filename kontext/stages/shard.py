@@ -1,4 +1,7 @@
-"""Stage shard: accepted pairs into deterministic tars, split by connected component."""
+"""Stage shard: accepted pairs into deterministic tars, split by connected component.
+
+It goes on from the dataset's earlier artifacts: their pictures keep their splits.
+"""
 
 from collections import Counter
 
@@ -18,6 +21,7 @@ STAGE = Stage(
     name="shard",
     section="shard",
     inputs=("ingest", "mine", "caption", "screen"),
+    continues="dataset",
     summary="write deterministic WebDataset tars, split by connected component",
 )
 
@@ -35,21 +39,24 @@ def run(ctx: StageContext[ShardConfig]) -> None:
         ctx.inputs["screen"].table("accepted.parquet"),
         bank,
     )
-    if not selected.rows:
-        raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
+    before = dataset.splits_before(ctx.before)
     found = components(
         ingest.table("images"),
-        # references tie nothing together: with them all images would be one component
-        [(*row["context_ids"][:1], row["target_id"]) for row in selected.rows],
+        [dataset.tied_images(row) for row in selected.rows],
         bank.rgb,
         near_bits=config.near_duplicate_bits,
         near_l1=config.near_duplicate_l1,
+        before=before,
     )
+    selected = dataset.drop_divided_pairs(selected, found)
+    if not selected.rows:
+        raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
     splits = assign(
         dataset.class_counts(selected.rows, found),
         test_fraction=config.test_fraction,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        kept=found.kept,
     )
     selected = dataset.drop_cross_split_pairs(selected, found, splits)
     table = dataset.splits_table(selected.rows, found, splits)
@@ -57,6 +64,7 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     shards = _write(ctx, selected.rows, split_of, bank)
     shard_table, member_table = shards.tables()
     ctx.output.add_table("splits.parquet", table)
+    ctx.output.add_table("picture_splits.parquet", dataset.picture_splits(found, splits, before))
     ctx.output.add_table("shards.parquet", shard_table)
     ctx.output.add_table("shard_members.parquet", member_table)
     _report(ctx, selected, split_of, found, shard_table)
@@ -89,6 +97,8 @@ def _report(
     for split in SPLITS_IN_ORDER:
         ctx.output.metric(f"pairs_{split}", sum(n for (s, _), n in counts.items() if s == split))
     ctx.output.metric("pairs_dropped", sum(selected.dropped.values()))
+    for reason, count in sorted(selected.dropped.items()):
+        ctx.output.metric(f"dropped/{reason}", count)
     ctx.output.metric("components", found.count)
     ctx.output.metric("largest_component_images", found.largest)
     ctx.output.metric("near_duplicate_edges", found.near_duplicates)

@@ -48,6 +48,7 @@ class Harness:
         self.objects = open_store(f"file://{folder}/store")
         self.store = ArtifactStore(self.objects, folder / "cache")
         self.inputs: dict[str, Artifact] = {}
+        self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
 
     def make(self, stage: str, fill: Callable[[ArtifactWriter], None]) -> Artifact:
@@ -77,6 +78,7 @@ class Harness:
             config=section_in(self.recipe, STAGES[stage]),
             digest=digest,
             inputs=self.inputs,
+            before=self.before,
             output=writer,
             map_chunks=chunk_map,
             scratch=scratch,

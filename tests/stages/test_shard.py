@@ -11,9 +11,10 @@ import pytest
 import webdataset
 
 from kontext.data.pixels import decode_png, encode_png, pixel_id
+from kontext.data.shards.dataset import splits_before
 from kontext.data.shards.read import load_split
 from kontext.errors import GateError
-from kontext.store.artifacts.artifact_store import ArtifactWriter
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import ShardConfig
 from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS, SHARD_MEMBERS, SHARDS, SPLITS
@@ -241,3 +242,36 @@ def test_a_reference_ties_nothing_together_and_must_lie_in_the_same_split(
         assert (row in kept) == same
     assert 0 < len(kept) < GROUPS
     assert made.manifest.metrics["pairs_dropped"] == GROUPS - len(kept)
+
+
+def test_a_later_version_keeps_every_split_and_says_what_it_drops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"test_fraction": 0.2, "val_fraction": 0.1}
+    first = harness(tmp_path / "one", **options).run("shard")
+    was = {row["pair_id"]: row["split"] for row in first.table("splits.parquet").to_pylist()}
+    image_split = {
+        IDS[group, i]: was[PAIR_ROWS[3 * group]["pair_id"]]
+        for group in range(GROUPS)
+        for i in (0, 1)
+    }
+    held = next(image for image, split in image_split.items() if split == "test")
+    trained = next(image for image, split in image_split.items() if split == "train")
+    leak = {**PAIR_ROWS[0], "pair_id": "e" * 64, "context_ids": [trained], "target_id": held}
+    monkeypatch.setattr(sys.modules[__name__], "PAIR_ROWS", [*PAIR_ROWS, leak])
+    plain = harness(tmp_path / "two", seed=5, **options)
+    plain.before = [first]
+    second = plain.run("shard")
+    assert {r["pair_id"]: r["split"] for r in second.table("splits.parquet").to_pylist()} == was
+    reason = "between_splits_of_earlier_versions"
+    assert plain.report.tables["shard-dropped"] == [{"reason": reason, "pairs": 1}]
+    assert second.manifest.metrics[f"dropped/{reason}"] == 1
+    kept = {r["pixel_id"]: r["split"] for r in second.table("picture_splits.parquet").to_pylist()}
+    assert kept == image_split
+
+    # an artifact of kontext before it kept that table says the same by its shards
+    older = first.manifest.model_copy(
+        update={"files": [f for f in first.manifest.files if f.name != "picture_splits.parquet"]}
+    )
+    assert splits_before([Artifact(first._store, older)]) == image_split
+    assert splits_before([first, second]) == image_split

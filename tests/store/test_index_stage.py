@@ -11,6 +11,7 @@ import pytest
 from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage
+from kontext.errors import GateError
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
@@ -39,6 +40,10 @@ def run(ctx):
     stage = ctx.output.stage
     for file, name in FILES[stage].items():
         ctx.output.add_table(file, tables[name])
+    if stage == "shard":
+        split = {7: "test", 8: "nowhere"}.get(rows, "train")
+        known = pa.table({"pixel_id": ["x"], "split": [split]})
+        ctx.output.add_table("picture_splits.parquet", known)
     if stage in ("ingest", "screen"):
         row = {f.name: "x" if pa.types.is_string(f.type) else 0.5 for f in DECISIONS}
         ctx.output.add_table("decisions.parquet", pa.Table.from_pylist([row], schema=DECISIONS))
@@ -99,6 +104,18 @@ def test_versions_are_committed_once_each_and_answer(code: Path, tmp_path: Path)
     assert rejected["pair_id"].to_pylist() == ["p00", "p01"]
     assert first.artifacts.resolve("dataset@ci")[1] != first.digests()["index"]  # moved to v2
     assert len(first.catalog.datasets()) == 2
+
+
+def test_a_version_that_puts_pictures_into_other_splits_is_refused(
+    code: Path, tmp_path: Path
+) -> None:
+    """As two runs at once make it, when neither could go on from the other's shards."""
+    url = f"file://{tmp_path}/store"
+    run_all(engine(code, url))
+    with pytest.raises(GateError, match=r"has 1 pictures in other splits: `kontext run --only"):
+        run_all(engine(code, url, "mine.seed=7"))
+    assert len(engine(code, url).catalog.datasets()) == 1
+    assert run_all(engine(code, url, "mine.seed=8"))["version"] == 2
 
 
 _KILLED = """

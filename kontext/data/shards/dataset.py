@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from kontext.data.shards.read import load_split
 from kontext.data.shards.write import ShardSample
-from kontext.data.split import Components
-from schemas.tables import CAPTION_TEXTS, SPLITS
+from kontext.data.split import NOWHERE, SPLITS_IN_ORDER, Components
+from kontext.store.artifacts.artifact_store import Artifact
+from schemas.tables import CAPTION_TEXTS, PICTURE_SPLITS, SPLITS
 
 Row = dict[str, Any]
 
@@ -50,6 +52,26 @@ def select_pairs(
     return Selected(sorted(rows, key=lambda row: str(row["pair_id"])), dropped)
 
 
+def tied_images(row: Row) -> list[str]:
+    """The images that a pair ties together: its target, and its context but not its references.
+
+    With references all images would be one component.
+    """
+    return [*row["context_ids"][:1], row["target_id"]]
+
+
+def drop_divided_pairs(selected: Selected, components: Components) -> Selected:
+    """Without pairs whose images earlier versions have put into different splits."""
+    of = components.of_image
+
+    def whole(row: Row) -> bool:
+        return (
+            None not in (found := {of.get(image) for image in tied_images(row)}) and len(found) == 1
+        )
+
+    return _keep(selected, whole, "between_splits_of_earlier_versions")
+
+
 def drop_cross_split_pairs(
     selected: Selected, components: Components, splits: Mapping[str, str]
 ) -> Selected:
@@ -59,16 +81,19 @@ def drop_cross_split_pairs(
     """
 
     def split_of(image: str) -> str | None:
-        return splits.get(components.of_image[image])
+        return splits.get(components.of_image.get(image, ""))
 
-    kept = [
-        row
-        for row in selected.rows
-        if all(split_of(image) == split_of(row["target_id"]) for image in row["context_ids"][1:])
-    ]
+    def whole(row: Row) -> bool:
+        target = split_of(row["target_id"])
+        return all(split_of(image) == target for image in row["context_ids"][1:])
+
+    return _keep(selected, whole, "reference_in_another_split")
+
+
+def _keep(selected: Selected, whole: Callable[[Row], bool], reason: str) -> Selected:
+    kept = [row for row in selected.rows if whole(row)]
     lost = len(selected.rows) - len(kept)
-    reason = {"reference_in_another_split": lost} if lost else {}
-    return Selected(kept, selected.dropped + Counter(reason))
+    return Selected(kept, selected.dropped + Counter({reason: lost} if lost else {}))
 
 
 def class_counts(rows: list[Row], components: Components) -> dict[str, Counter[str]]:
@@ -85,6 +110,35 @@ def splits_table(rows: list[Row], components: Components, splits: Mapping[str, s
     return pa.Table.from_pylist(
         [{"pair_id": p, "component_id": c, "split": splits[c]} for p, c in members], SPLITS
     )
+
+
+def picture_splits(
+    components: Components, splits: Mapping[str, str], before: Mapping[str, str]
+) -> pa.Table:
+    """PICTURE_SPLITS rows by pixel id: what was known `before`, and all that have a split now."""
+    known = {**components.kept, **splits}
+    now = {image: known[c] for image, c in components.of_image.items() if c in known}
+    rows = sorted({**now, **before}.items())
+    return pa.Table.from_pylist([{"pixel_id": i, "split": s} for i, s in rows], PICTURE_SPLITS)
+
+
+def splits_before(versions: Iterable[Artifact]) -> dict[str, str]:
+    """Pixel id -> split, of earlier shard artifacts; NOWHERE where they disagree."""
+    found: dict[str, str] = {}
+    for made in versions:
+        for image, split in _splits_of(made):
+            if found.setdefault(image, split) != split:
+                found[image] = NOWHERE
+    return found
+
+
+def _splits_of(made: Artifact) -> Iterator[tuple[str, str]]:
+    if made.names("picture_splits.parquet"):
+        columns = made.table("picture_splits.parquet").to_pydict()
+        yield from zip(columns["pixel_id"], columns["split"], strict=True)
+        return
+    for split in SPLITS_IN_ORDER:  # of kontext before it kept that table
+        yield from ((image, split) for image in load_split(made, split).pixel_ids)
 
 
 def shard_sample(row: Row, split: str) -> ShardSample:

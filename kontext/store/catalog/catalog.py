@@ -171,6 +171,14 @@ class Catalog:
         with self._connect(read_only=True) as connection:
             return versions(connection)
 
+    def newest_input(self, dataset: str, stage: str) -> str:
+        """Digest of the stage's artifact that a dataset's latest version was made from, or ""."""
+        if not self.datasets():
+            return ""
+        with self._connect(read_only=True) as connection:
+            row = connection.execute(_NEWEST_INPUT, [dataset, stage]).fetchone()
+        return str(row[0]) if row else ""
+
     def referenced(self) -> frozenset[tuple[str, str]]:
         """Artifacts (stage, digest) that some dataset version was made from, index included."""
         if not self.datasets():
@@ -276,6 +284,10 @@ class Catalog:
             return snapshot_of(connection, at)
 
 
+_NEWEST_INPUT = """
+    SELECT i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)
+    WHERE d.name = ? AND i.source.stage = ? ORDER BY d.version DESC LIMIT 1
+"""
 _REFERENCED = """
     SELECT i.source.stage, i.source.digest FROM datasets d, unnest(d.inputs) AS i (source)
     UNION
