@@ -37,8 +37,15 @@ class Goal:
     measured: Interval
 
     @property
+    def verdict(self) -> str:
+        """reached or not reached, by the point estimate; not measured where there is none."""
+        if math.isnan(self.measured.value):
+            return "not measured"
+        return "reached" if self.reached else "not reached"
+
+    @property
     def reached(self) -> bool:
-        """True when the point estimate is on the right side; nothing measured is not reached."""
+        """True when the point estimate is on the right side; nothing measured is not."""
         value = self.measured.value
         return value >= self.goal if self.sense == "≥" else value <= self.goal
 
@@ -53,7 +60,7 @@ class Goal:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         own = {key: value for key, value in vars(self).items() if key != "measured"}
-        judged = {"reached": self.reached, "certain": self.certain}
+        judged = {"reached": self.reached, "certain": self.certain, "verdict": self.verdict}
         return {**own, **judged, **self.measured.as_dict()}
 
 
@@ -69,6 +76,17 @@ class Scores:
     unfit: list[dict[str, str]]
     goals: list[Goal]
     autoencoder: dict[str, Interval]
+
+    def of_verdict(self, verdict: str) -> list[Goal]:
+        """The goals of which this is the verdict."""
+        return [goal for goal in self.goals if goal.verdict == verdict]
+
+    @property
+    def summary(self) -> str:
+        """`4 of 6 goals reached, 1 not measured`: what was not measured is not counted."""
+        lost = len(self.of_verdict("not measured"))
+        counted = f"{len(self.of_verdict('reached'))} of {len(self.goals) - lost} goals reached"
+        return counted + (f", {lost} not measured" if lost else "")
 
 
 def score(
@@ -250,7 +268,8 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
         "success_cluster_bootstrap": of_success(partial(_resampled, bench, config)),
         "success_wilson": of_success(partial(_wilson, bench)),
         "goals": [goal.as_dict() for goal in scores.goals],
-        "reached": sum(goal.reached for goal in scores.goals),
+        "reached": len(scores.of_verdict("reached")),
+        "not_measured": len(scores.of_verdict("not measured")),
         "unfit": scores.unfit,
         "autoencoder": {name: value.as_dict() for name, value in scores.autoencoder.items()},
     }

@@ -123,8 +123,8 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
     for goal in scores.goals:
         value = goal.measured.value
         ctx.output.metric(goal.name, None if value != value else round(value, 4))
-    reached = sum(goal.reached for goal in scores.goals)
-    ctx.output.metric("goals_reached", reached)
+    ctx.output.metric("goals_reached", len(scores.of_verdict("reached")))
+    ctx.output.metric("goals_not_measured", len(scores.of_verdict("not measured")))
     for category, row in scores.table["teacher"].items():
         ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
     ctx.log.info("%s", unfit_line(scores.unfit))
@@ -136,4 +136,4 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
     ]
     ctx.report.table("success", rows)
     ctx.report.markdown("verdict", verdict_markdown(scores, page))
-    ctx.log.info("%d of %d goals reached; report: %s", reached, len(scores.goals), page)
+    ctx.log.info("%s; report: %s", scores.summary, page)

@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from kontext.engine.stage import Stage
+from kontext.evaluate import report
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size, templates
 from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
@@ -69,6 +71,14 @@ def test_assets_store_equal_pictures_once_and_enlarge_small_ones(tmp_path: Path)
 def test_assets_stay_in_their_folder(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         Assets(tmp_path).add("assets/../../x.png", b"")
+
+
+@pytest.mark.parametrize("grid", ["teaser", "cards", "pictures", "samples"])
+def test_one_picture_alone_is_no_larger_than_among_others(grid: str) -> None:
+    """auto-fit would give it the columns that the others leave empty."""
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    (rule,) = re.findall(rf"^\.{grid} \{{(.*)\}}$", css, re.MULTILINE)
+    assert "repeat(auto-fill, minmax(" in rule
 
 
 def test_contact_sheet_holds_all_pictures_and_fits_the_run_page() -> None:

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.pixels import change_mask
 from kontext.evaluate.references import EDITORS, other_targets, run_editors
+from kontext.evaluate.report.verdict import goal_rows, verdict_markdown
 from kontext.evaluate.score import Goal, score, scores_json, unfit_metrics
 from kontext.evaluate.statistics import Interval, wilson
 from schemas.sections.evaluation import EvaluateConfig
@@ -92,13 +94,18 @@ def test_editors_are_scored_in_the_registry_order_with_the_right_verdicts() -> N
     assert found.table["student"]["text"]["success"].clusters == 3
 
 
-def test_categories_without_items_are_goals_not_reached() -> None:
+def test_categories_without_items_are_goals_not_measured() -> None:
     made = bench()
     found = score(made, scorings(made), {"psnr": exactly(25)}, CONFIG)
     goals = {goal.name: goal for goal in found.goals}
-    assert goals["local"].reached and not goals["style"].reached
+    assert goals["local"].verdict == "reached" and goals["style"].verdict == "not measured"
     assert goals["style"].as_dict()["value"] is None
-    assert scores_json(made, found, CONFIG)["reached"] == sum(g.reached for g in found.goals)
+    assert found.summary == "4 of 4 goals reached, 3 not measured"
+    told = scores_json(made, found, CONFIG)
+    assert (told["reached"], told["not_measured"]) == (4, 3)
+    assert [row["verdict"] for row in goal_rows(found)].count("not reached") == 0
+    text = verdict_markdown(found, Path("page"))
+    assert text.startswith(f"**{found.summary}**") and text.count("| 0 | not measured |") == 3
 
 
 @pytest.mark.parametrize(
@@ -118,9 +125,10 @@ def test_goals(sense: str, goal: float, interval: Interval, reached: bool, certa
     assert (found.reached, found.certain) == (reached, certain)
 
 
-def test_a_goal_that_was_not_measured_is_not_reached() -> None:
-    assert not Goal("x", "x", "≥", 0.0, "%", wilson(0, 0)).reached
-    assert not Goal("x", "x", "≤", 9.0, "×", wilson(0, 0)).reached
+def test_a_goal_that_was_not_measured_is_neither_reached_nor_missed() -> None:
+    for sense, goal in (("≥", 0.0), ("≤", 9.0)):
+        found = Goal("x", "x", sense, goal, "%", wilson(0, 0))
+        assert not found.reached and found.verdict == "not measured"
 
 
 def rows(**values: dict[str, float]) -> dict[str, dict[str, dict[str, Interval]]]:

@@ -56,7 +56,8 @@ def test_goals_not_reached_are_said_so(evaluated: tuple[Harness, Artifact]) -> N
     }
     assert not goals["autoencoder"]["reached"]  # the weights are untrained
     page = artifact.path("report/index.html").read_text()
-    assert page.count("not reached</span>") == sum(not goal["reached"] for goal in goals.values())
+    missed = sum(goal["verdict"] == "not reached" for goal in goals.values())
+    assert page.count("not reached</span>") == missed > 0
     assert "not reached" in harness.report.texts["verdict"]
     assert artifact.manifest.metrics["goals_reached"] == sum(g["reached"] for g in goals.values())
 

@@ -76,13 +76,12 @@ def report_data(
 
 
 def _lead(done: Evaluation) -> str:
-    reached = sum(goal.reached for goal in done.scores.goals)
-    names = [goal.title for goal in done.scores.goals if not goal.reached]
-    missed = f" Not reached: {', '.join(names)}." if names else ""
+    missed = [goal.title for goal in done.scores.of_verdict("not reached")]
+    named = f" Not reached: {', '.join(missed)}." if missed else ""
     return (
         "One pipeline mined the pairs, trained the autoencoder, the flow transformer and its "
         f"{done.latency['student_steps']}-step student, and scored them on concepts held out of "
-        f"training: {reached} of {len(done.scores.goals)} goals reached.{missed}"
+        f"training: {done.scores.summary}.{named}"
     )
 
 

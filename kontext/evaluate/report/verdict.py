@@ -24,7 +24,7 @@ def goal_rows(scores: Scores) -> list[dict[str, Any]]:
                 "measured": value,
                 "interval": f"{low}–{high}" if found.n else "",
                 "n": found.n,
-                "verdict": "reached" if goal.reached else "not reached",
+                "verdict": goal.verdict,
             }
         )
     return rows
@@ -33,7 +33,7 @@ def goal_rows(scores: Scores) -> list[dict[str, Any]]:
 def verdict_markdown(scores: Scores, page: Path) -> str:
     """The verdict for the run page, with the goals as a table."""
     template = templates().get_template("verdict.md")
-    return template.render(goals=scores.goals, rows=goal_rows(scores), page=page) + "\n"
+    return template.render(summary=scores.summary, rows=goal_rows(scores), page=page) + "\n"
 
 
 def unfit_line(unfit: Sequence[Mapping[str, str]]) -> str:
