@@ -91,7 +91,10 @@ _SHARDS = """
     FROM range(1 + {pairs} // 5000) t (i)"""
 _MEMBERS = """
     SELECT 'shard' || i // 5000 AS shard_id, sha256('p' || i) AS pair_id,
-        (i % 5000 * 20480)::UBIGINT AS offset_bytes, 20480::UBIGINT AS length_bytes
+        (i % 5000 * 20480)::UBIGINT AS offset_bytes, 20480::UBIGINT AS length_bytes,
+        [{{'name': name, 'offset_bytes': (i % 5000 * 20480 + start)::UBIGINT,
+            'length_bytes': 9000::UBIGINT}}
+            for name, start in ['ctx0.png', 'tgt.png']] AS files
     FROM range({pairs}) t (i)"""
 _SQL = {
     "images": _IMAGES,

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from schemas import tables as t
+from schemas.metrics import scores_of_items
 
 _PARENT = pa.struct([("stage", pa.string()), ("digest", pa.string())])
 
@@ -127,6 +128,29 @@ METRICS = t.table_schema(
     ("value", pa.float64(), "number; true is 1; null for words"),
     ("text", pa.string(), "words; empty for numbers"),
 )
+EVALUATED_ITEMS = t.table_schema(
+    "One row per evaluation, held-out item and model: what was asked, the scores, and the picture.",
+    ("digest", pa.string(), "digest of the evaluate artifact"),
+    ("recipe", pa.string(), "recipe name"),
+    ("run", pa.string(), "orchestrator run; empty outside one"),
+    ("evaluated_at", pa.timestamp("us", tz="UTC"), "when"),
+    ("model", pa.string(), "teacher or student"),
+    ("model_stage", pa.string(), "stage that made the model"),
+    ("model_digest", pa.string(), "digest of the artifact that is the model"),
+    ("pair_id", pa.string(), "key into pairs"),
+    ("category", pa.string(), "local, global, character, style or text"),
+    ("relation", pa.string(), "what changes"),
+    ("instruction", pa.string(), "what was asked"),
+    ("source", pa.string(), "source of the target image"),
+    ("component_id", pa.string(), "connected component: items that share one are related"),
+    ("success", pa.bool_(), "whether the edit succeeded"),
+    *((name, pa.float64(), text) for name, text in scores_of_items().items()),
+    ("picture", pa.string(), "name of the edited picture; null where an older kontext kept none"),
+    ("object", pa.string(), "object of the store in which the picture lies"),
+    ("offset_bytes", pa.uint64(), "first byte of the PNG in that object"),
+    ("length_bytes", pa.uint64(), "bytes of the PNG"),
+)
+ABOUT_RUNS = ("runs", "artifacts", "metrics", "evaluated_items")  # rows of each finished stage
 
 TABLES: dict[str, pa.Schema] = {
     **DATASET_TABLES,
@@ -135,4 +159,5 @@ TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
     "artifacts": ARTIFACTS,
     "metrics": METRICS,
+    "evaluated_items": EVALUATED_ITEMS,
 }

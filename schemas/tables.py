@@ -165,10 +165,14 @@ SHARDS = table_schema(
     ("last_key", pa.string(), "last sample key"),
 )
 
+_FILE = pa.struct(
+    [("name", pa.string()), ("offset_bytes", pa.uint64()), ("length_bytes", pa.uint64())]
+)
 SHARD_MEMBERS = table_schema(
     "Where each pair lies, for ranged reads.",
     ("shard_id", pa.string(), "key into shards"),
     ("pair_id", pa.string(), "key into pairs"),
     ("offset_bytes", pa.uint64(), "offset of the sample's first header"),
     ("length_bytes", pa.uint64(), "length of all its members with headers and padding"),
+    ("files", pa.list_(_FILE), "each member's bytes in the tar: see the view pair_files"),
 )

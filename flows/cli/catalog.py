@@ -17,12 +17,17 @@ app = typer.Typer(
 
 @app.command()
 def migrate(store: Store = "") -> None:
-    """Bring tables and views to this version of kontext (writers do it by themselves)."""
+    """Bring tables and views to this version of kontext (writers do it by themselves).
+
+    Then enter what earlier versions did not record: the items of their evaluations.
+    """
+    from kontext.engine.remake import record_all
     from kontext.store.lake.migrations import SCHEMA_VERSION
 
-    catalog = opened.catalog(store)
+    catalog, artifacts = opened.catalog(store), opened.artifacts(store)
     catalog.migrate()
-    typer.echo(f"{catalog}: schema version {SCHEMA_VERSION}")
+    found = record_all(artifacts, catalog, artifacts.list("evaluate"))
+    typer.echo(f"{catalog}: schema version {SCHEMA_VERSION}; {found} evaluations entered")
 
 
 @app.command()

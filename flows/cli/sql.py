@@ -91,8 +91,10 @@ def _write_parquet(answer: pa.Table, output: Path | None) -> None:
 
 
 def _text(answer: pa.Table, chosen: Format) -> str:
+    from kontext.store.catalog.rows import plain_rows
+
     if chosen == "json":
-        return json.dumps(json_safe(answer.to_pylist()), indent=1, ensure_ascii=False)
+        return json.dumps(json_safe(plain_rows(answer)), indent=1, ensure_ascii=False)
     rows, names, right = _table(answer)
     if chosen == "table":
         return table_text(rows, names, right)
@@ -103,6 +105,8 @@ def _text(answer: pa.Table, chosen: Format) -> str:
 
 def _table(answer: pa.Table) -> tuple[list[list[str]], list[str], list[int]]:
     """Rows, names of the columns, and numbers of those that hold numbers."""
-    rows = [[cell(value) for value in row.values()] for row in answer.to_pylist()]
+    from kontext.store.catalog.rows import plain_rows
+
+    rows = [[cell(value) for value in row.values()] for row in plain_rows(answer)]
     right = [i for i, field in enumerate(answer.schema) if str(field.type).startswith(_NUMBERS)]
     return rows, answer.column_names, right

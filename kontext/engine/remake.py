@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +83,7 @@ def rebuild_catalog(
     if catalog.datasets():
         raise ArtifactError(f"the catalog {catalog} holds datasets: rebuild into an empty one")
     manifests = store.list()
-    runs = sum(catalog.record(manifest) for manifest in manifests)
+    runs = record_all(store, catalog, manifests)
     datasets: list[str] = []
     different: list[str] = []
     for manifest in manifests:
@@ -96,6 +96,11 @@ def rebuild_catalog(
             different.append(f"index/{manifest.digest}")
         datasets.append(f"{found['dataset']}@v{found['version']}")
     return Rebuilt(runs, tuple(dict.fromkeys(datasets)), tuple(different))
+
+
+def record_all(store: ArtifactStore, catalog: Catalog, manifests: Iterable[Manifest]) -> int:
+    """Enter finished stages that the catalog lacks, or knows less of; how many those were."""
+    return sum(catalog.record(manifest, Artifact(store, manifest)) for manifest in manifests)
 
 
 def import_artifacts(

@@ -250,7 +250,7 @@ class Engine:
         """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""
         name, digest = stage.name, manifest.digest
         if self._catalog:
-            self.catalog.record(manifest)
+            self.catalog.record(manifest, Artifact(self.artifacts, manifest))
         self.artifacts.tag(f"latest/{name}", name, digest)
         if stage.tag:
             self.artifacts.tag(self._tag(stage, manifest), name, digest)

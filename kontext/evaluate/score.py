@@ -21,6 +21,7 @@ from schemas.sections.evaluation import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
 Rows = NDArray[np.int64]  # indices of items
+Place = Mapping[str, str | int]  # picture, offset_bytes and length_bytes
 PSNR_GOAL = 24.0  # dB, held-out images
 _OF_METRIC = ("title", "unit", "better", "judges", "definition")
 
@@ -204,8 +205,11 @@ def autoencoder_scores(
     }
 
 
-def items_table(bench: Bench, scores: Scores) -> pa.Table:
-    """One row per item and editor: what was asked, whether it succeeded, every metric."""
+def items_table(bench: Bench, scores: Scores, edits: Mapping[str, Sequence[Place]]) -> pa.Table:
+    """One row per item and editor: what was asked, whether it succeeded, every metric, the picture.
+
+    `edits` has the places of an editor's pictures, in bench order, where they were kept.
+    """
     rows: list[dict[str, Any]] = []
     for editor, measured in scores.per_item.items():
         values = {name: measured[name].per_item if name in measured else None for name in METRICS}
@@ -213,6 +217,7 @@ def items_table(bench: Bench, scores: Scores) -> pa.Table:
             row: dict[str, Any] = {name: getattr(item, name) for name in _OF_ITEM}
             for name, column in values.items():
                 row[name] = None if column is None or math.isnan(column[i]) else float(column[i])
+            row |= edits[editor][i] if editor in edits else {}
             rows.append(row | {"editor": editor, "success": bool(measured["success"].top[i])})
     return pa.Table.from_pylist(rows, schema=ITEMS)
 
@@ -223,8 +228,10 @@ ITEMS = pa.schema(
         *[pa.field(name, pa.string()) for name in (*_OF_ITEM, "editor")],
         pa.field("success", pa.bool_()),
         *[pa.field(name, pa.float64()) for name in METRICS if name != "success"],
+        pa.field("picture", pa.string()),
+        *[pa.field(name, pa.uint64()) for name in ("offset_bytes", "length_bytes")],
     ],
-    metadata={"comment": "One row per held-out item and editor."},
+    metadata={"comment": "One row per held-out item and editor; the pictures are in edits.tar."},
 )
 
 

@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from kontext.data.pixels import encode_png
+from kontext.data.shards.write import KEY_LENGTH, write_tar
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.latency import measure_edit
@@ -16,7 +18,14 @@ from kontext.evaluate.report.builder import publish_copy, render
 from kontext.evaluate.report.charts import drawable
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
-from kontext.evaluate.score import Scores, autoencoder_scores, items_table, score, scores_json
+from kontext.evaluate.score import (
+    Place,
+    Scores,
+    autoencoder_scores,
+    items_table,
+    score,
+    scores_json,
+)
 from kontext.evaluate.scoring import prepare
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
@@ -45,7 +54,8 @@ STAGE = Stage(
 )
 
 _GRID_ROWS = 8
-_HEADS = ["context", "teacher", "student", "target"]
+_MODELS = ("teacher", "student")
+_HEADS = ["context", *_MODELS, "target"]
 
 
 def run(ctx: StageContext[EvaluateConfig]) -> None:
@@ -74,7 +84,9 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     )
     scores = score(bench, prepare(bench, outputs, features, clip, device), held_out, config)
     done = Evaluation(bench, scores, outputs, measure_edit(models, bench), features.digest)
-    ctx.output.add_table("items.parquet", items_table(bench, scores))
+    ctx.output.add_table(
+        "items.parquet", items_table(bench, scores, _pictures(ctx, bench, outputs))
+    )
     ctx.output.add_json("scores.json", scores_json(bench, scores, config))
     ctx.output.add_json("latency.json", dict(done.latency))
     _grids(ctx, bench, outputs)
@@ -95,6 +107,27 @@ def _edit(
     outputs = run_editors(bench, models, config.seed)
     models.progress = None
     return outputs
+
+
+def _pictures(
+    ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]
+) -> dict[str, list[Place]]:
+    """Store what the models made of each item as edits.tar; where each picture lies in it."""
+    keys = [item.pair_id[:KEY_LENGTH] for item in bench.items]
+    samples: list[dict[str, str | bytes]] = [
+        {"__key__": key, **{f"{name}.png": encode_png(outputs[name][i]) for name in _MODELS}}
+        for i, key in enumerate(keys)
+    ]
+    places = write_tar(ctx.scratch / "edits.tar", samples)
+    ctx.output.add_file("edits.tar", ctx.scratch / "edits.tar")
+    found: dict[str, list[Place]] = {name: [] for name in _MODELS}
+    for key, place in zip(keys, places, strict=True):
+        for file in place["files"]:
+            of = {name: file[name] for name in ("offset_bytes", "length_bytes")}
+            found[file["name"].removesuffix(".png")].append(
+                {"picture": f"{key}.{file['name']}", **of}
+            )
+    return found
 
 
 def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> None:

@@ -1,16 +1,20 @@
 import json
 import math
 import re
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from kontext.data.pixels import decode_png
+from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.catalog.catalog import Catalog
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
-from tests.stages.finished_run import CANARY_HASH, finished_run
+from tests.stages.finished_run import CANARY_HASH, SIDE, finished_run
 from tests.stages.stage_harness import Harness
 
 
@@ -70,6 +74,32 @@ def test_items_hold_every_editor_and_item(evaluated: tuple[Harness, Artifact]) -
             expected = row["mae_ratio"] < 0.7 and row["feature_ratio"] < 1.0
             assert row["success"] == expected
         assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())
+
+
+def test_items_of_the_models_are_a_table_of_the_catalog_with_their_pictures(
+    evaluated: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    harness, artifact = evaluated
+    catalog = Catalog(tmp_path / "catalog.sqlite", harness.objects.url)
+    catalog.record(artifact.manifest)  # as kontext did before there was the table
+    assert catalog.query("select * from evaluated_items").num_rows == 0
+    assert record_all(harness.store, catalog, [artifact.manifest]) == 1
+    assert record_all(harness.store, catalog, [artifact.manifest]) == 0
+    rows = catalog.query("select * from evaluated_items order by pair_id, model").to_pylist()
+    items = 4 * len(CATEGORIES)
+    assert [row["model"] for row in rows] == ["student", "teacher"] * items
+    assert {row["digest"] for row in rows} == {artifact.digest}
+    known = {(r["pair_id"], r["editor"]): r for r in artifact.table("items.parquet").to_pylist()}
+    for row in rows:
+        item = known[row["pair_id"], row["model"]]
+        assert (row["success"], row["mae_ratio"], row["component_id"]) == (
+            (item["success"], item["mae_ratio"], item["cluster"])
+        )
+        png = harness.objects.get(row["object"], row["offset_bytes"], row["length_bytes"])
+        assert decode_png(png).shape == (SIDE, SIDE, 3)
+        assert row["picture"] == f"{row['pair_id'][:32]}.{row['model']}.png"
+    with tarfile.open(artifact.path("edits.tar")) as tar:
+        assert sorted(tar.getnames()) == sorted(row["picture"] for row in rows)
 
 
 class Links(HTMLParser):
@@ -195,7 +225,7 @@ def test_same_inputs_give_the_same_scores_and_pictures(
     evaluated: tuple[Harness, Artifact], tmp_path: Path
 ) -> None:
     again = finished_run(tmp_path).run("evaluate")
-    for name in ("scores.json", "items.parquet", "grids/local.png", "grids/style.png"):
+    for name in ("scores.json", "items.parquet", "edits.tar", "grids/local.png", "grids/style.png"):
         assert again.path(name).read_bytes() == evaluated[1].path(name).read_bytes()
 
 

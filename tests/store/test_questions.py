@@ -72,8 +72,8 @@ def test_reasons_leaks_decisions_versions_lineage(
     reasons = {row["reason"] for row in answers[2]}
     assert reasons == {"caption_refused", "clip_dir_min", "l1_min", "nsfw_max"}
     assert answers[6] == []
-    (where,) = answers[7]
-    assert where["name"].startswith("train-") and where["length_bytes"] == 20480
+    assert [row["file"] for row in answers[7]] == ["ctx0.png", "tgt.png"]
+    assert all(row["object"].startswith("blobs/sha256/") for row in answers[7])
     assert sum(row["decisions"] for row in answers[8]) == PAIRS // 5
     assert [(row["old"], row["new"]) for row in answers[9]] == [(100, 200)] * 6
     assert [row["stage"] for row in answers[10]] == ["index", "ingest", "mine"]

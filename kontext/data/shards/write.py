@@ -11,7 +11,7 @@ import json
 import mmap
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -90,28 +90,13 @@ def _write_shard(
     png: Callable[[str], bytes],
     into: ShardSet,
 ) -> None:
-    from webdataset import TarWriter
-
     keys = [sample.key for sample in samples]
     assert len(set(keys)) == len(keys), "two pairs share a key"
     ids = "\n".join(sample.pair_id for sample in samples)
     shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
-    with path.open("wb") as file:
-        writer = TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
-        for sample in samples:
-            start = writer.tarstream.offset
-            writer.write(sample.members(png))
-            into.members.append(
-                {
-                    "shard_id": shard_id,
-                    "pair_id": sample.pair_id,
-                    "offset_bytes": start,
-                    "length_bytes": writer.tarstream.offset - start,
-                }
-            )
-        size = writer.tarstream.offset + 2 * BLOCK
-        writer.close()
-        file.truncate(size)  # tarfile fills up to 10 KiB
+    places = write_tar(path, (sample.members(png) for sample in samples))
+    for sample, place in zip(samples, places, strict=True):
+        into.members.append({"shard_id": shard_id, "pair_id": sample.pair_id, **place})
     into.paths.append(path)
     into.shards.append(
         {
@@ -119,12 +104,43 @@ def _write_shard(
             "split": split,
             "name": path.name,
             "sha256": sha256_file(path),
-            "bytes": size,
+            "bytes": path.stat().st_size,
             "samples": len(samples),
             "first_key": keys[0],
             "last_key": keys[-1],
         }
     )
+
+
+def write_tar(path: Path, samples: Iterable[Mapping[str, str | bytes]]) -> list[Record]:
+    """Write samples as webdataset takes them; returns where each one's bytes lie.
+
+    A place has `offset_bytes` and `length_bytes` of the sample with its headers, and the same with
+    `name` for the bytes of each of its `files`.
+    """
+    from webdataset import TarWriter
+
+    places = []
+    with path.open("wb") as file:
+        writer = TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
+        for members in samples:
+            start = writer.tarstream.offset
+            writer.write(members)
+            place = {"offset_bytes": start, "length_bytes": writer.tarstream.offset - start}
+            places.append({**place, "files": _files(members, start)})
+        size = writer.tarstream.offset + 2 * BLOCK
+        writer.close()
+        file.truncate(size)  # tarfile fills up to 10 KiB
+    return places
+
+
+def _files(members: Mapping[str, str | bytes], start: int) -> list[Record]:
+    found = []
+    for name in sorted(set(members) - {"__key__"}):
+        size = len(members[name])
+        found.append({"name": name, "offset_bytes": start + BLOCK, "length_bytes": size})
+        start += BLOCK + size + -size % BLOCK
+    return found
 
 
 def map_file(path: Path) -> memoryview:

@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from kontext.errors import CatalogError
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog import rows
 from kontext.store.catalog.compaction import Compaction, compact
 from kontext.store.catalog.describe import TableInfo, describe
@@ -30,7 +31,7 @@ from kontext.store.lake import migrations, readonly
 from kontext.store.lake.connections import attach, missing_files, release, restrict
 from kontext.store.lake.metadata import open_metadata
 from kontext.store.objects import folder_url
-from schemas.catalog import DATASET_TABLES, DATASETS
+from schemas.catalog import ABOUT_RUNS, DATASET_TABLES, DATASETS
 from schemas.manifest import Manifest
 
 T = TypeVar("T")
@@ -90,26 +91,37 @@ class Catalog:
             text = self._metadata.hide(str(error)).strip()
             raise CatalogError(f"cannot compact the catalog {self}: {text}") from error
 
-    def record(self, manifest: Manifest) -> bool:
-        """Record a finished stage in runs, artifacts and metrics; False if it is there already."""
-        key = [manifest.stage, manifest.digest]
-        exists = "SELECT count(*) FROM runs WHERE stage = ? AND digest = ?"
-        if self._metadata.exists():
-            with self._connect(read_only=True) as connection:
-                self._migrated = _current(connection)
-                if self._migrated and scalar(connection, exists, key):
-                    return False
-        self.migrate()
+    def record(self, manifest: Manifest, files: Artifact | None = None) -> bool:
+        """Record a finished stage in the tables about runs; False if it is there already.
+
+        `files` are the artifact's: an evaluation's items are recorded from them.
+        """
+        tables = rows.manifest_rows(manifest, files)
+        key = {"stage": manifest.stage, "digest": manifest.digest}
+
+        def missing(connection: Connection) -> list[str]:
+            found = (scalar(connection, rows.present(name), key) for name in tables)
+            return [name for name, there in zip(tables, found, strict=True) if not there]
 
         def add(connection: Connection) -> bool:
-            if scalar(connection, exists, key):
-                return False
-            for name, table in rows.manifest_rows(manifest).items():
-                rows.insert(connection, name, table)
-            return True
+            names = missing(connection)
+            for name in names:
+                rows.insert(connection, name, tables[name])
+            return bool(names)
 
-        about = {"stage": manifest.stage, "digest": manifest.digest, "run": manifest.run}
-        return self._commit(add, f"{manifest.stage}/{manifest.digest}", about)
+        about = {**key, "run": manifest.run}
+        message = f"{manifest.stage}/{manifest.digest}"
+        if self._metadata.exists():
+            # attaching costs most, so the connection that looks is the one that writes
+            with self._connect(read_only=False) as connection:
+                self._migrated = _current(connection)
+                if self._migrated and not missing(connection):
+                    return False
+                if self._migrated:
+                    with self._metadata.lock():
+                        return self._transact(connection, add, message, about)
+        self.migrate()
+        return self._commit(add, message, about)
 
     def commit_dataset(
         self,
@@ -232,28 +244,38 @@ class Catalog:
             release(connection)
 
     def _commit(self, work: Callable[[Connection], T], message: str, about: Mapping[str, Any]) -> T:
-        """Run `work` in one transaction under the writers' lock, retried while others write."""
-        extra = json.dumps(about, sort_keys=True)
+        """Run `work` in one transaction under the writers' lock."""
         with self._metadata.lock(), self._connect(read_only=False) as connection:
-            for attempt in range(_RETRIES):
-                try:
-                    connection.execute("BEGIN")
-                    result = work(connection)
-                    connection.execute(
-                        "CALL lake.set_commit_message('kontext', ?, extra_info => ?)",
-                        [message, extra],
-                    )
-                    connection.execute("COMMIT")
-                    return result
-                except duckdb.Error as error:
-                    _rollback(connection)
-                    if not _transient(error) or attempt == _RETRIES - 1:
-                        text = self._metadata.hide(str(error))
-                        raise CatalogError(f"cannot commit '{message}': {text}") from error
-                    time.sleep(0.05 * 2**attempt * random.random())
-                except BaseException:
-                    _rollback(connection)
-                    raise
+            return self._transact(connection, work, message, about)
+
+    def _transact(
+        self,
+        connection: Connection,
+        work: Callable[[Connection], T],
+        message: str,
+        about: Mapping[str, Any],
+    ) -> T:
+        """Run `work` in one transaction, retried while others write. The caller has the lock."""
+        extra = json.dumps(about, sort_keys=True)
+        for attempt in range(_RETRIES):
+            try:
+                connection.execute("BEGIN")
+                result = work(connection)
+                connection.execute(
+                    "CALL lake.set_commit_message('kontext', ?, extra_info => ?)",
+                    [message, extra],
+                )
+                connection.execute("COMMIT")
+                return result
+            except duckdb.Error as error:
+                _rollback(connection)
+                if not _transient(error) or attempt == _RETRIES - 1:
+                    text = self._metadata.hide(str(error))
+                    raise CatalogError(f"cannot commit '{message}': {text}") from error
+                time.sleep(0.05 * 2**attempt * random.random())
+            except BaseException:
+                _rollback(connection)
+                raise
         raise AssertionError("unreachable")
 
     def _check_snapshot(self, found: DatasetVersion) -> None:
@@ -271,7 +293,7 @@ class Catalog:
 
     def _require_data(self, connection: Connection, used: frozenset[str]) -> None:
         """A dataset table without any dataset would answer 0, which looks like an answer."""
-        if used - _ABOUT_RUNS and not scalar(connection, "SELECT count(*) FROM datasets"):
+        if used - _NO_DATASET and not scalar(connection, "SELECT count(*) FROM datasets"):
             raise CatalogError(
                 "no dataset is in the catalog at this version: `kontext run --only index` commits "
                 "one (add --force if index is done already)"
@@ -294,9 +316,7 @@ _REFERENCED = """
     SELECT m.stage, m.digest FROM metrics m JOIN datasets d ON d.dataset_digest = m.text
     WHERE m.stage = 'index' AND m.name = 'dataset_digest'
 """
-_ABOUT_RUNS = frozenset(
-    ("runs", "artifacts", "metrics", "datasets", "stage_runs", "lineage", "schema_version")
-)
+_NO_DATASET = frozenset((*ABOUT_RUNS, "datasets", "stage_runs", "lineage", "schema_version"))
 _COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
 
 

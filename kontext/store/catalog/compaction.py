@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from kontext.store.lake.ddl import quote
+from schemas.catalog import ABOUT_RUNS
 
 Connection = duckdb.DuckDBPyConnection
 
 # Every stage appends a few rows to these. A dataset's tables come in few large files sorted by key;
 # merging would mix datasets, and replacing one would no longer drop whole files.
-_APPENDED = ("runs", "artifacts", "metrics", "datasets")
+_APPENDED = (*ABOUT_RUNS, "datasets")
 
 
 @dataclass(frozen=True)

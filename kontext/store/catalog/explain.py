@@ -4,6 +4,7 @@ from typing import Any
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
+from kontext.store.catalog.rows import plain_rows
 from kontext.store.lake.ddl import quote
 
 _QUERIES = {
@@ -42,6 +43,22 @@ _QUERIES = {
 }
 
 
+def find_pair(catalog: Catalog, start: str, at: str | None = None) -> tuple[str, str]:
+    """Pair id and dataset of the one pair whose id starts so, at a dataset version or snapshot.
+
+    Raises CatalogError where no pair, or more than one, does.
+    """
+    matches = catalog.query(
+        f"SELECT pair_id, min(dataset) AS dataset FROM pairs "
+        f"WHERE starts_with(pair_id, {quote(start)}) GROUP BY pair_id ORDER BY pair_id LIMIT 3",
+        at=at,
+    ).to_pylist()
+    if len(matches) != 1:
+        what = "no pair" if not matches else "more than one pair"
+        raise CatalogError(f"{what} starts with '{start}'")
+    return matches[0]["pair_id"], matches[0]["dataset"]
+
+
 def explain(
     catalog: Catalog, pair_id: str, at: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
@@ -50,17 +67,9 @@ def explain(
     A unique start of `pair_id` (lower-case hexadecimal) is enough. `at` is a dataset version or a
     snapshot number; None: now. Raises CatalogError where no pair, or more than one, starts so.
     """
-    matches = catalog.query(
-        f"SELECT pair_id, min(dataset) AS dataset FROM pairs "
-        f"WHERE starts_with(pair_id, {quote(pair_id)}) "
-        "GROUP BY pair_id ORDER BY pair_id LIMIT 3",
-        at=at,
-    ).to_pylist()
-    if len(matches) != 1:
-        what = "no pair" if not matches else "more than one pair"
-        raise CatalogError(f"{what} starts with '{pair_id}'")
-    found = {"id": matches[0]["pair_id"], "dataset": matches[0]["dataset"].replace("'", "''")}
+    found, dataset = find_pair(catalog, pair_id, at)
+    names = {"id": found, "dataset": dataset.replace("'", "''")}
     return {
-        title: catalog.query(text.format(**found), at=at).to_pylist()
+        title: plain_rows(catalog.query(text.format(**names), at=at))
         for title, text in _QUERIES.items()
     }

@@ -23,6 +23,7 @@ _NAMES = (  # in order of dependence
     "safety_summary",
     "pairs_by_category",
     "license_summary",
+    "pair_files",
     "stage_runs",
     "lineage",
 )

@@ -35,8 +35,6 @@ def attach(
     try:
         for statement in statements(metadata, data, read_only, snapshot, moved):
             connection.execute(statement)
-        if not (read_only or snapshot is not None):
-            connection.execute("CALL lake.set_option('parquet_compression', 'zstd')")
     except duckdb.Error as error:
         connection.close()
         text = metadata.hide(str(error)).strip()

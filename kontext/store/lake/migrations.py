@@ -45,24 +45,27 @@ def present_schema(connection: Connection) -> tuple[int, str]:
 
     Raises CatalogError for a catalog of a newer version.
     """
-    columns = _columns(connection).get("schema_version")
-    if not columns:
+    try:
+        found = connection.execute("SELECT * FROM schema_version")
+    except duckdb.CatalogException:  # a new lake; asking for its tables first costs as much again
         return 0, ""
-    version = "max(version)" if "version" in columns else "1"
-    row = connection.execute(f"SELECT {version}, max(digest) FROM schema_version").fetchone()
+    names = [column for column, *_ in found.description]
+    row = found.fetchone()
     assert row is not None
-    if row[0] > SCHEMA_VERSION:
+    present = {"version": 1, **dict(zip(names, row, strict=True))}
+    if present["version"] > SCHEMA_VERSION:
         raise CatalogError(
-            f"the catalog has schema version {row[0]}, this kontext knows {SCHEMA_VERSION}: "
-            "update kontext"
+            f"the catalog has schema version {present['version']}, this kontext knows "
+            f"{SCHEMA_VERSION}: update kontext"
         )
-    return int(row[0]), str(row[1])
+    return int(present["version"]), str(present["digest"])
 
 
 def migrate(connection: Connection) -> None:
     """Create or change tables, columns and views, and run the steps that are missing."""
     version, _ = present_schema(connection)
     known = _columns(connection)
+    connection.execute("CALL lake.set_option('parquet_compression', 'zstd')")
     for name, schema in TABLES.items():
         present = known.get(name)
         missing = add_columns(name, schema, present or set())

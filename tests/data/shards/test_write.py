@@ -87,6 +87,10 @@ def test_ranged_reads_find_each_sample(tmp_path: Path) -> None:
     for member in shards.members:
         start, length = member["offset_bytes"], member["length_bytes"]
         found = dict(tar_members(data[start : start + length]))
+        places = {f["name"]: (f["offset_bytes"], f["length_bytes"]) for f in member["files"]}
+        assert {f"{member['pair_id'][:32]}.{name}" for name in places} == set(found)
+        for name, (first, size) in places.items():
+            assert data[first : first + size] == found[f"{member['pair_id'][:32]}.{name}"]
         record = next(bytes(v) for k, v in found.items() if k.endswith(".json"))
         assert json.loads(record)["pair_id"] == member["pair_id"]
 

@@ -2,13 +2,15 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from kontext.errors import CatalogError
 from kontext.store.catalog.catalog import Catalog
-from kontext.store.catalog.rows import scalar
+from kontext.store.catalog.rows import plain_rows, scalar
+from kontext.store.lake.connections import attach
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
 from schemas.catalog import DATASET_TABLES, TABLES
@@ -24,6 +26,7 @@ VIEWS = {
     "safety_summary",
     "pairs_by_category",
     "license_summary",
+    "pair_files",
     "stage_runs",
     "lineage",
 }
@@ -182,6 +185,28 @@ def test_scores_from_before_a_risk_was_known_are_taken_and_its_column_is_null(
         catalog.commit_dataset("demo", "two", tables, INPUTS)
 
 
+def test_members_from_before_their_files_were_known_are_taken(catalog: Catalog) -> None:
+    tables = dataset(3, {"nsfw_max": 0.5})
+    tables["shard_members"] = tables["shard_members"].drop_columns(["files"])
+    catalog.commit_dataset("demo", "one", tables, INPUTS)
+    assert column(catalog, "select count(*) from pair_files") == [0]
+
+
+def test_32_bit_floats_are_the_numbers_people_mean(catalog: Catalog) -> None:
+    catalog.record(manifest())
+    (row,) = plain_rows(
+        catalog.query(
+            "select round(0.685::float, 3) as r, [0.1::float, null] as l, {'x': 0.3::float} as s, "
+            "map {'k': 0.7::float} as m, 0.1::float + 0.2 as d, 'nan'::float as n, null::float as z"
+        )
+    )
+    assert {k: v for k, v in row.items() if k != "n"} == {
+        "r": 0.685, "l": [0.1, None], "s": {"x": 0.3}, "m": [("k", 0.7)],
+        "d": row["d"], "z": None,
+    }  # fmt: skip
+    assert row["n"] != row["n"] and isinstance(row["d"], float)
+
+
 def test_a_failed_commit_leaves_the_old_version(catalog: Catalog) -> None:
     catalog.commit_dataset("demo", "one", dataset(6, POLICY), INPUTS)
     broken = dataset(9, POLICY) | {"splits": pa.table({"pair_id": ["a"]})}
@@ -215,6 +240,22 @@ def test_a_stage_is_recorded_once(catalog: Catalog) -> None:
     assert catalog.record(manifest("mine", "m2", {})) is True
     assert column(catalog, "select count(*) from runs") == [2]
     assert column(catalog, "select count(*) from artifacts") == [2]
+
+
+def test_recording_attaches_the_lake_once(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attaching loads the lake's schema, which is most of what a record costs."""
+    catalog.record(manifest())
+    attached: list[bool] = []
+
+    def counted(*arguments: Any, read_only: bool, **options: Any) -> Any:
+        attached.append(read_only)
+        return attach(*arguments, read_only=read_only, **options)
+
+    monkeypatch.setattr("kontext.store.catalog.catalog.attach", counted)
+    assert catalog.record(manifest("mine", "m2")) and not catalog.record(manifest("mine", "m2"))
+    assert attached == [False, False]
 
 
 def test_tables_are_described(catalog: Catalog) -> None:

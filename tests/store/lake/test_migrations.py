@@ -43,7 +43,8 @@ def test_version_1_is_read_then_migrated_and_answers_the_same(released: Catalog)
     after = {at: rejected(released, at) for at in before}
     assert after == before
     described = {info.name: info.comment for info in released.tables()}
-    assert "pair_facts" in described and all(described.values())
+    assert {"pair_facts", "evaluated_items", "pair_files"} <= set(described)
+    assert all(described.values())
     found = released.query("select dataset, count(*) as n from pair_facts group by 1 order by 1")
     assert found.to_pylist() == [{"dataset": "ci", "n": 3}, {"dataset": "demo", "n": 9}]
     version = released.query("select version from schema_version")["version"].to_pylist()
