@@ -135,6 +135,13 @@ def test_the_documented_line_fetches_a_picture(home: Path, tmp_path: Path) -> No
     assert (tmp_path / "target.png").read_bytes() == IMAGES[next(iter(IMAGES))]
 
 
+def test_the_documented_query_of_evaluated_items_is_understood(home: Path) -> None:
+    page = (ROOT / "docs" / "sql.md").read_text()
+    (query,) = re.findall(r"```sql\n([^`]*evaluated_items e\n[^`]*)```", page)
+    answer = Catalog(home / "catalog.sqlite", f"file://{home}/store").query(query)
+    assert {"object", "target", "error"} <= set(answer.column_names) and answer.num_rows == 0
+
+
 def test_sql_prints_what_round_says(home: Path) -> None:
     query = "select round(0.685::float, 3) as r, 0.1::float as f"
     assert json.loads(run("sql", query, "--json")) == [{"r": 0.685, "f": 0.1}]
