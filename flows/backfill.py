@@ -26,6 +26,7 @@ from flows.forms import BackfillForm, Wanted
 from flows.names import deployment_name
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import RecipeError
+from schemas.own_names import slug
 from schemas.recipe import Recipe
 from tasks.markdown import run_link, table
 from tasks.workspace import open_engine, places, resolve_recipe
@@ -55,8 +56,9 @@ def partitions(recipe: Recipe) -> dict[str, list[str]]:
         counts[name] += 1
         name = f"{name}-{counts[name]}" if counts[name] > 1 else name
         sources = json.dumps([source.model_dump(mode="json")])
-        dataset = f"{recipe.shard.dataset}-{name}"
-        found[name] = [f"ingest.sources={sources}", f"shard.dataset={dataset}"]
+        dataset = f"{recipe.shard.dataset}-{slug(name)}"
+        own = [f"shard.dataset={dataset}", "as_default=false"]
+        found[name] = [f"ingest.sources={sources}", *own]
     return found
 
 

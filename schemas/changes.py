@@ -10,7 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.recipe import Recipe
+from schemas.own_names import named_after_sources
+from schemas.recipe import DEFAULT, Recipe
 from schemas.sections.sources import source_kinds
 from schemas.words import suggestion
 
@@ -60,10 +61,17 @@ def json_or_text(raw: str) -> Any:
 
 
 def changed(recipe: Recipe, changes: Iterable[Change]) -> Recipe:
-    """The recipe with changes applied in their order. Raises MisfitError."""
-    data = recipe.model_dump(mode="json")
+    """The recipe with changes applied in their order. Raises MisfitError.
+
+    Where the image sources are replaced, dataset and model are named after them
+    (`schemas.own_names`).
+    """
+    before, data = recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
+    given = set()
     for change in changes:
         _assign(data, change)
+        given.add(".".join(change.path))
+    named_after_sources(data, before, given, DEFAULT)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

@@ -9,11 +9,12 @@ credentials) is environment, never recipe.
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from schemas.discovery import plugins
+from schemas.own_names import named_after_recipe
 from schemas.sections.base import Section
 from schemas.sections.data import (
     CaptionConfig,
@@ -27,6 +28,8 @@ from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, EncodeConfig, FinetuneConfig
 from schemas.words import NAME
+
+DEFAULT = "demo"  # the recipe that is run where none is named
 
 
 def small_transformer(**sizes: Any) -> TransformerShape:
@@ -70,6 +73,14 @@ class Recipe(Section):
     distill: DistillConfig = Field(DistillConfig(), title="Student")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), title="Evaluation")
     publish: PublishConfig = Field(PublishConfig(), title="Publication")
+    as_default: bool = Field(
+        True, title="Its dataset and model are used where a command names none"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_names(cls, data: Any) -> Any:
+        return named_after_recipe(data) if isinstance(data, dict) else data
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -62,7 +62,11 @@ def recipe_from(text: str, name: str, folder: Path = Path()) -> Recipe:
     _place_sources(data.get("ingest"), folder)
     try:
         _check_names(base, name)
-        own = [Change(("shard", "dataset"), name), Change(("publish", "name"), f"kontext-{name}")]
+        own = [
+            Change(("shard", "dataset"), name),
+            Change(("publish", "name"), f"kontext-{name}"),
+            Change(("as_default",), True),
+        ]
         return changed(RECIPES[base]() if base else Recipe(), [*own, *flat(data)])
     except MisfitError as error:
         raise YamlError(_line(document, error.path), str(error)) from error

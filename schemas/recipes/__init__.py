@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 
 from schemas.changes import with_overrides
 from schemas.discovery import plugins
-from schemas.recipe import Recipe
+from schemas.recipe import DEFAULT, Recipe
 from schemas.words import unknown
 
 CHANGES_RESULTS = False  # a recipe's values are part of every digest
-DEFAULT = "demo"  # listed first: the one that is run where none is named
 
 
 _FOUND = plugins(__name__, "recipe")
@@ -36,4 +35,4 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     return with_overrides(RECIPES[name](), overrides)
 
 
-__all__ = ["RECIPES", "Recipe", "about", "load_recipe"]
+__all__ = ["DEFAULT", "RECIPES", "Recipe", "about", "load_recipe"]

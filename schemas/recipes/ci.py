@@ -53,4 +53,5 @@ def recipe() -> Recipe:
         ),
         evaluate=EvaluateConfig(items_per_category=6, teacher_steps=4, bootstrap=100),
         publish=PublishConfig(name="kontext-ci"),
+        as_default=False,
     )

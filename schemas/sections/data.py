@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from schemas.discovery import PluginOf
+from schemas.own_names import NAME
 from schemas.sections.base import Section
 from schemas.sections.sources import Source
 
@@ -71,7 +72,7 @@ class ScreenConfig(Section):
 class ShardConfig(Section):
     """Splits and shards of the dataset."""
 
-    dataset: str = Field("demo", title="Dataset name")
+    dataset: str = Field("demo", title="Dataset name", pattern=NAME)
     max_pairs_per_shard: int = Field(4096, title="Pairs per shard, at most", ge=1)
     test_fraction: float = Field(0.06, title="Share of test pairs, by component", gt=0, lt=0.5)
     val_fraction: float = Field(0.03, title="Share of validation pairs, by component", gt=0, lt=0.5)

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from schemas.own_names import NAME
 from schemas.sections.base import Section
 
 
@@ -21,4 +22,4 @@ class EvaluateConfig(Section):
 class PublishConfig(Section):
     """The published model."""
 
-    name: str = Field("kontext-demo", title="Model name")
+    name: str = Field("kontext-demo", title="Model name", pattern=NAME)
