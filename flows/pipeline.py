@@ -73,6 +73,8 @@ class PipelineRun:
             if status.stage in self._waiting:
                 self._log.info("%s: to be made (%s)", status.stage, planned[status.stage])
             elif status.state == "done":
+                if status.stage in planned:
+                    self._engine.reuse(status.stage)
                 self._use_artifact(row, "reused")
                 self._log.info("%s: reused (%s)", status.stage, status.digest)
             else:

@@ -227,8 +227,17 @@ class Engine:
             _LOG.info("%s/%s: %s", name, digest, "reused" if reused else "running")
             if manifest is None:
                 manifest = self._make(stage, inputs, attempt, digest, reporter)
+            else:
+                self._renew(stage, manifest, reporter)
             self._finish(stage, manifest)
         return StageOutcome(name, digest, reused, time.monotonic() - began, manifest)
+
+    def reuse(self, name: str) -> Manifest:
+        """Take a finished stage as it is: names and catalog mean it again. Raises ArtifactError."""
+        manifest = self.artifact(name).manifest
+        self._renew(self._known(name), manifest, Reporter(_LOG))
+        self._finish(self._known(name), manifest)
+        return manifest
 
     def _make(
         self, stage: Stage, inputs: dict[str, str], attempt: int, digest: str, reporter: Reporter
@@ -253,9 +262,21 @@ class Engine:
             self.catalog.record(manifest, Artifact(self.artifacts, manifest))
         self.artifacts.tag(f"latest/{name}", name, digest)
         if stage.tag:
-            self.artifacts.tag(self._tag(stage, manifest), name, digest)
+            own = self._tag(stage, manifest)
+            self.artifacts.tag(own, name, digest)
+            if self.recipe.as_default:
+                self.artifacts.tag(f"latest/{own.partition('@')[0]}", name, digest)
         shutil.rmtree(self._scratch(stage, digest), ignore_errors=True)
         clear_work(self.objects, work_prefix(name, digest))
+
+    def _renew(self, stage: Stage, manifest: Manifest, reporter: Reporter) -> None:
+        """Let a stage that is reused say so elsewhere, where its inputs are still there."""
+        made_from = manifest.inputs.items()
+        if stage.renew and self._catalog and all(self.artifacts.exists(*ref) for ref in made_from):
+            output = self.artifacts.writer(stage.name, manifest.digest)
+            output.metrics = manifest.metrics
+            context = self._context(stage, manifest.inputs, output, reporter)
+            resolve_name(f"{stage.module}:{stage.renew}")(context)
 
     def _context(
         self, stage: Stage, inputs: dict[str, str], writer: ArtifactWriter, reporter: Reporter

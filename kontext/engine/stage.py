@@ -134,6 +134,7 @@ class Stage:
     tag: str = ""  # of the artifact, from its own and its inputs' sections: "a@{shard.dataset}"
     # field of its section: an artifact goes on from the earlier ones in which it is the same
     continues: str = ""
+    renew: str = ""  # function of the file, called with `run`'s context where it is reused
     summary: str = ""  # one line for people
 
 

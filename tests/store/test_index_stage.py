@@ -118,6 +118,31 @@ def test_a_version_that_puts_pictures_into_other_splits_is_refused(
     assert run_all(engine(code, url, "mine.seed=8"))["version"] == 2
 
 
+def test_a_version_that_is_used_again_is_the_newest_again(code: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    first, other = engine(code, url), engine(code, url, "mine.seed=3")
+    for found in (first, other):
+        run_all(found)
+    count = "select count(*) n from pairs"
+    assert first.catalog.query(count)["n"].to_pylist() == [9]
+    first.reuse("index")
+    assert first.catalog.query(count)["n"].to_pylist() == [6]
+    assert first.artifacts.resolve("dataset@ci")[1] == first.digests()["index"]
+    assert [v.version for v in first.catalog.datasets()] == [1, 2, 3]
+    first.reuse("index")
+    assert len(first.catalog.datasets()) == 3
+
+
+def test_only_recipes_that_are_no_test_move_the_default(code: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    real, test = engine(code, url, "as_default=true"), engine(code, url, "mine.seed=3")
+    run_all(real)
+    run_all(test)
+    latest = real.artifacts.tagged("latest/dataset")
+    assert latest == ("index", real.digests()["index"])
+    assert real.artifacts.tagged("dataset@ci") == ("index", test.digests()["index"])
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path

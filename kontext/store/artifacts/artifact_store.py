@@ -24,6 +24,7 @@ from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest, ManifestFile
 
 _WORK = "work"
+_KINDS = ("model", "import", "dataset")  # what stands before the @ of a name
 _FRESH = timedelta(hours=1)  # below any garbage collector's grace
 
 
@@ -222,9 +223,11 @@ class ArtifactStore:
     def resolve(self, ref: str) -> tuple[str, str]:
         """(stage, digest) for `stage/digest`, a tag, a stage name (its latest) or a digest prefix.
 
+        A model's or dataset's name is enough: `bar` for model@bar, and model@bar for import@bar.
+
         Raises ArtifactError when nothing or more than one artifact matches.
         """
-        tagged = self.tagged(ref) or self.tagged(f"latest/{ref}")
+        tagged = self.tagged(ref) or self.tagged(f"latest/{ref}") or self._named(ref)
         if tagged is not None:
             return tagged
         stage, slash, digest = ref.rpartition("/")
@@ -240,6 +243,14 @@ class ArtifactStore:
             raise ArtifactError(f"no artifact, tag or stage '{ref}' (tags: {tags})")
         matches = ", ".join(f"{s}/{d}" for s, d in found[:6])
         raise ArtifactError(f"'{ref}' is ambiguous: {matches}")
+
+    def _named(self, ref: str) -> tuple[str, str] | None:
+        kind, at, name = ref.rpartition("@")
+        kinds = ("import",) if kind == "model" else () if at else _KINDS
+        tags = [f"{each}@{name}" for each in kinds if self.tagged(f"{each}@{name}")]
+        if len({self.tagged(tag) for tag in tags}) > 1:
+            raise ArtifactError(f"'{ref}' is ambiguous: {', '.join(tags)}")
+        return self.tagged(tags[0]) if tags else None
 
     def tag(self, name: str, stage: str, digest: str) -> None:
         """Point a tag at a finished artifact."""
