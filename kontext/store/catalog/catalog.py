@@ -199,21 +199,32 @@ class Catalog:
             return frozenset(connection.execute(_REFERENCED).fetchall())
 
     def query(
-        self, sql: str, at: str | int | None = None, timeout: float | None = None
+        self,
+        sql: str,
+        at: str | int | None = None,
+        timeout: float | None = None,
+        dataset: str | Callable[[], str] = "",
     ) -> pa.Table:
         """Run one SELECT over the lake's tables and views, now or as of `at`.
 
-        `at` is a snapshot id, or NAME@vN for a dataset version. `timeout` is in seconds. The query
-        can neither write nor read anything but the lake: see `kontext.store.lake.readonly`.
+        The query can neither write nor read anything but the lake: see
+        `kontext.store.lake.readonly`.
 
-        Raises CatalogError: no catalog or data yet, unknown version, SQL that is refused, SQL
-        error, or out of time.
+        Args:
+            at: a snapshot id, or NAME@vN for a dataset version.
+            timeout: in seconds.
+            dataset: tables and views hold the rows of this one only; empty: of all. A function is
+                asked for it where the query reads such tables and does not name `dataset` itself.
+
+        Raises CatalogError: no catalog or data yet, unknown version or dataset, SQL that is
+        refused, SQL error, or out of time.
         """
         with closing(self.connect(at)) as connection:
             try:
                 restrict(connection, self._data)
                 query = readonly.check(connection, sql)
                 self._require_data(connection, query.relations)
+                self._narrow(connection, query, dataset)
                 return _run(connection, query, timeout)
             except duckdb.Error as error:
                 raise CatalogError(self._metadata.hide(str(error)).strip()) from error
@@ -298,6 +309,20 @@ class Catalog:
                 "no dataset is in the catalog at this version: `kontext run --only index` commits "
                 "one (add --force if index is done already)"
             )
+
+    def _narrow(
+        self, connection: Connection, query: readonly.Query, dataset: str | Callable[[], str]
+    ) -> None:
+        if callable(dataset):
+            asks = query.names_dataset or query.in_past
+            open_to_all = not asks and query.relations & readonly.datasets_in(connection)
+            dataset = dataset() if open_to_all else ""
+        if dataset:
+            known = dict.fromkeys(version.name for version in versions(connection))
+            if dataset not in known:
+                names = ", ".join(known) or "none"
+                raise CatalogError(f"no dataset '{dataset}' in the catalog (known: {names})")
+            readonly.narrow(connection, query, dataset)
 
     def snapshot(self, at: str | int) -> int:
         """The snapshot id that `at` (an id, or NAME@vN) means. Raises CatalogError."""

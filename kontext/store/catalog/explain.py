@@ -43,14 +43,17 @@ _QUERIES = {
 }
 
 
-def find_pair(catalog: Catalog, start: str, at: str | None = None) -> tuple[str, str]:
+def find_pair(
+    catalog: Catalog, start: str, at: str | None = None, dataset: str = ""
+) -> tuple[str, str]:
     """Pair id and dataset of the one pair whose id starts so, at a dataset version or snapshot.
 
-    Raises CatalogError where no pair, or more than one, does.
+    `dataset` is where it is looked up if it is in several. Raises CatalogError where no pair, or more than one, does.
     """
     matches = catalog.query(
-        f"SELECT pair_id, min(dataset) AS dataset FROM pairs "
-        f"WHERE starts_with(pair_id, {quote(start)}) GROUP BY pair_id ORDER BY pair_id LIMIT 3",
+        f"SELECT pair_id, min_by(dataset, (dataset <> {quote(dataset)}, dataset)) AS dataset "
+        f"FROM pairs WHERE starts_with(pair_id, {quote(start)}) "
+        "GROUP BY pair_id ORDER BY pair_id LIMIT 3",
         at=at,
     ).to_pylist()
     if len(matches) != 1:
@@ -60,14 +63,15 @@ def find_pair(catalog: Catalog, start: str, at: str | None = None) -> tuple[str,
 
 
 def explain(
-    catalog: Catalog, pair_id: str, at: str | None = None
+    catalog: Catalog, pair_id: str, at: str | None = None, dataset: str = ""
 ) -> dict[str, list[dict[str, Any]]]:
     """Source, evidence, caption, scores, decision, split and shard of one pair, as rows each.
 
     A unique start of `pair_id` (lower-case hexadecimal) is enough. `at` is a dataset version or a
-    snapshot number; None: now. Raises CatalogError where no pair, or more than one, starts so.
+    snapshot number; None: now. `dataset` is where the pair is looked up if it is in several.
+    Raises CatalogError where no pair, or more than one, starts so.
     """
-    found, dataset = find_pair(catalog, pair_id, at)
+    found, dataset = find_pair(catalog, pair_id, at, dataset)
     names = {"id": found, "dataset": dataset.replace("'", "''")}
     return {
         title: plain_rows(catalog.query(text.format(**names), at=at))

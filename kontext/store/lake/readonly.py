@@ -7,7 +7,7 @@ settings), a read-only attachment and `run`'s read-only transaction.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from kontext.errors import CatalogError
+from kontext.store.lake.ddl import quote
 from kontext.store.lake.functions import FUNCTIONS, TABLE_FUNCTIONS
 
 ALLOWED = (
@@ -52,10 +53,15 @@ _EXPLAIN = re.compile(
 
 @dataclass(frozen=True)
 class Query:
-    """SQL that may run, and the tables and views of the lake that it reads, in lower case."""
+    """SQL that may run, and the tables and views of the lake that it reads, in lower case.
+
+    names_dataset: it names a column `dataset`. in_past: it reads a table AT a version.
+    """
 
     text: str
     relations: Names
+    names_dataset: bool = False
+    in_past: bool = False
 
 
 def check(connection: duckdb.DuckDBPyConnection, sql: str) -> Query:
@@ -75,7 +81,7 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> Query:
         walk.visit(statements, frozenset())
     except RecursionError as error:
         raise CatalogError("the query is nested too deeply") from error
-    return Query(text, frozenset(walk.used))
+    return Query(text, frozenset(walk.used), walk.names_dataset, walk.in_past)
 
 
 def run(connection: duckdb.DuckDBPyConnection, query: Query) -> pa.Table:
@@ -94,6 +100,35 @@ def run(connection: duckdb.DuckDBPyConnection, query: Query) -> pa.Table:
         connection.execute("ROLLBACK")
 
 
+def narrow(connection: duckdb.DuckDBPyConnection, query: Query, dataset: str) -> None:
+    """Let every table and view that `query` reads hold the rows of one dataset only.
+
+    A temporary view goes before the lake's own of the same name. So this holds at every snapshot,
+    whatever views it had; `lake.pairs` still has all rows. Raises CatalogError where the query
+    reads a table AT a version, which a view cannot.
+    """
+    names = sorted(query.relations & datasets_in(connection))
+    if names and query.in_past:
+        raise CatalogError("AT and one dataset exclude each other: use WHERE dataset = '…'")
+    for statement in narrowing(names, dataset):
+        connection.execute(statement)
+
+
+def narrowing(names: Iterable[str], dataset: str) -> list[str]:
+    """Statements after which these tables and views hold one dataset's rows."""
+    rows = 'CREATE TEMP VIEW "{0}" AS SELECT * FROM lake.main."{0}" WHERE dataset = {1}'
+    return [rows.format(name, quote(dataset)) for name in names]
+
+
+def datasets_in(connection: duckdb.DuckDBPyConnection) -> Names:
+    """Tables and views of the lake, in lower case, whose rows say which dataset they belong to."""
+    return frozenset(_lower(row[0]) for row in connection.execute(_WITH_DATASET).fetchall())
+
+
+_WITH_DATASET = """
+    SELECT table_name FROM duckdb_columns()
+    WHERE database_name = 'lake' AND NOT internal AND column_name = 'dataset'
+"""
 _RELATIONS = """
     SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name = 'main'
     UNION ALL
@@ -151,6 +186,7 @@ class _Walk:
     def __init__(self, known: Names) -> None:
         self.known = known
         self.used: set[str] = set()
+        self.names_dataset = self.in_past = False
 
     def visit(self, value: Any, scope: Names) -> None:
         """`scope` has the names of the WITH clauses that can be seen from here."""
@@ -169,6 +205,8 @@ class _Walk:
                 raise _refused(f"{node['class']} in an expression")
             if "function_name" in node:
                 _check_function(node, FUNCTIONS)
+            if node["class"] == "COLUMN_REF" and _lower(node["column_names"][-1]) == "dataset":
+                self.names_dataset = True
         elif isinstance(kind, str) and not _TYPES.fullmatch(kind):
             if kind not in _NODES:
                 raise _refused(kind)
@@ -201,6 +239,7 @@ class _Walk:
                 "files and other databases are refused"
             )
         self.used.add(name)
+        self.in_past |= bool(node.get("at_clause"))
 
 
 def _check_function(node: Node, allowed: Names) -> None:
