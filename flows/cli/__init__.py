@@ -56,3 +56,7 @@ def main() -> None:
     except BrokenPipeError:  # `kontext … | head`: nobody listens any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a disk that is full, a folder that is read-only or no folder
+        what = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {what}{error.strerror or error}", err=True)
+        sys.exit(KontextError.exit_code)

@@ -10,11 +10,12 @@ import typer
 from flows.cli.shared import opened
 from flows.cli.shared.complete import complete_stage
 from flows.cli.shared.options import Delete, Grace, Json, Panel, Ref, Store
-from flows.cli.shared.show import print_json, print_result, print_table, say
+from flows.cli.shared.show import dim, print_json, print_result, print_table, say
 from kontext.errors import ArtifactError
 from tasks.markdown import duration, number, size
 
 if TYPE_CHECKING:
+    from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.artifacts.transfer import Transfer
     from schemas.manifest import Manifest
 
@@ -52,6 +53,16 @@ def list_artifacts(
     print_table(cells, ("artifact", "made (UTC)", "in", "size", "tags"), right=(2, 3))
     if not rows:
         say("no artifacts yet: `kontext run` makes them")
+
+
+def _opened(store: str, *refs: str) -> ArtifactStore:
+    """The store; of a stage's name, whose latest artifact is meant, it is said which that is."""
+    found = opened.artifacts(store)
+    for ref in filter(None, refs):
+        if found.tagged(f"latest/{ref}") and not found.tagged(ref):
+            manifest = found.show(ref).manifest
+            dim(f"{ref} is {manifest.stage}/{manifest.digest} (recipe {manifest.recipe})")
+    return found
 
 
 def _row(manifest: Manifest, tags: list[str]) -> dict[str, Any]:
@@ -94,7 +105,7 @@ def lineage(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Show what an artifact was made from and what was made from it (mermaid)."""
     from kontext.store.artifacts.lineage import lineage as lineage_of
 
-    found = lineage_of(opened.artifacts(store), ref)
+    found = lineage_of(_opened(store, ref), ref)
     nodes = [(manifest.stage, manifest.digest) for manifest in found.nodes]
     data = {"root": found.root, "nodes": nodes, "edges": found.edges}
     print_result(data, found.mermaid, as_json)
@@ -107,7 +118,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Hash every stored file again and compare it with its manifest. Fails on any difference."""
-    result = opened.artifacts(store).verify(ref or None)
+    result = _opened(store, ref).verify(ref or None)
     if as_json:
         problems = [vars(problem) for problem in result.problems]
         data = {"artifacts": result.artifacts, "files": result.files, "problems": problems}
@@ -168,7 +179,7 @@ def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> N
     """Show what differs between two artifacts: recipe, data, code and metrics."""
     from kontext.store.artifacts.diff import diff as compare
 
-    found = compare(opened.artifacts(store), before, after)
+    found = compare(_opened(store, before, after), before, after)
     parts = {name: getattr(found, name) for name in ("recipe", "data", "code", "metrics")}
     if as_json:
         data = {name: [vars(change) for change in changes] for name, changes in parts.items()}
@@ -197,7 +208,7 @@ def export(
     from kontext.engine.remake import import_artifacts
 
     with opened.exported_to(output, store) as target:
-        found = import_artifacts(opened.artifacts(store), target, ref)
+        found = import_artifacts(_opened(store, ref), target, ref)
     _print_transfer(found, f"exported to {output}", as_json)
 
 
@@ -212,8 +223,8 @@ def import_(
     from kontext.engine.remake import import_artifacts
     from kontext.store.artifacts.archive import open_exported
 
-    target = opened.artifacts(store)
-    with open_exported(source, opened.scratch(store)) as exported:
+    target = opened.artifacts(store, write=True)
+    with open_exported(source, opened.scratch()) as exported:
         found = import_artifacts(exported, target, ref or None)
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:
@@ -236,9 +247,8 @@ def rebuild(ref: Ref, store: Store = "", as_json: Json = False) -> None:
     """Make an artifact again from its manifest, outside the store, and compare every byte."""
     from kontext.engine.remake import remake
     from kontext.stages import STAGES
-    from tasks.workspace import places
 
-    found = remake(opened.artifacts(store), ref, places(store).home, STAGES)
+    found = remake(_opened(store, ref), ref, opened.home(), STAGES)
     if as_json:
         print_json(vars(found))
     why = " (the code has changed since)" if found.code_changed else ""

@@ -1,12 +1,13 @@
 """`kontext catalog …`: the catalog as a whole: migrate, rebuild, move, compact, export, prelude."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.shared import opened
-from flows.cli.shared.options import At, Delete, Grace, Json, Panel, Store
+from flows.cli.shared import named, opened
+from flows.cli.shared.options import At, Dataset, Delete, Grace, Json, Panel, Store
 from flows.cli.shared.show import print_json, print_result, say
 
 PLACE = (Panel.DATA, 4)
@@ -24,7 +25,7 @@ def migrate(store: Store = "") -> None:
     from kontext.engine.remake import record_all
     from kontext.store.lake.migrations import SCHEMA_VERSION
 
-    catalog, artifacts = opened.catalog(store), opened.artifacts(store)
+    catalog, artifacts = opened.catalog(store, write=True), opened.artifacts(store)
     catalog.migrate()
     found = record_all(artifacts, catalog, artifacts.list("evaluate"))
     typer.echo(f"{catalog}: schema version {SCHEMA_VERSION}; {found} evaluations entered")
@@ -35,10 +36,9 @@ def rebuild(store: Store = "", as_json: Json = False) -> None:
     """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
     from kontext.engine.remake import rebuild_catalog
     from kontext.stages import STAGES
-    from tasks.workspace import places
 
-    home = places(store).home
-    found = rebuild_catalog(opened.artifacts(store), opened.catalog(store), home, STAGES)
+    catalog = opened.catalog(store, write=True)
+    found = rebuild_catalog(opened.artifacts(store), catalog, opened.home(), STAGES)
     if as_json:
         print_json(vars(found))
         return
@@ -92,10 +92,11 @@ def export(
 def prelude(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
     at: At = "",
+    dataset: Dataset = "",
     store: Store = "",
 ) -> None:
     """Print the SQL that attaches the catalog to any DuckDB client, read-only."""
-    text = opened.prelude(at, store)
+    text = opened.prelude(at, store, dataset or partial(named.dataset, at, store))
     if output is None:
         typer.echo(text, nl=False)
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import opened
+from flows.cli.shared import named, opened
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table
 
@@ -19,7 +19,7 @@ _SIGNS = {"ok": "✔", "warn": "!", "fail": "✘"}
 
 def doctor(
     weights: Annotated[
-        str, typer.Argument(help="Weights file, folder or artifact to look at instead.")
+        str, typer.Argument(help="Weights file, folder, name or artifact to look at instead.")
     ] = "",
     store: Store = "",
     as_json: Json = False,
@@ -65,7 +65,7 @@ def _weights(ref: str, store: str, as_json: bool) -> None:
     """Print what a weights file, folder or artifact is; exit 1 where keys do not fit."""
     from kontext.edit.weights.model_store import examine
 
-    rows = examine(ref, lambda: opened.artifacts(store))
+    rows = examine(named.model(ref, store), lambda: opened.artifacts(store))
     if as_json:
         print_json(rows)
     else:

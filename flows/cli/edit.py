@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.shared import opened
+from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json
@@ -28,7 +28,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="Model folder, artifact or tag; by default the latest.",
+        help="Model: name (model@NAME), folder or artifact; by default see `kontext use`.",
         autocompletion=complete_ref,
     ),
 ]
@@ -114,7 +114,6 @@ def edit(
     from flows.cli.shared.bar import edit_bar
     from kontext.edit.edit_file import EditRequest, edit_file
     from kontext.edit.request import Options
-    from tasks.workspace import places
 
     *images, instruction = words
     request = EditRequest(
@@ -122,7 +121,7 @@ def edit(
         instruction=instruction,
         output=output,
         then=tuple(then or ()),
-        weights=weights,
+        weights=named.model(weights, store),
         options=Options(steps, guidance, image_guidance, true_cfg, keep_detail),
         seeds=tuple(dict.fromkeys(seed or [0])),
         mask=mask,
@@ -132,9 +131,11 @@ def edit(
         policy=policy,
         hash_lists=tuple(hash_list or ()),
     )
+    if Path(request.weights).is_dir():
+        opened.at(store, write=True)  # the certificate and encoded texts are kept in the home
     with edit_bar() as bar:
         made = edit_file(
-            request, places(store).home, lambda: opened.artifacts(store), bar.on_step, bar.on_phase
+            request, opened.home(), lambda: opened.artifacts(store), bar.on_step, bar.on_phase
         )
     if as_json:
         print_json(made[0] if len(made) == 1 else made)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.shared import opened
-from flows.cli.shared.options import At, Json, Panel, Store
+from flows.cli.shared import named, opened
+from flows.cli.shared.options import At, Dataset, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table
 from tasks.markdown import json_safe
 
@@ -16,6 +16,7 @@ PLACE = (Panel.DATA, 3)
 def explain(
     pair_id: Annotated[str, typer.Argument(help="Pair id or a unique start of it.")],
     at: At = "",
+    dataset: Dataset = "",
     as_json: Json = False,
     store: Store = "",
 ) -> None:
@@ -24,7 +25,8 @@ def explain(
 
     if not pair_id or set(pair_id) - set("0123456789abcdef"):
         raise typer.BadParameter("a pair id is lower-case hexadecimal")
-    story = stories.explain(opened.catalog(store), pair_id, at or None)
+    where = dataset or named.dataset(at, store)
+    story = stories.explain(opened.catalog(store), pair_id, at or None, where)
     if as_json:
         typer.echo(json.dumps(json_safe(story), indent=1, ensure_ascii=False))
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared import opened
+from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Dtype, Json, Panel, Store
 from flows.cli.shared.show import print_result
@@ -17,7 +17,7 @@ def export(
     ref: Annotated[
         str,
         typer.Argument(
-            help="Artifact (publish or import), tag or model folder.", autocompletion=complete_ref
+            help="Model: name (model@NAME), artifact or folder.", autocompletion=complete_ref
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
@@ -29,6 +29,7 @@ def export(
     """Write a model's weights in the layout that other tools read."""
     from kontext.edit.weights.model_store import export_weights
 
-    made = export_weights(ref, layout, output, dtype, lambda: opened.artifacts(store))
+    model = named.model(ref, store)
+    made = export_weights(model, layout, output, dtype, lambda: opened.artifacts(store))
     files = [f"{made['folder']}/{name}" for name in made["files"]]
     print_result(made, "\n".join([*files, made["note"]]), as_json)

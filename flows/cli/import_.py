@@ -33,10 +33,11 @@ def import_(
     from kontext.edit.weights.model_store import ImportRequest, import_weights
 
     request = ImportRequest(path, name, dtype, autoencoder, text, lora)
-    made = import_weights(request, opened.artifacts(store), opened.scratch(store))
+    made = import_weights(request, opened.artifacts(store, write=True), opened.scratch())
     state = "was there already" if made["reused"] else "imported"
     text = (
-        f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters\n"
+        f"{made['artifact']}  {state}: {made['geometry']}, {made['parameters']:,} parameters, "
+        f"made for {made['made_for']}\n"
         f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["tag"]}'
     )
     print_result(made, text, as_json)

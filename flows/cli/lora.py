@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.shared import opened
+from flows.cli.shared import named, opened
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_result
 
@@ -13,7 +13,7 @@ PLACE = (Panel.MODELS, 4)
 app = typer.Typer(help="Low-rank adapters (LoRA): extract from a fine-tune, merge into a model.")
 
 Base = Annotated[
-    str, typer.Argument(help="Model that the adapters are for: file, folder, artifact or tag.")
+    str, typer.Argument(help="Model that the adapters are for: file, folder, name or artifact.")
 ]
 
 
@@ -32,7 +32,8 @@ def extract(
     """Write the adapters that come closest to what a fine-tune changed."""
     from kontext.edit.weights.model_store import extract_lora
 
-    made = extract_lora(base, tuned, output, rank, layout, lambda: opened.artifacts(store))
+    models = named.model(base, store), named.model(tuned, store)
+    made = extract_lora(*models, output, rank, layout, lambda: opened.artifacts(store))
     text = f"{made['file']}  {made['adapters']} adapters of rank {rank}, which miss "
     text += f"{made['lost']:.1%} of the change"
     if made["not_held"]:
@@ -54,7 +55,8 @@ def merge(
     """Write a model folder with the adapters added, for edit --weights and export."""
     from kontext.edit.weights.model_store import merge_lora
 
-    made = merge_lora(base, lora, output, strength, lambda: opened.artifacts(store))
+    model = named.model(base, store)
+    made = merge_lora(model, lora, output, strength, lambda: opened.artifacts(store))
     text = f"{made['folder']}  {made['model']} {made['digest'][:16]}\n"
     text += f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["folder"]}'
     print_result(made, text, as_json)

@@ -82,11 +82,15 @@ def _print_measured(row: dict[str, Any]) -> None:
 
 def _measured(recipe: Recipe, stages: list[Estimate], store: str) -> list[dict[str, Any]]:
     """Rows of the stages that have run with this recipe; none in a new store."""
-    from kontext.errors import ArtifactError, ObjectNotFound
+    from kontext.errors import ArtifactError, ObjectNotFound, StoreError
     from kontext.train.capacity import compared
-    from tasks.workspace import open_engine, places
+    from tasks.workspace import existing, open_engine
 
-    engine, rows = open_engine(recipe, places(store)), []
+    try:
+        engine = open_engine(recipe, existing(store))
+    except StoreError:
+        return []  # nothing has run yet
+    rows = []
     for stage in stages:
         try:
             manifest = engine.artifact(stage.stage).manifest

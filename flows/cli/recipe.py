@@ -13,7 +13,7 @@ from flows.cli.shared import opened
 from flows.cli.shared.complete import complete_recipe
 from flows.cli.shared.options import Json, Panel, Sets, Store
 from flows.cli.shared.show import print_json, print_result, print_table
-from kontext.errors import RecipeError
+from kontext.errors import RecipeError, StoreError
 from schemas.words import suggestion, unknown
 
 if TYPE_CHECKING:
@@ -35,7 +35,13 @@ def list_recipes(store: Store = "", as_json: Json = False) -> None:
     from schemas.recipes import RECIPES, about
 
     rows = [{"recipe": name, "stored": "", "about": about(name)} for name in RECIPES]
-    for found in stored_recipes(opened.objects(store)):
+    try:
+        stored = stored_recipes(opened.objects(store))
+    except StoreError:  # where there is no home yet, nobody has stored one
+        if store:
+            raise
+        stored = []
+    for found in stored:
         rows.append({"recipe": found.reference, "stored": f"{found.stored:%F %T}", "about": ""})
     if as_json:
         print_json(rows)

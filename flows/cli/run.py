@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared import opened
 from flows.cli.shared.complete import complete_ref
-from flows.cli.shared.opened import reference
 from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import dim, print_json
 from kontext.errors import Stopped
 
 PLACE = (Panel.RUN, 1)
@@ -46,7 +46,11 @@ def run(
         raise typer.BadParameter("--only and --from exclude each other")
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
-    recipe = reference(recipe, overrides, store)  # what does not fit is bad usage
+    overrides = opened.absolute_sources(overrides)
+    chosen = opened.changed_recipe(recipe, overrides, store)  # what does not fit is bad usage
+    opened.at(store, write=True)
+    recipe = opened.reference(recipe, overrides, store)
+    dim(f"recipe {chosen.name}: dataset {chosen.shard.dataset}, model {chosen.publish.name}")
     from rich.console import Console
 
     from tasks.request import Request

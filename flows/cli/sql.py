@@ -9,13 +9,14 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows.cli.shared import opened
-from flows.cli.shared.options import At, Json, Panel, Store
+from flows.cli.shared import named, opened
+from flows.cli.shared.options import At, Dataset, Json, Panel, Store
 from flows.cli.shared.show import cell, print_table, table_text
 from kontext.errors import CatalogError
 from tasks.markdown import json_safe
@@ -35,6 +36,7 @@ Format = Literal["table", "csv", "json", "parquet"]
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT; see `kontext tables`.")] = "",
     at: At = "",
+    dataset: Dataset = "",
     output_format: Annotated[
         Format, typer.Option("--format", "-f", help="How the answer is printed.")
     ] = "table",
@@ -46,14 +48,16 @@ def sql(
 ) -> None:
     """Query the catalog: pairs, scores, decisions, shards, runs, artifacts, metrics.
 
-    A query can only read the lake's tables and views.
+    A query can only read the lake's tables and views. They hold the rows of one dataset, unless the
+    query itself names their column `dataset`.
     """
     if shell == bool(query):
         raise typer.BadParameter("give a query, or --shell")
     if shell:
-        _open_shell(at, store)
+        _open_shell(at, store, dataset)
         return
-    answer = opened.catalog(store).query(query, at=at or None, timeout=timeout)
+    narrow = "" if dataset == "all" else dataset or partial(named.dataset, at, store)
+    answer = opened.catalog(store).query(query, at=at or None, timeout=timeout, dataset=narrow)
     chosen: Format = "json" if as_json else output_format
     if chosen == "parquet":
         _write_parquet(answer, output)
@@ -65,13 +69,13 @@ def sql(
         output.write_text(_text(answer, chosen) + "\n")
 
 
-def _open_shell(at: str, store: str) -> None:
+def _open_shell(at: str, store: str, dataset: str) -> None:
     """Hand over to the duckdb command line with the catalog attached."""
     installed = shutil.which("duckdb", path=str(Path(sys.executable).parent))
     program = installed or shutil.which("duckdb")
     if program is None:
         raise CatalogError("no duckdb command here: pip install 'kontext[shell]'")
-    text = opened.prelude(at, store)
+    text = opened.prelude(at, store, dataset or partial(named.dataset, at, store))
     with tempfile.TemporaryDirectory(prefix="kontext-shell-") as folder:
         file = Path(folder, "prelude.sql")
         file.write_text(text)

@@ -15,10 +15,9 @@ def status(
     """Show which stages are done, stale, missing or running, and why; schedules; services."""
     from flows.server import serve
     from flows.server.status import schedules, stage_states
-    from tasks.workspace import places
 
     engine = opened.engine(recipe, overrides, store)
-    at = places(store)
+    at = opened.at(store)
     api = serve.connect(at)
     stages = [vars(stage) for stage in stage_states(engine, api)]
     planned = schedules(api) if api else []

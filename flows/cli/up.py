@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared import opened
 from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_result, say
 
@@ -29,9 +30,8 @@ def up(
 ) -> None:
     """Start the Prefect server, workers and deployments, or attach to what is up."""
     from flows.server import serve
-    from tasks.workspace import places
 
-    at = places()
+    at = opened.at("", write=True)
     where = serve.describe(at, serve.up(at, port=port, host=host, say=say))
     print_result(where, f"Prefect is up: {where['login']}", as_json)
     if foreground:

@@ -88,11 +88,11 @@ def edit_file(
     for image, data in files:
         screening.check_input(image, data)
     images = [image for image, _ in files]
-    signer = find_signer(home)
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
     model = model_source(request.weights, open_store)
+    signer = find_signer(home)
     editor = load_editor(model, home, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above

@@ -5,11 +5,10 @@ being typed is no place for an error.
 """
 
 from contextlib import suppress
-from pathlib import Path
 
 import typer
 
-from kontext.errors import KontextError, StoreError
+from kontext.errors import KontextError
 
 _FEW = 200  # artifacts that are offered
 
@@ -66,13 +65,10 @@ def _refs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _store(ctx: typer.Context) -> str:
-    """The store that the line names, or the environment's. Raises StoreError where it is not there.
+    """The store that the line names, or the environment's. Raises StoreError where there is none.
 
     Opening a folder makes it, and nobody wants a store for having pressed TAB.
     """
-    from tasks.workspace import places
+    from tasks.workspace import existing
 
-    url = places(str(ctx.params.get("store") or "")).store
-    if url.startswith("file://") and not Path(url.removeprefix("file://")).is_dir():
-        raise StoreError(f"no store at {url}")
-    return url
+    return existing(str(ctx.params.get("store") or "")).store

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,28 +21,45 @@ if TYPE_CHECKING:
     from kontext.store.catalog.catalog import Catalog
     from kontext.store.objects import ObjectStore
     from schemas.recipe import Recipe
+    from tasks.workspace import Places
 
 
-def artifacts(store: str) -> ArtifactStore:
-    """The artifacts of the environment's store, or of `store`."""
-    from tasks.workspace import open_artifacts, places
+def at(store: str, write: bool = False) -> Places:
+    """The places that are there; a command that writes makes a home or store, and says so.
 
-    return open_artifacts(places(store))
+    Raises StoreError where there is none to read, or none can be made.
+    """
+    from tasks.workspace import existing, made
+
+    return made(store, say) if write else existing(store)
 
 
-def catalog(store: str) -> Catalog:
-    """The environment's catalog, for the data of its store or of `store`."""
-    from tasks.workspace import open_catalog, places
+def home() -> Path:
+    """The home, which may have yet to be made."""
+    from tasks.workspace import places
 
-    return open_catalog(places(store))
+    return places().home
+
+
+def artifacts(store: str, write: bool = False) -> ArtifactStore:
+    """The artifacts of the environment's store, or of `store`. Raises as `at` does."""
+    from tasks.workspace import open_artifacts
+
+    return open_artifacts(at(store, write))
+
+
+def catalog(store: str, write: bool = False) -> Catalog:
+    """The environment's catalog, for the data of its store or of `store`. Raises as `at` does."""
+    from tasks.workspace import open_catalog
+
+    return open_catalog(at(store, write))
 
 
 def objects(store: str) -> ObjectStore:
-    """The environment's store itself, or `store`."""
+    """The environment's store itself, or `store`. Raises as `at` does."""
     from kontext.store.objects import open_store
-    from tasks.workspace import places
 
-    return open_store(places(store).store)
+    return open_store(at(store).store)
 
 
 @contextmanager
@@ -50,20 +69,35 @@ def exported_to(output: str, store: str) -> Iterator[ArtifactStore]:
     from kontext.store.artifacts.artifact_store import ArtifactStore
     from kontext.store.objects import open_store
 
-    with tempfile.TemporaryDirectory(dir=scratch(store)) as temporary:
+    with tempfile.TemporaryDirectory(dir=scratch()) as temporary:
         where = f"{temporary}/store" if is_archive(output) else output
         yield ArtifactStore(open_store(where), Path(temporary, "cache"))
         if is_archive(output):
             write_archive(Path(where), Path(output))
 
 
-def scratch(store: str) -> Path:
-    """Folder for files that go again."""
-    from tasks.workspace import places
-
-    folder = places(store).home / "scratch"
-    folder.mkdir(parents=True, exist_ok=True)
+def scratch() -> Path:
+    """Folder for files that go again: the home's, where there is one."""
+    if not home().is_dir():
+        return Path(tempfile.gettempdir())
+    folder = home() / "scratch"
+    folder.mkdir(exist_ok=True)
     return folder
+
+
+def absolute_sources(overrides: Sequence[str] | None) -> list[str]:
+    """The changes, with image folders as absolute paths: the workers run somewhere else."""
+    made = []
+    for override in overrides or ():
+        key, _, text = override.partition("=")
+        with contextlib.suppress(ValueError):  # what is no JSON is refused elsewhere
+            sources = json.loads(text) if key == "ingest.sources" else None
+            for source in sources if isinstance(sources, list) else ():
+                if isinstance(source, dict) and isinstance(source.get("path"), str):
+                    source["path"] = str(Path(source["path"]).expanduser().absolute())
+                    override = f"{key}={json.dumps(sources)}"
+        made.append(override)
+    return made
 
 
 def changed_recipe(recipe: str, overrides: list[str] | None, store: str) -> Recipe:
@@ -116,6 +150,7 @@ def reference(recipe: str, overrides: list[str] | None, store: str) -> str:
         return recipe
     if not is_file(recipe):
         return find_recipe(objects(store), recipe).reference
+    at(store, write=True)
     stored = put_recipe(objects(store), _read(recipe))
     say(f"recipe  {recipe} is stored as {stored}")
     return stored
@@ -123,21 +158,28 @@ def reference(recipe: str, overrides: list[str] | None, store: str) -> str:
 
 def engine(recipe: str, overrides: list[str] | None, store: str) -> Engine:
     """The engine for a recipe with its changes. Raises like `changed_recipe`."""
-    from tasks.workspace import open_engine, places
+    from tasks.workspace import open_engine
 
-    return open_engine(changed_recipe(recipe, overrides, store), places(store))
+    return open_engine(changed_recipe(recipe, overrides, store), at(store))
 
 
-def prelude(at: str, store: str) -> str:
+def prelude(version: str, store: str, dataset: str | Callable[[], str]) -> str:
     """The SQL that attaches the environment's catalog to any DuckDB.
 
-    `at` is a dataset version or a snapshot number; empty: now. Raises CatalogError when there is
-    no catalog or no such version.
+    `version` is a dataset version or a snapshot number; empty: now. Tables and views hold the rows
+    of `dataset` only, or all; a function is asked for it where there is any. Raises CatalogError
+    when there is no catalog or no such version.
     """
     from kontext.store.lake.connections import prelude as attach
-    from tasks.workspace import places
+    from kontext.store.lake.readonly import datasets_in, narrowing
 
     found = catalog(store)
-    found.connect().close()  # one clear line now instead of SQL errors later
-    snapshot = found.snapshot(at) if at else None
-    return attach(places(store).catalog, objects(store).url, snapshot)
+    snapshot = found.snapshot(version) if version else None
+    with closing(found.connect(snapshot)) as connection:  # one clear line now, not errors later
+        names = sorted(datasets_in(connection)) if found.datasets() else []
+    text = attach(at(store).catalog, objects(store).url, snapshot)
+    one = dataset() if names and callable(dataset) else dataset
+    if not names or one == "all":
+        return text
+    told = f"-- Tables and views hold the rows of dataset {one}; lake.pairs etc. those of all."
+    return "\n".join([text + told, *(f"{line};" for line in narrowing(names, str(one)))]) + "\n"

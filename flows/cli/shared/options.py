@@ -80,6 +80,10 @@ Accept = Annotated[
 At = Annotated[
     str, typer.Option("--at", help="As of a dataset version (demo@v1) or a snapshot number.")
 ]
+Dataset = Annotated[
+    str,
+    typer.Option("--dataset", help="Dataset, or all; by default that of --at, or the home's own."),
+]
 Grace = Annotated[
     timedelta,
     typer.Option(metavar="PERIOD", help="Keep what is younger, e.g. 7d or 12h.", parser=period),
@@ -87,7 +91,7 @@ Grace = Annotated[
 Ref = Annotated[
     str,
     typer.Argument(
-        help="stage/digest, a digest prefix, a tag or a stage name.", autocompletion=complete_ref
+        help="stage/digest, its start, a name, tag or stage.", autocompletion=complete_ref
     ),
 ]
 Dtype = Annotated[

@@ -43,6 +43,11 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def dim(text: str) -> None:
+    """Print a remark to stderr: what was taken where nothing was named."""
+    typer.echo(typer.style(text, dim=True), err=True)
+
+
 def print_table(
     rows: Sequence[Sequence[object]],
     headers: Sequence[str] = (),

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from flows.cli.shared import opened
 from flows.cli.shared.show import print_result, say
 from kontext.errors import KontextError
 from tasks.markdown import run_link
@@ -21,12 +22,13 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     from flows.server.settings import SERVER_SECONDS
     from kontext.store.objects import open_store
     from schemas.recipes import DEFAULT, RECIPES
-    from tasks.workspace import places
 
-    at = places(store)
+    at = opened.at(store, write=True)
     api = server_api(at, up(at, say=say), patience=SERVER_SECONDS)
     if options.get("recipe", DEFAULT) not in RECIPES:
         offer_recipes(api, open_store(at.store))
+    if "overrides" in options:
+        options = {**options, "overrides": opened.absolute_sources(options["overrides"])}
     parameters = {"options": {**options, "store": store}}
     run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
     say(f"run     {api.url}{run_link(run['id'])}")

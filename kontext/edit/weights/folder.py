@@ -50,6 +50,13 @@ class ModelSettings(BaseModel):
     guidance: float = 1.0  # embedded where the model has an embedding, else on the text
     keep_detail: bool = False  # restore the context's detail: kontext.edit.detail
 
+    @property
+    def made_for(self) -> str:
+        """The sizes of pictures that it was trained for, in words."""
+        if self.sizes == "kontext":
+            return "pictures of about a megapixel, from 672 x 1568 to 1568 x 672"
+        return f"pictures of {self.resolution} x {self.resolution}"
+
 
 class AutoencoderFile(BaseModel):
     """The autoencoder's part of `config.json`."""

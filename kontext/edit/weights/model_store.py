@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kontext.edit.weights.exports import export_model
-from kontext.edit.weights.folder import CONFIG, TRANSFORMER
+from kontext.edit.weights.folder import CONFIG, TRANSFORMER, read_config
 from kontext.edit.weights.imports import WeightsSource, find_source, import_model
 from kontext.engine.fingerprint import code_digest, modules_of
 from kontext.engine.versions import manifest_of
-from kontext.errors import ArtifactError, WeightsError
+from kontext.errors import ArtifactError, StoreError, WeightsError
 from kontext.models.files.convert import Layout
 from kontext.models.files.locate import artifact_transformer, find_transformer
 from kontext.models.files.lora_files import extract, load_lora, save_lora
@@ -79,6 +79,8 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
     dtype_of(request.dtype)
     source = find_source(request.path, request.autoencoder, request.text)
     name = _name(request, source)
+    if store.tagged(f"model@{name}"):
+        raise WeightsError(f"a published model is called '{name}': give the import another --name")
     files = source.files()
     if request.lora:
         files["lora"] = request.lora
@@ -94,8 +96,14 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
         _write_artifact(store, request, source, config, digest, scratch)
     for tag in (f"latest/{STAGE}", f"{STAGE}@{name}"):
         store.tag(tag, STAGE, digest)
-    metrics = store.open(STAGE, digest).manifest.metrics
-    return {"artifact": f"{STAGE}/{digest}", "tag": f"{STAGE}@{name}", "reused": reused, **metrics}
+    made = store.open(STAGE, digest)
+    return {
+        "artifact": f"{STAGE}/{digest}",
+        "tag": f"{STAGE}@{name}",
+        "reused": reused,
+        "made_for": read_config(made).settings.made_for,
+        **made.manifest.metrics,
+    }
 
 
 def _name(request: ImportRequest, source: WeightsSource) -> str:
@@ -153,19 +161,21 @@ def export_weights(
 
 
 def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
-    """A model folder, or an artifact with one in it; for an empty `ref` the latest published.
+    """A model folder, or the artifact of a model: by name, tag or digest; empty: the store's own.
 
     Raises:
         WeightsError: neither.
     """
-    if ref and Path(ref).is_dir():
+    from kontext.store.artifacts.defaults import default  # a folder alone needs no store
+
+    if ref and Path(ref).is_dir():  # model@NAME is a name all the same
         return Path(ref)
     try:
-        found = open_store().show(ref or "publish")
-    except ArtifactError as error:
-        if not ref:
-            raise WeightsError("no published model yet: `kontext run` makes one") from error
-        raise WeightsError(f"'{ref}' is neither a folder nor an artifact") from error
+        store = open_store()
+        found = store.show(ref) if ref else default(store, "model").artifact
+    except (ArtifactError, StoreError) as error:
+        words = f"'{ref}' is neither a folder nor an artifact: {error}" if ref else str(error)
+        raise WeightsError(words) from error
     if not found.names("model/"):
         raise WeightsError(
             f"{found.stage}/{found.digest} holds no model folder: take what publish or import made"
@@ -231,8 +241,8 @@ def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, Weig
     else:
         try:
             path = artifact_transformer(open_store().show(ref))
-        except ArtifactError as error:
-            raise WeightsError(f"'{ref}' is no file, folder or artifact") from error
+        except (ArtifactError, StoreError) as error:
+            raise WeightsError(f"'{ref}' is no file, folder or artifact: {error}") from error
     model = recognise(path).transformer
     return model, WeightsFile({entry.name: entry for entry in bfl_entries(path, model)}, ref, {})
 

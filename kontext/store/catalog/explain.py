@@ -48,7 +48,8 @@ def find_pair(
 ) -> tuple[str, str]:
     """Pair id and dataset of the one pair whose id starts so, at a dataset version or snapshot.
 
-    `dataset` is where it is looked up if it is in several. Raises CatalogError where no pair, or more than one, does.
+    `dataset` is where it is looked up if it is in several. Raises CatalogError where no pair, or
+    more than one, starts so.
     """
     matches = catalog.query(
         f"SELECT pair_id, min_by(dataset, (dataset <> {quote(dataset)}, dataset)) AS dataset "

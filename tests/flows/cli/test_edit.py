@@ -426,7 +426,9 @@ def test_without_a_model_it_says_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["edit", str(folder / "photo.png"), "make it night", "-o", str(tmp_path / "o.png")]
-    monkeypatch.setattr(sys, "argv", ["kontext", *arguments])
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert capsys.readouterr().err == "error: no published model yet: `kontext run` makes one\n"
+    code, said = _refusal(arguments, monkeypatch, capsys)
+    assert code == 1 and said.startswith(f"error: there is no kontext home at {tmp_path}/home")
+    assert not (tmp_path / "home").exists()  # a command that only reads makes none
+    (tmp_path / "home").mkdir()
+    line = "error: no model yet: `kontext run` makes one\n"
+    assert _refusal(arguments, monkeypatch, capsys) == (1, line)
