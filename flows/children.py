@@ -70,7 +70,9 @@ class Children:
         why = (now.state.message or "no reason given").partition(". ")[0]
         self.log.warning("%s crashed (%s): retrying in place", now.name, why)
         time.sleep(CRASH_SETTLES_SECONDS)
-        return self._retry(now)
+        settled = self.client.read_flow_run(now.id)
+        still = settled.state is not None and settled.state.is_crashed()
+        return self._retry(settled) if still else settled
 
     def summary_page(self, child: FlowRun) -> str:
         """Id of the summary artifact that a finished child published; empty if it has none."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Prefect's filter of runs that are on their way
 ACTIVE = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
 
+# what a state says of a run that its user has ended with the server
+STOPPED = "stopped by kontext down"
+
 
 def deployment_name(flow: str) -> str:
     """`flow/deployment` of a whole flow, as Prefect's API wants it."""

@@ -2,7 +2,7 @@
 
 The artifacts are those of the publish manifest, taken as they are; only `evaluate` runs, under a
 seed of its own, so that nothing of the model's own evaluation is replaced. A success rate below the
-published one by more than the tolerance fails the run and emits the canary event.
+published one by more than the tolerance fails the run and pauses schedules.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from kontext.stages import STAGES
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.tables import CATEGORIES
-from tasks.events import canary_failed
+from tasks.events import evaluation_worse
 from tasks.reporter import PrefectReporter, forward_logs
 from tasks.workspace import open_artifacts, places
 
@@ -51,8 +51,8 @@ def _final_state(model: str, rows: list[dict[str, Any]]) -> State[Any]:
     if not worse:
         return Completed(message=f"{len(rows)} figures, none worse than when it was published")
     said = ", ".join(f"{r['figure']} {r['published']:.3g} → {r['now']:.3g}" for r in worse)
-    canary_failed(model, said)
-    return Failed(message=f"{model} got worse: {said}")
+    why = f"{model} got worse: {said}"
+    return Failed(message=f"{why}{evaluation_worse(model, why)}")
 
 
 def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Engine, Manifest]:

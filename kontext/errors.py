@@ -71,7 +71,24 @@ class ChunkError(KontextError):
 
 
 class GateError(KontextError):
-    """A quality gate (training health, canary, inert filter) failed and stopped the stage."""
+    """A gate stopped the stage: no pairs, an unusable hash list, an inert filter and the like.
+
+    `kind` is how tools tell gates apart, for example as the name of an event.
+    """
+
+    kind = "gate.failed"
+
+
+class CanaryError(GateError):
+    """A safety canary was not stopped: what keeps bad images out does not work."""
+
+    kind = "canary.failed"
+
+
+class DivergedError(GateError):
+    """Training went wrong: losses that are not finite or spike, a model that learns nothing."""
+
+    kind = "training.diverged"
 
 
 class WiringError(GateError):

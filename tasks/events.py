@@ -1,17 +1,26 @@
-"""Events that automations listen to: an artifact was made, a dataset grew, a canary failed.
+"""Events that automations listen to: an artifact was made, a dataset grew, a gate stopped a run.
 
 The open source server has no asset pages, so asset events serve as triggers only; lineage is in
-the manifests.
+the manifests. What stops a stage is an event by its kind (`kontext.canary.failed`,
+`kontext.training.diverged`, `kontext.gate.failed`); only those in PAUSING pause schedules.
 """
 
 from typing import Any
 
-from prefect.events import emit_event
+import httpx
+
+from kontext.errors import CanaryError, GateError
 
 ASSET_MADE = "prefect.asset.materialization.succeeded"
 DATASET_COMMITTED = "kontext.dataset.committed"
 REFRESH_FINISHED = "kontext.refresh.finished"
-CANARY_FAILED = "kontext.canary.failed"
+CANARY_FAILED = f"kontext.{CanaryError.kind}"
+EVALUATION_WORSE = "kontext.evaluation.worse"
+SCHEDULES_RESUMED = "kontext.schedules.resumed"
+
+PAUSING = (CANARY_FAILED, EVALUATION_WORSE)
+PAUSE = "Pause schedules after a failed canary"  # the automation that does so
+RESUME = "kontext resume"
 
 
 def asset_made(stage: str, digest: str, recipe: str) -> None:
@@ -32,13 +41,63 @@ def refresh_finished(dataset: str) -> None:
     _emit(REFRESH_FINISHED, f"kontext://refresh/{dataset}", {"kontext.dataset": dataset})
 
 
-def canary_failed(what: str, why: str) -> None:
-    """A safety canary got through, or a published model got worse."""
-    _emit(CANARY_FAILED, f"kontext://canary/{what}", {"kontext.canary": what}, {"why": why})
+def gate_failed(stage: str, error: GateError) -> str:
+    """A gate stopped a stage; which kind of gate is in the event's name.
+
+    Returns what this pauses (see `_pauses`), for the message of the run.
+    """
+    event = f"kontext.{error.kind}"
+    _emit(event, f"kontext://gate/{stage}", {"kontext.stage": stage}, _cause(str(error)))
+    return _pauses(event)
+
+
+def evaluation_worse(model: str, why: str) -> str:
+    """A published model got worse. Returns what this pauses, as `gate_failed`."""
+    labels = {"kontext.model": model}
+    _emit(EVALUATION_WORSE, f"kontext://evaluation/{model}", labels, _cause(why))
+    return _pauses(EVALUATION_WORSE)
+
+
+def _cause(why: str) -> dict[str, str]:
+    """What `kontext status` and notifications say of an event: which run, and why."""
+    from prefect.runtime import flow_run
+
+    run = flow_run.get_id()
+    return {"why": why, "run": flow_run.get_name() or "", "run_id": str(run) if run else ""}
+
+
+def _pauses(event: str) -> str:
+    """`; schedules paused: …`: what the server's automation does on this event.
+
+    Empty where the event pauses nothing, or somebody has switched the automation off.
+    """
+    from prefect import get_client
+    from prefect.events.actions import PauseDeployment
+    from prefect.events.schemas.automations import EventTrigger
+
+    if event not in PAUSING:
+        return ""
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_automations_by_name(PAUSE)
+            names = {each.id: each.name for each in client.read_deployments()}
+    except httpx.HTTPError as error:  # what stopped the run must still be said
+        return f"; whether schedules are paused is not known: {type(error).__name__}"
+    paused = [
+        names[action.deployment_id]
+        for automation in found
+        if automation.enabled and isinstance(automation.trigger, EventTrigger)
+        if event in automation.trigger.expect
+        for action in automation.actions
+        if isinstance(action, PauseDeployment) and action.deployment_id in names
+    ]
+    return f"; schedules paused: {', '.join(paused)}; resume with: {RESUME}" if paused else ""
 
 
 def _emit(
     event: str, resource: str, labels: dict[str, str], payload: dict[str, Any] | None = None
 ) -> None:
+    from prefect.events import emit_event  # here, because `kontext status` asks for the names above
+
     about = {"prefect.resource.id": resource, "prefect.resource.name": resource, **labels}
     emit_event(event=event, resource=about, payload=payload or {})

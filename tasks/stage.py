@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from kontext.engine.stage import StageOutcome
 from kontext.errors import GateError
 from schemas.manifest import Manifest
-from tasks.events import asset_made, canary_failed
+from tasks.events import asset_made, gate_failed
 from tasks.markdown import artifact_link, duration, number, page_key, size, table
 from tasks.reporter import Log, PrefectReporter, Published, forward_logs
 from tasks.workspace import open_engine, places, resolve_recipe
@@ -34,7 +34,7 @@ def run_stage(
 ) -> dict[str, Any]:
     """Make or reuse one stage's artifact and publish what it has to show.
 
-    Emits an asset event for a new artifact, and one for a canary that was not stopped.
+    Emits an asset event for a new artifact, and one for a gate that stopped the stage.
     Returns stage, digest, reused, seconds and metrics.
     """
     log = get_run_logger()
@@ -45,7 +45,7 @@ def run_stage(
         try:
             outcome = engine.run_stage(stage, reporter, force=force)
         except GateError as error:
-            canary_failed(stage, str(error))
+            error.args = (f"{error}{gate_failed(stage, error)}",)
             raise
     if not outcome.reused:
         asset_made(stage, outcome.digest, recipe)

@@ -10,12 +10,12 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 
 from flows.server.api import HEARTBEAT
 from flows.server.settings import fresh_days, zombie_seconds
-from tasks.events import CANARY_FAILED, DATASET_COMMITTED, REFRESH_FINISHED
+from tasks.events import DATASET_COMMITTED, PAUSE, PAUSING, REFRESH_FINISHED, RESUME
 
 ZOMBIES = "Crash runs whose heartbeat stopped"
 TRAIN = "Train on a new dataset version"
-PAUSE = "Pause schedules after a failed canary"
 WARN = "Warn when no refresh has finished for days"
+MEND = "Mend what a crashed run left"
 _SCHEDULED = ("refresh", "pipeline", "nightly-evaluation", "retention")
 
 
@@ -26,6 +26,7 @@ def automations(deployed: dict[str, UUID]) -> list[AutomationCore]:
         train_automation(deployed["pipeline"]),
         pause_automation([deployed[name] for name in _SCHEDULED]),
         warn_automation(deployed["warn"]),
+        mend_automation(deployed),
     ]
 
 
@@ -68,11 +69,14 @@ def train_automation(pipeline: UUID) -> AutomationCore:
 
 
 def pause_automation(deployments: list[UUID]) -> AutomationCore:
-    """A canary that got through, or a published model that got worse, stops what is scheduled."""
+    """A canary that got through, or a published model that got worse, stops what is scheduled.
+
+    Other gates stop their own run and nothing else: an experiment may diverge.
+    """
     return AutomationCore(
         name=PAUSE,
-        description="Resume each deployment on its page once the cause is known",
-        trigger=EventTrigger(expect={CANARY_FAILED}),
+        description=f"`kontext status` says which run and why; resume: `{RESUME}`",
+        trigger=EventTrigger(expect=set(PAUSING)),
         actions=[PauseDeployment(source="selected", deployment_id=each) for each in deployments],
     )
 
@@ -93,4 +97,22 @@ def warn_automation(warn: UUID) -> AutomationCore:
         description=f"No finished refresh for {days:g} days (KONTEXT_FRESH_DAYS)",
         trigger=trigger,
         actions=[RunDeployment(source="selected", deployment_id=warn, parameters=parameters)],
+    )
+
+
+def mend_automation(deployed: dict[str, UUID]) -> AutomationCore:
+    """A run whose process was killed: its tasks get an end, and a stage is retried once."""
+    mender = deployed["after-crash"]  # never set off by its own crash
+    watched = [f"prefect.deployment.{each}" for each in deployed.values() if each != mender]
+    trigger = EventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.id": watched},
+    )
+    parameters = {"run": {"__prefect_kind": "jinja", "template": "{{ event.resource.id }}"}}
+    return AutomationCore(
+        name=MEND,
+        description="Ends the dead process's tasks; a stage without a pipeline is retried once",
+        trigger=trigger,
+        actions=[RunDeployment(source="selected", deployment_id=mender, parameters=parameters)],
     )

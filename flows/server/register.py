@@ -73,6 +73,7 @@ async def deployments() -> list[RunnerDeployment]:
 
 def _whole_flows() -> list[tuple[Flow[..., Any], str]]:
     """The flows that are not one stage, with their descriptions."""
+    from flows.after_crash import after_crash
     from flows.backfill import BACKFILL_KEY, backfill
     from flows.nightly import NIGHTLY_KEY, nightly_evaluation
     from flows.pipeline import pipeline
@@ -90,6 +91,7 @@ def _whole_flows() -> list[tuple[Flow[..., Any], str]]:
         (nightly_evaluation, latest(NIGHTLY_KEY, _NIGHTLY_TEXT)),
         (retention, latest(RETENTION_KEY, "What no tag needs goes.")),
         (warn, latest(WARNING_KEY, "Started by automations: shows a warning.")),
+        (after_crash, "Started by automations: ends a killed run's tasks, retries a lone stage."),
     ]
 
 

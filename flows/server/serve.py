@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.names import STOPPED
 from flows.server.api import Api, ServerError
 from flows.server.offered import offer_recipes
 from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
@@ -107,8 +108,7 @@ def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
             api = Api(running.url, password=kept(at) or "")
             # a worker's SIGTERM kills its runs but leaves them Running for ever (prefect #16746)
             for run in _unfinished(api) if api.healthy() else ():
-                why = "stopped by kontext down"
-                api.set_state(run["id"], "CRASHED", "Crashed", why, force=True)
+                api.set_state(run["id"], "CRASHED", "Crashed", STOPPED, force=True)
             say("stopping server")
             running.server.stop()
         running.server = running.supervisor = NOBODY

@@ -6,8 +6,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flows.names import ACTIVE, artifact_tag, deployment_name
+from flows.names import ACTIVE, artifact_tag
 from flows.server.api import Api
+from flows.server.pause import deployments
 from kontext.engine.run import Engine
 from kontext.engine.stage import StageStatus
 
@@ -43,10 +44,10 @@ def _is_locked(path: Path) -> bool:
 
 
 def schedules(api: Api) -> list[dict[str, Any]]:
-    """Deployments with schedules: name, whether active or paused, and when each is next due."""
+    """Every schedule of a deployment: name, whether active or paused, and when it is next due."""
     found = []
-    for name in ("pipeline", "refresh", "backfill", "nightly-evaluation", "retention"):
-        deployment = api.call("GET", f"/deployments/name/{deployment_name(name)}")
+    for deployment in deployments(api):
+        name = deployment["name"]
         for schedule in deployment["schedules"]:
             active = schedule["active"] and not deployment["paused"]
             found.append(

@@ -21,7 +21,7 @@ from kontext.data.decode import Decoded, decode_image, to_square
 from kontext.data.pixels import encode_png
 from kontext.data.sources import plan
 from kontext.data.sources.base import SourceItem
-from kontext.errors import DecodeError, GateError, SourceError
+from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
@@ -230,12 +230,12 @@ def check_canaries(rejects: pa.Table, expected: int) -> int:
     """Number of canaries the gate stopped.
 
     Raises:
-        GateError: one got through, or was lost on the way.
+        CanaryError: one got through, or was lost on the way.
     """
     own = rejects.filter(pc.equal(rejects["source"], CANARY))
     stopped = int(own.filter(pc.equal(own["reason"], CANARY)).num_rows)
     if stopped != expected:
-        raise GateError(
+        raise CanaryError(
             f"the hash gate stopped {stopped} of {expected} canaries: nothing of this run is kept"
         )
     return stopped

@@ -43,7 +43,7 @@ def run(ctx: StageContext[DistillConfig]) -> None:
 
     Raises:
         WiringError: a gate before training failed.
-        GateError: the heads' loss is pinned, or losses are not finite and the recipe says to stop.
+        DivergedError: the heads' loss is pinned, or losses are not finite and the recipe says so.
         NumericsError: the teacher was trained with other numerics than this stage has.
     """
     config = ctx.config

@@ -47,7 +47,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     Raises:
         RecipeError: `finetune.init` points to nothing, or to a transformer of another shape.
         NumericsError: the latents or texts were not encoded as this recipe says.
-        GateError: losses that are not finite, and the recipe says to stop.
+        DivergedError: losses that are not finite, and the recipe says to stop.
     """
     config = ctx.config
     keep_freed_memory()

@@ -29,7 +29,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
 
     Raises:
         SourceError: a source is missing, or no image survived.
-        GateError: a hash list is unusable, or a canary was not stopped.
+        GateError: a hash list is unusable.
+        CanaryError: a canary was not stopped.
     """
     config = _resolved(ctx, ctx.config)
     chunks = plan_chunks(config, ctx.home)

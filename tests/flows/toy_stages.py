@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from kontext.engine.stage import Stage, StageContext
-from kontext.errors import KontextError
+from kontext.errors import CanaryError, DivergedError, GateError, KontextError
 
 
 def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:
@@ -68,6 +68,9 @@ def _name(ctx: StageContext) -> str:
 def _misbehave(home: Path, name: str) -> None:
     if (home / f"fail-{name}").exists():
         raise KontextError(f"toy {name} was told to fail")
+    for kind in (GateError, CanaryError, DivergedError):
+        if (home / f"{kind.__name__}-{name}").exists():
+            raise kind(f"toy {name} met a gate")
     crash = home / f"crash-{name}"
     if crash.exists():
         crash.unlink()

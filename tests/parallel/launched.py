@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kontext.errors import GateError
+from kontext.errors import DivergedError
 from kontext.parallel.ranks.rank import Job, Rank, run
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
@@ -62,7 +62,7 @@ def wait_for_what_never_comes() -> None:
 
 
 def refuse(rank: Rank) -> None:
-    raise GateError("loss is not finite")
+    raise DivergedError("loss is not finite")
 
 
 def as_rank(job: Job, rank: int, ranks: int, port: int) -> None:

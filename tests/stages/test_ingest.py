@@ -14,7 +14,7 @@ from kontext.data.decode import decode_image
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources.folder import FolderSource
-from kontext.errors import GateError, SourceError
+from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import run_key, subject_hmac
 from kontext.store.artifacts.artifact_store import Artifact
@@ -180,7 +180,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
     fill(tmp_path / "pictures")
     innocent = [scene_png(100 + n) for n in range(3)]
     monkeypatch.setattr(library, "canary_items", lambda count: innocent[:count])
-    with pytest.raises(GateError, match="0 of 3 canaries"):
+    with pytest.raises(CanaryError, match="0 of 3 canaries"):
         harness(tmp_path).run("ingest")
     assert not list((tmp_path / "store").rglob("manifest.json"))
 
@@ -188,7 +188,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
 def test_a_lost_canary_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "pictures")
     monkeypatch.setattr(library, "canary_items", lambda count: [canary_png(0), b"", b"x"])
-    with pytest.raises(GateError, match="1 of 3 canaries"):
+    with pytest.raises(CanaryError, match="1 of 3 canaries"):
         harness(tmp_path).run("ingest")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kontext.errors import GateError, RecipeError
+from kontext.errors import DivergedError, RecipeError
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
 from kontext.train.loop.state import copied
@@ -142,6 +142,6 @@ def test_a_hinge_that_stays_at_zero_stops_the_run_while_it_runs() -> None:
         return logits * 0 + (50.0 if len(calls) % 5 in (1, 4) else -50.0)
 
     method.logits = sure  # type: ignore[method-assign]
-    with pytest.raises(GateError, match="pinned at zero for 20 steps"):
+    with pytest.raises(DivergedError, match="pinned at zero for 20 steps"):
         fit(method)
     assert method.state.step < 25

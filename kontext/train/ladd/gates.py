@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from kontext.errors import GateError, WiringError
+from kontext.errors import DivergedError, WiringError
 from kontext.train.ladd import gate_samples, gate_updates
 from kontext.train.ladd.gate_samples import Sampler
 from kontext.train.methods.ladd import PINNED, LaddMethod
@@ -102,11 +102,13 @@ def check_training(history: Sequence[Mapping[str, float]], window: int = 20) -> 
     better than chance over any `window` steps gave it no signal, which is said here.
 
     Raises:
-        GateError: the heads' hinge is pinned at zero.
+        DivergedError: the heads' hinge is pinned at zero.
     """
     recent = [row["heads_loss"] for row in history[-window:]]
     if recent and max(recent) < PINNED:
-        raise GateError("distill: the heads' loss is pinned at zero, the student learns nothing")
+        raise DivergedError(
+            "distill: the heads' loss is pinned at zero, the student learns nothing"
+        )
     accuracies = [row["accuracy"] for row in history]
     means = [sum(accuracies[i : i + window]) / window for i in range(len(accuracies) - window + 1)]
     if means and max(means) < _CHANCE:

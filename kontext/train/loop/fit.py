@@ -81,7 +81,7 @@ def fit(
         stop: asked after every step whether to save and end; must say the same on all ranks.
 
     Raises:
-        GateError: the policy stopped the run; the last checkpoint is left for inspection.
+        DivergedError: the policy stopped the run; the last checkpoint is left for inspection.
         NumericsError: the checkpoint was made with other numerics than `state.ledger`.
         Stopped: `stop` said so; the checkpoint is whole.
     """

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from kontext.errors import GateError
+from kontext.errors import DivergedError
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.state import TrainState, copied, set_weights, weights_of
 from schemas.sections.training import GuardConfig
@@ -51,7 +51,7 @@ class Guard:
         """Whether the step counts; where it does not, its update has been taken back.
 
         Raises:
-            GateError: the policy is to stop, or too many steps were left out already.
+            DivergedError: the policy is to stop, or too many steps were left out already.
         """
         kind, what = self._fault(losses)
         if not kind:
@@ -62,9 +62,9 @@ class Guard:
         values = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
         line = f"step {self.state.step}: {what} ({values})"
         if action == "stop":
-            raise GateError(f"{line}; the last checkpoint is kept, see `guard` in the recipe")
+            raise DivergedError(f"{line}; the last checkpoint is kept, see `guard` in the recipe")
         if len(self.state.incidents) >= self.policy.most:
-            raise GateError(f"{line}, after {self.policy.most} that were left out already")
+            raise DivergedError(f"{line}, after {self.policy.most} that were left out already")
         back_to = self._undo(action)
         _log.warning("%s: %s, weights of step %d", line, action, back_to)
         self.state.incidents.append(

@@ -81,7 +81,7 @@ def train(
 
     Raises:
         Stopped: the time is up; every step so far is saved.
-        GateError: losses are not finite, and the recipe says to stop.
+        DivergedError: losses are not finite, and the recipe says to stop.
         NumericsError: a checkpoint was made with other numerics than the method's ledger.
         RanksError: ranks died too often, or could not be started.
         StallError: no step for too long.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors, Rows, gather
-from kontext.errors import GateError, RecipeError
+from kontext.errors import DivergedError, RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import autocast, compute_dtype, full_precision
@@ -142,7 +142,7 @@ class LaddMethod:
         """One update of the heads, then one of the student.
 
         Raises:
-            GateError: the heads' hinge has been zero for too long: the student learns nothing.
+            DivergedError: the heads' hinge has been zero for too long: the student learns nothing.
         """
         with full_precision(self.products == torch.float32):
             inputs = [self.student_input(index, rows) for rows in self._parts]
@@ -359,7 +359,7 @@ class LaddMethod:
         pinned = self.state.extra.get("pinned", 0) + 1 if heads_loss < PINNED else 0
         self.state.extra["pinned"] = pinned
         if pinned >= _PINNED_STEPS:
-            raise GateError(
+            raise DivergedError(
                 f"distill: the heads' loss has been pinned at zero for {pinned} steps, the student "
                 "learns nothing"
             )

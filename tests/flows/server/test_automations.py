@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.names import deployment_name
+from flows import after_crash
+from flows.names import STOPPED, deployment_name
 from flows.server import serve
 from flows.server.api import Api
-from flows.server.automations import TRAIN, WARN
+from flows.server.automations import MEND, TRAIN, WARN
 from flows.server.password import basic, kept
 from flows.server.settings import child_environment
 from kontext.errors import KontextError
@@ -97,7 +99,7 @@ def test_a_new_dataset_version_trains_where_the_refresh_was_told_to(at: Places, 
 
 
 def test_a_failed_canary_pauses_what_is_scheduled(at: Places, api: Api) -> None:
-    emit(at, "canary_failed('nsfw', 'one of 12 was accepted')")
+    emit(at, "gate_failed('ingest', events.CanaryError('one of 12 was accepted'))")
 
     def paused() -> bool:
         names = ("refresh", "pipeline", "nightly-evaluation", "retention")
@@ -190,6 +192,69 @@ def test_a_run_that_dies_at_once_is_crashed_and_so_is_one_the_server_forgot(
     dead = (forgotten, running())
     until(lambda: all(api.run(each)["state_type"] == "CRASHED" for each in dead))
     assert all("no heartbeat" in api.run(each)["state"]["message"] for each in dead)
+
+
+def test_a_killed_stage_is_retried_once_and_its_dead_task_ends(
+    at: Places, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started from its own deployment, killed while it works; the server alone notices."""
+    monkeypatch.setattr(after_crash, "CRASH_SETTLES_SECONDS", 0.0)
+    run = api.create_run(deployment_name("ingest"), {"options": {"recipe": "ci"}}, ["kontext"])
+    running = serve.Running.load(serve._state(at))
+    env = child_environment(at, serve._settings(at, running, ""))
+    env["PREFECT__FLOW_RUN_ID"] = run["id"]
+    process = subprocess.Popen([sys.executable, "-m", "prefect.engine"], env=env)
+    until(lambda: [t["state_type"] for t in tasks(api, run)] == ["RUNNING"])
+    process.kill()
+    process.wait()
+
+    given = {"run": f"prefect.flow-run.{run['id']}"}
+    (mend,) = until(lambda: [r for r in runs(api, "after-crash") if r["parameters"] == given])
+    assert mend["created_by"]["display_value"] == MEND
+    with temporary_settings({PREFECT_API_URL: f"{api.url}/api"}):
+        end = after_crash.after_crash.fn(mend["parameters"]["run"])
+        assert end.message == f"'{api.run(run['id'])['name']}': 1 tasks ended; retried"
+        found = api.run(run["id"])
+        assert (found["state_name"], found["run_count"]) == ("AwaitingRetry", 1)
+        assert found["state"]["message"] == after_crash.RETRIED
+        until(lambda: [t["state_type"] for t in tasks(api, run)] == ["CRASHED"])
+        end = after_crash.after_crash.fn(run["id"])  # of a crash that is reported twice
+        assert end.message.endswith("0 tasks ended; it goes on already")
+        api.set_state(run["id"], "CRASHED", "Crashed", "again", force=True)
+        end = after_crash.after_crash.fn(run["id"])
+        assert end.message.endswith("it was retried before")
+    assert api.run(run["id"])["state_name"] == "Crashed"
+
+
+@pytest.mark.parametrize(
+    ("flow", "before", "message", "said"),
+    [
+        ("ingest", "RUNNING", STOPPED, f"{STOPPED}, not retried"),
+        ("ingest", "CANCELLING", "exit -9", "it was being cancelled"),
+        ("retention", "RUNNING", "exit -9", "only stages are retried"),
+    ],
+)
+def test_what_ended_on_purpose_or_is_no_stage_is_left(
+    at: Places,
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    flow: str,
+    before: str,
+    message: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr(after_crash, "CRASH_SETTLES_SECONDS", 0.0)
+    run = api.create_run(deployment_name(flow), {}, ["kontext"])
+    api.set_state(run["id"], before, before.title(), force=True)
+    api.set_state(run["id"], "CRASHED", "Crashed", message, force=True)
+    with temporary_settings({PREFECT_API_URL: f"{api.url}/api"}):
+        assert after_crash.after_crash.fn(run["id"]).message.endswith(said)
+    assert api.run(run["id"])["state_type"] == "CRASHED"
+
+
+def tasks(api: Api, run: Any) -> list[Any]:
+    wanted = {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}}
+    return list(api.call("POST", "/task_runs/filter", wanted))
 
 
 def test_reports_are_linked_unless_the_server_is_another(

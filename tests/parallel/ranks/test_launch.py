@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kontext.errors import GateError, RanksError, StallError
+from kontext.errors import DivergedError, RanksError, StallError
 from kontext.parallel.ranks.launch import _failure, launch, ranks
 from kontext.parallel.ranks.rank import Job
 from kontext.train.loop.checkpoint import Checkpoints
@@ -105,7 +105,7 @@ def test_a_refusal_keeps_its_class_and_is_not_tried_again(tmp_path: Path) -> Non
         process.join(120)
         assert process.exitcode == 1
     error = _failure(job, "")
-    assert type(error) is GateError and str(error) == "loss is not finite"
+    assert type(error) is DivergedError and str(error) == "loss is not finite"
     (tmp_path / "failure.json").unlink()
     assert str(_failure(job, "torchrun ended with code 1")) == "torchrun ended with code 1"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from kontext.errors import GateError, WiringError
+from kontext.errors import DivergedError, GateError, WiringError
 from kontext.train.ladd.gates import (
     Finding,
     check_training,
@@ -91,7 +91,7 @@ def test_settings_that_passed_are_a_line_of_the_ledger() -> None:
 
 
 def test_a_hinge_pinned_to_the_end_is_a_failure() -> None:
-    with pytest.raises(GateError, match="pinned at zero"):
+    with pytest.raises(DivergedError, match="pinned at zero"):
         check_training([{"heads_loss": 0.0, "accuracy": 1.0}] * 30)
     assert check_training([{"heads_loss": 1.3, "accuracy": 0.8}] * 30) == []
     with pytest.raises(ValueError, match="batch"):

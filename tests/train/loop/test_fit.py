@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from kontext.errors import GateError
+from kontext.errors import DivergedError
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit, generator
 from kontext.train.loop.state import Ema, TrainState
@@ -69,7 +69,7 @@ def test_a_killed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    with pytest.raises(GateError, match="step 3: loss is not finite"):
+    with pytest.raises(DivergedError, match="step 3: loss is not finite"):
         fit(Regression(9, broken_at=3))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kontext.errors import GateError
+from kontext.errors import DivergedError
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit, generator
 from kontext.train.loop.state import Ema, TrainState
@@ -124,14 +124,14 @@ def test_a_run_killed_around_an_incident_ends_as_an_unbroken_one(
 
 
 def test_by_default_a_nan_stops_the_run_and_a_spike_does_not(tmp_path: Path) -> None:
-    with pytest.raises(GateError, match=r"step 5: loss is not finite \(loss nan\)"):
+    with pytest.raises(DivergedError, match=r"step 5: loss is not finite \(loss nan\)"):
         fit(Injected({5: NAN}), checkpoints=Checkpoints(tmp_path / "checkpoints", every=2))
     assert Checkpoints(tmp_path / "checkpoints").finished()[-1] == 4
     assert len(fit(Injected({9: HUGE}))) == STEPS
 
 
 def test_a_spike_can_stop_the_run() -> None:
-    with pytest.raises(GateError, match=r"step 9: loss is .* times its median of 9 steps"):
+    with pytest.raises(DivergedError, match=r"step 9: loss is .* times its median of 9 steps"):
         fit(Injected({9: HUGE}), policy=GuardConfig(on_spike="stop"))
 
 
@@ -144,7 +144,7 @@ def test_the_first_steps_are_no_spikes() -> None:
 def test_too_many_incidents_stop_the_run() -> None:
     policy = GuardConfig(on_nan="skip", most=2)
     fit(Injected(dict.fromkeys((5, 9), NAN)), policy=policy)
-    with pytest.raises(GateError, match=r"step 11: .* after 2 that were left out already"):
+    with pytest.raises(DivergedError, match=r"step 11: .* after 2 that were left out already"):
         fit(Injected(dict.fromkeys((5, 9, 11), NAN)), policy=policy)
 
 
