@@ -16,10 +16,10 @@ from flows.backoff import next_pause
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm, form_of_run
 from flows.names import dataset_label, dataset_tag, planned_name
-from kontext.errors import ArtifactError
+from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
 from tasks.report import export_report, report_link
-from tasks.request import planned_stages
+from tasks.request import outcome_line, planned_stages
 from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
@@ -179,8 +179,8 @@ class PipelineRun:
                 return Failed(message=f"stage '{row.stage}' {row.state}: {row.error}")
         states = [row.state for row in self.rows.values()]
         report = f"; report: {self._report}" if self._report else ""
-        said = f"{states.count('ran')} stages ran, {states.count('reused')} reused{report}"
-        return Completed(message=said)
+        said = outcome_line(states.count("ran"), states.count("reused"))
+        return Completed(message=f"{said}{report}")
 
 
 def _name() -> str:
@@ -205,6 +205,10 @@ def pipeline(options: PipelineForm = PipelineForm()) -> Any:  # noqa: B008
 
 
 def run_plan(options: PipelineForm, title: str) -> State[Any]:
-    """Plan and run. Must be called inside a flow run."""
+    """Plan and run. Must be called inside a flow run. A bad request is refused in one line."""
     with get_client(sync_client=True) as client:
-        return PipelineRun(options, title, client).execute()
+        try:
+            planned = PipelineRun(options, title, client)
+        except KontextError as error:
+            return Failed(message=f"refused: {error}")
+        return planned.execute()

@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kontext.engine.graph import downstream
 from kontext.engine.run import Engine
 from kontext.engine.stage import PlannedStage
-from kontext.errors import ArtifactError, KontextError
+from kontext.errors import ArtifactError, KontextError, RecipeError
+from kontext.stages import STAGES
 from tasks.report import export_report
 from tasks.workspace import open_engine, places, resolve_recipe
 
@@ -64,7 +66,7 @@ def plan_run(request: Request, seconds: float = float("inf")) -> PlannedRun:
     forced: tuple[str, ...] = ()
     if request.force:  # alone it forces all; with --only or --from the stage that they name
         named = request.only or request.start
-        forced = (named,) if named else tuple(engine.digests())
+        forced = (named,) if named else tuple(_part("", "", request.until))
     stages = planned_stages(engine, request.only, request.start, request.until, forced)
     return PlannedRun(engine, stages, forced)
 
@@ -74,12 +76,41 @@ def planned_stages(
 ) -> list[PlannedStage]:
     """The stages to go through, in order; `only`, `start` and `until` may be empty.
 
-    Raises ArtifactError when a stage they need from before is missing.
+    Raises RecipeError where these contradict each other, ArtifactError when a stage they need
+    from before is missing.
     """
+    if why := contradiction(only, start, until, force):
+        raise RecipeError(why)
     found = engine.plan(only=only or None, from_=start or None, force=force)
-    order = list(engine.digests())
-    last = order.index(until) if until else len(order)
-    return [step for step in found if order.index(step.stage) <= last]
+    part = _part(only, start, until)
+    return [step for step in found if step.stage in part]
+
+
+def contradiction(only: str, start: str, until: str, force: Sequence[str] = ()) -> str:
+    """Why a request can come to nothing, whatever there is already; empty where it cannot."""
+    if only and start:
+        return f"'only {only}' and 'from {start}' exclude each other"
+    part = _part(only, start, until)
+    if not part:
+        return f"no stage to run: '{until}' comes before '{only or start}'"
+    if left := [name for name in force if name not in part]:
+        return f"'{left[0]}' is to run again, and is not part of this run ({', '.join(part)})"
+    return ""
+
+
+def _part(only: str, start: str, until: str) -> list[str]:
+    """The stages that a request is about, in order."""
+    order = list(STAGES)
+    first, last = order.index(start) if start else 0, order.index(until) if until else len(order)
+    names = downstream(STAGES, only) if only else order[first:]
+    return [name for name in names if order.index(name) <= last]
+
+
+def outcome_line(ran: int, reused: int) -> str:
+    """How a run of stages ended well, for its state and the terminal."""
+    if not ran:
+        return f"nothing to make: all {reused} stages are reused"
+    return f"{ran} stage{'s' if ran > 1 else ''} ran, {reused} reused"
 
 
 def find_report(engine: Engine) -> str:

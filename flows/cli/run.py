@@ -42,8 +42,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the pipeline. What is done is reused; a failed run continues where it stopped."""
-    if only and start:
-        raise typer.BadParameter("--only and --from exclude each other")
+    from tasks.request import Request, contradiction
+
+    if why := contradiction(only, start, until):
+        raise typer.BadParameter(why)
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
     overrides = opened.absolute_sources(overrides)
@@ -52,8 +54,6 @@ def run(
     recipe = opened.reference(recipe, overrides, store)
     dim(f"recipe {chosen.name}: dataset {chosen.shard.dataset}, model {chosen.publish.name}")
     from rich.console import Console
-
-    from tasks.request import Request
 
     request = Request(
         recipe, overrides or (), store, only, start, force, until, version or (), accept or ()

@@ -12,7 +12,7 @@ from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
 from schemas.recipes import RECIPES
 from tasks.markdown import run_link
-from tasks.request import Request, RunFailed, find_report, plan_run
+from tasks.request import Request, RunFailed, find_report, outcome_line, plan_run
 from tasks.workspace import places
 
 
@@ -53,7 +53,10 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
         _cancel(api, submitted["id"])
         raise RunFailed(f"cancelled; continue with: {request.command()}") from None
     report = find_report(engine)
-    console.print(f"\nreport  {report or 'none'}", soft_wrap=True)
+    reused = sum(line.state == "reused" for line in watch.lines.values())
+    if finished["state_type"] == "COMPLETED":
+        console.print(f"\n{outcome_line(len(watch.lines) - reused, reused)}")
+    console.print(f"report  {report or 'none'}", soft_wrap=True)
     console.print(
         f"prefect {api.url}/v2 (`kontext up` prints an address that logs in)", soft_wrap=True
     )

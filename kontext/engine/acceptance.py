@@ -7,6 +7,7 @@ artifact that is used instead. It is valid until the code changes again.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,8 @@ CHANGES_RESULTS = False  # decides what is reused, not what comes out
 
 _NOT_ASKED = ("attempt", "before")  # what the engine adds and no recipe changes
 _SHOWN = 5  # changed modules that one line names
+_WIDTH, _BEFORE = 40, 12  # characters of a value that one line shows, and before the difference
+_ABSENT = object()  # the value of a key that one of two sections does not have
 
 
 class Acceptance(BaseModel):
@@ -104,17 +107,45 @@ def difference(
     """Why an artifact is not the one that today's code, section and inputs make, in one line."""
     changed = changed_modules(before, code)
     changes = [] if changed is None else [changed_line(changed)]
-    for key in sorted(set(config) | set(before.config) - set(_NOT_ASKED)):
-        old, new = before.config.get(key), config.get(key)
-        if old != new:
-            changes.append(f"{key}: {_short(old)} → {_short(new)}")
+    made_with = {k: v for k, v in before.config.items() if k not in _NOT_ASKED}
+    for key in sorted({*config, *made_with}):
+        old, new = made_with.get(key, _ABSENT), config.get(key, _ABSENT)
+        if _text(old) != _text(new):
+            changes.append(changed_value(*_first_difference(key, old, new)))
     changes += [f"input {s} changed" for s in inputs if before.inputs.get(s) != inputs[s]]
     return "; ".join(changes) or "forced again"
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def changed_value(key: str, old: Any, new: Any) -> str:
+    """`key: old → new`; long values are cut to where they differ, so the two are never alike."""
+    texts = [_text(value) for value in (old, new)]
+    pairs = zip_longest(*texts)
+    same = next((i for i, (one, other) in enumerate(pairs) if one != other), 0)
+    start = max(0, same - _BEFORE) if max(map(len, texts)) > _WIDTH else 0
+    shown = []
+    for text in texts:
+        left, right = "…" * (start > 0), "…" * (len(text) > start + _WIDTH)
+        shown.append(f"{left}{text[start : start + _WIDTH]}{right}")
+    return f"{key}: {shown[0]} → {shown[1]}"
+
+
+def _first_difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Where two values first differ: the key of that place, and what is there in both."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        pairs = [(f".{k}", old.get(k, _ABSENT), new.get(k, _ABSENT)) for k in sorted({*old, *new})]
+    elif isinstance(old, list) and isinstance(new, list):
+        both = enumerate(zip_longest(old, new, fillvalue=_ABSENT))
+        pairs = [(f"[{number}]", *values) for number, values in both]
+    for name, one, other in pairs:
+        if _text(one) != _text(other):
+            return _first_difference(f"{key}{name}", one, other)
+    return key, old, new
+
+
+def _text(value: Any) -> str:
+    """A value as digests see it: two that are equal here make the same artifact."""
+    return "(absent)" if value is _ABSENT else json.dumps(value, sort_keys=True)
 
 
 def _key(stage: str, digest: str) -> str:

@@ -326,6 +326,11 @@ class Engine:
         before = self.artifacts.manifest(*latest) if latest else None
         if before is None:
             return StageStatus(name, digest, "missing", "never made")
+        if before.recipe != self.recipe.name:  # another recipe's artifact is none of ours
+            own = [m for m in self.artifacts.list(name) if m.recipe == self.recipe.name]
+            if not own:
+                return StageStatus(name, digest, "missing", "never made with this recipe")
+            before = own[-1]
         return StageStatus(name, digest, "stale", self._difference(stage, before, digests))
 
     def _difference(self, stage: Stage, before: Manifest, digests: dict[str, str]) -> str:

@@ -162,7 +162,7 @@ class StageStatus:
 
     stage: str
     digest: str
-    state: str  # done, missing (never made) or stale (made, but from other code, recipe or inputs)
+    state: str  # done, missing (never by this recipe) or stale (other code, settings or inputs)
     why: str
 
 

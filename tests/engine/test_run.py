@@ -135,6 +135,17 @@ def test_a_recipe_change_redoes_that_stage_and_what_follows(code: Path) -> None:
     assert run_all(engine(code)) == [True, True, True]  # the other recipe's are still there
 
 
+def test_another_recipes_artifacts_are_none_of_ours(code: Path) -> None:
+    """A recipe that never ran is missing; one that ran is compared with its own newest."""
+    run_all(engine(code, load_recipe("ci", ("caption.seed=1",))))
+    other = load_recipe("demo", ("caption.seed=2",))
+    assert states(engine(code, other))["second"] == ("missing", "never made with this recipe")
+    run_all(engine(code, other))
+    run_all(engine(code))  # makes ci's the latest
+    changed = load_recipe("demo", ("caption.seed=3",))
+    assert states(engine(code, changed))["second"] == ("stale", "seed: 2 → 3")
+
+
 def test_a_code_change_is_seen(code: Path) -> None:
     run_all(engine(code))
     (code / "toy_second.py").write_text('"""What it does."""\n' + SECOND + "\n# another line\n")

@@ -88,7 +88,7 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     client.set_flow_run_state(first.id, Scheduled(name="AwaitingRetry"), force=True)
     second = _execute(client, first)
     assert second.state is not None and second.state.is_completed()
-    assert second.state.message == "1 stages ran, 3 reused"
+    assert second.state.message == "1 stage ran, 3 reused"
     after = _children(client, second)
     assert {name: child.id for name, child in after.items()} == {
         name: child.id for name, child in before.items()
@@ -97,7 +97,10 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     assert counts == {"ingest": 1, "mine": 1, "index": 2, "distill": 1}
 
     third = _execute(client, _submit(client))
-    assert third.state is not None and third.state.message == "0 stages ran, 4 reused"
+    assert (
+        third.state is not None
+        and third.state.message == "nothing to make: all 4 stages are reused"
+    )
     assert _children(client, third) == {}
     assert third.name.startswith("demo · pipeline · demo@v1 · ")
 
@@ -129,6 +132,23 @@ def test_a_crash_is_retried_once_and_artifacts_tell_the_story(
 
     forced = _execute(client, _submit(client, force=["mine"]))
     assert forced.state is not None and forced.state.message == "3 stages ran, 1 reused"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"start": "distill", "until": "mine"}, "no stage to run: 'mine' comes before 'distill'"),
+        ({"only": "mine", "start": "mine"}, "'only mine' and 'from mine' exclude each other"),
+        ({"overrides": ["mine.sede=1"]}, "sede"),
+    ],
+)
+def test_a_request_that_comes_to_nothing_is_refused_before_a_stage_is_dispatched(
+    client: SyncPrefectClient, toy: Path, options: dict[str, Any], why: str
+) -> None:
+    run = _execute(client, _submit(client, **options))
+    assert run.state is not None and run.state.is_failed()
+    assert str(run.state.message).startswith("refused: ") and why in str(run.state.message)
+    assert len(str(run.state.message).splitlines()) == 1 and _children(client, run) == {}
 
 
 def test_a_second_crash_fails_the_pipeline(

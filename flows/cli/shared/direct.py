@@ -13,7 +13,7 @@ from rich.markup import escape
 from kontext.engine.stage import Reporter
 from kontext.errors import KontextError, Stopped
 from tasks.markdown import duration, metrics_line
-from tasks.request import Request, RunFailed, find_report, plan_run
+from tasks.request import Request, RunFailed, find_report, outcome_line, plan_run
 
 
 def run_direct(request: Request, seconds: float, console: Console) -> dict[str, Any]:
@@ -47,7 +47,9 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
         console.print(f"{word} {step.stage:18} {duration(outcome.seconds)}  {shown}")
         stages.append({"stage": step.stage, "digest": outcome.digest, "reused": outcome.reused})
     report = find_report(engine)
-    console.print(f"\nreport  {report or 'none yet: stage evaluate is not part of this run'}")
+    reused = sum(stage["reused"] for stage in stages)
+    console.print(f"\n{outcome_line(len(stages) - reused, reused)}")
+    console.print(f"report  {report or 'none yet: stage evaluate is not part of this run'}")
     return {"state": "COMPLETED", "stages": stages, "report": report, "run": ""}
 
 

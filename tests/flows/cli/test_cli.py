@@ -50,6 +50,8 @@ def test_every_command_has_help(command: list[str]) -> None:
         ["run", "--set", "distill.nope=1"],
         ["run", "--set", "distill.steps=many"],
         ["run", "--only", "mine", "--from", "mine"],
+        ["run", "--from", "distill", "--until", "mine"],
+        ["run", "--direct", "--only", "distill", "--until", "mine"],
         ["sql"],
         ["nonsense"],
         ["artifacts", "gc", "--grace", "soon"],
@@ -101,6 +103,14 @@ def test_direct_run_then_reuse_then_only(toy: Path) -> None:
     assert changed["stages"][0]["digest"] != first["stages"][3]["digest"]
     forced = _run("run", "--direct", "--json", "--from", "index", "--force")
     assert {s["stage"]: s["reused"] for s in forced["stages"]} == {"index": False, "distill": True}
+
+
+def test_force_with_until_forces_no_later_stage_and_reuse_is_said(toy: Path) -> None:
+    _run("run", "--direct", "--json")
+    again = runner.invoke(cli.app, ["run", "--direct"])
+    assert "nothing to make: all 4 stages are reused" in again.output
+    forced = _run("run", "--direct", "--json", "--until", "mine", "--force")
+    assert {s["stage"]: s["reused"] for s in forced["stages"]} == {"ingest": False, "mine": False}
 
 
 def test_a_failed_stage_says_how_to_continue(
