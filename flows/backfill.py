@@ -22,13 +22,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.children import cancel_children
-from flows.forms import BackfillForm, Wanted
-from flows.names import deployment_name
+from flows.forms import BackfillForm, Wanted, form_of_run
+from flows.names import add_tags, deployment_name, own_name
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import RecipeError
 from schemas.own_names import slug
 from schemas.recipe import Recipe
-from tasks.markdown import run_link, table
+from tasks.markdown import one_line, run_link, table
 from tasks.workspace import open_engine, places, resolve_recipe
 
 BACKFILL_KEY = "backfill"
@@ -69,7 +69,7 @@ def partition_tag(recipe: Recipe, name: str) -> str:
 
 @flow(
     name="backfill",
-    flow_run_name="{options.recipe} · backfill",
+    flow_run_name=lambda: own_name(lambda: f"{form_of_run(BackfillForm).recipe} · backfill"),
     on_cancellation=[cancel_children],
     persist_result=False,
 )
@@ -82,6 +82,7 @@ def backfill(options: BackfillForm = BackfillForm()) -> Any:  # noqa: B008
     if refused := options.refused():
         return refused
     recipe = resolve_recipe(options.recipe, options.overrides, options.store)
+    add_tags("kontext", str(options.recipe))
     with get_client(sync_client=True) as client:
         todo = plan_partitions(client, options, recipe)
         key = f"{flow_run.get_id()}:{flow_run.get_run_count() or 1}"
@@ -137,15 +138,19 @@ def run_partitions(
     """Dispatch waiting partitions, `at_once` at a time, until all have ended."""
     log = get_run_logger()
     left = [part for part in todo if part.state == "waiting"]
+    log.info(
+        "%d of %d partitions to run: %s", len(left), len(todo), ", ".join(p.name for p in left)
+    )
     while left:
         for part in left[: options.at_once]:
             if part.run is None:
                 part.run = _dispatch(options, recipe, part, key)
-                log.info("partition %s: run '%s'", part.name, part.run.name)
+                log.info("partition %s: started", part.name)
             part.run = client.read_flow_run(part.run.id)
             state = part.run.state
             if state is not None and state.is_final():
                 part.state = "done" if state.is_completed() else str(state.name).lower()
+                log.info("partition %s: %s", part.name, one_line(f"{state.name} {state.message}"))
         left = [part for part in left if part.state == "waiting"]
         if left:
             time.sleep(POLL_SECONDS)

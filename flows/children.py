@@ -12,11 +12,11 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Scheduled
 
 from flows.names import ACTIVE, artifact_tag, run_name, stage_deployment
 from tasks.reporter import Log
@@ -61,6 +61,10 @@ class Children:
             return child
         return self._dispatch(stage, digest, options, f"{key}:{self.attempt}")
 
+    def own(self, child: FlowRun) -> bool:
+        """Whether this parent has dispatched it; else another did, and it is waited for."""
+        return str(child.idempotency_key or "").startswith(f"{self.parent}:")
+
     def poll(self, child: FlowRun) -> FlowRun:
         """The child's state now. A crash is retried in place, once."""
         now = self.client.read_flow_run(child.id)
@@ -73,17 +77,6 @@ class Children:
         settled = self.client.read_flow_run(now.id)
         still = settled.state is not None and settled.state.is_crashed()
         return self._retry(settled) if still else settled
-
-    def summary_page(self, child: FlowRun) -> str:
-        """Id of the summary artifact that a finished child published; empty if it has none."""
-        found = self.client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                flow_run_id={"any_": [child.id]}, key={"like_": "stage-%"}
-            ),
-            sort=ArtifactSort.CREATED_DESC,
-            limit=1,
-        )
-        return str(found[0].id) if found else ""
 
     def _dispatch(self, stage: str, digest: str, options: dict[str, Any], key: str) -> FlowRun:
         recipe, forced = str(options["recipe"]), bool(options["force"])
@@ -117,7 +110,11 @@ class Children:
 
 def cancel_children(flow: Any, flow_run: FlowRun, state: Any) -> None:
     """on_cancellation hook: without it children run on for half a minute."""
+    why = f"its run '{flow_run.name}' was cancelled"
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(parent_flow_run_id={"any_": [flow_run.id]}, state=ACTIVE)
         for child in client.read_flow_runs(flow_run_filter=wanted):
-            client.set_flow_run_state(child.id, Cancelling(message="its pipeline was cancelled"))
+            # where nothing has started yet, the server makes Cancelling a Cancelled without a cause
+            waits = child.state is not None and child.state.is_scheduled()
+            end: State[Any] = Cancelled(message=why) if waits else Cancelling(message=why)
+            client.set_flow_run_state(child.id, end)

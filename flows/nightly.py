@@ -14,7 +14,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.forms import NightlyForm
+from flows.forms import NightlyForm, form_of_run
+from flows.names import own_name
 from kontext.engine.run import Engine
 from kontext.engine.stage import ADDED
 from kontext.errors import ArtifactError
@@ -29,7 +30,11 @@ from tasks.workspace import open_artifacts, places
 NIGHTLY_KEY = "nightly-evaluation"
 
 
-@flow(name="nightly-evaluation", flow_run_name="nightly · {options.model}", persist_result=False)
+@flow(
+    name="nightly-evaluation",
+    flow_run_name=lambda: own_name(lambda: f"nightly · {form_of_run(NightlyForm).model}"),
+    persist_result=False,
+)
 def nightly_evaluation(options: NightlyForm = NightlyForm()) -> Any:  # noqa: B008
     """Evaluate a published model again and compare with what it was published with.
 

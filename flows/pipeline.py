@@ -1,6 +1,7 @@
 """The end-to-end flow: reuse what is done, dispatch the rest to the stage deployments."""
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,13 @@ from prefect.states import Completed, Failed
 from flows.backoff import next_pause
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm, form_of_run
-from flows.names import dataset_label, dataset_tag, planned_name
+from flows.names import add_tags, dataset_label, dataset_tag, own_name, planned_name
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
+from tasks.markdown import one_line
 from tasks.report import export_report, report_link
-from tasks.request import outcome_line, planned_stages
+from tasks.request import CONTINUE, Request, outcome_line, planned_stages
+from tasks.story import notable, page_of
 from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
@@ -47,12 +50,14 @@ class PipelineRun:
         recipe = resolve_recipe(form.recipe, form.overrides, form.store)
         self._home = at.home
         self._engine = open_engine(recipe, at, run, form.versions)
+        dataset = dataset_tag(self._engine)
+        add_tags("kontext", str(form.recipe), dataset)
         self._children = Children(
             client,
             UUID(run),
             flow_run.get_run_count() or 1,
             self._log,
-            tags=[dataset_tag(self._engine)],
+            tags=[dataset],
             dataset=lambda: dataset_label(self._engine),
         )
         only, start, until = (
@@ -71,6 +76,7 @@ class PipelineRun:
         for status in self._engine.status():
             row = rows[status.stage] = Row(status.stage, status.digest)
             if status.stage in self._waiting:
+                row.note = planned[status.stage]
                 self._log.info("%s: to be made (%s)", status.stage, planned[status.stage])
             elif status.state == "done":
                 if status.stage in planned:
@@ -79,6 +85,7 @@ class PipelineRun:
                 self._log.info("%s: reused (%s)", status.stage, status.digest)
             else:
                 row.state = "stale" if status.state == "stale" else "skipped"
+                row.note = status.why
                 assert status.stage not in planned
         return rows
 
@@ -119,6 +126,8 @@ class PipelineRun:
         )
         row.state, row.run_id = "running", str(child.id)
         self._active[name] = child
+        if not self._children.own(child):
+            row.note = f"made by the run '{child.name}', which was on its way"
         self._log.info("%s: dispatched as run '%s'", name, child.name)
         return True
 
@@ -132,12 +141,13 @@ class PipelineRun:
         row.digest = self._engine.digests()[name]
         if state.is_completed() and self._engine.artifacts.exists(name, row.digest):
             self._use_artifact(row, "ran")
-            row.page_id = self._children.summary_page(child)
+            row.page_id = page_of(self._client, str(child.id), name)
+            row.note = one_line(str(state.message or ""))
             self._log.info("%s: done (%s)", name, row.digest)
         else:
             row.state = "cancelled" if state.is_cancelled() else "failed"
-            said = " ".join((state.message or state.name or "unknown state").split())
-            row.error = said.removeprefix("Flow run encountered an exception: ")
+            said = one_line(str(state.message or state.name))
+            row.error = said.partition(CONTINUE)[0]
             if state.is_completed():
                 row.error = "its run made another artifact: the code changed meanwhile; run again"
             self._log.error("%s: %s: %s", name, row.state, row.error)
@@ -146,6 +156,9 @@ class PipelineRun:
     def _use_artifact(self, row: Row, state: str) -> None:
         manifest = self._engine.artifacts.open(row.stage, row.digest).manifest
         row.state, row.seconds, row.metrics = state, manifest.seconds, manifest.metrics
+        row.note = f"made {manifest.created_at[:16].replace('T', ' ')} UTC"
+        if state == "reused" and (page := page_of(self._client, manifest.run, row.stage)):
+            row.run_id, row.page_id = manifest.run, page
 
     def _export(self) -> None:
         row = self.rows.get("evaluate")
@@ -160,7 +173,7 @@ class PipelineRun:
 
     def _publish(self, final: bool = False) -> None:
         rows = list(self.rows.values())
-        text = summary(self._title, rows, STAGES, self._report, self._report_page)
+        text = summary(self._title, rows, STAGES, self._report, self._report_page, self._command())
         if self._summary_id is None:
             created = create_markdown_artifact(text, SUMMARY_KEY, self._title)
             assert isinstance(created, UUID)
@@ -176,15 +189,30 @@ class PipelineRun:
     def _final_state(self) -> State[Any]:
         for row in self.rows.values():
             if row.state in ("failed", "cancelled"):
-                return Failed(message=f"stage '{row.stage}' {row.state}: {row.error}")
+                said = f"stage '{row.stage}' {row.state}: {row.error}"
+                return Failed(message=f"{said}{CONTINUE}{self._command()}")
         states = [row.state for row in self.rows.values()]
         report = f"; report: {self._report}" if self._report else ""
         said = outcome_line(states.count("ran"), states.count("reused"))
-        return Completed(message=f"{said}{report}")
+        stories = [(r.stage, r.note) for r in self.rows.values() if r.state == "ran"]
+        return Completed(message=f"{said}{notable(stories)}{report}")
+
+    def _command(self) -> str:
+        """The command that goes on where this run stopped."""
+        form = self._form.model_dump(mode="json")
+        kept = {name: form[name] for name in ("recipe", "overrides", "versions")}
+        parts = {k: "" if form[k] == "all" else form[k] for k in ("only", "start", "until")}
+        store = "" if places().store == places(form["store"]).store else form["store"]
+        request = Request(**kept, only=parts["only"], start=parts["start"], until=parts["until"])
+        return replace(request, store=store).command()
 
 
 def _name() -> str:
     """Run name: recipe, what, dataset version, and the last stage's digest, which covers all."""
+    return own_name(_made_name)
+
+
+def _made_name() -> str:
     form = form_of_run(PipelineForm)
     part = f" · only {form.only}" if form.only != "all" else ""
     part += f" · from {form.start}" if form.start != "all" else ""

@@ -1,6 +1,6 @@
 """Scheduled data refresh: ingest to index, which commits a new dataset version.
 
-Overlap: the deployment runs one refresh at a time and cancels a second (flows/server/register.py).
+Overlap: a second refresh ends at once and says which run is at it (flows/overlap.py).
 Catch-up: a refresh that was due before the last one began to read has nothing to do and says so;
 so however many runs a stopped worker has missed, one brings everything up to date.
 """
@@ -16,6 +16,8 @@ from prefect.states import Completed
 
 from flows.children import cancel_children
 from flows.forms import PipelineForm, RefreshForm, StageChoice, StageName, form_of_run
+from flows.names import own_name
+from flows.overlap import refuse_overlap
 from flows.pipeline import run_plan
 from kontext.engine.run import Engine
 from kontext.errors import KontextError
@@ -33,6 +35,10 @@ CHANGES_KEY = "refresh-changes"
 
 def _name() -> str:
     """Run name: recipe, what, and the dataset version that it goes on from."""
+    return own_name(_made_name)
+
+
+def _made_name() -> str:
     form = form_of_run(RefreshForm)
     try:
         dataset = resolve_recipe(form.recipe, form.overrides, form.store).shard.dataset
@@ -49,7 +55,7 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
     Args:
         options: Which data
     """
-    if refused := options.refused():
+    if refused := options.refused() or refuse_overlap():
         return refused
     log = get_run_logger()
     recipe = resolve_recipe(options.recipe, options.overrides, options.store)

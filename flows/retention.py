@@ -6,10 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed
 
 from flows.forms import RetentionForm
+from flows.names import own_name
+from flows.overlap import refuse_overlap
 from kontext.store.artifacts.garbage import Collection, collect_garbage
 from kontext.store.catalog.compaction import Compaction
 from tasks.markdown import size, table
@@ -18,13 +21,19 @@ from tasks.workspace import open_artifacts, open_catalog, places
 RETENTION_KEY = "retention"
 
 
-@flow(name="retention", flow_run_name="retention", persist_result=False)
-def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # noqa: B008
+@flow(
+    name="retention",
+    flow_run_name=lambda: own_name(lambda: "retention"),
+    persist_result=False,
+)
+def retention(options: RetentionForm = RetentionForm()) -> Any:  # noqa: B008
     """Remove artifacts that no tag needs, unused blobs, old scratch, and compact the catalog.
 
     Args:
         options: How much
     """
+    if other := refuse_overlap():
+        return other
     at = places(options.store)
     grace = timedelta(days=options.grace_days)
     catalog = open_catalog(at)
@@ -36,17 +45,28 @@ def retention(options: RetentionForm = RetentionForm()) -> dict[str, Any]:  # no
     lake = catalog.compact(grace, dry_run=not options.delete)
     word = "removed" if options.delete else "would be removed"
     create_markdown_artifact(_page(found, folders, lake, word), RETENTION_KEY, word)
-    artifacts, objects = len(found.artifacts), len(found.objects)
-    get_run_logger().info("%d artifacts, %d objects %s", artifacts, objects, word)
-    return {
-        "artifacts": artifacts,
-        "objects": objects,
+    counts = {
+        "artifacts": len(found.artifacts),
+        "objects": len(found.objects),
         "bytes": found.bytes,
         "scratch": len(folders),
         "snapshots": lake.snapshots,
         "lake_files": lake.files,
         "deleted": options.delete,
     }
+    return Completed(message=_line(counts), data=counts)
+
+
+def _line(counts: dict[str, Any]) -> str:
+    """What was or would be removed, for the run's state."""
+    what = (
+        f"{counts['artifacts']} artifacts, {counts['objects']} objects ({size(counts['bytes'])})",
+        f"{counts['scratch']} scratch folders",
+        f"{counts['snapshots']} catalog snapshots and {counts['lake_files']} files of the catalog",
+    )
+    if counts["deleted"]:
+        return f"removed: {', '.join(what)}"
+    return f"would be removed: {', '.join(what)}; remove with: kontext retention --delete"
 
 
 def stale_scratch(home: Path, grace: timedelta) -> list[Path]:

@@ -63,6 +63,12 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def one_line(text: str) -> str:
+    """An error's or a state's message in one line, without what Prefect puts before it."""
+    text = " ".join(text.split())
+    return re.sub(r"^(Flow|Task) run encountered an exception:? ", "", text)
+
+
 def duration(seconds: float | None) -> str:
     """`4.2 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
     if seconds is None:
@@ -96,11 +102,37 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def metrics_line(metrics: Mapping[str, Any], limit: int = 3) -> str:
-    """The first few metrics in one line, for a table cell."""
-    short = [(n, v) for n, v in metrics.items() if not (isinstance(v, str) and len(v) > 16)]
-    shown = [f"{name} {number(value)}" for name, value in short[:limit]]
-    return ", ".join(shown) if shown else "—"
+def metrics_line(metrics: Mapping[str, Any], words: Mapping[str, str], limit: int = 3) -> str:
+    """The first few metrics in one line, for a table cell; digests and the like are left out."""
+    short = {n: v for n, v in metrics.items() if not (isinstance(v, str) and len(v) > 16)}
+    return ", ".join(figures(short, words)[:limit]) or "—"
+
+
+def figures(metrics: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
+    """Metrics as people read them: those with words in the order of these, then all others.
+
+    `words` are those of a stage (`kontext.engine.graph`): a metric's name, perhaps with a `*`, and
+    what to say, with a place for the value: {}, {%} for a share, {size} for bytes.
+    """
+    found: dict[str, str] = {}
+    for name, said in words.items():
+        pattern = re.compile(re.escape(name).replace(r"\*", "(.+)"))
+        for metric, value in metrics.items():
+            if metric not in found and (match := pattern.fullmatch(metric)):
+                part = match[1].replace("_", " ") if match.groups() else ""
+                found[metric] = _said(said.replace("*", part), value)
+    for metric, value in metrics.items():
+        plain = metric.replace("_", " ").replace("/", " of ", 1)
+        found.setdefault(metric, f"{plain}: {number(value)}")
+    return list(found.values())
+
+
+def _said(words: str, value: Any) -> str:
+    shown = number(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        share = f"{100 * value:.3g} %" if math.isfinite(value) else shown
+        words = words.replace("{%}", share).replace("{size}", size(value))
+    return re.sub(r"\{(%|size)?\}", lambda _: shown, words)
 
 
 def picture(png: bytes, caption: str) -> str:

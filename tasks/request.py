@@ -40,6 +40,9 @@ class Request:
         return " ".join(words)
 
 
+CONTINUE = "; continue with: "  # between a cause and the next command
+
+
 class RunFailed(KontextError):
     """The pipeline did not complete."""
 

@@ -1,20 +1,23 @@
 """One stage as one Prefect task: engine.run_stage with logs, progress and a summary artifact."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
-from prefect import get_run_logger, task
+from prefect import get_client, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from kontext.engine.stage import StageOutcome
+from kontext.engine.run import Engine
 from kontext.errors import GateError
+from kontext.stages import STAGES
 from schemas.manifest import Manifest
 from tasks.events import asset_made, gate_failed
-from tasks.markdown import artifact_link, duration, number, page_key, size, table
+from tasks.markdown import artifact_link, duration, figures, one_line, page_key, size, table
 from tasks.reporter import Log, PrefectReporter, Published, forward_logs
+from tasks.request import CONTINUE, Request
+from tasks.story import page_of, stage_story
 from tasks.workspace import open_engine, places, resolve_recipe
 
 
@@ -35,7 +38,7 @@ def run_stage(
     """Make or reuse one stage's artifact and publish what it has to show.
 
     Emits an asset event for a new artifact, and one for a gate that stopped the stage.
-    Returns stage, digest, reused, seconds and metrics.
+    Returns stage, digest, reused, seconds, metrics, and the story of how it came to be.
     """
     log = get_run_logger()
     reporter = PrefectReporter(stage, log)
@@ -49,40 +52,57 @@ def run_stage(
             raise
     if not outcome.reused:
         asset_made(stage, outcome.digest, recipe)
-    publish_summary(outcome, reporter.published, log)
+    story = stage_story(outcome, reporter)
+    pages = _input_pages(engine, outcome.manifest, log)
+    text = stage_summary(outcome.manifest, outcome.reused, reporter.published, story, pages)
+    _publish_page(stage, text, f"{stage}/{outcome.digest}", log)
     return {
         "stage": stage,
         "digest": outcome.digest,
         "reused": outcome.reused,
         "seconds": outcome.seconds,
         "metrics": outcome.manifest.metrics,
+        "story": story,
     }
 
 
-def publish_summary(outcome: StageOutcome, published: list[Published], log: Log) -> None:
-    """The stage's page: figures, notes, what it published, what it was made from."""
-    text = stage_summary(outcome.manifest, outcome.reused, published)
+def stage_failure(stage: str, request: Request, error: Exception) -> str:
+    """Publish the page of a stage that failed; returns its cause and the next command, one line."""
+    cause = one_line(f"{type(error).__name__}: {error}")
+    log = get_run_logger()
+    text = f"# {stage}: FAILED\n\n> {cause}\n\nContinue with `{request.command()}`, or *Retry*.\n"
+    _publish_page(stage, text, f"{stage}: failed", log)
+    return f"{cause}{CONTINUE}{request.command()}"
+
+
+def _publish_page(stage: str, text: str, description: str, log: Log) -> None:
     try:
-        create_markdown_artifact(
-            text, key=page_key(outcome.stage), description=f"{outcome.stage}/{outcome.digest}"
-        )
+        create_markdown_artifact(text, key=page_key(stage), description=description)
     except httpx.HTTPError as error:
-        log.warning("the summary of %s was not published: %s", outcome.stage, error)
+        log.warning("the summary of %s was not published: %s", stage, error)
 
 
-def stage_summary(manifest: Manifest, reused: bool, published: list[Published]) -> str:
-    """Markdown page of one stage run."""
+def stage_summary(
+    manifest: Manifest,
+    reused: bool,
+    published: list[Published],
+    story: str,
+    pages: Mapping[str, str],
+) -> str:
+    """Markdown page of one stage run. `pages` are the ids of its inputs' pages, by stage."""
     stored = size(sum(file.size for file in manifest.files))
     state = "reused" if reused else "ran"
     parts = [
         f"# {manifest.stage}: {state}",
+        f"{story[0].upper()}{story[1:]}.",
         f"Artifact `{manifest.stage}/{manifest.digest}` · made in {duration(manifest.seconds)} "
         f"on {manifest.created_at[:16].replace('T', ' ')} UTC · files: {len(manifest.files)}, "
         f"{stored} · recipe {manifest.recipe}",
     ]
     if manifest.metrics:
-        rows = [(name, number(value)) for name, value in manifest.metrics.items()]
-        parts.append("## Figures\n\n" + table(("figure", "value"), rows))
+        words = STAGES[manifest.stage].figures if manifest.stage in STAGES else {}
+        listed = [f"- {line}" for line in figures(manifest.metrics, words)]
+        parts.append("## Figures\n\n" + "\n".join(listed))
     pages = [s for s in published if s.kind != "progress"]
     if pages:
         listed = [f"- [{s.caption}]({s.link}) ({s.kind})" for s in pages]
@@ -91,8 +111,23 @@ def stage_summary(manifest: Manifest, reused: bool, published: list[Published]) 
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in manifest.notes))
     if manifest.inputs:
         made_from = [
-            (f"[{name}]({artifact_link(page_key(name))})", f"`{digest}`")
+            (_linked(name, pages.get(name, "")), f"`{digest}`")
             for name, digest in manifest.inputs.items()
         ]
         parts.append("## Made from\n\n" + table(("stage", "artifact"), made_from))
     return "\n\n".join(parts) + "\n"
+
+
+def _linked(stage: str, page: str) -> str:
+    return f"[{stage}]({artifact_link(page_key(stage), page)})" if page else stage
+
+
+def _input_pages(engine: Engine, manifest: Manifest, log: Log) -> dict[str, str]:
+    """Ids of the pages of the runs that made an artifact's inputs, by stage."""
+    made = {s: engine.artifacts.open(s, digest).manifest for s, digest in manifest.inputs.items()}
+    try:
+        with get_client(sync_client=True) as client:
+            return {stage: page_of(client, each.run, stage) for stage, each in made.items()}
+    except httpx.HTTPError as error:
+        log.warning("the pages of the inputs were not found: %s", error)
+        return {}

@@ -17,7 +17,7 @@ _WORDS = {
     "failed": "**FAILED**",
     "running": "running …",
     "waiting": "waiting",
-    "skipped": "skipped",
+    "skipped": "not part of this run",
     "stale": "stale, not part of this run",
     "cancelled": "**cancelled**",
 }
@@ -45,6 +45,7 @@ class Row:
     run_id: str = ""
     page_id: str = ""  # of the stage's summary artifact
     error: str = ""
+    note: str = ""  # what happened, in words
 
 
 def summary(
@@ -53,10 +54,12 @@ def summary(
     graph: Mapping[str, Stage],
     report: str = "",
     report_page: str = "",
+    command: str = "",
 ) -> str:
-    """The run's page: one line per stage, errors in full, the report and the lineage.
+    """The run's page: how it went, errors with what to do, the report, the stages, the lineage.
 
-    `report` is the report's file, `report_page` the path under which the server shows it.
+    `report` is the report's file, `report_page` the path under which the server shows it;
+    `command` continues a run that failed.
     """
     counts = {state: sum(row.state == state for row in rows) for state in _WORDS}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -64,21 +67,25 @@ def summary(
         (
             _stage_cell(row),
             _WORDS[row.state],
+            row.note or "—",
+            metrics_line(row.metrics, graph[row.stage].figures),
             _time_cell(row),
-            f"`{row.digest[:8]}`",
-            metrics_line(row.metrics),
             f"[run]({run_link(row.run_id)})" if row.run_id else "—",
+            f"`{row.digest[:8]}`",
         )
         for row in rows
     ]
-    headers = ("stage", "state", "time", "digest", "key figures", "run")
+    headers = ("stage", "state", "what happened", "key figures", "time", "run", "digest")
     if counts["reused"]:
         said += ". Times in brackets are from when the reused artifact was made"
     parts = [f"# {title}", f"{said}."]
-    parts += [f"> **{row.stage} failed:** {row.error}" for row in rows if row.error]
-    parts.append(table(headers, cells))
+    errors = [f"> **{row.stage} {row.state}:** {row.error}" for row in rows if row.error]
+    parts += errors
+    if errors and command:
+        parts.append(f"Continue with `{command}`, or *Retry* in the run's menu.")
     if report:
         parts.append(report_markdown(report, report_page))
+    parts.append(table(headers, cells))
     parts.append("## Lineage\n\n" + mermaid(rows, graph))
     return "\n\n".join(parts) + "\n"
 
@@ -90,8 +97,8 @@ def report_markdown(report: str, page: str = "") -> str:
 
 
 def _stage_cell(row: Row) -> str:
-    """The stage's name, linked to its page once it has one."""
-    if row.state not in ("ran", "reused"):
+    """The stage's name, linked to the page of the run that made it, where there is one."""
+    if not row.page_id:
         return f"**{row.stage}**"
     return f"[**{row.stage}**]({artifact_link(page_key(row.stage), row.page_id)})"
 

@@ -11,6 +11,7 @@ from flows.cli.shared.complete import complete_recipe
 from flows.cli.shared.opened import changed_recipe
 from flows.cli.shared.options import Json, Panel, Sets, Store
 from flows.cli.shared.show import print_json
+from tasks.markdown import duration
 
 if TYPE_CHECKING:
     from kontext.train.capacity import Estimate
@@ -54,6 +55,7 @@ def plan(
         rows = [{**asdict(s), "memory_gib": s.memory_gib, "days": s.days} for s in stages]
         print_json({"stages": rows, "measured": measured})
         return
+    typer.echo(f"on {gpus} x {device} of {memory:g} GiB at {share:.0%} of its peak (see --help):")
     for stage in stages:
         _print_stage(stage)
     for row in measured:
@@ -61,13 +63,14 @@ def plan(
 
 
 def _print_stage(stage: Estimate) -> None:
-    days = "unknown: the device's peak is not known" if stage.days is None else f"{stage.days:.3g}"
+    days = stage.days
+    whole = "unknown: the device's peak is not known" if days is None else _time(days * 86_400)
     typer.echo(
         f"{stage.stage}: {stage.parameters / 1e6:,.1f} M parameters, {stage.steps:,} steps of "
         f"{stage.flops / 1e12:.3g} TFLOP, recompute {stage.recompute}\n"
         f"  per GPU {stage.memory_gib:.1f} GiB: state {stage.state_gib:.1f}, activations "
         f"{stage.activations_gib:.1f}, {'fits' if stage.fits else 'DOES NOT FIT'}\n"
-        f"  step {_quantity(stage.step_seconds, 's')}, days {days}; {stage.advice}"
+        f"  step {_quantity(stage.step_seconds, 's')}, in all {whole}; {stage.advice}"
     )
 
 
@@ -99,6 +102,13 @@ def _measured(recipe: Recipe, stages: list[Estimate], store: str) -> list[dict[s
         device = manifest.kernels.get("device", "unknown")
         rows.append({**compared(stage, manifest.metrics), "measured_on": device})
     return rows
+
+
+def _time(seconds: float) -> str:
+    """A duration, of long ones in days."""
+    if seconds < 1:
+        return "less than a second"
+    return duration(seconds) if seconds < 2 * 86_400 else f"{seconds / 86_400:.3g} days"
 
 
 def _quantity(value: float | None, unit: str) -> str:

@@ -16,7 +16,6 @@ from uuid import UUID
 from prefect import Flow, get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
@@ -112,14 +111,9 @@ _NIGHTLY_TEXT = "A published model again, with fresh noise; fails when it is wor
 async def _deployment(
     flow: Flow[..., Any], name: str, pool: str, queue: str, text: str
 ) -> RunnerDeployment:
-    limit = None
-    if flow.name in ("refresh", "retention"):  # two at once would do the same work twice
-        limit = ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-        )
     made = await flow.ato_deployment(
         name=name.partition("/")[2],
-        concurrency_limit=limit,
+        concurrency_limit=None,  # takes an earlier version's away, see flows/overlap.py
         description=text,
         version=importlib.metadata.version("kontext"),
         tags=["kontext", pool],

@@ -11,8 +11,8 @@ from flows.server.serve import server_api, up
 from flows.server.settings import SERVER_SECONDS
 from flows.server.watch import Watch
 from schemas.recipes import RECIPES
-from tasks.markdown import run_link
-from tasks.request import Request, RunFailed, find_report, outcome_line, plan_run
+from tasks.markdown import one_line, run_link
+from tasks.request import CONTINUE, Request, RunFailed, find_report, outcome_line, plan_run
 from tasks.workspace import places
 
 
@@ -63,8 +63,9 @@ def run(request: Request, logs: bool, console: Console) -> dict[str, Any]:
     console.print(f"run     {url}", soft_wrap=True)
     if finished["state_type"] != "COMPLETED":
         state = finished["state"]
-        message = (state.get("message") or state["name"]).partition(". ")[0].strip()
-        raise RunFailed(f"{message}; continue with: {request.command()}")
+        message = one_line(state.get("message") or state["name"])
+        known = CONTINUE in message
+        raise RunFailed(message if known else f"{message}{CONTINUE}{request.command()}")
     digests = engine.digests()
     stages = [
         {"stage": name, "digest": digests[name], "reused": line.state == "reused"}

@@ -11,6 +11,7 @@ from flows.server.api import Api
 from flows.server.pause import deployments
 from kontext.engine.run import Engine
 from kontext.engine.stage import StageStatus
+from tasks.markdown import one_line
 
 
 def stage_states(engine: Engine, api: Api | None) -> list[StageStatus]:
@@ -26,10 +27,26 @@ def _with_running(found: StageStatus, home: Path, api: Api | None) -> StageStatu
     if runs := api.runs(wanted, limit=1) if api else []:
         run = runs[0]
         what = "running" if run["state_type"] == "RUNNING" else "waiting to run"
+        what += f", attempt {run['run_count']}" if run["run_count"] > 1 else ""
         return replace(found, state="running", why=f"{what}: '{run['name']}' ({found.why})")
+    if api is not None and (ended := _last_end(api, found)):
+        found = replace(found, why=f"{found.why}; {ended}")
     if _is_locked(home / "locks" / f"{found.stage}-{found.digest}.lock"):
         return replace(found, state="running", why=f"a process of this home ({found.why})")
     return found
+
+
+def _last_end(api: Api, found: StageStatus) -> str:
+    """How the newest run that should have made this artifact ended, where it did not make it."""
+    wanted = {
+        "tags": {"all_": [artifact_tag(found.stage, found.digest)]},
+        "state": {"type": {"any_": ["FAILED", "CRASHED", "CANCELLED"]}},
+    }
+    if not (runs := api.runs(wanted)):
+        return ""
+    run = runs[-1]
+    message = one_line(run["state"].get("message") or "no cause given")
+    return f"the run '{run['name']}' {run['state_name'].lower()}: {message}"
 
 
 def _is_locked(path: Path) -> bool:

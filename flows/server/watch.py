@@ -73,8 +73,6 @@ class Watch:
     logs: bool = True
     sleep: Callable[[float], None] = time.sleep
     _others: set[str] = field(default_factory=set)  # runs of other pipelines that it waits for
-    _seen: set[str] = field(default_factory=set)
-    _after: str = ""
     _began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -82,6 +80,7 @@ class Watch:
             step.stage: StageLine(step.stage, "reused" if step.reused else "waiting")
             for step in self.plan
         }
+        self._log = LogTail(self.api, lambda text: self.console.print(text, soft_wrap=True))
         self._tags = {artifact_tag(step.stage, step.digest): step.stage for step in self.plan}
 
     def follow(self) -> Any:
@@ -138,16 +137,7 @@ class Watch:
             return
         names = {line.run_id: line.stage for line in self.lines.values() if line.run_id}
         names[self.run_id] = "pipeline"
-        for record in self.api.logs(list(names), INFO, self._after):
-            if record["id"] in self._seen:
-                continue
-            self._seen.add(record["id"])
-            text = log_line(record, names.get(record["flow_run_id"], ""))
-            if text is not None:
-                self.console.print(text, soft_wrap=True)
-        # records of several runs arrive late and out of order
-        since = datetime.now(UTC) - timedelta(seconds=30)
-        self._after = f"{since:%Y-%m-%dT%H:%M:%SZ}"
+        self._log.show(names)
 
     def _table(self) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -169,6 +159,28 @@ class Watch:
     def _text(self, line: StageLine) -> Text:
         icon, name, word, seconds = self._cells(line)
         return Text(" ").join([icon, Text(f"{name.plain:18}"), word, Text(seconds)])
+
+
+class LogTail:
+    """Says each log record of some runs once."""
+
+    def __init__(self, api: Api, say: Callable[[Text], None]) -> None:
+        self._api, self._say = api, say
+        self._seen: set[str] = set()
+        self._after = ""
+
+    def show(self, names: Mapping[str, str]) -> None:
+        """Say what is new; `names` are those of the runs, by id."""
+        for record in self._api.logs(list(names), INFO, self._after):
+            if record["id"] in self._seen:
+                continue
+            self._seen.add(record["id"])
+            text = log_line(record, names.get(record["flow_run_id"], ""))
+            if text is not None:
+                self._say(text)
+        # records of several runs arrive late and out of order
+        since = datetime.now(UTC) - timedelta(seconds=30)
+        self._after = f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def log_line(record: Mapping[str, Any], stage: str) -> Text | None:

@@ -75,12 +75,13 @@ def map_chunks(
     objects: ObjectStore,
     prefix: str,
     on_done: Callable[[int, int], None] | None = None,
+    on_found: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ChunkResult]:
     """Run `work(chunk)` for every chunk whose result is not stored below `prefix` yet.
 
     Returns the tables in plan order, always as read back from the store. With `processes` > 1 the
     work runs in spawned single-threaded workers that die with this process. `on_done(done, total)`
-    is called as chunks finish.
+    is called as chunks finish, `on_found` before where some were stored already.
 
     Raises:
         ChunkError: a chunk failed (its index and reason are in the message) or its worker died.
@@ -93,6 +94,7 @@ def map_chunks(
     done = len(chunks) - len(missing)
     if done:
         _LOG.info("%d of %d chunks are already stored", done, len(chunks))
+        on_found(done, len(chunks))
 
     def advance(index: int, outcome: _Outcome) -> None:
         nonlocal done

@@ -4,6 +4,10 @@ A declaration is a literal, `STAGE = Stage(name="mine", section="mine", inputs=(
 and is read from the syntax tree. So listing the graph imports no stage: `kontext status` must not
 wait for torch, and the forms of the server must not either. Order is that of the declared inputs,
 and among stages that could run at the same time that of their names.
+
+The file's docstring says under `Figures:` how its metrics are read, the important ones first, as
+`pass_rate/*: {%} of the pairs pass the filter *`. Docstrings are in no digest: better words make
+nothing stale.
 """
 
 import ast
@@ -35,19 +39,28 @@ def discover(package: str, folder: Path) -> dict[str, Stage]:
 
 def declared(source: str, module: str) -> Stage | None:
     """The stage that the source of `module` declares, or None. Raises ArtifactError."""
-    for node in ast.parse(source, module).body:
+    tree = ast.parse(source, module)
+    for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STAGE":
             call = node.value
             try:
                 if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "Stage":
                     raise ValueError("not a call of Stage with keywords")
                 given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-                return Stage(**given, module=module)
+                figures = _figures(ast.get_docstring(tree) or "")
+                return Stage(**given, module=module, figures=figures)
             except (ValueError, TypeError) as error:
                 raise ArtifactError(
                     f"{module}: STAGE is not a literal Stage(...): {error}"
                 ) from error
     return None
+
+
+def _figures(docstring: str) -> dict[str, str]:
+    """Metric -> words, of a docstring's lines under `Figures:`."""
+    lines = docstring.partition("\nFigures:\n")[2].splitlines()
+    pairs = (line.strip().partition(": ") for line in lines if line.startswith("    "))
+    return {name: words for name, _, words in pairs}
 
 
 def ordered(stages: Mapping[str, Stage]) -> dict[str, Stage]:

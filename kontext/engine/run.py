@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 CHANGES_RESULTS = False  # decides what runs, not what comes out
 
 _LOG = logging.getLogger("kontext.engine.run")
+_RUN = "run.txt"  # in a scratch folder: the orchestrator's run that works there
 
 
 class Engine:
@@ -245,6 +246,7 @@ class Engine:
         began = time.monotonic()
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
+        reporter.earlier_run = self._enter(context.scratch / _RUN)
         resolve_name(f"{stage.module}:run")(context)
         code, config = self._code(stage), self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
@@ -293,6 +295,7 @@ class Engine:
                 objects=self.objects,
                 prefix=work_prefix(stage.name, writer.digest),
                 on_done=lambda done, total: reporter.progress(done, total, "chunks"),
+                on_found=lambda done, total: reporter.continued(f"chunk {done} of {total}"),
             ),
             scratch=scratch,
             home=self.home,
@@ -305,6 +308,12 @@ class Engine:
             stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
         )
+
+    def _enter(self, path: Path) -> str:
+        """Note this run in its scratch folder; returns the one that was at work there before."""
+        earlier = path.read_text() if path.exists() else ""
+        path.write_text(self.run)
+        return earlier
 
     def _input(self, name: str, digest: str) -> Artifact:
         """An input as a stage sees it; if it was accepted, its notes say so."""

@@ -41,6 +41,13 @@ class Reporter:
     def __init__(self, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self._log = log
         self._shown = -1
+        self.earlier_run = ""  # the orchestrator's run that left unfinished work, set by the engine
+        self.continued_from = ""  # what of that work is gone on with; empty for none
+
+    def continued(self, what: str) -> None:
+        """Say that work of an earlier attempt is gone on with, e.g. `step 20 of 66`."""
+        self.continued_from = what
+        self._log.info("goes on from %s", what)
 
     def progress(self, done: float, total: float, message: str = "") -> None:
         """Advance the stage's one progress bar; logged at most every 10 percent."""
@@ -136,6 +143,8 @@ class Stage:
     continues: str = ""
     renew: str = ""  # function of the file, called with `run`'s context where it is reused
     summary: str = ""  # one line for people
+    # metric -> its words with a place for the value, from the docstring of the stage's file
+    figures: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def section_in(recipe: Section, stage: Stage) -> Section:

@@ -1,4 +1,15 @@
-"""Stage distill: the teacher's guided edits, then LADD against them."""
+"""Stage distill: the teacher's guided edits, then LADD against them.
+
+Figures:
+    teacher_edits: {} edits of the teacher
+    accuracy: the heads tell real from fake {%} of the time
+    heads_loss: loss {} of the heads
+    student_loss: loss {} of the student
+    step_seconds: {} s per step
+    step_utilisation: {%} of the device's peak
+    step_memory_mib: {} MiB of memory
+    steps_left_out: {} steps left out
+"""
 
 from collections.abc import Mapping
 from functools import partial

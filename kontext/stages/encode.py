@@ -1,4 +1,13 @@
-"""Stage encode: latents (mode) and text states, computed once for every image and text."""
+"""Stage encode: latents (mode) and text states, computed once for every image and text.
+
+Figures:
+    images: {} images encoded
+    texts: {} texts encoded
+    shards: {} shards
+    longest_text: the longest text has {} tokens
+    texts_at_length_limit: {} texts cut at the limit
+    latent_std: latents spread by {}
+"""
 
 from collections.abc import Callable, Mapping
 

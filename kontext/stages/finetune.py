@@ -1,4 +1,15 @@
-"""Stage finetune: the rectified-flow transformer, text-to-image first, then jointly with edits."""
+"""Stage finetune: the rectified-flow transformer, text-to-image first, then jointly with edits.
+
+Figures:
+    val_loss: validation loss {}
+    train_loss_last: training loss {} over the last 20 steps
+    parameters: {} parameters
+    step_seconds: {} s per step
+    step_utilisation: {%} of the device's peak
+    step_memory_mib: {} MiB of memory
+    steps_left_out: {} steps left out
+    guidance_unlearned: {%} of the guidance not learned
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

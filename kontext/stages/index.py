@@ -1,4 +1,8 @@
-"""index: commit everything the data stages wrote as one catalog snapshot, a dataset version."""
+"""index: commit everything the data stages wrote as one catalog snapshot, a dataset version.
+
+Figures:
+    rows/*: {} rows of *
+"""
 
 import hashlib
 import json

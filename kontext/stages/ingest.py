@@ -1,4 +1,13 @@
-"""Stage ingest: sources in, canonical images, pixels, rejects and gate decisions out."""
+"""Stage ingest: sources in, canonical images, pixels, rejects and gate decisions out.
+
+Figures:
+    images_kept: {} images kept
+    images_planned: {} images read
+    images_rejected: {} images rejected
+    canaries_stopped: {} canaries stopped
+    groups: {} groups of images
+    pip_only_images: substitutes taken for missing sources: {}
+"""
 
 from collections import defaultdict
 

@@ -1,4 +1,8 @@
-"""Stage mine: ingested images in, balanced directed pairs out."""
+"""Stage mine: ingested images in, balanced directed pairs out.
+
+Figures:
+    pairs_*: {} * pairs
+"""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,9 @@
-"""Stage publish: weights in a folder the editor loads, model card, dataset card, lineage."""
+"""Stage publish: weights in a folder the editor loads, model card, dataset card, lineage.
+
+Figures:
+    parameters: {} parameters
+    model_digest: model {}
+"""
 
 import json
 from collections import Counter

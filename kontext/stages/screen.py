@@ -1,4 +1,12 @@
-"""Stage screen: raw safety and quality scores, decisions, and which pairs are accepted."""
+"""Stage screen: raw safety and quality scores, decisions, and which pairs are accepted.
+
+Figures:
+    pairs_accepted: {} pairs accepted
+    pairs_screened: {} pairs screened
+    images_unmatchable: {} images too plain for the hash gate, under stricter limits
+    pass_rate/*: {%} of the pairs pass the filter *
+    clip_loss: loss {} of the scorer of texts and pictures
+"""
 
 from collections import Counter
 from collections.abc import Mapping

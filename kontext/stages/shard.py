@@ -1,6 +1,17 @@
 """Stage shard: accepted pairs into deterministic tars, split by connected component.
 
 It goes on from the dataset's earlier artifacts: their pictures keep their splits.
+
+Figures:
+    pairs_train: {} training pairs
+    pairs_val: {} validation pairs
+    pairs_test: {} test pairs
+    pairs_dropped: {} pairs dropped
+    components: {} groups that share no picture
+    largest_component_images: {} images in the largest group
+    near_duplicate_edges: {} near duplicates
+    shards: {} shards
+    shard_bytes: {size} of shards
 """
 
 from collections import Counter

@@ -1,4 +1,18 @@
-"""Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured."""
+"""Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured.
+
+Figures:
+    psnr_held_out: PSNR {} dB on held-out images
+    ssim_held_out: SSIM {} on held-out images
+    lpips_held_out: LPIPS {} on held-out images
+    rfid_held_out: rFID {} on held-out images
+    psnr_train: PSNR {} dB on training images
+    latent_scale: latents scaled by {}
+    latent_shift: latents shifted by {}
+    step_seconds: {} s per step
+    step_utilisation: {%} of the device's peak
+    step_memory_mib: {} MiB of memory
+    steps_left_out: {} steps left out
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -360,6 +360,8 @@ def test_killed_just_before_the_manifest_is_as_if_it_never_ran(code: Path, tmp_p
     assert states(found)["first"][0] == "missing"
     digest = found.digests()["first"]
     assert len(found.objects.list(work_prefix("first", digest))) == 6  # three chunks, kept
-    assert not found.run_stage("first", REPORT).reused
+    report = Reporter(logging.getLogger("test"))
+    assert not found.run_stage("first", report).reused
+    assert (report.earlier_run, report.continued_from) == ("run-1", "chunk 3 of 3")
     assert found.ledger.verify().rows == 1 and found.ledger.verify().problems == ()
     assert list((found.home / "scratch" / "first").iterdir()) == []

@@ -20,7 +20,10 @@ from prefect.states import Running, Scheduled
 
 from flows import children, pipeline
 from flows.names import artifact_tag
+from flows.server.api import Api
 from flows.server.automations import ZOMBIES
+from flows.server.status import stage_states
+from flows.stages import STAGE_FLOWS
 from tasks.workspace import open_engine, places, resolve_recipe
 from tests.flows.local_worker import LocalWorker, local_worker
 
@@ -59,6 +62,10 @@ def _children(client: SyncPrefectClient, run: FlowRun) -> dict[str, FlowRun]:
     return {child.name.split(" · ")[1]: child for child in found}
 
 
+def _api(client: SyncPrefectClient) -> Api:
+    return Api(str(client.api_url).rstrip("/").removesuffix("/api"))
+
+
 def _artifacts(client: SyncPrefectClient, run_id: UUID) -> dict[str, Any]:
     owner = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
     return {str(a.key): a for a in client.read_artifacts(artifact_filter=owner)}
@@ -70,7 +77,10 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     (toy / "fail-index").touch()
     first = _execute(client, _submit(client))
     assert first.state is not None and first.state.is_failed()
-    assert first.state.message == ("stage 'index' failed: KontextError: toy index was told to fail")
+    cause = "KontextError: toy index was told to fail"
+    assert first.state.message == (
+        f"stage 'index' failed: {cause}; continue with: kontext run --recipe demo"
+    )
     before = _children(client, first)
     index = open_engine(resolve_recipe("demo"), places()).digests()["index"]
     assert first.name.startswith(f"demo · pipeline · demo@{index[:8]} · ")  # not committed yet
@@ -82,13 +92,21 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
         "index": "Failed",
         "distill": "Completed",  # a branch that does not need the failed stage goes on
     }
-    assert "**index failed:**" in _artifacts(client, first.id)["pipeline-summary"].data
+    failed = before["index"]
+    assert failed.state is not None
+    assert failed.state.message == (
+        f"{cause}; continue with: kontext run --recipe demo --until index"
+    )
+    assert cause in _artifacts(client, failed.id)["stage-index"].data
+    page = _artifacts(client, first.id)["pipeline-summary"].data
+    assert f"**index failed:** {cause}\n\nContinue with `kontext run --recipe demo`" in page
 
     (toy / "fail-index").unlink()
     client.set_flow_run_state(first.id, Scheduled(name="AwaitingRetry"), force=True)
     second = _execute(client, first)
     assert second.state is not None and second.state.is_completed()
-    assert second.state.message == "1 stage ran, 3 reused"
+    went_on = f"resumed from step 1 of 4 (attempt 2, after one that Failed: {cause})"
+    assert second.state.message == f"4 stages ran, 0 reused; index: {went_on}"
     after = _children(client, second)
     assert {name: child.id for name, child in after.items()} == {
         name: child.id for name, child in before.items()
@@ -96,12 +114,20 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     counts = {name: child.run_count for name, child in after.items()}
     assert counts == {"ingest": 1, "mine": 1, "index": 2, "distill": 1}
 
+    page = _artifacts(client, after["index"].id)["stage-index"].data
+    assert f"; {went_on}.\n" in page and page.startswith("# index: ran\n\nMade index/")
+    assert went_on in _artifacts(client, second.id)["pipeline-summary"].data.replace("\\|", "|")
+
     third = _execute(client, _submit(client))
     assert (
         third.state is not None
         and third.state.message == "nothing to make: all 4 stages are reused"
     )
     assert _children(client, third) == {}
+    page = _artifacts(client, third.id)["pipeline-summary"].data
+    made = _artifacts(client, after["mine"].id)["stage-mine"].id
+    assert f"[**mine**](/v2/artifacts/artifact/{made}) | reused | made 2" in page  # its own page
+    assert "/v2/artifacts/key/" not in page
     assert third.name.startswith("demo · pipeline · demo@v1 · ")
 
 
@@ -149,6 +175,42 @@ def test_a_request_that_comes_to_nothing_is_refused_before_a_stage_is_dispatched
     assert run.state is not None and run.state.is_failed()
     assert str(run.state.message).startswith("refused: ") and why in str(run.state.message)
     assert len(str(run.state.message).splitlines()) == 1 and _children(client, run) == {}
+
+
+def test_work_of_another_run_is_gone_on_with_and_named(
+    client: SyncPrefectClient, worker: LocalWorker, toy: Path
+) -> None:
+    (toy / "fail-ingest").touch()
+    first = _execute(client, _submit(client, until="ingest"))
+    left = _children(client, first)["ingest"]
+    told = {
+        s.stage: s.why
+        for s in stage_states(open_engine(resolve_recipe("demo"), places()), _api(client))
+    }
+    assert told["ingest"] == (
+        f"never made; the run '{left.name}' failed: KontextError: toy ingest was told to fail; "
+        "continue with: kontext run --recipe demo --until ingest"
+    )
+    (toy / "fail-ingest").unlink()
+    second = _execute(client, _submit(client, until="ingest"))
+    assert second.state is not None and second.state.message == (
+        f"1 stage ran, 0 reused; ingest: resumed from step 1 of 4 of run '{left.name}', because "
+        "that Failed: KontextError: toy ingest was told to fail"
+    )
+
+
+def test_a_stage_started_by_itself_is_found_by_its_artifact_and_keeps_its_name(
+    client: SyncPrefectClient, toy: Path
+) -> None:
+    digest = open_engine(resolve_recipe("demo"), places()).digests()["ingest"]
+    found = client.read_deployment_by_name("ingest/ingest")
+    run = client.create_flow_run_from_deployment(found.id, name="my own ingest")
+    run_flow(STAGE_FLOWS["ingest"], flow_run=client.read_flow_run(run.id), return_type="state")
+    done = client.read_flow_run(run.id)
+    assert done.state is not None and done.state.is_completed() and done.name == "my own ingest"
+    assert {"kontext", "demo", "ingest", artifact_tag("ingest", digest)} <= set(done.tags)
+    pipeline_run = _execute(client, _submit(client, until="ingest"))
+    assert {"kontext", "demo"} <= set(pipeline_run.tags)
 
 
 def test_a_second_crash_fails_the_pipeline(
@@ -211,6 +273,8 @@ def test_cancelling_the_pipeline_cancels_its_children(client: SyncPrefectClient,
     children.cancel_children(None, client.read_flow_run(run.id), None)
     state = client.read_flow_run(child.id).state
     assert state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
+    told = [state.message for state in client.read_flow_run_states(child.id)]
+    assert f"its run '{run.name}' was cancelled" in told
 
 
 def test_everything_is_registered(client: SyncPrefectClient) -> None:

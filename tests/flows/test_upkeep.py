@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from filelock import FileLock
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from flows import backfill, children, cli, pipeline, retention
 from flows.forms import BackfillForm, RetentionForm, StageChoice, Wanted
 from flows.names import artifact_tag
+from flows.overlap import refuse_overlap
 from flows.refresh import refresh
 from flows.server.api import Api
 from flows.server.automations import PAUSE, TRAIN, WARN
@@ -82,6 +83,26 @@ def test_a_refresh_commits_says_what_changed_and_catches_up_once(
     mark = read_watermark(engine.objects, "demo")
     assert mark is not None and mark.index == engine.digests()["index"]
     assert {s.stage: s.state for s in engine.status()}["distill"] == "missing"
+
+
+def test_a_second_refresh_says_which_run_is_at_it(client: SyncPrefectClient, toy: Path) -> None:
+    found = client.read_deployment_by_name("refresh/refresh")
+    other = client.create_flow_run_from_deployment(found.id, name="the first", state=Running())
+    second = _refresh(client)
+    assert second.state is not None and second.state.is_cancelled()
+    told = str(second.state.message)
+    assert told.startswith(f"the run 'the first' ({other.id}) is at it since ")
+    client.set_flow_run_state(other.id, Failed(), force=True)
+
+    @flow
+    def first_of_two() -> bool:
+        later = client.create_flow_run_from_deployment(found.id, state=Running())
+        goes_on = refuse_overlap() is None
+        client.set_flow_run_state(later.id, Failed(), force=True)
+        return goes_on
+
+    run = client.create_flow_run_from_deployment(found.id)
+    assert run_flow(first_of_two, flow_run=client.read_flow_run(run.id)) is True
 
 
 def test_a_backfill_takes_what_is_missing_or_failed(client: SyncPrefectClient, toy: Path) -> None:
@@ -242,6 +263,10 @@ def test_retention_removes_the_untagged_and_compacts_the_catalog(
         file.chmod(0o644)
         file.write_text(json.dumps({**manifest, "created_at": month.isoformat()}))
     planned = retention.retention(RetentionForm(grace_days=7))
+    told = retention.retention(RetentionForm(grace_days=7), return_state=True).message
+    assert told.startswith("would be removed: 3 artifacts, ") and told.endswith(
+        "retention --delete"
+    )
     assert planned["artifacts"] == 3 and planned["snapshots"] > 5 and not planned["deleted"]
     done = retention.retention(RetentionForm(grace_days=7, delete=True))
     assert (done["artifacts"], done["snapshots"]) == (3, planned["snapshots"])

@@ -46,8 +46,6 @@ def test_prefect_yaml_deploys_what_kontext_up_deploys() -> None:
             ours[name].work_pool_name,
             ours[name].work_queue_name,
         )
-        limited = ours[name].concurrency_options is not None or bool(ours[name].concurrency_limit)
-        assert bool(deployment.concurrency_limit) == limited
 
 
 def test_compose_file_is_valid_and_keeps_to_localhost() -> None:

@@ -47,6 +47,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
         FlowMethod, "step", lambda self, index: (steps.append(index), real(self, index))[1]
     )
     resumed = harness.run("finetune")
+    assert harness.report.continued_from == "step 4 of 6"
     assert steps == [4, 5]
     assert sums(resumed) == sums(made[1])
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from kontext.stages import STAGES
 from tasks import markdown
 
 
@@ -38,8 +39,32 @@ def test_a_stage_is_named_once_in_its_keys(stage: str, name: str, key: str) -> N
 
 def test_metrics_line_leaves_long_text_out() -> None:
     metrics = {"digest": "f" * 64, "pairs": 12, "share": 0.25, "kind": "ok", "more": 1}
-    assert markdown.metrics_line(metrics) == "pairs 12, share 0.25, kind ok"
-    assert markdown.metrics_line({}) == "—"
+    assert markdown.metrics_line(metrics, {}) == "pairs: 12, share: 0.25, kind: ok"
+    assert markdown.metrics_line({}, {}) == "—"
+
+
+def test_figures_are_said_in_the_words_and_the_order_of_their_stage() -> None:
+    words = STAGES["screen"].figures
+    metrics = {"pass_rate/nsfw_max": 0.9876, "new_one/a_b": 3, "pairs_accepted": 1234}
+    assert markdown.figures(metrics, words) == [
+        "1,234 pairs accepted",
+        "98.8 % of the pairs pass the filter nsfw max",
+        "new one of a b: 3",
+    ]
+    size = {"shard_bytes": 2_500_000, "pairs_val": None, "shards": float("nan")}
+    assert markdown.figures(size, STAGES["shard"].figures) == [
+        "— validation pairs",
+        "nan shards",
+        "2.5 MB of shards",
+    ]
+
+
+def test_every_stage_has_words_with_a_place_for_the_value() -> None:
+    for stage in STAGES.values():
+        assert stage.figures, f"{stage.name}: no Figures in its docstring"
+        for name, words in stage.figures.items():
+            assert re.search(r"\{(%|size)?\}", words), (stage.name, name)
+            assert ("*" in name) == ("*" in words), (stage.name, name)
 
 
 def test_key_of_nothing_is_an_error() -> None:

@@ -9,7 +9,16 @@ from tests.flows.toy_stages import GRAPH
 def _rows() -> list[Row]:
     return [
         Row("ingest", "a" * 16, "reused", 61.0, {"images": 1200}),
-        Row("mine", "b" * 16, "ran", 2.0, {"pairs": 10, "share": 0.5}, run_id="r1", page_id="p1"),
+        Row(
+            "mine",
+            "b" * 16,
+            "ran",
+            2.0,
+            {"pairs": 10, "share": 0.5},
+            run_id="r1",
+            page_id="p1",
+            note="made it",
+        ),
         Row("index", "c" * 16, "failed", run_id="r2", error="KontextError: told to | fail"),
         Row("distill", "d" * 16, "waiting"),
     ]
@@ -19,11 +28,12 @@ def test_summary_says_it_all() -> None:
     text = summary("Pipeline, recipe ci", _rows(), GRAPH, report="/home/report/index.html")
     assert text.startswith("# Pipeline, recipe ci\n\n1 ran, 1 reused, 1 failed, 1 waiting")
     assert "> **index failed:** KontextError: told to | fail" in text
-    assert "| [**mine**](/v2/artifacts/artifact/p1) | ran | 2.0\u00a0s | `bbbbbbbb` |" in text
+    assert "| [**mine**](/v2/artifacts/artifact/p1) | ran | made it | pairs: 10" in text
+    assert "2.0\u00a0s | [run](/v2/runs/flow-run/r1) | `bbbbbbbb` |" in text
     assert "[run](/v2/runs/flow-run/r1)" in text
-    assert "[**ingest**](/v2/artifacts/key/stage-ingest)" in text
+    assert "| **ingest** | reused |" in text  # nobody knows its page
     assert "(1\u00a0min\u00a001\u00a0s)" in text  # the reused artifact's own time
-    assert "pairs 10, share 0.5" in text
+    assert "pairs: 10, share: 0.5" in text
     assert "**Report:** `/home/report/index.html`" in text
     shown = summary("t", _rows(), GRAPH, "/home/report/index.html", "/report/f00/index.html")
     assert "**Report:** [open it](/report/f00/index.html) · `/home/report/index.html`" in shown

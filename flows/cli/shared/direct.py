@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from kontext.engine.stage import Reporter
 from kontext.errors import KontextError, Stopped
+from kontext.stages import STAGES
 from tasks.markdown import duration, metrics_line
 from tasks.request import Request, RunFailed, find_report, outcome_line, plan_run
 
@@ -43,7 +44,7 @@ def run_direct(request: Request, seconds: float, console: Console) -> dict[str, 
                 f"stage '{step.stage}' failed: {error}; continue with: {request.command()} --direct"
             ) from error
         word = "[cyan]♻ reused[/]" if outcome.reused else "[green]✔ done[/]"
-        shown = escape(metrics_line(outcome.manifest.metrics))
+        shown = escape(metrics_line(outcome.manifest.metrics, STAGES[step.stage].figures))
         console.print(f"{word} {step.stage:18} {duration(outcome.seconds)}  {shown}")
         stages.append({"stage": step.stage, "digest": outcome.digest, "reused": outcome.reused})
     report = find_report(engine)

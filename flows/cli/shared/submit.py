@@ -20,6 +20,7 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     from flows.server.offered import offer_recipes
     from flows.server.serve import server_api, up
     from flows.server.settings import SERVER_SECONDS
+    from flows.server.watch import LogTail
     from kontext.store.objects import open_store
     from schemas.recipes import DEFAULT, RECIPES
 
@@ -32,9 +33,12 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
     parameters = {"options": {**options, "store": store}}
     run = api.create_run(deployment_name(flow), parameters, ["kontext", flow])
     say(f"run     {api.url}{run_link(run['id'])}")
+    log = LogTail(api, lambda text: say(text.plain))
     while run["state_type"] not in TERMINAL:
         time.sleep(1.0)
+        log.show({run["id"]: flow})
         run = api.run(run["id"])
+    log.show({run["id"]: flow})
     message = str((run.get("state") or {}).get("message") or run["state_name"])
     if run["state_type"] != "COMPLETED":
         raise KontextError(f"{flow}: {message.splitlines()[0]}")

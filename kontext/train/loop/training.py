@@ -88,8 +88,10 @@ def train(
     """
     config: Any = ctx.config
     checkpoints = checkpoints_of(ctx, config, stage, name or "checkpoints")
+    finished = checkpoints.finished()
+    if finished and finished[-1]:
+        ctx.report.continued(f"step {finished[-1]} of {method.total_steps}")
     if config.launch.launcher != "in-process":
-        finished = checkpoints.finished()
         if not finished:
             checkpoints.save(method.state)
             checkpoints.wait()

@@ -188,7 +188,10 @@ def test_a_run_that_dies_at_once_is_crashed_and_so_is_one_the_server_forgot(
     state = serve.Running.load(serve._state(at))
     state.deployed = "another"
     state.save(serve._state(at))
+    names = ("refresh", "pipeline", "nightly-evaluation", "retention")
     serve.up(at)
+    for name in names:  # a canary paused them in a test above; registering anew resumes nothing
+        assert api.call("GET", f"/deployments/name/{deployment_name(name)}")["paused"]
     dead = (forgotten, running())
     until(lambda: all(api.run(each)["state_type"] == "CRASHED" for each in dead))
     assert all("no heartbeat" in api.run(each)["state"]["message"] for each in dead)
