@@ -7,6 +7,10 @@ from typing import Any
 
 from flows.names import deployment_name
 from flows.server.api import Api
+from flows.server.offered import offer_recipes
+from kontext.store.objects import open_store
+from kontext.store.recipes import put_recipe
+from schemas.recipe_file import recipe_from
 from tests.test_end_to_end import SMALL
 from tests.ui.conftest import Ui
 
@@ -42,11 +46,26 @@ def test_a_failed_stage_is_retried_on_its_page_and_the_pipeline_goes_on(ui: Ui) 
     assert (again["id"], again["run_count"]) == (stage["id"], 2)
 
 
-def submit(ui: Ui, api: Api, overrides: tuple[str, ...], only: str = "") -> str:
+def test_the_form_offers_ones_own_recipe_and_says_what_a_typo_meant(ui: Ui) -> None:
+    store = open_store(f"file://{ui.home}/store")
+    own = put_recipe(store, recipe_from("from: ci", "mine"))
+    offer_recipes(ui.api, store)
+    run = submit(ui, ui.api, ("distill.sede=1",), recipe=own)
+    assert ended(ui.api, run)["state"]["message"] == (
+        "no key 'sede' in distill; did you mean 'seed'?"
+    )
+    ui.open(f"/v2/runs/flow-run/{run}")
+    ui.page.get_by_text("Finished in state Failed").first.wait_for()
+    ui.shot("typo")
+    assert ui.page.get_by_text("did you mean 'seed'?").count()
+    assert not ui.page.get_by_text("Traceback").count()
+
+
+def submit(ui: Ui, api: Api, overrides: tuple[str, ...], only: str = "", recipe: str = "ci") -> str:
     """Fill the pipeline's form and submit it; the id of the run."""
     page = ui.page
     ui.open(f"/v2/deployments/deployment/{api.deployment_id(deployment_name('pipeline'))}/run")
-    choose(page, "Recipe", "ci")
+    choose(page, "Recipe", recipe)
     for number, override in enumerate(overrides, start=1):  # box 0 is the run's name
         page.get_by_role("button", name="Add item").first.click()
         page.locator("main").get_by_role("textbox").nth(number).fill(override)
