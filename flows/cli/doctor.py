@@ -13,7 +13,7 @@ from flows.cli.shared.show import print_json, print_table
 if TYPE_CHECKING:
     from kontext.doctor import Check
 
-PLACE = (Panel.RUN, 6)
+PLACE = (Panel.RUN, 7)
 _SIGNS = {"ok": "✔", "warn": "!", "fail": "✘"}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kontext.train.capacity import Estimate
     from schemas.recipe import Recipe
 
-PLACE = (Panel.RUN, 5)
+PLACE = (Panel.RUN, 6)
 
 
 def plan(

@@ -14,7 +14,7 @@ from kontext.errors import ArtifactError, KontextError
 if TYPE_CHECKING:
     from kontext.store.artifacts.defaults import Named
 
-PLACE = (Panel.RUN, 4)
+PLACE = (Panel.RUN, 5)
 
 
 def report(recipe: Recipe = "", overrides: Sets = None, store: Store = "") -> None:

@@ -9,7 +9,7 @@ from flows.cli.shared import draw, opened
 from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import print_result
 
-PLACE = (Panel.DATA, 3)
+PLACE = (Panel.DATA, 4)
 
 
 def show(

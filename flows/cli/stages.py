@@ -3,7 +3,7 @@
 from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_json, print_table
 
-PLACE = (Panel.RUN, 3)
+PLACE = (Panel.RUN, 4)
 
 
 def stages(as_json: Json = False) -> None:

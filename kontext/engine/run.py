@@ -23,6 +23,7 @@ from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
+from kontext.engine.planning import planned
 from kontext.engine.series import goes_on_from
 from kontext.engine.stage import (
     PlannedStage,
@@ -172,27 +173,8 @@ class Engine:
         names = list(self._stages) if only is None else downstream(self._stages, only)
         if only is None and from_ is not None:
             names = names[names.index(from_) :]
-        redone: set[str] = set()
-        planned = []
         states = {status.stage: status for status in self.status()}
-        for name in names:
-            stage, status = self._stages[name], states[name]
-            for source in stage.inputs:
-                if source not in names and states[source].state != "done":
-                    raise ArtifactError(
-                        f"stage '{name}' needs '{source}', which is {states[source].state} "
-                        f"({states[source].why}): run it first, or run without --only and --from"
-                    )
-            why = status.why
-            if name in force:
-                why = "forced"
-            elif name not in self._pins and redone & set(stage.inputs):
-                why = f"after {', '.join(s for s in stage.inputs if s in redone)}"
-            reused = status.state == "done" and why == status.why
-            if not reused:
-                redone.add(name)
-            planned.append(PlannedStage(name, status.digest, reused, why))
-        return planned
+        return planned(self._stages, names, states, force, self._pins)
 
     def run_stage(self, name: str, reporter: Reporter, force: bool = False) -> StageOutcome:
         """Make a stage's artifact, or reuse it if it is there.
@@ -211,8 +193,8 @@ class Engine:
         digest = digests[name]
         if force and name not in self._pins and self.artifacts.exists(name, digest):
             attempt += 1
-            record = json.dumps({"attempt": attempt})
-            self.objects.put(self._attempt_key(stage, inputs), record.encode())
+            record = json.dumps({"attempt": attempt}).encode()
+            self.objects.put(self._attempt_key(stage, inputs), record)
             digest = self._continued(stage, inputs, attempt)
         for source, made in () if name in self._pins else inputs.items():
             if not self.artifacts.exists(source, made):
@@ -235,9 +217,9 @@ class Engine:
 
     def reuse(self, name: str) -> Manifest:
         """Take a finished stage as it is: names and catalog mean it again. Raises ArtifactError."""
-        manifest = self.artifact(name).manifest
-        self._renew(self._known(name), manifest, Reporter(_LOG))
-        self._finish(self._known(name), manifest)
+        stage, manifest = self._known(name), self.artifact(name).manifest
+        self._renew(stage, manifest, Reporter(_LOG))
+        self._finish(stage, manifest)
         return manifest
 
     def _make(
@@ -273,8 +255,8 @@ class Engine:
 
     def _renew(self, stage: Stage, manifest: Manifest, reporter: Reporter) -> None:
         """Let a stage that is reused say so elsewhere, where its inputs are still there."""
-        made_from = manifest.inputs.items()
-        if stage.renew and self._catalog and all(self.artifacts.exists(*ref) for ref in made_from):
+        there = all(self.artifacts.exists(*ref) for ref in manifest.inputs.items())
+        if stage.renew and self._catalog and there:
             output = self.artifacts.writer(stage.name, manifest.digest)
             output.metrics = manifest.metrics
             context = self._context(stage, manifest.inputs, output, reporter)
@@ -303,7 +285,8 @@ class Engine:
             report=reporter,
             catalog=self._catalog,
             before=[
-                self.artifacts.open(stage.name, d) for d in self._before.get(writer.digest, ())
+                self.artifacts.open(stage.name, each)
+                for each in self._before.get(writer.digest, ())
             ],
             stop=self.stop,
             log=logging.getLogger(f"kontext.stages.{stage.name}"),
@@ -328,9 +311,8 @@ class Engine:
         name, digest = stage.name, digests[stage.name]
         if self.artifacts.exists(name, digest):
             accepted = self._accepted.get(name)
-            made = "chosen version" if name in self._pins else "manifest exists"
-            why = accepted.line() if accepted else made
-            return StageStatus(name, digest, "done", why)
+            why = "chosen version" if name in self._pins else "manifest exists"
+            return StageStatus(name, digest, "done", accepted.line() if accepted else why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
         if before is None:
@@ -394,15 +376,14 @@ class Engine:
     def _attempt(self, stage: Stage, inputs: dict[str, str]) -> int:
         """How often this artifact was forced: the salt that keeps forced artifacts apart."""
         try:
-            record = json.loads(self.objects.get(self._attempt_key(stage, inputs)))
+            return int(json.loads(self.objects.get(self._attempt_key(stage, inputs)))["attempt"])
         except ObjectNotFound:
             return 0
-        return int(record["attempt"])
 
     def _scratch(self, stage: Stage, digest: str) -> Path:
         return self.home / "scratch" / stage.name / digest
 
     def _known(self, name: str) -> Stage:
-        if name not in self._stages:
-            raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
-        return self._stages[name]
+        if name in self._stages:
+            return self._stages[name]
+        raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")

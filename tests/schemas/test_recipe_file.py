@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas import own_names
 from schemas.recipe_file import (
     LARGEST,
     RecipeFileError,
@@ -32,7 +33,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     name = draw(st.from_regex(NAME, fullmatch=True).filter(lambda name: name not in RECIPES))
     data: dict[str, Any] = RECIPES[draw(st.sampled_from([*RECIPES]))]().model_dump(mode="json")
     data["name"] = name
-    data["shard"]["dataset"] = draw(WORDS)
+    data["shard"]["dataset"] = draw(st.from_regex(own_names.NAME, fullmatch=True))
     data["index"]["message"] = draw(WORDS)
     data["caption"] |= {"endpoint": draw(WORDS), "seed": draw(st.integers(-(2**62), 2**62))}
     data["ingest"]["hash_lists"] = draw(st.lists(WORDS, max_size=3))
@@ -71,7 +72,7 @@ def test_what_a_file_leaves_out_is_the_named_recipes_but_not_its_dataset_and_mod
     made = recipe_from("from: ci\ndistill:\n  seed: 3\nindex:\n", "mine")
     ci = RECIPES["ci"]().model_dump()
     found = made.model_dump()
-    own = {"name": "mine", "shard": {**ci["shard"], "dataset": "mine"}}
+    own = {"name": "mine", "as_default": True, "shard": {**ci["shard"], "dataset": "mine"}}
     own |= {"publish": {"name": "kontext-mine"}, "distill": {**ci["distill"], "seed": 3}}
     assert found == {**ci, **own}
     shared = recipe_from("from: ci\nname: mine\nshard: {dataset: ci}\n", "x")
