@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from kontext.errors import ArtifactError, KontextError
@@ -96,7 +96,8 @@ def is_made_up(name: str) -> bool:
 def _server_words() -> frozenset[str]:
     from coolname.data import config  # Prefect's own source of names
 
-    return frozenset(word for part in config.values() for word in part.get("words", ()))
+    parts: dict[str, Any] = config
+    return frozenset(word for part in parts.values() for word in part.get("words", ()))
 
 
 def planned_name(

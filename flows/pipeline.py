@@ -6,9 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -19,10 +17,11 @@ from flows.forms import PipelineForm, form_of_run
 from flows.names import add_tags, dataset_label, dataset_tag, own_name, planned_name
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
-from tasks.markdown import one_line
+from tasks.markdown import one_line, page_key
+from tasks.pages import page_of, put_page
 from tasks.report import export_report, report_link
 from tasks.request import CONTINUE, Request, outcome_line, planned_stages
-from tasks.story import notable, page_of
+from tasks.story import notable
 from tasks.summary import (
     LINEAGE_KEY,
     REPORT_KEY,
@@ -66,7 +65,6 @@ class PipelineRun:
         plan = planned_stages(self._engine, only, start, until, tuple(map(str, form.force)))
         self._waiting = [step.stage for step in plan if not step.reused]
         self._active: dict[str, FlowRun] = {}
-        self._summary_id: UUID | None = None
         self._report = self._report_page = ""
         self.rows = self._first_rows({step.stage: step.why for step in plan})
 
@@ -141,7 +139,7 @@ class PipelineRun:
         row.digest = self._engine.digests()[name]
         if state.is_completed() and self._engine.artifacts.exists(name, row.digest):
             self._use_artifact(row, "ran")
-            row.page_id = page_of(self._client, str(child.id), name)
+            row.page_id = page_of(self._client, str(child.id), page_key(name))
             row.note = one_line(str(state.message or ""))
             self._log.info("%s: done (%s)", name, row.digest)
         else:
@@ -157,7 +155,7 @@ class PipelineRun:
         manifest = self._engine.artifacts.open(row.stage, row.digest).manifest
         row.state, row.seconds, row.metrics = state, manifest.seconds, manifest.metrics
         row.note = f"made {manifest.created_at[:16].replace('T', ' ')} UTC"
-        if state == "reused" and (page := page_of(self._client, manifest.run, row.stage)):
+        if state == "reused" and (page := page_of(self._client, manifest.run, page_key(row.stage))):
             row.run_id, row.page_id = manifest.run, page
 
     def _export(self) -> None:
@@ -174,17 +172,14 @@ class PipelineRun:
     def _publish(self, final: bool = False) -> None:
         rows = list(self.rows.values())
         text = summary(self._title, rows, STAGES, self._report, self._report_page, self._command())
-        if self._summary_id is None:
-            created = create_markdown_artifact(text, SUMMARY_KEY, self._title)
-            assert isinstance(created, UUID)
-            self._summary_id = created
-        else:
-            self._client.update_artifact(self._summary_id, ArtifactUpdate(data=text))
+        self._put(SUMMARY_KEY, text)
         if final:
-            create_markdown_artifact(mermaid(rows, STAGES), LINEAGE_KEY, self._title)
+            self._put(LINEAGE_KEY, mermaid(rows, STAGES))
         if final and self._report:
-            text = report_markdown(self._report, self._report_page)
-            create_markdown_artifact(text + "\n", REPORT_KEY, self._title)
+            self._put(REPORT_KEY, report_markdown(self._report, self._report_page) + "\n")
+
+    def _put(self, key: str, text: str) -> None:
+        put_page(self._client, str(flow_run.get_id()), key, text, self._title)
 
     def _final_state(self) -> State[Any]:
         for row in self.rows.values():

@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 from prefect import get_client, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
@@ -15,9 +14,10 @@ from kontext.stages import STAGES
 from schemas.manifest import Manifest
 from tasks.events import asset_made, gate_failed
 from tasks.markdown import artifact_link, duration, figures, one_line, page_key, size, table
+from tasks.pages import page_of, put_page
 from tasks.reporter import Log, PrefectReporter, Published, forward_logs
 from tasks.request import CONTINUE, Request
-from tasks.story import page_of, stage_story
+from tasks.story import stage_story
 from tasks.workspace import open_engine, places, resolve_recipe
 
 
@@ -77,7 +77,8 @@ def stage_failure(stage: str, request: Request, error: Exception) -> str:
 
 def _publish_page(stage: str, text: str, description: str, log: Log) -> None:
     try:
-        create_markdown_artifact(text, key=page_key(stage), description=description)
+        with get_client(sync_client=True) as client:
+            put_page(client, str(flow_run.get_id()), page_key(stage), text, description)
     except httpx.HTTPError as error:
         log.warning("the summary of %s was not published: %s", stage, error)
 
@@ -103,9 +104,9 @@ def stage_summary(
         words = STAGES[manifest.stage].figures if manifest.stage in STAGES else {}
         listed = [f"- {line}" for line in figures(manifest.metrics, words)]
         parts.append("## Figures\n\n" + "\n".join(listed))
-    pages = [s for s in published if s.kind != "progress"]
-    if pages:
-        listed = [f"- [{s.caption}]({s.link}) ({s.kind})" for s in pages]
+    shown = [s for s in published if s.kind != "progress"]
+    if shown:
+        listed = [f"- [{s.caption}]({s.link}) ({s.kind})" for s in shown]
         parts.append("## Published\n\n" + "\n".join(listed))
     if manifest.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in manifest.notes))
@@ -127,7 +128,9 @@ def _input_pages(engine: Engine, manifest: Manifest, log: Log) -> dict[str, str]
     made = {s: engine.artifacts.open(s, digest).manifest for s, digest in manifest.inputs.items()}
     try:
         with get_client(sync_client=True) as client:
-            return {stage: page_of(client, each.run, stage) for stage, each in made.items()}
+            return {
+                stage: page_of(client, each.run, page_key(stage)) for stage, each in made.items()
+            }
     except httpx.HTTPError as error:
         log.warning("the pages of the inputs were not found: %s", error)
         return {}

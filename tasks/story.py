@@ -7,13 +7,11 @@ from uuid import UUID
 import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter
-from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from kontext.engine.stage import StageOutcome
-from tasks.markdown import duration, one_line, page_key
+from tasks.markdown import duration, one_line
 from tasks.reporter import PrefectReporter
 from tasks.request import CONTINUE
 
@@ -67,17 +65,6 @@ def _named(client: SyncPrefectClient, run: str) -> str:
         return f"'{client.read_flow_run(UUID(run)).name}'"
     except (ObjectNotFound, ValueError):
         return run
-
-
-def page_of(client: SyncPrefectClient, run: str, stage: str) -> str:
-    """Id of the page of a stage that a run published; empty where it has none."""
-    try:
-        owner = UUID(run)
-    except ValueError:
-        return ""
-    wanted = ArtifactFilter(flow_run_id={"any_": [owner]}, key={"any_": [page_key(stage)]})
-    found = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=1)
-    return str(found[0].id) if found else ""
 
 
 def notable(stories: Sequence[tuple[str, str]]) -> str:

@@ -172,7 +172,11 @@ async def main() -> None:
     async with get_client() as client:
         await _await_server(client)
         await _ensure_pools(client)
-        deployed = {each.name: await each.aapply() for each in await deployments()}
+        paused = {d.name for d in await client.read_deployments() if d.paused}
+        deployed = {}
+        for each in await deployments():
+            each.paused = each.name in paused  # or a pause would end with every new version
+            deployed[each.name] = await each.aapply()
         await _remove_strays(client, set(deployed.values()))
         await _ensure_automations(client, deployed)
 

@@ -20,7 +20,7 @@ from prefect.flow_engine import run_flow
 from typer.testing import CliRunner
 
 from flows import cli, nightly
-from flows.names import deployment_name
+from flows.names import deployment_name, stage_deployment
 from flows.server.api import Api
 from flows.server.pause import BY_HAND, Pause, pauses, resume
 from flows.stages import STAGE_FLOWS
@@ -29,6 +29,7 @@ from kontext.errors import CanaryError, DivergedError, GateError, KontextError
 pytestmark = pytest.mark.prefect
 SCHEDULED = {"refresh", "pipeline", "nightly-evaluation", "retention"}
 LINE = "; schedules paused: refresh, pipeline, nightly-evaluation, retention; resume with: "
+GO_ON = "; continue with: kontext run --recipe demo --until mine"
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 
 
@@ -51,7 +52,7 @@ def api(client: SyncPrefectClient, toy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def _mine(client: SyncPrefectClient) -> FlowRun:
     """A run of stage mine by itself, to its end."""
-    found = client.read_deployment_by_name("mine/mine")
+    found = client.read_deployment_by_name(stage_deployment("mine"))
     run = client.create_flow_run_from_deployment(found.id, parameters={"options": {}})
     run_flow(STAGE_FLOWS["mine"], flow_run=client.read_flow_run(run.id), return_type="state")
     return client.read_flow_run(run.id)
@@ -87,7 +88,9 @@ def test_a_canary_pauses_and_other_gates_do_not(
     for kind in (DivergedError, GateError):
         before = len(_events(api, f"kontext.{kind.kind}"))
         run = _stop_mine(client, toy, kind)
-        assert run.state is not None and str(run.state.message).endswith("toy mine met a gate")
+        assert run.state is not None and run.state.message == (
+            f"{kind.__name__}: toy mine met a gate{GO_ON}"
+        )
         event = _until(lambda b=before, k=kind: _events(api, f"kontext.{k.kind}")[: -b or None])
         events[kind.kind] = event[0]["payload"]["run_id"]
         assert event[0]["payload"]["run_id"] == str(run.id)
@@ -95,7 +98,7 @@ def test_a_canary_pauses_and_other_gates_do_not(
 
     run = _stop_mine(client, toy, CanaryError)
     assert run.state is not None
-    assert str(run.state.message).endswith(f"toy mine met a gate{LINE}kontext resume")
+    assert run.state.message == f"CanaryError: toy mine met a gate{LINE}kontext resume{GO_ON}"
     # the events above came first, and the server takes them in order: they paused nothing
     _until(lambda: len(pauses(api)) == len(SCHEDULED))
     found = _until(lambda: (p := pauses(api))[0].since and p)  # events are stored a little later

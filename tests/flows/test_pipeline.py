@@ -19,7 +19,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Running, Scheduled
 
 from flows import children, pipeline
-from flows.names import artifact_tag
+from flows.names import artifact_tag, stage_deployment
 from flows.server.api import Api
 from flows.server.automations import ZOMBIES
 from flows.server.status import stage_states
@@ -71,6 +71,11 @@ def _artifacts(client: SyncPrefectClient, run_id: UUID) -> dict[str, Any]:
     return {str(a.key): a for a in client.read_artifacts(artifact_filter=owner)}
 
 
+def _keys(client: SyncPrefectClient, run_id: UUID) -> list[str]:
+    owner = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+    return [str(a.key) for a in client.read_artifacts(artifact_filter=owner)]
+
+
 def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     client: SyncPrefectClient, worker: LocalWorker, toy: Path
 ) -> None:
@@ -106,7 +111,7 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     second = _execute(client, first)
     assert second.state is not None and second.state.is_completed()
     went_on = f"resumed from step 1 of 4 (attempt 2, after one that Failed: {cause})"
-    assert second.state.message == f"4 stages ran, 0 reused; index: {went_on}"
+    assert second.state.message == f"1 stage ran, 3 reused; index: {went_on}"
     after = _children(client, second)
     assert {name: child.id for name, child in after.items()} == {
         name: child.id for name, child in before.items()
@@ -114,6 +119,7 @@ def test_a_failed_stage_is_retried_in_place_and_the_rest_is_kept(
     counts = {name: child.run_count for name, child in after.items()}
     assert counts == {"ingest": 1, "mine": 1, "index": 2, "distill": 1}
 
+    assert _keys(client, second.id).count("pipeline-summary") == 1  # a retried run has one page
     page = _artifacts(client, after["index"].id)["stage-index"].data
     assert f"; {went_on}.\n" in page and page.startswith("# index: ran\n\nMade index/")
     assert went_on in _artifacts(client, second.id)["pipeline-summary"].data.replace("\\|", "|")
@@ -203,7 +209,7 @@ def test_a_stage_started_by_itself_is_found_by_its_artifact_and_keeps_its_name(
     client: SyncPrefectClient, toy: Path
 ) -> None:
     digest = open_engine(resolve_recipe("demo"), places()).digests()["ingest"]
-    found = client.read_deployment_by_name("ingest/ingest")
+    found = client.read_deployment_by_name(stage_deployment("ingest"))
     run = client.create_flow_run_from_deployment(found.id, name="my own ingest")
     run_flow(STAGE_FLOWS["ingest"], flow_run=client.read_flow_run(run.id), return_type="state")
     done = client.read_flow_run(run.id)

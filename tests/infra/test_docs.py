@@ -98,7 +98,8 @@ FOLDERS = ("kontext", "flows", "schemas", "tasks", "infra", "benchmarks")
 FILE = re.compile(rf"(?<![\w./<-])(?:tests|{'|'.join(FOLDERS[:-1])})/[\w./*-]*[\w/*]")
 MODULE = re.compile(r"(?<![\w./@-])(?:kontext|flows|schemas|tasks)(?:\.\w+)+")
 NO_MODULE = re.compile(  # events, labels, suffixes
-    r"kontext\.(?:digest|recipe|dataset|refresh|canary|provenance|work|shape|test|json)\b"
+    r"kontext\.(?:digest|recipe|dataset|refresh|canary|provenance|work|shape|test|json|gate|training|"
+    r"evaluation|schedules|model|stage)\b"
 )
 EXAMPLES = re.compile(  # of CONTRIBUTING, for files that are still to be written
     r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|robust|measure|hello|tiny|greetings)\b"

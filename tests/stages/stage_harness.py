@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.engine.chunks import map_chunks
-from kontext.engine.stage import StageContext, section_in
+from kontext.engine.stage import Reporter, StageContext, section_in
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
@@ -17,10 +17,11 @@ from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 
 
-class Recorder:
+class Recorder(Reporter):
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__(logging.getLogger("kontext.test"))
         self.tables: dict[str, list[Mapping[str, Any]]] = {}
         self.texts: dict[str, str] = {}
         self.images: dict[str, bytes] = {}

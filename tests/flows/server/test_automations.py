@@ -4,15 +4,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import after_crash
-from flows.names import STOPPED, deployment_name
+from flows.names import STOPPED, deployment_name, stage_deployment
 from flows.server import serve
 from flows.server.api import Api
 from flows.server.automations import MEND, TRAIN, WARN
@@ -202,7 +203,7 @@ def test_a_killed_stage_is_retried_once_and_its_dead_task_ends(
 ) -> None:
     """Started from its own deployment, killed while it works; the server alone notices."""
     monkeypatch.setattr(after_crash, "CRASH_SETTLES_SECONDS", 0.0)
-    run = api.create_run(deployment_name("ingest"), {"options": {"recipe": "ci"}}, ["kontext"])
+    run = api.create_run(stage_deployment("ingest"), {"options": {"recipe": "ci"}}, ["kontext"])
     running = serve.Running.load(serve._state(at))
     env = child_environment(at, serve._settings(at, running, ""))
     env["PREFECT__FLOW_RUN_ID"] = run["id"]
@@ -214,7 +215,7 @@ def test_a_killed_stage_is_retried_once_and_its_dead_task_ends(
     given = {"run": f"prefect.flow-run.{run['id']}"}
     (mend,) = until(lambda: [r for r in runs(api, "after-crash") if r["parameters"] == given])
     assert mend["created_by"]["display_value"] == MEND
-    with temporary_settings({PREFECT_API_URL: f"{api.url}/api"}):
+    with as_a_run(at, api):
         end = after_crash.after_crash.fn(mend["parameters"]["run"])
         assert end.message == f"'{api.run(run['id'])['name']}': 1 tasks ended; retried"
         found = api.run(run["id"])
@@ -232,9 +233,9 @@ def test_a_killed_stage_is_retried_once_and_its_dead_task_ends(
 @pytest.mark.parametrize(
     ("flow", "before", "message", "said"),
     [
-        ("ingest", "RUNNING", STOPPED, f"{STOPPED}, not retried"),
-        ("ingest", "CANCELLING", "exit -9", "it was being cancelled"),
-        ("retention", "RUNNING", "exit -9", "only stages are retried"),
+        (stage_deployment("ingest"), "RUNNING", STOPPED, f"{STOPPED}, not retried"),
+        (stage_deployment("ingest"), "CANCELLING", "exit -9", "it was being cancelled"),
+        (deployment_name("retention"), "RUNNING", "exit -9", "only stages are retried"),
     ],
 )
 def test_what_ended_on_purpose_or_is_no_stage_is_left(
@@ -247,12 +248,18 @@ def test_what_ended_on_purpose_or_is_no_stage_is_left(
     said: str,
 ) -> None:
     monkeypatch.setattr(after_crash, "CRASH_SETTLES_SECONDS", 0.0)
-    run = api.create_run(deployment_name(flow), {}, ["kontext"])
+    run = api.create_run(flow, {}, ["kontext"])
     api.set_state(run["id"], before, before.title(), force=True)
     api.set_state(run["id"], "CRASHED", "Crashed", message, force=True)
-    with temporary_settings({PREFECT_API_URL: f"{api.url}/api"}):
+    with as_a_run(at, api):
         assert after_crash.after_crash.fn(run["id"]).message.endswith(said)
     assert api.run(run["id"])["state_type"] == "CRASHED"
+
+
+def as_a_run(at: Places, api: Api) -> AbstractContextManager[Any]:
+    """This process with the settings of a flow run."""
+    known = {PREFECT_API_URL: f"{api.url}/api", PREFECT_API_AUTH_STRING: kept(at)}
+    return temporary_settings(known)
 
 
 def tasks(api: Api, run: Any) -> list[Any]:
