@@ -18,6 +18,8 @@ def test_a_plan_is_told_and_printed_as_json() -> None:
     told = runner.invoke(app, ["plan", "ci", "--gpus", "2", "--memory", "40"])
     assert told.exit_code == 0, told.output
     assert told.output.count("per GPU") == 3 and "fits as it is" in told.output
+    assert told.output.startswith("on 2 x H200 of 40 GiB at 40% of its peak")
+    assert "in all less than a second" in told.output and "days" not in told.output
     printed = runner.invoke(app, ["plan", "ci", "--device", "a laptop", "--json"])
     found = json.loads(printed.output)
     assert [s["stage"] for s in found["stages"]] == ["train-autoencoder", "finetune", "distill"]
