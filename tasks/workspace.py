@@ -108,8 +108,7 @@ def made(store: str = "", say: Callable[[str], None] = lambda _: None) -> Places
     for what, folder in (("home", at.home), ("store", _folder(at))):
         if folder is None or folder.is_dir():
             continue
-        if not folder.parent.is_dir():
-            raise StoreError(f"cannot make the {what} {folder}: there is no folder {folder.parent}")
+        _require_parent(folder, what)
         try:
             folder.mkdir(mode=0o700 if what == "home" else 0o777, exist_ok=True)
         except OSError as error:
@@ -119,6 +118,12 @@ def made(store: str = "", say: Callable[[str], None] = lambda _: None) -> Places
     if not os.access(at.home, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write in the home {at.home}: its folder is read-only")
     return at
+
+
+def _require_parent(folder: Path, what: str) -> None:
+    """A path of which more than the end is missing is rather a typing error."""
+    if not folder.parent.is_dir():
+        raise StoreError(f"cannot make the {what} {folder}: there is no folder {folder.parent}")
 
 
 def _folder(at: Places) -> Path | None:
@@ -173,7 +178,7 @@ def open_engine(
     the store it goes back to has one.
 
     Raises ArtifactError for a version that does not exist, RecipeError for a store that was
-    exported for another recipe.
+    exported for another recipe, StoreError for one in a folder that does not exist.
     """
     from kontext.engine.run import Engine
     from kontext.exported import exported_artifacts, use_models
@@ -181,6 +186,8 @@ def open_engine(
 
     if not at.home.exists():
         make_private(at)
+    if folder := _folder(at):
+        _require_parent(folder, "store")
     exported = exported_artifacts(open_artifacts(at), recipe, STAGES)
     if exported:
         use_models(at.store)

@@ -179,7 +179,7 @@ def diff(before: Ref, after: Ref, store: Store = "", as_json: Json = False) -> N
     """Show what differs between two artifacts: recipe, data, code and metrics."""
     from kontext.store.artifacts.diff import diff as compare
 
-    found = compare(_opened(store, before, after), before, after)
+    found = compare(opened.artifacts(store), before, after)
     parts = {name: getattr(found, name) for name in ("recipe", "data", "code", "metrics")}
     if as_json:
         data = {name: [vars(change) for change in changes] for name, changes in parts.items()}

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from kontext.errors import StoreError
-from kontext.store.objects import open_store
-from tasks.workspace import existing, made, places
+from tasks.workspace import existing, made, open_engine, places, resolve_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +67,7 @@ def test_what_cannot_be_made_is_one_line(here: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(StoreError, match=f"{here}/mistyped/store: there is no folder"):
         made("mistyped/store")
     with pytest.raises(StoreError, match="there is no folder"):
-        open_store(f"file://{here}/mistyped/store")  # also where a form of the server named it
+        open_engine(resolve_recipe("ci"), places("mistyped/store"))  # as a form of the server may
     assert not (here / "mistyped").exists()
     (here / "file").write_text("")
     for home, why in (

@@ -166,9 +166,9 @@ def engine(recipe: str, overrides: list[str] | None, store: str) -> Engine:
 def prelude(version: str, store: str, dataset: str | Callable[[], str]) -> str:
     """The SQL that attaches the environment's catalog to any DuckDB.
 
-    `version` is a dataset version or a snapshot number; empty: now. Tables and views hold the rows
-    of `dataset` only, or all; a function is asked for it where there is any. Raises CatalogError
-    when there is no catalog or no such version.
+    `version` is a dataset version or a snapshot number; empty: now. Where there are several
+    datasets, tables and views hold the rows of `dataset` only, or all; a function is asked for it.
+    Raises CatalogError when there is no catalog or no such version.
     """
     from kontext.store.lake.connections import prelude as attach
     from kontext.store.lake.readonly import datasets_in, narrowing
@@ -176,7 +176,8 @@ def prelude(version: str, store: str, dataset: str | Callable[[], str]) -> str:
     found = catalog(store)
     snapshot = found.snapshot(version) if version else None
     with closing(found.connect(snapshot)) as connection:  # one clear line now, not errors later
-        names = sorted(datasets_in(connection)) if found.datasets() else []
+        several = len({known.name for known in found.datasets()}) > 1
+        names = sorted(datasets_in(connection)) if several else []
     text = attach(at(store).catalog, objects(store).url, snapshot)
     one = dataset() if names and callable(dataset) else dataset
     if not names or one == "all":

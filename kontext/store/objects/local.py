@@ -24,11 +24,8 @@ class LocalStore(ObjectStore):
         self.root = root.expanduser().resolve()
         self.url = f"file://{self.root}"
         self._temporary = self.root / _PRIVATE
-        if not self.root.parent.is_dir():  # rather a typing error than a place for a store
-            raise StoreError(f"store {self.url}: there is no folder {self.root.parent}")
         with self._errors():
-            self.root.mkdir(exist_ok=True)
-            self._temporary.mkdir(exist_ok=True)
+            self._temporary.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """See `ObjectStore`."""
