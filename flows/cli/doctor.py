@@ -80,6 +80,7 @@ def _text(row: dict[str, Any]) -> str:
         f"{row['file']}",
         f"  {row['part']} in {row['layout']} layout: {row['model']}",
         f"  {row['parameters']:,} parameters{f' ({dtypes})' if dtypes else ''}",
+        *([f"  made for {row['made_for']}"] if row.get("made_for") else []),
         *(f"  ✘ {problem}" for problem in row["problems"]),
         f"  needs {row['needs']}",
     ]

@@ -8,7 +8,7 @@ import typer
 from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Json, Panel, Store
-from flows.cli.shared.show import print_json
+from flows.cli.shared.show import dim, print_json
 
 PLACE = (Panel.MODELS, 1)
 
@@ -140,5 +140,9 @@ def edit(
     if as_json:
         print_json(made[0] if len(made) == 1 else made)
         return
+    for note in made[0]["notes"]:
+        dim(note)
     for row in made:
-        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']})")
+        size, at = row["size"], row["edited_at"]
+        how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
+        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})")

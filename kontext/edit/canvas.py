@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kontext.edit.detail import enlarge
 from kontext.edit.sizes import Size
 from kontext.errors import KontextError
 
@@ -52,14 +53,36 @@ def fit(
     what BFL's sampler does.
     """
     width, height = size
-    inner = (width, height)
-    if not stretch:
-        scale = min(width / image.shape[1], height / image.shape[0])
-        inner = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    inner = inner_size((image.shape[1], image.shape[0]), size, stretch)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     canvas = np.full((height, width, 3), background, np.uint8)
     canvas[top : top + inner[1], left : left + inner[0]] = resize(image, inner)
     return canvas, Frame(left, top, *inner)
+
+
+def inner_size(image: Size, size: Size, stretch: bool = False) -> Size:
+    """The part of a canvas of `size` that a picture fills: all of it, or what keeps its shape."""
+    if stretch:
+        return size
+    scale = min(size[0] / image[0], size[1] / image[1])
+    return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
+
+
+def bring_back(original: Image, before: Image, after: Image, restore: bool = True) -> Image:
+    """An edit [h, w, 3] at the size of the picture [H, W, 3] that it was made of.
+
+    Args:
+        before: the picture as the model was given it, of the edit's size.
+        restore: the picture's own detail where the edit changed nothing, or only colour; else the
+            edit is enlarged as it is.
+    """
+    plain = resize(after, original.shape[1::-1])
+    if not restore or after.shape == original.shape:
+        return plain
+    if after.size > original.size:
+        before, after = resize(before, original.shape[1::-1]), plain
+    edited, small, whole, large = (to_tensor([p]) for p in (after, before, original, plain))
+    return np.asarray(to_uint8(enlarge(edited, small, whole, large))[0])
 
 
 def resize(image: Image, size: Size) -> Image:

@@ -56,6 +56,36 @@ class Limits(NamedTuple):
 STRICT = Limits((0.3, 0.7), (0.14, 0.35), 3)
 LOOSE = Limits((0.6, 1.2), (0.25, 0.6), 2)  # for what is a recolouring
 _BROAD = 3
+_STRIP = 256  # rows that `enlarge` reads from the grid at once
+
+
+def enlarge(edited: Tensor, before: Tensor, original: Tensor, plain: Tensor) -> Tensor:
+    """An edit made on a smaller picture, brought to the size of the original, [1, 3, H, W].
+
+    The grid is filled from the small pictures and read with the original's places and colours
+    (bilateral guided upsampling), so what was recoloured has the original's edges. What is new
+    comes from `plain`. Memory beside the pictures does not depend on H.
+
+    Args:
+        edited: the edit [1, 3, h, w] in -1..1.
+        before: what the model was given, of that size.
+        original: the picture [1, 3, H, W] of which `before` is a smaller copy.
+        plain: `edited` at the original's size.
+    """
+    difference = edited - before
+    grid, weight = _robust(difference, before)
+    shift = grid.means(difference, weight)
+    sums, near = grid.sums(difference, weight), _NEARBY * _blurred(difference, _BROAD)
+    size = original.shape[2:]
+    fit = F.interpolate(fitness(difference, shift), size, mode="bilinear")
+    near = F.interpolate(near, size, mode="bilinear")
+    out = plain.clone()
+    for low in range(0, size[0], _STRIP):
+        rows = slice(low, low + _STRIP)
+        total = grid.at(original, rows).read(sums)
+        moved = (total[:, :3] + near[:, :, rows]) / (total[:, 3:].clamp(min=0) + _NEARBY)
+        out[:, :, rows] = plain[:, :, rows].lerp(original[:, :, rows] + moved, fit[:, :, rows])
+    return out
 
 
 def restore_detail(edited: Tensor, round_trip: Tensor, context: Tensor) -> Tensor:
@@ -78,14 +108,18 @@ def colour_shift(difference: Tensor, guide: Tensor) -> Tensor:
 
     Where there are none, as along a drawing's edges: over the adjacent pixels.
     """
-    grid = _Grid(guide)
+    grid, weight = _robust(difference, guide)
+    return grid.means(difference, weight)
+
+
+def _robust(difference: Tensor, guide: Tensor) -> tuple[_Grid, Tensor]:
+    """The grid over `guide`, and weights [B, 1, H, W]: what the means do not explain has little."""
+    grid = _Grid.over(guide)
     weight = torch.ones_like(difference[:, :1])
-    shift = grid.means(difference, weight)
     for _ in range(_ROUNDS):
-        off = _worst(difference - shift)
+        off = _worst(difference - grid.means(difference, weight))
         weight = (1 + (off / _OUTLIER) ** 2) ** -2
-        shift = grid.means(difference, weight)
-    return shift
+    return grid, weight
 
 
 def fitness(difference: Tensor, shift: Tensor) -> Tensor:
@@ -158,35 +192,62 @@ class _Axis(NamedTuple):
 class _Grid:
     """A bilateral grid over a guide [B, 3, H, W]: place and colour, read between the cells."""
 
-    def __init__(self, guide: Tensor) -> None:
+    def __init__(
+        self, guide: Tensor, rows: Tensor, columns: Tensor, cells: tuple[int, int]
+    ) -> None:
+        """`rows` [H] and `columns` [W]: where the guide's pixels lie, in the grid's pixels."""
         self._shape = batch, _, height, width = guide.shape
-        rows = torch.arange(height, device=guide.device).view(1, -1, 1) / SPACE
-        columns = torch.arange(width, device=guide.device).view(1, 1, -1) / SPACE
+        self._cells = cells
         flat = guide.new_zeros(batch, height, width)
         self._axes = [
-            _Axis.of(flat + rows, 2 + int((height - 1) / SPACE)),
-            _Axis.of(flat + columns, 2 + int((width - 1) / SPACE)),
+            _Axis.of(flat + rows.view(1, -1, 1) / SPACE, cells[0]),
+            _Axis.of(flat + columns.view(1, 1, -1) / SPACE, cells[1]),
             *(_Axis.of((guide[:, channel] + 1) / _COLOUR, _CELLS) for channel in range(3)),
         ]
 
+    @classmethod
+    def over(cls, guide: Tensor) -> _Grid:
+        height, width = guide.shape[2:]
+        rows, columns = (torch.arange(n, device=guide.device) for n in (height, width))
+        cells = (2 + int((height - 1) / SPACE), 2 + int((width - 1) / SPACE))
+        return cls(guide, rows, columns, cells)
+
+    def at(self, larger: Tensor, rows: slice) -> _Grid:
+        """The same cells, at the pixels of some rows of a larger copy of the guide."""
+        places = (
+            (torch.arange(n, device=larger.device) + 0.5) * (own / n) - 0.5
+            for n, own in zip(larger.shape[2:], self._shape[2:], strict=True)
+        )
+        down, across = (place.clamp(min=0) for place in places)
+        return _Grid(larger[:, :, rows], down[rows], across, self._cells)
+
     def means(self, values: Tensor, weight: Tensor) -> Tensor:
         """Weighted means of `values` [B, 3, H, W] over like pixels, each without its own part."""
-        batch, _, height, width = self._shape
+        weighted = torch.cat((values * weight, weight), dim=1)
+        total = self.read(self.sums(values, weight)) - self._own(weighted)
+        found = total[:, :3] + _NEARBY * _blurred(values, _BROAD)
+        return found / (total[:, 3:].clamp(min=0) + _NEARBY)
+
+    def sums(self, values: Tensor, weight: Tensor) -> Tensor:
+        """What the pixels add up to in every cell, [cells, 4]: weighted values, and weights."""
         weighted = torch.cat((values * weight, weight), dim=1)
         rows = weighted.permute(0, 2, 3, 1).reshape(-1, 4)
-        cells = batch
+        cells = self._shape[0]
         for axis in self._axes:
             cells *= axis.cells
         # sums of whole numbers are the same in any order: a GPU adds in another one every time
         sums = torch.zeros(cells, 4, dtype=torch.int64, device=rows.device)
         for place, share in self._corners():
             sums.index_add_(0, place, (rows * share * _FINE).round().long())
-        grid, read = (sums.double() / _FINE).to(rows), torch.zeros_like(rows)
+        return (sums.double() / _FINE).to(rows)
+
+    def read(self, sums: Tensor) -> Tensor:
+        """The cells around every pixel, [B, 4, H, W]."""
+        batch, _, height, width = self._shape
+        read = sums.new_zeros(batch * height * width, 4)
         for place, share in self._corners():
-            read.addcmul_(grid[place], share)
-        total = read.view(batch, height, width, 4).permute(0, 3, 1, 2) - self._own(weighted)
-        found = total[:, :3] + _NEARBY * _blurred(values, _BROAD)
-        return found / (total[:, 3:].clamp(min=0) + _NEARBY)
+            read.addcmul_(sums[place], share)
+        return read.view(batch, height, width, 4).permute(0, 3, 1, 2)
 
     def _corners(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Cells [N] around every pixel, and the weights [N, 1] that it has in them."""

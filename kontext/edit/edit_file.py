@@ -88,6 +88,8 @@ def edit_file(
     for image, data in files:
         screening.check_input(image, data)
     images = [image for image, _ in files]
+    shape = "{1} x {0}".format(*images[0].shape)
+    notes = [note for path in request.images if (note := _transparent(path))]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
@@ -104,7 +106,8 @@ def edit_file(
     for edit, path, result in zip(edits, request.outputs(), results, strict=True):
         made = editor.provenance(edit, request.options, request.then)
         save_image(path, result, made, signer, [data for _, data in files])
-        written.append({**asdict(made), "output": str(path), "c2pa": record(signer)})
+        more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
+        written.append({**asdict(made), **more})
     seconds = round(time.monotonic() - began, 2)
     return [{**row, "seconds": seconds} for row in written]
 
@@ -200,6 +203,16 @@ def _read(path: Path) -> tuple[Pixels, bytes]:
         return decode_image(data, resolution=None, background="#ffffff").rgb, data
     except DecodeError as error:
         raise DecodeError(error.reason, f"{path.name}: {error}") from error
+
+
+def _transparent(path: Path) -> str:
+    """What is to be said of a picture with transparent parts: an edit has none."""
+    from kontext.data.decode import decode_image
+
+    data = path.read_bytes()
+    white = decode_image(data, resolution=None, background="#ffffff")
+    black = decode_image(data, resolution=None, background="#000000") if white.alpha else white
+    return f"{path.name}: its transparent parts are white" if (white.rgb != black.rgb).any() else ""
 
 
 def _mask(path: Path, screening: EditScreening) -> Mask:

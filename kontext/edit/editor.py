@@ -13,12 +13,13 @@ from torch import Tensor
 from kontext.edit.canvas import (
     Frame,
     Image,
+    bring_back,
     check_image,
     check_mask,
     composite,
     fit,
+    inner_size,
     latent_mask,
-    resize,
 )
 from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, part_of, sample
@@ -98,12 +99,14 @@ class Editor:
         Args:
             batch: how many edits of equal sizes share a forward pass. More is faster on a GPU; the
                 noise of an edit stays its own, rounding may differ in the last bit.
-            size: (width, height) of the results; None takes each first image's size for the model.
+            size: (width, height) at which the model makes the results; None takes each first
+                image's size for the model.
             on_step: called with (steps done, steps) over all edits.
             on_phase: called with "encoding", "sampling" and "decoding" as each begins.
 
         Returns:
-            uint8 [H, W, 3] each. Square models give their native square, cut to the image's aspect.
+            uint8 [H, W, 3] each, of its first image's size: made at the model's and brought back
+            (`canvas.bring_back`). With `size`, and without images: as the model makes it.
 
         Raises:
             KontextError: empty or too long instruction, arrays that are not RGB images, a mask
@@ -184,7 +187,8 @@ class Editor:
         """Pictures of sampled latents [B, C, h, w] of edits with equal shapes.
 
         Args:
-            cut: to the image's frame on its canvas. Edits with a mask always are, and put in it.
+            cut: to the image's frame on its canvas, and brought back to its size. Edits with a mask
+                always are, and put in it.
         """
         originals = [job.canvas for job in jobs if job.canvas is not None]
         encoded = None
@@ -193,7 +197,9 @@ class Editor:
             if first.shape[2:] == latents.shape[2:]:
                 encoded = torch.cat([job.contexts[0] for job in jobs])
         pictures = self.codec.decode(latents, originals, encoded)
-        return [_framed(job, picture, cut) for job, picture in zip(jobs, pictures, strict=True)]
+        restore = options.keep_detail is not False
+        rows = zip(jobs, pictures, strict=True)
+        return [_framed(job, picture, cut, restore) for job, picture in rows]
 
     def keeps_detail(self, asked: bool | None = None) -> bool:
         """Whether edits have their picture's own detail restored: as asked, or by the model."""
@@ -202,6 +208,10 @@ class Editor:
     def tile(self, image: Image) -> int:
         """Side of the tiles in which an edit of `image` is coded, in pixels; 0: in one piece."""
         return self.codec.tile(self._size(image))
+
+    def edited_at(self, image: Image) -> Size:
+        """(width, height) at which the model sees and edits `image`."""
+        return inner_size((image.shape[1], image.shape[0]), self._size(image), self._stretch)
 
     def steps(self, options: Options) -> int:
         """How many steps an edit takes.
@@ -261,6 +271,7 @@ class Editor:
             quantize=self.model.quantize or "",
             true_cfg=options.true_cfg,
             attention=active_kernel(self.device),
+            edited_at="{} x {}".format(*self.edited_at(edit.images[0])) if edit.images else "",
         )
 
     def _size(self, image: Image) -> Size:
@@ -313,12 +324,10 @@ def _batches(rows: Iterable[T], batch: int, kind: Callable[[T], object]) -> Iter
         yield from (group[low : low + batch] for low in range(0, len(group), batch))
 
 
-def _framed(job: PreparedEdit, picture: Image, cut: bool) -> Image:
-    """The part of a result that is the image; with a mask, the image with that part put in."""
-    if job.frame is None or not (cut or job.edit.mask is not None):
+def _framed(job: PreparedEdit, picture: Image, cut: bool, restore: bool) -> Image:
+    """The part of a result that is the image, at its size; with a mask, put into the image."""
+    if job.frame is None or job.canvas is None or not (cut or job.edit.mask is not None):
         return picture
-    inner = job.frame.crop(picture)
-    if job.edit.mask is None:
-        return inner
-    before = job.edit.images[0]
-    return composite(before, resize(inner, before.shape[1::-1]), job.edit.mask)
+    before, crop = job.edit.images[0], job.frame.crop
+    whole = bring_back(before, crop(job.canvas), crop(picture), restore)
+    return whole if job.edit.mask is None else composite(before, whole, job.edit.mask)

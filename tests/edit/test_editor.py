@@ -124,11 +124,39 @@ def test_an_edit_depends_on_image_instruction_and_seed_only(tmp_path: Path) -> N
     assert not np.array_equal(edit.edit([photo(), 255 - photo()], "make it red"), first)
 
 
-def test_results_have_the_aspect_of_the_first_image_unless_a_size_is_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", ["square", "kontext"])
+def test_results_have_the_size_of_the_first_image_unless_one_is_asked(
+    tmp_path: Path, sizes: str
+) -> None:
+    edit = editor(tmp_path, sizes=sizes, steps=1)
+    shapes = [(60, 90), (90, 60), (1, 1), (8, 9), (33, 31), (40, 160), (300, 77)]
+    for height, width in shapes if sizes == "square" else shapes[-2:]:
+        out = edit.edit([photo(height, width), photo(10, 10)], "x")
+        assert out.shape == (height, width, 3)
+        mask = np.zeros((height, width), bool)
+        mask[: height // 2 + 1] = True
+        masked = edit.edit([photo(height, width)], "x", mask=mask)
+        assert masked.shape == out.shape
+        assert np.array_equal(masked[~mask], photo(height, width)[~mask])
+    for long in (photo(20, 81), photo(81, 20)):
+        for images in ([long], [photo(), long]):
+            with pytest.raises(KontextError, match="is longer than 4 to 1"):
+                edit.edit(images, "x")
+
+
+def test_an_edit_says_at_what_size_it_was_made(tmp_path: Path) -> None:
     edit = editor(tmp_path)
-    assert edit.edit([photo(60, 90)], "x").shape == (21, 32, 3)
-    assert edit.edit([photo(90, 60), photo(10, 10)], "x").shape == (32, 21, 3)
-    assert edit.edit([photo(1, 1)], "x").shape == (32, 32, 3)
+    made = edit.provenance(Edit([photo(400, 600)], "x"), Options())
+    assert made.edited_at == "32 x 21"
+    assert edit.settings.made_for == "pictures of 32 x 32"
+    edit.settings = edit.settings.model_copy(update={"sizes": "kontext"})
+    assert edit.edited_at(photo(400, 600)) == (1248, 832)
+    assert edit.edited_at(photo(100, 400)) == (2048, 512)
+    assert "megapixel" in edit.settings.made_for
+
+
+def test_a_size_that_is_asked_for_is_what_the_model_makes(tmp_path: Path) -> None:
+    edit = editor(tmp_path)
     assert edit.edit([photo(60, 90)], "x", size=(64, 32)).shape == (32, 64, 3)
     assert edit.edit([], "x").shape == (32, 32, 3)
 

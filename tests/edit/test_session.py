@@ -135,6 +135,19 @@ def test_masks_leave_the_outside_alone_and_fade_in(editor: Editor) -> None:
     assert (whole == 200).all(), "the image's own border is no edge of the mask"
 
 
+def test_turns_keep_the_size_of_the_picture_with_and_without_a_mask(editor: Editor) -> None:
+    wide = photo()[:50].repeat(2, axis=1)
+    mask = np.zeros(wide.shape[:2], bool)
+    mask[10:40, 30:90] = True
+    for given in (None, mask):
+        session = Session(editor, wide)
+        for number in range(2):
+            out = session.turn("keep it", seed=number, mask=given)
+            assert out.shape == wide.shape
+        if given is not None:
+            assert np.array_equal(out[~mask], wide[~mask])
+
+
 def test_masks_that_do_not_fit_are_refused(editor: Editor) -> None:
     for mask, line in (
         (np.zeros((64, 64), bool), "empty"),

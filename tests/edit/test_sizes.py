@@ -49,6 +49,18 @@ def test_square_models_keep_their_square() -> None:
     assert model_size("kontext", 64, 1920, 1080) == (1392, 752)
 
 
+@given(st.integers(1, 30_000), st.integers(1, 30_000))
+def test_every_picture_up_to_four_to_one_has_a_size_near_its_shape(width: int, height: int) -> None:
+    aspect = width / height
+    if max(aspect, 1 / aspect) > 4:
+        with pytest.raises(KontextError, match=f"{width} x {height} is longer than 4 to 1"):
+            model_size("kontext", 64, width, height)
+        return
+    size = check_size(model_size("kontext", 64, width, height))
+    assert 0.9 < size[0] / size[1] / aspect < 1.12
+    assert 0.95 < size[0] * size[1] / 2**20 < 1.05
+
+
 @pytest.mark.parametrize("size", [(0, 64), (64, 70), (8, 8), (20_000, 20_000)])
 def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(KontextError):

@@ -259,7 +259,9 @@ def examine(ref: str, open_store: OpenStore) -> list[dict[str, Any]]:
         return [_lora_row(weights)] if weights.is_lora else [_row(recognise(path))]
     if (path / CONFIG).is_file() and not (path / TRANSFORMER).is_file():
         return [_row(recognise(path))]  # diffusers' transformer/ or vae/
-    return [_row(found) for found in find_source(model_source(ref, open_store)).recognised()]
+    source = find_source(model_source(ref, open_store))
+    made_for = source.settings.made_for if source.settings else ""
+    return [{**_row(found), "made_for": made_for} for found in source.recognised()]
 
 
 def _row(found: Recognised) -> dict[str, Any]:

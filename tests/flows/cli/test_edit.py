@@ -58,6 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image.save(found / "photo.png")
     image.convert("CMYK").save(found / "cmyk.jpg")
     image.save(found / "moving.gif", save_all=True, append_images=[image.rotate(90)])
+    image.convert("L").save(found / "grey.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(found / "turned.jpg", exif=exif)
+    see_through = image.convert("RGBA")
+    see_through.putalpha(image.convert("L").point(lambda grey: 255 - grey))
+    see_through.save(found / "clear.png")
+    Image.new("RGB", (400, 90)).save(found / "long.png")
     whole = (found / "photo.png").read_bytes()
     (found / "half.png").write_bytes(whole[: len(whole) // 2])
     (found / "text.png").write_text("not an image")
@@ -94,7 +102,8 @@ def test_an_edit_carries_its_provenance_and_repeats_exactly(
     said = json.loads(result.stdout)
     with Image.open(one) as edited:
         written = json.loads(edited.text["kontext"])
-        assert edited.size == (64, 48)
+        assert edited.size == (120, 90)
+    assert (said["size"], said["edited_at"], said["notes"]) == ("120 x 90", "64 x 48", [])
     assert result.stderr == ""  # no progress bar: not a terminal
     assert said["c2pa"] == {"signed": False, "why": "KONTEXT_C2PA=off"}
     assert written["seed"] == said["seed"] == 7
@@ -196,10 +205,16 @@ def test_quantising_without_torchao_is_one_line_before_any_work(
     assert _refusal(arguments, monkeypatch, capsys) == (1, wanted)
 
 
-@pytest.mark.parametrize("image", ["cmyk.jpg", "moving.gif"])
+@pytest.mark.parametrize("image", ["cmyk.jpg", "moving.gif", "grey.png", "turned.jpg", "clear.png"])
 def test_odd_formats_are_edited(folder: Path, tmp_path: Path, image: str) -> None:
     result = CliRunner().invoke(cli.app, _arguments(folder, image, tmp_path / "out.png"))
     assert result.exit_code == 0, result.output
+    size, at = ((90, 120), "48 x 64") if image == "turned.jpg" else ((120, 90), "64 x 48")
+    with Image.open(tmp_path / "out.png") as edited:
+        assert edited.size == size
+    assert f"edited at {at}, brought back to {size[0]} x {size[1]}" in result.stdout
+    clear = "clear.png: its transparent parts are white\n"
+    assert result.stderr == (clear if image == "clear.png" else "")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +224,7 @@ def test_odd_formats_are_edited(folder: Path, tmp_path: Path, image: str) -> Non
         ("text.png", 1, "error: text.png: not an image format we read"),
         ("huge.png", 1, "error: huge.png: more than 64,000,000 pixels"),
         ("dot.png", 1, "error: dot.png: 1x1, at least 8 a side"),
+        ("long.png", 1, "error: a picture of 400 x 90 is longer than 4 to 1"),
         ("none.png", 1, "error: cannot read"),
         ("canary.png", 3, CANARY),
     ],

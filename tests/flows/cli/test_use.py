@@ -50,6 +50,7 @@ def test_a_model_is_taken_by_its_name_and_by_choice(
 ) -> None:
     made = call("import", "model", "--name", "bar").stdout
     assert "made for pictures of 64 x 64" in made
+    assert "made for pictures of 64 x 64" in call("doctor", "bar").stdout
     for name in ("bar", "model@bar", "import@bar"):
         call("export", name, "-o", f"out-{name}")
         assert json.loads(call("artifacts", "show", name, "--json").stdout)["stage"] == "import"
