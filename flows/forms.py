@@ -88,7 +88,7 @@ class RecipeForm(_Form, title="Recipe"):
         try:
             resolve_recipe(self.recipe, self.overrides, self.store)
         except RecipeError as error:
-            return Failed(message=str(error))
+            return Failed(message=f"refused: {error}")
         return None
 
 

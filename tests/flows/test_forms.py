@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_a_failed_state_of_one_line(
 ) -> None:
     refused = PipelineForm.model_validate(given).refused()
     assert refused is not None and refused.is_failed()
-    assert str(refused.message).startswith(said) and "\n" not in str(refused.message)
+    assert str(refused.message).startswith(f"refused: {said}") and "\n" not in str(refused.message)
     assert PipelineForm().refused() is None
 
 

@@ -33,7 +33,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     name = draw(st.from_regex(NAME, fullmatch=True).filter(lambda name: name not in RECIPES))
     data: dict[str, Any] = RECIPES[draw(st.sampled_from([*RECIPES]))]().model_dump(mode="json")
     data["name"] = name
-    data["shard"]["dataset"] = draw(st.from_regex(own_names.NAME, fullmatch=True))
+    data["shard"]["dataset"] = draw(st.text(min_size=1).map(own_names.slug).filter(bool))
     data["index"]["message"] = draw(WORDS)
     data["caption"] |= {"endpoint": draw(WORDS), "seed": draw(st.integers(-(2**62), 2**62))}
     data["ingest"]["hash_lists"] = draw(st.lists(WORDS, max_size=3))

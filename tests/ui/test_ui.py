@@ -52,7 +52,7 @@ def test_the_form_offers_ones_own_recipe_and_says_what_a_typo_meant(ui: Ui) -> N
     offer_recipes(ui.api, store)
     run = submit(ui, ui.api, ("distill.sede=1",), recipe=own)
     assert ended(ui.api, run)["state"]["message"] == (
-        "no key 'sede' in distill; did you mean 'seed'?"
+        "refused: no key 'sede' in distill; did you mean 'seed'?"
     )
     ui.open(f"/v2/runs/flow-run/{run}")
     ui.page.get_by_text("Finished in state Failed").first.wait_for()

@@ -99,7 +99,7 @@ def test_a_typo_ends_the_run_in_one_line_before_anything_is_dispatched(
         logger.removeHandler(caplog.handler)
     state = client.read_flow_run(run.id).state
     assert state is not None and state.is_failed()
-    assert state.message == "no key 'sede' in distill; did you mean 'seed'?"
+    assert state.message == "refused: no key 'sede' in distill; did you mean 'seed'?"
     assert [record for record in caplog.records if record.exc_info] == []
     assert any("did you mean" in record.getMessage() for record in caplog.records)
     assert api.children(str(run.id)) == []
