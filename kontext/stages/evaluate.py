@@ -12,12 +12,14 @@ Figures:
     teacher/*: {%} of the teacher's * edits succeed
 """
 
+import io
 import shutil
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from kontext.data.pixels import encode_png
-from kontext.data.shards.write import KEY_LENGTH, write_tar
+from kontext.data.shards.write import KEY_LENGTH
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.latency import measure_edit
@@ -125,20 +127,18 @@ def _pictures(
     ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]
 ) -> dict[str, list[Place]]:
     """Store what the models made of each item as edits.tar; where each picture lies in it."""
-    keys = [item.pair_id[:KEY_LENGTH] for item in bench.items]
-    samples: list[dict[str, str | bytes]] = [
-        {"__key__": key, **{f"{name}.png": encode_png(outputs[name][i]) for name in _MODELS}}
-        for i, key in enumerate(keys)
-    ]
-    places = write_tar(ctx.scratch / "edits.tar", samples)
-    ctx.output.add_file("edits.tar", ctx.scratch / "edits.tar")
+    path = ctx.scratch / "edits.tar"
     found: dict[str, list[Place]] = {name: [] for name in _MODELS}
-    for key, place in zip(keys, places, strict=True):
-        for file in place["files"]:
-            of = {name: file[name] for name in ("offset_bytes", "length_bytes")}
-            found[file["name"].removesuffix(".png")].append(
-                {"picture": f"{key}.{file['name']}", **of}
-            )
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(bench.items):
+            for name in _MODELS:
+                png = encode_png(outputs[name][number])
+                file = tarfile.TarInfo(f"{item.pair_id[:KEY_LENGTH]}.{name}.png")
+                file.size = len(png)
+                place = {"offset_bytes": tar.offset + tarfile.BLOCKSIZE, "length_bytes": len(png)}
+                found[name].append({"picture": file.name, **place})
+                tar.addfile(file, io.BytesIO(png))
+    ctx.output.add_file("edits.tar", path)
     return found
 
 

@@ -94,7 +94,7 @@ def _write_shard(
     assert len(set(keys)) == len(keys), "two pairs share a key"
     ids = "\n".join(sample.pair_id for sample in samples)
     shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
-    places = write_tar(path, (sample.members(png) for sample in samples))
+    places = _write_tar(path, (sample.members(png) for sample in samples))
     for sample, place in zip(samples, places, strict=True):
         into.members.append({"shard_id": shard_id, "pair_id": sample.pair_id, **place})
     into.paths.append(path)
@@ -112,7 +112,7 @@ def _write_shard(
     )
 
 
-def write_tar(path: Path, samples: Iterable[Mapping[str, str | bytes]]) -> list[Record]:
+def _write_tar(path: Path, samples: Iterable[Mapping[str, str | bytes]]) -> list[Record]:
     """Write samples as webdataset takes them; returns where each one's bytes lie.
 
     A place has `offset_bytes` and `length_bytes` of the sample with its headers, and the same with
