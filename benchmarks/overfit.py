@@ -12,7 +12,7 @@ was never seen in training.
 A flow that knows one target per condition by heart is a bundle of straight lines: it is as good in
 4 steps as in 20, and a student that never learned would pass. So after the gates the student's
 weights are knocked with noise until it is far below the mark; what it has at the end is LADD's
-doing. Exits 1 where a figure is missed. `--short` is what CI runs: smaller networks, fewer steps,
+doing. Exits 1 where a figure is missed. `--short` takes smaller networks, fewer steps,
 and marks to match.
 """
 
@@ -221,7 +221,7 @@ def train_student(
 def main(argv: list[str] | None = None) -> int:
     """Train both, print the figures, and say whether they are reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--short", action="store_true", help="what CI runs: a minute")
+    parser.add_argument("--short", action="store_true", help="a smaller run, with marks to match")
     parser.add_argument("--flow-steps", type=int, help=f"{Size.flow_steps}")
     parser.add_argument("--ladd-steps", type=int, help=f"{Size.ladd_steps}")
     parser.add_argument("--anchor", type=float, default=ANCHOR, help="distill.anchor_weight")

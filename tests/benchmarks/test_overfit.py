@@ -1,4 +1,4 @@
-"""The overfit gates can be missed, and measure what they say. CI runs them (.ci/run)."""
+"""The overfit gates can be missed, and measure what they say. `make gates` runs them."""
 
 import pytest
 
