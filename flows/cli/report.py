@@ -25,7 +25,7 @@ def report(recipe: Recipe = "", overrides: Sets = None, store: Store = "") -> No
 
     model = None if recipe or overrides else _published(store)
     if model is not None:
-        dim(f"model {model}")
+        dim(f"using {model}")
         digest = model.artifact.manifest.inputs["evaluate"]
         evaluated = opened.artifacts(store).open("evaluate", digest)
         typer.echo(export_report(evaluated, opened.home()))

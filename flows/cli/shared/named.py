@@ -21,7 +21,7 @@ def model(ref: str, store: str) -> str:
     if ref not in _ANY_MODEL or (ref and Path(ref).exists()):
         return ref
     found = default_model(store)
-    dim(f"model {found}")
+    dim(f"using {found}")
     return f"{found.artifact.stage}/{found.artifact.digest}"
 
 
@@ -37,7 +37,7 @@ def dataset(at: str, store: str) -> str:
     if "@" in at:
         return at.partition("@")[0]
     name, said = _default_dataset(opened.catalog(store), store)
-    dim(f"dataset {said}; --dataset names another")
+    dim(f"using {said}; --dataset names another")
     return name
 
 
@@ -56,4 +56,4 @@ def _default_dataset(catalog: Catalog, store: str) -> tuple[str, str]:
             return found.own_name, str(found)
     if not known:
         raise CatalogError("no dataset is in the catalog: `kontext run --until index` commits one")
-    return known[-1], f"{known[-1]} (the last that was committed)"
+    return known[-1], f"dataset {known[-1]} (the last that was committed)"

@@ -58,7 +58,7 @@ def test_a_model_is_taken_by_its_name_and_by_choice(
     assert "no model yet" in fails(monkeypatch, capsys, *edit)  # an import is no default
     assert "no model@foo (known: import@bar)" in fails(monkeypatch, capsys, "use", "model@foo")
     assert "model@bar (imported" in call("use", "model@bar").stdout
-    assert call(*edit).stderr.startswith("model model@bar (imported, import/")
+    assert call(*edit).stderr.startswith("using model@bar (imported, import/")
     assert call(*edit, "--weights", "bar").stderr == ""  # named: nothing to say
     call("use", "model", "--forget")
     assert "no model yet" in fails(monkeypatch, capsys, *edit)
@@ -76,7 +76,7 @@ def test_a_test_recipe_is_not_what_is_exported_or_edited_with(
         monkeypatch.setattr(sys, "argv", ["kontext", "export", name, "-o", "out"])
         with pytest.raises(SystemExit):
             cli.main()  # its files are no model
-        assert "model model@kontext-demo (recipe demo, publish/0000" in capsys.readouterr().err
+        assert "using model@kontext-demo (recipe demo, publish/0000" in capsys.readouterr().err
     assert "publish is publish/" in call("artifacts", "lineage", "publish").stderr
     assert "published model is called 'kontext-ci'" in fails(
         monkeypatch, capsys, "import", "weights", "--name", "kontext-ci"
@@ -94,7 +94,10 @@ def test_sql_says_which_dataset_it_read(
         result = call("sql", sql, "--json", *more)
         return json.loads(result.stdout)[0]["n"], result.stderr
 
-    assert count() == (12, "dataset own (the last that was committed); --dataset names another\n")
+    assert count() == (
+        12,
+        "using dataset own (the last that was committed); --dataset names another\n",
+    )
     assert count("--dataset", "demo") == (6, "") == count("--at", "demo@v1")
     assert count("--dataset", "all") == (18, "")
     assert count(sql="select count(*) as n from pairs where dataset = 'demo'") == (6, "")
@@ -103,7 +106,7 @@ def test_sql_says_which_dataset_it_read(
         monkeypatch, capsys, "sql", "select 1 from pairs", "--dataset", "x"
     )
     told = call("catalog", "prelude")
-    assert told.stderr.startswith("dataset own") and "dataset = 'own'" in told.stdout
+    assert told.stderr.startswith("using dataset own") and "dataset = 'own'" in told.stdout
     assert "TEMP VIEW" not in call("catalog", "prelude", "--dataset", "all").stdout
 
 
