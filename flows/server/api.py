@@ -51,6 +51,13 @@ class Api:
         except (httpx.HTTPError, ValueError):
             return False
 
+    def admits(self) -> bool:
+        """Whether the server takes our password."""
+        try:
+            return self._client.get("/admin/version", timeout=3.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """JSON of one call; None for an empty answer.
 

@@ -211,7 +211,7 @@ def _ensure_server(
     host, names = host or running.host, os.environ.get(NAMES, running.names)
     require(host, password)
     changed = "password" if password != kept(at) else "names" if names != running.names else ""
-    if alive and not changed and _answers(running, 30.0):
+    if alive and not changed and _answers(at, running, 30.0):
         return False
     if alive and changed == "password" and _unfinished(Api(running.url, password=kept(at) or "")):
         raise KontextError("runs are in flight: change the password after `kontext down`")
@@ -235,7 +235,7 @@ def _start_server(at: Places, running: Running) -> None:
 
 
 def _await_server(at: Places, running: Running) -> None:
-    if not _answers(running, SERVER_SECONDS):
+    if not _answers(at, running, SERVER_SECONDS):
         running.server.stop()
         raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
 
@@ -260,11 +260,12 @@ def _choose_port(host: str, wanted: int | None, fixed: bool, say: Say) -> int:
     raise KontextError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}")
 
 
-def _answers(running: Running, seconds: float) -> bool:
-    api = Api(running.url)
+def _answers(at: Places, running: Running, seconds: float) -> bool:
+    """Whether our server answers: one of another home, on the same port, refuses our password."""
+    api = Api(running.url, password=kept(at) or "")
     limit = time.monotonic() + seconds
     while running.server.alive and time.monotonic() < limit:
-        if api.healthy():
+        if api.healthy() and api.admits():
             return True
         time.sleep(0.1)
     return False

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import websockets
 from flows.server import password, serve
 from flows.server.api import Api, ServerError
 from flows.server.password import CLIENT, NAMES, SERVER, basic
+from flows.server.processes import Process, start_time
 from kontext.errors import KontextError
 from tasks.events import REFRESH_FINISHED
 from tasks.workspace import Places, places
@@ -158,6 +160,17 @@ def test_another_address_or_port_is_not_ignored(at: Places, running: serve.Runni
     for wrong in ({"port": running.port + 1}, {"host": "0.0.0.0"}):
         with pytest.raises(KontextError, match="`kontext down` first"):
             serve.up(at, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_server_of_another_home_on_our_port_is_not_ours(
+    at: Places, running: serve.Running, tmp_path: Path
+) -> None:
+    """As when two start at once: ours is about to end, because the port is taken."""
+    other = replace(at, home=tmp_path)
+    password.keep(other, "kontext:other")
+    ours = replace(running, server=Process(os.getpid(), start_time(os.getpid())))
+    assert serve._answers(at, ours, 3.0)
+    assert not serve._answers(other, ours, 0.5)
 
 
 def test_a_password_and_names_of_ones_own_win_and_stay(
