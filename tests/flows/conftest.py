@@ -1,13 +1,22 @@
-"""Fixtures: the toy graph in place of the real one."""
+"""Fixtures: the toy graph in place of the real one, and a client of the Prefect server."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 
 from kontext.stages import STAGES
 from tests.flows.toy_stages import GRAPH
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    """Of the session's Prefect server."""
+    with get_client(sync_client=True) as found:
+        yield found
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
@@ -31,12 +30,6 @@ SCHEDULED = {"refresh", "pipeline", "nightly-evaluation", "retention"}
 LINE = "; schedules paused: refresh, pipeline, nightly-evaluation, retention; resume with: "
 GO_ON = "; continue with: kontext run --recipe demo --until mine"
 INFRA = Path(__file__).resolve().parents[2] / "infra"
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as found:
-        yield found
 
 
 @pytest.fixture

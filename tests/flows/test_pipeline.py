@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import get_client, task
+from prefect import task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -28,12 +28,6 @@ from tasks.workspace import open_engine, places, resolve_recipe
 from tests.flows.local_worker import LocalWorker, local_worker
 
 pytestmark = pytest.mark.prefect
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as found:
-        yield found
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ from uuid import UUID
 
 import pytest
 from filelock import FileLock
-from prefect import flow, get_client
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -38,12 +37,6 @@ from tasks.workspace import open_engine, places, resolve_recipe
 from tests.flows.local_worker import local_worker
 
 pytestmark = pytest.mark.prefect
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as found:
-        yield found
 
 
 def _refresh(client: SyncPrefectClient, due: datetime | None = None, **options: Any) -> FlowRun:

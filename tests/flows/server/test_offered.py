@@ -1,12 +1,10 @@
 """Users' recipes in the form, and what the form's server refuses, against a real Prefect server."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import FailedRun
 from prefect.flow_engine import flow_run_logger, run_flow
@@ -24,12 +22,6 @@ from schemas.recipe_file import recipe_from
 from schemas.recipes import RECIPES
 
 pytestmark = pytest.mark.prefect
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as found:
-        yield found
 
 
 @pytest.fixture
