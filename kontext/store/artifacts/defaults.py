@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from schemas.recipes import RECIPES
@@ -89,12 +91,13 @@ def _tests() -> set[str]:
 def choices(home: Path) -> dict[str, str]:
     """Kind -> name that was chosen for this home. Raises ArtifactError for a damaged file."""
     try:
-        found: dict[str, str] = json.loads((home / FILE).read_text())
+        return TypeAdapter(dict[str, str]).validate_json((home / FILE).read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {home / FILE}: {error}") from error
-    return found
+        raise ArtifactError(
+            f"cannot read {home / FILE} ({type(error).__name__}): delete it, or `kontext use` again"
+        ) from error
 
 
 def choose(home: Path, kind: str, name: str | None) -> None:

@@ -78,9 +78,10 @@ def test_a_home_has_its_own_choice(store: ArtifactStore, tmp_path: Path) -> None
     assert choices(tmp_path) == {"dataset": "dataset@x"}
     with pytest.raises(ArtifactError, match="dataset@x, this home's default, is not in"):
         default(store, "dataset", tmp_path)
-    (tmp_path / "defaults.json").write_text("{")
-    with pytest.raises(ArtifactError, match="cannot read"):
-        choices(tmp_path)
+    for damaged in ("{", "[]", '{"model": 1}'):
+        (tmp_path / "defaults.json").write_text(damaged)
+        with pytest.raises(ArtifactError, match="cannot read"):
+            choices(tmp_path)
 
 
 def test_a_name_is_enough_and_means_one_thing(store: ArtifactStore) -> None:
