@@ -1,12 +1,12 @@
 """`kontext explain`: what is known of one pair."""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from flows.cli.shared import named, opened
-from flows.cli.shared.options import At, Dataset, Json, Panel, Store
+from flows.cli.shared.options import At, Dataset, Json, PairId, Panel, Store
 from flows.cli.shared.show import cell, print_table
 from tasks.markdown import json_safe
 
@@ -14,7 +14,7 @@ PLACE = (Panel.DATA, 3)
 
 
 def explain(
-    pair_id: Annotated[str, typer.Argument(help="Pair id or a unique start of it.")],
+    pair_id: PairId,
     at: At = "",
     dataset: Dataset = "",
     as_json: Json = False,
@@ -23,8 +23,6 @@ def explain(
     """Show all about one pair: source, evidence, caption, scores, decision, split, shard."""
     from kontext.store.catalog import explain as stories
 
-    if not pair_id or set(pair_id) - set("0123456789abcdef"):
-        raise typer.BadParameter("a pair id is lower-case hexadecimal")
     where = dataset or named.dataset(at, store)
     story = stories.explain(opened.catalog(store), pair_id, at or None, where)
     if as_json:

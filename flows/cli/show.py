@@ -5,20 +5,21 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared import draw, opened
-from flows.cli.shared.options import At, Json, Panel, Store
+from flows.cli.shared import draw, named, opened
+from flows.cli.shared.options import At, Dataset, Json, PairId, Panel, Store
 from flows.cli.shared.show import print_result
 
 PLACE = (Panel.DATA, 4)
 
 
 def show(
-    pair_id: Annotated[str, typer.Argument(help="Pair id or a unique start of it.")],
+    pair_id: PairId,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the files; else show/ in the home."),
     ] = None,
     at: At = "",
+    dataset: Dataset = "",
     as_json: Json = False,
     store: Store = "",
 ) -> None:
@@ -26,9 +27,8 @@ def show(
     from kontext.data.shards.lookup import read_pair
     from tasks.workspace import places
 
-    if not pair_id or set(pair_id) - set("0123456789abcdef"):
-        raise typer.BadParameter("a pair id is lower-case hexadecimal")
-    found = read_pair(opened.catalog(store), opened.objects(store), pair_id, at or None)
+    where = dataset or named.dataset(at, store)
+    found = read_pair(opened.catalog(store), opened.objects(store), pair_id, at or None, where)
     record = found.record
     folder = output or places(store).home / "show" / record["pair_id"][:12]
     folder.mkdir(parents=True, exist_ok=True)

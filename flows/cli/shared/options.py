@@ -22,6 +22,12 @@ class Panel(StrEnum):
     OTHER = "Other"
 
 
+def _pair_id(value: str) -> str:
+    if not value or set(value) - set("0123456789abcdef"):
+        raise typer.BadParameter("a pair id is lower-case hexadecimal")
+    return value
+
+
 def known_stage(value: str) -> str:
     """The stage, or none. Raises typer.BadParameter."""
     from kontext.stages import STAGES
@@ -77,6 +83,7 @@ Accept = Annotated[
         autocompletion=complete_stage,
     ),
 ]
+PairId = Annotated[str, typer.Argument(help="Pair id or a unique start of it.", callback=_pair_id)]
 At = Annotated[
     str, typer.Option("--at", help="As of a dataset version (demo@v1) or a snapshot number.")
 ]

@@ -26,17 +26,18 @@ class PairFiles:
 
 
 def read_pair(
-    catalog: Catalog, objects: ObjectStore, start: str, at: str | None = None
+    catalog: Catalog, objects: ObjectStore, start: str, at: str | None = None, dataset: str = ""
 ) -> PairFiles:
     """The pair whose id starts so, now or at a dataset version. Its pictures are checked.
 
+    `dataset` is where it is looked up if it is in several.
     Only pairs in shards can be read: all their images have passed the screening.
 
     Raises:
         CatalogError: no pair starts so, or it is in no shard.
         ArtifactError: the shard's bytes are damaged.
     """
-    pair_id, dataset = find_pair(catalog, start, at)
+    pair_id, dataset = find_pair(catalog, start, at, dataset)
     key = f"pair_id = {quote(pair_id)} AND dataset = {quote(dataset)}"
     where = catalog.query(
         "SELECT s.sha256, m.offset_bytes, m.length_bytes FROM shard_members m "

@@ -63,7 +63,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "shards": shard_table,
         "shard_members": member_table,
     }  # fmt: skip
-    Catalog(folder / "catalog.sqlite", objects.url).commit_dataset("demo", "one", tables, {})
+    catalog = Catalog(folder / "catalog.sqlite", objects.url)
+    for name in ("other", "demo"):
+        catalog.commit_dataset(name, "one", tables, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KONTEXT_HOME", str(folder))
         yield folder
@@ -98,6 +100,8 @@ def test_show_writes_the_pictures_and_the_instruction(home: Path, tmp_path: Path
 
 
 def test_what_cannot_be_shown_is_one_clear_line(home: Path) -> None:
+    told = json.loads(run("show", SAMPLES["two"], "--dataset", "other", "--json"))
+    assert told["dataset"] == "other"  # the same pair is in both
     assert "is in no shard (l1_min)" in run("show", SAMPLES["outside"], code=1)
     assert "no pair starts with '123456'" in run("show", "123456", code=1)
     assert CliRunner().invoke(cli.app, ["show", "XYZ"]).exit_code == 2
@@ -106,7 +110,7 @@ def test_what_cannot_be_shown_is_one_clear_line(home: Path) -> None:
 def test_damaged_pictures_are_not_shown(home: Path) -> None:
     (row,) = Catalog(home / "catalog.sqlite", f"file://{home}/store").query(
         f"select object, offset_bytes, length_bytes from pair_files where file = 'tgt.png' "
-        f"and pair_id = '{SAMPLES['one']}'"
+        f"and pair_id = '{SAMPLES['one']}'", dataset="demo"
     ).to_pylist()  # fmt: skip
     path = home / "store" / row["object"]
     data = path.read_bytes()
