@@ -26,9 +26,9 @@ from flows.server.offered import offer_recipes
 from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
 from flows.server.processes import LOOPBACK, NOBODY, Process, Running, port_free, spawn
 from flows.server.settings import (
-    DEFAULT_PORT,
     SERVER_SECONDS,
     child_environment,
+    choose_port,
     fresh_days,
     gpu_runs,
     inherited,
@@ -43,7 +43,12 @@ from tasks.workspace import Places, make_private, places
 
 ROOT = Path(__file__).parents[2]  # of the code
 POOLS = ("cpu", "gpu")
+_PORTS_TRIED = 3
 Say = Callable[[str], None]
+
+
+class _PortTakenError(KontextError):
+    """Another program took the port between our choice and our server's start."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +74,35 @@ def up(
     make_private(at)
     with locked(at):
         running = load(at)
-        external, started = external_url(), False
-        if external:
-            if not Api(external).healthy():
-                raise ServerError(
-                    f"PREFECT_API_URL is set, but no Prefect server answers at {external}"
-                )
-            running.server = NOBODY
-        else:
-            started = _ensure_server(at, running, host, port, say)
-        settings = _settings(at, running, external)
-        write_profile(at, settings)
-        with _registering(at, running, settings, say) as registering:
-            if not external:
-                _await_server(at, running)
-        api = server_api(at, running, patience=30.0)
-        if started or registering:
-            api.send_heartbeats()
-        if registering:
-            offer_recipes(api, open_store(at.store))
-        _ensure_workers(at, running, settings, say)
-        _ensure_supervisor(at, running)
-        return running
+        for _ in range(_PORTS_TRIED - 1):
+            with contextlib.suppress(_PortTakenError):
+                return _up(at, running, port, host, say)
+        return _up(at, running, port, host, say)
+
+
+def _up(at: Places, running: Running, port: int | None, host: str | None, say: Say) -> Running:
+    external, started = external_url(), False
+    if external:
+        if not Api(external).healthy():
+            raise ServerError(
+                f"PREFECT_API_URL is set, but no Prefect server answers at {external}"
+            )
+        running.server = NOBODY
+    else:
+        started = _ensure_server(at, running, host, port, say)
+    settings = _settings(at, running, external)
+    write_profile(at, settings)
+    with _registering(at, running, settings, say) as registering:
+        if not external:
+            _await_server(at, running, port)
+    api = server_api(at, running, patience=30.0)
+    if started or registering:
+        api.send_heartbeats()
+    if registering:
+        offer_recipes(api, open_store(at.store))
+    _ensure_workers(at, running, settings, say)
+    _ensure_supervisor(at, running)
+    return running
 
 
 def down(at: Places | None = None, say: Say = lambda _: None) -> bool:
@@ -221,7 +233,7 @@ def _ensure_server(
         running.server.stop()
     keep(at, password)
     running.host, running.names = host, names
-    running.port = _choose_port(host, port or running.port or None, port is not None, say)
+    running.port = choose_port(host, port or running.port or None, port is not None, say)
     say(f"starting the Prefect server on {running.url}")
     _start_server(at, running)
     return True
@@ -234,10 +246,15 @@ def _start_server(at: Places, running: Running) -> None:
     running.save(_state(at))
 
 
-def _await_server(at: Places, running: Running) -> None:
-    if not _answers(at, running, SERVER_SECONDS):
-        running.server.stop()
-        raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
+def _await_server(at: Places, running: Running, port: int | None) -> None:
+    if _answers(at, running, SERVER_SECONDS):
+        return
+    ended = not running.server.alive
+    running.server.stop()
+    if ended and port is None and not port_free(running.host, running.port):
+        running.server = NOBODY
+        raise _PortTakenError(f"port {running.port} was taken by another program meanwhile")
+    raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
 
 
 def _server_command(running: Running) -> list[str]:
@@ -245,19 +262,6 @@ def _server_command(running: Running) -> list[str]:
     app = "flows.server.web:create_app"
     options = ["--host", running.host, "--port", str(running.port), "--timeout-keep-alive", "5"]
     return [sys.executable, "-m", "uvicorn", "--factory", app, *options]
-
-
-def _choose_port(host: str, wanted: int | None, fixed: bool, say: Say) -> int:
-    first = wanted or DEFAULT_PORT
-    if port_free(host, first):
-        return first
-    if fixed:
-        raise KontextError(f"port {first} is in use by another program; choose another --port")
-    for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + 100):
-        if port_free(host, port):
-            say(f"port {first} is in use by another program: using {port}")
-            return port
-    raise KontextError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}")
 
 
 def _answers(at: Places, running: Running, seconds: float) -> bool:

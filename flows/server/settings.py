@@ -8,11 +8,11 @@ import hashlib
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.server.password import CLIENT, NAMES, SERVER, kept
-from flows.server.processes import address
+from flows.server.processes import address, port_free
 from kontext.errors import KontextError
 from tasks.report import REPORT_URL
 from tasks.workspace import Places
@@ -52,6 +52,23 @@ def _number(name: str, default: float, least: float, wanted: str, whole: bool = 
     if not least <= number < math.inf or (whole and number % 1):
         raise KontextError(f"{name} is '{text}', not {wanted}")
     return number
+
+
+def choose_port(host: str, wanted: int | None, fixed: bool, say: Callable[[str], None]) -> int:
+    """`wanted`, by default 4200; where it is taken another one, unless it is `fixed`.
+
+    Raises KontextError where there is none.
+    """
+    first = wanted or DEFAULT_PORT
+    if port_free(host, first):
+        return first
+    if fixed:
+        raise KontextError(f"port {first} is in use by another program; choose another --port")
+    for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + 100):
+        if port_free(host, port):
+            say(f"port {first} is in use by another program: using {port}")
+            return port
+    raise KontextError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}")
 
 
 def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:

@@ -1,13 +1,20 @@
 import socket
 import stat
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from flows.server import serve
-from flows.server.processes import Running, spawn
-from flows.server.settings import child_environment, inherited, prefect_settings, write_profile
+from flows.server.processes import Running, port_free, spawn
+from flows.server.settings import (
+    child_environment,
+    choose_port,
+    inherited,
+    prefect_settings,
+    write_profile,
+)
 from kontext.errors import KontextError
 from tasks.workspace import Places, places
 
@@ -120,8 +127,8 @@ def test_a_taken_port_is_an_error_when_asked_for_and_avoided_when_not() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(KontextError, match=f"port {port} is in use"):
-            serve._choose_port("127.0.0.1", port, True, said.append)
-        other = serve._choose_port("127.0.0.1", port, False, said.append)
+            choose_port("127.0.0.1", port, True, said.append)
+        other = choose_port("127.0.0.1", port, False, said.append)
     assert other != port
     assert str(other) in said[0]
 
@@ -148,6 +155,54 @@ def test_a_server_of_ours_that_cannot_start_says_why(
     monkeypatch.setattr(serve, "_registering", lambda *_: nullcontext(False))
     with pytest.raises(KontextError, match="did not start: RuntimeError: no database"):
         serve.up(_places(tmp_path))
+
+
+OTHERS = """
+import http.server, sys
+class Answers(http.server.BaseHTTPRequestHandler):
+    def answer(self, status, text):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text)
+    def do_GET(self):
+        self.answer(200 if "health" in self.path else int(sys.argv[2]), b"true")
+    def do_POST(self):
+        self.answer(200, b"[]")
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answers).serve_forever()
+"""
+
+
+def test_two_that_start_at_once_choose_one_port_and_both_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port was free when it was chosen: a server of another home has it meanwhile."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(serve, "_registering", lambda *_: nullcontext(False))
+    for name in ("_ensure_workers", "_ensure_supervisor"):
+        monkeypatch.setattr(serve, name, lambda *_: None)
+
+    def command(running: Running, status: int = 200) -> list[str]:
+        return [serve.sys.executable, "-c", OTHERS, str(running.port), str(status)]
+
+    monkeypatch.setattr(serve, "_server_command", command)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        ports = [found.getsockname()[1] for found in (one, two)]
+    monkeypatch.setattr(serve, "choose_port", lambda *_: ports.pop(0))
+    other = Running(port=ports[0])
+    other.server = spawn(command(other, 401), {}, tmp_path / "other.log")
+    while port_free(other.host, other.port):
+        time.sleep(0.05)
+    try:
+        found = serve.up(_places(tmp_path / "home"))
+        assert found.port != other.port and found.server.alive
+        found.server.stop()
+        ports.append(other.port)
+        with pytest.raises(KontextError, match="did not start"):  # a port of one's own choice
+            serve.up(_places(tmp_path / "fixed"), port=other.port)
+    finally:
+        other.server.stop()
 
 
 def test_an_external_server_must_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
