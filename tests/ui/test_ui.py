@@ -12,7 +12,7 @@ from kontext.store.objects import open_store
 from kontext.store.recipes import put_recipe
 from schemas.recipe_file import recipe_from
 from tests.test_end_to_end import SMALL
-from tests.ui.conftest import Ui
+from tests.ui.conftest import GATE_OFF, Ui, kontext
 
 MINUTES = 30
 
@@ -153,28 +153,73 @@ def retry(ui: Ui, run: str) -> None:
     ui.page.get_by_role("alertdialog").get_by_role("button", name="Retry").click()
 
 
-def test_a_schedule_made_in_the_ui_fires(ui: Ui) -> None:
-    """An interval of one minute on the retention deployment; the run it starts completes."""
+def test_a_schedule_fires_until_a_canary_pauses_it_and_again_once_it_is_resumed(ui: Ui) -> None:
+    """An interval of one minute on the retention deployment, made and looked at in the UI."""
     api, page = ui.api, ui.page
     deployment = api.deployment_id(deployment_name("retention"))
+    schedule_every_minute(ui, deployment)
+    fired(api, deployment, 2)
+    ui.open(f"/v2/deployments/deployment/{deployment}")
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    ui.shot("scheduled")
+
+    paused_by = let_a_canary_through(ui)
+    ui.open(f"/v2/runs/flow-run/{paused_by}")
+    page.get_by_text("schedules paused").first.wait_for()
+    ui.shot("canary")
+    ui.open(f"/v2/deployments/deployment/{deployment}")
+    switch = page.get_by_role("switch").first
+    assert switch.get_attribute("aria-checked") == "false"
+    ui.shot("paused")
+    (line,) = [x for x in kontext(ui.home, "status").splitlines() if x.startswith("retention ")]
+    assert "canaries" in line and line.endswith("kontext resume")
+    known = len(scheduled_runs(api, deployment))
+    page.wait_for_timeout(90_000)  # more than one interval
+    assert len(scheduled_runs(api, deployment)) == known
+
+    switch.click()  # one deployment in the UI, the others with the command
+    assert "nightly-evaluation: resumed" in kontext(ui.home, "resume")
+    fired(api, deployment, known + 1)
+    assert "kontext resume" not in kontext(ui.home, "status")
+    for schedule in api.call("GET", f"/deployments/{deployment}/schedules"):
+        api.call("DELETE", f"/deployments/{deployment}/schedules/{schedule['id']}")
+
+
+def schedule_every_minute(ui: Ui, deployment: str) -> None:
+    """Deployment's page, Schedule, value 1, Save."""
+    page = ui.page
     ui.open(f"/v2/deployments/deployment/{deployment}")
     page.get_by_role("button", name="Schedule", exact=True).click()
     page.get_by_role("dialog").get_by_label("Value").fill("1")
     ui.shot("schedule")
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
     page.get_by_text(re.compile("Every minute|Every 1 minute")).first.wait_for()
+
+
+def scheduled_runs(api: Api, deployment: str) -> list[Any]:
+    """The deployment's completed runs that a schedule started."""
+    wanted = {
+        "deployment_id": {"any_": [deployment]},
+        "state": {"type": {"any_": ["COMPLETED"]}},
+    }
+    return [run for run in api.runs(wanted) if run["auto_scheduled"]]
+
+
+def fired(api: Api, deployment: str, times: int) -> None:
+    """Wait until the schedule has started `times` runs that completed."""
     limit = time.monotonic() + 60 * MINUTES
-    fired: list[Any] = []
-    while not fired and time.monotonic() < limit:
-        wanted = {
-            "deployment_id": {"any_": [deployment]},
-            "state": {"type": {"any_": ["COMPLETED"]}},
-        }
-        fired = [run for run in api.runs(wanted) if run["auto_scheduled"]]
+    while len(scheduled_runs(api, deployment)) < times:
+        assert time.monotonic() < limit, f"the schedule did not fire {times} times"
         time.sleep(1)
-    ui.open(f"/v2/deployments/deployment/{deployment}")
-    page.get_by_text("Completed", exact=True).first.wait_for()
-    ui.shot("scheduled")
-    for schedule in api.call("GET", f"/deployments/{deployment}/schedules"):
-        api.call("DELETE", f"/deployments/{deployment}/schedules/{schedule['id']}")
-    assert fired, "the schedule never fired"
+
+
+def let_a_canary_through(ui: Ui) -> str:
+    """Run ingest with a hash gate that finds nothing; the id of the run, which failed."""
+    flag = ui.home / GATE_OFF
+    flag.touch()
+    try:
+        run = submit(ui, ui.api, (*SMALL, "ingest.canaries=3"), only="ingest")
+        assert "canaries: nothing of this run is kept" in ended(ui.api, run)["state"]["message"]
+    finally:
+        flag.unlink()
+    return run

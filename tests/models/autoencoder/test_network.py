@@ -106,14 +106,22 @@ def test_normalisation_is_measured_set_and_kept() -> None:
         ae.set_latent_stats(0.0, 0.0)
 
 
-def test_channels_last_and_autocast_agree_with_plain() -> None:
-    ae = randomised(SMALL)
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def test_channels_last_is_the_same_function() -> None:
+    """In double precision: in float32 the two layouts add in another order on some processors."""
+    ae = randomised(SMALL).double()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     with torch.no_grad():
         plain = ae.decode(ae.encode(images))
         last = ae.to(memory_format=torch.channels_last)
         wide = last.decode(last.encode(images.to(memory_format=torch.channels_last)))
-        assert (wide - plain).abs().max() < 1e-5
+    assert (wide - plain).abs().max() < 1e-10
+
+
+def test_autocast_is_near_full_precision() -> None:
+    ae = randomised(SMALL)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        plain = ae.decode(ae.encode(images))
         with torch.autocast("cpu", torch.bfloat16):
             rough = ae.decode(ae.encode(images))
     assert (rough.float() - plain).abs().max() < 0.1 * plain.abs().max()
