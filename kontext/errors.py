@@ -71,7 +71,7 @@ class ChunkError(KontextError):
 
 
 class GateError(KontextError):
-    """A gate stopped the stage: no pairs, an unusable hash list, an inert filter and the like.
+    """A gate stopped the stage: no pairs, an unusable hash list and the like.
 
     `kind` is how tools tell gates apart, for example as the name of an event.
     """
@@ -80,7 +80,7 @@ class GateError(KontextError):
 
 
 class CanaryError(GateError):
-    """A safety canary was not stopped: what keeps bad images out does not work."""
+    """What keeps bad images out does not work: a canary was not stopped, or a filter is inert."""
 
     kind = "canary.failed"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from kontext.errors import GateError, RecipeError
+from kontext.errors import CanaryError, RecipeError
 from kontext.safety.ncii import NciiLimits
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
@@ -157,13 +157,13 @@ def filter_health(name: str, values: NDArray[np.floating], passed: NDArray[np.bo
     Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
 
     Raises:
-        GateError: over at least 1,000 items the score never varies or nothing passes.
+        CanaryError: over at least 1,000 items the score never varies or nothing passes.
     """
     finite = values[np.isfinite(values)]
     rate = float(passed.mean()) if len(passed) else 1.0
     if len(values) >= INERT_FROM:
         if not len(finite) or finite.std() < 1e-7:
-            raise GateError(f"filter {name} is broken: its score is constant over {len(values)}")
+            raise CanaryError(f"filter {name} is broken: its score is constant over {len(values)}")
         if rate == 0.0:
-            raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
+            raise CanaryError(f"filter {name} is broken: none of {len(values)} items passes")
     return rate

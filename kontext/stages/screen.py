@@ -48,7 +48,8 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
 
     Raises:
         RecipeError: unknown policy, or it needs a classifier that the recipe leaves out.
-        GateError: a classifier is not installed, or a filter is inert.
+        GateError: a classifier is not installed.
+        CanaryError: a filter is inert.
     """
     config = ctx.config
     policy = load_policy(config.policy)

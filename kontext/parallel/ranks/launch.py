@@ -203,10 +203,10 @@ def _failure(job: Job, otherwise: str) -> errors.KontextError:
         return RanksError(otherwise)
     found = json.loads(job.failure.read_text())
     kind = getattr(errors, found["kind"], RanksError)
-    try:
-        return kind(found["message"])
-    except TypeError:  # a class that wants more than a message
-        return RanksError(found["message"])
+    error = kind.__new__(kind, found["message"])  # each class takes arguments of its own
+    vars(error).update(found["more"])
+    assert isinstance(error, errors.KontextError)
+    return error
 
 
 def _last_lines(log: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kontext.errors import KontextError, Stopped
+from kontext.errors import KontextError, StallError, Stopped
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.watchdog import Watchdog
@@ -54,12 +54,13 @@ class Job(BaseModel):
 
     @property
     def failure(self) -> Path:
-        """{"kind", "message"}: an error that another attempt would only meet again."""
+        """{"kind", "message", "more"}: an error that another attempt would only meet again."""
         return self.folder / "failure.json"
 
-    def fail(self, kind: str, message: str) -> None:
+    def fail(self, error: KontextError) -> None:
         """Write the failure down, unless another rank was first."""
-        text = json.dumps({"kind": kind, "message": message})
+        found = {"kind": type(error).__name__, "message": str(error), "more": vars(error)}
+        text = json.dumps(found, default=str)
         partial = self.failure.with_suffix(f".{os.getpid()}")
         partial.write_text(text)
         try:
@@ -77,7 +78,7 @@ class Rank:
         self.watchdog = Watchdog(
             job.stall_seconds,
             job.folder / f"stacks-rank-{world.rank}.txt",
-            lambda line: job.fail("StallError", f"rank {world.rank}: {line}"),
+            lambda line: job.fail(StallError(f"rank {world.rank}: {line}")),
         )
         self._ended = threading.Event()
 
@@ -150,7 +151,7 @@ def run(job: Job) -> None:
     try:
         resolve_name(job.work)(rank, **job.arguments)
     except KontextError as error:
-        job.fail(type(error).__name__, str(error))
+        job.fail(error)
         raise
     leave()
 

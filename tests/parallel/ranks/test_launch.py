@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from kontext.errors import DivergedError, RanksError, StallError
+from kontext.errors import (
+    DivergedError,
+    KontextError,
+    RanksError,
+    StallError,
+    WiringError,
+)
 from kontext.parallel.ranks.launch import _failure, launch, ranks
 from kontext.parallel.ranks.rank import Job
 from kontext.train.loop.checkpoint import Checkpoints
@@ -95,6 +101,16 @@ def test_a_hanging_rank_ends_the_run_and_every_rank_tells_where_it_was(tmp_path:
     error = _failure(job, "")
     assert isinstance(error, StallError)
     assert "no step for 5 s, after 3 in this process" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [WiringError("overfit", "nothing is learnt"), RanksError("died"), StallError("slow")]
+)
+def test_every_error_comes_back_from_a_rank_as_it_was(tmp_path: Path, error: KontextError) -> None:
+    job = Job(work="", folder=tmp_path)
+    job.fail(error)
+    found = _failure(job, "")
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
 
 
 def test_a_refusal_keeps_its_class_and_is_not_tried_again(tmp_path: Path) -> None:
