@@ -138,9 +138,8 @@ def run_partitions(
     """Dispatch waiting partitions, `at_once` at a time, until all have ended."""
     log = get_run_logger()
     left = [part for part in todo if part.state == "waiting"]
-    log.info(
-        "%d of %d partitions to run: %s", len(left), len(todo), ", ".join(p.name for p in left)
-    )
+    names = ", ".join(part.name for part in left) or "none"
+    log.info("%d of %d partitions to run: %s", len(left), len(todo), names)
     while left:
         for part in left[: options.at_once]:
             if part.run is None:

@@ -19,10 +19,11 @@ from kontext.engine.stage import PlannedStage
 from tasks.markdown import duration
 
 INFO, WARNING = 20, 30
+_LAST = "Finished in state"  # of a run, from Prefect itself
 # What Prefect says about itself on every run. The stage lines and the pipeline's own log say it.
 _NOISE = (
     "Beginning flow run",
-    "Finished in state",
+    _LAST,
     "Created task run",
     "Created subflow run",
     "View at",
@@ -98,7 +99,7 @@ class Watch:
                     break
                 pause = next_pause(pause, news, first=1.0)
                 self.sleep(pause)
-            self._show_logs()
+            self._show_logs(over=True)
         if not self.console.is_terminal:
             self.console.print(self._table())
         return run
@@ -132,12 +133,15 @@ class Watch:
                 running[artifact["flow_run_id"]].percent = float(artifact["data"])
         return news
 
-    def _show_logs(self) -> None:
+    def _show_logs(self, over: bool = False) -> None:
         if not self.logs:
             return
         names = {line.run_id: line.stage for line in self.lines.values() if line.run_id}
         names[self.run_id] = "pipeline"
-        self._log.show(names)
+        if over:
+            self._log.show_rest(names, self.run_id)
+        else:
+            self._log.show(names)
 
     def _table(self) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -167,6 +171,7 @@ class LogTail:
     def __init__(self, api: Api, say: Callable[[Text], None]) -> None:
         self._api, self._say = api, say
         self._seen: set[str] = set()
+        self._over: set[str] = set()  # runs whose last record has come
         self._after = ""
 
     def show(self, names: Mapping[str, str]) -> None:
@@ -175,12 +180,26 @@ class LogTail:
             if record["id"] in self._seen:
                 continue
             self._seen.add(record["id"])
+            if str(record["message"]).startswith(_LAST):
+                self._over.add(record["flow_run_id"])
             text = log_line(record, names.get(record["flow_run_id"], ""))
             if text is not None:
                 self._say(text)
         # records of several runs arrive late and out of order
         since = datetime.now(UTC) - timedelta(seconds=30)
         self._after = f"{since:%Y-%m-%dT%H:%M:%SZ}"
+
+    def show_rest(self, names: Mapping[str, str], run_id: str, seconds: float = 5.0) -> None:
+        """Say what is still on its way when a run is over.
+
+        Records are sent in batches, so the last ones come after the run's final state. A run whose
+        process died has no last record: it is waited for `seconds` at most.
+        """
+        limit = time.monotonic() + seconds
+        self.show(names)
+        while run_id not in self._over and time.monotonic() < limit:
+            time.sleep(0.2)
+            self.show(names)
 
 
 def log_line(record: Mapping[str, Any], stage: str) -> Text | None:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from filelock import FileLock
-from prefect import flow
+from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 
 from flows import backfill, children, cli, pipeline, retention
 from flows.forms import BackfillForm, RetentionForm, StageChoice, Wanted
-from flows.names import artifact_tag
+from flows.names import artifact_tag, deployment_name
 from flows.overlap import refuse_overlap
 from flows.refresh import refresh
 from flows.server.api import Api
@@ -37,6 +38,7 @@ from tasks.workspace import open_engine, places, resolve_recipe
 from tests.flows.local_worker import local_worker
 
 pytestmark = pytest.mark.prefect
+SCHEDULED = {"type": {"any_": ["SCHEDULED"]}}
 
 
 def _refresh(client: SyncPrefectClient, due: datetime | None = None, **options: Any) -> FlowRun:
@@ -147,6 +149,32 @@ def test_a_backfill_runs_side_by_side_and_reports_failures(
     parameters = client.read_flow_run(made[0]).parameters["options"]
     assert parameters["until"] == "index" and "shard.dataset=demo-" in str(parameters)
     assert "| failed |" in backfill.page_text(todo)
+
+
+def test_the_command_of_a_backfill_shows_its_log_while_it_waits(
+    client: SyncPrefectClient, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is the test's; a thread is the worker that takes the run."""
+    url = str(client.api_url).rstrip("/")
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr("flows.server.serve.up", lambda at, say: None)
+    api, known = Api(url.removesuffix("/api")), deployment_name("backfill")
+    wanted = {"deployment_id": {"any_": [api.deployment_id(known)]}, "state": SCHEDULED}
+    older = {run["id"] for run in api.runs(wanted)}
+
+    def work() -> None:
+        while not (new := [r["id"] for r in api.runs(wanted) if r["id"] not in older]):
+            time.sleep(0.1)
+        with get_client(sync_client=True) as own:
+            run_flow(backfill.backfill, flow_run=own.read_flow_run(new[0]), return_type="state")
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    shown = CliRunner().invoke(cli.app, ["backfill", "--which", "failed", "--partition", "emoji"])
+    worker.join(60)
+    assert shown.exit_code == 0, shown.output
+    assert "backfill │ 0 of " in shown.stderr and " partitions to run" in shown.stderr
+    assert shown.stdout.startswith("0 partitions ran, ")
 
 
 def test_automations_are_registered_with_their_targets(client: SyncPrefectClient) -> None:

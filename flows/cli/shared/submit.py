@@ -38,7 +38,7 @@ def submit(flow: str, options: dict[str, Any], store: str, as_json: bool) -> Non
         time.sleep(1.0)
         log.show({run["id"]: flow})
         run = api.run(run["id"])
-    log.show({run["id"]: flow})
+    log.show_rest({run["id"]: flow}, run["id"])
     message = str((run.get("state") or {}).get("message") or run["state_name"])
     if run["state_type"] != "COMPLETED":
         raise KontextError(f"{flow}: {message.splitlines()[0]}")
