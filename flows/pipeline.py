@@ -22,15 +22,7 @@ from tasks.pages import page_of, put_page
 from tasks.report import export_report, report_link
 from tasks.request import CONTINUE, Request, outcome_line, planned_stages
 from tasks.story import notable
-from tasks.summary import (
-    LINEAGE_KEY,
-    REPORT_KEY,
-    SUMMARY_KEY,
-    Row,
-    mermaid,
-    report_markdown,
-    summary,
-)
+from tasks.summary import SUMMARY_KEY, Row, summary
 from tasks.workspace import open_engine, places, resolve_recipe
 
 POLL_SECONDS = 4.0  # the longest pause between two questions
@@ -100,7 +92,7 @@ class PipelineRun:
                 pause = next_pause(pause, any(changed), first, POLL_SECONDS)
                 time.sleep(pause)
         self._export()
-        self._publish(final=True)
+        self._publish()
         return self._final_state()
 
     def _ready(self) -> list[str]:
@@ -169,17 +161,10 @@ class PipelineRun:
         except ArtifactError as error:
             self._log.warning("no report: %s", error)
 
-    def _publish(self, final: bool = False) -> None:
+    def _publish(self) -> None:
         rows = list(self.rows.values())
         text = summary(self._title, rows, STAGES, self._report, self._report_page, self._command())
-        self._put(SUMMARY_KEY, text)
-        if final:
-            self._put(LINEAGE_KEY, mermaid(rows, STAGES))
-        if final and self._report:
-            self._put(REPORT_KEY, report_markdown(self._report, self._report_page) + "\n")
-
-    def _put(self, key: str, text: str) -> None:
-        put_page(self._client, str(flow_run.get_id()), key, text, self._title)
+        put_page(self._client, str(flow_run.get_id()), SUMMARY_KEY, text, self._title)
 
     def _final_state(self) -> State[Any]:
         for row in self.rows.values():

@@ -111,20 +111,27 @@ def metrics_line(metrics: Mapping[str, Any], words: Mapping[str, str], limit: in
 def figures(metrics: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     """Metrics as people read them: those with words in the order of these, then all others.
 
+    What was not measured comes last, in one line.
+
     `words` are those of a stage (`kontext.engine.graph`): a metric's name, perhaps with a `*`, and
     what to say, with a place for the value: {}, {%} for a share, {size} for bytes.
     """
+    known = {name: value for name, value in metrics.items() if value is not None}
+    missing = [_plain(name) for name in metrics if name not in known]
     found: dict[str, str] = {}
     for name, said in words.items():
         pattern = re.compile(re.escape(name).replace(r"\*", "(.+)"))
-        for metric, value in metrics.items():
+        for metric, value in known.items():
             if metric not in found and (match := pattern.fullmatch(metric)):
                 part = match[1].replace("_", " ") if match.groups() else ""
                 found[metric] = _said(said.replace("*", part), value)
-    for metric, value in metrics.items():
-        plain = metric.replace("_", " ").replace("/", " of ", 1)
-        found.setdefault(metric, f"{plain}: {number(value)}")
-    return list(found.values())
+    for metric, value in known.items():
+        found.setdefault(metric, f"{_plain(metric)}: {number(value)}")
+    return [*found.values(), *([f"not measured: {', '.join(missing)}"] if missing else [])]
+
+
+def _plain(metric: str) -> str:
+    return metric.replace("_", " ").replace("/", " of ", 1)
 
 
 def _said(words: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The summary and the lineage diagram of a pipeline run, as markdown."""
+"""The summary of a pipeline run, with its lineage diagram, as markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,6 @@ from kontext.store.artifacts.lineage import flowchart, reduced_edges
 from tasks.markdown import artifact_link, duration, metrics_line, page_key, run_link, table
 
 SUMMARY_KEY = "pipeline-summary"
-LINEAGE_KEY = "pipeline-lineage"
-REPORT_KEY = "pipeline-report"
 _WORDS = {
     "ran": "ran",
     "reused": "reused",
@@ -66,8 +64,7 @@ def summary(
     cells = [
         (
             _stage_cell(row),
-            _WORDS[row.state],
-            row.note or "—",
+            _happened(row),
             metrics_line(row.metrics, graph[row.stage].figures),
             _time_cell(row),
             f"[run]({run_link(row.run_id)})" if row.run_id else "—",
@@ -75,7 +72,7 @@ def summary(
         )
         for row in rows
     ]
-    headers = ("stage", "state", "what happened", "key figures", "time", "run", "digest")
+    headers = ("stage", "what happened", "key figures", "time", "run", "digest")
     if counts["reused"]:
         said += ". Times in brackets are from when the reused artifact was made"
     parts = [f"# {title}", f"{said}."]
@@ -84,16 +81,17 @@ def summary(
     if errors and command:
         parts.append(f"Continue with `{command}`, or *Retry* in the run's menu.")
     if report:
-        parts.append(report_markdown(report, report_page))
+        link = f"[open it]({report_page}) · " if report_page else ""
+        parts.append(f"**Report:** {link}`{report}`")
     parts.append(table(headers, cells))
     parts.append("## Lineage\n\n" + mermaid(rows, graph))
     return "\n\n".join(parts) + "\n"
 
 
-def report_markdown(report: str, page: str = "") -> str:
-    """Where the report is: a link where the server shows it, and the file."""
-    link = f"[open it]({page}) · " if page else ""
-    return f"**Report:** {link}`{report}`"
+def _happened(row: Row) -> str:
+    """The state, and what a person would not expect; the time and the digest have columns."""
+    note = row.note.partition("; ")[2] if row.state == "ran" else row.note
+    return f"{_WORDS[row.state]}: {note}" if note else _WORDS[row.state]
 
 
 def _stage_cell(row: Row) -> str:

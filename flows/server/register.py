@@ -97,9 +97,8 @@ def _whole_flows() -> list[tuple[Flow[..., Any], str]]:
 _PIPELINE_TEXT = (
     "All stages from images to a published model. Finished stages are reused; a retried run "
     "continues where it stopped.\n\n"
-    f"[Latest summary]({artifact_link('pipeline-summary')}) · "
-    f"[lineage]({artifact_link('pipeline-lineage')}) · "
-    f"[report]({artifact_link('pipeline-report')}) · [all artifacts](/v2/artifacts)"
+    f"[Latest summary]({artifact_link('pipeline-summary')}), with report and lineage · "
+    "[all artifacts](/v2/artifacts)"
 )
 _REFRESH_TEXT = (
     "The data stages, ingest to index: put a schedule on it to keep a dataset fresh. One at a "

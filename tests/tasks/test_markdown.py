@@ -53,9 +53,9 @@ def test_figures_are_said_in_the_words_and_the_order_of_their_stage() -> None:
     ]
     size = {"shard_bytes": 2_500_000, "pairs_val": None, "shards": float("nan")}
     assert markdown.figures(size, STAGES["shard"].figures) == [
-        "— validation pairs",
         "nan shards",
         "2.5 MB of shards",
+        "not measured: pairs val",
     ]
 
 

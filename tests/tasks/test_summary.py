@@ -17,7 +17,7 @@ def _rows() -> list[Row]:
             {"pairs": 10, "share": 0.5},
             run_id="r1",
             page_id="p1",
-            note="made it",
+            note="made mine/b in 2.0 s; resumed from step 1 of 4",
         ),
         Row("index", "c" * 16, "failed", run_id="r2", error="KontextError: told to | fail"),
         Row("distill", "d" * 16, "waiting"),
@@ -28,7 +28,10 @@ def test_summary_says_it_all() -> None:
     text = summary("Pipeline, recipe ci", _rows(), GRAPH, report="/home/report/index.html")
     assert text.startswith("# Pipeline, recipe ci\n\n1 ran, 1 reused, 1 failed, 1 waiting")
     assert "> **index failed:** KontextError: told to | fail" in text
-    assert "| [**mine**](/v2/artifacts/artifact/p1) | ran | made it | pairs: 10" in text
+    assert (
+        "| [**mine**](/v2/artifacts/artifact/p1) | ran: resumed from step 1 of 4 | pairs: 10"
+        in text
+    )
     assert "2.0\u00a0s | [run](/v2/runs/flow-run/r1) | `bbbbbbbb` |" in text
     assert "[run](/v2/runs/flow-run/r1)" in text
     assert "| **ingest** | reused |" in text  # nobody knows its page
