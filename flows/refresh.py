@@ -21,16 +21,16 @@ from flows.overlap import refuse_overlap
 from flows.pipeline import run_plan
 from kontext.engine.run import Engine
 from kontext.errors import KontextError
-from kontext.store.objects import open_store
-from schemas.manifest import Manifest
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from tasks.changes import changes_markdown, dataset_changes
 from tasks.events import dataset_committed, refresh_finished
 from tasks.watermark import Watermark, now, read_watermark, write_watermark
-from tasks.workspace import open_engine, places, resolve_recipe
+from tasks.workspace import open_artifacts, open_engine, places, resolve_recipe
 
 LAST = "index"
 DATA = {"recipe", "overrides", "store"}  # fields that every run on the same data has
 CHANGES_KEY = "refresh-changes"
+_SAID = 6  # changes that the run's state names; its page has them all
 
 
 def _name() -> str:
@@ -42,10 +42,20 @@ def _made_name() -> str:
     form = form_of_run(RefreshForm)
     try:
         dataset = resolve_recipe(form.recipe, form.overrides, form.store).shard.dataset
-        mark = read_watermark(open_store(places(form.store).store), dataset)
+        found = _newest(open_artifacts(places(form.store)), dataset)
     except KontextError:  # the run itself reports what is wrong with its parameters
         return f"{form.recipe} · refresh"
-    return f"{form.recipe} · refresh · {dataset}{f' after v{mark.version}' if mark else ''}"
+    return f"{form.recipe} · refresh · {dataset}{f' after v{_version(found)}' if found else ''}"
+
+
+def _newest(artifacts: ArtifactStore, dataset: str) -> Artifact | None:
+    """The dataset's newest version, whether a refresh or a pipeline run has committed it."""
+    found = artifacts.tagged(f"dataset@{dataset}")
+    return artifacts.open(*found) if found and artifacts.exists(*found) else None
+
+
+def _version(index: Artifact) -> int:
+    return int(index.json("index.json").get("version", 0))
 
 
 @flow(name="refresh", flow_run_name=_name, on_cancellation=[cancel_children], persist_result=False)
@@ -67,7 +77,7 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
         log.info("due %s, and the refresh of %s has seen later data", due, mark.started)
         return Completed(message=f"nothing to catch up: the refresh of {mark.started:%F %T} did")
     started = now()
-    before = engine.artifacts.manifest(LAST, mark.index) if mark else None
+    before = _newest(engine.artifacts, dataset)
     form = PipelineForm(
         **options.model_dump(include=DATA),
         until=StageChoice(LAST),
@@ -80,14 +90,14 @@ def refresh(options: RefreshForm = RefreshForm()) -> Any:  # noqa: B008
 
 
 def _conclude(
-    options: RefreshForm, engine: Engine, before: Manifest | None, started: datetime
+    options: RefreshForm, engine: Engine, before: Artifact | None, started: datetime
 ) -> State[Any]:
     """Move the watermark, say what changed, and tell the automations."""
     dataset = engine.recipe.shard.dataset
     index = engine.artifact(LAST)
-    version = int(index.json("index.json").get("version", 0))
-    changes = dataset_changes(engine.artifacts, before, index.manifest)
-    since = f"since {before.created_at[:16].replace('T', ' ')}" if before else "first refresh"
+    version = _version(index)
+    changes = dataset_changes(engine.artifacts, before and before.manifest, index.manifest)
+    since = f"compared with version {_version(before)}" if before else "the first"
     create_markdown_artifact(
         changes_markdown(f"{dataset} version {version}, {since}", changes), CHANGES_KEY, dataset
     )
@@ -104,5 +114,6 @@ def _conclude(
         again = options.model_dump(include=DATA, mode="json")
         dataset_committed(dataset, version, options.train, again)
     refresh_finished(dataset)
-    said = ", ".join(f"{c.group} {c.what} +{c.added} −{c.removed}" for c in changes[:6])
+    said = ", ".join(f"{c.group} {c.what} +{c.added} −{c.removed}" for c in changes[:_SAID])
+    said += f" and {len(changes) - _SAID} more" if len(changes) > _SAID else ""
     return Completed(message=f"version {version}: {said or 'nothing changed'}")

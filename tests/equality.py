@@ -1,6 +1,6 @@
-"""Whether two versions of the code make the same bytes: recipe `ci` in a fresh store, compared.
+"""Whether two versions of the code make the same bytes: a recipe in a fresh store, compared.
 
-    python -m tests.equality make before.json [--ranks 2] [--s3] [--set section.key=value]
+    python -m tests.equality make before.json [--recipe ci] [--ranks 2] [--s3] [--set key=value]
     python -m tests.equality compare before.json after.json
 
 `make` runs every stage in a new folder, with the code fingerprint fixed so that a change of code
@@ -59,15 +59,15 @@ def overrides(ranks: int) -> tuple[str, ...]:
     return tuple(f"{s}.launch.{key}={value}" for s in _TRAINING for key, value in settings)
 
 
-def make(url: str, home: Path, changes: tuple[str, ...]) -> dict[str, Any]:
-    """Run recipe `ci` with overrides; stage -> digest and SHA-256 per file of its artifact."""
+def make(url: str, home: Path, changes: tuple[str, ...], recipe: str = "ci") -> dict[str, Any]:
+    """Run a recipe with overrides; stage -> digest and SHA-256 per file of its artifact."""
     home.mkdir(parents=True)
     (home / KEY_FILE).write_text("ab" * 32)  # else the ids in decisions differ from run to run
     with ExitStack() as stack:
         for name, constant in CONSTANTS.items():
             stack.enter_context(patch(name, lambda *_, constant=constant: constant))
         engine = Engine(
-            load_recipe("ci", changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
+            load_recipe(recipe, changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
         )
         reporter = Reporter(logging.getLogger("kontext"))
         made = {name: engine.run_stage(name, reporter).manifest for name in engine.digests()}
@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make")
     making.add_argument("file", type=Path)
+    making.add_argument("--recipe", default="ci")
     making.add_argument("--ranks", type=int, default=1)
     making.add_argument("--s3", action="store_true")
     making.add_argument("--set", action="append", default=[])
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
             folder = Path(name)
             with fresh_store(folder, asked.s3) as url:
                 changes = (*overrides(asked.ranks), *asked.set)
-                found = make(url, folder / "home", changes)
+                found = make(url, folder / "home", changes, asked.recipe)
         asked.file.write_text(json.dumps(found, indent=1, sort_keys=True))
         return 0
     before, after = (json.loads(path.read_text()) for path in (asked.before, asked.after))

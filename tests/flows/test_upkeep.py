@@ -71,10 +71,14 @@ def test_a_refresh_commits_says_what_changed_and_catches_up_once(
         assert _message(late).startswith("nothing to catch up")
         now = _refresh(client)
         assert _message(now) == "version 1: nothing changed"
+        words = ["run", "--direct", "--set", "mine.seed=5", "--until", "index"]
+        assert CliRunner().invoke(cli.app, words).exit_code == 0
+        same = _refresh(client, overrides=["mine.seed=5"])  # a pipeline has made this version
+        assert _message(same) == "version 1: nothing changed"
     owner = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[first.id]))
     pages = {a.key: a.data for a in client.read_artifacts(artifact_filter=owner)}
     assert "| pairs | local | 0 | 3 | +3 | −0 |" in pages["refresh-changes"]
-    engine = open_engine(resolve_recipe("demo"), places())
+    engine = open_engine(resolve_recipe("demo", ["mine.seed=5"]), places())
     mark = read_watermark(engine.objects, "demo")
     assert mark is not None and mark.index == engine.digests()["index"]
     assert {s.stage: s.state for s in engine.status()}["distill"] == "missing"

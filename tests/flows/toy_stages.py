@@ -13,13 +13,14 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.errors import CanaryError, DivergedError, GateError, KontextError
 
 
-def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu") -> Stage:
+def _stage(name: str, inputs: tuple[str, ...] = (), pool: str = "cpu", tag: str = "") -> Stage:
     return Stage(
         name=name,
         section=name,
         inputs=inputs,
         module="tests.flows.toy_stages",
         pool=pool,
+        tag=tag,
         summary=f"toy {name}",
     )
 
@@ -29,7 +30,7 @@ GRAPH = {
     for stage in (
         _stage("ingest"),
         _stage("mine", ("ingest",)),
-        _stage("index", ("mine",)),
+        _stage("index", ("mine",), tag="dataset@demo"),  # no stage shard here
         _stage("distill", ("ingest", "mine"), pool="gpu"),
     )
 }

@@ -171,8 +171,8 @@ def test_a_schedule_fires_until_a_canary_pauses_it_and_again_once_it_is_resumed(
     switch = page.get_by_role("switch").first
     assert switch.get_attribute("aria-checked") == "false"
     ui.shot("paused")
-    (line,) = [x for x in kontext(ui.home, "status").splitlines() if x.startswith("retention ")]
-    assert "canaries" in line and line.endswith("kontext resume")
+    told = [x for x in kontext(ui.home, "status").splitlines() if x.startswith("retention ")]
+    assert [x for x in told if "canaries" in x and x.endswith("kontext resume")], told
     known = len(scheduled_runs(api, deployment))
     time.sleep(90)  # more than one interval
     assert len(scheduled_runs(api, deployment)) == known
@@ -218,7 +218,7 @@ def let_a_canary_through(ui: Ui) -> str:
     flag = ui.home / GATE_OFF
     flag.touch()
     try:
-        run = submit(ui, ui.api, (*SMALL, "ingest.canaries=3"), only="ingest")
+        run = submit(ui, ui.api, (*SMALL, "ingest.canaries=5"), only="ingest")
         assert "canaries: nothing of this run is kept" in ended(ui.api, run)["state"]["message"]
     finally:
         flag.unlink()
