@@ -96,7 +96,8 @@ def _conclude(
     dataset = engine.recipe.shard.dataset
     index = engine.artifact(LAST)
     version = _version(index)
-    changes = dataset_changes(engine.artifacts, before and before.manifest, index.manifest)
+    older = before.manifest if before else None
+    changes = dataset_changes(engine.artifacts, older, index.manifest)
     since = f"compared with version {_version(before)}" if before else "the first"
     create_markdown_artifact(
         changes_markdown(f"{dataset} version {version}, {since}", changes), CHANGES_KEY, dataset
@@ -110,7 +111,7 @@ def _conclude(
         version=version,
     )
     write_watermark(engine.objects, mark)
-    if before is None or before.digest != index.digest:
+    if older is None or older.digest != index.digest:
         again = options.model_dump(include=DATA, mode="json")
         dataset_committed(dataset, version, options.train, again)
     refresh_finished(dataset)
