@@ -31,12 +31,8 @@ from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
-# What names code or other artifacts, and the constant that stands for it here.
-CONSTANTS = {
-    "kontext.engine.run.code_digest": "0" * 64,
-    "kontext.engine.fingerprint.code_digest": "0" * 64,
-    "kontext.edit.teacher_edits._version": "0" * 24,
-}
+# What names code, and the constant that stands for it here.
+CODE, EDITS = "0" * 64, ("kontext.edit.teacher_edits._version", "0" * 24)
 # Files that hold seconds, digests of other artifacts or the day: compared by name only.
 TIMED: tuple[tuple[str, str], ...] = (
     ("distill", "teacher_edits.json"),
@@ -64,8 +60,10 @@ def make(url: str, home: Path, changes: tuple[str, ...], recipe: str = "ci") -> 
     home.mkdir(parents=True)
     (home / KEY_FILE).write_text("ab" * 32)  # else the ids in decisions differ from run to run
     with ExitStack() as stack:
-        for name, constant in CONSTANTS.items():
-            stack.enter_context(patch(name, lambda *_, constant=constant: constant))
+        for module in [m for name, m in sys.modules.items() if name.startswith("kontext.engine.")]:
+            if hasattr(module, "code_digest"):
+                stack.enter_context(patch.object(module, "code_digest", lambda _: CODE))
+        stack.enter_context(patch(EDITS[0], lambda *_: EDITS[1]))
         engine = Engine(
             load_recipe(recipe, changes), url, str(home / "catalog.sqlite"), home, stages=STAGES
         )
