@@ -1,22 +1,31 @@
-"""Muon on sharded matrices: momentum stays sharded, each matrix is orthogonalised whole.
+"""Muon where torch's own step does not serve: on sharded matrices, and without bf16 arithmetic.
 
-Newton-Schulz needs the full matrix. So every matrix's update is gathered once per step, and every
-rank orthogonalises it. The update is exactly that of a single process. The extra cost is one fp32
-all-gather of the hidden matrices per step.
+Newton-Schulz needs the full matrix. So every sharded matrix's update is gathered once per step, and
+every rank orthogonalises it; momentum stays sharded. The update is exactly that of a single
+process. The extra cost is one fp32 all-gather of the hidden matrices per step.
+
+torch's Muon multiplies in bfloat16 and cannot be told otherwise. A CPU without bf16 arithmetic
+emulates that at about a hundredth of its fp32 speed (`python -m benchmarks.muon`), so there the
+same iteration runs in float32.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from kontext.parallel.world import full_tensor
+from kontext.parallel.world import full_tensor, is_sharded
 
 
 @torch.no_grad()
-def sharded_step(optimizer: Muon) -> None:
-    """One Muon update of DTensor parameters; state names are those of `torch.optim.Muon`."""
+def muon_step(optimizer: Muon, products: torch.dtype) -> None:
+    """One Muon update of plain or DTensor parameters; state names are those of `torch.optim.Muon`.
+
+    Args:
+        products: dtype of Newton-Schulz's products; bfloat16 is torch's own.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -28,10 +37,13 @@ def sharded_step(optimizer: Muon) -> None:
             buffer.lerp_(parameter.grad, 1 - group["momentum"])
             update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(_like(parameter, _step_of(full_tensor(update), group)))
+            step = _torch_step if products == torch.bfloat16 else _float_step
+            whole = full_tensor(update)
+            whole = whole if step is _torch_step else whole.to(products)
+            parameter.add_(_like(parameter, step(whole, group)))
 
 
-def _step_of(update: Tensor, group: dict[str, Any]) -> Tensor:
+def _torch_step(update: Tensor, group: dict[str, Any]) -> Tensor:
     """-lr * orthogonalised update: torch's own Muon, without momentum or decay, from zero."""
     moved = nn.Parameter(torch.zeros_like(update))
     moved.grad = update
@@ -41,8 +53,26 @@ def _step_of(update: Tensor, group: dict[str, Any]) -> Tensor:
     return moved.detach()
 
 
+def _float_step(update: Tensor, group: dict[str, Any]) -> Tensor:
+    """The same in the update's own dtype: Newton-Schulz as Jordan et al. 2024 published it.
+
+    The rate is scaled as `match_rms_adamw` does (Liu et al. 2025, section 2.2).
+    """
+    a, b, c = group["ns_coefficients"]
+    wide = update.T if update.shape[0] > update.shape[1] else update
+    wide = wide / wide.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    turned = wide.T if update.shape[0] > update.shape[1] else wide
+    rate: float = group["lr"] * 0.2 * math.sqrt(max(update.shape))
+    return -rate * turned
+
+
 def _like(parameter: Tensor, full: Tensor) -> Tensor:
     """This rank's part of a full matrix that all ranks hold: no communication."""
+    if not is_sharded(parameter):
+        return full
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh = parameter.device_mesh  # type: ignore[attr-defined]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from kontext.errors import RecipeError
-from kontext.parallel.muon import sharded_step
+from kontext.models.precision import compute_dtype
+from kontext.parallel.muon import muon_step
 from kontext.parallel.world import is_sharded
 from kontext.train.loop.state import Ema, TrainState
 from kontext.train.optim.light_adamw import BETAS, light_adamw
@@ -32,7 +33,8 @@ class MatrixMuon(Muon):
 
     A kernel [out, in, h, w] is updated through a view [out, in * h * w] that shares its storage.
     Updates are scaled to AdamW's size (`match_rms_adamw`), so one learning rate serves both.
-    Matrices that FSDP sharded are updated by `kontext.parallel.muon`; kernels are never sharded.
+    Matrices that FSDP sharded, and all on a CPU without bf16 arithmetic, are updated by
+    `kontext.parallel.muon`; kernels are never sharded. `products` is the dtype of the products.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class MatrixMuon(Muon):
         groups = _as_groups(parameters)
         self._sources = [p for group in groups for p in group["params"]]
         self._sharded = any(is_sharded(p) for p in self._sources)
+        self.products = compute_dtype("auto", self._sources[0].device)
         if not self._sharded:
             groups = [{**group, "params": list(map(_matrix, group["params"]))} for group in groups]
         super().__init__(groups, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -48,10 +51,12 @@ class MatrixMuon(Muon):
     def step(self, closure: Any = None) -> Any:
         """One update from the sources' gradients."""
         if self._sharded:
-            return sharded_step(self)
+            return muon_step(self, self.products)
         views = chain.from_iterable(group["params"] for group in self.param_groups)
         for view, source in zip(views, self._sources, strict=True):
             view.grad = None if source.grad is None else source.grad.reshape(view.shape)
+        if self.products != torch.bfloat16:
+            return muon_step(self, self.products)
         return super().step(closure)  # type: ignore[no-untyped-call]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -17,7 +17,13 @@ from kontext.errors import NumericsError
 Ledger = dict[str, str]
 
 # Lines about how the products are computed, not about what they mean: a device's own.
-ARITHMETIC = ("device", "dtype: codec products", "dtype: products", "kernel: attention")
+ARITHMETIC = (
+    "device",
+    "dtype: codec products",
+    "dtype: muon products",
+    "dtype: products",
+    "kernel: attention",
+)
 ABSENT = "absent"
 
 
@@ -33,8 +39,10 @@ def codec_ledger(model: nn.Module, products: torch.dtype, device: torch.device) 
 
 
 def optimizer_ledger(optimizers: Mapping[str, Optimizer]) -> Ledger:
-    """The eps of every optimiser, under its name."""
-    return {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
+    """The eps of every optimiser, under its name, and the dtype of Muon's products."""
+    eps = {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
+    muon = [str(o.products).split(".")[-1] for o in optimizers.values() if hasattr(o, "products")]
+    return {**eps, **({"dtype: muon products": muon[0]} if muon else {})}
 
 
 def without_arithmetic(ledger: Mapping[str, str]) -> Ledger:
