@@ -84,7 +84,7 @@ def test_every_entry_of_the_teachers_ledger_stops_distill(
     harness, artifact = trained
     ledger = artifact.json(LEDGER)
     # what only training does: its optimisers, and its three shares of dropout
-    own = {name for name in ledger if name.startswith("eps: opt") or "dropout" in name}
+    own = {name for name in ledger if "optimiser" in name or "dropout" in name}
     assert len([name for name in own if "dropout" in name]) == 3
     for name, value in ledger.items():
         if name in own:

@@ -20,7 +20,7 @@ Ledger = dict[str, str]
 ARITHMETIC = (
     "device",
     "dtype: codec products",
-    "dtype: muon products",
+    "dtype: optimiser products",
     "dtype: products",
     "kernel: attention",
 )
@@ -42,7 +42,7 @@ def optimizer_ledger(optimizers: Mapping[str, Optimizer]) -> Ledger:
     """The eps of every optimiser, under its name, and the dtype of Muon's products."""
     eps = {f"eps: optimiser {k}": f"{o.defaults['eps']:g}" for k, o in optimizers.items()}
     muon = [str(o.products).split(".")[-1] for o in optimizers.values() if hasattr(o, "products")]
-    return {**eps, **({"dtype: muon products": muon[0]} if muon else {})}
+    return {**eps, **({"dtype: optimiser products": muon[0]} if muon else {})}
 
 
 def without_arithmetic(ledger: Mapping[str, str]) -> Ledger:
