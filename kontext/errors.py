@@ -80,7 +80,7 @@ class GateError(KontextError):
 
 
 class CanaryError(GateError):
-    """What keeps bad images out does not work: a canary was not stopped, or a filter is inert."""
+    """What keeps bad images out does not work: a canary came through, or a score is constant."""
 
     kind = "canary.failed"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from kontext.errors import CanaryError, RecipeError
+from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
@@ -151,19 +151,24 @@ def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:
     return policy.classifiers
 
 
-def filter_health(name: str, values: NDArray[np.floating], passed: NDArray[np.bool_]) -> float:
+def filter_health(
+    name: str, values: NDArray[np.floating], passed: NDArray[np.bool_], safety: bool = False
+) -> float:
     """The pass rate of a filter; an inert one stops the run.
 
     Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
 
     Raises:
-        CanaryError: over at least 1,000 items the score never varies or nothing passes.
+        GateError: over at least 1,000 items the score never varies or nothing passes.
+        CanaryError: the score of a `safety` filter never varies, so it keeps nothing out. (Where
+            nothing passes, the limit may be somebody's choice, and nothing unsafe gets in.)
     """
     finite = values[np.isfinite(values)]
     rate = float(passed.mean()) if len(passed) else 1.0
     if len(values) >= INERT_FROM:
         if not len(finite) or finite.std() < 1e-7:
-            raise CanaryError(f"filter {name} is broken: its score is constant over {len(values)}")
+            kind = CanaryError if safety else GateError
+            raise kind(f"filter {name} is broken: its score is constant over {len(values)}")
         if rate == 0.0:
-            raise CanaryError(f"filter {name} is broken: none of {len(values)} items passes")
+            raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
     return rate

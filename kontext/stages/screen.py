@@ -48,8 +48,8 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
 
     Raises:
         RecipeError: unknown policy, or it needs a classifier that the recipe leaves out.
-        GateError: a classifier is not installed.
-        CanaryError: a filter is inert.
+        GateError: a classifier is not installed, or a filter is inert.
+        CanaryError: a filter of safety is.
     """
     config = ctx.config
     policy = load_policy(config.policy)
@@ -107,7 +107,8 @@ def _check_filters(
         values = scores[name].to_numpy().astype(np.float64)
         if name in flat:
             values = np.append(values, [0.0, 1.0])
-        rate = filter_health(name, values, ~np.array(hit, bool))
+        safety = name not in (*_VARYING, *_FLAT)
+        rate = filter_health(name, values, ~np.array(hit, bool), safety)
         ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from kontext.errors import CanaryError, RecipeError
+from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.policy import classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import THRESHOLDS
 from schemas.sections.data import ScreenConfig
@@ -87,8 +87,14 @@ def test_risk_combines_labels_and_keeps_nan():
 def test_inert_filters_stop_the_run():
     passed = np.ones(1000, bool)
     with pytest.raises(CanaryError, match="nsfw is broken: its score is constant"):
-        filter_health("nsfw", np.full(1000, 0.3), passed)
-    with pytest.raises(CanaryError, match="none of 1000"):
+        filter_health("nsfw", np.full(1000, 0.3), passed, safety=True)
+    with pytest.raises(GateError, match="l1 is broken: its score is constant") as quality:
+        filter_health("l1", np.full(1000, 0.3), passed)
+    with pytest.raises(GateError, match="none of 1000") as strict:
+        filter_health("nsfw", np.linspace(0, 1, 1000), ~passed, safety=True)
+    # neither pauses anybody's schedules
+    assert not {type(quality.value), type(strict.value)} & {CanaryError}
+    with pytest.raises(GateError, match="none of 1000"):
         filter_health("nsfw", np.linspace(0, 1, 1000), ~passed)
     assert filter_health("nsfw", np.full(999, 0.3), passed[:999]) == 1.0
     assert filter_health("nsfw", np.linspace(0, 1, 1000), np.arange(1000) < 900) == 0.9
