@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 import torch
@@ -202,7 +203,7 @@ def _failure(job: Job, otherwise: str) -> errors.KontextError:
     if not job.failure.exists():
         return RanksError(otherwise)
     found = json.loads(job.failure.read_text())
-    kind = getattr(errors, found["kind"], RanksError)
+    kind = resolve_name(found["kind"])
     error = kind.__new__(kind, found["message"])  # each class takes arguments of its own
     vars(error).update(found["more"])
     assert isinstance(error, errors.KontextError)

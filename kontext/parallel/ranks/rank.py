@@ -59,7 +59,8 @@ class Job(BaseModel):
 
     def fail(self, error: KontextError) -> None:
         """Write the failure down, unless another rank was first."""
-        found = {"kind": type(error).__name__, "message": str(error), "more": vars(error)}
+        kind = function_name(type(error))
+        found = {"kind": kind, "message": str(error), "more": vars(error)}
         text = json.dumps(found, default=str)
         partial = self.failure.with_suffix(f".{os.getpid()}")
         partial.write_text(text)

@@ -17,6 +17,7 @@ from kontext.errors import (
     StallError,
     WiringError,
 )
+from kontext.parallel.attention import KernelError
 from kontext.parallel.ranks.launch import _failure, launch, ranks
 from kontext.parallel.ranks.rank import Job
 from kontext.train.loop.checkpoint import Checkpoints
@@ -104,7 +105,7 @@ def test_a_hanging_rank_ends_the_run_and_every_rank_tells_where_it_was(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "error", [WiringError("overfit", "nothing is learnt"), RanksError("died"), StallError("slow")]
+    "error", [WiringError("overfit", "nothing is learnt"), RanksError("died"), KernelError("no")]
 )
 def test_every_error_comes_back_from_a_rank_as_it_was(tmp_path: Path, error: KontextError) -> None:
     job = Job(work="", folder=tmp_path)
