@@ -1,54 +1,66 @@
-"""One step of Muon over the demo's transformer: ours beside torch's, in one run.
+"""Muon's update of the demo's two networks: ours beside torch's, taking turns in one run.
 
-    python -m benchmarks.muon [--repeats 3]
+    python -m benchmarks.muon [--repeats 5] [--threads 2]
 
 torch's Muon multiplies in bfloat16. Where the processor has no bf16 arithmetic, ours multiplies in
-float32 (`kontext.parallel.muon`); elsewhere both are the same. Prints the ratio of the medians.
+float32 (`kontext.parallel.muon`); elsewhere both are the same. Both get the parameters that our
+optimiser gives to Muon, kernels of convolutions as matrices. Results go to benchmarks/results/.
 """
 
 import argparse
-from statistics import median
-from time import perf_counter
 
 import torch
 from torch import nn
 from torch.optim import Muon
 
+from benchmarks.timing import ratio, save, take_turns
+from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.train.optim.build import MatrixMuon
+from kontext.train.optim.build import MatrixMuon, build_optimizers
 from schemas.recipes import load_recipe
 
 
-def matrices() -> list[nn.Parameter]:
-    """Fresh copies of the matrices that Muon updates, with gradients."""
-    torch.manual_seed(0)
-    model = FluxTransformer(load_recipe("demo").finetune.shape)
-    found = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.ndim == 2]
-    for parameter in found:
+def ours(model: nn.Module) -> MatrixMuon:
+    """The optimiser of the model's hidden matrices, which have random gradients."""
+    muon = build_optimizers(model, "muon", lr=1e-3)[0]
+    assert isinstance(muon, MatrixMuon)
+    for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    return found
+    return muon
 
 
-def seconds(optimizer: Muon, repeats: int) -> float:
-    """Median seconds of a step, after one that is not counted."""
-    times = []
-    for _ in range(repeats + 1):
-        started = perf_counter()
-        optimizer.step()  # type: ignore[no-untyped-call]
-        times.append(perf_counter() - started)
-    return median(times[1:])
+def theirs(muon: MatrixMuon) -> Muon:
+    """torch's own optimiser of copies of the same matrices."""
+    copies = []
+    for group in muon.param_groups:
+        for matrix in group["params"]:
+            copy = nn.Parameter(matrix.detach().clone())
+            copy.grad = torch.randn_like(copy)
+            copies.append(copy)
+    return Muon(copies, lr=1e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args(argv)
-    ours = MatrixMuon(matrices(), lr=1e-3, weight_decay=0.0)
-    theirs = Muon(matrices(), lr=1e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    own, peer = seconds(ours, asked.repeats), seconds(theirs, asked.repeats)
-    print(f"ours ({ours.products}): {own:.3f} s; torch's (bfloat16): {peer:.3f} s a step")
-    print(f"{peer / own:.2f} x torch's Muon")
+    torch.manual_seed(0)
+    torch.set_num_threads(asked.threads)
+    recipe, device, record = load_recipe("demo"), torch.device("cpu"), {}
+    networks = {
+        "flow": FluxTransformer(recipe.finetune.shape),
+        "autoencoder": Autoencoder(recipe.autoencoder.shape),
+    }
+    for name, network in networks.items():
+        muon = ours(network)
+        runs = {"ours": muon.step, "torch": theirs(muon).step}
+        times = take_turns(runs, device, asked.repeats, warmup=1)
+        faster = ratio(times, "ours", "torch")
+        print(f"{name} ({muon.products}): a Muon step {faster:.2f} x torch's")
+        record[name] = {"products": str(muon.products), "ratio": faster, "seconds": times}
+    save("muon", device, record)
 
 
 if __name__ == "__main__":

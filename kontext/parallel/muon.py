@@ -5,8 +5,8 @@ every rank orthogonalises it; momentum stays sharded. The update is exactly that
 process. The extra cost is one fp32 all-gather of the hidden matrices per step.
 
 torch's Muon multiplies in bfloat16 and cannot be told otherwise. A CPU without bf16 arithmetic
-emulates that at about a hundredth of its fp32 speed (`python -m benchmarks.muon`), so there the
-same iteration runs in float32.
+emulates that, tens of times slower than float32 (`python -m benchmarks.muon`), so there the same
+iteration runs in float32.
 """
 
 import math
@@ -37,14 +37,18 @@ def muon_step(optimizer: Muon, products: torch.dtype) -> None:
             buffer.lerp_(parameter.grad, 1 - group["momentum"])
             update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            step = _torch_step if products == torch.bfloat16 else _float_step
-            whole = full_tensor(update)
-            whole = whole if step is _torch_step else whole.to(products)
-            parameter.add_(_like(parameter, step(whole, group)))
+            parameter.add_(_like(parameter, _step_of(full_tensor(update), group, products)))
+
+
+def _step_of(update: Tensor, group: dict[str, Any], products: torch.dtype) -> Tensor:
+    """-lr * orthogonalised update of a whole matrix."""
+    if products == torch.bfloat16:
+        return _torch_step(update, group)
+    return _float_step(update.to(products), group)
 
 
 def _torch_step(update: Tensor, group: dict[str, Any]) -> Tensor:
-    """-lr * orthogonalised update: torch's own Muon, without momentum or decay, from zero."""
+    """By torch's own Muon, without momentum or decay, from zero."""
     moved = nn.Parameter(torch.zeros_like(update))
     moved.grad = update
     names = ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
@@ -54,7 +58,7 @@ def _torch_step(update: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _float_step(update: Tensor, group: dict[str, Any]) -> Tensor:
-    """The same in the update's own dtype: Newton-Schulz as Jordan et al. 2024 published it.
+    """In the update's own dtype: Newton-Schulz as Jordan et al. 2024 published it.
 
     The rate is scaled as `match_rms_adamw` does (Liu et al. 2025, section 2.2).
     """
