@@ -19,9 +19,8 @@ import pytest
 
 from flows.server.api import Api
 
-GATE_OFF = (
-    "gate-off"  # in the home: while it is there, the hash gate of new processes finds nothing
-)
+# a file of the home: while it is there, the hash gate of new processes finds nothing
+GATE_OFF = "gate-off"
 _SECONDS = 180
 
 

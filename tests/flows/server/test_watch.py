@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.server.watch import Watch, log_line
+from flows.server.watch import LogTail, Watch, log_line
 from kontext.engine.stage import PlannedStage
 
 
@@ -25,6 +25,27 @@ def _record(message: str, level: int = 20) -> dict[str, Any]:
 def test_log_lines(message: str, level: int, shown: str | None) -> None:
     text = log_line(_record(message, level), "mine")
     assert (text.plain if text else None) == shown
+
+
+class _LateLog:
+    """An API whose records of a run come one per look, after the run has ended."""
+
+    def __init__(self, messages: list[str]) -> None:
+        self._left = [
+            {"id": str(i), "flow_run_id": "run", **_record(text)} for i, text in enumerate(messages)
+        ]
+
+    def logs(self, run_ids: list[str], level: int, after: str) -> list[Any]:
+        return [self._left.pop(0)] if self._left else []
+
+
+def test_the_rest_of_a_log_is_waited_for_and_a_log_without_an_end_is_left() -> None:
+    for last, seconds in (("Finished in state Completed()", 60.0), ("nothing follows", 0.5)):
+        said: list[str] = []
+        late: Any = _LateLog(["first", "second", last])
+        tail = LogTail(late, lambda text, said=said: said.append(text.plain))
+        tail.show_rest({"run": "mine"}, "run", seconds)
+        assert [line.rpartition(" ")[2] for line in said[:2]] == ["first", "second"]
 
 
 class _Script:
