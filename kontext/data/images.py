@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kontext.data.pixels import Pixels, decode_png
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.parquet import read_parquet
 
 _CACHE_BYTES = 1 << 30
 
@@ -23,7 +23,7 @@ class ImageBank:
         self._files = ingest.names("pixels/")
         self._where: dict[str, tuple[int, int]] = {}
         for number, name in enumerate(self._files):
-            column = pq.read_table(ingest.path(name), columns=["pixel_id"], partitioning=None)
+            column = read_parquet(ingest.path(name), ["pixel_id"])
             for row, pixel_id in enumerate(column["pixel_id"].to_pylist()):
                 self._where[pixel_id] = (number, row)
         self.ids: list[str] = list(self._where)
@@ -42,7 +42,7 @@ class ImageBank:
         number, row = self._where[pixel_id]
         if number not in self._pngs:
             path = self._ingest.path(self._files[number])
-            self._pngs[number] = pq.read_table(path, columns=["png"], partitioning=None)["png"]
+            self._pngs[number] = read_parquet(path, ["png"])["png"]
         png: bytes = self._pngs[number][row].as_py()
         return png
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kontext.errors import ObjectExists, ObjectNotFound, StoreError
 from kontext.store.objects import ObjectStore
@@ -69,7 +68,7 @@ class Ledger:
 
         A second call for the same artifact returns the segment that is there.
         """
-        table = decisions if isinstance(decisions, pa.Table) else pq.read_table(decisions)
+        table = decisions if isinstance(decisions, pa.Table) else read_parquet(decisions)
         artifact = f"{stage}/{digest}"
         for _ in range(100):
             before = self.segments()

@@ -18,6 +18,7 @@ from kontext.safety.classifiers.base import Pixels, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
+from kontext.store.parquet import read_parquet
 from schemas.risks import risks
 from schemas.tables import DECISIONS, IMAGE_SCORES
 
@@ -47,9 +48,7 @@ def plan_scores(paths: Sequence[Path], classifiers: tuple[str, ...]) -> list[Sco
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
-    table = pq.read_table(chunk.path, partitioning=None).slice(
-        chunk.start, chunk.stop - chunk.start
-    )
+    table = read_parquet(chunk.path).slice(chunk.start, chunk.stop - chunk.start)
     ids = table["pixel_id"].to_pylist()
     images = [_decode(png) for png in table["png"].to_pylist()]
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kontext.data.shards.write import tar_samples
 from kontext.errors import ArtifactError, ObjectExists
 from kontext.store.objects import ObjectStore
+from kontext.store.parquet import read_parquet
 
 _TOKEN_SIDE = 16  # pixels of an image side per token: the codec's 8, times the packing's 2
 _SCHEMA = pa.schema(
@@ -73,7 +74,7 @@ def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
 
 
 def _read(data: bytes) -> ShardIndex:
-    columns = pq.read_table(io.BytesIO(data)).to_pydict()
+    columns = read_parquet(data).to_pydict()
     return ShardIndex(
         pair_ids=columns["pair_id"],
         shards=columns["shard"],

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kontext.errors import ArtifactError, ObjectExists, ObjectNotFound
 from kontext.store.objects import ObjectStore, sha256_file
-from kontext.store.parquet import parquet_bytes
+from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest, ManifestFile
 
 _WORK = "work"
@@ -78,11 +77,11 @@ class Artifact:
     def table(self, name: str) -> pa.Table:
         """One Parquet file, or all of `name/` concatenated in name order."""
         if name in self._files:
-            return pq.read_table(self.path(name), partitioning=None)
+            return read_parquet(self.path(name))
         names = [n for n in self.names(name.rstrip("/") + "/") if n.endswith(".parquet")]
         if not names:
             raise ArtifactError(f"{self.stage}/{self.digest} has no table '{name}'")
-        return pa.concat_tables(pq.read_table(self.path(n), partitioning=None) for n in names)
+        return pa.concat_tables(read_parquet(self.path(n)) for n in names)
 
     def json(self, name: str) -> Any:
         """A parsed JSON file."""

@@ -1,0 +1,57 @@
+"""Parquet: equal rows are equal bytes, and what is written is read, by one function."""
+
+import ast
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext.store.parquet import parquet_bytes, read_parquet
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = st.lists(st.tuples(st.integers(-(2**40), 2**40), st.text(max_size=5), st.binary()))
+
+
+def _table(rows: list[tuple[int, str, bytes]]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [[], [], []]
+    types = {"number": pa.int64(), "text": pa.string(), "blob": pa.binary()}
+    fields = [
+        pa.field(name, kind, metadata={"comment": f"a {name}"}) for name, kind in types.items()
+    ]
+    schema = pa.schema(fields, metadata={"comment": "rows"})
+    return pa.table([pa.array(c, k) for c, k in zip(columns, types.values(), strict=True)], schema)
+
+
+@given(ROWS)
+def test_what_is_written_is_read_from_bytes_and_from_files(
+    rows: list[tuple[int, str, bytes]],
+) -> None:
+    table = _table(rows)
+    data = parquet_bytes(table)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        path.write_bytes(data)
+        for read in (read_parquet(data), read_parquet(path)):
+            assert read.equals(table)
+            assert read.schema.metadata[b"comment"] == b"rows"
+            assert parquet_bytes(read) == data
+        assert read_parquet(path, ["text"]).equals(table.select(["text"]))
+
+
+def test_a_large_file_is_read_by_threads_to_the_same_rows(tmp_path: Path) -> None:
+    table = _table(
+        [(i, str(i), bytes([i % 251]) * 40 + str(i * i).encode()) for i in range(90_000)]
+    )
+    data = parquet_bytes(table)
+    assert len(data) > 1 << 20 and read_parquet(data).equals(table)
+
+
+def test_nothing_reads_through_the_scanner() -> None:
+    """`read_table` works on after it has returned, and can abort a process that ends."""
+    for package in ("kontext", "flows", "tasks", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+            names = {n.func.attr for n in calls if isinstance(n.func, ast.Attribute)}
+            assert not names & {"read_table", "ParquetDataset"}, path
