@@ -51,7 +51,7 @@ def postgres_server() -> Iterator[str]:
         **as_user,
     )
     try:
-        _wait(server, port)
+        _wait(server, [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)])
         yield f"postgres://kontext:kontext%20secret%2F1@127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
@@ -92,14 +92,12 @@ def _die_with_us() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(300):
+def _wait(server: subprocess.Popen[bytes], ask: list[str | Path]) -> None:
+    """Until it answers: it listens before that, and turns connections away."""
+    for _ in range(600):
         if server.poll() is not None:
             break
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            time.sleep(0.5)  # it listens shortly before it answers
+        if subprocess.run(ask, stdout=subprocess.DEVNULL, check=False).returncode == 0:
             return
-        except OSError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     pytest.fail("PostgreSQL did not start")
