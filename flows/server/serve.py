@@ -33,6 +33,7 @@ from flows.server.settings import (
     gpu_runs,
     inherited,
     prefect_settings,
+    random_port,
     write_profile,
     zombie_seconds,
 )
@@ -43,7 +44,7 @@ from tasks.workspace import Places, make_private, places
 
 ROOT = Path(__file__).parents[2]  # of the code
 POOLS = ("cpu", "gpu")
-_PORTS_TRIED = 3
+_PORTS_TRIED = 5
 Say = Callable[[str], None]
 
 
@@ -77,6 +78,7 @@ def up(
         for _ in range(_PORTS_TRIED - 1):
             with contextlib.suppress(_PortTakenError):
                 return _up(at, running, port, host, say)
+            running.port = random_port()  # the next free one may be every other loser's choice too
         return _up(at, running, port, host, say)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import serve
+from flows.server import serve, settings
 from flows.server.processes import Running, port_free, spawn
 from flows.server.settings import (
     child_environment,
@@ -189,7 +189,13 @@ def test_two_that_start_at_once_choose_one_port_and_both_come_up(
     monkeypatch.setattr(serve, "_server_command", command)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
         ports = [found.getsockname()[1] for found in (one, two)]
-    monkeypatch.setattr(serve, "choose_port", lambda *_: ports.pop(0))
+    wanted = list[int | None]()
+
+    def choose(host: str, port: int | None, *_: object) -> int:
+        wanted.append(port)
+        return ports.pop(0)
+
+    monkeypatch.setattr(serve, "choose_port", choose)
     other = Running(port=ports[0])
     other.server = spawn(command(other, 401), {}, tmp_path / "other.log")
     while port_free(other.host, other.port):
@@ -197,6 +203,7 @@ def test_two_that_start_at_once_choose_one_port_and_both_come_up(
     try:
         found = serve.up(_places(tmp_path / "home"))
         assert found.port != other.port and found.server.alive
+        assert wanted[0] is None and wanted[1] in settings._OTHER_PORTS
         found.server.stop()
         ports.append(other.port)
         with pytest.raises(KontextError, match="did not start"):  # a port of one's own choice
