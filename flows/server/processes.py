@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -84,6 +85,14 @@ def spawn(
             start_new_session=True,
         )
     return Process(child.pid, start_time(child.pid))
+
+
+def last_error(log: Path) -> str:
+    """The line of a log that says what went wrong: its last exception, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    said = next((line for line in reversed(lines) if line), "no output")
+    return f"{errors[-1] if errors else said} (see {log})"
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
-import re
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from flows.names import STOPPED
 from flows.server.api import Api, ServerError
 from flows.server.offered import offer_recipes
 from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
-from flows.server.processes import LOOPBACK, NOBODY, Process, Running, port_free, spawn
+from flows.server.processes import LOOPBACK, NOBODY, Process, Running, last_error, port_free, spawn
 from flows.server.settings import (
     SERVER_SECONDS,
     child_environment,
@@ -76,9 +75,10 @@ def up(
     with locked(at):
         running = load(at)
         for _ in range(_PORTS_TRIED - 1):
-            with contextlib.suppress(_PortTakenError):
+            try:
                 return _up(at, running, port, host, say)
-            running.port = random_port()  # the next free one may be every other loser's choice too
+            except _PortTakenError as error:
+                say(f"{error}: trying another")
         return _up(at, running, port, host, say)
 
 
@@ -254,9 +254,10 @@ def _await_server(at: Places, running: Running, port: int | None) -> None:
     ended = not running.server.alive
     running.server.stop()
     if ended and port is None and not port_free(running.host, running.port):
-        running.server = NOBODY
-        raise _PortTakenError(f"port {running.port} was taken by another program meanwhile")
-    raise KontextError(f"the Prefect server did not start: {_tail(_log(at, 'server'))}")
+        # at random: the next free port may be every other loser's choice too
+        lost, running.server, running.port = running.port, NOBODY, random_port()
+        raise _PortTakenError(f"port {lost} was taken by another program meanwhile")
+    raise KontextError(f"the Prefect server did not start: {last_error(_log(at, 'server'))}")
 
 
 def _server_command(running: Running) -> list[str]:
@@ -275,14 +276,6 @@ def _answers(at: Places, running: Running, seconds: float) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def _tail(log: Path) -> str:
-    """The line of a log that says what went wrong: its last exception, else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
-    said = next((line for line in reversed(lines) if line), "no output")
-    return f"{errors[-1] if errors else said} (see {log})"
 
 
 # --- deployments and workers -------------------------------------------------------------------
@@ -309,7 +302,7 @@ def _registering(
     try:
         yield True
         if process.wait():
-            why = _tail(_log(at, "register"))
+            why = last_error(_log(at, "register"))
             raise KontextError(f"the deployments were not registered: {why}")
     finally:
         process.kill()
@@ -370,7 +363,7 @@ def _require_workers(at: Places, workers: dict[str, Process]) -> None:
     for pool, worker in workers.items():
         if not worker.alive:
             log = _log(at, f"worker-{pool}")
-            raise KontextError(f"the {pool} worker did not start: {_tail(log)}")
+            raise KontextError(f"the {pool} worker did not start: {last_error(log)}")
 
 
 def _ensure_supervisor(at: Places, running: Running) -> None:

@@ -19,7 +19,7 @@ from tasks.report import REPORT_URL
 from tasks.workspace import Places
 
 DEFAULT_PORT = 4200
-_OTHER_PORTS = range(DEFAULT_PORT + 1, DEFAULT_PORT + 100)
+OTHER_PORTS = range(DEFAULT_PORT + 1, DEFAULT_PORT + 100)
 SERVER_SECONDS = 300.0  # the first start migrates the database; minutes on a busy machine
 HEARTBEAT_SECONDS = 30  # a run silent for `zombie_seconds()` is marked Crashed
 _LEAST_SILENCE = 10.0  # seconds that Prefect's proactive triggers can watch for
@@ -66,16 +66,16 @@ def choose_port(host: str, wanted: int | None, fixed: bool, say: Callable[[str],
         return first
     if fixed:
         raise KontextError(f"port {first} is in use by another program; choose another --port")
-    for port in _OTHER_PORTS:
+    for port in OTHER_PORTS:
         if port_free(host, port):
             say(f"port {first} is in use by another program: using {port}")
             return port
-    raise KontextError(f"no free port between {DEFAULT_PORT} and {_OTHER_PORTS[-1]}")
+    raise KontextError(f"no free port between {DEFAULT_PORT} and {OTHER_PORTS[-1]}")
 
 
 def random_port() -> int:
     """One of the ports that are tried where the default one is taken."""
-    return random.choice(_OTHER_PORTS)
+    return random.choice(OTHER_PORTS)
 
 
 def prefect_settings(at: Places, host: str, port: int) -> dict[str, str]:

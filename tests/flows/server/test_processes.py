@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from flows.server.processes import Process, Running, port_free, spawn, start_time
+from flows.server.processes import Process, Running, last_error, port_free, spawn, start_time
 
 _SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 _FAMILY = [
@@ -88,3 +88,13 @@ def test_port_free() -> None:
         port = taken.getsockname()[1]
         assert not port_free("127.0.0.1", port)
     assert port_free("127.0.0.1", port)
+
+
+def test_the_last_error_of_a_log_is_its_last_exception_else_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("INFO start\nValueError: first\nsqlite3.OperationalError: second\n  at exit\n\n")
+    assert last_error(log) == f"sqlite3.OperationalError: second (see {log})"
+    log.write_text("INFO start\nbye\n\n")
+    assert last_error(log) == f"bye (see {log})"
+    log.write_text("")
+    assert last_error(log) == f"no output (see {log})"
