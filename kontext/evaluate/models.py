@@ -114,16 +114,6 @@ class TrainedModels:
         codec = self.student.codec
         return self._batched(len(images), lambda rows: codec.decode(codec.encode(images[rows])))
 
-    def ceiling(self, target: Images, context: Images) -> Images:
-        """What an edit of `context` would be whose latents are the target's."""
-        editor = self.student
-
-        def one(rows: slice) -> Sequence[Images]:
-            jobs = editor.prepare([Edit([image], "") for image in context[rows]], batch=BATCH)
-            return editor.finish(jobs, editor.codec.encode(target[rows]), Options())
-
-        return self._batched(len(target), one)
-
     def edit_of(self, images: Sequence[Images], instruction: str, pair_id: str) -> Edit:
         """An item's edit: `kontext edit` with the bench's seed, but for the stream of its noise."""
         return Edit(images, instruction, self.seed, stream=noise_stream(pair_id))

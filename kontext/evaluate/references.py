@@ -1,21 +1,32 @@
-"""Who is scored: the student, the teacher, and reference editors that show what a figure means."""
+"""Who is scored: the student, the teacher, and editors that show what a figure means.
+
+Some of those have a known truth, by which the definition of success is judged itself: it must let
+the right edits pass, and refuse the wrong ones.
+"""
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.false_editors import TrainingEdits, run_false_editors
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
 
 
 @dataclass(frozen=True)
 class EditorSpec:
-    """How an editor is called in tables."""
+    """How an editor is called in tables, and what success must say of it, where that is known."""
 
     title: str
     what: str
+    must: Literal["pass", "fail", ""] = ""
+
+
+def _false(title: str, what: str) -> EditorSpec:
+    return EditorSpec(title, what, "fail")
 
 
 EDITORS: dict[str, EditorSpec] = {
@@ -25,15 +36,26 @@ EDITORS: dict[str, EditorSpec] = {
         "Student, as decoded", "is the student without what the autoencoder lost given back"
     ),
     "codec_target": EditorSpec(
-        "Ceiling", "is the target in place of the edit's latents: the best that they can give"
+        "Ceiling", "is the target through the autoencoder: the best that latents can give", "pass"
     ),
-    "codec": EditorSpec("Round trip", "is the context through the autoencoder, unedited"),
+    "codec": _false("Round trip", "is the context through the autoencoder, unedited"),
     "prompt_only": EditorSpec(
         "Prompt only", "is the teacher given the target's caption and no context"
     ),
-    "random": EditorSpec("Random", "is some other target of the bench"),
-    "identity": EditorSpec("Identity", "returns the context untouched, and must fail"),
-    "oracle": EditorSpec("Oracle", "returns the target, and must pass"),
+    "random": _false("Random", "is some other target of the bench"),
+    "identity": _false("Identity", "returns the context untouched"),
+    "oracle": EditorSpec("Oracle", "returns the target", "pass"),
+    "ghost_31": _false("Ghost, 31 %", "is 31 % of the target over the context"),
+    "ghost_51": _false("Ghost, 51 %", "is 51 % of the target over the context"),
+    "blurred": _false("Blurred target", "is the target blurred by 3 px of 64"),
+    "filled": _false("Mean fill", "fills what should change with the target's mean colour"),
+    "half": _false("Half done", "is the target in the upper half of what should change"),
+    "stray": _false("Stray patch", "is the target with a patch of another picture outside"),
+    "other_choice": _false("Other choice", "is another edit of the same kind"),
+    "nearest": _false("Nearest training target", "is the target of the likest training edit"),
+    "mean_nearest": _false("Mean of 8 targets", "is the mean of the eight likest ones"),
+    "pasted": _false("Pasted difference", "adds the likest training edit's difference"),
+    "palette": _false("Palette swap", "replaces colours as the eight likest training edits did"),
 }
 SEES_TARGET = frozenset({"oracle", "codec_target"})
 
@@ -49,7 +71,9 @@ def other_targets(bench: Bench, seed: int) -> Images:
     return bench.target[np.array(picked, np.int64)]
 
 
-def run_editors(bench: Bench, models: TrainedModels, seed: int) -> dict[str, Images]:
+def run_editors(
+    bench: Bench, models: TrainedModels, training: TrainingEdits, seed: int
+) -> dict[str, Images]:
     """Outputs of every editor on every item, in the order of EDITORS."""
     instructions = [item.instruction for item in bench.items]
     captions = [item.target_caption for item in bench.items]
@@ -61,12 +85,13 @@ def run_editors(bench: Bench, models: TrainedModels, seed: int) -> dict[str, Ima
         "student": models.edit(student, contexts, instructions, ids),
         "teacher": models.edit(teacher, contexts, instructions, ids),
         "student_decoded": models.edit(student, contexts, instructions, ids, keep_detail=False),
-        "codec_target": models.ceiling(bench.target, bench.context),
+        "codec_target": models.round_trip(bench.target),
         "codec": models.round_trip(bench.context),
         "prompt_only": models.edit(teacher, [[] for _ in ids], captions, ids, (width, height)),
         "random": other_targets(bench, seed),
         "identity": bench.context,
         "oracle": bench.target,
+        **run_false_editors(bench, training),
     }
     assert list(outputs) == list(EDITORS)
     assert all(made.shape == bench.target.shape for made in outputs.values())

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from kontext.data.quality.pixels import ssim
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
 from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
+from kontext.evaluate.truths import Truth, known_truths
 from schemas.sections.evaluation import EvaluateConfig
 
 SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
@@ -77,6 +79,7 @@ class Scores:
     unfit: list[dict[str, str]]
     goals: list[Goal]
     autoencoder: dict[str, Interval]
+    truths: dict[tuple[str, str], list[Truth]]  # by category and relation
 
     def of_verdict(self, verdict: str) -> list[Goal]:
         """The goals of which this is the verdict."""
@@ -117,6 +120,7 @@ def score(
         unfit=unfit_metrics(table, bench.categories),
         goals=_goals(table["student"], autoencoder),
         autoencoder=dict(autoencoder),
+        truths=known_truths(bench, per_item),
     )
 
 
@@ -148,10 +152,11 @@ def unfit_metrics(
     """Edit metrics that rank "did nothing" above every real editor, and preservation metrics that
     do not rank it first: they measure something else in that category.
 
-    Editors that see the target (oracle, its round trip) do not compete.
+    Editors that see the target and those that are wrong on purpose do not compete.
     """
     found: list[dict[str, str]] = []
-    rivals = [name for name in table if name != "identity" and name not in SEES_TARGET]
+    apart = {"identity", *SEES_TARGET, *FALSE_EDITORS}
+    rivals = [name for name in table if name not in apart]
     if "identity" not in table or not rivals:
         return found
     for category in categories:
@@ -278,5 +283,6 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
         "reached": len(scores.of_verdict("reached")),
         "not_measured": len(scores.of_verdict("not measured")),
         "unfit": scores.unfit,
+        "truths": [truth.as_dict() for found in scores.truths.values() for truth in found],
         "autoencoder": {name: value.as_dict() for name, value in scores.autoencoder.items()},
     }

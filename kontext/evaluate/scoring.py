@@ -53,6 +53,7 @@ def prepare(
             bench=bench,
             output=made,
             codec=outputs["codec"],
+            codec_target=outputs["codec_target"],
             context_features=known[id(bench.context)],
             target_features=known[id(bench.target)],
             output_features=pooled_features(net, made, device) if own is None else own,

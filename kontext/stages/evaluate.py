@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kontext.data.pixels import encode_png
+from kontext.data.shards.read import load_split
 from kontext.data.shards.write import KEY_LENGTH
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.false_editors import FALSE_EDITORS, TrainingEdits
 from kontext.evaluate.latency import measure_edit
 from kontext.evaluate.models import TrainedModels, model_ledger
 from kontext.evaluate.pixels import Images
@@ -41,6 +43,7 @@ from kontext.evaluate.score import (
     scores_json,
 )
 from kontext.evaluate.scoring import prepare
+from kontext.evaluate.truths import truths_line
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.stages import STAGES
@@ -89,7 +92,8 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, side)
     check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)
-    outputs = _edit(ctx, config, bench, models)
+    training = TrainingEdits.of(bench, load_split(ctx.inputs["shard"], "train"))
+    outputs = _edit(ctx, config, bench, models, training)
     text, device = models.student.text, models.student.device
     features = load_features(device=device)
     clip = load_scorer(ctx.inputs["screen"], features, text, device)
@@ -108,9 +112,13 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
 
 
 def _edit(
-    ctx: StageContext, config: EvaluateConfig, bench: Bench, models: TrainedModels
+    ctx: StageContext,
+    config: EvaluateConfig,
+    bench: Bench,
+    models: TrainedModels,
+    training: TrainingEdits,
 ) -> dict[str, Images]:
-    done, total = 0, 6 * len(bench)  # student twice, teacher, prompt-only, ceiling, round trip
+    done, total = 0, 6 * len(bench)  # student twice, teacher, prompt-only, two round trips
 
     def progress(items: int) -> None:
         nonlocal done
@@ -118,7 +126,7 @@ def _edit(
         ctx.report.progress(done, total, "editing held-out images")
 
     models.progress = progress
-    outputs = run_editors(bench, models, config.seed)
+    outputs = run_editors(bench, models, training, config.seed)
     models.progress = None
     return outputs
 
@@ -173,11 +181,13 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
     for category, row in scores.table["teacher"].items():
         ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
     ctx.log.info("%s", unfit_line(scores.unfit))
+    ctx.log.info("%s", truths_line(scores.truths))
     ctx.report.table("goals", goal_rows(scores))
     rows = [
         {"editor": EDITORS[name].title}
         | {c: round(100 * i["success"].value, 1) for c, i in row.items()}
         for name, row in scores.table.items()
+        if name not in FALSE_EDITORS
     ]
     ctx.report.table("success", rows)
     ctx.report.markdown("verdict", verdict_markdown(scores, page))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,18 +7,21 @@ from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.metrics.base import ClipVectors
 from kontext.evaluate.metrics.clip import clip_direction, clip_text
-from kontext.evaluate.metrics.fidelity import outside_ratio
+from kontext.evaluate.metrics.fidelity import feature_ratio, mae_ratio, outside_ratio
 from kontext.evaluate.metrics.success import (
-    mae_ratio,
-    right_features,
-    right_pixels,
+    choice_ratio,
+    detail,
+    foreign_detail,
+    kept,
+    right_choice,
+    sharp,
     succeeded,
 )
 from kontext.evaluate.pixels import change_mask
 
 
 def item(i: int, category: str = "local") -> Item:
-    return Item(f"{i:064x}", category, "r", "do it", "after", "before", "s", f"c{i}")
+    return Item(f"{i:064x}", category, "r", "a=b", "do it", "after", "before", "s", f"c{i}")
 
 
 def scoring(
@@ -37,6 +42,7 @@ def scoring(
         Bench((item(0),), context, target, mask, 0.06),
         output,
         np.full_like(context, codec_value),
+        target,
         of_context,
         of_target,
         of_output,
@@ -48,32 +54,41 @@ NO_NEARER = ([1.0, 0.0], [0.0, 1.0], [1.0, 0.0])
 
 
 @pytest.mark.parametrize(
-    ("value", "features", "passes"),
+    ("value", "passes"),
     [
-        (61, NEARER, True),  # |61 - 200| / 200 = 0.695 < 0.7
-        (60, NEARER, False),  # exactly 0.7 is not below 0.7
-        (59, NEARER, False),
-        (200, NEARER, True),
-        (200, NO_NEARER, False),  # right pixels, but the features did not come nearer
-        (0, NEARER, False),
+        (200, True),
+        (135, True),  # 65 from the target, 133 from the codec's context
+        (134, False),  # 66 and 132
+        (102, False),  # half a ghost
+        (0, False),
     ],
 )
-def test_success_needs_both_halves(
-    value: int, features: tuple[list[float], list[float], list[float]], passes: bool
-) -> None:
-    assert succeeded(scoring(value, features)).tolist() == [passes]
+def test_the_right_choice_is_twice_as_near_as_any_other(value: int, passes: bool) -> None:
+    assert right_choice(scoring(value, NEARER)).tolist() == [passes]
 
 
-def test_the_halves_are_told_apart() -> None:
-    blurred = scoring(200, NO_NEARER)
-    assert right_pixels(blurred)[0] and not right_features(blurred)[0]
-    wrong = scoring(0, NEARER)
-    assert not right_pixels(wrong)[0] and right_features(wrong)[0]
+def test_another_choice_of_the_bench_is_no_better_than_the_context() -> None:
+    one = scoring(180, NEARER)
+    rival = one.bench.target.copy()
+    rival[:, :, :2] = 160
+    assert right_choice(one)[0]
+    rivals = replace(one.bench, rivals={0: rival})
+    assert not right_choice(replace(one, bench=rivals))[0]  # 20 from both
+    assert choice_ratio(replace(one, bench=rivals)).per_item[0] == pytest.approx(1.0)
+    assert right_choice(replace(scoring(195, NEARER), bench=rivals))[0]  # 5 and 35
+
+
+def test_the_round_trip_counts_as_the_picture() -> None:
+    """A dark codec: its target is 120, which is nearer to the target than to the context too."""
+    one = scoring(120, NEARER)
+    made = one.bench.target.copy()
+    made[:, :, :2] = 120
+    assert not right_choice(one)[0] and right_choice(replace(one, codec_target=made))[0]
 
 
 def test_identity_fails_and_aces_preservation() -> None:
     identity = scoring(0, NO_NEARER)
-    assert not succeeded(identity)[0]
+    assert not succeeded(identity)[0] and kept(identity)[0]
     assert mae_ratio(identity).per_item[0] == 1.0
     assert outside_ratio(identity).per_item[0] == 0.0
 
@@ -81,10 +96,17 @@ def test_identity_fails_and_aces_preservation() -> None:
 def test_oracle_passes_with_zero_error() -> None:
     oracle = scoring(200, ([1.0, 0.0], [0.0, 1.0], [0.0, 1.0]))
     assert succeeded(oracle)[0] and mae_ratio(oracle).per_item[0] == 0.0
+    assert feature_ratio(oracle).per_item[0] == 0.0
+    assert detail(oracle).per_item[0] == pytest.approx(1.0)
+    assert foreign_detail(oracle).per_item[0] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_blur_that_halves_the_error_does_not_pass_on_features() -> None:
-    assert not succeeded(scoring(120, ([1.0, 0.2], [1.0, 0.3], [0.0, 1.0])))[0]
+def test_a_flat_target_asks_for_no_detail() -> None:
+    one = scoring(200, NEARER)
+    grey = np.full_like(one.output, 128)
+    bench = replace(one.bench, target=grey, mask=np.ones((1, 4, 4), bool))
+    flat = replace(one, bench=bench, output=grey, codec_target=grey)
+    assert np.isnan(detail(flat).per_item[0]) and sharp(flat)[0] and kept(flat)[0]
 
 
 def test_outside_ratio_compares_with_the_round_trip() -> None:
@@ -97,8 +119,8 @@ def test_outside_ratio_is_nan_where_everything_changes() -> None:
         base.bench.items, base.bench.context, base.bench.target, np.ones((1, 4, 4), bool), 0.06
     )
     full = Scoring(
-        everywhere, base.output, base.codec, base.context_features, base.target_features,
-        base.output_features,
+        everywhere, base.output, base.codec, base.codec_target, base.context_features,
+        base.target_features, base.output_features,
     )  # fmt: skip
     assert np.isnan(outside_ratio(full).per_item[0])
 
@@ -108,8 +130,8 @@ def with_clip(output: list[float]) -> Scoring:
     row = lambda *v: np.array([v], np.float32)  # noqa: E731
     clip = ClipVectors(row(1, 0), row(0, 1), np.array([output], np.float32), row(1, 0), row(0, 1))
     return Scoring(
-        base.bench, base.output, base.codec, base.context_features, base.target_features,
-        base.output_features, clip,
+        base.bench, base.output, base.codec, base.codec_target, base.context_features,
+        base.target_features, base.output_features, clip,
     )  # fmt: skip
 
 

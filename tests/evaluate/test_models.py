@@ -66,12 +66,9 @@ def test_a_fault_in_the_users_path_shows_in_what_is_scored(
 
 
 def test_references_go_through_the_same_autoencoder(models: TrainedModels) -> None:
-    images, other = pictures(2), pictures(4)[2:]
+    images = pictures(2)
     codec = models.student.codec
     assert np.array_equal(models.round_trip(images), codec.decode(codec.encode(images)))
-    ceiling = models.ceiling(other, images)
-    encoded = codec.encode(images)
-    assert np.array_equal(ceiling, codec.decode(codec.encode(other), images, encoded))
     drawn = models.edit(
         models.teacher, [[], []], ["a cat", "a dog"], ["a" * 64, "b" * 64], (SIDE, SIDE)
     )

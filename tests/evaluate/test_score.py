@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kontext.evaluate.benches.held_out import Bench, Item
+from kontext.evaluate.false_editors import TrainingEdits
 from kontext.evaluate.metrics import METRICS, Scoring
 from kontext.evaluate.pixels import change_mask
 from kontext.evaluate.references import EDITORS, other_targets, run_editors
@@ -26,7 +27,9 @@ def bench(n: int = 6) -> Bench:
     target = context.copy()
     target[:, 4:12, 4:12] = 255 - target[:, 4:12, 4:12]
     items = tuple(
-        Item(f"{i:064x}", "local" if i % 2 else "text", "r", "do", "t", "c", "s", f"k{i // 2}")
+        Item(
+            f"{i:064x}", "local" if i % 2 else "text", "r", "a=b", "do", "t", "c", "s", f"k{i // 2}"
+        )
         for i in range(n)
     )
     return Bench(items, context, target, change_mask(context, target, 0.06), 0.06)
@@ -42,9 +45,6 @@ class Copying:
 
     def round_trip(self, images: np.ndarray) -> np.ndarray:
         return np.clip(images.astype(int) + 4, 0, 255).astype(np.uint8)
-
-    def ceiling(self, target: np.ndarray, context: np.ndarray) -> np.ndarray:
-        return self.round_trip(target)
 
     def edit(
         self,
@@ -65,7 +65,8 @@ class Copying:
 
 
 def scorings(made: Bench) -> dict[str, Scoring]:
-    outputs = run_editors(made, Copying(made), 0)
+    training = TrainingEdits(made.context[:0], made.target[:0], {})
+    outputs = run_editors(made, Copying(made), training, 0)
 
     def vector(images: np.ndarray) -> np.ndarray:  # plain pixels stand in for features
         return images.reshape(len(images), -1).astype(np.float32)
@@ -75,6 +76,7 @@ def scorings(made: Bench) -> dict[str, Scoring]:
             made,
             output,
             outputs["codec"],
+            outputs["codec_target"],
             vector(made.context),
             vector(made.target),
             vector(output),

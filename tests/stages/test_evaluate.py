@@ -10,6 +10,7 @@ import pytest
 from kontext.data.pixels import decode_png
 from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
+from kontext.evaluate.references import EDITORS
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from schemas.sections.evaluation import EvaluateConfig
@@ -68,11 +69,10 @@ def test_goals_not_reached_are_said_so(evaluated: tuple[Harness, Artifact]) -> N
 
 def test_items_hold_every_editor_and_item(evaluated: tuple[Harness, Artifact]) -> None:
     rows = evaluated[1].table("items.parquet").to_pylist()
-    assert len(rows) == 9 * 4 * len(CATEGORIES)
+    assert len(rows) == len(EDITORS) * 4 * len(CATEGORIES)
     for row in rows:
-        if row["editor"] == "student":
-            expected = row["mae_ratio"] < 0.7 and row["feature_ratio"] < 1.0
-            assert row["success"] == expected
+        conditions = ("right_choice", "sharp", "kept")
+        assert row["success"] == all(row[name] == 1.0 for name in conditions)
         assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())
 
 
@@ -148,6 +148,20 @@ def page(evaluated: tuple[Harness, Artifact]) -> tuple[Path, str, Links]:
     links = Links()
     links.feed(text)
     return index.parent, text, links
+
+
+def test_the_report_marks_known_truths_that_do_not_hold(
+    evaluated: tuple[Harness, Artifact], page: tuple[Path, str, Links]
+) -> None:
+    """Plain squares with an untrained autoencoder: a fill of one colour is the right edit here."""
+    truths = evaluated[1].json("scores.json")["truths"]
+    judged = {name for name, spec in EDITORS.items() if spec.must}
+    assert len(truths) == len(judged) * len(CATEGORIES)
+    broken = [truth for truth in truths if not truth["holds"]]
+    assert {truth["editor"] for truth in broken} >= {"filled"}
+    assert not {truth["editor"] for truth in broken} & {"identity", "codec_target", "ghost_51"}
+    assert page[1].count(' broken"') == len(broken)
+    assert f"success judges {len(truths) - len(broken)} of {len(truths)} known truths" in page[1]
 
 
 def test_every_linked_asset_exists_and_nothing_is_external(

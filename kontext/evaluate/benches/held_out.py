@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     from kontext.data.shards.read import PairRow
 
 MAX_HELD_OUT = 2048
+MAX_RIVALS = 8
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One held-out edit. `cluster` is its connected component: items of a cluster are related."""
+    """One held-out edit.
+
+    `cluster` is its connected component: items of a cluster are related. `asked` is what the
+    instruction asks for in the miner's labels, `expression=angry`, whatever its words.
+    """
 
     pair_id: str
     category: str
     relation: str
+    asked: str
     instruction: str
     target_caption: str
     context_caption: str
@@ -43,6 +49,8 @@ class Bench:
     """Items with their images. Arrays share the item axis.
 
     context, target: uint8 [N, H, W, 3]; mask: bool [N, H, W], true where the image should change.
+    `rivals` has by item the targets of other edits of its context by its relation, uint8
+    [K, H, W, 3], where there are any: what a wrong choice would look like.
     `available` and `excluded` count test pairs per category before the choice; excluded ones have
     an empty mask or several context images.
     """
@@ -52,6 +60,7 @@ class Bench:
     target: Images
     mask: Masks
     mask_threshold: float
+    rivals: Mapping[int, Images] = field(default_factory=dict)
     available: Mapping[str, int] = field(default_factory=dict)
     excluded: Mapping[str, int] = field(default_factory=dict)
     held_out: Images = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
@@ -78,10 +87,18 @@ class Bench:
         pairs = load_split(shards, "test")
         table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
         component = {row["pair_id"]: row["component_id"] for row in table}
+        edits = [row for row in pairs.rows if row.relation_class in CATEGORIES]
+        targets: dict[tuple[tuple[int, ...], str], list[int]] = {}
+        for row in edits:
+            targets.setdefault((row.contexts, row.relation), []).append(row.target)
         candidates = [
-            BenchCandidate(_item(row, component[row.pair_id]), row.contexts, row.target)
-            for row in pairs.rows
-            if row.relation_class in CATEGORIES
+            BenchCandidate(
+                _item(row, component[row.pair_id]),
+                row.contexts,
+                row.target,
+                tuple(dict.fromkeys(targets[row.contexts, row.relation])),
+            )
+            for row in edits
         ]
         bench = build(candidates, pairs.pixels, config)
         of_image = {
@@ -97,11 +114,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class BenchCandidate:
-    """A test pair before the choice: its item and the rows of its images."""
+    """A test pair before the choice: its item and the rows of its images.
+
+    `choices` are the targets of all edits of this context by this relation, its own among them.
+    """
 
     item: Item
     context: tuple[int, ...]
     target: int
+    choices: tuple[int, ...] = ()
 
 
 def build(
@@ -142,6 +163,9 @@ def build(
         target=target,
         mask=change_mask(context, target, config.mask_threshold),
         mask_threshold=config.mask_threshold,
+        rivals={
+            i: rivals for i, c in enumerate(chosen) if len(rivals := _rivals(c, images, config))
+        },
         available=available,
         excluded=dict(excluded),
     )
@@ -152,6 +176,17 @@ def _changes(
 ) -> bool:
     context, target = images([candidate.context[0]]), images([candidate.target])
     return bool(change_mask(context, target, config.mask_threshold).any())
+
+
+def _rivals(
+    candidate: BenchCandidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
+) -> Images:
+    """Other choices than the target, at most MAX_RIVALS, that are visibly not the same picture."""
+    target = images([candidate.target])
+    others = [row for row in candidate.choices if row != candidate.target]
+    found = images(others) if others else np.zeros((0, *target.shape[1:]), np.uint8)
+    differ = change_mask(found, target, config.mask_threshold).any(axis=(1, 2))
+    return found[differ][:MAX_RIVALS]
 
 
 def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchCandidate]:
@@ -173,11 +208,18 @@ def in_turn(
     return [item for turn in turns for item in turn if item is not None]
 
 
+def asked(row: PairRow) -> str:
+    """What a pair's instruction asks for, in the miner's labels; its words where it has none."""
+    params = row.params
+    return f"{params['attribute']}={params['to']}" if "to" in params else row.instruction
+
+
 def _item(row: PairRow, component: str) -> Item:
     return Item(
         pair_id=row.pair_id,
         category=row.relation_class,
         relation=row.relation,
+        asked=asked(row),
         instruction=row.instruction,
         target_caption=row.target_caption,
         context_caption=row.context_caption,

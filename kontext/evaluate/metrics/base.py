@@ -29,6 +29,7 @@ class Scoring:
     bench: Bench
     output: Images
     codec: Images  # autoencoder round trip of the context
+    codec_target: Images  # and of the target
     context_features: NDArray[np.float32]  # [N, 1280], EfficientNet-Lite0, pooled
     target_features: NDArray[np.float32]
     output_features: NDArray[np.float32]

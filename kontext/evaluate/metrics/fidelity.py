@@ -1,9 +1,27 @@
 """How much of the context survives, and how near the whole picture comes to the target."""
 
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
-from kontext.evaluate.pixels import Values, masked_mae, psnr
+from kontext.evaluate.pixels import Values, cosine_distance, masked_mae, psnr
 
 MAX_OUTSIDE_RATIO = 1.3
+
+
+def mae_ratio(scoring: Scoring) -> Measured:
+    """Error to the target over the mask, as a share of the untouched context's error there."""
+    bench = scoring.bench
+    return Measured(
+        masked_mae(scoring.output, bench.target, bench.mask),
+        masked_mae(bench.context, bench.target, bench.mask),
+    )
+
+
+def feature_ratio(scoring: Scoring) -> Measured:
+    """Cosine distance to the target in EfficientNet-Lite0 features, as a share of the context's."""
+    target = scoring.target_features
+    return Measured(
+        cosine_distance(scoring.output_features, target),
+        cosine_distance(scoring.context_features, target),
+    )
 
 
 def outside_ratio(scoring: Scoring) -> Measured:
@@ -29,6 +47,14 @@ def ssim_to_target(scoring: Scoring) -> Values:
 PLACE = 1
 METRICS = (
     Metric(
+        "mae_ratio",
+        "Error where it should change",
+        "×",
+        "mean absolute error to the target over the change mask ÷ the context's (1 = did nothing)",
+        mae_ratio,
+        better="lower",
+    ),
+    Metric(
         "outside_ratio",
         "Error where it should not change",
         "×",
@@ -37,6 +63,15 @@ METRICS = (
         outside_ratio,
         better="lower",
         judges="preservation",
+    ),
+    Metric(
+        "feature_ratio",
+        "Feature distance",
+        "×",
+        "cosine distance to the target in pooled EfficientNet-Lite0 features, at the images' own "
+        "size, ÷ the context's",
+        feature_ratio,
+        better="lower",
     ),
     Metric(
         "psnr",

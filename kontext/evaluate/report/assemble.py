@@ -12,9 +12,11 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
+from kontext.evaluate.truths import best_false, truths_line
 from schemas.sections.data import IngestConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
+_REFERENCES = ("student_decoded", "codec_target", "prompt_only", "identity")  # beside the models
 _PICTURES = (
     ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),
     ("distill", "samples.png", "Student on validation pairs: context, edit, target"),
@@ -49,6 +51,9 @@ def report_data(
         "goals": {goal.name: goal for goal in scores.goals},
         "bench": done.bench,
         "editors": EDITORS,
+        "references": [name for name in scores.table if name in _REFERENCES],
+        "best_false": {name: best_false(scores.table, name) for name in done.bench.categories},
+        "truths_line": truths_line(scores.truths),
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
         "reconstructions": training_card.reconstructions(done, assets),

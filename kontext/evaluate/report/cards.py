@@ -7,6 +7,7 @@ from kontext.evaluate.report.model import Card, CardPicture, CategoryEdits, Eval
 from kontext.evaluate.score import Scores
 
 FIRST, WORST = 6, 2
+_CONDITIONS = {"choice": "right_choice", "sharpness": "sharp", "the rest": "kept"}
 
 BLURBS = {
     "local": "one thing changes, the rest stays",
@@ -41,8 +42,7 @@ def edit_card(done: Evaluation, assets: Assets, i: int) -> Card:
 
     def made(editor: str) -> CardPicture:
         measured = done.scores.per_item[editor]
-        halves = {"pixels": "right_pixels", "features": "right_features"}
-        failed = [name for name, metric in halves.items() if not measured[metric].top[i]]
+        failed = [name for name, metric in _CONDITIONS.items() if not measured[metric].top[i]]
         return CardPicture(
             editor,
             assets.image(done.outputs[editor][i]),

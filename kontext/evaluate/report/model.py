@@ -30,7 +30,7 @@ class CardPicture:
     path: str
     ok: bool | None = None
     error: float | None = None  # error over the mask ÷ the context's
-    why: str = ""  # which half of success failed
+    why: str = ""  # which conditions of success failed
 
 
 @dataclass(frozen=True)

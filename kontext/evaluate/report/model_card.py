@@ -59,7 +59,7 @@ def model_card(
         scores=scores,
         latency=latency,
         artifacts=artifacts,
-        editors=EDITORS,
+        editors=[name for name in EDITORS if name in scores["scores"]],
         categories=[name for name in CATEGORIES if name in scores["categories"]],
         small=[name for name, row in scores["categories"].items() if row["n"] < SMALL_N],
         train=sum(n for (_, split), n in data.pairs.items() if split == "train"),

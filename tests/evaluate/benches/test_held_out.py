@@ -1,10 +1,12 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from kontext.data.shards.read import PairRow
 from kontext.errors import ArtifactError
-from kontext.evaluate.benches.held_out import BenchCandidate, Item, build
+from kontext.evaluate.benches.held_out import BenchCandidate, Item, asked, build
 from kontext.evaluate.references import other_targets
 from schemas.sections.evaluation import EvaluateConfig
 
@@ -14,7 +16,9 @@ def candidates(
 ) -> list[BenchCandidate]:
     return [
         BenchCandidate(
-            Item(f"{start + i:064x}", category, "r", "do", "t", "c", "s", cluster), (0,), target
+            Item(f"{start + i:064x}", category, "r", "a=b", "do", "t", "c", "s", cluster),
+            (0,),
+            target,
         )
         for i in range(n)
     ]
@@ -64,7 +68,9 @@ def test_nothing_to_score_is_one_clear_error() -> None:
 def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
     images = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 60, 120, 180, 240)])
     found = [
-        BenchCandidate(Item(f"{i:064x}", "local", "r", "d", "t", "c", "s", f"k{i % 2}"), (0,), i)
+        BenchCandidate(
+            Item(f"{i:064x}", "local", "r", "a=b", "d", "t", "c", "s", f"k{i % 2}"), (0,), i
+        )
         for i in range(1, 5)
     ]
     bench = build(found, images.__getitem__, config(4))
@@ -74,3 +80,21 @@ def test_random_reference_never_takes_an_item_of_the_same_cluster() -> None:
     }
     for item, other in zip(bench.items, others, strict=True):
         assert cluster_of[int(other[0, 0, 0])] != item.cluster
+
+
+def test_other_choices_of_an_item_are_its_rivals() -> None:
+    images = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 200, 100, 202)])
+    item = Item("a" * 64, "local", "r", "a=b", "do", "t", "c", "s", "k")
+    one = BenchCandidate(item, (0,), 1, (2, 1, 3))
+    alone = BenchCandidate(replace(item, pair_id="b" * 64), (0,), 2, (2,))
+    bench = build([one, alone], lambda rows: images[list(rows)], config(4))
+    places = {item.pair_id[0]: i for i, item in enumerate(bench.items)}
+    assert set(bench.rivals) == {places["a"]}
+    assert bench.rivals[places["a"]][:, 0, 0, 0].tolist() == [100]  # 202 is 200 to the eye
+
+
+def test_what_is_asked_is_the_label_whatever_the_words() -> None:
+    words = dict.fromkeys(PairRow.__dataclass_fields__, "") | {"contexts": (0,), "target": 1}
+    labelled = PairRow(**{**words, "params": {"attribute": "hair", "to": "red", "from": "no"}})
+    assert asked(labelled) == "hair=red"
+    assert asked(PairRow(**{**words, "params": {}, "instruction": "do it"})) == "do it"
