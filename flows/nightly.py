@@ -22,7 +22,7 @@ from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
-from schemas.tables import CATEGORIES
+from schemas.tables import SCORED_CATEGORIES
 from tasks.events import evaluation_worse
 from tasks.reporter import PrefectReporter, forward_logs
 from tasks.workspace import open_artifacts, places
@@ -89,7 +89,7 @@ def compare(
     rows = []
     for name in sorted(set(published) & set(now)):
         before, after = published[name], now[name]
-        if name.removeprefix("teacher/") in CATEGORIES and None not in (before, after):
+        if name.removeprefix("teacher/") in SCORED_CATEGORIES and None not in (before, after):
             worse = float(after) < float(before) - tolerance
             rows.append({"figure": name, "published": before, "now": after, "worse": worse})
     return rows

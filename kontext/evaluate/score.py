@@ -21,7 +21,14 @@ from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, w
 from kontext.evaluate.truths import Truth, known_truths
 from schemas.sections.evaluation import EvaluateConfig
 
-SUCCESS_GOALS = {"local": 0.80, "global": 0.80, "text": 0.70, "style": 0.60, "character": 0.50}
+SUCCESS_GOALS = {
+    "local": 0.75,
+    "global": 0.70,
+    "text": 0.90,
+    "style": 0.60,
+    "character": 0.75,
+    "recolouring": 0.90,
+}
 Rows = NDArray[np.int64]  # indices of items
 Place = Mapping[str, str | int]  # picture, offset_bytes and length_bytes
 PSNR_GOAL = 24.0  # dB, held-out images

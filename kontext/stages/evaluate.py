@@ -7,6 +7,7 @@ Figures:
     character: {%} of character edits succeed
     style: {%} of style edits succeed
     text: {%} of text edits succeed
+    recolouring: {%} of recolourings succeed
     outside: outside a local edit the picture changes {} times as much as by encoding alone
     autoencoder: the autoencoder's PSNR is {} dB
     teacher/*: {%} of the teacher's * edits succeed

@@ -51,11 +51,12 @@ def test_goals_not_reached_are_said_so(evaluated: tuple[Harness, Artifact]) -> N
     harness, artifact = evaluated
     goals = {goal["name"]: goal for goal in artifact.json("scores.json")["goals"]}
     assert {name: goals[name]["goal"] for name in goals} == {
-        "local": 0.8,
-        "global": 0.8,
-        "text": 0.7,
+        "local": 0.75,
+        "global": 0.7,
+        "text": 0.9,
         "style": 0.6,
-        "character": 0.5,
+        "character": 0.75,
+        "recolouring": 0.9,
         "outside": 1.3,
         "autoencoder": 24.0,
     }
@@ -220,7 +221,7 @@ def test_report_tells_notes_canaries_and_reasons_but_no_subject(
 def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) -> None:
     report = evaluated[0].report
     assert {f"edits-{name}" for name in CATEGORIES} <= set(report.images)
-    assert len(report.tables["goals"]) == 7 and len(report.tables["success"]) == 9
+    assert len(report.tables["goals"]) == 8 and len(report.tables["success"]) == 9
 
 
 def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:

@@ -15,7 +15,7 @@ from kontext.errors import ArtifactError
 from kontext.evaluate.pixels import Images, Masks, change_mask
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.evaluation import EvaluateConfig
-from schemas.tables import CATEGORIES
+from schemas.tables import CATEGORIES, RECOLOURINGS, SCORED_CATEGORIES
 
 if TYPE_CHECKING:
     from kontext.data.shards.read import PairRow
@@ -71,9 +71,9 @@ class Bench:
 
     @property
     def categories(self) -> list[str]:
-        """Categories that have items, in KontextBench's order."""
+        """Categories that have items, in KontextBench's order; recolourings last."""
         present = {item.category for item in self.items}
-        return [name for name in CATEGORIES if name in present]
+        return [name for name in SCORED_CATEGORIES if name in present]
 
     def where(self, category: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Indices of a category's items, in bench order."""
@@ -137,7 +137,7 @@ def build(
     Args:
         images: uint8 [n, H, W, 3] of n rows.
     """
-    grouped: dict[str, list[BenchCandidate]] = {name: [] for name in CATEGORIES}
+    grouped: dict[str, list[BenchCandidate]] = {name: [] for name in SCORED_CATEGORIES}
     for candidate in candidates:
         grouped[candidate.item.category].append(candidate)
     available = {name: len(found) for name, found in grouped.items() if found}
@@ -217,7 +217,7 @@ def asked(row: PairRow) -> str:
 def _item(row: PairRow, component: str) -> Item:
     return Item(
         pair_id=row.pair_id,
-        category=row.relation_class,
+        category="recolouring" if row.relation in RECOLOURINGS else row.relation_class,
         relation=row.relation,
         asked=asked(row),
         instruction=row.instruction,

@@ -15,6 +15,7 @@ BLURBS = {
     "character": "the same character, another look or role",
     "style": "the same thing in another drawing style",
     "text": "other letters on the same sign",
+    "recolouring": "colours alone; a palette swap does that without any model",
 }
 
 

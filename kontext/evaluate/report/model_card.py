@@ -9,7 +9,7 @@ from typing import Any
 from kontext.evaluate.references import EDITORS
 from kontext.evaluate.report.builder import number, templates
 from kontext.evaluate.statistics import SMALL_N
-from schemas.tables import CATEGORIES, RELATION_CLASSES
+from schemas.tables import RELATION_CLASSES, SCORED_CATEGORIES
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def model_card(
         latency=latency,
         artifacts=artifacts,
         editors=[name for name in EDITORS if name in scores["scores"]],
-        categories=[name for name in CATEGORIES if name in scores["categories"]],
+        categories=[name for name in SCORED_CATEGORIES if name in scores["categories"]],
         small=[name for name, row in scores["categories"].items() if row["n"] < SMALL_N],
         train=sum(n for (_, split), n in data.pairs.items() if split == "train"),
         share_alike=any("SA" in name.split("-") for name in data.licences),

@@ -6,9 +6,11 @@ import pytest
 
 from kontext.data.shards.read import PairRow
 from kontext.errors import ArtifactError
+from kontext.evaluate.benches import held_out
 from kontext.evaluate.benches.held_out import BenchCandidate, Item, asked, build
 from kontext.evaluate.references import other_targets
 from schemas.sections.evaluation import EvaluateConfig
+from schemas.tables import RECOLOURINGS
 
 
 def candidates(
@@ -98,3 +100,18 @@ def test_what_is_asked_is_the_label_whatever_the_words() -> None:
     labelled = PairRow(**{**words, "params": {"attribute": "hair", "to": "red", "from": "no"}})
     assert asked(labelled) == "hair=red"
     assert asked(PairRow(**{**words, "params": {}, "instruction": "do it"})) == "do it"
+
+
+def test_recolourings_are_scored_apart() -> None:
+    words = dict.fromkeys(PairRow.__dataclass_fields__, "") | {"contexts": (0,), "target": 1}
+    row = PairRow(**{**words, "params": {}, "relation_class": "local", "relation": "hair_color"})
+    assert held_out._item(row, "k").category == "recolouring"
+    assert held_out._item(replace(row, relation="glasses"), "k").category == "local"
+    found = candidates(4, "a", "recolouring") + candidates(4, "b", "text", start=10)
+    assert build(found, IMAGES.__getitem__, config(4)).categories == ["text", "recolouring"]
+
+
+def test_every_recolouring_is_a_relation_that_a_miner_knows() -> None:
+    from kontext.data.mine.relations import RELATIONS
+
+    assert set(RECOLOURINGS) <= {relation for relation, _ in RELATIONS.values()}
