@@ -19,10 +19,10 @@ from flows.names import own_name
 from kontext.engine.run import Engine
 from kontext.engine.stage import ADDED
 from kontext.errors import ArtifactError
+from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.stages import STAGES
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
-from schemas.tables import SCORED_CATEGORIES
 from tasks.events import evaluation_worse
 from tasks.reporter import PrefectReporter, forward_logs
 from tasks.workspace import open_artifacts, places

@@ -22,13 +22,6 @@ def table_schema(comment: str, *columns: Column) -> pa.Schema:
 
 CATEGORIES = ("local", "global", "character", "style", "text")  # KontextBench's five tasks
 RELATION_CLASSES = (*CATEGORIES, "t2i")
-# Relations that change colours alone. A palette swap solves them without any model, so they are
-# scored apart from the category that they are mined in.
-RECOLOURINGS = (
-    *("skin_tone", "skin_color", "hair_color", "clothing_color", "color"),
-    *("background_color", "time_of_day", "season"),
-)
-SCORED_CATEGORIES = (*CATEGORIES, "recolouring")
 
 IMAGES = table_schema(
     "One row per accepted canonical image.",

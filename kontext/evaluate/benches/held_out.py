@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kontext.errors import ArtifactError
+from kontext.evaluate.categories import RECOLOURINGS, SCORED_CATEGORIES
 from kontext.evaluate.pixels import Images, Masks, change_mask
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.evaluation import EvaluateConfig
-from schemas.tables import CATEGORIES, RECOLOURINGS, SCORED_CATEGORIES
+from schemas.tables import CATEGORIES
 
 if TYPE_CHECKING:
     from kontext.data.shards.read import PairRow

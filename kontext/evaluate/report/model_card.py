@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.evaluate.references import EDITORS
 from kontext.evaluate.report.builder import number, templates
 from kontext.evaluate.statistics import SMALL_N
-from schemas.tables import RELATION_CLASSES, SCORED_CATEGORIES
+from schemas.tables import RELATION_CLASSES
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from kontext.data.shards.read import PairRow
 from kontext.errors import ArtifactError
 from kontext.evaluate.benches import held_out
 from kontext.evaluate.benches.held_out import BenchCandidate, Item, asked, build
+from kontext.evaluate.categories import RECOLOURINGS
 from kontext.evaluate.references import other_targets
 from schemas.sections.evaluation import EvaluateConfig
-from schemas.tables import RECOLOURINGS
 
 
 def candidates(
