@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
 from kontext.evaluate.pixels import Images
 from kontext.models.features.clip import SmallScorer
@@ -37,7 +38,10 @@ def prepare(
     clip: SmallScorer,
     device: torch.device | str = "cpu",
 ) -> dict[str, Scoring]:
-    """One Scoring per editor. Outputs that are the context or the target reuse its vectors."""
+    """One Scoring per editor. Outputs that are the context or the target reuse its vectors.
+
+    Editors that are wrong on purpose show what success says of them: they get no vectors.
+    """
     known = {
         id(bench.context): pooled_features(net, bench.context, device),
         id(bench.target): pooled_features(net, bench.target, device),
@@ -47,8 +51,11 @@ def prepare(
     target_text = clip.text_embeddings([item.target_caption for item in bench.items])
     found = {}
     for name, made in outputs.items():
-        own = known.get(id(made))
-        vectors = clip.image_embeddings(made)
+        own, vectors = known.get(id(made)), None
+        if name not in FALSE_EDITORS:
+            own = pooled_features(net, made, device) if own is None else own
+            embedded = clip.image_embeddings(made)
+            vectors = ClipVectors(context, target, embedded, context_text, target_text)
         found[name] = Scoring(
             bench=bench,
             output=made,
@@ -56,7 +63,7 @@ def prepare(
             codec_target=outputs["codec_target"],
             context_features=known[id(bench.context)],
             target_features=known[id(bench.target)],
-            output_features=pooled_features(net, made, device) if own is None else own,
-            clip=ClipVectors(context, target, vectors, context_text, target_text),
+            output_features=own,
+            clip=vectors,
         )
     return found

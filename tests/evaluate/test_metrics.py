@@ -96,7 +96,9 @@ def test_identity_fails_and_aces_preservation() -> None:
 def test_oracle_passes_with_zero_error() -> None:
     oracle = scoring(200, ([1.0, 0.0], [0.0, 1.0], [0.0, 1.0]))
     assert succeeded(oracle)[0] and mae_ratio(oracle).per_item[0] == 0.0
-    assert feature_ratio(oracle).per_item[0] == 0.0
+    features = feature_ratio(oracle)
+    assert features is not None and features.per_item[0] == 0.0
+    assert feature_ratio(replace(oracle, output_features=None)) is None
     assert detail(oracle).per_item[0] == pytest.approx(1.0)
     assert foreign_detail(oracle).per_item[0] == pytest.approx(0.0, abs=1e-9)
 

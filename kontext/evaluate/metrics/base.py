@@ -32,7 +32,7 @@ class Scoring:
     codec_target: Images  # and of the target
     context_features: NDArray[np.float32]  # [N, 1280], EfficientNet-Lite0, pooled
     target_features: NDArray[np.float32]
-    output_features: NDArray[np.float32]
+    output_features: NDArray[np.float32] | None
     clip: ClipVectors | None = None
 
 

@@ -15,9 +15,11 @@ def mae_ratio(scoring: Scoring) -> Measured:
     )
 
 
-def feature_ratio(scoring: Scoring) -> Measured:
+def feature_ratio(scoring: Scoring) -> Measured | None:
     """Cosine distance to the target in EfficientNet-Lite0 features, as a share of the context's."""
     target = scoring.target_features
+    if scoring.output_features is None:
+        return None
     return Measured(
         cosine_distance(scoring.output_features, target),
         cosine_distance(scoring.context_features, target),
