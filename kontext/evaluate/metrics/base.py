@@ -22,9 +22,12 @@ class ClipVectors:
     target_text: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scoring:
-    """One editor's outputs with everything they are compared to. All arrays share the item axis."""
+    """One editor's outputs with everything they are compared to. All arrays share the item axis.
+
+    Two are equal only if they are one, so that what is measured on one can be cached.
+    """
 
     bench: Bench
     output: Images

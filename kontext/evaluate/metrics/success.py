@@ -12,6 +12,7 @@ to a picture or to its round trip, whichever is nearer, and "sharp" is as the ro
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,13 @@ _LEAST_DETAIL = 2 / 255  # root mean square, below which a target counts as flat
 _LEAST_OUTSIDE = 0.05  # share of a picture below which all of it may change
 _CELLS = 8  # a picture's side in cells
 _SIDE, _DETAIL, _GROWN = 64, 1.5, 2  # lengths in pixels of a picture of 64; they grow with it
+_once = lru_cache(maxsize=1)  # several metrics ask for the same of one editor before the next
 Flags = NDArray[np.bool_]
 Picture = NDArray[np.uint8]
 Details = NDArray[np.float32]  # [N, H, W, 3]
 
 
+@_once
 def choice_ratio(scoring: Scoring) -> Measured:
     """Error to the target ÷ error to the context or another choice, the worst of them.
 
@@ -60,6 +63,7 @@ def _error(output: Picture, pictures: Iterable[Picture], mask: NDArray[np.bool_]
     return min(float(np.abs(seen - picture[mask]).mean()) for picture in pictures) / 255
 
 
+@_once
 def detail(scoring: Scoring) -> Measured:
     """Share of the target's detail that the output has, by projection; nan where it has none.
 
@@ -70,6 +74,7 @@ def detail(scoring: Scoring) -> Measured:
     return Measured(_dot(own, wanted), energy)
 
 
+@_once
 def foreign_detail(scoring: Scoring) -> Measured:
     """Energy of the detail that neither target nor round trip has ÷ that of the round trip's."""
     own, wanted, energy = _details(scoring)
@@ -79,6 +84,7 @@ def foreign_detail(scoring: Scoring) -> Measured:
     return Measured(_dot(left, left), energy)
 
 
+@_once
 def _details(scoring: Scoring) -> tuple[Details, Details, Values]:
     """Of the output and of the target's round trip, and its energy [N], nan where it is flat."""
     inside = _grown(scoring)
@@ -111,12 +117,14 @@ def _pixels(images: Images, length: float) -> float:
     return float(length * max(1.0, height / _SIDE, width / _SIDE))
 
 
+@_once
 def _grown(scoring: Scoring) -> Masks:
     mask = scoring.bench.mask
     times = round(_pixels(scoring.output, _GROWN))
     return np.stack([binary_dilation(one, iterations=times) for one in mask])
 
 
+@_once
 def outside_errors(scoring: Scoring) -> tuple[Values, Values, Values]:
     """Mean error outside the grown mask [N], that of the codec, and the output's in its worst cell.
 
