@@ -10,6 +10,7 @@ import pytest
 from kontext.data.pixels import decode_png
 from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
+from kontext.evaluate.benches import held_out
 from kontext.evaluate.references import EDITORS
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
@@ -242,6 +243,19 @@ def test_same_inputs_give_the_same_scores_and_pictures(
     again = finished_run(tmp_path).run("evaluate")
     for name in ("scores.json", "items.parquet", "edits.tar", "grids/local.png", "grids/style.png"):
         assert again.path(name).read_bytes() == evaluated[1].path(name).read_bytes()
+
+
+def test_recolourings_have_their_own_rows_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "RECOLOURINGS", ("global-0", "global-1"))
+    harness = finished_run(tmp_path)
+    artifact = harness.run("evaluate")
+    assert "recolouring" in artifact.json("scores.json")["categories"]
+    assert "grids/recolouring.png" in artifact.names()
+    assert "grids/global.png" not in artifact.names()
+    assert 'id="edits-recolouring"' in artifact.path("report/index.html").read_text()
+    assert harness.run("publish").names()
 
 
 def test_a_bench_without_test_pairs_is_one_clear_error(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kontext.evaluate.benches.held_out import in_turn
+from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.charts import Curve, line_chart, smooth
 from kontext.evaluate.report.model import Chart, Evaluation, HeatMap
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
-from schemas.tables import CATEGORIES, RELATION_CLASSES
+from schemas.tables import RELATION_CLASSES
 
 SHOWN = 24  # reconstructions
 _LABELS = {"t2i": "text to image"}
@@ -149,7 +150,7 @@ def level_map(artifact: Artifact) -> HeatMap | None:
 def reconstructions(done: Evaluation, assets: Assets) -> list[tuple[str, str]]:
     """Contexts of bench items and their round trips, categories in turn."""
     bench, shown = done.bench, dict[bytes, int]()
-    order = CATEGORIES.index
+    order = SCORED_CATEGORIES.index
     for i in in_turn(range(len(bench)), lambda i: bench.items[i].category, order):
         shown.setdefault(bench.context[i].tobytes(), i)
     return [
