@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 from kontext.data.shards.read import PairRow, PairSet
 from kontext.evaluate.benches.held_out import Bench, asked
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.pixels import Images, blurred
 
 NEIGHBOURS = 8  # training edits that are averaged, or whose colours make a palette
 _THUMB = 8  # side, in pixels, of the pictures by which neighbours are found
@@ -97,7 +96,7 @@ def _ghost(share: float, case: Case) -> Picture:
 
 def _blurred(case: Case) -> Picture:
     sigma = case.pixels(_BLUR)
-    return _rounded(gaussian_filter(case.target.astype(np.float32), (sigma, sigma, 0)))
+    return _rounded(blurred(case.target[None], sigma)[0])
 
 
 def _filled(case: Case) -> Picture:
@@ -153,8 +152,13 @@ def _palette(case: Case) -> Picture:
     before = case.training.context[rows].reshape(-1, 3).astype(np.float32)
     after = case.training.target[rows].reshape(-1, 3).astype(np.float32)
     picks = np.linspace(0, len(before) - 1, min(_COLOURS, len(before))).astype(np.int64)
-    _, found = cKDTree(before[picks]).query(case.context.reshape(-1, 3), k=NEIGHBOURS)
-    return _rounded(after[picks][found].mean(axis=1).reshape(case.context.shape))
+    colours, places = np.unique(case.context.reshape(-1, 3), axis=0, return_inverse=True)
+    known = torch.from_numpy(before[picks])
+    became = [
+        after[picks][torch.cdist(part, known).topk(NEIGHBOURS, largest=False).indices].mean(axis=1)
+        for part in torch.from_numpy(colours.astype(np.float32)).split(_COLOURS)
+    ]
+    return _rounded(np.concatenate(became)[places.reshape(-1)].reshape(case.context.shape))
 
 
 def _trained(make: Callable[[Case], Picture]) -> Callable[[Case], Picture]:

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from kontext.evaluate.pixels import (
     PSNR_CAP,
+    blurred,
     change_mask,
     cosine_distance,
+    grown,
     masked_mae,
     psnr,
 )
@@ -60,3 +63,17 @@ def test_cosine_distance_by_hand() -> None:
     b = np.array([[2, 0], [0, 5], [-1, 0], [3, 4], [1, 0]], np.float32)
     assert cosine_distance(a, b).tolist() == pytest.approx([0, 1, 2, 0, 1])
     assert cosine_distance(a, a)[3] == 0.0  # exactly: the oracle must not be at distance 1e-16
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.5, 6])
+def test_the_blur_is_scipys(sigma: float) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 17, 40, 3), dtype=np.uint8)
+    theirs = gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0))
+    assert np.abs(blurred(images, sigma) - theirs).max() < 1e-3
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 3])
+def test_masks_grow_as_scipys_do(pixels: int) -> None:
+    masks = np.random.default_rng(0).random((3, 12, 30)) < 0.03
+    theirs = [binary_dilation(mask, iterations=pixels) for mask in masks] if pixels else masks
+    assert np.array_equal(grown(masks, pixels), np.stack(list(theirs)))

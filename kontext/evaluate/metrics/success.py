@@ -16,11 +16,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter
 
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
-from kontext.evaluate.pixels import Images, Masks, Values, change_mask
+from kontext.evaluate.pixels import Images, Masks, Values, blurred, change_mask, grown
 
 MAX_CHOICE_RATIO = 0.5
 MIN_DETAIL = 0.6
@@ -107,9 +106,7 @@ def _dot(a: Details, b: Details) -> Values:
 
 
 def _high_pass(images: Images) -> Details:
-    sigma = _pixels(images, _DETAIL)
-    plain = images.astype(np.float32) / 255
-    return np.asarray(plain - gaussian_filter(plain, (0, sigma, sigma, 0)))
+    return np.asarray((images - blurred(images, _pixels(images, _DETAIL))) / 255)
 
 
 def _pixels(images: Images, length: float) -> float:
@@ -119,9 +116,7 @@ def _pixels(images: Images, length: float) -> float:
 
 @_once
 def _grown(scoring: Scoring) -> Masks:
-    mask = scoring.bench.mask
-    times = round(_pixels(scoring.output, _GROWN))
-    return np.stack([binary_dilation(one, iterations=times) for one in mask])
+    return grown(scoring.bench.mask, round(_pixels(scoring.output, _GROWN)))
 
 
 @_once
