@@ -5,6 +5,7 @@ that attribute and nothing else. DiceBear resolves every other option from the s
 resolved options fixes the picture.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.stable import choose, shuffled
+from kontext.data.sources.restyle import FLAT, RESTYLED
+from kontext.data.sources.stable import choose, shuffled, stable_hash
 from kontext.errors import SourceError
 from schemas.sections.sources import SourceConfig
 
@@ -57,6 +59,8 @@ class _Style:
     subject: str
     attributes: Mapping[str, Values]
     fixed: Options
+    # parts that always lie alike: where a part is put must not depend on what no context shows
+    still: tuple[str, ...] = ()
 
 
 _STYLES: dict[str, _Style] = {
@@ -136,6 +140,61 @@ _STYLES: dict[str, _Style] = {
         },
         {},
     ),
+    "critters": _Style(
+        "monster",
+        {
+            "accessory": _parts(
+                nothing="top=",
+                horns="top=horns",
+                antennae="top=antennae",
+                round_ears="top=earsRound",
+                fin="top=fin",
+            ),
+            "expression": _parts(
+                happy="eyes=round mouth=smile",
+                sad="eyes=inward mouth=frown",
+                angry="eyes=angry mouth=teeth",
+                surprised="eyes=wide mouth=ooh",
+                laughing="eyes=happy mouth=laugh",
+                sleepy="eyes=sleepy mouth=line",
+            ),
+        },
+        # of what may be added: no context shows its colour
+        {"animationVariant": ["none"], "accentColor": ["#fcd34d"]},
+    ),
+    "moods": _Style(
+        "blob",
+        {
+            "expression": _parts(
+                happy="eyes=pupils mouth=smile",
+                sad="eyes=lookDown mouth=frown",
+                angry="eyes=angry mouth=line",
+                surprised="eyes=bigPupils mouth=gasp",
+                laughing="eyes=happy mouth=bigSmile",
+                sleepy="eyes=sleepy mouth=wavy",
+            ),
+        },
+        {"animationVariant": ["none"]},
+    ),
+    "sprouts": _Style(
+        "potted plant",
+        {
+            "plant": _parts(
+                flower="plant=flower",
+                cactus="plant=cactus",
+                palm="plant=palm",
+                bush="plant=ball",
+                leaf="plant=sprout",
+            ),
+        },
+        {"animationVariant": ["none"], "bloomColor": ["#fb7185"]},
+    ),
+    "planets": _Style(
+        "planet",
+        {"ring": _parts(nothing="ring=", ring="ring=bold")},
+        {"animationVariant": ["none"]},
+        still=("ring",),
+    ),
     "landscape": _Style(
         "landscape",
         {
@@ -165,6 +224,7 @@ ATTRIBUTION = """
 | Toon Head (character parts) | PyPI `dicebear-styles` 10.6.0 | Johan Melin, https://www.johanmelin.com | **CC-BY-4.0** | remix of “ToonHead”, https://www.figma.com/community/file/1589627891082866389 |
 | Dylan (character parts) | PyPI `dicebear-styles` 10.6.0 | Natalia Spivak, https://nataspvk.tilda.ws/ | **CC-BY-4.0** | remix of “Dylan! The Avatar Generator”, https://www.figma.com/community/file/1356575240759683500 |
 | Big Smile (character parts) | PyPI `dicebear-styles` 10.6.0 | Ashley Seo, http://www.ashleyseo.com/ | **CC-BY-4.0** | remix of “Custom Avatar”, https://www.figma.com/community/file/881358461963645496 |
+| Critters, Moods, Sprouts, Planets (parts of figures) | PyPI `dicebear-styles` 10.6.0 | DiceBear | CC0-1.0 | https://www.dicebear.com |
 | Landscape (scene parts) | PyPI `dicebear-styles` 10.6.0 | DiceBear | CC0-1.0 | https://www.dicebear.com |
 """  # noqa: E501
 
@@ -178,6 +238,11 @@ class DiceBearSource(SourceConfig):
     )
     seeds: int = Field(40, title="Characters or scenes per style", ge=1)
     values_per_attribute: int = Field(3, title="Values tried per attribute", ge=1)
+    attributes: tuple[str, ...] = Field((), title="Attributes that are edited (empty: all)")
+    art_styles: tuple[Literal["line art", "pixel art"], ...] = Field(
+        (), title="Further styles of each drawing"
+    )
+    movement: int = Field(0, title="How far a picture is moved, in % of its side", ge=0, le=50)
     seed: int = Field(0, title="Seed of the choice")
 
 
@@ -194,11 +259,11 @@ def plan(config: DiceBearSource) -> list[SourceItem]:
                 f"dicebear style '{name}' has no labels (known: {', '.join(_STYLES)})"
             )
         for index in range(config.seeds):
-            items.extend(_group(name, f"{config.seed}-{index}", config.values_per_attribute))
+            items.extend(_group(config, name, f"{config.seed}-{index}"))
     return items
 
 
-def _group(name: str, seed: str, values_per_attribute: int) -> list[SourceItem]:
+def _group(config: DiceBearSource, name: str, seed: str) -> list[SourceItem]:
     style = _STYLES[name]
     base = {
         attribute: choose(sorted(values), name, seed, attribute)
@@ -206,18 +271,40 @@ def _group(name: str, seed: str, values_per_attribute: int) -> list[SourceItem]:
     }
     looks = [base]
     for attribute, values in style.attributes.items():
+        if config.attributes and attribute not in config.attributes:
+            continue
         others = [label for label in values if label != base[attribute]]
-        for label in shuffled(others, name, seed, attribute)[:values_per_attribute]:
+        for label in shuffled(others, name, seed, attribute)[: config.values_per_attribute]:
             looks.append({**base, attribute: label})
-    return [_item(name, style, seed, look) for look in looks]
+    if config.art_styles:
+        looks = [{**look, "art_style": FLAT} for look in looks]
+        looks += [{**looks[0], "art_style": label} for label in config.art_styles]
+    place = _moved(config.movement, name, seed)
+    return [_item(name, style, seed, place, look) for look in looks]
 
 
-def _item(name: str, style: _Style, seed: str, look: dict[str, str]) -> SourceItem:
+def _moved(most: int, *parts: object) -> Options:
+    """DiceBear's options of a place and a size, by hash of the parts: at most `most` % away."""
+    if not most:
+        return {}
+    right, down, smaller = (
+        stable_hash(way, *parts) % 1001 / 1000 for way in ("right", "down", "smaller")
+    )
+    return {
+        "translateX": most * (2 * right - 1),
+        "translateY": most * (2 * down - 1),
+        "scale": 1 - most / 100 * smaller,
+    }
+
+
+def _item(name: str, style: _Style, seed: str, place: Options, look: dict[str, str]) -> SourceItem:
     from dicebear import Avatar
 
-    options: dict[str, Any] = {"seed": f"kontext-{name}-{seed}", **style.fixed}
+    options: dict[str, Any] = {"seed": f"kontext-{name}-{seed}", **style.fixed, **place}
+    art_style = look.get("art_style", FLAT)
     for attribute, label in look.items():
-        options.update(style.attributes[attribute][label])
+        options.update(style.attributes.get(attribute, {}).get(label, {}))
+    svg = str(Avatar(_style(name), options).to_string()).encode()
     meta = _definition(name)["meta"]
     return SourceItem(
         source=f"dicebear:{name}",
@@ -228,8 +315,8 @@ def _item(name: str, style: _Style, seed: str, look: dict[str, str]) -> SourceIt
         author=str(meta.get("creator", {}).get("name", "unknown")),
         attributes=look,
         synthetic=True,
-        payload=str(Avatar(_style(name), options).to_string()).encode(),
-        trusted_svg=True,
+        payload=RESTYLED[art_style](svg) if art_style in RESTYLED else svg,
+        trusted_svg=art_style != "pixel art",
     )
 
 
@@ -251,4 +338,8 @@ def _definition(name: str) -> dict[str, Any]:
 def _style(name: str) -> Any:
     from dicebear import Style
 
-    return Style(_definition(name))
+    definition = copy.deepcopy(_definition(name))
+    for part in _STYLES[name].still:
+        for movement in ("rotate", "translate"):
+            definition["components"][part].pop(movement, None)
+    return Style(definition)
