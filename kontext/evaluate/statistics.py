@@ -7,6 +7,7 @@ would give intervals that are too narrow: components are resampled instead.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,14 +84,21 @@ def cluster_ratio(
     if bottoms.sum() == 0:
         return Interval(math.nan, math.nan, math.nan, int(keep.sum()), len(unique), "undefined")
     point = float(tops.sum() / bottoms.sum())
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
+    counts = _resamples(len(unique), draws, seed)
     drawn_bottom = counts @ bottoms
     drawn = (counts @ tops)[drawn_bottom > 0] / drawn_bottom[drawn_bottom > 0]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(
         point, float(low), float(high), int(keep.sum()), len(unique), "cluster-bootstrap"
     )
+
+
+@lru_cache(maxsize=64)  # all editors and metrics of a category share their resamples
+def _resamples(clusters: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """How often each cluster is in each resample [draws, clusters]."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+    return drawn.astype(np.float64)
 
 
 def cluster_mean(
