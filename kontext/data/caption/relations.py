@@ -132,6 +132,8 @@ WORDINGS: dict[str, Wording] = {
     "mouth": Wording(_said(_VALUE, "mouth")),
     "glasses": _thing(" glasses"),
     "accessory": _thing(),
+    "plant": _thing(),
+    "ring": _thing(),
     "facial_hair": _thing(),
     "object": Wording(
         _said("""{a_to} instead: replace the {from} with {a_to} | change the {from} to {a_to} |

@@ -2,8 +2,8 @@
 
 Style is the exception that needs pixels: two art sets may draw one concept in different poses, and
 such a pair teaches redrawing, not restyling. It is kept only where the silhouettes agree, and only
-towards a style that needs no invention: black and white is a target, never a context, because the
-colours are not in it.
+towards a style that needs no invention: black and white, line art and pixel art are targets, never
+contexts, because colours or detail are not in them.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from kontext.data.mine.relations import relation_of
 from schemas.sections.data import MineConfig
 
 VERSION = "2"
-_COLOURLESS = "black and white"
+_POORER = ("black and white", "line art", "pixel art")  # than the drawing they come from
 
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
@@ -38,7 +38,7 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
             relation, category = relation_of(changed[0])
             evidence: dict[str, float] = {}
             if category == "style":
-                if context.attributes[changed[0]] == _COLOURLESS:
+                if context.attributes[changed[0]] in _POORER:
                     continue
                 iou = overlap(silhouettes[id(context)], silhouettes[id(target)])
                 if iou < config.style_overlap_min:

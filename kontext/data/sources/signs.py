@@ -32,6 +32,7 @@ _BOARDS = {
     "black": ("#23262d", "#f6e27a"),
 }
 _FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf")
+_SHORT = 2  # letters, up to which a board is small and may stand anywhere
 
 
 ATTRIBUTION = """
@@ -52,6 +53,7 @@ class SignSource(SourceConfig):
 def plan(config: SignSource) -> list[SourceItem]:
     """`words_per_scene` signs for each scene; a scene is the unit that is held out."""
     words = config.words or WORDS
+    small = max(map(len, words)) <= _SHORT
     items = []
     for index in range(config.scenes):
         key = f"{config.seed}-{index}"
@@ -67,28 +69,33 @@ def plan(config: SignSource) -> list[SourceItem]:
                     author="kontext",
                     attributes={"text": word},
                     synthetic=True,
-                    payload=draw(key, board, word),
+                    payload=draw(key, board, word, small),
                 )
             )
     return items
 
 
-def draw(key: str, board: str, word: str) -> bytes:
-    """PNG bytes of one sign. Everything but the word is fixed by `key` and `board`."""
+def draw(key: str, board: str, word: str, small: bool = False) -> bytes:
+    """PNG bytes of one sign. Everything but the word is fixed by `key` and `board`.
+
+    Args:
+        small: a board for one or two letters, in one place or another.
+    """
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (_SIDE, _SIDE), choose(_WALLS, "wall", key))
     pen = ImageDraw.Draw(image)
     floor = 176 + stable_hash("floor", key) % 40
     pen.rectangle((0, floor, _SIDE, _SIDE), fill=choose(_WALLS[::-1], "floor", key))
-    pen.rectangle((118, 150, 138, _SIDE), fill="#6b5344")
-    top = 52 + stable_hash("top", key) % 24
+    half = 60 + stable_hash("half", key) % 24 if small else 114
+    middle = half + 10 + stable_hash("left", key) % (237 - 2 * half) if small else 128
+    pen.rectangle((middle - 10, 150, middle + 10, _SIDE), fill="#6b5344")
+    top = (22 if small else 52) + stable_hash("top", key) % (40 if small else 24)
     face, ink = _BOARDS[board]
-    pen.rounded_rectangle(
-        (14, top, 242, top + 110), radius=18, fill=face, outline="#3b3f46", width=6
-    )
+    place = (middle - half, top, middle + half, top + 110)
+    pen.rounded_rectangle(place, radius=18, fill=face, outline="#3b3f46", width=6)
     font = _fit(choose(_FONTS, "font", key), word)
-    pen.text((128, top + 55), word, font=font, fill=ink, anchor="mm")
+    pen.text((middle, top + 55), word, font=font, fill=ink, anchor="mm")
     data = io.BytesIO()
     image.save(data, "PNG", compress_level=1)
     return data.getvalue()

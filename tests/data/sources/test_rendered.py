@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from kontext.data.decode import decode_image
@@ -37,6 +38,18 @@ def test_dicebear_draws_what_the_label_says() -> None:
             assert rgb[1, 1].tolist() == pytest.approx(expected, abs=2)
 
 
+def test_what_may_be_added_lies_alike_in_every_picture() -> None:
+    """Else where it goes would depend on the seed, which no context shows."""
+    drawn = [
+        decode_image(item.read(), resolution=64, background="#ffffff", svg=True).rgb.astype(int)
+        for item in plan(DiceBearSource(styles=("planets",), seeds=4, attributes=("ring",)))
+    ]
+    pairs = zip(drawn[::2], drawn[1::2], strict=True)
+    rings = [abs(one - other).max(axis=2) > 24 for one, other in pairs]
+    for ring in rings[1:]:
+        assert (ring & rings[0]).sum() > 0.8 * min(ring.sum(), rings[0].sum())
+
+
 def test_an_unlabelled_dicebear_style_is_refused() -> None:
     with pytest.raises(SourceError, match="has no labels"):
         plan(DiceBearSource(styles=("bottts",)))
@@ -52,6 +65,20 @@ def test_signs_of_one_scene_differ_only_on_the_board() -> None:
     changed = abs(first - second).max(axis=2) > 8
     assert changed.any()
     assert not changed[:10].any() and not changed[48:].any()
+
+
+def test_a_board_for_a_digit_stands_in_many_places() -> None:
+    items = plan(SignSource(scenes=12, words=tuple("0123456789"), words_per_scene=2))
+    first = [
+        decode_image(item.read(), resolution=64, background="#ffffff").rgb.astype(int)
+        for item in items
+    ]
+    places = set()
+    for before, after in zip(first[::2], first[1::2], strict=True):
+        changed = np.argwhere(abs(before - after).max(axis=2) > 24)
+        assert len(changed) > 8
+        places.add(tuple(changed.mean(axis=0).round().astype(int)))
+    assert len(places) > 8
 
 
 def test_an_item_without_bytes_or_over_the_limit_is_an_error(tmp_path: object) -> None:
