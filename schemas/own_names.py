@@ -5,9 +5,10 @@ another: a default that names the demo's dataset would let any run replace it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from unicodedata import category
+
+from schemas.paths import expanded
 
 CHANGES_RESULTS = False  # names are part of every digest
 NAME = r"^\w[\w.-]*$"  # of a dataset or a model: a tag, and a folder in the store
@@ -75,7 +76,9 @@ def _name_of(sources: Any) -> str:
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, Mapping):
             path, kind = source.get("path"), str(source.get("kind"))
-            folder = Path(path).expanduser().resolve().name if isinstance(path, str) else ""
+            # the source itself refuses what is no path
+            is_path = isinstance(path, str) and "\0" not in path
+            folder = expanded(str(path)).resolve().name if is_path else ""
             words.append(slug(folder or kind))
     name = "-".join(dict.fromkeys(word for word in words if word))[:_LONGEST].strip("-.")
     return name or "own"

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from schemas.changes import Change, MisfitError, changed, flat
 from schemas.changes import Path as KeyPath
+from schemas.paths import expanded
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
 from schemas.words import NAME, unknown
@@ -86,8 +87,9 @@ def _check_names(base: Any, name: Any) -> None:
 def _place_sources(ingest: Any, folder: Path) -> None:
     sources = ingest.get("sources") if isinstance(ingest, dict) else None
     for source in sources if isinstance(sources, list) else ():
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(folder / Path(source["path"]).expanduser())
+        path = source.get("path") if isinstance(source, dict) else None
+        if isinstance(path, str) and "\0" not in path:  # that the source refuses
+            source["path"] = str(folder / expanded(path))
 
 
 def _line(document: Document, path: KeyPath) -> int:

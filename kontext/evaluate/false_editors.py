@@ -154,10 +154,10 @@ def _palette(case: Case) -> Picture:
     picks = np.linspace(0, len(before) - 1, min(_COLOURS, len(before))).astype(np.int64)
     colours, places = np.unique(case.context.reshape(-1, 3), axis=0, return_inverse=True)
     known = torch.from_numpy(before[picks])
-    became = [
-        after[picks][torch.cdist(part, known).topk(NEIGHBOURS, largest=False).indices].mean(axis=1)
-        for part in torch.from_numpy(colours.astype(np.float32)).split(_COLOURS)
-    ]
+    asked_for, became = torch.from_numpy(colours.astype(np.float32)), []
+    for start in range(0, len(asked_for), _COLOURS):
+        far = torch.cdist(asked_for[start : start + _COLOURS], known)
+        became.append(after[picks][far.topk(NEIGHBOURS, largest=False).indices].mean(axis=1))
     return _rounded(np.concatenate(became)[places.reshape(-1)].reshape(case.context.shape))
 
 

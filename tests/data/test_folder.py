@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from kontext.data.sources import plan
 from kontext.data.sources.folder import FolderSource, parse_stem
 from kontext.errors import SourceError
+from schemas.recipe import Recipe
 
 
 def put(root: Path, *names: str) -> None:
@@ -73,3 +75,17 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
 )
 def test_parse_stem(stem: str, expected: tuple[str, dict[str, str]]) -> None:
     assert parse_stem(stem) == expected
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/pictures", "pictures/none"])
+def test_a_folder_that_is_not_there_is_said_so(path: str) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        plan(FolderSource(path=path))
+
+
+def test_a_path_with_nul_is_refused() -> None:
+    for recipe in ({"path": "a\0b"}, {"path": "~a\0b"}):
+        with pytest.raises(ValidationError, match="NUL"):
+            FolderSource.model_validate(recipe)
+        with pytest.raises(ValidationError, match="NUL"):
+            Recipe.model_validate({"ingest": {"sources": [{"kind": "folder", **recipe}]}})

@@ -39,7 +39,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
     data["ingest"]["hash_lists"] = draw(st.lists(WORDS, max_size=3))
     data["ingest"]["sources"] = [
         {"kind": "signs", "words": draw(st.lists(WORDS, max_size=3))},
-        {"kind": "folder", "path": "/" + draw(WORDS).strip("/."), "author": draw(WORDS)},
+        {
+            "kind": "folder",
+            "path": "/" + draw(WORDS).strip("/.").replace("\0", ""),
+            "author": draw(WORDS),
+        },
     ][: draw(st.integers(0, 2))]
     data["finetune"] |= {
         "lr": draw(REAL),
@@ -88,6 +92,7 @@ def test_what_a_file_leaves_out_is_the_named_recipes_but_not_its_dataset_and_mod
         ("\n\ndistil: {}\n", 3, "no section 'distil'; did you mean 'distill'?"),
         ("ingest:\n  sources:\n  - {kind: emoji}\n  - {kind: emojis}\n", 4, "did you mean 'emoji'"),
         ("ingest:\n  sources:\n  - kind: emoji\n    sede: 1\n", 4, "did you mean 'seed'?"),
+        ('ingest:\n  sources:\n  - {kind: folder, path: "~a\\0b"}\n', 3, "NUL character"),
         ("distill:\n  steps: many\n", 2, "distill.steps: Input should be a valid integer"),
         ("finetune:\n  lr: 1\n  launch:\n    ranks: 2\n", 3, "more than one rank needs launcher"),
         ("distill:\n  seed: 1\n  seed: 2\n", 3, "'seed' is there twice"),

@@ -14,10 +14,11 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kontext.data.sources.base import SourceItem
 from kontext.errors import SourceError
+from schemas.paths import expanded
 from schemas.sections.sources import SourceConfig
 
 ATTRIBUTION = ""  # the recipe names author and licence
@@ -31,6 +32,13 @@ class FolderSource(SourceConfig):
     license_spdx: str = Field("LicenseRef-unknown", title="Licence (SPDX id)")
     author: str = Field("unknown", title="Author")
 
+    @field_validator("path")
+    @classmethod
+    def _a_path(cls, path: str) -> str:
+        if "\0" in path:
+            raise ValueError("a path cannot hold a NUL character")
+        return path
+
 
 def plan(config: FolderSource) -> list[SourceItem]:
     """One item per file, in path order.
@@ -38,7 +46,7 @@ def plan(config: FolderSource) -> list[SourceItem]:
     Raises:
         SourceError: the folder is missing or holds no files.
     """
-    root = Path(config.path).expanduser()
+    root = expanded(config.path)
     if not root.is_dir():
         raise SourceError(f"image folder '{config.path}' does not exist")
     files = listed_files(root)
@@ -50,7 +58,7 @@ def plan(config: FolderSource) -> list[SourceItem]:
 
 def local_files(config: FolderSource) -> list[tuple[str, Path]]:
     """(name, path) of every file whose contents belong to the identity of what is ingested."""
-    root = Path(config.path).expanduser()
+    root = expanded(config.path)
     return [(path.relative_to(root).as_posix(), path) for path in listed_files(root)]
 
 
