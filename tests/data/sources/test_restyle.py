@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 
 from kontext.data.decode import decode_image
 from kontext.data.sources import plan
 from kontext.data.sources.base import SourceItem
-from kontext.data.sources.dicebear import DiceBearSource
+from kontext.data.sources.dicebear import _STYLES, DiceBearSource
 from kontext.data.sources.restyle import RESTYLED
 
 SOURCE = DiceBearSource(
@@ -64,3 +65,15 @@ def test_only_the_attributes_asked_for_are_edited() -> None:
     looks = [item.attributes for item in plan(SOURCE)]
     for one in range(0, len(looks), 4):
         assert len({look["accessory"] for look in looks[one : one + 4] if "accessory" in look}) <= 1
+
+
+@pytest.mark.parametrize("style", sorted(_STYLES))
+def test_every_style_of_figures_can_be_redrawn(style: str) -> None:
+    config = DiceBearSource(
+        styles=(style,), seeds=3, values_per_attribute=1, art_styles=("line art", "pixel art")
+    )
+    for item in plan(config):
+        made = picture(item, 128)
+        if item.attributes["art_style"] == "line art":
+            assert (made.max(axis=2) - made.min(axis=2) > 80).mean() < 0.01
+            assert (made > 250).all(axis=2).mean() > 0.3
