@@ -63,6 +63,7 @@ def test_wrong_edits_fail_in_every_relation_of_shape(
         ("ghost_51", right_choice),
         ("half", right_choice),
         ("other_choice", right_choice),
+        ("stray", right_choice),
         ("blurred", sharp),
         ("filled", sharp),
         ("nearest", kept),
@@ -74,6 +75,20 @@ def test_each_condition_refuses_what_it_is_there_for(
 ) -> None:
     assert callable(condition)
     assert condition(scored(false_outputs[name])).mean() <= 0.2
+
+
+def test_a_stray_patch_fails_where_the_whole_picture_changes() -> None:
+    bench, training = drawn()
+    grey = bench.target.mean(axis=3, keepdims=True).astype(np.uint8).repeat(3, axis=3)
+    whole = replace(bench, context=grey, mask=np.ones_like(bench.mask), rivals={})
+    none = np.zeros((len(bench), 2), np.float32)
+    codecs = codec(whole.context), codec(whole.target)
+
+    def passed(output: Images) -> float:
+        return float(succeeded(Scoring(whole, output, *codecs, none, none, none)).mean())
+
+    assert passed(codec(whole.target)) >= 0.95
+    assert passed(run_false_editors(whole, training)["stray"]) <= 0.2
 
 
 def test_an_edit_as_good_as_the_codec_with_a_little_noise_passes() -> None:
