@@ -2,7 +2,8 @@
 
 The artifacts are those of the publish manifest, taken as they are; only `evaluate` runs, under a
 seed of its own, so that nothing of the model's own evaluation is replaced. A success rate below the
-published one by more than the tolerance fails the run and pauses schedules.
+published one by more than the tolerance fails the run and pauses schedules. Scores by an earlier
+measure of success are not compared: after an upgrade they would pause everything.
 """
 
 from datetime import UTC, datetime
@@ -28,6 +29,11 @@ from tasks.reporter import PrefectReporter, forward_logs
 from tasks.workspace import open_artifacts, places
 
 NIGHTLY_KEY = "nightly-evaluation"
+_MEASURE = "success_measure"  # a metric of the stage evaluate
+_OTHER_MEASURE = (
+    "nothing is compared: %s was published with scores by another measure of success; run the "
+    "pipeline once more, which scores and publishes it anew"
+)
 
 
 @flow(
@@ -46,7 +52,11 @@ def nightly_evaluation(options: NightlyForm = NightlyForm()) -> Any:  # noqa: B0
     engine, published = tagged_engine(options.model, options.store, seed, str(flow_run.get_id()))
     with forward_logs(log):
         outcome = engine.run_stage("evaluate", PrefectReporter("nightly", log))
-    rows = compare(published.metrics, outcome.manifest.metrics, options.tolerance)
+    now = outcome.manifest.metrics
+    if not comparable(published.metrics, now):
+        log.warning(_OTHER_MEASURE, options.model)
+        return Completed(message=_OTHER_MEASURE % options.model)
+    rows = compare(published.metrics, now, options.tolerance)
     create_table_artifact(rows, NIGHTLY_KEY, f"{options.model}, seed {seed}")
     return _final_state(options.model, rows)
 
@@ -80,6 +90,11 @@ def tagged_engine(model: str, store: str, seed: int, run: str = "") -> tuple[Eng
     recipe = Recipe.model_validate(sections)
     engine = Engine(recipe, at.store, at.catalog, at.home, run=run, stages=STAGES, pins=pins)
     return engine, published
+
+
+def comparable(published: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two evaluations mean the same by success. Earlier ones do not say what they meant."""
+    return published.get(_MEASURE) == now.get(_MEASURE)
 
 
 def compare(

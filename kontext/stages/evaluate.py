@@ -10,6 +10,7 @@ Figures:
     recolouring: {%} of recolourings succeed
     outside: outside a local edit the picture changes {} times as much as by encoding alone
     autoencoder: the autoencoder's PSNR is {} dB
+    success_measure: success by {}
     teacher/*: {%} of the teacher's * edits succeed
 """
 
@@ -26,6 +27,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import FALSE_EDITORS, TrainingEdits
 from kontext.evaluate.latency import measure_edit
+from kontext.evaluate.metrics.success import MEASURE
 from kontext.evaluate.models import TrainedModels, model_ledger
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.references import EDITORS, run_editors
@@ -177,6 +179,7 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
     for goal in scores.goals:
         value = goal.measured.value
         ctx.output.metric(goal.name, None if value != value else round(value, 4))
+    ctx.output.metric("success_measure", MEASURE)
     ctx.output.metric("goals_reached", len(scores.of_verdict("reached")))
     ctx.output.metric("goals_not_measured", len(scores.of_verdict("not measured")))
     for category, row in scores.table["teacher"].items():

@@ -25,6 +25,11 @@ MAX_CHOICE_RATIO = 0.5
 MIN_DETAIL = 0.6
 MAX_FOREIGN_DETAIL = 0.6
 MAX_STRAY = 3.0
+# Rates by another measure are not comparable: say here when what the conditions mean changes.
+MEASURE = (
+    f"choice {MAX_CHOICE_RATIO:g} everywhere, detail {MIN_DETAIL:g}, foreign "
+    f"{MAX_FOREIGN_DETAIL:g}, outside {MAX_OUTSIDE_RATIO:g}, stray {MAX_STRAY:g}"
+)
 _STEP = 1 / 255  # what rounding to 8 bits may add to an error
 _LEAST_DETAIL = 2 / 255  # root mean square, below which a target counts as flat
 _LEAST_OUTSIDE = 0.05  # share of a picture below which all of it may change
