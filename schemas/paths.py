@@ -12,3 +12,9 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # pathlib's, where there is no such user
         return Path(path)
+
+
+def file_or_in_home(path: str, home: Path | None) -> Path | None:
+    """The file that `path` names, from here or else from the home; None where there is none."""
+    places = (expanded(path), *([home / path] if home else ()))
+    return next((place.resolve() for place in places if place.is_file()), None)

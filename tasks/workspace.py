@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kontext.errors import ArtifactError, RecipeError, StoreError
 from schemas.changes import MisfitError, with_overrides
+from schemas.paths import expanded
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
 from schemas.words import unknown
@@ -47,12 +48,12 @@ def places(store: str = "") -> Places:
     or else one that has yet to be made in it (see `existing` and `made`).
     """
     given = os.environ.get("KONTEXT_HOME")
-    home = Path(given).expanduser().resolve() if given else _nearest_home(Path.cwd())
+    home = expanded(given).resolve() if given else _nearest_home(Path.cwd())
     catalog = os.environ.get("KONTEXT_CATALOG") or str(home / "catalog.sqlite")
     return Places(
         home=home,
         store=_absolute(store or os.environ.get("KONTEXT_STORE") or f"file://{home / 'store'}"),
-        catalog=catalog if "://" in catalog else str(Path(catalog).expanduser().resolve()),
+        catalog=catalog if "://" in catalog else str(expanded(catalog).resolve()),
     )
 
 
@@ -136,7 +137,7 @@ def _absolute(url: str) -> str:
     scheme, separator, path = url.partition("://")
     if separator and scheme != "file":
         return url
-    return f"file://{Path(path if separator else url).expanduser().resolve()}"
+    return f"file://{expanded(path if separator else url).resolve()}"
 
 
 def resolve_recipe(name: str, overrides: Sequence[str] = (), store: str = "") -> Recipe:

@@ -33,6 +33,7 @@ from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
+from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
@@ -156,10 +157,10 @@ def _canary_list() -> HashList:
 
 
 def _find(path: str, home: Path) -> Path:
-    for candidate in (Path(path).expanduser(), home / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise GateError(f"hash list {path} does not exist")
+    found = file_or_in_home(path, home)
+    if found is None:
+        raise GateError(f"hash list {path} does not exist")
+    return found
 
 
 def load_hash_list(path: Path) -> HashList:

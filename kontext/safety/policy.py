@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
+from schemas.paths import expanded
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
 
@@ -118,7 +119,7 @@ def _text(name: str) -> str:
     folder = resources.files("kontext.safety").joinpath("policies")
     if name.endswith(".json"):
         try:
-            return Path(name).expanduser().read_text("utf-8")
+            return expanded(name).read_text("utf-8")
         except OSError as error:
             raise RecipeError(f"policy {name} cannot be read: {error.strerror}") from error
     if folder.joinpath(f"{name}.json").is_file():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
+from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
@@ -48,8 +49,8 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
                 for name, path in module.local_files(source):
                     digest.update(f"{name}\x1f{digests.of(path)}\n".encode())
     for listed in config.hash_lists:
-        path = Path(listed).expanduser()
-        digest.update(path.read_bytes() if path.is_file() else b"")
+        file = file_or_in_home(listed, home)
+        digest.update(b"" if file is None else file.read_bytes())
     sources, notes = resolve(config)
     if notes:
         used = [source.model_dump(mode="json") for source in sources]

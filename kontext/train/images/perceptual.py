@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kontext.errors import RecipeError, WeightsError
 from kontext.models.features.efficientnet import FeatureNet, load_features, perceptual_distance
 from kontext.models.precision import autocast
+from schemas.paths import expanded
 from schemas.sections.training import AutoencoderConfig
 
 # Simonyan & Zisserman 2015 (arXiv 1409.1556), configuration D; a map is taken at each stage's end
@@ -69,7 +70,7 @@ def load_backbone(config: AutoencoderConfig, device: torch.device) -> Backbone:
     """
     if config.perceptual == "efficientnet-lite0":
         return load_features(device=device)
-    path = Path(config.perceptual_file).expanduser()
+    path = expanded(config.perceptual_file)
     if not path.is_file():
         raise RecipeError(
             "autoencoder.perceptual=vgg16 needs perceptual_file: torchvision's vgg16 weights, "
@@ -103,7 +104,7 @@ def unloaded_backbone(config: AutoencoderConfig) -> Backbone:
 
 def file_digest(config: AutoencoderConfig) -> str:
     """SHA-256 of the backbone's file; empty where it ships with a package."""
-    path = Path(config.perceptual_file).expanduser()
+    path = expanded(config.perceptual_file)
     if config.perceptual == "efficientnet-lite0" or not path.is_file():
         return ""
     return hashlib.sha256(path.read_bytes()).hexdigest()

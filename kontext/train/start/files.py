@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kontext.errors import RecipeError
 from kontext.models.files.locate import find_transformer
+from schemas.paths import expanded
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -33,7 +34,7 @@ def open_init(ctx: StageContext, init: str) -> Artifact:
 
 def autoencoder_path(init: str) -> Path:
     """The file of an autoencoder on disk. Raises RecipeError where there is none."""
-    path = Path(init).expanduser()
+    path = expanded(init)
     if not path.is_file():
         raise RecipeError(
             f"autoencoder.init: '{init}' is neither a file nor an artifact "
@@ -44,7 +45,7 @@ def autoencoder_path(init: str) -> Path:
 
 def transformer_path(init: str) -> Path:
     """The file or folder with a transformer's tensors. Raises RecipeError where nothing is."""
-    path = Path(init).expanduser()
+    path = expanded(init)
     if not path.exists():
         raise RecipeError(
             f"finetune.init: '{init}' is neither a file, a folder nor an artifact (stage/digest)"

@@ -39,6 +39,16 @@ def test_it_changes_with_a_folders_files_and_with_a_hash_list(tmp_path: Path) ->
     assert fingerprint(config) == seen[-1]
 
 
+def test_a_hash_list_in_the_home_counts_too(tmp_path: Path) -> None:
+    """Else a list that grew would be met by images that were let in before."""
+    config, home = IngestConfig(sources=(SignSource(),), hash_lists=("list.csv",)), tmp_path
+    seen = [fingerprint(config, home)]
+    for text in ("sha256,00", "sha256,01"):
+        (home / "list.csv").write_text(text)
+        seen.append(fingerprint(config, home))
+    assert len(set(seen)) == 3
+
+
 def settle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what was written just now count as old enough to be trusted by its times."""
     later = time.time_ns() + 10 * external._SETTLED_NS
