@@ -51,7 +51,6 @@ def model_settings(
         resolution=ctx.upstream("ingest", IngestConfig).resolution,
         steps=ctx.upstream("distill", DistillConfig).student_steps,
         guidance=1.0,
-        keep_detail=scored.keep_detail,
     )
     slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
     return student, student.model_copy(update=slow)
@@ -109,6 +108,11 @@ class TrainedModels:
             config.seed,
         )
 
+    @property
+    def few_steps(self) -> int:
+        """The student's sampling steps."""
+        return self.student.settings.steps
+
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back."""
         codec = self.student.codec
@@ -125,18 +129,17 @@ class TrainedModels:
         texts: Sequence[str],
         ids: Sequence[str],
         size: Size | None = None,
-        keep_detail: bool | None = None,
+        steps: int | None = None,
     ) -> Images:
-        """Edit with the student or the teacher, at its own steps and guidance.
+        """Edit with the student or the teacher, at its own guidance.
 
         Args:
             contexts: each edit's images; none where words alone are drawn.
             size: (width, height) in pixels; None: the context's.
-            keep_detail: False: as the autoencoder decodes it, before `kontext.edit.detail`; None:
-                as the editor's settings say.
+            steps: sampling steps, where they are not the editor's own.
         """
         edits = [self.edit_of(*item) for item in zip(contexts, texts, ids, strict=True)]
-        options = Options(keep_detail=keep_detail, any_text=True)
+        options = Options(steps, any_text=True)
         return self._batched(
             len(edits), lambda rows: editor.edit_many(edits[rows], options, batch=BATCH, size=size)
         )

@@ -14,6 +14,7 @@ from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import TrainingEdits, run_false_editors
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.pixels import Images
+from kontext.evaluate.wordings import reworded
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,11 @@ def _false(title: str, what: str) -> EditorSpec:
 EDITORS: dict[str, EditorSpec] = {
     "student": EditorSpec("Student", "edits in a few steps, the distilled model"),
     "teacher": EditorSpec("Teacher", "edits in many steps, the model it was distilled from"),
-    "student_decoded": EditorSpec(
-        "Student, as decoded", "is the student without what the autoencoder lost given back"
+    "teacher_short": EditorSpec(
+        "Teacher, few steps", "is the teacher in the student's few steps: what distillation gained"
+    ),
+    "student_reworded": EditorSpec(
+        "Student, other words", "is the student asked in words that training has not seen"
     ),
     "codec_target": EditorSpec(
         "Ceiling", "is the target through the autoencoder: the best that latents can give", "pass"
@@ -76,6 +80,7 @@ def run_editors(
 ) -> dict[str, Images]:
     """Outputs of every editor on every item, in the order of EDITORS."""
     instructions = [item.instruction for item in bench.items]
+    others = [reworded(item) for item in bench.items]
     captions = [item.target_caption for item in bench.items]
     ids = [item.pair_id for item in bench.items]
     contexts = [[image] for image in bench.context]
@@ -84,7 +89,8 @@ def run_editors(
     outputs = {
         "student": models.edit(student, contexts, instructions, ids),
         "teacher": models.edit(teacher, contexts, instructions, ids),
-        "student_decoded": models.edit(student, contexts, instructions, ids, keep_detail=False),
+        "teacher_short": models.edit(teacher, contexts, instructions, ids, steps=models.few_steps),
+        "student_reworded": models.edit(student, contexts, others, ids),
         "codec_target": models.round_trip(bench.target),
         "codec": models.round_trip(bench.context),
         "prompt_only": models.edit(teacher, [[] for _ in ids], captions, ids, (width, height)),

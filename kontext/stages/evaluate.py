@@ -121,7 +121,7 @@ def _edit(
     models: TrainedModels,
     training: TrainingEdits,
 ) -> dict[str, Images]:
-    done, total = 0, 6 * len(bench)  # student twice, teacher, prompt-only, two round trips
+    done, total = 0, 7 * len(bench)  # five edits and two round trips of each
 
     def progress(items: int) -> None:
         nonlocal done

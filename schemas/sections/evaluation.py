@@ -12,7 +12,6 @@ class EvaluateConfig(Section):
     items_per_category: int = Field(60, title="Held-out pairs per category, at most", ge=4)
     teacher_steps: int = Field(20, title="Sampling steps of the teacher")
     teacher_guidance: float = Field(1.0, title="Classifier-free guidance of the teacher (1: none)")
-    keep_detail: bool = Field(True, title="Restore unchanged detail that the autoencoder lost")
     bootstrap: int = Field(1000, title="Resamples of the cluster bootstrap")
     mask_threshold: float = Field(0.06, title="Change of a pixel that counts as edited (0 to 1)")
     same_arithmetic: bool = Field(True, title="Refuse another kernel or dtype than in training")

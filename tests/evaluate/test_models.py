@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kontext.edit import editor
 from kontext.edit.canvas import Frame
@@ -23,7 +24,13 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
 @pytest.fixture(scope="module")
 def models(harness: Harness) -> TrainedModels:
     ctx = harness.context("evaluate", harness.store.writer("evaluate", "models"))
-    return TrainedModels.load(ctx, harness.recipe.evaluate)
+    found = TrainedModels.load(ctx, harness.recipe.evaluate)
+    torch.manual_seed(0)
+    for one in (found.student, found.teacher):  # what starts at zero hides what an edit looks at
+        for weight in one.model.transformer.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.2)
+    return found
 
 
 def pictures(count: int) -> np.ndarray:
@@ -40,14 +47,14 @@ def test_a_batch_gives_each_item_the_edit_that_it_has_alone(models: TrainedModel
     images, ids = alone(3), ["a" * 64, "b" * 64, "c" * 64]
     texts = ["make it red", "a longer instruction for another picture", "make it red"]
     student, teacher = (partial(models.edit, e) for e in (models.student, models.teacher))
-    decoded = partial(student, keep_detail=False)
-    for edit in (student, teacher, decoded):
+    short = partial(teacher, steps=models.few_steps)
+    for edit in (student, teacher, short):
         together = edit(images, texts, ids)
         for row in range(3):
             one = slice(row, row + 1)
             single = edit(images[one], texts[one], ids[one])
             assert np.abs(together[one].astype(int) - single).max() <= 1
-    assert not np.array_equal(decoded(images, texts, ids), together * 0)
+    assert not np.array_equal(teacher(images, texts, ids), together)
 
 
 def test_a_fault_in_the_users_path_shows_in_what_is_scored(

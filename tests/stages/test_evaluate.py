@@ -222,7 +222,7 @@ def test_report_tells_notes_canaries_and_reasons_but_no_subject(
 def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) -> None:
     report = evaluated[0].report
     assert {f"edits-{name}" for name in CATEGORIES} <= set(report.images)
-    assert len(report.tables["goals"]) == 8 and len(report.tables["success"]) == 9
+    assert len(report.tables["goals"]) == 8 and len(report.tables["success"]) == 10
 
 
 def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:

@@ -16,7 +16,10 @@ from kontext.evaluate.truths import best_false, truths_line
 from schemas.sections.data import IngestConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
-_REFERENCES = ("student_decoded", "codec_target", "prompt_only", "identity")  # beside the models
+_REFERENCES = (  # beside the models
+    *("student_reworded", "teacher_short", "codec_target"),
+    *("prompt_only", "identity"),
+)
 _PICTURES = (
     ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),
     ("distill", "samples.png", "Student on validation pairs: context, edit, target"),
