@@ -16,10 +16,7 @@ from kontext.evaluate.truths import best_false, truths_line
 from schemas.sections.data import IngestConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
-_REFERENCES = (  # beside the models
-    *("student_reworded", "teacher_short", "codec_target"),
-    *("prompt_only", "identity"),
-)
+_REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
 _PICTURES = (
     ("finetune", "samples.png", "Teacher on validation pairs: context, edit, target"),
     ("distill", "samples.png", "Student on validation pairs: context, edit, target"),
