@@ -59,12 +59,16 @@ Rows = Tensor | MappedRows  # encoded rows [K, …], asked for by a tensor on th
 _SAMPLED_VALUES = 2**28  # a gigabyte in float32
 
 
-def sampled(rows: Rows) -> Tensor:
-    """All rows, or as many at even distances as a gigabyte holds: to measure on, float32."""
-    count = rows.shape[0]
+def sampled(rows: Rows, chosen: Tensor | None = None) -> Tensor:
+    """The chosen rows, or as many at even distances as a gigabyte holds: to measure on, float32.
+
+    Args:
+        chosen: int64 [B], which rows; all of them by default.
+    """
+    count = rows.shape[0] if chosen is None else len(chosen)
     most = max(1, _SAMPLED_VALUES // max(1, rows.shape[1:].numel()))
-    places = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64)
-    return rows[places.round().long()].float()
+    places = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
+    return rows[places if chosen is None else chosen[places]].float()
 
 
 @dataclass(frozen=True)

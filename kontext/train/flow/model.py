@@ -44,16 +44,18 @@ def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
 
 @torch.no_grad()
 def whiten_text_inputs(model: FluxTransformer, data: PairTensors) -> None:
-    """Compose the first text layers of an untrained model with the whitening of `data`'s texts.
+    """Compose the first text layers of an untrained model with the whitening of its pairs' texts.
 
-    The empty prompt is among them; padding, which is zero, is not.
+    The bank has the held-out pairs' texts too: those count for nothing. The empty prompt is among
+    the texts; padding, which is zero, is not.
     """
-    tokens = sampled(data.text_tokens).flatten(0, 1)
+    rows = torch.cat([data.text, torch.tensor([data.empty_text])]).unique()
+    tokens = sampled(data.text_tokens, rows).flatten(0, 1)
     _compose(model.txt_in, tokens[tokens.abs().sum(1) > 0])
     first = model.vector_in.in_layer
     for layer in (first, model.vector_in.out_layer):
         nn.init.xavier_uniform_(layer.weight)  # of the usual 0.02, texts would hardly be heard
-    _compose(first, sampled(data.text_pooled))
+    _compose(first, sampled(data.text_pooled, rows))
 
 
 def _compose(layer: nn.Linear, vectors: Tensor) -> None:

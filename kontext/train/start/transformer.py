@@ -51,6 +51,8 @@ def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTrans
         parameter.data = parameter.data.clone()
     ctx.output.metric("init", config.init)
     ctx.note(f"finetune starts from {config.init}; its autoencoder is not compared with encode's")
+    if config.whiten_text:
+        ctx.note("finetune.whiten_text counts for nothing: the text layers are those of init")
     if config.lora_rank:
         apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
         ctx.output.metric("lora_rank", config.lora_rank)

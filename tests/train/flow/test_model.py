@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.model import whiten_text_inputs, whitening_of
 from kontext.train.methods.flow import FlowMethod
@@ -15,6 +16,13 @@ def narrow(count: int = 400) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     spread = torch.tensor([10.0, 3.0] + [0.1] * 10)
     return 5 + torch.randn(count, 12, generator=draw) * spread
+
+
+def with_texts(tokens: torch.Tensor, pooled: torch.Tensor | None = None) -> PairTensors:
+    """Toy pairs of 40 texts, all of them used."""
+    data = toy_pairs()
+    pooled = narrow(40) if pooled is None else pooled
+    return replace(data, text_tokens=tokens, text_pooled=pooled, text=torch.arange(len(pooled)))
 
 
 def test_whitened_vectors_have_no_mean_and_equal_spreads() -> None:
@@ -34,7 +42,7 @@ def test_directions_of_noise_are_not_blown_up() -> None:
 
 
 def test_texts_that_lay_together_arrive_apart() -> None:
-    data = replace(toy_pairs(), text_tokens=narrow().view(40, 10, 12), text_pooled=narrow(40))
+    data = with_texts(narrow().view(40, 10, 12))
     torch.manual_seed(0)
     plain, white = FluxTransformer(SHAPE), FluxTransformer(SHAPE)
     whiten_text_inputs(white, data)
@@ -50,7 +58,7 @@ def test_texts_that_lay_together_arrive_apart() -> None:
 
 
 def test_padding_does_not_count_and_one_text_is_left_alone() -> None:
-    data = replace(toy_pairs(), text_tokens=narrow().view(40, 10, 12))
+    data = with_texts(narrow().view(40, 10, 12))
     padded = torch.cat((data.text_tokens, torch.zeros(40, 30, 12)), dim=1)
     torch.manual_seed(0)
     one = FluxTransformer(SHAPE)
@@ -59,9 +67,27 @@ def test_padding_does_not_count_and_one_text_is_left_alone() -> None:
     whiten_text_inputs(one, data)
     whiten_text_inputs(other, replace(data, text_tokens=padded))
     torch.testing.assert_close(one.txt_in.weight, other.txt_in.weight)
-    alone = replace(data, text_pooled=data.text_pooled[:1])
+    alone = with_texts(data.text_tokens[:1], data.text_pooled[:1])
     whiten_text_inputs(one, alone)
     assert bool(torch.isfinite(one.vector_in.in_layer.weight).all())
+
+
+def test_texts_of_no_training_pair_do_not_count() -> None:
+    data = with_texts(narrow().view(40, 10, 12))
+    held_out = torch.randn(20, 10, 12) * 100
+    more = replace(
+        data,
+        text_tokens=torch.cat((data.text_tokens, held_out)),
+        text_pooled=torch.cat((data.text_pooled, held_out[:, 0])),
+    )
+    models = []
+    for each in (data, more):
+        torch.manual_seed(0)
+        models.append(FluxTransformer(SHAPE))
+        whiten_text_inputs(models[-1], each)
+    one, other = (model.state_dict() for model in models)
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
 
 
 def test_the_recipe_asks_for_it_and_given_weights_are_kept() -> None:

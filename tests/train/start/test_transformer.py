@@ -53,6 +53,17 @@ def test_training_starts_from_the_given_weights(tmp_path: Path, given: tuple[Pat
         assert all(torch.allclose(found[key], value, atol=1e-5) for key, value in state.items())
         assert artifact.manifest.metrics["init"] == str(init)
         assert any("starts from" in note for note in artifact.manifest.notes)
+        assert not any("whiten_text" in note for note in artifact.manifest.notes)
+
+
+def test_given_text_layers_are_not_whitened_and_the_artifact_says_so(
+    tmp_path: Path, given: tuple[Path, State]
+) -> None:
+    path, state = given
+    _, artifact = trained(tmp_path, init=str(path), whiten_text=True)
+    found = load_file(artifact.path("flow.safetensors"))
+    assert torch.allclose(found["txt_in.weight"], state["txt_in.weight"], atol=1e-5)
+    assert any("whiten_text counts for nothing" in note for note in artifact.manifest.notes)
 
 
 def test_a_finetune_artifact_can_be_trained_further(
