@@ -107,14 +107,14 @@ def test_a_second_refresh_says_which_run_is_at_it(client: SyncPrefectClient, toy
 def test_a_backfill_takes_what_is_missing_or_failed(client: SyncPrefectClient, toy: Path) -> None:
     recipe = resolve_recipe("demo")
     names = list(backfill.partitions(recipe))
-    assert {"emoji", "dicebear"} <= set(names)
+    assert {"scenes", "dicebear"} <= set(names)
 
     def chosen(which: Wanted, only: list[str]) -> dict[str, str]:
         form = BackfillForm(which=which, partitions=only, until=StageChoice("index"))
         return {p.name: p.state for p in backfill.plan_partitions(client, form, recipe)}
 
-    assert chosen(Wanted.missing_or_failed, ["emoji"]) == {
-        name: "waiting" if name == "emoji" else "skipped" for name in names
+    assert chosen(Wanted.missing_or_failed, ["scenes"]) == {
+        name: "waiting" if name == "scenes" else "skipped" for name in names
     }
     assert set(chosen(Wanted.failed, []).values()) == {"skipped"}
     found = client.read_deployment_by_name("pipeline/pipeline")
@@ -174,7 +174,7 @@ def test_the_command_of_a_backfill_shows_its_log_while_it_waits(
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
-    shown = CliRunner().invoke(cli.app, ["backfill", "--which", "failed", "--partition", "emoji"])
+    shown = CliRunner().invoke(cli.app, ["backfill", "--which", "failed", "--partition", "scenes"])
     worker.join(60)
     assert shown.exit_code == 0, shown.output
     assert "backfill │ 0 of " in shown.stderr and " partitions to run" in shown.stderr

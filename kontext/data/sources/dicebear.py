@@ -52,6 +52,7 @@ _BACKGROUND = (
     "orange=#f7b977 gray=#b9bec6"
 )
 _SKIN = "light=#f5cfa0 tan=#d9a06b brown=#9a6540 dark=#5f3a24"
+_PLANETS = "red=#e2606c orange=#e08a35 green=#5fb55a blue=#3f8fe0 purple=#a86fd0"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,10 @@ _STYLES: dict[str, _Style] = {
     ),
     "planets": _Style(
         "planet",
-        {"ring": _parts(nothing="ring=", ring="ring=bold")},
+        {
+            "color": _colors("planetColor", _PLANETS),
+            "ring": _parts(nothing="ring=", ring="ring=bold"),
+        },
         {"animationVariant": ["none"]},
         still=("ring",),
     ),
@@ -250,17 +254,26 @@ def plan(config: DiceBearSource) -> list[SourceItem]:
     """Base and single-attribute variants for every style and seed.
 
     Raises:
-        SourceError: a style this source has no exact labels for.
+        SourceError: a style this source has no exact labels for, or an attribute of no style.
     """
-    items: list[SourceItem] = []
     for name in config.styles:
         if name not in _STYLES:
             raise SourceError(
                 f"dicebear style '{name}' has no labels (known: {', '.join(_STYLES)})"
             )
-        for index in range(config.seeds):
-            items.extend(_group(config, name, f"{config.seed}-{index}"))
-    return items
+    editable = {name for style in config.styles for name in _STYLES[style].attributes}
+    for name in config.attributes:
+        if name not in editable:
+            raise SourceError(
+                f"dicebear has no attribute '{name}' in {', '.join(config.styles)} "
+                f"(known: {', '.join(sorted(editable))})"
+            )
+    return [
+        item
+        for name in config.styles
+        for index in range(config.seeds)
+        for item in _group(config, name, f"{config.seed}-{index}")
+    ]
 
 
 def _group(config: DiceBearSource, name: str, seed: str) -> list[SourceItem]:

@@ -88,7 +88,7 @@ def draw(key: str, weather: str) -> bytes:
     image = Image.new("RGB", (_SIDE, _SIDE), choose(_SKIES[weather], "sky", key))
     pen = ImageDraw.Draw(image)
     hills = [_hill(key, number) for number in range(2)]
-    sun = (48 + stable_hash("sun x", key) % 160, 44 + stable_hash("sun y", key) % 36)
+    sun = (84 + stable_hash("sun x", key) % 88, 44 + stable_hash("sun y", key) % 24)
     if weather == "sunny":
         _sun(pen, *sun)
     for hill in hills:

@@ -55,6 +55,12 @@ def test_an_unlabelled_dicebear_style_is_refused() -> None:
         plan(DiceBearSource(styles=("bottts",)))
 
 
+def test_an_attribute_of_no_style_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(SourceError, match=r"'rings' in planets \(known: color, ring\)"):
+        plan(DiceBearSource(styles=("planets",), attributes=("rings",)))
+    plan(DiceBearSource(styles=("planets", "sprouts"), seeds=1, attributes=("ring",)))
+
+
 def test_signs_of_one_scene_differ_only_on_the_board() -> None:
     items = plan(SignSource(scenes=2, words_per_scene=3))
     assert len(items) == 6 and len({item.attributes["text"] for item in items[:3]}) == 3
