@@ -31,17 +31,17 @@ def recipe() -> Recipe:
     return Recipe(
         name="demo",
         ingest=IngestConfig(sources=_SOURCES),
-        mine=MineConfig(t2i_singles=600),
+        mine=MineConfig(pairs_per_category=8000, t2i_singles=600),
         shard=ShardConfig(test_fraction=0.15),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(
                 ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8, z_channels=32
             ),
-            steps=1000,
-            perceptual_start=700,
-            latent_noise=0.3,
-            latent_noise_start=800,
-            disc_start=930,
+            steps=1800,
+            perceptual_start=1400,
+            latent_noise=0.2,
+            latent_noise_start=1520,
+            disc_start=1700,
         ),
         finetune=FinetuneConfig(
             shape=small_transformer(
@@ -53,11 +53,12 @@ def recipe() -> Recipe:
                 axes_dim=(16, 24, 24),
             ),
             whiten_text=True,
-            mask_weight=3.0,
+            mask_weight=6.0,
             text_dropout=0.05,
             t2i_steps=20,
-            joint_steps=1480,
+            joint_steps=2180,
+            batch=32,
             t2i_share=0.05,
-            category_weights={"style": 0.5},
+            category_weights={"local": 1.3, "global": 0.8, "character": 1.3, "text": 1.6},
         ),
     )

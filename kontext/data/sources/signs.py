@@ -87,10 +87,10 @@ def draw(key: str, board: str, word: str, small: bool = False) -> bytes:
     pen = ImageDraw.Draw(image)
     floor = 176 + stable_hash("floor", key) % 40
     pen.rectangle((0, floor, _SIDE, _SIDE), fill=choose(_WALLS[::-1], "floor", key))
-    half = 60 + stable_hash("half", key) % 24 if small else 114
-    middle = 98 + stable_hash("left", key) % 61 if small else 128
+    half = 64 + stable_hash("half", key) % 16 if small else 114
+    middle = 112 + stable_hash("left", key) % 33 if small else 128
     pen.rectangle((middle - 10, 150, middle + 10, _SIDE), fill="#6b5344")
-    top = (22 if small else 52) + stable_hash("top", key) % (40 if small else 24)
+    top = (28 if small else 52) + stable_hash("top", key) % 24
     face, ink = _BOARDS[board]
     place = (middle - half, top, middle + half, top + 110)
     pen.rounded_rectangle(place, radius=18, fill=face, outline="#3b3f46", width=6)

@@ -119,7 +119,7 @@ def test_show_diff_and_keys(mine: Path, tmp_path: Path) -> None:
     ]
     assert _run("recipe", "show", "ci", "--json") == RECIPES["ci"]().model_dump(mode="json")
     differ = {row["key"] for row in _run("recipe", "diff", "demo", "ci", "--json")}
-    assert {"ingest.sources[0].max_concepts", "finetune.category_weights.style"} <= differ
+    assert {"ingest.sources[0].max_concepts", "finetune.category_weights.text"} <= differ
     assert "ingest.sources[0].seed" not in differ
     (row,) = _run("recipe", "keys", "distill.seed", "--json")
     assert (row["type"], row["default"], row["title"]) == ("int", "0", "Seed")
