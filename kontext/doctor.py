@@ -139,12 +139,12 @@ def _images() -> Check:
     root = Path(__file__).resolve().parent.parent
     wanted = root / "package.json"
     if not wanted.exists():
-        return Check("demo images", WARN, "package.json not found", "run from the repository")
+        return Check("images from npm", WARN, "package.json not found", "run from the repository")
     packages = json.loads(wanted.read_text())["dependencies"]
     missing = [name for name in packages if not (root / "node_modules" / name).is_dir()]
     found = f"{len(packages) - len(missing)} of {len(packages)} npm packages"
     remedy = "npm install --ignore-scripts; until then the pip-only images are used"
-    return Check("demo images", WARN if missing else OK, found, remedy)
+    return Check("images from npm", WARN if missing else OK, found, remedy)
 
 
 def _store(url: str, home: Path) -> Check:

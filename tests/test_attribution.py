@@ -8,7 +8,7 @@ import pytest
 
 from kontext.data.sources.dicebear import DiceBearSource
 from kontext.data.sources.emoji import EmojiSource
-from schemas.recipes import load_recipe
+from schemas.recipes import RECIPES, load_recipe
 from schemas.sections.sources import source_kinds
 
 ROOT = Path(__file__).parents[1]
@@ -30,9 +30,11 @@ def test_every_npm_package_at_its_pinned_version(name: str) -> None:
     assert f"`{name}` {version} " in line_with(f"`{name}` ")
 
 
+SOURCES = [source for name in RECIPES for source in load_recipe(name).ingest.sources]
+
+
 def test_emoji_sets_and_their_licences() -> None:
-    sources = load_recipe("demo").ingest.sources
-    names = [s for source in sources if isinstance(source, EmojiSource) for s in source.sets]
+    names = {s for source in SOURCES if isinstance(source, EmojiSource) for s in source.sets}
     assert names
     for name in names:
         line = line_with(f"`@iconify-json/{name}` ")
@@ -58,9 +60,8 @@ def test_dicebear_styles_with_creator_and_licence() -> None:
     import dicebear_styles
 
     folder = Path(next(iter(dicebear_styles.__path__)))
-    sources = load_recipe("demo").ingest.sources
-    styles = [s for source in sources if isinstance(source, DiceBearSource) for s in source.styles]
-    assert styles
+    styles = {s for source in SOURCES if isinstance(source, DiceBearSource) for s in source.styles}
+    assert {"critters", "micah"} <= styles
     for style in styles:
         meta = json.loads((folder / f"{style}.json").read_text())["meta"]
         line = line_with(meta["creator"]["name"])

@@ -8,6 +8,7 @@ Figures:
     style: {%} of style edits succeed
     text: {%} of text edits succeed
     recolouring: {%} of recolourings succeed
+    text_read: OCR reads {%} of text edits rightly
     outside: outside a local edit the picture changes {} times as much as by encoding alone
     autoencoder: the autoencoder's PSNR is {} dB
     success_measure: success by {}
@@ -27,6 +28,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import FALSE_EDITORS, TrainingEdits
 from kontext.evaluate.latency import measure_edit
+from kontext.evaluate.metrics.reading import MIN_READ, load_reader, targets_read
 from kontext.evaluate.metrics.success import MEASURE
 from kontext.evaluate.models import TrainedModels, model_ledger
 from kontext.evaluate.pixels import Images
@@ -104,6 +106,7 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
         bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters, config
     )
     scores = score(bench, prepare(bench, outputs, features, clip, device), held_out, config)
+    _note_reading(ctx, bench)
     done = Evaluation(bench, scores, outputs, measure_edit(models, bench), features.digest)
     ctx.output.add_table(
         "items.parquet", items_table(bench, scores, _pictures(ctx, bench, outputs))
@@ -112,6 +115,14 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     ctx.output.add_json("latency.json", dict(done.latency))
     _grids(ctx, bench, outputs)
     _summarise(ctx, scores, _report(ctx, done, models))
+
+
+def _note_reading(ctx: StageContext, bench: Bench) -> None:
+    """Say why text edits were not read, where they were not."""
+    if load_reader() is None:
+        ctx.note("rapidocr is not installed: text edits are not read by OCR")
+    elif (known := targets_read(bench)) < MIN_READ:
+        ctx.note(f"OCR reads {known:.0%} of the true targets: text edits are not read by it")
 
 
 def _edit(

@@ -45,9 +45,9 @@ class Item:
     cluster: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
-    """Items with their images. Arrays share the item axis.
+    """Items with their images. Arrays share the item axis. Two are equal only if they are one.
 
     context, target: uint8 [N, H, W, 3]; mask: bool [N, H, W], true where the image should change.
     `rivals` has by item the targets of other edits of its context by its relation, uint8
