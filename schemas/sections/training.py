@@ -261,6 +261,11 @@ class DistillConfig(Section):
     r1_weight: float = Field(0.1, title="Weight of the R1 penalty")
     r1_sigma: float = Field(0.1, title="Standard deviation of the noise that R1 is estimated with")
     negative_weight: float = Field(0.5, title="Weight of fakes with a wrong instruction", ge=0)
+    negatives: tuple[Literal["instruction", "context", "copy"], ...] = Field(
+        ("instruction", "context", "copy"),
+        title="What is wrong with them: their instruction, their context, or they copy it",
+        min_length=1,
+    )
     adversarial_weight: float = Field(
         1.0, title="LADD: weight of the heads' judgement (0: no heads, the distance alone)", ge=0
     )
@@ -293,9 +298,12 @@ class DistillConfig(Section):
 
     @property
     def idle(self) -> frozenset[str]:
-        """Settings that change nothing here: other methods', and factors of one.
+        """Settings that change nothing here: other methods', and those that are as ever.
 
         Which settings are left tells the method too.
         """
-        factors = {"adversarial_weight"} if self.adversarial_weight == 1 else set()
-        return self.IDLE.get(self.method, frozenset()) | {"method"} | factors
+        own = {name for name in ("adversarial_weight", "negatives") if self._is_default(name)}
+        return self.IDLE.get(self.method, frozenset()) | {"method"} | own
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == type(self).model_fields[name].default)

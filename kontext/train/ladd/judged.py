@@ -28,6 +28,7 @@ from kontext.train.ladd.student import Estimated, FewStepMethod
 from kontext.train.optim.build import adamw
 from schemas.sections.training import DistillConfig
 
+WRONGS = ("instruction", "context", "copy")  # what can be wrong with a negative
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
 
 
@@ -144,9 +145,10 @@ class JudgedMethod(FewStepMethod):
     def negatives(
         self, index: int, batch: Batch, rows: range | None = None
     ) -> tuple[Batch, Tensor]:
-        """Real edits made wrong, a third each: instruction, context, copied context.
+        """Real edits made wrong, by turns: instruction, context, copied context.
 
-        What is wrong comes from other samples of `rows`' global batch; by default of `batch`.
+        All three, a third each, where the recipe leaves none out. What is wrong comes from other
+        samples of `rows`' global batch; by default of `batch`.
         """
         real = pack(batch.target)
         row = torch.arange(len(real))
@@ -158,7 +160,8 @@ class JudgedMethod(FewStepMethod):
             wrong = gather(self.data, self.edits[other])
         if batch.context is None or wrong.context is None:
             return Batch(batch.target, None, wrong.tokens, wrong.pooled), real
-        pick = (row.to(self.device) % 3).view(-1, 1, 1)
+        kinds = torch.tensor([WRONGS.index(kind) for kind in self.config.negatives])
+        pick = kinds[row % len(kinds)].to(self.device).view(-1, 1, 1)
         tokens = torch.where(pick == 0, wrong.tokens, batch.tokens)
         pooled = torch.where(pick[:, 0] == 0, wrong.pooled, batch.pooled)
         context = torch.where(pick[..., None] == 1, wrong.context, batch.context)

@@ -11,7 +11,7 @@ from kontext.models.flux.sequence import pack
 from kontext.parallel.flops import Tokens, step_flops
 from kontext.train.flow.timesteps import FLUX_MU, schedule, shift_mu, time_shift
 from kontext.train.flow.velocity import add_noise, velocity
-from kontext.train.ladd.formulas import default_taps, heads_hinge, level_probabilities
+from kontext.train.ladd.formulas import default_taps, heads_hinge, level_probabilities, rolled
 from kontext.train.ladd.gates import run_gates
 from kontext.train.loop.fit import fit
 from kontext.train.methods.ladd import Estimated, LaddMethod
@@ -103,6 +103,22 @@ def test_negatives_are_wrong_instruction_wrong_context_and_copied_context() -> N
     assert not torch.equal(wrong.context[1], batch.context[1])
     assert torch.equal(wrong.tokens[1], batch.tokens[1])
     assert torch.equal(clean[2], pack(batch.context)[2])
+
+
+@pytest.mark.parametrize("kind", ["instruction", "context", "copy"])
+def test_negatives_can_be_of_one_kind(kind: str) -> None:
+    method = make(negatives=(kind,))
+    batch, _, _ = method.student_input(0)
+    wrong, clean = method.negatives(0, batch)
+    assert batch.context is not None and wrong.context is not None
+    other = batch.select(rolled(6, 0))
+    assert other.context is not None
+    tokens, context = (other if kind == "instruction" else batch).tokens, batch.context
+    assert torch.equal(wrong.tokens, tokens)
+    assert torch.equal(wrong.context, other.context if kind == "context" else context)
+    assert torch.equal(clean, pack(context if kind == "copy" else batch.target))
+    with pytest.raises(ValueError, match="at least 1 item"):
+        make(negatives=())
 
 
 def test_heads_see_the_context() -> None:
