@@ -1,8 +1,8 @@
 """Ways to distil, side by side: the same teacher, data and operations; a table and plots.
 
     kontext run --direct --recipe ladd-lab --until finetune
-    python -m benchmarks.distillation --home HOME [--seeds 3] [--noises 2] [--items 100]
-        [--recipe ladd-lab] [--set distill.steps=120] [--teacher DIGEST] [--out distillation]
+    python -m benchmarks.distillation --home HOME [--seeds 3] [--noises 2] [--items 60]
+        [--recipe ladd-lab] [--set distill.steps=80] [--teacher DIGEST] [--out distillation]
 
 Students are made by stage distill itself, gates included, from the newest teacher that the recipe
 has in the home's store. Each is an artifact there: a run that was ended goes on where it was. The
@@ -371,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", default="", help="digest of the teacher (default: the newest)")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--noises", type=int, default=2, help="draws of noise, two at least")
-    parser.add_argument("--items", type=int, default=100, help="held-out edits per category")
+    parser.add_argument("--items", type=int, default=60, help="held-out edits per category")
     parser.add_argument("--out", type=Path, default=Path("distillation"))
     args = parser.parse_args(argv)
     if args.noises < 2:
