@@ -25,10 +25,13 @@ def plugins(package: str, attribute: str) -> dict[str, ModuleType]:
     """
     modules = {name: import_module(f"{package}.{name}") for name in _files(package, attribute)}
     return {
-        name.replace("_", "-"): module
-        for name, module in modules.items()
-        if hasattr(module, attribute)
+        plugin_name(name): module for name, module in modules.items() if hasattr(module, attribute)
     }
+
+
+def plugin_name(module: str) -> str:
+    """What a recipe calls a plug-in: the name of its file, with dashes."""
+    return module.rpartition(".")[2].replace("_", "-")
 
 
 def literals(package: str, attribute: str) -> dict[str, Any]:
@@ -65,11 +68,22 @@ class PluginOf:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {**handler(schema), "enum": list(plugins(self.package, self.attribute))}
+        return {**handler(schema), "enum": self._names()}
+
+    def _names(self) -> list[str]:
+        return list(plugins(self.package, self.attribute))
 
     def _known(self, name: str) -> str:
-        known = plugins(self.package, self.attribute)
+        known = self._names()
         if name not in known:
             expected = " or ".join(f"'{option}'" for option in known)
             raise PydanticKnownError("literal_error", {"expected": expected})
         return name
+
+
+@dataclass(frozen=True)
+class DeclaredIn(PluginOf):
+    """As `PluginOf`, of plug-ins too heavy for a recipe: a literal tells them, none is imported."""
+
+    def _names(self) -> list[str]:
+        return [plugin_name(module) for module in literals(self.package, self.attribute)]

@@ -21,7 +21,7 @@ from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
 from kontext.parallel.ranks.rank import Rank
-from kontext.train.methods.ladd import TEACHER_EDITS
+from kontext.train.ladd.student import TEACHER_EDITS
 from kontext.train.record.ledger import ARITHMETIC
 from schemas.sections.training import DistillConfig
 

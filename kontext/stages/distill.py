@@ -1,10 +1,11 @@
-"""Stage distill: the teacher's guided edits, then LADD against them.
+"""Stage distill: the teacher's guided edits, then a student by the method that the recipe names.
 
 Figures:
     teacher_edits: {} edits of the teacher
     accuracy: the heads tell real from fake {%} of the time
     heads_loss: loss {} of the heads
     student_loss: loss {} of the student
+    fake_loss: loss {} of the fake score
     step_seconds: {} s per step
     step_utilisation: {%} of the device's peak
     step_memory_mib: {} MiB of memory
@@ -24,12 +25,13 @@ from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
-from kontext.train.capacity import estimate_ladd
+from kontext.train.capacity import estimate_student
 from kontext.train.ladd.gates import check_training, run_gates, settings_digest, stop_at_failure
+from kontext.train.ladd.judged import JudgedMethod
+from kontext.train.ladd.student import TEACHER_EDITS
 from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
-from kontext.train.methods import ladd
-from kontext.train.methods.ladd import TEACHER_EDITS, LaddMethod
+from kontext.train.methods import distillation
 from kontext.train.record.ledger import Ledger, optimizer_ledger
 from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
@@ -42,6 +44,7 @@ STAGE = Stage(
     section="distill",
     inputs=("encode", "train-autoencoder", "finetune"),
     pool="gpu",
+    plugins="kontext.train.methods:distilling_modules",
     summary="LADD: a four-step student from the teacher's own edits",
 )
 
@@ -53,11 +56,13 @@ def run(ctx: StageContext[DistillConfig]) -> None:
     """Synthesise teacher edits (kept for the next run), pass the gates, train, measure.
 
     Raises:
+        RecipeError: there is no such method, or its settings teach the student nothing.
         WiringError: a gate before training failed.
         DivergedError: the heads' loss is pinned, or losses are not finite and the recipe says so.
         NumericsError: the teacher was trained with other numerics than this stage has.
     """
     config = ctx.config
+    build = distillation(config).build
     keep_freed_memory()
     device = device_for(ctx)
     data = load_pairs(ctx.inputs["encode"], "train", device)
@@ -78,31 +83,33 @@ def run(ctx: StageContext[DistillConfig]) -> None:
     inputs = Inputs.of(ctx)
     folder = synthesise(ctx, sampler, edits, teacher, ledger, inputs)
     inputs = inputs.using(teacher, {TEACHER_EDITS: folder})
-    method = ladd.build(config, inputs, World(device=device))
+    method: JudgedMethod = build(config, inputs, World(device=device))
     passed = _gates(ctx, method, sampler)
     method.state.ledger = {**ledger, **optimizer_ledger(method.state.optimizers), **passed}
     history = train(
         ctx,
-        ladd.build,
+        build,
         method,
         inputs,
         progress=report_progress(ctx, "distill"),
         stage="distill",
         measure=_measured(ctx, method),
     )
-    for verdict in check_training(history):
-        ctx.note(verdict)
+    if method.rests_on_heads:
+        for verdict in check_training(history):
+            ctx.note(verdict)
     method.state.ema["student"].copy_to(method.student)
     method.student.requires_grad_(False).eval()
     _write(ctx, method, history)
     _summarise(ctx, config, method)
 
 
-def _write(ctx: StageContext, method: LaddMethod, history: list[dict[str, float]]) -> None:
+def _write(ctx: StageContext, method: JudgedMethod, history: list[dict[str, float]]) -> None:
     """Weights, heads, what was measured, and pictures."""
     config, student = method.config, method.student
     save_weights(ctx, "student.safetensors", student.state_dict())
-    save_weights(ctx, "heads.safetensors", method.heads.state_dict())
+    if method.judged:
+        save_weights(ctx, "heads.safetensors", method.heads.state_dict())
     shape = student.shape.model_dump(mode="json")
     settings = {"shape": shape, "steps": config.student_steps, "taps": method.taps}
     ctx.output.add_json("config.json", settings)
@@ -116,7 +123,7 @@ def _write(ctx: StageContext, method: LaddMethod, history: list[dict[str, float]
     ctx.output.metric("teacher_edits", len(method.edits))
 
 
-def _measured(ctx: StageContext, method: LaddMethod) -> Measure | None:
+def _measured(ctx: StageContext, method: JudgedMethod) -> Measure | None:
     """The student's edits of validation pairs on the way, where the recipe asks for them."""
     config = method.config
     if not config.validate_every:
@@ -137,7 +144,7 @@ def _measured(ctx: StageContext, method: LaddMethod) -> Measure | None:
     return Measure(config.validate_every, measure)
 
 
-def _gates(ctx: StageContext, method: LaddMethod, sampler: EditSampler) -> Ledger:
+def _gates(ctx: StageContext, method: JudgedMethod, sampler: EditSampler) -> Ledger:
     """Run the gates, show and store what they saw; returns their line of the ledger.
 
     Raises WiringError where a gate failed; nothing has been trained then.
@@ -152,17 +159,21 @@ def _gates(ctx: StageContext, method: LaddMethod, sampler: EditSampler) -> Ledge
     return {"gates: passed with settings": settings_digest(method.config)}
 
 
-def _summarise(ctx: StageContext, config: DistillConfig, method: LaddMethod) -> None:
+def _summarise(ctx: StageContext, config: DistillConfig, method: JudgedMethod) -> None:
     recent = method.state.history[-20:]
-    for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm"):
-        ctx.output.metric(name, sum(row[name] for row in recent) / len(recent))
+    means = {name: sum(row[name] for row in recent) / len(recent) for name in recent[-1]}
+    for name in ("accuracy", "heads_loss", "student_loss", "student_grad_norm", "fake_loss"):
+        if name in means:
+            ctx.output.metric(name, means[name])
     shape, tokens = method.teacher.shape, method.data.edit_tokens
-    estimate = partial(estimate_ladd, config, shape, tokens)
+    estimate = partial(estimate_student, config, shape, tokens)
     speed = report_speed(ctx, "distill", method.state, estimate)
+    judged = ""
+    if method.judged:
+        right = f"heads tell real from fake {means['accuracy']:.0%} of the time"
+        judged = f" on taps {list(method.taps)}; {right}"
     ctx.report.markdown(
         "distill-summary",
         f"**{len(method.edits):,}** teacher edits ({config.teacher_steps} steps, guidance "
-        f"{config.guidance:g}), then {config.steps} LADD steps on taps {list(method.taps)}; heads "
-        f"tell real from fake {sum(r['accuracy'] for r in recent) / len(recent):.0%} of the time. "
-        f"{speed}",
+        f"{config.guidance:g}), then {config.steps} {config.method.upper()} steps{judged}. {speed}",
     )

@@ -22,7 +22,7 @@ from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, peak_of, step_flops
 from kontext.parallel.recompute import Recompute
-from kontext.train.ladd.formulas import ladd_flops
+from kontext.train.methods import distillation
 from kontext.train.methods.autoencoder import codec_work
 from schemas.recipe import Recipe
 from schemas.sections.models import TransformerShape
@@ -89,7 +89,7 @@ def estimates(recipe: Recipe, machine: Machine) -> list[Estimate]:
     return [
         estimate_autoencoder(recipe.autoencoder, recipe.ingest.resolution, machine),
         estimate_flow(recipe.finetune, tokens, machine),
-        estimate_ladd(recipe.distill, recipe.finetune.shape, tokens, machine),
+        estimate_student(recipe.distill, recipe.finetune.shape, tokens, machine),
     ]
 
 
@@ -152,18 +152,19 @@ def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> E
     return _with_switches(base, config.shape, tokens, kept, machine, config.parallel.offload)
 
 
-def estimate_ladd(
+def estimate_student(
     config: DistillConfig, shape: TransformerShape, tokens: Tokens, machine: Machine
 ) -> Estimate:
     """Stage distill of a transformer of `shape` on edits of `tokens` each."""
-    count = _count(lambda: FluxTransformer(shape))
-    frozen = MASTER * count / machine.gpus / _GIB  # the teacher, sharded beside the student
+    count, method = _count(lambda: FluxTransformer(shape)), distillation(config)
+    # sharded beside the student: the teacher, and networks that have no averages
+    others = MASTER + (len(method.DISTILS) - 1) * (MASTER + GRADIENT + _OPTIMISER["adamw"])
     base = Estimate(
         stage="distill",
         parameters=count,
         steps=config.steps,
-        flops=ladd_flops(config, shape, tokens),
-        state_gib=_state(count, "adamw", machine.gpus) + frozen,
+        flops=method.step_flops(config, shape, tokens),
+        state_gib=_state(count, "adamw", machine.gpus) + others * count / machine.gpus / _GIB,
         recompute=config.parallel.recompute,
     )
     rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)

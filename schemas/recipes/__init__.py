@@ -1,6 +1,6 @@
 """Named recipes, one file each: a function `recipe()` in a new file here is a new named recipe.
 
-A recipe's file may import `schemas.recipe` and the sections.
+A recipe's file may import `schemas.recipe`, the sections, and a recipe that it enlarges.
 """
 
 from collections.abc import Callable, Iterable

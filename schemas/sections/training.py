@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.discovery import DeclaredIn
 from schemas.sections.base import Section
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
@@ -229,8 +230,19 @@ class FinetuneConfig(Section):
 
 
 class DistillConfig(Section):
-    """The student: latent adversarial diffusion distillation (LADD) of the teacher."""
+    """The student of few steps, made from the teacher by LADD or by another method."""
 
+    # what a method leaves alone: settings of others
+    IDLE: ClassVar[dict[str, frozenset[str]]] = {
+        "ladd": frozenset({"dmd_fake_updates", "dmd_simulate", "lr_fake", "gan_weight"}),
+        "dmd2": frozenset(
+            {"warmup_steps", "adversarial_weight", "anchor_weight", "heads_floor", "heads_ceiling"}
+        ),
+    }
+
+    method: Annotated[str, DeclaredIn("kontext.train.methods", "DISTILS")] = Field(
+        "ladd", title="Method that makes the student"
+    )
     teacher_edits: int = Field(1000, title="Edits made by the teacher to train on", ge=8)
     teacher_steps: int = Field(4, title="Sampling steps of the teacher")
     guidance: float = Field(1.0, title="Guidance scale of the teacher's edits", ge=1)
@@ -249,7 +261,25 @@ class DistillConfig(Section):
     r1_weight: float = Field(0.1, title="Weight of the R1 penalty")
     r1_sigma: float = Field(0.1, title="Standard deviation of the noise that R1 is estimated with")
     negative_weight: float = Field(0.5, title="Weight of fakes with a wrong instruction", ge=0)
+    negatives: tuple[Literal["instruction", "context", "copy"], ...] = Field(
+        ("instruction", "context", "copy"),
+        title="What is wrong with them: their instruction, their context, or they copy it",
+        min_length=1,
+    )
+    adversarial_weight: float = Field(
+        1.0, title="LADD: weight of the heads' judgement (0: no heads, the distance alone)", ge=0
+    )
     anchor_weight: float = Field(1.0, title="Weight of the distance to the teacher's edit", ge=0)
+    dmd_fake_updates: int = Field(
+        5, title="DMD2: updates of the fake score per update of the student", ge=1
+    )
+    dmd_simulate: bool = Field(
+        True, title="DMD2: train on the student's own earlier steps instead of noised edits"
+    )
+    lr_fake: float = Field(2e-5, title="DMD2: learning rate of the fake score")
+    gan_weight: float = Field(
+        5e-3, title="DMD2: weight of the heads' judgement (0: no heads)", ge=0
+    )
     clip: float = Field(1.0, title="Largest gradient norm")
     heads_floor: float = Field(
         0.0, title="Discriminator accuracy below which heads take two steps (0: never)", ge=0, le=1
@@ -265,3 +295,15 @@ class DistillConfig(Section):
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
     checkpoint_every: int = Field(50, title="Steps between checkpoints")
     seed: int = Field(0, title="Seed")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings that change nothing here: other methods', and those that are as ever.
+
+        Which settings are left tells the method too.
+        """
+        own = {name for name in ("adversarial_weight", "negatives") if self._is_default(name)}
+        return self.IDLE.get(self.method, frozenset()) | {"method"} | own
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == type(self).model_fields[name].default)

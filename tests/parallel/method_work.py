@@ -1,4 +1,4 @@
-"""What the ranks of the tests of the autoencoder's and LADD's methods do."""
+"""What the ranks of the tests of the autoencoder's and the students' methods do."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +15,7 @@ from kontext.parallel.shard import shard
 from kontext.parallel.world import World, full_tensor, is_sharded
 from kontext.train.loop.fit import Measure, Method, fit
 from kontext.train.methods.autoencoder import AutoencoderMethod
+from kontext.train.methods.dmd2 import Dmd2Method
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.guidance import GuidanceMethod
 from kontext.train.methods.ladd import LaddMethod
@@ -46,6 +47,17 @@ def ladd(world: World, **changes: Any) -> LaddMethod:
     real = torch.randn(len(edits), 4, 4, 4, generator=torch.Generator().manual_seed(4))
     config = DistillConfig.model_validate(values)
     return LaddMethod(config, data, edits, real, teacher(), world)
+
+
+def dmd2(world: World, **changes: Any) -> Dmd2Method:
+    """A guided teacher, its student and its fake score, with heads."""
+    values = {**CONFIG, "steps": 3, "batch": 7, "parallel": FP32, "lr_fake": 1e-4}
+    values |= {"method": "dmd2", "dmd_fake_updates": 2, "gan_weight": 0.1, **changes}
+    data = toy_pairs()
+    edits = data.edits()
+    real = torch.randn(len(edits), 4, 4, 4, generator=torch.Generator().manual_seed(4))
+    config = DistillConfig.model_validate(values)
+    return Dmd2Method(config, data, edits, real, teacher(), world)
 
 
 def guided(world: World, **changes: Any) -> GuidanceMethod:
@@ -115,6 +127,7 @@ def everything(world: World) -> dict[str, Any]:
         "ladd": trained(ladd(world)),
         "accumulated": trained(ladd(world, accumulate=3)),
         "recomputed": trained(ladd(world, parallel=FP32.model_copy(update={"recompute": "full"}))),
+        "dmd2": trained(dmd2(world)),
         "guidance": trained(guided(world)),
         "pictures": trained(pictured(world)),
         "measured": measured(world),

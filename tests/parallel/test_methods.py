@@ -12,6 +12,7 @@ from kontext.train.loop.fit import Method
 from tests.parallel.method_work import (
     FP32,
     codec,
+    dmd2,
     everything,
     guided,
     ladd,
@@ -68,6 +69,17 @@ def test_ladds_batch_in_parts_is_the_batch(ranks: list[dict[str, Any]]) -> None:
     close(whole, trained(ladd(World(), accumulate=7)), "heads")
     for found in ranks:
         close(whole, found["accumulated"], "heads")
+
+
+def test_two_ranks_match_the_distribution_of_one(ranks: list[dict[str, Any]]) -> None:
+    """With the student's own earlier steps as input, in one process, in parts, and in two."""
+    alone = trained(dmd2(World()))
+    close(alone, trained(dmd2(World(), accumulate=3)), "heads")
+    for found in ranks:
+        close(alone, found["dmd2"], "heads")
+        sharded = found["dmd2"]["sharded"]
+        assert sharded == {"student": True, "fake": True, "heads": False, "teacher": True}
+    assert ranks[0]["dmd2"]["history"] == ranks[1]["dmd2"]["history"]
 
 
 @pytest.mark.parametrize(("name", "make"), [("guidance", guided), ("pictures", pictured)])

@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from schemas import recipe as recipe_module
-from schemas.discovery import literals, plugins
+from schemas.discovery import DeclaredIn, literals, plugins
 from schemas.recipe import Recipe
 from schemas.sections.base import Section
 
@@ -35,6 +36,15 @@ def test_only_files_that_define_the_attribute_are_imported(package: str) -> None
     assert package not in sys.modules
     found = plugins(package, "act")
     assert list(found) == ["with-act"] and found["with-act"].act() == 1
+
+
+def test_a_recipe_can_name_plug_ins_that_are_too_heavy_for_it(package: str) -> None:
+    named = TypeAdapter(Annotated[str, DeclaredIn(package, "ORDER")])
+    assert named.validate_python("broken") == "broken"
+    assert named.json_schema() == {"type": "string", "enum": ["broken", "with-act"]}
+    with pytest.raises(ValueError, match="'broken' or 'with-act'"):
+        named.validate_python("with_act")
+    assert package not in sys.modules
 
 
 class Own(Section):

@@ -21,7 +21,9 @@ def of(*sources: dict[str, object], recipe: str = "demo", more: tuple[str, ...] 
 def test_every_recipe_has_its_own_and_only_tests_are_no_default() -> None:
     found = {name: load_recipe(name) for name in RECIPES}
     assert len({names(recipe) for recipe in found.values()}) == len(found)
-    assert {name for name, recipe in found.items() if not recipe.as_default} == {"ci"}
+    assert {name for name, recipe in found.items() if not recipe.as_default} == {
+        *("ci", "ladd-lab", "ladd-lab-gpu")
+    }
 
 
 def test_a_recipe_that_names_nothing_is_named_after_itself() -> None:

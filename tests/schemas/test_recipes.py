@@ -21,7 +21,7 @@ KNOWN = json.loads(Path(__file__).with_name("recipes.json").read_text())
 
 def test_every_file_is_a_recipe_and_the_demo_comes_first() -> None:
     folder = Path(__file__).parents[2] / "schemas" / "recipes"
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    files = {path.stem.replace("_", "-") for path in folder.glob("[!_]*.py")}
     assert set(RECIPES) == files and next(iter(RECIPES)) == "demo"
     assert all(RECIPES[name]().name == name for name in RECIPES)
 

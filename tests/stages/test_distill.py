@@ -1,6 +1,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,15 @@ from safetensors.torch import load_file
 from kontext.data.encoded.latents import load_pairs
 from kontext.edit import teacher_edits
 from kontext.edit.pairs import EditSampler
-from kontext.errors import NumericsError, WiringError
+from kontext.engine.fingerprint import code_of
+from kontext.errors import NumericsError, RecipeError, WiringError
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.ladd.gates import settings_digest
+from kontext.train.methods.dmd2 import Dmd2Method
 from kontext.train.methods.ladd import LaddMethod
+from schemas.sections.training import DistillConfig
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import LADD, broken_at, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
@@ -191,3 +196,83 @@ def test_a_checkpoint_of_other_settings_than_passed_the_gates_is_refused(
     harness.recipe = harness.recipe.model_copy(update={"distill": drifted})
     with pytest.raises(NumericsError, match="gates: passed with settings"):
         harness.run("distill")
+
+
+DMD2: dict[str, Any] = {"method": "dmd2", "dmd_fake_updates": 2, "lr_fake": 1e-3}
+
+
+def test_the_recipe_chooses_the_method_and_a_killed_run_of_it_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = taught(tmp_path / "whole", **DMD2)
+    artifact = harness.run("distill")
+    rows = artifact.table("history.parquet").to_pylist()
+    assert all(row["fake_loss"] > 0 and row["matching"] >= 0 for row in rows)
+    teacher = load_file(harness.inputs["finetune"].path("flow.safetensors"))
+    student = load_file(artifact.path("student.safetensors"))
+    assert teacher.keys() == student.keys()
+    assert any(not torch.equal(teacher[name], student[name]) for name in teacher)
+    assert load_file(artifact.path("heads.safetensors"))
+    assert artifact.json("config.json")["steps"] == 4
+    assert {"accuracy", "fake_loss", "student_loss"} <= set(artifact.manifest.metrics)
+    assert "6 DMD2 steps" in harness.report.texts["distill-summary"]
+    broken = taught(tmp_path / "broken", **DMD2)
+    broken_at(monkeypatch, Dmd2Method, 3, broken, "distill")
+    resumed = broken.run("distill")
+    expected = {file.name: file.sha256 for file in artifact.manifest.files}
+    assert {file.name: file.sha256 for file in resumed.manifest.files} == expected
+
+
+def test_the_distance_alone_makes_a_student_without_heads(tmp_path: Path) -> None:
+    harness = taught(tmp_path, adversarial_weight=0.0)
+    artifact = harness.run("distill")
+    names = {file.name for file in artifact.manifest.files}
+    assert "student.safetensors" in names and "heads.safetensors" not in names
+    assert {"student_loss", "student_grad_norm"} <= set(artifact.manifest.metrics)
+    assert "accuracy" not in artifact.manifest.metrics
+    assert "heads" not in harness.report.texts["distill-summary"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": "guidance"}, "distill.method=guidance: there is dmd2 and ladd"),
+        ({"adversarial_weight": 0.0, "anchor_weight": 0.0}, "the student learns nothing"),
+    ],
+)
+def test_a_student_that_cannot_be_made_is_a_clear_error(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    harness = taught(tmp_path)
+    config = harness.recipe.distill.model_copy(update=changes)
+    harness.recipe = harness.recipe.model_copy(update={"distill": config})
+    with pytest.raises(RecipeError, match=told):
+        harness.run("distill")
+
+
+def test_a_recipe_names_methods_that_make_students_and_no_other() -> None:
+    assert DistillConfig().method == "ladd" and DistillConfig(method="dmd2").method == "dmd2"
+    with pytest.raises(ValueError, match="'dmd2' or 'ladd'"):
+        DistillConfig(method="flow")
+    assert DistillConfig.model_json_schema()["properties"]["method"]["enum"] == ["dmd2", "ladd"]
+
+
+def test_the_code_of_the_chosen_method_counts_and_others_do_not() -> None:
+    files = {f"kontext.train.methods.{name}" for name in ("ladd", "dmd2", "flow", "guidance")}
+    for method in ("ladd", "dmd2"):
+        code = code_of(STAGES["distill"], DistillConfig(method=method))
+        assert files & set(code) == {f"kontext.train.methods.{method}"}
+
+
+def test_settings_of_other_methods_are_no_part_of_what_passed_the_gates() -> None:
+    ladd, dmd2 = DistillConfig(), DistillConfig(method="dmd2")
+    assert settings_digest(ladd) == settings_digest(DistillConfig(lr_fake=1.0, gan_weight=1.0))
+    assert settings_digest(dmd2) == settings_digest(
+        DistillConfig(method="dmd2", anchor_weight=0.0, heads_floor=0.5)
+    )
+    others = (dmd2, DistillConfig(adversarial_weight=0.5), DistillConfig(anchor_weight=0.5))
+    assert len({settings_digest(config) for config in (ladd, *others)}) == 4
+    changed = DistillConfig(method="dmd2", gan_weight=1.0)
+    assert settings_digest(changed) != settings_digest(dmd2)
+    # every idle setting is one, so that a renamed one is noticed
+    assert all(names <= set(DistillConfig.model_fields) for names in DistillConfig.IDLE.values())

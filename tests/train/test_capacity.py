@@ -180,6 +180,16 @@ def test_ladd_at_full_size_is_the_published_estimate() -> None:
     assert ladd_flops(again, TransformerShape(), Tokens(512, 4096, 4096)) / 2 > found
 
 
+def test_a_fake_score_takes_the_memory_of_weights_that_have_no_averages() -> None:
+    machine, recipe = Machine(1, 80), load_recipe("ci")
+    *_, ladd = estimates(recipe, machine)
+    method = recipe.distill.model_copy(update={"method": "dmd2"})
+    *_, dmd2 = estimates(recipe.model_copy(update={"distill": method}), machine)
+    more = (dmd2.state_gib - ladd.state_gib) * 2**30
+    assert more == pytest.approx((4 + 4 + 8) * ladd.parameters)
+    assert dmd2.flops > ladd.flops
+
+
 def test_codec_work_grows_where_losses_join() -> None:
     config = load_recipe("demo").autoencoder
     work = codec_work(config, 64)

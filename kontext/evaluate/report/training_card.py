@@ -102,9 +102,15 @@ def distill_charts(artifact: Artifact) -> list[Chart]:
     return _drawn(
         artifact,
         (
-            "Distillation (LADD)",
-            "Hinge losses of the student and of the heads on the frozen teacher's features.",
-            {"student_loss": "student", "heads_loss": "heads", "anchor": "distance to teacher"},
+            "Distillation",
+            "Losses of the student, of the heads on the frozen teacher's features (a hinge), and "
+            "of DMD2's fake score.",
+            {
+                "student_loss": "student",
+                "heads_loss": "heads",
+                "anchor": "distance to teacher",
+                "fake_loss": "fake score",
+            },
             "loss",
             (),
         ),

@@ -4,6 +4,8 @@ x_t = (1 - t) x + t e; the model predicts the velocity e - x. Targets and contex
 packed into tokens of 2 x 2; every method that trains or asks the transformer uses these functions.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,28 @@ def velocity(
     with autocast(noisy.device):
         predicted: Tensor = model(*inputs, target_length=noisy.shape[1], guidance=guidance).float()
     return predicted
+
+
+def guided_velocity(
+    model: FluxTransformer,
+    noisy: Tensor,
+    batch: Batch,
+    t: Tensor,
+    guidance: Tensor,
+    empty: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Velocity [B, N, 4C] under classifier-free `guidance` [B] on the text, and without it.
+
+    Args:
+        empty: the encoded empty prompt, states [1, L, D] and pooled [1, P]. The context stays.
+    """
+    tokens, pooled = (part.to(noisy.device) for part in empty)
+    none = replace(
+        batch, tokens=tokens.expand_as(batch.tokens), pooled=pooled.expand_as(batch.pooled)
+    )
+    plain = velocity(model, noisy, batch, t)
+    without = velocity(model, noisy, none, t)
+    return without + guidance.view(-1, 1, 1) * (plain - without), plain
 
 
 def with_contexts(noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What LADD is made of: its formulas, its heads, and the gates that its wiring must pass first.
+"""What few-step students are made with: input and turns, heads and formulas, gates on the wiring.
 
-The method itself, who is updated when, is `kontext.train.methods.ladd`.
+The methods, who is updated when and by which loss, are `kontext.train.methods.ladd` and `.dmd2`.
 """

@@ -63,13 +63,19 @@ def ladd_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -
     The student goes forward once, for the heads' fakes and its own update, and backward. The
     teacher, to its deepest tap, goes forward for the reals, the fakes, the wrong
     conditions and R1's nudged reals, and for the student's update forward and backward towards its
-    inputs alone.
+    inputs alone. Without an adversarial loss the teacher does nothing.
     """
+    student = step_flops(shape, tokens, config.batch).training
+    if not config.adversarial_weight:
+        return student
+    passes = 3 + (1 if config.r1_weight else 0) + 2
+    return student + passes * tapped_flops(config, shape, tokens)
+
+
+def tapped_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -> int:
+    """Operations of a batch's pass through the teacher, as far as its deepest tap."""
     doubles, singles = shape.depth, shape.depth_single_blocks
     deepest = 1 + max(config.taps or default_taps(doubles, singles))
     assert deepest <= doubles + singles, "a tap lies behind the last block"
     reach = {"depth": min(deepest, doubles), "depth_single_blocks": max(0, deepest - doubles)}
-    student = step_flops(shape, tokens, config.batch)
-    teacher = step_flops(shape.model_copy(update=reach), tokens, config.batch)
-    passes = 3 + (1 if config.r1_weight else 0) + 2
-    return student.training + passes * teacher.total
+    return step_flops(shape.model_copy(update=reach), tokens, config.batch).total

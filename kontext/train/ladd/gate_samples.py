@@ -11,7 +11,7 @@ from kontext.errors import WiringError
 from kontext.models.flux.sequence import pack, unpack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import schedule
-from kontext.train.methods.ladd import LaddMethod
+from kontext.train.ladd.judged import JudgedMethod
 
 ROWS = 8  # samples that a gate looks at
 _EDITS = 4  # teacher edits that are made again
@@ -39,19 +39,19 @@ class Sampler(Protocol):
         """Latents after integrating the flow from `start` along `times`."""
 
 
-def first_samples(method: LaddMethod) -> tuple[Batch, Tensor, Tensor]:
+def first_samples(method: JudgedMethod) -> tuple[Batch, Tensor, Tensor]:
     """The first rows of the first step: batch, noised edits, levels."""
     batch, noisy, t = method.student_input(0)
     rows = torch.arange(min(ROWS, len(t)), device=noisy.device)
     return batch.select(rows), noisy[rows], t[rows]
 
 
-def _student_grid(method: LaddMethod) -> Tensor:
+def _student_grid(method: JudgedMethod) -> Tensor:
     shift = method.student.shape.timestep_shift
     return schedule(method.config.student_steps, method.data.target_tokens, shift)
 
 
-def student_input(method: LaddMethod, _: Sampler) -> str:
+def student_input(method: JudgedMethod, _: Sampler) -> str:
     """The student is fed (1 - t) of an edit and t of noise, at the sampler's own levels."""
     grid = _student_grid(method)[:-1]
     if not torch.allclose(method.levels.cpu(), grid):
@@ -81,7 +81,7 @@ def student_input(method: LaddMethod, _: Sampler) -> str:
     return f"the input holds {share:.2f} times the share of the edit that its level says"
 
 
-def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
+def first_estimate(method: JudgedMethod, sampler: Sampler) -> str:
     """The student's first clean estimate is the teacher's, by one step of the sampler to t = 0."""
     batch, noisy, t = first_samples(method)
 
@@ -108,7 +108,7 @@ def first_estimate(method: LaddMethod, sampler: Sampler) -> str:
     )
 
 
-def teacher_edits(method: LaddMethod, sampler: Sampler) -> str:
+def teacher_edits(method: JudgedMethod, sampler: Sampler) -> str:
     """Some stored edits, made again: they must be this teacher's, guided, and run to the end."""
     count = len(method.edits)
     rows = torch.linspace(0, count - 1, min(_EDITS, count)).round().long()
@@ -168,7 +168,7 @@ class StraightLines(nn.Module):
         return (x - goal) / t.view(-1, 1, 1)
 
 
-def sampler_arrives(method: LaddMethod, sampler: Sampler) -> str:
+def sampler_arrives(method: JudgedMethod, sampler: Sampler) -> str:
     """On a flow of straight lines the sampler arrives where guidance says, and no noise is left."""
     data, rows = method.data, method.edits[:2]
     batch = gather(data, rows)

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from kontext.errors import WiringError
 from kontext.models.flux.sequence import pack
 from kontext.train.ladd.gate_samples import first_samples
+from kontext.train.ladd.judged import PINNED, JudgedMethod
+from kontext.train.ladd.student import Estimated
 from kontext.train.loop.state import copied, set_weights, weights_of
-from kontext.train.methods.ladd import PINNED, Estimated, LaddMethod
 
 _TRIALS = 6  # updates of each side at the recipe's rates
 _RUNAWAY = 1.0  # growth of the squared distance to the edits, in their variances
 
 
 @contextmanager
-def unchanged(method: LaddMethod) -> Iterator[None]:
+def unchanged(method: JudgedMethod) -> Iterator[None]:
     """Inside, the method may train; afterwards its state is what it was, bit for bit.
 
     Keeps a second copy of weights, averages and optimiser state meanwhile.
@@ -35,10 +36,10 @@ def unchanged(method: LaddMethod) -> Iterator[None]:
             module.zero_grad(set_to_none=True)
 
 
-def gradient(method: LaddMethod) -> str:
-    """The adversarial loss alone moves the student, through a teacher that stays frozen."""
+def gradient(method: JudgedMethod) -> str:
+    """The method's own loss alone moves the student, and the teacher stays frozen."""
     batch, noisy, t = first_samples(method)
-    loss = method.adversarial(0, batch, method.denoised(batch, noisy, t))
+    loss = method.lesson(0, Estimated(None, batch, method.denoised(batch, noisy, t)))
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
     grads = [p.grad for p in method.student.parameters() if p.grad is not None]
@@ -50,10 +51,10 @@ def gradient(method: LaddMethod) -> str:
         raise WiringError("gradient", "no gradient reaches the student through the teacher")
     if leaked:
         raise WiringError("gradient", "the frozen teacher would receive gradients")
-    return f"the adversarial gradient of the student is {norm:.2g}; the teacher has none"
+    return f"the {method.taught_by} gradient of the student is {norm:.2g}; the teacher has none"
 
 
-def turns(method: LaddMethod, patience: float) -> str:
+def turns(method: JudgedMethod, patience: float) -> str:
     """One whole step: each side moves in its own turn only, and reports its gradient's norm."""
     moved: dict[str, set[str]] = {}
     squares: dict[int, Tensor] = {}  # the last: parts of a batch add up to it
@@ -89,8 +90,10 @@ def turns(method: LaddMethod, patience: float) -> str:
     return f"each side moves in its own turn; gradient norm {norm:.2g} is reported as such"
 
 
-def batch_size(method: LaddMethod) -> str:
+def batch_size(method: JudgedMethod) -> str:
     """The hinge has several samples, and is not zero from the start."""
+    if not method.judged:
+        return f"{method.config.batch} samples; there are no heads, whose hinge could saturate"
     if method.config.batch < 2:
         raise WiringError("batch", "the hinge of a single sample saturates: 2 or more per rank")
     batch, noisy, t = first_samples(method)
@@ -102,7 +105,7 @@ def batch_size(method: LaddMethod) -> str:
     return f"{method.config.batch} samples; the hinge starts at {loss['heads_loss']:.2f}"
 
 
-def rates(method: LaddMethod) -> str:
+def rates(method: JudgedMethod) -> str:
     """A trial of a few updates at the recipe's rates, on one small batch.
 
     Raises:
@@ -113,15 +116,14 @@ def rates(method: LaddMethod) -> str:
         with torch.no_grad():
             part = Estimated(None, batch, method.denoised(batch, noisy, t))
         first = _distance(part.fake, pack(batch.target))
-        hinge = [method.update_heads(0, [part])["heads_loss"] for _ in range(_TRIALS)]
-        hinge.append(method.update_heads(0, [part], learn=False)["heads_loss"])
+        hinge = _trial_of_heads(method, part) if method.judged else []
         for _ in range(_TRIALS):
             fake = method.denoised(batch, noisy, t)
             method.update_student(0, [Estimated(None, batch, fake)])
         with torch.no_grad():
             last = _distance(method.denoised(batch, noisy, t), pack(batch.target))
     c = method.config
-    if not min(hinge[1:]) < hinge[0] or not math.isfinite(hinge[-1]):
+    if hinge and not (min(hinge[1:]) < hinge[0] and math.isfinite(hinge[-1])):
         raise WiringError(
             "rates",
             f"the heads learn nothing from {_TRIALS} updates at lr_heads {c.lr_heads:g}: hinge "
@@ -133,14 +135,21 @@ def rates(method: LaddMethod) -> str:
             f"the student runs away in {_TRIALS} updates at lr_student {c.lr_student:g}: its "
             f"squared distance to the edits grows from {first:.2g} to {last:.2g} of their variance",
         )
+    learned = f"hinge {hinge[0]:.2f} to {hinge[-1]:.2f}, " if hinge else ""
     return (
-        f"{_TRIALS} trial updates: hinge {hinge[0]:.2f} to {hinge[-1]:.2f}, the student's squared "
+        f"{_TRIALS} trial updates: {learned}the student's squared "
         f"distance to the edits {first:.2g} to {last:.2g} of their variance"
     )
 
 
+def _trial_of_heads(method: JudgedMethod, part: Estimated) -> list[float]:
+    """The heads' hinge before each of a few updates on one batch, and after the last."""
+    hinge = [method.update_heads(0, [part])["heads_loss"] for _ in range(_TRIALS)]
+    return [*hinge, method.update_heads(0, [part], learn=False)["heads_loss"]]
+
+
 def _watch(
-    method: LaddMethod, name: str, moved: dict[str, set[str]]
+    method: JudgedMethod, name: str, moved: dict[str, set[str]]
 ) -> tuple[Callable[..., None], Callable[..., None]]:
     """Hooks around an optimiser's update that note which modules it moves."""
     modules, seen = method.state.modules, dict[str, Tensor]()

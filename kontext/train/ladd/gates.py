@@ -28,7 +28,7 @@ from typing import Any
 from kontext.errors import DivergedError, WiringError
 from kontext.train.ladd import gate_samples, gate_updates
 from kontext.train.ladd.gate_samples import Sampler
-from kontext.train.methods.ladd import PINNED, LaddMethod
+from kontext.train.ladd.judged import PINNED, JudgedMethod
 from schemas.sections.training import DistillConfig
 
 PATIENCE = 900.0  # seconds after which a trial step has come to a standstill
@@ -49,7 +49,7 @@ class Finding:
         return {**asdict(self), "faults": ", ".join(str(n) for n in self.faults)}
 
 
-def run_gates(method: LaddMethod, sampler: Sampler, patience: float = PATIENCE) -> list[Finding]:
+def run_gates(method: JudgedMethod, sampler: Sampler, patience: float = PATIENCE) -> list[Finding]:
     """Run all gates on a method that has not begun, up to the first that fails.
 
     Args:
@@ -91,7 +91,8 @@ def stop_at_failure(findings: Sequence[Finding]) -> None:
 
 def settings_digest(config: DistillConfig) -> str:
     """What the gates were passed with: a line of the ledger, so that a run cannot change it."""
-    settings = config.model_dump_json(exclude={"launch", "validate_every"})  # change no number
+    idle = {"launch", "validate_every", *config.idle}  # change no number
+    settings = config.model_dump_json(exclude=idle)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 

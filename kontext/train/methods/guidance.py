@@ -10,7 +10,6 @@ and the context stays, as for the sampler's text guidance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
@@ -23,7 +22,7 @@ from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
-from kontext.train.flow.velocity import velocity
+from kontext.train.flow.velocity import guided_velocity, velocity
 from schemas.sections.training import FinetuneConfig
 
 AFTER_FLOW = "guidance_distill"
@@ -120,10 +119,5 @@ class GuidanceMethod(EditMethod):
         self, batch: Batch, noisy: Tensor, t: Tensor, guidance: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The teacher's velocity [B, N, D] under classifier-free `guidance` [B], and without."""
-        tokens, pooled = self.data.empty_prompt()
-        empty = replace(
-            batch, tokens=tokens.expand_as(batch.tokens), pooled=pooled.expand_as(batch.pooled)
-        )
-        plain = velocity(self.teacher, noisy, batch, t)
-        without = velocity(self.teacher, noisy, empty, t)
-        return without + guidance.view(-1, 1, 1) * (plain - without), plain
+        empty = self.data.empty_prompt()
+        return guided_velocity(self.teacher, noisy, batch, t, guidance, empty)

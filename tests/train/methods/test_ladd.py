@@ -6,14 +6,18 @@ from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch
 from kontext.edit.pairs import EditSampler
+from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
+from kontext.parallel.flops import Tokens, step_flops
 from kontext.train.flow.timesteps import FLUX_MU, schedule, shift_mu, time_shift
 from kontext.train.flow.velocity import add_noise, velocity
-from kontext.train.ladd.formulas import default_taps, heads_hinge, level_probabilities
+from kontext.train.ladd.formulas import default_taps, heads_hinge, level_probabilities, rolled
+from kontext.train.ladd.gates import run_gates
 from kontext.train.loop.fit import fit
 from kontext.train.methods.ladd import Estimated, LaddMethod
 from schemas.sections.training import DistillConfig
-from tests.train.toy import toy_model, toy_pairs
+from tests.train.broken_ladd import wired
+from tests.train.toy import SHAPE, toy_model, toy_pairs
 
 
 def make(**changes: object) -> LaddMethod:
@@ -99,6 +103,22 @@ def test_negatives_are_wrong_instruction_wrong_context_and_copied_context() -> N
     assert not torch.equal(wrong.context[1], batch.context[1])
     assert torch.equal(wrong.tokens[1], batch.tokens[1])
     assert torch.equal(clean[2], pack(batch.context)[2])
+
+
+@pytest.mark.parametrize("kind", ["instruction", "context", "copy"])
+def test_negatives_can_be_of_one_kind(kind: str) -> None:
+    method = make(negatives=(kind,))
+    batch, _, _ = method.student_input(0)
+    wrong, clean = method.negatives(0, batch)
+    assert batch.context is not None and wrong.context is not None
+    other = batch.select(rolled(6, 0))
+    assert other.context is not None
+    tokens, context = (other if kind == "instruction" else batch).tokens, batch.context
+    assert torch.equal(wrong.tokens, tokens)
+    assert torch.equal(wrong.context, other.context if kind == "context" else context)
+    assert torch.equal(clean, pack(context if kind == "copy" else batch.target))
+    with pytest.raises(ValueError, match="at least 1 item"):
+        make(negatives=())
 
 
 def test_heads_see_the_context() -> None:
@@ -196,3 +216,47 @@ def test_wrong_conditions_weigh_in_the_heads_loss_as_the_recipe_says() -> None:
         reports.append(method.update_heads(0, [Estimated(None, batch, fake)], learn=False))
     assert reports[0]["wrong_logit"] == reports[1]["wrong_logit"]
     assert reports[0]["heads_loss"] != reports[1]["heads_loss"]
+
+
+def test_the_distance_alone_needs_neither_heads_nor_teacher() -> None:
+    method = make(adversarial_weight=0.0, steps=40, warmup_steps=0, batch=8)
+    calls: list[int] = []
+    method.teacher.register_forward_hook(lambda *_: calls.append(1))
+    method.teacher.features = lambda *_, **__: calls.append(1)  # type: ignore[method-assign]
+    assert list(method.state.modules) == list(method.state.optimizers) == ["student"]
+    history = fit(method)
+    assert not calls and set(history[0]) == {"step", "student_loss", "anchor", "student_grad_norm"}
+    assert all(row["student_loss"] == row["anchor"] for row in history)
+    first, last = (sum(row["anchor"] for row in part) for part in (history[:8], history[-8:]))
+    assert last < 0.9 * first
+
+
+def test_the_distance_alone_follows_the_distances_gradient() -> None:
+    method = make(adversarial_weight=0.0, anchor_weight=3.0, lr_student=1e-12)
+    batch, noisy, t = method.student_input(0)
+    part = Estimated(None, batch, method.denoised(batch, noisy, t))
+    (3.0 * (part.fake - pack(batch.target)).square().mean()).backward()
+    expected = torch.stack([p.grad.norm() for p in method.student.parameters()]).norm()
+    part = Estimated(None, batch, method.denoised(batch, noisy, t))
+    found = method.update_student(0, [part])["student_grad_norm"]
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_heads_weight_scales_their_part_of_the_gradient() -> None:
+    norms = [
+        make(adversarial_weight=weight, anchor_weight=0.0).step(0)["student_grad_norm"]
+        for weight in (1.0, 0.5)
+    ]
+    assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-4)
+
+
+def test_a_student_that_nothing_teaches_is_refused() -> None:
+    with pytest.raises(RecipeError, match="learns nothing"):
+        make(adversarial_weight=0.0, anchor_weight=0.0)
+
+
+def test_without_heads_the_gates_pass_and_the_work_is_the_students_alone() -> None:
+    method, sampler = wired(adversarial_weight=0.0)
+    assert [found.gate for found in run_gates(method, sampler) if not found.passed] == []
+    tokens = Tokens(5, 4, 4)
+    assert method.work(0).flops == step_flops(SHAPE, tokens, method.config.batch).training

@@ -1,0 +1,388 @@
+"""Ways to distil, side by side: the same teacher, data and operations; a table and plots.
+
+    kontext run --direct --recipe ladd-lab --until finetune
+    python -m benchmarks.distillation --home HOME [--seeds 3] [--noises 2] [--items 60]
+        [--recipe ladd-lab] [--set distill.steps=80] [--teacher DIGEST] [--out distillation]
+
+Students are made by stage distill itself, gates included, from the newest teacher that the recipe
+has in the home's store. Each is an artifact there: a run that was ended goes on where it was. The
+recipe's `distill.steps` is the number of steps of LADD; every other student takes as many steps as
+come to the same operations (`step_flops`). Students of one seed have the same teacher edits.
+
+Every row is drawn as `kontext edit` draws, on the test split: a student in 1, 2 and 4 steps, the
+teacher in 1 to 20, guided as its edits were. What a figure varies by is over the students' seeds,
+and for the teacher over draws of noise. Figures of distributions are of all items' pictures in
+EfficientNet-Lite0 features, against their held-out targets.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.timing import device_name
+from kontext.data.encoded.latents import load_pairs
+from kontext.edit.editor import Editor
+from kontext.edit.weights.folder import LoadedModel, ModelSettings
+from kontext.engine.run import Engine
+from kontext.engine.stage import Reporter, section_of
+from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.metrics import METRICS, Scoring
+from kontext.evaluate.metrics.distribution import diversity, kid, precision_recall, saturation
+from kontext.evaluate.models import TrainedModels
+from kontext.evaluate.pixels import Images
+from kontext.evaluate.report.charts import smooth
+from kontext.evaluate.scoring import pooled_features
+from kontext.evaluate.statistics import Interval, cluster_mean
+from kontext.models.autoencoder.network import load_autoencoder
+from kontext.models.features.efficientnet import FeatureNet, load_features
+from kontext.models.flux.transformer import load_transformer
+from kontext.models.text.encoders import load_text_encoder
+from kontext.parallel.flops import Tokens
+from kontext.stages import STAGES
+from kontext.store.artifacts.artifact_store import Artifact
+from kontext.train.methods import distillation
+from schemas.recipes import Recipe, load_recipe
+from schemas.sections.data import IngestConfig
+from schemas.sections.evaluation import EvaluateConfig
+from schemas.sections.models import TransformerShape
+from schemas.sections.training import DistillConfig, EncodeConfig, FinetuneConfig
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "LADD": {"method": "ladd", "adversarial_weight": 1.0, "anchor_weight": 0.0},
+    "LADD with anchor": {"method": "ladd", "adversarial_weight": 1.0, "anchor_weight": 1.0},
+    "anchor alone": {"method": "ladd", "adversarial_weight": 0.0, "anchor_weight": 1.0},
+    "DMD2": {"method": "dmd2"},
+}
+ABLATION: dict[str, dict[str, Any]] = {
+    "LADD, no negatives": {**STUDENTS["LADD"], "negative_weight": 0.0},
+    "LADD, wrong instructions alone": {**STUDENTS["LADD"], "negatives": ("instruction",)},
+    "LADD, wrong contexts alone": {**STUDENTS["LADD"], "negatives": ("context", "copy")},
+}
+TEACHER_STEPS, STUDENT_STEPS = (1, 2, 4, 8, 20), (1, 2, 4)
+FIGURES = {  # column -> digits; the arrow is the better way
+    "KID ↓": 3,
+    "precision ↑": 3,
+    "recall ↑": 3,
+    "right choice ↑": 3,
+    "change outside ↓": 3,
+    "saturation ± 0": 4,
+    "diversity": 4,
+}
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all rows share: the held-out items, and what pictures are made and seen with."""
+
+    bench: Bench
+    codec: Images  # round trips of contexts and of targets
+    codec_target: Images
+    features: FeatureNet
+    context_features: np.ndarray[Any, np.dtype[np.float32]]
+    target_features: np.ndarray[Any, np.dtype[np.float32]]
+
+    @classmethod
+    def of(cls, bench: Bench, editor: Editor) -> "Lab":
+        """Round trips and features of a bench, through an editor's autoencoder."""
+        net = load_features(device=editor.device)
+        trip = TrainedModels(editor, editor, 0).round_trip
+        seen = [pooled_features(net, images, editor.device) for images in _sides(bench)]
+        return cls(bench, trip(bench.context), trip(bench.target), net, *seen)
+
+    def scoring(self, made: Images, seen: Any) -> Scoring:
+        """One draw of all items, ready to be measured."""
+        return Scoring(
+            bench=self.bench,
+            output=made,
+            codec=self.codec,
+            codec_target=self.codec_target,
+            context_features=self.context_features,
+            target_features=self.target_features,
+            output_features=seen,
+        )
+
+
+def _sides(bench: Bench) -> tuple[Images, Images]:
+    return bench.context, bench.target
+
+
+@dataclass
+class Row:
+    """One line of the table: figures of each seed, and of each item whether it was right."""
+
+    name: str
+    steps: int
+    passes: int  # through the network, of one edit
+    seeds: list[Figures] = field(default_factory=list)
+    right: list[Any] = field(default_factory=list)  # [N] each
+
+    def rate(self, bench: Bench) -> Interval:
+        """The right choice over items and seeds, with a bootstrap over related items."""
+        clusters = [item.cluster for item in bench.items]
+        return cluster_mean(np.mean(self.right, axis=0), clusters, 1000, 0)
+
+
+def equal_steps(
+    recipe: Recipe, shape: TransformerShape, tokens: Tokens, changes: Mapping[str, Any]
+) -> int:
+    """Steps of a student that take as many operations as the recipe's steps of LADD do."""
+
+    def cost(own: Mapping[str, Any]) -> int:
+        config = student_section(recipe, own)
+        found: int = distillation(config).step_flops(config, shape, tokens)
+        return found
+
+    return max(1, round(recipe.distill.steps * cost(STUDENTS["LADD"]) / cost(changes)))
+
+
+def student_section(recipe: Recipe, changes: Mapping[str, Any]) -> DistillConfig:
+    """The recipe's section with a student's own settings."""
+    return DistillConfig.model_validate({**recipe.distill.model_dump(), **changes})
+
+
+def pinned_inputs(engine: Engine, recipe: Recipe, teacher: str) -> dict[str, str]:
+    """Stage -> digest of a teacher and all that it was made from; the newest where none is named.
+
+    Raises:
+        SystemExit: the store has no teacher of the recipe.
+    """
+    made = [m for m in engine.artifacts.list("finetune") if m.recipe == recipe.name]
+    if not teacher and not made:
+        raise SystemExit(f"no teacher of recipe {recipe.name} in {engine.objects.url}")
+    found, coming = dict[str, str](), [("finetune", teacher or made[-1].digest)]
+    while coming:
+        stage, digest = coming.pop()
+        found[stage] = digest
+        coming += engine.artifacts.open(stage, digest).manifest.inputs.items()
+    return found
+
+
+class Students:
+    """Makes students of one teacher, or finds those that a run before has made."""
+
+    def __init__(self, recipe: Recipe, home: Path, teacher: str) -> None:
+        self.recipe, self.home, self.url = recipe, home, f"file://{home.resolve()}/store"
+        self.pins = pinned_inputs(self._engine(recipe), recipe, teacher)
+        self.store = self._engine(recipe).artifacts
+        trained = section_of(self.input("finetune").manifest, FinetuneConfig)
+        device = torch.device("cpu")
+        self.shape = trained.shape
+        self.tokens = load_pairs(self.input("encode"), "train", device).edit_tokens
+
+    def _engine(self, recipe: Recipe, pins: Mapping[str, str] | None = None) -> Engine:
+        return Engine(recipe, self.url, "", self.home, stages=STAGES, pins=pins)
+
+    def input(self, stage: str) -> Artifact:
+        """An artifact that the teacher is, or was made from."""
+        return self.store.open(stage, self.pins[stage])
+
+    def make(self, name: str, changes: Mapping[str, Any], seed: int) -> Artifact:
+        """One student, by stage distill."""
+        steps = equal_steps(self.recipe, self.shape, self.tokens, changes)
+        share = self.recipe.distill.warmup_steps / self.recipe.distill.steps
+        own = {**changes, "steps": steps, "warmup_steps": round(share * steps), "seed": seed}
+        section = student_section(self.recipe, own)
+        recipe = self.recipe.model_copy(update={"distill": section})
+        print(f"{name}, seed {seed}: {steps} steps", flush=True)
+        engine = self._engine(recipe, self.pins)
+        made = engine.run_stage("distill", Reporter(logging.getLogger("benchmarks")))
+        return self.store.open("distill", made.digest)
+
+
+def editor_of(students: Students, model: Artifact, file: str, guidance: float) -> Editor:
+    """The editor that `kontext edit` has of a teacher or student."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    text = load_text_encoder(device=device)
+    settings = ModelSettings(
+        name=file,
+        text_digest=text.digest,
+        text_length=section_of(students.input("encode").manifest, EncodeConfig).text_length,
+        resolution=section_of(students.input("ingest").manifest, IngestConfig).resolution,
+        guidance=guidance,
+    )
+    codec = load_autoencoder(students.input("train-autoencoder"), device)
+    loaded = LoadedModel(load_transformer(model, file, device), codec, settings, model.digest)
+    return Editor(loaded, text, device)
+
+
+def drawn(lab: Lab, editor: Editor, steps: int, noises: Sequence[int]) -> list[Images]:
+    """Edits of all items in so many steps, once for each seed of noise."""
+    items = lab.bench.items
+    contexts = [[image] for image in lab.bench.context]
+    texts, ids = [item.instruction for item in items], [item.pair_id for item in items]
+    return [
+        TrainedModels(editor, editor, noise).edit(editor, contexts, texts, ids, steps=steps)
+        for noise in noises
+    ]
+
+
+def measured(lab: Lab, made: Images, seen: Any) -> tuple[Figures, Any]:
+    """Figures of one draw of all items, and which items chose right [N]."""
+    scoring = lab.scoring(made, seen)
+    right = METRICS["right_choice"].measure(scoring)
+    outside = METRICS["outside_ratio"].measure(scoring)
+    assert right is not None and outside is not None
+    precision, recall = precision_recall(lab.target_features, seen)
+    kept = np.isfinite(outside.top)
+    figures = {
+        "KID ↓": kid(lab.target_features, seen),
+        "precision ↑": precision,
+        "recall ↑": recall,
+        "right choice ↑": float(right.top.mean()),
+        "change outside ↓": float(outside.top[kept].sum() / outside.bottom[kept].sum()),
+        "saturation ± 0": float((saturation(made) - saturation(lab.bench.target)).mean()),
+    }
+    return figures, right.top
+
+
+def add_draws(row: Row, lab: Lab, editor: Editor, noises: Sequence[int], apart: bool) -> None:
+    """Draw a row's pictures and add their figures.
+
+    Args:
+        apart: whether each draw of noise counts as a seed; else their mean is one seed's.
+    """
+    draws = drawn(lab, editor, row.steps, noises)
+    seen = [pooled_features(lab.features, made, editor.device) for made in draws]
+    varied = float(diversity(np.stack(seen)).mean())
+    found = [measured(lab, *pair) for pair in zip(draws, seen, strict=True)]
+    each = [{**figures, "diversity": varied} for figures, _ in found]
+    row.right += [right for _, right in found]
+    means = {name: float(np.mean([figures[name] for figures in each])) for name in FIGURES}
+    row.seeds += each if apart else [means]
+
+
+def table(rows: Sequence[Row], bench: Bench) -> str:
+    """Markdown: a line per row, mean ± standard deviation over seeds."""
+    head = ["", "steps", "passes", *FIGURES, "right choice, 95 %"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row.name, str(row.steps), str(row.passes)]
+        for name, digits in FIGURES.items():
+            values = [figures[name] for figures in row.seeds]
+            spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+            cells.append(f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}")
+        rate = row.rate(bench)
+        lines.append(f"| {' | '.join([*cells, f'{rate.low:.3f} to {rate.high:.3f}'])} |")
+    return "\n".join(lines)
+
+
+def plot(path: Path, ylabel: str, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """A PNG of the mean over seeds, smoothed, with the seeds' range; runs may differ in length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    for name, runs in curves.items():
+        smoothed = np.stack([smooth(np.asarray(run, np.float64), 9) for run in runs])
+        share = np.linspace(0, 100, smoothed.shape[1])
+        (line,) = axes.plot(share, smoothed.mean(axis=0), label=name)
+        axes.fill_between(
+            share, smoothed.min(axis=0), smoothed.max(axis=0), alpha=0.2, color=line.get_color()
+        )
+    axes.set_xlabel("% of the run's operations")
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def plots(folder: Path, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
+    """Heads' accuracy and gradient norms of the students; what negatives teach the heads."""
+
+    judged = [name for name in STUDENTS if "accuracy" in histories[name][0][0]]
+    accuracy = {name: _column(histories[name], "accuracy") for name in judged}
+    norms = {name: _column(histories[name], "student_grad_norm") for name in STUDENTS}
+    gaps = {
+        name: np.subtract(
+            _column(histories[name], "real_logit"), _column(histories[name], "wrong_logit")
+        ).tolist()
+        for name in ("LADD", *ABLATION)
+    }
+    plot(folder / "accuracy.png", "heads' accuracy", accuracy)
+    plot(folder / "gradients.png", "student's gradient norm", norms)
+    plot(folder / "negatives.png", "logit of edits less that of negatives", gaps)
+
+
+def _column(runs: Sequence[Sequence[Mapping[str, float]]], name: str) -> list[list[float]]:
+    return [[float(row[name]) for row in rows] for rows in runs]
+
+
+def compared(
+    students: Students, config: EvaluateConfig, seeds: int, noises: Sequence[int]
+) -> tuple[Lab, list[Row], dict[str, list[list[dict[str, float]]]]]:
+    """The rows of the table, and the students' histories by name and seed."""
+    guidance = students.recipe.distill.guidance
+    teacher = editor_of(students, students.input("finetune"), "flow.safetensors", guidance)
+    lab = Lab.of(Bench.from_shards(students.input("shard"), config), teacher)
+    a_step = 2 if guidance > 1 and not students.shape.guidance_embed else 1
+    rows = [Row("teacher", steps, a_step * steps) for steps in TEACHER_STEPS]
+    for row in rows:
+        add_draws(row, lab, teacher, noises, apart=True)
+    histories: dict[str, list[list[dict[str, float]]]] = {}
+    for name, changes in {**STUDENTS, **ABLATION}.items():
+        own = [Row(name, steps, steps) for steps in STUDENT_STEPS]
+        for seed in range(seeds):
+            made = students.make(name, changes, seed)
+            histories.setdefault(name, []).append(made.table("history.parquet").to_pylist())
+            editor = editor_of(students, made, "student.safetensors", 1.0)
+            for row in own:
+                add_draws(row, lab, editor, noises, apart=False)
+        rows += own
+    return lab, rows, histories
+
+
+def write(folder: Path, students: Students, found: tuple[Lab, list[Row], Mapping[str, Any]]) -> str:
+    """Table, rows and plots into a folder; returns the table with what it was made of."""
+    lab, rows, histories = found
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = ", ".join(
+        f"{name} {equal_steps(students.recipe, students.shape, students.tokens, changes)}"
+        for name, changes in {**STUDENTS, **ABLATION}.items()
+    )
+    refs = ", ".join(f"`{stage}/{students.pins[stage]}`" for stage in ("finetune", "encode"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    text = (
+        f"{table(rows, lab.bench)}\n\n{len(lab.bench)} held-out edits, recipe "
+        f"`{students.recipe.name}`, {refs}, on {device_name(device) or 'an unnamed device'}. "
+        f"Steps of equal operations: {steps}. Mean ± standard deviation over the students' seeds "
+        "(the teacher's: over draws of noise); the interval is a bootstrap over related items.\n"
+    )
+    (folder / "table.md").write_text(text)
+    record = [{**vars(row), "right": [flags.tolist() for flags in row.right]} for row in rows]
+    (folder / "rows.json").write_text(json.dumps(record, indent=1))
+    plots(folder, histories)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the students, the table and the plots."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--home", type=Path, required=True, help="KONTEXT_HOME of the recipe's run")
+    parser.add_argument("--recipe", default="ladd-lab")
+    parser.add_argument("--set", action="append", default=[], help="distill.key=value")
+    parser.add_argument("--teacher", default="", help="digest of the teacher (default: the newest)")
+    parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
+    parser.add_argument("--noises", type=int, default=2, help="draws of noise, two at least")
+    parser.add_argument("--items", type=int, default=60, help="held-out edits per category")
+    parser.add_argument("--out", type=Path, default=Path("distillation"))
+    args = parser.parse_args(argv)
+    if args.noises < 2:
+        parser.error("diversity is between draws of noise: --noises 2 at least")
+    students = Students(load_recipe(args.recipe, args.set), args.home, args.teacher)
+    config = EvaluateConfig(items_per_category=args.items)
+    # noise of the bench's own seeds, which no training step draws from
+    found = compared(students, config, args.seeds, range(args.noises))
+    print(write(args.out, students, found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Distillation under test, 64 px, 2 CPU cores: a teacher whom few steps really hurt.
+
+Where an instruction leaves one answer, a flow is a bundle of straight lines, as good in one step as
+in twenty, and no student can show anything. Here targets have many answers: a figure drawn from
+words alone, a look in place of another, an expression with several parts. The timestep shift is
+FLUX.1's own, so that few steps are uneven ones; the teacher is trained for guidance, which costs a
+second pass that its students save.
+
+`python -m benchmarks.distillation` trains the students of the table on what this recipe has made up
+to finetune. Its budget is an hour for all of it, students included.
+"""
+
+from schemas.recipe import Recipe
+from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
+from schemas.sections.evaluation import EvaluateConfig
+from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
+
+_GUIDANCE = 2.0
+_FIGURES = {
+    "kind": "dicebear",
+    "styles": ["critters", "moods"],
+    "attributes": ["expression"],
+    "art_styles": ["line art", "pixel art"],
+    "seeds": 200,
+    "movement": 5,
+}
+_FLOW = TransformerShape(
+    in_channels=32,
+    vec_in_dim=384,
+    context_in_dim=384,
+    hidden_size=192,
+    num_heads=3,
+    depth=2,
+    depth_single_blocks=4,
+    axes_dim=(16, 24, 24),
+    guidance_embed=False,
+)
+
+
+def recipe() -> Recipe:
+    """The recipe `ladd-lab`."""
+    return Recipe(
+        name="ladd-lab",
+        ingest=IngestConfig(sources=(_FIGURES,)),
+        mine=MineConfig(pairs_per_category=3000, t2i_singles=1200),
+        shard=ShardConfig(test_fraction=0.15),
+        autoencoder=AutoencoderConfig(
+            shape=AutoencoderShape(
+                ch=16, ch_mult=(1, 2, 6), num_res_blocks=1, norm_groups=8, z_channels=8
+            ),
+            steps=900,
+            perceptual_start=600,
+            latent_noise=0.3,
+            latent_noise_start=720,
+            disc_start=840,
+        ),
+        finetune=FinetuneConfig(
+            shape=_FLOW,
+            whiten_text=True,
+            text_dropout=0.1,
+            t2i_steps=100,
+            joint_steps=2200,
+            t2i_share=0.25,
+            batch=24,
+        ),
+        distill=DistillConfig(
+            teacher_edits=384,
+            teacher_steps=20,
+            guidance=_GUIDANCE,
+            steps=80,
+            warmup_steps=8,
+            batch=16,
+            lr_student=1e-4,
+            lr_fake=1e-4,
+            dmd_fake_updates=2,
+        ),
+        evaluate=EvaluateConfig(teacher_guidance=_GUIDANCE),
+        as_default=False,
+    )
