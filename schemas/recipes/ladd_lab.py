@@ -26,11 +26,11 @@ _FIGURES = {
     "movement": 5,
 }
 _FLOW = TransformerShape(
-    in_channels=32,
+    in_channels=128,
     vec_in_dim=384,
     context_in_dim=384,
-    hidden_size=192,
-    num_heads=3,
+    hidden_size=256,
+    num_heads=4,
     depth=2,
     depth_single_blocks=4,
     axes_dim=(16, 24, 24),
@@ -47,22 +47,22 @@ def recipe() -> Recipe:
         shard=ShardConfig(test_fraction=0.15),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(
-                ch=16, ch_mult=(1, 2, 6), num_res_blocks=1, norm_groups=8, z_channels=8
+                ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8, z_channels=32
             ),
-            steps=900,
-            perceptual_start=600,
-            latent_noise=0.3,
-            latent_noise_start=720,
-            disc_start=840,
+            steps=1000,
+            perceptual_start=760,
+            latent_noise=0.2,
+            latent_noise_start=840,
+            disc_start=940,
         ),
         finetune=FinetuneConfig(
             shape=_FLOW,
             whiten_text=True,
             text_dropout=0.1,
             t2i_steps=100,
-            joint_steps=2200,
+            joint_steps=1700,
             t2i_share=0.25,
-            batch=24,
+            batch=32,
         ),
         distill=DistillConfig(
             teacher_edits=384,
