@@ -54,7 +54,7 @@ def load_reader() -> Reader | None:
 
     def read(line: NDArray[np.uint8]) -> str:
         found = engine(line[..., ::-1], use_det=False, use_cls=False, use_rec=True)
-        return "".join(found.txts or ())
+        return "".join(getattr(found, "txts", None) or ())
 
     return read
 

@@ -49,7 +49,7 @@ def whiten_text_inputs(model: FluxTransformer, data: PairTensors) -> None:
     The bank has the held-out pairs' texts too: those count for nothing. The empty prompt is among
     the texts; padding, which is zero, is not.
     """
-    rows = torch.cat([data.text, torch.tensor([data.empty_text])]).unique()
+    rows = torch.unique(torch.cat([data.text, torch.tensor([data.empty_text])]))
     tokens = sampled(data.text_tokens, rows).flatten(0, 1)
     _compose(model.txt_in, tokens[tokens.abs().sum(1) > 0])
     first = model.vector_in.in_layer
