@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kontext.evaluate.pixels import Images, Values
 
+CHANGES_RESULTS = False  # compares ways to distil (benchmarks.distillation); no stage does
 Features = NDArray[np.float32]
 _CHUNK = 1024  # rows whose distances to all others are held at once
 
