@@ -45,7 +45,7 @@ STAGE = Stage(
     inputs=("encode", "train-autoencoder", "finetune"),
     pool="gpu",
     plugins="kontext.train.methods:distilling_modules",
-    summary="LADD: a four-step student from the teacher's own edits",
+    summary="a student of few steps from the teacher's own edits, by LADD or DMD2",
 )
 
 GATES = "gates.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -232,14 +232,6 @@ class FinetuneConfig(Section):
 class DistillConfig(Section):
     """The student of few steps, made from the teacher by LADD or by another method."""
 
-    # what a method leaves alone: settings of others
-    IDLE: ClassVar[dict[str, frozenset[str]]] = {
-        "ladd": frozenset({"dmd_fake_updates", "dmd_simulate", "lr_fake", "gan_weight"}),
-        "dmd2": frozenset(
-            {"warmup_steps", "adversarial_weight", "anchor_weight", "heads_floor", "heads_ceiling"}
-        ),
-    }
-
     method: Annotated[str, DeclaredIn("kontext.train.methods", "DISTILS")] = Field(
         "ladd", title="Method that makes the student"
     )
@@ -295,15 +287,3 @@ class DistillConfig(Section):
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
     checkpoint_every: int = Field(50, title="Steps between checkpoints")
     seed: int = Field(0, title="Seed")
-
-    @property
-    def idle(self) -> frozenset[str]:
-        """Settings that change nothing here: other methods', and those that are as ever.
-
-        Which settings are left tells the method too.
-        """
-        own = {name for name in ("adversarial_weight", "negatives") if self._is_default(name)}
-        return self.IDLE.get(self.method, frozenset()) | {"method"} | own
-
-    def _is_default(self, name: str) -> bool:
-        return bool(getattr(self, name) == type(self).model_fields[name].default)

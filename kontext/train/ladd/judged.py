@@ -14,19 +14,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, Rows, gather
+from kontext.data.encoded.pair_tensors import Batch, gather
 from kontext.models.flux.sequence import pack
-from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import autocast
 from kontext.parallel.shard import gather_weights_for
-from kontext.parallel.world import World
 from kontext.train.flow.timesteps import logit_normal
 from kontext.train.flow.velocity import add_noise, unit_guidance, with_contexts
 from kontext.train.ladd.formulas import default_taps, heads_hinge, rolled
 from kontext.train.ladd.heads import LaddHeads
 from kontext.train.ladd.student import Estimated, FewStepMethod
 from kontext.train.optim.build import adamw
-from schemas.sections.training import DistillConfig
 
 WRONGS = ("instruction", "context", "copy")  # what can be wrong with a negative
 PINNED = 1e-3  # a hinge below this gives no gradient worth the name
@@ -39,31 +36,30 @@ class JudgedMethod(FewStepMethod):
     `FewStepMethod`.
     """
 
-    taught_by = "adversarial"  # what its lesson is, in a word
-    rests_on_heads = False  # whether the student learns nothing where the heads tell it nothing
-
-    def __init__(
-        self,
-        config: DistillConfig,
-        data: PairTensors,
-        edits: Tensor,
-        teacher_edits: Rows,
-        teacher: FluxTransformer,
-        world: World | None = None,
-    ) -> None:
-        super().__init__(config, data, edits, teacher_edits, teacher, world)
+    def set_up(self) -> None:
+        """Add the heads; they train where the loss asks them."""
         gather_weights_for(self.teacher, "features")
-        shape = teacher.shape
-        self.taps = config.taps or default_taps(shape.depth, shape.depth_single_blocks)
+        c, shape = self.config, self.teacher.shape
+        self.taps = c.taps or default_taps(shape.depth, shape.depth_single_blocks)
         self.heads = LaddHeads(shape.hidden_size, self.taps, shape.vec_in_dim).to(self.device)
         if self.judged:
             self.state.modules["heads"] = self.heads
-            self.state.optimizers["heads"] = adamw(self.heads.parameters(), config.lr_heads)
+            self.state.optimizers["heads"] = adamw(self.heads.parameters(), c.lr_heads)
 
     @property
     @abstractmethod
     def judged(self) -> bool:
         """Whether the heads' judgement is part of the student's loss; else they are not trained."""
+
+    @property
+    @abstractmethod
+    def taught_by(self) -> str:
+        """What its lesson is, in a word."""
+
+    @property
+    def rests_on_heads(self) -> bool:
+        """Whether the student learns nothing where the heads tell it nothing."""
+        return False
 
     @abstractmethod
     def lesson(self, index: int, part: Estimated) -> Tensor:

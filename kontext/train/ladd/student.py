@@ -116,6 +116,11 @@ class FewStepMethod(ABC):
             optimizers={n: adamw(self.trained[n].parameters(), rates[n]) for n in rates},
             ema={"student": Ema(self.student, config.ema_decay)},
         )
+        self.set_up()
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Add to `state` what a method has besides the networks that start as the teacher."""
 
     def learning_rates(self) -> dict[str, float]:
         """Of the networks that are trained and start as the teacher; `student` is one of them."""

@@ -88,7 +88,10 @@ class Dmd2Method(JudgedMethod):
     Arguments and errors are those of `FewStepMethod`. The fake score is sharded as the student is.
     """
 
-    taught_by = "distribution-matching"
+    @property
+    def taught_by(self) -> str:
+        """The difference of two scores."""
+        return "distribution-matching"
 
     def learning_rates(self) -> dict[str, float]:
         """Of the student and of the fake score, which starts as the teacher too."""

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, float32
 
-from kontext.data.encoded.pair_tensors import PairTensors, Rows
 from kontext.errors import DivergedError, RecipeError
 from kontext.models.flux.sequence import pack
-from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import full_precision
 from kontext.parallel.flops import Tokens
 from kontext.parallel.ranks.inputs import Inputs
@@ -58,27 +56,28 @@ class LaddMethod(JudgedMethod):
         RecipeError: neither heads nor distance teach the student; also as `FewStepMethod`.
     """
 
-    def __init__(
-        self,
-        config: DistillConfig,
-        data: PairTensors,
-        edits: Tensor,
-        teacher_edits: Rows,
-        teacher: FluxTransformer,
-        world: World | None = None,
-    ) -> None:
-        if not config.adversarial_weight and not config.anchor_weight:
+    def set_up(self) -> None:
+        """Refuse what teaches nothing; else as every judged method."""
+        if not self.config.adversarial_weight and not self.config.anchor_weight:
             raise RecipeError(
                 "distill: with adversarial_weight=0 and anchor_weight=0 the student learns nothing"
             )
-        super().__init__(config, data, edits, teacher_edits, teacher, world)
-        self.rests_on_heads = self.judged
-        self.taught_by = "adversarial" if self.judged else "anchor's"
+        super().set_up()
 
     @property
     def judged(self) -> bool:
         """Whether there is an adversarial loss."""
         return self.config.adversarial_weight > 0
+
+    @property
+    def rests_on_heads(self) -> bool:
+        """Always where there are heads: the distance to the edit is an aid."""
+        return self.judged
+
+    @property
+    def taught_by(self) -> str:
+        """The heads, or the distance alone."""
+        return "adversarial" if self.judged else "anchor's"
 
     def level_odds(self, index: int) -> Tensor:
         """The paper's, in warm-up and after it."""
