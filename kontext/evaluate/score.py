@@ -15,6 +15,7 @@ from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
+from kontext.evaluate.metrics.reading import reader_name
 from kontext.evaluate.pixels import Images, psnr
 from kontext.evaluate.references import EDITORS, SEES_TARGET
 from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
@@ -286,6 +287,7 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             for name in names
         },
         "mask_threshold": bench.mask_threshold,
+        "reader": reader_name(),
         "config": config.model_dump(mode="json"),
         "scores": {
             editor: {

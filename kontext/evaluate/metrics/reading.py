@@ -7,6 +7,7 @@ to read the true targets first: where it does not, its figure would be about the
 import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,21 @@ def targets_read(bench: Bench) -> float:
     return float(np.nanmean(_read(bench, bench.target, reader)))
 
 
+def reader_name() -> str:
+    """Package and version of the reader, whose wheel has its weights; empty where there is none."""
+    try:
+        return f"rapidocr {version('rapidocr')}"
+    except PackageNotFoundError:
+        return ""
+
+
 @cache
 def load_reader() -> Reader | None:
     """Reads one line of text; None where rapidocr is not installed."""
-    try:
-        from rapidocr import RapidOCR
-    except ModuleNotFoundError:
+    if not reader_name():
         return None
+    from rapidocr import RapidOCR
+
     engine = RapidOCR(params={"Global.log_level": "error"})
 
     def read(line: NDArray[np.uint8]) -> str:
