@@ -14,6 +14,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from schemas.syntax import syntax_tree
+
 
 @cache
 def plugins(package: str, attribute: str) -> dict[str, ModuleType]:
@@ -39,7 +41,7 @@ def literals(package: str, attribute: str) -> dict[str, Any]:
     return {
         f"{package}.{name}": ast.literal_eval(node.value)
         for name, source in _files(package, attribute).items()
-        for node in ast.parse(source).body
+        for node in syntax_tree(source).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute
     }
 

@@ -30,6 +30,7 @@ from typing import Any
 from kontext.engine.stage import Stage
 from kontext.errors import ArtifactError
 from schemas.sections.base import Section
+from schemas.syntax import syntax_tree
 
 CHANGES_RESULTS = False  # the hashes themselves are in every digest
 
@@ -143,7 +144,7 @@ def _source(path: Path) -> SourceFile:
 @cache
 def _parsed(path: Path, changed: int, size: int) -> SourceFile:
     """Read a module; `changed` (time) and `size` tell its versions apart in the cache."""
-    tree = ast.parse(path.read_text(), str(path))
+    tree = syntax_tree(path.read_text(), str(path))
     said = _literals(tree)
     patterns = said.get("DATA_FILES", ())
     files = [sorted(path.parent.glob(pattern)) for pattern in patterns]

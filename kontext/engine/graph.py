@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kontext.engine.stage import Stage
 from kontext.errors import ArtifactError
+from schemas.syntax import syntax_tree
 
 CHANGES_RESULTS = False  # inputs are in every digest
 
@@ -39,7 +40,7 @@ def discover(package: str, folder: Path) -> dict[str, Stage]:
 
 def declared(source: str, module: str) -> Stage | None:
     """The stage that the source of `module` declares, or None. Raises ArtifactError."""
-    tree = ast.parse(source, module)
+    tree = syntax_tree(source, module)
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STAGE":
             call = node.value
