@@ -37,11 +37,11 @@ def recipe() -> Recipe:
             shape=AutoencoderShape(
                 ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8, z_channels=32
             ),
-            steps=1800,
-            perceptual_start=1400,
+            steps=2200,
+            perceptual_start=1700,
             latent_noise=0.2,
-            latent_noise_start=1520,
-            disc_start=1700,
+            latent_noise_start=1850,
+            disc_start=2050,
         ),
         finetune=FinetuneConfig(
             shape=small_transformer(
@@ -56,7 +56,7 @@ def recipe() -> Recipe:
             mask_weight=6.0,
             text_dropout=0.05,
             t2i_steps=20,
-            joint_steps=2180,
+            joint_steps=3980,
             batch=32,
             t2i_share=0.05,
             category_weights={"local": 1.3, "global": 0.8, "character": 1.3, "text": 1.6},

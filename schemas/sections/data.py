@@ -48,7 +48,7 @@ class CaptionConfig(Section):
     """Who writes the instructions."""
 
     captioner: _Captioner = Field("templates", title="Captioner")
-    paraphrases: int = Field(6, title="Paraphrases used per relation, at most", ge=1)
+    paraphrases: int = Field(20, title="Paraphrases used per relation, at most", ge=1)
     endpoint: str = Field("", title="OpenAI-compatible endpoint of the chat captioner, with /v1")
     model: str = Field("", title="Model name of the chat captioner")
     chunk_size: int = Field(512, title="Pairs per chunk of the chat captioner", ge=1, le=4096)

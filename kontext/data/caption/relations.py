@@ -1,4 +1,4 @@
-"""How an edit is worded: six or more paraphrases; {to}, {from} and {a_to} are filled in.
+"""How an edit is worded: ten or more paraphrases; {to}, {from} and {a_to} are filled in.
 
 A relation either changes a value, or (`add`, `remove`) puts a thing in and takes it out. Each way
 is written "short form: paraphrase | paraphrase | …". Other fields: {some_to} has an article unless
@@ -44,20 +44,38 @@ def _said(text: str, what: str = "") -> Said:
     return Said(short.replace("{what}", what), tuple(lines))
 
 
+# Whoever learns a few sentences by heart does not read: a model needs many, and all of them plain.
+_MORE_VALUES = """ | please make the {what} {to} | can you make the {what} {to} |
+    I want the {what} to be {to} | use {to} for the {what} | pick {to} as the {what} |
+    try the {what} in {to} | let the {what} become {to} | the {what} must be {to} |
+    {to} for the {what}, please | go from {from} to {to} for the {what}"""
 _VALUE = """{what} {to}: change the {what} to {to} | make the {what} {to} |
     set the {what} to {to} | turn the {what} {to} | the {what} should be {to} |
     switch the {what} to {to}"""
 _VALUE_ADD = """add {to} {what}: add {to} {what} | give it {to} {what} | put {to} {what} in |
-    make it have {to} {what} | it should have {to} {what} | show it with {to} {what}"""
+    make it have {to} {what} | it should have {to} {what} | show it with {to} {what} |
+    please add {to} {what} | can you add {to} {what} | I want {to} {what} on it |
+    draw {to} {what} | include {to} {what} | it needs {to} {what}"""
 _VALUE_REMOVE = """remove {what}: remove the {what} | take away the {what} |
-    get rid of the {what} | delete the {what} | show it without the {what} | no more {what}"""
+    get rid of the {what} | delete the {what} | show it without the {what} | no more {what} |
+    please remove the {what} | can you remove the {what} | I want the {what} gone |
+    erase the {what} | the {what} must go | make the {what} disappear"""
 _THING = """{to}: replace the {from} with {some_to} | change the {from} to {some_to} |
     swap the {from} for {some_to} | give them {some_to} instead |
-    turn the {from} into {some_to} | switch to {some_to}"""
+    turn the {from} into {some_to} | switch to {some_to} |
+    please use {some_to} instead of the {from} | can you make the {from} {some_to} |
+    I want {some_to} rather than the {from} | trade the {from} for {some_to} |
+    the {from} should become {some_to} | exchange the {from} for {some_to} |
+    {some_to} in place of the {from}, please | let the {from} be {some_to}"""
 _THING_ADD = """add {to}: add {some_to} | give them {some_to} | put {some_to} on them |
-    let them have {some_to} | they should have {some_to} | show them with {some_to}"""
+    let them have {some_to} | they should have {some_to} | show them with {some_to} |
+    please add {some_to} | can you add {some_to} | I want {some_to} on it | draw {some_to} |
+    include {some_to} | it needs {some_to} | {some_to} would be nice | make {some_to} appear"""
 _THING_REMOVE = """remove {from}: remove the {from} | take off the {from} |
-    get rid of the {from} | delete the {from} | no more {from} | show them without the {from}"""
+    get rid of the {from} | delete the {from} | no more {from} | show them without the {from} |
+    please remove the {from} | can you remove the {from} | I want the {from} gone |
+    erase the {from} | the {from} must go | make the {from} disappear |
+    it should not have the {from} | without the {from}, please"""
 _BY_REFERENCE = """{what} of the second picture: give it the {what} of the second picture |
     change the {what} to that of the second picture | use the {what} of the second picture |
     copy the {what} from the second picture | take over the {what} of the second picture |
@@ -96,11 +114,14 @@ _CHANGES = {
         replace the background with {to} | set the scene to {to} | show it with {to} behind""",
     "expression": """look {to}: make them look {to} | change the expression to {to} |
         give them {a_to} face | the face should look {to} | show the same character {to} |
-        turn the expression into {to}""",
+        turn the expression into {to} | they should look {to} | draw {a_to} face |
+        let them feel {to} | the same one, but {to}""",
     "gender": """{a_to}: make it {a_to} | change the {from} to {a_to} | turn them into {a_to} |
         replace the {from} with {a_to} | show {a_to} instead | the {from} becomes {a_to}""",
     "color": """make it {to}: change the color to {to} | make it {to} | color it {to} |
-        turn the {from} one {to} | recolor it from {from} to {to} | paint it {to}""",
+        turn the {from} one {to} | recolor it from {from} to {to} | paint it {to} |
+        please make it {to} | can you color it {to} | I want it {to} | it should be {to} |
+        make the {from} one {to} | the same one in {to}""",
     "background_color": """{to} background: change the background to {to} |
         make the background {to} | set {a_to} background | put it on {a_to} background |
         turn the background {to} | paint the background {to}""",
@@ -126,10 +147,33 @@ _CHANGES = {
     "state": """make it {to}: make it {to} | change it from {from} to {to} | turn it {to} |
         show it {to} | it should be {to} | switch it to {to}""",
 }
+# relation -> what its value is a value of, where "make the … {to}" is English
+_NOUNS = {
+    "skin_tone": "skin tone",
+    "skin_color": "skin",
+    "hair_color": "hair",
+    "clothing_color": "clothes",
+    "place": "background",
+    "expression": "expression",
+    "background_color": "background",
+    "time_of_day": "time",
+    "season": "season",
+    "art_style": "style",
+}
+
+
+def _value(text: str, noun: str) -> Said:
+    """`text`, and what can be said of every value of a `noun`."""
+    return _said(text + (_MORE_VALUES if noun else ""), noun)
+
+
 WORDINGS: dict[str, Wording] = {
-    **{relation: Wording(_said(text)) for relation, text in _CHANGES.items()},
-    "eyes": Wording(_said(_VALUE, "eyes")),
-    "mouth": Wording(_said(_VALUE, "mouth")),
+    **{
+        relation: Wording(_value(text, _NOUNS.get(relation, "")))
+        for relation, text in _CHANGES.items()
+    },
+    "eyes": Wording(_value(_VALUE, "eyes")),
+    "mouth": Wording(_value(_VALUE, "mouth")),
     "glasses": _thing(" glasses"),
     "accessory": _thing(),
     "plant": _thing(),
@@ -148,16 +192,25 @@ WORDINGS: dict[str, Wording] = {
     "weather": Wording(
         _said("""{to}: change the {from} to {to} | replace the {from} with {to} |
             turn the {from} into {to} | make it {to} instead of {from} | swap {from} for {to} |
-            show {to} instead"""),
+            show {to} instead | please make the weather {to} | can you turn the {from} into {to} |
+            I want {to} rather than {from} | let the {from} become {to} |
+            use {to} in place of the {from} | the weather should be {to}, not {from}"""),
         _said("""add {to}: add {to} | make the weather {to} | bring {to} |
-            add some {to} to the sky | let there be {to} | show it with {to}"""),
+            add some {to} to the sky | let there be {to} | show it with {to} |
+            please add {to} | can you add {to} | I want {to} | draw {to} | it needs {to} |
+            the weather should be {to} | make {to} appear"""),
         _said("""remove {from}: remove the {from} | stop the {from} | clear away the {from} |
-            no more {from} | take the {from} away | show it without the {from}"""),
+            no more {from} | take the {from} away | show it without the {from} |
+            please remove the {from} | can you stop the {from} | I want the {from} gone |
+            erase the {from} | the {from} must go | make the {from} disappear"""),
     ),
     "text": Wording(
         _said("""write '{to}': replace '{from}' with '{to}' | change the text to '{to}' |
             make it read '{to}' | change '{from}' to '{to}' | write '{to}' instead of '{from}' |
-            make it say '{to}'"""),
+            make it say '{to}' | please write '{to}' | can you write '{to}' |
+            I want it to read '{to}' | it should say '{to}' | put '{to}' in place of '{from}' |
+            swap '{from}' for '{to}' | let it read '{to}' | turn '{from}' into '{to}' |
+            the sign should read '{to}' | print '{to}' on it"""),
         verbatim=True,
     ),
 }
@@ -174,7 +227,7 @@ ALIASES = {
 
 def generic(what: str) -> Wording:
     """Wording for a label nobody has written sentences for: an image folder's own attributes."""
-    return Wording(_said(_VALUE, what), _said(_VALUE_ADD, what), _said(_VALUE_REMOVE, what))
+    return Wording(_value(_VALUE, what), _said(_VALUE_ADD, what), _said(_VALUE_REMOVE, what))
 
 
 def by_reference(base: Wording, attribute: str) -> Wording:

@@ -18,9 +18,9 @@ from schemas.sections.data import CaptionConfig
 class TemplateCaptioner:
     """Captions from labels alone. `paraphrases` limits how many sentences a relation uses."""
 
-    paraphrases: int = 6
+    paraphrases: int = 20
     seed: int = 0
-    id = "templates/1"
+    id = "templates/2"
     remote = False
 
     def caption(self, request: CaptionRequest) -> Caption:

@@ -86,10 +86,11 @@ def when(value: str) -> str:
 def some(phrase: str) -> str:
     """The phrase with an article unless it looks like a plural.
 
-    >>> some("clown nose"), some("cat ears"), some("blue glass")
-    ('a clown nose', 'cat ears', 'a blue glass')
+    >>> some("clown nose"), some("cat ears"), some("blue glass"), some("antennae")
+    ('a clown nose', 'cat ears', 'a blue glass', 'antennae')
     """
-    plural = phrase.endswith("s") and not phrase.endswith(("ss", "us", "is"))
+    latin = phrase.endswith("ae")  # antennae
+    plural = latin or (phrase.endswith("s") and not phrase.endswith(("ss", "us", "is")))
     return phrase if plural else article(phrase)
 
 
