@@ -60,6 +60,18 @@ REJECTS = table_schema(
     ("detail", pa.string(), "one line; empty for safety rejects"),
 )
 
+GIVEN = table_schema(
+    "Pairs that a source brought with it, with the instruction somebody gave.",
+    ("source", pa.string(), "source name"),
+    ("row", pa.string(), "file and row it stands in"),
+    ("context_ids", pa.list_(pa.string()), "pixel ids of the context images; empty for T2I"),
+    ("target_id", pa.string(), "pixel id of the target image; empty where one was rejected"),
+    ("instruction", pa.string(), "as given, byte for byte"),
+    ("kind", pa.string(), "what the source calls this kind of edit; often empty"),
+    ("target_caption", pa.string(), "caption of the target, where the source has one"),
+    ("status", pa.string(), "ok, or picture_REASON where one of its pictures was rejected"),
+)
+
 PAIRS = table_schema(
     "Directed pairs (target x | context y, instruction c) as mined.",
     ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),
@@ -117,9 +129,9 @@ _QUALITY: tuple[Column, ...] = (
     ("unmatchable", pa.bool_(), "the hash gate could not match one of the images: stricter limits"),
     ("text_reason", pa.string(), "text rule that fired, or empty"),
     ("ncii_reason", pa.string(), "pair rule that fired, or empty"),
-    ("clip_t", pa.float32(), "image-text cosine of target and target caption"),
+    ("clip_t", pa.float32(), "image-text cosine of target and target caption; NULL without one"),
     ("clip_i", pa.float32(), "image-image cosine of context and target (1 for T2I)"),
-    ("clip_dir", pa.float32(), "directional similarity (0 for T2I)"),
+    ("clip_dir", pa.float32(), "directional similarity (0 for T2I); NULL without captions"),
     ("ssim", pa.float32(), "SSIM of context and target (0 for T2I)"),
     ("l1", pa.float32(), "mean absolute difference 0-1, in float (1 for T2I)"),
     ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),

@@ -78,8 +78,8 @@ recipe = load_recipe("tiny", (*changes, "caption.captioner=shouting"))
 assert [item.ref for item in plan(recipe.ingest.sources[0])] == ["jp", "fr"]
 
 pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-images = [MinedImage(n, "s", "g", "c", {}, "MIT", rgb)
-          for n, rgb in (("a", pixels), ("b", pixels[:, ::-1].copy()))]
+shown = {"a": pixels, "b": pixels[:, ::-1].copy()}
+images = [MinedImage(n, "s", "g", "c", {}, "MIT", shown.__getitem__) for n in shown]
 found = list(miner("mirrored")(images, recipe.mine))
 assert [(pair.context_ids, pair.target_id) for pair in found] == [(("a",), "b"), (("b",), "a")]
 

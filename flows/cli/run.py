@@ -4,9 +4,21 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared import opened
-from flows.cli.shared.complete import complete_ref
-from flows.cli.shared.options import Accept, From, Json, Only, Panel, Recipe, Sets, Store, Until
+from flows.cli.shared import opened, own_data
+from flows.cli.shared.options import (
+    Accept,
+    From,
+    Json,
+    Only,
+    Own,
+    OwnName,
+    Panel,
+    Recipe,
+    Sets,
+    Store,
+    Until,
+    Version,
+)
 from flows.cli.shared.show import dim, print_json
 from kontext.errors import Stopped
 
@@ -16,17 +28,13 @@ PLACE = (Panel.RUN, 1)
 def run(
     recipe: Recipe = "demo",
     overrides: Sets = None,
+    source: Own = None,
+    name: OwnName = "",
     store: Store = "",
     only: Only = "",
     start: From = "",
     until: Until = "",
-    version: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Artifact to use as it is: stage/digest or a tag; repeatable.",
-            autocompletion=complete_ref,
-        ),
-    ] = None,
+    version: Version = None,
     accept: Accept = None,
     force: Annotated[
         bool, typer.Option(help="Run again what is done (with --only or --from: that stage).")
@@ -48,7 +56,7 @@ def run(
         raise typer.BadParameter(why)
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
-    overrides = opened.absolute_sources(overrides)
+    overrides = opened.absolute_sources([*own_data.overrides(source, name), *(overrides or ())])
     chosen = opened.changed_recipe(recipe, overrides, store)  # what does not fit is bad usage
     opened.at(store, write=True)
     recipe = opened.reference(recipe, overrides, store)

@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, decode_image, to_square
 from kontext.data.pixels import encode_png
-from kontext.data.sources import plan
-from kontext.data.sources.base import SourceItem
+from kontext.data.sources import read_all
+from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
+from schemas.tables import DECISIONS, GIVEN, IMAGES, PIXELS, REJECTS
 
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
@@ -44,7 +44,21 @@ class IngestChunk:
     home: str
 
 
-def plan_chunks(config: IngestConfig, home: Path) -> list[IngestChunk]:
+@dataclass(frozen=True)
+class Plan:
+    """What ingest will do: chunks of items; the pairs that sources bring; what they left out."""
+
+    chunks: list[IngestChunk]
+    pairs: list[GivenPair]
+    skipped: list[Skipped]
+
+    @property
+    def images(self) -> int:
+        """Images to read, without canaries."""
+        return sum(item.source != CANARY for chunk in self.chunks for item in chunk.items)
+
+
+def plan_work(config: IngestConfig, home: Path) -> Plan:
     """All items of all sources, in recipe order, cut into chunks, with canaries spread over them.
 
     Raises:
@@ -52,7 +66,8 @@ def plan_chunks(config: IngestConfig, home: Path) -> list[IngestChunk]:
         GateError: a hash list is missing, malformed or stale, or more canaries than exist.
     """
     HashGate.from_config(config, home)  # refuse before any work is done
-    items = [item for source in config.sources for item in plan(source)]
+    found = read_all(config.sources)
+    items = found.items
     if not items:
         raise SourceError("the sources hold no images")
     chunks = [
@@ -62,7 +77,8 @@ def plan_chunks(config: IngestConfig, home: Path) -> list[IngestChunk]:
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
-    return [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+    work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+    return Plan(work, found.pairs, found.skipped)
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:
@@ -224,6 +240,57 @@ def deduplicate(
             "pixels": result["pixels"].filter(mask),
             "rejects": pa.concat_tables([result["rejects"], again]),
         }
+
+
+def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
+    """REJECTS rows of what sources left out."""
+    key = run_key(home)
+    return pa.Table.from_pylist(
+        [
+            _reject(s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail)
+            for s in skipped
+        ],
+        REJECTS,
+    )
+
+
+def given_pairs(pairs: Sequence[GivenPair], results: Sequence[Mapping[str, pa.Table]]) -> pa.Table:
+    """GIVEN rows: the sources' own pairs, by the ids of their pictures.
+
+    `results` are the workers', so that pictures that are there twice are known by both names.
+    """
+    pixel_of: dict[tuple[str, str], str] = {}
+    reason_of: dict[tuple[str, str], str] = {}
+    for result in results if pairs else ():
+        images = result["images"].select(["source", "source_ref", "pixel_id"])
+        for source, ref, pixel_id in zip(*images.to_pydict().values(), strict=True):
+            pixel_of[source, ref] = pixel_id
+        rejects = result["rejects"].select(["source", "source_ref", "reason"])
+        for source, ref, reason in zip(*rejects.to_pydict().values(), strict=True):
+            reason_of[source, ref] = reason
+    return pa.Table.from_pylist([_given(pair, pixel_of, reason_of) for pair in pairs], GIVEN)
+
+
+def _given(
+    pair: GivenPair,
+    pixel_of: Mapping[tuple[str, str], str],
+    reason_of: Mapping[tuple[str, str], str],
+) -> Row:
+    refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
+    lost = [ref for ref in refs if ref not in pixel_of]
+    # what the hash gate stopped has left no name
+    reason = reason_of.get(lost[0], "stopped_by_safety") if lost else ""
+    ids = [] if lost else [pixel_of[ref] for ref in refs]
+    return {
+        "source": pair.source,
+        "row": pair.row,
+        "context_ids": ids[:-1],
+        "target_id": ids[-1] if ids else "",
+        "instruction": pair.instruction,
+        "kind": pair.kind,
+        "target_caption": pair.target_caption,
+        "status": f"picture_{reason}" if lost else "ok",
+    }
 
 
 def check_canaries(rejects: pa.Table, expected: int) -> int:

@@ -9,10 +9,13 @@ Figures:
 from collections import Counter, defaultdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.caption import captioner_for
+from kontext.data.caption.given import caption_given
 from kontext.data.caption.pairs import CaptionChunk, caption_chunk, captions_table, requests_for
 from kontext.data.images import ImageBank
+from kontext.data.mine.candidate import GIVEN
 from kontext.engine.stage import Stage, StageContext
 from schemas.sections.data import CaptionConfig
 
@@ -37,14 +40,23 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
     config = ctx.config
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     captioner = captioner_for(config)
+    given = pc.equal(pairs["miner"], GIVEN)
+    own, others = pairs.filter(given), pairs.filter(pc.invert(given))
     if captioner.remote:
-        table = _by_chunks(ctx, config, pairs)
+        written = _by_chunks(ctx, config, others)
     else:
-        requests = requests_for(pairs, ingest.table("images"))
-        table = captions_table([captioner.caption(request) for request in requests])
+        requests = requests_for(others, ingest.table("images"))
+        written = captions_table([captioner.caption(request) for request in requests])
+    brought = [caption_given(request) for request in requests_for(own, ingest.table("images"))]
+    table = _in_order(pa.concat_tables([written, captions_table(brought)]), pairs)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)
+
+
+def _in_order(captions: pa.Table, pairs: pa.Table) -> pa.Table:
+    """Captions in the order of their pairs."""
+    return captions.take(pc.index_in(pairs["pair_id"], captions["pair_id"]))
 
 
 def _by_chunks(ctx: StageContext, config: CaptionConfig, pairs: pa.Table) -> pa.Table:

@@ -4,17 +4,27 @@ Figures:
     images_kept: {} images kept
     images_planned: {} images read
     images_rejected: {} images rejected
+    entries_skipped: {} files and rows left out
+    given_pairs: {} pairs that the sources bring
     canaries_stopped: {} canaries stopped
     groups: {} groups of images
     pip_only_images: substitutes taken for missing sources: {}
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pyarrow as pa
 
 from kontext.data.contact_sheet import contact_sheet
-from kontext.data.ingest import check_canaries, deduplicate, ingest_chunk, outcome_rows, plan_chunks
+from kontext.data.ingest import (
+    check_canaries,
+    deduplicate,
+    given_pairs,
+    ingest_chunk,
+    outcome_rows,
+    plan_work,
+    skipped_rows,
+)
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
@@ -42,16 +52,15 @@ def run(ctx: StageContext[IngestConfig]) -> None:
         CanaryError: a canary was not stopped.
     """
     config = _resolved(ctx, ctx.config)
-    chunks = plan_chunks(config, ctx.home)
+    plan = plan_work(config, ctx.home)
     for note in HashGate.from_config(config, ctx.home).notes:
         ctx.note(note)
-    planned = sum(len(chunk.items) for chunk in chunks) - config.canaries
-    ctx.log.info("%d images planned in %d chunks", planned, len(chunks))
-    results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
+    ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
+    results = ctx.map_chunks(ingest_chunk, plan.chunks, config.processes)
     refused = pa.concat_tables([result["rejects"] for result in results])
     stopped = check_canaries(refused, config.canaries)
 
-    images, rejects, decisions = [], [], []
+    images, rejects, decisions = [], [skipped_rows(plan.skipped, ctx.home)], []
     samples: dict[str, list[Pixels]] = defaultdict(list)
     for number, chunk in enumerate(deduplicate(results, ctx.home)):
         for name in ("images", "pixels"):
@@ -62,10 +71,23 @@ def run(ctx: StageContext[IngestConfig]) -> None:
         decisions.append(chunk["decisions"])
     all_images, all_rejects = pa.concat_tables(images), pa.concat_tables(rejects)
     if not all_images.num_rows:
-        raise SourceError("no image of any source was accepted; see the reject reasons in the log")
+        raise SourceError(f"no image of any source was accepted: {_reasons(all_rejects)}")
     ctx.output.add_table("rejects.parquet", all_rejects)
+    given = given_pairs(plan.pairs, results)
+    ctx.output.add_table("given.parquet", given)
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
-    _report(ctx, planned, all_images, all_rejects, stopped, samples)
+    ctx.output.metric("entries_skipped", len(plan.skipped))
+    ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))
+    for status, count in sorted(Counter(given["status"].to_pylist()).items()):
+        if status != "ok":
+            ctx.note(f"{count:,} of {len(given):,} given pairs are lost: {status}")
+    _report(ctx, plan.images, all_images, all_rejects, stopped, samples)
+
+
+def _reasons(rejects: pa.Table) -> str:
+    """How many were rejected for what, the most frequent first."""
+    counts = Counter(rejects["reason"].to_pylist()).most_common()
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts)
 
 
 def _resolved(ctx: StageContext, config: IngestConfig) -> IngestConfig:
@@ -105,14 +127,14 @@ def _report(
             ctx.log.info("%(source)s: %(images)d dropped (%(outcome)s)", row)
     ctx.output.metric("images_planned", planned)
     ctx.output.metric("images_kept", images.num_rows)
-    ctx.output.metric("images_rejected", rejects.num_rows - stopped)
+    ctx.output.metric("images_rejected", planned - images.num_rows)
     ctx.output.metric("canaries_stopped", stopped)
     ctx.output.metric("groups", len(set(images["group_key"].to_pylist())))
     ctx.report.table("ingest-outcomes", table)
     ctx.report.markdown(
         "ingest-summary",
         f"**{images.num_rows:,}** of {planned:,} images kept, "
-        f"{rejects.num_rows - stopped:,} rejected with a reason. "
+        f"{planned - images.num_rows:,} rejected with a reason. "
         f"Hash gate: {stopped} of {stopped} injected canaries stopped, nothing of them written.",
     )
     sources = sorted(samples)[:24]

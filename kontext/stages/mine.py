@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.layouts import drawings
 from kontext.data.mine import miner
 from kontext.data.mine.candidate import MinedImage
+from kontext.data.mine.given import given_candidates
 from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
@@ -31,25 +33,45 @@ _SHOWN = 8
 
 
 def run(ctx: StageContext[MineConfig]) -> None:
-    """Propose with every miner of the recipe, then select. Raises GateError if none is found."""
+    """Propose with every miner of the recipe, select, and add the pairs that sources bring.
+
+    Raises:
+        GateError: no edit is found, and more than text-to-image was asked for.
+    """
     config = ctx.config
     bank = ImageBank(ctx.inputs["ingest"])
     images = _images(ctx.inputs["ingest"].table("images"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
-    selection = select(proposed, config)
-    if not selection.kept:
-        raise GateError(
-            "no pair could be mined: no two images of a group differ in exactly one label"
-        )
+    given, outcomes = given_candidates(
+        ctx.inputs["ingest"].table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}
+    )
+    mined = select(proposed, config)
+    kept = sorted([*mined.kept, *given], key=lambda c: c.pair_id)
+    selection = Selection(kept, mined.counts + outcomes)
+    _check(ctx, selection, config)
     ctx.output.add_table("pairs.parquet", _table(selection))
     rows = [
         {"relation_class": key[0], "relation": key[1], "outcome": key[2], "pairs": n}
         for key, n in sorted(selection.counts.items())
         if n
     ]
-    ctx.output.add_json("counts.json", {"proposed": len(proposed), "outcomes": rows})
+    ctx.output.add_json("counts.json", {"proposed": len(proposed) + len(given), "outcomes": rows})
     ctx.report.table("mine-counts", rows)
-    _report(ctx, selection, len(proposed), bank)
+    _report(ctx, selection, len(proposed) + len(given), bank)
+
+
+def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
+    """An editor cannot be trained without edits: better said here than hours later."""
+    if any(candidate.context_ids for candidate in selection.kept):
+        return
+    if selection.kept and set(config.miners) == {"singles"}:
+        ctx.note("no edits: only text-to-image pairs were asked for")
+        return
+    raise GateError(
+        "no edit could be mined: no source brings pairs, and no two images of a group differ in "
+        "exactly one label (files named like house__season=summer.png). Pairs of one's own: "
+        f"`kontext source inspect PATH` says what a folder is. Layouts of pairs:\n\n{drawings()}"
+    )
 
 
 def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
@@ -61,7 +83,7 @@ def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
             concept=row["concept"],
             attributes=json.loads(row["attributes"]),
             license_spdx=row["license_spdx"],
-            rgb=bank.rgb(row["pixel_id"]),
+            load=bank.rgb,
         )
         for row in sorted(table.to_pylist(), key=lambda row: str(row["pixel_id"]))
     ]

@@ -103,12 +103,13 @@ def _check_filters(
     flat = (*(r.column for r in known.values() if not r.always_varies), *_FLAT)
     for name in (*varying, *flat):
         stem = name.removesuffix("_max")
-        hit = [any(r.startswith(stem) for r in own) for own in reasons]
-        values = scores[name].to_numpy().astype(np.float64)
+        hit = np.array([any(r.startswith(stem) for r in own) for own in reasons], bool)
+        measured = scores[name].is_valid().to_numpy()
+        values = scores[name].drop_null().to_numpy().astype(np.float64)
         if name in flat:
             values = np.append(values, [0.0, 1.0])
         safety = name not in (*_VARYING, *_FLAT)
-        rate = filter_health(name, values, ~np.array(hit, bool), safety)
+        rate = filter_health(name, values, ~hit[measured], safety)
         ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
 
 

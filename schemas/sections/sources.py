@@ -7,7 +7,13 @@ the first recipe is validated.
 from functools import cache
 from typing import Annotated, Any, Union
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    field_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -21,6 +27,19 @@ class SourceConfig(Section):
     """Base of a source's settings. A subclass narrows `kind` to one Literal, which names it."""
 
     kind: str
+
+
+class PathSource(SourceConfig):
+    """Base of the settings of a source that is somebody's own files."""
+
+    path: str = Field(title="Path")
+
+    @field_validator("path")
+    @classmethod
+    def _a_path(cls, path: str) -> str:
+        if "\0" in path:
+            raise ValueError("a path cannot hold a NUL character")
+        return path
 
 
 @cache

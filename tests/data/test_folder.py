@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from kontext.data.sources import plan
+from kontext.data.sources import plan, read, read_all
 from kontext.data.sources.folder import FolderSource, parse_stem
 from kontext.errors import SourceError
 from schemas.recipe import Recipe
@@ -46,14 +47,54 @@ def test_groups_labels_and_order(tmp_path: Path) -> None:
     assert red.read() == b"tree__color=red.jpg"
 
 
-def test_hidden_files_and_links_that_leave_are_not_read(tmp_path: Path) -> None:
+def test_what_is_not_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
     root, outside = tmp_path / "pictures", tmp_path / "private.png"
     outside.write_bytes(b"secret")
-    put(root, "a.png", ".hidden.png", ".git/b.png")
+    put(root, "a.png", ".hidden.png", ".git/b.png", "@eaDir/a.png")
     (root / "inside.png").symlink_to(root / "a.png")
     (root / "leak.png").symlink_to(outside)
-    (root / "gone.png").symlink_to(root / "nothing")
-    assert [i.ref for i in plan(FolderSource(path=str(root)))] == ["a.png", "inside.png"]
+    (root / "loop.png").symlink_to(root / "loop.png")
+    (root / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    found = read(FolderSource(path=str(root)))
+    assert [item.ref for item in found.items] == ["a.png", "inside.png"]
+    assert {one.ref: one.reason for one in found.skipped} == {
+        ".git": "hidden",
+        ".hidden.png": "hidden",
+        "@eaDir": "junk",
+        "caf\\udce9.png": "undecodable_name",
+        "leak.png": "link_outside",
+        "loop.png": "link_loop",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IMG_1234",
+        "DSC00012",
+        "PXL_20240102_123456789",
+        "100000_input",
+        "image",
+        "0007",
+        "deadbeef01",
+        "p1000123",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "Screenshot_2024-01-01_at_10.10.10",
+    ],
+)
+def test_names_of_cameras_and_counters_say_nothing(tmp_path: Path, name: str) -> None:
+    put(tmp_path, f"{name}.png", "a_stamp.png", "decade.png", "2 cats.png")
+    concepts = {item.ref: item.concept for item in plan(FolderSource(path=str(tmp_path)))}
+    assert concepts.pop(f"{name}.png") == ""
+    assert sorted(concepts.values()) == ["2 cats", "a stamp", "decade"]
+
+
+def test_folders_of_one_name_share_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "a/photos/x.png", "b/photos/x.png", "c/photos/x.png")
+    found = read_all([FolderSource(path=str(tmp_path / name / "photos")) for name in "abc"])
+    sources = ["folder:photos", "folder:photos (2)", "folder:photos (3)"]
+    assert [item.source for item in found.items] == sources
+    assert [item.group_key for item in found.items] == [f"{name}:x" for name in sources]
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:

@@ -56,9 +56,8 @@ def _image(item: SourceItem) -> MinedImage:
     rgb = decode_image(item.read(), resolution=64, background="#ffffff", svg=item.trusted_svg).rgb
     down, right = (stable_hash(way, item.group_key) % 17 - 8 for way in ("down", "right"))
     rgb = np.roll(rgb, (down, right), axis=(0, 1))  # no two subjects in one place
-    return MinedImage(
-        pixel_id(rgb), item.source, item.group_key, item.concept, item.attributes, "CC0-1.0", rgb
-    )
+    known = pixel_id(rgb), item.source, item.group_key, item.concept, item.attributes, "CC0-1.0"
+    return MinedImage(*known, lambda _: rgb)
 
 
 def _held_out(one: Candidate) -> bool:

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,12 @@ def fill_caption(output: ArtifactWriter) -> None:
     output.add_table("captions.parquet", rows_table(CAPTIONS, rows))
 
 
-def harness(folder: Path, **options: object) -> Harness:
+def harness(
+    folder: Path, caption: Callable[[ArtifactWriter], None] = fill_caption, **options: object
+) -> Harness:
     config = ScreenConfig(clip_steps=3, clip_batch=4, processes=1, **options)  # type: ignore[arg-type]
     used = Harness(folder, Recipe(name="test", screen=config))
-    for stage, fill in (("ingest", fill_ingest), ("mine", fill_mine), ("caption", fill_caption)):
+    for stage, fill in (("ingest", fill_ingest), ("mine", fill_mine), ("caption", caption)):
         used.make(stage, fill)
     return used
 
@@ -282,3 +285,24 @@ def test_a_screening_follows_the_classifiers_it_names_and_no_others(tmp_path: Pa
     assert named["digest"] != before["digest"] and "blue_max" in named["columns"]
     assert named["files"]["pair_scores.parquet"] != before["files"]["pair_scores.parquet"]
     assert named["notes"] != before["notes"]  # that the policy does not weigh it
+
+
+def test_pairs_without_captions_are_not_compared_with_any(tmp_path: Path) -> None:
+    """Given pairs bring an instruction, no captions: no score of words may reject them."""
+
+    def fill(output: ArtifactWriter) -> None:
+        rows = [
+            {"pair_id": pair_key(name), "instruction": "edit it", "status": "ok"}
+            for name in PAIR_PLAN
+        ]
+        output.add_table("captions.parquet", rows_table(CAPTIONS, rows))
+
+    used = harness(tmp_path, fill)
+    scores = used.run("screen").table("pair_scores.parquet").to_pylist()
+    contexts = {pair_key(name): plan[0] for name, plan in PAIR_PLAN.items()}
+    assert {row["clip_t"] for row in scores} == {None}
+    for row in scores:
+        assert row["clip_dir"] == (None if contexts[row["pair_id"]] else 0)
+    assert not {"clip_t_min", "clip_dir_min"} & set().union(
+        *reasons(used.inputs["screen"]).values()
+    )

@@ -71,6 +71,22 @@ Sets = Annotated[
         autocompletion=complete_key,
     ),
 ]
+Own = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source", help="Your own pictures or pairs, in place of the recipe's sources; repeatable."
+    ),
+]
+OwnName = Annotated[
+    str, typer.Option("--name", help="With --source: the dataset's name; by default the folder's.")
+]
+Version = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Artifact to use as it is: stage/digest or a tag; repeatable.",
+        autocompletion=complete_ref,
+    ),
+]
 _STAGE: Any = {"callback": known_stage, "autocompletion": complete_stage}
 Only = Annotated[str, typer.Option(help="This stage and whatever depends on it.", **_STAGE)]
 From = Annotated[str, typer.Option("--from", help="This stage and all later ones.", **_STAGE)]

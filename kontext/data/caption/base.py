@@ -22,7 +22,10 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One pair to caption. `params` is the miner's JSON text, checked here and nowhere before."""
+    """One pair to caption. `params` is the miner's JSON text, checked here and nowhere before.
+
+    `given` is the instruction that the pair brings with it, None where it has yet to be written.
+    """
 
     pair_id: str
     relation_class: str
@@ -30,6 +33,8 @@ class CaptionRequest:
     params: str
     target: ImageFacts
     contexts: tuple[ImageFacts, ...] = ()
+    given: str | None = None
+    given_caption: str = ""
 
     def values(self) -> dict[str, str] | None:
         """The parameters as strings, or None where they are not a JSON object of scalars."""

@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from kontext.data.caption import captioner_for
 from kontext.data.caption.base import Caption, CaptionRequest, ImageFacts
+from kontext.data.mine.candidate import GIVEN
 from schemas.sections.data import CaptionConfig
 from schemas.tables import CAPTIONS
 
@@ -37,9 +39,18 @@ def requests_for(
             params=row["params"],
             target=known(row["target_id"]),
             contexts=tuple(known(pixel_id) for pixel_id in row["context_ids"]),
+            **_given(row),
         )
         for row in pairs.to_pylist()
     ]
+
+
+def _given(row: Mapping[str, Any]) -> dict[str, str]:
+    """The texts that a given pair brings, byte for byte."""
+    if row["miner"] != GIVEN:
+        return {}
+    params = json.loads(row["params"])
+    return {"given": params["instruction"], "given_caption": params.get("target_caption", "")}
 
 
 def captions_table(captions: Sequence[Caption]) -> pa.Table:

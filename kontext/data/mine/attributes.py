@@ -8,60 +8,109 @@ contexts, because colours or detail are not in them.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
+from kontext.data.licenses import strictest_license
+from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.relations import relation_of
+from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import MineConfig
 
 VERSION = "2"
 _POORER = ("black and white", "line art", "pixel art")  # than the drawing they come from
 
 
+Key = tuple[str, str, frozenset[tuple[str, str]]]  # group, label, all other labels
+
+
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
-    """Directed pairs in both directions, in an order fixed by the images' order."""
-    groups: dict[tuple[str, frozenset[str]], list[MinedImage]] = defaultdict(list)
+    """Directed pairs in both directions, in an order fixed by the images' order.
+
+    Images are looked up by all their labels but one, so the work grows with the images, not with
+    their pairs; a target is proposed with at most `pairs_per_image` contexts by a label.
+    """
+    alike: dict[Key, list[MinedImage]] = defaultdict(list)
     for image in images:
-        if image.attributes:
-            groups[image.group_key, frozenset(image.attributes)].append(image)
-    for members in groups.values():
-        silhouettes = {id(image): silhouette(image.rgb) for image in members}
-        for context, target in permutations(members, 2):
-            changed = [k for k, v in target.attributes.items() if context.attributes[k] != v]
-            if len(changed) != 1 or context.pixel_id == target.pixel_id:
-                continue
-            if changed[0] != "art_style" and context.source != target.source:
-                continue
-            relation, category = relation_of(changed[0])
-            evidence: dict[str, float] = {}
-            if category == "style":
-                if context.attributes[changed[0]] in _POORER:
-                    continue
-                iou = overlap(silhouettes[id(context)], silhouettes[id(target)])
-                if iou < config.style_overlap_min:
-                    continue
-                evidence["silhouette_iou"] = round(iou, 4)
-            yield Candidate(
-                context_ids=(context.pixel_id,),
-                target_id=target.pixel_id,
-                relation_class=category,
-                relation=relation,
-                miner="attributes",
-                miner_version=VERSION,
-                params={
-                    "attribute": changed[0],
-                    "from": context.attributes[changed[0]],
-                    "to": target.attributes[changed[0]],
-                    "subject": target.concept,
-                    **evidence,
-                },
-                group_key=target.group_key,
-                source=target.source,
-                license_spdx=strictest_license(context.license_spdx, target.license_spdx),
-            )
+        labels = frozenset(image.attributes.items())
+        for item in sorted(labels):
+            alike[image.group_key, item[0], labels - {item}].append(image)
+    silhouettes = _Silhouettes()
+    for (_, label, _), members in alike.items():
+        for target in members:
+            for context in _contexts(target, members, label, config.pairs_per_image):
+                evidence = silhouettes.evidence(context, target, label, config.style_overlap_min)
+                if evidence is not None:
+                    yield _candidate(context, target, label, evidence)
+
+
+def _contexts(
+    target: MinedImage, members: Sequence[MinedImage], label: str, most: int
+) -> Iterator[MinedImage]:
+    """Images with another value, from a place that is fixed by the target's id on."""
+    first = stable_hash("contexts", target.pixel_id, label) % len(members)
+    others = (
+        context
+        for context in in_turn_from(members, first)
+        if context.attributes[label] != target.attributes[label]
+        and context.pixel_id != target.pixel_id
+        and (label == "art_style" or context.source == target.source)
+    )
+    return islice(others, most)
+
+
+def in_turn_from(members: Sequence[MinedImage], first: int) -> Iterator[MinedImage]:
+    """All members once, from the one at `first` on."""
+    return (members[(first + step) % len(members)] for step in range(len(members)))
+
+
+class _Silhouettes:
+    """Silhouettes of the images that style pairs are made of, each computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, NDArray[np.bool_]] = {}
+
+    def _of(self, image: MinedImage) -> NDArray[np.bool_]:
+        if image.pixel_id not in self._known:
+            self._known[image.pixel_id] = silhouette(image.rgb)
+        return self._known[image.pixel_id]
+
+    def evidence(
+        self, context: MinedImage, target: MinedImage, label: str, least: float
+    ) -> dict[str, float] | None:
+        """What speaks for a pair; None where it is a style pair that is none."""
+        if relation_of(label)[1] != "style":
+            return {}
+        if context.attributes[label] in _POORER:
+            return None
+        iou = overlap(self._of(context), self._of(target))
+        return {"silhouette_iou": round(iou, 4)} if iou >= least else None
+
+
+def _candidate(
+    context: MinedImage, target: MinedImage, label: str, evidence: dict[str, float]
+) -> Candidate:
+    relation, category = relation_of(label)
+    return Candidate(
+        context_ids=(context.pixel_id,),
+        target_id=target.pixel_id,
+        relation_class=category,
+        relation=relation,
+        miner="attributes",
+        miner_version=VERSION,
+        params={
+            "attribute": label,
+            "from": context.attributes[label],
+            "to": target.attributes[label],
+            "subject": target.concept,
+            **evidence,
+        },
+        group_key=target.group_key,
+        source=target.source,
+        license_spdx=strictest_license(context.license_spdx, target.license_spdx),
+    )
 
 
 def silhouette(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:

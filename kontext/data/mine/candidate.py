@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+GIVEN = "given"  # `miner` of pairs that a source brings
+
 
 @dataclass(frozen=True)
 class MinedImage:
-    """An ingested image as miners see it. `rgb` is canonical pixels, uint8 [H, W, 3]."""
+    """An ingested image as miners see it; its pixels are read when a miner asks for them."""
 
     pixel_id: str
     source: str
@@ -20,7 +22,12 @@ class MinedImage:
     concept: str
     attributes: Mapping[str, str]
     license_spdx: str
-    rgb: NDArray[np.uint8]
+    load: Callable[[str], NDArray[np.uint8]] = field(repr=False, compare=False)
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """Canonical pixels, uint8 [H, W, 3]."""
+        return self.load(self.pixel_id)
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,3 @@ class Candidate:
     def params_json(self) -> str:
         """Parameters as canonical JSON."""
         return json.dumps(dict(self.params), sort_keys=True, separators=(",", ":"))
-
-
-# From most to least restrictive; a pair takes the strictest licence of its images.
-_STRICTNESS = ("LicenseRef-unknown", "CC-BY-SA-4.0", "CC-BY-4.0", "Apache-2.0", "MIT", "CC0-1.0")
-
-
-def strictest_license(*licenses: str) -> str:
-    """The most restrictive of the SPDX ids; ids we do not know count as unknown terms."""
-    rank = {spdx: index for index, spdx in enumerate(_STRICTNESS)}
-    return min(licenses, key=lambda spdx: (rank.get(spdx, -1), spdx))

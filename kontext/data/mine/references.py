@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kontext.data.caption.words import is_nothing
+from kontext.data.licenses import strictest_license
 from kontext.data.mine import attributes
-from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
+from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import MineConfig
@@ -34,7 +35,7 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
         target = shown[pair.target_id]
         able = showing[target.source, name, wanted]
         first = stable_hash("reference", pair.pair_id, config.seed) % len(able)
-        for image in (*able[first:], *able[:first]):
+        for image in attributes.in_turn_from(able, first):
             if image.group_key != target.group_key:
                 yield replace(
                     pair,

@@ -57,8 +57,10 @@ def train_on(
     row_of = {text: row for row, text in enumerate(texts)}
     pooled = text_features(encoder, texts)
     seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
+    worded = np.array([any(said) for said in words])
+    seen &= worded
     if not seen.any():
-        seen[:] = True
+        seen[:] = worded if worded.any() else True
     data = ClipData(
         features[torch.from_numpy(seen)],
         pooled,
@@ -77,7 +79,7 @@ def train_on(
 def _words(
     ids: Sequence[str], concepts: Sequence[str], pairs: pa.Table, captions: pa.Table
 ) -> list[list[str]]:
-    """Per image its concept and up to three captions that were written for it, sorted."""
+    """Per image its concept and up to three captions of it, sorted; "" alone where it has none."""
     caption = dict(
         zip(captions["pair_id"].to_pylist(), captions["target_caption"].to_pylist(), strict=True)
     )
@@ -87,10 +89,11 @@ def _words(
     ):
         if caption.get(pair_id):
             written[target].add(caption[pair_id])
-    return [
+    said = [
         [concept, *sorted(written[pixel_id])[:_TEXTS_PER_IMAGE]]
         for pixel_id, concept in zip(ids, concepts, strict=True)
     ]
+    return [[text for text in texts if text] or [""] for texts in said]
 
 
 def _retrieval(

@@ -80,7 +80,11 @@ def screen_pairs(
         "pdq_distance": edges.smallest(pdq, 256.0).astype(np.uint16),
     }
     schema = pair_scores(risks(config.classifiers).values())
-    arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
+    unknown = _without_words(edges, words)
+    arrays = [
+        pa.array(columns[field.name], mask=unknown.get(field.name)).cast(field.type)
+        for field in schema
+    ]
     progress(4, 4, "scored")
     return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained)
 
@@ -91,6 +95,16 @@ def _rise(edges: Edges, risk: ImageRisk) -> Values:
     before = edges.largest(risk.exposure[edges.context], np.nan)
     edits = np.bincount(edges.pair, minlength=len(target)) > 0
     return np.where(edits, target - before, 0.0)
+
+
+def _without_words(edges: Edges, words: list[dict[str, str]]) -> dict[str, NDArray[np.bool_]]:
+    """The scores that compare with a caption -> pairs [P] that have none to compare with."""
+    target, context = (
+        np.array([not row[name] for row in words], bool)
+        for name in ("target_caption", "context_caption")
+    )
+    edits = np.bincount(edges.pair, minlength=len(words)) > 0
+    return {"clip_t": target, "clip_dir": edits & (target | context)}
 
 
 def _aligned(pairs: pa.Table, captions: pa.Table) -> list[dict[str, str]]:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kontext.data.layouts.base import Part
 from kontext.errors import SourceError
+
+LARGEST = 64 << 20  # bytes of a picture; what is larger is refused unread
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,8 @@ class SourceItem:
     """One image of a source, with everything that is known about it.
 
     `payload` holds the original bytes where the source makes them (rendered parameters, packed
-    icon sets); `path` points to them where they lie on disk. Exactly one is set. Only packaged art
+    icon sets); `path` points to them where they lie on disk, `part` where they are inside a larger
+    file. Exactly one is set. Only packaged art
     may be SVG: `trusted_svg` tells the decode guard so.
     """
 
@@ -25,12 +29,15 @@ class SourceItem:
     synthetic: bool = False
     payload: bytes | None = None
     path: Path | None = None
+    part: Part | None = None
     trusted_svg: bool = False
 
-    def read(self, limit: int = 64 << 20) -> bytes:
+    def read(self, limit: int = LARGEST) -> bytes:
         """The original bytes, at most `limit`. Raises SourceError if missing or larger."""
         if self.payload is not None:
             return self.payload
+        if self.part is not None:
+            return self.part.read(limit)
         if self.path is None:
             raise SourceError(f"{self.source}/{self.ref}: neither payload nor path")
         try:
@@ -40,3 +47,38 @@ class SourceItem:
             return self.path.read_bytes()
         except OSError as error:
             raise SourceError(f"{self.path.name}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class GivenPair:
+    """A pair that the source brings with it. Pictures are named by their items' `ref`.
+
+    Without contexts the instruction is a caption, and the pair is text-to-image.
+    """
+
+    source: str
+    row: str  # where it stands, e.g. metadata.jsonl:12
+    target: str
+    contexts: tuple[str, ...]
+    instruction: str  # byte for byte
+    kind: str = ""  # what the set calls this kind of edit
+    target_caption: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or row that gives no item or pair, and why, in one word and one line."""
+
+    source: str
+    ref: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Planned:
+    """All that a source holds: every entry is an item, a part of a pair, or skipped."""
+
+    items: list[SourceItem] = field(default_factory=list)
+    pairs: list[GivenPair] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)

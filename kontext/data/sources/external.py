@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from kontext.data.sources.base import LARGEST
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from schemas.paths import file_or_in_home
@@ -46,8 +47,9 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
         for source in config.sources:
             module = import_module(type(source).__module__)
             if hasattr(module, "local_files"):
+                largest = LARGEST if hasattr(module, "WHOLE_PICTURES") else None
                 for name, path in module.local_files(source):
-                    digest.update(f"{name}\x1f{digests.of(path)}\n".encode())
+                    digest.update(f"{name}\x1f{digests.of(path, largest)}\n".encode())
     for listed in config.hash_lists:
         file = file_or_in_home(listed, home)
         digest.update(b"" if file is None else file.read_bytes())
@@ -68,9 +70,14 @@ class FileDigests:
             "mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, content TEXT NOT NULL)"
         )
 
-    def of(self, path: Path) -> str:
-        """The file's digest. A rewrite that restores size and mtime still moves the change time."""
+    def of(self, path: Path, largest: int | None = None) -> str:
+        """The file's digest. A rewrite that restores size and mtime still moves the change time.
+
+        A file of more than `largest` bytes is refused unread, so its size says all.
+        """
         stamp = _stamp(path)
+        if largest is not None and stamp[0] > largest:
+            return f"{stamp[0]} bytes"
         key = hashlib.sha256(_OWN + bytes(path.absolute())).hexdigest()
         known = self._database.execute(
             "SELECT size, mtime_ns, ctime_ns, inode, content FROM digests WHERE path = ?", (key,)

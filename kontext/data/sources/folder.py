@@ -6,42 +6,41 @@
       tree__color=red.png                in the root the stem names the group: "tree"
 
 Every regular file is planned, whatever its name ends in: what is not an image is refused by the
-decode guard with a reason, so nothing disappears silently. Hidden files are not looked at.
+decode guard with a reason. Every other entry (hidden, junk of the system, links that lead out, what
+cannot be read) is skipped with one, so nothing disappears silently.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from kontext.data.sources.base import SourceItem
+from kontext.data.layouts.base import shown, walk
+from kontext.data.sources.base import Planned, Skipped, SourceItem
 from kontext.errors import SourceError
 from schemas.paths import expanded
-from schemas.sections.sources import SourceConfig
+from schemas.sections.sources import PathSource
 
 ATTRIBUTION = ""  # the recipe names author and licence
+WHOLE_PICTURES = True  # every file is one picture
 
 
-class FolderSource(SourceConfig):
+class FolderSource(PathSource):
     """A folder of images, read recursively. Sub-folder = group; `stem__attr=value` sets labels."""
 
     kind: Literal["folder"] = "folder"
-    path: str = Field(title="Folder")
     license_spdx: str = Field("LicenseRef-unknown", title="Licence (SPDX id)")
     author: str = Field("unknown", title="Author")
 
-    @field_validator("path")
-    @classmethod
-    def _a_path(cls, path: str) -> str:
-        if "\0" in path:
-            raise ValueError("a path cannot hold a NUL character")
-        return path
-
 
 def plan(config: FolderSource) -> list[SourceItem]:
-    """One item per file, in path order.
+    """One item per file, in path order. Raises SourceError as `read` does."""
+    return read(config).items
+
+
+def read(config: FolderSource) -> Planned:
+    """Every file an item, in path order, and every other entry skipped with its reason.
 
     Raises:
         SourceError: the folder is missing or holds no files.
@@ -49,17 +48,23 @@ def plan(config: FolderSource) -> list[SourceItem]:
     root = expanded(config.path)
     if not root.is_dir():
         raise SourceError(f"image folder '{config.path}' does not exist")
-    files = listed_files(root)
-    if not files:
-        raise SourceError(f"image folder '{config.path}' holds no files")
     source = f"folder:{root.resolve().name}"
-    return [_item(source, root, path, config) for path in files]
+    found = Planned()
+    for path, reason in walk(root):
+        if reason:
+            found.skipped.append(Skipped(source, shown(path, root), reason))
+        else:
+            found.items.append(_item(source, root, path, config))
+    if not found.items:
+        raise SourceError(f"image folder '{config.path}' holds no files")
+    return found
 
 
 def local_files(config: FolderSource) -> list[tuple[str, Path]]:
     """(name, path) of every file whose contents belong to the identity of what is ingested."""
     root = expanded(config.path)
-    return [(path.relative_to(root).as_posix(), path) for path in listed_files(root)]
+    files = (path for path, reason in walk(root) if not reason)
+    return [(path.relative_to(root).as_posix(), path) for path in files]
 
 
 def parse_stem(stem: str) -> tuple[str, dict[str, str]]:
@@ -79,23 +84,6 @@ def parse_stem(stem: str) -> tuple[str, dict[str, str]]:
     return name, labels
 
 
-def listed_files(root: Path) -> list[Path]:
-    """Regular files below `root`, sorted; symbolic links that lead out of it are left alone.
-
-    Hidden files and folders are left out; a missing folder has none.
-    """
-    top = root.resolve()
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(folder) / name
-            inside = not path.is_symlink() or path.resolve().is_relative_to(top)
-            if not name.startswith(".") and path.is_file() and inside:
-                found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
 def _item(source: str, root: Path, path: Path, config: FolderSource) -> SourceItem:
     relative = path.relative_to(root)
     name, labels = parse_stem(path.stem)
@@ -104,9 +92,27 @@ def _item(source: str, root: Path, path: Path, config: FolderSource) -> SourceIt
         source=source,
         ref=relative.as_posix(),
         group_key=f"{source}:{group}",
-        concept=" ".join(re.split(r"[\s_-]+", name)).strip(),
+        concept=_concept(name),
         license_spdx=config.license_spdx,
         author=config.author,
         attributes=labels,
         path=path.absolute(),
     )
+
+
+# Words in names that cameras, phones, downloads and counters give: they do not say what is shown.
+_NAMES = """
+    img dsc dscn dscf dcim pxl mvimg gopr dji mvi vid pict imag image images e p photo picture pic
+    screenshot screen shot scan file frame untitled unnamed download whatsapp signal vlcsnap
+    snapshot capture at am pm copy new final wa burst hdr pano input output in out before after
+    source target original edited control context result
+"""
+_NO_WORDS = frozenset(_NAMES.split())
+_HEX = re.compile(r"^(?=.*\d)[0-9a-f]{8}[0-9a-f -]*$", re.IGNORECASE)
+
+
+def _concept(name: str) -> str:
+    """What a file's name says is shown, in words; "" where a camera or a counter chose it."""
+    words = " ".join(re.split(r"[\s_-]+", name)).strip()
+    letters = {word.lower() for word in re.findall(r"[^\W\d_]+", words)}
+    return "" if letters <= _NO_WORDS or _HEX.match(words) else words

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampling_weights
-from kontext.errors import RecipeError
+from kontext.errors import ArtifactError, RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype, full_precision
@@ -97,6 +97,7 @@ class FlowMethod:
     Raises:
         RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
             where blocks are to be compiled.
+        ArtifactError: there is no training pair.
         KernelError: the recipe's attention kernel does not run here.
     """
 
@@ -121,6 +122,8 @@ class FlowMethod:
         self.total_steps = config.t2i_steps + config.joint_steps
         self.state = transformer_state(self.model, config, config.lr, config.ema_decay)
         self._edits, self._singles = data.edits(), data.singles()
+        if not len(self._edits) and not len(self._singles):
+            raise ArtifactError("the training split holds no pair")
         self._edit_weights = sampling_weights(
             data, self._edits, config.category_weights, config.magnitude_balance
         )
@@ -153,8 +156,10 @@ class FlowMethod:
         return parts
 
     def _edits_at(self, index: int) -> int:
-        """How many samples of a step's batch are edits."""
+        """How many samples of a step's batch are edits; all or none where there is nothing else."""
         c = self.config
+        if not len(self._singles) or not len(self._edits):
+            return c.batch if len(self._edits) else 0
         return 0 if index < c.t2i_steps else c.batch - round(c.t2i_share * c.batch)
 
     def work(self, index: int) -> Work:

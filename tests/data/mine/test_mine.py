@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.attributes import overlap, silhouette
-from kontext.data.mine.candidate import Candidate, MinedImage, strictest_license
+from kontext.data.mine.candidate import Candidate, MinedImage
 from kontext.data.mine.select import select
 from schemas.sections.data import MineConfig
 
@@ -17,7 +18,7 @@ def image(
 ) -> MinedImage:
     rgb = np.full((32, 32, 3), 255, np.uint8)
     rgb[16 - box : 16 + box, 16 - box : 16 + box] = 10
-    return MinedImage(pixel_id, source, group, "thing", labels, "CC0-1.0", rgb)
+    return MinedImage(pixel_id, source, group, "thing", labels, "CC0-1.0", lambda _: rgb)
 
 
 def mined(*images: MinedImage, **changes: object) -> list[Candidate]:
@@ -159,14 +160,28 @@ def test_the_pair_id_covers_everything_that_makes_the_pair() -> None:
     assert base.pair_id == same.pair_id != other.pair_id
 
 
-def test_a_pair_takes_the_strictest_licence() -> None:
-    assert strictest_license("MIT", "CC-BY-SA-4.0") == "CC-BY-SA-4.0"
-    assert strictest_license("CC0-1.0", "GPL-3.0-only") == "GPL-3.0-only"
-
-
 def test_black_and_white_is_a_target_never_a_context() -> None:
     pairs = mined(
         image("a", source="x", art_style="flat"),
         image("b", source="y", art_style="black and white"),
     )
     assert [(c.context_ids, c.target_id) for c in pairs] == [(("a",), "b")]
+
+
+def test_many_pictures_of_one_group_are_proposed_with_few_contexts_each() -> None:
+    """All pairs of 1,500 pictures would be two million proposals; none of them is looked at."""
+    looked = Counter[str]()
+
+    class Watched(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            looked[name] += 1
+            return super().__getitem__(name)
+
+    many = [
+        replace(image(f"{n:05}"), attributes=Watched(shade=f"{n % 750}", size=f"{n // 750}"))
+        for n in range(1500)
+    ]
+    found = list(attributes.mine(many, MineConfig(pairs_per_image=5)))
+    by_target = Counter((c.target_id, c.relation) for c in found)
+    assert set(by_target.values()) == {1, 5}  # one of another size, five of 749 other shades
+    assert len(by_target) == 3000 and looked.total() < 100 * len(many)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kontext.data.sources import external
+from kontext.data.sources.base import LARGEST
 from kontext.data.sources.external import fingerprint
 from kontext.data.sources.folder import FolderSource
 from kontext.data.sources.signs import SignSource
@@ -47,6 +48,16 @@ def test_a_hash_list_in_the_home_counts_too(tmp_path: Path) -> None:
         (home / "list.csv").write_text(text)
         seen.append(fingerprint(config, home))
     assert len(set(seen)) == 3
+
+
+def test_a_file_that_is_refused_unread_is_not_read_for_its_digest(tmp_path: Path) -> None:
+    config, film = folder_config(tmp_path / "pictures"), tmp_path / "pictures" / "film.mov"
+    with film.open("wb") as file:
+        file.truncate(LARGEST + 1)
+        seen = [fingerprint(config)]
+        file.truncate(1 << 43)  # nobody can read 8 TiB
+        seen.append(fingerprint(config))
+    assert seen[0] != seen[1] == fingerprint(config)
 
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> None:

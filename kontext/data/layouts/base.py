@@ -1,0 +1,147 @@
+"""What every layout gives: rows of (context pictures, target picture, instruction)."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    ]
+)
+JUNK_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
+JUNK_FILES = frozenset({"Thumbs.db", "desktop.ini"})
+
+
+class Part(Protocol):
+    """Bytes inside a larger file."""
+
+    def read(self, limit: int) -> bytes:
+        """The bytes. Raises SourceError where there are none, or more than `limit`."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a picture is: a file, or a part of one. `ref` is unique inside the source."""
+
+    ref: str
+    path: Path
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair that somebody made.
+
+    Without contexts the instruction is a caption, and the pair is text-to-image. `contexts` has the
+    picture that is edited first, then references. Rows of one `chain` are held out together.
+    """
+
+    at: str  # file and row it stands in
+    target: Picture
+    contexts: tuple[Picture, ...]
+    instruction: str  # as given, byte for byte
+    chain: str = ""
+    kind: str = ""  # what the set calls this kind of edit
+    target_caption: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row or file that is no pair: `reason` is one word for counting, `detail` one line."""
+
+    at: str
+    reason: str
+    detail: str = ""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is a picture."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def walk(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every entry below `root` in path order, with "" or the reason why it is not read.
+
+    Reasons: hidden, junk, link_outside, link_loop, link_broken, not_regular, denied,
+    undecodable_name. Folders that are links are not entered.
+    """
+    top = root.resolve()
+    yield from _walk(root, top)
+
+
+def _walk(folder: Path, top: Path) -> Iterator[tuple[Path, str]]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError:
+        yield folder, "denied"
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        reason = _unread(entry, path, top)
+        if not reason and entry.is_dir(follow_symlinks=False):
+            yield from _walk(path, top)
+        else:
+            yield path, reason
+
+
+def _unread(entry: os.DirEntry[str], path: Path, top: Path) -> str:
+    """Why an entry is not read, or ""."""
+    if entry.name.startswith("."):
+        return "hidden"
+    if entry.name in JUNK_FOLDERS or entry.name in JUNK_FILES:
+        return "junk"
+    if not _is_text(entry.name):
+        return "undecodable_name"
+    if entry.is_symlink():
+        return _unread_link(path, top)
+    if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
+        return "not_regular"
+    return "" if os.access(path, os.R_OK) else "denied"
+
+
+def _unread_link(path: Path, top: Path) -> str:
+    try:
+        real = path.resolve(strict=True)
+    except FileNotFoundError:
+        return "link_broken"
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        return "link_loop"
+    if not real.is_relative_to(top):
+        return "link_outside"
+    if not real.is_file():
+        return "not_regular"
+    return "" if os.access(real, os.R_OK) else "denied"
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be stored: names in another encoding come with surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(path: Path, root: Path) -> str:
+    """`path` inside `root`, printable whatever bytes its name has."""
+    name = path.relative_to(root).as_posix()
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,72 @@
+"""InstructPix2Pix as its generator writes it: a folder per prompt, a picture pair per seed."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kontext.data.layouts.base import Picture, Problem, Row, is_image, shown, walk
+
+ORDER = 1
+SHOWS = """\
+    set/0000123/prompt.json    {"caption": "…", "edit": "…", "output": "…"}
+    set/0000123/77_0.jpg       before, by seed
+    set/0000123/77_1.jpg       after"""
+
+_PICTURE = re.compile(r"^(?P<seed>\d+)_(?P<side>[01])$")
+
+
+def matches(path: Path) -> bool:
+    """Whether folders in `path` have a prompt.json."""
+    return path.is_dir() and any(path.glob("*/prompt.json"))
+
+
+def rows(path: Path) -> Iterator[Row | Problem]:
+    """One row per seed that has both pictures."""
+    folders: dict[Path, list[Path]] = {}
+    for one, reason in walk(path):
+        if reason:
+            yield Problem(shown(one, path), reason)
+        elif is_image(one):
+            folders.setdefault(one.parent, []).append(one)
+    for folder, pictures in folders.items():
+        prompt = _prompt(folder / "prompt.json")
+        edit = prompt.get("edit") if prompt else None
+        seeds: dict[str, dict[str, Path]] = {}
+        for one in pictures:
+            found = _PICTURE.match(one.stem)
+            if found:
+                seeds.setdefault(found["seed"], {})[found["side"]] = one
+            else:
+                yield Problem(shown(one, path), "not_used", "its name has no seed and side")
+        for both in seeds.values():
+            yield from _row(path, folder, both, edit, _caption(prompt))
+
+
+def _row(
+    root: Path, folder: Path, both: dict[str, Path], edit: Any, caption: str
+) -> Iterator[Row | Problem]:
+    if set(both) != {"0", "1"}:
+        for one in both.values():
+            yield Problem(shown(one, root), "not_used", "the other picture of its seed is missing")
+        return
+    before, after = (Picture(shown(both[side], root), both[side]) for side in "01")
+    if isinstance(edit, str) and edit.strip():
+        yield Row(after.ref, after, (before,), edit, shown(folder, root), target_caption=caption)
+    else:
+        yield Problem(after.ref, "instruction_missing", "prompt.json has no edit")
+
+
+def _prompt(path: Path) -> dict[str, Any]:
+    """The prompt file; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _caption(prompt: dict[str, Any]) -> str:
+    output = prompt.get("output")
+    return output if isinstance(output, str) else ""

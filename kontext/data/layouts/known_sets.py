@@ -1,0 +1,165 @@
+"""Column names of published edit data sets, and of tables that people make themselves.
+
+Names are from the sets' own files and loaders; where several sets share columns, they share a line.
+The licence is the set's own and counts where the recipe names none.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+UNKNOWN = "LicenseRef-unknown"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table holds what.
+
+    `contexts`, `target`: pictures (a path, bytes, or a list of either); a context after the first
+    may be null. `inverse` is the instruction back, `chain` ties turns of one conversation together.
+    """
+
+    name: str
+    contexts: tuple[str, ...]
+    target: str
+    instruction: str
+    inverse: str = ""
+    kind: str = ""
+    chain: str = ""
+    target_caption: str = ""
+    context_caption: str = ""
+    licence: str = UNKNOWN
+
+    def fits(self, columns: Collection[str]) -> bool:
+        """Whether a table has the columns without which it is not this set."""
+        needed = {*self.contexts[:1], self.target, self.instruction, self.kind or self.target}
+        needed |= {name for name in (self.inverse, self.chain) if name}
+        return needed <= set(columns)
+
+
+# The more columns a set is told by, the earlier it stands.
+KNOWN: tuple[Columns, ...] = (
+    Columns(
+        "HQ-Edit",
+        ("input_image",),
+        "output_image",
+        "edit",
+        inverse="inverse_edit",
+        target_caption="output",
+        context_caption="input",
+        licence="CC-BY-NC-4.0",
+    ),
+    Columns(
+        "MagicBrush",
+        ("source_img",),
+        "target_img",
+        "instruction",
+        chain="img_id",
+        licence="CC-BY-4.0",
+    ),
+    Columns(
+        "OmniEdit", ("src_img",), "edited_img", "edited_prompt_list", kind="task", licence="MIT"
+    ),
+    Columns(
+        "AnyEdit",
+        ("image_file", "visual_input"),
+        "edited_file",
+        "edit_instruction",
+        kind="edit_type",
+        target_caption="output",
+        context_caption="input",
+        licence="CC-BY-4.0",
+    ),
+    Columns(
+        "AnyEdit (its own JSON)",
+        ("image_file", "visual_input"),
+        "edited_file",
+        "edit",
+        kind="edit_type",
+        target_caption="output",
+        context_caption="input",
+        licence="CC-BY-4.0",
+    ),
+    Columns(
+        "Pico-Banana",
+        ("local_input_image",),
+        "output_image",
+        "text",
+        kind="edit_type",
+        licence="CC-BY-NC-ND-4.0",
+    ),
+    Columns(
+        "SEED-Data-Edit, several turns",
+        ("source_image",),
+        "edit_image_1",
+        "instruction_1",
+        licence="CC-BY-NC-4.0",
+    ),
+    Columns("X2I2", ("input_images",), "output_image", "instruction", kind="task_type"),
+    Columns("ImgEdit", ("input_images",), "output_images", "prompt"),
+    Columns("GPT-Image-Edit", ("input",), "output", "instruction", kind="task"),
+    Columns(
+        "UltraEdit",
+        ("source_image",),
+        "edited_image",
+        "edit_prompt",
+        target_caption="target_caption",
+        context_caption="source_caption",
+        licence="CC-BY-4.0",
+    ),
+    Columns(
+        "NHR-Edit", ("source_image",), "edited_image", "edit_instruction", licence="Apache-2.0"
+    ),
+    Columns(
+        "InstructPix2Pix",
+        ("original_image",),
+        "edited_image",
+        "edit_prompt",
+        target_caption="edited_prompt",
+        context_caption="original_prompt",
+    ),
+    Columns("InstructPix2Pix, thousand samples", ("input_image",), "edited_image", "edit_prompt"),
+)
+
+# Names in tables of one's own, the most telling first.
+_CONTEXT = """
+    context context_image source_image source_img source input_image input_images input_img input
+    before before_image control control_image conditioning_image original_image original
+    image_before src_img src image_0 input_image_file_name input_file_name source_file_name
+"""
+_TARGET = """
+    target_image target_img target edited_image edited_img edited output_image output_images
+    output_img output after after_image result image_after tgt_img tgt image_1
+    edited_image_file_name output_file_name target_file_name edited_file_name image file_name
+"""
+_INSTRUCTION = "instruction edit_instruction edit_prompt edit instruction_text prompt text caption"
+
+
+def columns_of(names: Sequence[str], pictures: Collection[str]) -> Columns | None:
+    """What a table's columns are, by its set if we know it, else by their names; None if neither.
+
+    Args:
+        names: all columns.
+        pictures: those whose values may be pictures.
+    """
+    for known in KNOWN:
+        if known.fits(names) and {known.contexts[0], known.target} <= set(pictures):
+            return known
+    lower: Mapping[str, str] = {name.lower(): name for name in names}
+    shown = {name.lower() for name in pictures}
+    target = _first(_TARGET, lower, shown)
+    context = _first(_CONTEXT, lower, shown - {target.lower()})
+    text = _first(_INSTRUCTION, lower, set(lower) - shown)
+    if not text or not target:
+        return None
+    more = tuple(
+        lower[name]
+        for name in sorted(shown)
+        if context and name.startswith(("reference", "ref_", "control_2", "context_2"))
+    )
+    own = "a table of pairs" if context else "a table of captioned pictures"
+    return Columns(own, (context, *more) if context else (), target, text)
+
+
+def _first(wanted: str, names: Mapping[str, str], among: Collection[str]) -> str:
+    """The first wanted name that is `among` the columns (lower case), as the table writes it."""
+    return next((names[name] for name in wanted.split() if name in among), "")

@@ -1,0 +1,275 @@
+"""Tables of pairs: JSON lines, JSON, CSV or Parquet, with pictures as files or inside the table.
+
+Reads the published edit data sets by their columns, and tables of one's own.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kontext.data.layouts.base import (
+    IMAGE_SUFFIXES,
+    Picture,
+    Problem,
+    Row,
+    is_image,
+    shown,
+    walk,
+)
+from kontext.data.layouts.known_sets import Columns, columns_of
+from kontext.data.layouts.parquet_cell import ParquetCell
+from kontext.data.layouts.texts import table_rows
+from kontext.errors import SourceError
+
+ORDER = 4
+SHOWS = """\
+    pairs.jsonl                {"input_image": "a.png", "edited_image": "b.png",
+                               "instruction": "…"}; also .json, .csv, metadata.jsonl in a folder
+    data/*.parquet             the same columns with pictures inside: InstructPix2Pix, MagicBrush,
+                               HQ-Edit, UltraEdit, OmniEdit, AnyEdit, NHR-Edit and their like"""
+
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_TURNS = re.compile(r"^edit_image_(\d+)$")
+_NONE = frozenset({"", "none", "null", "nan"})
+
+
+def matches(path: Path) -> bool:
+    """Whether a file, or a folder's files, are tables whose columns say what is what."""
+    return any(_columns(table) is not None for table in tables(path))
+
+
+def tables(path: Path) -> list[Path]:
+    """The tables at `path`: itself, or those in the folder."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in _SUFFIXES else []
+    found = [one for one, reason in walk(path) if not reason]
+    return [one for one in found if one.suffix.lower() in _SUFFIXES]
+
+
+def licence_of(path: Path) -> str:
+    """The licence of the set whose columns the first table has."""
+    found = (_columns(table) for table in tables(path))
+    return next((columns.licence for columns in found if columns is not None), "")
+
+
+def rows(path: Path) -> Iterator[Row | Problem]:
+    """All rows of all tables in path order, then the pictures of the folder that no row names."""
+    root = path if path.is_dir() else path.parent
+    named: set[str] = set()
+    for table in tables(path):
+        for row in _rows_of(table, root):
+            if isinstance(row, Row):
+                named.update(picture.ref for picture in (*row.contexts, row.target))
+            yield row
+    for one, reason in walk(path) if path.is_dir() else ():
+        if reason:
+            yield Problem(shown(one, root), reason)
+        elif is_image(one) and shown(one, root) not in named:
+            yield Problem(shown(one, root), "not_used", "no row names it")
+
+
+def _rows_of(table: Path, root: Path) -> Iterator[Row | Problem]:
+    columns = _columns(table)
+    if columns is None:
+        yield Problem(shown(table, root), "not_used", "its columns say nothing of pairs")
+    elif table.suffix.lower() == ".parquet":
+        yield from _parquet_rows(table, root, columns)
+    else:
+        yield from _text_rows(table, root, columns)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Where a row's pictures are looked for."""
+
+    path: Path
+    root: Path
+    group: int = -1  # row group of a Parquet file
+    blobs: frozenset[str] = frozenset()  # its columns that are bytes, which are not in the row
+
+    def picture(self, value: Any, column: str, row: int, index: int = -1) -> Picture | str:
+        """The picture that a cell names or holds; a reject reason where it is none."""
+        if column in self.blobs or (isinstance(value, dict) and self.group >= 0):
+            return self._inside(column, row, index)
+        if not isinstance(value, str) or _is_none(value):
+            return "picture_missing"
+        if re.match(r"^[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
+            return "picture_not_local"
+        return self._file(value)
+
+    def _inside(self, column: str, row: int, index: int) -> Picture:
+        ref = f"{shown(self.path, self.root)}:{self.group}:{row}:{column}"
+        cell = ParquetCell(self.path, self.group, row, column, index)
+        return Picture(ref if index < 0 else f"{ref}:{index}", self.path, cell)
+
+    def _file(self, name: str) -> Picture | str:
+        """A file of the set: beside the table, or from the set's root; never outside."""
+        for folder in (self.path.parent, self.root):
+            path = folder / name
+            try:
+                real, top = path.resolve(), self.root.resolve()
+                if not real.is_relative_to(top):
+                    return "picture_outside"
+                if path.is_file():
+                    return Picture(real.relative_to(top).as_posix(), path)
+            except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop
+                return "picture_missing"
+        return "picture_missing"
+
+
+def _text_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
+    place = _Table(table, root)
+    for number, values in enumerate(table_rows(table), 1):
+        if isinstance(values, Problem):
+            yield values
+        else:
+            yield from _pairs(place, values, columns, number, f"{shown(table, root)}:{number}")
+
+
+def _parquet_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
+    """Rows without their pictures' bytes: those are read one row group at a time, when needed."""
+    try:
+        with pq.ParquetFile(table) as file:
+            wanted, blobs = _light_columns(file)
+            for group in range(file.num_row_groups):
+                place = _Table(table, root, group, blobs)
+                values = file.read_row_group(group, columns=wanted).to_pylist()
+                for number, row in enumerate(values):
+                    at = f"{shown(table, root)}:{group}:{number}"
+                    yield from _pairs(place, row, columns, number, at)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{table.name}: {error}") from error
+
+
+def _light_columns(file: pq.ParquetFile) -> tuple[list[str], frozenset[str]]:
+    """(leaf columns without bytes, top columns that are nothing but bytes)."""
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    heavy = {
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type not in ("STRING", "JSON")
+    }
+    light = [leaf.path for leaf in leaves if leaf.path not in heavy]
+    return light, frozenset(path for path in heavy if "." not in path)
+
+
+def _pairs(
+    place: _Table, values: Mapping[str, Any], columns: Columns, number: int, at: str
+) -> Iterator[Row | Problem]:
+    """The pair of one row, its way back if that has words, or all turns of a conversation."""
+    turns = sorted((int(m[1]), name) for name in values if (m := _TURNS.match(name)))
+    if turns:
+        yield from _turns(place, values, columns, turns, number, at)
+        return
+    contexts: list[Picture] = []
+    for name in columns.contexts:
+        for one in _listed(place, values.get(name), name, number):
+            if isinstance(one, Picture):
+                contexts.append(one)
+            elif name == columns.contexts[0] or not _is_none(values.get(name)):
+                yield Problem(at, one, f"{name}: {_short(values.get(name))}")
+                return
+    target = _listed(place, values.get(columns.target), columns.target, number)[-1]
+    if not isinstance(target, Picture):
+        yield Problem(at, target, f"{columns.target}: {_short(values.get(columns.target))}")
+        return
+    kind, chain = _text(values.get(columns.kind)), _text(values.get(columns.chain))
+    there = _text(values.get(columns.instruction))
+    back = _text(values.get(columns.inverse))
+    captions = _text(values.get(columns.target_caption)), _text(values.get(columns.context_caption))
+    first = chain or (contexts[0].ref if contexts else target.ref)
+    if not there:
+        yield Problem(at, "instruction_missing", f"{columns.instruction} is empty")
+    else:
+        yield Row(at, target, tuple(contexts), there, first, kind, captions[0])
+    if back and len(contexts) == 1:
+        yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1])
+
+
+def _turns(
+    place: _Table,
+    values: Mapping[str, Any],
+    columns: Columns,
+    turns: list[tuple[int, str]],
+    number: int,
+    at: str,
+) -> Iterator[Row | Problem]:
+    """Turns of one conversation (SEED-Data-Edit part 3): each edits what the last one made."""
+    before = place.picture(values.get(columns.contexts[0]), columns.contexts[0], number)
+    for turn, name in turns:
+        text = _text(values.get(f"instruction_{turn}"))
+        if values.get(name) in (None, "") and not text:
+            return  # a shorter conversation: columns are there for the longest
+        after = place.picture(values.get(name), name, number)
+        where = f"{at}:turn {turn}"
+        if not isinstance(before, Picture) or not isinstance(after, Picture):
+            yield Problem(where, before if isinstance(before, str) else str(after), name)
+        elif not text:
+            yield Problem(where, "instruction_missing", f"instruction_{turn} is empty")
+        else:
+            yield Row(where, after, (before,), text, chain=at)
+        before = after
+
+
+def _listed(place: _Table, value: Any, column: str, row: int) -> list[Picture | str]:
+    """The pictures of a cell, one or a list of them."""
+    if isinstance(value, list):
+        found = [place.picture(one, column, row, index) for index, one in enumerate(value)]
+        return found or ["picture_missing"]
+    return [place.picture(value, column, row)]
+
+
+def _text(value: Any) -> str:
+    """A cell as text, byte for byte; of a list of rewordings the last, which is the refined one."""
+    if isinstance(value, list):
+        value = value[-1] if value else ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value.strip().lower() not in _NONE else ""
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in _NONE)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _columns(table: Path) -> Columns | None:
+    """What the columns of a table are; None where they say nothing of pairs."""
+    try:
+        if table.suffix.lower() == ".parquet":
+            with pq.ParquetFile(table) as file:
+                schema = file.schema_arrow
+            pictures = [field.name for field in schema if _may_be_picture(field.type)]
+            columns = columns_of(schema.names, pictures)
+        else:
+            first = next((r for r in table_rows(table) if isinstance(r, dict)), None)
+            if first is None:
+                return None
+            pictures = [name for name, value in first.items() if _names_picture(value)]
+            columns = columns_of(list(first), pictures)
+    except (OSError, pa.ArrowException, SourceError):
+        return None
+    return columns
+
+
+def _may_be_picture(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _may_be_picture(kind.value_type)
+    if pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {field.name for field in kind}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _names_picture(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_names_picture(one) for one in value)
+    return isinstance(value, str) and Path(value).suffix.lower() in IMAGE_SUFFIXES

@@ -1,0 +1,109 @@
+"""Which source reads a path that somebody has, and what it will make of it.
+
+Nothing of a picture is read: only names, tables and texts.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kontext.data.layouts import drawings, layout_of
+from kontext.data.layouts.base import is_image, walk
+from kontext.data.sources import read
+from kontext.data.sources.base import GivenPair, Planned
+from kontext.data.sources.folder import FolderSource
+from kontext.data.sources.pairs import PairsSource
+from kontext.errors import SourceError
+from schemas.paths import expanded
+from schemas.sections.sources import PathSource
+
+CHANGES_RESULTS = False  # it chooses settings, which are in the recipe
+
+
+def source_at(path: str) -> PathSource:
+    """The source that reads what lies at `path`.
+
+    Raises:
+        SourceError: nothing is there, or nothing that we can read.
+    """
+    where = expanded(path)
+    if not where.exists():
+        raise SourceError(f"'{path}' does not exist")
+    where = where.absolute()
+    if layout := layout_of(where):
+        return PairsSource(path=str(where), layout=layout)
+    if where.is_dir() and any(not why and is_image(one) for one, why in walk(where)):
+        return FolderSource(path=str(where))
+    raise SourceError(
+        f"'{path}' has no layout that we know. We read folders of pictures, and pairs that lie "
+        f"like this:\n\n{drawings()}"
+    )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a source holds, in numbers, with samples and with what a user should know."""
+
+    source: PathSource
+    layout: str
+    pictures: int
+    pairs: int  # edits with given instructions
+    captions: int  # text-to-image pairs with given captions
+    references: int  # edits with more than one context
+    labels: dict[str, int] = field(default_factory=dict)  # label -> pictures that have it
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> entries
+    samples: list[GivenPair] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def findings(source: PathSource, samples: int = 3) -> Findings:
+    """Read the source's plan. Raises SourceError as `read` does."""
+    planned = read(source)
+    edits = [pair for pair in planned.pairs if pair.contexts]
+    labels = Counter(name for item in planned.items for name in item.attributes)
+    step = max(1, len(planned.pairs) // max(1, samples))
+    return Findings(
+        source=source,
+        layout=getattr(source, "layout", "") or source.kind,
+        pictures=sum(item.path is None or is_image(item.path) for item in planned.items),
+        pairs=len(edits),
+        captions=len(planned.pairs) - len(edits),
+        references=sum(len(pair.contexts) > 1 for pair in edits),
+        labels=dict(sorted(labels.items())),
+        skipped=dict(sorted(Counter(one.reason for one in planned.skipped).items())),
+        samples=planned.pairs[::step][:samples],
+        warnings=_warnings(planned, len(edits)),
+    )
+
+
+def _warnings(planned: Planned, edits: int) -> list[str]:
+    found = []
+    if not edits and not _labelled_pairs(planned):
+        found.append(
+            "no edit can be made of this: no pair has an instruction, and no two pictures of a "
+            "group differ in exactly one label; the run will end at stage mine"
+        )
+    lost = sum(one.reason == "not_used" for one in planned.skipped)
+    if lost:
+        found.append(f"{lost:,} files belong to no pair and are not used")
+    wordless = sum(one.reason == "instruction_missing" for one in planned.skipped)
+    if wordless:
+        found.append(f"{wordless:,} pairs have no instruction and are left out")
+    others = sum(
+        item.path is not None and not is_image(Path(item.path.name)) for item in planned.items
+    )
+    if others:
+        found.append(f"{others:,} files do not look like pictures; each is rejected with a reason")
+    return found
+
+
+def _labelled_pairs(planned: Planned) -> bool:
+    """Whether two pictures of a group differ in exactly one label."""
+    seen: dict[tuple[str, str, frozenset[tuple[str, str]]], str] = {}
+    for item in planned.items:
+        for name, value in item.attributes.items():
+            rest = frozenset(item.attributes.items()) - {(name, value)}
+            key = (item.group_key, name, rest)
+            if seen.setdefault(key, value) != value:
+                return True
+    return False

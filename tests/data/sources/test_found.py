@@ -1,0 +1,61 @@
+"""What a path of one's own is, before anything is read."""
+
+from pathlib import Path
+
+import pytest
+
+from kontext.data.sources.folder import FolderSource
+from kontext.data.sources.found import findings, source_at
+from kontext.data.sources.pairs import PairsSource
+from kontext.errors import SourceError
+from tests.data.layouts.files import lines, put
+
+
+def test_pairs_are_pairs_and_pictures_a_folder(tmp_path: Path) -> None:
+    put(tmp_path / "pairs", {"control/a.png": 1, "target/a.png": 2, "target/a.txt": "go"})
+    put(tmp_path / "photos", {"IMG_1.png": 1, "IMG_2.png": 2})
+    assert source_at(str(tmp_path / "pairs")) == PairsSource(
+        path=str(tmp_path / "pairs"), layout="paired-folders"
+    )
+    assert source_at(str(tmp_path / "photos")) == FolderSource(path=str(tmp_path / "photos"))
+
+
+def test_what_we_cannot_read_is_an_error_that_draws_what_we_can(tmp_path: Path) -> None:
+    put(tmp_path / "texts", {"a.txt": "x"})
+    with pytest.raises(SourceError, match=r"(?s)has no layout that we know.*control/cat\.png"):
+        source_at(str(tmp_path / "texts"))
+    with pytest.raises(SourceError, match="does not exist"):
+        source_at(str(tmp_path / "nowhere"))
+
+
+def test_findings_of_pairs(tmp_path: Path) -> None:
+    files = {f"control/{n}.png": n for n in range(9)} | {f"target/{n}.png": 9 + n for n in range(9)}
+    files |= {f"target/{n}.txt": f"edit {n}" for n in range(6)}  # type: ignore[dict-item]
+    files |= {"control_2/0.png": 30, "control_2/x.png": 31}
+    found = findings(source_at(str(put(tmp_path, files))), samples=2)
+    assert (found.layout, found.pictures, found.pairs) == ("paired-folders", 13, 6)
+    assert (found.references, found.captions, found.labels) == (1, 0, {})
+    assert found.skipped == {"instruction_missing": 3, "not_used": 1}
+    assert [pair.instruction for pair in found.samples] == ["edit 0", "edit 3"]
+    assert found.warnings == [
+        "1 files belong to no pair and are not used",
+        "3 pairs have no instruction and are left out",
+    ]
+
+
+def test_findings_of_a_folder(tmp_path: Path) -> None:
+    put(tmp_path / "labels", {"a__x=1.png": 1, "a__x=2.png": 2, "b__y=1.png": 3, "notes.md": "x"})
+    put(tmp_path / "photos", {"a__x=1.png": 1, "b__x=2.png": 2})
+    found = findings(source_at(str(tmp_path / "labels")))
+    assert (found.layout, found.pictures, found.labels) == ("folder", 3, {"x": 2, "y": 1})
+    assert found.warnings == ["1 files do not look like pictures; each is rejected with a reason"]
+    (warning,) = findings(source_at(str(tmp_path / "photos"))).warnings
+    assert "no edit can be made of this" in warning
+
+
+def test_findings_of_captions(tmp_path: Path) -> None:
+    rows = [{"file_name": "a.png", "text": "a cat"}, {"file_name": "b.png", "text": "a dog"}]
+    put(tmp_path, {"a.png": 1, "b.png": 2, "metadata.jsonl": lines(rows)})
+    found = findings(source_at(str(tmp_path)))
+    assert (found.pairs, found.captions, found.pictures) == (0, 2, 2)
+    assert "no edit can be made of this" in found.warnings[0]

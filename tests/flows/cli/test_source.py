@@ -1,0 +1,79 @@
+"""`kontext source` and `kontext run --source`: a user's own files, by their path alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli
+from flows.cli.shared import own_data
+from kontext.errors import SourceError
+from tests.data.layouts.files import put
+
+runner = CliRunner()
+
+
+def pairs(root: Path) -> Path:
+    files = {f"control/{n}.png": n for n in range(4)} | {f"target/{n}.png": 9 + n for n in range(4)}
+    return put(root, files | {f"target/{n}.txt": f"make it no. {n}" for n in range(3)})  # type: ignore[arg-type]
+
+
+def test_inspect_says_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "mine")
+    found = runner.invoke(cli.app, ["source", "inspect", str(root), "--json"])
+    assert found.exit_code == 0, found.output
+    said = json.loads(found.stdout)
+    assert (said["layout"], said["pictures"], said["pairs"]) == ("paired-folders", 6, 3)
+    assert said["source"]["path"] == str(root)
+    assert said["skipped"] == {"instruction_missing": 1}
+    table = runner.invoke(cli.app, ["source", "inspect", str(root)])
+    for text in ("paired-folders", "make it no. 1", "have no instruction", "kontext run --source"):
+        assert text in table.output
+    assert list(root.rglob("*"))  # nothing is moved or written
+
+
+def test_an_unknown_layout_shows_the_known_ones(tmp_path: Path) -> None:
+    put(tmp_path / "texts", {"a.txt": "x"})
+    result = runner.invoke(cli.app, ["source", "inspect", str(tmp_path / "texts")])
+    assert isinstance(result.exception, SourceError)
+    assert "pairs/control/cat.png" in str(result.exception)
+    drawn = runner.invoke(cli.app, ["source", "layouts"])
+    assert drawn.exit_code == 0 and "pairs/control/cat.png" in drawn.output
+
+
+def test_run_reads_these_sources_and_no_others(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(tmp_path / "mine")
+    put(tmp_path / "art", {"a__color=red.png": 30, "a__color=blue.png": 31})
+    for more, dataset in (([], "mine-art"), (["--name", "cats"], "cats")):
+        result = runner.invoke(
+            cli.app,
+            ["run", "--direct", "--json", "--until", "ingest"]
+            + ["--source", str(root), "--source", str(tmp_path / "art"), *more],
+        )
+        assert result.exit_code == 0, result.output
+        assert f"dataset {dataset}, model kontext-{dataset}" in result.stderr
+        assert "paired-folders; 6 pictures, 3 edits" in result.stderr
+        (row,) = json.loads(result.stdout)["stages"]
+        assert row["stage"] == "ingest"
+
+
+def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pairs(tmp_path / "mine")
+    first, *names = own_data.overrides([str(root)], "cats")
+    key, _, text = first.partition("=")
+    sources: list[dict[str, Any]] = json.loads(text)
+    assert key == "ingest.sources" and [source["kind"] for source in sources] == ["pairs"]
+    assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
+    assert "1 pairs have no instruction" in capsys.readouterr().err
+    assert own_data.overrides(None, "") == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--name", "cats"], ["--source", ".", "--name", "../cats"], ["--source"]]
+)
+def test_bad_usage(arguments: list[str], toy: Path) -> None:
+    assert runner.invoke(cli.app, ["run", *arguments]).exit_code == 2
