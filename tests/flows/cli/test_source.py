@@ -49,11 +49,9 @@ def test_run_reads_these_sources_and_no_others(
     root = pairs(tmp_path / "mine")
     put(tmp_path / "art", {"a__color=red.png": 30, "a__color=blue.png": 31})
     for more, dataset in (([], "mine-art"), (["--name", "cats"], "cats")):
-        result = runner.invoke(
-            cli.app,
-            ["run", "--direct", "--json", "--until", "ingest"]
-            + ["--source", str(root), "--source", str(tmp_path / "art"), *more],
-        )
+        sources = ["--source", str(root), "--source", str(tmp_path / "art")]
+        run = ["run", "--direct", "--json", "--until", "ingest", *sources, *more]
+        result = runner.invoke(cli.app, run)
         assert result.exit_code == 0, result.output
         assert f"dataset {dataset}, model kontext-{dataset}" in result.stderr
         assert "paired-folders; 6 pictures, 3 edits" in result.stderr
