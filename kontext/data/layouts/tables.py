@@ -6,6 +6,7 @@ Reads the published edit data sets by their columns, and tables of one's own.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SHOWS = """\
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _TURNS = re.compile(r"^edit_image_(\d+)$")
+_LOOKED_AT = 100  # rows that say what the columns are
 _NONE = frozenset({"", "none", "null", "nan"})
 
 
@@ -234,7 +236,7 @@ def _text(value: Any) -> str:
 
 
 def _is_none(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in _NONE)
+    return value in (None, []) or (isinstance(value, str) and value.strip().lower() in _NONE)
 
 
 def _short(value: Any) -> str:
@@ -251,11 +253,10 @@ def _columns(table: Path) -> Columns | None:
             pictures = [field.name for field in schema if _may_be_picture(field.type)]
             columns = columns_of(schema.names, pictures)
         else:
-            first = next((r for r in table_rows(table) if isinstance(r, dict)), None)
-            if first is None:
-                return None
-            pictures = [name for name, value in first.items() if _names_picture(value)]
-            columns = columns_of(list(first), pictures)
+            rows = [row for row in islice(table_rows(table), _LOOKED_AT) if isinstance(row, dict)]
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            pictures = [n for n in names if any(_names_picture(row.get(n)) for row in rows)]
+            columns = columns_of(names, pictures)
     except (OSError, pa.ArrowException, SourceError):
         return None
     return columns

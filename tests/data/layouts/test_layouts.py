@@ -231,6 +231,16 @@ def test_published_sets_with_pictures_inside(tmp_path: Path, name: str) -> None:
             assert len({one.ref for one in (*found.contexts, found.target)}) == len(parts)
 
 
+def test_columns_are_told_by_more_than_the_first_row(tmp_path: Path) -> None:
+    rows = [
+        {"source": "0.png", "file_name": "1.png", "reference_file_names": [], "text": "one"},
+        {"source": "0.png", "file_name": "1.png", "reference_file_names": ["2.png"], "text": "two"},
+    ]
+    put(tmp_path, {f"{n}.png": n for n in range(3)} | {"t.jsonl": lines(rows)})
+    found, problems = read(tmp_path, "tables")
+    assert [pair(row)[0] for row in found] == [["0.png"], ["0.png", "2.png"]] and not problems
+
+
 def test_turns_of_a_conversation_are_pairs_of_one_chain(tmp_path: Path) -> None:
     rows = [
         {"source_image": "0.png", "edit_image_1": "1.png", "instruction_1": "one",

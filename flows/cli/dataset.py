@@ -1,0 +1,41 @@
+"""`kontext dataset …`: a dataset version for other tools."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.shared import named, opened
+from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.show import print_result
+
+PLACE = (Panel.DATA, 5)
+app = typer.Typer(help="Hand a dataset version to other tools.")
+Form = Literal["webdataset", "parquet", "imagefolder"]
+
+
+@app.command()
+def export(
+    version: Annotated[
+        str, typer.Argument(help="NAME or NAME@vN; by default the home's own dataset.")
+    ] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")] = Path(
+        "dataset"
+    ),
+    form: Annotated[Form, typer.Option("--format", "-f", help="What to write.")] = "webdataset",
+    as_json: Json = False,
+    store: Store = "",
+) -> None:
+    """Write its pairs as WebDataset tars, Parquet with pictures inside, or folders of images."""
+    from kontext.data.shards.export import export_dataset
+    from kontext.errors import KontextError
+
+    name = version.partition("@")[0] or named.dataset("", store)
+    at = version if "@" in version else None
+    try:
+        made = export_dataset(opened.catalog(store), opened.objects(store), name, form, output, at)
+    except FileExistsError as error:
+        raise KontextError(str(error)) from error
+    files = [str(path) for path in made]
+    result = {"dataset": name, "version": at or "newest", "format": form, "files": files}
+    print_result(result, "\n".join(files), as_json)
