@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor
 
+from kontext.data.buckets import fit
 from kontext.data.pixels import Pixels, pixel_id
 from kontext.errors import DecodeError
 
@@ -103,7 +104,8 @@ def decode_image(
 
     Args:
         data: the file.
-        resolution: side of the square result, or None to keep the decoded size.
+        resolution: side of the square result (its centre, and of vector art all of it), or None
+            to keep the decoded size.
         background: "#rrggbb" under transparency.
         svg: accept SVG (packaged art only: SVG is a program, not a picture).
 
@@ -123,27 +125,11 @@ def decode_image(
         raise DecodeError(Reason.UNSUPPORTED_FORMAT, "not an image format we read")
     else:
         decoded = _decode_raster(data, kind, background)
-    return decoded if resolution is None else to_square(decoded, resolution)
-
-
-def to_square(decoded: Decoded, resolution: int) -> Decoded:
-    """Lanczos resize of the shorter side to `resolution`, then the centre square."""
-    rgb = fit_square(decoded.rgb, resolution)
+    if resolution is None:
+        return decoded
+    height, width = decoded.rgb.shape[:2]
+    rgb = fit((width, height), (resolution, resolution))(decoded.rgb)
     return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
-
-
-def fit_square(rgb: Pixels, resolution: int) -> Pixels:
-    """The centre square of [H, W, 3], resized with Lanczos to [resolution, resolution, 3]."""
-    height, width = rgb.shape[:2]
-    if (height, width) == (resolution, resolution):
-        return rgb
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    image = Image.fromarray(rgb).resize(
-        (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
-    )
-    square: Pixels = np.asarray(image, dtype=np.uint8)
-    return square
 
 
 def sniff(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class MinedImage:
-    """An ingested image as miners see it. `rgb` is canonical pixels, uint8 [H, W, 3]."""
+    """An ingested image as miners see it. `rgb`: its pixels in training, uint8 [H, W, 3]."""
 
     pixel_id: str
     source: str
