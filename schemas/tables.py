@@ -24,13 +24,17 @@ CATEGORIES = ("local", "global", "character", "style", "text")  # KontextBench's
 RELATION_CLASSES = (*CATEGORIES, "t2i")
 
 IMAGES = table_schema(
-    "One row per accepted canonical image.",
-    ("pixel_id", pa.string(), "SHA-256 of the canonical RGB8 pixels (with their shape): the key"),
+    "One row per accepted image.",
+    ("pixel_id", pa.string(), "SHA-256 of the stored RGB8 pixels (with their shape): the key"),
     ("image_id", pa.string(), "SHA-256 of the original bytes"),
     ("pdq", pa.binary(32), "256-bit PDQ perceptual hash"),
     ("pdq_quality", pa.uint8(), "PDQ quality 0-100; below 50 the hash gate cannot match"),
-    ("width_px", pa.uint32(), "canonical width"),
-    ("height_px", pa.uint32(), "canonical height"),
+    (
+        "width_px",
+        pa.uint32(),
+        "width as stored: the picture's own shape, at most ingest.max_side a side",
+    ),
+    ("height_px", pa.uint32(), "height as stored"),
     ("orig_width_px", pa.uint32(), "width as decoded"),
     ("orig_height_px", pa.uint32(), "height as decoded"),
     ("bytes", pa.uint64(), "size of the original"),
@@ -46,7 +50,7 @@ IMAGES = table_schema(
 )
 
 PIXELS = table_schema(
-    "Canonical pixels, kept apart from the metadata.",
+    "Stored pixels, kept apart from the metadata.",
     ("pixel_id", pa.string(), "key into images"),
     ("png", pa.binary(), "lossless PNG, RGB8"),
 )
@@ -135,6 +139,7 @@ _QUALITY: tuple[Column, ...] = (
     ("ssim", pa.float32(), "SSIM of context and target (0 for T2I)"),
     ("l1", pa.float32(), "mean absolute difference 0-1, in float (1 for T2I)"),
     ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),
+    ("change_kept", pa.float32(), "share of them inside the crop that is trained (1 for T2I)"),
     ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
 )
 PAIR_SCORES = pair_scores(risks().values())  # as the catalog has it: of all classifiers

@@ -31,7 +31,7 @@ def contact_sheet(
         rows: images, uint8 [H, W, 3], None for an empty cell; rows may differ in length.
         column_labels, row_labels: words above the columns and left of the rows.
         captions: words below each cell.
-        cell: side of a cell in pixels; images are scaled to it.
+        cell: side of a cell in pixels; images are scaled to fit it, in their own shapes.
         smooth: Lanczos instead of nearest neighbour when scaling up.
         max_bytes: the sheet is reduced until it fits.
     """
@@ -64,10 +64,15 @@ def contact_sheet(
 
 
 def _scaled(image: Pixels, cell: int, smooth: bool) -> Image.Image:
+    """The picture in its own shape, as large as a cell holds, in the middle of one."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     grows = max(picture.size) < cell
     method = Image.Resampling.NEAREST if grows and not smooth else Image.Resampling.LANCZOS
-    return picture.resize((cell, cell), method)
+    width, height = (max(1, round(side * cell / max(picture.size))) for side in picture.size)
+    framed = Image.new("RGB", (cell, cell), _PAPER)
+    place = ((cell - width) // 2, (cell - height) // 2)
+    framed.paste(picture.resize((width, height), method), place)
+    return framed
 
 
 @cache

@@ -1,5 +1,9 @@
 """Ingest: plan every source, decode and hash-gate each image, keep each picture once.
 
+A picture keeps its shape and, up to a cap, its pixels; stages bring it to a bucket's size when they
+read it (`kontext.data.buckets`). Art that is drawn here has no pixels of its own: it is kept at the
+size that it is trained at.
+
 Nothing of an image is written before the hash gate has passed it: a hit leaves one decision and one
 reject row, both with an HMAC, and no pixel, name or hash. Benign canaries travel with the ordinary
 images and prove it in every run.
@@ -9,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.decode import Decoded, decode_image, to_square
-from kontext.data.pixels import encode_png
+from kontext.data.buckets import Buckets, scaled, shrunk
+from kontext.data.decode import Decoded, decode_image
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources import read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
@@ -102,7 +107,7 @@ def _canaries(count: int) -> Iterator[SourceItem]:
 
 
 def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
-    """Decode, gate and canonicalise one chunk: tables images, pixels, rejects and decisions.
+    """Decode, gate and bound one chunk: tables images, pixels, rejects and decisions.
 
     A pure function of the chunk (and of the hash lists and key at `home`).
     """
@@ -133,7 +138,6 @@ def _ingest_one(
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
     try:
-        # vector art has no pixels of its own: it is drawn at the canonical size
         decoded = decode_image(
             data,
             resolution=config.resolution if item.trusted_svg else None,
@@ -143,8 +147,14 @@ def _ingest_one(
         problem = None
     except DecodeError as error:
         decoded, problem = None, error
+    kept = None if decoded is None else _kept(item, decoded, config)
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
-    hit = result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
+    hit = _stops(result)
+    if not hit and kept is not None and kept is not decoded:
+        # what is kept has other pixels than what came: neither may be on a list
+        again = gate.check(data, kept.rgb)
+        hit = _stops(again)
+        result = again if hit else result
     if hit or decoded is not None:
         rows["decisions"].append(
             Decision(
@@ -160,15 +170,29 @@ def _ingest_one(
     if hit:
         # neither name nor detail: a hit leaves nothing that points back at it
         rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
-    elif decoded is None:
+    elif kept is None:
         assert problem is not None
         rows["rejects"].append(
             _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
     else:
-        canonical = to_square(decoded, config.resolution)
-        rows["images"].append(_image(item, data, image_id, canonical, result))
-        rows["pixels"].append({"pixel_id": canonical.pixel_id, "png": encode_png(canonical.rgb)})
+        rows["images"].append(_image(item, data, image_id, kept, result))
+        rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+
+
+def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
+    """The whole picture in its own shape, as many pixels of it as are stored."""
+    own = decoded.rgb.shape[1], decoded.rgb.shape[0]
+    drawn = item.synthetic or item.trusted_svg
+    size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
+    if size == own:
+        return decoded
+    rgb = scaled(decoded.rgb, size)
+    return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+
+
+def _stops(result: GateResult) -> bool:
+    return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
 
 
 def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
@@ -181,21 +205,19 @@ def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") 
     }
 
 
-def _image(
-    item: SourceItem, data: bytes, image_id: str, canonical: Decoded, result: GateResult
-) -> Row:
-    height, width = canonical.rgb.shape[:2]
+def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: GateResult) -> Row:
+    height, width = kept.rgb.shape[:2]
     return {
-        "pixel_id": canonical.pixel_id,
+        "pixel_id": kept.pixel_id,
         "image_id": image_id,
         "pdq": result.pdq,
         "pdq_quality": result.pdq_quality,
         "width_px": width,
         "height_px": height,
-        "orig_width_px": canonical.orig_size[0],
-        "orig_height_px": canonical.orig_size[1],
+        "orig_width_px": kept.orig_size[0],
+        "orig_height_px": kept.orig_size[1],
         "bytes": len(data),
-        "format": canonical.format,
+        "format": kept.format,
         "source": item.source,
         "source_ref": item.ref,
         "group_key": item.group_key,
@@ -263,8 +285,8 @@ def given_pairs(pairs: Sequence[GivenPair], results: Sequence[Mapping[str, pa.Ta
     reason_of: dict[tuple[str, str], str] = {}
     for result in results if pairs else ():
         images = result["images"].select(["source", "source_ref", "pixel_id"])
-        for source, ref, pixel_id in zip(*images.to_pydict().values(), strict=True):
-            pixel_of[source, ref] = pixel_id
+        for source, ref, pixels in zip(*images.to_pydict().values(), strict=True):
+            pixel_of[source, ref] = pixels
         rejects = result["rejects"].select(["source", "source_ref", "reason"])
         for source, ref, reason in zip(*rejects.to_pydict().values(), strict=True):
             reason_of[source, ref] = reason

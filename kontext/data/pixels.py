@@ -1,4 +1,4 @@
-"""Canonical pixels: RGB8 as every stage sees it, the id of it, and the PNG it is kept as."""
+"""Pixels: RGB8 as every stage sees it, the id of it, and the PNG it is kept as."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 
 def pixel_id(rgb: Pixels) -> str:
-    """SHA-256 of the canonical pixels with their shape: the key of an image."""
+    """SHA-256 of the pixels with their shape: the key of an image."""
     height, width = rgb.shape[:2]
     digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(rgb).data)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kontext.data.buckets import Size
 from kontext.edit.detail import enlarge
-from kontext.edit.sizes import Size
 from kontext.errors import KontextError
 
 Image = NDArray[np.uint8]  # [H, W, 3], RGB

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kontext.data.buckets import Size
 from kontext.edit.canvas import Image, Images, to_tensor, to_uint8
 from kontext.edit.detail import restore_detail
-from kontext.edit.sizes import TILE_ABOVE, Size
+from kontext.edit.sizes import TILE_ABOVE
 from kontext.models import precision
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.autoencoder.tiling import TILE

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from kontext.data.buckets import Size
 from kontext.edit.canvas import (
     Frame,
     Image,
@@ -25,7 +26,7 @@ from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, part_of, sample
 from kontext.edit.provenance.record import Provenance
 from kontext.edit.request import Edit, Options, PreparedEdit
-from kontext.edit.sizes import TILE_ABOVE, Size, check_size, model_size
+from kontext.edit.sizes import TILE_ABOVE, check_size, model_size
 from kontext.edit.weights.folder import LoadedModel
 from kontext.errors import KontextError, WeightsError
 from kontext.models.text.encoders import TextEncoder

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kontext.data.buckets import Size
     from kontext.edit.canvas import Frame, Image, Mask
     from kontext.edit.euler import Keep
-    from kontext.edit.sizes import Size
 
 
 @dataclass(frozen=True)

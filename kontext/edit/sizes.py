@@ -1,31 +1,12 @@
-"""Which size an edit has: Kontext's 17 sizes of about one megapixel, or one native square.
-
-Source of the sizes and of the choice: black-forest-labs/flux `PREFERED_KONTEXT_RESOLUTIONS`.
-"""
+"""Which size an edit has: Kontext's 17 sizes of about one megapixel, or one native square."""
 
 from typing import Literal
 
+from kontext.data.buckets import KONTEXT_SIZES, MULTIPLE, Size, nearest
 from kontext.errors import KontextError
 
-Size = tuple[int, int]  # width, height in pixels
 SizeRule = Literal["square", "kontext"]
 
-_PORTRAIT: tuple[Size, ...] = (
-    (672, 1568),
-    (688, 1504),
-    (720, 1456),
-    (752, 1392),
-    (800, 1328),
-    (832, 1248),
-    (880, 1184),
-    (944, 1104),
-)
-KONTEXT_SIZES: tuple[Size, ...] = (
-    *_PORTRAIT,
-    (1024, 1024),
-    *((h, w) for w, h in reversed(_PORTRAIT)),
-)
-MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
 MAX_PIXELS = 4_194_304
 MAX_ASPECT = 4  # longer pictures would have no height left, or a shape that no model has seen
 TILE_ABOVE = 2_000_000  # pixels; Kontext's 17 sizes of about a million go in one piece
@@ -33,8 +14,7 @@ TILE_ABOVE = 2_000_000  # pixels; Kontext's 17 sizes of about a million go in on
 
 def snap(width: int, height: int) -> Size:
     """The Kontext size whose aspect ratio differs least from width:height."""
-    aspect = width / height
-    return min(KONTEXT_SIZES, key=lambda size: (abs(aspect - size[0] / size[1]), size))
+    return nearest(KONTEXT_SIZES, (width, height))
 
 
 def model_size(rule: SizeRule, resolution: int, width: int, height: int) -> Size:

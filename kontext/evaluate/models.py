@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kontext.data.buckets import Size
 from kontext.edit.editor import Editor
 from kontext.edit.request import Edit, Options
-from kontext.edit.sizes import Size
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.engine.stage import StageContext
 from kontext.evaluate.pixels import Images

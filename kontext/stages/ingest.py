@@ -1,4 +1,4 @@
-"""Stage ingest: sources in, canonical images, pixels, rejects and gate decisions out.
+"""Stage ingest: sources in, images, pixels, rejects and gate decisions out.
 
 Figures:
     images_kept: {} images kept
@@ -37,14 +37,14 @@ STAGE = Stage(
     section="ingest",
     plugins="kontext.data.sources:modules_named",
     external="kontext.data.sources.external:fingerprint",
-    summary="decode, canonicalise and hash-gate every image of the sources",
+    summary="decode and hash-gate every image of the sources",
 )
 
 _SHOWN = 10  # samples per source
 
 
 def run(ctx: StageContext[IngestConfig]) -> None:
-    """Decode, canonicalise and hash-gate every image of the sources.
+    """Decode and hash-gate every image of the sources; each keeps its shape.
 
     Raises:
         SourceError: a source is missing, or no image survived.
@@ -139,4 +139,4 @@ def _report(
     )
     sources = sorted(samples)[:24]
     sheet = contact_sheet([samples[s] for s in sources], row_labels=sources, cell=64)
-    ctx.report.image("ingest-samples", sheet, "canonical images by source")
+    ctx.report.image("ingest-samples", sheet, "images by source")

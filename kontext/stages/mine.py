@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import pyarrow as pa
 
+from kontext.data.buckets import Buckets
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.layouts import drawings
@@ -18,7 +19,7 @@ from kontext.data.mine.given import given_candidates
 from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
-from schemas.sections.data import MineConfig
+from schemas.sections.data import IngestConfig, MineConfig
 from schemas.tables import CATEGORIES, PAIRS
 
 STAGE = Stage(
@@ -39,7 +40,7 @@ def run(ctx: StageContext[MineConfig]) -> None:
         GateError: no edit is found, and more than text-to-image was asked for.
     """
     config = ctx.config
-    bank = ImageBank(ctx.inputs["ingest"])
+    bank = ImageBank(ctx.inputs["ingest"], Buckets.of(ctx.upstream("ingest", IngestConfig)))
     images = _images(ctx.inputs["ingest"].table("images"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
     given, outcomes = given_candidates(

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kontext.data.buckets import Buckets
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
@@ -27,7 +28,7 @@ from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
 from schemas.risks import Risk, risks
-from schemas.sections.data import ScreenConfig
+from schemas.sections.data import IngestConfig, ScreenConfig
 
 STAGE = Stage(
     name="screen",
@@ -40,7 +41,13 @@ STAGE = Stage(
 
 _SHOWN = 12
 _VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
-_FLAT = ("exposure_delta", "changed_frac", "clip_dir")  # may be the same for all of them
+_REASONS = {"change_kept": "edit_cropped"}  # of scores whose reason is not their own name
+_FLAT = (
+    "exposure_delta",
+    "changed_frac",
+    "change_kept",
+    "clip_dir",
+)  # may be the same for all of them
 
 
 def run(ctx: StageContext[ScreenConfig]) -> None:
@@ -63,7 +70,8 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     chunks = screening.plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
     results = ctx.map_chunks(screening.score_chunk, chunks, config.processes)
     image_scores = pa.concat_tables([result["scores"] for result in results])
-    bank, images = ImageBank(ingest), ingest.table("images")
+    bank = ImageBank(ingest, Buckets.of(ctx.upstream("ingest", IngestConfig)))
+    images = ingest.table("images")
     risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
     quality = dict(
         zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
@@ -102,7 +110,7 @@ def _check_filters(
     varying = (*(r.column for r in known.values() if r.always_varies), *_VARYING)
     flat = (*(r.column for r in known.values() if not r.always_varies), *_FLAT)
     for name in (*varying, *flat):
-        stem = name.removesuffix("_max")
+        stem = _REASONS.get(name, name.removesuffix("_max"))
         hit = np.array([any(r.startswith(stem) for r in own) for own in reasons], bool)
         measured = scores[name].is_valid().to_numpy()
         values = scores[name].drop_null().to_numpy().astype(np.float64)

@@ -18,6 +18,7 @@ from collections import Counter
 
 import pyarrow as pa
 
+from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
 from kontext.data.shards import dataset
 from kontext.data.shards.dataset import Row, Selected
@@ -25,7 +26,7 @@ from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
-from schemas.sections.data import ShardConfig
+from schemas.sections.data import IngestConfig, ShardConfig
 from schemas.tables import RELATION_CLASSES
 
 STAGE = Stage(
@@ -43,7 +44,7 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     """Write train, val and test shards. Raises GateError where no pair was accepted."""
     config = ctx.config
     ingest = ctx.inputs["ingest"]
-    bank = ImageBank(ingest)
+    bank = ImageBank(ingest, Buckets.of(ctx.upstream("ingest", IngestConfig)))
     selected = dataset.select_pairs(
         ctx.inputs["mine"].table("pairs.parquet"),
         ctx.inputs["caption"].table("captions.parquet"),
@@ -85,12 +86,15 @@ def _write(
     ctx: StageContext[ShardConfig], rows: list[Row], split_of: dict[str, str], bank: ImageBank
 ) -> ShardSet:
     shards, limit = ShardSet(), ctx.config.max_pairs_per_shard
+    shown = dataset.ShownPictures(bank)
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
         samples = [
-            dataset.shard_sample(row, split) for row in rows if split_of[row["pair_id"]] == split
+            dataset.shard_sample(row, split, shown)
+            for row in rows
+            if split_of[row["pair_id"]] == split
         ]
-        write_shards(samples, split, ctx.scratch, limit, bank.png, shards)
+        write_shards(samples, split, ctx.scratch, limit, shown.png, shards)
     for path in shards.paths:
         ctx.output.add_file(path.name, path)
         path.unlink()

@@ -21,7 +21,10 @@ class IngestConfig(Section):
 
     sources: tuple[Source, ...] = Field(_SOURCES, validate_default=True, title="Image sources")
     npm_fallback: bool = Field(True, title="Use images from pip where npm's are missing (is noted)")
-    resolution: int = Field(64, title="Side of an image, in pixels", ge=16, le=4096, multiple_of=16)
+    resolution: int = Field(
+        64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16
+    )
+    max_side: int = Field(2048, title="Longer side of a stored picture, at most, in pixels", ge=64)
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
     hash_lists: tuple[str, ...] = Field((), title="Hash list files (never stored, never logged)")
     allow_unlisted: bool = Field(True, title="Run without an external hash list (is noted)")

@@ -16,7 +16,7 @@ facts AS (
         s.{risk}_max,
         -- end
         s.exposure_delta, s.clip_t, s.clip_dir,
-        s.ssim, s.l1, s.changed_frac, s.pdq_distance,
+        s.ssim, s.l1, s.changed_frac, s.change_kept, s.pdq_distance,
         -- for each risk
         least(  -- ignores NULL
             coalesce(l.limits['{risk}_max@' || p.relation_class], l.limits['{risk}_max']),
@@ -33,6 +33,9 @@ facts AS (
         coalesce(l.limits['l1_min@' || p.relation_class], l.limits['l1_min']) AS l1_limit,
         coalesce(l.limits['changed_frac_min@' || p.relation_class], l.limits['changed_frac_min'])
             AS changed_frac_limit,
+        coalesce(
+            l.limits['change_kept_min@' || p.relation_class], l.limits['change_kept_min'], 0.95::FLOAT
+        ) AS change_kept_limit,
         coalesce(l.limits['pdq_distance_min@' || p.relation_class], l.limits['pdq_distance_min'])
             AS pdq_distance_limit
     FROM pairs p
@@ -65,6 +68,8 @@ judged AS (
             CASE WHEN edits AND (l1 < l1_limit OR isnan(l1)) THEN 'l1_min' END,
             CASE WHEN edits AND (changed_frac < changed_frac_limit OR isnan(changed_frac))
                  THEN 'changed_frac_min' END,
+            CASE WHEN edits AND (change_kept < change_kept_limit OR isnan(change_kept))
+                 THEN 'edit_cropped' END,
             CASE WHEN edits AND pdq_distance < pdq_distance_limit THEN 'pdq_distance_min' END
         ], lambda reason: reason IS NOT NULL) AS reject_reasons
     FROM facts

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext.edit.sizes import KONTEXT_SIZES, check_size, model_size, snap
+from kontext.data.buckets import KONTEXT_SIZES
+from kontext.edit.sizes import check_size, model_size, snap
 from kontext.errors import KontextError
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from kontext.edit.sizes import KONTEXT_SIZES
+from kontext.data.buckets import KONTEXT_SIZES
 from kontext.errors import RecipeError
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer

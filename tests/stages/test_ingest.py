@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from kontext.data import ingest as library
+from kontext.data.buckets import Buckets
 from kontext.data.decode import decode_image
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
-from kontext.safety.ids import run_key, subject_hmac
+from kontext.safety.ids import Outcome, Reason, run_key, subject_hmac
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
@@ -68,7 +69,7 @@ def test_images_pixels_and_rejects(made: tuple[Harness, Artifact]) -> None:
     ]
     rows = {row["source_ref"]: row for row in images.to_pylist()}
     summer = rows["house/a__season=summer.png"]
-    assert (summer["width_px"], summer["orig_width_px"]) == (64, 80)
+    assert (summer["width_px"], summer["orig_width_px"]) == (80, 80)
     assert json.loads(summer["attributes"]) == {"season": "summer"}
     assert (summer["license_spdx"], summer["author"]) == ("CC0-1.0", "me")
     assert len(summer["pdq"]) == 32 and summer["pdq_quality"] > 50
@@ -90,8 +91,68 @@ def test_the_bank_holds_what_was_decoded(made: tuple[Harness, Artifact]) -> None
     assert bank.ids == images["pixel_id"].to_pylist()
     for pixels in bank.ids:
         assert pixel_id(bank.rgb(pixels)) == pixels
-    canonical = decode_image(scene_png(0, 80), resolution=64, background="#ffffff")
-    assert np.array_equal(bank.rgb(canonical.pixel_id), canonical.rgb)
+    own = decode_image(scene_png(0, 80), resolution=None, background="#ffffff")
+    assert np.array_equal(bank.rgb(own.pixel_id), own.rgb)
+    trained = ImageBank(made[1], Buckets(((64, 64),)))
+    square = decode_image(scene_png(0, 80), resolution=64, background="#ffffff")
+    assert np.array_equal(trained.rgb(own.pixel_id), square.rgb)
+
+
+def test_pictures_keep_their_shape_below_the_cap(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    wide = np.asarray(Image.fromarray(scene(1)).resize((500, 250)))
+    for name, left in (("left", 0), ("right", 440)):  # what differs is in no centre square
+        edited = wide.copy()
+        edited[20:60, left : left + 60] = 0
+        Image.fromarray(edited).save(folder / f"a__dark={name}.png")
+    Image.fromarray(scene(2)).resize((900, 1800)).save(folder / "tall.png")
+    artifact = harness(tmp_path, max_side=600).run("ingest")
+    rows = {row["source_ref"]: row for row in artifact.table("images").to_pylist()}
+    sizes = {
+        name: tuple(row[c] for c in ("width_px", "height_px", "orig_width_px", "orig_height_px"))
+        for name, row in rows.items()
+    }
+    assert sizes == {
+        "a__dark=left.png": (500, 250, 500, 250),
+        "a__dark=right.png": (500, 250, 500, 250),
+        "tall.png": (300, 600, 900, 1800),
+    }
+    bank = ImageBank(artifact)
+    assert all(bank.size(row["pixel_id"]) == sizes[name][:2] for name, row in rows.items())
+    assert (bank.stored(rows["a__dark=right.png"]["pixel_id"])[20:60, 440:] == 0).all()
+
+
+def test_drawn_art_is_kept_at_the_size_it_is_trained_at(tmp_path: Path) -> None:
+    from kontext.data.sources.scenes import SceneSource
+
+    config = IngestConfig(sources=(SceneSource(scenes=1),), processes=1, resolution=48)
+    artifact = Harness(tmp_path, Recipe(name="test", ingest=config)).run("ingest")
+    for row in artifact.table("images").to_pylist():
+        assert (row["width_px"], row["orig_width_px"]) == (48, 256)
+
+
+def test_what_is_kept_is_gated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture whose reduced pixels are on a list is stopped, though its own are on none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(scene(2)).resize((400, 300)).save(folder / "secretname.png")
+    (folder / "one.png").write_bytes(scene_png(3))
+    checked: list[tuple[int, ...]] = []
+    real = library.HashGate.check
+
+    def check(self, data, rgb):  # type: ignore[no-untyped-def]
+        checked.append(rgb.shape)
+        result = real(self, data, rgb)
+        if rgb.shape == (75, 100, 3):
+            return result._replace(outcome=Outcome.DROP, reason=Reason.HASH_MATCH)
+        return result
+
+    monkeypatch.setattr(library.HashGate, "check", check)
+    artifact = harness(tmp_path, max_side=100).run("ingest")
+    assert checked.count((300, 400, 3)) == checked.count((75, 100, 3)) == 1
+    assert artifact.table("images")["source_ref"].to_pylist() == ["one.png"]
+    assert b"secretname" not in everything_below(tmp_path / "store")
 
 
 def test_report_counts_and_shows(made: tuple[Harness, Artifact]) -> None:

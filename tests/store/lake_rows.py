@@ -34,7 +34,8 @@ def dataset(pairs: int, policy: dict[str, float]) -> dict[str, pa.Table]:
         ),
         "captions": rows("captions", *({"pair_id": p, "status": "ok"} for p in ids)),
         "pair_scores": rows(
-            "pair_scores", *({"pair_id": p, "l1": i / 100} for i, p in enumerate(ids))
+            "pair_scores",
+            *({"pair_id": p, "l1": i / 100, "change_kept": 1.0} for i, p in enumerate(ids)),
         ),
         "splits": rows(
             "splits",

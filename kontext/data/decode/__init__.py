@@ -17,9 +17,7 @@ from kontext.data.decode.result import (
     MAX_BYTES,
     Decoded,
     Reason,
-    fit_square,
-    to_square,
 )
 from kontext.data.decode.sniff import sniff
 
-__all__ = ["MAX_BYTES", "Decoded", "Reason", "decode_image", "fit_square", "sniff", "to_square"]
+__all__ = ["MAX_BYTES", "Decoded", "Reason", "decode_image", "sniff"]

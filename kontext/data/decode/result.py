@@ -3,9 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
-from PIL import Image
-
+from kontext.data.buckets import fit
 from kontext.data.pixels import Pixels, pixel_id
 from kontext.errors import DecodeError
 
@@ -78,19 +76,6 @@ def check_memory(pixels: int, bytes_per_pixel: float) -> None:
 
 def to_square(decoded: Decoded, resolution: int) -> Decoded:
     """Lanczos resize of the shorter side to `resolution`, then the centre square."""
-    rgb = fit_square(decoded.rgb, resolution)
+    height, width = decoded.rgb.shape[:2]
+    rgb = fit((width, height), (resolution, resolution))(decoded.rgb)
     return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
-
-
-def fit_square(rgb: Pixels, resolution: int) -> Pixels:
-    """The centre square of [H, W, 3], resized with Lanczos to [resolution, resolution, 3]."""
-    height, width = rgb.shape[:2]
-    if (height, width) == (resolution, resolution):
-        return rgb
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    image = Image.fromarray(rgb).resize(
-        (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
-    )
-    square: Pixels = np.asarray(image, dtype=np.uint8)
-    return square

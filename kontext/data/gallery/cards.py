@@ -19,7 +19,16 @@ from kontext.store.lake.ddl import quote
 
 CHANGES_RESULTS = False  # shows what is there
 
-SCORES = ("clip_t", "clip_i", "clip_dir", "ssim", "l1", "changed_frac", "pdq_distance")
+SCORES = (
+    "clip_t",
+    "clip_i",
+    "clip_dir",
+    "ssim",
+    "l1",
+    "changed_frac",
+    "change_kept",
+    "pdq_distance",
+)
 _OF_QUALITY = ("caption_", "clip_", "ssim_", "l1_", "changed_frac_", "pdq_distance_", "edit_")
 _NO_RISK = ("exposure_delta", *SCORES)
 

@@ -130,6 +130,8 @@ def silhouette(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks; 0 where both are empty."""
+    """Intersection over union of two masks; 0 where both are empty, or of different sizes."""
+    if a.shape != b.shape:
+        return 0.0
     union = int((a | b).sum())
     return float((a & b).sum() / union) if union else 0.0

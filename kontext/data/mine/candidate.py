@@ -26,7 +26,7 @@ class MinedImage:
 
     @property
     def rgb(self) -> NDArray[np.uint8]:
-        """Canonical pixels, uint8 [H, W, 3]."""
+        """Pixels at the size of training, uint8 [H, W, 3]."""
         return self.load(self.pixel_id)
 
 

@@ -9,18 +9,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.pairs import Edges, Values
 from kontext.models.features.clip import SmallScorer, image_features, pair_scores, text_features
 from kontext.models.features.clip_train import ClipData, retrieval, train_clip
-from kontext.models.features.efficientnet import load_features
+from kontext.models.features.efficientnet import FeatureNet, load_features
 from kontext.models.text.encoders import load_text_encoder
 from schemas.sections.data import ScreenConfig
 
 Vectors = NDArray[np.float32]
 
 _TEXTS_PER_IMAGE = 3  # captions that an image is trained with, besides its concept
+_BLOCK, _PIXELS = 512, 1 << 24  # images whose pixels are in memory at once, and those pixels
 _HELD_OUT_IN = 10  # every tenth group is kept from the heads, to measure retrieval
 
 
@@ -46,8 +48,7 @@ def train_on(
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
     net, encoder = load_features(), load_text_encoder()
-    blocks = [bank.ids[start : start + 512] for start in range(0, len(bank), 512)]
-    features = torch.cat([image_features(net, bank.batch(block)) for block in blocks])
+    features = _features(net, bank)
     columns = images.select(["pixel_id", "group_key", "concept"])
     facts = {row["pixel_id"]: row for row in columns.to_pylist()}
     concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
@@ -74,6 +75,15 @@ def train_on(
     unseen = np.flatnonzero(~seen)
     metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
     return TrainedClip(scorer, embedded, vectors, row_of, losses, metrics)
+
+
+def _features(net: FeatureNet, bank: ImageBank) -> Tensor:
+    """Features [M, D] of all images, in the order of the bank."""
+    parts, order = [], []
+    for places in bank.by_size(bank.ids, _PIXELS, _BLOCK):
+        parts.append(image_features(net, bank.batch([bank.ids[place] for place in places])))
+        order += places
+    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
 
 def _words(

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kontext.data.buckets import kept_change, same_shape
 from kontext.data.images import ImageBank
-from kontext.data.quality.pixels import Quality, quality
+from kontext.data.quality.pixels import CHANGED_ABOVE, Quality, quality
 
 Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
 
-_BLOCK = 1024  # edges whose pixels are in memory at once
+_BLOCK, _PIXELS = 1024, 1 << 24  # edges whose pixels are in memory at once, and those pixels
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,36 @@ class Edges:
 
 
 def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
-    """Pixel quality of every edge, in blocks. It is symmetric: edit and inverse are scored once."""
+    """Pixel quality of every edge, in blocks. It is symmetric: edit and inverse are scored once.
+
+    Both pictures are seen at the size that one of them is trained at.
+    """
     ends = np.sort(np.stack([edges.context, edges.target[edges.pair]], 1), axis=1)
     unique, back = np.unique(ends, axis=0, return_inverse=True)
+    names = [[edges.pixel_ids[row] for row in rows] for rows in unique.T]
     parts = Quality(*(np.full(len(unique), np.nan) for _ in Quality._fields))
-    for start in range(0, len(unique), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        one, other = (
-            bank.batch([edges.pixel_ids[row] for row in rows]) for rows in unique[block].T
-        )
-        for part, values in zip(parts, quality(one, other), strict=True):
+    for block in bank.by_size(names[1], _PIXELS, _BLOCK):
+        other = [names[1][place] for place in block]
+        one = [
+            bank.onto(names[0][place], beside) for place, beside in zip(block, other, strict=True)
+        ]
+        for part, values in zip(parts, quality(np.stack(one), bank.batch(other)), strict=True):
             part[block] = values
     return Quality(*(part[back.reshape(-1)] for part in parts))
+
+
+def kept_changes(edges: Edges, bank: ImageBank) -> Values:
+    """The share of an edit's changed pixels that training sees, per pair [P].
+
+    A picture is cut to the shape of its size in training. 1 where the first context has another
+    shape than the target, and for T2I: then nothing says which pixels an edit changes.
+    """
+    kept = np.ones(len(edges.target))
+    pairs, first = np.unique(edges.pair, return_index=True)
+    for pair, edge in zip(pairs.tolist(), first.tolist(), strict=True):
+        context, target = edges.pixel_ids[edges.context[edge]], edges.pixel_ids[edges.target[pair]]
+        transform = bank.fit(target)
+        if not transform.cuts_nothing and same_shape(bank.size(context), bank.size(target)):
+            seen = bank.stored(context), bank.stored(target)
+            kept[pair] = kept_change(*seen, transform, CHANGED_ABOVE)
+    return kept

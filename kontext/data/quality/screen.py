@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
-from kontext.data.quality.pairs import Edges, Values, edge_quality
+from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import distances
@@ -77,6 +77,7 @@ def screen_pairs(
         "ssim": edges.largest(quality.ssim, 0.0),
         "l1": edges.smallest(quality.l1, 1.0),
         "changed_frac": edges.smallest(quality.changed_frac, 1.0),
+        "change_kept": kept_changes(edges, bank),
         "pdq_distance": edges.smallest(pdq, 256.0).astype(np.uint16),
     }
     schema = pair_scores(risks(config.classifiers).values())

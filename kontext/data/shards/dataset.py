@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from kontext.data.buckets import Fit
+from kontext.data.images import ImageBank
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards.read import load_split
 from kontext.data.shards.write import ShardSample
 from kontext.data.split import NOWHERE, SPLITS_IN_ORDER, Components
@@ -141,13 +144,47 @@ def _splits_of(made: Artifact) -> Iterator[tuple[str, str]]:
         yield from ((image, split) for image in load_split(made, split).pixel_ids)
 
 
-def shard_sample(row: Row, split: str) -> ShardSample:
-    """One pair as a shard sample, with everything a trainer needs in its JSON."""
-    as_they_are = ("pair_id", "relation_class", "relation", "target_id", "license_spdx", "source")
+class ShownPictures:
+    """The pictures of pairs at the sizes that they are trained at, by the ids of those pixels.
+
+    What ingest stored at just that size is taken as it is, with its id and its bytes.
+    """
+
+    def __init__(self, bank: ImageBank) -> None:
+        self._bank = bank
+        self._names: dict[tuple[str, Fit], str] = {}
+        self._made: dict[str, bytes] = {}
+
+    def name(self, stored: str, beside: str | None = None) -> str:
+        """The id of a stored picture as it is shown; `beside` is the target it is a context of."""
+        bank, transform = self._bank, self._bank.fit(stored, beside)
+        if transform.keeps(bank.size(stored)):
+            return stored
+        if (stored, transform) not in self._names:
+            rgb = transform(bank.stored(stored))
+            name = pixel_id(rgb)
+            self._names[stored, transform] = name
+            self._made[name] = encode_png(rgb)
+        return self._names[stored, transform]
+
+    def png(self, name: str) -> bytes:
+        """The PNG of a picture that `name` named."""
+        return self._made[name] if name in self._made else self._bank.png(name)
+
+
+def shard_sample(row: Row, split: str, shown: ShownPictures) -> ShardSample:
+    """One pair as a shard sample, with everything a trainer needs in its JSON.
+
+    Its ids are those of the pixels in the shard.
+    """
+    target = shown.name(row["target_id"])
+    contexts = tuple(shown.name(image, row["target_id"]) for image in row["context_ids"])
+    as_they_are = ("pair_id", "relation_class", "relation", "license_spdx", "source")
     record = {
         **{name: row[name] for name in (*as_they_are, *CAPTION_TEXTS)},
         "params": json.loads(row["params"]),
-        "context_ids": list(row["context_ids"]),
+        "context_ids": list(contexts),
+        "target_id": target,
         "split": split,
     }
-    return ShardSample(row["pair_id"], tuple(row["context_ids"]), row["target_id"], record)
+    return ShardSample(row["pair_id"], contexts, target, record)

@@ -26,6 +26,7 @@ REASONS = {
     "clip_dir_min": "images and captions move apart",
     "l1_min": "hardly anything changes",
     "changed_frac_min": "hardly any pixel changes",
+    "edit_cropped": "much of what changes lies outside of the size in training",
     "ssim_max": "context and target look the same",
     "pdq_distance_min": "context and target hash the same",
 }

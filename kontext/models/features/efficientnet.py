@@ -85,11 +85,18 @@ class FeatureNet(nn.Module):
         self.digest = "random"  # SHA-256 prefix of the weights file once loaded
 
     def prepare(self, images: Tensor, side: int | None) -> Tensor:
-        """Resize and normalise [B, 3, H, W] in [0, 1] to the network's own range, about [-1, 1]."""
-        if side is not None and tuple(images.shape[-2:]) != (side, side):
-            images = F.interpolate(
-                images, (side, side), mode="bilinear", align_corners=False, antialias=True
-            )
+        """Resize and normalise [B, 3, H, W] in [0, 1] to the network's own range, about [-1, 1].
+
+        A picture of another shape than a square keeps it, at the area of `side` squared.
+        """
+        height, width = images.shape[-2:]
+        if side is not None:
+            scale = side / (height * width) ** 0.5
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            if size != (height, width):
+                images = F.interpolate(
+                    images, size, mode="bilinear", align_corners=False, antialias=True
+                )
         return (images * 255.0 - 127.0) / 128.0
 
     def maps(

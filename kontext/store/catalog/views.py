@@ -32,6 +32,7 @@ THRESHOLDS = (
     "exposure_delta_max",
     "l1_min",
     "changed_frac_min",
+    "change_kept_min",  # 0.95 where a policy does not say
     "ssim_max",
     "pdq_distance_min",
     "clip_t_min",

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from kontext.data.decode import MAX_BYTES, Decoded, Reason, decode_image, fit_square, sniff
+from kontext.data.buckets import fit
+from kontext.data.decode import MAX_BYTES, Decoded, Reason, decode_image, sniff
 from kontext.data.pixels import encode_png
 from kontext.errors import DecodeError
 
@@ -360,4 +361,4 @@ def test_resize_takes_the_centre_square() -> None:
 def test_a_square_of_the_right_size_is_untouched() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert np.array_equal(decode(encode_png(rgb), 32).rgb, rgb)
-    assert fit_square(rgb, 32) is rgb
+    assert fit((32, 32), (32, 32))(rgb) is rgb

@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in zip((3, 2, 2), plan, strict=True)
     ]
     scores = [
-        {"pair_id": PAIRS[name], "l1": l1, "nsfw_max": nsfw, "ssim": 0.25}
+        {"pair_id": PAIRS[name], "l1": l1, "nsfw_max": nsfw, "ssim": 0.25} | {"change_kept": 1.0}
         for name, (l1, nsfw) in plan.items()
     ]
     captions = [{"pair_id": PAIRS[n], "status": "ok", "instruction": WORDS} for n in plan]

@@ -58,7 +58,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "captions": rows("captions", *({**i, "status": "ok"} for i in ids)),
         "pair_scores": rows(
             "pair_scores",
-            *({"pair_id": p, "l1": 0.1 if n == "outside" else 0.5} for n, p in SAMPLES.items()),
+            *(
+                {"pair_id": p, "l1": 0.1 if n == "outside" else 0.5, "change_kept": 1.0}
+                for n, p in SAMPLES.items()
+            ),
         ),
         "shards": shard_table,
         "shard_members": member_table,

@@ -27,6 +27,7 @@ GOOD: dict[str, Any] = {
     "exposure_delta": 0.0,
     "l1": 0.2,
     "changed_frac": 0.3,
+    "change_kept": 1.0,
     "ssim": 0.5,
     "pdq_distance": 90,
     "clip_t": 0.3,
@@ -55,6 +56,7 @@ def test_a_good_pair_passes_at_the_limits_too() -> None:
     # scores are 32-bit floats: 0.02 the score must not be below 0.02 the limit
     edge = {"nsfw_max": 0.5, "nudity_max": 0.4, "exposure_delta": 0.3, "l1": 0.02}
     edge |= {"changed_frac": 0.01, "ssim": 0.98, "pdq_distance": 10, "clip_t": 0.1, "clip_dir": 0}
+    edge |= {"change_kept": 0.95}
     assert judge(edge) == []
 
 
@@ -66,6 +68,7 @@ def test_a_good_pair_passes_at_the_limits_too() -> None:
         ("exposure_delta", 0.6, "exposure_delta_max"),
         ("l1", 0.01, "l1_min"),
         ("changed_frac", 0.0, "changed_frac_min"),
+        ("change_kept", 0.94, "edit_cropped"),
         ("ssim", 0.99, "ssim_max"),
         ("pdq_distance", 9, "pdq_distance_min"),
         ("clip_t", 0.05, "clip_t_min"),
@@ -144,7 +147,8 @@ def test_limits_compare_as_numbers(scores: list[float], limit: float) -> None:
     pairs = rows("pairs", *({"pair_id": p, "relation_class": "local"} for p in ids))
     captions = rows("captions", *({"pair_id": p, "status": "ok"} for p in ids))
     given_scores = (
-        {"pair_id": p, "nsfw_max": s, "l1": s} for p, s in zip(ids, scores, strict=True)
+        {"pair_id": p, "nsfw_max": s, "l1": s, "change_kept": 1.0}
+        for p, s in zip(ids, scores, strict=True)
     )
     table = rows("pair_scores", *given_scores)
     high = acceptance(pairs, captions, table, {"nsfw_max": limit})["accept"].to_pylist()
