@@ -48,6 +48,10 @@ class SourceError(KontextError):
     """An image source cannot be read (missing folder, missing npm package, bad licence)."""
 
 
+class ChangedError(KontextError):
+    """A file was changed while it was read: what was made of it is not what its digest says."""
+
+
 class WeightsError(KontextError):
     """A weights file has the wrong layout, shape or digest."""
 

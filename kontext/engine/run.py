@@ -35,7 +35,7 @@ from kontext.engine.stage import (
     section_in,
 )
 from kontext.engine.versions import manifest_of
-from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
+from kontext.errors import ArtifactError, CatalogError, ChangedError, ObjectNotFound
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import (
     Artifact,
@@ -229,7 +229,9 @@ class Engine:
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
+        self._check_external(stage)
         resolve_name(f"{stage.module}:run")(context)
+        self._check_external(stage)
         code, config = self._code(stage), self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
             writer, code, config, inputs, began=began, recipe=self.recipe.name, run=self.run
@@ -369,6 +371,12 @@ class Engine:
             look = resolve_name(stage.external)
             self._externals[stage.name] = str(look(section_in(self.recipe, stage), self.home))
         return self._externals[stage.name]
+
+    def _check_external(self, stage: Stage) -> None:
+        """Raise ChangedError if what the section points to is no longer what the digest says."""
+        said = self._externals.pop(stage.name, None)
+        if said is not None and self._external(stage) != said:
+            raise ChangedError(f"what stage '{stage.name}' reads was changed meanwhile: run again")
 
     def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
         return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"

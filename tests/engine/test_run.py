@@ -11,7 +11,7 @@ import pytest
 from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage, StageContext, section_of
-from kontext.errors import ArtifactError
+from kontext.errors import ArtifactError, ChangedError
 from kontext.store.artifacts.artifact_store import is_work, work_prefix
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
@@ -69,7 +69,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "code"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    for name in ("toy_first", "toy_second", "toy_third"):
+    for name in ("toy_first", "toy_second", "toy_third", "toy_watched"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     fingerprint.forget()
     graph(folder)
@@ -185,6 +185,55 @@ def test_an_upstream_section_is_typed_and_of_an_input(code: Path) -> None:
     broken = manifest.model_copy(update={"config": {"captioner": "nobody"}})
     with pytest.raises(ArtifactError, match="is no CaptionConfig"):
         section_of(broken, CaptionConfig)
+
+
+WATCHED = """
+from pathlib import Path
+
+def look(section, home):
+    return (home / "watched").read_text()
+
+def run(ctx):
+    ctx.output.add_json("seen.json", (ctx.home / "watched").read_text())
+    if (ctx.home / "touch").exists():
+        (ctx.home / "watched").write_text("another")
+"""
+
+
+def watching(code: Path) -> tuple[Engine, Path]:
+    """An engine with a stage that reads a file of the home, and the file."""
+    home = code.parent / "home"
+    home.mkdir(exist_ok=True)
+    (code / "toy_watched.py").write_text(WATCHED)
+    look = {"module": "toy_watched", "external": "toy_watched:look"}
+    stages = {"watched": Stage(name="watched", section="mine", **look)}
+    store = f"file://{code.parent}/store"
+    found = Engine(load_recipe("ci"), store, home / "catalog.sqlite", home, stages=stages)
+    return found, home / "watched"
+
+
+def test_what_changes_while_it_is_read_makes_no_artifact(code: Path) -> None:
+    found, file = watching(code)
+    file.write_text("first")
+    (file.parent / "touch").write_text("")
+    digest = found.digests()["watched"]
+    with pytest.raises(ChangedError, match="changed meanwhile: run again"):
+        found.run_stage("watched", REPORT)
+    assert not found.artifacts.exists("watched", digest)
+    (file.parent / "touch").unlink()
+    again, _ = watching(code)
+    outcome = again.run_stage("watched", REPORT)
+    assert outcome.digest != digest  # of what the file holds now
+    assert again.artifact("watched").json("seen.json") == "another"
+
+
+def test_what_changed_since_the_digest_is_not_read(code: Path) -> None:
+    found, file = watching(code)
+    file.write_text("first")
+    found.digests()
+    file.write_text("second")
+    with pytest.raises(ChangedError):
+        found.run_stage("watched", REPORT)
 
 
 def rewritten(code: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TypeVar
 
-from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
+from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem, stamp_of
 from schemas.sections.data import IngestConfig
 from schemas.sections.sources import SourceConfig
 
@@ -50,10 +50,16 @@ def read_all(configs: Sequence[SourceConfig]) -> Planned:
             found = _renamed(found, name, f"{name} ({number})")
             names = names - {name} | {f"{name} ({number})"}
         taken |= names
-        every.items += found.items
+        every.items += _stamped(found.items)
         every.pairs += found.pairs
         every.skipped += found.skipped
     return every
+
+
+def _stamped(items: list[SourceItem]) -> list[SourceItem]:
+    """The items with the stamps of their files as they are now."""
+    stamps = {file: stamp_of(file) for file in {item.file for item in items} if file is not None}
+    return [replace(item, stamp=stamps[item.file]) if item.file else item for item in items]
 
 
 def _renamed(found: Planned, old: str, new: str) -> Planned:

@@ -4,9 +4,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kontext.data.layouts.base import Part
-from kontext.errors import SourceError
+from kontext.errors import ChangedError, SourceError
 
+Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
 LARGEST = 64 << 20  # bytes of a picture; what is larger is refused unread
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What changes when a file is changed, even if size and times are put back; None: it is gone.
+
+    Nobody can set a file's change time.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -15,8 +28,9 @@ class SourceItem:
 
     `payload` holds the original bytes where the source makes them (rendered parameters, packed
     icon sets); `path` points to them where they lie on disk, `part` where they are inside a larger
-    file. Exactly one is set. Only packaged art
-    may be SVG: `trusted_svg` tells the decode guard so.
+    file. Exactly one is set. `stamp` is the file's when it was planned: whoever reads it later gets
+    the same bytes, or an error. Only packaged art may be SVG: `trusted_svg` tells the decode guard
+    so.
     """
 
     source: str  # e.g. "emoji:noto"
@@ -31,9 +45,26 @@ class SourceItem:
     path: Path | None = None
     part: Part | None = None
     trusted_svg: bool = False
+    stamp: Stamp | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the bytes are in, if they are in one."""
+        return self.path or getattr(self.part, "path", None)
 
     def read(self, limit: int = LARGEST) -> bytes:
-        """The original bytes, at most `limit`. Raises SourceError if missing or larger."""
+        """The original bytes, at most `limit`.
+
+        Raises:
+            SourceError: they are missing or more.
+            ChangedError: the file is another than it was when it was planned.
+        """
+        data = self._read(limit)
+        if self.stamp is not None and self.file is not None and stamp_of(self.file) != self.stamp:
+            raise ChangedError(f"{self.file.name} was changed while it was read: run it again")
+        return data
+
+    def _read(self, limit: int) -> bytes:
         if self.payload is not None:
             return self.payload
         if self.part is not None:

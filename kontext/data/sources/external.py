@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from kontext.data.sources.base import LARGEST
+from kontext.data.sources.base import LARGEST, Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from schemas.paths import file_or_in_home
@@ -27,8 +27,6 @@ _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its 
 # Digests are kept of refused files too. These are in nobody's list, and names are kept as digests:
 # what the hash gate stops leaves no trace that points back at it.
 _OWN = b"kontext file\0"
-
-Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
 
 
 def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
