@@ -4,16 +4,24 @@ Figures:
     captions_ok: {} captions written
     captions_failed: {} captions failed
     distinct_instructions: {} different instructions
+    requests: {} requests to a model
+    tokens_in: {} tokens asked
+    tokens_out: {} tokens answered
+    cost_usd: {} USD at the recipe's prices
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.caption import captioner_for
-from kontext.data.caption.pairs import CaptionChunk, caption_chunk, captions_table, requests_for
+from kontext.data.caption.base import Desk, RemoteCaptioner
+from kontext.data.caption.pairs import captions_table, requests_for
 from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import GateError
 from schemas.sections.data import CaptionConfig
 
 STAGE = Stage(
@@ -25,40 +33,54 @@ STAGE = Stage(
 )
 
 _SHOWN = 2  # samples per relation
+_TROUBLES = 20  # reasons shown
+_FEW = 0.9  # share of pairs with a caption below which the note is loud
 
 
 def run(ctx: StageContext[CaptionConfig]) -> None:
     """Caption all pairs; what cannot be captioned stays as a row with its status.
 
     Raises:
-        RecipeError: the chat captioner has no address.
-        KontextError: the chat captioner does not answer.
+        RecipeError: a model is to be asked, and there is no address or name of it.
+        KontextError: the model cannot be asked, or does not answer.
+        GateError: there is no caption for any pair.
     """
-    config = ctx.config
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
-    captioner = captioner_for(config)
-    if captioner.remote:
-        table = _by_chunks(ctx, config, pairs)
+    requests = requests_for(pairs, ingest.table("images"))
+    captioner = captioner_for(ctx.config)
+    if isinstance(captioner, RemoteCaptioner):
+        bank = ImageBank(ingest)
+        done = captioner.caption_all(
+            requests, Desk(bank.png, ctx.home, ctx.report.progress, ctx.stop)
+        )
+        captions = done.captions
+        ctx.output.add_table("replies.parquet", done.replies)
+        _report_cost(ctx, done.replies)
     else:
-        requests = requests_for(pairs, ingest.table("images"))
-        table = captions_table([captioner.caption(request) for request in requests])
+        captions = [captioner.caption(request) for request in requests]
+    table = captions_table(captions)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)
 
 
-def _by_chunks(ctx: StageContext, config: CaptionConfig, pairs: pa.Table) -> pa.Table:
-    """Ask a model, resumably: a stored chunk is not asked for again."""
-    ingest = ctx.inputs["ingest"]
-    requests = requests_for(pairs, ingest.table("images"), ImageBank(ingest).png)
-    size = config.chunk_size
-    starts = range(0, len(requests), size)
-    chunks = [CaptionChunk(tuple(requests[start : start + size]), config) for start in starts]
-    results = ctx.map_chunks(caption_chunk, chunks, 1)
-    return pa.concat_tables([captions_table([]), *(result["captions"] for result in results)])
+def _report_cost(ctx: StageContext[CaptionConfig], replies: pa.Table) -> None:
+    ctx.output.metric("requests", replies.num_rows)
+    for name in ("tokens_in", "tokens_out", "cost_usd"):
+        ctx.output.metric(name, round(pc.sum(replies[name]).as_py() or 0, 6))
+    troubles = Counter(
+        (row["kind"], row["status"], row["problem"])
+        for row in replies.select(["kind", "status", "problem"]).to_pylist()
+        if row["status"] != "ok"
+    )
+    rows = [
+        {"asked for": kind, "status": status, "why": why, "requests": count}
+        for (kind, status, why), count in troubles.most_common(_TROUBLES)
+    ]
+    ctx.report.table("caption-troubles", rows)
 
 
-def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
+def _report(ctx: StageContext[CaptionConfig], pairs: pa.Table, captions: pa.Table) -> None:
     rows = captions.select(["instruction", "instruction_inverse", "status"]).to_pylist()
     captioned = list(zip(pairs["relation"].to_pylist(), rows, strict=True))
     counts = Counter((relation, row["status"]) for relation, row in captioned)
@@ -69,9 +91,7 @@ def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
     ctx.output.metric("captions_ok", statuses["ok"])
     ctx.output.metric("captions_failed", len(rows) - statuses["ok"])
     ctx.output.metric("distinct_instructions", len({row["instruction"] for row in rows}))
-    for status, count in sorted(statuses.items()):
-        if status != "ok":
-            ctx.note(f"{count} of {len(rows)} pairs have no caption ({status})")
+    _say_what_is_missing(ctx, statuses)
     table = [
         {"relation": r, "status": s, "pairs": n, "distinct instructions": len(sentences[r])}
         for (r, s), n in sorted(counts.items())
@@ -84,3 +104,26 @@ def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
             shown[relation] += 1
             lines.append(f"| {relation} | {row['instruction']} | {row['instruction_inverse']} |")
     ctx.report.markdown("caption-samples", "\n".join([*lines[:2], *sorted(lines[2:])]))
+
+
+def _say_what_is_missing(ctx: StageContext[CaptionConfig], statuses: Counter[str]) -> None:
+    """Note what has no caption and why. Raises GateError where nothing has one."""
+    total, missing = statuses.total(), {s: n for s, n in sorted(statuses.items()) if s != "ok"}
+    said = ", ".join(f"{count:,} {status}" for status, count in missing.items())
+    if total and not statuses["ok"]:
+        raise GateError(f"none of {total:,} pairs has a caption: {said}{_advice(missing)}")
+    if missing and statuses["ok"] < _FEW * total:
+        share = statuses["ok"] / total
+        ctx.note(f"ONLY {share:.0%} OF THE PAIRS HAVE A CAPTION ({said}): training gets no others")
+    for status, count in missing.items():
+        advice = _advice({status: count})
+        ctx.note(f"{count} of {total} pairs have no caption ({status}){advice}")
+
+
+def _advice(missing: Mapping[str, int]) -> str:
+    """What to do about pairs that nobody could ask about; empty where there is nothing to do."""
+    if "unanswered" in missing:
+        return "; `kontext run --only caption --force` asks for the unanswered ones again"
+    if "budget" in missing:
+        return "; a larger caption.budget_tokens or budget_requests asks for the rest"
+    return ""

@@ -6,14 +6,16 @@ because every recipe looks here for names. May import the relations of kontext.d
 kontext.data.sources, kontext.errors and schemas.
 """
 
-from kontext.data.caption.base import Captioner
+from kontext.data.caption.base import Captioner, RemoteCaptioner
 from schemas.discovery import plugins
 from schemas.sections.data import CaptionConfig
 
 
-def captioner_for(config: CaptionConfig) -> Captioner:
+def captioner_for(config: CaptionConfig) -> Captioner | RemoteCaptioner:
     """The captioner a recipe asks for. Raises RecipeError where its settings are incomplete."""
-    found: Captioner = plugins(__name__, "captioner")[config.captioner].captioner(config)
+    found: Captioner | RemoteCaptioner = plugins(__name__, "captioner")[config.captioner].captioner(
+        config
+    )
     return found
 
 
