@@ -108,6 +108,22 @@ REPLIES = table_schema(
     ("reply", pa.string(), "the body as received"),
 )
 
+JUDGEMENTS = table_schema(
+    "A model's opinion of captioned edits, where the recipe asks for it. Limits live in views.",
+    ("pair_id", pa.string(), "key into pairs"),
+    ("status", pa.string(), "ok, or why there are no scores: malformed, refused and others"),
+    ("problem", pa.string(), "more about that; empty where ok"),
+    ("follow", pa.float32(), "1 to 5: target shows what the instruction asks for"),
+    ("preserve", pa.float32(), "1 to 5: all else is as it was"),
+    ("quality", pa.float32(), "1 to 5: no visible faults"),
+    ("follow_shuffled", pa.float32(), "1 to 5: follow with another pair's instruction"),
+    ("follow_swapped", pa.float32(), "1 to 5: follow with context and target swapped"),
+    ("shuffled_gap", pa.float32(), "follow minus follow_shuffled: 0 or less is no evidence"),
+    ("swapped_gap", pa.float32(), "follow minus follow_swapped"),
+    ("judge", pa.string(), "who judged"),
+)
+JUDGED_SCORES = ("follow", "preserve", "quality", "shuffled_gap", "swapped_gap")  # with limits
+
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",
     ("pixel_id", pa.string(), "key into images"),

@@ -3,6 +3,9 @@
 Figures:
     captions_ok: {} captions written
     captions_failed: {} captions failed
+    judged_ok: {} edits judged
+    judge_follow: a judge says {} of 5 for following the instruction
+    judge_shuffled_gap: and {} less with another pair's instruction
     distinct_instructions: {} different instructions
     requests: {} requests to a model
     tokens_in: {} tokens asked
@@ -11,18 +14,21 @@ Figures:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.caption import captioner_for
+from kontext.data.caption import captioner_for, judge_for
 from kontext.data.caption.base import Desk, RemoteCaptioner
 from kontext.data.caption.pairs import captions_table, requests_for
 from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import CaptionConfig
+from schemas.tables import JUDGED_SCORES
 
 STAGE = Stage(
     name="caption",
@@ -34,6 +40,7 @@ STAGE = Stage(
 
 _SHOWN = 2  # samples per relation
 _TROUBLES = 20  # reasons shown
+_TELLS_APART = 0.5  # mean gap of a judge below which its scores say little
 _FEW = 0.9  # share of pairs with a caption below which the note is loud
 
 
@@ -47,21 +54,60 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
     """
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     requests = requests_for(pairs, ingest.table("images"))
-    captioner = captioner_for(ctx.config)
+    captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
+    desk = Desk(_pictures(ingest), ctx.home, ctx.report.progress, ctx.stop)
+    replies = []
     if isinstance(captioner, RemoteCaptioner):
-        bank = ImageBank(ingest)
-        done = captioner.caption_all(
-            requests, Desk(bank.png, ctx.home, ctx.report.progress, ctx.stop)
-        )
+        done = captioner.caption_all(requests, desk)
         captions = done.captions
-        ctx.output.add_table("replies.parquet", done.replies)
-        _report_cost(ctx, done.replies)
+        replies.append(done.replies)
     else:
         captions = [captioner.caption(request) for request in requests]
     table = captions_table(captions)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)
+    if judge is not None:
+        judged = judge.judge_all(requests, captions, desk)
+        ctx.output.add_table("judgements.parquet", judged.judgements)
+        replies.append(judged.replies)
+        _report_judge(ctx, judged.judgements)
+    if replies:
+        ctx.output.add_table("replies.parquet", pa.concat_tables(replies))
+        _report_cost(ctx, pa.concat_tables(replies))
+
+
+def _pictures(ingest: Artifact) -> Callable[[str], bytes]:
+    """PNG of a pixel id. Opened when first asked for, and by one thread at a time."""
+    lock, opened = Lock(), list[ImageBank]()
+
+    def picture(pixel_id: str) -> bytes:
+        with lock:
+            if not opened:
+                opened.append(ImageBank(ingest))
+            return opened[0].png(pixel_id)
+
+    return picture
+
+
+def _report_judge(ctx: StageContext[CaptionConfig], judgements: pa.Table) -> None:
+    """Mean scores, and a note where a judge cannot be believed or has not answered."""
+    statuses = Counter(judgements["status"].to_pylist())
+    ctx.output.metric("judged_ok", statuses["ok"])
+    for status, count in sorted(statuses.items()):
+        if status != "ok":
+            ctx.note(f"{count} of {judgements.num_rows} edits are not judged ({status})")
+    if not statuses["ok"]:
+        return
+    means = {name: pc.mean(judgements[name]).as_py() for name in JUDGED_SCORES}
+    for name, mean in means.items():
+        ctx.output.metric(f"judge_{name}", round(mean, 3))
+    for name, control in (("shuffled_gap", "wrong"), ("swapped_gap", "reversed")):
+        if means[name] < _TELLS_APART:
+            ctx.note(
+                f"THE JUDGE HARDLY TELLS RIGHT INSTRUCTIONS FROM {control.upper()} ONES (by "
+                f"{means[name]:.2f} of 4 points): do not believe its scores"
+            )
 
 
 def _report_cost(ctx: StageContext[CaptionConfig], replies: pa.Table) -> None:
@@ -90,7 +136,8 @@ def _report(ctx: StageContext[CaptionConfig], pairs: pa.Table, captions: pa.Tabl
         sentences[relation].add(row["instruction"])
     ctx.output.metric("captions_ok", statuses["ok"])
     ctx.output.metric("captions_failed", len(rows) - statuses["ok"])
-    ctx.output.metric("distinct_instructions", len({row["instruction"] for row in rows}))
+    written = {row["instruction"] for row in rows if row["status"] == "ok"}
+    ctx.output.metric("distinct_instructions", len(written))
     _say_what_is_missing(ctx, statuses)
     table = [
         {"relation": r, "status": s, "pairs": n, "distinct instructions": len(sentences[r])}

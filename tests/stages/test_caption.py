@@ -271,3 +271,45 @@ many({arguments}).run("caption")
         lost = artifact.table("replies.parquet").filter(pc.field("outcome") == "lost")
         assert set(lost["pair_id"].to_pylist()) >= {f"p{n}" for n in twice}
         assert not any(lost["counted"].to_pylist())
+
+
+VERDICT = {"reasons": "It is blue.", "follow": 5, "preserve": 5, "quality": 4}
+
+
+def test_a_judge_after_templates_and_one_budget_for_all(tmp_path: Path) -> None:
+    def speak(body: dict[str, Any], times: int) -> Say:
+        if body["response_format"]["json_schema"]["name"] == "caption":
+            return completion(REPLY | {"instruction": f"paint it blue, {number(body)}"})
+        wrong = body["response_format"]["json_schema"]["name"] != "judge"
+        return completion(VERDICT | {"follow": 2} if wrong else VERDICT)
+
+    with serving(speak) as server:
+        options = {"judge": True, "endpoint": server.url, "model": "vlm"}
+        used = harness(tmp_path, [PAIR_ROWS[0] | {"pair_id": f"p{n}"} for n in range(4)], **options)
+        artifact = used.run("caption")
+        judged = artifact.table("judgements.parquet")
+        assert judged["pair_id"].to_pylist() == ["p0", "p1", "p2", "p3"]
+        assert set(judged["shuffled_gap"].to_pylist()) == {3.0}
+        metrics = artifact.manifest.metrics
+        assert (metrics["judged_ok"], metrics["judge_shuffled_gap"]) == (4, 3.0)
+        assert artifact.manifest.notes == []
+        assert artifact.table("captions.parquet")["captioner"][0].as_py().startswith("templates")
+        server.bodies.clear()
+        both = many(tmp_path / "b", server.url, 8, judge=True, budget_requests=20).run("caption")
+        assert len(server.bodies) == 20, "8 captions, and 4 edits judged"
+        assert both.manifest.metrics["judged_ok"] == 4 == both.manifest.metrics["captions_ok"] - 4
+        assert "4 of 8 edits are not judged (budget)" in both.manifest.notes
+        assert Counter(both.table("replies.parquet")["kind"].to_pylist()) == {
+            "caption": 8,
+            "judge": 4,
+            "judge_shuffled": 4,
+            "judge_swapped": 4,
+        }
+
+
+def test_a_judge_that_likes_everything_is_not_believed(tmp_path: Path) -> None:
+    with serving(lambda body, times: completion(VERDICT)) as server:
+        rows = [PAIR_ROWS[0] | {"pair_id": f"p{n}"} for n in range(4)]
+        used = harness(tmp_path, rows, judge=True, endpoint=server.url, model="vlm")
+        notes = used.run("caption").manifest.notes
+    assert "THE JUDGE HARDLY TELLS RIGHT INSTRUCTIONS FROM WRONG ONES" in notes[0]

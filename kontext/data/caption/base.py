@@ -100,6 +100,26 @@ class Captioned:
     replies: pa.Table
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Scores of captioned edits, JUDGEMENTS, and all that a model was asked for them: REPLIES."""
+
+    judgements: pa.Table
+    replies: pa.Table
+
+
+class Judge(Protocol):
+    """Anything that can say how well instruction and pictures fit."""
+
+    def judge_all(
+        self, requests: Sequence[CaptionRequest], captions: Sequence[Caption], desk: Desk
+    ) -> Judged:
+        """Scores of all edits that have a caption; what cannot be scored has a status.
+
+        Raises like `RemoteCaptioner.caption_all`.
+        """
+
+
 @runtime_checkable
 class RemoteCaptioner(Protocol):
     """A captioner that asks a model, with pictures and several at once."""

@@ -28,6 +28,11 @@ REASONS = {
     "changed_frac_min": "hardly any pixel changes",
     "ssim_max": "context and target look the same",
     "pdq_distance_min": "context and target hash the same",
+    "judge_follow_min": "the judge sees another edit than the instruction asks for",
+    "judge_preserve_min": "the judge sees other changes as well",
+    "judge_quality_min": "the judge sees faults",
+    "judge_shuffled_gap_min": "the judge likes another pair's instruction as well",
+    "judge_swapped_gap_min": "the judge likes it the other way round as well",
 }
 
 
