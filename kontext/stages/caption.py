@@ -55,7 +55,7 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     requests = requests_for(pairs, ingest.table("images"))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
-    desk = Desk(_pictures(ingest), ctx.home, ctx.report.progress, ctx.stop)
+    desk = Desk(_pictures(ingest), ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
     replies = []
     if isinstance(captioner, RemoteCaptioner):
         done = captioner.caption_all(requests, desk)

@@ -264,6 +264,7 @@ many({arguments}).run("caption")
         assert answered.total() < 60
         used = many(tmp_path, server.url, 60, parallel=4)
         artifact = used.run("caption")
+        assert used.report.continued_from.endswith(" of 60")
         assert artifact.manifest.metrics["captions_ok"] == 60
         twice = [n for n, times in answered.items() if times > 1]
         assert len(answered) == 60 and max(answered.values()) <= 2

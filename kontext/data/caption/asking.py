@@ -61,8 +61,11 @@ def ask(
             picture_tokens=config.picture_tokens,
             stop=desk.stop,
         )
+        unique = backend.requests(prompts)
+        known = sum(replies.final(request, 0) is not None for request in unique)
+        if known:
+            desk.continued(f"reply {known} of {len(unique)}")
         answers = backend.ask_all(prompts, lambda done, total: desk.progress(done, total, what))
-        unique = {wire.digest(prompt): prompt for prompt in reversed(prompts)}
         rows = _rows(replies, unique, answers, config)
         desk.asked += [answer.request for answer in answers]
         return Asked(answers, pa.Table.from_pylist(list(rows), REPLIES))

@@ -89,6 +89,7 @@ class Desk:
     home: Path  # where replies are kept
     progress: Callable[[float, float, str], None] = lambda done, total, what: None
     stop: Callable[[], bool] = lambda: False  # whether the time is up
+    continued: Callable[[str], None] = lambda what: None  # told what earlier work is gone on with
     asked: list[str] = field(default_factory=list)  # digests so far: they share one budget
 
 

@@ -203,7 +203,7 @@ class ChatBackend:
         fixed = len(prompt.system) + len(str(prompt.answer.model_json_schema()))
         words = len(prompt.text.encode()) + sum(len(what) for what, _ in prompt.pictures)
         pictures = self._picture_tokens * len(prompt.pictures)
-        return Cost(fixed // 3 + words + pictures + 32, self._wire.answer_tokens)
+        return Cost(fixed // 3 + words + pictures + 32, self._wire.longest_answer())
 
     def _address(self, pixel_id: str) -> str:
         return "data:image/png;base64," + base64.b64encode(self._picture(pixel_id)).decode()

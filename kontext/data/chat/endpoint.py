@@ -24,6 +24,7 @@ _HOPELESS = frozenset({401, 402, 403, 404, 405, 407})  # and all below 400: no r
 _FILTERED = re.compile(
     r"content.?(filter|policy|management policy)|moderation|flagged|responsible.?ai", re.IGNORECASE
 )
+_SECRET = 12  # characters from which a key is one, and not a word such as EMPTY
 _NO_MONEY = "insufficient_quota"  # a 429 that does not pass by itself
 
 
@@ -58,6 +59,9 @@ class Endpoint:
             raise RecipeError(
                 f"caption.endpoint '{self.address}' is no http:// or https:// address"
             )
+        self.api_key = self.api_key.strip()
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise RecipeError("the key of the chat endpoint has characters that no key has")
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -96,7 +100,7 @@ class Endpoint:
                 if size > _LARGEST:
                     raise httpx.ReadError(f"more than {_LARGEST >> 20} MiB")
         text = b"".join(parts).decode(errors="replace")
-        if self.api_key:  # some servers quote it
+        if len(self.api_key) >= _SECRET:  # some servers quote it
             text = text.replace(self.api_key, "(key)")
         return response.status_code, text, response.headers
 

@@ -19,6 +19,7 @@ Status = Literal[
     "unanswered",  # no answer for a reason that may pass: asked again by the next run
     "budget",  # not asked: the recipe's budget was used up
 ]
+_LIMITS = ("max_tokens", "max_completion_tokens")  # a request's fields
 Picture = Callable[[str], str]  # pixel id -> address of the picture
 A = TypeVar("A", bound=BaseModel)
 
@@ -89,6 +90,11 @@ class Wire:
             **dict(self.fields),
         }
         return {name: value for name, value in body.items() if value is not None}
+
+    def longest_answer(self) -> int:
+        """Tokens of an answer, at most, also where a further field says so."""
+        said = [value for name, value in self.fields if name in _LIMITS]
+        return max(self.answer_tokens, *(v for v in said if isinstance(v, int)), 0)
 
     def digest(self, prompt: Prompt[Any]) -> str:
         """SHA-256 of model, words, settings and the pictures' pixel ids. Not of the address."""

@@ -294,6 +294,13 @@ def test_a_reply_that_says_no_tokens_counts_as_the_most_it_can_be(tmp_path: Path
         assert min(held) > 50 and sum(held) <= 1000 < sum(held) + min(held)
 
 
+def test_the_longest_answer_is_what_the_request_says() -> None:
+    assert Wire("m", 0, 50).longest_answer() == 50
+    assert Wire("m", 0, 50, (("max_tokens", None),)).longest_answer() == 50
+    fields = (("max_tokens", None), ("max_completion_tokens", 900))
+    assert Wire("m", 0, 50, fields).longest_answer() == 900
+
+
 def test_the_digest_is_of_what_is_asked(tmp_path: Path) -> None:
     wire = Wire("vlm", 0, 50)
     assert wire.digest(prompt(1)) == wire.digest(prompt(1, key="other")) != wire.digest(prompt(2))

@@ -37,9 +37,15 @@ def test_a_completion_is_kept_as_it_came(server: ChatServer) -> None:
 
 
 def test_the_key_is_kept_nowhere(server: ChatServer) -> None:
-    reply = post(server, fails(400, "bad key sk-123?"), api_key="sk-123")
-    assert "sk-123" not in reply.exchange.body + reply.problem
-    assert "sk-123" not in repr(Endpoint(server.url, "sk-123"))
+    key = "sk-1234567890"
+    reply = post(server, fails(400, f"bad key {key}?"), api_key=f" {key}\n")
+    assert key not in reply.exchange.body + reply.problem and "bad key" in reply.problem
+    assert server.keys == [f"Bearer {key}"] and key not in repr(Endpoint(server.url, key))
+    assert post(server, completion("hello"), api_key="e").exchange.outcome == "answered"
+    for wrong in ("schlüssel-12345", "sk-123\n4567890"):
+        with pytest.raises(RecipeError, match="no key has") as info:
+            Endpoint(server.url, wrong)
+        assert wrong not in str(info.value)
 
 
 @pytest.mark.parametrize(
