@@ -48,6 +48,7 @@ class ChatServer:
         self.times: Counter[str] = Counter()
         self.keys: list[str] = []
         self.at: list[float] = []
+        self.errors: list[BaseException] = []  # of `speak`
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         outer = self
@@ -79,7 +80,11 @@ class ChatServer:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            say = self.speak(body, before)
+            try:
+                say = self.speak(body, before)
+            except BaseException as error:
+                self.errors.append(error)
+                raise
             time.sleep(say.hang)
             _send(request, say)
         finally:

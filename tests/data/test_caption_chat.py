@@ -120,7 +120,8 @@ def test_several_contexts_are_numbered_and_labels_need_not_be_there(tmp_path: Pa
         ({"instruction_inverse": "change the hair to none"}, "empty"),
         ({"instruction_inverse": "undo"}, "empty"),
         ({"context_caption": " \n"}, "empty"),
-        ({"changed": []}, "empty"),
+        ({"changed": []}, "malformed"),
+        ({"changed": ["", " "]}, "malformed"),
         ({"instruction": "write 'NONE' on the sign"}, "ok"),
         ({"instruction": "word " * 14}, "ok"),
         ({"instruction": "word " * 15}, "too_long"),
@@ -135,6 +136,19 @@ def test_what_is_wrong_with_a_text_is_its_status(
     tmp_path: Path, changes: dict[str, Any], wanted: str
 ) -> None:
     assert status(tmp_path, {**EDIT, **changes}) == wanted
+
+
+def test_only_the_texts_must_be_there_but_all_is_asked_for(tmp_path: Path) -> None:
+    texts = {
+        name: text for name, text in EDIT.items() if name not in ("stays", "changed", "refuse")
+    }
+    with serving(lambda body, times: completion(texts)) as server:
+        assert caption(server, tmp_path, edit()).captions[0].status == "ok"
+    shape = server.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert shape["required"] == list(EDIT) and "default" not in json.dumps(shape)
+    for missing in texts:
+        some = {name: text for name, text in EDIT.items() if name != missing}
+        assert status(tmp_path / missing, some) == "malformed"
 
 
 def test_fences_and_talk_are_no_trouble(tmp_path: Path) -> None:

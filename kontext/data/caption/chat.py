@@ -66,11 +66,11 @@ class _Reply(BaseModel):
 
 
 class EditReply(_Reply):
-    """The answer about a pair."""
+    """The answer about a pair. All is asked for; the first three help to get the rest right."""
 
-    stays: list[str]
-    changed: list[str]
-    refuse: str
+    stays: list[str] = []
+    changed: list[str] = []
+    refuse: str = ""
     instruction: str
     instruction_short: str
     instruction_inverse: str
@@ -81,7 +81,7 @@ class EditReply(_Reply):
 class SingleReply(_Reply):
     """The answer about a picture without context."""
 
-    refuse: str
+    refuse: str = ""
     caption: str
     caption_short: str
 
@@ -161,8 +161,8 @@ def _check(reply: EditReply | SingleReply, words: int) -> Fault | None:
         if count > words:
             return Fault("too_long", f"{name} has {count} words, at most {words} are wanted")
     if isinstance(reply, EditReply):
-        if not any(reply.changed):
-            return Fault("empty", "changed names nothing")
+        if "changed" in reply.model_fields_set and not any(reply.changed):
+            return Fault("malformed", "changed names nothing, but there is an instruction")
         if reply.instruction.casefold() == reply.instruction_inverse.casefold():
             return Fault("malformed", "instruction_inverse is the instruction itself")
     return None

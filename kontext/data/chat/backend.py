@@ -200,7 +200,7 @@ class ChatBackend:
         A token of our own English words and schema has three bytes or more. What is said of a pair
         may be in any language, where a token can be one byte.
         """
-        fixed = len(prompt.system) + len(str(prompt.answer.model_json_schema()))
+        fixed = len(prompt.system) + len(str(prompt.shape()))
         words = len(prompt.text.encode()) + sum(len(what) for what, _ in prompt.pictures)
         pictures = self._picture_tokens * len(prompt.pictures)
         return Cost(fixed // 3 + words + pictures + 32, self._wire.longest_answer())

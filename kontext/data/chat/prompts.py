@@ -43,9 +43,21 @@ class Prompt(Generic[A]):
     answer: type[A]  # its fields are the wanted JSON object, in that order
     check: Callable[[A], Fault | None]  # what the shape cannot say
 
+    def shape(self) -> dict[str, Any]:
+        """JSON schema of the wanted object: all fields, also those that may be missing in the end.
+
+        Strict servers refuse a schema with optional fields or defaults.
+        """
+        schema = self.answer.model_json_schema()
+        fields = {
+            name: {key: value for key, value in field.items() if key != "default"}
+            for name, field in schema["properties"].items()
+        }
+        return {**schema, "properties": fields, "required": list(fields)}
+
     def wording(self) -> str:
         """SHA-256 of what is the same for every pair: instructions and wanted shape."""
-        return _sha256([self.system, self.answer.model_json_schema()])
+        return _sha256([self.system, self.shape()])
 
     def messages(self, picture: Picture) -> list[dict[str, Any]]:
         """The conversation so far, as the endpoint wants it."""
@@ -79,7 +91,7 @@ class Wire:
         self, prompt: Prompt[Any], picture: Picture, more: tuple[dict[str, Any], ...] = ()
     ) -> dict[str, Any]:
         """The request's JSON; `more` are messages after the prompt's own."""
-        schema = {"name": prompt.kind, "strict": True, "schema": prompt.answer.model_json_schema()}
+        schema = {"name": prompt.kind, "strict": True, "schema": prompt.shape()}
         body = {
             "model": self.model,
             "messages": [*prompt.messages(picture), *more],

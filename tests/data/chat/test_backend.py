@@ -1,3 +1,6 @@
+import json
+import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -292,6 +295,66 @@ def test_a_reply_that_says_no_tokens_counts_as_the_most_it_can_be(tmp_path: Path
             answers = asking.ask_all([prompt(n) for n in range(20)])
             held = [sent.cost.tokens for sent in asking.replies.sent(a.request for a in answers)]
         assert min(held) > 50 and sum(held) <= 1000 < sum(held) + min(held)
+
+
+SPEECH = [
+    *[completion(GOOD)] * 6,
+    completion(GOOD, tokens=None),
+    completion("```json\n" + json.dumps(GOOD) + "\n```"),
+    completion("no idea"),
+    completion({"name": "a very long name"}),
+    completion(None, message={"content": None, "refusal": "no"}),
+    Say('{"error": {"code": "content_filter"}}', 400),
+    Say("{", 200),
+    Say("x" * 500, cut=True),
+    fails(400),
+    fails(429, Retry_After="0"),
+    fails(500),
+    fails(503),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_server_does_rules_hold(tmp_path: Path, seed: int) -> None:
+    """Any mixture of replies, in runs that are stopped at any point: what is settled is settled."""
+    draw, settled, sent = random.Random(seed), set[str](), 0
+    lock = threading.Lock()
+
+    def speak(body: dict[str, Any], times: int) -> Say:
+        nonlocal sent
+        question = json.dumps(body["messages"])
+        with lock:
+            assert question not in settled, "paid for twice"
+            sent += 1
+            say = draw.choice(SPEECH)
+            filtered = say.status == 400 and "content_filter" in str(say.body)
+            if filtered or (say.status == 200 and not say.cut and len(say.body) > 1):
+                settled.add(question)
+            return say
+
+    budget, earlier = 4000, dict[str, Answer[Pet]]()
+    with serving(speak) as server:
+        for stop_at in (5, 12, 30, 50, 90, 10_000):
+            try:
+                answers = ask(
+                    server,
+                    tmp_path,
+                    40,
+                    budget=Budget(tokens=budget),
+                    stop=lambda at=stop_at: sent >= at,
+                )
+            except (Stopped, KontextError):  # the server may look as if it were away
+                continue
+            for answer in answers:
+                assert (answer.status == "ok") == (answer.value is not None)
+                known = earlier.get(answer.request)
+                assert known is None or known == answer, "a good answer stays"
+            earlier |= {answer.request: answer for answer in answers if answer.status == "ok"}
+        with backend(server, tmp_path) as asking:
+            requests = asking.requests([prompt(n) for n in range(40)])
+            costs = [s.cost.tokens for s in asking.replies.sent(requests)]
+        assert sum(costs) <= budget and len(costs) == sent > 20
+        assert not server.errors
 
 
 def test_the_longest_answer_is_what_the_request_says() -> None:
