@@ -128,6 +128,7 @@ def generate(pairs: int, folder: Path) -> dict[str, TableSource]:
             connection.execute(f"COPY ({text}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
             tables[name] = [path]
     names, values = list(LIMITS), list(LIMITS.values())
+    tables["judgements"] = []  # nobody was asked
     tables["policy"] = pa.table({"name": names, "value": pa.array(values, pa.float64())})
     assert set(tables) == set(DATASET_TABLES)
     return tables

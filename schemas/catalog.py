@@ -43,6 +43,7 @@ DATASET_TABLES: dict[str, pa.Schema] = {
         "images": t.IMAGES,
         "pairs": t.PAIRS,
         "captions": t.CAPTIONS,
+        "judgements": t.JUDGEMENTS,
         "pair_scores": t.PAIR_SCORES,
         "image_scores": t.IMAGE_SCORES,
         "safety_decisions": LEDGER,

@@ -82,6 +82,18 @@ class Recipe(Section):
     def _own_names(cls, data: Any) -> Any:
         return named_after_recipe(data) if isinstance(data, dict) else data
 
+    @model_validator(mode="after")
+    def _texts_are_read_to_the_end(self) -> "Recipe":
+        """Longer texts than usual need a text encoder that reads them: 7 words are 10 tokens."""
+        words, usual = self.caption.max_words, CaptionConfig.model_fields["max_words"].default
+        needed = -(-words * 10 // 7)
+        if words > usual and needed > self.encode.text_length:
+            raise ValueError(
+                f"caption.max_words={words} needs encode.text_length={needed} or more (it is "
+                f"{self.encode.text_length}): the text encoder reads no further"
+            )
+        return self
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         for name, section in sections_of_stage_files().items():

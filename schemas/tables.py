@@ -100,10 +100,45 @@ CAPTIONS = table_schema(
     ("target_caption", pa.string(), "caption of the target alone"),
     ("context_caption", pa.string(), "caption of the context alone; empty for T2I"),
     ("template", pa.string(), "relation/paraphrase number"),
-    ("status", pa.string(), "ok, refused, malformed or empty"),
+    ("status", pa.string(), "ok, or why there is no text: refused, malformed, empty and others"),
     ("captioner", pa.string(), "captioner id and version"),
 )
 CAPTION_TEXTS = CAPTIONS.names[1:6]
+
+REPLIES = table_schema(
+    "Every request to a model about a pair, with the reply as it came.",
+    ("pair_id", pa.string(), "key into pairs: the first pair that it was sent for"),
+    ("kind", pa.string(), "what was asked for: caption, or one of the judge's questions"),
+    ("request", pa.string(), "SHA-256 of model, words, settings and pixel ids"),
+    ("prompt_hash", pa.string(), "SHA-256 of what is the same for all pairs: words and shape"),
+    ("turn", pa.uint8(), "0, or 1 where the first answer had to be mended"),
+    ("outcome", pa.string(), "answered, filtered, garbled, error, lost or unreached"),
+    ("http", pa.uint16(), "HTTP status; 0 where none came"),
+    ("status", pa.string(), "what became of the pair's answer in the end"),
+    ("problem", pa.string(), "why, where it is not ok"),
+    ("model", pa.string(), "model as the server names it"),
+    ("tokens_in", pa.int64(), "tokens asked"),
+    ("tokens_out", pa.int64(), "tokens answered"),
+    ("counted", pa.bool_(), "whether the server said so; else the most that it can have been"),
+    ("cost_usd", pa.float64(), "tokens at the recipe's prices"),
+    ("reply", pa.string(), "the body as received"),
+)
+
+JUDGEMENTS = table_schema(
+    "A model's opinion of captioned edits, where the recipe asks for it. Limits live in views.",
+    ("pair_id", pa.string(), "key into pairs"),
+    ("status", pa.string(), "ok, or why there are no scores: malformed, refused and others"),
+    ("problem", pa.string(), "more about that; empty where ok"),
+    ("follow", pa.float32(), "1 to 5: target shows what the instruction asks for"),
+    ("preserve", pa.float32(), "1 to 5: all else is as it was"),
+    ("quality", pa.float32(), "1 to 5: no visible faults"),
+    ("follow_shuffled", pa.float32(), "1 to 5: follow with another pair's instruction"),
+    ("follow_swapped", pa.float32(), "1 to 5: follow with context and target swapped"),
+    ("shuffled_gap", pa.float32(), "follow minus follow_shuffled: 0 or less is no evidence"),
+    ("swapped_gap", pa.float32(), "follow minus follow_swapped"),
+    ("judge", pa.string(), "who judged"),
+)
+JUDGED_SCORES = ("follow", "preserve", "quality", "shuffled_gap", "swapped_gap")  # with limits
 
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",

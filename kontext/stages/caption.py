@@ -3,21 +3,33 @@
 Figures:
     captions_ok: {} captions written
     captions_failed: {} captions failed
+    judged_ok: {} edits judged
+    judge_follow: a judge says {} of 5 for following the instruction
+    judge_shuffled_gap: and {} less with another pair's instruction
     distinct_instructions: {} different instructions
+    requests: {} requests to a model
+    tokens_in: {} tokens asked
+    tokens_out: {} tokens answered
+    cost_usd: {} USD at the recipe's prices
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.caption import captioner_for
+from kontext.data.caption import captioner_for, judge_for
+from kontext.data.caption.base import Caption, Captioner, CaptionRequest, Desk, RemoteCaptioner
 from kontext.data.caption.given import caption_given
-from kontext.data.caption.pairs import CaptionChunk, caption_chunk, captions_table, requests_for
+from kontext.data.caption.pairs import captions_table, requests_for
 from kontext.data.images import ImageBank
-from kontext.data.mine.candidate import GIVEN
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import GateError
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import CaptionConfig
+from schemas.tables import JUDGED_SCORES
 
 STAGE = Stage(
     name="caption",
@@ -28,49 +40,102 @@ STAGE = Stage(
 )
 
 _SHOWN = 2  # samples per relation
+_TROUBLES = 20  # reasons shown
+_TELLS_APART = 0.5  # mean gap of a judge below which its scores say little
+_FEW = 0.9  # share of pairs with a caption below which the note is loud
 
 
 def run(ctx: StageContext[CaptionConfig]) -> None:
     """Caption all pairs; what cannot be captioned stays as a row with its status.
 
     Raises:
-        RecipeError: the chat captioner has no address.
-        KontextError: the chat captioner does not answer.
+        RecipeError: a model is to be asked, and there is no address or name of it.
+        KontextError: the model cannot be asked, or does not answer.
+        GateError: there is no caption for any pair.
     """
-    config = ctx.config
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
-    captioner = captioner_for(config)
-    given = pc.equal(pairs["miner"], GIVEN)
-    own, others = pairs.filter(given), pairs.filter(pc.invert(given))
-    if captioner.remote:
-        written = _by_chunks(ctx, config, others)
-    else:
-        requests = requests_for(others, ingest.table("images"))
-        written = captions_table([captioner.caption(request) for request in requests])
-    brought = [caption_given(request) for request in requests_for(own, ingest.table("images"))]
-    table = _in_order(pa.concat_tables([written, captions_table(brought)]), pairs)
+    requests = requests_for(pairs, ingest.table("images"))
+    captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
+    desk = Desk(_pictures(ingest), ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
+    captions, replies = _captions(captioner, requests, desk)
+    table = captions_table(captions)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
     _report(ctx, pairs, table)
+    if judge is not None:
+        judged = judge.judge_all(requests, captions, desk)
+        ctx.output.add_table("judgements.parquet", judged.judgements)
+        replies.append(judged.replies)
+        _report_judge(ctx, judged.judgements)
+    if replies:
+        ctx.output.add_table("replies.parquet", pa.concat_tables(replies))
+        _report_cost(ctx, pa.concat_tables(replies))
 
 
-def _in_order(captions: pa.Table, pairs: pa.Table) -> pa.Table:
-    """Captions in the order of their pairs."""
-    return captions.take(pc.index_in(pairs["pair_id"], captions["pair_id"]))
+def _captions(
+    captioner: Captioner | RemoteCaptioner, requests: Sequence[CaptionRequest], desk: Desk
+) -> tuple[list[Caption], list[pa.Table]]:
+    """A caption per request in order, and what a model replied; given texts stay as they are."""
+    unworded = [request for request in requests if request.given is None]
+    if isinstance(captioner, RemoteCaptioner):
+        done = captioner.caption_all(unworded, desk)
+        written, replies = done.captions, [done.replies]
+    else:
+        written, replies = [captioner.caption(request) for request in unworded], []
+    texts = {caption.pair_id: caption for caption in written}
+    return [texts.get(request.pair_id) or caption_given(request) for request in requests], replies
 
 
-def _by_chunks(ctx: StageContext, config: CaptionConfig, pairs: pa.Table) -> pa.Table:
-    """Ask a model, resumably: a stored chunk is not asked for again."""
-    ingest = ctx.inputs["ingest"]
-    requests = requests_for(pairs, ingest.table("images"), ImageBank(ingest).png)
-    size = config.chunk_size
-    starts = range(0, len(requests), size)
-    chunks = [CaptionChunk(tuple(requests[start : start + size]), config) for start in starts]
-    results = ctx.map_chunks(caption_chunk, chunks, 1)
-    return pa.concat_tables([captions_table([]), *(result["captions"] for result in results)])
+def _pictures(ingest: Artifact) -> Callable[[str], bytes]:
+    """PNG of a pixel id. Opened when first asked for, and by one thread at a time."""
+    lock, opened = Lock(), list[ImageBank]()
+
+    def picture(pixel_id: str) -> bytes:
+        with lock:
+            if not opened:
+                opened.append(ImageBank(ingest))
+            return opened[0].png(pixel_id)
+
+    return picture
 
 
-def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
+def _report_judge(ctx: StageContext[CaptionConfig], judgements: pa.Table) -> None:
+    """Mean scores, and a note where a judge cannot be believed or has not answered."""
+    statuses = Counter(judgements["status"].to_pylist())
+    ctx.output.metric("judged_ok", statuses["ok"])
+    for status, count in sorted(statuses.items()):
+        if status != "ok":
+            ctx.note(f"{count} of {judgements.num_rows} edits are not judged ({status})")
+    if not statuses["ok"]:
+        return
+    means = {name: pc.mean(judgements[name]).as_py() for name in JUDGED_SCORES}
+    for name, mean in means.items():
+        ctx.output.metric(f"judge_{name}", round(mean, 3))
+    for name, control in (("shuffled_gap", "wrong"), ("swapped_gap", "reversed")):
+        if means[name] < _TELLS_APART:
+            ctx.note(
+                f"THE JUDGE HARDLY TELLS RIGHT INSTRUCTIONS FROM {control.upper()} ONES (by "
+                f"{means[name]:.2f} of 4 points): do not believe its scores"
+            )
+
+
+def _report_cost(ctx: StageContext[CaptionConfig], replies: pa.Table) -> None:
+    ctx.output.metric("requests", replies.num_rows)
+    for name in ("tokens_in", "tokens_out", "cost_usd"):
+        ctx.output.metric(name, round(pc.sum(replies[name]).as_py() or 0, 6))
+    troubles = Counter(
+        (row["kind"], row["status"], row["problem"])
+        for row in replies.select(["kind", "status", "problem"]).to_pylist()
+        if row["status"] != "ok"
+    )
+    rows = [
+        {"asked for": kind, "status": status, "why": why, "requests": count}
+        for (kind, status, why), count in troubles.most_common(_TROUBLES)
+    ]
+    ctx.report.table("caption-troubles", rows)
+
+
+def _report(ctx: StageContext[CaptionConfig], pairs: pa.Table, captions: pa.Table) -> None:
     rows = captions.select(["instruction", "instruction_inverse", "status"]).to_pylist()
     captioned = list(zip(pairs["relation"].to_pylist(), rows, strict=True))
     counts = Counter((relation, row["status"]) for relation, row in captioned)
@@ -80,10 +145,9 @@ def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
         sentences[relation].add(row["instruction"])
     ctx.output.metric("captions_ok", statuses["ok"])
     ctx.output.metric("captions_failed", len(rows) - statuses["ok"])
-    ctx.output.metric("distinct_instructions", len({row["instruction"] for row in rows}))
-    for status, count in sorted(statuses.items()):
-        if status != "ok":
-            ctx.note(f"{count} of {len(rows)} pairs have no caption ({status})")
+    written = {row["instruction"] for row in rows if row["status"] == "ok"}
+    ctx.output.metric("distinct_instructions", len(written))
+    _say_what_is_missing(ctx, statuses)
     table = [
         {"relation": r, "status": s, "pairs": n, "distinct instructions": len(sentences[r])}
         for (r, s), n in sorted(counts.items())
@@ -96,3 +160,26 @@ def _report(ctx: StageContext, pairs: pa.Table, captions: pa.Table) -> None:
             shown[relation] += 1
             lines.append(f"| {relation} | {row['instruction']} | {row['instruction_inverse']} |")
     ctx.report.markdown("caption-samples", "\n".join([*lines[:2], *sorted(lines[2:])]))
+
+
+def _say_what_is_missing(ctx: StageContext[CaptionConfig], statuses: Counter[str]) -> None:
+    """Note what has no caption and why. Raises GateError where nothing has one."""
+    total, missing = statuses.total(), {s: n for s, n in sorted(statuses.items()) if s != "ok"}
+    said = ", ".join(f"{count:,} {status}" for status, count in missing.items())
+    if total and not statuses["ok"]:
+        raise GateError(f"none of {total:,} pairs has a caption: {said}{_advice(missing)}")
+    if missing and statuses["ok"] < _FEW * total:
+        share = statuses["ok"] / total
+        ctx.note(f"ONLY {share:.0%} OF THE PAIRS HAVE A CAPTION ({said}): training gets no others")
+    for status, count in missing.items():
+        advice = _advice({status: count})
+        ctx.note(f"{count} of {total} pairs have no caption ({status}){advice}")
+
+
+def _advice(missing: Mapping[str, int]) -> str:
+    """What to do about pairs that nobody could ask about; empty where there is nothing to do."""
+    if "unanswered" in missing:
+        return "; `kontext run --only caption --force` asks for the unanswered ones again"
+    if "budget" in missing:
+        return "; a larger caption.budget_tokens or budget_requests asks for the rest"
+    return ""

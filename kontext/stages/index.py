@@ -39,12 +39,14 @@ _SOURCES = {
     "rejects": ("ingest", "rejects.parquet"),
     "pairs": ("mine", "pairs.parquet"),
     "captions": ("caption", "captions.parquet"),
+    "judgements": ("caption", "judgements.parquet"),
     "image_scores": ("screen", "image_scores.parquet"),
     "pair_scores": ("screen", "pair_scores.parquet"),
     "splits": ("shard", "splits.parquet"),
     "shards": ("shard", "shards.parquet"),
     "shard_members": ("shard", "shard_members.parquet"),
 }
+_NOT_ALWAYS = ("judgements.parquet",)  # where the recipe asks for a judge
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _picture_splits(shards: Artifact) -> dict[str, str]:
 
 
 def _files(reader: Artifact, file: str) -> list[Path]:
-    names = reader.names(file) if file.endswith("/") else [file]
+    listed = file.endswith("/") or file in _NOT_ALWAYS
+    names = reader.names(file) if listed else [file]
     return [reader.path(name) for name in names]
 
 

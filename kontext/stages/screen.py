@@ -82,7 +82,9 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     screened = screen_pairs(
         bank, images, pairs, captions, risk, unmatchable, policy, config, ctx.report.progress
     )
-    accepted = acceptance(pairs, captions, screened.scores, policy.thresholds)
+    judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
+    judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
+    accepted = acceptance(pairs, captions, screened.scores, policy.thresholds, judgements)
     key = run_key(ctx.home)
     decisions = [
         *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),

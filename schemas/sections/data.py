@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from schemas.discovery import PluginOf
 from schemas.own_names import NAME
@@ -48,15 +48,32 @@ class MineConfig(Section):
 
 
 class CaptionConfig(Section):
-    """Who writes the instructions."""
+    """Who writes the instructions, and who judges them."""
 
     captioner: _Captioner = Field("templates", title="Captioner")
     paraphrases: int = Field(20, title="Paraphrases used per relation, at most", ge=1)
-    endpoint: str = Field("", title="OpenAI-compatible endpoint of the chat captioner, with /v1")
-    model: str = Field("", title="Model name of the chat captioner")
-    chunk_size: int = Field(512, title="Pairs per chunk of the chat captioner", ge=1, le=4096)
-    parallel: int = Field(8, title="Parallel requests to the chat captioner", ge=1)
-    seed: int = Field(0, title="Seed of the choice among paraphrases")
+    max_words: int = Field(14, title="Words of a text, at most (encode reads no more)", ge=4)
+    judge: bool = Field(False, title="A model judges every edit")
+    endpoint: str = Field("", title="OpenAI-compatible endpoint, with /v1")
+    model: str = Field("", title="Model at the endpoint that writes captions")
+    judge_model: str = Field("", title="Model at the endpoint that judges (empty: the same)")
+    parallel: int = Field(8, title="Parallel requests to the endpoint", ge=1, le=1024)
+    answer_tokens: int = Field(500, title="Tokens of an answer, at most", ge=16)
+    picture_tokens: int = Field(1000, title="Tokens a picture costs, at most (for budget)", ge=0)
+    request: dict[str, JsonValue] = Field(
+        {}, title="Further fields of a request (null takes one of ours away)"
+    )
+    budget_tokens: int = Field(0, title="Tokens that may be spent, both ways (0: no limit)", ge=0)
+    budget_requests: int = Field(0, title="Requests that may be sent (0: no limit)", ge=0)
+    usd_per_million_in: float = Field(0, title="Price of a million tokens asked, in USD", ge=0)
+    usd_per_million_out: float = Field(0, title="Price of a million tokens answered, in USD", ge=0)
+    tries: int = Field(6, title="Times a request is sent, at most, while the server fails", ge=1)
+    first_wait: float = Field(1, title="Wait before it is sent again, in seconds; doubled", ge=0)
+    longest_wait: float = Field(
+        120, title="Longest such wait, also where the server asks for more, in seconds", ge=0
+    )
+    timeout: float = Field(120, title="Time that one request may take, in seconds", gt=0)
+    seed: int = Field(0, title="Seed of the choice among paraphrases, of requests and of waits")
 
 
 class ScreenConfig(Section):

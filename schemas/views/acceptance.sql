@@ -1,6 +1,7 @@
 -- Which pairs are accepted, and if not, every reason why. The rule for training data: thresholds
 -- come from the policy table, where `<name>@<relation_class>` overrides `<name>`.
--- A pair without scores or caption is rejected, as is everything while a dataset has no policy.
+-- A pair without scores or caption is rejected, as is everything while a dataset has no policy. So is
+-- an edit that a judge was asked about in vain, or was never asked about although there is a limit.
 WITH limits AS (
     -- FLOAT like the scores: 0.03 the score must not be below 0.03 the limit
     SELECT dataset, map_from_entries(list(struct_pack(k := name, v := value::FLOAT))) AS limits
@@ -14,6 +15,12 @@ facts AS (
         c.status, s.text_reason, s.ncii_reason,
         -- for each risk
         s.{risk}_max,
+        -- end
+        j.status AS judge_status,
+        -- for each judged score
+        j.{score} AS judge_{score},
+        coalesce(l.limits['judge_{score}_min@' || p.relation_class], l.limits['judge_{score}_min'])
+            AS judge_{score}_limit,
         -- end
         s.exposure_delta, s.clip_t, s.clip_dir,
         s.ssim, s.l1, s.changed_frac, s.change_kept, s.pdq_distance,
@@ -40,6 +47,7 @@ facts AS (
             AS pdq_distance_limit
     FROM pairs p
     LEFT JOIN captions c ON c.dataset = p.dataset AND c.pair_id = p.pair_id
+    LEFT JOIN judgements j ON j.dataset = p.dataset AND j.pair_id = p.pair_id
     LEFT JOIN pair_scores s ON s.dataset = p.dataset AND s.pair_id = p.pair_id
     LEFT JOIN limits l ON l.dataset = p.dataset
 ),
@@ -51,6 +59,13 @@ judged AS (
             CASE WHEN NOT scored THEN 'not_scored' END,
             CASE WHEN status IS NULL THEN 'caption_missing'
                  WHEN status <> 'ok' THEN 'caption_' || status END,
+            CASE WHEN judge_status <> 'ok' THEN 'judge_' || judge_status END,
+            -- for each judged score
+            CASE WHEN judge_{score} < judge_{score}_limit OR isnan(judge_{score})
+                   OR (edits AND status = 'ok' AND coalesce(judge_status, 'ok') = 'ok'
+                       AND judge_{score} IS NULL AND judge_{score}_limit IS NOT NULL)
+                 THEN 'judge_{score}_min' END,
+            -- end
             CASE WHEN text_reason <> '' THEN 'text:' || text_reason END,
             CASE WHEN ncii_reason <> '' THEN 'ncii:' || ncii_reason END,
             -- NaN compares as the largest number, so every rule asks for it by name

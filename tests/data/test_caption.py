@@ -1,25 +1,18 @@
 import doctest
 import json
 import re
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.data.caption import captioner_for
 from kontext.data.caption import words as words_module
 from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts
-from kontext.data.caption.chat import ChatCaptioner
 from kontext.data.caption.relations import ALIASES, WORDINGS, generic
 from kontext.data.caption.templates import TemplateCaptioner
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
-from kontext.errors import KontextError, RecipeError
-from schemas.sections.data import CaptionConfig
 
 SAMPLES = {
     "skin_tone": ("light", "medium-dark"),
@@ -220,135 +213,3 @@ def test_any_labels_give_a_short_single_line(concept: str, labels: dict[str, str
 
 def test_examples_in_docstrings() -> None:
     assert doctest.testmod(words_module).failed == 0
-
-
-# --- chat ----------------------------------------------------------------------------------------
-
-GOOD = {
-    "instruction": "dye the hair blue",
-    "instruction_short": "blue hair",
-    "instruction_inverse": "dye the hair red",
-    "target_caption": "a person with blue hair",
-    "context_caption": "a person with red hair",
-}
-
-
-class Server:
-    """A tiny OpenAI-compatible endpoint: gives the queued answers, keeps the requests."""
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                assert self.path == "/v1/chat/completions"
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append(json.loads(body))
-                outer.headers.append(dict(self.headers))
-                answer = outer.answers.pop(0)
-                status = answer if isinstance(answer, int) else 200
-                self.send_response(status)
-                self.end_headers()
-                if status == 200:
-                    self.wfile.write(json.dumps({"choices": [{"message": answer}]}).encode())
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def say(self, *contents: Any) -> None:
-        self.answers = [
-            {"role": "assistant", "content": json.dumps(c)} if c is GOOD else c for c in contents
-        ]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
-
-
-def chat(server: Server, **options: Any) -> ChatCaptioner:
-    return ChatCaptioner(server.url, "a-vlm", pause=0, **options)
-
-
-def test_chat_sends_facts_pictures_and_schema(server: Server) -> None:
-    server.say(GOOD)
-    asked = request("hair_color", "red", "blue")
-    pictured = CaptionRequest(
-        **{**vars(asked), "target": ImageFacts("person", {"hair_color": "blue"}, png=b"PNG!")}
-    )
-    row = chat(server, api_key="k3y").caption(pictured)
-    assert row.status == "ok" and row.captioner == "chat/a-vlm"
-    assert {name: getattr(row, name) for name in GOOD} == GOOD
-    (sent,) = server.requests
-    assert sent["model"] == "a-vlm" and sent["response_format"]["type"] == "json_schema"
-    facts = json.loads(sent["messages"][1]["content"][0]["text"])
-    assert facts["change"]["to"] == "blue" and facts["target"]["hair_color"] == "blue"
-    assert sent["messages"][1]["content"][1]["image_url"]["url"].endswith(",UE5HIQ==")
-    assert server.headers[0]["Authorization"] == "Bearer k3y"
-
-
-def answer(**changes: str) -> dict[str, str]:
-    return {"role": "assistant", "content": json.dumps({**GOOD, **changes})}
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"role": "assistant", "content": "Sure! Here is your caption:"},
-        {"role": "assistant", "content": None},
-        {"role": "assistant", "content": json.dumps({"instruction": "only one field"})},
-        answer(instruction=""),
-        answer(instruction_inverse=""),
-        answer(instruction="word " * (MAX_WORDS + 1)),
-        answer(extra="field"),
-    ],
-)
-def test_chat_retries_and_then_says_malformed(server: Server, bad: dict[str, Any]) -> None:
-    server.say(bad, GOOD)
-    assert chat(server).caption(request("color", "red", "blue")).status == "ok"
-    assert [r["seed"] for r in server.requests] == [0, 1]
-    server.say(bad, bad, bad, GOOD)
-    row = chat(server).caption(request("color", "red", "blue"))
-    assert (row.status, row.instruction) == ("malformed", "")
-    assert len(server.answers) == 1  # three attempts, not four
-
-
-def test_chat_refusal_is_a_status(server: Server) -> None:
-    server.say({"role": "assistant", "content": None, "refusal": "I would rather not."})
-    row = chat(server).caption(request("color", "red", "blue"))
-    assert (row.status, row.instruction) == ("refused", "")
-
-
-def test_chat_transport_faults(server: Server) -> None:
-    server.say(503, 429, GOOD)
-    assert chat(server).caption(request("color", "red", "blue")).status == "ok"
-    server.say(500, 500, 500)
-    with pytest.raises(KontextError, match="HTTP 500"):
-        chat(server).caption(request("color", "red", "blue"))
-    server.say(401)
-    with pytest.raises(KontextError, match="HTTP 401"):
-        chat(server).caption(request("color", "red", "blue"))
-    server.close()
-    with pytest.raises(KontextError, match="does not answer"):
-        chat(server).caption(request("color", "red", "blue"))
-
-
-def test_recipe_chooses_the_captioner(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert captioner_for(CaptionConfig()).id == "templates/2"
-    with pytest.raises(RecipeError, match="endpoint"):
-        captioner_for(CaptionConfig(captioner="chat", model="m"))
-    config = CaptionConfig(captioner="chat", model="m", endpoint="http://localhost:1/v1")
-    assert captioner_for(config).id == "chat/m"

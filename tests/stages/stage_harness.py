@@ -45,6 +45,7 @@ class Harness:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder = folder
+        self.home = folder / "home"
         self.recipe = recipe
         self.objects = open_store(f"file://{folder}/store")
         self.store = ArtifactStore(self.objects, folder / "cache")
@@ -83,7 +84,7 @@ class Harness:
             output=writer,
             map_chunks=chunk_map,
             scratch=scratch,
-            home=self.folder / "home",
+            home=self.home,
             store_url=self.objects.url,
             report=self.report,
             log=logging.getLogger("kontext.test"),

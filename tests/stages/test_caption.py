@@ -1,19 +1,28 @@
+import base64
 import json
+import signal
+import subprocess
+import sys
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
-from kontext.data.pixels import encode_png
-from kontext.errors import KontextError
+from kontext.data.pixels import decode_png, encode_png
+from kontext.errors import GateError, KontextError
 from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import CaptionConfig
-from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS
+from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS, REPLIES
+from tests.data.chat_server import Say, completion, fails, pictures, said, serving
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table
+
+ROOT = Path(__file__).parents[2]
 
 
 def image(name: str, concept: str, **attributes: str) -> dict[str, Any]:
@@ -43,7 +52,7 @@ PAIR_ROWS = [
 ]
 
 
-def harness(folder: Path, **options: Any) -> Harness:
+def harness(folder: Path, pairs: Sequence[dict[str, Any]] = PAIR_ROWS, **options: Any) -> Harness:
     used = Harness(folder, Recipe(name="test", caption=CaptionConfig(**options)))
 
     def ingest(out: ArtifactWriter) -> None:
@@ -55,7 +64,7 @@ def harness(folder: Path, **options: Any) -> Harness:
         out.add_table("pixels/000.parquet", rows_table(PIXELS, pixels))
 
     used.make("ingest", ingest)
-    used.make("mine", lambda out: out.add_table("pairs.parquet", rows_table(PAIRS, PAIR_ROWS)))
+    used.make("mine", lambda out: out.add_table("pairs.parquet", rows_table(PAIRS, pairs)))
     return used
 
 
@@ -72,7 +81,8 @@ def test_every_pair_has_a_row_in_order(tmp_path: Path) -> None:
     assert (broken["status"], broken["instruction"]) == ("malformed", "")
     assert artifact.manifest.metrics["captions_ok"] == 2
     assert artifact.manifest.metrics["captions_failed"] == 1
-    assert artifact.manifest.notes == ["1 of 3 pairs have no caption (malformed)"]
+    loud, note = artifact.manifest.notes
+    assert note == "1 of 3 pairs have no caption (malformed)" and "ONLY 67%" in loud
     counts = {
         (r["relation"], r["status"]): r["pairs"] for r in used.report.tables["caption-counts"]
     }
@@ -90,57 +100,217 @@ def test_same_inputs_same_bytes_and_seed_matters(tmp_path: Path) -> None:
     assert len(others | {first}) > 1
 
 
+# --- a model ------------------------------------------------------------------------------------
+
 REPLY = {
+    "stays": ["the sign"],
+    "changed": ["its color"],
+    "refuse": "",
     "instruction": "paint it blue",
     "instruction_short": "blue",
     "instruction_inverse": "paint it red",
     "target_caption": "a blue sign",
     "context_caption": "a red sign",
 }
+SINGLE = {"refuse": "", "caption": "a blue sign", "caption_short": "blue sign"}
 
 
-class Model(BaseHTTPRequestHandler):
-    """Answers every request with REPLY until `left` runs out, then with 401."""
-
-    left = 0
-    pictures: list[int]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).left -= 1
-        self.pictures.append(len(body["messages"][1]["content"]) - 1)
-        self.send_response(200 if self.left >= 0 else 401)
-        self.end_headers()
-        if self.left >= 0:
-            message = {"role": "assistant", "content": json.dumps(REPLY)}
-            self.wfile.write(json.dumps({"choices": [{"message": message}]}).encode())
-
-    def log_message(self, *args: Any) -> None:
-        pass
+def many(folder: Path, url: str, count: int, **options: Any) -> Harness:
+    """`count` edits of one picture into another, told apart by a label."""
+    change = {"attribute": "color", "from": "red", "to": "blue"}
+    pairs = [pair(f"p{n}", "red", "blue", "color", number=str(n), **change) for n in range(count)]
+    chat = {"captioner": "chat", "endpoint": url, "model": "vlm", "first_wait": 0.001}
+    return harness(folder, pairs, **{**chat, **options})
 
 
-def test_a_model_is_asked_in_chunks_and_resumed(tmp_path: Path) -> None:
-    Model.left, Model.pictures = 2, []
-    server = HTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        used = harness(
-            tmp_path,
-            captioner="chat",
-            endpoint=f"http://127.0.0.1:{server.server_port}/v1",
-            model="vlm",
-            chunk_size=1,
-            parallel=1,
-        )
-        with pytest.raises(KontextError, match="HTTP 401"):
-            used.run("caption")
-        Model.left = 10
-        rows = used.run("caption").table("captions.parquet").to_pylist()
-    finally:
-        server.shutdown()
-        server.server_close()
+def number(body: dict[str, Any]) -> int:
+    return int(said(body)["labels of the change"]["number"])
+
+
+def test_a_model_sees_the_pictures_and_its_replies_are_kept(tmp_path: Path) -> None:
+    def speak(body: dict[str, Any], times: int) -> Say:
+        return completion(REPLY if len(pictures(body)) == 2 else SINGLE, (900, 100))
+
+    with serving(speak) as server:
+        options = {"usd_per_million_in": 1.0, "usd_per_million_out": 10.0}
+        used = harness(tmp_path, captioner="chat", endpoint=server.url, model="vlm", **options)
+        artifact = used.run("caption")
+    rows = artifact.table("captions.parquet").to_pylist()
     assert [row["pair_id"] for row in rows] == ["p1", "p2", "p3"]
-    assert {row["captioner"] for row in rows} == {"chat/vlm"}
+    assert {(row["captioner"], row["status"]) for row in rows} == {("chat/vlm", "ok")}
     assert rows[0]["instruction"] == "paint it blue" and rows[1]["instruction_inverse"] == ""
-    # p1 and p2 once, p3 refused and then answered; edits show two pictures, singles one
-    assert Model.pictures == [2, 1, 2, 2]
+    assert sorted(len(pictures(body)) for body in server.bodies) == [1, 2, 2]
+    sent = pictures(server.bodies[0])[0].partition(",")[2]
+    assert decode_png(base64.b64decode(sent)).shape == scene(0).shape
+    assert artifact.manifest.notes == []
+    metrics = artifact.manifest.metrics
+    assert (metrics["requests"], metrics["tokens_in"], metrics["tokens_out"]) == (3, 2700, 300)
+    assert metrics["cost_usd"] == 0.0057
+    replies = artifact.table("replies.parquet")
+    assert replies.schema.names == REPLIES.names and replies.num_rows == 3
+    assert all(json.loads(reply)["model"] == "served-vlm" for reply in replies["reply"].to_pylist())
+
+
+TROUBLES: dict[int, tuple[str, Say]] = {
+    1: ("refused", Say('{"error": {"code": "content_filter"}}', 400)),
+    2: ("refused", completion({**REPLY, "refuse": "These show different signs."})),
+    3: ("malformed", completion("Certainly! I painted it blue.")),
+    4: ("malformed", Say("<html>bad gateway</html>")),
+    5: ("too_long", completion({**REPLY, "instruction": "very " * 20})),
+    6: ("empty", completion({**REPLY, "instruction_inverse": "none"})),
+    7: ("failed", fails(413, "too large")),
+    8: ("truncated", completion('{"stays": ["the', finish_reason="length")),
+    9: ("unanswered", fails(500)),
+    10: ("unanswered", Say("", hang=3)),
+    11: ("unanswered", Say("x" * 999, cut=True)),
+    12: ("ok", completion("```json\n" + json.dumps(REPLY) + "\n```")),
+}
+PASSING = {13: fails(429, Retry_After="0.1"), 14: fails(503), 15: Say("x" * 999, cut=True)}
+
+
+def test_every_row_has_a_status_whatever_the_server_does(tmp_path: Path) -> None:
+    def speak(body: dict[str, Any], times: int) -> Say:
+        if number(body) in PASSING and not times:
+            return PASSING[number(body)]
+        return TROUBLES.get(number(body), ("", completion(REPLY)))[1]
+
+    with serving(speak) as server:
+        used = many(tmp_path, server.url, 40, tries=2, timeout=1.5, parallel=4)
+        artifact = used.run("caption")
+        rows = artifact.table("captions.parquet").to_pylist()
+        wanted = [TROUBLES.get(n, ("ok", None))[0] for n in range(40)]
+        assert [row["status"] for row in rows] == wanted
+        assert all(bool(row["instruction"]) == (row["status"] == "ok") for row in rows)
+        sent = len(server.bodies)
+        replies = artifact.table("replies.parquet").to_pylist()
+        assert len(replies) == sent and {row["pair_id"] for row in replies} == {
+            row["pair_id"] for row in rows
+        }
+        notes = artifact.manifest.notes
+        assert notes[0].startswith("ONLY 72% OF THE PAIRS HAVE A CAPTION (1 empty, 1 failed, ")
+        assert any("(unanswered); `kontext run --only caption --force`" in note for note in notes)
+        troubles = {row["status"]: row["why"] for row in used.report.tables["caption-troubles"]}
+        assert troubles["failed"] == "HTTP 413 (too large)"
+        server.speak = lambda body, times: completion(REPLY)
+        again = many(tmp_path / "other", server.url, 40)
+        again.home = used.home
+        later = [
+            row["status"] for row in again.run("caption").table("captions.parquet").to_pylist()
+        ]
+        passed = {"unanswered", "failed"}
+        assert later == ["ok" if s in passed or n == 4 else s for n, s in enumerate(wanted)]
+        assert len(server.bodies) == sent + 5, "all others were paid for already"
+
+
+def test_no_caption_at_all_is_an_error_with_the_counts(tmp_path: Path) -> None:
+    def speak(body: dict[str, Any], times: int) -> Say:
+        return completion("Nice pictures!") if number(body) else fails(400, "no such parameter")
+
+    with serving(speak) as server:
+        used = many(tmp_path, server.url, 6)
+        with pytest.raises(GateError, match="none of 6 pairs has a caption: 1 failed, 5 malformed"):
+            used.run("caption")
+        assert "caption" not in used.inputs
+        sent = len(server.bodies)
+        with pytest.raises(GateError):
+            used.run("caption")
+        assert len(server.bodies) == sent + 1, "only what failed for free is asked again"
+    silent = many(tmp_path / "b", "http://127.0.0.1:9/v1", 6, tries=2)
+    with pytest.raises(KontextError, match="does not answer"):
+        silent.run("caption")
+
+
+def test_a_budget_is_kept_and_what_is_left_over_says_so(tmp_path: Path) -> None:
+    with serving(lambda body, times: completion(REPLY, (400, 100))) as server:
+        artifact = many(tmp_path, server.url, 40, budget_tokens=12_000).run("caption")
+        spent = 500 * len(server.bodies)
+        assert 8_000 < spent <= 12_000 and artifact.manifest.metrics["tokens_in"] == spent * 0.8
+        rows = [row["status"] for row in artifact.table("captions.parquet").to_pylist()]
+        done = len(server.bodies)
+        assert rows == ["ok"] * done + ["budget"] * (40 - done)
+        assert "larger caption.budget_tokens" in artifact.manifest.notes[-1]
+        nothing = many(tmp_path / "b", server.url, 3, budget_tokens=20)
+        with pytest.raises(GateError, match="3 budget; a larger"):
+            nothing.run("caption")
+
+
+def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
+    """SIGKILL in the middle of 60 pairs, three times; the server counts what it answered."""
+    answered: Counter[int] = Counter()
+    reached, going_on = threading.Event(), threading.Event()
+
+    def speak(body: dict[str, Any], times: int) -> Say:
+        answered[number(body)] += 1
+        if answered.total() in (16, 33, 50):
+            going_on.clear()
+            reached.set()
+        going_on.wait(60)
+        return Say(completion(REPLY, (400, 100)).body, hang=0.02)
+
+    with serving(speak) as server:
+        arguments = f"Path({str(tmp_path)!r}), {server.url!r}, 60, parallel=4"
+        script = f"""
+from pathlib import Path
+from tests.stages.test_caption import many
+many({arguments}).run("caption")
+"""
+        for _ in range(3):
+            reached.clear()
+            going_on.set()
+            with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as process:
+                assert reached.wait(60)
+                process.send_signal(signal.SIGKILL)
+        going_on.set()
+        assert answered.total() < 60
+        used = many(tmp_path, server.url, 60, parallel=4)
+        artifact = used.run("caption")
+        assert used.report.continued_from.endswith(" of 60")
+        assert artifact.manifest.metrics["captions_ok"] == 60
+        twice = [n for n, times in answered.items() if times > 1]
+        assert len(answered) == 60 and max(answered.values()) <= 2
+        assert len(twice) <= 3 * 4, "what was under way at a kill, and nothing else"
+        lost = artifact.table("replies.parquet").filter(pc.field("outcome") == "lost")
+        assert set(lost["pair_id"].to_pylist()) >= {f"p{n}" for n in twice}
+        assert not any(lost["counted"].to_pylist())
+
+
+VERDICT = {"reasons": "It is blue.", "follow": 5, "preserve": 5, "quality": 4}
+
+
+def test_a_judge_after_templates_and_one_budget_for_all(tmp_path: Path) -> None:
+    def speak(body: dict[str, Any], times: int) -> Say:
+        if body["response_format"]["json_schema"]["name"] == "caption":
+            return completion(REPLY | {"instruction": f"paint it blue, {number(body)}"})
+        wrong = body["response_format"]["json_schema"]["name"] != "judge"
+        return completion(VERDICT | {"follow": 2} if wrong else VERDICT)
+
+    with serving(speak) as server:
+        options = {"judge": True, "endpoint": server.url, "model": "vlm"}
+        used = harness(tmp_path, [PAIR_ROWS[0] | {"pair_id": f"p{n}"} for n in range(4)], **options)
+        artifact = used.run("caption")
+        judged = artifact.table("judgements.parquet")
+        assert judged["pair_id"].to_pylist() == ["p0", "p1", "p2", "p3"]
+        assert set(judged["shuffled_gap"].to_pylist()) == {3.0}
+        metrics = artifact.manifest.metrics
+        assert (metrics["judged_ok"], metrics["judge_shuffled_gap"]) == (4, 3.0)
+        assert artifact.manifest.notes == []
+        assert artifact.table("captions.parquet")["captioner"][0].as_py().startswith("templates")
+        server.bodies.clear()
+        both = many(tmp_path / "b", server.url, 8, judge=True, budget_requests=20).run("caption")
+        assert len(server.bodies) == 20, "8 captions, and 4 edits judged"
+        assert both.manifest.metrics["judged_ok"] == 4 == both.manifest.metrics["captions_ok"] - 4
+        assert "4 of 8 edits are not judged (budget)" in both.manifest.notes
+        assert Counter(both.table("replies.parquet")["kind"].to_pylist()) == {
+            "caption": 8,
+            "judge": 4,
+            "judge_shuffled": 4,
+            "judge_swapped": 4,
+        }
+
+
+def test_a_judge_that_likes_everything_is_not_believed(tmp_path: Path) -> None:
+    with serving(lambda body, times: completion(VERDICT)) as server:
+        rows = [PAIR_ROWS[0] | {"pair_id": f"p{n}"} for n in range(4)]
+        used = harness(tmp_path, rows, judge=True, endpoint=server.url, model="vlm")
+        notes = used.run("caption").manifest.notes
+    assert "THE JUDGE HARDLY TELLS RIGHT INSTRUCTIONS FROM WRONG ONES" in notes[0]

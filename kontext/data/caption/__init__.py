@@ -6,17 +6,30 @@ because every recipe looks here for names. May import the relations of kontext.d
 kontext.data.sources, kontext.errors and schemas.
 """
 
-from kontext.data.caption.base import Captioner
+from importlib import import_module
+
+from kontext.data.caption.base import Captioner, Judge, RemoteCaptioner
 from schemas.discovery import plugins
 from schemas.sections.data import CaptionConfig
 
+_JUDGE = "kontext.data.caption.judge"
 
-def captioner_for(config: CaptionConfig) -> Captioner:
+
+def captioner_for(config: CaptionConfig) -> Captioner | RemoteCaptioner:
     """The captioner a recipe asks for. Raises RecipeError where its settings are incomplete."""
-    found: Captioner = plugins(__name__, "captioner")[config.captioner].captioner(config)
+    found: Captioner | RemoteCaptioner = plugins(__name__, "captioner")[config.captioner].captioner(
+        config
+    )
+    return found
+
+
+def judge_for(config: CaptionConfig) -> Judge | None:
+    """The judge a recipe asks for, if it does. By name: it counts only where it is asked for."""
+    found: Judge | None = import_module(_JUDGE).judge(config) if config.judge else None
     return found
 
 
 def modules_named(config: CaptionConfig) -> list[str]:
     """Modules of the plug-ins that the section names."""
-    return [plugins(__name__, "captioner")[config.captioner].__name__]
+    captioner = plugins(__name__, "captioner")[config.captioner].__name__
+    return [captioner, _JUDGE] if config.judge else [captioner]

@@ -1,176 +1,198 @@
-"""Captions by a vision-language model behind an OpenAI-compatible chat endpoint (vLLM and others).
+"""Captions by a model that looks at the pictures, behind an OpenAI-compatible chat endpoint.
 
-The answer must be a JSON object of a fixed shape. Three attempts; an answer that still does not fit
-is a `malformed` row and a refusal is a `refused` row. An endpoint that does not answer at all is an
-error, so that the stage stops and can be retried instead of filling a dataset with blanks.
+It sees context and target, says first what stays and what changed, and may refuse. Its answer is
+checked: a text that is missing, too long or says "none" is a status of the row, never a caption.
 """
 
-import base64
 import json
-import os
-import time
-import urllib.error
-import urllib.request
-from dataclasses import KW_ONLY, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, failed
-from kontext.errors import KontextError, RecipeError
+from kontext.data.caption.base import Caption, Captioned, CaptionRequest, Desk, ImageFacts, failed
+from kontext.data.caption.words import is_nothing
+from kontext.data.chat.answers import clean
+from kontext.data.chat.prompts import Answer, Fault, Prompt
+from kontext.errors import RecipeError
 from schemas.sections.data import CaptionConfig
 
-ATTEMPTS = 3
-API_KEY = "OPENAI_API_KEY"  # environment variable
-_SYSTEM = (
-    "You write training captions for an image editor. Given what is known about a source image and "
-    f"a target image, answer with one JSON object. Every text has at most {MAX_WORDS} words. "
-    "instruction: imperative, how to turn the source into the target. instruction_short: the same "
-    "in the fewest words. instruction_inverse: how to turn the target back into the source. "
-    "target_caption and context_caption: what each image shows on its own. Without a source image, "
-    "instruction is the target caption and inverse and context caption are empty."
-)
+_EDIT = """You write instructions that teach an image editor. You are shown the pictures before an
+edit (context) and the picture after it (target), and told what their labels say. Trust the pictures
+more than the labels. Answer with one JSON object.
+First look: in "stays", list what is the same in context and target; in "changed", what is not.
+"refuse": empty. Where target is no edit of the context, where nothing changed, or where you cannot
+tell, it says why in one sentence, and all other texts are empty.
+"instruction": what to do to the context to get the target, as a person would ask for it, in the
+imperative. Name only what changed, so that it can be seen in the target.
+"instruction_short": the same in the fewest words.
+"instruction_inverse": what to do to the target to get the context back: a full instruction of its
+own. Where something was added it removes that thing, by name; where something was removed it adds
+it. Never write "none" or "undo".
+"target_caption", "context_caption": what the target, and the first context, shows by itself.
+Every text has at most {words} words."""
+_SINGLE = """You write captions that teach an image generator. You are shown one picture, and told
+what its labels say. Trust the picture more than the labels. Answer with one JSON object.
+"refuse": empty. Where you cannot tell what the picture shows, it says why in one sentence, and the
+other texts are empty.
+"caption": what the picture shows. "caption_short": the same in the fewest words.
+Every text has at most {words} words."""
+
+_SAYS_NOTHING = {"none", "n/a", "na", "null", "nil", "nothing", "unknown", "undefined", "undo"} | {
+    "not applicable",
+    "no change",
+    "no changes",
+    "revert",
+    "no instruction",
+    "not possible",
+}
+_NO_REFUSAL = _SAYS_NOTHING | {"no", "false", "empty"}
+_NONE = re.compile(r"(?<!\w)(?:none|null|n/a)(?!\w)", re.IGNORECASE)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|“[^”]*”|‘[^’]*’")  # words on signs may be any
 
 
-class ChatReply(BaseModel):
-    """The only answer we accept."""
+class _Reply(BaseModel):
+    """What both kinds of answers have. Strict: a number is no text."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    instruction: str = Field(min_length=1)
-    instruction_short: str = Field(min_length=1)
-    instruction_inverse: str
-    target_caption: str = Field(min_length=1)
-    context_caption: str
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @field_validator("*")
     @classmethod
-    def _short(cls, text: str) -> str:
-        text = " ".join(text.split())
-        if len(text.split()) > MAX_WORDS:
-            raise ValueError(f"more than {MAX_WORDS} words")
-        return text
+    def _one_line(cls, value: Any) -> Any:
+        return [clean(each) for each in value] if isinstance(value, list) else clean(value)
 
 
-@dataclass
+class EditReply(_Reply):
+    """The answer about a pair. All is asked for; the first three help to get the rest right."""
+
+    stays: list[str] = []
+    changed: list[str] = []
+    refuse: str = ""
+    instruction: str
+    instruction_short: str
+    instruction_inverse: str
+    target_caption: str
+    context_caption: str
+
+
+class SingleReply(_Reply):
+    """The answer about a picture without context."""
+
+    refuse: str = ""
+    caption: str
+    caption_short: str
+
+
+@dataclass(frozen=True)
 class ChatCaptioner:
-    """Captions from `POST {endpoint}/chat/completions`, sampled at temperature 0."""
+    """Captions by the model of a recipe's section."""
 
-    endpoint: str  # base address with the version, e.g. `http://host:8000/v1`
-    model: str  # as the server knows it
-    _: KW_ONLY
-    api_key: str = ""  # sent as a bearer token where given
-    seed: int = 0
-    timeout: float = 120.0  # seconds per request
-    pause: float = 1.0  # seconds before a second attempt, doubled for the third
-    remote = True
+    config: CaptionConfig
 
-    def __post_init__(self) -> None:
-        self.id = f"chat/{self.model}"
+    @property
+    def id(self) -> str:
+        """Name of captioner and model."""
+        return f"chat/{self.config.model}"
 
-    def caption(self, request: CaptionRequest) -> Caption:
-        """Text for one pair. Raises KontextError when the endpoint stays unreachable."""
-        if request.values() is None:
-            return failed(request, "malformed", self.id)
-        for attempt in range(ATTEMPTS):
-            message = self._ask(request, self.seed + attempt)
-            if message.get("refusal"):
-                return failed(request, "refused", self.id)
-            try:
-                reply = ChatReply.model_validate_json(str(message.get("content") or ""))
-            except ValidationError:
-                continue
-            if request.contexts and not (reply.instruction_inverse and reply.context_caption):
-                continue
-            return self._row(request, reply)
-        return failed(request, "malformed", self.id)
+    def caption_all(self, requests: Sequence[CaptionRequest], desk: Desk) -> Captioned:
+        """See `RemoteCaptioner`."""
+        from kontext.data.caption.asking import ask  # tables: every recipe reads this file
 
-    def _row(self, request: CaptionRequest, reply: ChatReply) -> Caption:
-        edit = bool(request.contexts)
-        return Caption(
-            request.pair_id,
-            reply.instruction,
-            reply.instruction_short,
-            reply.instruction_inverse if edit else "",
-            reply.target_caption,
-            reply.context_caption if edit else "",
-            f"{request.relation}/chat",
-            "ok",
-            self.id,
+        prompts = [self.prompt(request) for request in requests]
+        asked = ask(self.config, desk, self.config.model, prompts, "pairs")
+        rows = zip(requests, asked.answers, strict=True)
+        return Captioned([self.row(*row) for row in rows], asked.replies)
+
+    def prompt(self, request: CaptionRequest) -> Prompt[Any]:
+        """The question about one pair."""
+        words = self.config.max_words
+        count = len(request.contexts)
+        names = ["context" if count == 1 else f"context {n + 1}" for n in range(count)]
+        shown = zip((*names, "target"), (*request.contexts, request.target), strict=True)
+        return Prompt(
+            key=request.pair_id,
+            kind="caption",
+            system=(_EDIT if count else _SINGLE).format(words=words),
+            text=_facts(request),
+            pictures=tuple((name, image.pixel_id) for name, image in shown),
+            answer=EditReply if count else SingleReply,
+            check=partial(_check, words=words),
         )
 
-    def _ask(self, request: CaptionRequest, seed: int) -> dict[str, Any]:
-        """The assistant's message. Transport faults are tried ATTEMPTS times."""
-        body = json.dumps(self._body(request, seed)).encode()
-        url = self.endpoint.rstrip("/") + "/chat/completions"
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            call = urllib.request.Request(url, body, headers, method="POST")
-            try:
-                with urllib.request.urlopen(call, timeout=self.timeout) as response:
-                    message = json.load(response)["choices"][0]["message"]
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}"
-                if error.code < 500 and error.code not in (408, 429):
-                    break
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                problem = f"{type(error).__name__}: {error}"
-            else:
-                if isinstance(message, dict):
-                    return message
-                problem = "the reply has no message"
-        raise KontextError(f"captioner {url} does not answer: {problem}")
-
-    def _body(self, request: CaptionRequest, seed: int) -> dict[str, Any]:
-        content: list[dict[str, Any]] = [{"type": "text", "text": _facts(request)}]
-        for image in (*request.contexts, request.target):
-            if image.png is not None:
-                url = "data:image/png;base64," + base64.b64encode(image.png).decode()
-                content.append({"type": "image_url", "image_url": {"url": url}})
-        return {
-            "model": self.model,
-            "messages": [
-                {"role": "system", "content": _SYSTEM},
-                {"role": "user", "content": content},
-            ],
-            "temperature": 0,
-            "seed": seed,
-            "max_tokens": 300,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": "captions",
-                    "strict": True,
-                    "schema": ChatReply.model_json_schema(),
-                },
-            },
-        }
+    def row(self, request: CaptionRequest, answer: Answer[Any]) -> Caption:
+        """What is stored: the texts, or the status that says why there are none."""
+        reply = answer.value
+        if isinstance(reply, EditReply):
+            texts = (
+                reply.instruction,
+                reply.instruction_short,
+                reply.instruction_inverse,
+                reply.target_caption,
+                reply.context_caption,
+            )
+        elif isinstance(reply, SingleReply):
+            texts = (reply.caption, reply.caption_short, "", reply.caption, "")
+        else:
+            return failed(request, answer.status, self.id)
+        return Caption(request.pair_id, *texts, f"{request.relation}/chat", "ok", self.id)
 
 
 def captioner(config: CaptionConfig) -> ChatCaptioner:
     """The captioner `chat` of a recipe. Raises RecipeError without endpoint or model."""
     if not config.endpoint or not config.model:
         raise RecipeError("caption.captioner=chat needs caption.endpoint and caption.model")
-    return ChatCaptioner(
-        config.endpoint, config.model, api_key=os.environ.get(API_KEY, ""), seed=config.seed
-    )
+    return ChatCaptioner(config)
+
+
+def _check(reply: EditReply | SingleReply, words: int) -> Fault | None:
+    """What is wrong with an answer of the right shape."""
+    if reply.refuse and _bare(reply.refuse) not in _NO_REFUSAL:
+        return Fault("refused", reply.refuse[:200])
+    texts = reply.model_dump(exclude={"stays", "changed", "refuse"})
+    for name, text in texts.items():
+        if not text or _bare(text) in _SAYS_NOTHING:
+            return Fault("empty", f"{name} says nothing")
+        if _NONE.search(_QUOTED.sub("", text)):
+            return Fault("empty", f"{name} says 'none' where it should say what to do or to see")
+        count = len(text.split())
+        if count > words:
+            return Fault("too_long", f"{name} has {count} words, at most {words} are wanted")
+    if isinstance(reply, EditReply):
+        if "changed" in reply.model_fields_set and not any(reply.changed):
+            return Fault("malformed", "changed names nothing, but there is an instruction")
+        if reply.instruction.casefold() == reply.instruction_inverse.casefold():
+            return Fault("malformed", "instruction_inverse is the instruction itself")
+    return None
+
+
+def _bare(text: str) -> str:
+    return text.strip(" .!?-'\"()[]<>").casefold()
 
 
 def _facts(request: CaptionRequest) -> str:
-    *source, target = (
-        {"shows": image.concept, **image.attributes}
-        for image in (*request.contexts, request.target)
-    )
+    """What is known in words. A label that means "there is none" is said to be absent."""
+    *context, target = (_labels(image) for image in (*request.contexts, request.target))
     facts = {
         "kind": request.relation_class,
         "relation": request.relation,
-        "change": request.values(),
-        "source": source,
+        "labels of the change": _said(request.values() or {}),
+        "context": context,
         "target": target,
     }
-    return json.dumps(facts, sort_keys=True)
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
+
+
+def _labels(image: ImageFacts) -> dict[str, str]:
+    return {"shows": image.concept, **_said(dict(image.attributes))}
+
+
+def _said(labels: dict[str, str]) -> dict[str, str]:
+    """`text` is verbatim: NO on a sign is a word."""
+    verbatim = labels.get("attribute") == "text"
+    return {
+        name: value if verbatim or name == "text" or not is_nothing(value) else "(absent)"
+        for name, value in labels.items()
+    }

@@ -21,7 +21,6 @@ class TemplateCaptioner:
     paraphrases: int = 20
     seed: int = 0
     id = "templates/2"
-    remote = False
 
     def caption(self, request: CaptionRequest) -> Caption:
         """Text for one pair. A relation or labels it cannot word give status `malformed`."""

@@ -29,6 +29,11 @@ REASONS = {
     "edit_cropped": "much of what changes lies outside of the size in training",
     "ssim_max": "context and target look the same",
     "pdq_distance_min": "context and target hash the same",
+    "judge_follow_min": "the judge sees another edit than the instruction asks for",
+    "judge_preserve_min": "the judge sees other changes as well",
+    "judge_quality_min": "the judge sees faults",
+    "judge_shuffled_gap_min": "the judge likes another pair's instruction as well",
+    "judge_swapped_gap_min": "the judge likes it the other way round as well",
 }
 
 

@@ -22,7 +22,7 @@ def _select(dataset: str) -> str:
         return f"(SELECT * EXCLUDE (dataset) FROM {table} WHERE dataset = {quote(dataset)})"
 
     # the rule reads these names; narrowed to one dataset, its joins do not meet all the others
-    tables = ("pairs", "captions", "pair_scores", "policy")
+    tables = ("pairs", "captions", "judgements", "pair_scores", "policy")
     narrow = ", ".join(
         f"{name} AS (SELECT * FROM lake.main.{name} WHERE dataset = {quote(dataset)})"
         for name in tables

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from kontext.errors import CatalogError
 from schemas.risks import risks
+from schemas.tables import JUDGED_SCORES, JUDGEMENTS
 
 CHANGES_RESULTS = True
 DATA_FILES = ("../../../schemas/views/acceptance.sql",)  # the others only show what is there
@@ -37,6 +38,7 @@ THRESHOLDS = (
     "pdq_distance_min",
     "clip_t_min",
     "clip_dir_min",
+    *(f"judge_{score}_min" for score in JUDGED_SCORES),
 )
 _VERDICTS = pa.schema(
     [("pair_id", pa.string()), ("accept", pa.bool_()), ("reject_reasons", pa.list_(pa.string()))]
@@ -65,9 +67,15 @@ def views_digest() -> str:
 
 
 def acceptance(
-    pairs: pa.Table, captions: pa.Table, pair_scores: pa.Table, thresholds: Mapping[str, float]
+    pairs: pa.Table,
+    captions: pa.Table,
+    pair_scores: pa.Table,
+    thresholds: Mapping[str, float],
+    judgements: pa.Table | None = None,
 ) -> pa.Table:
     """Apply the acceptance rule to tables in memory: exactly the lake's `acceptance` view.
+
+    `judgements` are there where a recipe asks for a judge.
 
     Returns columns pair_id, accept, reject_reasons (list of string, empty when accepted), one row
     per pair, sorted by pair_id. Raises CatalogError for a threshold name no rule knows.
@@ -78,7 +86,14 @@ def acceptance(
             nulls = pa.nulls(pair_scores.num_rows, pa.float32())
             pair_scores = pair_scores.append_column(risk.column, nulls)
     policy = policy_table(thresholds)
-    tables = {"pairs": pairs, "captions": captions, "pair_scores": pair_scores, "policy": policy}
+    judged = JUDGEMENTS.empty_table() if judgements is None else judgements
+    tables = {
+        "pairs": pairs,
+        "captions": captions,
+        "pair_scores": pair_scores,
+        "policy": policy,
+        "judgements": judged,
+    }
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1")
         for name, table in tables.items():
@@ -112,12 +127,14 @@ def _parse(name: str, text: str) -> View:
     while lines and lines[0].startswith("-- "):
         head.append(lines.pop(0)[3:])
     assert head, f"view {name} has no comment"
-    return View(name, " ".join(head), _FOR_EACH.sub(_per_risk, "\n".join(lines)))
+    return View(name, " ".join(head), _FOR_EACH.sub(_repeated, "\n".join(lines)))
 
 
-_FOR_EACH = re.compile(r" *-- for each risk\n(.*?) *-- end\n", re.DOTALL)
+_FOR_EACH = re.compile(r" *-- for each (risk|judged score)\n(.*?) *-- end\n", re.DOTALL)
 
 
-def _per_risk(block: re.Match[str]) -> str:
-    """The block once per risk, with the risk's name for {risk}."""
-    return "".join(block[1].replace("{risk}", name) for name in risks())
+def _repeated(block: re.Match[str]) -> str:
+    """The block once per risk or judged score, with its name for {risk} or {score}."""
+    names = risks() if block[1] == "risk" else JUDGED_SCORES
+    word = block[1].rpartition(" ")[2]
+    return "".join(block[2].replace(f"{{{word}}}", name) for name in names)

@@ -40,12 +40,14 @@ def judge(
     limits: dict[str, float] = LIMITS,
     relation_class: str = "local",
     caption: dict[str, Any] | None = None,
+    judgement: dict[str, Any] | None = None,
 ) -> list[str]:
     found = acceptance(
         rows("pairs", {"pair_id": "p", "relation_class": relation_class}),
         rows("captions", {"pair_id": "p", "status": "ok", **(caption or {})}),
         rows("pair_scores", {"pair_id": "p", **scores}),
         limits,
+        judgement and rows("judgements", {"pair_id": "p", "status": "ok", **judgement}),
     ).to_pylist()
     assert len(found) == 1 and found[0]["accept"] == (found[0]["reject_reasons"] == [])
     return list(found[0]["reject_reasons"])
@@ -160,3 +162,33 @@ def test_limits_compare_as_numbers(scores: list[float], limit: float) -> None:
 def test_every_view_says_what_it_is() -> None:
     assert next(view.name for view in views()) == "acceptance"
     assert all(len(view.comment) > 20 and "--" not in view.comment for view in views())
+
+
+JUDGED = {"follow": 4.0, "preserve": 5.0, "quality": 5.0, "shuffled_gap": 3.0, "swapped_gap": 2.0}
+
+
+def test_a_judges_scores_have_limits_where_a_policy_sets_them() -> None:
+    wanted = {**LIMITS, "judge_follow_min": 4.0, "judge_shuffled_gap_min": 2.0}
+    assert judge(GOOD, wanted, judgement=JUDGED) == []
+    assert judge(GOOD, wanted, judgement={**JUDGED, "follow": 3.0}) == ["judge_follow_min"]
+    low = {**JUDGED, "shuffled_gap": 1.0, "preserve": 1.0}
+    assert judge(GOOD, wanted, judgement=low) == ["judge_shuffled_gap_min"]
+    assert judge(GOOD, {**wanted, "judge_preserve_min@local": 2.0}, judgement=low) == [
+        "judge_preserve_min",
+        "judge_shuffled_gap_min",
+    ]
+    assert judge(GOOD, judgement={**JUDGED, "follow": 1.0}) == [], "no limit, no reason"
+
+
+def test_what_a_judge_was_asked_in_vain_is_never_accepted() -> None:
+    wanted = {**LIMITS, "judge_follow_min": 4.0}
+    for status in ("malformed", "refused", "budget", "no_control"):
+        failed = {**dict.fromkeys(JUDGED), "status": status}
+        for limits in (LIMITS, wanted):
+            assert judge(GOOD, limits, judgement=failed) == [f"judge_{status}"]
+    assert judge(GOOD, wanted) == ["judge_follow_min"], "a limit, and nobody was asked"
+    assert judge(GOOD, wanted, judgement={**JUDGED, "follow": None}) == ["judge_follow_min"]
+    single = {**GOOD, "ssim": 0, "l1": 1, "changed_frac": 1, "pdq_distance": 256, "clip_dir": 0}
+    assert judge(single, wanted, relation_class="t2i") == [], "there is no edit to judge"
+    refused = {"status": "refused"}
+    assert judge(GOOD, wanted, caption=refused) == ["caption_refused"]
