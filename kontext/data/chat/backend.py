@@ -22,6 +22,8 @@ _MENDED = ("malformed", "empty", "too_long")  # faults that a model may mend whe
 _GARBLED = 2  # replies that are no chat completion before a request is given up
 _USELESS = 100  # answers of which none can be used, before no more are paid for
 _AWAY = 3  # prompts in a row, at least, without any answer: the endpoint is away
+_REFUSED = 50  # prompts in a row that the server refuses: it refuses all
+_FORBIDDEN = 403  # some gateways say so about what one prompt holds
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class ChatBackend:
         self._patience, self._stop = patience, stop
         self._halt = Event()  # nobody waits or sends any more
         self._not_before = 0.0  # the server asked everybody to wait until then
+        self._answers = False  # whether the endpoint has ever answered one of the prompts
+        self._short = 0  # tokens by which a request has cost more than was held for it
 
     def requests(self, prompts: Sequence[Prompt[A]]) -> dict[str, Prompt[A]]:
         """Digest -> the first prompt that asks this, in order."""
@@ -84,6 +88,7 @@ class ChatBackend:
         unique = self.requests(prompts)
         for sent in self.replies.sent(unique):
             self._budget.count(sent.cost.tokens, sent.reached)
+            self._answers |= sent.exchange.outcome == "answered"
         course = _Course(len(unique), self._endpoint.connections, self._halt)
         slots = Semaphore(self._endpoint.connections)
         asked: dict[str, Future[Answer[A]]] = {}
@@ -159,7 +164,8 @@ class ChatBackend:
             body = partial(self._wire.body, prompt, self._address, more)
             reply = self._post(body, request, turn, held)
             outcome = reply.exchange.outcome
-            if reply.hopeless:
+            one_only = reply.exchange.http == _FORBIDDEN and self._answers
+            if reply.hopeless and not one_only:
                 raise KontextError(self._hopeless(reply.problem))
             if not reply.again:
                 return Fault("failed", reply.problem) if outcome == "error" else reply.exchange
@@ -181,6 +187,8 @@ class ChatBackend:
             reply = self._endpoint.post(body)
             self.replies.finish(number, reply.exchange)
             cost = reply.exchange.cost(held)
+            self._answers |= reply.exchange.outcome == "answered"
+            self._short = max(self._short, cost.tokens - held.tokens)
             sent = int(reply.exchange.outcome != "unreached")
             return reply
         finally:
@@ -203,7 +211,7 @@ class ChatBackend:
         fixed = len(prompt.system) + len(str(prompt.shape()))
         words = len(prompt.text.encode()) + sum(len(what) for what, _ in prompt.pictures)
         pictures = self._picture_tokens * len(prompt.pictures)
-        return Cost(fixed // 3 + words + pictures + 32, self._wire.longest_answer())
+        return Cost(fixed // 3 + words + pictures + 32 + self._short, self._wire.longest_answer())
 
     def _address(self, pixel_id: str) -> str:
         return "data:image/png;base64," + base64.b64encode(self._picture(pixel_id)).decode()
@@ -226,7 +234,7 @@ class _Course:
         self._total, self._halt = total, halt
         self._patience = max(_AWAY, parallel)
         self._counts: Counter[str] = Counter()
-        self._silent = 0  # prompts without any answer, in a row
+        self._silent = self._refused = 0  # prompts without any answer, or refused, in a row
         self._error: BaseException | None = None
         self._lock = Lock()
 
@@ -248,10 +256,13 @@ class _Course:
 
     def _count(self, answer: Answer[Any]) -> None:
         self._counts[answer.status] += 1
-        if answer.status == "unanswered":
-            self._silent += 1
-        elif answer.status != "budget":
-            self._silent = 0
+        if answer.status != "budget":
+            self._silent = self._silent + 1 if answer.status == "unanswered" else 0
+            self._refused = self._refused + 1 if answer.status == "failed" else 0
+        if self._refused == _REFUSED:
+            self._error = KontextError(
+                f"the chat endpoint refuses {_REFUSED} requests in a row: {answer.problem}"
+            )
         if self._silent == min(self._patience, self._total):
             self._error = KontextError(
                 f"the chat endpoint does not answer: {answer.problem}. All replies so far are "

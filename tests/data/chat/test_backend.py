@@ -149,6 +149,7 @@ def test_a_model_is_told_once_what_is_wrong(tmp_path: Path, bad: Say, complaint:
         (completion('{"na', finish_reason="length"), "truncated", 1, 0),
         (fails(400, "no such parameter"), "failed", 1, 1),
         (fails(413), "failed", 1, 1),
+        (fails(403, "blocked by a gateway"), "failed", 1, 1),
         (Say("<html>"), "malformed", 2, 2),
         (fails(500), "unanswered", 4, 4),
         (fails(429), "unanswered", 4, 4),
@@ -166,7 +167,7 @@ def test_every_trouble_is_a_status_of_its_own_row(
 
     with serving(speak) as server:
         for wanted in (2 + sent, 2 + sent + again):
-            answers = ask(server, tmp_path, 3, timeout=1 if say.hang else 30)
+            answers = ask(server, tmp_path, 3, timeout=1 if say.hang else 30, parallel=1)
             assert [a.status for a in answers] == ["ok", status, "ok"]
             assert len(server.bodies) == wanted
         server.speak = lambda body, times: completion(GOOD)
@@ -234,6 +235,20 @@ def test_a_server_that_is_away_ends_the_work_and_replies_are_kept(tmp_path: Path
         assert len(server.bodies) == 10 + failed + 190
     with pytest.raises(KontextError, match="no connection"):
         ask(server, tmp_path / "b", 1)
+
+
+def test_a_server_that_refuses_all_is_not_asked_for_long(tmp_path: Path) -> None:
+    with serving(lambda body, times: fails(400, "no such field")) as server:
+        with pytest.raises(KontextError, match=r"refuses 50 requests in a row: HTTP 400 \(no such"):
+            ask(server, tmp_path, 1000, parallel=4)
+        assert 50 <= len(server.bodies) <= 60
+
+
+def test_a_cost_above_what_was_held_is_expected_from_then_on(tmp_path: Path) -> None:
+    with serving(lambda body, times: completion(GOOD, (900, 50))) as server:
+        answers = ask(server, tmp_path, 30, budget=Budget(tokens=10_000), parallel=1)
+        assert len(server.bodies) == 10, "not one too many after the first"
+        assert [a.status for a in answers] == ["ok"] * 10 + ["budget"] * 20
 
 
 def test_a_model_whose_answers_are_useless_is_not_paid_for_long(tmp_path: Path) -> None:
