@@ -30,5 +30,5 @@ def rows(path: Path) -> Iterator[Row | Problem]:
         if reason:
             yield Problem(shown(one, path), reason)
         elif is_image(one):
-            yield worded(texts, (shown(one.with_suffix(""), path),), path, one, ())
+            yield worded(texts, (shown(one.with_suffix(""), path),), one, ())
     yield from texts.unused()

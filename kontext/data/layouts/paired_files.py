@@ -46,7 +46,10 @@ def rows(path: Path) -> Iterator[Row | Problem]:
         elif is_image(one):
             key, role = _role(one)
             relative = one.parent.relative_to(path).as_posix()
-            found[key if relative == "." else f"{relative}/{key}"].setdefault(role, one)
+            pictures = found[key if relative == "." else f"{relative}/{key}"]
+            if role in pictures:
+                yield Problem(shown(one, path), "same_name", f"as {pictures[role].name}")
+            pictures.setdefault(role, one)
     for key, pictures in sorted(found.items()):
         yield from _row(path, key, pictures, texts)
     yield from texts.unused()
@@ -61,7 +64,7 @@ def _row(path: Path, key: str, pictures: dict[str, Path], texts: Texts) -> Itera
         return
     keys = (key, shown(after.with_suffix(""), path), shown(first.with_suffix(""), path))
     more = [pictures[role] for role in sorted(pictures) if role not in ("0", "after")]
-    yield worded(texts, keys, path, after, [first, *more])
+    yield worded(texts, keys, after, [first, *more])
 
 
 def _role(picture: Path) -> tuple[str, str]:

@@ -19,50 +19,73 @@ REFERENCES = ("reference", "ref", "subject", "style")
 
 
 def matches(path: Path) -> bool:
-    """Whether `path` holds a folder of pictures before and one after."""
-    return _folders(path) is not None
+    """Whether `path`, or a folder in it (train, val …), holds a folder before and one after."""
+    return bool(_roots(path))
 
 
 def rows(path: Path) -> Iterator[Row | Problem]:
     """One row per picture after, with all pictures of its name in the folders before."""
-    found = _folders(path)
-    assert found is not None
-    before, target = found
-    texts = Texts(path, (target, *before))
-    pictures = {folder: dict(_pictures(folder, path)) for folder in (*before, target)}
+    for root, before, target in _roots(path):
+        yield from _rows(path, root, before, target)
+
+
+def _rows(top: Path, root: Path, before: list[Path], target: Path) -> Iterator[Row | Problem]:
+    texts = Texts(root, (target, *before), top)
+    pictures: dict[Path, dict[str, Path]] = {}
+    for folder in (*before, target):
+        pictures[folder] = {}
+        for key, picture, reason in _pictures(folder):
+            if not reason and key in pictures[folder]:
+                reason = "same_name"
+            if reason:
+                yield Problem(shown(picture, top), reason)
+            else:
+                pictures[folder][key] = picture
     used: set[Path] = set()
-    for key, (after, reason) in pictures[target].items():
-        at = shown(after, path)
-        mine = [pictures[folder][key] for folder in before if key in pictures[folder]]
-        contexts = [one for one, why in mine if not why]
+    for key, after in pictures[target].items():
+        contexts = [pictures[folder][key] for folder in before if key in pictures[folder]]
         used.update(contexts)
-        first = pictures[before[0]].get(key)
-        if reason:
-            yield Problem(at, reason)
-        elif first is None or first[1]:
-            yield Problem(at, "context_missing", f"no picture {key} in {before[0].name}/")
+        if key in pictures[before[0]]:
+            yield worded(texts, (key,), after, contexts)
         else:
-            yield worded(texts, (key,), path, after, contexts)
+            why = f"no picture {key} in {before[0].name}/"
+            yield Problem(shown(after, top), "context_missing", why)
     for folder in before:
-        for picture, reason in pictures[folder].values():
-            if reason or picture not in used:
-                yield Problem(shown(picture, path), reason or "not_used", "no target of its name")
+        for picture in pictures[folder].values():
+            if picture not in used:
+                yield Problem(shown(picture, top), "not_used", "no target of its name")
     yield from texts.unused()
 
 
-def _pictures(folder: Path, root: Path) -> Iterator[tuple[str, tuple[Path, str]]]:
-    """(name without suffix, (picture, why it is not read)) of all pictures in a folder."""
+def _pictures(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    """(name without suffix, picture, why it is not read) of all pictures in a folder."""
     for path, reason in walk(folder):
         if is_image(path) or reason in ("denied", "undecodable_name", "not_regular"):
-            key = shown(path.with_suffix(""), folder)
-            yield key, (path, reason)
+            yield shown(path.with_suffix(""), folder), path, reason
+
+
+def _roots(path: Path) -> list[tuple[Path, list[Path], Path]]:
+    """(root, folders before, folder after) at `path`, or of the folders in it."""
+    if not path.is_dir():
+        return []
+    below = [one for one, _ in _entries(path)]
+    found = [(root, _folders(root)) for root in (path, *below)]
+    pairs = [(root, *folders) for root, folders in found if folders is not None]
+    return pairs[:1] if pairs and pairs[0][0] == path else pairs
+
+
+def _entries(path: Path) -> list[tuple[Path, str]]:
+    """Folders in `path`, with their names in lower case; links are not followed."""
+    try:
+        found = [one for one in sorted(path.iterdir()) if one.is_dir() and not one.is_symlink()]
+    except OSError:
+        return []
+    return [(one, one.name.lower()) for one in found]
 
 
 def _folders(path: Path) -> tuple[list[Path], Path] | None:
     """(folders before, folder after); the one that is edited first."""
-    if not path.is_dir():
-        return None
-    folders = {one.name.lower(): one for one in sorted(path.iterdir()) if one.is_dir()}
+    folders = {name: one for one, name in _entries(path)}
     target = next((folders[name] for name in TARGETS if name in folders), None)
     context = next((name for name in CONTEXTS if name in folders), None)
     if target is None or context is None:

@@ -34,7 +34,7 @@ SHOWS = """\
     data/*.parquet             the same columns with pictures inside: InstructPix2Pix, MagicBrush,
                                HQ-Edit, UltraEdit, OmniEdit, AnyEdit, NHR-Edit and their like"""
 
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _TURNS = re.compile(r"^edit_image_(\d+)$")
 _LOOKED_AT = 100  # rows that say what the columns are
 _NONE = frozenset({"", "none", "null", "nan"})
@@ -111,8 +111,9 @@ class _Table:
 
     def _file(self, name: str) -> Picture | str:
         """A file of the set: beside the table, or from the set's root; never outside."""
-        for folder in (self.path.parent, self.root):
-            path = folder / name
+        folders = (self.path.parent, self.root)
+        names = (name, name.replace("\\", "/")) if "\\" in name else (name,)  # of Windows
+        for path in (folder / one for one in names for folder in folders):
             try:
                 real, top = path.resolve(), self.root.resolve()
                 if not real.is_relative_to(top):

@@ -27,8 +27,9 @@ class Texts:
         SourceError: a table or text cannot be read.
     """
 
-    def __init__(self, root: Path, folders: Sequence[Path]) -> None:
-        self.root = root
+    def __init__(self, root: Path, folders: Sequence[Path], top: Path | None = None) -> None:
+        """`top` is the folder that names are said from, where it is another than `root`."""
+        self.root, self.top = root, top or root
         named = [root / name for name in TEXT_FOLDERS if (root / name).is_dir()]
         self._folders = list(dict.fromkeys((*folders, *named, root)))
         deep = {*folders, *named}
@@ -73,21 +74,21 @@ class Texts:
         """Rows of tables that are none, and text files that belong to no picture."""
         yield from self._problems
         for path in sorted(self._files - self._used):
-            yield Problem(shown(path, self.root), "not_used", "a text without its picture")
+            yield Problem(shown(path, self.top), "not_used", "a text without its picture")
 
 
 def worded(
-    texts: Texts, keys: Sequence[str], root: Path, target: Path, contexts: Sequence[Path]
+    texts: Texts, keys: Sequence[str], target: Path, contexts: Sequence[Path]
 ) -> Row | Problem:
     """The pair of these pictures with the text of the first of its `keys` that has one."""
-    at = shown(target, root)
+    at = shown(target, texts.top)
     try:
         instruction = next((text for key in keys if (text := texts.of(key, target))), "")
     except SourceError as error:
         return Problem(at, "instruction_unreadable", str(error))
     if not instruction.strip():
         return Problem(at, "instruction_missing", f"no text for {keys[0]}")
-    pictures = tuple(Picture(shown(one, root), one) for one in contexts)
+    pictures = tuple(Picture(shown(one, texts.top), one) for one in contexts)
     chain = pictures[0].ref if pictures else at
     return Row(at, Picture(at, target), pictures, instruction, chain)
 
@@ -121,15 +122,18 @@ def _problems(table: Path) -> list[Problem]:
 
 
 def table_rows(path: Path) -> Iterator[dict[str, Any] | Problem]:
-    """Rows of a .jsonl, .json (a list) or .csv file; a Problem for a line that is none.
+    """Rows of a .jsonl, .json (a list), .csv or .tsv file; a Problem for a line that is none.
 
     Raises:
         SourceError: the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".csv":
-                yield from csv.DictReader(file)
+            if path.suffix.lower() in (".csv", ".tsv"):
+                head = file.readline()
+                file.seek(0)
+                between = max(",;\t", key=head.count)  # a spreadsheet's depends on its language
+                yield from csv.DictReader(file, delimiter=between)
             elif path.suffix.lower() == ".json":
                 found = json.load(file)
                 if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):

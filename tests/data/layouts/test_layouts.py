@@ -66,6 +66,30 @@ def test_what_has_no_partner_or_text_is_said(tmp_path: Path) -> None:
     }
 
 
+def test_folders_of_splits_are_looked_into(tmp_path: Path) -> None:
+    files = {f"{split}/{folder}/a.png": n for n, (split, folder) in enumerate(
+        (split, folder) for split in ("train", "val") for folder in ("control", "target")
+    )}  # fmt: skip
+    texts = {"train/target/a.txt": "one", "val/a.txt": "two", "val/b.txt": "three"}
+    rows, problems = read(put(tmp_path, files | texts), "paired-folders")
+    assert [pair(row) for row in rows] == [
+        (["train/control/a.png"], "train/target/a.png", "one"),
+        (["val/control/a.png"], "val/target/a.png", "two"),
+    ]
+    assert problems == {"val/b.txt": "not_used"}
+
+
+def test_two_files_of_one_name_are_not_taken_for_one(tmp_path: Path) -> None:
+    files = {"control/a.jpg": 1, "control/a.png": 2, "target/a.png": 3, "target/a.txt": "go"}
+    rows, problems = read(put(tmp_path / "folders", files), "paired-folders")
+    assert [pair(row)[0] for row in rows] == [["control/a.jpg"]]
+    assert problems == {"control/a.png": "same_name"}
+    files = {"a_in.jpg": 1, "a_in.png": 2, "a_out.png": 3, "a.txt": "go"}
+    rows, problems = read(put(tmp_path / "names", files), "paired-files")
+    assert [pair(row)[0] for row in rows] == [["a_in.jpg"]]
+    assert problems == {"a_in.png": "same_name"}
+
+
 def test_one_text_for_all(tmp_path: Path) -> None:
     files = {"input/a.png": 1, "output/a.png": 2, "input/b.png": 3, "output/b.png": 4}
     rows, problems = read(put(tmp_path, files | {"instruction.txt": "sharpen"}), "paired-folders")
@@ -152,11 +176,15 @@ def test_csv_and_json(tmp_path: Path) -> None:
     files = {"a.png": 1, "b.png": 2}
     comma = 'before,after,prompt\na.png,b.png,"make it, well, blue"\n'
     put(tmp_path / "csv", {"t.csv": comma, **files})
+    semicolon = 'before;after;prompt\n.\\a.png;b.png;"make it, well; blue"\n'
+    put(tmp_path / "excel", {"t.csv": semicolon, **files})
     put(
         tmp_path / "json",
         {"t.json": '[{"source": "a.png", "target": "b.png", "text": "x"}]', **files},
     )
     assert pair(read(tmp_path / "csv", "tables")[0][0])[2] == "make it, well, blue"
+    excel = pair(read(tmp_path / "excel", "tables")[0][0])
+    assert excel == (["a.png"], "b.png", "make it, well; blue")
     assert pair(read(tmp_path / "json", "tables")[0][0])[:2] == (["a.png"], "b.png")
 
 
