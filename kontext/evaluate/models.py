@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +61,12 @@ def model_ledger(
     transformer: FluxTransformer,
     autoencoder: Autoencoder,
     settings: ModelSettings,
-    side: tuple[int, int],
+    sizes: Iterable[Size],
 ) -> Ledger:
-    """The numerics ledger of a model that edits images of `side` (height, width) in pixels."""
+    """The numerics ledger of a model that edits images of these sizes (width, height) in pixels."""
     device = next(autoencoder.parameters()).device
     products, factor = compute_dtype("auto", device), 2 * autoencoder.factor
-    tokens = (side[0] // factor) * (side[1] // factor)
+    tokens = {(width // factor) * (height // factor) for width, height in sizes}
     return {
         **encoded_ledger(ctx, autoencoder, products, settings.text_digest, settings.text_length),
         **transformer_ledger(transformer, tokens, products, device),
