@@ -36,7 +36,8 @@ class PairTensors:
     @cached_property
     def grids(self) -> Tensor:
         """(rows, columns) of each image in tokens [M, 2]."""
-        return torch.tensor([shape[1:] for shape in row_shapes(self.latents)]) // 2
+        sides = torch.tensor([shape[1:] for shape in row_shapes(self.latents)])
+        return sides.div(2, rounding_mode="floor")
 
     @property
     def channels(self) -> int:
@@ -46,7 +47,7 @@ class PairTensors:
     @cached_property
     def shapes(self) -> list[Shape]:
         """The shape of each pair [P]."""
-        grids = [(int(rows), int(columns)) for rows, columns in self.grids.tolist()]
+        grids: list[Grid] = [(int(rows), int(columns)) for rows, columns in self.grids.tolist()]
         pictures = torch.stack((self.target, self.context), dim=1)
         if self.references is not None:
             pictures = torch.cat((pictures, self.references), dim=1)
@@ -62,10 +63,10 @@ class PairTensors:
 
         Raises ValueError where there are none, or they differ.
         """
-        found = {self.shapes[pair][0] for pair in pairs.tolist()}
+        found = {self.shapes[int(pair)][0] for pair in pairs}
         if len(found) != 1:
             raise ValueError(f"targets of {len(found)} sizes make no batch")
-        return found.pop()
+        return next(iter(found))
 
     @property
     def target_tokens(self) -> list[int]:

@@ -51,7 +51,7 @@ class MappedRows:
 
         Raises ValueError for rows of different shapes.
         """
-        rows = rows.cpu()
+        rows = rows.cpu().contiguous()
         if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
             raise IndexError(f"a row outside of 0 to {len(self) - 1}")
         stored, pinned = self._shards[0].dtype, self.device.type == "cuda"

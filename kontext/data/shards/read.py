@@ -16,7 +16,6 @@ from kontext.data.shards.write import map_file, tar_samples
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact
 
-
 T = TypeVar("T")
 
 
@@ -56,7 +55,7 @@ class PairSet:
         return list(self.pngs)
 
     def pixels(self, rows: Sequence[int]) -> Pixels:
-        """Images of one size by their rows: uint8 [len(rows), H, W, 3]. Raises as `decoded` does."""
+        """Images of one size by their rows: uint8 [n, H, W, 3]. Raises as `decoded` does."""
         parts = list(decoded(self.pngs, [self.pixel_ids[row] for row in rows], 256))
         return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.buckets import Size
+from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards.index import ShardIndex, load_index, tokens_of
 from kontext.data.shards.order import Ints, epoch_batches, epoch_order, key64, samples
 from kontext.data.shards.write import map_file, tar_members

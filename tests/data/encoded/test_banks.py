@@ -50,7 +50,7 @@ def test_any_rows_of_a_bank_read_back_as_they_were_written(
     wanted = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), max_size=9))).long()
     told = entries(count, texts)
     for bank in (wrote, open_bank(artifact, "x")):
-        assert (bank.keys, bank.encoder, bank.texts) == told
+        assert (bank.keys, bank.encoder, bank.texts) == told[:3]
         assert set(bank.tensors) == set(VALUES)
         for key, value in VALUES.items():
             found = bank.tensors[key]
