@@ -1,5 +1,6 @@
 """`kontext edit`: changes an image as a sentence says."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,6 +65,13 @@ KeepDetail = Annotated[
         "model was published."
     ),
 ]
+Size = Annotated[
+    str,
+    typer.Option(
+        metavar="WIDTHxHEIGHT",
+        help="Size of the result, in multiples of 16; by default that of the image.",
+    ),
+]
 TileAbove = Annotated[
     int | None,
     typer.Option(
@@ -100,6 +108,7 @@ def edit(
     image_guidance: ImageGuidance = 1.0,
     true_cfg: TrueCfg = 1.0,
     keep_detail: KeepDetail = None,
+    size: Size = "",
     tile_above: TileAbove = None,
     quantize: Quantize = None,
     kernel: Kernel = "auto",
@@ -125,6 +134,7 @@ def edit(
         options=Options(steps, guidance, image_guidance, true_cfg, keep_detail),
         seeds=tuple(dict.fromkeys(seed or [0])),
         mask=mask,
+        size=_size(size),
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,
@@ -146,3 +156,11 @@ def edit(
         size, at = row["size"], row["edited_at"]
         how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
         typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})")
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """(width, height) of `640x480`."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if text and not found:
+        raise typer.BadParameter(f"--size is WIDTHxHEIGHT, such as 1248x832, not '{text}'")
+    return (int(found[1]), int(found[2])) if found else None

@@ -76,7 +76,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         digest=digest,
         parameters=sum(p.numel() for p in student.parameters()),
         codec_parameters=sum(p.numel() for p in autoencoder.parameters()),
-        resolution=settings.resolution,
+        made_for=settings.made_for,
         student_steps=settings.steps,
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",
