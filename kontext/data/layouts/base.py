@@ -28,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 JUNK_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 JUNK_FILES = frozenset({"Thumbs.db", "desktop.ini"})
+LARGEST = 64 << 20  # bytes of a picture; what is larger is refused unread
 
 
 class Part(Protocol):
@@ -61,6 +62,7 @@ class Row:
     chain: str = ""
     kind: str = ""  # what the set calls this kind of edit
     target_caption: str = ""
+    licence: str = ""  # of this row, where it has one (SPDX id)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _unread(entry: os.DirEntry[str], path: Path, top: Path) -> str:
         return "hidden"
     if entry.name in JUNK_FOLDERS or entry.name in JUNK_FILES:
         return "junk"
-    if not _is_text(entry.name):
+    if not is_text(entry.name):
         return "undecodable_name"
     if entry.is_symlink():
         return _unread_link(path, top)
@@ -132,7 +134,7 @@ def _unread_link(path: Path, top: Path) -> str:
     return "" if os.access(real, os.R_OK) else "denied"
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a name can be stored: names in another encoding come with surrogates."""
     try:
         name.encode()

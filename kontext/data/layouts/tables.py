@@ -185,13 +185,14 @@ def _pairs(
     there = _text(values.get(columns.instruction))
     back = _text(values.get(columns.inverse))
     captions = _text(values.get(columns.target_caption)), _text(values.get(columns.context_caption))
+    licence = _text(values.get("license_spdx"))  # as our own exports have it
     first = chain or (contexts[0].ref if contexts else target.ref)
     if not there:
         yield Problem(at, "instruction_missing", f"{columns.instruction} is empty")
     else:
-        yield Row(at, target, tuple(contexts), there, first, kind, captions[0])
+        yield Row(at, target, tuple(contexts), there, first, kind, captions[0], licence)
     if back and len(contexts) == 1:
-        yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1])
+        yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1], licence)
 
 
 def _turns(

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kontext.data.layouts.base import Part
+from kontext.data.layouts.base import LARGEST, Part
 from kontext.errors import ChangedError, SourceError
 
 Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
-LARGEST = 64 << 20  # bytes of a picture; what is larger is refused unread
 
 
 def stamp_of(path: Path) -> Stamp | None:
