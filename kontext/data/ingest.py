@@ -119,7 +119,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             data = item.read()
         except SourceError as error:
             subject = subject_hmac(f"{item.source}/{item.ref}", key)
-            reject = _reject(item.source, subject, item.ref, "unreadable", str(error))
+            reject = _reject(item.source, subject, item.ref, error.reason, str(error))
             rows["rejects"].append(reject)
             continue
         _ingest_one(item, data, chunk.config, gate, key, rows)
