@@ -27,7 +27,6 @@ from kontext.data.payloads import Payloads, Verdict
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources import read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
-from kontext.data.web.problems import FetchError
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
@@ -120,8 +119,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
         for item, data in payloads:
             if isinstance(data, SourceError):
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
-                reason = data.reason if isinstance(data, FetchError) else "unreadable"
-                reject = _reject(item.source, subject, item.ref, reason, str(data))
+                reject = _reject(item.source, subject, item.ref, data.reason, str(data))
                 rows["rejects"].append(reject)
                 continue
             outcome = _ingest_one(item, data, chunk.config, gate, key, rows)
