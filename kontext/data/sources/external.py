@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from kontext.data.sources.base import LARGEST, Stamp
+from kontext.data.layouts.base import LARGEST
+from kontext.data.sources.base import Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from schemas.paths import file_or_in_home
