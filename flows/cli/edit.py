@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -153,9 +153,14 @@ def edit(
     for note in made[0]["notes"]:
         dim(note)
     for row in made:
-        size, at = row["size"], row["edited_at"]
-        how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
-        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})")
+        typer.echo(_told(row))
+
+
+def _told(row: dict[str, Any]) -> str:
+    """One line about a file that was written."""
+    size, at = row["size"], row["edited_at"]
+    how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
+    return f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})"
 
 
 def _size(text: str) -> tuple[int, int] | None:
