@@ -13,6 +13,15 @@ GIVEN = "given"  # `miner` of pairs that a source brings
 
 
 @dataclass(frozen=True)
+class Moment:
+    """When a picture of a series was taken: one row of MOMENTS without its picture."""
+
+    series: str
+    shot: int
+    at: float  # seconds
+
+
+@dataclass(frozen=True)
 class MinedImage:
     """An ingested image as miners see it; its pixels are read when a miner asks for them."""
 
@@ -23,6 +32,7 @@ class MinedImage:
     attributes: Mapping[str, str]
     license_spdx: str
     load: Callable[[str], NDArray[np.uint8]] = field(repr=False, compare=False)
+    moment: Moment | None = None
 
     @property
     def rgb(self) -> NDArray[np.uint8]:
