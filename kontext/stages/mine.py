@@ -43,8 +43,12 @@ def run(ctx: StageContext[MineConfig]) -> None:
     bank = ImageBank(ctx.inputs["ingest"], Buckets.of(ctx.upstream("ingest", IngestConfig)))
     images = _images(ctx.inputs["ingest"].table("images"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
+    ingest = ctx.inputs["ingest"]
+    edits = [
+        row for name in ingest.names("edits.parquet") for row in ingest.table(name).to_pylist()
+    ]
     given, outcomes = given_candidates(
-        ctx.inputs["ingest"].table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}
+        ingest.table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}, edits
     )
     mined = select(proposed, config)
     kept = sorted([*mined.kept, *given], key=lambda c: c.pair_id)
@@ -70,7 +74,9 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
         return
     raise GateError(
         "no edit could be mined: no source brings pairs, and no two images of a group differ in "
-        "exactly one label (files named like house__season=summer.png). Pairs of one's own: "
+        "exactly one label (files named like house__season=summer.png). Run it again with "
+        "--set ingest.edits.per_picture=4 to have edits made of every picture by known "
+        "operations (blur, recolor, write text and others). Pairs of one's own: "
         f"`kontext source inspect PATH` says what a folder is. Layouts of pairs:\n\n{drawings()}"
     )
 

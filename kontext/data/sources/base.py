@@ -45,6 +45,7 @@ class SourceItem:
     part: Part | None = None
     trusted_svg: bool = False
     stamp: Stamp | None = None
+    edits: bool = False  # stage ingest makes programmatic edits of it
 
     @property
     def file(self) -> Path | None:
