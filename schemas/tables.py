@@ -64,6 +64,14 @@ REJECTS = table_schema(
     ("detail", pa.string(), "one line; empty for safety rejects"),
 )
 
+MOMENTS = table_schema(
+    "When the pictures of a series were taken: frames of a video.",
+    ("pixel_id", pa.string(), "the picture"),
+    ("series", pa.string(), "source and file that it is from"),
+    ("shot", pa.int64(), "when its shot began, in milliseconds, as far as was seen"),
+    ("at_s", pa.float64(), "when it was taken, in seconds from the beginning"),
+)
+
 GIVEN = table_schema(
     "Pairs that a source brought with it, with the instruction somebody gave.",
     ("source", pa.string(), "source name"),

@@ -33,10 +33,17 @@ from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, PIXELS, REJECTS
+from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, PIXELS, REJECTS
 
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
+_TABLES = {
+    "images": IMAGES,
+    "pixels": PIXELS,
+    "rejects": REJECTS,
+    "decisions": DECISIONS,
+    "moments": MOMENTS,
+}
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
 
 Row = dict[str, Any]
@@ -123,15 +130,13 @@ def _canaries(count: int) -> Iterator[SourceItem]:
 
 
 def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
-    """Decode, gate and bound one chunk: tables images, pixels, rejects and decisions.
+    """Decode, gate and bound one chunk: tables images, pixels, rejects, decisions and moments.
 
     A pure function of the chunk (and of the hash lists and key at `home`).
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
-    if chunk.config.edits.per_picture:
-        schemas["edits"] = EDITS
+    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
     rows: dict[str, list[Row]] = {name: [] for name in schemas}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
@@ -140,9 +145,13 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
                 reject = _reject(item.source, subject, item.ref, data.reason, str(data))
                 rows["rejects"].append(reject)
                 continue
-            outcome = _ingest_one(item, data, chunk.config, gate, key, rows)
-            payloads.judged(item, data, outcome)
-    return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
+            place = len(rows["images"])  # edits that are made of it come after it
+            verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
+            payloads.judged(item, data, verdict)
+            if verdict is Verdict.KEPT and item.ref in payloads.moments:
+                moment = payloads.moments[item.ref]
+                rows["moments"].append({"pixel_id": rows["images"][place]["pixel_id"], **moment})
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
 
 
 def _ingest_one(

@@ -81,6 +81,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     made = _edits(ctx, results)
     given = given_pairs([*plan.pairs, *made], results)
     ctx.output.add_table("given.parquet", given)
+    ctx.output.add_table("moments.parquet", pa.concat_tables([r["moments"] for r in results]))
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))

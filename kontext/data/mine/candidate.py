@@ -15,6 +15,15 @@ WORDED = (GIVEN, EDITS)  # those that come with their instruction
 
 
 @dataclass(frozen=True)
+class Moment:
+    """When a picture of a series was taken: one row of MOMENTS without its picture."""
+
+    series: str
+    shot: int
+    at: float  # seconds
+
+
+@dataclass(frozen=True)
 class MinedImage:
     """An ingested image as miners see it; its pixels are read when a miner asks for them."""
 
@@ -25,6 +34,7 @@ class MinedImage:
     attributes: Mapping[str, str]
     license_spdx: str
     load: Callable[[str], NDArray[np.uint8]] = field(repr=False, compare=False)
+    moment: Moment | None = None
 
     @property
     def rgb(self) -> NDArray[np.uint8]:
