@@ -85,10 +85,7 @@ def edit_file(
     began, begin = time.monotonic(), on_phase or (lambda phase: None)
     begin("checking")
     check_path(request.output)
-    if request.size is not None:
-        check_size(request.size)
-        if request.then or request.mask:
-            raise KontextError("a size of its own is for an edit in one turn and without a mask")
+    _check_asked_size(request)
     screening = _screen_instructions(request, home)
     files = [_read(path) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
@@ -189,6 +186,13 @@ class _Job:
             self.begin("checking")
             self.screening.check_result(session.image)
         return session.image
+
+
+def _check_asked_size(request: EditRequest) -> None:
+    if request.size is not None:
+        check_size(request.size)
+        if request.then or request.mask:
+            raise KontextError("a size of its own is for an edit in one turn and without a mask")
 
 
 def _size_of(image: Pixels) -> str:
