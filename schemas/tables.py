@@ -64,6 +64,14 @@ REJECTS = table_schema(
     ("detail", pa.string(), "one line; empty for safety rejects"),
 )
 
+MOMENTS = table_schema(
+    "When the pictures of a series were taken: frames of a video.",
+    ("pixel_id", pa.string(), "the picture"),
+    ("series", pa.string(), "source and file that it is from"),
+    ("shot", pa.int64(), "when its shot began, in milliseconds, as far as was seen"),
+    ("at_s", pa.float64(), "when it was taken, in seconds from the beginning"),
+)
+
 GIVEN = table_schema(
     "Pairs that a source brought with it, with the instruction somebody gave.",
     ("source", pa.string(), "source name"),
@@ -74,6 +82,19 @@ GIVEN = table_schema(
     ("kind", pa.string(), "what the source calls this kind of edit; often empty"),
     ("target_caption", pa.string(), "caption of the target, where the source has one"),
     ("status", pa.string(), "ok, or picture_REASON where one of its pictures was rejected"),
+)
+
+EDITS = table_schema(
+    "Pairs that stage ingest made by known operations, where the recipe asks for them.",
+    ("source", pa.string(), "source name"),
+    ("row", pa.string(), "the pair's name: picture#operation, and -back for the way back"),
+    ("context", pa.string(), "the context's name inside the source"),
+    ("target", pa.string(), "the target's name inside the source"),
+    ("instruction", pa.string(), "a sentence that is true of the parameters"),
+    ("inverse", pa.string(), "one for the way back; empty where there is none"),
+    ("category", pa.string(), "of KontextBench's five"),
+    ("operation", pa.string(), "which operation"),
+    ("evidence", pa.string(), "JSON: version, seed, parameters, share and box of what changed"),
 )
 
 PAIRS = table_schema(

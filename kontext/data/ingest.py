@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
+from kontext.data.payloads import Payloads, Verdict
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.sources import read_all
+from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
@@ -32,10 +34,17 @@ from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, GIVEN, IMAGES, PIXELS, REJECTS
+from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, PIXELS, REJECTS
 
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
+_TABLES = {
+    "images": IMAGES,
+    "pixels": PIXELS,
+    "rejects": REJECTS,
+    "decisions": DECISIONS,
+    "moments": MOMENTS,
+}
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
 
 Row = dict[str, Any]
@@ -73,18 +82,32 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     """
     HashGate.from_config(config, home)  # refuse before any work is done
     found = read_all(config.sources)
-    items = found.items
+    items = _to_edit(found.items, found.pairs, config)
     if not items:
         raise SourceError("the sources hold no images")
-    chunks = [
-        items[start : start + config.chunk_size]
-        for start in range(0, len(items), config.chunk_size)
-    ]
+    edits = config.edits.per_picture
+    # with its edits a picture is several, and takes as long
+    step = max(1, config.chunk_size // (4 * edits)) if edits else config.chunk_size
+    chunks = [items[start : start + step] for start in range(0, len(items), step)]
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
+
+
+def _to_edit(
+    items: list[SourceItem], pairs: Sequence[GivenPair], config: IngestConfig
+) -> list[SourceItem]:
+    """The items; those of which edits are made say so: pictures that no edit was made of yet."""
+    if not config.edits.per_picture:
+        return items
+    import_module(EDITED).check(config.edits)
+    used = {(p.source, ref) for p in pairs if p.contexts for ref in (*p.contexts, p.target)}
+    return [
+        replace(item, edits=item.payload is None and (item.source, item.ref) not in used)
+        for item in items
+    ]
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:
@@ -108,24 +131,28 @@ def _canaries(count: int) -> Iterator[SourceItem]:
 
 
 def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
-    """Decode, gate and bound one chunk: tables images, pixels, rejects and decisions.
+    """Decode, gate and bound one chunk: tables images, pixels, rejects, decisions and moments.
 
     A pure function of the chunk (and of the hash lists and key at `home`).
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    rows: dict[str, list[Row]] = {"images": [], "pixels": [], "rejects": [], "decisions": []}
-    for item in chunk.items:
-        try:
-            data = item.read()
-        except SourceError as error:
-            subject = subject_hmac(f"{item.source}/{item.ref}", key)
-            reject = _reject(item.source, subject, item.ref, "unreadable", str(error))
-            rows["rejects"].append(reject)
-            continue
-        _ingest_one(item, data, chunk.config, gate, key, rows)
-    schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
-    return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
+    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
+    rows: dict[str, list[Row]] = {name: [] for name in schemas}
+    with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
+        for item, data in payloads:
+            if isinstance(data, SourceError):
+                subject = subject_hmac(f"{item.source}/{item.ref}", key)
+                reject = _reject(item.source, subject, item.ref, data.reason, str(data))
+                rows["rejects"].append(reject)
+                continue
+            place = len(rows["images"])  # edits that are made of it come after it
+            verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
+            payloads.judged(item, data, verdict)
+            if verdict is Verdict.KEPT and item.ref in payloads.moments:
+                moment = payloads.moments[item.ref]
+                rows["moments"].append({"pixel_id": rows["images"][place]["pixel_id"], **moment})
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
 
 
 def _ingest_one(
@@ -135,9 +162,7 @@ def _ingest_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
-) -> None:
-    image_id = hashlib.sha256(data).hexdigest()
-    subject = subject_hmac(image_id, key)
+) -> Verdict:
     try:
         decoded = decode_image(
             data,
@@ -149,6 +174,29 @@ def _ingest_one(
     except DecodeError as error:
         decoded, problem = None, error
     kept = None if decoded is None else _kept(item, decoded, config)
+    outcome = _gate_one(item, data, decoded, kept, problem, gate, key, rows)
+    if item.edits and kept is not None and outcome is Verdict.KEPT:
+
+        def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
+            _gate_one(other, png, made, made, None, gate, key, rows)
+
+        rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
+    return outcome
+
+
+def _gate_one(
+    item: SourceItem,
+    data: bytes,
+    decoded: Decoded | None,
+    kept: Decoded | None,
+    problem: DecodeError | None,
+    gate: HashGate,
+    key: bytes,
+    rows: dict[str, list[Row]],
+) -> Verdict:
+    """Rows of one image: what the gate says of its pixels, as they came and as they are kept."""
+    image_id = hashlib.sha256(data).hexdigest()
+    subject = subject_hmac(image_id, key)
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
     hit = _stops(result)
     if not hit and kept is not None and kept is not decoded:
@@ -171,18 +219,22 @@ def _ingest_one(
     if hit:
         # neither name nor detail: a hit leaves nothing that points back at it
         rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
-    elif kept is None:
+        return Verdict.STOPPED
+    if kept is None:
         assert problem is not None
         rows["rejects"].append(
             _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
-    else:
-        rows["images"].append(_image(item, data, image_id, kept, result))
-        rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+        return Verdict.REFUSED
+    rows["images"].append(_image(item, data, image_id, kept, result))
+    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+    return Verdict.KEPT
 
 
 def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
     """The whole picture in its own shape, as many pixels of it as are stored."""
+    if item.canvas is not None:
+        decoded = _on_canvas(decoded, item.canvas, config.background)
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
@@ -190,6 +242,19 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
         return decoded
     rgb = scaled(decoded.rgb, size)
     return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+
+
+def _on_canvas(decoded: Decoded, shape: tuple[int, int], background: str) -> Decoded:
+    """The picture in the middle of a canvas of that shape, which is no larger than it must be."""
+    from PIL import ImageColor
+
+    height, width = decoded.rgb.shape[:2]
+    scale = max(width / shape[0], height / shape[1])
+    across, down = (max(1, round(side * scale)) for side in shape)
+    canvas = np.full((down, across, 3), ImageColor.getrgb(background)[:3], np.uint8)
+    left, top = (across - width) // 2, (down - height) // 2
+    canvas[top : top + height, left : left + width] = decoded.rgb
+    return replace(decoded, rgb=canvas, pixel_id=pixel_id(canvas))
 
 
 def _stops(result: GateResult) -> bool:

@@ -12,8 +12,11 @@ from importlib import import_module
 from typing import TypeVar
 
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem, stamp_of
+from kontext.data.sources.stable import choose
 from schemas.sections.data import IngestConfig
 from schemas.sections.sources import SourceConfig
+
+EDITED = "kontext.data.edited"  # makes programmatic edits
 
 T = TypeVar("T", SourceItem, GivenPair, Skipped)
 
@@ -30,10 +33,15 @@ def plan(config: SourceConfig) -> list[SourceItem]:
 def read(config: SourceConfig) -> Planned:
     """All that the source holds. Raises SourceError as `plan` does."""
     module = import_module(type(config).__module__)
-    if hasattr(module, "read"):
-        found: Planned = module.read(config)
-        return found
-    return Planned(module.plan(config))
+    found: Planned = (
+        module.read(config) if hasattr(module, "read") else Planned(module.plan(config))
+    )
+    if config.canvases:
+        found.items = [
+            replace(item, canvas=choose(config.canvases, "canvas", item.group_key))
+            for item in found.items
+        ]
+    return found
 
 
 def read_all(configs: Sequence[SourceConfig]) -> Planned:
@@ -86,4 +94,6 @@ def modules_named(config: IngestConfig) -> list[str]:
         module = import_module(type(source).__module__)
         found.append(module.__name__)
         found += module.modules(source) if hasattr(module, "modules") else []
+    if config.edits.per_picture:  # by name: they count only where they are asked for
+        found += import_module(EDITED).modules_named(config)
     return found

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kontext.data.layouts.base import Part
-from kontext.errors import ChangedError, SourceError
+from kontext.data.layouts.base import LARGEST, Part
+from kontext.errors import ChangedError, SourceError, TooLargeError
 
 Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
-LARGEST = 64 << 20  # bytes of a picture; what is larger is refused unread
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -46,6 +45,8 @@ class SourceItem:
     part: Part | None = None
     trusted_svg: bool = False
     stamp: Stamp | None = None
+    canvas: tuple[int, int] | None = None  # width to height, of what the picture is put on
+    edits: bool = False  # stage ingest makes programmatic edits of it
 
     @property
     def file(self) -> Path | None:
@@ -56,13 +57,18 @@ class SourceItem:
         """The original bytes, at most `limit`.
 
         Raises:
-            SourceError: they are missing or more.
+            SourceError: they are missing.
+            TooLargeError: they are more.
             ChangedError: the file is another than it was when it was planned.
         """
         data = self._read(limit)
+        self.check_unchanged()
+        return data
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedError where the file is another than it was when it was planned."""
         if self.stamp is not None and self.file is not None and stamp_of(self.file) != self.stamp:
             raise ChangedError(f"{self.file.name} was changed while it was read: run it again")
-        return data
 
     def _read(self, limit: int) -> bytes:
         if self.payload is not None:
@@ -74,7 +80,7 @@ class SourceItem:
         try:
             size = self.path.stat().st_size
             if size > limit:
-                raise SourceError(f"{self.path.name}: {size} bytes, limit {limit}")
+                raise TooLargeError(f"{self.path.name}: {size:,} bytes, limit {limit:,}")
             return self.path.read_bytes()
         except OSError as error:
             raise SourceError(f"{self.path.name}: {error.strerror}") from error

@@ -4,6 +4,7 @@ How the files lie is found out (`kontext.data.layouts`) or named by `layout`. In
 byte for byte; a row that is no pair is counted with its reason.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -49,7 +50,7 @@ def read(config: PairsSource) -> Planned:
     path = expanded(config.path)
     layout = layout_for(path, config.layout)
     source = f"pairs:{path.resolve().name}"
-    licence = config.license_spdx or _licence_of(path, layout) or UNKNOWN
+    licence = _licence_of(path, layout) or UNKNOWN
     found = Planned()
     items: dict[str, SourceItem] = {}
     for row in rows_of(path, layout):
@@ -58,7 +59,8 @@ def read(config: PairsSource) -> Planned:
             continue
         for picture in (*row.contexts, row.target):
             if picture.ref not in items:
-                items[picture.ref] = _item(source, picture, row, licence, config.author)
+                own = config.license_spdx or row.licence or licence
+                items[picture.ref] = _item(source, picture, row, own, config.author)
         found.pairs.append(_pair(source, row))
     if not found.pairs:
         raise SourceError(
@@ -137,7 +139,8 @@ def _pair(source: str, row: Row) -> GivenPair:
 
 
 def _reasons(skipped: list[Skipped]) -> str:
-    counts: dict[str, int] = {}
-    for one in skipped:
-        counts[one.reason] = counts.get(one.reason, 0) + 1
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "no rows"
+    """How many rows are none, for what reason, and one of them in full."""
+    counts = Counter(one.reason for one in skipped)
+    text = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "no rows"
+    told = next((one for one in skipped if one.detail), None)
+    return text if told is None else f"{text} ({told.ref}: {told.detail})"

@@ -96,6 +96,26 @@ def test_our_own_sources_read_it_again(home: Path, tmp_path: Path, form: str) ->
     }
 
 
+def test_webdataset_tars_are_read_again_whole(home: Path, tmp_path: Path) -> None:
+    export(home, "webdataset", tmp_path / "out")
+    planned = read(source_at(str(tmp_path / "out")))
+    bytes_of = {item.ref: item.read() for item in planned.items}
+    found = sorted(
+        [
+            pair.instruction,
+            pair.kind,
+            *(pixel_of(bytes_of[r]) for r in (*pair.contexts, pair.target)),
+        ]
+        for pair in planned.pairs
+    )
+    assert found == sorted(
+        [f"Mach’s {name}\tbitte", "local", *IDS[1 : 1 + count], IDS[0]]
+        for name, count in CONTEXTS.items()
+        for _ in ("train", "test")
+    )
+    assert not planned.skipped and {item.license_spdx for item in planned.items} == {"MIT"}
+
+
 def pixel_of(png: bytes) -> str:
     return next(pixel for pixel, known in IMAGES.items() if known == png)
 
