@@ -177,7 +177,7 @@ def _ingest_one(
     if item.edits and kept is not None and outcome is Verdict.KEPT:
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
-            _gate_one(other, png, made, made, None, gate, key, rows)
+            _gate_one(other, png, made, made, None, gate, key, rows, png)
 
         rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
     return outcome
@@ -192,8 +192,12 @@ def _gate_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
+    png: bytes | None = None,
 ) -> Verdict:
-    """Rows of one image: what the gate says of its pixels, as they came and as they are kept."""
+    """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
+
+    `png` is what it is stored as, where that is there already.
+    """
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
@@ -226,7 +230,7 @@ def _gate_one(
         )
         return Verdict.REFUSED
     rows["images"].append(_image(item, data, image_id, kept, result))
-    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
     return Verdict.KEPT
 
 
