@@ -81,7 +81,9 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     """
     HashGate.from_config(config, home)  # refuse before any work is done
     found = read_all(config.sources)
-    items = _to_edit(found.items, found.pairs, config)
+    items = found.items
+    if config.edits.per_picture:
+        items = import_module(EDITED).marked(items, found.pairs, config.edits)
     if not items:
         raise SourceError("the sources hold no images")
     edits = config.edits.per_picture
@@ -93,20 +95,6 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
-
-
-def _to_edit(
-    items: list[SourceItem], pairs: Sequence[GivenPair], config: IngestConfig
-) -> list[SourceItem]:
-    """The items; those of which edits are made say so: pictures that no edit was made of yet."""
-    if not config.edits.per_picture:
-        return items
-    import_module(EDITED).check(config.edits)
-    used = {(p.source, ref) for p in pairs if p.contexts for ref in (*p.contexts, p.target)}
-    return [
-        replace(item, edits=item.payload is None and (item.source, item.ref) not in used)
-        for item in items
-    ]
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:
