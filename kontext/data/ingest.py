@@ -132,8 +132,8 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
             payloads.judged(item, data, verdict)
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
-                moment = payloads.moments[item.ref]
-                rows["moments"].append({"pixel_id": rows["images"][-1]["pixel_id"], **moment})
+                pixels = rows["images"][-1]["pixel_id"]
+                rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in _TABLES.items()}
 
 
@@ -189,6 +189,9 @@ def _ingest_one(
         return Verdict.REFUSED
     rows["images"].append(_image(item, data, image_id, kept, result))
     rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+    if item.series and kept.taken is not None:
+        moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
+        rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
     return Verdict.KEPT
 
 

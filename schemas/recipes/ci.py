@@ -25,7 +25,7 @@ def recipe() -> Recipe:
             )
         ),
         mine=MineConfig(
-            miners=("attributes", "frames", "references", "singles"),
+            miners=("attributes", "bursts", "frames", "references", "singles"),
             pairs_per_category=120,
             t2i_singles=100,
         ),

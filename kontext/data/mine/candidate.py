@@ -16,6 +16,7 @@ GIVEN = "given"  # `miner` of pairs that a source brings
 class Moment:
     """When a picture of a series was taken: one row of MOMENTS without its picture."""
 
+    kind: str  # frame or photograph
     series: str
     shot: int
     at: float  # seconds

@@ -45,6 +45,7 @@ class SourceItem:
     part: Part | None = None
     trusted_svg: bool = False
     stamp: Stamp | None = None
+    series: str = ""  # photographs of one series may follow each other in time
 
     @property
     def file(self) -> Path | None:

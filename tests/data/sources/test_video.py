@@ -104,7 +104,7 @@ def test_frames_of_a_shot_become_pairs_with_evidence_and_words(made: Harness) ->
 def mined(pictures: list[np.ndarray], **options: float) -> list[tuple[str, float]]:
     images = [
         MinedImage(f"{n:02}", "v", "g", "", {}, "CC0-1.0", lambda i: pictures[int(i)],
-                   Moment("v", 0, float(n)))
+                   Moment("frame", "v", 0, float(n)))
         for n in range(len(pictures))
     ]  # fmt: skip
     found = mine(images, MineConfig(**options))  # type: ignore[arg-type]
