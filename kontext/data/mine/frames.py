@@ -21,6 +21,7 @@ VERSION = "1"
 _SIDE = 64  # of the grey copies that are compared
 _DIFFERENT = 0.1  # difference of grey (0 to 1) that is seen
 _PANNED = 0.02  # shift by so much of a side is the camera's
+_EDGE, _STAYED = 8, 0.02  # width of the edges; mean difference there if the camera has not moved
 _BLURRED = 0.25  # sharpness below so much of its shot's median: between two pictures, or blurred
 
 Grey = NDArray[np.float64]
@@ -133,11 +134,19 @@ def _moved(before: Grey, after: Grey) -> tuple[float, float]:
     one = before[max(0, -down) : _SIDE - max(0, down), max(0, -right) : _SIDE - max(0, right)]
     other = after[max(0, down) : _SIDE + min(0, down), max(0, right) : _SIDE + min(0, right)]
     aligned = _different(one, other)
-    if aligned >= plain:
-        return 0.0, plain  # nothing is explained by it
+    stayed = _at_edges(before, after)
+    if aligned >= plain or stayed < _STAYED or _at_edges(one, other) > stayed / 2:
+        return 0.0, plain  # nothing is explained by it, or only what is in the middle: that moved
     # what came into the picture at its edges has changed as well
     outside = 1 - one.size / before.size
     return float(np.hypot(down, right)) / _SIDE, aligned * (1 - outside) + outside
+
+
+def _at_edges(one: Grey, other: Grey) -> float:
+    """Mean difference along the edges, where the place is seen rather than what is in it."""
+    edges = np.ones(one.shape, bool)
+    edges[_EDGE:-_EDGE, _EDGE:-_EDGE] = False
+    return float(np.abs(one - other)[edges].mean())
 
 
 def _different(one: Grey, other: Grey) -> float:
