@@ -85,6 +85,19 @@ GIVEN = table_schema(
     ("status", pa.string(), "ok, or picture_REASON where one of its pictures was rejected"),
 )
 
+EDITS = table_schema(
+    "Pairs that stage ingest made by known operations, where the recipe asks for them.",
+    ("source", pa.string(), "source name"),
+    ("row", pa.string(), "the pair's name: picture#operation, and -back for the way back"),
+    ("context", pa.string(), "the context's name inside the source"),
+    ("target", pa.string(), "the target's name inside the source"),
+    ("instruction", pa.string(), "a sentence that is true of the parameters"),
+    ("inverse", pa.string(), "one for the way back; empty where there is none"),
+    ("category", pa.string(), "of KontextBench's five"),
+    ("operation", pa.string(), "which operation"),
+    ("evidence", pa.string(), "JSON: version, seed, parameters, share and box of what changed"),
+)
+
 PAIRS = table_schema(
     "Directed pairs (target x | context y, instruction c) as mined.",
     ("pair_id", pa.string(), "SHA-256 of context ids, target id, relation and parameters"),

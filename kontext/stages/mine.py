@@ -44,8 +44,10 @@ def run(ctx: StageContext[MineConfig]) -> None:
     ingest = ctx.inputs["ingest"]
     images = _images(ingest.table("images"), ingest.table("moments.parquet"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
+    made = ingest.names("edits.parquet")  # where the recipe asks for them
+    edits = ingest.table(made[0]).to_pylist() if made else []
     given, outcomes = given_candidates(
-        ingest.table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}
+        ingest.table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}, edits
     )
     mined = select(proposed, config)
     kept = sorted([*mined.kept, *given], key=lambda c: c.pair_id)
@@ -72,8 +74,9 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
     raise GateError(
         "no edit could be mined: no source brings pairs, no two images of a group differ in "
         "exactly one label (files named like house__season=summer.png), and no two frames of a "
-        "shot or photographs of a burst are alike but for something that has moved. "
-        "Pairs of one's own: "
+        "shot or photographs of a burst are alike but for something that has moved. Run it again "
+        "with --set ingest.edits.per_picture=4 to have edits made of every picture by known "
+        "operations (blur, recolor, write text and others). Pairs of one's own: "
         f"`kontext source inspect PATH` says what a folder is. Layouts of pairs:\n\n{drawings()}"
     )
 

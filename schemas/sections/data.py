@@ -17,12 +17,23 @@ _Captioner = Annotated[str, PluginOf("kontext.data.caption", "captioner")]
 _Classifier = Annotated[str, PluginOf("kontext.safety.classifiers", "load")]
 
 
+class EditsConfig(Section):
+    """Edits made of single pictures by known operations, with instructions that are true."""
+
+    per_picture: int = Field(
+        0, title="Edits made of every picture of one's own (0: none)", ge=0, le=100
+    )
+    operations: tuple[str, ...] = Field((), title="Operations (empty: all)")
+    seed: int = Field(0, title="Seed of operations, parameters and sentences")
+
+
 class IngestConfig(Section):
     """Which images are read, and how they are checked."""
 
     sources: tuple[Source, ...] = Field(_SOURCES, validate_default=True, title="Image sources")
     web: WebConfig = Field(WebConfig(), title="Fetching of addresses")
     npm_fallback: bool = Field(True, title="Use images from pip where npm's are missing (is noted)")
+    edits: EditsConfig = Field(EditsConfig(), title="Programmatic edits of single pictures")
     resolution: int = Field(
         64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16
     )

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 GIVEN = "given"  # `miner` of pairs that a source brings
+EDITS = "edits"  # `miner` of pairs that stage ingest made by known operations
+WORDED = (GIVEN, EDITS)  # those that come with their instruction
 
 
 @dataclass(frozen=True)
