@@ -20,6 +20,12 @@ def pixel_id(rgb: Pixels) -> str:
     return digest.hexdigest()
 
 
+def png_size(png: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) of a PNG, from its header."""
+    header = bytes(png[16:24])
+    return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+
+
 def encode_png(rgb: Pixels) -> bytes:
     """Lossless PNG; the same pixels give the same bytes under the same zlib."""
     out = io.BytesIO()

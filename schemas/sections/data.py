@@ -1,6 +1,6 @@
 """Recipe sections of the data stages: image sources, mining, captions, screening, shards, index."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -14,6 +14,7 @@ _SOURCES: Any = tuple({"kind": kind} for kind in ("emoji", "meteocons", "dicebea
 
 _Miner = Annotated[str, PluginOf("kontext.data.mine", "mine")]
 _Captioner = Annotated[str, PluginOf("kontext.data.caption", "captioner")]
+_Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 _Classifier = Annotated[str, PluginOf("kontext.safety.classifiers", "load")]
 
 
@@ -36,6 +37,14 @@ class IngestConfig(Section):
     edits: EditsConfig = Field(EditsConfig(), title="Programmatic edits of single pictures")
     resolution: int = Field(
         64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16
+    )
+    sizes: (
+        Literal["square", "kontext"]
+        | Annotated[tuple[tuple[_Side, _Side], ...], Field(min_length=1)]
+    ) = Field(
+        "square",
+        title="Sizes of images in training: the square, shapes of its area as FLUX.1 Kontext has "
+        "them, or a list of [width, height] in pixels",
     )
     max_side: int = Field(2048, title="Longer side of a stored picture, at most, in pixels", ge=64)
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
