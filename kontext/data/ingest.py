@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.payloads import Payloads, Verdict
-from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.pixels import encode_png, on_canvas, pixel_id
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
@@ -236,7 +236,8 @@ def _gate_one(
 def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
     """The whole picture in its own shape, as many pixels of it as are stored."""
     if item.canvas is not None:
-        decoded = _on_canvas(decoded, item.canvas, config.background)
+        rgb = on_canvas(decoded.rgb, item.canvas, config.background)
+        decoded = replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
@@ -244,19 +245,6 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
         return decoded
     rgb = scaled(decoded.rgb, size)
     return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
-
-
-def _on_canvas(decoded: Decoded, shape: tuple[int, int], background: str) -> Decoded:
-    """The picture in the middle of a canvas of that shape, which is no larger than it must be."""
-    from PIL import ImageColor
-
-    height, width = decoded.rgb.shape[:2]
-    scale = max(width / shape[0], height / shape[1])
-    across, down = (max(1, round(side * scale)) for side in shape)
-    canvas = np.full((down, across, 3), ImageColor.getrgb(background)[:3], np.uint8)
-    left, top = (across - width) // 2, (down - height) // 2
-    canvas[top : top + height, left : left + width] = decoded.rgb
-    return replace(decoded, rgb=canvas, pixel_id=pixel_id(canvas))
 
 
 def _stops(result: GateResult) -> bool:
