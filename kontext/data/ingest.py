@@ -136,8 +136,8 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
-    rows: dict[str, list[Row]] = {name: [] for name in schemas}
+    tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
+    rows: dict[str, list[Row]] = {name: [] for name in tables}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
@@ -151,7 +151,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
                 pixels = rows["images"][place]["pixel_id"]
                 rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
-    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
 
 
 def _ingest_one(
