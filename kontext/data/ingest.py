@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.payloads import Payloads, Verdict
-from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.pixels import encode_png, on_canvas, pixel_id
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
@@ -124,8 +124,8 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
-    rows: dict[str, list[Row]] = {name: [] for name in schemas}
+    tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
+    rows: dict[str, list[Row]] = {name: [] for name in tables}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
@@ -137,9 +137,9 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
             payloads.judged(item, data, verdict)
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
-                moment = payloads.moments[item.ref]
-                rows["moments"].append({"pixel_id": rows["images"][place]["pixel_id"], **moment})
-    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
+                pixels = rows["images"][place]["pixel_id"]
+                rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
 
 
 def _ingest_one(
@@ -162,6 +162,9 @@ def _ingest_one(
         decoded, problem = None, error
     kept = None if decoded is None else _kept(item, decoded, config)
     outcome = _gate_one(item, data, decoded, kept, problem, gate, key, rows)
+    if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
+        moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
+        rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
     if item.edits and kept is not None and outcome is Verdict.KEPT:
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
@@ -225,7 +228,8 @@ def _gate_one(
 def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
     """The whole picture in its own shape, as many pixels of it as are stored."""
     if item.canvas is not None:
-        decoded = _on_canvas(decoded, item.canvas, config.background)
+        rgb = on_canvas(decoded.rgb, item.canvas, config.background)
+        decoded = replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
@@ -233,19 +237,6 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
         return decoded
     rgb = scaled(decoded.rgb, size)
     return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
-
-
-def _on_canvas(decoded: Decoded, shape: tuple[int, int], background: str) -> Decoded:
-    """The picture in the middle of a canvas of that shape, which is no larger than it must be."""
-    from PIL import ImageColor
-
-    height, width = decoded.rgb.shape[:2]
-    scale = max(width / shape[0], height / shape[1])
-    across, down = (max(1, round(side * scale)) for side in shape)
-    canvas = np.full((down, across, 3), ImageColor.getrgb(background)[:3], np.uint8)
-    left, top = (across - width) // 2, (down - height) // 2
-    canvas[top : top + height, left : left + width] = decoded.rgb
-    return replace(decoded, rgb=canvas, pixel_id=pixel_id(canvas))
 
 
 def _stops(result: GateResult) -> bool:
