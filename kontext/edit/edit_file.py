@@ -93,6 +93,7 @@ def edit_file(
         screening.check_input(image, data)
     images = [image for image, _ in files]
     notes = [note for path in request.images if (note := _transparent(path))]
+    notes += screening.notes
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
@@ -110,6 +111,7 @@ def edit_file(
         made, shape = editor.provenance(edit, request.options, request.then), _size_of(result)
         if request.size is not None:
             made = replace(made, edited_at=shape)
+        made = replace(made, policy=screening.policy, hash_lists=screening.hash_lists)
         save_image(path, result, made, signer, [data for _, data in files])
         more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
         written.append({**asdict(made), **more})

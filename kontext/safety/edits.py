@@ -32,6 +32,21 @@ class EditScreening:
         self._policy, self._gate = policy, gate or HashGate()
         self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
 
+    @property
+    def policy(self) -> str:
+        """Version of the policy."""
+        return self._policy.version
+
+    @property
+    def hash_lists(self) -> str:
+        """Name and version of every list that is matched; the canary bank is always one."""
+        return self._gate.version
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is amiss with the lists: there is none, or one is stale."""
+        return tuple(note.removeprefix("allow_unlisted: ") for note in self._gate.notes)
+
     def check_instruction(self, instruction: str) -> None:
         """Check an instruction with the text rules.
 
@@ -104,6 +119,7 @@ class EditScreening:
 
 _LINES: dict[str, str] = {
     Reason.HASH_MATCH: "the image is on a list of known harmful images",
+    Reason.HASH_MATCH_LOW_QUALITY: "the image is near one on a list of known harmful images",
     Reason.CANARY: "the image is a test canary of the hash gate",
     Reason.CLASSIFIER_ERROR: "the image could not be checked",
     Reason.TEXT_UNDRESS: "the instruction asks to undress someone",

@@ -37,6 +37,7 @@ from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
+STANDING, SUFFIXES = "hash-lists", (".csv", ".jsonl")
 _EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}
 _HEADER_KEYS = ("provider", "version", "date")
 
@@ -44,7 +45,7 @@ _HEADER_KEYS = ("provider", "version", "date")
 class GateResult(NamedTuple):
     """What the gate says of one image. On DROP the caller keeps nothing of the image."""
 
-    outcome: Outcome  # PASS, DROP or UNMATCHABLE (PDQ quality below 50)
+    outcome: Outcome  # PASS, DROP or UNMATCHABLE (PDQ quality below 50, and near no listed hash)
     reason: Reason | str  # empty for PASS
     provider: str  # list and version that matched, else every list consulted
     pdq: bytes  # 32 bytes
@@ -90,13 +91,16 @@ class HashGate:
     def from_config(
         cls, config: IngestConfig, home: Path, today: dt.date | None = None
     ) -> HashGate:
-        """The gate an ingest section asks for. Relative list paths are tried in `home` too.
+        """The gate an ingest section asks for, with every list in `home/hash-lists`.
+
+        Relative list paths are tried in `home` too.
 
         Raises:
-            GateError: a list is missing, malformed or older than 30 days, or there is none, and
-                `allow_unlisted` is false. With it, missing and stale lists become notes.
+            GateError: a list is missing, malformed or dated ahead; or one is older than 30 days or
+                there is none, and `allow_unlisted` is false. With it, those become notes.
         """
-        paths = tuple(_find(path, home) for path in config.hash_lists)
+        named = (_find(path, home) for path in config.hash_lists)
+        paths = tuple(dict.fromkeys((*named, *standing_lists(home))))
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
         return _load_gate(paths, stamps, config.allow_unlisted, today or dt.date.today())
 
@@ -113,14 +117,16 @@ class HashGate:
         for item in self.lists:
             if any(digests[kind] in entries for kind, entries in item.exact.items()):
                 return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
-        if quality < MIN_QUALITY:
-            return GateResult(
-                Outcome.UNMATCHABLE, Reason.PDQ_LOW_QUALITY, self.version, own, quality
-            )
+        # looked up at every quality: lowered contrast alone makes a listed picture "too plain"
         match = self._index.nearest(hashes)
         if match is not None:
             item = self.lists[self._owner[match.row]]
-            return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+            sure = quality >= MIN_QUALITY or item.reason is Reason.CANARY
+            reason = item.reason if sure else Reason.HASH_MATCH_LOW_QUALITY
+            return GateResult(Outcome.DROP, reason, item.name, own, quality)
+        if quality < MIN_QUALITY:
+            plain = Reason.PDQ_LOW_QUALITY
+            return GateResult(Outcome.UNMATCHABLE, plain, self.version, own, quality)
         return GateResult(Outcome.PASS, "", self.version, own, quality)
 
     def __reduce__(self) -> NoReturn:
@@ -133,6 +139,9 @@ def _load_gate(
     paths: tuple[Path, ...], stamps: tuple[int, ...], allow_unlisted: bool, today: dt.date
 ) -> HashGate:
     lists = [load_hash_list(path) for path in paths]
+    for item in lists:
+        if item.date > today + dt.timedelta(days=1):  # a day: clocks and time zones differ
+            raise GateError(f"hash list {item.name} is dated ahead: {item.date}")
     problems = [
         f"hash list {item.name} is {(today - item.date).days} days old (limit {STALE_DAYS})"
         for item in lists
@@ -156,6 +165,13 @@ def _canary_list() -> HashList:
     return bank
 
 
+def standing_lists(home: Path | None) -> tuple[Path, ...]:
+    """The list files of a home, which every ingest and every edit is matched against."""
+    folder = None if home is None else home / STANDING
+    found = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+    return tuple(path.resolve() for path in found if path.suffix in SUFFIXES)
+
+
 def _find(path: str, home: Path) -> Path:
     found = file_or_in_home(path, home)
     if found is None:
@@ -169,7 +185,7 @@ def load_hash_list(path: Path) -> HashList:
     Raises:
         GateError: malformed; the message has file and line number, never the entry.
     """
-    if path.suffix not in (".csv", ".jsonl"):
+    if path.suffix not in SUFFIXES:
         raise GateError(f"hash list {path.name}: suffix must be .csv or .jsonl")
     try:
         text = path.read_text("utf-8-sig")

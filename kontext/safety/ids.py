@@ -31,6 +31,9 @@ class Reason(StrEnum):
 
     HASH_MATCH = "hash_match"
     CANARY = "canary"
+    HASH_MATCH_LOW_QUALITY = (
+        "hash_match_low_quality"  # near a listed hash, but too plain to be sure
+    )
     PDQ_LOW_QUALITY = "pdq_low_quality"
     CLASSIFIER_ERROR = "classifier_error"
     TEXT_UNDRESS = "text_undress"

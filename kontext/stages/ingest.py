@@ -9,6 +9,7 @@ Figures:
     edits_made: {} pairs made by known operations
     images_made: {} images made for them
     canaries_stopped: {} canaries stopped
+    hash_lists: {} hash lists matched
     groups: {} groups of images
     pip_only_images: substitutes taken for missing sources: {}
 """
@@ -58,8 +59,10 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     """
     config = _resolved(ctx, ctx.config)
     plan = plan_work(config, ctx.home)
-    for note in HashGate.from_config(config, ctx.home).notes:
+    gate = HashGate.from_config(config, ctx.home)
+    for note in gate.notes:
         ctx.note(note)
+    ctx.output.metric("hash_lists", len(gate.lists) - 1)  # beside the canary bank
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
     results = ctx.map_chunks(ingest_chunk, plan.chunks, config.processes)
     refused = pa.concat_tables([result["rejects"] for result in results])

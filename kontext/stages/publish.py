@@ -17,6 +17,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.models import model_ledger, model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import notes
+from kontext.evaluate.report.safety_card import gate_facts
 from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
@@ -71,6 +72,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = run_lineage({n: r.manifest for n, r in ctx.inputs.items()}, STAGES)
     data = _data_facts(ctx)
+    canaries, hash_lists = gate_facts(ctx.inputs["ingest"])
     facts = ModelFacts(
         name=config.name,
         digest=digest,
@@ -81,8 +83,8 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",
         recipe=ctx.inputs["distill"].manifest.recipe,
-        canaries=ingested.canaries,
-        hash_lists=len(ingested.hash_lists),
+        canaries=canaries,
+        hash_lists=hash_lists,
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())

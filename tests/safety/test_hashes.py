@@ -11,7 +11,7 @@ from PIL import Image
 
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
-from kontext.safety.hashes import HashGate, load_hash_list
+from kontext.safety.hashes import STANDING, HashGate, load_hash_list, standing_lists
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral
 from schemas.sections.data import IngestConfig
@@ -76,6 +76,45 @@ def test_a_flat_image_is_unmatchable_but_its_bytes_are_still_matched(tmp_path):
     assert result.outcome is Outcome.UNMATCHABLE and result.reason is Reason.PDQ_LOW_QUALITY
     assert result.pdq_quality < 50
     assert gate.check(b"flat", flat).outcome is Outcome.DROP
+
+
+@pytest.mark.parametrize("contrast", [0.3, 0.1, 0.05])
+def test_lowered_contrast_hides_nothing(tmp_path, contrast):
+    """The hash is too plain to be sure of, yet near a listed one: it is kept out, never passed."""
+    gate = gate_with(tmp_path, f"pdq,{hex_pdq(picture())}")
+    pale = np.rint(128 + (picture().astype(float) - 128) * contrast).astype(np.uint8)
+    result = gate.check(b"", pale)
+    assert result.outcome is Outcome.DROP and result.pdq_quality < 50
+    assert result.reason is Reason.HASH_MATCH_LOW_QUALITY
+
+
+def test_lists_in_the_home_are_always_matched(tmp_path):
+    folder = tmp_path / STANDING
+    folder.mkdir()
+    assert standing_lists(tmp_path) == () == standing_lists(None)
+    entry = f"type,value\npdq,{hex_pdq(picture())}\n"
+    (folder / "own.csv").write_text(HEADER + entry)
+    (folder / "notes.txt").write_text("not a list")
+    gate = HashGate.from_config(IngestConfig(), tmp_path, TODAY)
+    assert gate.check(b"", picture()).reason is Reason.HASH_MATCH
+    assert gate.version.endswith("+test-ngo@7") and gate.notes == ()
+    twice = HashGate.from_config(IngestConfig(hash_lists=("hash-lists/own.csv",)), tmp_path, TODAY)
+    assert twice.version == gate.version
+
+
+def test_a_list_from_the_future_is_refused(tmp_path):
+    path = tmp_path / "list.csv"
+    for days, refused in ((0, False), (1, False), (2, True), (3650, True)):
+        date = TODAY + dt.timedelta(days=days)
+        path.write_text(
+            f"# provider: p\n# version: 1\n# date: {date}\ntype,value\nmd5,{'0' * 32}\n"
+        )
+        config = IngestConfig(hash_lists=(str(path),))
+        if not refused:
+            assert HashGate.from_config(config, tmp_path, TODAY).notes == ()
+            continue
+        with pytest.raises(GateError, match="dated ahead"):
+            HashGate.from_config(config, tmp_path, TODAY)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 300), (16, 16), (2, 2)])

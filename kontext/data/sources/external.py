@@ -18,6 +18,7 @@ from kontext.data.layouts.base import LARGEST
 from kontext.data.sources.base import Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
+from kontext.safety.hashes import standing_lists
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
@@ -56,6 +57,8 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
     for listed in config.hash_lists:
         file = file_or_in_home(listed, home)
         digest.update(b"" if file is None else file.read_bytes())
+    for file in standing_lists(home):
+        digest.update(file.read_bytes())
     sources, notes = resolve(config)
     if notes:
         used = [source.model_dump(mode="json") for source in sources]

@@ -46,6 +46,8 @@ class Provenance:
     quantize: str = ""  # "int8" or "fp8" where the transformer's weights were held so
     true_cfg: float = 1.0  # on the text, beside an embedded guidance
     attention: str = ""  # the kernel that ran, see kontext.parallel.attention.active_kernel
+    policy: str = ""  # version of the safety policy that all images have passed
+    hash_lists: str = ""  # name and version of every list they were matched against
     edited_at: str = ""  # width x height at which the model saw it, before it was brought back
     digital_source_type: str = SOURCE_TYPE
 

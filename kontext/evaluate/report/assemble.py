@@ -13,7 +13,6 @@ from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.truths import best_false, truths_line
-from schemas.sections.data import IngestConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
@@ -68,7 +67,7 @@ def report_data(
         "pictures": _pictures(ctx, assets),
         "samples": data_card.samples(inputs, assets),
         "data_tables": data_card.tables(inputs),
-        "safety_facts": safety_card.facts(inputs, ctx.upstream("ingest", IngestConfig)),
+        "safety_facts": safety_card.facts(inputs),
         "safety_tables": safety_card.tables(inputs),
         "latency": latency_rows(done.latency),
         "latency_facts": done.latency,

@@ -12,7 +12,6 @@ import pyarrow as pa
 from kontext.evaluate.report.model import TableBlock
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
-from schemas.sections.data import IngestConfig
 
 _OUTCOMES = ("pass", "drop", "unmatchable", "error")
 _CHECKS = {
@@ -37,23 +36,33 @@ def decisions(inputs: Inputs) -> pa.Table:
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def facts(inputs: Inputs, config: IngestConfig) -> list[tuple[str, str]]:
-    """The headline: canaries, images checked, drops, list state."""
+def facts(inputs: Inputs) -> list[tuple[str, str]]:
+    """The headline: canaries, images checked, drops, list state, as ingest has recorded them."""
     rows = decisions(inputs).to_pylist()
     dropped = Counter(row["check"] for row in rows if row["outcome"] == "drop")
-    stopped = inputs["ingest"].manifest.metrics.get("canaries_stopped")
-    canaries = stopped if isinstance(stopped, int) else 0
-    lists = len(config.hash_lists)
+    canaries, lists = gate_facts(inputs["ingest"])
+    planned = int(inputs["ingest"].manifest.config.get("canaries", 0))
     state = ("canary bank only", "no external hash list was given")
     if lists:
         state = (f"{lists} external hash list{'' if lists == 1 else 's'}", "lists in force")
     return [
-        (f"{canaries} of {config.canaries}", "canaries stopped before anything was written"),
+        (f"{canaries} of {planned}", "canaries stopped before anything was written"),
         (f"{inputs['ingest'].table('images').num_rows:,}", "images through the hash gate"),
         (f"{max(0, dropped['hash_gate'] - canaries):,}", "other hash-gate stops"),
         (f"{sum(n for check, n in dropped.items() if check != 'hash_gate'):,}", "drops by policy"),
         state,
     ]
+
+
+def gate_facts(ingest: Artifact) -> tuple[int, int]:
+    """Canaries that were stopped, and hash lists that were matched, as an ingest has recorded them.
+
+    0 lists where the artifact is from before they were counted: then its recipe says what was meant
+    to be matched, not what was.
+    """
+    metrics = ingest.manifest.metrics
+    stopped, lists = (metrics.get(name) for name in ("canaries_stopped", "hash_lists"))
+    return int(stopped or 0), int(lists or 0)
 
 
 def tables(inputs: Inputs) -> list[TableBlock]:

@@ -47,7 +47,10 @@ def test_a_hash_list_in_the_home_counts_too(tmp_path: Path) -> None:
     for text in ("sha256,00", "sha256,01"):
         (home / "list.csv").write_text(text)
         seen.append(fingerprint(config, home))
-    assert len(set(seen)) == 3
+    (home / "hash-lists").mkdir()
+    (home / "hash-lists" / "own.csv").write_text("sha256,02")
+    seen.append(fingerprint(config, home))
+    assert len(set(seen)) == 4
 
 
 def test_a_file_that_is_refused_unread_is_not_read_for_its_digest(tmp_path: Path) -> None:
