@@ -31,7 +31,8 @@ from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
+from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
+from kontext.safety.keys import run_key
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, PIXELS, REJECTS
 
