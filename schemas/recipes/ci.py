@@ -31,7 +31,7 @@ def recipe() -> Recipe:
             sizes="kontext",
         ),
         mine=MineConfig(
-            miners=("attributes", "frames", "references", "singles"),
+            miners=("attributes", "bursts", "frames", "references", "singles"),
             pairs_per_category=120,
             t2i_singles=100,
         ),

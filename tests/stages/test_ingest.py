@@ -17,7 +17,8 @@ from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
-from kontext.safety.ids import Outcome, Reason, run_key, subject_hmac
+from kontext.safety.ids import Outcome, Reason, subject_hmac
+from kontext.safety.keys import run_key
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig

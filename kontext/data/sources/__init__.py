@@ -75,7 +75,11 @@ def _renamed(found: Planned, old: str, new: str) -> Planned:
         return replace(one, source=new) if one.source == old else one
 
     items = [
-        replace(item, group_key=new + item.group_key.removeprefix(old))
+        replace(
+            item,
+            group_key=new + item.group_key.removeprefix(old),
+            series=new + item.series.removeprefix(old) if item.series else "",
+        )
         if item.source == old and item.group_key.startswith(f"{old}:")
         else item
         for item in found.items
