@@ -18,13 +18,13 @@ import pyarrow as pa
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.ingest import (
     check_canaries,
-    deduplicate,
     given_pairs,
     ingest_chunk,
     outcome_rows,
     plan_work,
     skipped_rows,
 )
+from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
@@ -56,13 +56,18 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     for note in HashGate.from_config(config, ctx.home).notes:
         ctx.note(note)
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
-    results = ctx.map_chunks(ingest_chunk, plan.chunks, config.processes)
-    refused = pa.concat_tables([result["rejects"] for result in results])
-    stopped = check_canaries(refused, config.canaries)
+    items = [item for chunk in plan.chunks for item in chunk.items]
+    keys = item_keys(items, config, ctx.home)
+    held = look_up(keys, ctx.earlier())
+    chunks = to_do(plan, held, config, ctx.home)
+    ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
+    done = with_work(held, ctx.map_chunks(ingest_chunk, chunks, config.processes))
+    outcomes = done.outcomes(keys)
+    stopped = check_canaries(outcomes, config.canaries)
 
     images, rejects, decisions = [], [skipped_rows(plan.skipped, ctx.home)], []
     samples: dict[str, list[Pixels]] = defaultdict(list)
-    for number, chunk in enumerate(deduplicate(results, ctx.home)):
+    for number, chunk in enumerate(chunk_tables(plan, done, outcomes)):
         for name in ("images", "pixels"):
             ctx.output.add_table(f"{name}/{number:03d}.parquet", chunk[name])
         _collect_samples(chunk["images"], chunk["pixels"], samples)
@@ -73,7 +78,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     if not all_images.num_rows:
         raise SourceError(f"no image of any source was accepted: {_reasons(all_rejects)}")
     ctx.output.add_table("rejects.parquet", all_rejects)
-    given = given_pairs(plan.pairs, results)
+    ctx.output.add_table(FILE, outcomes)
+    given = given_pairs(plan.pairs, outcomes)
     ctx.output.add_table("given.parquet", given)
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))

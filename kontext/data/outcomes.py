@@ -1,0 +1,288 @@
+"""What became of every planned image: made now, or taken from an earlier artifact of the same item.
+
+An item is its bytes, its labels and the settings that it is read with; their HMAC is its key. Where
+an earlier artifact of the same code has the key, its rows are what a worker would give again, byte
+for byte, and nothing is decoded. Canaries, what the hash gate stopped, and what may go better next
+time have no key: they are done in every run.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kontext.data.decode.result import Reason
+from kontext.data.ingest import CANARY, DUPLICATE, KEPT, IngestChunk, Plan
+from kontext.data.layouts.base import Part
+from kontext.data.sources.base import SourceItem
+from kontext.data.sources.external import FileDigests, file_digests
+from kontext.safety.ids import run_key
+from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.parquet import read_parquet
+from schemas.paths import file_or_in_home
+from schemas.sections.data import IngestConfig
+from schemas.tables import DECISIONS, IMAGES, OUTCOMES, PIXELS, REJECTS
+
+Rows = NDArray[np.int64]
+Tables = Mapping[str, pa.Table]
+
+FILE = "outcomes.parquet"
+# settings that decide which items there are and who works on them, not what becomes of one
+_NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes"}
+_WHERE = {"payload", "path", "part", "stamp"}  # the bytes stand for these
+_RETRIED = ("unreadable", str(Reason.TIMEOUT), str(Reason.RESOURCE))
+
+
+def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> list[str]:
+    """The key of every item; empty for canaries."""
+    secret = run_key(home)
+    settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
+    lists = [file_or_in_home(name, home) for name in config.hash_lists]
+    read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in lists if path is not None]
+    start = hmac.new(secret, json.dumps([settings, read]).encode(), hashlib.sha256)
+    names = [field.name for field in fields(SourceItem) if field.name not in _WHERE]
+    keys = []
+    with file_digests(home) as digests:
+        known: dict[Path, str] = {}
+        for item in items:
+            if item.source == CANARY:
+                keys.append("")
+                continue
+            one = start.copy()
+            one.update(json.dumps([getattr(item, name) for name in names]).encode())
+            if item.payload is not None:
+                one.update(hashlib.sha256(item.payload).digest())
+            if item.file is not None:
+                if item.file not in known:
+                    known[item.file] = _content(digests, item.file)
+                one.update(f"{known[item.file]} {_inside(item.part)}".encode())
+            keys.append(one.hexdigest())
+    return keys
+
+
+def _inside(part: Part | None) -> str:
+    """Where in its file a part lies."""
+    return "" if part is None else str({k: v for k, v in vars(part).items() if k != "path"})
+
+
+def _content(digests: FileDigests, path: Path) -> str:
+    try:
+        return digests.of(path)
+    except OSError:
+        return ""
+
+
+class Done:
+    """Finished items: their outcomes, and the rows that they left in tables of one or more parts.
+
+    Args:
+        parts: table -> what reads each of its parts, and how many rows that has.
+        places: table -> the row in it of each outcome that has one.
+    """
+
+    def __init__(
+        self,
+        outcomes: pa.Table,
+        parts: Mapping[str, Sequence[tuple[Callable[[], pa.Table], int]]],
+        places: Mapping[str, Rows],
+    ) -> None:
+        self.outcomes = outcomes
+        self._parts = {name: [lru_cache(1)(read) for read, _ in own] for name, own in parts.items()}
+        self._starts = {name: np.cumsum([0, *(n for _, n in own)]) for name, own in parts.items()}
+        self._places = places
+
+    def rows(self, name: str, wanted: Rows) -> pa.Table:
+        """Rows of images, pixels, decisions or rejects: of these outcomes, in ascending order."""
+        starts, places = self._starts[name], self._places[name][wanted]
+        part = np.searchsorted(starts, places, side="right") - 1
+        found = []
+        for number, read in enumerate(self._parts[name]):
+            mine = part == number
+            if mine.any():
+                found.append(read().take(pa.array(places[mine] - starts[number])))
+            else:
+                read.cache_clear()  # pixels are large
+        return pa.concat_tables(found)
+
+
+def worked(results: Sequence[Tables]) -> Done:
+    """What workers have done: their chunks, one after the other."""
+    outcomes = pa.concat_tables([OUTCOMES.empty_table(), *(r["outcomes"] for r in results)])
+    # a result's pixels are large, and as many as its images
+    counted = {"images": "images", "pixels": "images", "decisions": "decisions"}
+    parts = {
+        name: [(partial(result.__getitem__, name), len(result[like])) for result in results]
+        for name, like in {**counted, "rejects": "rejects"}.items()
+    }
+    return Done(outcomes, parts, _places(outcomes))
+
+
+def earlier(artifact: Artifact) -> Done:
+    """What an earlier artifact holds."""
+    outcomes, rejects = artifact.table(FILE), artifact.table("rejects.parquet")
+    files = {name: artifact.names(f"{name}/") for name in ("images", "pixels")}
+    files["decisions"] = ["decisions.parquet"]
+    parts: dict[str, list[tuple[Callable[[], pa.Table], int]]] = {
+        name: [
+            (partial(read_parquet, path), pq.read_metadata(path).num_rows)
+            for path in map(artifact.path, listed)
+        ]
+        for name, listed in files.items()
+    }
+    parts["rejects"] = [(lambda: rejects, len(rejects))]
+    places = _places(outcomes)
+    row_of = {key: row for row, key in enumerate(_named(rejects, "reason"))}
+    own = [row_of.get(key, -1) for key in _named(outcomes, "outcome")]
+    return Done(outcomes, parts, {**places, "rejects": np.array(own, np.int64)})
+
+
+def _places(outcomes: pa.Table) -> dict[str, Rows]:
+    """The tables have rows in the order of the outcomes, so a row is found by counting."""
+    kept = pc.equal(outcomes["outcome"], KEPT).to_numpy(zero_copy_only=False)
+    checked = outcomes["checked"].to_numpy(zero_copy_only=False)
+    images = np.cumsum(kept) - 1
+    counted = {"decisions": np.cumsum(checked) - 1, "rejects": np.cumsum(~kept) - 1}
+    return {"images": images, "pixels": images, **counted}
+
+
+def _named(table: pa.Table, column: str) -> Iterator[tuple[str, ...]]:
+    return zip(*table.select(["source", "source_ref", column]).to_pydict().values(), strict=True)
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Where each of N planned items is done: which of `done`, and which of its outcomes."""
+
+    done: Sequence[Done]
+    which: Rows  # [N]
+    row: Rows  # [N]
+
+    def outcomes(self, keys: Sequence[str]) -> pa.Table:
+        """OUTCOMES in the plan's order; of items with the same pixels the first one is kept."""
+        every = pa.concat_tables([done.outcomes for done in self.done])
+        starts = np.cumsum([0, *(len(done.outcomes) for done in self.done)])
+        found = every.take(pa.array(starts[self.which] + self.row))
+        outcome, seen = found["outcome"].to_pylist(), set[str]()
+        for place, pixels in enumerate(found["pixel_id"].to_pylist()):
+            if pixels:
+                outcome[place] = DUPLICATE if pixels in seen else KEPT
+                seen.add(pixels)
+        refs = found["source_ref"].to_pylist()
+        # without a name it was stopped: nothing may point back at it
+        lasting = [
+            key if ref and why not in _RETRIED else ""
+            for key, ref, why in zip(keys, refs, outcome, strict=True)
+        ]
+        columns = {"outcome": outcome, "item": lasting}
+        return pa.table({**{n: found[n] for n in found.column_names}, **columns}, schema=OUTCOMES)
+
+    def rows(self, name: str, items: Rows) -> pa.Table:
+        """Rows of a table, one for each of these items, which ascend."""
+        which, order, found = self.which[items], [], []
+        for number in np.unique(which).tolist():
+            mine = np.flatnonzero(which == number)
+            rows = self.row[items[mine]]
+            by_row = np.argsort(rows, kind="stable")
+            found.append(self.done[number].rows(name, rows[by_row]))
+            order.append(mine[by_row])
+        if not found:
+            return _EMPTY[name]
+        return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(order))))
+
+
+_EMPTY = {
+    "images": IMAGES.empty_table(),
+    "pixels": PIXELS.empty_table(),
+    "decisions": DECISIONS.empty_table(),
+    "rejects": REJECTS.empty_table(),
+}
+
+
+def look_up(keys: Sequence[str], artifacts: Sequence[Artifact]) -> Sorted:
+    """Items that earlier artifacts hold; `which` is -1 for those that must be done.
+
+    A duplicate's own picture was not kept. It is done again where the first of its kind is gone.
+    """
+    which, row = np.full(len(keys), -1, np.int64), np.zeros(len(keys), np.int64)
+    done = [earlier(artifact) for artifact in artifacts if artifact.names(FILE)]
+    for number, one in enumerate(done):
+        row_of = {key: at for at, key in enumerate(one.outcomes["item"].to_pylist()) if key}
+        for place, key in enumerate(keys):
+            if which[place] < 0 and (found := row_of.get(key)) is not None:
+                which[place], row[place] = number, found
+    held = Sorted(done, which, row)
+    seen = set[str]()
+    known = np.flatnonzero(which >= 0).tolist()
+    columns = [one.outcomes.select(["outcome", "pixel_id"]).to_pydict() for one in done]
+    for place in known:
+        of = columns[which[place]]
+        outcome, pixels = of["outcome"][row[place]], of["pixel_id"][row[place]]
+        if outcome == KEPT:
+            seen.add(pixels)
+        elif outcome == DUPLICATE and pixels not in seen:
+            which[place] = -1
+    return held
+
+
+def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[IngestChunk]:
+    """Chunks of the items that nobody has done; small ones where few are left, for all workers."""
+    missing = np.flatnonzero(held.which < 0).tolist()
+    items = [item for chunk in plan.chunks for item in chunk.items]
+    size = max(1, min(config.chunk_size, -(-len(missing) // config.processes)))
+    return [
+        IngestChunk(
+            tuple(items[place] for place in missing[start : start + size]), config, str(home)
+        )
+        for start in range(0, len(missing), size)
+    ]
+
+
+def with_work(held: Sorted, results: Sequence[Tables]) -> Sorted:
+    """All items, with what workers made of those that were missing."""
+    new = worked(results)
+    which, row = held.which.copy(), held.row.copy()
+    missing = np.flatnonzero(which < 0)
+    assert len(missing) == len(new.outcomes), "an item has no outcome, or two"
+    which[missing], row[missing] = len(held.done), np.arange(len(missing))
+    return Sorted([*held.done, new], which, row)
+
+
+def chunk_tables(plan: Plan, all_items: Sorted, outcomes: pa.Table) -> Iterator[Tables]:
+    """Images, pixels, rejects and decisions of each chunk of the plan, one at a time."""
+    outcome = np.array(outcomes["outcome"].to_pylist(), object)
+    pixels = outcomes["pixel_id"].to_pylist()
+    checked = outcomes["checked"].to_numpy(zero_copy_only=False)
+    first_of = _first_names(outcomes)
+    start = 0
+    for chunk in plan.chunks:
+        items = np.arange(start, start + len(chunk.items))
+        start += len(chunk.items)
+        kept = items[outcome[items] == KEPT]
+        again = items[outcome[items] == DUPLICATE]
+        rejected = items[(outcome[items] != KEPT) & (outcome[items] != DUPLICATE)]
+        twice = outcomes.take(pa.array(again)).select(["source", "subject_hmac", "source_ref"])
+        details = [f"same pixels as {first_of[pixels[place]]}" for place in again.tolist()]
+        columns = {"reason": [DUPLICATE] * len(again), "detail": details}
+        duplicates = pa.table({**twice.to_pydict(), **columns}, schema=REJECTS)
+        yield {
+            "images": all_items.rows("images", kept),
+            "pixels": all_items.rows("pixels", kept),
+            "rejects": pa.concat_tables([all_items.rows("rejects", rejected), duplicates]),
+            "decisions": all_items.rows("decisions", items[checked[items]]),
+        }
+
+
+def _first_names(outcomes: pa.Table) -> dict[str, str]:
+    """Pixel id -> name of the item that it is kept of."""
+    kept = outcomes.filter(pc.equal(outcomes["outcome"], KEPT))
+    columns = kept.select(["pixel_id", "source", "source_ref"]).to_pydict()
+    return {p: f"{source}/{ref}" for p, source, ref in zip(*columns.values(), strict=True)}
