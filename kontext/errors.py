@@ -45,7 +45,18 @@ class DecodeError(KontextError):
 
 
 class SourceError(KontextError):
-    """An image source cannot be read (missing folder, missing npm package, bad licence)."""
+    """An image source cannot be read (missing folder, missing npm package, bad licence).
+
+    `reason` is the reject reason that is recorded where it is about a single picture.
+    """
+
+    reason = "unreadable"
+
+
+class TooLargeError(SourceError):
+    """A file has more bytes than a picture may have. None of them is read."""
+
+    reason = "too_many_bytes"
 
 
 class ChangedError(KontextError):

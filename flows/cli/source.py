@@ -33,6 +33,10 @@ def inspect(
         ("edits with an instruction", f"{found.pairs:,}"),
         ("of them with references", f"{found.references:,}"),
         ("captions", f"{found.captions:,}"),
+        *(
+            [("to fetch", f"{found.addresses:,} from {found.hosts:,} hosts")]
+            * bool(found.addresses)
+        ),
         *((f"label {name}", f"{count:,} pictures") for name, count in found.labels.items()),
         *((f"left out: {reason}", f"{count:,}") for reason, count in found.skipped.items()),
     ]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
+from kontext.data.payloads import Payloads, Verdict
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources import read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
@@ -117,16 +118,16 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
     schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
     rows: dict[str, list[Row]] = {name: [] for name in (*schemas, "outcomes")}
-    for item in chunk.items:
-        try:
-            data = item.read()
-        except SourceError as error:
-            subject = subject_hmac(f"{item.source}/{item.ref}", key)
-            reject = _reject(item.source, subject, item.ref, "unreadable", str(error))
-            rows["rejects"].append(reject)
-            rows["outcomes"].append(_outcome(reject, checked=False))
-            continue
-        _ingest_one(item, data, chunk.config, gate, key, rows)
+    with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
+        for item, data in payloads:
+            if isinstance(data, SourceError):
+                subject = subject_hmac(f"{item.source}/{item.ref}", key)
+                reject = _reject(item.source, subject, item.ref, data.reason, str(data))
+                rows["rejects"].append(reject)
+                rows["outcomes"].append(_outcome(reject, checked=False))
+                continue
+            outcome = _ingest_one(item, data, chunk.config, gate, key, rows)
+            payloads.judged(item, data, outcome)
     schemas["outcomes"] = OUTCOMES
     return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
 
@@ -138,7 +139,7 @@ def _ingest_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
-) -> None:
+) -> Verdict:
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
     try:
@@ -175,17 +176,19 @@ def _ingest_one(
         # neither name nor detail: a hit leaves nothing that points back at it
         rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
         rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=True))
-    elif kept is None:
+        return Verdict.STOPPED
+    if kept is None:
         assert problem is not None
         rows["rejects"].append(
             _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
         rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=False))
-    else:
-        rows["images"].append(_image(item, data, image_id, kept, result))
-        rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
-        found = _reject(item.source, subject, item.ref, KEPT)
-        rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
+        return Verdict.REFUSED
+    rows["images"].append(_image(item, data, image_id, kept, result))
+    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+    found = _reject(item.source, subject, item.ref, KEPT)
+    rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
+    return Verdict.KEPT
 
 
 def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:

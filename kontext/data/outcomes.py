@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from kontext.data.decode.result import Reason
 from kontext.data.ingest import CANARY, DUPLICATE, KEPT, IngestChunk, Plan
 from kontext.data.layouts.base import Part
-from kontext.data.sources.base import SourceItem
+from kontext.data.layouts.web_picture import WebPicture
+from kontext.data.sources.base import LARGEST, SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
 from kontext.safety.ids import run_key
 from kontext.store.artifacts.artifact_store import Artifact
@@ -37,9 +38,11 @@ Tables = Mapping[str, pa.Table]
 
 FILE = "outcomes.parquet"
 # settings that decide which items there are and who works on them, not what becomes of one
-_NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes"}
+_NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web"}
 _WHERE = {"payload", "path", "part", "stamp"}  # the bytes stand for these
-_RETRIED = ("unreadable", str(Reason.TIMEOUT), str(Reason.RESOURCE))
+# rejects that the bytes alone decide; others may go better next time
+_LASTING = {str(r) for r in Reason} - {str(Reason.TIMEOUT), str(Reason.RESOURCE)}
+_LASTING |= {KEPT, DUPLICATE}
 
 
 def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> list[str]:
@@ -63,8 +66,9 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
                 one.update(hashlib.sha256(item.payload).digest())
             if item.file is not None:
                 if item.file not in known:
-                    known[item.file] = _content(digests, item.file)
-                one.update(f"{known[item.file]} {_inside(item.part)}".encode())
+                    known[item.file] = _content(digests, item)
+                one.update(known[item.file].encode())
+            one.update(_inside(item.part).encode())
             keys.append(one.hexdigest())
     return keys
 
@@ -74,9 +78,11 @@ def _inside(part: Part | None) -> str:
     return "" if part is None else str({k: v for k, v in vars(part).items() if k != "path"})
 
 
-def _content(digests: FileDigests, path: Path) -> str:
+def _content(digests: FileDigests, item: SourceItem) -> str:
+    """Digest of the file that an item is, or is in. A file that is refused unread is not read."""
+    assert item.file is not None
     try:
-        return digests.of(path)
+        return digests.of(item.file, LARGEST if item.part is None else None)
     except OSError:
         return ""
 
@@ -179,7 +185,7 @@ class Sorted:
         refs = found["source_ref"].to_pylist()
         # without a name it was stopped: nothing may point back at it
         lasting = [
-            key if ref and why not in _RETRIED else ""
+            key if ref and why in _LASTING else ""
             for key, ref, why in zip(keys, refs, outcome, strict=True)
         ]
         columns = {"outcome": outcome, "item": lasting}
@@ -207,10 +213,13 @@ _EMPTY = {
 }
 
 
-def look_up(keys: Sequence[str], artifacts: Sequence[Artifact]) -> Sorted:
+def look_up(
+    items: Sequence[SourceItem], keys: Sequence[str], artifacts: Sequence[Artifact]
+) -> Sorted:
     """Items that earlier artifacts hold; `which` is -1 for those that must be done.
 
     A duplicate's own picture was not kept. It is done again where the first of its kind is gone.
+    An address is asked again where it gave no picture.
     """
     which, row = np.full(len(keys), -1, np.int64), np.zeros(len(keys), np.int64)
     done = [earlier(artifact) for artifact in artifacts if artifact.names(FILE)]
@@ -228,7 +237,9 @@ def look_up(keys: Sequence[str], artifacts: Sequence[Artifact]) -> Sorted:
         outcome, pixels = of["outcome"][row[place]], of["pixel_id"][row[place]]
         if outcome == KEPT:
             seen.add(pixels)
-        elif outcome == DUPLICATE and pixels not in seen:
+            continue
+        fetched = isinstance(items[place].part, WebPicture)
+        if pixels not in seen if outcome == DUPLICATE else fetched:
             which[place] = -1
     return held
 

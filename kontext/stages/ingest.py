@@ -58,7 +58,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
     items = [item for chunk in plan.chunks for item in chunk.items]
     keys = item_keys(items, config, ctx.home)
-    held = look_up(keys, ctx.earlier())
+    held = look_up(items, keys, ctx.earlier())
     chunks = to_do(plan, held, config, ctx.home)
     ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
     done = with_work(held, ctx.map_chunks(ingest_chunk, chunks, config.processes))

@@ -8,6 +8,7 @@ from schemas.discovery import PluginOf
 from schemas.own_names import NAME
 from schemas.sections.base import Section
 from schemas.sections.sources import Source
+from schemas.sections.web import WebConfig
 
 _SOURCES: Any = tuple({"kind": kind} for kind in ("emoji", "meteocons", "dicebear", "signs"))
 
@@ -20,6 +21,7 @@ class IngestConfig(Section):
     """Which images are read, and how they are checked."""
 
     sources: tuple[Source, ...] = Field(_SOURCES, validate_default=True, title="Image sources")
+    web: WebConfig = Field(WebConfig(), title="Fetching of addresses")
     npm_fallback: bool = Field(True, title="Use images from pip where npm's are missing (is noted)")
     resolution: int = Field(
         64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16

@@ -8,11 +8,12 @@ from typing import Any, Generic, NamedTuple
 import pyarrow as pa
 
 from kontext.data.caption.base import Desk
-from kontext.data.chat.backend import ChatBackend, Patience
+from kontext.data.chat.backend import ChatBackend
 from kontext.data.chat.budget import Budget
 from kontext.data.chat.endpoint import Endpoint
 from kontext.data.chat.prompts import A, Answer, Prompt, Wire
 from kontext.data.chat.replies import Replies
+from kontext.data.patience import Patience
 from kontext.errors import RecipeError
 from schemas.sections.data import CaptionConfig
 from schemas.tables import REPLIES

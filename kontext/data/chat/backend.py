@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from threading import Event, Lock, Semaphore
 from typing import Any
@@ -15,7 +14,7 @@ from kontext.data.chat.budget import Budget
 from kontext.data.chat.endpoint import Endpoint, Reply
 from kontext.data.chat.prompts import A, Answer, Fault, Prompt, Wire
 from kontext.data.chat.replies import Cost, Exchange, Replies
-from kontext.data.sources.stable import stable_hash
+from kontext.data.patience import Patience
 from kontext.errors import GateError, KontextError, Stopped
 
 _MENDED = ("malformed", "empty", "too_long")  # faults that a model may mend when told of them
@@ -24,22 +23,6 @@ _USELESS = 100  # answers of which none can be used, before no more are paid for
 _AWAY = 3  # prompts in a row, at least, without any answer: the endpoint is away
 _REFUSED = 50  # prompts in a row that the server refuses: it refuses all
 _FORBIDDEN = 403  # some gateways say so about what one prompt holds
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When a request is sent again, and how long that is waited for."""
-
-    tries: int = 6  # of one request, for reasons that may pass
-    first_wait: float = 1.0  # seconds, doubled each time, less a share by hash of pair and seed
-    longest_wait: float = 120.0  # seconds, also where the server asks for more
-    seed: int = 0
-
-    def wait(self, key: str, attempt: int, asked_for: float) -> float:
-        """Seconds before attempt 1, 2, ... of what is asked about `key`."""
-        share = stable_hash("wait", key, attempt, self.seed) / 2**64  # in [0, 1)
-        backoff = self.first_wait * 2.0 ** min(attempt - 1, 32) * (1 - share / 2)
-        return min(max(backoff, asked_for), self.longest_wait)
 
 
 class ChatBackend:

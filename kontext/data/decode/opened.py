@@ -38,6 +38,8 @@ class Opened:
     range: Range | None = None  # only where samples are not plainly 8 bits or 16 bits
     premultiplied: bool = False
     lab: bool = False
+    # called where decoding fails: raises the DecodeError that says more than the decoder's words
+    diagnose: Callable[[], None] = lambda: None
 
 
 def exif_orientation(payload: bytes | None) -> int:

@@ -14,6 +14,7 @@ from kontext.data.decode.result import MAX_FRAMES, Reason, check_size
 from kontext.errors import DecodeError
 
 _MAX_BLOCKS = 2_000_000  # of a GIF: 64 MiB of the usual 255 bytes are 260,000
+_BMP_HEADER = 26  # bytes of the oldest one, and the shortest
 _MAX_PLAIN_BYTES = 16 << 20  # of a PPM in decimal digits, which are read slowly
 
 
@@ -133,6 +134,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def open_bmp(data: bytes) -> Opened:
     """Raises DecodeError."""
+    if len(data) < _BMP_HEADER:
+        raise DecodeError(Reason.TRUNCATED, "bmp: the header ends early")
     return _with_pillow(data, "BMP")
 
 

@@ -14,6 +14,7 @@ from kontext.data.decode.result import MAX_FRAMES, Reason, check_size
 from kontext.errors import DecodeError
 
 MAX_PROFILE = 32 << 20  # bytes of an ICC profile, unpacked
+_PIECE = 1 << 20  # bytes unpacked at once
 _SIGNATURE = 8
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _READ = (*_KEPT, b"iCCP", b"eXIf", b"acTL")
@@ -32,6 +33,7 @@ class _Parts:
     colour: int = 0
     interlaced: bool = False
     kept: list[bytes] = field(default_factory=list)
+    packed: list[memoryview] = field(default_factory=list)  # bodies of IDAT
     seen: set[bytes] = field(default_factory=set)
     profile: bytes | None = None
     exif: bytes | None = None
@@ -59,7 +61,29 @@ def open_png(data: bytes) -> Opened:
         frames=parts.frames,
         orientation=exif_orientation(parts.exif),
         profile=parts.profile,
+        diagnose=lambda: _check_complete(parts),
     )
+
+
+def _check_complete(parts: _Parts) -> None:
+    """Raise DecodeError where there is less image data than the size asks for.
+
+    What was cut and closed again has right checksums, and the decoder only says that it failed.
+    """
+    bits = parts.depth * (_COLOURS[parts.colour] if parts.colour != 3 else 1)
+    bits += parts.depth * (parts.colour in (4, 6))
+    needed = parts.height * (-(-parts.width * bits // 8) + (not parts.interlaced))
+    unpack, count = zlib.decompressobj(), 0
+    try:
+        for body in parts.packed:
+            packed: bytes | memoryview = body
+            while packed and count < needed:
+                count += len(unpack.decompress(packed, _PIECE))
+                packed = unpack.unconsumed_tail
+    except zlib.error:
+        return
+    if count < needed:
+        raise DecodeError(Reason.TRUNCATED, "png: less image data than the size asks for")
 
 
 def _walk(data: bytes) -> _Parts:
@@ -79,6 +103,8 @@ def _walk(data: bytes) -> _Parts:
             parts.frames = max(1, min(int.from_bytes(body[:4], "big"), MAX_FRAMES))
         elif kind == b"IDAT" and b"acTL" in parts.seen and not parts.seen & {b"fcTL", b"IDAT"}:
             parts.frames += 1  # the picture that viewers without animation show is one more
+        if kind == b"IDAT":
+            parts.packed.append(body)
         parts.seen.add(kind)
         if kind in _KEPT:
             parts.kept.append(chunk)

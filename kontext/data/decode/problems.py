@@ -32,7 +32,7 @@ PARSER_ERRORS = (
 )
 _EARLY = re.compile(
     r"truncated|incomplete|premature end|not enough|unexpected end|end of file|early end"
-    r"|read error at scanline|ran out|got \d+ bytes, expected",
+    r"|read error at scanline|ran out|got \d+ bytes, expected|requires a buffer of|reached eof",
     re.IGNORECASE,
 )
 _MEMORY = re.compile(r"out of memory|memory allocation|cannot allocate|alloc failed", re.IGNORECASE)

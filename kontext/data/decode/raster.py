@@ -70,7 +70,11 @@ def _decode_raster(data: bytes, kind: str, background: str) -> Decoded:
     if (image.width, image.height) != (opened.width, opened.height):
         raise DecodeError(Reason.CORRUPT, f"{kind}: header and decoder state different sizes")
     streamed, icc = _stream(image, opened)
-    pixels = np.atleast_3d(streamed.numpy())
+    try:
+        pixels = np.atleast_3d(streamed.numpy())
+    except pyvips.Error:
+        opened.diagnose()
+        raise
     if kind == "jpeg":
         check_warnings(pyvips.Error("").detail)
     transparent = pixels.shape[2] == 4

@@ -20,10 +20,10 @@ _STRIPS, _SAMPLES, _STRIP_BYTES = 273, 277, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
 _LOW, _HIGH = (340, 280), (341, 281)  # SMin- and SMaxSampleValue before Min- and MaxSampleValue
 _PROFILE, _ORIENTATION = 34675, 274
-_JPEG, _YCBCR, _LAB = 7, 6, 8
-_COLOURS = {0: 1, 1: 1, 2: 3, 3: 3, 5: 4, _YCBCR: 3, _LAB: 3}
-_MODES = {0: "L", 1: "L", 2: "RGB", 3: "P", 5: "CMYK", _YCBCR: "YCbCr", _LAB: "LAB"}
-_BITS_READ = (1, 2, 4, 8, 16, 32, 64)
+_JPEG, _PALETTE, _YCBCR, _LAB = 7, 3, 6, 8
+_COLOURS = {0: 1, 1: 1, 2: 3, _PALETTE: 3, 5: 4, _YCBCR: 3, _LAB: 3}
+_MODES = {0: "L", 1: "L", 2: "RGB", _PALETTE: "P", 5: "CMYK", _YCBCR: "YCbCr", _LAB: "LAB"}
+_BITS_READ = (1, 2, 4, 8, 16, 32)  # libvips reads no doubles
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _ALPHA, _PREMULTIPLIED = (1, 2, 999), 1  # 999: written by Corel
 
@@ -46,8 +46,8 @@ def open_tiff(data: bytes) -> Opened:
     if bits not in _BITS_READ and not packed:
         raise DecodeError(Reason.UNSUPPORTED_MODE, f"tiff: samples of {bits} bits")
     alpha = bool(extra) and extra[0] in _ALPHA
-    samples = colours + len(extra)
-    _check_data(tags, len(data), width * height, samples * bits / 8)
+    _check_data(tags, len(data), width * height, (_stored(photometric) + len(extra)) * bits / 8)
+    samples = colours + len(extra)  # once a palette is looked up
 
     def read() -> Any:
         return pyvips.Image.tiffload_buffer(single, access="sequential", fail_on="error")
@@ -123,9 +123,14 @@ def _sample(tags: Tags) -> tuple[int, int]:
     return bits, _UNSIGNED if kind == 4 else kind  # 4: undefined
 
 
+def _stored(photometric: int) -> int:
+    """Samples of colour that the file has for a pixel: of a palette, one."""
+    return 1 if photometric == _PALETTE else _COLOURS[photometric]
+
+
 def _extra(tags: Tags, photometric: int) -> tuple[int, ...]:
     """What each sample beyond the colours is; 0 where the file does not say."""
-    stored = 1 if photometric == 3 else _COLOURS[photometric]
+    stored = _stored(photometric)
     count = int(tags.get(_SAMPLES, stored)) - stored
     if not 0 <= count <= 4:
         raise DecodeError(Reason.UNSUPPORTED_MODE, f"tiff: {count + stored} samples a pixel")
@@ -157,7 +162,7 @@ def _check_data(tags: Tags, size: int, pixels: int, bytes_per_pixel: float) -> N
 
 def _range(tags: Tags, bits: int, kind: int, photometric: int) -> Range | None:
     """None for 8 bits and less, whose scale nobody doubts, and for Lab, which has its own."""
-    if photometric in (3, _LAB) or (bits <= 8 and kind == _UNSIGNED):
+    if photometric in (_PALETTE, _LAB) or (bits <= 8 and kind == _UNSIGNED):
         return None
     low, high = (_first(tags, names) for names in (_LOW, _HIGH))
     return Range(low if low is not None and low < 0 else 0.0, high)

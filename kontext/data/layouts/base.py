@@ -1,5 +1,6 @@
 """What every layout gives: rows of (context pictures, target picture, instruction)."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,26 +84,36 @@ def walk(root: Path) -> Iterator[tuple[Path, str]]:
     """Every entry below `root` in path order, with "" or the reason why it is not read.
 
     Reasons: hidden, junk, link_outside, link_loop, link_broken, not_regular, denied,
-    undecodable_name. Folders that are links are not entered.
+    undecodable_name, path_too_long. Folders that are links are not entered.
     """
     top = root.resolve()
-    yield from _walk(root, top)
+    waiting = [iter(_entries(root, top))]  # not by recursion: folders lie deeper than it goes
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            continue
+        path, reason, is_folder = entry
+        if is_folder:
+            waiting.append(iter(_entries(path, top)))
+        else:
+            yield path, reason
 
 
-def _walk(folder: Path, top: Path) -> Iterator[tuple[Path, str]]:
+def _entries(folder: Path, top: Path) -> list[tuple[Path, str, bool]]:
+    """(path, why it is not read, whether it is a folder to enter) of all that is in a folder."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-    except OSError:
-        yield folder, "denied"
-        return
+    except OSError as error:
+        too_long = error.errno == errno.ENAMETOOLONG
+        return [(folder, "path_too_long" if too_long else "denied", False)]
+    listed = []
     for entry in entries:
         path = Path(entry.path)
         reason = _unread(entry, path, top)
-        if not reason and entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, top)
-        else:
-            yield path, reason
+        listed.append((path, reason, not reason and entry.is_dir(follow_symlinks=False)))
+    return listed
 
 
 def _unread(entry: os.DirEntry[str], path: Path, top: Path) -> str:

@@ -131,23 +131,40 @@ _TARGET = """
     output_img output after after_image result image_after tgt_img tgt image_1
     edited_image_file_name output_file_name target_file_name edited_file_name image file_name
 """
+# Names of columns of addresses, in lists of them. A page's address ("source_url") is no picture's.
+_CONTEXT_URL = """
+    before_url before_image_url input_url input_image_url source_image_url context_url
+    context_image_url control_url control_image_url original_image_url open_image_input_url
+"""
+_TARGET_URL = """
+    after_url after_image_url target_url target_image_url output_url output_image_url edited_url
+    edited_image_url result_url image_url img_url image_link url link
+"""
 _INSTRUCTION = "instruction edit_instruction edit_prompt edit instruction_text prompt text caption"
 
 
-def columns_of(names: Sequence[str], pictures: Collection[str]) -> Columns | None:
+def columns_of(
+    names: Sequence[str], pictures: Collection[str], *, addresses: bool = False
+) -> Columns | None:
     """What a table's columns are, by its set if we know it, else by their names; None if neither.
 
     Args:
         names: all columns.
         pictures: those whose values may be pictures.
+        addresses: whether columns that are named as addresses are pictures too.
     """
     for known in KNOWN:
         if known.fits(names) and {known.contexts[0], known.target} <= set(pictures):
             return known
     lower: Mapping[str, str] = {name.lower(): name for name in names}
     shown = {name.lower() for name in pictures}
-    target = _first(_TARGET, lower, shown)
-    context = _first(_CONTEXT, lower, shown - {target.lower()})
+    after, before = (
+        (_TARGET, _CONTEXT)
+        if not addresses
+        else (f"{_TARGET} {_TARGET_URL}", f"{_CONTEXT} {_CONTEXT_URL}")
+    )
+    target = _first(after, lower, shown)
+    context = _first(before, lower, shown - {target.lower()})
     text = _first(_INSTRUCTION, lower, set(lower) - shown)
     if not text or not target:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kontext.errors import SourceError
+from kontext.errors import SourceError, TooLargeError
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ParquetCell:
     index: int = -1
 
     def read(self, limit: int) -> bytes:
-        """The bytes of the cell. Raises SourceError."""
+        """The bytes of the cell. Raises SourceError, TooLargeError where they are too many."""
         where = f"{self.path.name}: row {self.row} of group {self.group}, {self.column}"
         try:
             value = _column(self.path, self.group, self.column)[self.row].as_py()
@@ -36,7 +36,7 @@ class ParquetCell:
         if not isinstance(data, bytes) or not data:
             raise SourceError(f"{where}: holds no picture")
         if len(data) > limit:
-            raise SourceError(f"{where}: {len(data)} bytes, limit {limit}")
+            raise TooLargeError(f"{where}: {len(data):,} bytes, limit {limit:,}")
         return data
 
 

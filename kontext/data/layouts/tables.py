@@ -3,8 +3,9 @@
 Reads the published edit data sets by their columns, and tables of one's own.
 """
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from kontext.data.layouts.base import (
 from kontext.data.layouts.known_sets import Columns, columns_of
 from kontext.data.layouts.parquet_cell import ParquetCell
 from kontext.data.layouts.texts import table_rows
+from kontext.data.layouts.web_picture import WebPicture, is_address
 from kontext.errors import SourceError
 
 ORDER = 4
@@ -37,12 +39,13 @@ SHOWS = """\
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _TURNS = re.compile(r"^edit_image_(\d+)$")
 _LOOKED_AT = 100  # rows that say what the columns are
+_HASHED = 16  # hexadecimal digits
 _NONE = frozenset({"", "none", "null", "nan"})
 
 
 def matches(path: Path) -> bool:
     """Whether a file, or a folder's files, are tables whose columns say what is what."""
-    return any(_columns(table) is not None for table in tables(path))
+    return any(columns_in(table) is not None for table in tables(path))
 
 
 def tables(path: Path) -> list[Path]:
@@ -53,18 +56,21 @@ def tables(path: Path) -> list[Path]:
     return [one for one in found if one.suffix.lower() in _SUFFIXES]
 
 
-def licence_of(path: Path) -> str:
+def licence_of(path: Path, *, addresses: bool = False) -> str:
     """The licence of the set whose columns the first table has."""
-    found = (_columns(table) for table in tables(path))
+    found = (columns_in(table, addresses=addresses) for table in tables(path))
     return next((columns.licence for columns in found if columns is not None), "")
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
-    """All rows of all tables in path order, then the pictures of the folder that no row names."""
+def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
+    """All rows of all tables in path order, then the pictures of the folder that no row names.
+
+    With `addresses` also columns that are named as addresses (`url`) are pictures.
+    """
     root = path if path.is_dir() else path.parent
     named: set[str] = set()
     for table in tables(path):
-        for row in _rows_of(table, root):
+        for row in _rows_of(table, root, addresses):
             if isinstance(row, Row):
                 named.update(picture.ref for picture in (*row.contexts, row.target))
             yield row
@@ -75,8 +81,8 @@ def rows(path: Path) -> Iterator[Row | Problem]:
             yield Problem(shown(one, root), "not_used", "no row names it")
 
 
-def _rows_of(table: Path, root: Path) -> Iterator[Row | Problem]:
-    columns = _columns(table)
+def _rows_of(table: Path, root: Path, addresses: bool) -> Iterator[Row | Problem]:
+    columns = columns_in(table, addresses=addresses)
     if columns is None:
         yield Problem(shown(table, root), "not_used", "its columns say nothing of pairs")
     elif table.suffix.lower() == ".parquet":
@@ -100,6 +106,8 @@ class _Table:
             return self._inside(column, row, index)
         if not isinstance(value, str) or _is_none(value):
             return "picture_missing"
+        if is_address(value):
+            return Picture(value.strip(), self.path, WebPicture(value.strip()))
         if re.match(r"^[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
             return "picture_not_local"
         return self._file(value)
@@ -186,13 +194,24 @@ def _pairs(
     back = _text(values.get(columns.inverse))
     captions = _text(values.get(columns.target_caption)), _text(values.get(columns.context_caption))
     licence = _text(values.get("license_spdx"))  # as our own exports have it
-    first = chain or (contexts[0].ref if contexts else target.ref)
+    first = chain or _chain(contexts[0] if contexts else target)
     if not there:
         yield Problem(at, "instruction_missing", f"{columns.instruction} is empty")
     else:
         yield Row(at, target, tuple(contexts), there, first, kind, captions[0], licence)
     if back and len(contexts) == 1:
         yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1], licence)
+
+
+def _chain(first: Picture) -> str:
+    """What ties the pairs of one picture together. An address is named by a digest of it.
+
+    The chain is stored with every picture of a pair, and a picture that the hash gate stops leaves
+    no address behind.
+    """
+    if not isinstance(first.part, WebPicture):
+        return first.ref
+    return f"web {hashlib.sha256(first.ref.encode()).hexdigest()[:_HASHED]}"
 
 
 def _turns(
@@ -246,22 +265,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _columns(table: Path) -> Columns | None:
+def columns_in(table: Path, *, addresses: bool = False) -> Columns | None:
     """What the columns of a table are; None where they say nothing of pairs."""
     try:
-        if table.suffix.lower() == ".parquet":
-            with pq.ParquetFile(table) as file:
-                schema = file.schema_arrow
-            pictures = [field.name for field in schema if _may_be_picture(field.type)]
-            columns = columns_of(schema.names, pictures)
-        else:
-            rows = [row for row in islice(table_rows(table), _LOOKED_AT) if isinstance(row, dict)]
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            pictures = [n for n in names if any(_names_picture(row.get(n)) for row in rows)]
-            columns = columns_of(names, pictures)
+        names, inside, rows = _looked_at(table)
     except (OSError, pa.ArrowException, SourceError):
         return None
-    return columns
+    pictures = [name for name in names if name in inside or _mostly_pictures(name, rows)]
+    return columns_of(names, pictures, addresses=addresses)
+
+
+def _looked_at(table: Path) -> tuple[list[str], set[str], list[dict[str, Any]]]:
+    """(columns of a table, those with pictures inside, its first rows without these)."""
+    if table.suffix.lower() != ".parquet":
+        rows = [row for row in islice(table_rows(table), _LOOKED_AT) if isinstance(row, dict)]
+        return list(dict.fromkeys(name for row in rows for name in row)), set(), rows
+    with pq.ParquetFile(table) as file:
+        schema = file.schema_arrow
+        inside = {field.name for field in schema if _may_be_picture(field.type)}
+        texts = [field.name for field in schema if _is_text_column(field.type)]
+        batch = next(file.iter_batches(_LOOKED_AT, columns=texts), None) if texts else None
+    return schema.names, inside, [] if batch is None else batch.to_pylist()
+
+
+def _is_text_column(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _may_be_picture(kind: pa.DataType) -> bool:
@@ -272,7 +300,15 @@ def _may_be_picture(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def _mostly_pictures(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether half of a column's cells name a picture: an instruction may end in a file's name."""
+    values = [value for row in rows if not _is_none(value := row.get(name))]
+    return bool(values) and 2 * sum(map(_names_picture, values)) >= len(values)
+
+
 def _names_picture(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_names_picture(one) for one in value)
+    if is_address(value):
+        return True
     return isinstance(value, str) and Path(value).suffix.lower() in IMAGE_SUFFIXES

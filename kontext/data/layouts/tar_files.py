@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from kontext.data.layouts.base import JUNK_FILES, JUNK_FOLDERS, is_text
-from kontext.errors import SourceError
+from kontext.errors import SourceError, TooLargeError
 
 _BLOCK = 512
 _LONGEST = 1 << 20  # bytes of a header's extension
@@ -33,7 +33,7 @@ class TarMember:
         """The bytes of the member. Raises SourceError."""
         where = f"{self.path.name}: {self.size} bytes at {self.offset}"
         if self.size > limit:
-            raise SourceError(f"{where}, limit {limit}")
+            raise TooLargeError(f"{where}, limit {limit:,}")
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kontext.data.layouts.base import LARGEST, Part
-from kontext.errors import ChangedError, SourceError
+from kontext.errors import ChangedError, SourceError, TooLargeError
 
 Stamp = tuple[int, int, int, int]  # size, modification and change time in ns, inode
 
@@ -55,7 +55,8 @@ class SourceItem:
         """The original bytes, at most `limit`.
 
         Raises:
-            SourceError: they are missing or more.
+            SourceError: they are missing.
+            TooLargeError: they are more.
             ChangedError: the file is another than it was when it was planned.
         """
         data = self._read(limit)
@@ -73,7 +74,7 @@ class SourceItem:
         try:
             size = self.path.stat().st_size
             if size > limit:
-                raise SourceError(f"{self.path.name}: {size} bytes, limit {limit}")
+                raise TooLargeError(f"{self.path.name}: {size:,} bytes, limit {limit:,}")
             return self.path.read_bytes()
         except OSError as error:
             raise SourceError(f"{self.path.name}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kontext.data.layouts import drawings, layout_of
 from kontext.data.layouts.base import is_image, walk
+from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources import read
 from kontext.data.sources.base import GivenPair, Planned
 from kontext.data.sources.folder import FolderSource
@@ -50,6 +51,8 @@ class Findings:
     pairs: int  # edits with given instructions
     captions: int  # text-to-image pairs with given captions
     references: int  # edits with more than one context
+    addresses: int = 0  # pictures that a run will fetch from the web
+    hosts: int = 0  # that these are on
     labels: dict[str, int] = field(default_factory=dict)  # label -> pictures that have it
     skipped: dict[str, int] = field(default_factory=dict)  # reason -> entries
     samples: list[GivenPair] = field(default_factory=list)
@@ -61,6 +64,7 @@ def findings(source: PathSource, samples: int = 3) -> Findings:
     planned = read(source)
     edits = [pair for pair in planned.pairs if pair.contexts]
     labels = Counter(name for item in planned.items for name in item.attributes)
+    urls = [item.part.url for item in planned.items if isinstance(item.part, WebPicture)]
     step = max(1, len(planned.pairs) // max(1, samples))
     return Findings(
         source=source,
@@ -69,6 +73,8 @@ def findings(source: PathSource, samples: int = 3) -> Findings:
         pairs=len(edits),
         captions=len(planned.pairs) - len(edits),
         references=sum(len(pair.contexts) > 1 for pair in edits),
+        addresses=len(urls),
+        hosts=len({url.split("/")[2].lower() for url in urls}),
         labels=dict(sorted(labels.items())),
         skipped=dict(sorted(Counter(one.reason for one in planned.skipped).items())),
         samples=planned.pairs[::step][:samples],

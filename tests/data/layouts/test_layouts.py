@@ -149,7 +149,7 @@ def test_a_table_of_files(tmp_path: Path) -> None:
         {"input_image": "in/1.png", "edited_image": "1.png", "instruction": "one\ttab, “quotes”"},
         {"input_image": "in/2.png", "edited_image": "gone.png", "instruction": "two"},
         {"input_image": "../../etc/passwd", "edited_image": "1.png", "instruction": "three"},
-        {"input_image": "https://x/1.png", "edited_image": "1.png", "instruction": "four"},
+        {"input_image": "s3://x/1.png", "edited_image": "1.png", "instruction": "four"},
         {"input_image": "in/1.png", "edited_image": "1.png", "instruction": None},
         {"input_image": "in/1.png", "edited_image": "a\0b.png", "instruction": "six"},
     ]
@@ -170,6 +170,15 @@ def test_a_table_of_files(tmp_path: Path) -> None:
         ]
         unnamed = [at for at, reason in problems.items() if reason == "not_used"]
         assert unnamed == (["in/2.png"] if path == root else [])  # its row names what is not there
+
+
+def test_an_instruction_may_end_in_a_files_name(tmp_path: Path) -> None:
+    rows = [
+        {"input_image": "1.png", "edited_image": "2.png", "instruction": text}
+        for text in ("make it like 2.png", "brighter", "smaller")
+    ]
+    found, _ = read(put(tmp_path, {"p.jsonl": lines(rows), "1.png": 1, "2.png": 2}), "tables")
+    assert [row.instruction for row in found] == ["make it like 2.png", "brighter", "smaller"]
 
 
 def test_csv_and_json(tmp_path: Path) -> None:
