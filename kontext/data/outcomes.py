@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
 from kontext.data.ingest import CANARY, DUPLICATE, KEPT, IngestChunk, Plan
-from kontext.data.layouts.base import Part
+from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
-from kontext.data.sources.base import LARGEST, SourceItem
+from kontext.data.sources.base import SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
 from kontext.safety.ids import run_key
 from kontext.store.artifacts.artifact_store import Artifact

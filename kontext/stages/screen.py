@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kontext.data.buckets import Buckets
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.quality.clip import TrainedClip
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
     MADE_WITH,
@@ -84,10 +85,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
     risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
-    quality = dict(
-        zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
-    )
-    unmatchable = np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
+    unmatchable = _unmatchable(images, bank)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
     screened = screen_pairs(
@@ -117,20 +115,34 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
     ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
-    ctx.output.add_json(MADE_WITH, made_with)
-    ctx.output.add_table(IMAGE_VECTORS, screened.trained.image_vectors)
-    ctx.output.add_table(TEXT_VECTORS, screened.trained.text_vectors)
-    for path in screened.trained.scorer.save(ctx.scratch):
-        ctx.output.add_file(path.name, path)
+    _keep(ctx, made_with, screened.trained)
     _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show_nearest(ctx, bank, risk)
+
+
+def _keep(
+    ctx: StageContext[ScreenConfig], made_with: Mapping[str, str], trained: TrainedClip
+) -> None:
+    """The scorer, and what the next screening need not make again."""
+    ctx.output.add_json(MADE_WITH, made_with)
+    ctx.output.add_table(IMAGE_VECTORS, trained.image_vectors)
+    ctx.output.add_table(TEXT_VECTORS, trained.text_vectors)
+    for path in trained.scorer.save(ctx.scratch):
+        ctx.output.add_file(path.name, path)
 
 
 def _made_with(versions: Mapping[str, str], buckets: Buckets) -> dict[str, str]:
     """All that decides the scores of an image, text or pair, besides itself and the code."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {**versions, "sizes": repr(buckets), "device": device}
+
+
+def _unmatchable(images: pa.Table, bank: ImageBank) -> NDArray[np.bool_]:
+    """Which images [M], in the order of the bank, are too plain for the hash gate."""
+    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
+    quality = dict(zip(*columns.values(), strict=True))
+    return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
 
 
 def _image_scores(
