@@ -65,14 +65,23 @@ REJECTS = table_schema(
 )
 
 OUTCOMES = table_schema(
-    "What became of every image that was planned: exactly one row each, in the plan's order.",
+    "What became of every planned image, one row each in the plan's order, and of edits of it.",
     ("source", pa.string(), "source name"),
     ("source_ref", pa.string(), "name inside the source; empty for safety rejects"),
     ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions, recovers nothing"),
     ("outcome", pa.string(), "kept, duplicate, or the reject reason"),
     ("checked", pa.bool_(), "whether the hash gate decided: decisions has its row, in this order"),
     ("pixel_id", pa.string(), "of the stored pixels; empty where none were made"),
+    ("made", pa.bool_(), "made of the planned image before it, by an edit; not planned itself"),
     ("item", pa.string(), "HMAC of bytes, labels and settings: the same item has the same outcome"),
+)
+
+MOMENTS = table_schema(
+    "When the pictures of a series were taken: frames of a video.",
+    ("pixel_id", pa.string(), "the picture"),
+    ("series", pa.string(), "source and file that it is from"),
+    ("shot", pa.int64(), "when its shot began, in milliseconds, as far as was seen"),
+    ("at_s", pa.float64(), "when it was taken, in seconds from the beginning"),
 )
 
 GIVEN = table_schema(
@@ -85,6 +94,19 @@ GIVEN = table_schema(
     ("kind", pa.string(), "what the source calls this kind of edit; often empty"),
     ("target_caption", pa.string(), "caption of the target, where the source has one"),
     ("status", pa.string(), "ok, or picture_REASON where one of its pictures was rejected"),
+)
+
+EDITS = table_schema(
+    "Pairs that stage ingest made by known operations, where the recipe asks for them.",
+    ("source", pa.string(), "source name"),
+    ("row", pa.string(), "the pair's name: picture#operation, and -back for the way back"),
+    ("context", pa.string(), "the context's name inside the source"),
+    ("target", pa.string(), "the target's name inside the source"),
+    ("instruction", pa.string(), "a sentence that is true of the parameters"),
+    ("inverse", pa.string(), "one for the way back; empty where there is none"),
+    ("category", pa.string(), "of KontextBench's five"),
+    ("operation", pa.string(), "which operation"),
+    ("evidence", pa.string(), "JSON: version, seed, parameters, share and box of what changed"),
 )
 
 PAIRS = table_schema(

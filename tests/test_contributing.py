@@ -17,6 +17,11 @@ from schemas.sections.sources import SourceConfig
 def draw(country): return b"png"
 """,
     "kontext/data/mine/mirrored.py": "from kontext.data.mine.candidate import Candidate",
+    "kontext/data/operations/channels.py": """
+from dataclasses import dataclass
+import numpy as np
+from kontext.data.operations.base import Canvas, Draw, Edit, Operation, sentences, whole
+""",
     "kontext/data/caption/shouting.py": """
 from dataclasses import replace
 from kontext.data.caption.templates import TemplateCaptioner
@@ -82,6 +87,14 @@ shown = {"a": pixels, "b": pixels[:, ::-1].copy()}
 images = [MinedImage(n, "s", "g", "c", {}, "MIT", shown.__getitem__) for n in shown]
 found = list(miner("mirrored")(images, recipe.mine))
 assert [(pair.context_ids, pair.target_id) for pair in found] == [(("a",), "b"), (("b",), "a")]
+
+from kontext.data.operations import modules, operations
+from kontext.data.operations.base import Canvas, Draw
+swap = operations()["swap-channels"]
+parameters = swap.draw(Canvas(16 * pixels), Draw(0))
+edit = swap.apply(Canvas(16 * pixels), parameters)
+assert edit.mask.all() and parameters.order.upper() in swap.says(parameters)[0]
+assert "kontext.data.operations.channels" in modules()
 
 caption = captioner_for(recipe.caption).caption(
     CaptionRequest("p", "t2i", "t2i", '{"subject": "a red house"}', ImageFacts("a red house")))

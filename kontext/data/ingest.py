@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,26 @@ from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.sources import read_all
+from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, GIVEN, IMAGES, OUTCOMES, PIXELS, REJECTS
+from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
 KEPT, DUPLICATE = "kept", "duplicate"  # outcomes
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
+_TABLES = {
+    "images": IMAGES,
+    "pixels": PIXELS,
+    "rejects": REJECTS,
+    "decisions": DECISIONS,
+    "moments": MOMENTS,
+    "outcomes": OUTCOMES,
+}
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
 
 Row = dict[str, Any]
@@ -74,18 +83,32 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     """
     HashGate.from_config(config, home)  # refuse before any work is done
     found = read_all(config.sources)
-    items = found.items
+    items = _to_edit(found.items, found.pairs, config)
     if not items:
         raise SourceError("the sources hold no images")
-    chunks = [
-        items[start : start + config.chunk_size]
-        for start in range(0, len(items), config.chunk_size)
-    ]
+    edits = config.edits.per_picture
+    # with its edits a picture is several, and takes as long
+    step = max(1, config.chunk_size // (4 * edits)) if edits else config.chunk_size
+    chunks = [items[start : start + step] for start in range(0, len(items), step)]
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
+
+
+def _to_edit(
+    items: list[SourceItem], pairs: Sequence[GivenPair], config: IngestConfig
+) -> list[SourceItem]:
+    """The items; those of which edits are made say so: pictures that no edit was made of yet."""
+    if not config.edits.per_picture:
+        return items
+    import_module(EDITED).check(config.edits)
+    used = {(p.source, ref) for p in pairs if p.contexts for ref in (*p.contexts, p.target)}
+    return [
+        replace(item, edits=item.payload is None and (item.source, item.ref) not in used)
+        for item in items
+    ]
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:
@@ -109,15 +132,15 @@ def _canaries(count: int) -> Iterator[SourceItem]:
 
 
 def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
-    """Decode, gate and bound one chunk: tables images, pixels, rejects, decisions and outcomes.
+    """Decode, gate and bound one chunk: images, pixels, rejects, decisions, moments and outcomes.
 
-    A pure function of the chunk (and of the hash lists and key at `home`). `outcomes` has a row per
-    item, in order, without its own key; what is kept may still turn out to be a duplicate.
+    A pure function of the chunk (and of the hash lists and key at `home`). Outcomes are in order;
+    they have no keys yet, and what is kept may still turn out to be a duplicate.
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    schemas = {"images": IMAGES, "pixels": PIXELS, "rejects": REJECTS, "decisions": DECISIONS}
-    rows: dict[str, list[Row]] = {name: [] for name in (*schemas, "outcomes")}
+    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
+    rows: dict[str, list[Row]] = {name: [] for name in schemas}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
@@ -126,10 +149,13 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
                 rows["rejects"].append(reject)
                 rows["outcomes"].append(_outcome(reject, checked=False))
                 continue
-            outcome = _ingest_one(item, data, chunk.config, gate, key, rows)
-            payloads.judged(item, data, outcome)
-    schemas["outcomes"] = OUTCOMES
-    return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
+            place = len(rows["images"])  # edits that are made of it come after it
+            verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
+            payloads.judged(item, data, verdict)
+            if verdict is Verdict.KEPT and item.ref in payloads.moments:
+                moment = payloads.moments[item.ref]
+                rows["moments"].append({"pixel_id": rows["images"][place]["pixel_id"], **moment})
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
 
 
 def _ingest_one(
@@ -140,8 +166,6 @@ def _ingest_one(
     key: bytes,
     rows: dict[str, list[Row]],
 ) -> Verdict:
-    image_id = hashlib.sha256(data).hexdigest()
-    subject = subject_hmac(image_id, key)
     try:
         decoded = decode_image(
             data,
@@ -153,6 +177,30 @@ def _ingest_one(
     except DecodeError as error:
         decoded, problem = None, error
     kept = None if decoded is None else _kept(item, decoded, config)
+    outcome = _gate_one(item, data, decoded, kept, problem, gate, key, rows)
+    if item.edits and kept is not None and outcome is Verdict.KEPT:
+
+        def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
+            _gate_one(other, png, made, made, None, gate, key, rows)
+            rows["outcomes"][-1]["made"] = True
+
+        rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
+    return outcome
+
+
+def _gate_one(
+    item: SourceItem,
+    data: bytes,
+    decoded: Decoded | None,
+    kept: Decoded | None,
+    problem: DecodeError | None,
+    gate: HashGate,
+    key: bytes,
+    rows: dict[str, list[Row]],
+) -> Verdict:
+    """Rows of one image: what the gate says of its pixels, as they came and as they are kept."""
+    image_id = hashlib.sha256(data).hexdigest()
+    subject = subject_hmac(image_id, key)
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
     hit = _stops(result)
     if not hit and kept is not None and kept is not decoded:
@@ -208,7 +256,8 @@ def _stops(result: GateResult) -> bool:
 
 def _outcome(row: Row, *, checked: bool, pixels: str = "") -> Row:
     same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
-    return {**same, "outcome": row["reason"], "checked": checked, "pixel_id": pixels, "item": ""}
+    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
+    return {**same, **found, "made": False, "item": ""}
 
 
 def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
+from kontext.data.video.part import VideoFrame
 from kontext.safety.ids import run_key
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
@@ -38,15 +40,18 @@ Tables = Mapping[str, pa.Table]
 
 FILE = "outcomes.parquet"
 # settings that decide which items there are and who works on them, not what becomes of one
-_NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web"}
-_WHERE = {"payload", "path", "part", "stamp"}  # the bytes stand for these
+_NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
+_WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
 # rejects that the bytes alone decide; others may go better next time
 _LASTING = {str(r) for r in Reason} - {str(Reason.TIMEOUT), str(Reason.RESOURCE)}
 _LASTING |= {KEPT, DUPLICATE}
 
 
 def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> list[str]:
-    """The key of every item; empty for canaries."""
+    """The key of every item; empty for canaries, frames, and pictures that edits are made of.
+
+    Frames have moments, and edits are pictures of their own: neither is held by item yet.
+    """
     secret = run_key(home)
     settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
     lists = [file_or_in_home(name, home) for name in config.hash_lists]
@@ -57,7 +62,7 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
     with file_digests(home) as digests:
         known: dict[Path, str] = {}
         for item in items:
-            if item.source == CANARY:
+            if item.source == CANARY or item.edits or isinstance(item.part, VideoFrame):
                 keys.append("")
                 continue
             one = start.copy()
@@ -166,11 +171,15 @@ def _named(table: pa.Table, column: str) -> Iterator[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Sorted:
-    """Where each of N planned items is done: which of `done`, and which of its outcomes."""
+    """Where each of N planned images, and what was made of it, is done: in the plan's order.
+
+    `which` of `done` has it, at which `row` of its outcomes, and which planned `item` it is of.
+    """
 
     done: Sequence[Done]
-    which: Rows  # [N]
-    row: Rows  # [N]
+    which: Rows  # [N or more]
+    row: Rows
+    item: Rows
 
     def outcomes(self, keys: Sequence[str]) -> pa.Table:
         """OUTCOMES in the plan's order; of items with the same pixels the first one is kept."""
@@ -185,18 +194,18 @@ class Sorted:
         refs = found["source_ref"].to_pylist()
         # without a name it was stopped: nothing may point back at it
         lasting = [
-            key if ref and why in _LASTING else ""
-            for key, ref, why in zip(keys, refs, outcome, strict=True)
+            keys[item] if ref and why in _LASTING else ""
+            for item, ref, why in zip(self.item.tolist(), refs, outcome, strict=True)
         ]
         columns = {"outcome": outcome, "item": lasting}
         return pa.table({**{n: found[n] for n in found.column_names}, **columns}, schema=OUTCOMES)
 
-    def rows(self, name: str, items: Rows) -> pa.Table:
-        """Rows of a table, one for each of these items, which ascend."""
-        which, order, found = self.which[items], [], []
+    def rows(self, name: str, places: Rows) -> pa.Table:
+        """Rows of a table, one for each of these outcomes, which ascend."""
+        which, order, found = self.which[places], [], []
         for number in np.unique(which).tolist():
             mine = np.flatnonzero(which == number)
-            rows = self.row[items[mine]]
+            rows = self.row[places[mine]]
             by_row = np.argsort(rows, kind="stable")
             found.append(self.done[number].rows(name, rows[by_row]))
             order.append(mine[by_row])
@@ -228,7 +237,7 @@ def look_up(
         for place, key in enumerate(keys):
             if which[place] < 0 and (found := row_of.get(key)) is not None:
                 which[place], row[place] = number, found
-    held = Sorted(done, which, row)
+    held = Sorted(done, which, row, np.arange(len(keys)))
     seen = set[str]()
     known = np.flatnonzero(which >= 0).tolist()
     columns = [one.outcomes.select(["outcome", "pixel_id"]).to_pydict() for one in done]
@@ -258,25 +267,30 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
 
 
 def with_work(held: Sorted, results: Sequence[Tables]) -> Sorted:
-    """All items, with what workers made of those that were missing."""
+    """All outcomes, with those that workers made of the items that were missing."""
     new = worked(results)
-    which, row = held.which.copy(), held.row.copy()
-    missing = np.flatnonzero(which < 0)
-    assert len(missing) == len(new.outcomes), "an item has no outcome, or two"
-    which[missing], row[missing] = len(held.done), np.arange(len(missing))
-    return Sorted([*held.done, new], which, row)
+    made = new.outcomes["made"].to_numpy(zero_copy_only=False)
+    missing = np.flatnonzero(held.which < 0)
+    assert len(missing) == int((~made).sum()), "an item has no outcome, or two"
+    of_item = missing[np.cumsum(~made) - 1] if len(made) else missing
+    known = np.flatnonzero(held.which >= 0)
+    item = np.concatenate([known, of_item])
+    which = np.concatenate([held.which[known], np.full(len(made), len(held.done))])
+    row = np.concatenate([held.row[known], np.arange(len(made))])
+    order = np.argsort(item, kind="stable")
+    return Sorted([*held.done, new], which[order], row[order], item[order])
 
 
-def chunk_tables(plan: Plan, all_items: Sorted, outcomes: pa.Table) -> Iterator[Tables]:
+def chunk_tables(plan: Plan, found: Sorted, outcomes: pa.Table) -> Iterator[Tables]:
     """Images, pixels, rejects and decisions of each chunk of the plan, one at a time."""
     outcome = np.array(outcomes["outcome"].to_pylist(), object)
     pixels = outcomes["pixel_id"].to_pylist()
     checked = outcomes["checked"].to_numpy(zero_copy_only=False)
     first_of = _first_names(outcomes)
-    start = 0
-    for chunk in plan.chunks:
-        items = np.arange(start, start + len(chunk.items))
-        start += len(chunk.items)
+    ends = np.cumsum([len(chunk.items) for chunk in plan.chunks])
+    borders = np.searchsorted(found.item, [0, *ends])
+    for start, end in pairwise(borders.tolist()):
+        items = np.arange(start, end)
         kept = items[outcome[items] == KEPT]
         again = items[outcome[items] == DUPLICATE]
         rejected = items[(outcome[items] != KEPT) & (outcome[items] != DUPLICATE)]
@@ -285,10 +299,10 @@ def chunk_tables(plan: Plan, all_items: Sorted, outcomes: pa.Table) -> Iterator[
         columns = {"reason": [DUPLICATE] * len(again), "detail": details}
         duplicates = pa.table({**twice.to_pydict(), **columns}, schema=REJECTS)
         yield {
-            "images": all_items.rows("images", kept),
-            "pixels": all_items.rows("pixels", kept),
-            "rejects": pa.concat_tables([all_items.rows("rejects", rejected), duplicates]),
-            "decisions": all_items.rows("decisions", items[checked[items]]),
+            "images": found.rows("images", kept),
+            "pixels": found.rows("pixels", kept),
+            "rejects": pa.concat_tables([found.rows("rejects", rejected), duplicates]),
+            "decisions": found.rows("decisions", items[checked[items]]),
         }
 
 

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from enum import Enum
+from itertools import groupby
 from pathlib import Path
 
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
+from kontext.data.video.frames import frames_at
+from kontext.data.video.part import UnreadFrameError, VideoFrame
 from kontext.data.web.ahead import in_order
 from kontext.data.web.cache import WebCache
-from kontext.errors import SourceError
+from kontext.errors import DecodeError, SourceError
 from schemas.sections.web import WebConfig
 
 
@@ -34,6 +37,7 @@ class Payloads:
         self._items, self._config, self._home = items, config, home
         self._cache, self._open = WebCache(home, key), ExitStack()
         self._cached: set[str] = set()
+        self.moments: dict[str, dict[str, str | int | float]] = {}  # of items by ref, once read
 
     def __enter__(self) -> "Payloads":
         return self
@@ -44,11 +48,31 @@ class Payloads:
     def __iter__(self) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
         urls = [item.part.url for item in self._items if isinstance(item.part, WebPicture)]
         fetched = in_order(urls, self._getter(), self._config.parallel) if urls else iter(())
-        for item in self._items:
-            if isinstance(item.part, WebPicture):
-                yield item, next(fetched)
-            else:
-                yield item, _read(item)
+        for part, items in groupby(self._items, _together):
+            if isinstance(part, Path):
+                yield from self._frames(part, list(items))
+                continue
+            for item in items:
+                yield item, next(fetched) if part is WebPicture else _read(item)
+
+    def _frames(
+        self, path: Path, items: list[SourceItem]
+    ) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
+        """Frames of one video that follow each other in the plan: it is decoded once for all."""
+        parts = [item.part for item in items if isinstance(item.part, VideoFrame)]
+        found = frames_at(path, [part.at for part in parts], parts[0].cut)
+        for item, frame in zip(items, found, strict=True):
+            if isinstance(frame, DecodeError):
+                yield item, UnreadFrameError(frame.reason, str(frame))
+                continue
+            try:
+                item.check_unchanged()
+            except SourceError as error:
+                yield item, error
+                continue
+            series = f"{item.source}/{path.name}"
+            self.moments[item.ref] = {"series": series, "shot": frame.shot, "at_s": frame.at}
+            yield item, frame.ppm
 
     def judged(self, item: SourceItem, data: bytes, verdict: Verdict) -> None:
         """Keep or forget what was fetched for an item."""
@@ -73,6 +97,11 @@ class Payloads:
             return known
 
         return get
+
+
+def _together(item: SourceItem) -> object:
+    """What items are read with: a video's file, a kind of part, or nothing."""
+    return item.part.path if isinstance(item.part, VideoFrame) else type(item.part)
 
 
 def _read(item: SourceItem) -> bytes | SourceError:

@@ -6,14 +6,18 @@ Figures:
     images_rejected: {} images rejected
     entries_skipped: {} files and rows left out
     given_pairs: {} pairs that the sources bring
+    edits_made: {} pairs made by known operations
+    images_made: {} images made for them
     canaries_stopped: {} canaries stopped
     groups: {} groups of images
     pip_only_images: substitutes taken for missing sources: {}
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.ingest import (
@@ -26,11 +30,13 @@ from kontext.data.ingest import (
 )
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.pixels import Pixels, decode_png
+from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from schemas.sections.data import IngestConfig
+from schemas.tables import EDITS, MOMENTS
 
 STAGE = Stage(
     name="ingest",
@@ -61,7 +67,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     held = look_up(items, keys, ctx.earlier())
     chunks = to_do(plan, held, config, ctx.home)
     ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
-    done = with_work(held, ctx.map_chunks(ingest_chunk, chunks, config.processes))
+    results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
+    done = with_work(held, results)
     outcomes = done.outcomes(keys)
     stopped = check_canaries(outcomes, config.canaries)
 
@@ -78,16 +85,50 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     if not all_images.num_rows:
         raise SourceError(f"no image of any source was accepted: {_reasons(all_rejects)}")
     ctx.output.add_table("rejects.parquet", all_rejects)
+    made = _edits(ctx, results)
     ctx.output.add_table(FILE, outcomes)
-    given = given_pairs(plan.pairs, outcomes)
+    given = given_pairs([*plan.pairs, *made], outcomes)
     ctx.output.add_table("given.parquet", given)
+    moments = [MOMENTS.empty_table(), *(result["moments"] for result in results)]
+    ctx.output.add_table("moments.parquet", pa.concat_tables(moments))
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))
     for status, count in sorted(Counter(given["status"].to_pylist()).items()):
         if status != "ok":
             ctx.note(f"{count:,} of {len(given):,} given pairs are lost: {status}")
-    _report(ctx, plan.images, all_images, all_rejects, stopped, samples)
+    planned = {(i.source, i.ref) for chunk in plan.chunks for i in chunk.items} if made else None
+    _report(ctx, plan.images, all_images, all_rejects, stopped, samples, planned)
+
+
+def _edits(
+    ctx: StageContext[IngestConfig], results: Sequence[Mapping[str, pa.Table]]
+) -> list[GivenPair]:
+    """The pairs that the workers made by known operations, written with what is known of them."""
+    if not ctx.config.edits.per_picture:
+        return []
+    table = pa.concat_tables([EDITS.empty_table(), *(result["edits"] for result in results)])
+    ctx.output.add_table("edits.parquet", table)
+    rows = table.to_pylist()
+    ctx.output.metric("edits_made", len(rows))
+    if not rows:
+        ctx.note("no edit was made: every picture is drawn here, or part of a pair already")
+    counts = Counter((row["category"], row["operation"]) for row in rows)
+    ctx.report.table(
+        "ingest-edits",
+        [{"category": c, "operation": o, "pairs": n} for (c, o), n in sorted(counts.items())],
+    )
+    return [
+        GivenPair(
+            source=row["source"],
+            row=row["row"],
+            target=row["target"],
+            contexts=(row["context"],),
+            instruction=row["instruction"],
+            kind=row["operation"],
+        )
+        for row in rows
+    ]
 
 
 def _reasons(rejects: pa.Table) -> str:
@@ -105,6 +146,11 @@ def _resolved(ctx: StageContext, config: IngestConfig) -> IngestConfig:
     ctx.output.add_json("sources.json", {"sources": used, "substitutions": list(notes)})
     ctx.output.metric("pip_only_images", bool(notes))
     return config.model_copy(update={"sources": sources})
+
+
+def _names(table: pa.Table) -> list[tuple[str, str]]:
+    """(source, ref) of each row of IMAGES or REJECTS."""
+    return list(zip(table["source"].to_pylist(), table["source_ref"].to_pylist(), strict=True))
 
 
 def _collect_samples(images: pa.Table, pixels: pa.Table, samples: dict[str, list[Pixels]]) -> None:
@@ -126,7 +172,18 @@ def _report(
     rejects: pa.Table,
     stopped: int,
     samples: dict[str, list[Pixels]],
+    refs: set[tuple[str, str]] | None,
 ) -> None:
+    """Counts and samples. `refs` are the planned pictures where others were made of them."""
+    made = 0
+    if refs is not None:
+        mine = pa.array([row in refs for row in _names(images)], pa.bool_())
+        made = images.num_rows - int(pc.sum(mine).as_py() or 0)
+        images = images.filter(mine)
+        # a made picture's own reject is no outcome of anything that was planned
+        rejects = rejects.filter(pa.array(["#" not in r or (s, r) in refs for s, r in
+                                           _names(rejects)], pa.bool_()))  # fmt: skip
+        ctx.output.metric("images_made", made)
     table = outcome_rows(images, rejects)
     for row in table:
         if row["outcome"] != "kept":
@@ -140,7 +197,7 @@ def _report(
     ctx.report.markdown(
         "ingest-summary",
         f"**{images.num_rows:,}** of {planned:,} images kept, "
-        f"{planned - images.num_rows:,} rejected with a reason. "
+        f"{planned - images.num_rows:,} rejected with a reason, {made:,} made of them by edits. "
         f"Hash gate: {stopped} of {stopped} injected canaries stopped, nothing of them written.",
     )
     sources = sorted(samples)[:24]

@@ -14,7 +14,7 @@ from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.layouts import drawings
 from kontext.data.mine import miner
-from kontext.data.mine.candidate import MinedImage
+from kontext.data.mine.candidate import MinedImage, Moment
 from kontext.data.mine.given import given_candidates
 from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
@@ -41,10 +41,13 @@ def run(ctx: StageContext[MineConfig]) -> None:
     """
     config = ctx.config
     bank = ImageBank(ctx.inputs["ingest"], Buckets.of(ctx.upstream("ingest", IngestConfig)))
-    images = _images(ctx.inputs["ingest"].table("images"), bank)
+    ingest = ctx.inputs["ingest"]
+    images = _images(ingest.table("images"), ingest.table("moments.parquet"), bank)
     proposed = [c for name in config.miners for c in miner(name)(images, config)]
+    made = ingest.names("edits.parquet")  # where the recipe asks for them
+    edits = ingest.table(made[0]).to_pylist() if made else []
     given, outcomes = given_candidates(
-        ctx.inputs["ingest"].table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}
+        ingest.table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}, edits
     )
     mined = select(proposed, config)
     kept = sorted([*mined.kept, *given], key=lambda c: c.pair_id)
@@ -69,13 +72,20 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
         ctx.note("no edits: only text-to-image pairs were asked for")
         return
     raise GateError(
-        "no edit could be mined: no source brings pairs, and no two images of a group differ in "
-        "exactly one label (files named like house__season=summer.png). Pairs of one's own: "
+        "no edit could be mined: no source brings pairs, no two images of a group differ in "
+        "exactly one label (files named like house__season=summer.png), no video has two frames "
+        "of a shot in which something, and not all, has moved. Run it again with "
+        "--set ingest.edits.per_picture=4 to have edits made of every picture by known "
+        "operations (blur, recolor, write text and others). Pairs of one's own: "
         f"`kontext source inspect PATH` says what a folder is. Layouts of pairs:\n\n{drawings()}"
     )
 
 
-def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
+def _images(table: pa.Table, moments: pa.Table, bank: ImageBank) -> list[MinedImage]:
+    moment_of = {
+        row["pixel_id"]: Moment(row["series"], row["shot"], row["at_s"])
+        for row in moments.to_pylist()
+    }
     return [
         MinedImage(
             pixel_id=row["pixel_id"],
@@ -85,6 +95,7 @@ def _images(table: pa.Table, bank: ImageBank) -> list[MinedImage]:
             attributes=json.loads(row["attributes"]),
             license_spdx=row["license_spdx"],
             load=bank.rgb,
+            moment=moment_of.get(row["pixel_id"]),
         )
         for row in sorted(table.to_pylist(), key=lambda row: str(row["pixel_id"]))
     ]

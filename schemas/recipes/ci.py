@@ -25,7 +25,9 @@ def recipe() -> Recipe:
             )
         ),
         mine=MineConfig(
-            miners=("attributes", "references", "singles"), pairs_per_category=120, t2i_singles=100
+            miners=("attributes", "frames", "references", "singles"),
+            pairs_per_category=120,
+            t2i_singles=100,
         ),
         screen=ScreenConfig(clip_steps=20, clip_batch=64),
         shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),

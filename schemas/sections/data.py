@@ -17,12 +17,23 @@ _Captioner = Annotated[str, PluginOf("kontext.data.caption", "captioner")]
 _Classifier = Annotated[str, PluginOf("kontext.safety.classifiers", "load")]
 
 
+class EditsConfig(Section):
+    """Edits made of single pictures by known operations, with instructions that are true."""
+
+    per_picture: int = Field(
+        0, title="Edits made of every picture of one's own (0: none)", ge=0, le=100
+    )
+    operations: tuple[str, ...] = Field((), title="Operations (empty: all)")
+    seed: int = Field(0, title="Seed of operations, parameters and sentences")
+
+
 class IngestConfig(Section):
     """Which images are read, and how they are checked."""
 
     sources: tuple[Source, ...] = Field(_SOURCES, validate_default=True, title="Image sources")
     web: WebConfig = Field(WebConfig(), title="Fetching of addresses")
     npm_fallback: bool = Field(True, title="Use images from pip where npm's are missing (is noted)")
+    edits: EditsConfig = Field(EditsConfig(), title="Programmatic edits of single pictures")
     resolution: int = Field(
         64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16
     )
@@ -38,11 +49,20 @@ class IngestConfig(Section):
 class MineConfig(Section):
     """Which pairs of images are proposed, and how many are kept."""
 
-    miners: tuple[_Miner, ...] = Field(("attributes", "singles"), title="Miners")
+    miners: tuple[_Miner, ...] = Field(("attributes", "frames", "singles"), title="Miners")
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category, at most", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image pairs (no context) kept, at most", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin tones among local edits, at most", gt=0, le=1)
     style_overlap_min: float = Field(0.82, title="Least silhouette IoU of style pairs", ge=0, le=1)
+    frames_apart: int = Field(
+        3, title="Frames of a video between context and target, at most", ge=1
+    )
+    moved_least: float = Field(
+        0.01, title="Share of pixels in which two frames differ, at least", ge=0, le=1
+    )
+    moved_most: float = Field(
+        0.5, title="Share of pixels in which two frames differ, at most", gt=0, le=1
+    )
     pairs_per_image: int = Field(
         24, title="Pairs per relation with one target image, at most", ge=1
     )

@@ -43,6 +43,7 @@ class CaptionRequest:
     contexts: tuple[ImageFacts, ...] = ()
     given: str | None = None
     given_caption: str = ""
+    given_inverse: str = ""
 
     def values(self) -> dict[str, str] | None:
         """The parameters as strings, or None where they are not a JSON object of scalars."""

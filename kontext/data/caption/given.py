@@ -6,14 +6,14 @@ CAPTIONER = "given/1"
 
 
 def caption_given(request: CaptionRequest) -> Caption:
-    """The text of a pair that brings its own; it has no inverse, because nobody wrote one."""
+    """The text of a pair that brings its own; an inverse only where that was brought as well."""
     assert request.given is not None
     edits = bool(request.contexts)
     return Caption(
         pair_id=request.pair_id,
         instruction=request.given,
         instruction_short=request.given,
-        instruction_inverse="",
+        instruction_inverse=request.given_inverse,
         target_caption=request.given_caption if edits else request.given,
         context_caption="",
         template=request.relation,

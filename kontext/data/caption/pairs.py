@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.data.caption.base import Caption, CaptionRequest, ImageFacts
-from kontext.data.mine.candidate import GIVEN
+from kontext.data.mine.candidate import WORDED
 from schemas.tables import CAPTIONS
 
 
@@ -35,10 +35,14 @@ def requests_for(pairs: pa.Table, images: pa.Table) -> list[CaptionRequest]:
 
 def _given(row: Mapping[str, Any]) -> dict[str, str]:
     """The texts that a given pair brings, byte for byte."""
-    if row["miner"] != GIVEN:
+    if row["miner"] not in WORDED:
         return {}
     params = json.loads(row["params"])
-    return {"given": params["instruction"], "given_caption": params.get("target_caption", "")}
+    return {
+        "given": params["instruction"],
+        "given_caption": params.get("target_caption", ""),
+        "given_inverse": params.get("inverse", ""),
+    }
 
 
 def captions_table(captions: Sequence[Caption]) -> pa.Table:

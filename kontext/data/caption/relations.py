@@ -147,6 +147,12 @@ _CHANGES = {
     "state": """make it {to}: make it {to} | change it from {from} to {to} | turn it {to} |
         show it {to} | it should be {to} | switch it to {to}""",
 }
+# Two frames of a video: what happened is in the pictures, and when is all that is known.
+_LATER = """{to}: show the same scene {to} | show what this looks like {to} | go to {to} |
+    show the scene as it is {to} | let time pass: {to} | what does this look like {to}? |
+    show this {to} | the same place, {to} | please show the scene {to} | jump to {to} |
+    I want to see this {to} | draw the scene {to}"""
+
 # relation -> what its value is a value of, where "make the … {to}" is English
 _NOUNS = {
     "skin_tone": "skin tone",
@@ -204,6 +210,8 @@ WORDINGS: dict[str, Wording] = {
             please remove the {from} | can you stop the {from} | I want the {from} gone |
             erase the {from} | the {from} must go | make the {from} disappear"""),
     ),
+    "moment": Wording(_said(_LATER)),
+    "viewpoint": Wording(_said(_LATER)),
     "text": Wording(
         _said("""write '{to}': replace '{from}' with '{to}' | change the text to '{to}' |
             make it read '{to}' | change '{from}' to '{to}' | write '{to}' instead of '{from}' |

@@ -28,12 +28,12 @@ def main(cpu_seconds: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, MAX_MEMORY + _OWN_MEMORY)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_AS, MAX_MEMORY + _OWN_MEMORY)
     send(answers, {"ready": True})
     while packed := requests.read(LENGTH.size):
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds)
+        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds)
         _answer(packed, requests, answers)
 
 
@@ -50,7 +50,7 @@ def _answer(packed: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
     send(answers, *message)
 
 
-def _limit(what: int, value: int) -> None:
+def limit(what: int, value: int) -> None:
     """Lower a limit, where the system has it."""
     _, hard = resource.getrlimit(what)
     soft = value if hard == resource.RLIM_INFINITY else min(value, hard)

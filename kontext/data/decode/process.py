@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from kontext.data.decode.child import main as child
 from kontext.data.decode.result import CPU_SECONDS, WALL_SECONDS, Decoded, Reason
@@ -25,11 +25,11 @@ _TRIES = 2  # a process may die of something else than the picture
 _START_SECONDS = 120
 
 
-class _Died(Exception):
+class DiedError(Exception):
     """The process ended without an answer."""
 
 
-class _TooLate(_Died):
+class TooLateError(DiedError):
     """There is no answer yet."""
 
 
@@ -51,10 +51,10 @@ class DecoderProcess:
                 try:
                     send(_pipe(running.stdin), options, data)
                     deadline = time.monotonic() + self._wall_seconds
-                    header, body = _receive(_pipe(running.stdout), deadline)
-                except (_Died, OSError) as error:
+                    header, body = receive(_pipe(running.stdout), deadline)
+                except (DiedError, OSError) as error:
                     reason = self._stop()
-                    if reason is Reason.TIMEOUT or isinstance(error, _TooLate):
+                    if reason is Reason.TIMEOUT or isinstance(error, TooLateError):
                         limit = f"{self._cpu_seconds} s of processor time"
                         raise DecodeError(Reason.TIMEOUT, f"it took more than {limit}") from error
                 else:
@@ -91,8 +91,8 @@ class DecoderProcess:
         )
         self._owner = os.getpid()
         try:
-            _receive(_pipe(self._running.stdout), time.monotonic() + _START_SECONDS)
-        except _Died as error:
+            receive(_pipe(self._running.stdout), time.monotonic() + _START_SECONDS)
+        except DiedError as error:
             self._stop()
             raise KontextError("the process that decodes pictures does not start") from error
         return self._running
@@ -119,7 +119,12 @@ class DecoderProcess:
         return Reason.CORRUPT if crash else Reason.RESOURCE  # libraries abort without memory
 
 
-def _receive(pipe: BinaryIO, deadline: float) -> tuple[dict[str, Any], bytearray]:
+def receive(pipe: IO[bytes], deadline: float) -> tuple[dict[str, Any], bytearray]:
+    """One message, waited for until `deadline` of the monotonic clock.
+
+    Raises:
+        DiedError: the other side has gone, or (TooLateError) says nothing.
+    """
     header, body = check_lengths(bytes(_read(pipe.fileno(), LENGTH.size, deadline)))
     text = _read(pipe.fileno(), header, deadline)
     return json.loads(bytes(text)), _read(pipe.fileno(), body, deadline)
@@ -131,10 +136,10 @@ def _read(descriptor: int, size: int, deadline: float) -> bytearray:
     while at < size:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-            raise _TooLate
+            raise TooLateError
         count = os.readv(descriptor, [view[at:]])
         if not count:
-            raise _Died
+            raise DiedError
         at += count
     return buffer
 

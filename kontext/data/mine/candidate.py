@@ -10,6 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 GIVEN = "given"  # `miner` of pairs that a source brings
+EDITS = "edits"  # `miner` of pairs that stage ingest made by known operations
+WORDED = (GIVEN, EDITS)  # those that come with their instruction
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a picture of a series was taken: one row of MOMENTS without its picture."""
+
+    series: str
+    shot: int
+    at: float  # seconds
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class MinedImage:
     attributes: Mapping[str, str]
     license_spdx: str
     load: Callable[[str], NDArray[np.uint8]] = field(repr=False, compare=False)
+    moment: Moment | None = None
 
     @property
     def rgb(self) -> NDArray[np.uint8]:

@@ -1,13 +1,16 @@
 """Pairs that the sources bring: kept as they are given, in one of the five categories.
 
-They are no proposals, so no quota and no cap of the recipe leaves any out.
+They are no proposals, so no quota and no cap of the recipe leaves any out. Pairs that stage ingest
+made by known operations (EDITS) are among them: their category and evidence are known.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from kontext.data.licenses import strictest_license
-from kontext.data.mine.candidate import GIVEN, Candidate, MinedImage
+from kontext.data.mine.candidate import EDITS, GIVEN, Candidate, MinedImage
 from kontext.data.mine.kinds import category_of
 from schemas.tables import CATEGORIES
 
@@ -18,9 +21,14 @@ Counts = Counter[tuple[str, str, str]]
 
 
 def given_candidates(
-    rows: Sequence[dict[str, object]], images: Mapping[str, MinedImage]
+    rows: Sequence[dict[str, object]],
+    images: Mapping[str, MinedImage],
+    edits: Sequence[Row] = (),
 ) -> tuple[list[Candidate], Counts]:
     """The pairs of GIVEN rows, in pair-id order.
+
+    Args:
+        edits: EDITS rows, of those that were made.
 
     Returns:
         candidates, and counts by (relation_class, relation, outcome): kept, duplicate, no_change
@@ -28,11 +36,13 @@ def given_candidates(
     """
     found: dict[str, Candidate] = {}
     counts: Counts = Counter()
+    known = {(row["source"], row["row"]): row for row in edits}
     for row in rows:
         if row["status"] != "ok":
             counts["", GIVEN, str(row["status"])] += 1
             continue
-        for candidate in _candidates(row, images):
+        made = known.get((row["source"], row["row"]))
+        for candidate in _candidates(row, images) if made is None else [_edit(row, images, made)]:
             key = candidate.relation_class, candidate.relation
             if candidate.target_id in candidate.context_ids[:1]:
                 counts[*key, "no_change"] += 1
@@ -59,6 +69,20 @@ def _candidates(row: Row, images: Mapping[str, MinedImage]) -> Iterator[Candidat
     yield _candidate(row, images, contexts, category, instruction, params)
     if caption:
         yield _candidate(row, images, (), "t2i", caption, {})
+
+
+def _edit(row: Row, images: Mapping[str, MinedImage], made: Row) -> Candidate:
+    """A pair that was made, with the operation, its parameters and its seed."""
+    params = {"inverse": str(made["inverse"]), "category_by": "operation"}
+    candidate = _candidate(
+        row,
+        images,
+        tuple(map(str, row["context_ids"])),  # type: ignore[call-overload]
+        str(made["category"]),
+        str(row["instruction"]),
+        params | json.loads(str(made["evidence"])),
+    )
+    return replace(candidate, miner=EDITS)
 
 
 def _candidate(

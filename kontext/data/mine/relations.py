@@ -5,8 +5,8 @@ BY_REFERENCE = "_by_reference"  # after a relation's name: a second picture show
 _BY_CATEGORY = {
     "local": "skin_tone skin_color hair hair_color clothing_color glasses accessory plant ring "
     "color clock direction object",
-    "character": "gender expression",
-    "global": "background_color time_of_day season place time weather",
+    "character": "gender expression moment",
+    "global": "background_color time_of_day season place time weather viewpoint",
     "text": "text",
     "style": "art_style drawing",
 }

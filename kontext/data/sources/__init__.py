@@ -15,6 +15,8 @@ from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem, s
 from schemas.sections.data import IngestConfig
 from schemas.sections.sources import SourceConfig
 
+EDITED = "kontext.data.edited"  # makes programmatic edits
+
 T = TypeVar("T", SourceItem, GivenPair, Skipped)
 
 
@@ -86,4 +88,6 @@ def modules_named(config: IngestConfig) -> list[str]:
         module = import_module(type(source).__module__)
         found.append(module.__name__)
         found += module.modules(source) if hasattr(module, "modules") else []
+    if config.edits.per_picture:  # by name: they count only where they are asked for
+        found += import_module(EDITED).modules_named(config)
     return found

@@ -45,6 +45,7 @@ class SourceItem:
     part: Part | None = None
     trusted_svg: bool = False
     stamp: Stamp | None = None
+    edits: bool = False  # stage ingest makes programmatic edits of it
 
     @property
     def file(self) -> Path | None:
@@ -60,9 +61,13 @@ class SourceItem:
             ChangedError: the file is another than it was when it was planned.
         """
         data = self._read(limit)
+        self.check_unchanged()
+        return data
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedError where the file is another than it was when it was planned."""
         if self.stamp is not None and self.file is not None and stamp_of(self.file) != self.stamp:
             raise ChangedError(f"{self.file.name} was changed while it was read: run it again")
-        return data
 
     def _read(self, limit: int) -> bytes:
         if self.payload is not None:

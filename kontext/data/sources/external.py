@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
 from kontext.data.layouts.base import LARGEST
 from kontext.data.sources.base import Stamp
@@ -23,6 +24,7 @@ from schemas.sections.data import IngestConfig
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
 
 CACHE = "cache/files.sqlite"
+_SAMPLES, _SAMPLE = 64, 1 << 18  # blocks of a large video, and their bytes
 _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick
 
 # Digests are kept of refused files too. These are in nobody's list, and names are kept as digests:
@@ -47,8 +49,10 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
             module = import_module(type(source).__module__)
             if hasattr(module, "local_files"):
                 largest = LARGEST if hasattr(module, "WHOLE_PICTURES") else None
+                sampled = hasattr(module, "BY_ENDS")
                 for name, path in module.local_files(source):
-                    digest.update(f"{name}\x1f{digests.of(path, largest)}\n".encode())
+                    found = digests.of(path, largest, sampled=sampled)
+                    digest.update(f"{name}\x1f{found}\n".encode())
     for listed in config.hash_lists:
         file = file_or_in_home(listed, home)
         digest.update(b"" if file is None else file.read_bytes())
@@ -69,10 +73,11 @@ class FileDigests:
             "mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, content TEXT NOT NULL)"
         )
 
-    def of(self, path: Path, largest: int | None = None) -> str:
+    def of(self, path: Path, largest: int | None = None, *, sampled: bool = False) -> str:
         """The file's digest. A rewrite that restores size and mtime still moves the change time.
 
-        A file of more than `largest` bytes is refused unread, so its size says all.
+        A file of more than `largest` bytes is refused unread, so its size says all. Of one that is
+        `sampled` and large, its size, its ends and blocks between them are.
         """
         stamp = _stamp(path)
         if largest is not None and stamp[0] > largest:
@@ -84,12 +89,24 @@ class FileDigests:
         if known is not None and tuple(known[:4]) == stamp:
             return str(known[4])
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.sha256(_OWN)).hexdigest()
+            if sampled and stamp[0] > LARGEST:
+                found = _of_samples(file, stamp[0])
+            else:
+                found = hashlib.file_digest(file, lambda: hashlib.sha256(_OWN)).hexdigest()
         if time.time_ns() - max(stamp[1:3]) > _SETTLED_NS and _stamp(path) == stamp:
             self._database.execute(
                 "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", (key, *stamp, found)
             )
         return found
+
+
+def _of_samples(file: BinaryIO, size: int) -> str:
+    """SHA-256 of a file's size and of blocks evenly over it, the first and the last among them."""
+    found = hashlib.sha256(_OWN + f"{size} bytes\0".encode())
+    for number in range(_SAMPLES):
+        file.seek((size - _SAMPLE) * number // (_SAMPLES - 1))
+        found.update(file.read(_SAMPLE))
+    return found.hexdigest()
 
 
 def _stamp(path: Path) -> Stamp:

@@ -14,6 +14,8 @@ from kontext.data.sources import read
 from kontext.data.sources.base import GivenPair, Planned
 from kontext.data.sources.folder import FolderSource
 from kontext.data.sources.pairs import PairsSource
+from kontext.data.sources.video import VideoSource
+from kontext.data.video.part import is_video
 from kontext.errors import SourceError
 from schemas.paths import expanded
 from schemas.sections.sources import PathSource
@@ -33,11 +35,14 @@ def source_at(path: str) -> PathSource:
     where = where.absolute()
     if layout := layout_of(where):
         return PairsSource(path=str(where), layout=layout)
-    if where.is_dir() and any(not why and is_image(one) for one, why in walk(where)):
+    found = [where] if where.is_file() else [one for one, why in walk(where) if not why]
+    if where.is_dir() and any(is_image(one) for one in found):
         return FolderSource(path=str(where))
+    if any(is_video(one) for one in found):
+        return VideoSource(path=str(where))
     raise SourceError(
-        f"'{path}' has no layout that we know. We read folders of pictures, and pairs that lie "
-        f"like this:\n\n{drawings()}"
+        f"'{path}' has no layout that we know. We read folders of pictures, videos, and pairs that "
+        f"lie like this:\n\n{drawings()}"
     )
 
 
@@ -78,19 +83,20 @@ def findings(source: PathSource, samples: int = 3) -> Findings:
         labels=dict(sorted(labels.items())),
         skipped=dict(sorted(Counter(one.reason for one in planned.skipped).items())),
         samples=planned.pairs[::step][:samples],
-        warnings=_warnings(planned, len(edits)),
+        warnings=_warnings(planned, len(edits), video=isinstance(source, VideoSource)),
     )
 
 
-def _warnings(planned: Planned, edits: int) -> list[str]:
+def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
     found = []
-    if not edits and not _labelled_pairs(planned):
+    if not edits and not video and not _labelled_pairs(planned):
         found.append(
             "no edit can be made of this: no pair has an instruction, and no two pictures of a "
-            "group differ in exactly one label; the run will end at stage mine"
+            "group differ in exactly one label; the run will end at stage mine unless it makes "
+            "edits itself: --set ingest.edits.per_picture=4"
         )
     lost = sum(one.reason == "not_used" for one in planned.skipped)
-    if lost:
+    if lost and not video:
         found.append(f"{lost:,} files belong to no pair and are not used")
     wordless = sum(one.reason == "instruction_missing" for one in planned.skipped)
     if wordless:
