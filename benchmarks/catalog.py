@@ -37,7 +37,7 @@ from schemas.manifest import Manifest, ManifestFile
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs" / "sql.md"
-LIMITS = {"nsfw_max": 0.98, "l1_min": 0.02, "clip_dir_min": 0.05}
+LIMITS = {"nsfw_max": 0.98, "nudity_max": 0.6, "l1_min": 0.02, "clip_dir_min": 0.05}
 
 _IMAGES = """
     SELECT sha256('x' || i) AS pixel_id, sha256('o' || i) AS image_id,
@@ -69,7 +69,8 @@ _SCORES = """
     SELECT sha256('p' || i) AS pair_id, u(i, 1) AS nsfw_max, u(i, 2) * 0.5::FLOAT AS nudity_max,
         0::FLOAT AS exposure_delta, false AS unmatchable, '' AS text_reason, '' AS ncii_reason,
         0.2 + 0.2 * u(i, 3) AS clip_t, 0.9::FLOAT AS clip_i, u(i, 4) AS clip_dir,
-        u(i, 5) AS ssim, u(i, 6) AS l1, u(i, 7) AS changed_frac, 60::USMALLINT AS pdq_distance
+        u(i, 5) AS ssim, u(i, 6) AS l1, u(i, 7) AS changed_frac,
+        1::FLOAT AS change_kept, 60::USMALLINT AS pdq_distance
     FROM range({pairs}) t (i)"""
 _SPLITS = """
     SELECT sha256('p' || i) AS pair_id,

@@ -97,7 +97,7 @@ def ours(config: FinetuneConfig, data: PairTensors, compiled: bool) -> Steps:
     """`FlowMethod.step`, one after the other."""
     method = FlowMethod(config, data, start(config.shape))
     if compiled:
-        compile_blocks(method.model, [data.text_tokens.shape[1] + 2 * data.target_tokens])
+        compile_blocks(method.model, [data.text_tokens.shape[1] + 2 * data.edit_tokens.target])
     numbers = count()
     return lambda: method.step(next(numbers))["loss"]
 
@@ -145,8 +145,8 @@ def diffusers_step(config: FinetuneConfig, data: PairTensors, compiled: bool) ->
     model.load_state_dict(to_diffusers(source.state_dict(), rules_for(source)))
     if compiled:
         model.compile_repeated_blocks(fullgraph=True)
-    device = data.latents.device
-    ids = sequence_ids(data.grid, [data.grid], device)
+    device, grid = data.latents.device, data.grid(data.edits()[:1])
+    ids = sequence_ids(grid, [grid], device)
     words = torch.zeros(data.text_tokens.shape[1], 3, device=device)
 
     def forward(module: nn.Module, x: Tensor, text: Tensor, pooled: Tensor, t: Tensor) -> Tensor:
@@ -172,7 +172,8 @@ def titan_step(config: FinetuneConfig, data: PairTensors, compiled: bool) -> Ste
     if compiled:
         for block in (*model.double_blocks, *model.single_blocks):
             block.compile(fullgraph=True)
-    ids = sequence_ids(data.grid, [data.grid], data.latents.device)
+    grid = data.grid(data.edits()[:1])
+    ids = sequence_ids(grid, [grid], data.latents.device)
     words = torch.zeros(data.text_tokens.shape[1], 3, device=data.latents.device)
 
     def forward(module: nn.Module, x: Tensor, text: Tensor, pooled: Tensor, t: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class ObjectExists(StoreError):
     """A conditional put found an object already there."""
 
 
+class LedgerError(StoreError):
+    """The safety ledger is not as it was written, or signed with a key that we do not have."""
+
+
 class ArtifactError(KontextError):
     """An artifact is missing, ambiguous, or its bytes do not match its manifest."""
 

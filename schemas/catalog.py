@@ -24,10 +24,12 @@ LEDGER = pa.schema(
             ("run", pa.string(), "orchestrator run; empty outside one"),
             ("artifact", pa.string(), "stage/digest that made the decision"),
             ("prev_hash", pa.string(), "row_hash of the row before; 64 zeros for the first"),
-            ("row_hash", pa.string(), "SHA-256 of all other columns"),
+            ("row_hash", pa.string(), "HMAC-SHA256 of all other columns"),
         ),
     ],
-    metadata={"comment": "The hash-chained safety ledger: every decision, when and by which run."},
+    metadata={
+        "comment": "The signed, chained safety ledger: every decision, when and by which run."
+    },
 )
 
 POLICY = t.table_schema(

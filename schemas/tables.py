@@ -77,11 +77,12 @@ OUTCOMES = table_schema(
 )
 
 MOMENTS = table_schema(
-    "When the pictures of a series were taken: frames of a video.",
+    "When the pictures of a series were taken: frames of a video, photographs of a folder.",
     ("pixel_id", pa.string(), "the picture"),
-    ("series", pa.string(), "source and file that it is from"),
-    ("shot", pa.int64(), "when its shot began, in milliseconds, as far as was seen"),
-    ("at_s", pa.float64(), "when it was taken, in seconds from the beginning"),
+    ("kind", pa.string(), "frame or photograph"),
+    ("series", pa.string(), "source, and the video or folder that it is from"),
+    ("shot", pa.int64(), "when a frame's shot began, in milliseconds, as far as was seen; else 0"),
+    ("at_s", pa.float64(), "seconds from the video's beginning, or since 1970 by the camera"),
 )
 
 GIVEN = table_schema(

@@ -27,9 +27,9 @@ from unittest.mock import patch
 from benchmarks.seaweed import KEYS, seaweed
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
-from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
+from tests.safety_key import put_key
 
 # What names code, and the constant that stands for it here.
 CODE, EDITS = "0" * 64, ("kontext.edit.teacher_edits._version", "0" * 24)
@@ -57,8 +57,7 @@ def overrides(ranks: int) -> tuple[str, ...]:
 
 def make(url: str, home: Path, changes: tuple[str, ...], recipe: str = "ci") -> dict[str, Any]:
     """Run a recipe with overrides; stage -> digest and SHA-256 per file of its artifact."""
-    home.mkdir(parents=True)
-    (home / KEY_FILE).write_text("ab" * 32)  # else the ids in decisions differ from run to run
+    put_key(home)  # else the ids in decisions differ from run to run
     with ExitStack() as stack:
         for module in [m for name, m in sys.modules.items() if name.startswith("kontext.engine.")]:
             if hasattr(module, "code_digest"):

@@ -12,6 +12,7 @@ from kontext.engine.run import Engine
 from kontext.errors import ArtifactError, RecipeError
 from kontext.exported import RECORD, export_store, exported_artifacts
 from kontext.safety.ledger import Ledger
+from kontext.safety.ledger_check import check_ledger
 from kontext.stages import STAGES
 from kontext.store.artifacts.archive import open_exported, write_archive
 from kontext.store.artifacts.artifact_store import ArtifactStore
@@ -156,11 +157,12 @@ def test_what_was_trained_comes_back(origin: DataStages, whole: Path, tmp_path: 
     write_archive(tmp_path / "back", tmp_path / "back.tar.xz")
     with open_exported(str(tmp_path / "back.tar.xz"), tmp_path) as arrived:
         assert arrived.verify().problems, "the files of the data stages stayed where they are"
-        found = import_artifacts(arrived, origin.store, None)
+        found = import_artifacts(arrived, origin.store, None, home=engine.home)
     assert found.present == len(DATA)
     assert all(status.state == "done" for status in engine.status())
     assert engine.artifacts.verify().problems == ()
-    assert not Ledger(origin.objects).verify().problems
+    ledger = Ledger(engine.objects, engine.home)
+    assert not check_ledger(ledger, origin.store).problems
 
 
 def test_files_of_one_stage_alone_are_enough_to_train(

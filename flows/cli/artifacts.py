@@ -225,7 +225,7 @@ def import_(
 
     target = opened.artifacts(store, write=True)
     with open_exported(source, opened.scratch()) as exported:
-        found = import_artifacts(exported, target, ref or None)
+        found = import_artifacts(exported, target, ref or None, home=opened.home())
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:
             worst = problems[0]

@@ -1,7 +1,8 @@
 """`kontext edit`: changes an image as a sentence says."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -64,6 +65,13 @@ KeepDetail = Annotated[
         "model was published."
     ),
 ]
+Size = Annotated[
+    str,
+    typer.Option(
+        metavar="WIDTHxHEIGHT",
+        help="Size of the result, in multiples of 16; by default that of the image.",
+    ),
+]
 TileAbove = Annotated[
     int | None,
     typer.Option(
@@ -100,6 +108,7 @@ def edit(
     image_guidance: ImageGuidance = 1.0,
     true_cfg: TrueCfg = 1.0,
     keep_detail: KeepDetail = None,
+    size: Size = "",
     tile_above: TileAbove = None,
     quantize: Quantize = None,
     kernel: Kernel = "auto",
@@ -125,6 +134,7 @@ def edit(
         options=Options(steps, guidance, image_guidance, true_cfg, keep_detail),
         seeds=tuple(dict.fromkeys(seed or [0])),
         mask=mask,
+        size=_size(size),
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,
@@ -143,6 +153,19 @@ def edit(
     for note in made[0]["notes"]:
         dim(note)
     for row in made:
-        size, at = row["size"], row["edited_at"]
-        how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
-        typer.echo(f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})")
+        typer.echo(_told(row))
+
+
+def _told(row: dict[str, Any]) -> str:
+    """One line about a file that was written."""
+    size, at = row["size"], row["edited_at"]
+    how = f"edited at {at}" + (f", brought back to {size}" if at != size else "")
+    return f"{row['output']}  ({row['seconds']:.1f} s, {row['model']}, {how})"
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """(width, height) of `640x480`."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if text and not found:
+        raise typer.BadParameter(f"--size is WIDTHxHEIGHT, such as 1248x832, not '{text}'")
+    return (int(found[1]), int(found[2])) if found else None

@@ -25,6 +25,9 @@ fi
 if [[ -f "$home/safety.key" ]]; then
   install -m 600 "$home/safety.key" "$to/safety.key"
 fi
+if [[ -z "${KONTEXT_LEDGER_HEADS:-}" && -d "$home/ledger-heads" ]]; then
+  cp -a "$home/ledger-heads" "$to/"  # before the store: it must not know of more than is there
+fi
 case "$store" in
   file://*) mkdir -p "$to/store" && cp -a "${store#file://}/." "$to/store/" ;;
   s3://*) aws s3 sync --only-show-errors "$store" "$to/store" ;;

@@ -96,6 +96,16 @@ def whole(size: Size) -> Fit:
     return Fit(0, 0, 1, 1, size)
 
 
+def kontext_shapes(side: int) -> tuple[Size, ...]:
+    """FLUX.1 Kontext's shapes at an area of `side` squared, each once; at 1,024 its 17 sizes."""
+
+    def scaled_side(length: int) -> int:
+        return max(1, round(length * side / 1024 / MULTIPLE)) * MULTIPLE
+
+    sizes = [(scaled_side(width), scaled_side(height)) for width, height in KONTEXT_SIZES]
+    return tuple(dict.fromkeys(sizes))
+
+
 def nearest(sizes: Sequence[Size], picture: Size) -> Size:
     """The size whose aspect ratio differs least from a picture's, as FLUX.1 Kontext chooses."""
     aspect = picture[0] / picture[1]
@@ -126,7 +136,9 @@ class Buckets:
     def of(cls, config: IngestConfig) -> Buckets:
         """Those that the recipe names."""
         side = config.resolution
-        return cls(((side, side),))
+        if config.sizes == "square":
+            return cls(((side, side),))
+        return cls(kontext_shapes(side) if config.sizes == "kontext" else config.sizes)
 
     def nearest(self, picture: Size) -> Size:
         """The size of a picture (width, height)."""

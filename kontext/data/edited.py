@@ -19,7 +19,7 @@ from kontext.data.decode import Decoded, decode_image
 from kontext.data.operations import chosen, modules
 from kontext.data.operations.base import Canvas, Draw, Edit, Operation, evidence
 from kontext.data.pixels import Pixels, encode_png, pixel_id
-from kontext.data.sources.base import SourceItem
+from kontext.data.sources.base import GivenPair, SourceItem
 from kontext.data.sources.stable import shuffled
 from schemas.sections.data import EditsConfig, IngestConfig
 
@@ -45,9 +45,20 @@ def modules_named(config: IngestConfig) -> list[str]:
     return [__name__, *modules()]
 
 
-def check(config: EditsConfig) -> None:
-    """Raise RecipeError for an operation that there is not."""
+def marked(
+    items: Sequence[SourceItem], pairs: Sequence[GivenPair], config: EditsConfig
+) -> list[SourceItem]:
+    """The items; pictures of somebody's own that no pair has as an edit say that edits are made.
+
+    Raises:
+        RecipeError: an operation that there is not.
+    """
     chosen(config.operations)
+    used = {(p.source, ref) for p in pairs if p.contexts for ref in (*p.contexts, p.target)}
+    return [
+        replace(item, edits=item.payload is None and (item.source, item.ref) not in used)
+        for item in items
+    ]
 
 
 def add(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from kontext.data.buckets import Buckets, Fit, Size, fit, whole
-from kontext.data.pixels import Pixels, decode_png
+from kontext.data.pixels import Pixels, decode_png, png_size
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 
@@ -52,8 +52,7 @@ class ImageBank:
 
     def size(self, pixel_id: str) -> Size:
         """(width, height) as stored. Raises KeyError for an unknown id."""
-        header = self.png(pixel_id)[16:24]
-        return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+        return png_size(self.png(pixel_id))
 
     def stored(self, pixel_id: str) -> Pixels:
         """Pixels as stored, uint8 [H, W, 3]. Raises KeyError for an unknown id."""

@@ -25,13 +25,14 @@ import pyarrow.compute as pc
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.payloads import Payloads, Verdict
-from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.pixels import encode_png, on_canvas, pixel_id
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Decision, Outcome, run_key, subject_hmac
+from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
+from kontext.safety.keys import run_key
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
@@ -83,7 +84,9 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     """
     HashGate.from_config(config, home)  # refuse before any work is done
     found = read_all(config.sources)
-    items = _to_edit(found.items, found.pairs, config)
+    items = found.items
+    if config.edits.per_picture:
+        items = import_module(EDITED).marked(items, found.pairs, config.edits)
     if not items:
         raise SourceError("the sources hold no images")
     edits = config.edits.per_picture
@@ -95,20 +98,6 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
-
-
-def _to_edit(
-    items: list[SourceItem], pairs: Sequence[GivenPair], config: IngestConfig
-) -> list[SourceItem]:
-    """The items; those of which edits are made say so: pictures that no edit was made of yet."""
-    if not config.edits.per_picture:
-        return items
-    import_module(EDITED).check(config.edits)
-    used = {(p.source, ref) for p in pairs if p.contexts for ref in (*p.contexts, p.target)}
-    return [
-        replace(item, edits=item.payload is None and (item.source, item.ref) not in used)
-        for item in items
-    ]
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:
@@ -139,8 +128,8 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    schemas = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
-    rows: dict[str, list[Row]] = {name: [] for name in schemas}
+    tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
+    rows: dict[str, list[Row]] = {name: [] for name in tables}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
@@ -153,9 +142,9 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
             payloads.judged(item, data, verdict)
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
-                moment = payloads.moments[item.ref]
-                rows["moments"].append({"pixel_id": rows["images"][place]["pixel_id"], **moment})
-    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in schemas.items()}
+                pixels = rows["images"][place]["pixel_id"]
+                rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
 
 
 def _ingest_one(
@@ -178,10 +167,13 @@ def _ingest_one(
         decoded, problem = None, error
     kept = None if decoded is None else _kept(item, decoded, config)
     outcome = _gate_one(item, data, decoded, kept, problem, gate, key, rows)
+    if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
+        moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
+        rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
     if item.edits and kept is not None and outcome is Verdict.KEPT:
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
-            _gate_one(other, png, made, made, None, gate, key, rows)
+            _gate_one(other, png, made, made, None, gate, key, rows, png)
             rows["outcomes"][-1]["made"] = True
 
         rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
@@ -197,8 +189,12 @@ def _gate_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
+    png: bytes | None = None,
 ) -> Verdict:
-    """Rows of one image: what the gate says of its pixels, as they came and as they are kept."""
+    """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
+
+    `png` is what it is stored as, where that is there already.
+    """
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
@@ -233,7 +229,7 @@ def _gate_one(
         rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=False))
         return Verdict.REFUSED
     rows["images"].append(_image(item, data, image_id, kept, result))
-    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": encode_png(kept.rgb)})
+    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
     found = _reject(item.source, subject, item.ref, KEPT)
     rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
@@ -241,6 +237,9 @@ def _gate_one(
 
 def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
     """The whole picture in its own shape, as many pixels of it as are stored."""
+    if item.canvas is not None:
+        rgb = on_canvas(decoded.rgb, item.canvas, config.background)
+        decoded = replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)

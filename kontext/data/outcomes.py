@@ -28,7 +28,7 @@ from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
 from kontext.data.video.part import VideoFrame
-from kontext.safety.ids import run_key
+from kontext.safety.keys import run_key
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 from schemas.paths import file_or_in_home

@@ -71,7 +71,12 @@ class Payloads:
                 yield item, error
                 continue
             series = f"{item.source}/{path.name}"
-            self.moments[item.ref] = {"series": series, "shot": frame.shot, "at_s": frame.at}
+            self.moments[item.ref] = {
+                "kind": "frame",
+                "series": series,
+                "shot": frame.shot,
+                "at_s": frame.at,
+            }
             yield item, frame.ppm
 
     def judged(self, item: SourceItem, data: bytes, verdict: Verdict) -> None:

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from kontext.errors import ArtifactError
 
@@ -18,6 +18,23 @@ def pixel_id(rgb: Pixels) -> str:
     digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()
+
+
+def png_size(png: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) of a PNG, from its header."""
+    header = bytes(png[16:24])
+    return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+
+
+def on_canvas(rgb: Pixels, shape: tuple[int, int], background: str) -> Pixels:
+    """A picture in the middle of a canvas of a shape (width, height), no larger than it must be."""
+    height, width = rgb.shape[:2]
+    scale = max(width / shape[0], height / shape[1])
+    across, down = (max(1, round(side * scale)) for side in shape)
+    canvas = np.full((down, across, 3), ImageColor.getrgb(background)[:3], np.uint8)
+    left, top = (across - width) // 2, (down - height) // 2
+    canvas[top : top + height, left : left + width] = rgb
+    return canvas
 
 
 def encode_png(rgb: Pixels) -> bytes:

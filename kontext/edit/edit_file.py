@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext.edit.request import Edit, Options
+from kontext.edit.sizes import check_size
 from kontext.errors import DecodeError, KontextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kontext.data.buckets import Size
     from kontext.data.pixels import Pixels
     from kontext.edit.canvas import Mask
     from kontext.edit.editor import Editor
@@ -38,6 +40,7 @@ class EditRequest:
     options: Options = field(default_factory=Options)
     seeds: tuple[int, ...] = (0,)
     mask: Path | None = None
+    size: Size | None = None  # (width, height) that the model makes; None: the image's own shape
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
@@ -72,7 +75,7 @@ def edit_file(
     Raises:
         DecodeError: not an image that we read.
         SafetyRefusal: the policy refuses the instruction, an image or a result.
-        KontextError: an instruction or mask that cannot be used, no such file, no weights, an
+        KontextError: an instruction, mask or size that cannot be used, no such file, no weights, an
             output that cannot be written, or a certificate that cannot sign it.
     """
     from kontext.edit.provenance.certificates import find_signer
@@ -82,13 +85,13 @@ def edit_file(
     began, begin = time.monotonic(), on_phase or (lambda phase: None)
     begin("checking")
     check_path(request.output)
+    _check_asked_size(request)
     screening = _screen_instructions(request, home)
     files = [_read(path) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
     for image, data in files:
         screening.check_input(image, data)
     images = [image for image, _ in files]
-    shape = "{1} x {0}".format(*images[0].shape)
     notes = [note for path in request.images if (note := _transparent(path))]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
@@ -104,7 +107,9 @@ def edit_file(
     begin("saving")
     written = []
     for edit, path, result in zip(edits, request.outputs(), results, strict=True):
-        made = editor.provenance(edit, request.options, request.then)
+        made, shape = editor.provenance(edit, request.options, request.then), _size_of(result)
+        if request.size is not None:
+            made = replace(made, edited_at=shape)
         save_image(path, result, made, signer, [data for _, data in files])
         more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
         written.append({**asdict(made), **more})
@@ -143,7 +148,11 @@ class _Job:
     def single(self) -> list[Pixels]:
         """One picture for each seed; all of them pass."""
         results = self.editor.edit_many(
-            self.edits, self.request.options, on_step=self.on_step, on_phase=self.begin
+            self.edits,
+            self.request.options,
+            size=self.request.size,
+            on_step=self.on_step,
+            on_phase=self.begin,
         )
         self.begin("checking")
         for result in results:
@@ -177,6 +186,17 @@ class _Job:
             self.begin("checking")
             self.screening.check_result(session.image)
         return session.image
+
+
+def _check_asked_size(request: EditRequest) -> None:
+    if request.size is not None:
+        check_size(request.size)
+        if request.then or request.mask:
+            raise KontextError("a size of its own is for an edit in one turn and without a mask")
+
+
+def _size_of(image: Pixels) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def _check_instruction(instruction: str) -> None:

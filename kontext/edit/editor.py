@@ -26,7 +26,7 @@ from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, part_of, sample
 from kontext.edit.provenance.record import Provenance
 from kontext.edit.request import Edit, Options, PreparedEdit
-from kontext.edit.sizes import TILE_ABOVE, check_size, model_size
+from kontext.edit.sizes import TILE_ABOVE, check_size, model_size, stretches
 from kontext.edit.weights.folder import LoadedModel
 from kontext.errors import KontextError, WeightsError
 from kontext.models.text.encoders import TextEncoder
@@ -150,7 +150,7 @@ class Editor:
         """
         images = {id(image): image for edit in edits for image in edit.images}
         placed = {  # the canvas that the model sees, and where in it the image lies
-            key: fit(image, self._size(image), self.background, self._stretch)
+            key: fit(image, self._size(image), self.background, self._stretches(image))
             for key, image in images.items()
         }
         known = {id(image): latents for image, latents in encoded}
@@ -212,7 +212,8 @@ class Editor:
 
     def edited_at(self, image: Image) -> Size:
         """(width, height) at which the model sees and edits `image`."""
-        return inner_size((image.shape[1], image.shape[0]), self._size(image), self._stretch)
+        picture = (image.shape[1], image.shape[0])
+        return inner_size(picture, self._size(image), self._stretches(image))
 
     def steps(self, options: Options) -> int:
         """How many steps an edit takes.
@@ -280,9 +281,10 @@ class Editor:
         height, width = check_image(image).shape[:2]
         return model_size(self.settings.sizes, self.settings.resolution, width, height)
 
-    @property
-    def _stretch(self) -> bool:
-        return self.settings.sizes == "kontext"
+    def _stretches(self, image: Image) -> bool:
+        """Whether `image` fills its size by a change of its shape."""
+        picture = (image.shape[1], image.shape[0])
+        return stretches(self.settings.sizes, picture, self._size(image))
 
     def _prepared(
         self,
@@ -303,7 +305,8 @@ class Editor:
                 raise KontextError("a mask needs an image, and a result of that image's size")
             mask = check_mask(edit.mask, edit.images[0])
             factor = self.model.autoencoder.factor
-            keep = Keep(contexts[0], latent_mask(mask, target, self._stretch, factor))
+            stretch = self._stretches(edit.images[0])
+            keep = Keep(contexts[0], latent_mask(mask, target, stretch, factor))
         return PreparedEdit(edit, contexts, check_size(size or target), frame, canvas, keep)
 
     def _prompt(self, texts: Sequence[str]) -> Prompt:

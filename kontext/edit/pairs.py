@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather
+from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, tokens_of
 from kontext.edit.euler import Guidance, Prompt, noise, sample
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import schedule
@@ -16,7 +16,7 @@ from schemas.sections.training import DistillConfig
 class EditSampler:
     """Draws edits of `data` from noise that depends on (seed, pair) alone.
 
-    steps: on the shifted schedule of the data's target size.
+    steps: on the shifted schedule of a target's size.
     guidance: see `Guidance.of`.
     """
 
@@ -25,22 +25,24 @@ class EditSampler:
     guidance: float = 1.0
     seed: int = 0
 
-    def times(self, model: FluxTransformer) -> Tensor:
-        """The grid [steps + 1] from 1 to 0, with the model's timestep shift."""
-        return schedule(self.steps, self.data.target_tokens, model.shape.timestep_shift)
+    def times(self, model: FluxTransformer, tokens: int) -> Tensor:
+        """The grid [steps + 1] from 1 to 0 for targets of so many tokens, by the model's shift."""
+        return schedule(self.steps, tokens, model.shape.timestep_shift)
 
     def start(self, pairs: Tensor) -> Tensor:
-        """The noise [B, C, h, w] that the edits of `pairs` [B] start from."""
-        device = self.data.latents.device
-        return noise(self.seed, pairs.tolist(), self.data.latents.shape[1:]).to(device)
+        """The noise [B, C, h, w] that the edits of `pairs` [B], which have one size, start from."""
+        rows, columns = self.data.grid(pairs)
+        shape = (self.data.channels, 2 * rows, 2 * columns)
+        return noise(self.seed, pairs.tolist(), shape).to(self.data.latents.device)
 
     def edits(self, model: FluxTransformer, pairs: Tensor) -> Tensor:
         """Guided edits [B, C, h, w] of `pairs` [B].
 
         Raises:
-            ValueError: the pairs differ in their numbers of contexts.
+            ValueError: the pairs differ in shape.
         """
-        batch, times = gather(self.data, pairs), self.times(model)
+        batch = gather(self.data, pairs)
+        times = self.times(model, tokens_of(batch.grid))
         return self.draw(model, self.start(pairs), batch, times, self.guidance)
 
     def draw(
@@ -76,9 +78,13 @@ def plain_edits(data: PairTensors) -> list[Tensor]:
 
 
 def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
-    """Pairs [E] to synthesise, as many from each category as there are. None has references."""
+    """Pairs [E] to synthesise, as many from each category as there are. None has references.
+
+    Those of one shape come together.
+    """
     draw = torch.Generator().manual_seed(config.seed)
     pools = [pool for pool in plain_edits(data) if len(pool)]
     pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools]
     share = -(-config.teacher_edits // len(pools))
-    return torch.cat([pool[:share] for pool in pools])[: config.teacher_edits]
+    chosen = torch.cat([pool[:share] for pool in pools])[: config.teacher_edits]
+    return torch.cat([chosen[rows] for rows in data.by_shape(chosen)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kontext.data.encoded.pair_tensors import PairTensors, gather
+from kontext.data.encoded.pair_tensors import PairTensors, gather, tokens_of
+from kontext.edit.canvas import Image
 from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import noise
 from kontext.edit.pairs import EditSampler, plain_edits
@@ -32,10 +33,14 @@ def preview_edits(
     for name, pairs in zip(data.categories, plain_edits(data), strict=True):
         if not len(pairs):
             continue
-        batch = gather(data, pairs[:_PER_CATEGORY])
-        start = noise(0, range(len(batch.target)), batch.target.shape[1:])
-        edited = sampler.draw(model, start, batch, sampler.times(model))
-        columns = [codec.decode(z) for z in (*batch.contexts, edited, batch.target)]
-        rows.append([column[i] for i in range(len(batch.target)) for column in columns])
+        shown = pairs[:_PER_CATEGORY]
+        found: dict[int, list[Image]] = {}
+        for places in data.by_shape(shown):
+            batch = gather(data, shown[places])
+            start = noise(0, places.tolist(), batch.target.shape[1:])
+            edited = sampler.draw(model, start, batch, sampler.times(model, tokens_of(batch.grid)))
+            columns = [codec.decode(z) for z in (*batch.contexts, edited, batch.target)]
+            found |= {p: [column[i] for column in columns] for i, p in enumerate(places.tolist())}
+        rows.append([picture for place in sorted(found) for picture in found[place]])
         labels.append(name)
     return contact_sheet(rows, row_labels=labels, cell=72)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kontext.data.buckets import MULTIPLE
+from kontext.data.encoded.pair_tensors import PairTensors, sizes_of
 from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.parallel.ranks.inputs import Inputs
@@ -54,7 +56,8 @@ def synthesise(
     version = _version(ctx, sampler, edits, ledger)
     folder = ctx.home / "cache" / "teacher-edits" / version
     folder.mkdir(parents=True, exist_ok=True)
-    shards = -(-len(edits) // SHARD)
+    entries = _entries(sampler.data, edits, version)
+    shards = len(entries.parts(SHARD))
     missing = shards - len(list(folder.glob("*.safetensors")))
 
     def on_the_way(done: int, total: int, _: Mapping[str, float | None]) -> None:
@@ -78,7 +81,6 @@ def synthesise(
         ctx.report.progress(rows.start, 2 * len(edits), "teacher edits")
         return _made(sampler, teacher, edits, rows)
 
-    entries = _entries(edits, version)
     write_bank(ctx.output, folder, TEACHER_EDITS, entries, SHARD, make, ctx.stop)
     ctx.log.info("teacher edits %s: %d shards, %d made now", version, shards, missing)
     counts = {"version": version, "shards": shards, "edits": len(edits)}
@@ -102,7 +104,7 @@ def edit_on_rank(rank: Rank, config: DistillConfig, inputs: Inputs, *, version: 
         rank.progress(rows.stop, len(edits), {})
         return made
 
-    entries, folder = _entries(edits, version), inputs.files[TEACHER_EDITS]
+    entries, folder = _entries(data, edits, version), inputs.files[TEACHER_EDITS]
     make_shards(folder, TEACHER_EDITS, entries, SHARD, make, world.rank, world.size)
 
 
@@ -110,17 +112,20 @@ def _drawn_with(sampler: EditSampler) -> dict[str, float]:
     return {"steps": sampler.steps, "guidance": sampler.guidance, "seed": sampler.seed}
 
 
-def _entries(edits: Tensor, version: str) -> Entries:
+def _entries(data: PairTensors, edits: Tensor, version: str) -> Entries:
     from kontext.data.encoded.banks import Entries
 
-    return Entries([str(pair) for pair in edits.tolist()], version)
+    sizes = [(MULTIPLE * columns, MULTIPLE * rows) for rows, columns in sizes_of(data, edits)]
+    return Entries([str(pair) for pair in edits.tolist()], version, sizes=sizes)
 
 
 def _made(
     sampler: EditSampler, teacher: FluxTransformer, edits: Tensor, rows: range
 ) -> dict[str, Tensor]:
     pairs = edits[rows.start : rows.stop].clone()
-    return {"latents": sampler.edits(teacher, pairs).cpu(), "pairs": pairs}
+    alike = sampler.data.by_shape(pairs)
+    made = torch.cat([sampler.edits(teacher, pairs[own]).cpu() for own in alike])
+    return {"latents": made[torch.cat(alike).argsort()], "pairs": pairs}
 
 
 def _version(

@@ -108,14 +108,21 @@ def import_artifacts(
     target: ArtifactStore,
     ref: str | None,
     files_of: Collection[str] | None = None,
+    home: Path | None = None,
 ) -> Transfer:
     """Copy artifacts into a store and enter their safety decisions into its ledger.
 
-    For the arguments and errors see `kontext.store.artifacts.transfer.copy_artifacts`.
+    For the other arguments and errors see `kontext.store.artifacts.transfer.copy_artifacts`.
+
+    Args:
+        home: the home that writes to the target, whose key signs its ledger. None for an export,
+            which has no ledger: whoever imports it enters the decisions into theirs.
     """
-    ledger = Ledger(target.objects)
+    ledger = None if home is None else Ledger(target.objects, home)
 
     def enter(manifest: Manifest) -> None:
+        if ledger is None:
+            return
         for file in manifest.files:
             if file.name == "decisions.parquet":  # as the engine does: before the manifest
                 path = source.blob_path(file)

@@ -85,7 +85,7 @@ class Engine:
         self.objects = open_store(store_url)
         self.artifacts = ArtifactStore(self.objects, self.home / "cache" / "blobs")
         self._catalog = str(catalog)
-        self.ledger = Ledger(self.objects)
+        self.ledger = Ledger(self.objects, self.home)
         self.run = run
         self.stop = stop
         self._stages = stages

@@ -4,24 +4,26 @@ They need no model. Some see the target and spoil it, the others copy from the t
 Lengths are in pixels of a picture of 64 and grow with it. Images are uint8 [N, H, W, 3].
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kontext.data.buckets import Size
 from kontext.data.shards.read import PairRow, PairSet
-from kontext.evaluate.benches.held_out import Bench, asked
-from kontext.evaluate.pixels import Images, blurred
+from kontext.evaluate.benches.held_out import Bench, asked, resized
+from kontext.evaluate.pixels import Images, Picture, as_images, blurred
 
 NEIGHBOURS = 8  # training edits that are averaged, or whose colours make a palette
 _THUMB = 8  # side, in pixels, of the pictures by which neighbours are found
 _MOST = 400  # training edits that ask for the same, of which the neighbours are chosen
 _COLOURS = 4096  # pixels of a palette
 _SIDE, _BLUR, _PATCH = 64, 3, 10
-Picture = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,33 @@ class TrainingEdits:
     rows: dict[tuple[str, str], NDArray[np.int64]]  # by relation and what is asked
 
     @classmethod
-    def of(cls, bench: Bench, pairs: PairSet) -> "TrainingEdits":
+    def of(cls, bench: Bench, pairs: PairSet) -> TrainingEdits:
         """Those that ask for what a bench's items ask for, at most `_MOST` for each."""
         wanted: dict[tuple[str, str], list[PairRow]] = {
             (item.relation, item.asked): [] for item in bench.items
         }
         for row in pairs.rows:
             found = wanted.get((row.relation, asked(row)))
-            if found is not None and len(row.contexts) == 1 and len(found) < _MOST:
+            if found is None or len(row.contexts) != 1 or len(found) >= _MOST:
+                continue
+            if pairs.size(row.contexts[0]) == pairs.size(row.target):
                 found.append(row)
-        taken = [row for found in wanted.values() for row in found]
+        chosen = [row for found in wanted.values() for row in found]
         ends = np.cumsum([len(found) for found in wanted.values()])
-        parts = np.split(np.arange(len(taken), dtype=np.int64), ends[:-1])
+        parts = np.split(np.arange(len(chosen), dtype=np.int64), ends[:-1])
         return cls(
-            pairs.pixels([row.contexts[0] for row in taken]),
-            pairs.pixels([row.target for row in taken]),
+            as_images(pairs.pictures([row.contexts[0] for row in chosen])),
+            as_images(pairs.pictures([row.target for row in chosen])),
             dict(zip(wanted, parts, strict=True)),
         )
+
+    def at(self, size: Size) -> TrainingEdits:
+        """The same edits at one size."""
+        if self.context.dtype != object and self.context.shape[1:3] == size[::-1]:
+            return self
+        pictures = ([resized(x, size) for x in side] for side in (self.context, self.target))
+        context, target = (np.stack(made) if made else self.context[:0] for made in pictures)
+        return replace(self, context=context, target=target)
 
     def nearest(self, context: Picture, relation: str, asked_for: str) -> list[int]:
         """Rows of edits that ask for this, the nearest context first, at most NEIGHBOURS."""
@@ -120,7 +132,7 @@ def _stray(case: Case) -> Picture:
     free = np.lib.stride_tricks.sliding_window_view(case.bench.mask[case.row], (side, side))
     top, left = np.unravel_index(int(free.sum(axis=(2, 3)).argmin()), free.shape[:2])
     place = np.s_[top : top + side, left : left + side]
-    patches = np.stack([target[place] for target in case.bench.target])
+    patches = np.stack([target[place] for target in case.bench.all_targets])
     unlike = np.abs(patches.astype(np.int16) - case.target[place]).mean(axis=(1, 2, 3))
     picture = case.target.copy()
     picture[place] = patches[int(unlike.argmax())]
@@ -183,11 +195,16 @@ FALSE_EDITORS: dict[str, Callable[[Case], Picture]] = {
 
 def run_false_editors(bench: Bench, training: TrainingEdits) -> dict[str, Images]:
     """Outputs of every false editor on every item, in the order of FALSE_EDITORS."""
-    cases = [
-        Case(bench, i, training.nearest(bench.context[i], item.relation, item.asked), training)
-        for i, item in enumerate(bench.items)
-    ]
-    return {name: np.stack([make(case) for case in cases]) for name, make in FALSE_EDITORS.items()}
+    cases: dict[int, Case] = {}
+    for rows, part in bench.parts:
+        known = training.at(part.sizes[0])
+        for i, item in enumerate(part.items):
+            near = known.nearest(part.context[i], item.relation, item.asked)
+            cases[int(rows[i])] = Case(part, i, near, known)
+    in_turn = [cases[row] for row in range(len(bench))]
+    return {
+        name: as_images([make(case) for case in in_turn]) for name, make in FALSE_EDITORS.items()
+    }
 
 
 def _thumbs(images: Images) -> NDArray[np.float32]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from kontext.data.buckets import Size
 from kontext.edit.editor import Editor
 from kontext.edit.request import Edit, Options
+from kontext.edit.sizes import size_rule
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.engine.stage import StageContext
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.pixels import Images, alike, as_images, in_order, taken
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
@@ -44,11 +44,13 @@ def model_settings(
         scored: the section of evaluate.
         text_digest: of the text encoder.
     """
+    ingested = ctx.upstream("ingest", IngestConfig)
     student = ModelSettings(
         name="student",
         text_digest=text_digest,
         text_length=ctx.upstream("encode", EncodeConfig).text_length,
-        resolution=ctx.upstream("ingest", IngestConfig).resolution,
+        resolution=ingested.resolution,
+        sizes=size_rule(ingested),
         steps=ctx.upstream("distill", DistillConfig).student_steps,
         guidance=1.0,
     )
@@ -61,12 +63,12 @@ def model_ledger(
     transformer: FluxTransformer,
     autoencoder: Autoencoder,
     settings: ModelSettings,
-    side: tuple[int, int],
+    sizes: Iterable[Size],
 ) -> Ledger:
-    """The numerics ledger of a model that edits images of `side` (height, width) in pixels."""
+    """The numerics ledger of a model that edits images of these sizes (width, height) in pixels."""
     device = next(autoencoder.parameters()).device
     products, factor = compute_dtype("auto", device), 2 * autoencoder.factor
-    tokens = (side[0] // factor) * (side[1] // factor)
+    tokens = {(width // factor) * (height // factor) for width, height in sizes}
     return {
         **encoded_ledger(ctx, autoencoder, products, settings.text_digest, settings.text_length),
         **transformer_ledger(transformer, tokens, products, device),
@@ -75,7 +77,8 @@ def model_ledger(
 
 @dataclass
 class TrainedModels:
-    """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3].
+    """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3], or
+    an array of N pictures of several sizes.
 
     `ids` seed each item's noise, so batches do not matter.
     """
@@ -115,6 +118,11 @@ class TrainedModels:
 
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back."""
+        groups = alike(images)
+        made = [self._decoded(taken(images, rows)) for rows in groups]
+        return made[0] if len(groups) == 1 else as_images(in_order(groups, made))
+
+    def _decoded(self, images: Images) -> Images:
         codec = self.student.codec
         return self._batched(len(images), lambda rows: codec.decode(codec.encode(images[rows])))
 
@@ -151,4 +159,4 @@ class TrainedModels:
             made.extend(one(rows))
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)
-        return np.stack(made)
+        return as_images(made)

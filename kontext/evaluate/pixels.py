@@ -1,13 +1,56 @@
-"""Pixel metrics against known targets and masks. Images are uint8 [N, H, W, 3]; errors are 0-1."""
+"""Pixel metrics against known targets and masks. Images are uint8 [N, H, W, 3]; errors are 0-1.
+
+Pictures of several sizes are an array of N objects. Metrics take pictures of one size; `alike` says
+which those are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Images = NDArray[np.uint8]  # [N, H, W, 3]
-Masks = NDArray[np.bool_]  # [N, H, W]
+Images = NDArray[np.uint8]  # [N, H, W, 3], or [N] pictures of several sizes
+Picture = NDArray[np.uint8]  # [H, W, 3]
+Masks = NDArray[np.bool_]  # [N, H, W], or [N] masks of several sizes
+Rows = NDArray[np.int64]  # indices of pictures
 Values = NDArray[np.float64]  # [N]
 
 PSNR_CAP = 100.0  # dB, for identical images
+
+
+def as_images(pictures: NDArray[Any] | Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Pictures as one array: of numbers where all have one size, else of N objects."""
+    if isinstance(pictures, np.ndarray):
+        return pictures
+    if len({picture.shape for picture in pictures}) == 1:
+        return np.stack(pictures)
+    found = np.empty(len(pictures), object)
+    for row, picture in enumerate(pictures):
+        found[row] = picture
+    return found
+
+
+def alike(images: NDArray[Any]) -> list[Rows]:
+    """Rows of the pictures of each size, the smallest first; all of them where there is one."""
+    if images.dtype != object:
+        return [np.arange(len(images))]
+    shapes = [picture.shape for picture in images]
+    return [
+        np.array([row for row, own in enumerate(shapes) if own == shape], np.int64)
+        for shape in sorted(set(shapes))
+    ]
+
+
+def taken(images: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """Some pictures, which have one size [n, H, W, 3]."""
+    return np.stack(list(images[rows])) if images.dtype == object else images[rows]
+
+
+def in_order(rows: Sequence[Rows], parts: Sequence[NDArray[Any]]) -> list[Any]:
+    """What `parts` have for each of their rows, in the order of the rows."""
+    found = dict(zip(np.concatenate(rows).tolist(), (x for p in parts for x in p), strict=True))
+    return [found[row] for row in sorted(found)]
 
 
 def change_mask(context: Images, target: Images, threshold: float) -> Masks:

@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.benches.held_out import Bench, resized
 from kontext.evaluate.false_editors import TrainingEdits, run_false_editors
 from kontext.evaluate.models import TrainedModels
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.pixels import Images, as_images, in_order
 from kontext.evaluate.wordings import reworded
 
 
@@ -72,7 +72,12 @@ def other_targets(bench: Bench, seed: int) -> Images:
         others = others or [j for j in range(len(bench)) if j != i] or [i]
         draw = hashlib.sha256(f"{seed}:{item.pair_id}:other".encode()).digest()
         picked.append(others[int.from_bytes(draw[:8], "big") % len(others)])
-    return bench.target[np.array(picked, np.int64)]
+    if len(bench.parts) == 1:
+        return bench.target[np.array(picked, np.int64)]
+    sizes = [(target.shape[1], target.shape[0]) for target in bench.target]
+    return as_images(
+        [resized(bench.target[j], size) for j, size in zip(picked, sizes, strict=True)]
+    )
 
 
 def run_editors(
@@ -81,10 +86,8 @@ def run_editors(
     """Outputs of every editor on every item, in the order of EDITORS."""
     instructions = [item.instruction for item in bench.items]
     others = [reworded(item) for item in bench.items]
-    captions = [item.target_caption for item in bench.items]
     ids = [item.pair_id for item in bench.items]
     contexts = [[image] for image in bench.context]
-    height, width = bench.target.shape[1:3]
     student, teacher = models.student, models.teacher
     outputs = {
         "student": models.edit(student, contexts, instructions, ids),
@@ -93,12 +96,28 @@ def run_editors(
         "student_reworded": models.edit(student, contexts, others, ids),
         "codec_target": models.round_trip(bench.target),
         "codec": models.round_trip(bench.context),
-        "prompt_only": models.edit(teacher, [[] for _ in ids], captions, ids, (width, height)),
+        "prompt_only": _from_words(bench, models),
         "random": other_targets(bench, seed),
         "identity": bench.context,
         "oracle": bench.target,
         **run_false_editors(bench, training),
     }
     assert list(outputs) == list(EDITORS)
-    assert all(made.shape == bench.target.shape for made in outputs.values())
+    assert all(
+        one.shape == target.shape
+        for made in outputs.values()
+        for one, target in zip(made, bench.target, strict=True)
+    )
     return outputs
+
+
+def _from_words(bench: Bench, models: TrainedModels) -> Images:
+    """What the teacher draws from the targets' captions alone, at their sizes."""
+    made = []
+    for _, part in bench.parts:
+        captions = [item.target_caption for item in part.items]
+        ids = [item.pair_id for item in part.items]
+        drawn = models.edit(models.teacher, [[] for _ in ids], captions, ids, part.sizes[0])
+        made.append(drawn)
+    rows = [rows for rows, _ in bench.parts]
+    return made[0] if len(made) == 1 else as_images(in_order(rows, made))

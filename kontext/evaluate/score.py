@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from kontext.data.quality.pixels import ssim
 from kontext.evaluate.benches.held_out import Bench
@@ -16,7 +15,7 @@ from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
 from kontext.evaluate.metrics.reading import reader_name
-from kontext.evaluate.pixels import Images, psnr
+from kontext.evaluate.pixels import Images, Rows, alike, in_order, psnr, taken
 from kontext.evaluate.references import EDITORS, SEES_TARGET
 from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
 from kontext.evaluate.truths import Truth, known_truths
@@ -30,7 +29,6 @@ SUCCESS_GOALS = {
     "character": 0.75,
     "recolouring": 0.90,
 }
-Rows = NDArray[np.int64]  # indices of items
 Place = Mapping[str, str | int]  # picture, offset_bytes and length_bytes
 PSNR_GOAL = 28.0  # dB, held-out images
 READ_GOAL = 0.85
@@ -104,15 +102,16 @@ class Scores:
 
 def score(
     bench: Bench,
-    scorings: Mapping[str, Scoring],
+    scorings: Mapping[str, Sequence[Scoring]],
     autoencoder: Mapping[str, Interval],
     config: EvaluateConfig,
 ) -> Scores:
-    """Score the editors. `scorings` maps editor names (see references.EDITORS) to outputs."""
-    per_item: dict[str, dict[str, Measured]] = {}
-    for editor, scoring in scorings.items():
-        measured = {name: metric.measure(scoring) for name, metric in METRICS.items()}
-        per_item[editor] = {name: found for name, found in measured.items() if found is not None}
+    """Score the editors.
+
+    Args:
+        scorings: by editor (see references.EDITORS), one for each part of the bench.
+    """
+    per_item = {editor: _measured(bench, parts) for editor, parts in scorings.items()}
     table = {
         editor: {
             category: {
@@ -131,6 +130,21 @@ def score(
         autoencoder=dict(autoencoder),
         truths=known_truths(bench, per_item),
     )
+
+
+def _measured(bench: Bench, parts: Sequence[Scoring]) -> dict[str, Measured]:
+    """What each metric says of the items, in bench order; without those that say nothing."""
+    # all of a part before the next one: metrics share what they compute of it
+    found = [{name: metric.measure(part) for name, metric in METRICS.items()} for part in parts]
+    rows, joined = [rows for rows, _ in bench.parts], dict[str, Measured]()
+    for name in METRICS:
+        known = [own for each in found if (own := each[name]) is not None]
+        if len(known) == len(parts) == 1:
+            joined[name] = known[0]
+        elif len(known) == len(parts):
+            sides = ([own.top for own in known], [own.bottom for own in known])
+            joined[name] = Measured(*(np.array(in_order(rows, side)) for side in sides))
+    return joined
 
 
 def _interval(
@@ -220,8 +234,14 @@ def _goals(
 def autoencoder_scores(
     images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Interval]:
-    """PSNR (dB) and SSIM of the round trip of held-out images [M, H, W, 3], means over images."""
-    measured = {"psnr": psnr(images, round_trip), "ssim": ssim(images, round_trip)}
+    """PSNR (dB) and SSIM of the round trip of M held-out images, means over images."""
+    groups = alike(images)
+    measured = {
+        name: np.array(
+            in_order(groups, [metric(taken(images, own), taken(round_trip, own)) for own in groups])
+        )
+        for name, metric in (("psnr", psnr), ("ssim", ssim))
+    }
     return {
         name: cluster_mean(values, clusters, config.bootstrap, config.seed)
         for name, values in measured.items()

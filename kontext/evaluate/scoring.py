@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics.base import ClipVectors, Scoring
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.pixels import Images, Rows, taken
 from kontext.models.features.clip import SmallScorer
 from kontext.models.features.efficientnet import FeatureNet
 
@@ -37,11 +37,36 @@ def prepare(
     net: FeatureNet,
     clip: SmallScorer,
     device: torch.device | str = "cpu",
-) -> dict[str, Scoring]:
-    """One Scoring per editor. Outputs that are the context or the target reuse its vectors.
+) -> dict[str, list[Scoring]]:
+    """Per editor one Scoring for each part of the bench.
 
-    Editors that are wrong on purpose show what success says of them: they get no vectors.
+    Outputs that are the context or the target reuse its vectors. Editors that are wrong on purpose
+    show what success says of them: they get no vectors.
     """
+    found: dict[str, list[Scoring]] = {name: [] for name in outputs}
+    for rows, part in bench.parts:
+        own = {name: _own(made, bench, part, rows) for name, made in outputs.items()}
+        for name, scoring in _prepared(part, own, net, clip, device).items():
+            found[name].append(scoring)
+    return found
+
+
+def _own(made: Images, bench: Bench, part: Bench, rows: Rows) -> Images:
+    """A part's own outputs; its own context and target where outputs are the bench's."""
+    if part is bench:
+        return made
+    same = {id(bench.context): part.context, id(bench.target): part.target}
+    return same[id(made)] if id(made) in same else taken(made, rows)
+
+
+def _prepared(
+    bench: Bench,
+    outputs: Mapping[str, Images],
+    net: FeatureNet,
+    clip: SmallScorer,
+    device: torch.device | str,
+) -> dict[str, Scoring]:
+    """One Scoring per editor, of a bench of one size."""
     known = {
         id(bench.context): pooled_features(net, bench.context, device),
         id(bench.target): pooled_features(net, bench.target, device),

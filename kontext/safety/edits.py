@@ -62,17 +62,19 @@ class EditScreening:
         self._inputs.append(self._look(image, data))
 
     def check_result(self, image: Pixels) -> None:
-        """Match and score a result, and apply the pair rule to it with every input.
+        """Match and score a result, and apply the pair rule to it.
+
+        It is compared with the first input, which is edited; the others can show a person only.
 
         Raises:
             SafetyRefusal: the policy forbids it.
         """
         own = self._look(image)
-        if not self._inputs:
-            return
         # numpy's maximum keeps NaN, which the rule takes for the worst; Python's may lose it
         exposure, person = np.array([*self._inputs, own], np.float32).T
-        rise = exposure[-1:] - exposure[:-1].max()
+        rise = exposure[-1:] - (exposure[:1] if self._inputs else 0)
+        if np.isnan(exposure).any():  # of a reference too
+            rise = np.full_like(rise, np.nan)
         (pair,) = pair_reasons(rise, person.max(keepdims=True), [None], self._policy.ncii)
         if pair is not None:
             raise self._refusal(pair)

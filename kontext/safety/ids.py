@@ -2,16 +2,9 @@
 
 import hashlib
 import hmac
-import os
-import re
-import secrets
 from enum import StrEnum
-from pathlib import Path
 from typing import NamedTuple
 
-from kontext.errors import GateError
-
-KEY_FILE = "safety.key"
 NO_SCORE = -1.0  # score and threshold of a decision that has none
 
 
@@ -47,34 +40,6 @@ class Reason(StrEnum):
     TEXT_UNREADABLE = "text_unreadable"
     NCII_EXPOSURE = "ncii_exposure"
     NCII_UNDRESS = "ncii_undress"
-
-
-def run_key(home: Path) -> bytes:
-    """The secret key of this installation: 32 bytes in `home/safety.key`, made on first use.
-
-    It keys every `subject_hmac`; without it no record can be matched to an image. Two machines
-    that must write equal records share the file.
-
-    Raises:
-        GateError: the file is not 64 hex characters.
-    """
-    path = home / KEY_FILE
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        draft = home / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(draft, path)  # whole or not at all, and the first writer wins
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    key = path.read_text(errors="replace").strip()
-    if not re.fullmatch("[0-9a-fA-F]{64}", key):
-        raise GateError(f"{path} is not a safety key (64 hex characters)")
-    return bytes.fromhex(key)
 
 
 def subject_hmac(subject_id: str, key: bytes) -> str:

@@ -1,24 +1,31 @@
-"""The safety ledger: append-only, hash-chained, one segment per artifact that made decisions.
+"""The safety ledger: append-only, signed, one segment per artifact that made decisions.
 
-    ledger/<seq>-<hash>.parquet   rows of one segment; <hash> is its last row's hash
+    ledger/<seq>-<hash>.parquet   rows of one segment; <hash> is its last row's
     ledger/seq/<seq>.json         claims the sequence number (conditional put): this is the commit
 
-Each row's hash covers the row and the previous row's hash. So a row that is changed, removed or
-moved breaks the chain from there on. A segment without a claim does not exist.
+Each row has an HMAC over itself and the row before, and each claim one over all that it says, by
+the key of the home (`kontext.safety.keys`). So nobody without the key can change, move or add a row
+or a claim. What they can do is take the end away, or everything. Therefore a copy of every claim is
+kept outside the store, its *heads*: in HOME/ledger-heads, or where KONTEXT_LEDGER_HEADS says (a
+folder, or a bucket that the store's writers cannot delete from). `kontext.safety.ledger_check`
+compares all of it, and the decisions that the artifacts hold.
 """
 
 import hashlib
+import hmac
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from kontext.errors import ObjectExists, ObjectNotFound, StoreError
-from kontext.store.objects import ObjectStore
+from kontext.errors import LedgerError, ObjectExists
+from kontext.safety.keys import HEADS, KEY_FILE, key_id, known_keys, run_key, signing_key
+from kontext.store.objects import ObjectStore, open_store
 from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.catalog import LEDGER
 from schemas.tables import DECISIONS
@@ -26,139 +33,206 @@ from schemas.tables import DECISIONS
 CHANGES_RESULTS = False  # keeps decisions that stages have made
 
 GENESIS = "0" * 64
+HEADS_URL = "KONTEXT_LEDGER_HEADS"
+_CLAIMS = "ledger/seq/"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One committed segment."""
+    """One committed segment, as its claim says."""
 
     seq: int
     artifact: str  # stage/digest
-    key: str
+    key: str  # object that holds the rows
     rows: int
     first_prev_hash: str
     last_hash: str
+    key_id: str  # of the key that signed it
+    signature: str = ""  # HMAC-SHA256 of all of the above
 
+    def signed(self, key: bytes) -> "Segment":
+        """The segment with its signature by a home's key."""
+        said = {**asdict(self), "signature": ""}
+        text = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        signature = hmac.new(signing_key(key), b"claim " + text, hashlib.sha256)
+        return replace(self, signature=signature.hexdigest())
 
-@dataclass(frozen=True)
-class ChainReport:
-    """Result of walking the chain."""
-
-    segments: int
-    rows: int
-    problems: tuple[str, ...]  # empty: every row is as it was written
+    def claim(self) -> bytes:
+        """The object that commits it."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
 
 
 class Ledger:
-    """The ledger of one object store."""
+    """The ledger of one object store, written and checked with the keys of a home."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectStore, home: Path) -> None:
+        """Nothing is read, made or checked yet."""
+        self.objects = objects
+        self._home = home
+
+    @property
+    def heads(self) -> ObjectStore:
+        """Where the copies of claims lie, of all stores that this home writes to."""
+        return open_store(os.environ.get(HEADS_URL) or str(self._home / HEADS))
+
+    def head_key(self, name: str) -> str:
+        """Key of a head: the store's name, and the claim's."""
+        return f"{hashlib.sha256(self.objects.url.encode()).hexdigest()[:16]}/{name}"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the home has a key of its own."""
+        return (self._home / KEY_FILE).exists()
+
+    def keys(self) -> Mapping[str, bytes]:
+        """Key id -> key, of all keys that this home knows. Raises GateError."""
+        return known_keys(self._home)
 
     def segments(self) -> list[Segment]:
-        """Committed segments in order. Raises StoreError if one cannot be read."""
-        keys = self._objects.list("ledger/seq/")
-        try:
-            return [Segment(**json.loads(self._objects.get(key))) for key in keys]
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"the ledger's index in {self._objects.url} is damaged") from error
+        """Committed segments in order, each signed by a key that this home knows.
+
+        Raises:
+            LedgerError: a claim cannot be read, or none of our keys has signed it.
+        """
+        keys = self.keys()
+        names = self.objects.list(_CLAIMS)
+        return [read_claim(name, self.objects.get(name), keys) for name in names]
 
     def append(self, stage: str, digest: str, decisions: Path | pa.Table, run: str = "") -> Segment:
         """Append an artifact's decisions (columns of DECISIONS), once per artifact.
 
         A second call for the same artifact returns the segment that is there.
+
+        Raises:
+            LedgerError: what is there was changed, or cut off.
+            GateError: the home's key cannot be used.
         """
         table = decisions if isinstance(decisions, pa.Table) else read_parquet(decisions)
         artifact = f"{stage}/{digest}"
         for _ in range(100):
             before = self.segments()
+            self._check_head(len(before))
             for segment in before:
                 if segment.artifact == artifact:
+                    self._keep_head(segment)  # in case we were killed before it was
                     return segment
             claimed = self._claim(before, artifact, table, run)
             if claimed is not None:
+                self._keep_head(claimed)
                 return claimed
-        raise StoreError(f"the ledger in {self._objects.url} is being appended to all the time")
+        raise LedgerError(f"the ledger in {self.objects.url} is being appended to all the time")
 
     def table(self, artifacts: Iterable[str] | None = None) -> pa.Table:
-        """Rows of the ledger, or of some artifacts (`stage/digest`), in chain order."""
-        wanted = None if artifacts is None else set(artifacts)
-        tables = [
-            read_parquet(self._objects.get(segment.key)).select(LEDGER.names).cast(LEDGER)
-            for segment in self.segments()
-            if wanted is None or segment.artifact in wanted
-        ]
-        return pa.concat_tables(tables) if tables else LEDGER.empty_table()
+        """Rows of the ledger, or of some artifacts (`stage/digest`), in chain order.
 
-    def verify(self) -> ChainReport:
-        """Check every hash of the chain. The report names each segment, and row, that is wrong."""
-        problems: list[str] = []
-        previous, rows = GENESIS, 0
-        segments = self.segments()
-        for expected, segment in enumerate(segments):
-            if segment.seq != expected:
-                problems.append(f"segment {expected} is missing")
-            try:
-                table = read_parquet(self._objects.get(segment.key))
-            except ObjectNotFound:
-                problems.append(f"segment {segment.seq}: {segment.key} is missing")
-            except pa.ArrowException as error:
-                problems.append(f"segment {segment.seq}: unreadable ({type(error).__name__})")
-            else:
-                problems += _check(segment, table, previous)
-                rows += table.num_rows
-            previous = segment.last_hash
-        return ChainReport(len(segments), rows, tuple(problems))
+        Raises:
+            LedgerError: a row or claim is not as it was written.
+        """
+        wanted = None if artifacts is None else set(artifacts)
+        keys, tables = self.keys(), []
+        for segment in self.segments():
+            if wanted is None or segment.artifact in wanted:
+                table = read_parquet(self.objects.get(segment.key))
+                if problem := problem_in(segment, table, keys[segment.key_id]):
+                    raise LedgerError(problem)
+                tables.append(table.select(LEDGER.names).cast(LEDGER))
+        return pa.concat_tables(tables) if tables else LEDGER.empty_table()
 
     def _claim(
         self, before: list[Segment], artifact: str, table: pa.Table, run: str
     ) -> Segment | None:
-        seq = len(before)
+        key, seq = run_key(self._home), len(before)
         previous = before[-1].last_hash if before else GENESIS
-        chained = _chain(table, previous, artifact, run, datetime.now(UTC))
+        chained = _chain(table, previous, artifact, run, key)
         last = chained["row_hash"][-1].as_py() if chained.num_rows else previous
-        key = f"ledger/{seq:012d}-{last}.parquet"
-        self._objects.put(key, parquet_bytes(chained))
-        segment = Segment(seq, artifact, key, chained.num_rows, previous, last)
-        claim = json.dumps(segment.__dict__, sort_keys=True).encode()
+        name = f"ledger/{seq:012d}-{last}.parquet"
+        self.objects.put(name, parquet_bytes(chained))
+        segment = Segment(seq, artifact, name, chained.num_rows, previous, last, key_id(key))
+        segment = segment.signed(key)
         try:
-            self._objects.put(f"ledger/seq/{seq:012d}.json", claim, if_absent=True)
+            self.objects.put(claim_key(seq), segment.claim(), if_absent=True)
         except ObjectExists:
-            self._objects.delete(key)  # it carries our time, so nobody else wrote this name
+            if chained.num_rows:  # its name carries our time: nobody else wrote it
+                self.objects.delete(name)
             return None
         return segment
 
+    def _keep_head(self, segment: Segment) -> None:
+        name = self.head_key(claim_key(segment.seq))
+        if self.heads.info(name) is None:
+            self.heads.put(name, segment.claim())
 
-def _chain(
-    table: pa.Table, previous: str, artifact: str, run: str, decided_at: datetime
-) -> pa.Table:
+    def _check_head(self, segments: int) -> None:
+        """Refuse to go on after a ledger whose end was taken away."""
+        kept = self.heads.list(self.head_key(_CLAIMS))
+        if kept and int(Path(kept[-1]).stem) >= segments:
+            raise LedgerError(
+                f"the ledger in {self.objects.url} has lost segments: it has {segments}, and "
+                f"{int(Path(kept[-1]).stem) + 1} were written (see `kontext safety verify`)"
+            )
+
+
+def claim_key(seq: int) -> str:
+    """The object that claims a sequence number."""
+    return f"{_CLAIMS}{seq:012d}.json"
+
+
+def read_claim(name: str, data: bytes, keys: Mapping[str, bytes]) -> Segment:
+    """A claim that one of the keys has signed.
+
+    Raises:
+        LedgerError: it cannot be read, or no key that we know has signed what it says.
+    """
+    try:
+        segment = Segment(**json.loads(data))
+        signer = keys.get(segment.key_id)
+        signed = None if signer is None else segment.signed(signer)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(
+            f"{name} is damaged, or from before ledgers were signed (`kontext safety restart`)"
+        ) from error
+    if signed is None:
+        raise LedgerError(
+            f"{name} was signed with the key {segment.key_id!s:.16}, which this home does not "
+            "have: put it into HOME/safety.keys"
+        )
+    if not hmac.compare_digest(signed.signature, str(segment.signature)):
+        raise LedgerError(f"{name} was changed: its signature is not that of its content")
+    if claim_key(segment.seq) != name:
+        raise LedgerError(f"{name} is the claim of segment {segment.seq}")
+    return segment
+
+
+def problem_in(segment: Segment, table: pa.Table, key: bytes) -> str:
+    """What is wrong with a segment's rows; empty where nothing is."""
+    where = f"segment {segment.seq}"
+    if table.num_rows != segment.rows:
+        return f"{where}: {table.num_rows} rows instead of {segment.rows}"
+    if table.schema.names != LEDGER.names:
+        return f"{where}: not the columns of a ledger"
+    previous, signing = segment.first_prev_hash, signing_key(key)
+    for number, row in enumerate(table.to_pylist()):
+        if row["prev_hash"] != previous:
+            return f"{where}: row {number} does not follow the row before"
+        if row["row_hash"] != _row_hash(row, signing) or row["artifact"] != segment.artifact:
+            return f"{where}: row {number} was changed"
+        previous = row["row_hash"]
+    return "" if previous == segment.last_hash else f"{where}: ends with another hash"
+
+
+def _chain(table: pa.Table, previous: str, artifact: str, run: str, key: bytes) -> pa.Table:
     rows = table.select(DECISIONS.names).cast(DECISIONS).to_pylist()
+    now, signing = datetime.now(UTC), signing_key(key)
     for row in rows:
-        row.update(decided_at=decided_at, run=run, artifact=artifact, prev_hash=previous)
-        previous = row["row_hash"] = _row_hash(row)
+        row.update(decided_at=now, run=run, artifact=artifact, prev_hash=previous)
+        previous = row["row_hash"] = _row_hash(row, signing)
     return pa.Table.from_pylist(rows, schema=LEDGER)
 
 
-def _check(segment: Segment, table: pa.Table, previous: str) -> list[str]:
-    where = f"segment {segment.seq}"
-    if segment.first_prev_hash != previous:
-        return [f"{where}: does not follow the segment before"]
-    if table.num_rows != segment.rows:
-        return [f"{where}: {table.num_rows} rows instead of {segment.rows}"]
-    for number, row in enumerate(table.to_pylist()):
-        if row["prev_hash"] != previous:
-            return [f"{where}: row {number} does not follow the row before"]
-        if row["row_hash"] != _row_hash(row):
-            return [f"{where}: row {number} was changed"]
-        previous = row["row_hash"]
-    return [] if previous == segment.last_hash else [f"{where}: ends with another hash"]
-
-
-def _row_hash(row: dict[str, Any]) -> str:
+def _row_hash(row: dict[str, Any], signing: bytes) -> str:
     values = [row[name] for name in LEDGER.names if name != "row_hash"]
     text = json.dumps(
         [v.isoformat() if isinstance(v, datetime) else v for v in values],
         separators=(",", ":"),
-        allow_nan=False,
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hmac.new(signing, b"row " + text.encode(), hashlib.sha256).hexdigest()

@@ -1,7 +1,10 @@
 """The pair rule: a person who is less covered after the edit, although each image may pass alone.
 
 Non-consensual intimate imagery is made by a transformation, so it is judged on (y, x, c): how much
-exposure rises from the contexts to the target, whether a person is shown, and what the words ask.
+exposure rises from the edited image to the target, whether a person is shown, and what the words
+ask. References are shown to the model but are not what is edited: one that is exposed itself must
+not excuse the target, so they can only tighten the rule. A picture that is drawn from words alone
+rises from nothing.
 """
 
 from collections.abc import Sequence
@@ -22,9 +25,9 @@ class NciiLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    person_min: float = Field(ge=0, le=1)  # score from which a person counts as shown
-    exposure_rise_max: float = Field(ge=0, le=1)  # with a person
-    undress_rise_max: float = Field(ge=0, le=1)  # when the words ask to undress, person or not
+    person_min: float = Field(ge=0, lt=1)  # score from which a person counts as shown
+    exposure_rise_max: float = Field(ge=0, lt=1)  # with a person
+    undress_rise_max: float = Field(ge=0, lt=1)  # when the words ask to undress, person or not
 
 
 def pair_reasons(
@@ -33,7 +36,7 @@ def pair_reasons(
     """The pair rule for N edits.
 
     Args:
-        rise: exposure of the target minus the largest of the contexts; NaN fails closed.
+        rise: exposure of the target minus that of the edited image; NaN fails closed.
         person: largest person score over all images of the pair; NaN counts as a person.
         text_reasons: what the text rules said of each instruction.
         limits: of the policy.

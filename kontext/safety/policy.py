@@ -4,11 +4,19 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
@@ -20,6 +28,20 @@ Values = NDArray[np.float32]
 
 INERT_FROM = 1000  # items from which a constant score or an all-rejecting filter is an error
 _UNMATCHABLE = "_unmatchable"
+_EXPOSURE = "exposure_delta_max"
+
+
+def _one_counts_whole(weights: dict[str, float]) -> dict[str, float]:
+    """A policy is made milder by its limits; weights tell labels apart."""
+    if max(weights.values(), default=1) != 1:
+        raise ValueError("the largest weight must be 1")
+    return weights
+
+
+Weights = Annotated[
+    dict[str, Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]],
+    AfterValidator(_one_counts_whole),
+]
 
 
 class ImageRisk(NamedTuple):
@@ -38,9 +60,9 @@ class Policy(BaseModel):
     version: str
     description: str
     classifiers: tuple[str, ...]
-    thresholds: dict[str, float]
-    risks: dict[str, dict[str, float]]  # risk -> label -> weight; the largest is its score
-    exposure_weights: dict[str, float]  # the largest weighted one is the exposure
+    thresholds: dict[str, FiniteFloat]
+    risks: dict[str, Weights]  # risk -> label -> weight; the largest is its score
+    exposure_weights: Weights  # the largest weighted one is the exposure
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
     ncii: NciiLimits
 
@@ -53,6 +75,18 @@ class Policy(BaseModel):
             nudity = data.pop("nudity_weights")
             data["risks"] = {"nsfw": {"nsfw": 1.0}, **({"nudity": nudity} if nudity else {})}
         return data
+
+    @model_validator(mode="after")
+    def _limits_that_limit(self) -> Self:
+        """A limit of safety is a number that a score can be above."""
+        for name, value in self.thresholds.items():
+            limit = name.partition("@")[0].removesuffix(_UNMATCHABLE)
+            safety = limit == _EXPOSURE or any(limit == r.column for r in risks().values())
+            if safety and not 0 <= value < 1:
+                raise ValueError(f"the limit {name} is {value}, which stops nothing: [0, 1)")
+        if _EXPOSURE not in self.thresholds:
+            raise ValueError(f"a limit {_EXPOSURE} is required")
+        return self
 
     def risk(self, scores: Mapping[str, Values], names: Iterable[str] | None = None) -> ImageRisk:
         """Combine label scores (of the policy's classifiers, label -> [N]) into risks.
@@ -70,8 +104,13 @@ class Policy(BaseModel):
         return ImageRisk(
             {name: largest(self.risks.get(name, {}), zeros) for name in wanted},
             largest(self.exposure_weights, zeros),
-            largest(dict.fromkeys(self.person_labels, 1.0), zeros + 1),
+            largest(self._persons(), zeros + 1),
         )
+
+    def _persons(self) -> dict[str, float]:
+        """The labels that show a person: what is bare belongs to somebody, face or no face."""
+        bare = self.exposure_weights if self.person_labels else ()
+        return dict.fromkeys((*self.person_labels, *bare), 1.0)
 
     def limit(self, name: str, unmatchable: bool) -> float:
         """`nsfw_max` or another; the stricter one for images the hash gate cannot match."""
@@ -110,6 +149,11 @@ def load_policy(name: str) -> Policy:
             raise RecipeError(
                 f"policy {name}: the risk {risk} needs the classifier {classifier} and a limit "
                 f"{column}"
+            )
+    for risk in risks(policy.classifiers):
+        if risk not in policy.risks:
+            raise RecipeError(
+                f"policy {name}: it names {known[risk].classifier}, but not its {risk}"
             )
     return policy
 

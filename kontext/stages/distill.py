@@ -14,6 +14,7 @@ Figures:
 
 from collections.abc import Mapping
 from functools import partial
+from operator import mul
 
 from kontext.data.encoded.latents import load_pairs
 from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
@@ -131,15 +132,19 @@ def _measured(ctx: StageContext, method: JudgedMethod) -> Measure | None:
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     pairs, board = held_out.plain_edits()[:_MEASURED], tensorboard(ctx, "distill")
     sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
-    target = held_out.latents[held_out.target[pairs]]
+    alike = [pairs[rows] for rows in held_out.by_shape(pairs)]
+    targets = [held_out.latents[held_out.target[part]] for part in alike]
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["student"].applied(method.student):
-            made = sampler.edits(method.student, pairs)
+            made = [sampler.edits(method.student, part) for part in alike]
             sheet = preview_edits(ctx, method.student, held_out, steps=config.student_steps)
         ctx.report.image("distill-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "distill/samples", sheet)
-        return {"val_edit_error": float((made.to(target.device) - target).square().mean())}
+        off = [one.to(other) - other for one, other in zip(made, targets, strict=True)]
+        shares = [len(part) / len(pairs) for part in alike]
+        errors = [float(part.square().mean()) for part in off]
+        return {"val_edit_error": sum(map(mul, errors, shares))}
 
     return Measure(config.validate_every, measure)
 

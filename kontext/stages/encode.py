@@ -2,6 +2,7 @@
 
 Figures:
     images: {} images encoded
+    sizes: {} sizes of images
     texts: {} texts encoded
     shards: {} shards
     longest_text: the longest text has {} tokens
@@ -24,9 +25,10 @@ from kontext.data.encoded.latents import (
     text_key,
     unique_texts,
 )
-from kontext.data.encoded.pair_tensors import sampled
 from kontext.data.encoded.reuse import Reused
-from kontext.data.shards.read import PairSet, decoded, load_split
+from kontext.data.encoded.rows import row_shapes, spread
+from kontext.data.pixels import png_size
+from kontext.data.shards.read import PairSet, by_size, decoded, load_split
 from kontext.engine.stage import Stage, StageContext
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
@@ -57,7 +59,7 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
 
     Raises:
         NumericsError: the autoencoder was trained with other numerics than it has here.
-        ArtifactError: an image is damaged, or of another size than the others.
+        ArtifactError: an image is damaged.
     """
     config = ctx.config
     keep_freed_memory()
@@ -146,9 +148,11 @@ def _latents(
     device: torch.device,
     progress: BankProgress,
 ) -> _BankWork:
-    """All splits' images, in the order of their pixel ids."""
+    """All splits' images: those of one size together, in the order of their pixel ids."""
     pngs = {pixel_id: png for pairs in splits for pixel_id, png in pairs.pngs.items()}
-    ids = sorted(pngs)
+    grouped = by_size(sorted(pngs), lambda pixel_id: png_size(pngs[pixel_id]))
+    ids = [pixel_id for own in grouped.values() for pixel_id in own]
+    sizes = [size for size, own in grouped.items() for _ in own]
 
     def encode(rows: Sequence[int]) -> dict[str, Tensor]:
         made, done = [], rows[0]
@@ -158,7 +162,7 @@ def _latents(
             progress(done, len(ids), "encoding images")
         return {"latents": torch.cat(made)}
 
-    return "latents", Entries(ids, digest), encode
+    return "latents", Entries(ids, digest, sizes=sizes), encode
 
 
 def _texts(
@@ -179,17 +183,18 @@ def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Ba
     lengths = texts.tensors["mask"][torch.arange(len(texts.keys))].sum(1)
     truncated = int((lengths == config.text_length).sum())
     images, states = latents.tensors["latents"], texts.tensors["tokens"]
-    spread = float(sampled(images).std())
-    shards = sum(-(-len(bank.keys) // config.shard_rows) for bank in (latents, texts))
+    deviation, shapes = float(spread(images)), sorted(set(row_shapes(images)))
+    shards = images.shards + states.shards
     ctx.output.metric("shards", shards)
     ctx.output.metric("images", len(images))
     ctx.output.metric("texts", len(states))
     ctx.output.metric("longest_text", int(lengths.max()))
     ctx.output.metric("texts_at_length_limit", truncated)
-    ctx.output.metric("latent_std", spread)
+    ctx.output.metric("sizes", len(shapes))
+    ctx.output.metric("latent_std", deviation)
     ctx.report.markdown(
         "encode-summary",
-        f"**{len(images):,}** images to latents {tuple(images.shape[1:])} "
-        f"(std {spread:.3f}); **{len(states):,}** texts to "
+        f"**{len(images):,}** images to latents {', '.join(str(tuple(s)) for s in shapes)} "
+        f"(std {deviation:.3f}); **{len(states):,}** texts to "
         f"{config.text_length} x {states.shape[2]} states, {truncated} of them at the limit.",
     )

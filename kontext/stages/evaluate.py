@@ -21,6 +21,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from kontext.data.buckets import Buckets
 from kontext.data.pixels import encode_png
 from kontext.data.shards.read import load_split
 from kontext.data.shards.write import KEY_LENGTH
@@ -53,6 +54,7 @@ from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.stages import STAGES
 from kontext.train.record.numerics import LEDGER, check_against
+from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 
 STAGE = Stage(
@@ -93,8 +95,9 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     for category in bench.excluded:
         ctx.log.info("%d %s pairs have nothing to change", bench.excluded[category], category)
     models = TrainedModels.load(ctx, config)
-    model, settings, side = models.student.model, models.student.settings, bench.context.shape[1:3]
-    ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, side)
+    model, settings = models.student.model, models.student.settings
+    sizes = Buckets.of(ctx.upstream("ingest", IngestConfig)).sizes
+    ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, sizes)
     check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
     ctx.output.add_json(LEDGER, ledger)
     training = TrainingEdits.of(bench, load_split(ctx.inputs["shard"], "train"))

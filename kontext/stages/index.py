@@ -105,7 +105,7 @@ def _wanted(ctx: StageContext[IndexConfig]) -> _Wanted:
     digests["policy"] = hashlib.sha256(str(policy.to_pylist()).encode()).hexdigest()
     identity = json.dumps({"inputs": inputs, "tables": digests}, sort_keys=True)
     artifacts = [f"{name}/{digest}" for name, digest in inputs.items()]
-    decisions = Ledger(open_store(ctx.store_url)).table(artifacts)
+    decisions = Ledger(open_store(ctx.store_url), ctx.home).table(artifacts)
     return _Wanted(
         ctx.upstream("shard", ShardConfig).dataset,
         hashlib.sha256(identity.encode()).hexdigest(),

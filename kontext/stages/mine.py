@@ -73,9 +73,9 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
         return
     raise GateError(
         "no edit could be mined: no source brings pairs, no two images of a group differ in "
-        "exactly one label (files named like house__season=summer.png), no video has two frames "
-        "of a shot in which something, and not all, has moved. Run it again with "
-        "--set ingest.edits.per_picture=4 to have edits made of every picture by known "
+        "exactly one label (files named like house__season=summer.png), and no two frames of a "
+        "shot or photographs of a burst are alike but for something that has moved. Run it again "
+        "with --set ingest.edits.per_picture=4 to have edits made of every picture by known "
         "operations (blur, recolor, write text and others). Pairs of one's own: "
         f"`kontext source inspect PATH` says what a folder is. Layouts of pairs:\n\n{drawings()}"
     )
@@ -83,7 +83,7 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
 
 def _images(table: pa.Table, moments: pa.Table, bank: ImageBank) -> list[MinedImage]:
     moment_of = {
-        row["pixel_id"]: Moment(row["series"], row["shot"], row["at_s"])
+        row["pixel_id"]: Moment(row["kind"], row["series"], row["shot"], row["at_s"])
         for row in moments.to_pylist()
     }
     return [

@@ -10,6 +10,7 @@ from collections import Counter
 
 import torch
 
+from kontext.data.buckets import Buckets
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
@@ -62,8 +63,8 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
-    side = (settings.resolution, settings.resolution)
-    ledger = without_arithmetic(model_ledger(ctx, student, autoencoder, settings, side))
+    sizes = Buckets.of(ingested).sizes
+    ledger = without_arithmetic(model_ledger(ctx, student, autoencoder, settings, sizes))
     check_against(ctx, "publish", ledger, "distill", arithmetic=False)
     ctx.output.add_json(LEDGER, ledger)
     digest = _folder(ctx, "model", student, autoencoder, settings)
@@ -75,7 +76,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         digest=digest,
         parameters=sum(p.numel() for p in student.parameters()),
         codec_parameters=sum(p.numel() for p in autoencoder.parameters()),
-        resolution=settings.resolution,
+        made_for=settings.made_for,
         student_steps=settings.steps,
         teacher_steps=slow.steps,
         text_encoder=f"{settings.text_encoder} {settings.text_digest}",

@@ -33,7 +33,7 @@ from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.ids import run_key
+from kontext.safety.keys import run_key
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance

@@ -14,7 +14,7 @@ Figures:
     steps_left_out: {} steps left out
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kontext.data.contact_sheet import contact_sheet
+from kontext.data.pixels import Pixels
 from kontext.data.quality.pixels import ssim
 from kontext.data.shards.training_images import MEASURED, some_images, split_images
 from kontext.data.split import SPLITS_IN_ORDER
@@ -98,14 +99,14 @@ def run(ctx: StageContext[AutoencoderConfig]) -> None:
     _measure(ctx, method, images, held_out)
 
 
-def _held_out(ctx: StageContext, method: AutoencoderMethod, device: torch.device) -> Tensor:
-    """The images of the test split. Raises GateError where any split has none."""
+def _held_out(ctx: StageContext, method: AutoencoderMethod, device: torch.device) -> list[Tensor]:
+    """The images of the test split, per size. Raises GateError where any split has none."""
     shards = ctx.inputs["shard"]
     others = {name: split_images(shards, name, device, MEASURED) for name in SPLITS_IN_ORDER[1:]}
-    parts = {SPLITS_IN_ORDER[0]: method.images, **others}
-    sizes = {name: len(part) for name, part in parts.items()}
-    if not all(sizes.values()):  # the validation split is the next stages': say it now
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    counts = {name: sum(map(len, parts)) for name, parts in others.items()}
+    counts = {SPLITS_IN_ORDER[0]: len(method.images), **counts}
+    if not all(counts.values()):  # the validation split is the next stages': say it now
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise GateError(
             f"a split has no images ({found}): the sources have too few unrelated groups to hold "
             "any out; add images, or raise shard.test_fraction or shard.val_fraction"
@@ -113,37 +114,40 @@ def _held_out(ctx: StageContext, method: AutoencoderMethod, device: torch.device
     return others["test"]
 
 
-def _measured(ctx: StageContext, method: AutoencoderMethod, held_out: Tensor) -> Measure | None:
+def _measured(
+    ctx: StageContext, method: AutoencoderMethod, held_out: Sequence[Tensor]
+) -> Measure | None:
     """Reconstructions on the way, where the recipe asks for them."""
     if not method.config.validate_every:
         return None
-    board, few = tensorboard(ctx, "autoencoder"), held_out[:_WATCHED]
+    board = tensorboard(ctx, "autoencoder")
+    few = [part[: max(1, _WATCHED // len(held_out))] for part in held_out]
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
-            rebuilt = reconstruct(method.model, few)
-        rows = [list(_channels_last(images[:_SHOWN])) for images in (few, rebuilt)]
+            rebuilt = [reconstruct(method.model, part) for part in few]
+        rows = [_pictures(images)[:_SHOWN] for images in (few, rebuilt)]
         sheet = contact_sheet(rows, row_labels=["held out", "rebuilt"], cell=96)
         ctx.report.image("autoencoder-reconstructions", sheet, f"after {step:,} steps")
         board.picture(step, "autoencoder/reconstructions", sheet)
-        return {"val_psnr": float(psnr(rebuilt, few).mean())}
+        return {"val_psnr": float(torch.cat(list(map(psnr, rebuilt, few))).mean())}
 
     return Measure(method.config.validate_every, measure)
 
 
 def _measure(
-    ctx: StageContext, method: AutoencoderMethod, images: Tensor, held_out: Tensor
+    ctx: StageContext, method: AutoencoderMethod, images: Tensor, held_out: Sequence[Tensor]
 ) -> None:
     """Held-out quality with a card for every number, latent health, and pictures."""
     scale, shift = method.model.scale, method.model.shift
     backbone = NAMES[method.config.perceptual]
-    rebuilt = reconstruct(method.model, held_out)
-    decibels = psnr(rebuilt, held_out)
-    real, fake = _channels_last(held_out), _channels_last(rebuilt)
+    rebuilt = [reconstruct(method.model, part) for part in held_out]
+    decibels = torch.cat(list(map(psnr, rebuilt, held_out)))
+    similar = [ssim(*map(_channels_last, pair)) for pair in zip(held_out, rebuilt, strict=True)]
     quality = {
         "psnr_held_out": float(decibels.mean()),
         "psnr_train": float(psnr(reconstruct(method.model, images[:512]), images[:512]).mean()),
-        "ssim_held_out": float(np.mean(ssim(real, fake))),
+        "ssim_held_out": float(np.mean(np.concatenate(similar))),
         "latent_scale": scale,
         "latent_shift": shift,
     }
@@ -162,26 +166,31 @@ def _measure(
         ctx.output.metric(name, value)
     ctx.output.add_json("cards.json", [asdict(card) for card in found])
     ctx.report.table("autoencoder-metrics", [asdict(card) for card in found])
+    most = max(held_out, key=len)
     with torch.no_grad():
-        latents = method.model.encode(held_out[:256].float() / 127.5 - 1).float()
+        latents = method.model.encode(most[:256].float() / 127.5 - 1).float()
     health = {**quality, "perceptual_backbone": backbone, **latent_health(latents)}
     ctx.output.add_json("health.json", health)
     order = torch.argsort(decibels).tolist()
     picks = order[:: max(1, len(order) // _SHOWN)][:_SHOWN]
-    rows = [[pictures[i] for i in picks] for pictures in (real, fake)]
+    rows = [[pictures[i] for i in picks] for pictures in map(_pictures, (held_out, rebuilt))]
     sheet = contact_sheet(rows, row_labels=["held out", "rebuilt"], cell=96)
     ctx.output.add_bytes("reconstructions.png", sheet)
     ctx.report.image("autoencoder-reconstructions", sheet, "held-out images, worst PSNR first")
-    side = held_out.shape[-1]
-    estimate = partial(estimate_autoencoder, method.config, side)
+    estimate = partial(estimate_autoencoder, method.config, method.size)
     speed = report_speed(ctx, "autoencoder", method.state, estimate)
     ctx.report.markdown(
         "autoencoder-summary",
         f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM "
         f"{quality['ssim_held_out']:.3f}, LPIPS {quality['lpips_held_out']:.4f}, rFID "
-        f"{quality['rfid_held_out']:.2f} ({backbone}) on {len(held_out)} images; measured scale "
+        f"{quality['rfid_held_out']:.2f} ({backbone}) on {len(decibels)} images; measured scale "
         f"{scale:.4f}, shift {shift:.4f}. {speed}",
     )
+
+
+def _pictures(images: Sequence[Tensor]) -> list[Pixels]:
+    """Each picture of tensors per size."""
+    return [picture for part in images for picture in _channels_last(part)]
 
 
 def _channels_last(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

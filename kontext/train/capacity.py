@@ -16,6 +16,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from kontext.data.buckets import Buckets, Size
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
@@ -83,11 +84,13 @@ class Estimate:
 
 
 def estimates(recipe: Recipe, machine: Machine) -> list[Estimate]:
-    """Of the three training stages."""
-    target = (recipe.ingest.resolution // 16) ** 2
+    """Of the three training stages, for the largest images."""
+    sizes = Buckets.of(recipe.ingest).sizes
+    target = max(width * height for width, height in sizes) // 16**2
     tokens = Tokens(recipe.encode.text_length, target, target)
+    crop = recipe.autoencoder.crop or (min(map(min, sizes)) if len(sizes) > 1 else 0)
     return [
-        estimate_autoencoder(recipe.autoencoder, recipe.ingest.resolution, machine),
+        estimate_autoencoder(recipe.autoencoder, (crop, crop) if crop else sizes[0], machine),
         estimate_flow(recipe.finetune, tokens, machine),
         estimate_student(recipe.distill, recipe.finetune.shape, tokens, machine),
     ]
@@ -106,13 +109,14 @@ def compared(estimate: Estimate, metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def estimate_autoencoder(config: AutoencoderConfig, side: int, machine: Machine) -> Estimate:
-    """Stage train-autoencoder on images of `side` pixels."""
+def estimate_autoencoder(config: AutoencoderConfig, size: Size, machine: Machine) -> Estimate:
+    """Stage train-autoencoder on images of `size` (width, height) in pixels."""
     count = _count(lambda: Autoencoder(config.shape))
-    work = codec_work(config, side)
+    work = codec_work(config, size)
     total = sum(work(step).flops or 0 for step in range(config.steps))
     # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
-    kept = 60 * 2 * config.shape.ch * side**2 * -(-config.batch // machine.gpus)
+    pixels = size[0] * size[1]
+    kept = 60 * 2 * config.shape.ch * pixels * -(-config.batch // machine.gpus)
     made = Estimate(
         stage="train-autoencoder",
         parameters=count,

@@ -1,4 +1,7 @@
-"""Two minutes on two cores: every stage for real, at sizes that prove wiring, not quality."""
+"""Two minutes on two cores: every stage for real, at sizes that prove wiring, not quality.
+
+Its pictures have five shapes, so every stage meets batches of several sizes.
+"""
 
 from schemas.recipe import Recipe, small_transformer
 from schemas.sections.data import IngestConfig, MineConfig, ScreenConfig, ShardConfig
@@ -11,6 +14,8 @@ from schemas.sections.training import (
     PictureConfig,
 )
 
+_SHAPES = {"canvases": [[1, 1], [5, 3], [3, 5], [2, 1], [1, 2]]}  # as the sizes at 64 px have
+
 
 def recipe() -> Recipe:
     """The recipe `ci`."""
@@ -18,14 +23,15 @@ def recipe() -> Recipe:
         name="ci",
         ingest=IngestConfig(
             sources=(
-                {"kind": "emoji", "max_concepts": 24, "max_people": 8},
-                {"kind": "meteocons"},
-                {"kind": "dicebear", "seeds": 8, "values_per_attribute": 2},
-                {"kind": "signs", "scenes": 8, "words_per_scene": 3},
-            )
+                {"kind": "emoji", "max_concepts": 24, "max_people": 8, **_SHAPES},
+                {"kind": "meteocons", **_SHAPES},
+                {"kind": "dicebear", "seeds": 8, "values_per_attribute": 2, **_SHAPES},
+                {"kind": "signs", "scenes": 8, "words_per_scene": 3, **_SHAPES},
+            ),
+            sizes="kontext",
         ),
         mine=MineConfig(
-            miners=("attributes", "frames", "references", "singles"),
+            miners=("attributes", "bursts", "frames", "references", "singles"),
             pairs_per_category=120,
             t2i_singles=100,
         ),

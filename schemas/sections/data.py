@@ -1,6 +1,6 @@
 """Recipe sections of the data stages: image sources, mining, captions, screening, shards, index."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -14,6 +14,7 @@ _SOURCES: Any = tuple({"kind": kind} for kind in ("emoji", "meteocons", "dicebea
 
 _Miner = Annotated[str, PluginOf("kontext.data.mine", "mine")]
 _Captioner = Annotated[str, PluginOf("kontext.data.caption", "captioner")]
+_Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 _Classifier = Annotated[str, PluginOf("kontext.safety.classifiers", "load")]
 
 
@@ -37,6 +38,14 @@ class IngestConfig(Section):
     resolution: int = Field(
         64, title="Side of an image in training, in pixels", ge=16, le=4096, multiple_of=16
     )
+    sizes: (
+        Literal["square", "kontext"]
+        | Annotated[tuple[tuple[_Side, _Side], ...], Field(min_length=1)]
+    ) = Field(
+        "square",
+        title="Sizes of images in training: the square, shapes of its area as FLUX.1 Kontext has "
+        "them, or a list of [width, height] in pixels",
+    )
     max_side: int = Field(2048, title="Longer side of a stored picture, at most, in pixels", ge=64)
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
     hash_lists: tuple[str, ...] = Field((), title="Hash list files (never stored, never logged)")
@@ -49,19 +58,27 @@ class IngestConfig(Section):
 class MineConfig(Section):
     """Which pairs of images are proposed, and how many are kept."""
 
-    miners: tuple[_Miner, ...] = Field(("attributes", "frames", "singles"), title="Miners")
+    miners: tuple[_Miner, ...] = Field(
+        ("attributes", "bursts", "frames", "singles"), title="Miners"
+    )
     pairs_per_category: int = Field(4000, title="Directed pairs kept per category, at most", ge=1)
     t2i_singles: int = Field(3000, title="Text-to-image pairs (no context) kept, at most", ge=0)
     skin_tone_share: float = Field(0.15, title="Skin tones among local edits, at most", gt=0, le=1)
     style_overlap_min: float = Field(0.82, title="Least silhouette IoU of style pairs", ge=0, le=1)
     frames_apart: int = Field(
-        3, title="Frames of a video between context and target, at most", ge=1
+        3, title="Frames, or photographs of a burst, from context to target, at most", ge=1
+    )
+    burst_seconds: float = Field(
+        8, title="Time between two photographs of a burst, at most, in seconds", gt=0
     )
     moved_least: float = Field(
-        0.01, title="Share of pixels in which two frames differ, at least", ge=0, le=1
+        0.01,
+        title="Share of pixels in which two frames or photographs differ, at least",
+        ge=0,
+        le=1,
     )
     moved_most: float = Field(
-        0.5, title="Share of pixels in which two frames differ, at most", gt=0, le=1
+        0.5, title="Share of pixels in which two frames or photographs differ, at most", gt=0, le=1
     )
     pairs_per_image: int = Field(
         24, title="Pairs per relation with one target image, at most", ge=1

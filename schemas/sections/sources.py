@@ -27,6 +27,11 @@ class SourceConfig(Section):
     """Base of a source's settings. A subclass narrows `kind` to one Literal, which names it."""
 
     kind: str
+    canvases: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = Field(
+        (),
+        title="Shapes of canvases that images are put on, as [width, height]; a group of related "
+        "images has one of them (none: images are as they are)",
+    )
 
 
 class PathSource(SourceConfig):

@@ -90,7 +90,13 @@ class AutoencoderConfig(Section):
         "efficientnet-lite0", title="Network of the perceptual loss, LPIPS and rFID"
     )
     perceptual_file: str = Field("", title="torchvision's vgg16 weights (for perceptual=vgg16)")
-    stream: bool = Field(False, title="Stream images from shards instead of holding them in memory")
+    crop: int = Field(
+        0,
+        title="Side of random crops, in pixels (0: whole images; of several sizes, the shortest "
+        "side there is)",
+        ge=0,
+        multiple_of=16,
+    )
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")

@@ -68,23 +68,29 @@ judged AS (
             -- end
             CASE WHEN text_reason <> '' THEN 'text:' || text_reason END,
             CASE WHEN ncii_reason <> '' THEN 'ncii:' || ncii_reason END,
-            -- NaN compares as the largest number, so every rule asks for it by name
+            -- Every rule asks for the range of its score: NaN compares as the largest number, and
+            -- -1 and -infinity are below every limit. Cosines have room for rounding.
             -- for each risk
-            CASE WHEN {risk}_max > {risk}_limit OR isnan({risk}_max)
-                   OR (scored AND {risk}_max IS NULL AND {risk}_limit IS NOT NULL)
-                 THEN '{risk}_max' END,
+            CASE WHEN scored AND has_policy AND CASE
+                     -- a risk that the policy does not weigh has the score 0
+                     WHEN {risk}_limit IS NULL THEN {risk}_max <> 0
+                     ELSE {risk}_max IS NULL OR NOT ({risk}_max BETWEEN 0 AND {risk}_limit)
+                       OR NOT ({risk}_limit <= 1)
+                 END THEN '{risk}_max' END,
             -- end
-            CASE WHEN exposure_delta > exposure_delta_limit OR (scored AND exposure_delta IS NULL)
-                   OR isnan(exposure_delta) THEN 'exposure_delta_max' END,
-            CASE WHEN clip_t < clip_t_limit OR isnan(clip_t) THEN 'clip_t_min' END,
-            CASE WHEN edits AND (clip_dir < clip_dir_limit OR isnan(clip_dir))
+            CASE WHEN scored AND (exposure_delta IS NULL OR NOT (exposure_delta BETWEEN -1 AND 1)
+                   OR exposure_delta > exposure_delta_limit OR NOT (exposure_delta_limit <= 1))
+                 THEN 'exposure_delta_max' END,
+            CASE WHEN NOT (clip_t BETWEEN -2 AND 2) OR clip_t < clip_t_limit THEN 'clip_t_min' END,
+            CASE WHEN edits AND (NOT (clip_dir BETWEEN -2 AND 2) OR clip_dir < clip_dir_limit)
                  THEN 'clip_dir_min' END,
-            CASE WHEN edits AND (ssim > ssim_limit OR isnan(ssim)) THEN 'ssim_max' END,
-            CASE WHEN edits AND (l1 < l1_limit OR isnan(l1)) THEN 'l1_min' END,
-            CASE WHEN edits AND (changed_frac < changed_frac_limit OR isnan(changed_frac))
-                 THEN 'changed_frac_min' END,
-            CASE WHEN edits AND (change_kept < change_kept_limit OR isnan(change_kept))
-                 THEN 'edit_cropped' END,
+            CASE WHEN edits AND (NOT (ssim BETWEEN -2 AND 2) OR ssim > ssim_limit)
+                 THEN 'ssim_max' END,
+            CASE WHEN edits AND (NOT (l1 BETWEEN 0 AND 1) OR l1 < l1_limit) THEN 'l1_min' END,
+            CASE WHEN edits AND (NOT (changed_frac BETWEEN 0 AND 1)
+                   OR changed_frac < changed_frac_limit) THEN 'changed_frac_min' END,
+            CASE WHEN edits AND (NOT (change_kept BETWEEN 0 AND 1)
+                   OR change_kept < change_kept_limit) THEN 'edit_cropped' END,
             CASE WHEN edits AND pdq_distance < pdq_distance_limit THEN 'pdq_distance_min' END
         ], lambda reason: reason IS NOT NULL) AS reject_reasons
     FROM facts

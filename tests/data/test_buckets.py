@@ -11,12 +11,14 @@ from kontext.data.buckets import (
     Size,
     fit,
     kept_change,
+    kontext_shapes,
     nearest,
     same_shape,
     scaled,
     shrunk,
 )
 from kontext.data.pixels import Pixels
+from schemas.sections.data import IngestConfig
 
 # shapes between 1 to 4 and 4 to 1, in multiples of 16
 BUCKETS = Buckets(((64, 256), (80, 208), (96, 176), (112, 144), (128, 128), (144, 112), (176, 96)))
@@ -68,6 +70,47 @@ def test_a_marker_stays_where_it_is_in_context_and_target(
     assert abs(one - other).max() <= 0.5  # no shift and no zoom between the two
     wanted = [(x - kept.left) / across * kept.size[0], (y - kept.top) / down * kept.size[1]]
     assert abs(one - [*wanted, 0.4 * kept.size[0], 0.4 * kept.size[1]]).max() <= 0.5
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.floats(0.97, 1.03), st.floats(0.35, 0.65), st.floats(0.35, 0.65))
+@pytest.mark.parametrize("size", KONTEXT_SIZES, ids=str)
+def test_a_marker_stays_in_its_place_in_all_of_kontexts_sizes(
+    size: Size, stretch: float, x: float, y: float
+) -> None:
+    """A target near each of the 17 shapes, and a context of it with a third of its pixels."""
+    kontext = Buckets(KONTEXT_SIZES)
+    target = round(0.6 * size[0] * stretch), round(0.6 * size[1])
+    context = round(target[0] / 3**0.5), round(target[1] / 3**0.5)
+    fits = kontext.fit(target), kontext.fit(context, beside=target)
+    assert fits[0] == fits[1]
+    kept = fits[0]
+    if size[0] != size[1]:
+        assert (kept.size[0] > kept.size[1]) == (target[0] > target[1])
+    box = (x - 0.1, y - 0.1, x + 0.1, y + 0.1)
+    one, other = (
+        seen(do(marked(own, box))) for do, own in zip(fits, (target, context), strict=True)
+    )
+    assert abs(one - other).max() <= 0.5
+    shares = (x, kept.left, kept.right), (y, kept.top, kept.bottom)
+    wanted = [
+        (at - low) / (high - low) * side
+        for (at, low, high), side in zip(shares, kept.size, strict=True)
+    ]
+    assert abs(one[:2] - wanted).max() <= 0.5
+
+
+def test_shapes_of_another_area_are_kontexts_in_multiples_of_16() -> None:
+    assert kontext_shapes(1024) == KONTEXT_SIZES
+    assert kontext_shapes(64) == ((48, 96), (48, 80), (64, 64), (80, 48), (96, 48))
+    for side in (64, 256, 512):
+        for width, height in kontext_shapes(side):
+            assert width % 16 == height % 16 == 0 and width * height < 1.25 * side**2
+    assert Buckets.of(IngestConfig(sizes="kontext", resolution=64)).sizes == kontext_shapes(64)
+    assert Buckets.of(IngestConfig(sizes=((64, 96),))).sizes == ((64, 96),)
+    for wrong in ((), ((60, 64),), "round"):
+        with pytest.raises(ValueError, match="sizes"):
+            IngestConfig.model_validate({"sizes": wrong})
 
 
 @given(st.integers(8, 4000), st.integers(8, 4000))

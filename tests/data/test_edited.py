@@ -14,6 +14,7 @@ from kontext.data.images import ImageBank
 from kontext.data.operations import operations
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources import modules_named
+from kontext.data.sources.base import GivenPair, SourceItem
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import GateError, RecipeError
 from kontext.safety.canaries import canary_png
@@ -206,9 +207,23 @@ def test_only_named_operations_are_used_and_counted() -> None:
     config = CONFIG.model_copy(update={"edits": some})
     found = edited.make(encode_png(rgb), rgb, False, "a", pixel_id(rgb), config)
     assert {pair["operation"] for pair in found.pairs} == {"sepia", "mirror"}
-    edited.check(some)
+    assert edited.marked([], [], some) == []
     with pytest.raises(RecipeError, match="no operation nonsense"):
-        edited.check(EditsConfig(operations=("nonsense",)))
+        edited.marked([], [], EditsConfig(operations=("nonsense",)))
     named = modules_named(config)
     assert "kontext.data.edited" in named and "kontext.data.operations.turns" in named
     assert "kontext.data.edited" not in modules_named(IngestConfig())
+
+
+def test_pictures_of_pairs_and_drawn_ones_are_left_alone() -> None:
+    def item(ref: str, **more: Any) -> SourceItem:
+        return SourceItem("s", ref, "g", "", "MIT", "me", **more)
+
+    items = [item(ref, path=Path(ref)) for ref in ("before", "after", "captioned", "single")]
+    items.append(item("drawn", payload=b"png"))
+    pairs = [
+        GivenPair("s", "1", "after", ("before",), "do it"),
+        GivenPair("s", "2", "captioned", (), "a cat"),
+    ]
+    made = edited.marked(items, pairs, EditsConfig(per_picture=1))
+    assert [one.ref for one in made if one.edits] == ["captioned", "single"]

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext.data.buckets import KONTEXT_SIZES
-from kontext.edit.sizes import check_size, model_size, snap
+from kontext.data.buckets import KONTEXT_SIZES, kontext_shapes
+from kontext.edit.sizes import check_size, model_size, size_rule, snap, stretches
 from kontext.errors import KontextError
+from schemas.sections.data import IngestConfig
 
 
 def tokens(size: tuple[int, int]) -> int:
@@ -67,3 +68,23 @@ def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(KontextError):
         check_size(size)
     assert check_size((64, 96)) == (64, 96)
+
+
+def test_a_model_edits_at_the_sizes_of_its_recipe() -> None:
+    assert size_rule(IngestConfig()) == "square"
+    assert size_rule(IngestConfig(sizes="kontext", resolution=1024)) == "kontext"
+    small = size_rule(IngestConfig(sizes="kontext"))
+    assert small == kontext_shapes(64)
+    assert model_size(small, 64, 1000, 500) == (96, 48)
+    assert model_size(small, 64, 300, 310) == (64, 64)
+    listed = size_rule(IngestConfig(sizes=((64, 96), (96, 64))))
+    assert model_size(listed, 64, 500, 500) in {(64, 96), (96, 64)}
+    with pytest.raises(KontextError, match="4 to 1"):
+        model_size(small, 64, 900, 100)
+
+
+def test_a_picture_is_stretched_a_little_or_gets_a_border() -> None:
+    sizes = ((64, 96), (96, 64))
+    assert stretches(sizes, (150, 100), (96, 64)) and stretches(sizes, (160, 100), (96, 64))
+    assert not stretches(sizes, (200, 100), (96, 64)) and not stretches(sizes, (100, 100), (96, 64))
+    assert stretches("kontext", (200, 100), (1392, 752)) and not stretches("square", (9, 9), (9, 9))

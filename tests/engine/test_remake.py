@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from flows import cli
 from kontext.engine.remake import import_artifacts, rebuild_catalog, remake
 from kontext.errors import ArtifactError
+from kontext.safety.keys import KEY_FILE
 from kontext.safety.ledger import Ledger
+from kontext.safety.ledger_check import check_ledger
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.artifacts.garbage import collect_garbage
@@ -53,13 +55,14 @@ def test_a_copy_verifies_answers_and_can_be_made_again(
     home.mkdir()
     if kind == "file":  # any tool may copy a store
         shutil.copytree(tmp_path / "store", tmp_path / "copy")
+        shutil.copy(tmp_path / "home" / KEY_FILE, home / KEY_FILE)
         copy = ArtifactStore(open_store(f"file://{tmp_path}/copy"), home / "cache")
         (tmp_path / "store").rename(tmp_path / "gone")
     else:
         copy = ArtifactStore(open_store(request.getfixturevalue("s3_url")), home / "cache")
-        import_artifacts(made, copy, None)
+        import_artifacts(made, copy, None, home=home)
     assert copy.verify().problems == () and len(copy.list()) == 11  # one ingest, twice the rest
-    assert Ledger(copy.objects).verify().problems == ()
+    assert check_ledger(Ledger(copy.objects, home), copy).problems == ()
 
     catalog = Catalog(home / "catalog.sqlite", copy.objects.url)
     monkeypatch.setenv("KONTEXT_HOME", str(home))

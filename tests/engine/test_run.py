@@ -12,6 +12,7 @@ from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage, StageContext, section_of
 from kontext.errors import ArtifactError, ChangedError
+from kontext.safety.ledger_check import LedgerReport, check_ledger
 from kontext.store.artifacts.artifact_store import is_work, work_prefix
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
@@ -114,7 +115,7 @@ def test_stages_run_once_and_everything_is_recorded(code: Path) -> None:
     assert {state for state, _ in states(found).values()} == {"done"}
     runs = found.catalog.query("select stage from stage_runs order by created_at")
     assert runs["stage"].to_pylist() == ["first", "second", "third"]
-    assert found.ledger.verify().rows == 1
+    assert found.ledger.table().num_rows == 1
     assert found.ledger.segments()[0].artifact == f"first/{outcome.digest}"
     assert found.artifacts.resolve("second") == ("second", found.digests()["second"])
     assert found.artifacts.verify().problems == ()
@@ -412,5 +413,5 @@ def test_killed_just_before_the_manifest_is_as_if_it_never_ran(code: Path, tmp_p
     report = Reporter(logging.getLogger("test"))
     assert not found.run_stage("first", report).reused
     assert (report.earlier_run, report.continued_from) == ("run-1", "chunk 3 of 3")
-    assert found.ledger.verify().rows == 1 and found.ledger.verify().problems == ()
+    assert check_ledger(found.ledger, found.artifacts) == LedgerReport(1, 1, ())
     assert list((found.home / "scratch" / "first").iterdir()) == []

@@ -63,7 +63,7 @@ class Copying:
         return self.made.target.copy()
 
 
-def scorings(made: Bench) -> dict[str, Scoring]:
+def scorings(made: Bench) -> dict[str, list[Scoring]]:
     training = TrainingEdits(made.context[:0], made.target[:0], {})
     outputs = run_editors(made, Copying(made), training, 0)
 
@@ -71,15 +71,17 @@ def scorings(made: Bench) -> dict[str, Scoring]:
         return images.reshape(len(images), -1).astype(np.float32)
 
     return {
-        name: Scoring(
-            made,
-            output,
-            outputs["codec"],
-            outputs["codec_target"],
-            vector(made.context),
-            vector(made.target),
-            vector(output),
-        )
+        name: [
+            Scoring(
+                made,
+                output,
+                outputs["codec"],
+                outputs["codec_target"],
+                vector(made.context),
+                vector(made.target),
+                vector(output),
+            )
+        ]
         for name, output in outputs.items()
     }
 

@@ -102,7 +102,8 @@ NO_MODULE = re.compile(  # events, labels, suffixes
     r"evaluation|schedules|model|stage)\b"
 )
 EXAMPLES = re.compile(  # of CONTRIBUTING, for files that are still to be written
-    r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|robust|measure|hello|tiny|greetings)\b"
+    r"[/.](?:flags|mirrored|shouting|weapons|sharpness|consistency|robust|measure|hello|tiny|greetings|"
+    r"channels)\b"
 )
 
 

@@ -2,6 +2,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kontext.errors import SafetyRefusal
 from kontext.safety import edits as module
@@ -21,6 +23,7 @@ SAFE = {
     **dict.fromkeys(POLICY.person_labels, 0.9),
 }
 Labels = dict[str, float]
+SCORES = st.floats(0, 1, width=32) | st.just(float("nan"))
 
 
 def screen(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> None:
@@ -66,9 +69,13 @@ def test_benign_edits_pass_and_every_image_is_scored_once(monkeypatch: pytest.Mo
     assert len(seen) == 4 * len(POLICY.classifiers) == len(set(seen))
 
 
-def test_drawings_from_words_alone_have_no_pair_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    inject(monkeypatch, {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55})
+def test_drawings_from_words_alone_rise_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, {**SAFE, "BELLY_EXPOSED": 0.5}, {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55})
     screen("a red house", [], ART)
+    screening = EditScreening(POLICY)
+    with pytest.raises(SafetyRefusal) as caught:
+        screening.check_result(ART)
+    assert caught.value.reason == Reason.NCII_EXPOSURE
 
 
 def test_text_and_canaries_are_refused_without_repeating_them() -> None:
@@ -102,16 +109,46 @@ def test_injected_scores_are_refused(
     assert refusal("make it red", [ART, ART], ART).reason == reason
 
 
-def test_the_pair_rule_takes_the_most_exposed_input_and_any_person(
+def test_the_pair_rule_compares_with_the_edited_image_and_takes_any_person(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bare, nobody = {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55}, dict.fromkeys(POLICY.person_labels, 0.0)
-    inject(monkeypatch, SAFE, bare, bare)
-    screen("make it red", [ART, ART], ART)  # one input is as exposed as the result
-    inject(monkeypatch, {**SAFE, **nobody}, {**bare, **nobody})
-    screen("make it red", [ART], ART)  # nobody in either
+    inject(monkeypatch, bare, SAFE, bare)
+    screen("make it red", [ART, ART], ART)  # the edited image is as exposed as the result
+    inject(monkeypatch, SAFE, bare, bare)  # a reference is, which excuses nothing
+    assert refusal("make it red", [ART, ART], ART).reason == Reason.NCII_EXPOSURE
     inject(monkeypatch, SAFE, {**bare, **nobody})
     assert refusal("make it red", [ART], ART).reason == Reason.NCII_EXPOSURE
+    inject(monkeypatch, {**SAFE, **nobody}, {**bare, **nobody})  # bare, so somebody: face or not
+    assert refusal("make it red", [ART], ART).reason == Reason.NCII_EXPOSURE
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(SCORES, SCORES, SCORES), min_size=2, max_size=5),
+    st.tuples(SCORES, SCORES, SCORES),
+)
+def test_a_further_reference_never_makes_an_edit_safer(
+    monkeypatch: pytest.MonkeyPatch,
+    images: list[tuple[float, float, float]],
+    more: tuple[float, float, float],
+) -> None:
+    """Adding an image to what is edited, referred to and made: what was refused stays refused."""
+    names = ("FEMALE_BREAST_EXPOSED", "BELLY_EXPOSED", "FACE_MALE")
+    *inputs, made = (
+        {**SAFE, "FACE_FEMALE": 0.0, **dict(zip(names, s, strict=True))} for s in images
+    )
+    extra = {**SAFE, "FACE_FEMALE": 0.0, **dict(zip(names, more, strict=True))}
+
+    def passes(*labels: Labels) -> bool:
+        inject(monkeypatch, *labels)
+        try:
+            screen("make it red", [ART] * (len(labels) - 1), ART)
+        except SafetyRefusal:
+            return False
+        return True
+
+    assert passes(*inputs, made) or not passes(*inputs, extra, made)
 
 
 def test_an_input_whose_exposure_is_unknown_refuses_every_result(

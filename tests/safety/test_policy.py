@@ -26,19 +26,37 @@ def test_only_the_default_policy_needs_nudenet():
         classifiers_for(load_policy("default"), alone)
 
 
+def limits(data, **changes):
+    """The policy with other limits; None: without it."""
+    changed = {**data["thresholds"], **changes}
+    return {"thresholds": {name: value for name, value in changed.items() if value is not None}}
+
+
 def test_a_policy_of_ones_own(tmp_path):
     data = load_policy("default").model_dump(mode="json")
     path = tmp_path / "own.json"
     path.write_text(json.dumps({**data, "version": "own-1"}))
     assert load_policy(str(path)).version == "own-1"
     for change, message in (
-        ({"thresholds": {"nsfw_max": 0.1, "nsfw_mx": 0.2}}, "nsfw_mx"),
-        ({"thresholds": {"nudity_max": 0.1}}, "nsfw_max are required"),
+        (limits(data, nsfw_mx=0.2), "nsfw_mx"),
+        (limits(data, nsfw_max=None), "nsfw_max are required"),
         ({"extra": 1}, "extra"),
         ({"ncii": {"person_min": 3}}, "ncii"),
+        *((limits(data, nsfw_max=value), "nsfw_max") for value in (30, 1, -0.1)),
+        *((limits(data, nsfw_max=value), "thresholds.nsfw_max") for value in ("NaN", "Infinity")),
+        (limits(data, nudity_max_unmatchable=2), "which stops nothing"),
+        (limits(data, **{"nsfw_max@local": 7}), "which stops nothing"),
+        (limits(data, l1_min="-Infinity"), "thresholds.l1_min"),
+        (limits(data, exposure_delta_max=None), "exposure_delta_max is required"),
+        ({"ncii": {**data["ncii"], "exposure_rise_max": 1}}, "ncii.exposure_rise_max"),
+        ({"ncii": {**data["ncii"], "person_min": 1}}, "ncii.person_min"),
+        ({"risks": {**data["risks"], "nsfw": {"nsfw": -1}}}, "risks.nsfw"),
+        ({"risks": {**data["risks"], "nsfw": {"nsfw": 0.01}}}, "largest weight must be 1"),
+        ({"risks": {"nsfw": {"nsfw": 1}}}, "names nudenet, but not its nudity"),
+        ({"exposure_weights": {"BELLY_EXPOSED": 0.1}}, "largest weight must be 1"),
         ({"risks": {"nsfw": {"nsfw": 1}, "gore": {"x": 1}}}, "no classifier finds 'gore'"),
         ({"classifiers": ["open-nsfw"]}, "nudity needs the classifier nudenet"),
-        ({"thresholds": {"nsfw_max": 0.1}}, "and a limit nudity_max"),
+        (limits(data, nudity_max=None), "and a limit nudity_max"),
     ):
         path.write_text(json.dumps({**data, **change}))
         with pytest.raises(RecipeError, match=message):
@@ -72,7 +90,8 @@ def scores_of(policy, **given):
 def test_risk_combines_labels_and_keeps_nan():
     policy = load_policy("default")
     risk = policy.risk(scores_of(policy, FEMALE_BREAST_EXPOSED=0.5, BUTTOCKS_EXPOSED=0.6))
-    assert risk.scores["nudity"][0] == pytest.approx(0.5) and risk.person[0] == 0
+    assert risk.scores["nudity"][0] == pytest.approx(0.5)
+    assert risk.person[0] == pytest.approx(0.6)  # no face, but what is bare is somebody's
     assert policy.risk(scores_of(policy, BUTTOCKS_EXPOSED=0.5)).scores["nudity"][
         0
     ] == pytest.approx(0.4)

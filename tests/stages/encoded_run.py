@@ -30,7 +30,9 @@ SHAPE = TransformerShape(
     axes_dim=(4, 6, 6),
     guidance_embed=False,
 )
+SHAPES = ((4, 4), (4, 6), (6, 4), (4, 8))  # of latents: rows, columns
 PER_CATEGORY = 4  # edits per category and split; as many text-to-image pairs
+PAIRS = 2 * PER_CATEGORY * (len(CATEGORIES) + 1)
 FLOW = {"t2i_steps": 2, "joint_steps": 4, "batch": 8, "warmup": 1, "checkpoint_every": 2}
 LADD = {
     "teacher_edits": 10,
@@ -55,7 +57,7 @@ def toy_recipe(**distill: object) -> Recipe:
 
 
 def encoded_run(folder: Path, **distill: object) -> Harness:
-    """Inputs of finetune, made by hand: 4 x 4 latents of 32-pixel images that never were."""
+    """Inputs of finetune, made by hand: latents of small images of four shapes that never were."""
     harness = Harness(folder, toy_recipe(**distill))
     torch.manual_seed(0)
     codec = Autoencoder(harness.recipe.autoencoder.shape, 0.5, 0.1)
@@ -71,8 +73,14 @@ def encoded_run(folder: Path, **distill: object) -> Harness:
     return harness
 
 
+def _shape(image: int) -> tuple[int, int]:
+    """(rows, columns) of an image's latents: the two images of a pair have the same."""
+    return SHAPES[image // 2 % len(SHAPES)]
+
+
 def _encode(writer: ArtifactWriter, folder: Path) -> None:
     rows: list[dict[str, object]] = []
+    place = {image: row for row, image in enumerate(sorted(range(2 * PAIRS), key=_shape))}
     for split in ("train", "val"):
         for category in (*CATEGORIES, "t2i"):
             for _ in range(PER_CATEGORY):
@@ -82,28 +90,42 @@ def _encode(writer: ArtifactWriter, folder: Path) -> None:
                         "pair_id": f"{number:064x}",
                         "split": split,
                         "relation_class": category,
-                        "target": 2 * number,
-                        "context": NO_CONTEXT if category == "t2i" else 2 * number + 1,
-                        # every third edit has a reference
-                        "references": [0] if category != "t2i" and number % 3 == 0 else [],
+                        "target": place[2 * number],
+                        "context": NO_CONTEXT if category == "t2i" else place[2 * number + 1],
+                        # every third edit has a reference, which may have another size
+                        "references": [place[0]] if category != "t2i" and number % 3 == 0 else [],
                         "text": number + 1,
                     }
                 )
     draw = torch.Generator().manual_seed(1)
-    latents = torch.randn(2 * len(rows), 16, 4, 4, generator=draw).half()
+    shapes = sorted(_shape(image) for image in range(2 * PAIRS))
+    latents = [torch.randn(16, *shape, generator=draw).half() for shape in shapes]
     texts = {
         "tokens": torch.randn(len(rows) + 1, 5, 12, generator=draw).half(),
         "mask": torch.ones(len(rows) + 1, 5, dtype=torch.bool),
         "pooled": torch.randn(len(rows) + 1, 12, generator=draw).half(),
     }
-    for name, tensors in (("latents", {"latents": latents}), ("texts", texts)):
-        keys = [f"{name}-{row}" for row in range(len(next(iter(tensors.values()))))]
+    for name in ("latents", "texts"):
         (folder / name).mkdir()
-
-        def part(rows: range, whole: dict[str, Tensor] = tensors) -> dict[str, Tensor]:
-            return {key: value[rows.start : rows.stop] for key, value in whole.items()}
-
-        write_bank(writer, folder / name, name, Entries(keys, "0" * 64), 50, part)
+    keys = [f"latents-{row}" for row in range(len(latents))]
+    images = Entries(keys, "0" * 64, sizes=[(8 * w, 8 * h) for h, w in shapes])
+    write_bank(
+        writer,
+        folder / "latents",
+        "latents",
+        images,
+        50,
+        lambda part: {"latents": torch.stack(latents[part.start : part.stop])},
+    )
+    words = Entries([f"texts-{row}" for row in range(len(rows) + 1)], "0" * 64)
+    write_bank(
+        writer,
+        folder / "texts",
+        "texts",
+        words,
+        50,
+        lambda part: {key: value[part.start : part.stop] for key, value in texts.items()},
+    )
     writer.add_table("pairs.parquet", pa.Table.from_pylist(rows, ENCODED_PAIRS))
 
 
@@ -129,6 +151,8 @@ def broken_at(
 
 
 def edits_of(artifact: Artifact) -> dict[str, Tensor]:
-    """The teacher's edits in an artifact of `distill`, and the pairs they are of."""
-    rows = open_bank(artifact, "teacher-edits").tensors
-    return {name: values[torch.arange(len(values))] for name, values in rows.items()}
+    """The teacher's edits in an artifact of `distill`, joined, and the pairs they are of."""
+    bank = open_bank(artifact, "teacher-edits").tensors
+    latents = [bank["latents"][torch.tensor([row])].flatten() for row in range(len(bank["pairs"]))]
+    pairs = bank["pairs"][torch.arange(len(bank["pairs"]))]
+    return {"latents": torch.cat(latents), "pairs": pairs}

@@ -17,7 +17,8 @@ from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
-from kontext.safety.ids import Outcome, Reason, run_key, subject_hmac
+from kontext.safety.ids import Outcome, Reason, subject_hmac
+from kontext.safety.keys import run_key
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
@@ -130,6 +131,27 @@ def test_drawn_art_is_kept_at_the_size_it_is_trained_at(tmp_path: Path) -> None:
     artifact = Harness(tmp_path, Recipe(name="test", ingest=config)).run("ingest")
     for row in artifact.table("images").to_pylist():
         assert (row["width_px"], row["orig_width_px"]) == (48, 256)
+
+
+def test_a_group_of_pictures_is_put_on_canvases_of_one_shape(tmp_path: Path) -> None:
+    from kontext.data.sources.scenes import SceneSource
+
+    source = SceneSource(scenes=12, canvases=((1, 1), (5, 3), (1, 2)))
+    config = IngestConfig(sources=(source,), processes=1, resolution=48, sizes="kontext")
+    artifact = Harness(tmp_path, Recipe(name="test", ingest=config)).run("ingest")
+    shapes: dict[str, set[tuple[int, int]]] = {}
+    for row in artifact.table("images").to_pylist():
+        shapes.setdefault(row["group_key"], set()).add((row["width_px"], row["height_px"]))
+    assert all(len(found) == 1 for found in shapes.values())
+    found = {shape for own in shapes.values() for shape in own}
+    assert len(found) == 3 and any(w > h for w, h in found) and any(w < h for w, h in found)
+    bank = ImageBank(artifact)
+    for name in bank.ids:
+        rgb = bank.stored(name)
+        height, width = rgb.shape[:2]
+        if width != height:  # the picture whole in the middle, the background beside it
+            edge = rgb[:, :2] if width > height else rgb[:2]
+            assert (edge == 255).all() and (rgb != 255).any()
 
 
 def test_what_is_kept_is_gated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

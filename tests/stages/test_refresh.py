@@ -18,11 +18,11 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.errors import ChunkError
 from kontext.safety import screening
-from kontext.safety.ids import KEY_FILE
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
 from tests.data.pictures import scene
+from tests.safety_key import put_key
 
 INGEST = ("ingest",)
 DATA = ("ingest", "mine", "caption", "screen", "shard")
@@ -70,8 +70,7 @@ def make(
     stages: Sequence[str] = DATA,
 ) -> dict[str, Artifact]:
     """Stages in a home."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / KEY_FILE).write_text("ab" * 32)
+    put_key(home)
     engine = Engine(recipe(folder, name), f"file://{home}/store", "", home, stages=STAGES)
     reporter = Reporter(logging.getLogger("kontext"))
     return {

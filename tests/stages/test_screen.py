@@ -17,7 +17,8 @@ from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.models.text.encoders import load_text_encoder
 from kontext.safety import screening
-from kontext.safety.ids import run_key, subject_hmac
+from kontext.safety.ids import subject_hmac
+from kontext.safety.keys import run_key
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
@@ -34,6 +35,7 @@ from schemas.tables import (
     PIXELS,
 )
 from tests.data.pictures import scene
+from tests.safety_key import put_key, share_key
 from tests.stages.stage_harness import Harness, rows_table
 
 FLAT = np.full((64, 64, 3), 230, np.uint8)  # the hash gate cannot match it
@@ -154,7 +156,8 @@ def test_pair_scores_are_the_raw_numbers(made: tuple[Harness, Artifact]) -> None
     assert good["exposure_delta"] == pytest.approx(-back["exposure_delta"])
     single = rows[pair_key("text-to-image")]
     assert (single["ssim"], single["l1"], single["pdq_distance"]) == (0, 1, 256)
-    assert (single["clip_i"], single["clip_dir"], single["exposure_delta"]) == (1, 0, 0)
+    assert (single["clip_i"], single["clip_dir"]) == (1, 0)
+    assert single["exposure_delta"] >= 0  # drawn from words alone: it rises from nothing
     two, one = rows[pair_key("two contexts")], rows[pair_key("words")]
     assert two["nsfw_max"] >= one["nsfw_max"]  # the same images and one more
     assert [name for name in PAIR_PLAN if rows[pair_key(name)]["unmatchable"]] == ["flat"]
@@ -187,8 +190,7 @@ def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> N
 
 def test_a_second_run_gives_the_same_bytes(made: tuple[Harness, Artifact], tmp_path: Path) -> None:
     used = harness(tmp_path)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/safety.key").write_bytes((made[0].folder / "home/safety.key").read_bytes())
+    share_key(made[0].folder / "home", tmp_path / "home")
     again = used.run("screen")
     first = {file.name: file.sha256 for file in made[1].manifest.files}
     assert {file.name: file.sha256 for file in again.manifest.files} == first
@@ -249,8 +251,7 @@ print(json.dumps([views()[0].sql, *found]))
 
 def screened(folder: Path, *classifiers: str) -> dict[str, Any]:
     """What a screening by these classifiers gives."""
-    (folder / "home").mkdir(parents=True)
-    (folder / "home/safety.key").write_text("ab" * 32)
+    put_key(folder / "home")
     used = harness(folder, policy="no-nudenet", classifiers=classifiers)
     made, section = used.run("screen"), used.recipe.screen
     code = code_digest(code_of(STAGES["screen"], section))

@@ -123,7 +123,7 @@ def test_reconstructions_are_measured_and_shown_on_the_way(tmp_path: Path) -> No
 
 def streamed(folder: Path, splits: tuple[str, ...] = finished_run.SPLIT_NAMES) -> Harness:
     harness = dataset(folder, splits)
-    section = harness.recipe.autoencoder.model_copy(update={"stream": True, "checkpoint_every": 2})
+    section = harness.recipe.autoencoder.model_copy(update={"crop": 32, "checkpoint_every": 2})
     harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
     return harness
 

@@ -12,6 +12,7 @@ from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage
 from kontext.errors import GateError
+from kontext.safety.ledger_check import check_ledger
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 
@@ -181,5 +182,6 @@ def test_everything_works_in_s3(code: Path, s3_url: str) -> None:
     one = run_all(found)
     assert one["version"] == 1
     assert found.catalog.query("select count(*) n from train_pairs")["n"].to_pylist() == [3]
-    assert found.artifacts.verify().problems == () and found.ledger.verify().problems == ()
+    assert found.artifacts.verify().problems == ()
+    assert check_ledger(found.ledger, found.artifacts).problems == ()
     assert all(s.state == "done" for s in engine(code, s3_url).status())

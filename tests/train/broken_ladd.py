@@ -150,13 +150,13 @@ def noise_for_real(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) 
 
 def unguided(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) -> Tensor:
     return sampler.draw(
-        model, sampler.start(pairs), gather(sampler.data, pairs), sampler.times(model)
+        model, sampler.start(pairs), gather(sampler.data, pairs), sampler.times(model, 4)
     )
 
 
 def one_short(sampler: EditSampler, model: FluxTransformer, pairs: Tensor) -> Tensor:
     batch = gather(sampler.data, pairs)
-    times = sampler.times(model)[:-1]
+    times = sampler.times(model, 4)[:-1]
     return sampler.draw(model, sampler.start(pairs), batch, times, sampler.guidance)
 
 

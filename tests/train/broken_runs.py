@@ -22,6 +22,7 @@ import torch.distributed.fsdp  # and this is imported with the first shard
 import torch.distributed.tensor
 
 import kontext.parallel.checkpoint
+from kontext.data.encoded.rows import MappedRows
 from kontext.parallel.world import World, join, leave
 from kontext.train.loop import fit as loop
 from kontext.train.loop.checkpoint import Checkpoints
@@ -41,7 +42,7 @@ Kill = tuple[int, str]  # a step and a point of POINTS; the rank is the step's, 
 
 
 def flow(world: World | None = None, optimizer: str = "muon") -> FlowMethod:
-    """Both phases, both optimisers."""
+    """Both phases, both optimisers; targets and references of several sizes."""
     config = toy_config(
         optimizer=optimizer,
         t2i_steps=4,
@@ -49,7 +50,7 @@ def flow(world: World | None = None, optimizer: str = "muon") -> FlowMethod:
         text_dropout=0.3,
         parallel={"precision": "fp32"},
     )
-    return FlowMethod(config, toy_pairs(), toy_model(), world)
+    return FlowMethod(config, toy_pairs(references=((3,), (4, 5)), mixed=True), toy_model(), world)
 
 
 def flow_adamw(world: World | None = None) -> FlowMethod:
@@ -69,10 +70,11 @@ def autoencoder(world: World | None = None) -> AutoencoderMethod:
 
 
 def ladd(world: World | None = None) -> LaddMethod:
-    """Heads and student, with warm-up, R1 and negatives."""
-    data = toy_pairs()
+    """Heads and student, with warm-up, R1 and negatives, on edits of several sizes."""
+    data = toy_pairs(mixed=True)
+    edits = MappedRows([data.latents[torch.tensor([row])] * 0.9 for row in range(8)])
     config = DistillConfig(steps=STEPS, warmup_steps=4, batch=4, lr_student=1e-3, taps=(0, 2))
-    return LaddMethod(config, data, data.edits(), data.latents[:8] * 0.9, toy_model())
+    return LaddMethod(config, data, data.edits(), edits, toy_model())
 
 
 METHODS: dict[str, Callable[[World | None], Any]] = {

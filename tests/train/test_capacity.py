@@ -192,10 +192,10 @@ def test_a_fake_score_takes_the_memory_of_weights_that_have_no_averages() -> Non
 
 def test_codec_work_grows_where_losses_join() -> None:
     config = load_recipe("demo").autoencoder
-    work = codec_work(config, 64)
+    work = codec_work(config, (64, 64))
     plain, seen, judged = (
         work(step).flops or 0 for step in (0, config.perceptual_start, config.disc_start)
     )
     assert 0 < plain < seen < judged
     assert work(0).tokens == config.batch * 16
-    assert (codec_work(config, 128)(0).flops or 0) > 3.9 * plain
+    assert (codec_work(config, (128, 128))(0).flops or 0) > 3.9 * plain

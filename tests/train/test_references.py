@@ -24,7 +24,7 @@ def test_pairs_know_how_many_pictures_they_come_with() -> None:
     data = toy_pairs(references=REFERENCES)
     assert data.context_counts().tolist() == [2, 3, 1, 2, 1, 1, 1, 1, 0, 0, 0, 0]
     assert data.plain_edits().tolist() == [2, 4, 5, 6, 7] and len(data.edits()) == 8
-    parts = data.by_context_count(torch.tensor([0, 1, 3, 8, 2]))
+    parts = data.by_shape(torch.tensor([0, 1, 3, 8, 2]))
     assert [part.tolist() for part in parts] == [[3], [4], [0, 2], [1]]
     assert padded([(), ()]) is None and toy_pairs().references is None
 

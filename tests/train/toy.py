@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from kontext.data.encoded.pair_tensors import NO_CONTEXT, PairTensors, padded
+from kontext.data.encoded.rows import MappedRows, Rows
 from kontext.models.flux.transformer import FluxTransformer
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 from schemas.tables import RELATION_CLASSES
 
+SHAPES = ((4, 4), (4, 6), (6, 4), (4, 8))  # of latents of mixed sizes: rows, columns
 SHAPE = TransformerShape(
     in_channels=16,
     vec_in_dim=12,
@@ -29,15 +31,21 @@ def toy_pairs(
     seed: int = 0,
     text_length: int = 5,
     references: Sequence[Sequence[int]] = (),
+    mixed: bool = False,
 ) -> PairTensors:
     """`edits` pairs with a context and `singles` without, latents [*, 4, 4, 4].
 
     `references`: of the first edits, rows of latents.
+    `mixed`: pairs have the shapes of `SHAPES` by turns, a context that of its target.
     """
     draw = torch.Generator().manual_seed(seed)
     n = edits + singles
+    latents: Rows = torch.randn(2 * n, 4, 4, 4, generator=draw)
+    if mixed:
+        sides = [SHAPES[row % n % len(SHAPES)] for row in range(2 * n)]
+        latents = MappedRows([torch.randn(1, 4, *side, generator=draw) for side in sides])
     return PairTensors(
-        latents=torch.randn(2 * n, 4, 4, 4, generator=draw),
+        latents=latents,
         text_tokens=torch.randn(n + 1, text_length, 12, generator=draw),
         text_pooled=torch.randn(n + 1, 12, generator=draw),
         target=torch.arange(n),

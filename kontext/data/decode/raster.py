@@ -15,6 +15,7 @@ from kontext.data.decode.result import MAX_BYTES, Decoded, Reason, check_memory,
 from kontext.data.decode.samples import clip_to, to_full_scale
 from kontext.data.decode.sniff import sniff
 from kontext.data.decode.svg import decode_svg
+from kontext.data.decode.taken import KINDS, taken_at
 from kontext.data.decode.tiff import open_tiff
 from kontext.data.pixels import Pixels, pixel_id
 from kontext.errors import DecodeError
@@ -92,6 +93,7 @@ def _decode_raster(data: bytes, kind: str, background: str) -> Decoded:
         icc=icc,
         exif_orientation=opened.orientation,
         pixel_id=pixel_id(rgb),
+        taken=taken_at(data) if kind in KINDS else None,
     )
 
 

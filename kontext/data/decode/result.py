@@ -42,6 +42,7 @@ class Decoded:
     icc: str  # none, srgb (computes what sRGB does), applied, or unusable (broken, ignored)
     exif_orientation: int  # 1 to 8; 1 where missing or invalid
     pixel_id: str
+    taken: float | None = None  # seconds since 1970 on the camera's clock, where the file says it
 
 
 # checked before pixels exist

@@ -37,7 +37,7 @@ def answer_of(decoded: Decoded) -> tuple[dict[str, Any], Any]:
     """The message for a picture."""
     facts = {
         name: getattr(decoded, name)
-        for name in ("orig_size", "format", "mode", "frames", "alpha", "icc")
+        for name in ("orig_size", "format", "mode", "frames", "alpha", "icc", "taken")
     }
     facts["exif_orientation"] = decoded.exif_orientation
     facts["pixel_id"] = decoded.pixel_id

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ import pyarrow as pa
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import MappedRows
+from kontext.data.buckets import Size
+from kontext.data.encoded.rows import MappedRows
 from kontext.errors import Stopped, WeightsError
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 
@@ -29,11 +31,13 @@ BANK_ROWS = pa.schema(
         ("encoder", pa.string()),
         ("shard", pa.string()),
         ("row", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
     ],
     metadata={
         "comment": "Row K of a bank: key = pixel id of the image, sha256 of the text or place of "
         "the edited pair in its split, encoder = digest of the weights (or the version of the "
-        "edits) that made it, and the shard and row it is stored in."
+        "edits) that made it, the shard and row it is stored in, and the image's size in pixels."
     },
 )
 
@@ -44,6 +48,18 @@ class Entries(NamedTuple):
     keys: Sequence[str]  # pixel ids, sha256 of texts, or places of edited pairs in their split
     encoder: str  # digest of the weights that encode them, or the version of the edits
     texts: Sequence[str] | None = None  # themselves, where it is text that is encoded
+    sizes: Sequence[Size] | None = (
+        None  # (width, height) in pixels of images, those of one together
+    )
+
+    def parts(self, rows: int) -> list[range]:
+        """The entries of each shard: at most `rows`, of images of one size."""
+        sizes, made, start = self.sizes or [(0, 0)] * len(self.keys), list[range](), 0
+        for _, alike in groupby(sizes):
+            end = start + len(list(alike))
+            made += [range(low, min(low + rows, end)) for low in range(start, end, rows)]
+            start = end
+        return made
 
 
 @dataclass(frozen=True)
@@ -79,15 +95,13 @@ def make_shards(
     Raises:
         Stopped: `stop` said so; the shards so far are whole.
     """
-    starts = range(0, len(entries.keys), rows)
-    paths = [folder / f"{name}-{number:05d}.safetensors" for number in range(len(starts))]
+    parts = entries.parts(rows)
+    paths = [folder / f"{name}-{number:05d}.safetensors" for number in range(len(parts))]
     missing = [n for n, path in enumerate(paths) if n % ranks == rank and not path.exists()]
     for done, number in enumerate(missing):
         if done and stop():  # every call makes one: slices of any length come to an end
             raise Stopped(f"ended after {number} shards of {name}")
-        start = starts[number]
-        wanted = range(start, min(start + rows, len(entries.keys)))
-        tensors = {key: value.contiguous() for key, value in encode(wanted).items()}
+        tensors = {key: value.contiguous() for key, value in encode(parts[number]).items()}
         partial = paths[number].with_suffix(".partial")
         save_file(tensors, partial, metadata={"encoder": entries.encoder})
         partial.replace(paths[number])
@@ -114,19 +128,23 @@ def write_bank(
     shards = make_shards(scratch, name, entries, rows, encode, stop=stop)
     for shard in shards:
         output.add_file(shard.name, shard)
-    output.add_table(f"{name}.parquet", _table(entries, [shard.name for shard in shards], rows))
+    places = dict(zip((shard.name for shard in shards), entries.parts(rows), strict=True))
+    output.add_table(f"{name}.parquet", _table(entries, places))
     return _bank(entries, [load_file(shard) for shard in shards])
 
 
-def _table(entries: Entries, shards: Sequence[str], rows: int) -> pa.Table:
+def _table(entries: Entries, shards: Mapping[str, range]) -> pa.Table:
     count = len(entries.keys)
+    widths, heights = zip(*entries.sizes, strict=True) if entries.sizes else [[None] * count] * 2
     return pa.table(
         {
             "key": entries.keys,
             "text": [None] * count if entries.texts is None else entries.texts,
             "encoder": [entries.encoder] * count,
-            "shard": [shards[place // rows] for place in range(count)],
-            "row": [place % rows for place in range(count)],
+            "shard": [shard for shard, part in shards.items() for _ in part],
+            "row": [row for part in shards.values() for row in range(len(part))],
+            "width": widths,
+            "height": heights,
         },
         BANK_ROWS,
     )

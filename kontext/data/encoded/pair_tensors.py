@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from kontext.data.encoded.rows import Rows, row_shapes
 from kontext.parallel.flops import Tokens
 
 NO_CONTEXT = -1
-
-
-class MappedRows:
-    """K encoded rows that stay on disk: what is asked for is read, converted and moved.
-
-    Args:
-        shards: mapped parts [k, …] of one dtype and row shape, in order; at least one.
-        device, dtype: of what is read; the CPU and the stored dtype by default.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[Tensor],
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self._shards = shards
-        self._ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
-        self.device = device or torch.device("cpu")
-        self.dtype = dtype or shards[0].dtype
-        self.shape = torch.Size((int(self._ends[-1]), *shards[0].shape[1:]))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Rows [B] -> [B, …]. Raises IndexError where there is no such row."""
-        rows = rows.cpu()
-        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
-            raise IndexError(f"a row outside of 0 to {len(self) - 1}")
-        stored, pinned = self._shards[0].dtype, self.device.type == "cuda"
-        found = torch.empty(len(rows), *self.shape[1:], dtype=stored, pin_memory=pinned)
-        shards = torch.bucketize(rows, self._ends, right=True)
-        for number in sorted(set(shards.tolist())):
-            mine = torch.nonzero(shards == number).flatten()
-            shard = self._shards[number]
-            found[mine] = shard[rows[mine] - (self._ends[number] - len(shard))]
-        return found.to(self.device, non_blocking=True).to(self.dtype)
-
-    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> MappedRows:
-        """The same rows, read onto `device` as `dtype` (as stored by default)."""
-        return MappedRows(self._shards, device, dtype)
-
-
-Rows = Tensor | MappedRows  # encoded rows [K, …], asked for by a tensor on the CPU
-_SAMPLED_VALUES = 2**28  # a gigabyte in float32
-
-
-def sampled(rows: Rows, chosen: Tensor | None = None) -> Tensor:
-    """The chosen rows, or as many at even distances as a gigabyte holds: to measure on, float32.
-
-    Args:
-        chosen: int64 [B], which rows; all of them by default.
-    """
-    count = rows.shape[0] if chosen is None else len(chosen)
-    most = max(1, _SAMPLED_VALUES // max(1, rows.shape[1:].numel()))
-    places = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
-    return rows[places if chosen is None else chosen[places]].float()
+Grid = tuple[int, int]  # (rows, columns) of an image in tokens
+Shape = tuple[Grid, ...]  # of a pair: its target's, its context's, those of its references
 
 
 @dataclass(frozen=True)
 class PairTensors:
     """Encoded pairs. P pairs over M images and K texts; the indices point into the banks."""
 
-    latents: Rows  # [M, C, h, w] float32, normalised
+    latents: Rows  # M rows [C, h, w] float32, normalised
     text_tokens: Rows  # [K, L, D]
     text_pooled: Rows  # [K, D]
     target: Tensor  # [P] int64
@@ -87,20 +33,59 @@ class PairTensors:
     # [P, R] int64: pictures that an edit refers to besides the one it changes, the rest NO_CONTEXT
     references: Tensor | None = None
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of an image in tokens."""
-        return self.latents.shape[2] // 2, self.latents.shape[3] // 2
+    @cached_property
+    def grids(self) -> Tensor:
+        """(rows, columns) of each image in tokens [M, 2]."""
+        sides = torch.tensor([shape[1:] for shape in row_shapes(self.latents)])
+        return sides.div(2, rounding_mode="floor")
 
     @property
-    def target_tokens(self) -> int:
-        """Tokens of a target: what the timestep shift depends on."""
-        return self.grid[0] * self.grid[1]
+    def channels(self) -> int:
+        """Of a latent."""
+        return int(row_shapes(self.latents)[0][0])
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """The shape of each pair [P]."""
+        grids: list[Grid] = [(int(rows), int(columns)) for rows, columns in self.grids.tolist()]
+        pictures = torch.stack((self.target, self.context), dim=1)
+        if self.references is not None:
+            pictures = torch.cat((pictures, self.references), dim=1)
+        kinds: dict[Shape, Shape] = {}  # one object for all pairs of a shape
+        found = (
+            tuple(grids[picture] for picture in row if picture != NO_CONTEXT)
+            for row in pictures.tolist()
+        )
+        return [kinds.setdefault(shape, shape) for shape in found]
+
+    def grid(self, pairs: Tensor) -> Grid:
+        """(rows, columns) in tokens of the targets of pairs [B].
+
+        Raises ValueError where there are none, or they differ.
+        """
+        found = {self.shapes[int(pair)][0] for pair in pairs}
+        if len(found) != 1:
+            raise ValueError(f"targets of {len(found)} sizes make no batch")
+        return next(iter(found))
+
+    @property
+    def target_tokens(self) -> list[int]:
+        """All numbers of tokens that a target has: what the timestep shift depends on."""
+        return sorted({tokens_of(shape[0]) for shape in set(self.shapes)})
+
+    def lengths(self, pairs: Tensor) -> Tokens:
+        """Token counts of pairs of one shape."""
+        target, *contexts = self.shapes[int(pairs[0])]
+        context = sum(map(tokens_of, contexts))
+        return Tokens(self.text_tokens.shape[1], tokens_of(target), context)
 
     @property
     def edit_tokens(self) -> Tokens:
-        """Token counts of one edit with one context."""
-        return Tokens(self.text_tokens.shape[1], self.target_tokens, self.target_tokens)
+        """Token counts of one edit with one context, on average over all sizes."""
+        edits = self.edits()
+        targets = self.target[edits] if len(edits) else self.target
+        mean = round(float(self.grids[targets].prod(dim=1).double().mean()))
+        return Tokens(self.text_tokens.shape[1], mean, mean)
 
     def empty_prompt(self) -> tuple[Tensor, Tensor]:
         """Token states [1, L, D] and pooled vector [1, D] of the encoded empty prompt."""
@@ -122,14 +107,25 @@ class PairTensors:
             counts = counts + (self.references != NO_CONTEXT).sum(dim=1)
         return counts
 
-    def by_context_count(self, pairs: Tensor) -> list[Tensor]:
-        """Places in `pairs` [B], one tensor per number of contexts, fewest first."""
-        counts = self.context_counts()[pairs]
-        return [torch.nonzero(counts == n).flatten() for n in sorted(set(counts.tolist()))]
+    def by_shape(self, pairs: Tensor) -> list[Tensor]:
+        """Places in `pairs` [B], one tensor per shape: fewest contexts first, then by size."""
+        found: dict[Shape, list[int]] = {}
+        for place, pair in enumerate(pairs.tolist()):
+            found.setdefault(self.shapes[pair], []).append(place)
+        return [torch.tensor(found[shape]) for shape in sorted(found, key=_in_order)]
 
     def singles(self) -> Tensor:
         """Indices of text-to-image pairs."""
         return torch.nonzero(self.context == NO_CONTEXT).flatten()
+
+
+def tokens_of(grid: Grid) -> int:
+    """Tokens of an image of (rows, columns)."""
+    return grid[0] * grid[1]
+
+
+def _in_order(shape: Shape) -> tuple[int, Shape]:
+    return len(shape), shape
 
 
 def padded(references: Sequence[Sequence[int]]) -> Tensor | None:
@@ -142,13 +138,18 @@ def padded(references: Sequence[Sequence[int]]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """One homogeneous batch: all with equally many context images, or all without."""
+    """One homogeneous batch: all of one shape. Contexts may have other sizes than targets."""
 
     target: Tensor  # [B, C, h, w]
     context: Tensor | None  # [B, C, h, w]: what is edited
     tokens: Tensor  # [B, L, D]
     pooled: Tensor  # [B, D]
     references: tuple[Tensor, ...] = ()  # [B, C, h, w] each: what the edit refers to besides
+
+    @property
+    def grid(self) -> Grid:
+        """(rows, columns) of the targets in tokens."""
+        return self.target.shape[2] // 2, self.target.shape[3] // 2
 
     @property
     def contexts(self) -> tuple[Tensor, ...]:
@@ -168,12 +169,12 @@ def gather(
     """The batch for pair indices [B]; `text` overrides the text indices.
 
     `with_context=False` leaves the contexts out. Raises ValueError where pairs have different
-    numbers of contexts (see `PairTensors.by_context_count`).
+    shapes or numbers of contexts (see `PairTensors.by_shape`).
     """
     chosen = data.text[pairs] if text is None else text
     counts = data.context_counts()[pairs]
     count = int(counts[0]) if len(counts) else 0
-    if bool((counts != count).any()):
+    if with_context and bool((counts != count).any()):
         raise ValueError("a batch must not mix pairs with different numbers of contexts")
     shown = count if with_context else 0
     none = torch.zeros(len(pairs), 0, dtype=torch.int64)
@@ -209,17 +210,63 @@ def sampling_weights(
     return weights / weights.sum()
 
 
+def sizes_of(data: PairTensors, pairs: Tensor) -> list[Grid]:
+    """The size of the target of each of `pairs` [B], in tokens."""
+    return [data.shapes[pair][0] for pair in pairs.tolist()]
+
+
+class SizedDraw:
+    """Batches of pairs with replacement, each of one kind (of one size), by the pairs' weights.
+
+    A batch's kind is drawn by the weight of all its pairs, and its pairs by their own, so every
+    pair comes as often as its weight says: sizes and categories keep theirs.
+
+    Args:
+        weights: of the pairs [P], which sum to 1; None: all the same.
+        kinds: of each pair.
+    """
+
+    def __init__(self, weights: Tensor | None, kinds: Sequence[Hashable]) -> None:
+        self._count, self._weights = len(kinds), weights
+        rows: dict[Hashable, list[int]] = {}
+        for row, kind in enumerate(kinds):
+            rows.setdefault(kind, []).append(row)
+        self._rows = [torch.tensor(own) for own in rows.values()]
+        each = [len(own) if weights is None else weights[own].sum() for own in self._rows]
+        self._odds = torch.tensor([float(odds) for odds in each], dtype=torch.float64)
+
+    def __call__(self, count: int, draw: torch.Generator) -> Tensor:
+        """Rows [count] of the pairs that make a batch."""
+        rows = None
+        if len(self._rows) > 1:
+            rows = self._rows[int(torch.multinomial(self._odds, 1, generator=draw))]
+        if self._weights is None:
+            size = self._count if rows is None else len(rows)
+            picks = torch.randint(size, (count,), generator=draw)
+        else:
+            weights = self._weights if rows is None else self._weights[rows]
+            picks = torch.multinomial(weights, count, replacement=True, generator=draw)
+        return picks if rows is None else rows[picks]
+
+
 _MAGNITUDES = 8
 
 
 def edit_magnitudes(data: PairTensors, pairs: Tensor, chunk: int = 4096) -> Tensor:
-    """How much each edit changes: root mean square [P] of target - context latents, on the CPU."""
-    found = []
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        apart = data.latents[data.target[part]] - data.latents[data.context[part]]
-        found.append(apart.square().mean(dim=(1, 2, 3)).sqrt().cpu())
-    return torch.cat(found) if found else torch.zeros(0)
+    """How much each edit changes: root mean square [P] of target - context latents, on the CPU.
+
+    A context of another size than its target lies on nothing of it: there all of the target counts.
+    """
+    found = torch.zeros(len(pairs))
+    for rows in data.by_shape(pairs):
+        shape = data.shapes[int(pairs[rows[0]])]
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            apart = data.latents[data.target[pairs[part]]]
+            if shape[1] == shape[0]:
+                apart = apart - data.latents[data.context[pairs[part]]]
+            found[part] = apart.square().mean(dim=(1, 2, 3)).sqrt().cpu()
+    return found
 
 
 def _rarity(data: PairTensors, pairs: Tensor) -> Tensor:

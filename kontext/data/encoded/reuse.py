@@ -46,11 +46,14 @@ class Reused:
         return {name: self._joined(name, bank, row, made) for name in self._banks[0].tensors}
 
     def _joined(self, name: str, bank: Tensor, row: Tensor, made: dict[str, Tensor]) -> Tensor:
-        like = self._banks[0].tensors[name]
-        found = torch.empty(len(bank), *like.shape[1:], dtype=like.dtype)
-        if made:
-            found[bank < 0] = made[name]
+        """Rows of one shape: those of a shard are, and equal keys have equal shapes."""
+        parts = [(bank < 0, made[name])] if made else []
         for number, held in enumerate(self._banks):
             mine = bank == number
-            found[mine] = held.tensors[name][row[mine]]
+            if mine.any():
+                parts.append((mine, held.tensors[name][row[mine]]))
+        like = parts[0][1]
+        found = torch.empty(len(bank), *like.shape[1:], dtype=like.dtype)
+        for mine, values in parts:
+            found[mine] = values
         return found

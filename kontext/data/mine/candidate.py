@@ -18,6 +18,7 @@ WORDED = (GIVEN, EDITS)  # those that come with their instruction
 class Moment:
     """When a picture of a series was taken: one row of MOMENTS without its picture."""
 
+    kind: str  # frame or photograph
     series: str
     shot: int
     at: float  # seconds

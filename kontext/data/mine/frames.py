@@ -21,6 +21,7 @@ VERSION = "1"
 _SIDE = 64  # of the grey copies that are compared
 _DIFFERENT = 0.1  # difference of grey (0 to 1) that is seen
 _PANNED = 0.02  # shift by so much of a side is the camera's
+_EDGE, _STAYED = 8, 0.02  # width of the edges; mean difference there if the camera has not moved
 _BLURRED = 0.25  # sharpness below so much of its shot's median: between two pictures, or blurred
 
 Grey = NDArray[np.float64]
@@ -30,20 +31,22 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
     """Pairs of frames of a shot, at most `frames_apart` apart, in both directions."""
     shots: dict[tuple[str, int], list[MinedImage]] = defaultdict(list)
     for image in images:
-        if image.moment is not None:
+        if image.moment is not None and image.moment.kind == "frame":
             shots[image.moment.series, image.moment.shot].append(image)
     for _, members in sorted(shots.items()):
-        if len(members) > 1:
-            yield from _of_shot(sorted(members, key=_when), config)
+        yield from of_series(sorted(members, key=when), config, "frames")
 
 
-def _when(image: MinedImage) -> tuple[float, str]:
+def when(image: MinedImage) -> tuple[float, str]:
+    """What pictures of a series are sorted by: their time, then their id."""
     assert image.moment is not None
     return image.moment.at, image.pixel_id
 
 
-def _of_shot(members: list[MinedImage], config: MineConfig) -> Iterator[Candidate]:
-    """Pairs of one shot, in time order; a frame's grey copy is made once."""
+def of_series(members: Sequence[MinedImage], config: MineConfig, miner: str) -> Iterator[Candidate]:
+    """Pairs of pictures that follow each other, both ways; a grey copy of each is made once."""
+    if len(members) < 2:
+        return
     greys = [_grey(image.rgb) for image in members]
     sharpness = [_sharpness(grey) for grey in greys]
     sharp = [one >= _BLURRED * float(np.median(sharpness)) for one in sharpness]
@@ -53,22 +56,27 @@ def _of_shot(members: list[MinedImage], config: MineConfig) -> Iterator[Candidat
                 continue
             shift, moved = _moved(greys[before], greys[later])
             if config.moved_least <= moved <= config.moved_most:
-                yield _candidate(members[before], members[later], shift, moved)
-                yield _candidate(members[later], members[before], shift, moved)
+                one, other = members[before], members[later]
+                yield _candidate(one, other, shift, moved, miner)
+                yield _candidate(other, one, shift, moved, miner)
 
 
-def _candidate(context: MinedImage, target: MinedImage, shift: float, moved: float) -> Candidate:
+def _candidate(
+    context: MinedImage, target: MinedImage, shift: float, moved: float, miner: str
+) -> Candidate:
     assert context.moment is not None and target.moment is not None
     relation, category = RELATIONS["viewpoint" if shift > _PANNED else "moment"]
     passed = target.moment.at - context.moment.at
     ways = [f"{_seconds(abs(passed))} {way}" for way in ("later", "earlier")]
-    start, end = reversed(ways) if passed > 0 else ways
+    # two of the same second: the order of their ids is as good as any
+    forward = when(target) > when(context)
+    start, end = reversed(ways) if forward else ways
     return Candidate(
         context_ids=(context.pixel_id,),
         target_id=target.pixel_id,
         relation_class=category,
         relation=relation,
-        miner="frames",
+        miner=miner,
         miner_version=VERSION,
         params={
             "attribute": relation,
@@ -126,11 +134,19 @@ def _moved(before: Grey, after: Grey) -> tuple[float, float]:
     one = before[max(0, -down) : _SIDE - max(0, down), max(0, -right) : _SIDE - max(0, right)]
     other = after[max(0, down) : _SIDE + min(0, down), max(0, right) : _SIDE + min(0, right)]
     aligned = _different(one, other)
-    if aligned >= plain:
-        return 0.0, plain  # nothing is explained by it
+    stayed = _at_edges(before, after)
+    if aligned >= plain or stayed < _STAYED or _at_edges(one, other) > stayed / 2:
+        return 0.0, plain  # nothing is explained by it, or only what is in the middle: that moved
     # what came into the picture at its edges has changed as well
     outside = 1 - one.size / before.size
     return float(np.hypot(down, right)) / _SIDE, aligned * (1 - outside) + outside
+
+
+def _at_edges(one: Grey, other: Grey) -> float:
+    """Mean difference along the edges, where the place is seen rather than what is in it."""
+    edges = np.ones(one.shape, bool)
+    edges[_EDGE:-_EDGE, _EDGE:-_EDGE] = False
+    return float(np.abs(one - other)[edges].mean())
 
 
 def _different(one: Grey, other: Grey) -> float:

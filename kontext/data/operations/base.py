@@ -130,10 +130,7 @@ def rounded(values: NDArray[Any]) -> Pixels:
 
 def blended(rgb: Pixels, over: NDArray[Any] | tuple[int, int, int], share: Share) -> Pixels:
     """`over` [H, W, 3], or one colour, laid on a picture; where its share is 0 nothing changes."""
-    rows, columns = (np.flatnonzero((share > 0).any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return rgb
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = _box(share)
     weight = share[box][..., None].astype(np.float64)
     under, laid = rgb[box], np.asarray(over, np.float64)
     mixed = under * (1 - weight) + (laid[box] if laid.ndim == 3 else laid) * weight
@@ -142,13 +139,27 @@ def blended(rgb: Pixels, over: NDArray[Any] | tuple[int, int, int], share: Share
     return found
 
 
+def _box(share: Share, more: int = 0) -> tuple[slice, slice]:
+    """The rows and columns in which anything is covered, and `more` of them on all sides."""
+    covered = share > 0
+    lines = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (
+        slice(max(0, int(line[0]) - more), int(line[-1]) + 1 + more) if line.size else slice(0)
+        for line in lines
+    )
+    return rows, columns
+
+
 def grown(share: Share, by: int) -> Share:
     """A cover, `by` pixels larger on all sides."""
     import cv2
 
+    box = _box(share, by)
     side = 2 * by + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return np.asarray(cv2.dilate(share, kernel), np.float32)
+    found = np.array(share, np.float32)
+    found[box] = cv2.dilate(found[box], kernel)
+    return found
 
 
 def luma(rgb: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from kontext.data.operations.base import (
     Draw,
     Edit,
     Operation,
+    luma,
     rounded,
     sentences,
 )
@@ -120,6 +121,42 @@ def _says_background(parameters: Background) -> list[str]:
     return sentences(text, c=parameters.color, l=parameters.lower)
 
 
+# --- colour --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Paint:
+    """The colour that all of the subject has, in its own light and shade."""
+
+    color: str
+
+
+def _draw_paint(canvas: Canvas, draw: Draw) -> Paint | None:
+    if not _is_cutout(canvas):
+        return None
+    return Paint(draw.one([name for name in COLOURS if name not in ("white", "black", "gray")]))
+
+
+def _paint(canvas: Canvas, parameters: Paint) -> Edit:
+    lifted = _lifted(canvas)
+    light = luma(lifted[..., :3])[..., None] / 255  # premultiplied, like the colours
+    brightest = np.percentile(light[lifted[..., 3] > 0.9], 90)
+    light *= np.clip(0.75 / max(brightest, 0.01), 1, 2.5)  # a dark one shows a colour no better
+    painted = light * (np.array(COLOURS[parameters.color], float) * 0.75 + 64)
+    subject = np.dstack([np.clip(painted, 0, 255 * lifted[..., 3:]), lifted[..., 3:]])
+    return _edit(canvas, _laid(canvas, subject.astype(np.float32)))
+
+
+def _says_paint(parameters: Paint) -> list[str]:
+    return sentences(
+        """make the subject {c} | paint the figure {c} | color the whole subject {c} |
+        turn the figure {c}, same background | the subject should be {c} all over |
+        please recolor the subject in {c} | I want the figure in shades of {c} |
+        change only the subject's color, to {c} | dye the figure {c}""",
+        c=parameters.color,
+    )
+
+
 # --- moves ---------------------------------------------------------------------------------------
 
 _WAYS = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -220,6 +257,7 @@ _FACING = """let it face the other way | mirror the subject where it stands |
 
 OPERATIONS = (
     Operation("background", "global", _draw_background, _background, _says_background),
+    Operation("recolor-subject", "local", _draw_paint, _paint, _says_paint),
     Operation(
         "move-subject",
         "character",

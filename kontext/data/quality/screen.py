@@ -30,7 +30,7 @@ class ScreenedPairs:
     scores: pa.Table  # `pair_scores` of the risks that the named classifiers find
     text: list[Reason | None]
     pair: list[Reason | None]
-    rise: Values  # exposure of the target minus the contexts' largest, [P]
+    rise: Values  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
 
 
@@ -113,11 +113,12 @@ def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -
 
 
 def _rise(edges: Edges, risk: ImageRisk) -> Values:
-    """Exposure of each target minus the largest of its contexts; 0 for T2I, which has none."""
-    target = risk.exposure[edges.target].astype(np.float64)
-    before = edges.largest(risk.exposure[edges.context], np.nan)
-    edits = np.bincount(edges.pair, minlength=len(target)) > 0
-    return np.where(edits, target - before, 0.0)
+    """Exposure of each target minus that of its first context, the edited image; T2I has none."""
+    rise = risk.exposure[edges.target].astype(np.float64)
+    pairs, first = np.unique(edges.pair, return_index=True)
+    rise[pairs] -= risk.exposure[edges.context[first]]
+    rise[np.isnan(edges.over_images(risk.exposure))] = np.nan  # of a reference too
+    return rise
 
 
 def _without_words(edges: Edges, words: list[dict[str, str]]) -> dict[str, NDArray[np.bool_]]:

@@ -17,22 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from kontext.data.buckets import MULTIPLE, Size
+from kontext.data.pixels import png_size
 from kontext.data.shards.write import tar_samples
 from kontext.errors import ArtifactError, ObjectExists
 from kontext.store.objects import ObjectStore
 from kontext.store.parquet import read_parquet
 
-_TOKEN_SIDE = 16  # pixels of an image side per token: the codec's 8, times the packing's 2
+_Sizes = tuple[Size, ...]
+_VERSION = "2"  # of the columns
 _SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
         ("shard", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
-        ("target", pa.int64()),
-        ("contexts", pa.list_(pa.int64())),
+        ("widths", pa.list_(pa.int64())),
+        ("heights", pa.list_(pa.int64())),
     ],
-    metadata={"comment": "Samples of shards: byte ranges, and tokens of target and contexts."},
+    metadata={"comment": "Samples of shards: byte ranges, and sizes of target and contexts."},
 )
 
 
@@ -44,10 +47,15 @@ class ShardIndex:
     shards: list[str]  # object key of each sample's shard
     offset: NDArray[np.int64]  # [N] bytes, of the sample's first header
     length: NDArray[np.int64]  # [N] bytes, of all its members
-    image_tokens: list[tuple[int, ...]]  # target, then each context
+    image_sizes: list[_Sizes]  # (width, height) in pixels of the target, then of each context
 
     def __len__(self) -> int:
         return len(self.pair_ids)
+
+    @property
+    def image_tokens(self) -> list[tuple[int, ...]]:
+        """Tokens of the target, then of each context."""
+        return [tuple(map(tokens_of, sizes)) for sizes in self.image_sizes]
 
 
 def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
@@ -60,7 +68,7 @@ def load_index(store: ObjectStore, prefix: str) -> ShardIndex:
     if not shards:
         raise ArtifactError(f"no shards below '{prefix}' in {store.url}")
     described = "\n".join(f"{info.key} {info.size} {info.etag}" for info in shards)
-    digest = hashlib.sha256(described.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{_VERSION}\n{described}".encode()).hexdigest()[:16]
     key = f"{prefix}index-{digest}.parquet"
     if store.exists(key):
         return _read(store.get(key))
@@ -80,9 +88,9 @@ def _read(data: bytes) -> ShardIndex:
         shards=columns["shard"],
         offset=np.array(columns["offset"], np.int64),
         length=np.array(columns["length"], np.int64),
-        image_tokens=[
-            (target, *contexts)
-            for target, contexts in zip(columns["target"], columns["contexts"], strict=True)
+        image_sizes=[
+            tuple(zip(widths, heights, strict=True))
+            for widths, heights in zip(columns["widths"], columns["heights"], strict=True)
         ],
     )
 
@@ -92,21 +100,21 @@ def _row(
 ) -> dict[str, Any]:
     try:
         record = json.loads(bytes(members["json"]))
-        contexts = [_tokens(members[f"ctx{i}.png"]) for i in range(len(record["context_ids"]))]
+        names = ("tgt.png", *(f"ctx{i}.png" for i in range(len(record["context_ids"]))))
+        sizes = [png_size(members[name]) for name in names]
         return {
             "pair_id": record["pair_id"],
             "shard": shard,
             "offset": start,
             "length": end - start,
-            "target": _tokens(members["tgt.png"]),
-            "contexts": contexts,
+            "widths": [width for width, _ in sizes],
+            "heights": [height for _, height in sizes],
         }
     except (KeyError, json.JSONDecodeError) as error:
         raise ArtifactError(f"sample '{sample}' of shard '{shard}' lacks {error}") from error
 
 
-def _tokens(png: memoryview) -> int:
-    """Tokens of an image, from the sizes in its PNG header."""
-    width = int.from_bytes(png[16:20], "big")
-    height = int.from_bytes(png[20:24], "big")
-    return -(-width // _TOKEN_SIDE) * -(-height // _TOKEN_SIDE)
+def tokens_of(size: Size) -> int:
+    """Tokens of an image: 16 x 16 pixels each, the codec's 8 times the packing's 2."""
+    width, height = size
+    return -(-width // MULTIPLE) * -(-height // MULTIPLE)

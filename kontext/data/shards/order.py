@@ -23,7 +23,7 @@ class Samples:
     """What an order needs to know of N samples."""
 
     ids: Sequence[str]
-    buckets: Sequence[tuple[int, ...]]  # token counts that batches may not mix
+    buckets: Sequence[tuple[int, ...]]  # token counts that batches may not mix; of other shapes too
     bucket: Ints  # [N] into `buckets`
     keys: NDArray[np.uint64]  # [N] 64 bits of each id
 
@@ -31,22 +31,30 @@ class Samples:
         return len(self.ids)
 
 
-def samples(ids: Sequence[str], buckets: Sequence[tuple[int, ...]]) -> Samples:
+def samples(
+    ids: Sequence[str],
+    buckets: Sequence[tuple[int, ...]],
+    shapes: Sequence[tuple[object, ...]] | None = None,
+) -> Samples:
     """Samples from one id and one bucket each.
 
     Args:
         buckets: tokens of each part of a sample, such as (text, target, context); their sum is
             what a sample takes of the budget, and only equal ones share a batch.
+        shapes: of each sample's parts, where samples of unlike ones must not share a batch either.
 
     Raises:
         ArtifactError: two samples have one id.
     """
     if len(set(ids)) != len(ids):
         raise ArtifactError(f"{len(ids) - len(set(ids))} sample ids come more than once")
-    names = sorted(set(buckets))
+    kinds = list(zip(buckets, shapes or [()] * len(buckets), strict=True))
+    names = sorted(set(kinds))
     number = {name: i for i, name in enumerate(names)}
-    bucket = np.array([number[name] for name in buckets], np.int64)
-    return Samples(ids, names, bucket, np.array([key64(name) for name in ids], np.uint64))
+    bucket = np.array([number[kind] for kind in kinds], np.int64)
+    return Samples(
+        ids, [name for name, _ in names], bucket, np.array([key64(name) for name in ids], np.uint64)
+    )
 
 
 def key64(name: str) -> int:

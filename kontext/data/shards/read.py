@@ -2,18 +2,21 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from kontext.data.pixels import Pixels, decode_png, pixel_id
+from kontext.data.buckets import Size
+from kontext.data.pixels import Pixels, decode_png, pixel_id, png_size
 from kontext.data.shards.write import map_file, tar_samples
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,20 @@ class PairSet:
         return list(self.pngs)
 
     def pixels(self, rows: Sequence[int]) -> Pixels:
-        """Images by their rows, decoded: uint8 [len(rows), H, W, 3]. Raises as `decoded` does."""
+        """Images of one size by their rows: uint8 [n, H, W, 3]. Raises as `decoded` does."""
         parts = list(decoded(self.pngs, [self.pixel_ids[row] for row in rows], 256))
         return np.concatenate(parts) if parts else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def size(self, row: int) -> Size:
+        """(width, height) of an image in pixels."""
+        return png_size(self.pngs[self.pixel_ids[row]])
+
+    def pictures(self, rows: Sequence[int]) -> list[Pixels]:
+        """Images of any sizes by their rows, in their order. Raises as `decoded` does."""
+        found: dict[int, Pixels] = {}
+        for own in by_size(rows, self.size).values():
+            found |= zip(own, self.pixels(own), strict=True)
+        return [found[row] for row in rows]
 
     def of_class(self, relation_class: str) -> list[PairRow]:
         """The rows of one relation class."""
@@ -87,14 +101,14 @@ def load_split(shards: Artifact, split: str) -> PairSet:
 def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> Iterator[Pixels]:
     """Images of one size, uint8 [b, H, W, 3], each checked against its id; a batch is read ahead.
 
-    All of `pngs` must be of the first one's size.
+    All must be of the first one's size.
 
     Raises:
         ArtifactError: an image's pixels are not those its id names, or sizes differ.
     """
     if not ids:
         return
-    shape = decode_png(next(iter(pngs.values()))).shape
+    shape = decode_png(pngs[ids[0]]).shape
 
     def one(name: str) -> Pixels:
         rgb = decode_png(pngs[name])
@@ -113,6 +127,14 @@ def decoded(pngs: Mapping[str, memoryview], ids: Sequence[str], batch: int) -> I
             for row, future in enumerate(now):
                 images[row] = future.result()
             yield images
+
+
+def by_size(items: Iterable[T], size: Callable[[T], Size]) -> dict[Size, list[T]]:
+    """Items by the size of each: the smallest first, those of one size in their order."""
+    found: dict[Size, list[T]] = {}
+    for item in items:
+        found.setdefault(size(item), []).append(item)
+    return {name: found[name] for name in sorted(found)}
 
 
 def _row(record: Mapping[str, Any], index: Mapping[str, int]) -> PairRow:

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from kontext.data.buckets import Size
 from kontext.data.pixels import Pixels, decode_png, pixel_id
-from kontext.data.shards.index import ShardIndex, load_index
-from kontext.data.shards.order import Ints, epoch_batches, epoch_order, samples
+from kontext.data.shards.index import ShardIndex, load_index, tokens_of
+from kontext.data.shards.order import Ints, epoch_batches, epoch_order, key64, samples
 from kontext.data.shards.write import map_file, tar_members
-from kontext.errors import ArtifactError, NumericsError
+from kontext.errors import ArtifactError, NumericsError, RecipeError
 from kontext.parallel.world import World
 from kontext.store.objects import ObjectStore
 
@@ -73,12 +74,15 @@ class StreamPlan:
         budget: tokens of a global batch, at most.
         text: text tokens of a sample.
         contexts: whether contexts are read, and count; without them only targets come.
+        crop: side of the random square of each target that comes in its place, in pixels; it is
+            another one in every epoch. 0: whole targets.
     """
 
     budget: int
     text: int = 0
     seed: int = 0
     contexts: bool = True
+    crop: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class PairStream:
 
     Raises:
         ArtifactError: no shards, or two samples with one id.
-        RecipeError: a sample over the budget.
+        RecipeError: a sample over the budget, or a target smaller than the crop.
     """
 
     def __init__(
@@ -121,13 +125,9 @@ class PairStream:
     ) -> None:
         self.plan, self.world = plan, world or World()
         self.index = load_index(store, prefix)
-        self._samples = samples(
-            self.index.pair_ids,
-            [
-                (plan.text, *(tokens if plan.contexts else tokens[:1]))
-                for tokens in self.index.image_tokens
-            ],
-        )
+        shapes = [_shapes(sizes, plan) for sizes in self.index.image_sizes]
+        tokens = [(plan.text, *map(tokens_of, sizes)) for sizes in shapes]
+        self._samples = samples(self.index.pair_ids, tokens, shapes)
         self._threads, self._ahead = threads, max(1, ahead)
         self._shards = _Shards(store)
         self._images = _Images(decoded_bytes)
@@ -184,12 +184,13 @@ class PairStream:
         own = [rows[piece].tolist() for piece in pieces if piece]
         parts = self._samples.buckets[self._samples.bucket[rows[0]]]
         empty = StreamBatch(place, (), mine, len(rows), sum(parts) * len(rows))
-        return _PendingBatch(empty, [pool.submit(self._read, piece) for piece in own])
+        submit = pool.submit
+        return _PendingBatch(empty, [submit(self._read, piece, place.epoch) for piece in own])
 
-    def _read(self, rows: list[int]) -> list[StreamSample]:
-        return [self._sample(row) for row in rows]
+    def _read(self, rows: list[int], epoch: int) -> list[StreamSample]:
+        return [self._sample(row, epoch) for row in rows]
 
-    def _sample(self, row: int) -> StreamSample:
+    def _sample(self, row: int, epoch: int) -> StreamSample:
         index = self.index
         data = self._shards.read(index.shards[row], int(index.offset[row]), int(index.length[row]))
         members = {name.partition(".")[2]: body for name, body in tar_members(data)}
@@ -202,15 +203,39 @@ class PairStream:
                 self._images.decoded(name, members[f"ctx{i}.png"])
                 for i, name in enumerate(record["context_ids"] if self.plan.contexts else ())
             ),
-            target=self._images.decoded(record["target_id"], members["tgt.png"]),
+            target=self._cropped(
+                self._images.decoded(record["target_id"], members["tgt.png"]), epoch, row
+            ),
             record=record,
         )
+
+    def _cropped(self, picture: Pixels, epoch: int, row: int) -> Pixels:
+        """The plan's square of a target, at a place fixed by (seed, epoch, sample id)."""
+        side = self.plan.crop
+        if not side:
+            return picture
+        place = key64(f"{self.plan.seed}/{epoch}/{self.index.pair_ids[row]}/crop")
+        down, across = (length - side + 1 for length in picture.shape[:2])
+        top, left = place % down, place // down % across
+        return picture[top : top + side, left : left + side]
+
+
+def _shapes(sizes: tuple[Size, ...], plan: StreamPlan) -> tuple[Size, ...]:
+    """Sizes of what comes of a sample whose target and contexts have these."""
+    target, *contexts = sizes
+    if plan.crop:
+        if min(target) < plan.crop:
+            raise RecipeError(
+                f"a crop of {plan.crop} pixels does not fit a picture of {target[0]} x {target[1]}"
+            )
+        target = (plan.crop, plan.crop)
+    return (target, *contexts) if plan.contexts else (target,)
 
 
 def _identity(index: ShardIndex, plan: StreamPlan) -> str:
     """Changes with whatever changes which sample comes when; not with ranks or threads."""
     hasher = hashlib.sha256("\n".join(index.pair_ids).encode())
-    hasher.update(repr((index.image_tokens, plan)).encode())
+    hasher.update(repr((index.image_sizes, plan)).encode())
     return hasher.hexdigest()[:16]
 
 

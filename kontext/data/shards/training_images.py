@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kontext.data.pixels import Pixels
 from kontext.data.shards.image_batch import ImageBatch, ImageSource
-from kontext.data.shards.index import load_index
-from kontext.data.shards.read import load_split
+from kontext.data.shards.index import load_index, tokens_of
+from kontext.data.shards.read import by_size, load_split
 from kontext.data.shards.stream import PairStream, StreamBatch, StreamPlan
 from kontext.parallel.world import World
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.objects import open_store
 from schemas.sections.training import AutoencoderConfig
 
+IN_MEMORY = 2 << 30  # bytes of decoded pictures that are held; more are streamed
 MEASURED = 4096  # images that are looked at where a split has more than memory should hold
 
 
@@ -27,23 +29,35 @@ def training_images(
 ) -> Tensor | StreamedImages:
     """All images of the train split uint8 [N, 3, H, W], or a stream of them; maybe none.
 
+    Images of several sizes, and those that are more than `IN_MEMORY`, are streamed. Without
+    `config.crop`, whole images come where all have one size, else crops that all have room for.
+
     Args:
         folder: where a stream's shards are linked.
     """
-    there = any(name.endswith(".tar") for name in shards.names("train-"))
-    if config.stream and there:
+    pairs = load_split(shards, "train")
+    sizes = [pairs.size(row) for row in range(len(pairs.pngs))]
+    held = sum(3 * width * height for width, height in sizes)
+    mixed = len(set(sizes)) > 1
+    if pairs.rows and (mixed or config.crop or held > IN_MEMORY):
         linked = linked_shards(shards, "train", folder)
-        return StreamedImages(linked, config.batch, config.seed, world)
-    return split_images(shards, "train", world.device)
+        crop = config.crop or (min(map(min, sizes)) if mixed else 0)
+        return StreamedImages(linked, config.batch, config.seed, world, crop)
+    images = split_images(shards, "train", world.device)
+    return images[0] if images else torch.zeros(0, 3, 0, 0, dtype=torch.uint8)
 
 
 def split_images(
     shards: Artifact, split: str, device: torch.device, most: int | None = None
-) -> Tensor:
-    """The images of a split, uint8 [N, 3, H, W]; the first `most` by content id, or all."""
+) -> list[Tensor]:
+    """A split's images, uint8 [N, 3, H, W] per size; the first `most` by content id, or all."""
     pairs = load_split(shards, split)
-    images = pairs.pixels(range(len(pairs.pngs))[:most])
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+    grouped = by_size(range(len(pairs.pngs))[:most], pairs.size)
+    return [_channels_first(pairs.pixels(rows)).to(device) for rows in grouped.values()]
+
+
+def _channels_first(images: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def some_images(images: Tensor | ImageSource, most: int = MEASURED) -> Tensor:
@@ -66,15 +80,19 @@ class StreamedImages:
         folder: of shards; their index is made there once.
         batch: pictures of a global batch; the last of an epoch is smaller, and left out where
             there would be fewer pictures than ranks.
+        crop: side of the random square of each picture that comes, in pixels; 0: whole pictures,
+            which must then have one size.
 
     Raises:
         ArtifactError: no shards in the folder, or (from `batch`) a damaged one.
+        RecipeError: a picture is smaller than the crop.
     """
 
-    def __init__(self, folder: Path, batch: int, seed: int, world: World) -> None:
+    def __init__(self, folder: Path, batch: int, seed: int, world: World, crop: int = 0) -> None:
         store = open_store(f"file://{folder.absolute()}")
         tokens = max(target for target, *_ in load_index(store, "").image_tokens)
-        plan = StreamPlan(batch * tokens, seed=seed, contexts=False)
+        tokens = tokens_of((crop, crop)) if crop else tokens
+        plan = StreamPlan(batch * tokens, seed=seed, contexts=False, crop=crop)
         self._stream = PairStream(store, "", plan, world)
         self._world = world
         self._next, self._coming = 0, self._from(0)
@@ -90,8 +108,7 @@ class StreamedImages:
             self._coming = self._from(index)
         found = next(self._coming)
         self._next = index + 1
-        pixels = torch.from_numpy(np.ascontiguousarray(found.targets().transpose(0, 3, 1, 2)))
-        return ImageBatch(pixels, found.rows.start, found.total)
+        return ImageBatch(_channels_first(found.targets()), found.rows.start, found.total)
 
     def _from(self, index: int) -> Generator[StreamBatch]:
         whole = self._stream.steps(at_least=self._world.size)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem, stamp_of
+from kontext.data.sources.stable import choose
 from schemas.sections.data import IngestConfig
 from schemas.sections.sources import SourceConfig
 
@@ -32,10 +33,15 @@ def plan(config: SourceConfig) -> list[SourceItem]:
 def read(config: SourceConfig) -> Planned:
     """All that the source holds. Raises SourceError as `plan` does."""
     module = import_module(type(config).__module__)
-    if hasattr(module, "read"):
-        found: Planned = module.read(config)
-        return found
-    return Planned(module.plan(config))
+    found: Planned = (
+        module.read(config) if hasattr(module, "read") else Planned(module.plan(config))
+    )
+    if config.canvases:
+        found.items = [
+            replace(item, canvas=choose(config.canvases, "canvas", item.group_key))
+            for item in found.items
+        ]
+    return found
 
 
 def read_all(configs: Sequence[SourceConfig]) -> Planned:
@@ -69,7 +75,11 @@ def _renamed(found: Planned, old: str, new: str) -> Planned:
         return replace(one, source=new) if one.source == old else one
 
     items = [
-        replace(item, group_key=new + item.group_key.removeprefix(old))
+        replace(
+            item,
+            group_key=new + item.group_key.removeprefix(old),
+            series=new + item.series.removeprefix(old) if item.series else "",
+        )
         if item.source == old and item.group_key.startswith(f"{old}:")
         else item
         for item in found.items

@@ -45,6 +45,8 @@ class SourceItem:
     part: Part | None = None
     trusted_svg: bool = False
     stamp: Stamp | None = None
+    series: str = ""  # photographs of one series may follow each other in time
+    canvas: tuple[int, int] | None = None  # width to height, of what the picture is put on
     edits: bool = False  # stage ingest makes programmatic edits of it
 
     @property

@@ -97,6 +97,7 @@ def _item(source: str, root: Path, path: Path, config: FolderSource) -> SourceIt
         author=config.author,
         attributes=labels,
         path=path.absolute(),
+        series=f"{source}/{relative.parent.as_posix()}",
     )
 
 

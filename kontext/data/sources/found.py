@@ -91,9 +91,10 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
     found = []
     if not edits and not video and not _labelled_pairs(planned):
         found.append(
-            "no edit can be made of this: no pair has an instruction, and no two pictures of a "
-            "group differ in exactly one label; the run will end at stage mine unless it makes "
-            "edits itself: --set ingest.edits.per_picture=4"
+            "no edit can be made of this, unless some photographs were taken within seconds: no "
+            "pair has an instruction, and no two pictures of a group differ in exactly one label; "
+            "the run will end at stage mine unless it makes edits itself: "
+            "--set ingest.edits.per_picture=4"
         )
     lost = sum(one.reason == "not_used" for one in planned.skipped)
     if lost and not video:

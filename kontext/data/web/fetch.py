@@ -25,7 +25,7 @@ from kontext.data.web.addresses import Url, parsed
 from kontext.data.web.hosts import Turns
 from kontext.data.web.network import Deadline, GuardedBackend
 from kontext.data.web.problems import FetchError, PassingError
-from kontext.safety.ids import run_key
+from kontext.safety.keys import run_key
 from schemas.sections.web import WebConfig
 
 T = TypeVar("T")

@@ -45,7 +45,7 @@ class ModelSettings(BaseModel):
     text_length: int = 20
     text_mask: bool = False  # trained with padding masked (FLUX.1: not)
     resolution: int = 64  # native side in pixels, for the rule "square"
-    sizes: SizeRule = "square"
+    sizes: SizeRule = "square"  # or [width, height] of all that it was trained at
     steps: int = 4
     guidance: float = 1.0  # embedded where the model has an embedding, else on the text
     keep_detail: bool = False  # restore the context's detail: kontext.edit.detail
@@ -55,7 +55,9 @@ class ModelSettings(BaseModel):
         """The sizes of pictures that it was trained for, in words."""
         if self.sizes == "kontext":
             return "pictures of about a megapixel, from 672 x 1568 to 1568 x 672"
-        return f"pictures of {self.resolution} x {self.resolution}"
+        if self.sizes == "square":
+            return f"pictures of {self.resolution} x {self.resolution}"
+        return "pictures of " + ", ".join(f"{width} x {height}" for width, height in self.sizes)
 
 
 class AutoencoderFile(BaseModel):

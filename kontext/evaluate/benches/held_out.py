@@ -6,14 +6,26 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from kontext.data.buckets import Size, fit
 from kontext.errors import ArtifactError
 from kontext.evaluate.categories import RECOLOURINGS, SCORED_CATEGORIES
-from kontext.evaluate.pixels import Images, Masks, change_mask
+from kontext.evaluate.pixels import (
+    Images,
+    Masks,
+    Picture,
+    Rows,
+    alike,
+    as_images,
+    change_mask,
+    in_order,
+    taken,
+)
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 MAX_HELD_OUT = 2048
 MAX_RIVALS = 8
 T = TypeVar("T")
+Loader = Callable[[Sequence[int]], Images | Sequence[Picture]]  # pictures by their rows
 
 
 @dataclass(frozen=True)
@@ -50,10 +63,12 @@ class Bench:
     """Items with their images. Arrays share the item axis. Two are equal only if they are one.
 
     context, target: uint8 [N, H, W, 3]; mask: bool [N, H, W], true where the image should change.
+    Where items differ in size they are arrays of N pictures; an item's own have one size.
     `rivals` has by item the targets of other edits of its context by its relation, uint8
     [K, H, W, 3], where there are any: what a wrong choice would look like.
     `available` and `excluded` count test pairs per category before the choice; excluded ones have
-    an empty mask or several context images.
+    an empty mask, several context images, or one of another size than the target. `whole` is the
+    bench that this is a part of, where it is one.
     """
 
     items: tuple[Item, ...]
@@ -66,6 +81,38 @@ class Bench:
     excluded: Mapping[str, int] = field(default_factory=dict)
     held_out: Images = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     held_out_clusters: tuple[str, ...] = ()
+    whole: Bench | None = None
+
+    @property
+    def sizes(self) -> list[Size]:
+        """All sizes (width, height) of items."""
+        shapes = [taken(self.target, rows[:1]).shape for rows in alike(self.target)]
+        return sorted({(width, height) for _, height, width, _ in shapes})
+
+    @cached_property
+    def parts(self) -> list[tuple[Rows, Bench]]:
+        """Benches of the items of each size, and their rows; itself where there is one."""
+        groups = alike(self.target)
+        return [(rows, self if len(groups) == 1 else self._part(rows)) for rows in groups]
+
+    @cached_property
+    def all_targets(self) -> Images:
+        """Targets of the whole bench, at the size of this part of it."""
+        if self.whole is None:
+            return self.target
+        height, width = self.target.shape[1:3]
+        return np.stack([resized(target, (width, height)) for target in self.whole.target])
+
+    def _part(self, rows: Rows) -> Bench:
+        return Bench(
+            items=tuple(self.items[row] for row in rows),
+            context=taken(self.context, rows),
+            target=taken(self.target, rows),
+            mask=taken(self.mask, rows),
+            mask_threshold=self.mask_threshold,
+            rivals={i: self.rivals[row] for i, row in enumerate(rows) if row in self.rivals},
+            whole=self,
+        )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,14 +148,14 @@ class Bench:
             )
             for row in edits
         ]
-        bench = build(candidates, pairs.pixels, config)
+        bench = build(candidates, pairs.pictures, config)
         of_image = {
             image: component[row.pair_id]
             for row in pairs.rows
             for image in (*row.contexts, row.target)
         }
         rows = range(min(MAX_HELD_OUT, len(pairs.pngs)))  # by content id: as good as shuffled
-        held_out = pairs.pixels(rows)
+        held_out = as_images(pairs.pictures(rows))
         clusters = tuple(of_image[image] for image in rows)
         return replace(bench, held_out=held_out, held_out_clusters=clusters)
 
@@ -128,7 +175,7 @@ class BenchCandidate:
 
 def build(
     candidates: Iterable[BenchCandidate],
-    images: Callable[[Sequence[int]], Images],
+    images: Loader,
     config: EvaluateConfig,
 ) -> Bench:
     """Choose up to `items_per_category` items per category, the same ones every time.
@@ -136,7 +183,7 @@ def build(
     Clusters take turns in an order drawn from the seed, so a big cluster cannot fill a category.
 
     Args:
-        images: uint8 [n, H, W, 3] of n rows.
+        images: gives the pictures of n rows, uint8 [H, W, 3] each.
     """
     grouped: dict[str, list[BenchCandidate]] = {name: [] for name in SCORED_CATEGORIES}
     for candidate in candidates:
@@ -145,24 +192,29 @@ def build(
     excluded: Counter[str] = Counter()
     chosen: list[BenchCandidate] = []
     for found in grouped.values():
-        taken = 0
+        count = 0
         for candidate in _round_robin(found, config.seed):
-            if taken == config.items_per_category:
+            if count == config.items_per_category:
                 break
             if len(candidate.context) != 1 or not _changes(candidate, images, config):
                 excluded[candidate.item.category] += 1
                 continue
             chosen.append(candidate)
-            taken += 1
+            count += 1
     if not chosen:
         raise ArtifactError("the test split holds no edit with a visible change: nothing to score")
-    context = images([c.context[0] for c in chosen])
-    target = images([c.target for c in chosen])
+    context = as_images(images([c.context[0] for c in chosen]))
+    target = as_images(images([c.target for c in chosen]))
+    groups = alike(target)
+    masks = [
+        change_mask(taken(context, rows), taken(target, rows), config.mask_threshold)
+        for rows in groups
+    ]
     return Bench(
         items=tuple(c.item for c in chosen),
         context=context,
         target=target,
-        mask=change_mask(context, target, config.mask_threshold),
+        mask=masks[0] if len(groups) == 1 else as_images(in_order(groups, masks)),
         mask_threshold=config.mask_threshold,
         rivals={
             i: rivals for i, c in enumerate(chosen) if len(rivals := _rivals(c, images, config))
@@ -172,22 +224,28 @@ def build(
     )
 
 
-def _changes(
-    candidate: BenchCandidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
-) -> bool:
-    context, target = images([candidate.context[0]]), images([candidate.target])
+def _changes(candidate: BenchCandidate, images: Loader, config: EvaluateConfig) -> bool:
+    (context,), (target,) = images([candidate.context[0]]), images([candidate.target])
+    if context.shape != target.shape:
+        return False
     return bool(change_mask(context, target, config.mask_threshold).any())
 
 
-def _rivals(
-    candidate: BenchCandidate, images: Callable[[Sequence[int]], Images], config: EvaluateConfig
-) -> Images:
+def _rivals(candidate: BenchCandidate, images: Loader, config: EvaluateConfig) -> Images:
     """Other choices than the target, at most MAX_RIVALS, that are visibly not the same picture."""
-    target = images([candidate.target])
+    (target,) = images([candidate.target])
     others = [row for row in candidate.choices if row != candidate.target]
-    found = images(others) if others else np.zeros((0, *target.shape[1:]), np.uint8)
+    if not others:
+        return np.zeros((0, *target.shape), np.uint8)
+    size = (target.shape[1], target.shape[0])
+    found = np.stack([resized(other, size) for other in images(others)])
     differ = change_mask(found, target, config.mask_threshold).any(axis=(1, 2))
     return found[differ][:MAX_RIVALS]
+
+
+def resized(picture: Picture, size: Size) -> Picture:
+    """The largest centred part of a picture that has the shape of `size`, at that size."""
+    return fit((picture.shape[1], picture.shape[0]), size)(picture)
 
 
 def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchCandidate]:

@@ -29,7 +29,8 @@ def text_read(scoring: Scoring) -> Measured | None:
     are wrong on purpose: of those only success is asked.
     """
     bench, reader = scoring.bench, load_reader()
-    if reader is None or scoring.output_features is None or not targets_read(bench) >= MIN_READ:
+    known = targets_read(bench.whole or bench)
+    if reader is None or scoring.output_features is None or not known >= MIN_READ:
         return None
     said = _read(bench, scoring.output, reader)
     return Measured(said, np.where(np.isnan(said), np.nan, 1.0))

@@ -95,11 +95,12 @@ def _facts(ctx: StageContext, done: Evaluation, models: TrainedModels) -> list[t
     weights = sum(p.numel() for p in models.student.model.transformer.parameters())
     seconds = sum(reader.manifest.seconds for reader in ctx.inputs.values())
     index = ctx.inputs["index"].json("index.json")
-    side = done.bench.target.shape[1]
+    sizes = done.bench.sizes
+    size = f"{sizes[0][1]} px" if len(sizes) == 1 else f"{len(sizes)} sizes of pictures"
     return [
         (duration(seconds), f"from art to student, on {done.latency['device']}"),
         (f"{splits.count('train'):,}", "training pairs"),
-        (f"{weights / 1e6:.1f} M", f"transformer parameters, {side} px"),
+        (f"{weights / 1e6:.1f} M", f"transformer parameters, {size}"),
         (f"{figure(done.latency['student_ms'])} ms", "per edit, warm"),
         (f"{len(done.bench):,}", "held-out edits scored"),
         (f"{index['dataset']} v{index['version']}", "dataset version"),

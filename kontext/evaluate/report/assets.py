@@ -49,7 +49,7 @@ class Assets:
 
 
 def contact_sheet(rows: list[list[Image]], labels: list[str], heads: list[str]) -> bytes:
-    """One PNG below 1 MB: rows of equally sized pictures, a line of text under each, column heads.
+    """One PNG below 1 MB: rows of pictures in their shapes, a line of text under each, heads.
 
     Args:
         labels: one per row, drawn under it.
@@ -70,8 +70,11 @@ def contact_sheet(rows: list[list[Image]], labels: list[str], heads: list[str]) 
     for y, (row, label) in enumerate(zip(rows, labels, strict=True)):
         line = top + y * (side + text + gap)
         for x, image in enumerate(row):
-            tile = Pillow.fromarray(image).resize((side, side), Pillow.Resampling.LANCZOS)
-            sheet.paste(tile, (gap + x * (side + gap), line))
+            picture = Pillow.fromarray(image)
+            wide, tall = (max(1, round(n * side / max(picture.size))) for n in picture.size)
+            tile = picture.resize((wide, tall), Pillow.Resampling.LANCZOS)
+            left = gap + x * (side + gap) + (side - wide) // 2
+            sheet.paste(tile, (left, line + (side - tall) // 2))
         draw.text((gap, line + side + 3), _fit(label, width - 2 * gap, draw, font), "#15181d", font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)

@@ -36,7 +36,7 @@ class ModelFacts:
     digest: str
     parameters: int
     codec_parameters: int
-    resolution: int
+    made_for: str  # sizes of pictures, in words
     student_steps: int
     teacher_steps: int
     text_encoder: str

@@ -17,15 +17,15 @@ def notes(inputs: Mapping[str, Artifact]) -> list[tuple[str, str]]:
 
 def numerics(ctx: StageContext, done: Evaluation, models: TrainedModels) -> list[tuple[str, str]]:
     """What decides the numbers: timestep shift, lengths, precision, kernels, digests, versions."""
-    height, width = done.bench.target.shape[1:3]
+    sizes = done.bench.sizes
     model, codec = models.student.model, models.student.model.autoencoder
-    tokens = (height // (2 * codec.factor)) * (width // (2 * codec.factor))
-    mu = shift_mu(tokens, model.transformer.shape.timestep_shift)
+    factor, shift = 2 * codec.factor, model.transformer.shape.timestep_shift
+    tokens = sorted({(width // factor) * (height // factor) for width, height in sizes})
     bf16 = bf16_supported(models.student.device)
     rows = [
-        ("image side", f"{width} × {height} px"),
-        ("target tokens", str(tokens)),
-        ("timestep shift", f"mu({tokens}) = {mu:.4f}"),
+        ("image side", ", ".join(f"{width} × {height} px" for width, height in sizes)),
+        ("target tokens", ", ".join(map(str, tokens))),
+        ("timestep shift", ", ".join(f"mu({n}) = {shift_mu(n, shift):.4f}" for n in tokens)),
         ("text length", f"{models.student.settings.text_length} tokens"),
         ("text encoder", models.student.text.digest),
         ("codec", ctx.inputs["train-autoencoder"].digest),

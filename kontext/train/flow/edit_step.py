@@ -9,7 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampling_weights
+from kontext.data.encoded.pair_tensors import (
+    Batch,
+    PairTensors,
+    SizedDraw,
+    gather,
+    sampling_weights,
+    sizes_of,
+)
 from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
@@ -73,9 +80,10 @@ class EditMethod(ABC):
                 "guidance distillation and steps in pixels need edits, and the train split has none"
             )
         self.world.check_batch(settings.batch, config.accumulate)
-        self._weights = sampling_weights(
+        weights = sampling_weights(
             data, self._edits, config.category_weights, config.magnitude_balance
         )
+        self._draw = SizedDraw(weights, sizes_of(data, self._edits))
         self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method
 
     def train_model(self, model: FluxTransformer) -> None:
@@ -109,23 +117,36 @@ class EditMethod(ABC):
         return self.world.sum(report) | {"grad_norm": norm}
 
     def parts_at(self, index: int) -> list[NoisedEdits]:
-        """This rank's rows of step `index`, in the parts that they are computed in."""
+        """This rank's rows of step `index`, in the parts that they are computed in.
+
+        Targets have one size; contexts of other sizes are parts of their own, on every rank.
+        """
         c, data, size = self.config, self.data, self.settings.batch
         draw = partial(generator, c.seed, c.t2i_steps + c.joint_steps + index)
-        picks = torch.multinomial(self._weights, size, replacement=True, generator=draw("batch"))
-        shape = (data.target_tokens, 4 * data.latents.shape[1])
+        pairs = self._pairs_at(index)
+        shape = (data.lengths(pairs).target, 4 * data.channels)
         eps = torch.randn(size, *shape, generator=draw("noise"))
         normal = torch.randn(size, generator=draw("time"))
         uniform = torch.rand(size, generator=draw("dropout"))
         t = sample_t(normal, shape[0], self._shift).to(self.device)
         made = []
-        for rows in self.world.parts(size, c.accumulate):
-            own = slice(rows.start, rows.stop)
-            batch = gather(data, self._edits[picks[own]])
-            noisy = add_noise(pack(batch.target), eps[own].to(t.device), t[own])
-            made.append(NoisedEdits(batch, noisy, t[own], uniform[own], len(rows) / size))
+        for alike in data.by_shape(pairs):
+            for rows in self.world.parts(len(alike), c.accumulate):
+                # a rank without rows computes one of no weight: collectives need every rank
+                own = alike[list(rows) or [0]]
+                batch = gather(data, pairs[own])
+                noisy = add_noise(pack(batch.target), eps[own].to(t.device), t[own])
+                made.append(NoisedEdits(batch, noisy, t[own], uniform[own], len(rows) / size))
         return made
 
     def work(self, index: int) -> Work:
         """Tokens of a step's edits, once; operations stay uncounted."""
-        return Work(self.settings.batch * self.data.edit_tokens.count)
+        pairs = self._pairs_at(index)
+        parts = [pairs[rows] for rows in self.data.by_shape(pairs)]
+        return Work(sum(len(part) * self.data.lengths(part).count for part in parts))
+
+    def _pairs_at(self, index: int) -> Tensor:
+        """The edits [B] of a step's global batch."""
+        c = self.config
+        draw = generator(c.seed, c.t2i_steps + c.joint_steps + index, "batch")
+        return self._edits[self._draw(self.settings.batch, draw)]

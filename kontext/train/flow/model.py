@@ -10,7 +10,8 @@ arrive alike. It is weights alone: the architecture and what text encoders retur
 import torch
 from torch import Tensor, nn
 
-from kontext.data.encoded.pair_tensors import PairTensors, sampled
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.data.encoded.rows import sampled
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, apply_lora
@@ -33,13 +34,15 @@ def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
 def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:
     """All lengths of this data's sequences, for compiled blocks."""
     most = int(data.context_counts().max())
+    unlike = any(len(set(shape)) > 1 for shape in set(data.shapes))
     drops = config.image_dropout + config.both_dropout > 0
-    if config.parallel.compile and (drops or most > 1):
-        what = "image_dropout and both_dropout" if drops else "pairs with references"
+    if config.parallel.compile and (drops or most > 1 or unlike):
+        what = "pairs with references" if most > 1 else "contexts of other sizes than their targets"
+        what = "image_dropout and both_dropout" if drops else what
         raise RecipeError(
             f"parallel.compile needs batches of fixed sizes: {what} make others at every step"
         )
-    return closed_lengths([data.target_tokens], data.text_tokens.shape[1], most)
+    return closed_lengths(data.target_tokens, data.text_tokens.shape[1], most)
 
 
 @torch.no_grad()

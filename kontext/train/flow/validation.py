@@ -1,5 +1,6 @@
 """The loss of held-out pairs, per noise level and category, with the same noise every time."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -42,24 +43,28 @@ def level_losses(
 ) -> list[dict[str, float | str]]:
     """Held-out loss per noise level and category, with noise fixed by `seed`.
 
-    Returns rows {category, level, t, loss, n}; at most `limit` pairs per category.
+    Returns rows {category, level, t, loss, n}; at most `limit` pairs per category. `t` is a mean
+    where targets differ in size, which the levels depend on.
     """
     rows: list[dict[str, float | str]] = []
-    times = validation_levels(levels, data.target_tokens, model.shape.timestep_shift)
+    shift = model.shape.timestep_shift
+    times = {n: validation_levels(levels, n, shift) for n in data.target_tokens}
     for index, name in enumerate(data.categories):
         pairs = torch.nonzero(data.category == index).flatten()[:limit]
         if not len(pairs):
             continue
         draw = generator(seed, index, "noise")
-        losses = torch.zeros(levels)
-        for part in data.by_context_count(pairs):
+        losses, shares = torch.zeros(levels), Counter[int]()
+        for part in data.by_shape(pairs):
             batch = gather(data, pairs[part])
             eps = torch.randn(pack(batch.target).shape, generator=draw).to(batch.target.device)
-            for level, t in enumerate(times.tolist()):
+            shares[eps.shape[1]] += len(part)
+            for level, t in enumerate(times[eps.shape[1]].tolist()):
                 losses[level] += _level_loss(model, batch, eps, t) * (len(part) / len(pairs))
+        means = torch.stack([times[n] * (k / len(pairs)) for n, k in shares.items()]).sum(dim=0)
         rows += [
             {"category": name, "level": level, "t": t, "loss": loss, "n": len(pairs)}
-            for level, (t, loss) in enumerate(zip(times.tolist(), losses.tolist(), strict=True))
+            for level, (t, loss) in enumerate(zip(means.tolist(), losses.tolist(), strict=True))
         ]
     return rows
 

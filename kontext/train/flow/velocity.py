@@ -82,8 +82,12 @@ def change_weights(target: Tensor, context: Tensor, weight: float) -> Tensor:
 
     A token is changed where its latents [B, C, h, w] differ from the context's by more than 0.3 of
     their unit spread, as a root mean square. Each sample's weights have mean 1, so that the option
-    shifts attention between tokens, not between samples or noise levels.
+    shifts attention between tokens, not between samples or noise levels. All weigh the same where
+    the context has another size than the target: then no token of one lies on one of the other.
     """
+    if context.shape != target.shape:
+        tokens = target.shape[2] * target.shape[3] // 4
+        return torch.ones(len(target), tokens, 1, device=target.device)
     apart = (pack(target) - pack(context)).square().mean(dim=-1, keepdim=True)
     weights = 1 + weight * (apart > _CHANGED**2).float()
     return weights / weights.mean(dim=1, keepdim=True)

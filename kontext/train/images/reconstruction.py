@@ -28,15 +28,15 @@ class MetricCard:
     unit: str
     better: str  # higher, lower
     images: int
-    side: int  # pixels
+    side: int  # pixels; where sizes differ, of a square of as many pixels, on average
     backbone: str  # with its digest; "none" for pixels alone
     protocol: str
     caveat: str = ""
 
 
 def cards(
-    real: Tensor,
-    fake: Tensor,
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
     decibels: float,
     similarity: float,
     backbone: Backbone,
@@ -46,14 +46,15 @@ def cards(
     """PSNR, SSIM, LPIPS and rFID of reconstructions `fake` of held-out images `real`.
 
     Args:
-        real, fake: uint8 [N, 3, H, W].
+        real, fake: uint8 [N, 3, H, W] per size.
         decibels, similarity: mean PSNR and SSIM, measured by the caller.
         name: the backbone's.
         levels: of its maps that LPIPS compares.
     """
-    count = len(real)
+    count = sum(map(len, real))
+    pixels_each = sum(part[:, 0].numel() for part in real) / count
     distance, frechet = perceptual_scores(real, fake, backbone, levels)
-    card = partial(MetricCard, images=count, side=real.shape[-1])
+    card = partial(MetricCard, images=count, side=round(sqrt(pixels_each)))
     pixels = partial(card, better="higher", backbone="none")
     deep = partial(card, unit="", better="lower", backbone=f"{name} ({backbone.digest})")
     few = f"{count} images: biased upwards, compare at the same count" if count < _ENOUGH else ""
@@ -82,19 +83,29 @@ def cards(
 
 @torch.no_grad()
 def perceptual_scores(
-    real: Tensor, fake: Tensor, backbone: Backbone, levels: tuple[int, ...]
+    real: Sequence[Tensor], fake: Sequence[Tensor], backbone: Backbone, levels: tuple[int, ...]
 ) -> tuple[float, float]:
-    """(mean perceptual distance, Frechet distance) of uint8 [N, 3, H, W] and reconstructions."""
+    """(mean perceptual distance, Frechet distance) of images and reconstructions.
+
+    Args:
+        real, fake: uint8 [N, 3, H, W] per size.
+    """
     distances, pooled = [], ([], [])  # type: ignore[var-annotated]
-    for start in range(0, len(real), _AT_ONCE):
+    some = [[x for part in images for x in _in_turn(part)] for images in (real, fake)]
+    for both in zip(*some, strict=True):
         found = []
-        for images, embeddings in zip((real, fake), pooled, strict=True):
-            maps = backbone.maps(images[start : start + _AT_ONCE].float() / 255, levels=levels)
+        for images, embeddings in zip(both, pooled, strict=True):
+            maps = backbone.maps(images.float() / 255, levels=levels)
             embeddings.append(backbone.pool(maps[-1]).cpu())
             found.append(maps)
         distances.append(perceptual_distance(*found).cpu())
     one, other = (torch.cat(parts) for parts in pooled)
     return float(torch.cat(distances).mean()), frechet_distance(one, other)
+
+
+def _in_turn(images: Tensor) -> list[Tensor]:
+    """Some images at a time."""
+    return [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kontext.data.encoded.pair_tensors import Batch, gather, sampled
+from kontext.data.encoded.pair_tensors import Batch, gather, tokens_of
+from kontext.data.encoded.rows import spread
 from kontext.errors import WiringError
 from kontext.models.flux.sequence import pack, unpack
 from kontext.models.flux.transformer import FluxTransformer
@@ -27,8 +28,8 @@ class Sampler(Protocol):
     def guidance(self) -> float:
         """Of the teacher's edits."""
 
-    def times(self, model: FluxTransformer) -> Tensor:
-        """The grid of the teacher's edits."""
+    def times(self, model: FluxTransformer, tokens: int) -> Tensor:
+        """The grid of the teacher's edits of so many tokens."""
 
     def start(self, pairs: Tensor) -> Tensor:
         """The noise that the edits of `pairs` start from."""
@@ -46,19 +47,23 @@ def first_samples(method: JudgedMethod) -> tuple[Batch, Tensor, Tensor]:
     return batch.select(rows), noisy[rows], t[rows]
 
 
-def _student_grid(method: JudgedMethod) -> Tensor:
-    shift = method.student.shape.timestep_shift
-    return schedule(method.config.student_steps, method.data.target_tokens, shift)
+def _student_grid(method: JudgedMethod, tokens: int) -> Tensor:
+    return schedule(method.config.student_steps, tokens, method.student.shape.timestep_shift)
+
+
+def _alike(method: JudgedMethod) -> Tensor:
+    """Rows of the edits of the shape that most of them have."""
+    return max(method.data.by_shape(method.edits), key=len)
 
 
 def student_input(method: JudgedMethod, _: Sampler) -> str:
     """The student is fed (1 - t) of an edit and t of noise, at the sampler's own levels."""
-    grid = _student_grid(method)[:-1]
-    if not torch.allclose(method.levels.cpu(), grid):
-        raise WiringError("input", "the student's levels are not those of the sampler's grid")
     product, power, strange = 0.0, 0.0, 0
     for index in range(_DRAWS):
         batch, noisy, t = method.student_input(index)
+        grid = _student_grid(method, noisy.shape[1])[:-1]
+        if not torch.allclose(method.levels(noisy.shape[1]).cpu(), grid):
+            raise WiringError("input", "the student's levels are not those of the sampler's grid")
         kept = (1 - t).view(-1, 1, 1) * pack(batch.target)
         product += float(((noisy - kept) * kept).sum())
         power += float(kept.square().sum())
@@ -90,7 +95,7 @@ def first_estimate(method: JudgedMethod, sampler: Sampler) -> str:
         for level in t.unique():  # type: ignore[no-untyped-call]
             rows = torch.nonzero(t == level).flatten()
             times = torch.stack((level, torch.zeros_like(level))).cpu()
-            start = unpack(noisy[rows], *method.data.grid)
+            start = unpack(noisy[rows], *batch.grid)
             out[rows] = pack(sampler.draw(model, start, batch.select(rows), times, 1.0))
         return out
 
@@ -110,15 +115,15 @@ def first_estimate(method: JudgedMethod, sampler: Sampler) -> str:
 
 def teacher_edits(method: JudgedMethod, sampler: Sampler) -> str:
     """Some stored edits, made again: they must be this teacher's, guided, and run to the end."""
-    count = len(method.edits)
-    rows = torch.linspace(0, count - 1, min(_EDITS, count)).round().long()
+    alike = _alike(method)
+    rows = alike[torch.linspace(0, len(alike) - 1, min(_EDITS, len(alike))).round().long()]
     pairs, stored = method.edits[rows], method.real[rows]
     start, batch = sampler.start(pairs), gather(method.data, pairs)
 
     def made(times: Tensor, guidance: float) -> Tensor:
         return sampler.draw(method.teacher, start, batch, times, guidance)
 
-    times = sampler.times(method.teacher)
+    times = sampler.times(method.teacher, tokens_of(batch.grid))
     guided = made(times, sampler.guidance)
     plain = made(times, 1.0)
     off = _distance(stored, guided)
@@ -135,12 +140,12 @@ def teacher_edits(method: JudgedMethod, sampler: Sampler) -> str:
             f"the real samples are {what}: {off:.0%} away from the teacher's own edits of the "
             f"same pairs, correlation {correlation:.2f}",
         )
-    spread = float(sampled(method.real).std() / sampled(method.data.latents).std())
-    if not _SPREAD[0] < spread < _SPREAD[1]:
-        raise WiringError("edits", f"the edits have {spread:.2f} times the spread of real latents")
+    ratio = float(spread(method.real) / spread(method.data.latents))
+    if not _SPREAD[0] < ratio < _SPREAD[1]:
+        raise WiringError("edits", f"the edits have {ratio:.2f} times the spread of real latents")
     return (
         f"{len(rows)} edits made again are {off:.1e} off; guidance moves them by "
-        f"{_distance(guided, plain):.0%}; spread {spread:.2f} of real latents"
+        f"{_distance(guided, plain):.0%}; spread {ratio:.2f} of real latents"
     )
 
 
@@ -170,16 +175,16 @@ class StraightLines(nn.Module):
 
 def sampler_arrives(method: JudgedMethod, sampler: Sampler) -> str:
     """On a flow of straight lines the sampler arrives where guidance says, and no noise is left."""
-    data, rows = method.data, method.edits[:2]
+    data, rows = method.data, method.edits[_alike(method)[:2]]
     batch = gather(data, rows)
     clean = pack(batch.target)
     _, null = data.empty_prompt()
     straight: Any = StraightLines(method.teacher, clean, 0.5 * clean, null)
     embedded = method.teacher.shape.guidance_embed
-    start = sampler.start(rows)
+    start, tokens = sampler.start(rows), tokens_of(batch.grid)
     grids = {
-        "teacher's": (sampler.times(method.teacher), 1.0 if embedded else sampler.guidance),
-        "student's": (_student_grid(method), 1.0),
+        "teacher's": (sampler.times(method.teacher, tokens), 1.0 if embedded else sampler.guidance),
+        "student's": (_student_grid(method, tokens), 1.0),
     }
     for whose, (times, guidance) in grids.items():
         goal = (0.5 + 0.5 * guidance) * clean

@@ -72,7 +72,7 @@ class JudgedMethod(FewStepMethod):
         guidance = unit_guidance(self.teacher, level)
         with autocast(self.device):
             states = self.teacher.features(*inputs, taps=self.taps, guidance=guidance)
-            logits: Tensor = self.heads(states, self.data.grid, level, batch.pooled)
+            logits: Tensor = self.heads(states, batch.grid, level, batch.pooled)
         return logits.float()
 
     def renoise(
@@ -143,8 +143,9 @@ class JudgedMethod(FewStepMethod):
     ) -> tuple[Batch, Tensor]:
         """Real edits made wrong, by turns: instruction, context, copied context.
 
-        All three, a third each, where the recipe leaves none out. What is wrong comes from other
-        samples of `rows`' global batch; by default of `batch`.
+        All three, a third each, where the recipe leaves none out; a context is copied where it has
+        the target's size. What is wrong comes from other samples of `rows`' global batch; by
+        default of `batch`.
         """
         real = pack(batch.target)
         row = torch.arange(len(real))
@@ -156,12 +157,15 @@ class JudgedMethod(FewStepMethod):
             wrong = gather(self.data, self.edits[other])
         if batch.context is None or wrong.context is None:
             return Batch(batch.target, None, wrong.tokens, wrong.pooled), real
-        kinds = torch.tensor([WRONGS.index(kind) for kind in self.config.negatives])
+        # a context of another size cannot stand for the target
+        aligned = batch.context.shape == batch.target.shape
+        asked = [kind for kind in self.config.negatives if aligned or kind != "copy"]
+        kinds = torch.tensor([WRONGS.index(kind) for kind in asked or ["instruction"]])
         pick = kinds[row % len(kinds)].to(self.device).view(-1, 1, 1)
         tokens = torch.where(pick == 0, wrong.tokens, batch.tokens)
         pooled = torch.where(pick[:, 0] == 0, wrong.pooled, batch.pooled)
         context = torch.where(pick[..., None] == 1, wrong.context, batch.context)
-        clean = torch.where(pick == 2, pack(batch.context), real)
+        clean = torch.where(pick == 2, pack(batch.context), real) if aligned else real
         return Batch(batch.target, context, tokens, pooled), clean
 
     def adversarial(

@@ -15,12 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, Rows, gather
+from kontext.data.encoded.pair_tensors import (
+    Batch,
+    PairTensors,
+    SizedDraw,
+    gather,
+    tokens_of,
+)
+from kontext.data.encoded.rows import Rows
 from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.parallel.attention import use_kernel
+from kontext.parallel.flops import Tokens
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
@@ -69,7 +77,7 @@ class FewStepMethod(ABC):
     Args:
         config: the recipe section.
         data: encoded pairs; `edits` are indices [E] of those with a teacher edit.
-        teacher_edits: the teacher's guided edits [E, C, h, w], the real samples.
+        teacher_edits: the teacher's guided edits, E rows [C, h, w], the real samples.
         teacher: frozen here, and sharded where there are ranks; the student starts as its copy.
         world: this process among the ranks; alone by default.
 
@@ -108,15 +116,20 @@ class FewStepMethod(ABC):
         for model in (self.teacher, *self.trained.values()):
             shard(model, config.parallel, self.world, self.products)
         self.total_steps = config.steps
-        # The sampler's own grid: training levels and sampling levels cannot drift apart.
-        shift = teacher.shape.timestep_shift
-        self.levels = schedule(config.student_steps, data.target_tokens, shift)[:-1]
+        self._draw = SizedDraw(None, [data.shapes[pair] for pair in edits.tolist()])
         self.state = TrainState(
             modules={**self.trained},
             optimizers={n: adamw(self.trained[n].parameters(), rates[n]) for n in rates},
             ema={"student": Ema(self.student, config.ema_decay)},
         )
         self.set_up()
+
+    def levels(self, tokens: int) -> Tensor:
+        """The student's levels [steps] for targets of so many tokens, noisiest first.
+
+        The sampler's own grid: training levels and sampling levels cannot drift apart.
+        """
+        return schedule(self.config.student_steps, tokens, self.teacher.shape.timestep_shift)[:-1]
 
     @abstractmethod
     def set_up(self) -> None:
@@ -157,7 +170,8 @@ class FewStepMethod(ABC):
         times = generator(self.config.seed, index, "time")
         odds, size = self.level_odds(index), self.config.batch
         chosen = torch.multinomial(odds, size, replacement=True, generator=times)
-        t = self.levels[chosen[rows.start : rows.stop]].to(self.device)
+        levels = self.levels(noise.shape[1])
+        t = levels[chosen[rows.start : rows.stop]].to(self.device)
         return batch, add_noise(pack(batch.target), noise, t), t
 
     def trained_input(self, index: int, rows: range) -> Input:
@@ -227,13 +241,17 @@ class FewStepMethod(ABC):
         batch = gather(self.data, self.edits[picks])
         batch = Batch(self.real[picks], batch.context, batch.tokens, batch.pooled)
         draw = generator(self.config.seed, index, "noise")
-        size = (self.config.batch, self.data.target_tokens, 4 * batch.target.shape[1])
+        size = (self.config.batch, tokens_of(batch.grid), 4 * batch.target.shape[1])
         return batch, torch.randn(size, generator=draw)[own].to(self.device)
 
+    def lengths(self, index: int) -> Tokens:
+        """Token counts of the edits of a step's batch."""
+        return self.data.lengths(self.edits[self._picks(index)])
+
     def _picks(self, index: int) -> Tensor:
-        """Which edits are the global batch of a step, [B] into `edits`."""
+        """Which edits are the global batch of a step, [B] into `edits`: of one shape."""
         draw = generator(self.config.seed, index, "batch")
-        return torch.randint(len(self.edits), (self.config.batch,), generator=draw)
+        return self._draw(self.config.batch, draw)
 
     def _share(self, part: Estimated) -> float:
         """Of the global batch."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kontext.data.buckets import Size
 from kontext.data.shards.image_batch import ImageBatch, ImageSource
 from kontext.models.autoencoder.network import Autoencoder, sample_posterior
 from kontext.models.autoencoder.patchgan import PatchDiscriminator
@@ -88,7 +89,7 @@ class AutoencoderMethod:
         self.total_steps = config.steps
         self.products = compute_dtype("auto", self.device)
         self.measure: Measure | None = None
-        self._side = 0  # of the images, in pixels; known from the first step on
+        self.size: Size = (0, 0)  # of the images of a batch; known from the first step on
         optimizers = build_optimizers(self.model, config.optimizer, config.lr, groups=config.groups)
         self.state = TrainState(
             modules={"model": self.model, "critic": self.critic},
@@ -105,7 +106,7 @@ class AutoencoderMethod:
         scale_rates(self.state.optimizers.values(), warmup_cosine(index, c.steps, c.warmup))
         with waiting():
             batch = self.source.batch(index)
-        self._side = batch.pixels.shape[-1]
+        self.size = (batch.pixels.shape[3], batch.pixels.shape[2])
         real = batch.pixels.to(self.device).float() / 127.5 - 1
         noised = bool(c.latent_noise) and index >= c.latent_noise_start
         frozen = noised or c.decoder_only
@@ -135,7 +136,7 @@ class AutoencoderMethod:
 
     @cached_property
     def _work(self) -> Callable[[int], Work]:
-        return codec_work(self.config, self._side)
+        return codec_work(self.config, self.size)
 
     def _sampled(self, index: int, batch: ImageBatch, mean: Tensor, logvar: Tensor) -> Tensor:
         """A sample of the posterior; its noise is drawn for the whole batch."""
@@ -178,15 +179,16 @@ class AutoencoderMethod:
         take_step(self.state.modules[name], optimizers, 1.0, self.world)
 
 
-def codec_work(config: AutoencoderConfig, side: int) -> Callable[[int], Work]:
-    """Cost of `AutoencoderMethod`'s steps on images of `side` pixels.
+def codec_work(config: AutoencoderConfig, size: Size) -> Callable[[int], Work]:
+    """Cost of `AutoencoderMethod`'s steps on images of `size` (width, height) in pixels.
 
     Tokens are the 16 x 16 pixels that a transformer will take for one. Operations are counted on
     the meta device: the codec forward and backward; from `perceptual_start` the feature network,
     forward twice and backward once towards its inputs; from `disc_start` the critic, forward and
     backward towards its inputs for the codec, and forward and backward on two batches for itself.
     """
-    codec, features, critic = _codec_passes(config, side)
+    codec, features, critic = _codec_passes(config, size)
+    tokens = (size[0] // 16) * (size[1] // 16)
 
     def work(index: int) -> Work:
         flops = 3 * codec
@@ -194,17 +196,17 @@ def codec_work(config: AutoencoderConfig, side: int) -> Callable[[int], Work]:
             flops += 3 * features
         if index >= config.disc_start:
             flops += (2 + 6) * critic
-        return Work(config.batch * (side // 16) ** 2, config.batch * flops)
+        return Work(config.batch * tokens, config.batch * flops)
 
     return work
 
 
-def _codec_passes(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
+def _codec_passes(config: AutoencoderConfig, size: Size) -> tuple[int, int, int]:
     """Forward operations of one image: codec, feature network, critic."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        image = torch.empty(1, 3, side, side)
+        image = torch.empty(1, 3, size[1], size[0])
         codec, critic = Autoencoder(config.shape), PatchDiscriminator(channels=config.disc_channels)
         features = unloaded_backbone(config)
     runs: tuple[Callable[[], object], ...] = (

@@ -121,7 +121,7 @@ class Dmd2Method(JudgedMethod):
 
     def work(self, index: int) -> Work:
         """Tokens of the student's batch, once, and the operations of a whole step."""
-        c, tokens = self.config, self.data.edit_tokens
+        c, tokens = self.config, self.lengths(index)
         return Work(c.batch * tokens.count, step_flops(c, self.teacher.shape, tokens))
 
     def trained_input(self, index: int, rows: range) -> Input:
@@ -132,12 +132,12 @@ class Dmd2Method(JudgedMethod):
         if not self.config.dmd_simulate:
             return self.student_input(index, rows)
         batch, noisy = self._edits_and_noise(index, rows)
-        place = self._place(index)
+        place, levels = self._place(index), self.levels(noisy.shape[1])
         with torch.no_grad():
-            for now, then in pairwise(self.levels[: place + 1].tolist()):
+            for now, then in pairwise(levels[: place + 1].tolist()):
                 t = noisy.new_full((len(noisy),), now)
                 noisy = noisy + (then - now) * velocity(self.student, noisy, batch, t)
-        return batch, noisy, noisy.new_full((len(noisy),), float(self.levels[place]))
+        return batch, noisy, noisy.new_full((len(noisy),), float(levels[place]))
 
     def update_fake(self, index: int) -> dict[str, float]:
         """Let the fake score learn the flow of what the student makes of batch `index`."""
@@ -195,5 +195,5 @@ class Dmd2Method(JudgedMethod):
         clean = part.fake.detach()
         *_, (normal, noise) = self.draws(index, clean, rounds, part.rows)
         shift = self.teacher.shape.timestep_shift
-        t = sample_t(normal, self.data.target_tokens, shift).to(self.device)
+        t = sample_t(normal, clean.shape[1], shift).to(self.device)
         return add_noise(clean, noise, t), noise, t

@@ -7,20 +7,27 @@ tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, sampling_weights
+from kontext.data.encoded.pair_tensors import (
+    Batch,
+    PairTensors,
+    SizedDraw,
+    gather,
+    sampling_weights,
+    sizes_of,
+)
 from kontext.errors import ArtifactError, RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype, full_precision
 from kontext.parallel.attention import use_kernel
-from kontext.parallel.flops import Tokens, step_flops
+from kontext.parallel.flops import step_flops
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
@@ -127,6 +134,8 @@ class FlowMethod:
         self._edit_weights = sampling_weights(
             data, self._edits, config.category_weights, config.magnitude_balance
         )
+        self._draw_edits = SizedDraw(self._edit_weights, sizes_of(data, self._edits))
+        self._draw_singles = SizedDraw(None, sizes_of(data, self._singles))
 
     def step(self, index: int) -> Mapping[str, float]:
         """One update; T2I only in phase one, a fixed T2I/I2I split in phase two."""
@@ -142,16 +151,15 @@ class FlowMethod:
         return {"loss": report.pop("loss"), "grad_norm": norm, **report}
 
     def pairs_at(self, index: int) -> list[tuple[str, Tensor]]:
-        """The pairs [B] of a step: edits, text-to-image, or both."""
+        """The pairs [B] of a step: edits, text-to-image, or both; targets of one size in each."""
         c = self.config
         draw = generator(c.seed, index, "batch")
         edits = self._edits_at(index)
         parts: list[tuple[str, Tensor]] = []
         if edits:
-            picks = torch.multinomial(self._edit_weights, edits, replacement=True, generator=draw)
-            parts.append(("edit", self._edits[picks]))
+            parts.append(("edit", self._edits[self._draw_edits(edits, draw)]))
         if c.batch > edits and len(self._singles):
-            picks = torch.randint(len(self._singles), (c.batch - edits,), generator=draw)
+            picks = self._draw_singles(c.batch - edits, draw)
             parts.append(("t2i", self._singles[picks]))
         return parts
 
@@ -164,29 +172,16 @@ class FlowMethod:
 
     def work(self, index: int) -> Work:
         """Text, target and context tokens of a step's samples, and the operations they take."""
-        c, data = self.config, self.data
-        single = Tokens(data.text_tokens.shape[1], data.target_tokens)
-        edits = self._edits_at(index)
-        singles = c.batch - edits if len(self._singles) else 0
-        if c.image_dropout or c.both_dropout:
-            # the step's own first draw: an edit that loses its context is as long as a single
-            draw = generator(c.seed, index, "dropout")
-            lost = int(cfg_dropout(c, edits, draw)[1].sum()) if edits else 0
-            edits, singles = edits - lost, singles + lost
-        flops = step_flops(c.shape, single, singles).training
-        tokens = singles * single.count
-        for contexts, share in self._context_shares:
-            edit = replace(single, context=contexts * single.target)
-            flops += round(share * step_flops(c.shape, edit, edits).training)
-            tokens += round(share * edits * edit.count)
+        c, drops = self.config, generator(self.config.seed, index, "dropout")
+        tokens = flops = 0
+        for name, pairs in self.pairs_at(index):
+            for part in self.drop_conditions(name, pairs, drops):
+                lengths, count = self.data.lengths(part.pairs), len(part.pairs)
+                if not part.with_context:
+                    lengths = replace(lengths, context=0)
+                flops += step_flops(c.shape, lengths, count).training
+                tokens += count * lengths.count
         return Work(tokens, flops)
-
-    @cached_property
-    def _context_shares(self) -> list[tuple[int, float]]:
-        """(number of contexts, share of the edits drawn that have it), as the weights say."""
-        counts = self.data.context_counts()[self._edits]
-        found = sorted(set(counts.tolist()))
-        return [(n, float(self._edit_weights[counts == n].sum())) for n in found]
 
     def validation_losses(self, held_out: PairTensors) -> dict[str, float]:
         """The averaged weights' loss on held-out pairs, per category and noise level."""
@@ -223,18 +218,22 @@ class FlowMethod:
         report: dict[str, float] = {}
         total = torch.zeros((), device=self.device)
         for name, pairs in parts:
-            for part in self.drop_conditions(name, pairs, drops):
+            found = self.drop_conditions(name, pairs, drops)
+            named = Counter[str]()
+            for part in found:
+                named[part.name] += len(part.pairs)
+            for part in found:
                 with waiting():
                     batch = gather(self.data, part.pairs, part.text, part.with_context)
                 drawn = self._draw(batch, noise, times, drops)
-                report[part.name] = 0.0
+                report.setdefault(part.name, 0.0)
                 for rows in self.world.parts(len(part.pairs), c.accumulate):
                     with full_precision(self.products == torch.float32):
                         loss = self._loss(batch, drawn, rows)
                     weighted = loss * (len(rows) / c.batch)
                     weighted.backward()  # type: ignore[no-untyped-call]
                     total = total + weighted.detach()
-                    report[part.name] += float(loss.detach()) * (len(rows) / len(part.pairs))
+                    report[part.name] += float(loss.detach()) * (len(rows) / named[part.name])
         return self.world.sum({"loss": float(total), **report})
 
     def drop_conditions(self, name: str, pairs: Tensor, draw: torch.Generator) -> list[Part]:
@@ -248,8 +247,8 @@ class FlowMethod:
         if name != "edit":
             return [Part(name, pairs, text)]
         parts, kept, kept_text = [], pairs[~alone], text[~alone]
-        for rows in self.data.by_context_count(kept):
-            count = int(self.data.context_counts()[kept[rows[0]]])
+        for rows in self.data.by_shape(kept):
+            count = len(self.data.shapes[int(kept[rows[0]])]) - 1
             label = name if count == 1 else f"{name}_{count}_contexts"
             parts.append(Part(label, kept[rows], kept_text[rows]))
         if bool(alone.any()):

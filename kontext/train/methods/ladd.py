@@ -103,7 +103,7 @@ class LaddMethod(JudgedMethod):
 
     def work(self, index: int) -> Work:
         """Tokens of a step's batch, once, and the operations of one update of each side."""
-        c, tokens = self.config, self.data.edit_tokens
+        c, tokens = self.config, self.lengths(index)
         return Work(c.batch * tokens.count, ladd_flops(c, self.teacher.shape, tokens))
 
     def lesson(self, index: int, part: Estimated) -> Tensor:

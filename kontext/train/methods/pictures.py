@@ -85,7 +85,7 @@ class PictureMethod(EditMethod):
         predicted = velocity(self.model, part.noisy, batch, part.t)
         estimate = part.noisy - part.t.view(-1, 1, 1) * predicted
         latents = self._latent_loss(batch, estimate)
-        maps, embedding = self.decoded_distances(batch.target, unpack(estimate, *self.data.grid))
+        maps, embedding = self.decoded_distances(batch.target, unpack(estimate, *batch.grid))
         loss = latents + c.perceptual_weight * maps + c.embedding_weight * embedding
         return {"loss": loss, "latents": latents, "maps": maps, "embedding": embedding}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 
 
 def transformer_ledger(
-    model: FluxTransformer, target_tokens: int, products: torch.dtype, device: torch.device
+    model: FluxTransformer,
+    target_tokens: Iterable[int],
+    products: torch.dtype,
+    device: torch.device,
 ) -> Ledger:
-    """The lines of a transformer that trains on, or draws, targets of `target_tokens` tokens.
+    """The lines of a transformer that trains on, or draws, targets of so many tokens.
 
     Args:
         products: what its matrix products are computed in.
     """
-    lengths = sorted({target_tokens, BASE_TOKENS, MAX_TOKENS})
+    lengths = sorted({*target_tokens, BASE_TOKENS, MAX_TOKENS})
     shift = model.shape.timestep_shift
     return {
         **{f"shift: mu at {n} target tokens": f"{shift_mu(n, shift):.6f}" for n in lengths},

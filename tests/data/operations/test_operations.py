@@ -286,6 +286,14 @@ def test_backgrounds_have_their_colour_and_the_subject_keeps_its_own() -> None:
         assert np.array_equal(edit.target[inside], edit.context[inside])
 
 
+def test_a_subject_takes_the_colour_and_nothing_else_does() -> None:
+    for canvas, p, edit in only("recolor-subject"):
+        assert canvas.alpha is not None and not edit.mask[canvas.alpha == 0].any()
+        inside = edit.target[canvas.alpha == 1].astype(float).mean(axis=0)
+        wanted = np.array(COLOURS[p.color], float)
+        assert np.corrcoef(inside, wanted)[0, 1] > 0.95
+
+
 def test_a_colour_becomes_another_and_the_others_stay() -> None:
     for _, p, edit in only("exchange-color", 4):
         assert p.before in ("red", "green", "blue", "purple", "turquoise", "yellow", "orange")
@@ -295,7 +303,7 @@ def test_a_colour_becomes_another_and_the_others_stay() -> None:
 
 def test_what_does_not_fit_is_not_drawn() -> None:
     grey = Canvas(np.repeat(scene().rgb[..., :1], 3, axis=2))
-    for name in ("grayscale", "saturation", "hue", "exchange-color", "background", "move-subject"):
+    for name in ("grayscale", "saturation", "exchange-color", "background", "recolor-subject"):
         assert EVERY[name].draw(grey, Draw(0)) is None
     white = Canvas(np.full((64, 64, 3), 255, np.uint8))
     assert EVERY["snow"].draw(white, Draw(0)) is None

@@ -104,7 +104,7 @@ def test_frames_of_a_shot_become_pairs_with_evidence_and_words(made: Harness) ->
 def mined(pictures: list[np.ndarray], **options: float) -> list[tuple[str, float]]:
     images = [
         MinedImage(f"{n:02}", "v", "g", "", {}, "CC0-1.0", lambda i: pictures[int(i)],
-                   Moment("v", 0, float(n)))
+                   Moment("frame", "v", 0, float(n)))
         for n in range(len(pictures))
     ]  # fmt: skip
     found = mine(images, MineConfig(**options))  # type: ignore[arg-type]
@@ -114,6 +114,10 @@ def mined(pictures: list[np.ndarray], **options: float) -> list[tuple[str, float
 def test_a_pan_is_told_from_what_moves() -> None:
     moving = [scene(0, step) for step in (0, 20)]
     assert [relation for relation, _ in mined(moving)] == ["moment", "moment"]
+    head = [np.full((64, 96, 3), 20, np.uint8) for _ in range(2)]
+    for picture, left in zip(head, (30, 36), strict=True):  # before a plain wall
+        picture[10:60, left : left + 30] = scene(3, 0)[10:60, :30]
+    assert [relation for relation, _ in mined(head)] == ["moment", "moment"]
     panned = [scene(0, 40 - pan, pan) for pan in (0, 9)]  # the square stays in its place
     assert [relation for relation, _ in mined(panned)] == ["viewpoint", "viewpoint"]
 

@@ -1,4 +1,4 @@
-"""`kontext safety verify`: one line for a whole chain, exit 1 for a broken one."""
+"""`kontext safety …`: one line for a whole ledger, exit 1 for one that was touched."""
 
 import json
 from pathlib import Path
@@ -8,43 +8,50 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.errors import StoreError
-from kontext.safety.ledger import Ledger
-from kontext.store.objects import open_store
+from kontext.errors import LedgerError
+from kontext.safety.keys import KEY_FILE
 from kontext.store.parquet import parquet_bytes, read_parquet
 from tests.safety.test_ledger import decisions
+from tests.safety.test_ledger_check import Place
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    found = f"file://{tmp_path}/store"
-    ledger = Ledger(open_store(found))
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("KONTEXT_HOME", f"{tmp_path}/home")
+    place = Place(tmp_path)
     for number in range(3):
-        ledger.append("screen", f"d{number}", decisions(4))
-    return found
+        place.decide("screen", f"d{number}", decisions(4))
+    return place
 
 
-def verify(url: str, *words: str) -> Any:
-    return CliRunner().invoke(cli.app, ["safety", "verify", "--store", url, *words])
+def safety(place: Place, *words: str) -> Any:
+    return CliRunner().invoke(cli.app, ["safety", *words, "--store", place.objects.url])
 
 
-def test_a_whole_chain(url: str) -> None:
-    found = verify(url)
+def test_a_whole_ledger(place: Place) -> None:
+    found = safety(place, "verify")
     assert found.exit_code == 0
-    assert found.output == "3 segments, 12 decisions\nthe chain is whole\n"
-    report = json.loads(verify(url, "--json").output)
-    assert report == {"segments": 3, "rows": 12, "problems": []}
+    assert found.output == "3 segments, 12 decisions\nthe ledger is whole\n"
+    report = json.loads(safety(place, "verify", "--json").output)
+    assert report == {"segments": 3, "rows": 12, "problems": [], "notes": []}
 
 
-def test_a_changed_decision_and_a_missing_segment_are_named(url: str) -> None:
-    objects = open_store(url)
-    changed, gone = (s.key for s in Ledger(objects).segments()[:2])
-    table = read_parquet(objects.get(changed))
+def test_a_changed_decision_and_a_missing_segment_are_named(place: Place) -> None:
+    changed, gone = (s.key for s in place.ledger.segments()[:2])
+    table = read_parquet(place.objects.get(changed))
     column = table.column_names.index("outcome")
-    objects.put(changed, parquet_bytes(table.set_column(column, "outcome", [["keep"] * 4])))
-    objects.delete(gone)
-    found = verify(url)
-    assert isinstance(found.exception, StoreError)
-    assert str(found.exception) == "the ledger's chain is broken in 2 places"
+    place.objects.put(changed, parquet_bytes(table.set_column(column, "outcome", [["keep"] * 4])))
+    place.objects.delete(gone)
+    found = safety(place, "verify")
+    assert isinstance(found.exception, LedgerError)
     assert "segment 0: row 0 was changed" in found.output
     assert f"segment 1: {gone} is missing" in found.output
+    assert "screen/d1: its decisions are not in the ledger" in found.output
+
+
+def test_a_restart_is_said_before_it_is_done(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "home" / KEY_FILE).unlink()
+    assert safety(place, "restart").exit_code == 2
+    found = safety(place, "restart", "--yes")
+    assert found.output == "a new ledger begins with the decisions of 3 artifacts\n"
+    assert safety(place, "verify").exit_code == 0

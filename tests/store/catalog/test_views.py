@@ -97,6 +97,36 @@ def test_singles_skip_the_pair_rules_but_not_the_safety_rules() -> None:
     assert judge({**GOOD, "nsfw_max": 0.9}, relation_class="t2i") == ["nsfw_max"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), -1, -0.01, float("-inf"), float("inf"), 1.01])
+def test_no_score_outside_its_range_passes(value: float) -> None:
+    """NaN is the largest number to DuckDB, and the others are below every limit."""
+    for name, reason in (
+        *((name, name) for name in ("nsfw_max", "nudity_max")),
+        ("l1", "l1_min"),
+        ("changed_frac", "changed_frac_min"),
+        ("change_kept", "edit_cropped"),
+    ):
+        assert judge({**GOOD, name: value}) == [reason]
+    if not -1 <= value <= 1:
+        assert judge({**GOOD, "exposure_delta": value}) == ["exposure_delta_max"]
+    if not abs(value) < 2:
+        for name, reason in (
+            ("clip_t", "clip_t_min"),
+            ("clip_dir", "clip_dir_min"),
+            ("ssim", "ssim_max"),
+        ):
+            assert judge({**GOOD, name: value}) == [reason]
+
+
+@pytest.mark.parametrize("limit", [float("nan"), 30, float("inf")])
+def test_a_limit_that_limits_nothing_lets_nothing_through(limit: float) -> None:
+    """`load_policy` refuses such a policy; whoever writes the table by hand is refused here."""
+    for name in ("nsfw_max", "nudity_max", "exposure_delta_max"):
+        assert judge(GOOD, {**LIMITS, name: limit}) == [name]
+    without = {name: value for name, value in LIMITS.items() if name != "nsfw_max"}
+    assert judge(GOOD, without) == ["nsfw_max"] and judge({**GOOD, "nsfw_max": 0}, without) == []
+
+
 def test_a_limit_for_one_class_overrides_the_general_one() -> None:
     limits = {**LIMITS, "l1_min@style": 0.3, "nsfw_max@text": 0.05}
     assert judge(GOOD, limits, "local") == []
@@ -154,7 +184,7 @@ def test_limits_compare_as_numbers(scores: list[float], limit: float) -> None:
     )
     table = rows("pair_scores", *given_scores)
     high = acceptance(pairs, captions, table, {"nsfw_max": limit})["accept"].to_pylist()
-    low = acceptance(pairs, captions, table, {"l1_min": limit})["accept"].to_pylist()
+    low = acceptance(pairs, captions, table, {"l1_min": limit, "nsfw_max": 1})["accept"].to_pylist()
     assert high == [score <= limit for score in scores]
     assert low == [score >= limit for score in scores]
 

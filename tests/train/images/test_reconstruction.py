@@ -31,7 +31,7 @@ def test_distances_grow_with_the_damage_and_are_zero_without() -> None:
     net = FeatureNet().requires_grad_(False).eval()
     noise = torch.randn(real.shape, generator=draw)
     little, much = ((real + a * noise).clamp(0, 255).to(torch.uint8) for a in (10, 80))
-    scores = [perceptual_scores(real, x, net, (0, 1, 4)) for x in (real, little, much)]
+    scores = [perceptual_scores([real], [x], net, (0, 1, 4)) for x in (real, little, much)]
     assert scores[0] == pytest.approx((0, 0), abs=1e-4)
     assert scores[0][0] < scores[1][0] < scores[2][0]
     assert scores[0][1] < scores[1][1] < scores[2][1]
@@ -40,7 +40,7 @@ def test_distances_grow_with_the_damage_and_are_zero_without() -> None:
 def test_a_card_says_what_its_number_is_of() -> None:
     real = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     net = FeatureNet().requires_grad_(False).eval()
-    found = {card.name: card for card in cards(real, real, 30.0, 0.9, net, "A net", (0, 4))}
+    found = {card.name: card for card in cards([real], [real], 30.0, 0.9, net, "A net", (0, 4))}
     assert set(found) == {"psnr", "ssim", "lpips", "rfid"}
     assert found["psnr"].backbone == "none" and found["rfid"].backbone == "A net (random)"
     assert "6 images: biased upwards" in found["rfid"].caveat and found["lpips"].side == 32

@@ -144,7 +144,7 @@ def test_vgg_can_take_the_backbones_place() -> None:
     history = fit(AutoencoderMethod(config(steps=3, perceptual="vgg16"), images(), net))
     assert history[2]["perceptual"] > 0
     costs = [
-        codec_work(config(perceptual=name, perceptual_start=0), 32)(0).flops or 0
+        codec_work(config(perceptual=name, perceptual_start=0), (32, 32))(0).flops or 0
         for name in ("efficientnet-lite0", "vgg16")
     ]
     assert costs[1] > 2 * costs[0]

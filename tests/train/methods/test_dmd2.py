@@ -119,7 +119,7 @@ def test_guidance_pushes_the_teacher_and_not_the_fake_score() -> None:
     sampler = EditSampler(guided.data, 1, 3.0)
     level = float(t[0])
     times, row = torch.tensor([level, 0.0]), torch.tensor([0])
-    start = unpack(noisy[:1], *guided.data.grid)
+    start = unpack(noisy[:1], 2, 2)
     end = sampler.draw(guided.teacher, start, part.batch.select(row), times, 3.0)
     assert torch.allclose(pack(end), noisy[:1] - level * w[:1], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(v, w)
@@ -220,7 +220,7 @@ def test_the_simulated_input_is_where_the_sampler_would_be(steps: int) -> None:
         place = (grid - t[0]).abs().argmin()
         levels.add(int(place))
         _, noise = method._edits_and_noise(index, range(6))
-        start = unpack(noise, *method.data.grid)
+        start = unpack(noise, 2, 2)
         if place:
             start = sampler.draw(method.student, start, batch, grid[: int(place) + 1])
         assert torch.allclose(pack(start), noisy, rtol=1e-4, atol=1e-5)

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def lines(shape: object = SHAPE, tokens: int = 4, products: torch.dtype = torch.float32) -> Ledger:
     model = FluxTransformer(SHAPE.model_copy(update=shape if isinstance(shape, dict) else {}))
-    return transformer_ledger(model, tokens, products, CPU)
+    return transformer_ledger(model, [tokens], products, CPU)
 
 
 def resumed(path: Path, ledger: Ledger) -> FlowMethod:
@@ -42,7 +42,7 @@ def resumed(path: Path, ledger: Ledger) -> FlowMethod:
 
 def measured(method: FlowMethod) -> Ledger:
     return {
-        **transformer_ledger(method.model, 4, torch.float32, CPU),
+        **transformer_ledger(method.model, [4], torch.float32, CPU),
         **codec_ledger(Autoencoder(AutoencoderShape(ch=16, norm_groups=4)), torch.float32, CPU),
         **optimizer_ledger(method.state.optimizers),
         "text: length": "5",
@@ -102,8 +102,8 @@ def test_the_lines_follow_what_they_tell(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_weights_dtype_and_optimiser_eps_are_measured() -> None:
     model = FluxTransformer(SHAPE)
-    assert transformer_ledger(model, 4, torch.float32, CPU)["dtype: weights"] == "float32"
-    half = transformer_ledger(model.bfloat16(), 4, torch.float32, CPU)
+    assert transformer_ledger(model, [4], torch.float32, CPU)["dtype: weights"] == "float32"
+    half = transformer_ledger(model.bfloat16(), [4], torch.float32, CPU)
     assert half["dtype: weights"] == "bfloat16"
     adam = torch.optim.AdamW(model.parameters(), eps=1e-6)
     assert optimizer_ledger({"adamw": adam}) == {"eps: optimiser adamw": "1e-06"}

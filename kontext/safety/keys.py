@@ -1,0 +1,94 @@
+"""The secret key of an installation. It keys the ids in records, and signs the ledger.
+
+    HOME/safety.key          64 hex characters, mode 0600, made on first use
+    HOME/safety.keys/*.key   keys of before, or of other homes that write to the same store: with
+                             them the ledger is read, never written
+
+Two machines that must write equal records share the file.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from kontext.errors import GateError
+
+KEY_FILE = "safety.key"
+OTHER_KEYS = "safety.keys"
+HEADS = "ledger-heads"  # copies of what the ledger has committed; see kontext.safety.ledger
+_FEWEST_BYTES = 12  # different ones: of 32 random bytes fewer are there once in 10^12 keys
+
+
+def run_key(home: Path) -> bytes:
+    """The key of a home: 32 bytes, made on first use.
+
+    Raises:
+        GateError: the file is not 64 hex characters, was not drawn at random, or others may read
+            it; or it is gone although decisions were signed with it.
+    """
+    path = home / KEY_FILE
+    if not path.exists():
+        _make(home, path)
+    return _read(path)
+
+
+def key_id(key: bytes) -> str:
+    """What records call a key: 16 hex characters that tell nothing about it."""
+    return _derived(key, b"id").hex()[:16]
+
+
+def signing_key(key: bytes) -> bytes:
+    """The key that signs the ledger, so that no id in a record is ever a signature too."""
+    return _derived(key, b"ledger")
+
+
+def known_keys(home: Path) -> dict[str, bytes]:
+    """Key id -> key, of this home's key and of `safety.keys`; none is made.
+
+    Raises:
+        GateError: as `run_key`, for each of them.
+    """
+    paths = [home / KEY_FILE, *sorted((home / OTHER_KEYS).glob("*.key"))]
+    keys = [_read(path) for path in paths if path.exists()]
+    return {key_id(key): key for key in keys}
+
+
+def _derived(key: bytes, purpose: bytes) -> bytes:
+    return hmac.new(key, b"kontext safety " + purpose, hashlib.sha256).digest()
+
+
+def _make(home: Path, path: Path) -> None:
+    """A new key, whole or not at all; the first writer wins."""
+    if any((home / HEADS).glob("*/ledger/seq/*.json")):
+        raise GateError(
+            f"{path} is gone, but decisions were signed with it: restore it from the backup, or "
+            "start a new ledger with `kontext safety restart`"
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    draft = home / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _read(path: Path) -> bytes:
+    text = path.read_text(errors="replace").strip()
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise GateError(f"{path} is not a safety key (64 hex characters)")
+    key = bytes.fromhex(text)
+    if len(set(key)) < _FEWEST_BYTES:
+        raise GateError(
+            f"{path} is no safety key: it was not drawn at random (`openssl rand -hex 32`)"
+        )
+    if path.stat().st_mode & 0o077:
+        raise GateError(f"{path} can be read by others: chmod 600 {path}")
+    return key

@@ -1,0 +1,151 @@
+"""Whether a ledger is whole: its signatures, its heads, and the decisions that artifacts hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from kontext.errors import LedgerError, ObjectNotFound
+from kontext.safety.ledger import GENESIS, Ledger, Segment, claim_key, problem_in, read_claim
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
+from kontext.store.parquet import read_parquet
+from schemas.manifest import Manifest
+from schemas.tables import DECISIONS
+
+CHANGES_RESULTS = False  # reads what stages have decided
+
+DECISIONS_FILE = "decisions.parquet"
+DECIDING = ("ingest", "screen")  # stages that cannot be done without decisions
+_PREFIX = "ledger/"
+
+
+@dataclass(frozen=True)
+class LedgerReport:
+    """Result of a check."""
+
+    segments: int
+    rows: int
+    problems: tuple[str, ...]  # empty: every row is as it was written, and none is missing
+    notes: tuple[str, ...] = ()  # what could not be checked
+
+
+def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
+    """Check every signature, that no segment is missing, and every artifact's decisions.
+
+    Raises:
+        GateError: a key of the home cannot be used.
+        StoreError: the store cannot be read.
+    """
+    segments, problems = _claims(ledger)
+    rows = 0
+    decided: dict[str, pa.Table] = {}
+    for segment in segments:
+        table, problem = _rows(ledger, segment)
+        problems += [problem] if problem else []
+        if table is not None:
+            rows += table.num_rows
+            decided.setdefault(segment.artifact, table)
+    problems += _order(segments)
+    lost, notes = _heads(ledger)
+    problems += lost
+    for manifest in store.list():
+        problems += _artifact(manifest, store, decided)
+    return LedgerReport(len(segments), rows, tuple(problems), tuple(notes))
+
+
+def restart(ledger: Ledger, store: ArtifactStore) -> int:
+    """Set the ledger aside and begin a new one with the decisions of the artifacts that are there.
+
+    For a store that was emptied on purpose, a key that is lost, and ledgers from before they were
+    signed. The old objects and heads stay, under `ledger-before-TIME/`.
+
+    Returns how many artifacts' decisions are in the new one.
+    """
+    aside = f"ledger-before-{datetime.now(UTC):%Y%m%dT%H%M%S}/"
+    # without a key no head of any store can be checked again, and while one is there none is made
+    heads = ledger.head_key(_PREFIX) if ledger.has_key else ""
+    for objects, prefix in ((ledger.objects, _PREFIX), (ledger.heads, heads)):
+        for key in objects.list(prefix):
+            if not key.startswith("ledger-before-"):
+                objects.put(aside + key, objects.get(key))
+                objects.delete(key)
+    deciding = [manifest for manifest in store.list() if _file(manifest)]
+    for manifest in deciding:
+        table = Artifact(store, manifest).table(DECISIONS_FILE)
+        ledger.append(manifest.stage, manifest.digest, table, run=f"restart of {aside}")
+    return len(deciding)
+
+
+def _claims(ledger: Ledger) -> tuple[list[Segment], list[str]]:
+    keys, segments, problems = ledger.keys(), [], []
+    for name in ledger.objects.list(f"{_PREFIX}seq/"):
+        try:
+            segments.append(read_claim(name, ledger.objects.get(name), keys))
+        except LedgerError as error:
+            problems.append(str(error))
+    return segments, problems
+
+
+def _rows(ledger: Ledger, segment: Segment) -> tuple[pa.Table | None, str]:
+    """A segment's rows, and what is wrong with them."""
+    try:
+        table = read_parquet(ledger.objects.get(segment.key))
+    except ObjectNotFound:
+        return None, f"segment {segment.seq}: {segment.key} is missing"
+    except pa.ArrowException as error:
+        return None, f"segment {segment.seq}: unreadable ({type(error).__name__})"
+    return table, problem_in(segment, table, ledger.keys()[segment.key_id])
+
+
+def _order(segments: list[Segment]) -> list[str]:
+    problems, previous, expected = [], GENESIS, 0
+    for segment in segments:
+        if segment.seq != expected:
+            problems.append(f"segment {expected} is missing")
+        elif segment.first_prev_hash != previous:
+            problems.append(f"segment {segment.seq}: does not follow the segment before")
+        previous, expected = segment.last_hash, segment.seq + 1
+    seen: set[str] = set()
+    for segment in segments:
+        if segment.artifact in seen:
+            problems.append(f"segment {segment.seq}: {segment.artifact} is there twice")
+        seen.add(segment.artifact)
+    return problems
+
+
+def _heads(ledger: Ledger) -> tuple[list[str], list[str]]:
+    """What the copies outside the store know of and the store has lost; and notes."""
+    heads, problems = ledger.heads, []
+    kept = heads.list(ledger.head_key(f"{_PREFIX}seq/"))
+    for name in kept:
+        seq = int(name.rsplit("/", 1)[1].removesuffix(".json"))
+        try:
+            there = ledger.objects.get(claim_key(seq))
+        except ObjectNotFound:
+            problems.append(f"segment {seq} was written and is gone")
+            continue
+        if there != heads.get(name):
+            problems.append(f"segment {seq} is another than was written")
+    if kept:
+        return problems, []
+    note = f"no copies of this ledger's claims are in {heads.url}: a cut end would not be seen"
+    return problems, [note]
+
+
+def _artifact(
+    manifest: Manifest, store: ArtifactStore, decided: Mapping[str, pa.Table]
+) -> list[str]:
+    name = f"{manifest.stage}/{manifest.digest}"
+    if not _file(manifest):
+        missing = manifest.stage in DECIDING
+        return [f"{name} has no {DECISIONS_FILE}"] if missing else []
+    if name not in decided:
+        return [f"{name}: its decisions are not in the ledger"]
+    own = Artifact(store, manifest).table(DECISIONS_FILE).select(DECISIONS.names).cast(DECISIONS)
+    same = decided[name].select(DECISIONS.names).cast(DECISIONS).equals(own)
+    return [] if same else [f"{name}: its decisions are not those of the ledger"]
+
+
+def _file(manifest: Manifest) -> bool:
+    return any(file.name == DECISIONS_FILE for file in manifest.files)

@@ -1,0 +1,281 @@
+"""Forgeries by somebody who knows the format and can write to the store, but has no key."""
+
+import hashlib
+import hmac
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from kontext.errors import LedgerError
+from kontext.safety import ledger as ledgers
+from kontext.safety.keys import KEY_FILE
+from kontext.safety.ledger import Ledger, Segment, claim_key
+from kontext.safety.ledger_check import LedgerReport, check_ledger, restart
+from kontext.store.artifacts.artifact_store import ArtifactStore
+from kontext.store.objects import open_store
+from kontext.store.parquet import parquet_bytes, read_parquet
+from schemas.catalog import LEDGER
+from schemas.manifest import Manifest
+from tests.safety.test_ledger import decisions
+
+WRONG_KEY = hashlib.sha256(b"a guess").digest()
+
+
+class Place:
+    """A store with artifacts and their ledger, and the home that wrote them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.objects = open_store(f"file://{folder}/store")
+        self.artifacts = ArtifactStore(self.objects, folder / "cache")
+        self.ledger = Ledger(self.objects, folder / "home")
+
+    def decide(self, stage: str, digest: str, table: pa.Table) -> None:
+        """As the engine does: decisions, ledger, manifest."""
+        writer = self.artifacts.writer(stage, digest)
+        writer.add_table("decisions.parquet", table)
+        self.ledger.append(stage, digest, table, run="r")
+        manifest = Manifest(
+            stage=stage, digest=digest, code_digest="c", config={}, inputs={}, seconds=1.0,
+            files=list(writer.files.values()), metrics={}, notes=[], kernels={}, packages={},
+            recipe="ci", created_at="2026-01-01T00:00:00Z", git_commit="",
+        )  # fmt: skip
+        writer.commit(manifest)
+
+    def check(self) -> LedgerReport:
+        return check_ledger(self.ledger, self.artifacts)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    place = Place(folder)
+    for number in range(6):
+        stage = ("ingest", "screen")[number % 2]
+        outcome = ("pass", "drop")[number % 3 == 0]
+        place.decide(stage, f"{number:016x}", decisions(2 + number, outcome))
+    return folder
+
+
+@pytest.fixture
+def place(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A copy at the same place: heads know a store by where it lies."""
+    aside = tmp_path / "aside"
+    shutil.copytree(whole, aside)
+    yield Place(whole)
+    shutil.rmtree(whole)
+    shutil.copytree(aside, whole)
+
+
+def test_a_whole_ledger(place: Place) -> None:
+    assert place.check() == LedgerReport(6, sum(range(2, 8)), ())
+
+
+# --- forgeries: each takes the store and a random number generator -------------------------------
+
+
+def claim(place: Place, seq: int) -> dict[str, Any]:
+    return dict(json.loads(place.objects.get(claim_key(seq))))
+
+
+def put_claim(place: Place, seq: int, fields: dict[str, Any]) -> None:
+    place.objects.put(claim_key(seq), json.dumps(fields, sort_keys=True).encode())
+
+
+def resigned(fields: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """With a signature of the right form, by another key, by none, or the old one."""
+    segment = Segment(**fields)
+    kinds = (segment.signed(WRONG_KEY).signature, "", fields["signature"], "0" * 64)
+    return asdict(replace(segment, signature=draw.choice(kinds)))
+
+
+def rewrite(
+    place: Place, seq: int, change: Callable[[list[dict[str, Any]]], object], draw: random.Random
+) -> None:
+    """Change a segment's rows and chain them anew, as well as it can be done without the key."""
+    fields = claim(place, seq)
+    rows = read_parquet(place.objects.get(fields["key"])).to_pylist()
+    change(rows)
+    previous, keyed = fields["first_prev_hash"], draw.random() < 0.5
+    for row in rows:
+        row["prev_hash"] = previous
+        text = json.dumps([str(row[name]) for name in LEDGER.names if name != "row_hash"]).encode()
+        plain = hashlib.sha256(text).hexdigest()
+        previous = row["row_hash"] = ledgers._row_hash(row, WRONG_KEY) if keyed else plain
+    name = f"ledger/{seq:012d}-{previous}.parquet"
+    place.objects.put(name, parquet_bytes(pa.Table.from_pylist(rows, LEDGER)))
+    fields |= {"key": name, "rows": len(rows), "last_hash": previous}
+    put_claim(place, seq, resigned(fields, draw))
+
+
+def all_pass(place: Place, draw: random.Random) -> None:
+    for seq in range(6):
+        rewrite(
+            place, seq, lambda rows: [row.update(outcome="pass", reason="") for row in rows], draw
+        )
+
+
+def one_row(place: Place, draw: random.Random) -> None:
+    field, value = draw.choice(
+        [("outcome", "pass!"), ("reason", "x"), ("score", 0.123), ("subject_hmac", "f" * 64),
+         ("policy_version", "9"), ("run", "other"), ("artifact", "screen/other")]
+    )  # fmt: skip
+    seq = draw.randrange(6)
+    fields = claim(place, seq)
+    table = read_parquet(place.objects.get(fields["key"]))
+    rows = table.to_pylist()
+    rows[draw.randrange(len(rows))][field] = value
+    place.objects.put(fields["key"], parquet_bytes(pa.Table.from_pylist(rows, table.schema)))
+
+
+def rows_gone(place: Place, draw: random.Random) -> None:
+    rewrite(place, draw.randrange(6), lambda rows: rows.pop(draw.randrange(len(rows))), draw)
+
+
+def rows_moved(place: Place, draw: random.Random) -> None:
+    rewrite(place, draw.randrange(6), lambda rows: rows.reverse(), draw)
+
+
+def rows_added(place: Place, draw: random.Random) -> None:
+    rewrite(place, draw.randrange(6), lambda rows: rows.append(dict(rows[0])), draw)
+
+
+def cut(place: Place, draw: random.Random) -> None:
+    """The last segments go, claims and rows."""
+    for seq in range(draw.randrange(6), 6):
+        place.objects.delete(claim(place, seq)["key"])
+        place.objects.delete(claim_key(seq))
+
+
+def everything_deleted(place: Place, draw: random.Random) -> None:
+    for key in place.objects.list("ledger/"):
+        place.objects.delete(key)
+
+
+def cut_with_its_artifacts(place: Place, draw: random.Random) -> None:
+    """The end goes, and the manifests that would miss it."""
+    first = draw.randrange(6)
+    for seq in range(first, 6):
+        stage, digest = claim(place, seq)["artifact"].split("/")
+        place.objects.delete(f"runs/{stage}/{digest}/manifest.json")
+        place.objects.delete(claim_key(seq))
+
+
+def claim_changed(place: Place, draw: random.Random) -> None:
+    seq = draw.randrange(6)
+    field, value = draw.choice(
+        [("artifact", "screen/ffff"), ("rows", 0), ("seq", 9), ("key_id", "0" * 16),
+         ("last_hash", "0" * 64), ("first_prev_hash", "1" * 64), ("key", "ledger/other.parquet")]
+    )  # fmt: skip
+    put_claim(place, seq, resigned(claim(place, seq) | {field: value}, draw))
+
+
+def claimed_beforehand(place: Place, draw: random.Random) -> None:
+    """The next number, for an artifact that will come, with no rows."""
+    fields = claim(place, 5) | {"seq": 6, "rows": 0, "artifact": f"screen/{draw.randrange(99)}"}
+    fields |= {"first_prev_hash": fields["last_hash"], "key": "ledger/none.parquet"}
+    put_claim(place, 6, resigned(fields, draw))
+
+
+def two_swapped(place: Place, draw: random.Random) -> None:
+    one, other = draw.sample(range(6), 2)
+    a, b = claim(place, one), claim(place, other)
+    put_claim(place, one, b)
+    put_claim(place, other, a)
+
+
+def rows_of_another(place: Place, draw: random.Random) -> None:
+    one, other = draw.sample(range(6), 2)
+    place.objects.put(claim(place, one)["key"], place.objects.get(claim(place, other)["key"]))
+
+
+def garbage(place: Place, draw: random.Random) -> None:
+    seq = draw.randrange(6)
+    name = draw.choice([claim_key(seq), claim(place, seq)["key"]])
+    place.objects.put(name, draw.choice([b"", b"{}", b"[]", b"null", draw.randbytes(200)]))
+
+
+def unsigned_format(place: Place, draw: random.Random) -> None:
+    """All of it in the format from before, whose chain anybody can compute."""
+    for seq in range(6):
+        fields = claim(place, seq)
+        put_claim(place, seq, {k: v for k, v in fields.items() if k not in ("key_id", "signature")})
+
+
+def artifacts_rewritten(place: Place, draw: random.Random) -> None:
+    """The decisions that an artifact holds, with its manifest: the ledger is left alone."""
+    stage, digest = claim(place, draw.randrange(6))["artifact"].split("/")
+    key = f"runs/{stage}/{digest}/manifest.json"
+    manifest = json.loads(place.objects.get(key))
+    data = parquet_bytes(decisions(2, "forged"))
+    sha256 = hashlib.sha256(data).hexdigest()
+    place.objects.put(f"blobs/sha256/{sha256[:2]}/{sha256}", data)
+    for file in manifest["files"]:
+        file |= {"sha256": sha256, "size": len(data)}
+    if draw.random() < 0.3:
+        manifest["files"] = []
+    place.objects.put(key, json.dumps(manifest).encode())
+
+
+def artifact_put_in(place: Place, draw: random.Random) -> None:
+    """An artifact that no ledger knows, made for a digest that will be asked for."""
+    stage, digest = claim(place, draw.randrange(6))["artifact"].split("/")
+    manifest = json.loads(place.objects.get(f"runs/{stage}/{digest}/manifest.json"))
+    manifest["digest"] = f"{draw.getrandbits(64):016x}"
+    place.objects.put(
+        f"runs/{stage}/{manifest['digest']}/manifest.json", json.dumps(manifest).encode()
+    )
+
+
+FORGERIES = (
+    all_pass, one_row, rows_gone, rows_moved, rows_added, cut, everything_deleted,
+    cut_with_its_artifacts, claim_changed, claimed_beforehand, two_swapped, rows_of_another,
+    garbage, unsigned_format, artifacts_rewritten, artifact_put_in,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("forge", FORGERIES, ids=lambda forge: forge.__name__)
+@pytest.mark.parametrize("seed", range(7))
+def test_every_forgery_is_found(place: Place, forge: Any, seed: int) -> None:
+    forge(place, random.Random(f"{forge.__name__} {seed}"))
+    assert place.check().problems
+
+
+def test_without_heads_the_report_says_what_it_cannot_see(place: Place) -> None:
+    for name in place.ledger.heads.list():
+        place.ledger.heads.delete(name)
+    report = place.check()
+    assert report.problems == () and "a cut end would not be seen" in report.notes[0]
+
+
+def test_a_restart_sets_the_old_one_aside_and_enters_every_artifact(place: Place) -> None:
+    all_pass(place, random.Random(0))
+    assert restart(place.ledger, place.artifacts) == 6
+    assert place.check() == LedgerReport(6, sum(range(2, 8)), ())
+    assert len([key for key in place.objects.list("ledger-before-") if "/seq/" in key]) == 6
+
+
+def test_a_lost_key_needs_a_restart(place: Place) -> None:
+    (place.folder / "home" / KEY_FILE).unlink()
+    assert len([p for p in place.check().problems if "this home does not have" in p]) == 6
+    with pytest.raises(LedgerError, match="this home does not have"):
+        place.decide("ingest", "a" * 16, decisions(1))
+    restart(place.ledger, place.artifacts)
+    assert place.check().problems == ()
+
+
+def test_signatures_are_hmacs_by_the_homes_key(place: Place) -> None:
+    """So that a reader of the format can check them without this code."""
+    key = bytes.fromhex((place.folder / "home" / KEY_FILE).read_text())
+    signing = hmac.new(key, b"kontext safety ledger", hashlib.sha256).digest()
+    fields = claim(place, 2)
+    text = json.dumps(fields | {"signature": ""}, sort_keys=True, separators=(",", ":"))
+    mac = hmac.new(signing, b"claim " + text.encode(), hashlib.sha256).hexdigest()
+    assert fields["signature"] == mac
