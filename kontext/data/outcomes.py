@@ -39,6 +39,7 @@ Rows = NDArray[np.int64]
 Tables = Mapping[str, pa.Table]
 
 FILE = "outcomes.parquet"
+_FEW = 64  # items
 # settings that decide which items there are and who works on them, not what becomes of one
 _NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
 _WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
@@ -257,7 +258,8 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
     """Chunks of the items that nobody has done; small ones where few are left, for all workers."""
     missing = np.flatnonzero(held.which < 0).tolist()
     items = [item for chunk in plan.chunks for item in chunk.items]
-    size = max(1, min(config.chunk_size, -(-len(missing) // config.processes)))
+    # one small chunk is done here: starting processes takes longer than it
+    size = min(config.chunk_size, max(_FEW, -(-len(missing) // config.processes)))
     return [
         IngestChunk(
             tuple(items[place] for place in missing[start : start + size]), config, str(home)

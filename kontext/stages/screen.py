@@ -51,6 +51,7 @@ STAGE = Stage(
 )
 
 _SHOWN = 12
+_FEW = 64  # images that are scored sooner than processes have started
 _VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
 _REASONS = {"change_kept": "edit_cropped"}  # of scores whose reason is not their own name
 _FLAT = (
@@ -153,7 +154,8 @@ def _image_scores(
     paths = [ingest.path(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
     chunks = screening.plan_scores(paths, classifiers, known)
-    results = ctx.map_chunks(screening.score_chunk, chunks, ctx.config.processes)
+    few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
+    results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     new = [result["scores"] for result in results]
     old = earlier.image_scores
     held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
