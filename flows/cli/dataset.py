@@ -39,3 +39,25 @@ def export(
     files = [str(path) for path in made]
     result = {"dataset": name, "version": at or "newest", "format": form, "files": files}
     print_result(result, "\n".join(files), as_json)
+
+
+@app.command()
+def urls(
+    version: Annotated[
+        str, typer.Argument(help="NAME or NAME@vN; by default the home's own dataset.")
+    ] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Print where its shards lie, one URL a split, as webdataset and other tools take them."""
+    from kontext.store.artifacts.named_shards import named_in, ranges
+    from kontext.store.catalog.export import export_version
+    from kontext.store.catalog.versions import find_version
+    from kontext.store.objects import folder_url
+
+    catalog, objects = opened.catalog(store), opened.objects(store)
+    found = find_version(catalog.datasets(), version or named.dataset("", store))
+    prefix = export_version(catalog, objects, found)
+    folder = folder_url(objects.url, f"{prefix}shards")
+    rows = {split: folder + name for split, name in ranges(named_in(objects, prefix)).items()}
+    print_result({"dataset": str(found), "urls": rows}, "\n".join(rows.values()), as_json)
