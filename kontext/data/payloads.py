@@ -6,6 +6,7 @@ from enum import Enum
 from itertools import groupby
 from pathlib import Path
 
+from kontext.data.layouts.bucket_object import BucketObject
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
 from kontext.data.video.frames import frames_at
@@ -51,6 +52,10 @@ class Payloads:
         for part, items in groupby(self._items, _together):
             if isinstance(part, Path):
                 yield from self._frames(part, list(items))
+                continue
+            if part is BucketObject:
+                some = list(items)
+                yield from zip(some, in_order(some, _get, self._config.parallel), strict=True)
                 continue
             for item in items:
                 yield item, next(fetched) if part is WebPicture else _read(item)
@@ -107,6 +112,10 @@ class Payloads:
 def _together(item: SourceItem) -> object:
     """What items are read with: a video's file, a kind of part, or nothing."""
     return item.part.path if isinstance(item.part, VideoFrame) else type(item.part)
+
+
+def _get(item: SourceItem) -> bytes:
+    return item.read()
 
 
 def _read(item: SourceItem) -> bytes | SourceError:

@@ -56,7 +56,10 @@ _CONDITIONAL_LOCK = threading.Lock()
 class S3Store(ObjectStore):
     """Objects below one prefix of one bucket."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, one_host: bool = False) -> None:
+    def __init__(
+        self, bucket: str, prefix: str = "", *, one_host: bool = False, read_only: bool = False
+    ) -> None:
+        """With `read_only` nothing is made or tried in the bucket, which is somebody's own."""
         if not bucket:
             raise StoreError("an s3 store needs a bucket: s3://bucket/prefix")
         self.bucket = bucket
@@ -69,7 +72,11 @@ class S3Store(ObjectStore):
         self._transfer = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART)
         with self._errors():
             self._client = self._connect()
-            self._open_bucket()
+            if not read_only:
+                self._open_bucket()
+        if read_only:
+            self._one_host = False
+            return
         self._one_host = one_host and self._probe() is False
         if one_host:
             self.url += "?writers=one-host"
@@ -103,6 +110,14 @@ class S3Store(ObjectStore):
             self.size(key)  # which raises where there is no such object
             return b""
         return b"".join(self.stream(key, start, length))
+
+    def get_as(self, key: str, etag: str) -> bytes:
+        """The object, if it is still the one of that etag. Raises ObjectExists where not."""
+        with self._errors(key):
+            name = self._name(key)
+            answer = self._client.get_object(Bucket=self.bucket, Key=name, IfMatch=etag)
+            data: bytes = answer["Body"].read()
+            return data
 
     def stream(
         self, key: str, start: int = 0, length: int | None = None, part: int = _PART
