@@ -7,7 +7,9 @@ from typing import Any
 import boto3
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from flows import cli
 from kontext.data.layouts.bucket_object import bucket
 from kontext.data.sources import read
 from kontext.data.sources.bucket import BucketSource
@@ -85,6 +87,17 @@ def test_nothing_is_written_to_a_bucket_that_is_read(url: str) -> None:
         read(BucketSource(path=nowhere))
     names = [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]]
     assert "kontext-nobody-has-this" not in names
+
+
+def test_one_command_reads_a_bucket(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path))
+    arguments = ["run", "--direct", "--json", "--recipe", "ci", "--until", "ingest"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--source", url])
+    assert result.exit_code == 0, result.output
+    name = url.rpartition("/")[2]
+    assert f"dataset {name}-ci, model" in result.stderr and "4 pictures" in result.stderr
 
 
 def test_clear_errors(url: str) -> None:
