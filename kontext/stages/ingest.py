@@ -28,6 +28,8 @@ from kontext.data.ingest import (
     plan_work,
     skipped_rows,
 )
+from kontext.data.moments import FILE as MOMENTS_FILE
+from kontext.data.moments import moments
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.base import GivenPair
@@ -36,7 +38,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from schemas.sections.data import IngestConfig
-from schemas.tables import EDITS, MOMENTS
+from schemas.tables import EDITS
 
 STAGE = Stage(
     name="ingest",
@@ -64,7 +66,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
     items = [item for chunk in plan.chunks for item in chunk.items]
     keys = item_keys(items, config, ctx.home)
-    held = look_up(items, keys, ctx.earlier())
+    before = ctx.earlier()
+    held = look_up(items, keys, before)
     chunks = to_do(plan, held, config, ctx.home)
     ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
     results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
@@ -89,8 +92,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     ctx.output.add_table(FILE, outcomes)
     given = given_pairs([*plan.pairs, *made], outcomes)
     ctx.output.add_table("given.parquet", given)
-    moments = [MOMENTS.empty_table(), *(result["moments"] for result in results)]
-    ctx.output.add_table("moments.parquet", pa.concat_tables(moments))
+    ctx.output.add_table(MOMENTS_FILE, moments(results, items, held, before))
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))

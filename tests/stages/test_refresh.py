@@ -21,7 +21,9 @@ from kontext.safety import screening
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
+from tests.data.mine.test_bursts import photograph
 from tests.data.pictures import scene
+from tests.data.videos import scene as film
 from tests.safety_key import put_key
 
 INGEST = ("ingest",)
@@ -218,3 +220,19 @@ def test_a_killed_refresh_goes_on(
     assert worked["decode_image"] == 24 + CANARIES - done[0]
     scratch = make(folder, tmp_path / "scratch", stages=INGEST)["ingest"]
     assert contents({"ingest": refreshed}) == contents({"ingest": scratch})
+
+
+def test_photographs_that_are_held_keep_their_moments(tmp_path: Path) -> None:
+    """A burst of old and new photographs is mined as if all were new."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number in range(3):
+        if number == 2:
+            make(folder, tmp_path / "a", stages=INGEST)
+        data = photograph(film(0, 10 * number), f"2024:05:01 10:00:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    refreshed = make(folder, tmp_path / "a", stages=("ingest", "mine"))
+    scratch = make(folder, tmp_path / "b", stages=("ingest", "mine"))
+    assert len(refreshed["ingest"].table("moments.parquet")) == 3
+    assert contents(refreshed) == contents(scratch)
+    assert len(refreshed["mine"].table("pairs.parquet")) == 6
