@@ -81,7 +81,7 @@ MOMENTS = table_schema(
     ("pixel_id", pa.string(), "the picture"),
     ("kind", pa.string(), "frame or photograph"),
     ("series", pa.string(), "source, and the video or folder that it is from"),
-    ("shot", pa.int64(), "when a frame's shot began, in milliseconds, as far as was seen; else 0"),
+    ("shot", pa.int64(), "when a frame's shot began, in milliseconds; else 0"),
     ("at_s", pa.float64(), "seconds from the video's beginning, or since 1970 by the camera"),
 )
 

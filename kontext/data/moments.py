@@ -1,6 +1,7 @@
 """When pictures were taken: what workers saw, and what is known of those that were held."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,4 +39,16 @@ def moments(
                 if (row["pixel_id"], row["series"]) in wanted:
                     rows.setdefault(tuple(row.values()), row)
     ordered = sorted(rows.values(), key=lambda row: (row["series"], row["at_s"], row["pixel_id"]))
-    return pa.Table.from_pylist(ordered, MOMENTS)
+    return pa.Table.from_pylist(list(_with_shots(ordered)), MOMENTS)
+
+
+def _with_shots(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows in order; a frame before which no beginning was seen is in the shot of the one before.
+
+    So shots do not depend on which frames were read together.
+    """
+    shots: dict[str, int] = {}
+    for row in rows:
+        if row["shot"] >= 0:
+            shots[row["series"]] = row["shot"]
+        yield {**row, "shot": shots.get(row["series"], 0)}

@@ -66,7 +66,7 @@ class Payloads:
     ) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
         """Frames of one video that follow each other in the plan: it is decoded once for all."""
         parts = [item.part for item in items if isinstance(item.part, VideoFrame)]
-        found = frames_at(path, [part.at for part in parts], parts[0].cut)
+        found = frames_at(path, [part.at for part in parts], parts[0].cut, parts[0].since)
         for item in items:
             if not isinstance(item.part, VideoFrame):
                 yield item, _read(item)
