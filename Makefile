@@ -67,8 +67,9 @@ ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chro
 faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md
 	$(BIN)/python -m tests.faults
 
-gates: setup ## learn eight pairs by heart: flow >= 35 dB, LADD student >= 28 dB (minutes)
+gates: setup ## learn eight pairs by heart, of one shape and of four: flow >= 35 dB, LADD student >= 28 dB (minutes)
 	$(BIN)/python -m benchmarks.overfit $(GATES)
+	$(BIN)/python -m benchmarks.overfit --shapes $(GATES)
 
 docs: setup ## build the documentation into build/docs; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -14,6 +14,11 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def seen_from(folder: Path, path: str) -> str:
+    """An absolute path for one that is written from `folder`; an address (`s3://…`) as it is."""
+    return path if "://" in path else str(folder / expanded(path))
+
+
 def file_or_in_home(path: str, home: Path | None) -> Path | None:
     """The file that `path` names, from here or else from the home; None where there is none."""
     places = (expanded(path), *([home / path] if home else ()))

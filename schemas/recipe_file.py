@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from schemas.changes import Change, MisfitError, changed, flat
 from schemas.changes import Path as KeyPath
-from schemas.paths import expanded
+from schemas.paths import seen_from
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
 from schemas.words import NAME, unknown
@@ -89,7 +89,7 @@ def _place_sources(ingest: Any, folder: Path) -> None:
     for source in sources if isinstance(sources, list) else ():
         path = source.get("path") if isinstance(source, dict) else None
         if isinstance(path, str) and "\0" not in path:  # that the source refuses
-            source["path"] = str(folder / expanded(path))
+            source["path"] = seen_from(folder, path)
 
 
 def _line(document: Document, path: KeyPath) -> int:

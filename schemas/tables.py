@@ -64,12 +64,24 @@ REJECTS = table_schema(
     ("detail", pa.string(), "one line; empty for safety rejects"),
 )
 
+OUTCOMES = table_schema(
+    "What became of every planned image, one row each in the plan's order, and of edits of it.",
+    ("source", pa.string(), "source name"),
+    ("source_ref", pa.string(), "name inside the source; empty for safety rejects"),
+    ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions, recovers nothing"),
+    ("outcome", pa.string(), "kept, duplicate, or the reject reason"),
+    ("checked", pa.bool_(), "whether the hash gate decided: decisions has its row, in this order"),
+    ("pixel_id", pa.string(), "of the stored pixels; empty where none were made"),
+    ("made", pa.bool_(), "made of the planned image before it, by an edit; not planned itself"),
+    ("item", pa.string(), "HMAC of bytes, labels and settings: the same item has the same outcome"),
+)
+
 MOMENTS = table_schema(
     "When the pictures of a series were taken: frames of a video, photographs of a folder.",
     ("pixel_id", pa.string(), "the picture"),
     ("kind", pa.string(), "frame or photograph"),
     ("series", pa.string(), "source, and the video or folder that it is from"),
-    ("shot", pa.int64(), "when a frame's shot began, in milliseconds, as far as was seen; else 0"),
+    ("shot", pa.int64(), "when a frame's shot began, in milliseconds; else 0"),
     ("at_s", pa.float64(), "seconds from the video's beginning, or since 1970 by the camera"),
 )
 
@@ -161,6 +173,12 @@ JUDGEMENTS = table_schema(
     ("judge", pa.string(), "who judged"),
 )
 JUDGED_SCORES = ("follow", "preserve", "quality", "shuffled_gap", "swapped_gap")  # with limits
+
+VECTORS = table_schema(
+    "Features of images or texts that the small CLIP was trained on, so that none is made twice.",
+    ("key", pa.string(), "pixel id or text"),
+    ("vector", pa.binary(), "float32 values, little-endian"),
+)
 
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",

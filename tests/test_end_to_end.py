@@ -34,9 +34,11 @@ from kontext.store.objects import sha256_file
 from schemas.recipes import Recipe, load_recipe
 from tasks.workspace import places
 
+SHAPES = '"canvases":[[1,1],[5,3],[3,5],[2,1]]'  # so that every stage meets several sizes
 SMALL = (
     'ingest.sources=[{"kind":"dicebear","styles":["toon-head","landscape"],"seeds":5,'
-    '"values_per_attribute":2},{"kind":"signs","scenes":8,"words_per_scene":3}]',
+    f'"values_per_attribute":2,{SHAPES}}},'
+    f'{{"kind":"signs","scenes":8,"words_per_scene":3,{SHAPES}}}]',
     "ingest.processes=1",
     "mine.pairs_per_category=16",
     "mine.t2i_singles=12",

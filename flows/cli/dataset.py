@@ -39,3 +39,47 @@ def export(
     files = [str(path) for path in made]
     result = {"dataset": name, "version": at or "newest", "format": form, "files": files}
     print_result(result, "\n".join(files), as_json)
+
+
+@app.command()
+def urls(
+    version: Annotated[
+        str, typer.Argument(help="NAME or NAME@vN; by default the home's own dataset.")
+    ] = "",
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Print where its shards lie, one URL a split, as webdataset and other tools take them."""
+    from kontext.store.artifacts.named_shards import named_in, ranges
+    from kontext.store.catalog.export import export_version
+    from kontext.store.catalog.versions import find_version
+    from kontext.store.objects import folder_url
+
+    catalog, objects = opened.catalog(store), opened.objects(store)
+    found = find_version(catalog.datasets(), version or named.dataset("", store))
+    prefix = export_version(catalog, objects, found)
+    folder = folder_url(objects.url, f"{prefix}shards")
+    rows = {split: folder + name for split, name in ranges(named_in(objects, prefix)).items()}
+    print_result({"dataset": str(found), "urls": rows}, "\n".join(rows.values()), as_json)
+
+
+@app.command()
+def report(
+    version: Annotated[
+        str, typer.Argument(help="NAME or NAME@vN; by default the home's own dataset.")
+    ] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path(
+        "data.html"
+    ),
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Write the data report: what is left at each step, every score with its limit, samples."""
+    from kontext.data.report.page import data_report
+    from kontext.store.catalog.versions import find_version
+
+    catalog, artifacts = opened.catalog(store), opened.artifacts(store)
+    found = find_version(catalog.datasets(), version or named.dataset("", store))
+    inputs = {stage: artifacts.open(stage, digest) for stage, digest in catalog.inputs(found)}
+    output.write_text(data_report(inputs, str(found)), encoding="utf-8")
+    print_result({"dataset": str(found), "file": str(output)}, f"{found}: {output}", as_json)

@@ -14,7 +14,7 @@ _SAMPLES = 5
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="Folder of pictures or pairs, or a table of pairs.")],
+    path: Annotated[str, typer.Argument(help="Folder, table, tar, video, or s3://bucket/prefix.")],
     samples: Annotated[int, typer.Option(min=0, help="Rows to show.")] = _SAMPLES,
     as_json: Json = False,
 ) -> None:

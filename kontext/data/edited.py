@@ -133,7 +133,7 @@ def _tried(operation: Operation, canvas: Canvas, key: str, config: EditsConfig) 
     if parameters is None:
         return None
     edit = operation.apply(canvas, parameters)
-    return (operation, parameters, edit) if shows(edit) else None
+    return (operation, parameters, edit) if shows(edit, canvas.unit) else None
 
 
 def _by_category(operations: Sequence[Operation], key: str) -> list[list[Operation]]:
@@ -151,9 +151,11 @@ def _taken(column: list[Operation]) -> Iterator[Operation]:
         yield column.pop(0)
 
 
-def shows(edit: Edit) -> bool:
-    """Whether somebody would see the difference, and a filter for it would."""
-    apart = np.maximum(edit.context, edit.target) - np.minimum(edit.context, edit.target)
+def shows(edit: Edit, unit: float = 1.0) -> bool:
+    """Whether somebody would see the difference at the size in training, `unit` times as small."""
+    size = [max(1, round(side / unit)) for side in (edit.target.shape[1], edit.target.shape[0])]
+    before, after = (scaled(rgb, (size[0], size[1])) for rgb in (edit.context, edit.target))
+    apart = np.maximum(before, after) - np.minimum(before, after)
     changed = (apart.max(axis=2) > _LEVELS).mean()
     return bool(changed >= _CHANGED and apart.mean() / 255 >= _L1)
 
@@ -168,7 +170,7 @@ def _canvas(data: bytes, rgb: Pixels, alpha: bool, config: IngestConfig) -> Canv
         rgb = np.ascontiguousarray(rgb[top:bottom, left:right])
         share = None if share is None else share[top:bottom, left:right]
     red, green, blue = ImageColor.getrgb(config.background)[:3]
-    return Canvas(rgb, share, (red, green, blue))
+    return Canvas(rgb, share, (red, green, blue), min(fit.size))
 
 
 def _alpha(data: bytes, rgb: Pixels, config: IngestConfig) -> NDArray[np.float32]:

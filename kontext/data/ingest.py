@@ -34,8 +34,9 @@ from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, PIXELS, REJECTS
+from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
+KEPT, DUPLICATE = "kept", "duplicate"  # outcomes
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
 _TABLES = {
@@ -44,6 +45,7 @@ _TABLES = {
     "rejects": REJECTS,
     "decisions": DECISIONS,
     "moments": MOMENTS,
+    "outcomes": OUTCOMES,
 }
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
 
@@ -119,9 +121,10 @@ def _canaries(count: int) -> Iterator[SourceItem]:
 
 
 def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
-    """Decode, gate and bound one chunk: tables images, pixels, rejects, decisions and moments.
+    """Decode, gate and bound one chunk: images, pixels, rejects, decisions, moments and outcomes.
 
-    A pure function of the chunk (and of the hash lists and key at `home`).
+    A pure function of the chunk (and of the hash lists and key at `home`). Outcomes are in order;
+    they have no keys yet, and what is kept may still turn out to be a duplicate.
     """
     home = Path(chunk.home)
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
@@ -133,6 +136,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
                 reject = _reject(item.source, subject, item.ref, data.reason, str(data))
                 rows["rejects"].append(reject)
+                rows["outcomes"].append(_outcome(reject, checked=False))
                 continue
             place = len(rows["images"])  # edits that are made of it come after it
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
@@ -170,6 +174,7 @@ def _ingest_one(
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
             _gate_one(other, png, made, made, None, gate, key, rows, png)
+            rows["outcomes"][-1]["made"] = True
 
         rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
     return outcome
@@ -214,15 +219,19 @@ def _gate_one(
     if hit:
         # neither name nor detail: a hit leaves nothing that points back at it
         rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
+        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=True))
         return Verdict.STOPPED
     if kept is None:
         assert problem is not None
         rows["rejects"].append(
             _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
+        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=False))
         return Verdict.REFUSED
     rows["images"].append(_image(item, data, image_id, kept, result))
     rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
+    found = _reject(item.source, subject, item.ref, KEPT)
+    rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
 
 
@@ -242,6 +251,12 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
 
 def _stops(result: GateResult) -> bool:
     return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
+
+
+def _outcome(row: Row, *, checked: bool, pixels: str = "") -> Row:
+    same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
+    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
+    return {**same, **found, "made": False, "item": ""}
 
 
 def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
@@ -281,38 +296,6 @@ def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: 
 # --- committer -----------------------------------------------------------------------------------
 
 
-def deduplicate(
-    results: Sequence[Mapping[str, pa.Table]], home: Path
-) -> Iterator[dict[str, pa.Table]]:
-    """Keep the first image of every pixel id in plan order; the others become rejects.
-
-    Yields each chunk's tables, so that only one chunk's pixels are in memory at a time.
-    """
-    key = run_key(home)
-    seen: dict[str, str] = {}  # pixel id -> where it was first
-    for result in results:
-        images = result["images"]
-        keep: list[bool] = []
-        rejects: list[Row] = []
-        columns = ("pixel_id", "image_id", "source", "source_ref")
-        for row in images.select(columns).to_pylist():
-            first = seen.get(row["pixel_id"])
-            keep.append(first is None)
-            seen.setdefault(row["pixel_id"], f"{row['source']}/{row['source_ref']}")
-            if first is not None:
-                subject, detail = subject_hmac(row["image_id"], key), f"same pixels as {first}"
-                where = row["source"], subject, row["source_ref"]
-                rejects.append(_reject(*where, "duplicate", detail))
-        mask = pa.array(keep, pa.bool_())
-        again = pa.Table.from_pylist(rejects, REJECTS)
-        yield {
-            **result,
-            "images": images.filter(mask),
-            "pixels": result["pixels"].filter(mask),
-            "rejects": pa.concat_tables([result["rejects"], again]),
-        }
-
-
 def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
     """REJECTS rows of what sources left out."""
     key = run_key(home)
@@ -325,20 +308,19 @@ def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
     )
 
 
-def given_pairs(pairs: Sequence[GivenPair], results: Sequence[Mapping[str, pa.Table]]) -> pa.Table:
+def given_pairs(pairs: Sequence[GivenPair], outcomes: pa.Table) -> pa.Table:
     """GIVEN rows: the sources' own pairs, by the ids of their pictures.
 
-    `results` are the workers', so that pictures that are there twice are known by both names.
+    `outcomes` know pictures that are there twice by both names.
     """
+    columns = outcomes.select(["source", "source_ref", "outcome", "pixel_id"]).to_pydict()
     pixel_of: dict[tuple[str, str], str] = {}
     reason_of: dict[tuple[str, str], str] = {}
-    for result in results if pairs else ():
-        images = result["images"].select(["source", "source_ref", "pixel_id"])
-        for source, ref, pixels in zip(*images.to_pydict().values(), strict=True):
+    for source, ref, outcome, pixels in zip(*columns.values(), strict=True) if pairs else ():
+        if pixels:
             pixel_of[source, ref] = pixels
-        rejects = result["rejects"].select(["source", "source_ref", "reason"])
-        for source, ref, reason in zip(*rejects.to_pydict().values(), strict=True):
-            reason_of[source, ref] = reason
+        else:
+            reason_of[source, ref] = outcome
     return pa.Table.from_pylist([_given(pair, pixel_of, reason_of) for pair in pairs], GIVEN)
 
 
@@ -364,14 +346,14 @@ def _given(
     }
 
 
-def check_canaries(rejects: pa.Table, expected: int) -> int:
+def check_canaries(outcomes: pa.Table, expected: int) -> int:
     """Number of canaries the gate stopped.
 
     Raises:
         CanaryError: one got through, or was lost on the way.
     """
-    own = rejects.filter(pc.equal(rejects["source"], CANARY))
-    stopped = int(own.filter(pc.equal(own["reason"], CANARY)).num_rows)
+    own = outcomes.filter(pc.equal(outcomes["source"], CANARY))
+    stopped = int(own.filter(pc.equal(own["outcome"], CANARY)).num_rows)
     if stopped != expected:
         raise CanaryError(
             f"the hash gate stopped {stopped} of {expected} canaries: nothing of this run is kept"

@@ -6,6 +6,7 @@ from enum import Enum
 from itertools import groupby
 from pathlib import Path
 
+from kontext.data.layouts.bucket_object import BucketObject
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
 from kontext.data.video.frames import frames_at
@@ -48,20 +49,29 @@ class Payloads:
     def __iter__(self) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
         urls = [item.part.url for item in self._items if isinstance(item.part, WebPicture)]
         fetched = in_order(urls, self._getter(), self._config.parallel) if urls else iter(())
-        for part, items in groupby(self._items, _together):
+        for part, items in groupby(self._items, _Together()):
             if isinstance(part, Path):
                 yield from self._frames(part, list(items))
                 continue
+            if part is BucketObject:
+                some = list(items)
+                yield from zip(some, in_order(some, _get, self._config.parallel), strict=True)
+                continue
             for item in items:
-                yield item, next(fetched) if part is WebPicture else _read(item)
+                far = isinstance(item.part, WebPicture)
+                yield item, next(fetched) if far else _read(item)
 
     def _frames(
         self, path: Path, items: list[SourceItem]
     ) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
         """Frames of one video that follow each other in the plan: it is decoded once for all."""
         parts = [item.part for item in items if isinstance(item.part, VideoFrame)]
-        found = frames_at(path, [part.at for part in parts], parts[0].cut)
-        for item, frame in zip(items, found, strict=True):
+        found = frames_at(path, [part.at for part in parts], parts[0].cut, parts[0].since)
+        for item in items:
+            if not isinstance(item.part, VideoFrame):
+                yield item, _read(item)
+                continue
+            frame = next(found)
             if isinstance(frame, DecodeError):
                 yield item, UnreadFrameError(frame.reason, str(frame))
                 continue
@@ -104,9 +114,24 @@ class Payloads:
         return get
 
 
-def _together(item: SourceItem) -> object:
-    """What items are read with: a video's file, a kind of part, or nothing."""
-    return item.part.path if isinstance(item.part, VideoFrame) else type(item.part)
+class _Together:
+    """What an item is read with: a video's file, a kind of part, or nothing.
+
+    One whose bytes are here, a canary, goes with those before it: it does not end their run.
+    """
+
+    def __init__(self) -> None:
+        self._last: object = None
+
+    def __call__(self, item: SourceItem) -> object:
+        if item.payload is None:
+            video = isinstance(item.part, VideoFrame)
+            self._last = item.part.path if video else type(item.part)  # type: ignore[union-attr]
+        return self._last
+
+
+def _get(item: SourceItem) -> bytes:
+    return item.read()
 
 
 def _read(item: SourceItem) -> bytes | SourceError:

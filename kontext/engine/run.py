@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, map_chunks
+from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
 from kontext.engine.planning import planned
@@ -225,14 +226,16 @@ class Engine:
     def _make(
         self, stage: Stage, inputs: dict[str, str], attempt: int, digest: str, reporter: Reporter
     ) -> Manifest:
-        began = time.monotonic()
+        began, code = time.monotonic(), self._code(stage)
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
+        if not attempt:  # who forces a stage wants its work done again
+            context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
         self._check_external(stage)
         resolve_name(f"{stage.module}:run")(context)
         self._check_external(stage)
-        code, config = self._code(stage), self._config(stage, attempt, self._before.get(digest, ()))
+        config = self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
             writer, code, config, inputs, began=began, recipe=self.recipe.name, run=self.run
         )

@@ -92,6 +92,9 @@ class StageContext(Generic[ConfigT]):
     report: Reporter
     catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
     before: Sequence[Artifact] = ()  # that a stage with `continues` goes on from, usually one
+    # the stage's finished artifacts that the same code made, newest first: what they hold of an
+    # item may be taken instead of made again, where the result is the same bytes
+    earlier: Callable[[], Sequence[Artifact]] = lambda: ()
     # whether the time is up: a long stage then saves what it has and raises Stopped
     stop: Callable[[], bool] = lambda: False
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("kontext"))

@@ -1,16 +1,17 @@
 """Screening in bulk: image scores in chunks, text reasons, and the decisions that follow."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kontext.safety.classifiers import load_classifier
@@ -28,27 +29,29 @@ PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop i
 
 @dataclass(frozen=True)
 class ScoreChunk:
-    """Rows [start, stop) of one pixels file, and the classifiers to run."""
+    """Rows of one pixels file, and the classifiers to run."""
 
     path: Path
-    start: int
-    stop: int
+    rows: tuple[int, ...]
     classifiers: tuple[str, ...]
 
 
-def plan_scores(paths: Sequence[Path], classifiers: tuple[str, ...]) -> list[ScoreChunk]:
-    """Chunks of at most 256 images over all pixels files."""
-    return [
-        ScoreChunk(path, start, min(start + CHUNK, rows), classifiers)
-        for path in paths
-        for rows in [pq.read_metadata(path).num_rows]
-        for start in range(0, rows, CHUNK)
-    ]
+def plan_scores(
+    paths: Sequence[Path], classifiers: tuple[str, ...], known: Container[str] = ()
+) -> list[ScoreChunk]:
+    """Chunks of at most 256 images over all pixels files, without those that are `known`."""
+    chunks = []
+    for path in paths:
+        ids = read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist()
+        rows = [row for row, pixel_id in enumerate(ids) if pixel_id not in known]
+        parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+        chunks += [ScoreChunk(path, tuple(part), classifiers) for part in parts]
+    return chunks
 
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
-    table = read_parquet(chunk.path).slice(chunk.start, chunk.stop - chunk.start)
+    table = read_parquet(chunk.path).take(pa.array(chunk.rows, pa.int64()))
     ids = table["pixel_id"].to_pylist()
     images = [_decode(png) for png in table["png"].to_pylist()]
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
@@ -67,15 +70,49 @@ def _decode(png: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
+def whole_scores(scores: pa.Table, classifiers: Iterable[str]) -> set[str]:
+    """Images that every label of these classifiers has a score of in IMAGE_SCORES rows."""
+    labels = sum(len(load_classifier(name).labels) for name in classifiers)
+    good = scores.filter(pc.invert(pc.is_nan(scores["score"])))
+    counts = good.group_by("pixel_id").aggregate([("score", "count")])
+    return set(counts.filter(pc.equal(counts["score_count"], labels))["pixel_id"].to_pylist())
+
+
+def in_order(
+    scores: pa.Table, files: Sequence[Sequence[str]], classifiers: Sequence[str]
+) -> pa.Table:
+    """IMAGE_SCORES rows of the images in pixels `files` as one run over all of them gives them.
+
+    Rows of other images are left out.
+    """
+    blocks = [of[start : start + CHUNK] for of in files for start in range(0, len(of), CHUNK)]
+    block = np.repeat(np.arange(len(blocks)), [len(one) for one in blocks])
+    ids = [pixel_id for one in blocks for pixel_id in one]
+    labels = [(name, label) for name in classifiers for label in load_classifier(name).labels]
+    rank = {key: number for number, key in enumerate(labels)}
+    place = pc.index_in(scores["pixel_id"], value_set=pa.array(ids, pa.string())).fill_null(-1)
+    image = place.to_numpy().astype(np.int64)
+    # every chunk has few runs of one label, but rows may come in any order
+    names = scores["classifier"].dictionary_encode().unify_dictionaries().combine_chunks()
+    texts = scores["label"].dictionary_encode().unify_dictionaries().combine_chunks()
+    known = np.full((len(names.dictionary), len(texts.dictionary)), -1)
+    for (row, name), (column, text) in product(
+        enumerate(names.dictionary.to_pylist()), enumerate(texts.dictionary.to_pylist())
+    ):
+        known[row, column] = rank.get((name, text), -1)
+    label = known[names.indices.to_numpy(), texts.indices.to_numpy()]
+    mine = np.flatnonzero((image >= 0) & (label >= 0))
+    order = np.lexsort((image[mine], label[mine], block[image[mine]]))
+    return scores.take(pa.array(mine[order]))
+
+
 def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """Label -> float32 [M] in the order of `pixel_ids`; NaN where an image has no score."""
-    row_of = {pixel_id: row for row, pixel_id in enumerate(pixel_ids)}
     found: dict[str, NDArray[np.float32]] = {}
-    rows = np.array([row_of[pixel_id] for pixel_id in scores["pixel_id"].to_pylist()], int)
-    labels = np.array(scores["label"].to_pylist())
+    rows = pc.index_in(scores["pixel_id"], value_set=pa.array(pixel_ids, pa.string())).to_numpy()
     values = scores["score"].to_numpy()
-    for label in sorted(set(labels.tolist())):
-        mine = labels == label
+    for label in sorted(pc.unique(scores["label"]).to_pylist()):
+        mine = pc.equal(scores["label"], label).to_numpy()
         array = np.full(len(pixel_ids), np.nan, np.float32)
         array[rows[mine]] = values[mine]
         found[label] = array

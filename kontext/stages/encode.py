@@ -10,13 +10,13 @@ Figures:
     latent_std: latents spread by {}
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.banks import Bank, Entries, make_shards, write_bank
+from kontext.data.encoded.banks import Bank, Entries, make_shards, open_bank, write_bank
 from kontext.data.encoded.latents import (
     ENCODED_PAIRS,
     encode_images,
@@ -25,6 +25,7 @@ from kontext.data.encoded.latents import (
     text_key,
     unique_texts,
 )
+from kontext.data.encoded.reuse import Reused
 from kontext.data.encoded.rows import row_shapes, spread
 from kontext.data.pixels import png_size
 from kontext.data.shards.read import PairSet, by_size, decoded, load_split
@@ -47,6 +48,8 @@ STAGE = Stage(
     inputs=("shard", "train-autoencoder"),
     summary="encode images and text once, keyed by content and encoder digest",
 )
+
+_FEW = 0.1  # share of rows
 
 
 def run(ctx: StageContext[EncodeConfig]) -> None:
@@ -71,15 +74,24 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
     def on_the_way(done: int, total: int, _: Mapping[str, float | None]) -> None:
         ctx.report.progress(done, total, "encoding on ranks")
 
-    on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
     splits = _splits(ctx.inputs["shard"])
     codec = numerics.codec_digest(ctx.inputs["train-autoencoder"])
+    work = (
+        _latents(config, model, splits, codec, device, ctx.report.progress),
+        _texts(config, encoder, splits, ctx.report.progress),
+    )
+    made = [made for made in ctx.earlier() if _same_numerics(made, ledger)]
+    reused = [
+        Reused(entries, [open_bank(one, name) for one in made], encode)
+        for name, entries, encode in work
+    ]
+    new, count = sum(one.missing() for one in reused), sum(len(one[1].keys) for one in work)
+    ctx.log.info("%d of %d rows are as they were", count - new, count)
+    if new > _FEW * count:  # to start processes for a few rows takes longer than they do
+        on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
     latents, texts = (
         write_bank(ctx.output, ctx.scratch, name, entries, config.shard_rows, encode, ctx.stop)
-        for name, entries, encode in (
-            _latents(config, model, splits, codec, device, ctx.report.progress),
-            _texts(config, encoder, splits, ctx.report.progress),
-        )
+        for (name, entries, _), encode in zip(work, reused, strict=True)
     )
     image_row, text_row = (
         {key: row for row, key in enumerate(keys)} for keys in (latents.keys, texts.texts or [])
@@ -113,9 +125,15 @@ def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
         )
 
 
-# a bank to be made: its name, what its rows are of, and what encodes a range of them
-_BankWork = tuple[str, Entries, Callable[[range], dict[str, Tensor]]]
+# a bank to be made: its name, what its rows are of, and what encodes some of them
+_BankWork = tuple[str, Entries, Callable[[Sequence[int]], dict[str, Tensor]]]
 BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
+
+
+def _same_numerics(made: Artifact, ledger: Mapping[str, str]) -> bool:
+    """Whether an artifact was encoded as it would be today, the device included."""
+    found = made.json(numerics.LEDGER) if made.names(numerics.LEDGER) else {}
+    return all(found.get(name) == value for name, value in ledger.items())
 
 
 def _splits(shards: Artifact) -> list[PairSet]:
@@ -136,9 +154,9 @@ def _latents(
     ids = [pixel_id for own in grouped.values() for pixel_id in own]
     sizes = [size for size, own in grouped.items() for _ in own]
 
-    def encode(rows: range) -> dict[str, Tensor]:
-        made, done = [], rows.start
-        for images in decoded(pngs, ids[rows.start : rows.stop], config.batch):
+    def encode(rows: Sequence[int]) -> dict[str, Tensor]:
+        made, done = [], rows[0]
+        for images in decoded(pngs, [ids[row] for row in rows], config.batch):
             made.append(encode_images(model, images, device))
             done += len(images)
             progress(done, len(ids), "encoding images")
@@ -153,9 +171,9 @@ def _texts(
     """All splits' instructions, the empty prompt first."""
     texts = unique_texts(row.instruction for pairs in splits for row in pairs.rows)
 
-    def encode(rows: range) -> dict[str, Tensor]:
-        progress(rows.start, len(texts), "encoding texts")
-        return encode_texts(encoder, texts[rows.start : rows.stop], config.text_length)
+    def encode(rows: Sequence[int]) -> dict[str, Tensor]:
+        progress(rows[0], len(texts), "encoding texts")
+        return encode_texts(encoder, [texts[row] for row in rows], config.text_length)
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
     return "texts", entries, encode

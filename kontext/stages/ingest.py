@@ -23,13 +23,15 @@ import pyarrow.compute as pc
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.ingest import (
     check_canaries,
-    deduplicate,
     given_pairs,
     ingest_chunk,
     outcome_rows,
     plan_work,
     skipped_rows,
 )
+from kontext.data.moments import FILE as MOMENTS_FILE
+from kontext.data.moments import moments
+from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
@@ -37,6 +39,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
 from kontext.safety.hashes import HashGate
 from schemas.sections.data import IngestConfig
+from schemas.tables import EDITS
 
 STAGE = Stage(
     name="ingest",
@@ -64,13 +67,20 @@ def run(ctx: StageContext[IngestConfig]) -> None:
         ctx.note(note)
     ctx.output.metric("hash_lists", len(gate.lists) - 1)  # beside the canary bank
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
-    results = ctx.map_chunks(ingest_chunk, plan.chunks, config.processes)
-    refused = pa.concat_tables([result["rejects"] for result in results])
-    stopped = check_canaries(refused, config.canaries)
+    items = [item for chunk in plan.chunks for item in chunk.items]
+    keys = item_keys(items, config, ctx.home)
+    before = ctx.earlier()
+    held = look_up(items, keys, before)
+    chunks = to_do(plan, held, config, ctx.home)
+    ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
+    results = ctx.map_chunks(ingest_chunk, chunks, config.processes)
+    done = with_work(held, results)
+    outcomes = done.outcomes(keys)
+    stopped = check_canaries(outcomes, config.canaries)
 
     images, rejects, decisions = [], [skipped_rows(plan.skipped, ctx.home)], []
     samples: dict[str, list[Pixels]] = defaultdict(list)
-    for number, chunk in enumerate(deduplicate(results, ctx.home)):
+    for number, chunk in enumerate(chunk_tables(plan, done, outcomes)):
         for name in ("images", "pixels"):
             ctx.output.add_table(f"{name}/{number:03d}.parquet", chunk[name])
         _collect_samples(chunk["images"], chunk["pixels"], samples)
@@ -82,9 +92,10 @@ def run(ctx: StageContext[IngestConfig]) -> None:
         raise SourceError(f"no image of any source was accepted: {_reasons(all_rejects)}")
     ctx.output.add_table("rejects.parquet", all_rejects)
     made = _edits(ctx, results)
-    given = given_pairs([*plan.pairs, *made], results)
+    ctx.output.add_table(FILE, outcomes)
+    given = given_pairs([*plan.pairs, *made], outcomes)
     ctx.output.add_table("given.parquet", given)
-    ctx.output.add_table("moments.parquet", pa.concat_tables([r["moments"] for r in results]))
+    ctx.output.add_table(MOMENTS_FILE, moments(results, items, held, before))
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))
@@ -101,7 +112,7 @@ def _edits(
     """The pairs that the workers made by known operations, written with what is known of them."""
     if not ctx.config.edits.per_picture:
         return []
-    table = pa.concat_tables([result["edits"] for result in results])
+    table = pa.concat_tables([EDITS.empty_table(), *(result["edits"] for result in results)])
     ctx.output.add_table("edits.parquet", table)
     rows = table.to_pylist()
     ctx.output.metric("edits_made", len(rows))

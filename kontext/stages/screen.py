@@ -14,11 +14,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from kontext.data.buckets import Buckets
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.quality.clip import TrainedClip
+from kontext.data.quality.known import (
+    IMAGE_VECTORS,
+    MADE_WITH,
+    TEXT_VECTORS,
+    Known,
+    known_of,
+)
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
@@ -27,6 +37,7 @@ from kontext.safety.keys import run_key
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
+from kontext.store.parquet import read_parquet
 from schemas.risks import Risk, risks
 from schemas.sections.data import IngestConfig, ScreenConfig
 
@@ -40,6 +51,7 @@ STAGE = Stage(
 )
 
 _SHOWN = 12
+_FEW = 64  # images that are scored sooner than processes have started
 _VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
 _REASONS = {"change_kept": "edit_cropped"}  # of scores whose reason is not their own name
 _FLAT = (
@@ -67,20 +79,27 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
         if name not in policy.risks:
             ctx.note(f"policy {policy.version}: {name} is not scored")
     ingest = ctx.inputs["ingest"]
-    chunks = screening.plan_scores([ingest.path(name) for name in ingest.names("pixels/")], names)
-    results = ctx.map_chunks(screening.score_chunk, chunks, config.processes)
-    image_scores = pa.concat_tables([result["scores"] for result in results])
-    bank = ImageBank(ingest, Buckets.of(ctx.upstream("ingest", IngestConfig)))
+    buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
+    made_with = _made_with(versions, buckets)
+    earlier = known_of(ctx.earlier(), made_with)
+    image_scores = _image_scores(ctx, names, earlier)
+    bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
     risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
-    quality = dict(
-        zip(images["pixel_id"].to_pylist(), images["pdq_quality"].to_pylist(), strict=True)
-    )
-    unmatchable = np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
+    unmatchable = _unmatchable(images, bank)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
     screened = screen_pairs(
-        bank, images, pairs, captions, risk, unmatchable, policy, config, ctx.report.progress
+        bank,
+        images,
+        pairs,
+        captions,
+        risk,
+        unmatchable,
+        policy,
+        config,
+        ctx.report.progress,
+        earlier,
     )
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
@@ -97,11 +116,51 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
     ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
-    for path in screened.trained.scorer.save(ctx.scratch):
-        ctx.output.add_file(path.name, path)
+    _keep(ctx, made_with, screened.trained)
     _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show_nearest(ctx, bank, risk)
+
+
+def _keep(
+    ctx: StageContext[ScreenConfig], made_with: Mapping[str, str], trained: TrainedClip
+) -> None:
+    """The scorer, and what the next screening need not make again."""
+    ctx.output.add_json(MADE_WITH, made_with)
+    ctx.output.add_table(IMAGE_VECTORS, trained.image_vectors)
+    ctx.output.add_table(TEXT_VECTORS, trained.text_vectors)
+    for path in trained.scorer.save(ctx.scratch):
+        ctx.output.add_file(path.name, path)
+
+
+def _made_with(versions: Mapping[str, str], buckets: Buckets) -> dict[str, str]:
+    """All that decides the scores of an image, text or pair, besides itself and the code."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {**versions, "sizes": repr(buckets), "device": device}
+
+
+def _unmatchable(images: pa.Table, bank: ImageBank) -> NDArray[np.bool_]:
+    """Which images [M], in the order of the bank, are too plain for the hash gate."""
+    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
+    quality = dict(zip(*columns.values(), strict=True))
+    return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
+
+
+def _image_scores(
+    ctx: StageContext[ScreenConfig], classifiers: tuple[str, ...], earlier: Known
+) -> pa.Table:
+    """IMAGE_SCORES of all images; only those that no earlier screening has scored are read."""
+    ingest = ctx.inputs["ingest"]
+    paths = [ingest.path(name) for name in ingest.names("pixels/")]
+    known = screening.whole_scores(earlier.image_scores, classifiers)
+    chunks = screening.plan_scores(paths, classifiers, known)
+    few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
+    results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
+    new = [result["scores"] for result in results]
+    old = earlier.image_scores
+    held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
+    files = [read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist() for path in paths]
+    return screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
 
 
 def _check_filters(

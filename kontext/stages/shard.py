@@ -26,6 +26,7 @@ from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import IngestConfig, ShardConfig
 from schemas.tables import RELATION_CLASSES
 
@@ -37,6 +38,7 @@ STAGE = Stage(
     summary="write deterministic WebDataset tars, split by connected component",
 )
 
+_MADE_WITH = "made_with.json"  # what decides the pictures besides themselves and the code
 _LARGE = 0.2  # share of all images above which one component is worth a warning
 
 
@@ -44,7 +46,8 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     """Write train, val and test shards. Raises GateError where no pair was accepted."""
     config = ctx.config
     ingest = ctx.inputs["ingest"]
-    bank = ImageBank(ingest, Buckets.of(ctx.upstream("ingest", IngestConfig)))
+    buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
+    bank, made_with = ImageBank(ingest, buckets), {"sizes": repr(buckets)}
     selected = dataset.select_pairs(
         ctx.inputs["mine"].table("pairs.parquet"),
         ctx.inputs["caption"].table("captions.parquet"),
@@ -73,20 +76,29 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     selected = dataset.drop_cross_split_pairs(selected, found, splits)
     table = dataset.splits_table(selected.rows, found, splits)
     split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    shards = _write(ctx, selected.rows, split_of, bank)
+    earlier = [made for made in ctx.earlier() if _made_with(made) == made_with]
+    shown = dataset.ShownPictures(bank, earlier)
+    shards = _write(ctx, selected.rows, split_of, shown)
     shard_table, member_table = shards.tables()
     ctx.output.add_table("splits.parquet", table)
     ctx.output.add_table("picture_splits.parquet", dataset.picture_splits(found, splits, before))
     ctx.output.add_table("shards.parquet", shard_table)
     ctx.output.add_table("shard_members.parquet", member_table)
+    ctx.output.add_json(_MADE_WITH, made_with)
     _report(ctx, selected, split_of, found, shard_table)
 
 
+def _made_with(made: Artifact) -> object:
+    return made.json(_MADE_WITH) if made.names(_MADE_WITH) else None
+
+
 def _write(
-    ctx: StageContext[ShardConfig], rows: list[Row], split_of: dict[str, str], bank: ImageBank
+    ctx: StageContext[ShardConfig],
+    rows: list[Row],
+    split_of: dict[str, str],
+    shown: dataset.ShownPictures,
 ) -> ShardSet:
     shards, limit = ShardSet(), ctx.config.max_pairs_per_shard
-    shown = dataset.ShownPictures(bank)
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
         samples = [

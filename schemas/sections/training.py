@@ -216,6 +216,11 @@ class FinetuneConfig(Section):
     category_weights: dict[str, float] = Field(
         default_factory=dict, title="Sampling weight by category (1 where none is given)"
     )
+    size_weights: dict[str, float] = Field(
+        default_factory=dict,
+        title="Sampling weight of edits in a category by the target's size, such as 832x1248 (1 "
+        "where none is given)",
+    )
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
     validate_pairs: int = Field(16, title="Pairs per category of a validation in training", ge=1)
     parallel: ParallelConfig = Field(ParallelConfig(), title="Layout over ranks and memory")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.overfit import drawn_pairs, main, mean_db, psnr
+from benchmarks.overfit import SHAPES, drawn_pairs, main, mean_db, psnr
 
 
 def test_psnr_is_of_images_and_against_the_targets() -> None:
@@ -20,3 +20,12 @@ def test_a_flow_too_short_to_learn_misses_the_gates(capsys: pytest.CaptureFixtur
     assert main(["--short", "--flow-steps", "6"]) == 1
     said = capsys.readouterr().out
     assert "times the spread of real latents" in said and said.endswith("gates MISSED\n")
+
+
+def test_pairs_can_have_four_shapes_two_of_each() -> None:
+    data = drawn_pairs(SHAPES)
+    assert [len(rows) for rows in data.by_shape(data.edits())] == [2, 2, 2, 2]
+    exact = [data.latents[row.view(1)][0] for row in data.target]
+    assert float(psnr(exact, data).min()) > 100
+    worse = [exact[0] + 0.2, *exact[1:]]
+    assert psnr(worse, data).argmin() == 0  # each pair has its own figure

@@ -141,6 +141,17 @@ def test_results_have_the_size_of_the_first_image_unless_one_is_asked(
     assert np.array_equal(masked[~mask], photo(*shape)[~mask])
 
 
+def test_a_model_of_several_sizes_keeps_each_images_shape(tmp_path: Path) -> None:
+    ours = editor(tmp_path, sizes=((32, 48), (32, 32), (48, 32)))
+    images = [photo(48, 32), photo(60, 95), photo(50, 51), photo(40, 90)]
+    edits = [Edit([image, images[0]], "make it night") for image in images]
+    made = ours.edit_many(edits, batch=4)
+    assert [one.shape for one in made] == [image.shape for image in images]
+    # stretched where the shape is near, with a border where it is not
+    wanted = [(32, 48), (48, 32), (32, 32), (48, 21)]
+    assert [ours.edited_at(image) for image in images] == wanted
+
+
 def test_a_megapixels_edit_has_the_size_of_the_picture(tmp_path: Path) -> None:
     edit, mask = editor(tmp_path, sizes="kontext", steps=1), halved(300, 77)
     masked = edit.edit([photo(300, 77)], "x", mask=mask)

@@ -27,7 +27,7 @@ from kontext.stages import STAGES
 from schemas.discovery import plugins
 from schemas.manifest import artifact_digest
 from schemas.recipes import load_recipe
-from schemas.sections.data import CaptionConfig, IngestConfig
+from schemas.sections.data import CaptionConfig, EditsConfig, IngestConfig
 from tests.test_architecture import ROOT, module_of
 
 RECIPE = load_recipe("ci")
@@ -200,7 +200,8 @@ def test_every_module_says_that_it_changes_no_result_or_is_counted() -> None:
     for stage in STAGES.values():
         counted |= set(code_of(stage, section_in(RECIPE, stage)))
     # what plug-ins that the recipe does not name import themselves
-    counted |= set(code_of(STAGES["ingest"], IngestConfig(sources=(PairsSource(path="x"),))))
+    edited = IngestConfig(sources=(PairsSource(path="x"),), edits=EditsConfig(per_picture=1))
+    counted |= set(code_of(STAGES["ingest"], edited))
     counted |= set(code_of(STAGES["caption"], CaptionConfig(captioner="chat", judge=True)))
     empty = {m for m in MODULES if ROOT.joinpath(*m.split("."), "__init__.py").is_file()} - counted
     left = {module for module in MODULES if changes_results(module)} - counted - PLUGIN_MODULES

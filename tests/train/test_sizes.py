@@ -15,6 +15,7 @@ from kontext.data.encoded.pair_tensors import (
 )
 from kontext.data.encoded.rows import MappedRows, spread
 from kontext.edit.pairs import EditSampler, choose_edits
+from kontext.errors import RecipeError
 from kontext.parallel.flops import Tokens
 from kontext.train.flow.timesteps import shift_mu
 from kontext.train.flow.velocity import change_weights
@@ -54,8 +55,14 @@ def test_pairs_know_their_shapes() -> None:
 
 def test_sizes_and_categories_keep_their_weights_and_a_batch_has_one_size() -> None:
     data = toy_pairs(edits=40, singles=12, mixed=True)
-    weights = {"local": 3.0, "text": 0.5}
-    config = toy_config(category_weights=weights, t2i_share=0.25, t2i_steps=0, joint_steps=2000)
+    weights, by_size = {"local": 3.0, "text": 0.5}, {"48x32": 3.0, "32x48": 0.2}
+    config = toy_config(
+        category_weights=weights,
+        size_weights=by_size,
+        t2i_share=0.25,
+        t2i_steps=0,
+        joint_steps=2000,
+    )
     method = FlowMethod(config, data, toy_model())
     sizes, categories = Counter[tuple[int, int]](), Counter[str]()
     for step in range(2000):
@@ -65,7 +72,7 @@ def test_sizes_and_categories_keep_their_weights_and_a_batch_has_one_size() -> N
                 sizes[size] += len(pairs)
                 categories.update(data.categories[row] for row in data.category[pairs])
     edits = data.edits()
-    asked = sampling_weights(data, edits, weights)
+    asked = sampling_weights(data, edits, weights, size_weights=by_size)
     for kinds, found in (
         (sizes_of(data, edits), sizes),
         ([data.categories[row] for row in data.category[edits]], categories),
@@ -73,6 +80,21 @@ def test_sizes_and_categories_keep_their_weights_and_a_batch_has_one_size() -> N
         for kind in set(kinds):
             wanted = sum(float(w) for w, own in zip(asked, kinds, strict=True) if own == kind)
             assert found[kind] / found.total() == pytest.approx(wanted, abs=0.035), kind  # type: ignore[index]
+
+
+def test_weights_of_sizes_hold_inside_a_category_and_name_sizes_that_there_are() -> None:
+    data = toy_pairs(edits=40, mixed=True)
+    edits = data.edits()
+    plain = sampling_weights(data, edits, {})
+    found = sampling_weights(data, edits, {}, size_weights={"64x32": 4.0})
+    for category in range(5):
+        rows = data.category[edits] == category
+        assert float(found[rows].sum()) == pytest.approx(float(plain[rows].sum()))
+        large = rows & torch.tensor([size == GRIDS[3] for size in sizes_of(data, edits)])
+        ratio = found[large][0] / found[rows & ~large][0]
+        assert float(ratio) == pytest.approx(4.0, rel=1e-5)
+    with pytest.raises(RecipeError, match="no edit's target is 9x9; there are 32x32, 32x48"):
+        sampling_weights(data, edits, {}, size_weights={"9x9": 1.0})
 
 
 def test_pairs_of_one_size_are_drawn_as_ever() -> None:

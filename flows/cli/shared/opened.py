@@ -14,7 +14,7 @@ import typer
 
 from flows.cli.shared.show import say
 from kontext.errors import RecipeError
-from schemas.paths import expanded
+from schemas.paths import seen_from
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -95,7 +95,7 @@ def absolute_sources(overrides: Sequence[str] | None) -> list[str]:
             sources = json.loads(text) if key == "ingest.sources" else None
             for source in sources if isinstance(sources, list) else ():
                 if isinstance(source, dict) and isinstance(source.get("path"), str):
-                    source["path"] = str(expanded(source["path"]).absolute())
+                    source["path"] = seen_from(Path.cwd(), source["path"])
                     override = f"{key}={json.dumps(sources)}"
         made.append(override)
     return made

@@ -9,7 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kontext.data.buckets import MULTIPLE
 from kontext.data.encoded.rows import Rows, row_shapes
+from kontext.errors import RecipeError
 from kontext.parallel.flops import Tokens
 
 NO_CONTEXT = -1
@@ -193,11 +195,16 @@ def sampling_weights(
     pairs: Tensor,
     category_weights: Mapping[str, float],
     magnitude_balance: float = 0.0,
+    size_weights: Mapping[str, float] | None = None,
 ) -> Tensor:
     """Probability of drawing each of `pairs`, so that category shares follow the weights.
 
     Categories not named weigh 1; inside a category all pairs are equally likely, or with
     `magnitude_balance` 1 all magnitudes of edits, which must then be pairs with a context.
+    `size_weights` (832x1248, by targets) hold inside a category; sizes not named weigh 1.
+
+    Raises:
+        RecipeError: a size is named that no target of `pairs` has.
     """
     category = data.category[pairs]
     counts = torch.bincount(category, minlength=len(data.categories)).clamp(min=1)
@@ -205,9 +212,24 @@ def sampling_weights(
     weights = (wanted / counts)[category]
     if magnitude_balance:
         rarity = _rarity(data, pairs) ** magnitude_balance
-        mean = torch.zeros(len(counts)).index_add_(0, category, rarity) / counts
-        weights = weights * rarity / mean.clamp(min=1e-12)[category]
+        weights = _evenly(weights, rarity, category, counts)
+    if size_weights:
+        weights = _evenly(weights, _by_size(data, pairs, size_weights), category, counts)
     return weights / weights.sum()
+
+
+def _evenly(weights: Tensor, factors: Tensor, category: Tensor, counts: Tensor) -> Tensor:
+    """Weights times factors [B] over the factors' mean in the category, which keeps its share."""
+    mean = torch.zeros(len(counts)).index_add_(0, category, factors) / counts
+    return weights * factors / mean.clamp(min=1e-12)[category]
+
+
+def _by_size(data: PairTensors, pairs: Tensor, weights: Mapping[str, float]) -> Tensor:
+    names = [f"{MULTIPLE * columns}x{MULTIPLE * rows}" for rows, columns in sizes_of(data, pairs)]
+    if unknown := sorted(set(weights) - set(names)):
+        there = ", ".join(sorted(set(names)))
+        raise RecipeError(f"size_weights: no edit's target is {unknown[0]}; there are {there}")
+    return torch.tensor([weights.get(name, 1.0) for name in names])
 
 
 def sizes_of(data: PairTensors, pairs: Tensor) -> list[Grid]:

@@ -20,17 +20,24 @@ class Canvas:
     """A picture that is to be edited, with what is known of it.
 
     `alpha` is the cut-out's share of each pixel, None where the picture is opaque; `background`
-    is the colour that it lies on.
+    is the colour that it lies on; `trained` is the shorter side, in pixels, at which it is trained
+    on: what is drawn has to be seen there.
     """
 
     rgb: Pixels
     alpha: Share | None = None
     background: tuple[int, int, int] = (255, 255, 255)
+    trained: int = 1024
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.rgb.shape[1], self.rgb.shape[0]
+
+    @property
+    def unit(self) -> float:
+        """Pixels of this picture for one in training, at least one."""
+        return max(1.0, min(self.size) / self.trained)
 
     @property
     def everywhere(self) -> Mask:

@@ -39,6 +39,7 @@ _FONTS = {
 }
 _LONGEST = 0.82  # share of the width that words may take
 _HEIGHT = 0.17  # of letters, as a share of the shorter side, where the words are short enough
+_LEAST = 9  # pixels that letters are high in training, where they can still be read
 _TRIES = 6
 _ROWS = ("at the top", "in the middle", "at the bottom")  # long words fit nowhere else
 
@@ -99,6 +100,11 @@ def _size(canvas: Canvas, font: str, words: str) -> int:
     return max(8, min(most, int(_LONGEST * canvas.size[0] * 100 / max(1, right - left))))
 
 
+def _readable(canvas: Canvas, font: str) -> list[str]:
+    """Words that are large enough in training."""
+    return [words for words in WORDS if _size(canvas, font, words) >= _LEAST * canvas.unit]
+
+
 def _lettered(
     canvas: Canvas, lettering: Lettering, widest: str = "", rim_for: str = ""
 ) -> tuple[Pixels, Mask]:
@@ -119,7 +125,11 @@ def _lettered(
 
 def _draw(canvas: Canvas, draw: Draw) -> Lettering | None:
     for _ in range(_TRIES):
-        words, font = draw.one(WORDS), draw.one(tuple(_FONTS))
+        font = draw.one(tuple(_FONTS))
+        readable = _readable(canvas, font)
+        if not readable:
+            return None
+        words = draw.one(readable)
         places = tuple(PLACES) if len(words) <= 4 else _ROWS
         color, plate = draw.two(tuple(COLOURS))
         lettering = Lettering(words, color, plate if draw.one((True, False)) else "", font,
@@ -181,8 +191,12 @@ def _draw_words(canvas: Canvas, draw: Draw) -> Rewording | None:
     if found is None:
         return None
     fits = found.place in _ROWS
-    options = [word for word in WORDS if word != found.words and (fits or len(word) <= 4)]
-    return Rewording(**vars(found), to=draw.one(options))
+    options = [
+        words
+        for words in _readable(canvas, found.font)
+        if words != found.words and (fits or len(words) <= 4)
+    ]
+    return Rewording(**vars(found), to=draw.one(options)) if options else None
 
 
 def _reword(canvas: Canvas, change: Rewording) -> Edit:

@@ -240,7 +240,7 @@ OPERATIONS = (
     Operation(
         "halftone",
         "style",
-        lambda c, d: Blocks(d.one((36, 44, 52))),
+        lambda c, d: Blocks(min(d.one((36, 44, 52)), max(8, c.trained // 5))),
         _print,
         lambda p: sentences(_PRINT),
     ),

@@ -57,11 +57,18 @@ def _dull(canvas: Canvas, share: float, light: float) -> Canvas:
     return Canvas(rounded((canvas.rgb + (grey - canvas.rgb) * share) * light))
 
 
+def _count(canvas: Canvas, weather: Weather) -> int:
+    """Drops or flakes: fewer where one of them is a pixel in training."""
+    width, height = canvas.size
+    dense = (420 if weather.heavy else 150) * min(1.0, max(0.35, canvas.trained / 256))
+    return round(dense * width * height / min(canvas.size) ** 2)
+
+
 def _rain(canvas: Canvas, parameters: Weather) -> Edit:
     width, height = canvas.size
     side = min(canvas.size)
     random = np.random.default_rng(parameters.seed)
-    drops = round((420 if parameters.heavy else 170) * width * height / side**2)
+    drops = _count(canvas, parameters)
     slant = float(random.uniform(-0.25, 0.25))
     streaks = Image.new("L", (width, height))
     pen = ImageDraw.Draw(streaks)
@@ -71,7 +78,7 @@ def _rain(canvas: Canvas, parameters: Weather) -> Edit:
         pen.line(
             (left, top, left + slant * long, top + long),
             fill=int(110 + 110 * tone),
-            width=max(1, round(side * 0.004)),
+            width=max(1, round(max(side * 0.004, canvas.unit * 0.8))),
         )
     soft = streaks.filter(ImageFilter.GaussianBlur(side * 0.0012))
     share: Share = np.asarray(soft, np.float32) / 255 * 0.8
@@ -83,11 +90,11 @@ def _snow(canvas: Canvas, parameters: Weather) -> Edit:
     width, height = canvas.size
     side = min(canvas.size)
     random = np.random.default_rng(parameters.seed)
-    flakes = round((420 if parameters.heavy else 170) * width * height / side**2)
+    flakes = _count(canvas, parameters)
     falling = Image.new("L", (width, height))
     pen = ImageDraw.Draw(falling)
     for x, y, near, tone in random.random((flakes, 4)):
-        radius = max(0.8, (0.003 + 0.010 * near**3) * side)
+        radius = max(0.8 * canvas.unit, (0.003 + 0.010 * near**3) * side)
         left, top = x * width, y * height
         pen.ellipse(
             (left - radius, top - radius, left + radius, top + radius), fill=int(170 + 85 * tone)

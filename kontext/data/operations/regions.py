@@ -71,7 +71,7 @@ def _pixelate(canvas: Canvas, parameters: Part) -> Edit:
 
 def _sharpen(canvas: Canvas, parameters: Part) -> Edit:
     soft = Image.fromarray(canvas.rgb).filter(
-        ImageFilter.GaussianBlur(max(1.0, 0.006 * min(canvas.size)))
+        ImageFilter.GaussianBlur(max(1.2 * canvas.unit, 0.006 * min(canvas.size)))
     )
     detail = canvas.rgb.astype(float) - np.asarray(soft)
     return _edit(canvas, parameters.part, rounded(canvas.rgb + parameters.amount * detail))

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.data.images import ImageBank
+from kontext.data.quality.known import Known, vector_table, vectors
 from kontext.data.quality.pairs import Edges, Values
 from kontext.models.features.clip import SmallScorer, image_features, pair_scores, text_features
 from kontext.models.features.clip_train import ClipData, retrieval, train_clip
-from kontext.models.features.efficientnet import FeatureNet, load_features
+from kontext.models.features.efficientnet import EMBEDDING_DIM, FeatureNet, load_features
 from kontext.models.text.encoders import load_text_encoder
 from schemas.sections.data import ScreenConfig
 
@@ -36,6 +37,8 @@ class TrainedClip:
     row_of: dict[str, int]  # text -> row of texts: every concept and caption
     losses: list[float]
     metrics: dict[str, float]  # retrieval of groups that the heads have not seen
+    image_vectors: pa.Table  # VECTORS: what the towers gave, for the next screening
+    text_vectors: pa.Table
 
 
 def held_out(group_key: str) -> bool:
@@ -44,11 +47,20 @@ def held_out(group_key: str) -> bool:
 
 
 def train_on(
-    bank: ImageBank, images: pa.Table, pairs: pa.Table, captions: pa.Table, config: ScreenConfig
+    bank: ImageBank,
+    images: pa.Table,
+    pairs: pa.Table,
+    captions: pa.Table,
+    config: ScreenConfig,
+    known: Known | None = None,
 ) -> TrainedClip:
-    """Train the heads on (image, its concept or a caption of it), without the held-out groups."""
+    """Train the heads on (image, its concept or a caption of it), without the held-out groups.
+
+    What the towers give of an image or text that is `known` is taken from there.
+    """
+    known = known or Known()
     net, encoder = load_features(), load_text_encoder()
-    features = _features(net, bank)
+    features = vectors(bank.ids, known.images, lambda ids: _features(net, bank, ids))
     columns = images.select(["pixel_id", "group_key", "concept"])
     facts = {row["pixel_id"]: row for row in columns.to_pylist()}
     concepts = [str(facts[pixel_id]["concept"]) for pixel_id in bank.ids]
@@ -56,7 +68,7 @@ def train_on(
     written = (captions[name].to_pylist() for name in ("target_caption", "context_caption"))
     texts = sorted({"", *concepts, *(text for column in written for text in column if text)})
     row_of = {text: row for row, text in enumerate(texts)}
-    pooled = text_features(encoder, texts)
+    pooled = vectors(texts, known.texts, lambda new: text_features(encoder, new))
     seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
     worded = np.array([any(said) for said in words])
     seen &= worded
@@ -71,19 +83,21 @@ def train_on(
         data, steps=config.clip_steps, batch=config.clip_batch, seed=config.seed
     )
     scorer = SmallScorer(model, net, encoder)
-    embedded, vectors = scorer.embed_features(features), scorer.embed_pooled(pooled)
+    embedded, embedded_texts = scorer.embed_features(features), scorer.embed_pooled(pooled)
     unseen = np.flatnonzero(~seen)
-    metrics = _retrieval(embedded[unseen], [concepts[i] for i in unseen], vectors, row_of)
-    return TrainedClip(scorer, embedded, vectors, row_of, losses, metrics)
+    named = [concepts[i] for i in unseen]
+    metrics = _retrieval(embedded[unseen], named, embedded_texts, row_of)
+    made = vector_table(bank.ids, features), vector_table(texts, pooled)
+    return TrainedClip(scorer, embedded, embedded_texts, row_of, losses, metrics, *made)
 
 
-def _features(net: FeatureNet, bank: ImageBank) -> Tensor:
-    """Features [M, D] of all images, in the order of the bank."""
-    parts, order = [], []
-    for places in bank.by_size(bank.ids, _PIXELS, _BLOCK):
-        parts.append(image_features(net, bank.batch([bank.ids[place] for place in places])))
+def _features(net: FeatureNet, bank: ImageBank, ids: Sequence[str]) -> Tensor:
+    """Features [M, D] of images, in their order."""
+    parts, order = [torch.zeros(0, EMBEDDING_DIM)], []
+    for places in bank.by_size(ids, _PIXELS, _BLOCK):
+        parts.append(image_features(net, bank.batch([ids[place] for place in places])))
         order += places
-    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+    return torch.cat(parts)[torch.argsort(torch.tensor(order, dtype=torch.int64))]
 
 
 def _words(

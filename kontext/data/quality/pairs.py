@@ -38,7 +38,9 @@ class Edges:
             pair += [index] * len(ids)
             context += [row_of[pixel_id] for pixel_id in ids]
         target = [row_of[pixel_id] for pixel_id in pairs["target_id"].to_pylist()]
-        return cls(tuple(pixel_ids), np.array(target), np.array(pair, int), np.array(context, int))
+        return cls(
+            tuple(pixel_ids), np.array(target, int), np.array(pair, int), np.array(context, int)
+        )
 
     def over_images(self, values: NDArray[np.floating]) -> Values:
         """Largest of a per-image score [M] over all images of each pair [P]. NaN stays NaN."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
+from kontext.data.quality.known import Known, places
 from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons
@@ -43,6 +44,7 @@ def screen_pairs(
     policy: Policy,
     config: ScreenConfig,
     progress: Progress = lambda done, total, message: None,
+    known: Known | None = None,
 ) -> ScreenedPairs:
     """Score every pair.
 
@@ -51,7 +53,9 @@ def screen_pairs(
             the classifiers of `config` find.
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
         progress: called with (done, total, what is being done).
+        known: what an earlier screening holds, to be taken from there.
     """
+    known = known or Known()
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
@@ -60,11 +64,9 @@ def screen_pairs(
     person = edges.over_images(risk.person).astype(np.float32)
     pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
     progress(1, 4, "pixel quality")
-    quality = edge_quality(edges, bank)
-    hashes = _hashes(images, bank)
-    pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
+    quality = _quality(pairs, images, bank, known)
     progress(2, 4, "training the small CLIP")
-    trained = train_on(bank, images, pairs, captions, config)
+    trained = train_on(bank, images, pairs, captions, config, known)
     progress(3, 4, "CLIP scores")
     columns = {
         "pair_id": pairs["pair_id"].to_pylist(),
@@ -74,11 +76,7 @@ def screen_pairs(
         "text_reason": [str(reason or "") for reason in text],
         "ncii_reason": [str(reason or "") for reason in pair],
         **score_pairs(trained, edges, words),
-        "ssim": edges.largest(quality.ssim, 0.0),
-        "l1": edges.smallest(quality.l1, 1.0),
-        "changed_frac": edges.smallest(quality.changed_frac, 1.0),
-        "change_kept": kept_changes(edges, bank),
-        "pdq_distance": edges.smallest(pdq, 256.0).astype(np.uint16),
+        **quality,
     }
     schema = pair_scores(risks(config.classifiers).values())
     unknown = _without_words(edges, words)
@@ -88,6 +86,30 @@ def screen_pairs(
     ]
     progress(4, 4, "scored")
     return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained)
+
+
+def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
+    """The scores that pixels alone decide, by column [P]; a known pair's are taken as they are."""
+    ids = pairs["pair_id"].to_pylist()
+    place = np.full(len(ids), -1) if known.pairs is None else places(ids, known.pairs, "pair_id")
+    new = np.flatnonzero(place < 0)
+    edges = Edges.of(pairs.take(pa.array(new)), bank.ids)
+    quality, hashes = edge_quality(edges, bank), _hashes(images, bank)
+    pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
+    made = {
+        "ssim": edges.largest(quality.ssim, 0.0),
+        "l1": edges.smallest(quality.l1, 1.0),
+        "changed_frac": edges.smallest(quality.changed_frac, 1.0),
+        "change_kept": kept_changes(edges, bank),
+        "pdq_distance": edges.smallest(pdq, 256.0),
+    }
+    found = {name: np.empty(len(ids)) for name in made}
+    old = np.flatnonzero(place >= 0)
+    for name, column in found.items():
+        column[new] = made[name]
+        if known.pairs is not None:
+            column[old] = known.pairs[name].to_numpy()[place[old]]
+    return {**found, "pdq_distance": found["pdq_distance"].astype(np.uint16)}
 
 
 def _rise(edges: Edges, risk: ImageRisk) -> Values:

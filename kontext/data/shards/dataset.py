@@ -12,7 +12,7 @@ from kontext.data.buckets import Fit
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards.read import load_split
-from kontext.data.shards.write import ShardSample
+from kontext.data.shards.write import ShardSample, map_file, tar_members
 from kontext.data.split import NOWHERE, SPLITS_IN_ORDER, Components
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import CAPTION_TEXTS, PICTURE_SPLITS, SPLITS
@@ -147,16 +147,32 @@ def _splits_of(made: Artifact) -> Iterator[tuple[str, str]]:
 class ShownPictures:
     """The pictures of pairs at the sizes that they are trained at, by the ids of those pixels.
 
-    What ingest stored at just that size is taken as it is, with its id and its bytes.
+    What ingest stored at just that size is taken as it is, with its id and its bytes; those of a
+    pair that an earlier artifact holds, of the same sizes and code, are taken from its shards.
     """
 
-    def __init__(self, bank: ImageBank) -> None:
+    def __init__(self, bank: ImageBank, earlier: Iterable[Artifact] = ()) -> None:
         self._bank = bank
         self._names: dict[tuple[str, Fit], str] = {}
-        self._made: dict[str, bytes] = {}
+        self._made: dict[str, bytes | memoryview] = {}
+        self._held = [StoredPairs(made) for made in earlier]
 
-    def name(self, stored: str, beside: str | None = None) -> str:
-        """The id of a stored picture as it is shown; `beside` is the target it is a context of."""
+    def names(self, row: Row) -> tuple[tuple[str, ...], str]:
+        """Ids of a pair's contexts and target as they are shown."""
+        stored = (*row["context_ids"], row["target_id"])
+        if not all(self._stays(picture, row["target_id"]) for picture in stored):
+            for held in self._held:
+                if found := held.pictures(row["pair_id"]):
+                    self._made.update(found[1])
+                    return found[0][:-1], found[0][-1]
+        contexts = tuple(self._name(image, row["target_id"]) for image in row["context_ids"])
+        return contexts, self._name(row["target_id"])
+
+    def _stays(self, stored: str, target: str) -> bool:
+        beside = None if stored == target else target
+        return self._bank.fit(stored, beside).keeps(self._bank.size(stored))
+
+    def _name(self, stored: str, beside: str | None = None) -> str:
         bank, transform = self._bank, self._bank.fit(stored, beside)
         if transform.keeps(bank.size(stored)):
             return stored
@@ -168,8 +184,36 @@ class ShownPictures:
         return self._names[stored, transform]
 
     def png(self, name: str) -> bytes:
-        """The PNG of a picture that `name` named."""
-        return self._made[name] if name in self._made else self._bank.png(name)
+        """The PNG of a picture that `names` named."""
+        return bytes(self._made[name]) if name in self._made else self._bank.png(name)
+
+
+class StoredPairs:
+    """The pictures of a shard artifact's pairs; its tars stay on disk."""
+
+    def __init__(self, made: Artifact) -> None:
+        self._made = made
+        shards = made.table("shards.parquet")
+        names = zip(shards["shard_id"].to_pylist(), shards["name"].to_pylist(), strict=True)
+        self._names = dict(names)
+        columns = ("pair_id", "shard_id", "offset_bytes", "length_bytes")
+        places = made.table("shard_members.parquet").select(columns).to_pydict().values()
+        self._places = {pair: place for pair, *place in zip(*places, strict=True)}
+        self._tars: dict[str, memoryview] = {}
+
+    def pictures(self, pair_id: str) -> tuple[tuple[str, ...], dict[str, memoryview]] | None:
+        """Ids of its contexts and of its target, and their PNGs; None where it is not there."""
+        if pair_id not in self._places:
+            return None
+        shard, start, length = self._places[pair_id]
+        if shard not in self._tars:
+            self._tars[shard] = map_file(self._made.path(self._names[shard]))
+        sample = self._tars[shard][start : start + length]
+        files = {name.partition(".")[2]: body for name, body in tar_members(sample)}
+        record = json.loads(bytes(files["json"]))
+        ids = (*record["context_ids"], record["target_id"])
+        suffixes = [*(f"ctx{i}.png" for i in range(len(ids) - 1)), "tgt.png"]
+        return ids, {one: files[suffix] for one, suffix in zip(ids, suffixes, strict=True)}
 
 
 def shard_sample(row: Row, split: str, shown: ShownPictures) -> ShardSample:
@@ -177,8 +221,7 @@ def shard_sample(row: Row, split: str, shown: ShownPictures) -> ShardSample:
 
     Its ids are those of the pixels in the shard.
     """
-    target = shown.name(row["target_id"])
-    contexts = tuple(shown.name(image, row["target_id"]) for image in row["context_ids"])
+    contexts, target = shown.names(row)
     as_they_are = ("pair_id", "relation_class", "relation", "license_spdx", "source")
     record = {
         **{name: row[name] for name in (*as_they_are, *CAPTION_TEXTS)},

@@ -48,6 +48,8 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
     with file_digests(home) as digests:
         for source in config.sources:
             module = import_module(type(source).__module__)
+            if hasattr(module, "identity"):
+                digest.update(f"{source.kind}\x1f{module.identity(source)}\n".encode())
             if hasattr(module, "local_files"):
                 largest = LARGEST if hasattr(module, "WHOLE_PICTURES") else None
                 sampled = hasattr(module, "BY_ENDS")

@@ -92,7 +92,7 @@ def _item(source: str, root: Path, path: Path, config: FolderSource) -> SourceIt
         source=source,
         ref=relative.as_posix(),
         group_key=f"{source}:{group}",
-        concept=_concept(name),
+        concept=concept_of(name),
         license_spdx=config.license_spdx,
         author=config.author,
         attributes=labels,
@@ -112,7 +112,7 @@ _NO_WORDS = frozenset(_NAMES.split())
 _HEX = re.compile(r"^(?=.*\d)[0-9a-f]{8}[0-9a-f -]*$", re.IGNORECASE)
 
 
-def _concept(name: str) -> str:
+def concept_of(name: str) -> str:
     """What a file's name says is shown, in words; "" where a camera or a counter chose it."""
     words = " ".join(re.split(r"[\s_-]+", name)).strip()
     letters = {word.lower() for word in re.findall(r"[^\W\d_]+", words)}

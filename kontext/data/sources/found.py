@@ -12,6 +12,7 @@ from kontext.data.layouts.base import is_image, walk
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources import read
 from kontext.data.sources.base import GivenPair, Planned
+from kontext.data.sources.bucket import SCHEME, BucketSource
 from kontext.data.sources.folder import FolderSource
 from kontext.data.sources.pairs import PairsSource
 from kontext.data.sources.video import VideoSource
@@ -29,6 +30,8 @@ def source_at(path: str) -> PathSource:
     Raises:
         SourceError: nothing is there, or nothing that we can read.
     """
+    if path.startswith(SCHEME):
+        return BucketSource(path=path)
     where = expanded(path)
     if not where.exists():
         raise SourceError(f"'{path}' does not exist")

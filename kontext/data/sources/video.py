@@ -85,7 +85,7 @@ def _frames(config: VideoSource, source: str, path: Path, name: str) -> Iterator
             concept="",  # what is shown nobody has said
             license_spdx=config.license_spdx,
             author=config.author,
-            part=VideoFrame(path.absolute(), at, config.cut),
+            part=VideoFrame(path.absolute(), at, config.cut, max(0, number - 1) * gap),
         )
 
 

@@ -45,7 +45,7 @@ def _answer(request: dict[str, Any], answers: Any) -> None:
     if "times" not in request:
         send(answers, asdict(probe(path)))
         return
-    for frame in frames(path, request["times"], request["cut"]):
+    for frame in frames(path, request["times"], request["cut"], request["since"]):
         facts = {"asked": frame.asked, "at": frame.at, "shot": frame.shot}
         send(answers, {**facts, "shape": frame.rgb.shape}, frame.rgb.reshape(-1))
         _more_time(request["cpu_seconds"])

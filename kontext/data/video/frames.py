@@ -54,13 +54,16 @@ def probe(path: Path) -> VideoFacts:
     )
 
 
-def frames_at(path: Path, times: Sequence[float], cut: float) -> Iterator[FoundFrame | DecodeError]:
+def frames_at(
+    path: Path, times: Sequence[float], cut: float, since: float | None = None
+) -> Iterator[FoundFrame | DecodeError]:
     """The frame at each of `times` (seconds, rising), or why there is none.
 
     Between two of them the decoder may take as long as for a picture, or as the video takes.
     """
     longest = max((b - a for a, b in pairwise(times)), default=0.0)
-    request = {"path": str(path.absolute()), "times": list(times), "cut": cut}
+    since = times[0] if since is None else since
+    request = {"path": str(path.absolute()), "times": list(times), "cut": cut, "since": since}
     request["cpu_seconds"] = int(CPU_SECONDS + longest)
     done = 0
     problem = DecodeError(Reason.TRUNCATED, "the video ends before")

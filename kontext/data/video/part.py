@@ -24,11 +24,16 @@ class UnreadFrameError(SourceError):
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """The first frame that is not before `at` seconds. `cut` as `reader.frames` has it."""
+    """The first frame that is not before `at` seconds. `cut` as `reader.frames` has it.
+
+    `since` is when the frame before it in the plan is: a shot that begins between them is seen
+    whichever frames are read together.
+    """
 
     path: Path
     at: float
     cut: float
+    since: float
 
     def read(self, limit: int) -> bytes:
         """The frame as an uncompressed picture file. Raises SourceError."""

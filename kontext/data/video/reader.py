@@ -40,7 +40,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame. `shot` is when its shot began, in milliseconds, as far as it was seen."""
+    """A decoded frame. `shot` is when its shot began, in milliseconds; -1: that was not seen."""
 
     asked: float  # seconds; the frame is the first that is not before
     at: float
@@ -57,11 +57,12 @@ def probe(path: Path) -> Facts:
         return Facts(seconds, context.width, context.height, context.name)
 
 
-def frames(path: Path, times: Sequence[float], cut: float) -> Iterator[Frame]:
+def frames(path: Path, times: Sequence[float], cut: float, since: float) -> Iterator[Frame]:
     """The frames at `times` (seconds, rising) until the video ends.
 
     Args:
         cut: difference of two frames' histograms (0 to 1) that begins a new shot.
+        since: seconds from where on shots are looked for, at most the first time.
 
     Raises:
         DecodeError: the video cannot be read, or not further.
@@ -69,13 +70,13 @@ def frames(path: Path, times: Sequence[float], cut: float) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
         start = float((stream.start_time or 0) * stream.time_base)
         base = float(stream.time_base)
-        if times[0] > 0:
-            container.seek(int((times[0] + start) / base), stream=stream, backward=True)
+        if since > 0:
+            container.seek(int((since + start) / base), stream=stream, backward=True)
         waiting = list(times)
-        shot, before = round(1000 * times[0]), None
+        shot, before = -1, None
         for frame in _decoded(container, stream):
             at = float(frame.pts) * base - start
-            if at < times[0] - _EARLY:
+            if at < since - _EARLY:
                 continue
             look = _histogram(frame)
             if before is not None and _difference(before, look) > cut:

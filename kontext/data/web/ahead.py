@@ -1,24 +1,23 @@
-"""Many addresses at a time, in their order, a bounded number of pictures ahead."""
+"""Many pictures at a time from far away, in their order, a bounded number ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-from kontext.data.web.problems import FetchError
+from kontext.errors import SourceError
 
-Found = bytes | FetchError
+T = TypeVar("T")
+Found = bytes | SourceError
 
 
-def in_order(
-    addresses: Sequence[str], get: Callable[[str], bytes], parallel: int
-) -> Iterator[Found]:
-    """What `get` gives for every address, or its error; at most `parallel` are held in memory."""
+def in_order(wanted: Sequence[T], get: Callable[[T], bytes], parallel: int) -> Iterator[Found]:
+    """What `get` gives for every one, or its error; at most `parallel` are held in memory."""
     waiting: deque[Future[Found]] = deque()
-    left = iter(addresses)
     with ThreadPoolExecutor(parallel, "fetch") as pool:
         try:
-            for address in left:
-                waiting.append(pool.submit(_one, get, address))
+            for one in wanted:
+                waiting.append(pool.submit(_one, get, one))
                 if len(waiting) >= parallel:
                     yield waiting.popleft().result()
             while waiting:
@@ -28,8 +27,8 @@ def in_order(
                 future.cancel()
 
 
-def _one(get: Callable[[str], bytes], address: str) -> Found:
+def _one(get: Callable[[T], bytes], wanted: T) -> Found:
     try:
-        return get(address)
-    except FetchError as error:
+        return get(wanted)
+    except SourceError as error:
         return error

@@ -67,6 +67,7 @@ def report_data(
         "pictures": _pictures(ctx, assets),
         "samples": data_card.samples(inputs, assets),
         "data_tables": data_card.tables(inputs),
+        "data_page": data_card.page(ctx, assets),
         "safety_facts": safety_card.facts(inputs),
         "safety_tables": safety_card.tables(inputs),
         "latency": latency_rows(done.latency),

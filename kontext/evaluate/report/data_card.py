@@ -4,7 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from kontext.data.report.page import FILE, data_report
 from kontext.data.shards.read import PairRow, load_split
+from kontext.engine.stage import StageContext
+from kontext.errors import ArtifactError
 from kontext.evaluate.benches.held_out import in_turn
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.model import TableBlock
@@ -50,6 +53,16 @@ def samples(inputs: Inputs, assets: Assets) -> dict[str, list[tuple[str, str, st
 
     found = {name: spread(train.of_class(name), PER_CATEGORY) for name in RELATION_CLASSES}
     return {name: [shown(row) for row in rows] for name, rows in found.items() if rows}
+
+
+def page(ctx: StageContext, assets: Assets) -> str:
+    """Path of the data report beside this one; "" where the data's files were left elsewhere."""
+    try:
+        html = data_report(ctx.inputs, ctx.inputs["index"].json("index.json")["dataset"])
+    except ArtifactError as error:  # an export has the files of some stages only
+        ctx.note(f"no data report: {error}")
+        return ""
+    return assets.add(f"assets/{FILE}", html.encode())
 
 
 def spread(rows: Sequence[PairRow], count: int) -> list[PairRow]:

@@ -41,8 +41,10 @@ class OpenNsfw:
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             batch = np.stack([self._preprocess(Image.fromarray(image)) for image in part])
+            if len(part) == 1:  # alone it takes another kernel, which rounds differently
+                batch = np.repeat(batch, 2, axis=0)
             (output,) = self._session.run(None, {"input_0": batch.astype(np.float32)})
-            found[start : start + len(part)] = output[:, 1]
+            found[start : start + len(part)] = output[: len(part), 1]
         return {"nsfw": found}
 
 

@@ -13,7 +13,7 @@ from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
 
 _LOOKS_BACK = 256 << 20  # bytes; compressing takes seven times as much memory, reading as much
-_LAYOUT = ("blobs", "runs", "tags", "ledger", "models", "export.json")  # of an archive
+_LAYOUT = ("blobs", "runs", "tags", "datasets", "ledger", "models", "export.json")  # of an archive
 
 
 def is_archive(name: str) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, is_work, run_prefix
 from kontext.store.artifacts.lineage import Ref, ancestors
+from kontext.store.artifacts.named_shards import unused
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Collection:
     """What garbage collection removed, or would remove."""
 
     artifacts: tuple[Ref, ...]
-    objects: tuple[str, ...]  # blobs and abandoned work objects
+    objects: tuple[str, ...]  # blobs, named shards and abandoned work objects
     bytes: int
     unfinished: int = 0  # writes that were cut off: temporary files, multipart uploads
 
@@ -39,7 +40,8 @@ def collect_garbage(
     used = {blob_key(file.sha256) for ref in needed for file in manifests[ref].files}
     work = [i for i in store.objects.list_info("runs/") if is_work(i.key)]
     blobs = [i for i in store.objects.list_info("blobs/") if i.key not in used]
-    old = [info for info in work + blobs if info.modified < limit]
+    names = unused(store.objects, used)
+    old = [info for info in work + blobs + names if info.modified < limit]
     if not dry_run:
         for stage, digest in dead:  # manifests first: what is half removed does not exist
             store.objects.delete(run_prefix(stage, digest) + "manifest.json")

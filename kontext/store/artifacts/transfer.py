@@ -3,6 +3,7 @@
     <target>/runs/<stage>/<digest>/manifest.json    of the artifact and everything it was made from
     <target>/blobs/sha256/…                         their files
     <target>/tags/…                                 tags that point at one of them
+    <target>/datasets/NAME/vN/shards/…              names of dataset versions' shards, of the blobs
 
 So `kontext artifacts verify --store FOLDER` works on an export, and so does every other command.
 """
@@ -14,6 +15,7 @@ from graphlib import TopologicalSorter
 from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, run_prefix
 from kontext.store.artifacts.lineage import Ref, ancestors
+from kontext.store.artifacts.named_shards import copy_names
 from schemas.manifest import Manifest
 
 
@@ -69,6 +71,7 @@ def copy_artifacts(
     for tag, pointed in source.tags().items():
         if pointed in wanted and target.tagged(tag) is None:
             target.tag(tag, *pointed)
+    copy_names(source.objects, target.objects)
     return Transfer(ordered, present, blobs, size)
 
 

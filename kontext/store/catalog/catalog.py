@@ -183,6 +183,13 @@ class Catalog:
         with self._connect(read_only=True) as connection:
             return versions(connection)
 
+    def inputs(self, version: DatasetVersion) -> list[tuple[str, str]]:
+        """(stage, digest) of the artifacts that a dataset version was made from."""
+        with self._connect(read_only=True) as connection:
+            sql = "SELECT inputs FROM datasets WHERE name = ? AND version = ?"
+            made = scalar(connection, sql, [version.name, version.version])
+        return [(one["stage"], one["digest"]) for one in made]
+
     def newest_input(self, dataset: str, stage: str) -> str:
         """Digest of the stage's artifact that a dataset's latest version was made from, or ""."""
         if not self.datasets():

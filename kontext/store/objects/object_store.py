@@ -62,6 +62,13 @@ class ObjectStore(ABC):
         """Remove an object; removing nothing is fine."""
 
     @abstractmethod
+    def copy(self, key: str, to: str) -> None:
+        """Give an object's bytes another name too, without a byte passing through here.
+
+        Atomic, replaces what has that name. Raises ObjectNotFound.
+        """
+
+    @abstractmethod
     def _fetch(self, key: str, path: Path) -> None:
         """Write the object to a file that nobody else reads or writes."""
 

@@ -46,6 +46,7 @@ _LOG = logging.getLogger("kontext.store")
 _READS = 5  # times an answer may break off in the middle
 _ATTEMPTS = 8  # with full jitter about 35 s: a server may restart meanwhile
 _PART = 8 << 20  # bytes; files above are uploaded in parts
+_COPY = TransferConfig(multipart_threshold=4 << 30, multipart_chunksize=1 << 30)
 _THREADS = 4  # parts in flight
 _BROKEN = (HTTPClientError, IncompleteReadError, ProtocolError)
 _CONDITIONAL: dict[tuple[str | None, str], bool | None] = {}  # (endpoint, bucket): as tried
@@ -55,7 +56,10 @@ _CONDITIONAL_LOCK = threading.Lock()
 class S3Store(ObjectStore):
     """Objects below one prefix of one bucket."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, one_host: bool = False) -> None:
+    def __init__(
+        self, bucket: str, prefix: str = "", *, one_host: bool = False, read_only: bool = False
+    ) -> None:
+        """With `read_only` nothing is made or tried in the bucket, which is somebody's own."""
         if not bucket:
             raise StoreError("an s3 store needs a bucket: s3://bucket/prefix")
         self.bucket = bucket
@@ -68,7 +72,11 @@ class S3Store(ObjectStore):
         self._transfer = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART)
         with self._errors():
             self._client = self._connect()
-            self._open_bucket()
+            if not read_only:
+                self._open_bucket()
+        if read_only:
+            self._one_host = False
+            return
         self._one_host = one_host and self._probe() is False
         if one_host:
             self.url += "?writers=one-host"
@@ -102,6 +110,14 @@ class S3Store(ObjectStore):
             self.size(key)  # which raises where there is no such object
             return b""
         return b"".join(self.stream(key, start, length))
+
+    def get_as(self, key: str, etag: str) -> bytes:
+        """The object, if it is still the one of that etag. Raises ObjectExists where not."""
+        with self._errors(key):
+            name = self._name(key)
+            answer = self._client.get_object(Bucket=self.bucket, Key=name, IfMatch=etag)
+            data: bytes = answer["Body"].read()
+            return data
 
     def stream(
         self, key: str, start: int = 0, length: int | None = None, part: int = _PART
@@ -175,6 +191,12 @@ class S3Store(ObjectStore):
         """See `ObjectStore`."""
         with self._errors():
             self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
+
+    def copy(self, key: str, to: str) -> None:
+        """See `ObjectStore`. The server copies: one request for each 4 GiB."""
+        source = {"Bucket": self.bucket, "Key": self._name(key)}
+        with self._errors(key):
+            self._client.copy(source, self.bucket, self._name(to), Config=_COPY)
 
     def clear_unfinished(self, before: datetime, *, dry_run: bool) -> int:
         """See `ObjectStore`."""

@@ -81,7 +81,11 @@ class EditMethod(ABC):
             )
         self.world.check_batch(settings.batch, config.accumulate)
         weights = sampling_weights(
-            data, self._edits, config.category_weights, config.magnitude_balance
+            data,
+            self._edits,
+            config.category_weights,
+            config.magnitude_balance,
+            config.size_weights,
         )
         self._draw = SizedDraw(weights, sizes_of(data, self._edits))
         self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method

@@ -132,7 +132,11 @@ class FlowMethod:
         if not len(self._edits) and not len(self._singles):
             raise ArtifactError("the training split holds no pair")
         self._edit_weights = sampling_weights(
-            data, self._edits, config.category_weights, config.magnitude_balance
+            data,
+            self._edits,
+            config.category_weights,
+            config.magnitude_balance,
+            config.size_weights,
         )
         self._draw_edits = SizedDraw(self._edit_weights, sizes_of(data, self._edits))
         self._draw_singles = SizedDraw(None, sizes_of(data, self._singles))

@@ -131,6 +131,25 @@ def test_the_command_writes_the_page(
     assert "2 more are not shown" in out.read_text() and query in out.read_text()
 
 
+def test_explain_shows_the_pictures_but_not_those_that_safety_rejected(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    out = tmp_path / "pair.html"
+
+    def explain(name: str, *more: str) -> str:
+        command = ["explain", PAIRS[name][:12], "-o", str(out), "--dataset", "mine", *more]
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert "evidence" in explain("good") and PAIRS["good"][:12] in out.read_text()
+    assert out.read_text().count("data:image/png") == 3
+    assert "pictures not shown: nsfw_max" in explain("unsafe")
+    assert "data:image/png" not in out.read_text()
+    assert json.loads(explain("same", "--json"))["decision"][0]["accept"] is False
+
+
 def test_an_answer_of_another_kind_is_refused(home: Path) -> None:
     store = open_store(f"file://{home}/store")
     catalog = Catalog(home / "catalog.sqlite", store.url)

@@ -1,6 +1,7 @@
 """What holds for every operation, and whether its words are true of its pixels."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -299,6 +300,29 @@ def test_a_colour_becomes_another_and_the_others_stay() -> None:
         assert p.before in ("red", "green", "blue", "purple", "turquoise", "yellow", "orange")
         assert 0.01 < edit.mask.mean() < 0.8
         assert np.abs(chroma(edit.target).astype(int) - chroma(edit.context)).max() <= 2
+
+
+def test_words_are_drawn_that_can_be_read_at_the_size_in_training() -> None:
+    large, small = (replace(scene(0, 384, 256), trained=side) for side in (256, 64))
+    drawn = [
+        {p.words for n in range(60) if (p := EVERY["write-text"].draw(canvas, Draw("w", n)))}
+        for canvas in (large, small)
+    ]
+    assert max(map(len, drawn[0])) == 16 and max(map(len, drawn[1])) <= 12
+    tiny = replace(large, trained=16)
+    assert EVERY["write-text"].draw(tiny, Draw("w")) is None
+
+
+def test_an_edit_has_to_show_at_the_size_in_training() -> None:
+    """A fine pattern that is gone when the picture is reduced is no edit."""
+    rgb = scene(0, 128, 128).rgb
+    fine = rgb.astype(int) + 40 * (np.indices(rgb.shape[:2]).sum(axis=0) % 2 * 2 - 1)[..., None]
+    edit = Edit(rgb, np.clip(fine, 0, 255).astype(np.uint8), np.ones(rgb.shape[:2], bool))
+    assert shows(edit) and not shows(edit, unit=4)
+    for name in ("halftone", "rain", "snow", "sharpen-part", "pixel-art"):
+        canvas = replace(scene(0, 256, 256), trained=64)
+        tried = [(EVERY[name].draw(canvas, Draw(n)), EVERY[name]) for n in range(6)]
+        assert any(p is not None and shows(one.apply(canvas, p), canvas.unit) for p, one in tried)
 
 
 def test_what_does_not_fit_is_not_drawn() -> None:

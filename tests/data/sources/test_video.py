@@ -87,6 +87,8 @@ def test_frames_of_a_shot_become_pairs_with_evidence_and_words(made: Harness) ->
     images = ingest.table("images")
     assert set(moments) == set(images["pixel_id"].to_pylist())
     assert ingest.manifest.metrics["images_planned"] == 18
+    shots = {row["shot"] for row in moments.values() if row["series"].endswith("a.mp4")}
+    assert shots == {0, 4000}  # none by the end of a chunk or by a canary
     assert pairs and {row["relation_class"] for row in pairs} == {"character"}
     for row in pairs:
         before, after = (moments[row["context_ids"][0]], moments[row["target_id"]])

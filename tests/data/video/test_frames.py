@@ -39,7 +39,7 @@ def test_frames_are_those_of_their_times_in_the_shots_that_were_filmed(video: Pa
         difference = np.abs(rgb(one).astype(int) - scene(shot, 2 * step))
         assert difference.mean() < 12
     shown = [one for one in found if isinstance(one, FoundFrame)]
-    assert [one.shot for one in shown] == [0, 0, 0, 4000, 4000]
+    assert [one.shot for one in shown] == [-1, -1, -1, 4000, 4000]
     assert [round(one.at, 3) for one in shown] == [0.0, 1.0, 3.9, 4.0, 7.6]
 
 
@@ -47,7 +47,7 @@ def test_a_run_may_begin_anywhere_and_gives_the_same_pixels(video: Path) -> None
     (alone,) = frames_at(video, [5.0], CUT)
     *_, last = frames_at(video, [0.0, 5.0], CUT)
     assert (rgb(alone) == rgb(last)).all()
-    assert VideoFrame(video, 5.0, CUT).read(1 << 20) == last.ppm  # type: ignore[union-attr]
+    assert VideoFrame(video, 5.0, CUT, 5.0).read(1 << 20) == last.ppm  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("suffix", ["avi", "webm"])
@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_for_every_time(video: Path, tmp_path: Path) -> 
     reasons = [isinstance(one, DecodeError) for one in frames_at(cut, [0.0, 1.0, 7.5], CUT)]
     assert reasons == [False, False, True]
     with pytest.raises(UnreadFrameError):
-        VideoFrame(video, 99.0, CUT).read(1 << 20)
+        VideoFrame(video, 99.0, CUT, 99.0).read(1 << 20)
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.cli.shared import own_data
+from flows.cli.shared import opened, own_data
 from kontext.errors import SourceError
 from tests.data.layouts.files import put
 
@@ -68,6 +68,17 @@ def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
     assert "1 pairs have no instruction" in capsys.readouterr().err
     assert own_data.overrides(None, "") == []
+
+
+def test_an_address_stays_one_and_a_path_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = ("s3://bucket/prefix", "photos", "/photos")
+    sources = [{"kind": "folder", "path": path} for path in paths]
+    (made,) = opened.absolute_sources([f"ingest.sources={json.dumps(sources)}"])
+    found = [source["path"] for source in json.loads(made.partition("=")[2])]
+    assert found == ["s3://bucket/prefix", str(tmp_path / "photos"), "/photos"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""What an earlier screening holds of images, texts and pairs, so that only new ones are scored.
+
+It counts only where it was made with the same models at the same sizes. All of it is made item by
+item, so that what is taken is what would be made, byte for byte.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kontext.store.artifacts.artifact_store import Artifact
+from schemas.tables import IMAGE_SCORES, VECTORS
+
+MADE_WITH = "made_with.json"
+IMAGE_VECTORS, TEXT_VECTORS = "image_vectors.parquet", "text_vectors.parquet"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tables of an earlier screening; all empty where there is none."""
+
+    image_scores: pa.Table = field(default_factory=IMAGE_SCORES.empty_table)
+    images: pa.Table = field(default_factory=VECTORS.empty_table)
+    texts: pa.Table = field(default_factory=VECTORS.empty_table)
+    pairs: pa.Table | None = None
+
+
+def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> Known:
+    """The newest of `artifacts` (newest first) that was made with the same as today."""
+    for made in artifacts:
+        if made.names(MADE_WITH) and made.json(MADE_WITH) == made_with:
+            names = ("image_scores.parquet", IMAGE_VECTORS, TEXT_VECTORS, "pair_scores.parquet")
+            return Known(*map(made.table, names))
+    return Known()
+
+
+def places(keys: Sequence[str], known: pa.Table, column: str) -> NDArray[np.int64]:
+    """The row of `known` that has each key, int64 [N]; -1 where none has."""
+    there = known[column].combine_chunks()
+    found = pc.index_in(pa.array(keys, pa.string()), value_set=there).fill_null(-1)
+    return np.asarray(found.to_numpy(), np.int64)
+
+
+def vectors(
+    keys: Sequence[str], known: pa.Table, make: Callable[[Sequence[str]], Tensor]
+) -> Tensor:
+    """Float32 [N, D], one for each key: as in `known`, or made of those that it lacks."""
+    place = places(keys, known, "key")
+    missing = np.flatnonzero(place < 0)
+    made = make([keys[row] for row in missing.tolist()])
+    if len(missing) == len(keys):
+        return made
+    rows = np.flatnonzero(place >= 0)
+    joined = b"".join(known["vector"].take(pa.array(place[rows])).to_pylist())
+    found = torch.empty(len(keys), len(joined) // 4 // len(rows))
+    found[torch.from_numpy(rows)] = torch.frombuffer(bytearray(joined), dtype=torch.float32).view(
+        len(rows), -1
+    )
+    if len(missing):
+        found[torch.from_numpy(missing)] = made.cpu()
+    return found
+
+
+def vector_table(keys: Sequence[str], found: Tensor) -> pa.Table:
+    """VECTORS of the keys."""
+    rows = found.float().cpu().numpy()
+    return pa.table([pa.array(keys, pa.string()), [row.tobytes() for row in rows]], schema=VECTORS)

@@ -1,0 +1,238 @@
+"""A refresh does only what is new, and makes the bytes that a run from scratch makes."""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kontext.data import ingest
+from kontext.data.quality import clip
+from kontext.data.shards import dataset
+from kontext.engine.run import Engine
+from kontext.engine.stage import Reporter
+from kontext.errors import ChunkError
+from kontext.safety import screening
+from kontext.stages import STAGES
+from kontext.store.artifacts.artifact_store import Artifact
+from schemas.recipes import Recipe, load_recipe
+from tests.data.mine.test_bursts import photograph
+from tests.data.pictures import scene
+from tests.data.videos import scene as film
+from tests.safety_key import put_key
+
+INGEST = ("ingest",)
+DATA = ("ingest", "mine", "caption", "screen", "shard")
+COUNT = 14  # scenes, two pictures each
+
+
+def draw(folder: Path, number: int) -> None:
+    """One scene by day and by night; every third is wide, so that shard brings it to a size."""
+    size = (120, 80) if number % 3 == 0 else (64, 64)
+    picture = np.asarray(Image.fromarray(scene(number, 96)).resize(size))
+    for name, light in (("day", 1.0), ("night", 0.5)):
+        rgb = (picture * light).astype(np.uint8)
+        Image.fromarray(rgb).save(
+            folder / f"{number * 7 % 100:02d} house {number}__time={name}.png"
+        )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refresh") / "pictures"
+    folder.mkdir()
+    for number in range(COUNT):
+        draw(folder, number)
+    (folder / "00 broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    shutil.copy(folder / "07 house 1__time=day.png", folder / "99 again.png")
+    return folder
+
+
+def recipe(folder: Path, name: str) -> Recipe:
+    made = load_recipe("ci").model_dump()
+    made["ingest"] |= {"sources": [{"kind": "folder", "path": str(folder)}], "chunk_size": 8}
+    made["ingest"] |= {"processes": 1}
+    made["mine"] |= {"t2i_singles": 10}
+    made["screen"] |= {"processes": 1, "clip_steps": 2, "policy": "no-nudenet"}
+    # another dataset has no earlier versions, whose splits it would have to keep
+    made["shard"] |= {"dataset": name}
+    return Recipe.model_validate({**made, "name": "refresh"})
+
+
+def make(
+    folder: Path,
+    home: Path,
+    name: str = "first",
+    force: str = "",
+    stages: Sequence[str] = DATA,
+) -> dict[str, Artifact]:
+    """Stages in a home."""
+    put_key(home)
+    engine = Engine(recipe(folder, name), f"file://{home}/store", "", home, stages=STAGES)
+    reporter = Reporter(logging.getLogger("kontext"))
+    return {
+        stage: Artifact(
+            engine.artifacts, engine.run_stage(stage, reporter, force=stage == force).manifest
+        )
+        for stage in stages
+    }
+
+
+def contents(made: dict[str, Artifact]) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file of every stage."""
+    return {
+        stage: {file.name: file.sha256 for file in artifact.manifest.files}
+        for stage, artifact in made.items()
+    }
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many pictures were decoded, scored, embedded and brought to a size."""
+    counts: Counter[str] = Counter()
+
+    def counted(module: Any, name: str, size: Callable[..., int]) -> None:
+        real = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += size(*args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(ingest, "decode_image", lambda *_: 1)
+    counted(screening, "score_images", lambda _, images: len(images))
+    counted(clip, "image_features", lambda _, images: len(images))
+    counted(dataset, "encode_png", lambda _: 1)
+    return counts
+
+
+CANARIES = 3
+
+
+def test_a_refresh_does_what_is_new_and_gives_the_bytes_of_a_run_from_scratch(
+    pictures: Path, tmp_path: Path, worked: Counter[str]
+) -> None:
+    make(pictures, tmp_path / "home")
+    first = worked.copy()
+    assert first["decode_image"] == 2 * COUNT + 2 + CANARIES
+    assert first["score_images"] == first["image_features"] == 2 * COUNT
+    draw(pictures, COUNT)  # its names lie between those of the others
+    (pictures / "14 house 2__time=day.png").unlink()
+    shutil.copy(pictures / "07 house 1__time=night.png", pictures / "00 new name.png")
+    worked.clear()
+    refreshed = make(pictures, tmp_path / "home", "again")
+    # two new ones, and one that was there by another name: its own picture is kept now
+    assert worked["decode_image"] == 3 + CANARIES
+    assert worked["score_images"] == worked["image_features"] == 2
+    assert 0 < worked["encode_png"] < first["encode_png"] / 3
+    scratch = make(pictures, tmp_path / "scratch", "again")
+    assert contents(refreshed) == contents(scratch)
+
+
+def test_every_planned_item_has_exactly_one_outcome(pictures: Path, tmp_path: Path) -> None:
+    made = make(pictures, tmp_path / "home", stages=INGEST)["ingest"]
+    rows = made.table("outcomes.parquet").to_pylist()
+    own = [row for row in rows if row["source"] != ingest.CANARY]
+    assert len(own) == made.manifest.metrics["images_planned"]
+    files = sorted(path.name for path in pictures.iterdir())
+    assert [row["source_ref"] for row in own] == files
+    kept = [row["pixel_id"] for row in own if row["outcome"] == "kept"]
+    assert kept == made.table("images")["pixel_id"].to_pylist()
+    rejected = {
+        row["source_ref"]: row["reason"] for row in made.table("rejects.parquet").to_pylist()
+    }
+    others = {row["source_ref"]: row["outcome"] for row in rows if row["outcome"] != "kept"}
+    assert others == rejected and others["00 broken.png"] == "truncated"
+    # what the gate stopped has neither name nor key
+    assert {(row["source_ref"], row["item"]) for row in rows if row not in own} == {("", "")}
+
+
+def test_where_the_first_of_two_equal_pictures_goes_the_other_is_kept(
+    pictures: Path, tmp_path: Path, worked: Counter[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    make(folder, tmp_path / "home", stages=INGEST)
+    (folder / "00 new name.png").unlink(missing_ok=True)
+    (folder / "07 house 1__time=day.png").unlink()
+    worked.clear()
+    refreshed = make(folder, tmp_path / "home", stages=INGEST)["ingest"]
+    assert worked["decode_image"] - CANARIES in (1, 2)
+    images = refreshed.table("images").to_pylist()
+    assert "99 again.png" in [row["source_ref"] for row in images]
+    scratch = make(folder, tmp_path / "scratch", stages=INGEST)["ingest"]
+    assert contents({"ingest": refreshed}) == contents({"ingest": scratch})
+
+
+def test_other_settings_and_a_forced_run_take_nothing(
+    pictures: Path, tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make(pictures, tmp_path / "home")
+    everything = worked.copy()
+    worked.clear()
+    again = make(pictures, tmp_path / "home", force="ingest")
+    assert worked["decode_image"] == everything["decode_image"]
+    assert worked["score_images"] == 0  # its inputs' pictures are the same
+    assert contents(again) == contents(before)
+    plain = recipe
+
+    def smaller(folder: Path, name: str) -> Recipe:
+        made = plain(folder, name).model_dump()
+        made["ingest"] |= {"max_side": 70}
+        return Recipe.model_validate(made)
+
+    monkeypatch.setattr("tests.stages.test_refresh.recipe", smaller)
+    worked.clear()
+    make(pictures, tmp_path / "home", stages=INGEST)
+    assert worked["decode_image"] == everything["decode_image"]
+
+
+def test_a_killed_refresh_goes_on(
+    pictures: Path, tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    make(folder, tmp_path / "home", stages=INGEST)
+    for number in range(50, 62):  # two chunks of eight, and one of the canaries and the rest
+        draw(folder, number)
+    real = ingest.ingest_chunk
+    done: list[int] = []
+
+    def dies(chunk: Any) -> Any:
+        if len(done) == 1:
+            raise RuntimeError("killed")
+        done.append(len(chunk.items))
+        return real(chunk)
+
+    dies.__module__, dies.__qualname__ = real.__module__, real.__qualname__
+    monkeypatch.setattr("kontext.stages.ingest.ingest_chunk", dies)
+    with pytest.raises(ChunkError, match="killed"):
+        make(folder, tmp_path / "home", stages=INGEST)
+    monkeypatch.setattr("kontext.stages.ingest.ingest_chunk", real)
+    worked.clear()
+    refreshed = make(folder, tmp_path / "home", stages=INGEST)["ingest"]
+    assert worked["decode_image"] == 24 + CANARIES - done[0]
+    scratch = make(folder, tmp_path / "scratch", stages=INGEST)["ingest"]
+    assert contents({"ingest": refreshed}) == contents({"ingest": scratch})
+
+
+def test_photographs_that_are_held_keep_their_moments(tmp_path: Path) -> None:
+    """A burst of old and new photographs is mined as if all were new."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number in range(3):
+        if number == 2:
+            make(folder, tmp_path / "a", stages=INGEST)
+        data = photograph(film(0, 10 * number), f"2024:05:01 10:00:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    refreshed = make(folder, tmp_path / "a", stages=("ingest", "mine"))
+    scratch = make(folder, tmp_path / "b", stages=("ingest", "mine"))
+    assert len(refreshed["ingest"].table("moments.parquet")) == 3
+    assert contents(refreshed) == contents(scratch)
+    assert len(refreshed["mine"].table("pairs.parquet")) == 6
