@@ -12,7 +12,6 @@ from kontext.engine.run import Engine
 from kontext.errors import ArtifactError, RecipeError
 from kontext.exported import RECORD, export_store, exported_artifacts
 from kontext.safety.ledger import Ledger
-from kontext.safety.ledger_check import check_ledger
 from kontext.stages import STAGES
 from kontext.store.artifacts.archive import open_exported, write_archive
 from kontext.store.artifacts.artifact_store import ArtifactStore
@@ -161,8 +160,7 @@ def test_what_was_trained_comes_back(origin: DataStages, whole: Path, tmp_path: 
     assert found.present == len(DATA)
     assert all(status.state == "done" for status in engine.status())
     assert engine.artifacts.verify().problems == ()
-    ledger = Ledger(engine.objects, engine.home)
-    assert not check_ledger(ledger, origin.store).problems
+    assert Ledger(engine.objects, engine.home).segments() == []  # training decides nothing
 
 
 def test_files_of_one_stage_alone_are_enough_to_train(
