@@ -71,14 +71,15 @@ def _fields(dataset: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def _name_of(sources: Any) -> str:
-    """`pictures` for a folder of that name; sources without a folder are called by their kind."""
+    """`pictures` for a folder or a file of that name; sources without a path have their kind's."""
     words = []
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, Mapping):
             path, kind = source.get("path"), str(source.get("kind"))
             # the source itself refuses what is no path
             is_path = isinstance(path, str) and "\0" not in path
-            folder = expanded(str(path)).resolve().name if is_path else ""
-            words.append(slug(folder or kind))
+            found = expanded(str(path)).resolve() if is_path else None
+            own = "" if found is None else found.stem if found.is_file() else found.name
+            words.append(slug(own or kind))
     name = "-".join(dict.fromkeys(word for word in words if word))[:_LONGEST].strip("-.")
     return name or "own"

@@ -50,6 +50,12 @@ def test_own_images_are_named_after_their_folder(folder: str, dataset: str) -> N
     assert names(found) == (dataset, f"kontext-{dataset}")
 
 
+def test_a_file_gives_its_name_without_the_suffix(tmp_path: Path) -> None:
+    listed = tmp_path / "list.of mine.parquet"
+    listed.touch()
+    assert names(of({"kind": "folder", "path": str(listed)}))[0] == "list.of-mine"
+
+
 def test_a_folder_without_a_name_is_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
