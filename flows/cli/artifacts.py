@@ -15,7 +15,7 @@ from kontext.errors import ArtifactError
 from tasks.markdown import duration, number, size
 
 if TYPE_CHECKING:
-    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
     from kontext.store.artifacts.transfer import Transfer
     from schemas.manifest import Manifest
 
@@ -219,13 +219,26 @@ def import_(
     store: Store = "",
     as_json: Json = False,
 ) -> None:
-    """Copy artifacts from an export into the store, then hash every one again."""
-    from kontext.engine.remake import import_artifacts
-    from kontext.store.artifacts.archive import open_exported
+    """Copy artifacts from an export into the store, then hash every one again.
 
-    target = opened.artifacts(store, write=True)
+    Every picture in them is matched with the hash lists of the home before anything is copied.
+    """
+    from kontext.data.outside import check_pictures
+    from kontext.engine.remake import import_artifacts
+    from kontext.safety.hashes import HashGate
+    from kontext.store.artifacts.archive import open_exported
+    from schemas.sections.data import IngestConfig
+
+    target, home = opened.artifacts(store, write=True), opened.home()
+    gate = HashGate.from_config(IngestConfig(), home)
+    for note in gate.notes:
+        say(note.removeprefix("allow_unlisted: "))
+
+    def check(artifact: Artifact) -> None:
+        check_pictures(artifact, gate)
+
     with open_exported(source, opened.scratch()) as exported:
-        found = import_artifacts(exported, target, ref or None, home=opened.home())
+        found = import_artifacts(exported, target, ref or None, home=home, check=check)
     for stage, digest in found.artifacts:
         if problems := target.verify(f"{stage}/{digest}").problems:
             worst = problems[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -109,6 +109,7 @@ def import_artifacts(
     ref: str | None,
     files_of: Collection[str] | None = None,
     home: Path | None = None,
+    check: Callable[[Artifact], object] | None = None,
 ) -> Transfer:
     """Copy artifacts into a store and enter their safety decisions into its ledger.
 
@@ -117,6 +118,7 @@ def import_artifacts(
     Args:
         home: the home that writes to the target, whose key signs its ledger. None for an export,
             which has no ledger: whoever imports it enters the decisions into theirs.
+        check: called with every artifact that comes, before anything of any is copied.
     """
     ledger = None if home is None else Ledger(target.objects, home)
 
@@ -128,7 +130,13 @@ def import_artifacts(
                 path = source.blob_path(file)
                 ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
 
-    return copy_artifacts(source, target, ref, files_of=files_of, before_manifest=enter)
+    def look(manifest: Manifest) -> None:
+        if check is not None:
+            check(Artifact(source, manifest))
+
+    return copy_artifacts(
+        source, target, ref, files_of=files_of, before_any=look, before_manifest=enter
+    )
 
 
 def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:

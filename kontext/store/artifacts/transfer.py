@@ -35,20 +35,31 @@ def copy_artifacts(
     ref: str | None = None,
     *,
     files_of: Collection[str] | None = None,
+    before_any: Callable[[Manifest], None] | None = None,
     before_manifest: Callable[[Manifest], None] | None = None,
 ) -> Transfer:
     """Copy an artifact (or all) with everything it was made from; every blob is hashed on the way.
 
     What the target has already is kept. Manifests are copied byte for byte, inputs before what was
     made from them and after their files, so that a copy cut off anywhere is a smaller store, never
-    a broken one. `before_manifest` is called before an artifact comes to exist. `files_of` are the
-    stages whose files are copied (all by default); of others the target has the manifests alone.
+    a broken one.
+
+    Args:
+        files_of: the stages whose files are copied (all by default); of others the target has the
+            manifests alone.
+        before_any: called with every artifact that is to be copied, before anything is: what it
+            raises leaves the target as it was.
+        before_manifest: called before an artifact comes to exist.
 
     Raises ArtifactError for an unknown reference, a missing input or damaged bytes.
     """
     manifests = {(m.stage, m.digest): m for m in source.list()}
     wanted = set(manifests) if ref is None else ancestors(manifests, {source.resolve(ref)})
     ordered = _inputs_first({key: manifests[key] for key in manifests if key in wanted})
+    if before_any is not None:
+        for key in ordered:
+            if not target.exists(*key):
+                before_any(manifests[key])
     done: set[str] = set()
     present = size = blobs = 0
     for key in ordered:
