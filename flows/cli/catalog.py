@@ -10,7 +10,7 @@ from flows.cli.shared import named, opened
 from flows.cli.shared.options import At, Dataset, Delete, Grace, Json, Panel, Store
 from flows.cli.shared.show import print_json, print_result, say
 
-PLACE = (Panel.DATA, 5)
+PLACE = (Panel.DATA, 8)
 app = typer.Typer(
     help="Migrate, rebuild, move, compact or export the catalog, or attach it elsewhere."
 )

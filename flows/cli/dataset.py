@@ -9,7 +9,7 @@ from flows.cli.shared import named, opened
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_result
 
-PLACE = (Panel.DATA, 5)
+PLACE = (Panel.DATA, 7)
 app = typer.Typer(help="Hand a dataset version to other tools.")
 Form = Literal["webdataset", "parquet", "imagefolder"]
 

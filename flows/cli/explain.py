@@ -12,7 +12,7 @@ from flows.cli.shared.show import cell, print_table
 from kontext.errors import ArtifactError
 from tasks.markdown import json_safe
 
-PLACE = (Panel.DATA, 3)
+PLACE = (Panel.DATA, 6)
 
 
 def explain(

@@ -10,7 +10,7 @@ from flows.cli.shared import named, opened
 from flows.cli.shared.options import At, Dataset, Json, Panel, Store
 from flows.cli.shared.show import print_result
 
-PLACE = (Panel.DATA, 3)
+PLACE = (Panel.DATA, 5)
 
 
 def gallery(

@@ -24,7 +24,7 @@ from tasks.markdown import json_safe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PLACE = (Panel.DATA, 1)
+PLACE = (Panel.DATA, 2)
 _NUMBERS = ("int", "uint", "float", "double", "dec")  # starts of the names of Arrow's types
 _SHELL = (
     "Open duckdb's own prompt, with the lake attached read-only. It is not restricted as a query "

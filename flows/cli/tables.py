@@ -9,7 +9,7 @@ from flows.cli.shared.options import At, Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table
 from kontext.errors import CatalogError
 
-PLACE = (Panel.DATA, 2)
+PLACE = (Panel.DATA, 3)
 
 
 def tables(

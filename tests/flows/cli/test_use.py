@@ -59,7 +59,8 @@ def test_a_model_is_taken_by_its_name_and_by_choice(
     assert "no model@foo (known: import@bar)" in fails(monkeypatch, capsys, "use", "model@foo")
     assert "model@bar (imported" in call("use", "model@bar").stdout
     assert call(*edit).stderr.startswith("using model@bar (imported, import/")
-    assert call(*edit, "--weights", "bar").stderr == ""  # named: nothing to say
+    said = call(*edit, "--weights", "bar").stderr  # named: nothing to say of the model
+    assert said == "no hash list is configured: only the canary bank is matched\n"
     call("use", "model", "--forget")
     assert "no model yet" in fails(monkeypatch, capsys, *edit)
     call("use", "bar", code=2)
