@@ -92,13 +92,11 @@ def edit_file(
     for image, data in files:
         screening.check_input(image, data)
     images = [image for image, _ in files]
-    notes = [note for path in request.images if (note := _transparent(path))]
-    notes += screening.notes
+    notes = [*filter(None, map(_transparent, request.images)), *screening.notes]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
-    model = model_source(request.weights, open_store)
-    signer = find_signer(home)
+    model, signer = model_source(request.weights, open_store), find_signer(home)
     editor = load_editor(model, home, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above
@@ -109,9 +107,9 @@ def edit_file(
     written = []
     for edit, path, result in zip(edits, request.outputs(), results, strict=True):
         made, shape = editor.provenance(edit, request.options, request.then), _size_of(result)
+        made = replace(made, policy=screening.policy, hash_lists=screening.hash_lists)
         if request.size is not None:
             made = replace(made, edited_at=shape)
-        made = replace(made, policy=screening.policy, hash_lists=screening.hash_lists)
         save_image(path, result, made, signer, [data for _, data in files])
         more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
         written.append({**asdict(made), **more})

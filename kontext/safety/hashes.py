@@ -33,11 +33,11 @@ from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
+from kontext.safety.standing import SUFFIXES, standing_lists
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
-STANDING, SUFFIXES = "hash-lists", (".csv", ".jsonl")
 _EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}
 _HEADER_KEYS = ("provider", "version", "date")
 
@@ -163,13 +163,6 @@ def _canary_list() -> HashList:
         hashes, _ = pdq_dihedral(np.asarray(canary_image(number)))
         bank.pdq.append(hashes[0].tobytes())
     return bank
-
-
-def standing_lists(home: Path | None) -> tuple[Path, ...]:
-    """The list files of a home, which every ingest and every edit is matched against."""
-    folder = None if home is None else home / STANDING
-    found = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
-    return tuple(path.resolve() for path in found if path.suffix in SUFFIXES)
 
 
 def _find(path: str, home: Path) -> Path:

@@ -163,6 +163,7 @@ _ACTIONS = {  # boto3 call -> IAM action
     "download_file": "s3:GetObject",
     "put_object": "s3:PutObject",
     "upload_file": "s3:PutObject",
+    "copy": "s3:PutObject",  # of an object that it may get
     "create_multipart_upload": "s3:PutObject",
     "upload_part": "s3:PutObject",
     "complete_multipart_upload": "s3:PutObject",

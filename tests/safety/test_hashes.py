@@ -11,9 +11,10 @@ from PIL import Image
 
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
-from kontext.safety.hashes import STANDING, HashGate, load_hash_list, standing_lists
+from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral
+from kontext.safety.standing import STANDING, standing_lists
 from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)

@@ -18,7 +18,7 @@ from kontext.data.layouts.base import LARGEST
 from kontext.data.sources.base import Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
-from kontext.safety.hashes import standing_lists
+from kontext.safety.standing import standing_lists
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
