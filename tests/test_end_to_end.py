@@ -159,7 +159,7 @@ def a_copy_is_as_good(origin: Engine, url: str, in_a_folder: bool) -> None:
     folder.
     """
     assert "all match" in kontext("artifacts", "verify")
-    assert "the chain is whole" in kontext("safety", "verify")
+    assert "the ledger is whole" in kontext("safety", "verify")
     refused = CliRunner().invoke(cli.app, ["sql", "select 1"])
     assert "kontext catalog move" in str(refused.exception)
     kontext("catalog", "move")
