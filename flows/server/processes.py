@@ -29,6 +29,22 @@ class Process:
         """Whether it still runs; another process under its pid does not count."""
         return start_time(self.pid) == self.started != ""
 
+    def listens(self, port: int) -> bool:
+        """Whether it is this process that takes connections on a TCP port.
+
+        True where the kernel does not say (no /proc): then an answer is all there is to go by.
+        """
+        if not Path("/proc/self/net/tcp").exists():
+            return True
+        tables = [Path(f"/proc/self/net/{name}") for name in ("tcp", "tcp6")]
+        rows = (row.split() for path in tables if path.exists() for row in _rows(path))
+        sockets = {
+            f"socket:[{row[9]}]"
+            for row in rows
+            if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port
+        }
+        return not sockets.isdisjoint(_open_files(self.pid))
+
     def stop(self, seconds: float = 10.0) -> None:
         """SIGTERM to its session's process group, SIGKILL to what is left after `seconds`."""
         if not self.alive:
@@ -46,6 +62,23 @@ class Process:
 
 LOOPBACK = "127.0.0.1"
 NOBODY = Process(0, "")  # is never alive
+
+
+_LISTEN = "0A"  # state of a socket in /proc/net/tcp
+
+
+def _rows(table: Path) -> list[str]:
+    return table.read_text().splitlines()[1:]
+
+
+def _open_files(pid: int) -> set[str]:
+    """What a process has open, as the kernel names it; nothing for one that is gone."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                found.add(str(file.readlink()))
+    return found
 
 
 def start_time(pid: int) -> str:

@@ -268,11 +268,15 @@ def _server_command(running: Running) -> list[str]:
 
 
 def _answers(at: Places, running: Running, seconds: float) -> bool:
-    """Whether our server answers: one of another home, on the same port, refuses our password."""
+    """Whether it is our server that answers.
+
+    One of another home, which took the port while ours was starting, may admit us for a moment: it
+    has no password yet, or is about to get another.
+    """
     api = Api(running.url, password=kept(at) or "")
     limit = time.monotonic() + seconds
     while running.server.alive and time.monotonic() < limit:
-        if api.healthy() and api.admits():
+        if api.healthy() and api.admits() and running.server.listens(running.port):
             return True
         time.sleep(0.1)
     return False

@@ -169,8 +169,9 @@ def test_the_server_of_another_home_on_our_port_is_not_ours(
     other = replace(at, home=tmp_path)
     password.keep(other, "kontext:other")
     ours = replace(running, server=Process(os.getpid(), start_time(os.getpid())))
-    assert serve._answers(at, ours, 3.0)
-    assert not serve._answers(other, ours, 0.5)
+    assert serve._answers(at, running, 3.0)
+    assert not serve._answers(other, running, 0.5)  # it refuses our password
+    assert not serve._answers(at, ours, 0.5)  # it takes it, and is another process all the same
 
 
 def test_a_password_and_names_of_ones_own_win_and_stay(

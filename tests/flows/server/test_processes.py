@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from flows.server.processes import Process, Running, last_error, port_free, spawn, start_time
 
 _SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
@@ -98,3 +100,25 @@ def test_the_last_error_of_a_log_is_its_last_exception_else_its_last_line(tmp_pa
     assert last_error(log) == f"bye (see {log})"
     log.write_text("")
     assert last_error(log) == f"no output (see {log})"
+
+
+@pytest.mark.parametrize(("family", "host"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
+def test_it_is_known_which_process_listens_on_a_port(
+    tmp_path: Path, family: str, host: str
+) -> None:
+    """Another one that answers there is not ours, whatever it says."""
+    script = (
+        f"import socket, time\nserver = socket.socket(socket.{family})\n"
+        f"server.bind(('{host}', 0))\nserver.listen()\n"
+        "print(server.getsockname()[1], flush=True)\ntime.sleep(60)"
+    )
+    listener = spawn([sys.executable, "-c", script], dict(os.environ), tmp_path / "one.log")
+    other = spawn(_SLEEP, dict(os.environ), tmp_path / "two.log")
+    try:
+        port = int(_wait_for(tmp_path / "one.log"))
+        assert listener.listens(port) and not listener.listens(port + 1)
+        assert not other.listens(port)
+    finally:
+        listener.stop()
+        other.stop()
+    assert not listener.listens(port)
