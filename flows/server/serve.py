@@ -268,11 +268,7 @@ def _server_command(running: Running) -> list[str]:
 
 
 def _answers(at: Places, running: Running, seconds: float) -> bool:
-    """Whether it is our server that answers.
-
-    One of another home, which took the port while ours was starting, may admit us for a moment: it
-    has no password yet, or is about to get another.
-    """
+    """Whether our server answers, and not one of another home that has the port and admits us."""
     api = Api(running.url, password=kept(at) or "")
     limit = time.monotonic() + seconds
     while running.server.alive and time.monotonic() < limit:
@@ -298,13 +294,11 @@ def _registering(
         yield False
         return
     say("registering pools, deployments and the zombie automation")
-    command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
-    _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
-    _log(at, "register").touch(0o600)
-    with _log(at, "register").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    process = _register(at, settings)
     try:
         yield True
+        if process.wait():  # it may have met a server of another home, which had our port before
+            process = _register(at, settings)
         if process.wait():
             why = last_error(_log(at, "register"))
             raise KontextError(f"the deployments were not registered: {why}")
@@ -312,6 +306,15 @@ def _registering(
         process.kill()
     running.deployed = wanted
     running.save(_state(at))
+
+
+def _register(at: Places, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the process that registers all there is, with a log of its own."""
+    command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
+    _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
+    _log(at, "register").touch(0o600)
+    with _log(at, "register").open("wb") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _deployed_fingerprint(settings: dict[str, str]) -> str:
