@@ -1,6 +1,7 @@
 """Registers work pools, deployments and automations: `python -m flows.server.register`.
 
 Runs as its own process, so that the command line never imports prefect. Everything is an upsert.
+Nothing is asked of the server before a line of input, or its end, says that it is the right one.
 """
 
 import asyncio
@@ -8,7 +9,6 @@ import contextlib
 import importlib.metadata
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows.names import deployment_name, stage_deployment
 from flows.server.automations import automations
-from flows.server.settings import SERVER_SECONDS, gpu_runs
+from flows.server.settings import gpu_runs
 from flows.stages import STAGE_FLOWS
 from kontext.stages import STAGES
 from tasks.markdown import artifact_link, page_key
@@ -125,15 +125,6 @@ async def _deployment(
     return made
 
 
-async def _await_server(client: PrefectClient) -> None:
-    """The server may still be migrating its database."""
-    limit = time.monotonic() + SERVER_SECONDS
-    while (error := await client.api_healthcheck()) is not None:
-        if time.monotonic() > limit:
-            raise error
-        await asyncio.sleep(0.1)
-
-
 async def _ensure_pools(client: PrefectClient) -> None:
     template = ProcessWorker.get_default_base_job_template()
     for pool, queues in QUEUES.items():
@@ -169,7 +160,6 @@ async def _remove_strays(client: PrefectClient, wanted: set[UUID]) -> None:
 async def main() -> None:
     """Register everything. Raises prefect's errors, which `kontext up` shows."""
     async with get_client() as client:
-        await _await_server(client)
         await _ensure_pools(client)
         paused = {d.name for d in await client.read_deployments() if d.paused}
         deployed = {}
@@ -181,4 +171,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.stdin.readline()
     asyncio.run(main())

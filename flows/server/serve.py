@@ -287,34 +287,31 @@ def _registering(
 ) -> Iterator[bool]:
     """Run `flows.server.register` where something changed, and say whether it did.
 
-    It imports while the block waits for the server, and is waited for at the block's end.
+    It imports while the block waits for the server, and asks nothing of it before the block's end:
+    until then a server of another home may have the port, and refuse our password.
     """
     wanted = _deployed_fingerprint(settings)
     if running.deployed == wanted:
         yield False
         return
     say("registering pools, deployments and the zombie automation")
-    process = _register(at, settings)
+    command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
+    _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
+    _log(at, "register").touch(0o600)
+    with _log(at, "register").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         yield True
-        if process.wait():  # it may have met a server of another home, which had our port before
-            process = _register(at, settings)
-        if process.wait():
+        process.communicate(b"go\n")
+        if process.returncode:
             why = last_error(_log(at, "register"))
             raise KontextError(f"the deployments were not registered: {why}")
     finally:
         process.kill()
     running.deployed = wanted
     running.save(_state(at))
-
-
-def _register(at: Places, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start the process that registers all there is, with a log of its own."""
-    command, env = [sys.executable, "-m", "flows.server.register"], child_environment(at, settings)
-    _log(at, "register").parent.mkdir(parents=True, exist_ok=True)
-    _log(at, "register").touch(0o600)
-    with _log(at, "register").open("wb") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _deployed_fingerprint(settings: dict[str, str]) -> str:

@@ -1,8 +1,12 @@
 import socket
 import stat
+import subprocess
+import threading
 import time
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -214,6 +218,55 @@ def test_two_that_start_at_once_choose_one_port_and_both_come_up(
             serve.up(_places(tmp_path / "fixed"), port=other.port)
     finally:
         other.server.stop()
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    """A server of another home: it is healthy, and refuses our password."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if "health" in self.path else 401)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _cpu(pid: int) -> int:
+    """Clock ticks that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_nothing_is_registered_before_the_server_is_known_to_be_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then another home's may have our port: it was asked, and its refusal ended `up`."""
+    at, pids, start = _places(tmp_path), list[int](), subprocess.Popen
+
+    def started(*args: Any, **kwargs: Any) -> Any:
+        found = start(*args, **kwargs)
+        pids.append(found.pid)
+        return found
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        settings = prefect_settings(at, "127.0.0.1", other.server_port)
+        with (
+            pytest.raises(KontextError, match=r"not registered: .*401 Unauthorized"),
+            serve._registering(at, Running(), settings, lambda _: None),
+        ):
+            used = -1
+            while not _Refuses.asked and (now := _cpu(pids[0])) != used:  # it has yet to import
+                used = now
+                time.sleep(1)
+            assert _Refuses.asked == []
+        assert _Refuses.asked
+        other.shutdown()
 
 
 def test_an_external_server_must_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
