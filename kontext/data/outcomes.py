@@ -29,9 +29,9 @@ from kontext.data.sources.base import SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
 from kontext.data.video.part import VideoFrame
 from kontext.safety.keys import run_key
+from kontext.safety.list_files import lists_digest
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
-from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, OUTCOMES, PIXELS, REJECTS
 
@@ -55,9 +55,8 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
     """
     secret = run_key(home)
     settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
-    lists = [file_or_in_home(name, home) for name in config.hash_lists]
-    read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in lists if path is not None]
-    start = hmac.new(secret, json.dumps([settings, read]).encode(), hashlib.sha256)
+    lists = lists_digest(config.hash_lists, home)
+    start = hmac.new(secret, json.dumps([settings, lists]).encode(), hashlib.sha256)
     names = [field.name for field in fields(SourceItem) if field.name not in _WHERE]
     keys = []
     with file_digests(home) as digests:

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
+from kontext.safety.list_files import SUFFIXES, list_files
 from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
-from kontext.safety.standing import SUFFIXES, standing_lists
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
@@ -99,8 +99,10 @@ class HashGate:
             GateError: a list is missing, malformed or dated ahead; or one is older than 30 days or
                 there is none, and `allow_unlisted` is false. With it, those become notes.
         """
-        named = (_find(path, home) for path in config.hash_lists)
-        paths = tuple(dict.fromkeys((*named, *standing_lists(home))))
+        for name in config.hash_lists:
+            if file_or_in_home(name, home) is None:
+                raise GateError(f"hash list {name} does not exist")
+        paths = list_files(config.hash_lists, home)
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
         return _load_gate(paths, stamps, config.allow_unlisted, today or dt.date.today())
 
@@ -163,13 +165,6 @@ def _canary_list() -> HashList:
         hashes, _ = pdq_dihedral(np.asarray(canary_image(number)))
         bank.pdq.append(hashes[0].tobytes())
     return bank
-
-
-def _find(path: str, home: Path) -> Path:
-    found = file_or_in_home(path, home)
-    if found is None:
-        raise GateError(f"hash list {path} does not exist")
-    return found
 
 
 def load_hash_list(path: Path) -> HashList:

@@ -13,8 +13,8 @@ from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
+from kontext.safety.list_files import STANDING, list_files
 from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral
-from kontext.safety.standing import STANDING, standing_lists
 from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)
@@ -92,7 +92,7 @@ def test_lowered_contrast_hides_nothing(tmp_path, contrast):
 def test_lists_in_the_home_are_always_matched(tmp_path):
     folder = tmp_path / STANDING
     folder.mkdir()
-    assert standing_lists(tmp_path) == () == standing_lists(None)
+    assert list_files((), tmp_path) == () == list_files((), None)
     entry = f"type,value\npdq,{hex_pdq(picture())}\n"
     (folder / "own.csv").write_text(HEADER + entry)
     (folder / "notes.txt").write_text("not a list")

@@ -1,5 +1,7 @@
 """A refresh does only what is new, and makes the bytes that a run from scratch makes."""
 
+import datetime as dt
+import hashlib
 import logging
 import shutil
 from collections import Counter
@@ -18,6 +20,7 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.errors import ChunkError
 from kontext.safety import screening
+from kontext.safety.list_files import STANDING
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
@@ -191,6 +194,34 @@ def test_other_settings_and_a_forced_run_take_nothing(
     worked.clear()
     make(pictures, tmp_path / "home", stages=INGEST)
     assert worked["decode_image"] == everything["decode_image"]
+
+
+@pytest.mark.parametrize("lists", [STANDING, "elsewhere"])
+def test_a_new_hash_list_meets_what_was_let_in_before(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
+) -> None:
+    """A picture that an earlier ingest has kept is no proof against a list that came later."""
+    home = tmp_path / "home"
+    listed = pictures / "07 house 1__time=night.png"
+    before = make(pictures, home, stages=INGEST)["ingest"].table("images")
+    known = dict(zip(before["source_ref"].to_pylist(), before["pixel_id"].to_pylist(), strict=True))
+    path = home / lists / "own.csv"
+    path.parent.mkdir()
+    head = f"# provider: p\n# version: 1\n# date: {dt.date.today()}\ntype,value\n"
+    path.write_text(f"{head}sha256,{hashlib.sha256(listed.read_bytes()).hexdigest()}\n")
+    if lists != STANDING:  # named by the recipe
+        plain = recipe
+
+        def named(folder: Path, name: str) -> Recipe:
+            made = plain(folder, name).model_dump()
+            made["ingest"] |= {"hash_lists": [str(path)]}
+            return Recipe.model_validate(made)
+
+        monkeypatch.setattr("tests.stages.test_refresh.recipe", named)
+    after = make(pictures, home, stages=INGEST)["ingest"]
+    assert known[listed.name] not in after.table("images")["pixel_id"].to_pylist()
+    assert known[listed.name] not in after.table("pixels")["pixel_id"].to_pylist()
+    assert after.table("rejects.parquet")["reason"].to_pylist().count("hash_match") == 1
 
 
 def test_a_killed_refresh_goes_on(

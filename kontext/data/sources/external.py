@@ -18,8 +18,7 @@ from kontext.data.layouts.base import LARGEST
 from kontext.data.sources.base import Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
-from kontext.safety.standing import standing_lists
-from schemas.paths import file_or_in_home
+from kontext.safety.list_files import lists_digest
 from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
@@ -56,11 +55,7 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
                 for name, path in module.local_files(source):
                     found = digests.of(path, largest, sampled=sampled)
                     digest.update(f"{name}\x1f{found}\n".encode())
-    for listed in config.hash_lists:
-        file = file_or_in_home(listed, home)
-        digest.update(b"" if file is None else file.read_bytes())
-    for file in standing_lists(home):
-        digest.update(file.read_bytes())
+    digest.update(lists_digest(config.hash_lists, home).encode())
     sources, notes = resolve(config)
     if notes:
         used = [source.model_dump(mode="json") for source in sources]
