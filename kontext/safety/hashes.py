@@ -33,7 +33,7 @@ from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.list_files import SUFFIXES, list_files
-from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral
+from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral, without_borders
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
@@ -107,7 +107,7 @@ class HashGate:
         return _load_gate(paths, stamps, config.allow_unlisted, today or dt.date.today())
 
     def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
-        """Check one image before anything of it is written.
+        """Check one image before anything of it is written: as it is, and without its border.
 
         Args:
             data: the original file's bytes.
@@ -120,10 +120,14 @@ class HashGate:
             if any(digests[kind] in entries for kind, entries in item.exact.items()):
                 return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
         # looked up at every quality: lowered contrast alone makes a listed picture "too plain"
-        match = self._index.nearest(hashes)
+        match, seen = self._index.nearest(hashes), quality
+        for inner in without_borders(rgb) if match is None else ():
+            inner_hashes, seen = pdq_dihedral(inner)
+            if (match := self._index.nearest(inner_hashes)) is not None:
+                break
         if match is not None:
             item = self.lists[self._owner[match.row]]
-            sure = quality >= MIN_QUALITY or item.reason is Reason.CANARY
+            sure = seen >= MIN_QUALITY or item.reason is Reason.CANARY
             reason = item.reason if sure else Reason.HASH_MATCH_LOW_QUALITY
             return GateResult(Outcome.DROP, reason, item.name, own, quality)
         if quality < MIN_QUALITY:

@@ -1,5 +1,6 @@
 import datetime as dt
 import hashlib
+import io
 import json
 import pickle
 
@@ -14,7 +15,7 @@ from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.list_files import STANDING, list_files
-from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral
+from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral, without_borders
 from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)
@@ -87,6 +88,56 @@ def test_lowered_contrast_hides_nothing(tmp_path, contrast):
     result = gate.check(b"", pale)
     assert result.outcome is Outcome.DROP and result.pdq_quality < 50
     assert result.reason is Reason.HASH_MATCH_LOW_QUALITY
+
+
+BORDERS = {
+    "white": ((26, 26), (26, 26), 255),
+    "left and right": ((0, 0), (40, 40), 255),
+    "letterbox": ((50, 50), (0, 0), 0),
+    "one side": ((0, 0), (0, 60), 130),
+    "uneven": ((9, 30), (12, 10), 20),
+}
+
+
+@pytest.mark.parametrize("name", BORDERS)
+@pytest.mark.parametrize("quality", [None, 70])
+def test_a_border_hides_nothing(tmp_path, name, quality):
+    hides_nothing(tmp_path, *BORDERS[name], quality)
+
+
+def test_nor_does_a_thin_one(tmp_path):
+    """JPEG mixes 3 of 200 pixels with the picture: then it takes a wider one to be seen."""
+    hides_nothing(tmp_path, (3, 3), (3, 3), 255, None)
+
+
+def hides_nothing(tmp_path, *rest):
+    *sides, grey, quality = rest
+    gate = gate_with(tmp_path, f"pdq,{hex_pdq(picture())}")
+    framed = np.pad(picture(), (*sides, (0, 0)), constant_values=grey)
+    if quality:
+        file = io.BytesIO()
+        Image.fromarray(framed).save(file, "jpeg", quality=quality)
+        framed = np.asarray(Image.open(file))
+    assert gate.check(b"", np.rot90(framed)).reason is Reason.HASH_MATCH
+    twice = np.pad(framed, ((9, 9), (9, 9), (0, 0)), constant_values=90)
+    assert gate.check(b"", twice).reason is Reason.HASH_MATCH
+    other = np.pad(picture(2), (*sides, (0, 0)), constant_values=grey)
+    assert gate.check(b"", other).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (15, 40), (64, 64)])
+def test_plain_and_tiny_pictures_have_no_inside(shape):
+    assert list(without_borders(np.full((*shape, 3), 90, np.uint8))) == []
+
+
+@settings(max_examples=50)
+@given(st.tuples(*[st.integers(0, 40)] * 4), st.integers(0, 255), st.integers(0, 5))
+def test_only_plain_lines_are_taken_away(sides, grey, seed):
+    top, bottom, left, right = sides
+    inner = np.random.default_rng(seed).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    framed = np.pad(inner, ((top, bottom), (left, right), (0, 0)), constant_values=grey)
+    found = list(without_borders(framed))
+    assert len(found) == any(sides) and all(np.array_equal(view, inner) for view in found)
 
 
 def test_lists_in_the_home_are_always_matched(tmp_path):

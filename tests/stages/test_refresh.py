@@ -202,7 +202,7 @@ def test_a_new_hash_list_meets_what_was_let_in_before(
 ) -> None:
     """A picture that an earlier ingest has kept is no proof against a list that came later."""
     home = tmp_path / "home"
-    listed = pictures / "07 house 1__time=night.png"
+    listed = pictures / "28 house 4__time=night.png"
     before = make(pictures, home, stages=INGEST)["ingest"].table("images")
     known = dict(zip(before["source_ref"].to_pylist(), before["pixel_id"].to_pylist(), strict=True))
     path = home / lists / "own.csv"
