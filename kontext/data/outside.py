@@ -1,22 +1,23 @@
 """Artifacts from outside meet the hash gate before a byte of them is in the store.
 
 Whoever made them may have had other lists than we have, or none. Every picture in them is matched:
-files, columns of Parquet files, members of tars, and pictures inside of HTML pages. Latents are not
+files, values of Parquet files, members of tars, and pictures that lie in a text. Latents are not
 pictures any more and cannot be matched; what they were made of is.
 """
 
 import base64
-import binascii
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kontext.data.decode import decode_image
 from kontext.data.decode.sniff import sniff
-from kontext.data.shards.write import map_file, tar_members
+from kontext.data.shards.write import map_file, tar_places
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome
@@ -24,9 +25,33 @@ from kontext.store.artifacts.artifact_store import Artifact
 
 CHANGES_RESULTS = False  # lets artifacts in or keeps them out; no stage calls it
 
-_EMBEDDED = re.compile(rb"data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)")
+# base64 with the line breaks and escapes that JSON, CSS and addresses allow: what is called a
+# picture, and what begins as a PNG, GIF, WebP or JPEG does
+_CALLED = rb"(?i:data:image\\?/[^,\"']{1,200};\s*)(?:base|Base|BASE)64\s*(?:,|%2[Cc])\s*"
+_BEGINS = rb"(?=iVBORw0KGgo|R0lGOD[dl]|UklGR|\\?/9j\\?/[247]|%2[Ff]9j%2[Ff][247]|_9j_[247])"
+_EMBEDDED = re.compile(
+    rb"(?:" + _CALLED + rb"|" + _BEGINS + rb")"
+    rb"((?:[A-Za-z0-9+/_-]++|%2[BbFf]|\\[/nr]|[\r\n]++[ \t]*+)++)"
+)
+# one of these is in what the pattern finds, and each alone is looked for ten times faster
+_HINTS = [
+    re.compile(hint)
+    for hint in (
+        rb"base64", rb"Base64", rb"BASE64", rb"iVBORw0KGgo", rb"R0lGOD", rb"UklGR",
+        rb"/9j\\?/", rb"%2F9j", rb"%2f9j", rb"_9j_",
+    )
+]  # fmt: skip
+_ESCAPED = re.compile(rb"\\[nr]|[\\\s]")
+_SMALLEST = 32  # bytes: no picture that we take has fewer
 _ROWS, _HEAD = 256, 4096
 _WEAK = ("bmp", "ppm")  # kinds that are told by two bytes
+# nothing that a stage writes is packed, and what is packed cannot be looked at
+_PACKED = (
+    b"\x1f\x8b\x08", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x04\x22\x4d\x18",
+)  # fmt: skip
+_TAR, _TYPE, _PLAIN, _MUCH = slice(257, 262), 156, b"0\0", 1 << 20
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def check_pictures(artifact: Artifact, gate: HashGate) -> int:
@@ -34,18 +59,21 @@ def check_pictures(artifact: Artifact, gate: HashGate) -> int:
 
     Raises:
         GateError: one is on a list, or cannot be decoded and so cannot be matched. The message
-            names the artifact, never the picture.
+            names the artifact, never the picture. Or a file is packed, or no tar or table that can
+            be read to its end.
     """
     count = 0
     ref = f"{artifact.stage}/{artifact.digest}"
     for name in artifact.names():
-        for data in _pictures(name, artifact.path(name)):
+        for data in _pictures(f"{ref}: {name}", artifact.path(name)):
             try:
                 decoded = decode_image(data, resolution=None, background="#ffffff")
             except DecodeError as error:
                 if sniff(data) in _WEAK:  # two bytes are no proof that it is a picture
                     continue
                 raise GateError(f"{ref}: a picture cannot be checked ({error.reason})") from None
+            if decoded.frames > 1:
+                raise GateError(f"{ref}: of a file with {decoded.frames} pictures one is checked")
             count += 1
             if gate.check(data, decoded.rgb).outcome is Outcome.DROP:
                 raise GateError(f"{ref}: a picture is on a hash list; nothing was imported")
@@ -53,37 +81,103 @@ def check_pictures(artifact: Artifact, gate: HashGate) -> int:
 
 
 def _pictures(name: str, path: Path) -> Iterator[bytes]:
-    """The bytes of every picture in a file."""
-    if name.endswith(".parquet"):
-        yield from filter(sniff, _cells(path))
-    elif name.endswith(".tar"):
-        yield from filter(sniff, (bytes(body) for _, body in tar_members(map_file(path))))
-    elif name.endswith(".html"):
-        yield from _embedded(path.read_bytes())
-    else:
-        with path.open("rb") as file:
-            kind = sniff(file.read(_HEAD))
-        if kind == "svg":
-            yield from _embedded(path.read_bytes())
-        elif kind:
-            yield path.read_bytes()
-
-
-def _cells(path: Path) -> Iterator[bytes]:
-    """Binary values of a Parquet file, some rows at a time."""
-    file = pq.ParquetFile(path)
-    schema = file.schema_arrow
-    names = [
-        f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)
-    ]
-    for batch in file.iter_batches(_ROWS, columns=names) if names else ():
-        for column in batch.columns:
-            yield from (cell.as_py() for cell in column if cell.is_valid)
-
-
-def _embedded(page: bytes) -> Iterator[bytes]:
-    for found in _EMBEDDED.finditer(page):
+    """The bytes of every picture in a file, told by what it holds: its name is not trusted."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"PAR1") or name.endswith(".parquet"):
         try:
-            yield base64.b64decode(found[1], validate=True)
-        except binascii.Error as error:
-            raise GateError("a page holds a picture that cannot be read") from error
+            yield from _cells(name, path)
+        except (pa.ArrowException, OSError) as error:
+            raise GateError(f"{name} is no table that can be read") from error
+    elif head[_TAR] == b"ustar" or name.endswith(".tar"):
+        yield from _members(name, map_file(path))
+    elif head:
+        yield from _inside(name, map_file(path))
+
+
+def _inside(name: str, data: bytes | memoryview) -> Iterator[bytes]:
+    """A picture, or the pictures that lie in a text as text."""
+    if len(data) < _SMALLEST:
+        return
+    head = bytes(data[:_HEAD])
+    kind = sniff(head)
+    if head.startswith(_PACKED):
+        raise GateError(f"{name} is packed: what is in it cannot be checked")
+    if kind and kind != "svg":
+        yield bytes(data)
+    if kind is None or kind in (*_WEAK, "svg"):
+        yield from _embedded(data)
+
+
+def _members(name: str, data: memoryview) -> Iterator[bytes]:
+    """Pictures in the members of a tar. Ours hold plain files and end in zeros."""
+    end = 0
+    try:
+        for _, body, start, after in tar_places(data):
+            if start != end or after > len(data) or data[start + _TYPE] not in _PLAIN:
+                raise GateError(f"{name} holds more than plain files")
+            yield from _inside(name, body)
+            end = after
+    except (tarfile.HeaderError, ValueError) as error:
+        raise GateError(f"{name} is no tar that can be read") from error
+    if any(bytes(data[at : at + _MUCH]).strip(b"\0") for at in range(end, len(data), _MUCH)):
+        raise GateError(f"{name} holds more than plain files")
+
+
+def _cells(name: str, path: Path) -> Iterator[bytes]:
+    """Pictures in the values of a Parquet file, however deep, some rows at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS):
+            for column in batch.columns:
+                for cell in _values(column):
+                    yield from _inside(name, cell)
+        for text in (file.schema_arrow.metadata or {}).values():
+            yield from _inside(name, text)
+
+
+def _values(column: pa.Array) -> Iterator[bytes]:
+    """Every value of a column that is bytes or text, in lists, structs and maps too."""
+    kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        yield from _values(column.storage)
+    elif pa.types.is_dictionary(kind):
+        yield from _values(column.dictionary)
+    elif pa.types.is_struct(kind):
+        for part in column.flatten():
+            yield from _values(part)
+    elif pa.types.is_nested(kind):
+        if pa.types.is_map(kind):
+            yield from _values(column.keys)
+            yield from _values(column.items)
+        elif kind.value_type in (pa.uint8(), pa.int8()):  # bytes by another name
+            yield from (np.asarray(c.values.fill_null(0)).tobytes() for c in column if c.is_valid)
+        else:
+            yield from _values(column.flatten())
+    elif _is_bytes(kind):
+        yield from (cell.as_buffer().to_pybytes() for cell in column if cell.is_valid)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    tests = (
+        "binary", "large_binary", "binary_view", "fixed_size_binary", "string", "large_string",
+        "string_view",
+    )  # fmt: skip
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _embedded(page: bytes | memoryview) -> Iterator[bytes]:
+    """Pictures that lie in a text in base64."""
+    if not any(hint.search(page) for hint in _HINTS):
+        return
+    for found in _EMBEDDED.finditer(page):
+        text = re.sub(rb"%2[Ff]", b"/", re.sub(rb"%2[Bb]", b"+", found[1]))
+        text = _ESCAPED.sub(b"", text).translate(_URL_SAFE)
+        whole = len(text) - (len(text) % 4 == 1)  # words behind it may have been taken along
+        data = base64.b64decode(text[:whole] + b"=" * (-whole % 4))
+        if len(data) < _SMALLEST:
+            continue
+        kind = sniff(data)
+        if kind == "svg":
+            yield from _embedded(data)
+        elif kind or found[0] != found[1]:
+            yield data

@@ -177,13 +177,13 @@ def load_hash_list(path: Path) -> HashList:
     Raises:
         GateError: malformed; the message has file and line number, never the entry.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise GateError(f"hash list {path.name}: suffix must be .csv or .jsonl")
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise GateError(f"hash list {path.name} is not readable text") from error
-    read = _read_csv if path.suffix == ".csv" else _read_jsonl
+    read = _read_csv if path.suffix.lower() == ".csv" else _read_jsonl
     header, entries = read(path.name, text.splitlines())
     missing = [key for key in _HEADER_KEYS if not header.get(key)]
     if missing:
@@ -246,7 +246,7 @@ def _read_jsonl(name: str, lines: list[str]) -> _Parsed:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise GateError(f"hash list {name} line {number}: not a JSON object") from None

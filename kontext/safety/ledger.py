@@ -187,16 +187,18 @@ def read_claim(name: str, data: bytes, keys: Mapping[str, bytes]) -> Segment:
         segment = Segment(**json.loads(data))
         signer = keys.get(segment.key_id)
         signed = None if signer is None else segment.signed(signer)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise LedgerError(
             f"{name} is damaged, or from before ledgers were signed (`kontext safety restart`)"
         ) from error
     if signed is None:
         raise LedgerError(
-            f"{name} was signed with the key {segment.key_id!s:.16}, which this home does not "
-            "have: put it into HOME/safety.keys"
+            f"{name} was signed with the key {ascii(segment.key_id)[1:17]}, which this home does "
+            "not have: put it into HOME/safety.keys"
         )
-    if not hmac.compare_digest(signed.signature, str(segment.signature)):
+    # as bytes: text that is not ASCII cannot be compared
+    said = str(segment.signature).encode("utf-8", "backslashreplace")
+    if not hmac.compare_digest(signed.signature.encode(), said):
         raise LedgerError(f"{name} was changed: its signature is not that of its content")
     if claim_key(segment.seq) != name:
         raise LedgerError(f"{name} is the claim of segment {segment.seq}")
@@ -208,7 +210,7 @@ def problem_in(segment: Segment, table: pa.Table, key: bytes) -> str:
     where = f"segment {segment.seq}"
     if table.num_rows != segment.rows:
         return f"{where}: {table.num_rows} rows instead of {segment.rows}"
-    if table.schema.names != LEDGER.names:
+    if table.schema.names != LEDGER.names or table.schema.types != LEDGER.types:
         return f"{where}: not the columns of a ledger"
     previous, signing = segment.first_prev_hash, signing_key(key)
     for number, row in enumerate(table.to_pylist()):

@@ -1,6 +1,7 @@
 """Whether a ledger is whole: its signatures, its heads, and the decisions that artifacts hold."""
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 from kontext.errors import LedgerError, ObjectNotFound
 from kontext.safety.ledger import GENESIS, Ledger, Segment, claim_key, problem_in, read_claim
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
-from kontext.store.parquet import read_parquet
+from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest
 from schemas.tables import DECISIONS
 
@@ -47,7 +48,7 @@ def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
             rows += table.num_rows
             decided.setdefault(segment.artifact, table)
     problems += _order(segments)
-    lost, notes = _heads(ledger)
+    lost, notes = _heads(ledger, [segment.seq for segment in segments])
     problems += lost
     for manifest in store.list():
         problems += _artifact(manifest, store, decided)
@@ -62,7 +63,8 @@ def restart(ledger: Ledger, store: ArtifactStore) -> int:
 
     Returns how many artifacts' decisions are in the new one.
     """
-    aside = f"ledger-before-{datetime.now(UTC):%Y%m%dT%H%M%S}/"
+    # two within a second must not put theirs over each other
+    aside = f"ledger-before-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}/"
     # without a key no head of any store can be checked again, and while one is there none is made
     heads = ledger.head_key(_PREFIX) if ledger.has_key else ""
     for objects, prefix in ((ledger.objects, _PREFIX), (ledger.heads, heads)):
@@ -93,7 +95,7 @@ def _rows(ledger: Ledger, segment: Segment) -> tuple[pa.Table | None, str]:
         table = read_parquet(ledger.objects.get(segment.key))
     except ObjectNotFound:
         return None, f"segment {segment.seq}: {segment.key} is missing"
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
         return None, f"segment {segment.seq}: unreadable ({type(error).__name__})"
     return table, problem_in(segment, table, ledger.keys()[segment.key_id])
 
@@ -114,12 +116,12 @@ def _order(segments: list[Segment]) -> list[str]:
     return problems
 
 
-def _heads(ledger: Ledger) -> tuple[list[str], list[str]]:
+def _heads(ledger: Ledger, written: Sequence[int]) -> tuple[list[str], list[str]]:
     """What the copies outside the store know of and the store has lost; and notes."""
     heads, problems = ledger.heads, []
     kept = heads.list(ledger.head_key(f"{_PREFIX}seq/"))
     for name in kept:
-        seq = int(name.rsplit("/", 1)[1].removesuffix(".json"))
+        seq = _seq(name)
         try:
             there = ledger.objects.get(claim_key(seq))
         except ObjectNotFound:
@@ -128,9 +130,15 @@ def _heads(ledger: Ledger) -> tuple[list[str], list[str]]:
         if there != heads.get(name):
             problems.append(f"segment {seq} is another than was written")
     if kept:
-        return problems, []
+        bare = set(written) - {_seq(name) for name in kept}
+        few = f"{len(bare)} segments have no copy of their claim in {heads.url}"
+        return problems, [f"{few}: a cut there would not be seen"] if bare else []
     note = f"no copies of this ledger's claims are in {heads.url}: a cut end would not be seen"
     return problems, [note]
+
+
+def _seq(head: str) -> int:
+    return int(head.rsplit("/", 1)[1].removesuffix(".json"))
 
 
 def _artifact(
@@ -142,8 +150,15 @@ def _artifact(
         return [f"{name} has no {DECISIONS_FILE}"] if missing else []
     if name not in decided:
         return [f"{name}: its decisions are not in the ledger"]
-    own = Artifact(store, manifest).table(DECISIONS_FILE).select(DECISIONS.names).cast(DECISIONS)
-    same = decided[name].select(DECISIONS.names).cast(DECISIONS).equals(own)
+    try:
+        own, entered = (
+            table.select(DECISIONS.names).cast(DECISIONS)
+            for table in (Artifact(store, manifest).table(DECISIONS_FILE), decided[name])
+        )
+    except (KeyError, pa.ArrowException, OSError) as error:
+        return [f"{name}: its decisions cannot be read ({type(error).__name__})"]
+    # as bytes: a score that is not a number is unequal to itself
+    same = parquet_bytes(own) == parquet_bytes(entered)
     return [] if same else [f"{name}: its decisions are not those of the ledger"]
 
 

@@ -16,10 +16,15 @@ def list_files(named: Sequence[str], home: Path | None) -> tuple[Path, ...]:
     one that is nowhere has no file here, which the gate refuses.
     """
     folder = None if home is None else home / STANDING
-    kept = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+    # at any depth and of any case: a list that is put there and not matched would be no error
+    kept = sorted(folder.rglob("*")) if folder is not None and folder.is_dir() else []
     found = [path for name in named if (path := file_or_in_home(name, home))]
-    found += [path.resolve() for path in kept if path.suffix in SUFFIXES]
+    found += [path.resolve() for path in kept if _is_list(path)]
     return tuple(dict.fromkeys(found))
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def lists_digest(named: Sequence[str], home: Path | None) -> str:

@@ -1,12 +1,16 @@
 """What comes from outside meets the hash gate, in whatever file its pictures lie."""
 
 import base64
+import gzip
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -56,7 +60,95 @@ def page_of(*pictures: bytes) -> bytes:
     return "".join(f'<img src="data:image/png;base64,{text}">' for text in shown).encode()
 
 
+def value_of(kind: pa.DataType, data: bytes) -> object:
+    """One value of a type with some bytes in it."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return value_of(kind.storage_type, data)
+    if pa.types.is_struct(kind):
+        return {field.name: value_of(field.type, data) for field in kind}
+    if pa.types.is_map(kind):
+        return [("k", data)]
+    if pa.types.is_nested(kind):
+        return list(data) if kind.value_type == pa.uint8() else [value_of(kind.value_type, data)]
+    return base64.b64encode(data).decode() if kind in (pa.string(), pa.large_string()) else data
+
+
+KINDS = {
+    "large": pa.large_binary(), "view": pa.binary_view(), "list": pa.list_(pa.binary()),
+    "struct": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "deep": pa.list_(pa.struct([("a", pa.large_list(pa.struct([("b", pa.binary())])))])),
+    "map": pa.map_(pa.string(), pa.binary()), "numbers": pa.list_(pa.uint8()),
+    "text": pa.string(), "large text": pa.large_string(),
+}  # fmt: skip
+
+
+def nested(kind: pa.DataType) -> Callable[..., bytes]:
+    def make(*pictures: bytes) -> bytes:
+        rows = [value_of(kind, data) for data in pictures]
+        table = pa.table({"a": list(range(len(rows) + 1)), "b": pa.array([*rows, None], kind)})
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        return file.getvalue()
+
+    return make
+
+
+def fixed(*pictures: bytes) -> bytes:
+    kind = pa.binary(len(pictures[-1]))
+    file = io.BytesIO()
+    pq.write_table(pa.table({"b": pa.array([pictures[-1], None], kind)}), file)
+    return file.getvalue()
+
+
+def dictionary(*pictures: bytes) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"b": pa.array(pictures, pa.binary()).dictionary_encode()}), file)
+    return file.getvalue()
+
+
+def said(*pictures: bytes) -> bytes:
+    """In what a table says of itself."""
+    table = pa.table({"a": [1]}).replace_schema_metadata(
+        {f"p{number}": data for number, data in enumerate(pictures)}
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+def texts(*pictures: bytes, wrap: str = "{}") -> bytes:
+    return b"words " + b" ".join(
+        wrap.format(base64.b64encode(data).decode()).encode() for data in pictures
+    )
+
+
+def broken(*pictures: bytes) -> bytes:
+    return b"\n".join(base64.encodebytes(data) for data in pictures)
+
+
+def escaped(*pictures: bytes) -> bytes:
+    return texts(*pictures, wrap='{{"p": "data:image/png;base64,{}"}}').replace(b"/", b"\\/")
+
+
+def quoted(*pictures: bytes) -> bytes:
+    return quote(texts(*pictures, wrap="url(data:image/png;base64,{})")).encode()
+
+
 FILES = {
+    **{f"{name}/nested.parquet": nested(kind) for name, kind in KINDS.items()},
+    "fixed.parquet": fixed,
+    "dictionary.parquet": dictionary,
+    "said.parquet": said,
+    "table.bin": table_of,
+    "tar.json": lambda *data: tar_of(*data),
+    "a.json": texts,
+    "card.md": lambda *data: texts(*data, wrap="![](data:image/jpeg;base64,{})"),
+    "style.css": quoted,
+    "upper.css": lambda *data: texts(*data, wrap="url('DATA:image/PNG;charset=x;base64,{}')"),
+    "escaped.json": escaped,
+    "mail.txt": broken,
+    "url.txt": lambda *data: texts(*data).replace(b"+", b"-").replace(b"/", b"_"),
+    "list.jsonl": lambda *data: texts(*data, wrap="[{}]\n"),
     "pixels/000.parquet": table_of,
     "train-000000.tar": tar_of,
     "report/index.html": page_of,
@@ -83,6 +175,7 @@ def store_in(folder: Path) -> ArtifactStore:
 
 def test_good_pictures_are_counted(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {n: make(GOOD, GOOD) for n, make in FILES.items()})
+    # one in each of sheet.png, fixed.parquet and dictionary.parquet; four in the struct
     assert check_pictures(artifact, HashGate()) == 2 * len(FILES) - 1
 
 
@@ -97,6 +190,54 @@ def test_a_canary_is_found_wherever_it_lies(tmp_path: Path, name: str, kind: str
 def test_what_cannot_be_decoded_cannot_be_checked(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {"sheet.png": GOOD[: len(GOOD) // 2]})
     with pytest.raises(GateError, match="cannot be checked"):
+        check_pictures(artifact, HashGate())
+
+
+def two_tars(*pictures: bytes) -> bytes:
+    return tar_of(GOOD) + tar_of(*pictures)
+
+
+def pax_tar(*pictures: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a" * 300 + ".png")
+        member.size = len(pictures[0])
+        tar.addfile(member, io.BytesIO(pictures[0]))
+    return file.getvalue()
+
+
+def sparse_tar(*pictures: bytes) -> bytes:
+    data = bytearray(tar_of(*pictures))
+    data[156:157] = tarfile.GNUTYPE_SPARSE
+    data[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(data[:512]))[0]
+    return bytes(data)
+
+
+def animation(*pictures: bytes) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.fromarray(scene(0)), canary_image(4).convert("RGB").resize((64, 64))]
+    frames[0].save(file, "gif", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+HIDDEN = {
+    "two.tar": two_tars, "pax.tar": pax_tar, "sparse.tar": sparse_tar,
+    "cut.tar": lambda *data: tar_of(*data)[:600],
+    "garbage.tar": lambda *data: b"no tar" * 200,
+    "cut.parquet": lambda *data: table_of(*data)[:-9],
+    "a.json": lambda *data: gzip.compress(data[0]),
+    "latents.zip": lambda *data: b"PK\x03\x04" + data[0],
+    "sheet.gif": animation,
+    "in.tar": lambda *data: tar_of(gzip.compress(data[0])),
+    "in.parquet": lambda *data: table_of(gzip.compress(data[0])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_cannot_be_looked_into_is_refused(tmp_path: Path, name: str) -> None:
+    """Also where nothing on a list is in it: nobody can tell."""
+    artifact = commit(store_in(tmp_path), {name: HIDDEN[name](GOOD)})
+    with pytest.raises(GateError, match="ingest/0000000000000000: "):
         check_pictures(artifact, HashGate())
 
 

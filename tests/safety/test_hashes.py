@@ -154,6 +154,15 @@ def test_lists_in_the_home_are_always_matched(tmp_path):
     assert twice.version == gate.version
 
 
+@pytest.mark.parametrize("name", ["OWN.CSV", "ngo/2026/own.Csv"])
+def test_a_list_in_the_home_is_matched_wherever_it_was_put(tmp_path, name):
+    path = tmp_path / STANDING / name
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{HEADER}type,value\npdq,{hex_pdq(picture())}\n")
+    gate = HashGate.from_config(IngestConfig(), tmp_path, TODAY)
+    assert gate.check(b"", picture()).reason is Reason.HASH_MATCH
+
+
 def test_a_list_from_the_future_is_refused(tmp_path):
     path = tmp_path / "list.csv"
     for days, refused in ((0, False), (1, False), (2, True), (3650, True)):

@@ -234,7 +234,51 @@ def artifact_put_in(place: Place, draw: random.Random) -> None:
     )
 
 
+def damaged_page(place: Place, draw: random.Random) -> None:
+    """Some bytes of a table other than they were: Arrow has many names for that."""
+    key = claim(place, draw.randrange(6))["key"]
+    data = bytearray(place.objects.get(key))
+    for _ in range(4):
+        data[draw.randrange(8, len(data) // 2)] ^= 0xFF
+    data[-draw.randrange(20, 200)] ^= 0xFF
+    place.objects.put(key, bytes(data))
+
+
+def other_types(place: Place, draw: random.Random) -> None:
+    """Rows under the names of a ledger's columns that no row of it could have."""
+    key = claim(place, draw.randrange(6))["key"]
+    table = read_parquet(place.objects.get(key))
+    name = draw.choice(table.schema.names)
+    column = pa.array([b"\xff"] * table.num_rows, pa.binary())
+    table = table.set_column(table.schema.names.index(name), name, column)
+    place.objects.put(key, parquet_bytes(table.replace_schema_metadata(None)))
+
+
+def claim_no_parser_likes(place: Place, draw: random.Random) -> None:
+    seq = draw.randrange(6)
+    fields = claim(place, seq)
+    odd = ("é", "\ud800", [], {}, None, 1e999)
+    claims = [
+        *(json.dumps(fields | {key: one}) for one in odd for key in ("signature", "key_id")),
+        "[" * 100_000, json.dumps(fields)[:-1] + ', "rows": 1}', '{"seq": ' + "9" * 5000 + "}",
+    ]  # fmt: skip
+    place.objects.put(claim_key(seq), draw.choice(claims).encode("utf-8", "surrogatepass"))
+
+
+def artifact_of_another_form(place: Place, draw: random.Random) -> None:
+    """Its decisions and their digest in its manifest are others, and no decisions at all."""
+    stage, digest = claim(place, draw.randrange(6))["artifact"].split("/")
+    key = f"runs/{stage}/{digest}/manifest.json"
+    manifest = json.loads(place.objects.get(key))
+    writer = place.artifacts.writer(stage, digest)
+    table = pa.table({"a": [1]}) if draw.random() < 0.5 else None
+    writer.add_bytes("decisions.parquet", parquet_bytes(table) if table else b"PAR1 no table")
+    manifest["files"] = [file.model_dump() for file in writer.files.values()]
+    place.objects.put(key, json.dumps(manifest).encode())
+
+
 FORGERIES = (
+    damaged_page, other_types, claim_no_parser_likes, artifact_of_another_form,
     all_pass, one_row, rows_gone, rows_moved, rows_added, cut, everything_deleted,
     cut_with_its_artifacts, claim_changed, claimed_beforehand, two_swapped, rows_of_another,
     garbage, unsigned_format, artifacts_rewritten, artifact_put_in,
@@ -253,6 +297,27 @@ def test_without_heads_the_report_says_what_it_cannot_see(place: Place) -> None:
         place.ledger.heads.delete(name)
     report = place.check()
     assert report.problems == () and "a cut end would not be seen" in report.notes[0]
+
+
+def test_segments_without_a_copy_are_named(place: Place) -> None:
+    """Who deletes the last copies could cut the store's end next."""
+    kept = place.ledger.heads.list()
+    for name in kept[-2:]:
+        place.ledger.heads.delete(name)
+    report = place.check()
+    assert report.problems == () and report.notes[0].startswith("2 segments have no copy")
+
+
+def test_a_score_that_is_no_number_is_what_was_written(place: Place) -> None:
+    table = decisions(2).set_column(4, "score", pa.array([float("nan"), 1.0], pa.float32()))
+    place.decide("screen", "e" * 16, table.cast(decisions(1).schema))
+    assert place.check().problems == ()
+
+
+def test_two_restarts_keep_both_ledgers(place: Place) -> None:
+    restart(place.ledger, place.artifacts)
+    restart(place.ledger, place.artifacts)
+    assert len([key for key in place.objects.list("ledger-before-") if "/seq/" in key]) == 12
 
 
 def test_a_restart_sets_the_old_one_aside_and_enters_every_artifact(place: Place) -> None:

@@ -1,11 +1,12 @@
 """What every layout gives: rows of (context pictures, target picture, instruction)."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -158,3 +159,20 @@ def shown(path: Path, root: Path) -> str:
     """`path` inside `root`, printable whatever bytes its name has."""
     name = path.relative_to(root).as_posix()
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError for none, and for one that cannot be kept.
+
+    A parser's limits end no ingest, and half of a surrogate pair, which JSON can write, can be
+    stored nowhere.
+    """
+    try:
+        found = json.loads(text)
+        if isinstance(text, bytes) or "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a character") from error
+    return found

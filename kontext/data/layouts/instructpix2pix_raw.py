@@ -1,12 +1,11 @@
 """InstructPix2Pix as its generator writes it: a folder per prompt, a picture pair per seed."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kontext.data.layouts.base import Picture, Problem, Row, is_image, shown, walk
+from kontext.data.layouts.base import Picture, Problem, Row, is_image, parsed_json, shown, walk
 
 ORDER = 1
 SHOWS = """\
@@ -61,7 +60,7 @@ def _row(
 def _prompt(path: Path) -> dict[str, Any]:
     """The prompt file; empty where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -153,7 +153,7 @@ def _parquet_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | P
                 for number, row in enumerate(values):
                     at = f"{shown(table, root)}:{group}:{number}"
                     yield from _pairs(place, row, columns, number, at)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{table.name}: {error}") from error
 
 
@@ -269,7 +269,7 @@ def columns_in(table: Path, *, addresses: bool = False) -> Columns | None:
     """What the columns of a table are; None where they say nothing of pairs."""
     try:
         names, inside, rows = _looked_at(table)
-    except (OSError, pa.ArrowException, SourceError):
+    except (OSError, pa.ArrowException, UnicodeDecodeError, SourceError):
         return None
     pictures = [name for name in names if name in inside or _mostly_pictures(name, rows)]
     return columns_of(names, pictures, addresses=addresses)

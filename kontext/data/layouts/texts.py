@@ -1,12 +1,11 @@
 """Instructions that lie beside pictures: one text file each, a table, or one text for all."""
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kontext.data.layouts.base import Picture, Problem, Row, shown, walk
+from kontext.data.layouts.base import Picture, Problem, Row, parsed_json, shown, walk
 from kontext.errors import SourceError
 
 TEXT_FOLDERS = ("captions", "instructions", "prompts", "texts", "text")
@@ -133,16 +132,27 @@ def table_rows(path: Path) -> Iterator[dict[str, Any] | Problem]:
                 head = file.readline()
                 file.seek(0)
                 between = max(",;\t", key=head.count)  # a spreadsheet's depends on its language
-                yield from csv.DictReader(file, delimiter=between)
+                yield from _csv_rows(path, csv.DictReader(file, delimiter=between))
             elif path.suffix.lower() == ".json":
-                found = json.load(file)
+                found = parsed_json(file.read())
                 if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
                     raise SourceError(f"{path.name}: not a list of objects")
                 yield from found
             else:
                 yield from _json_lines(path, file)
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, csv.Error, ValueError) as error:
         raise SourceError(f"{path.name}: {error}") from error
+
+
+def _csv_rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[dict[str, Any] | Problem]:
+    """Rows with no more cells than there are columns: else a comma may have cut a text."""
+    for row in rows:
+        more: Any = row.pop(None, None)
+        if more and any(cell.strip() for cell in more):
+            why = "more cells than columns: a text with a comma needs quotes"
+            yield Problem(f"{path.name}:{rows.line_num}", "row_malformed", why)
+        else:
+            yield row
 
 
 def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any] | Problem]:
@@ -150,8 +160,8 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any] | P
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parsed_json(line)
+        except ValueError as error:
             yield Problem(f"{path.name}:{number}", "row_malformed", str(error))
             continue
         if isinstance(row, dict):

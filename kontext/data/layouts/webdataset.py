@@ -1,6 +1,5 @@
 """WebDataset tars: members of one base name are a sample, and their suffixes say what each is."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from kontext.data.layouts.base import (
     Problem,
     Row,
     is_image,
+    parsed_json,
     shown,
     walk,
 )
@@ -197,8 +197,8 @@ def _record(sample: _Sample) -> dict[str, Any]:
     if "json" not in sample.texts:
         return {}
     try:
-        record = json.loads(_bytes(sample.texts["json"]))
-    except (ValueError, RecursionError) as error:
+        record = parsed_json(_bytes(sample.texts["json"]))
+    except ValueError as error:
         raise SourceError(f"{sample.texts['json'].name}: {error}") from error
     if not isinstance(record, dict):
         raise SourceError(f"{sample.texts['json'].name}: no JSON object")

@@ -19,6 +19,10 @@ _LONGEST = 8192
 _PORTS = {"http": 80, "https": 443}
 _SAFE = "/%:@!$&'()*+,;=~-._?"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
+# global addresses that answer inside of a network, and those that IPv4 was once carried behind
+_INSIDE = ipaddress.ip_network("168.63.129.16/32")  # a cloud's own services, for its machines only
+_RELAY = ipaddress.ip_network("192.88.99.0/24")
+_EMBEDS = (0x00005EFE, 0x02005EFE)  # ISATAP: these, and then 32 bits of IPv4
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -64,10 +68,11 @@ def parsed(text: str) -> Url:
             raise ValueError("it names a user")
         host = _ascii(parts.hostname or "")
         port = parts.port or _PORTS[scheme]
+        query = f"?{parts.query}" if parts.query else ""
+        target = quote((parts.path or "/") + query, safe=_SAFE)
     except ValueError as error:  # UnicodeError is one
         raise FetchError("url_refused", f"not asked: {error}") from error
-    query = f"?{parts.query}" if parts.query else ""
-    return Url(scheme, host, port, quote((parts.path or "/") + query, safe=_SAFE))
+    return Url(scheme, host, port, target)
 
 
 def _ascii(host: str) -> str:
@@ -111,8 +116,12 @@ def is_public(ip: Ip) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
         if inner is None and ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None and (int(ip) >> 32) & 0xFFFFFFFF in _EMBEDS:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
         if ip.is_site_local:
             return False
+    elif ip in _INSIDE or ip in _RELAY:
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)

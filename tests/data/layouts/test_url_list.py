@@ -89,3 +89,40 @@ def test_inspect_says_how_much_is_fetched(tmp_path: Path) -> None:
 def test_the_bytes_are_not_here(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="stage ingest fetches it"):
         WebPicture(A).read(1)
+
+
+ODD = {
+    "half a character in its address": '{"url": "https://a.example/\\ud800", "caption": "a"}',
+    "half a character in its words": '{"url": "https://a.example/1", "caption": "\\udc80"}',
+    "deep": "[" * 100_000,
+    "long number": '{"url": "https://a.example/1", "caption": "a", "n": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("line", ODD.values(), ids=ODD)
+def test_a_line_that_cannot_be_kept_is_a_problem(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(lines([{"url": A, "caption": "a cat"}]) + line + "\n")
+    assert told(path) == ([([], A, "a cat")], ["row_malformed"])
+    whole = tmp_path / "list.json"
+    whole.write_text(f"[{line}]")
+    assert [one.reason for one in rows_of(whole, "url-list")] == ["not_used"]
+
+
+def test_cells_behind_the_last_column_are_a_problem(tmp_path: Path) -> None:
+    """A comma without quotes cut a text; empty cells, as spreadsheets add them, did not."""
+    path = tmp_path / "list.csv"
+    path.write_text(f"url,caption\n{A},a cat,,\n{A},a cat, asleep\n{B}\n")
+    assert told(path) == ([([], A, "a cat")], ["row_malformed", "instruction_missing"])
+
+
+def test_text_of_a_table_that_is_none_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    for rows in (1, 5000):  # one is seen at the first look
+        words = pa.array([b"a cat"] * rows + [b"\xff\xfe"], pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"url": [A] * (rows + 1), "caption": words}), path)
+        if rows == 1:
+            assert [one.reason for one in rows_of(path, "url-list")] == ["not_used"]
+            continue
+        with pytest.raises(SourceError):
+            list(rows_of(path, "url-list"))

@@ -223,3 +223,12 @@ def test_damage_anywhere_never_raises(tmp_path: Path, damage: list[tuple[int, by
     for entry in entries(path):
         assert entry.reason or entry.member.offset + entry.member.size <= len(data)
     list(rows_of(path, "webdataset"))
+
+
+@pytest.mark.parametrize("record", [b'{"caption": "\\ud800"}', b'{"caption": "\xed\xa0\x80"}'])
+def test_a_record_with_half_a_character_is_a_problem(tmp_path: Path, record: bytes) -> None:
+    """It could be stored nowhere."""
+    data = tar_bytes([("0.png", 1), ("0.json", record), ("1.png", 2), ("1.txt", "a cat")])
+    rows, problems = read_tar(tmp_path, data)
+    assert [row.instruction for row in rows] == ["a cat"]
+    assert list(problems.values()) == ["instruction_unreadable"]

@@ -31,7 +31,8 @@ def test_what_is_sent(text: str, sent: str) -> None:
     [
         "file:///etc/passwd", "ftp://a/b", "//a/b", "a.png", "", "http://", "http://user@a/",
         "http://a:0x/", "http://a:99999/", "http://a b/", "http://a\r\nHost: b/", "http://a\0/", "http://[::1/",
-        "http://" + "a" * 64 + ".de/", "http://a/" + "b" * 9000, "gopher://127.0.0.1/", "data:,x",
+        "http://" + "a" * 64 + ".de/", "http://a/" + "b" * 9000, "http://a/\udc80",
+        "http://a/?\ud800", "gopher://127.0.0.1/", "data:,x",
     ],
 )  # fmt: skip
 def test_what_is_no_address_of_the_web_is_refused(text: str) -> None:
@@ -40,7 +41,7 @@ def test_what_is_no_address_of_the_web_is_refused(text: str) -> None:
     assert caught.value.reason == "url_refused"
 
 
-@given(st.text(max_size=60))
+@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     for one in (text, f"http://{text}", f"https://a/{text}"):
         try:
@@ -56,6 +57,8 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         "127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "0", "10.1.2.3", "192.168.0.1",
         "172.16.0.1", "169.254.169.254", "100.64.0.1", "::1", "fd00:ec2::254", "fe80::1", "::",
         "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "224.0.0.1", "ff02::1",
+        "168.63.129.16", "::ffff:168.63.129.16", "192.88.99.1", "2600::5efe:7f00:1",
+        "2600::200:5efe:a00:1",
     ],
 )  # fmt: skip
 def test_addresses_inside_a_network_are_refused(host: str) -> None:

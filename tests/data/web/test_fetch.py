@@ -34,6 +34,7 @@ ROUTES = {
     "/chunk": Give(PNG, length=False), "/gone": Give(status=410), "/never": Give(status=500),
     "/busy": after(2, Give(status=429, headers={"Retry-After": "7"})),
     "/date": after(1, Give(status=503, headers={"Retry-After": formatdate(time.time() + 3600)})),
+    "/odd": after(1, Give(status=503, headers={"Retry-After": "Mon, 01 Jan 99999999999 00:00:00"})),
     "/fails": after(2, Give(status=500)), "/breaks": after(1, Give(PNG, cut=9)),
     "/html": HTML, "/svg": Give(b"<svg xmlns='x'/>"), "/empty": Give(),
     "/far": to("/near"), "/near": to("good", 301), "/loop": to("/loop"),
@@ -60,7 +61,7 @@ def fetcher(tmp_path: Path, server: WebServer, waits: list[float], **options: An
     return Fetcher(config, tmp_path, sleep=waits.append)
 
 
-@pytest.mark.parametrize("path", ["/good", "/text", "/chunk", "/far", "/breaks", "/fails"])
+@pytest.mark.parametrize("path", ["/good", "/text", "/chunk", "/far", "/breaks", "/fails", "/odd"])
 def test_pictures_come_through(tmp_path: Path, server: WebServer, path: str) -> None:
     with fetcher(tmp_path, server, []) as used:
         assert used.get(server.url + path) == PNG
