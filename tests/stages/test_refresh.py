@@ -267,3 +267,36 @@ def test_photographs_that_are_held_keep_their_moments(tmp_path: Path) -> None:
     assert len(refreshed["ingest"].table("moments.parquet")) == 3
     assert contents(refreshed) == contents(scratch)
     assert len(refreshed["mine"].table("pairs.parquet")) == 6
+
+
+def test_a_moment_that_was_wrong_does_not_come_back(tmp_path: Path) -> None:
+    """A camera's clock is set right in the file: the pixels, and so their id, stay the same."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number in range(3):
+        data = photograph(film(0, 10 * number), f"2024:05:01 10:00:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / "IMG_1.jpg").write_bytes(photograph(film(0, 10), "2024:05:01 18:00:00"))
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / "IMG_3.jpg").write_bytes(photograph(film(0, 30), "2024:05:01 10:00:03"))
+    refreshed = make(folder, tmp_path / "a", stages=("ingest", "mine"))
+    scratch = make(folder, tmp_path / "b", stages=("ingest", "mine"))
+    assert len(refreshed["ingest"].table("moments.parquet")) == 4
+    assert contents(refreshed) == contents(scratch)
+
+
+@pytest.mark.parametrize("gone", ["IMG_1.jpg", "IMG_3.jpg"])
+def test_a_moment_goes_with_its_photograph(tmp_path: Path, gone: str) -> None:
+    """Where two files have the same pixels and each a moment, one moment stays for one file."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number, minute in ((0, 0), (1, 0), (3, 9)):
+        data = photograph(film(0, 10 * (number % 2)), f"2024:05:01 10:0{minute}:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / gone).unlink()
+    refreshed = make(folder, tmp_path / "a", stages=INGEST)
+    scratch = make(folder, tmp_path / "b", stages=INGEST)
+    assert len(refreshed["ingest"].table("moments.parquet")) == 2
+    assert contents(refreshed) == contents(scratch)
