@@ -357,7 +357,7 @@ def test_a_pair_has_the_distance_of_the_files_that_its_pictures_are_of(
     images = {row["source_ref"]: row for row in before.table("images").to_pylist()}
     pixels = before.table("pixels").to_pydict()
     of = dict(zip(pixels["pixel_id"], pixels["png"], strict=True))
-    (folder / "07 house 1__time=dusk__take=2.png").write_bytes(of[images[first.name]["pixel_id"]])
+    (folder / "07 house 1__time=dusk.jpg").write_bytes(of[images[first.name]["pixel_id"]])
     first.unlink()
     refreshed = make(folder, tmp_path / "home", stages=DATA[:-1])
     scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
