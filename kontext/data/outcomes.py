@@ -44,8 +44,8 @@ _FEW = 64  # items
 _NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
 _WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
 # rejects that the bytes alone decide; others may go better next time
-_LASTING = {str(r) for r in Reason} - {str(Reason.TIMEOUT), str(Reason.RESOURCE)}
-_LASTING |= {KEPT, DUPLICATE}
+_PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.HEIC_NEEDS_LIBRARY}
+_LASTING = {str(reason) for reason in Reason if reason not in _PASSING} | {KEPT, DUPLICATE}
 
 
 def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> list[str]:

@@ -1,13 +1,14 @@
 """Which finished artifacts of a stage may be asked for what they hold of an item.
 
 Only those of the same code and packages: then what a stage makes of an item, from the same bytes
-and settings, is the same again. That an artifact's recipe named other plug-ins does not matter: a
-module's text decides what it imports, so where the stage's own module is the same, all that it
-works with is.
+and settings, is the same again. That an artifact's recipe named other plug-ins does not matter: no
+import leads to one. All else that modules of both lead to must be the same, and in both: a
+package's `__init__` may have been empty, and a module may have said that it changes no results.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from kontext.engine.fingerprint import changes_results, modules_of, source_path
 from kontext.engine.stage import Stage
 from kontext.engine.versions import package_versions
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
@@ -30,6 +31,25 @@ def made_by_same_code(
         for manifest in store.list(stage.name)
         if stage.module in manifest.code
         and manifest.packages == packages
-        and all(code[name] == text for name, text in manifest.code.items() if name in code)
+        and _same(manifest.code, code)
     ]
     return [Artifact(store, manifest) for manifest in found[: -_MOST - 1 : -1]]
+
+
+def _same(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether the modules that both name are the same, with all that they lead to."""
+    both = sorted(name for name in now if name in before and source_path(name) is not None)
+    if any(before.get(name) != text for name, text in modules_of(*both).items()):
+        return False
+    return all(
+        now[name] == text if name in now else _of_a_plugin(name, both)
+        for name, text in before.items()
+    )
+
+
+def _of_a_plugin(gone: str, both: Sequence[str]) -> bool:
+    """Whether a name of before that is not there now is, or was, only a plug-in's."""
+    module, _, data = gone.partition(":")
+    if data and module in both:
+        return False
+    return changes_results(module) and not any(name.startswith(f"{module}.") for name in both)

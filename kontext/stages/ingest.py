@@ -30,7 +30,7 @@ from kontext.data.ingest import (
     skipped_rows,
 )
 from kontext.data.moments import FILE as MOMENTS_FILE
-from kontext.data.moments import moments
+from kontext.data.moments import moments, sure
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.base import GivenPair
@@ -70,7 +70,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     items = [item for chunk in plan.chunks for item in chunk.items]
     keys = item_keys(items, config, ctx.home)
     before = ctx.earlier()
-    held = look_up(items, keys, before)
+    held = sure(look_up(items, keys, before), before)
     chunks = to_do(plan, held, config, ctx.home)
     ctx.log.info("%d images are as they were", len(items) - sum(len(c.items) for c in chunks))
     results = ctx.map_chunks(ingest_chunk, chunks, config.processes)

@@ -9,7 +9,7 @@ Figures:
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     _keep(ctx, made_with, screened.trained)
     _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
-    _show_nearest(ctx, bank, risk)
+    _show_nearest(ctx, bank, risk, _let_in(pairs, accepted))
 
 
 def _keep(
@@ -219,11 +219,29 @@ def _report(
     )
 
 
-def _show_nearest(ctx: StageContext, bank: ImageBank, risk: ImageRisk) -> None:
-    """The accepted images with the highest scores: what the limits look like from below."""
+def _let_in(pairs: pa.Table, accepted: pa.Table) -> set[str]:
+    """The images of accepted pairs."""
+    images = pairs.select(["pair_id", "context_ids", "target_id"]).to_pylist()
+    verdicts = dict(
+        zip(accepted["pair_id"].to_pylist(), accepted["accept"].to_pylist(), strict=True)
+    )
+    rows = [row for row in images if verdicts[row["pair_id"]]]
+    return {image for row in rows for image in (*row["context_ids"], row["target_id"])}
+
+
+def _show_nearest(
+    ctx: StageContext, bank: ImageBank, risk: ImageRisk, let_in: Container[str]
+) -> None:
+    """The accepted images with the highest scores: what the limits look like from below.
+
+    What is refused is never drawn.
+    """
+    own = np.array([row for row, pixel_id in enumerate(bank.ids) if pixel_id in let_in], int)
+    if not len(own):
+        return
     rows, labels = [], []
     for name, values in risk.scores.items():
-        top = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:_SHOWN]
+        top = own[np.argsort(-values[own], kind="stable")[:_SHOWN]]
         rows.append([bank.rgb(bank.ids[index]) for index in top])
         labels.append(f"{risks()[name].label} {values[top[-1]]:.2f} to {values[top[0]]:.2f}")
     sheet = contact_sheet(rows, row_labels=labels, cell=64)

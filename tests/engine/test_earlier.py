@@ -1,10 +1,14 @@
 """A stage is handed what its own code has made before, and nothing else."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from kontext.engine import fingerprint
+from kontext.engine.run import Engine
+from kontext.engine.stage import Stage
+from schemas.recipes import load_recipe
 from tests.engine.test_run import REPORT, code, engine  # noqa: F401 - code is a fixture
 
 FIRST = """
@@ -15,8 +19,6 @@ def run(ctx):
 
 
 def earlier(folder: Path, seed: int, force: bool = False) -> list[int]:
-    from schemas.recipes import load_recipe
-
     made = engine(folder, load_recipe("demo", (f"mine.seed={seed}",)))
     digest = made.run_stage("first", REPORT, force=force).digest
     found: list[int] = made.artifacts.open("first", digest).json("earlier.json")
@@ -41,3 +43,45 @@ def test_other_packages_are_other_code(code: Path, monkeypatch: pytest.MonkeyPat
     assert earlier(code, 1) == []
     monkeypatch.setattr("kontext.engine.earlier.package_versions", lambda: {"torch": "0"})
     assert earlier(code, 2) == []
+
+
+HELP = "CHANGES_RESULTS = False\n\n\ndef helps():\n    return 1\n"
+MATTERS = "def helps():\n    return 2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("__init__", "", "LIMIT = 3\n"),
+        ("__init__", "LIMIT = 3\n", ""),
+        ("helper", HELP, MATTERS),
+        ("helper", MATTERS, HELP),
+    ],
+)
+def test_a_module_that_only_one_side_counts_is_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, before: str, after: str
+) -> None:
+    """A package's `__init__` that was empty, a module that said it changed nothing: or now does."""
+    pack = tmp_path / "code" / "toy_pack"
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").write_text("")
+    (pack / "helper.py").write_text(HELP)
+    (pack / "stage.py").write_text("from toy_pack.helper import helps\n" + FIRST)
+    monkeypatch.syspath_prepend(str(pack.parent))
+    for module in ("toy_pack", "toy_pack.stage", "toy_pack.helper"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    stages = {"first": Stage(name="first", section="mine", module="toy_pack.stage")}
+
+    def made(seed: int) -> list[int]:
+        recipe = load_recipe("demo", (f"mine.seed={seed}",))
+        fingerprint.forget()
+        found = Engine(recipe, f"file://{tmp_path}/store", "", tmp_path / "home", stages=stages)
+        digest = found.run_stage("first", REPORT).digest
+        earlier: list[int] = found.artifacts.open("first", digest).json("earlier.json")
+        return earlier
+
+    (pack / f"{name}.py").write_text(before)
+    assert [made(1), made(2)] == [[], [1]]
+    (pack / f"{name}.py").write_text(after)
+    assert made(3) == []
+    assert made(4) == [3]

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kontext.data import ingest
+from kontext.data.decode.result import Reason
 from kontext.data.quality import clip
 from kontext.data.shards import dataset
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
-from kontext.errors import ChunkError
+from kontext.errors import ChunkError, DecodeError
+from kontext.models.files.packaged import EFFICIENTNET, efficientnet_file
 from kontext.safety import screening
 from kontext.safety.list_files import STANDING
 from kontext.stages import STAGES
@@ -267,3 +270,121 @@ def test_photographs_that_are_held_keep_their_moments(tmp_path: Path) -> None:
     assert len(refreshed["ingest"].table("moments.parquet")) == 3
     assert contents(refreshed) == contents(scratch)
     assert len(refreshed["mine"].table("pairs.parquet")) == 6
+
+
+def test_a_moment_that_was_wrong_does_not_come_back(tmp_path: Path) -> None:
+    """A camera's clock is set right in the file: the pixels, and so their id, stay the same."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number in range(3):
+        data = photograph(film(0, 10 * number), f"2024:05:01 10:00:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / "IMG_1.jpg").write_bytes(photograph(film(0, 10), "2024:05:01 18:00:00"))
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / "IMG_3.jpg").write_bytes(photograph(film(0, 30), "2024:05:01 10:00:03"))
+    refreshed = make(folder, tmp_path / "a", stages=("ingest", "mine"))
+    scratch = make(folder, tmp_path / "b", stages=("ingest", "mine"))
+    assert len(refreshed["ingest"].table("moments.parquet")) == 4
+    assert contents(refreshed) == contents(scratch)
+
+
+@pytest.mark.parametrize("gone", ["IMG_1.jpg", "IMG_3.jpg"])
+def test_a_moment_goes_with_its_photograph(tmp_path: Path, gone: str) -> None:
+    """Where two files have the same pixels and each a moment, one moment stays for one file."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number, minute in ((0, 0), (1, 0), (3, 9)):
+        data = photograph(film(0, 10 * (number % 2)), f"2024:05:01 10:0{minute}:0{number}")
+        (folder / f"IMG_{number}.jpg").write_bytes(data)
+    make(folder, tmp_path / "a", stages=INGEST)
+    (folder / gone).unlink()
+    refreshed = make(folder, tmp_path / "a", stages=INGEST)
+    scratch = make(folder, tmp_path / "b", stages=INGEST)
+    assert len(refreshed["ingest"].table("moments.parquet")) == 2
+    assert contents(refreshed) == contents(scratch)
+
+
+def few(folder: Path) -> Path:
+    """Four scenes, two pictures each."""
+    folder.mkdir()
+    for number in range(4):
+        draw(folder, number)
+    return folder
+
+
+def test_other_weights_embed_every_picture_again(
+    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights may be given in a folder, where no package's version tells of others."""
+    folder, models = few(tmp_path / "pictures"), tmp_path / "models"
+    make(folder, tmp_path / "home", stages=DATA[:-1])
+    state = torch.load(efficientnet_file(), map_location="cpu", weights_only=True)
+    (models / EFFICIENTNET).mkdir(parents=True)
+    state["_conv_head.weight"] = state["_conv_head.weight"] * 1.5
+    torch.save(state, models / EFFICIENTNET / "other.pth")
+    monkeypatch.setenv("KONTEXT_MODELS", str(models))
+    draw(folder, 60)
+    worked.clear()
+    refreshed = make(folder, tmp_path / "home", stages=DATA[:-1])
+    assert worked["image_features"] == 8 + 2
+    assert worked["score_images"] == 2  # whose models are the same
+    scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
+    assert contents(refreshed) == contents(scratch)
+
+
+def test_a_pair_has_the_distance_of_the_files_that_its_pictures_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture's hash is of its file: another one with the same pixels, once shrunk, has its own.
+
+    Where the first goes, the other stands for it.
+    """
+    plain, folder = recipe, few(tmp_path / "pictures")
+
+    def smaller(folder: Path, name: str) -> Recipe:
+        made = plain(folder, name).model_dump()
+        made["ingest"] |= {"max_side": 64}
+        return Recipe.model_validate(made)
+
+    monkeypatch.setattr("tests.stages.test_refresh.recipe", smaller)
+    night = np.asarray(Image.open(folder / "07 house 1__time=night.png"))
+    noise = np.random.default_rng(0).integers(0, 60, (256, 256, 3))
+    large = np.asarray(Image.fromarray(night).resize((256, 256)), int) + noise
+    first = folder / "07 house 1__time=dusk.png"
+    Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(first)
+    before = make(folder, tmp_path / "home", stages=DATA[:-1])["ingest"]
+    images = {row["source_ref"]: row for row in before.table("images").to_pylist()}
+    pixels = before.table("pixels").to_pydict()
+    of = dict(zip(pixels["pixel_id"], pixels["png"], strict=True))
+    (folder / "07 house 1__time=dusk.jpg").write_bytes(of[images[first.name]["pixel_id"]])
+    first.unlink()
+    refreshed = make(folder, tmp_path / "home", stages=DATA[:-1])
+    scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
+    again = {row["pixel_id"]: row for row in refreshed["ingest"].table("images").to_pylist()}
+    was = images[first.name]
+    assert again[was["pixel_id"]]["pdq"] != was["pdq"]
+    assert contents(refreshed) == contents(scratch)
+
+
+def test_heic_is_read_once_there_is_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    folder, real = few(tmp_path / "pictures"), ingest.decode_image
+    picture = Image.open(folder / "07 house 1__time=night.png").transpose(Image.Transpose.ROTATE_90)
+    pillow_heif.from_pillow(picture).save(folder / "50 phone.heic")
+
+    def without(data: bytes, **how: Any) -> Any:
+        """As the decoder's own process answers where it cannot import the library."""
+        if data == (folder / "50 phone.heic").read_bytes():
+            raise DecodeError(Reason.HEIC_NEEDS_LIBRARY, "install pillow-heif")
+        return real(data, **how)
+
+    monkeypatch.setattr(ingest, "decode_image", without)
+    before = make(folder, tmp_path / "home", stages=INGEST)["ingest"]
+    assert "heic_needs_library" in before.table("rejects.parquet")["reason"].to_pylist()
+    monkeypatch.setattr(ingest, "decode_image", real)
+    draw(folder, 60)
+    after = make(folder, tmp_path / "home", stages=INGEST)["ingest"]
+    assert "50 phone.heic" in after.table("images")["source_ref"].to_pylist()

@@ -222,6 +222,37 @@ def test_a_failing_classifier_drops_its_pairs(
     assert any("nudity is not scored" in note for note in artifact.manifest.notes)
 
 
+def test_the_report_draws_no_picture_that_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Image 4 has the highest score of all, above the limit; image 3 is next, and let in."""
+
+    def fake(classifier: object, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+        scores = {4: 0.9, 1: np.nan, 3: 0.2}
+        numbers = [IDS.index(pixel_id(image)) for image in images]
+        return {"nsfw": np.array([scores.get(n, 0.01 * n) for n in numbers], np.float32)}
+
+    sheets: list[list[str]] = []
+
+    def drawn(rows: list[list[np.ndarray]], **_: object) -> bytes:
+        sheets.append([pixel_id(picture) for row in rows for picture in row])
+        return b""
+
+    monkeypatch.setattr(screening, "score_images", fake)
+    monkeypatch.setattr("kontext.stages.screen.contact_sheet", drawn)
+    monkeypatch.setitem(PAIR_PLAN, "likes", ([0], 3, "make it round", set()))
+    artifact = harness(tmp_path, policy="no-nudenet").run("screen")
+    let_in = {
+        IDS[image]
+        for name, why in reasons(artifact).items()
+        for image in (*PAIR_PLAN[name][0], PAIR_PLAN[name][1])
+        if not why
+    }
+    assert IDS[3] in let_in
+    assert IDS[4] not in let_in and IDS[1] not in let_in
+    assert sheets and all(set(sheet) <= let_in for sheet in sheets)
+
+
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nudenet"):
         harness(tmp_path, classifiers=("open-nsfw",)).run("screen")

@@ -16,6 +16,7 @@ from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.rows import plain_rows
 from kontext.store.lake.ddl import quote
+from schemas.risks import risks
 
 CHANGES_RESULTS = False  # shows what is there
 
@@ -30,6 +31,7 @@ SCORES = (
     "pdq_distance",
 )
 _OF_QUALITY = ("caption_", "clip_", "ssim_", "l1_", "changed_frac_", "pdq_distance_", "edit_")
+_UNDESCRIBED = "caption_refused"
 _NO_RISK = ("exposure_delta", *SCORES)
 
 
@@ -106,7 +108,9 @@ def _bank(catalog: Catalog, artifacts: ArtifactStore, dataset: str, at: str | No
 
 def _card(row: Mapping[str, Any], facts: Mapping[str, Any], bank: ImageBank) -> Card:
     reasons = tuple(facts["reject_reasons"] or ())
-    unsafe = [reason for reason in reasons if not reason.startswith(_OF_QUALITY)]
+    # a plug-in's risk may begin as one of quality does; what a model would not describe is no quality
+    risky = {_UNDESCRIBED, *(f"{name}_max" for name in risks())}
+    unsafe = [one for one in reasons if one in risky or not one.startswith(_OF_QUALITY)]
     hidden = (
         f"not shown: {', '.join(unsafe)}" if unsafe or (not facts["accept"] and not reasons) else ""
     )

@@ -58,8 +58,8 @@ def train_on(
 
     What the towers give of an image or text that is `known` is taken from there.
     """
-    known = known or Known()
     net, encoder = load_features(), load_text_encoder()
+    known = (known or Known()).made_by(net.digest, encoder.digest)
     features = vectors(bank.ids, known.images, lambda ids: _features(net, bank, ids))
     columns = images.select(["pixel_id", "group_key", "concept"])
     facts = {row["pixel_id"]: row for row in columns.to_pylist()}

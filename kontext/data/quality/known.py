@@ -5,7 +5,7 @@ item, so that what is taken is what would be made, byte for byte.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kontext.models.features.clip import saved_towers
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import IMAGE_SCORES, VECTORS
 
@@ -29,6 +30,18 @@ class Known:
     images: pa.Table = field(default_factory=VECTORS.empty_table)
     texts: pa.Table = field(default_factory=VECTORS.empty_table)
     pairs: pa.Table | None = None
+    towers: tuple[str, str] = ("", "")  # digests of what made the vectors of images and of texts
+
+    def made_by(self, features: str, text: str) -> "Known":
+        """This without the vectors that other towers than those of these digests have made."""
+        empty = VECTORS.empty_table()
+        images, texts = (
+            held if made == asked else empty
+            for held, made, asked in zip(
+                (self.images, self.texts), self.towers, (features, text), strict=True
+            )
+        )
+        return replace(self, images=images, texts=texts)
 
 
 def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> Known:
@@ -36,7 +49,7 @@ def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> 
     for made in artifacts:
         if made.names(MADE_WITH) and made.json(MADE_WITH) == made_with:
             names = ("image_scores.parquet", IMAGE_VECTORS, TEXT_VECTORS, "pair_scores.parquet")
-            return Known(*map(made.table, names))
+            return Known(*map(made.table, names), saved_towers(made))
     return Known()
 
 

@@ -146,6 +146,12 @@ def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, encoder.pooled_dim)
 
 
+def saved_towers(artifact: Artifact) -> tuple[str, str]:
+    """Digests of the image and the text tower of the small CLIP that `SmallScorer.save` wrote."""
+    config = artifact.json(CONFIG_FILE)
+    return config["image_tower"], config["text_tower"]
+
+
 def load_scorer(
     artifact: Artifact, features: FeatureNet, text: TextEncoder, device: torch.device | str = "cpu"
 ) -> SmallScorer:

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.data.gallery.cards import Card, cards_of
+from kontext.data.gallery.cards import Card, _card, cards_of
 from kontext.data.gallery.page import page
+from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.errors import CatalogError
 from kontext.store.artifacts.artifact_store import ArtifactStore
@@ -155,3 +156,21 @@ def test_an_answer_of_another_kind_is_refused(home: Path) -> None:
     catalog = Catalog(home / "catalog.sqlite", store.url)
     with pytest.raises(CatalogError, match="pair_id"):
         cards_of(pa.table({"n": [1]}), catalog, ArtifactStore(store, home / "cache"), "mine")
+
+
+def test_a_risk_may_be_called_like_a_score_of_quality(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in names its own risks, and what one stops is not drawn whatever its name."""
+    query = f"select * from pair_facts where pair_id = '{PAIRS['same']}'"
+    store = open_store(f"file://{home}/store")
+    (facts,) = Catalog(home / "catalog.sqlite", store.url).query(query, dataset="mine").to_pylist()
+    facts["reject_reasons"] = ["edit_odd_max"]
+    bank = ImageBank(ArtifactStore(store, home / "cache").open("ingest", "i"))
+    assert _card({}, facts, bank).target
+    monkeypatch.setattr("kontext.data.gallery.cards.risks", lambda: {"edit_odd": None})
+    assert _card({}, facts, bank).hidden == "not shown: edit_odd_max"
+    facts["reject_reasons"] = ["caption_refused"]  # by the model that was asked to describe it
+    assert _card({}, facts, bank).hidden == "not shown: caption_refused"
+    facts["reject_reasons"] = ["caption_malformed"]
+    assert _card({}, facts, bank).target
