@@ -333,40 +333,6 @@ def test_other_weights_embed_every_picture_again(
     assert contents(refreshed) == contents(scratch)
 
 
-def test_a_pair_has_the_distance_of_the_files_that_its_pictures_are_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A picture's hash is of its file: another one with the same pixels, once shrunk, has its own.
-
-    Where the first goes, the other stands for it.
-    """
-    plain, folder = recipe, few(tmp_path / "pictures")
-
-    def smaller(folder: Path, name: str) -> Recipe:
-        made = plain(folder, name).model_dump()
-        made["ingest"] |= {"max_side": 64}
-        return Recipe.model_validate(made)
-
-    monkeypatch.setattr("tests.stages.test_refresh.recipe", smaller)
-    night = np.asarray(Image.open(folder / "07 house 1__time=night.png"))
-    noise = np.random.default_rng(0).integers(0, 60, (256, 256, 3))
-    large = np.asarray(Image.fromarray(night).resize((256, 256)), int) + noise
-    first = folder / "07 house 1__time=dusk.png"
-    Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(first)
-    before = make(folder, tmp_path / "home", stages=DATA[:-1])["ingest"]
-    images = {row["source_ref"]: row for row in before.table("images").to_pylist()}
-    pixels = before.table("pixels").to_pydict()
-    of = dict(zip(pixels["pixel_id"], pixels["png"], strict=True))
-    (folder / "07 house 1__time=dusk.jpg").write_bytes(of[images[first.name]["pixel_id"]])
-    first.unlink()
-    refreshed = make(folder, tmp_path / "home", stages=DATA[:-1])
-    scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
-    again = {row["pixel_id"]: row for row in refreshed["ingest"].table("images").to_pylist()}
-    was = images[first.name]
-    assert again[was["pixel_id"]]["pdq"] != was["pdq"]
-    assert contents(refreshed) == contents(scratch)
-
-
 def test_heic_is_read_once_there_is_a_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

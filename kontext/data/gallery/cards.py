@@ -108,7 +108,7 @@ def _bank(catalog: Catalog, artifacts: ArtifactStore, dataset: str, at: str | No
 
 def _card(row: Mapping[str, Any], facts: Mapping[str, Any], bank: ImageBank) -> Card:
     reasons = tuple(facts["reject_reasons"] or ())
-    # a plug-in's risk may begin as one of quality does; what a model would not describe is no quality
+    # a plug-in's risk may begin as one of quality does; nor is a model's refusal one of quality
     risky = {_UNDESCRIBED, *(f"{name}_max" for name in risks())}
     unsafe = [one for one in reasons if one in risky or not one.startswith(_OF_QUALITY)]
     hidden = (

@@ -48,8 +48,13 @@ def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> 
     """The newest of `artifacts` (newest first) that was made with the same as today."""
     for made in artifacts:
         if made.names(MADE_WITH) and made.json(MADE_WITH) == made_with:
-            names = ("image_scores.parquet", IMAGE_VECTORS, TEXT_VECTORS, "pair_scores.parquet")
-            return Known(*map(made.table, names), saved_towers(made))
+            return Known(
+                made.table("image_scores.parquet"),
+                made.table(IMAGE_VECTORS),
+                made.table(TEXT_VECTORS),
+                made.table("pair_scores.parquet"),
+                saved_towers(made),
+            )
     return Known()
 
 

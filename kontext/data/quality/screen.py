@@ -64,8 +64,7 @@ def screen_pairs(
     person = edges.over_images(risk.person).astype(np.float32)
     pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
     progress(1, 4, "pixel quality")
-    quality = _quality(pairs, bank, known)
-    quality["pdq_distance"] = _pdq_distances(edges, images, bank)
+    quality = _quality(pairs, images, bank, known)
     progress(2, 4, "training the small CLIP")
     trained = train_on(bank, images, pairs, captions, config, known)
     progress(3, 4, "CLIP scores")
@@ -89,18 +88,20 @@ def screen_pairs(
     return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained)
 
 
-def _quality(pairs: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
+def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
     """The scores that pixels alone decide, by column [P]; a known pair's are taken as they are."""
     ids = pairs["pair_id"].to_pylist()
     place = np.full(len(ids), -1) if known.pairs is None else places(ids, known.pairs, "pair_id")
     new = np.flatnonzero(place < 0)
     edges = Edges.of(pairs.take(pa.array(new)), bank.ids)
-    quality = edge_quality(edges, bank)
+    quality, hashes = edge_quality(edges, bank), _hashes(images, bank)
+    pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
     made = {
         "ssim": edges.largest(quality.ssim, 0.0),
         "l1": edges.smallest(quality.l1, 1.0),
         "changed_frac": edges.smallest(quality.changed_frac, 1.0),
         "change_kept": kept_changes(edges, bank),
+        "pdq_distance": edges.smallest(pdq, 256.0),
     }
     found = {name: np.empty(len(ids)) for name in made}
     old = np.flatnonzero(place >= 0)
@@ -108,17 +109,7 @@ def _quality(pairs: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values
         column[new] = made[name]
         if known.pairs is not None:
             column[old] = known.pairs[name].to_numpy()[place[old]]
-    return found
-
-
-def _pdq_distances(edges: Edges, images: pa.Table, bank: ImageBank) -> NDArray[np.uint16]:
-    """Of every pair [P]; never an earlier screening's.
-
-    A picture's hash is that of its file, and the same pixels may be kept of another file by now.
-    """
-    hashes = _hashes(images, bank)
-    pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
-    return edges.smallest(pdq, 256.0).astype(np.uint16)
+    return {**found, "pdq_distance": found["pdq_distance"].astype(np.uint16)}
 
 
 def _rise(edges: Edges, risk: ImageRisk) -> Values:
