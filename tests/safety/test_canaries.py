@@ -14,8 +14,8 @@ from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.pdq import MAX_DISTANCE, distances, pdq_dihedral
 
-# Known limits of the perceptual hash itself (ThreatExchange documents the same).
-BEYOND_PDQ = {"crop-10%", "border-5%"}
+# Known limit of the perceptual hash itself (ThreatExchange documents the same).
+BEYOND_PDQ = {"crop-10%"}
 
 
 def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:

@@ -166,6 +166,8 @@ def columns_of(
     target = _first(after, lower, shown)
     context = _first(before, lower, shown - {target.lower()})
     text = _first(_INSTRUCTION, lower, set(lower) - shown)
+    # in a table of few rows every instruction may end in a file's name
+    text = text or _first(_INSTRUCTION, lower, set(lower) - {target.lower(), context.lower()})
     if not text or not target:
         return None
     more = tuple(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kontext.data.layouts import drawings, layout_of, layouts, rows_of
@@ -384,6 +384,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 
 
 @given(NAMES, st.text(max_size=30), st.text(max_size=30))
+@example("b.png", "write a.JPE", "")
 @settings(max_examples=60, deadline=None)
 def test_no_text_of_a_row_can_end_the_plan(
     tmp_path_factory: pytest.TempPathFactory, name: str, text: str, odd: str
