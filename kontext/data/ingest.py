@@ -11,12 +11,12 @@ images and prove it in every run.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,15 @@ import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
+from kontext.data.ingest_chunk import (
+    IngestChunk,
+    Row,
+    no_rows,
+    outcome_row,
+    reject_row,
+    tables_of,
+    vouched,
+)
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.pixels import encode_png, on_canvas, pixel_id
 from kontext.data.sources import EDITED, read_all
@@ -34,31 +43,12 @@ from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
+from schemas.tables import GIVEN, REJECTS
 
 KEPT, DUPLICATE = "kept", "duplicate"  # outcomes
 CANARY = "canary"  # source name of the injected canaries
 POLICY = "hash-gate/1"
-_TABLES = {
-    "images": IMAGES,
-    "pixels": PIXELS,
-    "rejects": REJECTS,
-    "decisions": DECISIONS,
-    "moments": MOMENTS,
-    "outcomes": OUTCOMES,
-}
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class IngestChunk:
-    """A chunk of the plan: everything its worker needs."""
-
-    items: tuple[SourceItem, ...]
-    config: IngestConfig
-    home: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
-    work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+    work = [IngestChunk.of(chunk, config, home) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
 
 
@@ -125,18 +115,25 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
 
     A pure function of the chunk (and of the hash lists and key at `home`). Outcomes are in order;
     they have no keys yet, and what is kept may still turn out to be a duplicate.
+
+    Raises:
+        GateError: the home holds other lists, or another key, than the plan was made with.
     """
     home = Path(chunk.home)
+    if vouched(chunk.config, home) != chunk.vouched:
+        raise GateError(
+            f"{home} on {os.uname().nodename} holds other hash lists or another safety key than "
+            "the home that this run was started with: the nodes need copies of both"
+        )
     gate, key = HashGate.from_config(chunk.config, home), run_key(home)
-    tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
-    rows: dict[str, list[Row]] = {name: [] for name in tables}
+    rows = no_rows(chunk.config)
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
-                reject = _reject(item.source, subject, item.ref, data.reason, str(data))
+                reject = reject_row(item.source, subject, item.ref, data.reason, str(data))
                 rows["rejects"].append(reject)
-                rows["outcomes"].append(_outcome(reject, checked=False))
+                rows["outcomes"].append(outcome_row(reject, checked=False))
                 continue
             place = len(rows["images"])  # edits that are made of it come after it
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
@@ -144,7 +141,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
                 pixels = rows["images"][place]["pixel_id"]
                 rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
-    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
+    return tables_of(rows)
 
 
 def _ingest_one(
@@ -217,20 +214,20 @@ def _gate_one(
         )
     if hit:
         # neither name nor detail: a hit leaves nothing that points back at it
-        rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
-        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=True))
+        rows["rejects"].append(reject_row(item.source, subject, "", str(result.reason)))
+        rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=True))
         return Verdict.STOPPED
     if kept is None:
         assert problem is not None
         rows["rejects"].append(
-            _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
+            reject_row(item.source, subject, item.ref, str(problem.reason), str(problem))
         )
-        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=False))
+        rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=False))
         return Verdict.REFUSED
     rows["images"].append(_image(item, data, image_id, kept, result))
     rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
-    found = _reject(item.source, subject, item.ref, KEPT)
-    rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
+    found = reject_row(item.source, subject, item.ref, KEPT)
+    rows["outcomes"].append(outcome_row(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
 
 
@@ -250,22 +247,6 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
 
 def _stops(result: GateResult) -> bool:
     return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
-
-
-def _outcome(row: Row, *, checked: bool, pixels: str = "") -> Row:
-    same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
-    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
-    return {**same, **found, "made": False, "item": ""}
-
-
-def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
-    return {
-        "source": source,
-        "subject_hmac": subject,
-        "source_ref": ref,
-        "reason": reason,
-        "detail": detail,
-    }
 
 
 def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: GateResult) -> Row:
@@ -300,7 +281,9 @@ def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
     key = run_key(home)
     return pa.Table.from_pylist(
         [
-            _reject(s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail)
+            reject_row(
+                s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail
+            )
             for s in skipped
         ],
         REJECTS,

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
-from kontext.data.ingest import CANARY, DUPLICATE, KEPT, IngestChunk, Plan
+from kontext.data.ingest import CANARY, DUPLICATE, KEPT, Plan
+from kontext.data.ingest_chunk import IngestChunk
 from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
@@ -44,7 +45,7 @@ _FEW = 64  # items
 _NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
 _WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
 # rejects that the bytes alone decide; others may go better next time
-_PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.HEIC_NEEDS_LIBRARY}
+_PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.WORKER_LOST, Reason.HEIC_NEEDS_LIBRARY}
 _LASTING = {str(reason) for reason in Reason if reason not in _PASSING} | {KEPT, DUPLICATE}
 
 
@@ -260,9 +261,7 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
     # one small chunk is done here: starting processes takes longer than it
     size = min(config.chunk_size, max(_FEW, -(-len(missing) // config.processes)))
     return [
-        IngestChunk(
-            tuple(items[place] for place in missing[start : start + size]), config, str(home)
-        )
+        IngestChunk.of([items[place] for place in missing[start : start + size]], config, home)
         for start in range(0, len(missing), size)
     ]
 

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     RANGE = "range"  # nothing says which number is white
     RESOURCE = "resource"  # more memory or work than a picture may cost
     TIMEOUT = "timeout"
+    WORKER_LOST = "worker_lost"  # three processes died of it
     BLANK = "blank"
     SVG_UNTRUSTED = "svg_untrusted"
     SVG_BROKEN = "svg_broken"
