@@ -24,19 +24,17 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from kontext.engine.executors.base import (
-    NOTHING_SPECIAL,
     Done,
     Executor,
     Failed,
     Lost,
-    Needs,
     Outcome,
     Task,
 )
 from kontext.engine.executors.choice import executor
 from kontext.engine.executors.here import Here
 from kontext.engine.executors.worker import result_files, store
-from kontext.engine.stage import ChunkResult
+from kontext.engine.stage import NOTHING_SPECIAL, ChunkResult, Needs
 from kontext.errors import ChunkError, ObjectNotFound
 from kontext.store.objects import ObjectStore
 from kontext.store.parquet import parquet_bytes, read_parquet
@@ -123,16 +121,20 @@ def map_chunks(
             on_done(done, len(chunks))
 
     if missing:
-        # what a run has died of, or been killed at, is not done in this process again
-        here = f"{prefix}/begun"
-        alone = (processes <= 1 or len(missing) <= 1) and here not in stored
+        begun = f"{prefix}/begun"
+        # what a run in this process has died of, or was killed at, is not done in it again
+        alone = (processes <= 1 or len(missing) <= 1) and begun not in stored
         count = 0 if alone else min(processes, len(missing))
-        workers = executor(work.__module__, count, needs, objects)
-        if isinstance(workers, Here):
-            objects.put(here, b"")
-        with closing(workers):
-            _Run(work, name, len(chunks), objects, prefix, stored, workers, advance).all(missing)
-        objects.delete(here)
+        with closing(executor(work.__module__, count, needs, objects)) as workers:
+            run = _Run(work, name, len(chunks), objects, prefix, stored, workers, advance)
+            if isinstance(workers, Here):
+                objects.put(begun, b"")
+            try:
+                _Run(work, name, len(chunks), objects, prefix, stored, workers, advance).all(
+                    missing
+                )
+            finally:
+                objects.delete(begun)
     return [_load(objects, piece.folder) for piece in pieces]
 
 

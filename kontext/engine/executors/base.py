@@ -67,17 +67,6 @@ class Lost:
 Outcome: TypeAlias = Done | Failed | Lost
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What one chunk takes of a machine."""
-
-    processors: int = 1
-    gpus: float = 0.0
-
-
-NOTHING_SPECIAL = Needs()
-
-
 class Executor(Protocol):
     """Runs tasks, several at a time. It does not try any again.
 

@@ -11,9 +11,10 @@ import os
 import re
 from dataclasses import dataclass
 
-from kontext.engine.executors.base import Executor, Needs
+from kontext.engine.executors.base import Executor
 from kontext.engine.executors.here import Here
 from kontext.engine.executors.processes import Processes
+from kontext.engine.stage import Needs
 from kontext.errors import EngineError
 from kontext.store.objects import ObjectStore
 

@@ -21,6 +21,7 @@ from multiprocessing.context import SpawnProcess
 from kontext.engine.executors.base import Failed, Lost, Outcome, Task
 from kontext.engine.executors.worker import ONE_THREAD, perform, single_threaded
 
+_STARTED = "started"  # a worker's first word
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -29,6 +30,7 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     ticket: int | None = None  # of the task that it has
+    started: bool = False  # it could import what it needs
 
 
 class Processes:
@@ -64,24 +66,23 @@ class Processes:
 
     def next(self) -> tuple[int, Outcome]:
         """See `Executor`."""
-        busy = {one.pipe: one for one in self._workers if one.ticket is not None}
-        dead = next((one for pipe, one in busy.items() if pipe.closed), None)
-        if dead is None:
-            (found, *_) = wait(list(busy))  # a pipe whose process has died can be read, too
-            assert isinstance(found, Connection)
-            worker = busy[found]
-        else:
-            worker = dead
-        ticket, worker.ticket = worker.ticket, None
-        assert ticket is not None
-        try:
-            if dead is None:
-                outcome: Outcome = worker.pipe.recv()
-                return ticket, outcome
-        except (EOFError, OSError):
-            pass
-        self._workers.remove(worker)
-        return ticket, Lost(_end(worker))
+        while True:
+            busy = {one.pipe: one for one in self._workers if one.ticket is not None}
+            gone = [one for pipe, one in busy.items() if pipe.closed]
+            # a pipe whose process has died can be read, too
+            worker = gone[0] if gone else busy[wait(list(busy))[0]]  # type: ignore[index]
+            ticket = worker.ticket
+            assert ticket is not None
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, OSError):
+                self._workers.remove(worker)
+                return ticket, _end(worker)
+            if said == _STARTED:
+                worker.started = True
+                continue
+            worker.ticket = None
+            return ticket, said
 
     def close(self) -> None:
         """See `Executor`."""
@@ -101,17 +102,19 @@ class Processes:
         return _Worker(process, ours)
 
 
-def _end(worker: _Worker) -> str:
+def _end(worker: _Worker) -> Outcome:
     """What is known of how a process died."""
     worker.pipe.close()
     worker.process.join()
     code = worker.process.exitcode
     assert code is not None
     if code == -signal.SIGKILL:
-        return "it was killed, perhaps because memory ran out"
+        return Lost("it was killed, perhaps because memory ran out")
     if code < 0:
-        return f"it crashed: {signal.Signals(-code).name}"
-    return f"it ended with code {code}"
+        return Lost(f"it crashed: {signal.Signals(-code).name}")
+    if not worker.started:
+        return Failed(f"a worker does not start (code {code})", "its error is above")
+    return Lost(f"it ended with code {code}")
 
 
 def _serve(pipe: Connection, parent: int) -> None:
@@ -122,6 +125,7 @@ def _serve(pipe: Connection, parent: int) -> None:
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    pipe.send(_STARTED)
     while True:
         try:
             packed = pipe.recv_bytes()

@@ -18,8 +18,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from kontext.engine.executors.base import Failed, Lost, Needs, Outcome, Task
+from kontext.engine.executors.base import Failed, Lost, Outcome, Task
 from kontext.engine.executors.worker import ONE_THREAD, perform, single_threaded
+from kontext.engine.stage import Needs
 from kontext.errors import EngineError
 
 _LOG = logging.getLogger("kontext.work")

@@ -96,6 +96,10 @@ class Artifact:
         _OPENED.setdefault((objects.url, cache), self._store)  # it knows what it has checked
         return StoredFile(objects.url, cache, file, objects.local_path(blob_key(file.sha256)))
 
+    def place(self) -> Path | None:
+        """The manifest's own file, where the store is a folder."""
+        return self._store.objects.local_path(f"{run_prefix(self.stage, self.digest)}manifest.json")
+
     def _known(self, name: str) -> None:
         if name not in self._files:
             known = ", ".join(self.names()[:8])
