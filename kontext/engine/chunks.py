@@ -130,9 +130,7 @@ def map_chunks(
             if isinstance(workers, Here):
                 objects.put(begun, b"")
             try:
-                _Run(work, name, len(chunks), objects, prefix, stored, workers, advance).all(
-                    missing
-                )
+                run.all(missing)
             finally:
                 objects.delete(begun)
     return [_load(objects, piece.folder) for piece in pieces]

@@ -126,6 +126,7 @@ class RayCluster:
         options: dict[str, Any] = {
             "log_to_driver": True,
             "logging_level": logging.WARNING,
+            "configure_logging": False,  # ours is
             "runtime_env": {"py_modules": code, "excludes": ["__pycache__"]},
         }
         if not address and not os.environ.get("RAY_ADDRESS"):
