@@ -103,7 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         times = take_turns({"ours": ours, "numpy": peer}, device, args.repeats, warmup=0)
         record[name] = ratio(times, "ours", "numpy")
         print(f"{name}: ours is {record[name]:.2f} x as fast as numpy, with the same result")
-    del index, searches  # only one is measured at a time
     record["look-ups"] = found = look_ups(bank, args.batch, args.repeats)
     print(f"look-ups among {args.entries:,} hashes, one core:", found)
     if args.save:

@@ -97,7 +97,7 @@ class HashGate:
         self._owner = np.repeat(np.arange(len(self.lists), dtype=np.uint16), sizes)
         hashes = np.concatenate([item.pdq for item in self.lists])
         self._index = PdqIndex(hashes, None if home is None else folder_in(home))
-        if (rows := self._index.rows) is not None:  # they are there once, whoever has the files open
+        if (rows := self._index.rows) is not None:  # in memory once, for all processes
             parts = np.split(rows, np.cumsum(sizes[:-1]))
             self.lists = tuple(map(_with_pdq, self.lists, parts))
 

@@ -16,6 +16,7 @@ import shutil
 import time
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -26,7 +27,7 @@ from kontext.store.objects import sha256_file
 
 CHANGES_RESULTS = False  # what is kept is what would be built
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, NDArray[Any]]
 
 _LOG = logging.getLogger("kontext.safety")
 _NAMES = ("rows", "ids", "starts")
@@ -48,7 +49,7 @@ def opened(hashes: Bytes, distance: int, folder: Path) -> Arrays:
         OSError: the folder cannot be written.
     """
     digest = hashlib.sha256(repr(bands_for(len(hashes), distance)).encode())
-    digest.update(np.ascontiguousarray(hashes))
+    digest.update(np.ascontiguousarray(hashes).data)
     name = digest.hexdigest()
     _private(folder)
     place = folder / name

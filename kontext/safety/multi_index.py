@@ -14,7 +14,7 @@ Everything is done for many queries at a time, by numpy, on arrays that may be m
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from math import comb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class Band(NamedTuple):
 
     def looks(self, entries: int) -> float:
         """Buckets and entries that a query looks at; an entry costs half as much again."""
-        return self.buckets * (1 + 1.5 * entries / 2**self.bits)
+        return self.buckets * (1 + 1.5 * entries / (1 << self.bits))
 
     def of(self, words: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """The band's bits [N] of hashes [N, 4]."""
@@ -88,7 +88,7 @@ def _bands(count: int, distance: int, most: int) -> tuple[Band, ...]:
 class MultiIndex:
     """Every entry within `distance` bits of a query. `arrays` are what `build` gives."""
 
-    def __init__(self, arrays: Mapping[str, NDArray], distance: int) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], distance: int) -> None:
         self._rows: Bytes = arrays["rows"]
         self._words = _words(self._rows)
         self._halves = _halves(self._words)
@@ -136,7 +136,7 @@ class MultiIndex:
         return np.stack([query[near], apart[near], ids[near]], axis=1)
 
 
-def build(hashes: Bytes, distance: int) -> dict[str, NDArray]:
+def build(hashes: Bytes, distance: int) -> dict[str, NDArray[Any]]:
     """The arrays of an index of hashes [N, 32], N < 2^32.
 
     `rows` are the hashes; `ids` [M, N] the rows by their bits in each of M bands; `starts`, one
