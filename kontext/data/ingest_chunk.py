@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from kontext.data.decode.result import Reason
+from kontext.data.gating import Row, outcome_row, reject_row
 from kontext.data.sources.base import SourceItem
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import subject_hmac
 from kontext.safety.keys import KEY_FILE, key_id, run_key
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
-
-Row = dict[str, Any]
 
 TABLES = {
     "images": IMAGES,
@@ -91,21 +89,3 @@ def tables_of(rows: Mapping[str, list[Row]]) -> dict[str, pa.Table]:
     """The tables of these rows."""
     schemas = TABLES | {"edits": EDITS}
     return {name: pa.Table.from_pylist(own, schemas[name]) for name, own in rows.items()}
-
-
-def outcome_row(row: Row, *, checked: bool, pixels: str = "") -> Row:
-    """An OUTCOMES row like that of REJECTS: of an item whose gate was asked, or not (`checked`)."""
-    same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
-    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
-    return {**same, **found, "made": False, "item": ""}
-
-
-def reject_row(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
-    """A REJECTS row. `ref` is empty where nothing may point back at the picture."""
-    return {
-        "source": source,
-        "subject_hmac": subject,
-        "source_ref": ref,
-        "reason": reason,
-        "detail": detail,
-    }

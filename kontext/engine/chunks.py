@@ -15,7 +15,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import PurePath
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -35,7 +35,7 @@ from kontext.engine.executors.choice import executor
 from kontext.engine.executors.here import Here
 from kontext.engine.executors.worker import result_files, store
 from kontext.engine.stage import NOTHING_SPECIAL, ChunkResult, Needs
-from kontext.errors import ChunkError, ObjectNotFound
+from kontext.errors import ChunkError, GateError, KontextError, ObjectNotFound, chunk_failure
 from kontext.store.objects import ObjectStore
 from kontext.store.parquet import parquet_bytes, read_parquet
 
@@ -102,6 +102,7 @@ def map_chunks(
     Raises:
         ChunkError: a chunk failed (its index and reason are in the message), or its workers died
             three times and it cannot give up an item.
+        GateError: a gate failed in a chunk. No chunk is kept, also none that was finished before.
         EngineError: where the work is to run is set wrongly, or not to be had.
         TypeError: a chunk holds a value that has no stable digest.
     """
@@ -125,7 +126,10 @@ def map_chunks(
         # what a run in this process has died of, or was killed at, is not done in it again
         alone = (processes <= 1 or len(missing) <= 1) and begun not in stored
         count = 0 if alone else min(processes, len(missing))
-        with closing(executor(work.__module__, count, needs, objects)) as workers:
+        with (
+            kept_unless_gated(objects, prefix),
+            closing(executor(work.__module__, count, needs, objects)) as workers,
+        ):
             run = _Run(work, name, len(chunks), objects, prefix, stored, workers, advance)
             if isinstance(workers, Here):
                 objects.put(begun, b"")
@@ -162,7 +166,7 @@ class _Run:
     workers: Executor
     advance: Callable[[], None]
     todo: deque[_Piece] = dataclasses.field(default_factory=deque)
-    error: ChunkError | None = None
+    error: KontextError | None = None
     given_up: int = 0
 
     def all(self, pieces: Sequence[_Piece]) -> None:
@@ -190,14 +194,19 @@ class _Run:
             self._finished(piece)
         elif isinstance(outcome, Failed):
             _LOG.error("chunk %d failed\n%s", piece.index, outcome.trace)
-            self._fail(piece, f"failed: {outcome.why}")
+            self._fail(chunk_failure(piece.index, self.total, outcome.why))
         elif self.error is None:
             self._lost(piece, outcome)
 
-    def _fail(self, piece: _Piece, what: str) -> None:
+    def _fail(self, error: KontextError) -> None:
+        """A gate's failure counts most: nothing may be kept then."""
         self.todo.clear()
-        if self.error is None:
-            self.error = ChunkError(piece.index, f"chunk {piece.index} of {self.total} {what}")
+        gates = isinstance(error, GateError) and not isinstance(self.error, GateError)
+        if self.error is None or gates:
+            self.error = error
+
+    def _fatal(self, piece: _Piece, what: str) -> None:
+        self._fail(ChunkError(piece.index, f"chunk {piece.index} of {self.total} {what}"))
 
     def _lost(self, piece: _Piece, outcome: Lost) -> None:
         """Again; or in parts; or, where it is a single item, without it."""
@@ -208,13 +217,13 @@ class _Run:
             self.todo.append(piece)
             return
         if not isinstance(piece.chunk, Divisible):
-            self._fail(piece, f"cost {_LIVES} workers: {outcome.why}")
+            self._fatal(piece, f"cost {_LIVES} workers: {outcome.why}")
             return
         halves = piece.chunk.halves()
         if halves is None:
             self.given_up += 1
             if self.given_up > _MOST_GIVEN_UP:
-                self._fail(piece, f"and others cost workers at more than {_MOST_GIVEN_UP} items, "
+                self._fatal(piece, f"and others cost workers at more than {_MOST_GIVEN_UP} items, "
                            f"so it is not the items: {outcome.why}")  # fmt: skip
                 return
             _LOG.error("chunk %d: an item that costs its workers is given up", piece.index)
@@ -250,6 +259,19 @@ class _Run:
 
 def _folder(prefix: str, index: int, name: str, chunk: Any) -> str:
     return f"{prefix}/{index:06d}-{stable_digest([name, chunk])[:16]}"
+
+
+@contextmanager
+def kept_unless_gated(objects: ObjectStore, prefix: str) -> Iterator[None]:
+    """Chunks stay if this fails, so that a rerun goes on with them; not where a gate fails.
+
+    A gate that fails now may have let through what the finished chunks hold.
+    """
+    try:
+        yield
+    except GateError:
+        clear_work(objects, prefix)
+        raise
 
 
 def clear_work(objects: ObjectStore, prefix: str) -> None:
