@@ -236,6 +236,9 @@ def given_pairs(pairs: Sequence[GivenPair], outcomes: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([_given(pair, pixel_of, reason_of) for pair in pairs], GIVEN)
 
 
+_NO_PAIR: Row = {name: [] if name == "context_ids" else "" for name in GIVEN.names}
+
+
 def _given(
     pair: GivenPair,
     pixel_of: Mapping[tuple[str, str], str],
@@ -243,8 +246,9 @@ def _given(
 ) -> Row:
     refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
     lost = [ref for ref in refs if ref not in pixel_of]
-    # what the hash gate stopped has left no name
-    reason = reason_of.get(lost[0], "stopped_by_safety") if lost else ""
+    if any(ref not in reason_of for ref in lost):
+        # what the hash gate stopped has left no name, and its pair leaves neither name nor text
+        return {**_NO_PAIR, "source": pair.source, "status": "picture_stopped_by_safety"}
     ids = [] if lost else [pixel_of[ref] for ref in refs]
     return {
         "source": pair.source,
@@ -254,7 +258,7 @@ def _given(
         "instruction": pair.instruction,
         "kind": pair.kind,
         "target_caption": pair.target_caption,
-        "status": f"picture_{reason}" if lost else "ok",
+        "status": f"picture_{reason_of[lost[0]]}" if lost else "ok",
     }
 
 
