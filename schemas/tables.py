@@ -204,7 +204,7 @@ def pair_scores(known: Iterable[Risk]) -> pa.Schema:
 
 
 _QUALITY: tuple[Column, ...] = (
-    ("exposure_delta", pa.float32(), "exposure of the target minus the context's largest"),
+    ("exposure_delta", pa.float32(), "exposure of the target minus the edited image's"),
     ("unmatchable", pa.bool_(), "the hash gate could not match one of the images: stricter limits"),
     ("text_reason", pa.string(), "text rule that fired, or empty"),
     ("ncii_reason", pa.string(), "pair rule that fired, or empty"),

@@ -15,6 +15,7 @@ from kontext.data.shards.image_batch import ImageBatch, ImageSource
 from kontext.data.shards.index import load_index, tokens_of
 from kontext.data.shards.read import by_size, load_split
 from kontext.data.shards.stream import PairStream, StreamBatch, StreamPlan
+from kontext.errors import RecipeError
 from kontext.parallel.world import World
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.objects import open_store
@@ -25,7 +26,7 @@ MEASURED = 4096  # images that are looked at where a split has more than memory 
 
 
 def training_images(
-    config: AutoencoderConfig, shards: Artifact, folder: Path, world: World
+    config: AutoencoderConfig, shards: Artifact, folder: Path, world: World, smallest: int = 1
 ) -> Tensor | StreamedImages:
     """All images of the train split uint8 [N, 3, H, W], or a stream of them; maybe none.
 
@@ -34,14 +35,25 @@ def training_images(
 
     Args:
         folder: where a stream's shards are linked.
+        smallest: side of what may come, in pixels.
+
+    Raises:
+        RecipeError: pictures, or the crops that are asked for, are smaller.
     """
     pairs = load_split(shards, "train")
     sizes = [pairs.size(row) for row in range(len(pairs.pngs))]
     held = sum(3 * width * height for width, height in sizes)
     mixed = len(set(sizes)) > 1
+    shortest = min(map(min, sizes), default=smallest)
+    side = config.crop or shortest
+    if side < smallest:
+        raise RecipeError(
+            f"the autoencoder trains on {side} pixels a side, and needs {smallest} at least: see "
+            "autoencoder.crop, ingest.sizes and ingest.resolution"
+        )
     if pairs.rows and (mixed or config.crop or held > IN_MEMORY):
         linked = linked_shards(shards, "train", folder)
-        crop = config.crop or (min(map(min, sizes)) if mixed else 0)
+        crop = config.crop or (shortest if mixed else 0)
         return StreamedImages(linked, config.batch, config.seed, world, crop)
     images = split_images(shards, "train", world.device)
     return images[0] if images else torch.zeros(0, 3, 0, 0, dtype=torch.uint8)

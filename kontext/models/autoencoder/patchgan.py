@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 _LAYERS = 3  # that halve the side
+SMALLEST = 3 * 2**_LAYERS  # pixels a side: two more layers take one off each
 
 
 class PatchDiscriminator(nn.Module):

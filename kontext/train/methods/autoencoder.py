@@ -17,7 +17,7 @@ from torch import Tensor
 from kontext.data.buckets import Size
 from kontext.data.shards.image_batch import ImageBatch, ImageSource
 from kontext.models.autoencoder.network import Autoencoder, sample_posterior
-from kontext.models.autoencoder.patchgan import PatchDiscriminator
+from kontext.models.autoencoder.patchgan import SMALLEST, PatchDiscriminator
 from kontext.models.precision import autocast, compute_dtype
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
@@ -38,10 +38,13 @@ def build(config: AutoencoderConfig, inputs: Inputs, world: World) -> Autoencode
     """Autoencoder training on the images of shard's train split.
 
     `inputs.model` is trained on; without it a fresh one of the recipe's shape.
+
+    Raises:
+        RecipeError: pictures or crops are too small for the discriminator.
     """
     from kontext.data.shards.training_images import training_images
 
-    images = training_images(config, inputs["shard"], inputs.scratch / "shards", world)
+    images = training_images(config, inputs["shard"], inputs.scratch / "shards", world, SMALLEST)
     model = inputs.model
     assert model is None or isinstance(model, Autoencoder)
     return AutoencoderMethod(config, images, load_backbone(config, world.device), model, world)

@@ -12,6 +12,7 @@ from kontext.data.shards.read import PairRow
 from kontext.data.shards.training_images import StreamedImages, training_images
 from kontext.data.shards.write import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError, RecipeError
+from kontext.models.autoencoder.patchgan import SMALLEST, PatchDiscriminator
 from kontext.parallel.world import World
 from schemas.sections.training import AutoencoderConfig
 from tests.data.pictures import scene
@@ -171,6 +172,16 @@ def test_what_training_reads_follows_from_sizes_and_bytes(
     large = read(folder)
     assert isinstance(large, StreamedImages)
     assert large.batch(0).pixels.shape[2:] == one.shape[2:]  # whole
+
+
+def test_what_is_too_small_for_the_discriminator_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its convolutions need 24 pixels: without this, they are what fails, in mid-training."""
+    assert PatchDiscriminator(4)(torch.zeros(1, 3, SMALLEST, SMALLEST)).shape[2:] == (1, 1)
+    shards = Shards(folder)
+    for config in (AutoencoderConfig(crop=16), AutoencoderConfig()):
+        least = SMALLEST if config.crop else 1000
+        with pytest.raises(RecipeError, match=rf"needs {least} at least: see autoencoder.crop"):
+            training_images(config, shards, tmp_path, World(), least)  # type: ignore[arg-type]
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
