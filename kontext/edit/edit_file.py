@@ -114,8 +114,7 @@ def edit_file(
         save_image(path, result, made, signer, [data for _, data in files])
         more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
         written.append({**asdict(made), **more})
-    seconds = round(time.monotonic() - began, 2)
-    return [{**row, "seconds": seconds} for row in written]
+    return [{**row, "seconds": round(time.monotonic() - began, 2)} for row in written]
 
 
 def _screen_instructions(request: EditRequest, guard: EditGuard) -> EditScreening:
