@@ -16,7 +16,7 @@ from kontext.errors import CanaryError, GateError
 from kontext.safety import hashes, proof
 from kontext.safety.canaries import canary_png
 from kontext.safety.hashes import HashGate
-from kontext.safety.pdq import PdqIndex
+from kontext.safety.pdq_index import PdqIndex
 from kontext.stages import STAGES
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
