@@ -173,13 +173,13 @@ def left(root: Path, *texts: object, name: str = NAME) -> dict[str, set[str]]:
     """What is left of any form below home, store and the temporary folder, and in the texts."""
     places = [root / name for name in ("home", "store", "cache", "scratch", "tmp")]
     found: dict[str, set[str]] = {}
-    for name, data in FORMS.items():
-        shown = canary_image(LISTED) if name.endswith("gif") else None
+    for form, data in FORMS.items():
+        shown = canary_image(LISTED) if form.endswith("gif") else None
         of = Traces(data, name, "secretsaying", image=shown)
         for where, what in of.left(
             *places, texts=texts, without=[root / "home/hash-lists"]
         ).items():
-            found.setdefault(where, set()).update(f"{name}: {one}" for one in what)
+            found.setdefault(where, set()).update(f"{form}: {one}" for one in what)
     return found
 
 
