@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.payloads import Payloads, Verdict
-from kontext.data.pixels import encode_png, on_canvas, pixel_id
+from kontext.data.pixels import encode_png, on_canvas
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
 from kontext.errors import CanaryError, DecodeError, GateError, SourceError
@@ -238,14 +238,14 @@ def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
     """The whole picture in its own shape, as many pixels of it as are stored."""
     if item.canvas is not None:
         rgb = on_canvas(decoded.rgb, item.canvas, config.background)
-        decoded = replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+        decoded = replace(decoded, rgb=rgb)
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
     if size == own:
         return decoded
     rgb = scaled(decoded.rgb, size)
-    return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+    return replace(decoded, rgb=rgb)
 
 
 def _stops(result: GateResult) -> bool:
