@@ -104,6 +104,15 @@ class CanaryError(GateError):
     kind = "canary.failed"
 
 
+def chunk_failure(index: int, count: int, why: str) -> KontextError:
+    """The error of chunk `index` of `count`. `why` is `Class: text`; a gate's error stays one."""
+    cause, _, text = why.partition(": ")
+    gates = {kind.__name__: kind for kind in (GateError, CanaryError)}
+    if cause in gates:
+        return gates[cause](text)
+    return ChunkError(index, f"chunk {index} of {count} failed: {why}")
+
+
 class DivergedError(GateError):
     """Training went wrong: losses that are not finite or spike, a model that learns nothing."""
 

@@ -4,41 +4,36 @@ A picture keeps its shape and, up to a cap, its pixels; stages bring it to a buc
 read it (`kontext.data.buckets`). Art that is drawn here has no pixels of its own: it is kept at the
 size that it is trained at.
 
-Nothing of an image is written before the hash gate has passed it: a hit leaves one decision and one
-reject row, both with an HMAC, and no pixel, name or hash. Benign canaries travel with the ordinary
-images and prove it in every run.
+Nothing of an image is written before the hash gate has passed it, and nothing of a chunk before
+the chunk's canaries and the gate's probes were stopped: benign pictures in the forms that real ones
+come in (`kontext.safety.proof`).
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded, decode_image
+from kontext.data.gating import Row, gate_one, kept_of, outcome_row, reject_row
 from kontext.data.payloads import Payloads, Verdict
-from kontext.data.pixels import encode_png, on_canvas
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
-from kontext.errors import CanaryError, DecodeError, GateError, SourceError
+from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
-from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
+from kontext.safety.hashes import HashGate
+from kontext.safety.ids import Outcome, subject_hmac
 from kontext.safety.keys import run_key
+from kontext.safety.proof import failure, probes, proved_gate
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
-KEPT, DUPLICATE = "kept", "duplicate"  # outcomes
+DUPLICATE = "duplicate"  # an outcome, beside KEPT and the reasons of rejects
 CANARY = "canary"  # source name of the injected canaries
-POLICY = "hash-gate/1"
 _TABLES = {
     "images": IMAGES,
     "pixels": PIXELS,
@@ -47,9 +42,6 @@ _TABLES = {
     "moments": MOMENTS,
     "outcomes": OUTCOMES,
 }
-_NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
         SourceError: a source is missing or empty.
         GateError: a hash list is missing, malformed or stale, or more canaries than exist.
     """
-    HashGate.from_config(config, home)  # refuse before any work is done
+    proved_gate(config, home)  # refuse before any work is done
     found = read_all(config.sources)
     items = found.items
     if config.edits.per_picture:
@@ -105,16 +97,19 @@ def _canaries(count: int) -> Iterator[SourceItem]:
         payloads = canary_items(count)
     except ValueError as error:
         raise GateError(str(error)) from error
-    for number, payload in enumerate(payloads):
-        yield SourceItem(
-            source=CANARY,
-            ref=f"{number}",
-            group_key=CANARY,
-            concept=CANARY,
-            license_spdx="CC0-1.0",
-            author="kontext",
-            payload=payload,
-        )
+    yield from (_canary(str(number), payload) for number, payload in enumerate(payloads))
+
+
+def _canary(ref: str, payload: bytes) -> SourceItem:
+    return SourceItem(
+        source=CANARY,
+        ref=ref,
+        group_key=CANARY,
+        concept=CANARY,
+        license_spdx="CC0-1.0",
+        author="kontext",
+        payload=payload,
+    )
 
 
 # --- worker --------------------------------------------------------------------------------------
@@ -125,18 +120,22 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
 
     A pure function of the chunk (and of the hash lists and key at `home`). Outcomes are in order;
     they have no keys yet, and what is kept may still turn out to be a duplicate.
+
+    Raises:
+        GateError: the gate broke.
+        CanaryError: it let a canary through.
     """
     home = Path(chunk.home)
-    gate, key = HashGate.from_config(chunk.config, home), run_key(home)
+    gate, key = proved_gate(chunk.config, home), run_key(home)
     tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
     rows: dict[str, list[Row]] = {name: [] for name in tables}
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
-                reject = _reject(item.source, subject, item.ref, data.reason, str(data))
+                reject = reject_row(item.source, subject, item.ref, data.reason, str(data))
                 rows["rejects"].append(reject)
-                rows["outcomes"].append(_outcome(reject, checked=False))
+                rows["outcomes"].append(outcome_row(reject, checked=False))
                 continue
             place = len(rows["images"])  # edits that are made of it come after it
             verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
@@ -144,7 +143,26 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
                 pixels = rows["images"][place]["pixel_id"]
                 rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
+        _prove(chunk, gate, key, rows)  # before anything of the chunk is written
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
+
+
+def _prove(
+    chunk: IngestChunk, gate: HashGate, key: bytes, rows: Mapping[str, Sequence[Row]]
+) -> None:
+    """Raise CanaryError unless the gate has stopped the chunk's canaries, and stops every probe."""
+    outcomes = [row["outcome"] for row in rows["outcomes"] if row["source"] == CANARY]
+    lost, failed = sum(outcome != CANARY for outcome in outcomes), []
+    for probe in probes():
+        left: dict[str, list[Row]] = {name: [] for name in rows}
+        item = _canary(probe.name, probe.data)
+        _ingest_one(item, probe.data, chunk.config, gate, key, left)
+        said = [(row["provider"], row["outcome"], row["reason"]) for row in left["decisions"]]
+        if said != [(probe.provider, Outcome.DROP, probe.reason)] or left["pixels"]:
+            failed.append(probe.name)
+    if lost or failed:
+        expected = len(outcomes) + len(probes())
+        raise failure(failed, expected - lost - len(failed), expected)
 
 
 def _ingest_one(
@@ -165,131 +183,19 @@ def _ingest_one(
         problem = None
     except DecodeError as error:
         decoded, problem = None, error
-    kept = None if decoded is None else _kept(item, decoded, config)
-    outcome = _gate_one(item, data, decoded, kept, problem, gate, key, rows)
+    kept = None if decoded is None else kept_of(item, decoded, config)
+    outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows)
     if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
         moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
         rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
     if item.edits and kept is not None and outcome is Verdict.KEPT:
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
-            _gate_one(other, png, made, made, None, gate, key, rows, png)
+            gate_one(other, png, made, made, None, gate, key, rows, png)
             rows["outcomes"][-1]["made"] = True
 
         rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)
     return outcome
-
-
-def _gate_one(
-    item: SourceItem,
-    data: bytes,
-    decoded: Decoded | None,
-    kept: Decoded | None,
-    problem: DecodeError | None,
-    gate: HashGate,
-    key: bytes,
-    rows: dict[str, list[Row]],
-    png: bytes | None = None,
-) -> Verdict:
-    """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
-
-    `png` is what it is stored as, where that is there already.
-    """
-    image_id = hashlib.sha256(data).hexdigest()
-    subject = subject_hmac(image_id, key)
-    result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
-    if not _stops(result) and kept is not None and kept is not decoded:
-        # what is kept has other pixels than what came: neither may be on a list, and it is the hash
-        # of what is kept that a later list has to meet
-        result = gate.check(data, kept.rgb)
-    hit = _stops(result)
-    if hit or decoded is not None:
-        rows["decisions"].append(
-            Decision(
-                "image",
-                subject,
-                Check.HASH_GATE,
-                result.provider,
-                result.outcome,
-                result.reason,
-                POLICY,
-            )._asdict()
-        )
-    if hit:
-        # neither name nor detail: a hit leaves nothing that points back at it
-        rows["rejects"].append(_reject(item.source, subject, "", str(result.reason)))
-        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=True))
-        return Verdict.STOPPED
-    if kept is None:
-        assert problem is not None
-        rows["rejects"].append(
-            _reject(item.source, subject, item.ref, str(problem.reason), str(problem))
-        )
-        rows["outcomes"].append(_outcome(rows["rejects"][-1], checked=False))
-        return Verdict.REFUSED
-    rows["images"].append(_image(item, data, image_id, kept, result))
-    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
-    found = _reject(item.source, subject, item.ref, KEPT)
-    rows["outcomes"].append(_outcome(found, checked=True, pixels=kept.pixel_id))
-    return Verdict.KEPT
-
-
-def _kept(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
-    """The whole picture in its own shape, as many pixels of it as are stored."""
-    if item.canvas is not None:
-        rgb = on_canvas(decoded.rgb, item.canvas, config.background)
-        decoded = replace(decoded, rgb=rgb)
-    own = decoded.rgb.shape[1], decoded.rgb.shape[0]
-    drawn = item.synthetic or item.trusted_svg
-    size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
-    if size == own:
-        return decoded
-    rgb = scaled(decoded.rgb, size)
-    return replace(decoded, rgb=rgb)
-
-
-def _stops(result: GateResult) -> bool:
-    return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
-
-
-def _outcome(row: Row, *, checked: bool, pixels: str = "") -> Row:
-    same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
-    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
-    return {**same, **found, "made": False, "item": ""}
-
-
-def _reject(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
-    return {
-        "source": source,
-        "subject_hmac": subject,
-        "source_ref": ref,
-        "reason": reason,
-        "detail": detail,
-    }
-
-
-def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: GateResult) -> Row:
-    height, width = kept.rgb.shape[:2]
-    return {
-        "pixel_id": kept.pixel_id,
-        "image_id": image_id,
-        "pdq": result.pdq,
-        "pdq_quality": result.pdq_quality,
-        "width_px": width,
-        "height_px": height,
-        "orig_width_px": kept.orig_size[0],
-        "orig_height_px": kept.orig_size[1],
-        "bytes": len(data),
-        "format": kept.format,
-        "source": item.source,
-        "source_ref": item.ref,
-        "group_key": item.group_key,
-        "concept": item.concept,
-        "attributes": json.dumps(item.attributes, sort_keys=True, ensure_ascii=False),
-        "license_spdx": item.license_spdx,
-        "author": item.author,
-        "synthetic": item.synthetic,
-    }
 
 
 # --- committer -----------------------------------------------------------------------------------
@@ -300,7 +206,9 @@ def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
     key = run_key(home)
     return pa.Table.from_pylist(
         [
-            _reject(s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail)
+            reject_row(
+                s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail
+            )
             for s in skipped
         ],
         REJECTS,
@@ -354,9 +262,7 @@ def check_canaries(outcomes: pa.Table, expected: int) -> int:
     own = outcomes.filter(pc.equal(outcomes["source"], CANARY))
     stopped = int(own.filter(pc.equal(own["outcome"], CANARY)).num_rows)
     if stopped != expected:
-        raise CanaryError(
-            f"the hash gate stopped {stopped} of {expected} canaries: nothing of this run is kept"
-        )
+        raise failure([], stopped, expected)
     return stopped
 
 

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
-from kontext.data.ingest import CANARY, DUPLICATE, KEPT, IngestChunk, Plan
+from kontext.data.gating import KEPT
+from kontext.data.ingest import CANARY, DUPLICATE, IngestChunk, Plan
 from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem

@@ -1,5 +1,6 @@
 """The bytes of a chunk's items: from files as they are asked for, from the web some ahead."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from enum import Enum
@@ -13,7 +14,7 @@ from kontext.data.video.frames import frames_at
 from kontext.data.video.part import UnreadFrameError, VideoFrame
 from kontext.data.web.ahead import in_order
 from kontext.data.web.cache import WebCache
-from kontext.errors import DecodeError, SourceError
+from kontext.errors import DecodeError, GateError, SourceError
 from schemas.sections.web import WebConfig
 
 
@@ -29,7 +30,8 @@ class Payloads:
     """Items with their bytes, or with the error that there is, in order.
 
     What was fetched is kept in the home once the hash gate has passed it (`judged`), and asked for
-    once. What the gate stops is nowhere, and no longer there if an older list let it in.
+    once. What the gate stops is nowhere, and no longer there if an older list let it in. Where the
+    gate itself fails (GateError leaves the `with`), nothing is kept that was fetched in it.
     """
 
     def __init__(
@@ -38,13 +40,17 @@ class Payloads:
         self._items, self._config, self._home = items, config, home
         self._cache, self._open = WebCache(home, key), ExitStack()
         self._cached: set[str] = set()
+        self._kept: list[tuple[str, str]] = []  # addresses and digests of what was put there now
         self.moments: dict[str, dict[str, str | int | float]] = {}  # of items by ref, once read
 
     def __enter__(self) -> "Payloads":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._open.close()
+        if isinstance(error, GateError):
+            for url, digest in self._kept:
+                self._cache.drop(url, digest)
 
     def __iter__(self) -> Iterator[tuple[SourceItem, bytes | SourceError]]:
         urls = [item.part.url for item in self._items if isinstance(item.part, WebPicture)]
@@ -96,8 +102,9 @@ class Payloads:
         url = item.part.url
         if verdict is Verdict.KEPT and url not in self._cached:
             self._cache.put(url, data)
+            self._kept.append((url, hashlib.sha256(data).hexdigest()))
         elif verdict is Verdict.STOPPED:
-            self._cache.drop(url, data)
+            self._cache.drop(url, hashlib.sha256(data).hexdigest())
 
     def _getter(self) -> Callable[[str], bytes]:
         from kontext.data.web.fetch import Fetcher

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from kontext.engine.stage import ChunkResult
-from kontext.errors import ChunkError, ObjectNotFound
+from kontext.errors import ChunkError, GateError, ObjectNotFound, chunk_failure
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.parquet import parquet_bytes, read_parquet
 
@@ -85,6 +85,7 @@ def map_chunks(
 
     Raises:
         ChunkError: a chunk failed (its index and reason are in the message) or its worker died.
+        GateError: a gate failed in a chunk. No chunk is kept, also none that was finished before.
         TypeError: a chunk holds a value that has no stable digest.
     """
     name = f"{work.__module__}.{work.__qualname__}"
@@ -101,18 +102,32 @@ def map_chunks(
         if outcome is not None:
             why, trace = outcome
             _LOG.error("chunk %d failed\n%s", index, trace)
-            raise ChunkError(index, f"chunk {index} of {len(chunks)} failed: {why}")
+            raise chunk_failure(index, len(chunks), why)
         done += 1
         if on_done:
             on_done(done, len(chunks))
 
     jobs = [(i, folders[i], chunks[i]) for i in missing]
-    if processes <= 1 or len(jobs) <= 1:
-        for index, folder, chunk in jobs:
-            advance(index, _run(objects, work, folder, chunk))
-    else:
-        _run_pool(objects.url, work, jobs, min(processes, len(jobs)), advance)
+    with kept_unless_gated(objects, prefix):
+        if processes <= 1 or len(jobs) <= 1:
+            for index, folder, chunk in jobs:
+                advance(index, _run(objects, work, folder, chunk))
+        else:
+            _run_pool(objects.url, work, jobs, min(processes, len(jobs)), advance)
     return [_load(objects, folder) for folder in folders]
+
+
+@contextmanager
+def kept_unless_gated(objects: ObjectStore, prefix: str) -> Iterator[None]:
+    """Chunks stay if this fails, so that a rerun goes on with them; not where a gate fails.
+
+    A gate that fails now may have let through what the finished chunks hold.
+    """
+    try:
+        yield
+    except GateError:
+        clear_work(objects, prefix)
+        raise
 
 
 def clear_work(objects: ObjectStore, prefix: str) -> None:

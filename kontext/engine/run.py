@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kontext.engine import acceptance
-from kontext.engine.chunks import clear_work, map_chunks
+from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
 from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream
@@ -233,7 +233,8 @@ class Engine:
             context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
         self._check_external(stage)
-        resolve_name(f"{stage.module}:run")(context)
+        with kept_unless_gated(self.objects, work_prefix(stage.name, digest)):
+            resolve_name(f"{stage.module}:run")(context)
         self._check_external(stage)
         config = self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
@@ -358,8 +359,7 @@ class Engine:
         made = {stage.section: manifest.config}
         for source, digest in manifest.inputs.items():
             made[self._stages[source].section] = self.artifacts.open(source, digest).manifest.config
-        sections = {name: SimpleNamespace(**config) for name, config in made.items()}
-        return stage.tag.format(**sections)
+        return stage.tag.format(**{name: SimpleNamespace(**c) for name, c in made.items()})
 
     def _config(self, stage: Stage, attempt: int, before: Sequence[str] = ()) -> dict[str, Any]:
         config = section_in(self.recipe, stage).model_dump(mode="json")

@@ -21,7 +21,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -32,12 +32,15 @@ from numpy.typing import NDArray
 from kontext.errors import GateError
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
+from kontext.safety.index_files import folder_in
 from kontext.safety.list_files import SUFFIXES, list_files
-from kontext.safety.pdq import MIN_QUALITY, PdqIndex, pdq_dihedral, without_borders
+from kontext.safety.pdq import MIN_QUALITY, Bytes, pdq_dihedral, without_borders
+from kontext.safety.pdq_index import PdqIndex
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
+OPERATOR = "operator-canary"  # provider of the list by which kontext.safety.proof proves the gate
 _EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}
 _HEADER_KEYS = ("provider", "version", "date")
 
@@ -60,7 +63,7 @@ class HashList:
     version: str
     date: dt.date
     exact: dict[str, set[bytes]] = field(default_factory=dict)
-    pdq: list[bytes] = field(default_factory=list)
+    pdq: Bytes = field(default_factory=lambda: np.empty((0, 32), np.uint8))  # [N, 32]
     reason: Reason = Reason.HASH_MATCH
 
     @property
@@ -78,14 +81,26 @@ class HashList:
 class HashGate:
     """Exact hashes of the raw bytes, then PDQ in all 8 orientations, against every list."""
 
-    def __init__(self, lists: Iterable[HashList] = (), notes: tuple[str, ...] = ()) -> None:
-        """The canary bank is always part of the gate. `notes` are for the manifest."""
+    def __init__(
+        self,
+        lists: Iterable[HashList] = (),
+        notes: tuple[str, ...] = (),
+        home: Path | None = None,
+    ) -> None:
+        """The canary bank is always part of the gate. `notes` are for the manifest.
+
+        The index of long lists is kept in `home`, where one is named.
+        """
         self.lists = (_canary_list(), *lists)
         self.notes = notes
-        self.version = "+".join(item.name for item in self.lists)
-        hashes = [entry for item in self.lists for entry in item.pdq]
-        self._owner = np.repeat(np.arange(len(self.lists)), [len(i.pdq) for i in self.lists])
-        self._index = PdqIndex(np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32))
+        self.version = "+".join(item.name for item in self.lists if item.provider != OPERATOR)
+        sizes = [len(item.pdq) for item in self.lists]
+        self._owner = np.repeat(np.arange(len(self.lists), dtype=np.uint16), sizes)
+        hashes = np.concatenate([item.pdq for item in self.lists])
+        self._index = PdqIndex(hashes, None if home is None else folder_in(home))
+        if (rows := self._index.rows) is not None:  # in memory once, for all processes
+            parts = np.split(rows, np.cumsum(sizes[:-1]))
+            self.lists = tuple(map(_with_pdq, self.lists, parts))
 
     @classmethod
     def from_config(
@@ -104,7 +119,8 @@ class HashGate:
                 raise GateError(f"hash list {name} does not exist")
         paths = list_files(config.hash_lists, home)
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
-        return _load_gate(paths, stamps, config.allow_unlisted, today or dt.date.today())
+        today = today or dt.date.today()
+        return _load_gate(paths, stamps, config.allow_unlisted, today, home)
 
     def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
         """Check one image before anything of it is written: as it is, and without its border.
@@ -113,12 +129,18 @@ class HashGate:
             data: the original file's bytes.
             rgb: uint8 [H, W, 3], decoded and normalised to RGB, not resized.
         """
-        hashes, quality = pdq_dihedral(rgb)
-        own = hashes[0].tobytes()
         digests = {kind: hashlib.new(kind, data).digest() for kind in _EXACT_BYTES}
         for item in self.lists:
             if any(digests[kind] in entries for kind, entries in item.exact.items()):
+                hashes, quality = pdq_dihedral(rgb)
+                own = hashes[0].tobytes()
                 return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+        return self.check_pixels(rgb)
+
+    def check_pixels(self, rgb: NDArray[np.uint8]) -> GateResult:
+        """Check a picture that has no file of its own, as a later frame of an animation."""
+        hashes, quality = pdq_dihedral(rgb)
+        own = hashes[0].tobytes()
         # looked up at every quality: lowered contrast alone makes a listed picture "too plain"
         match, seen = self._index.nearest(hashes), quality
         for inner in without_borders(rgb) if match is None else ():
@@ -140,9 +162,17 @@ class HashGate:
         raise TypeError("hash lists are secrets: build the gate in each worker with from_config")
 
 
+def _with_pdq(item: HashList, rows: Bytes) -> HashList:
+    return replace(item, pdq=rows)
+
+
 @lru_cache(maxsize=2)
 def _load_gate(
-    paths: tuple[Path, ...], stamps: tuple[int, ...], allow_unlisted: bool, today: dt.date
+    paths: tuple[Path, ...],
+    stamps: tuple[int, ...],
+    allow_unlisted: bool,
+    today: dt.date,
+    home: Path,
 ) -> HashGate:
     lists = [load_hash_list(path) for path in paths]
     for item in lists:
@@ -153,11 +183,11 @@ def _load_gate(
         for item in lists
         if (today - item.date).days > STALE_DAYS
     ]
-    if not lists:
+    if all(item.provider == OPERATOR for item in lists):
         problems.append("no hash list is configured: only the canary bank is matched")
     if problems and not allow_unlisted:
         raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
-    return HashGate(lists, tuple(f"allow_unlisted: {problem}" for problem in problems))
+    return HashGate(lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home)
 
 
 @lru_cache(maxsize=1)
@@ -165,9 +195,8 @@ def _canary_list() -> HashList:
     provider, _, version = PROVIDER.partition("@")
     bank = HashList(provider, version, dt.date.max, reason=Reason.CANARY)
     bank.exact["sha256"] = {hashlib.sha256(canary_png(n)).digest() for n in range(BANK_SIZE)}
-    for number in range(BANK_SIZE):
-        hashes, _ = pdq_dihedral(np.asarray(canary_image(number)))
-        bank.pdq.append(hashes[0].tobytes())
+    images = (np.asarray(canary_image(number)) for number in range(BANK_SIZE))
+    bank.pdq = np.stack([pdq_dihedral(image)[0][0] for image in images])
     return bank
 
 
@@ -192,15 +221,16 @@ def load_hash_list(path: Path) -> HashList:
         date = dt.date.fromisoformat(header["date"])
     except ValueError:
         raise GateError(f"hash list {path.name}: the header's date is not YYYY-MM-DD") from None
-    loaded = HashList(header["provider"], header["version"], date)
+    loaded, pdq = HashList(header["provider"], header["version"], date), bytearray()
     for line, kind, value in entries:
-        _add(loaded, kind.lower(), value, f"hash list {path.name} line {line}")
+        _add(loaded, pdq, kind.lower(), value, f"hash list {path.name} line {line}")
+    loaded.pdq = np.frombuffer(bytes(pdq), np.uint8).reshape(-1, 32)
     if not len(loaded):
         raise GateError(f"hash list {path.name} has no entries")
     return loaded
 
 
-def _add(target: HashList, kind: str, value: str, where: str) -> None:
+def _add(target: HashList, pdq: bytearray, kind: str, value: str, where: str) -> None:
     size = 32 if kind == "pdq" else _EXACT_BYTES.get(kind)
     if size is None:
         raise GateError(f"{where}: unknown hash type (known: {', '.join(_EXACT_BYTES)}, pdq)")
@@ -211,7 +241,7 @@ def _add(target: HashList, kind: str, value: str, where: str) -> None:
     if len(entry) != size or len(value) != 2 * size:
         raise GateError(f"{where}: not {2 * size} hex characters, as {kind} needs")
     if kind == "pdq":
-        target.pdq.append(entry)
+        pdq += entry
     else:
         target.exact.setdefault(kind, set()).add(entry)
 
@@ -228,7 +258,7 @@ def _read_csv(name: str, lines: list[str]) -> _Parsed:
             header[key.strip().lower()] = value.strip()
         elif line.strip():
             try:
-                body.append((number, [cell.strip() for cell in next(csv.reader([line]))]))
+                body.append((number, [cell.strip() for cell in _cells(line)]))
             except csv.Error:  # a cell of 128 KiB; its text is not shown
                 raise GateError(f"hash list {name} line {number}: not a row of CSV") from None
     if not body or body[0][1][:2] != ["type", "value"]:
@@ -237,6 +267,11 @@ def _read_csv(name: str, lines: list[str]) -> _Parsed:
         if len(row) < 2:
             raise GateError(f"hash list {name} line {number}: two columns are needed")
     return header, [(number, kind, value) for number, (kind, value, *_) in body[1:]]
+
+
+def _cells(line: str) -> list[str]:
+    plain = len(line) < 200 and '"' not in line  # nearly all: csv takes three times as long
+    return line.split(",") if plain else next(csv.reader([line]))
 
 
 def _read_jsonl(name: str, lines: list[str]) -> _Parsed:

@@ -1,13 +1,14 @@
-"""PDQ hashes as bytes, and exact search by Hamming distance with faiss.
+"""PDQ hashes as bytes, their distances, and all near pairs of many.
 
-Both indexes that are used are exact: `IndexBinaryFlat` compares with every entry, and
+The faiss indexes that are used are exact: `IndexBinaryFlat` compares with every entry, and
 `IndexBinaryMultiHash` (multi-index hashing, Norouzi et al. 2012) looks only at entries that share
 one of 16 bands of 16 bits, which hashes within 15 bits of each other always do.
-`python -m benchmarks.hashes` measures both beside the same search in numpy.
+`kontext.safety.pdq_index` searches lists. `python -m benchmarks.hashes` measures both beside the
+same search in numpy.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,6 @@ MIN_QUALITY = 50  # below this a PDQ hash says nothing
 _SIDE = 320
 _BITS = 256
 _BANDS = 16
-
-
-class Match(NamedTuple):
-    """Nearest entry within MAX_DISTANCE."""
-
-    row: int
-    distance: int
 
 
 def pdq_dihedral(rgb: Bytes) -> tuple[Bytes, int]:
@@ -81,35 +75,6 @@ def distances(a: Bytes, b: Bytes) -> NDArray[np.int64]:
     """Hamming distances of hashes [..., 32] and [..., 32], broadcast."""
     counts: NDArray[np.int64] = np.bitwise_count(a ^ b).sum(-1, dtype=np.int64)
     return counts
-
-
-class PdqIndex:
-    """Exact search for the nearest entry within MAX_DISTANCE."""
-
-    def __init__(self, hashes: Bytes) -> None:
-        """`hashes` is uint8 [N, 32]."""
-        import faiss
-
-        assert hashes.ndim == 2 and hashes.shape[1] == 32
-        self._index = faiss.IndexBinaryFlat(_BITS)
-        self._index.add(np.ascontiguousarray(hashes))
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    def nearest(self, queries: Bytes) -> Match | None:
-        """The entry nearest to any of `queries` [Q, 32], if one is within MAX_DISTANCE.
-
-        Of several that are equally near, the first one of the first query.
-        """
-        limits, found, rows = self._index.range_search(
-            np.ascontiguousarray(queries), MAX_DISTANCE + 1
-        )
-        if not len(rows):
-            return None
-        query = _owners(limits)
-        best = np.lexsort((rows, query, found))[0]
-        return Match(int(rows[best]), int(found[best]))
 
 
 def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:

@@ -37,7 +37,7 @@ from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
-from kontext.safety.hashes import HashGate
+from kontext.safety.proof import proved_gate
 from schemas.sections.data import IngestConfig
 from schemas.tables import EDITS
 
@@ -62,10 +62,10 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     """
     config = _resolved(ctx, ctx.config)
     plan = plan_work(config, ctx.home)
-    gate = HashGate.from_config(config, ctx.home)
+    gate = proved_gate(config, ctx.home)
     for note in gate.notes:
         ctx.note(note)
-    ctx.output.metric("hash_lists", len(gate.lists) - 1)  # beside the canary bank
+    ctx.output.metric("hash_lists", len(gate.lists) - 2)  # beside those of canaries
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
     items = [item for chunk in plan.chunks for item in chunk.items]
     keys = item_keys(items, config, ctx.home)

@@ -50,7 +50,7 @@ class IngestConfig(Section):
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
     hash_lists: tuple[str, ...] = Field((), title="Hash list files (never stored, never logged)")
     allow_unlisted: bool = Field(True, title="Run without an external hash list (is noted)")
-    canaries: int = Field(3, title="Harmless test images that the hash gate must stop", ge=0)
+    canaries: int = Field(3, title="Harmless test images that the hash gate must stop", ge=1)
     chunk_size: int = Field(512, title="Images per work chunk", ge=1, le=4096)
     processes: int = Field(2, title="Worker processes", ge=1)
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext.data.sources.signs import SignSource
-from kontext.engine.chunks import clear_work, map_chunks, stable_digest
-from kontext.errors import ChunkError
+from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks, stable_digest
+from kontext.errors import CanaryError, ChunkError
 from kontext.store.objects import ObjectStore, open_store
 from tests.store import chunk_work
 
@@ -77,6 +77,18 @@ def test_a_failing_chunk_names_itself_and_keeps_the_others(
     assert caught.value.index == 3
     done = {key.split("-")[0] for key in objects.list("w/") if key.endswith("done.json")}
     assert {"w/000000", "w/000001", "w/000002"} <= done and "w/000003" not in done
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_gate_that_fails_in_a_chunk_leaves_no_chunk(objects: ObjectStore, processes: int) -> None:
+    """Others may be under way: what they write afterwards is not left either."""
+    with pytest.raises(CanaryError, match=r"^let through$"):
+        map_chunks(chunk_work.gated, range(6), processes, objects=objects, prefix="w")
+    assert not stored(objects)
+    objects.put("w/else", b"x")
+    with pytest.raises(ValueError, match="no gate"), kept_unless_gated(objects, "w"):
+        raise ValueError("no gate")
+    assert stored(objects)
 
 
 def test_a_dying_worker_is_an_error_not_a_hang(objects: ObjectStore) -> None:

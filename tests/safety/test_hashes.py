@@ -15,7 +15,8 @@ from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.list_files import STANDING, list_files
-from kontext.safety.pdq import PdqIndex, distances, pairs_within, pdq_dihedral, without_borders
+from kontext.safety.pdq import distances, pairs_within, pdq_dihedral, without_borders
+from kontext.safety.pdq_index import PdqIndex
 from schemas.sections.data import IngestConfig
 
 TODAY = dt.date(2026, 3, 1)

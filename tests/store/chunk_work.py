@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from kontext.errors import CanaryError
+
 
 def table_of(chunk: dict[str, int]) -> dict[str, pa.Table]:
     seed = chunk["seed"]
@@ -43,4 +45,10 @@ def fails_at_three(chunk: int) -> dict[str, pa.Table]:
 def dies_at_one(chunk: int) -> dict[str, pa.Table]:
     if chunk == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    return {"rows": pa.table({"n": [chunk]})}
+
+
+def gated(chunk: int) -> dict[str, pa.Table]:
+    if chunk == 3:
+        raise CanaryError("let through")
     return {"rows": pa.table({"n": [chunk]})}

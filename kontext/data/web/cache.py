@@ -38,9 +38,9 @@ class WebCache:
         _write(self._bytes(digest), data)
         _write(self._name(url), digest.encode())
 
-    def drop(self, url: str, data: bytes) -> None:
-        """Forget an address and its bytes."""
-        self._bytes(hashlib.sha256(data).hexdigest()).unlink(missing_ok=True)
+    def drop(self, url: str, digest: str) -> None:
+        """Forget an address and its bytes, by their SHA-256."""
+        self._bytes(digest).unlink(missing_ok=True)
         self._name(url).unlink(missing_ok=True)
 
     def _name(self, url: str) -> Path:

@@ -33,7 +33,7 @@ class _WithoutHashes(importlib.abc.MetaPathFinder):
             execute(module)
             bank = module.__dict__["_canary_list"]()  # made once, and kept
             bank.exact.clear()
-            bank.pdq[:] = [bytes(range(32))]
+            bank.pdq[:] = range(32)
 
         spec.loader.exec_module = execute_then_empty  # type: ignore[method-assign]
         return spec

@@ -1,0 +1,152 @@
+"""One picture through the hash gate, and the rows that it leaves in ingest's tables.
+
+A hit leaves one decision and one reject row, both with an HMAC, and no pixel, name or hash.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kontext.data.buckets import Buckets, scaled, shrunk
+from kontext.data.decode import Decoded
+from kontext.data.payloads import Verdict
+from kontext.data.pixels import Pixels, encode_png, on_canvas
+from kontext.data.sources.base import SourceItem
+from kontext.errors import DecodeError, GateError
+from kontext.safety.hashes import GateResult, HashGate
+from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
+from schemas.sections.data import IngestConfig
+
+KEPT = "kept"  # an outcome
+POLICY = "hash-gate/1"
+_NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
+
+Row = dict[str, Any]
+
+
+def gate_one(
+    item: SourceItem,
+    data: bytes,
+    decoded: Decoded | None,
+    kept: Decoded | None,
+    problem: DecodeError | None,
+    gate: HashGate,
+    key: bytes,
+    rows: dict[str, list[Row]],
+    png: bytes | None = None,
+) -> Verdict:
+    """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
+
+    `png` is what it is stored as, where that is there already.
+    """
+    image_id = hashlib.sha256(data).hexdigest()
+    subject = subject_hmac(image_id, key)
+    result = _checked(gate, data, _NO_PIXELS if decoded is None else decoded.rgb)
+    if not _stops(result) and kept is not None and kept is not decoded:
+        # what is kept has other pixels than what came: neither may be on a list, and it is the hash
+        # of what is kept that a later list has to meet
+        result = _checked(gate, data, kept.rgb)
+    hit = _stops(result)
+    if hit or decoded is not None:
+        rows["decisions"].append(
+            Decision(
+                "image",
+                subject,
+                Check.HASH_GATE,
+                result.provider,
+                result.outcome,
+                result.reason,
+                POLICY,
+            )._asdict()
+        )
+    if hit:
+        # neither name nor detail: a hit leaves nothing that points back at it
+        rows["rejects"].append(reject_row(item.source, subject, "", str(result.reason)))
+        rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=True))
+        return Verdict.STOPPED
+    if kept is None:
+        assert problem is not None
+        rows["rejects"].append(
+            reject_row(item.source, subject, item.ref, str(problem.reason), str(problem))
+        )
+        rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=False))
+        return Verdict.REFUSED
+    rows["images"].append(_image(item, data, image_id, kept, result))
+    rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
+    found = reject_row(item.source, subject, item.ref, KEPT)
+    rows["outcomes"].append(outcome_row(found, checked=True, pixels=kept.pixel_id))
+    return Verdict.KEPT
+
+
+def kept_of(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:
+    """The whole picture in its own shape, as many pixels of it as are stored."""
+    if item.canvas is not None:
+        rgb = on_canvas(decoded.rgb, item.canvas, config.background)
+        decoded = replace(decoded, rgb=rgb)
+    own = decoded.rgb.shape[1], decoded.rgb.shape[0]
+    drawn = item.synthetic or item.trusted_svg
+    size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
+    if size == own:
+        return decoded
+    rgb = scaled(decoded.rgb, size)
+    return replace(decoded, rgb=rgb)
+
+
+def _checked(gate: HashGate, data: bytes, rgb: Pixels) -> GateResult:
+    """What the gate says. Raises GateError, whatever breaks in it."""
+    try:
+        return gate.check(data, rgb)
+    except GateError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an unchecked picture must not pass
+        text = f"the hash gate broke ({type(error).__name__}): nothing of this run is kept"
+        raise GateError(text) from None  # what broke may quote the picture
+
+
+def _stops(result: GateResult) -> bool:
+    return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
+
+
+def outcome_row(row: Row, *, checked: bool, pixels: str = "") -> Row:
+    """OUTCOMES row of what REJECTS' columns say of; `checked` where decisions has its row."""
+    same = {name: row[name] for name in ("source", "subject_hmac", "source_ref")}
+    found = {"outcome": row["reason"], "checked": checked, "pixel_id": pixels}
+    return {**same, **found, "made": False, "item": ""}
+
+
+def reject_row(source: str, subject: str, ref: str, reason: str, detail: str = "") -> Row:
+    """REJECTS row."""
+    return {
+        "source": source,
+        "subject_hmac": subject,
+        "source_ref": ref,
+        "reason": reason,
+        "detail": detail,
+    }
+
+
+def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: GateResult) -> Row:
+    height, width = kept.rgb.shape[:2]
+    return {
+        "pixel_id": kept.pixel_id,
+        "image_id": image_id,
+        "pdq": result.pdq,
+        "pdq_quality": result.pdq_quality,
+        "width_px": width,
+        "height_px": height,
+        "orig_width_px": kept.orig_size[0],
+        "orig_height_px": kept.orig_size[1],
+        "bytes": len(data),
+        "format": kept.format,
+        "source": item.source,
+        "source_ref": item.ref,
+        "group_key": item.group_key,
+        "concept": item.concept,
+        "attributes": json.dumps(item.attributes, sort_keys=True, ensure_ascii=False),
+        "license_spdx": item.license_spdx,
+        "author": item.author,
+        "synthetic": item.synthetic,
+    }

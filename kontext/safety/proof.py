@@ -1,0 +1,122 @@
+"""Proof that the hash gate works: canaries in the forms that real pictures come in.
+
+Every chunk of ingest asks for it before a picture of it is written. Each probe needs another part
+of the gate: exact hashes of each kind, PDQ after JPEG and after turning, the view without borders,
+look-ups at low quality, later frames of an animation, and the operator's own lists. For the last
+one, a list of canaries is read from a file just as an operator's are.
+"""
+
+import datetime as dt
+import hashlib
+import io
+import os
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from kontext.errors import CanaryError
+from kontext.safety.canaries import PROVIDER, canary_image, canary_png
+from kontext.safety.hashes import OPERATOR, HashGate
+from kontext.safety.ids import Reason
+from kontext.safety.list_files import list_files
+from kontext.safety.pdq import pdq_dihedral
+from schemas.sections.data import IngestConfig
+
+LIST = "cache/canary-list.csv"  # in the home: written for every day, read as an operator's list
+_BY_SHA256, _BY_SHA1, _BY_MD5, _BY_PDQ, _INNOCENT = range(16, 21)  # canaries beyond the bank
+_FIRST, _SECOND = 14, 15  # of the bank; a run injects others
+
+
+class Probe(NamedTuple):
+    """A file that the gate must stop, and what it must say."""
+
+    name: str  # the part of the gate that it proves
+    data: bytes
+    provider: str  # list that must match
+    reason: Reason
+
+
+def proved_gate(config: IngestConfig, home: Path) -> HashGate:
+    """The gate of an ingest section with the canaries' own list among the operator's.
+
+    Raises GateError as `HashGate.from_config`, CanaryError where a list in force is not in it.
+    """
+    own = config.model_copy(update={"hash_lists": (*config.hash_lists, str(_list_file(home)))})
+    gate = HashGate.from_config(own, home)
+    wanted = len(list_files(config.hash_lists, home))
+    if len(gate.lists) != wanted + 2:  # the canary bank and the canaries' own list
+        raise CanaryError(
+            f"the hash gate holds not all of {wanted} hash lists: nothing of this run is kept"
+        )
+    return gate
+
+
+@lru_cache(maxsize=1)
+def probes() -> tuple[Probe, ...]:
+    """All probes, made once per process."""
+    first, second, listed = (canary_image(n) for n in (_FIRST, _SECOND, _BY_PDQ))
+    turned = first.transpose(Image.Transpose.ROTATE_90)
+    plain = ImageEnhance.Contrast(second).enhance(0.3)
+    framed = ImageOps.expand(second, 26, (255, 255, 255))
+    bank = {
+        "PDQ after JPEG": _file(first, "JPEG", quality=70),
+        "PDQ after turning": _file(turned, "JPEG", quality=80),
+        "pictures with a border": _file(framed, "PNG"),
+        "pictures with little contrast": _file(plain, "PNG"),
+    }
+    exact = {"SHA-256": _BY_SHA256, "SHA-1": _BY_SHA1, "MD5": _BY_MD5}
+    own, sure = f"{OPERATOR}@1", Reason.HASH_MATCH
+    return (
+        *(Probe(name, data, PROVIDER, Reason.CANARY) for name, data in bank.items()),
+        *(Probe(f"{n} of operators' lists", canary_png(c), own, sure) for n, c in exact.items()),
+        # a gate that takes every picture for a plain one calls this a match of low quality
+        Probe("PDQ of operators' lists", _file(listed, "JPEG", quality=80), own, sure),
+    )
+
+
+def failure(failed: Sequence[str], stopped: int, expected: int) -> CanaryError:
+    """The error of a gate that let canaries through; `failed` are the names of probes."""
+    said = f"not stopped: {', '.join(failed)}; " if failed else ""
+    return CanaryError(
+        f"{said}the hash gate stopped {stopped} of {expected} canaries: nothing of this run is kept"
+    )
+
+
+def animation(frames: Sequence[Image.Image], kind: str) -> bytes:
+    """A file of several pictures, each shown for a second."""
+    return _file(frames[0], kind, save_all=True, append_images=frames[1:], duration=1000, loop=0)
+
+
+def _file(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _list_file(home: Path) -> Path:
+    """The canaries' own list, dated today: whole or not at all."""
+    path, text = home / LIST, _list_text(dt.date.today())
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        draft.write_text(text, "utf-8")
+        draft.replace(path)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _list_text(today: dt.date) -> str:
+    hashes, _ = pdq_dihedral(np.asarray(canary_image(_BY_PDQ)))
+    rows = [
+        f"sha256,{hashlib.sha256(canary_png(_BY_SHA256)).hexdigest()}",
+        f"sha1,{hashlib.sha1(canary_png(_BY_SHA1)).hexdigest()}",
+        f"md5,{hashlib.md5(canary_png(_BY_MD5)).hexdigest()}",
+        f"pdq,{hashes[0].tobytes().hex()}",
+    ]
+    head = [f"# provider: {OPERATOR}", "# version: 1", f"# date: {today}", "type,value"]
+    return "\n".join([*head, *rows]) + "\n"
