@@ -1,6 +1,5 @@
 """Pixels: RGB8 as every stage sees it, the id of it, and the PNG it is kept as."""
 
-import hashlib
 import io
 
 import numpy as np
@@ -8,16 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from kontext.errors import ArtifactError
+from kontext.safety.ids import pixel_id
+
+__all__ = ["Pixels", "decode_png", "encode_png", "on_canvas", "pixel_id", "png_size"]
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-
-
-def pixel_id(rgb: Pixels) -> str:
-    """SHA-256 of the pixels with their shape: the key of an image."""
-    height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
-    digest.update(np.ascontiguousarray(rgb).data)
-    return digest.hexdigest()
 
 
 def png_size(png: bytes | memoryview) -> tuple[int, int]:
