@@ -14,7 +14,7 @@ import numpy as np
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded
 from kontext.data.payloads import Verdict
-from kontext.data.pixels import Pixels, encode_png, on_canvas, pixel_id
+from kontext.data.pixels import Pixels, encode_png, on_canvas
 from kontext.data.sources.base import SourceItem
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import GateResult, HashGate
@@ -105,14 +105,14 @@ def kept_of(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded
     """The whole picture in its own shape, as many pixels of it as are stored."""
     if item.canvas is not None:
         rgb = on_canvas(decoded.rgb, item.canvas, config.background)
-        decoded = replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+        decoded = replace(decoded, rgb=rgb)
     own = decoded.rgb.shape[1], decoded.rgb.shape[0]
     drawn = item.synthetic or item.trusted_svg
     size = Buckets.of(config).cover(own) if drawn else shrunk(own, config.max_side)
     if size == own:
         return decoded
     rgb = scaled(decoded.rgb, size)
-    return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+    return replace(decoded, rgb=rgb)
 
 
 def _sure(check: Callable[[], GateResult]) -> GateResult:

@@ -5,6 +5,7 @@ pictures are decoded in a process of their own, one for each process that decode
 """
 
 import atexit
+import fcntl
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -28,6 +30,7 @@ from kontext.errors import DecodeError, KontextError
 Later = Callable[[Pixels], bool]
 _TRIES = 2  # a process may die of something else than the picture
 _START_SECONDS = 120
+_PIPE_BYTES = 1 << 20  # the most that Linux gives to everybody
 
 
 class DiedError(Exception):
@@ -133,6 +136,7 @@ class DecoderProcess:
             env=environment,
         )
         self._owner = os.getpid()
+        _widen(self._running.stdout)
         try:
             receive(_pipe(self._running.stdout), time.monotonic() + _START_SECONDS)
         except DiedError as error:
@@ -185,6 +189,14 @@ def _read(descriptor: int, size: int, deadline: float) -> bytearray:
             raise DiedError
         at += count
     return buffer
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more than Linux's 64 KiB, where it may: a picture has megabytes."""
+    size = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if size is not None:
+        with suppress(OSError):  # the user has too many already: then it is slower
+            fcntl.fcntl(_pipe(pipe).fileno(), size, _PIPE_BYTES)
 
 
 def _pipe(found: Any) -> BinaryIO:

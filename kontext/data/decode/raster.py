@@ -17,7 +17,7 @@ from kontext.data.decode.sniff import sniff
 from kontext.data.decode.svg import decode_svg
 from kontext.data.decode.taken import KINDS, taken_at
 from kontext.data.decode.tiff import open_tiff
-from kontext.data.pixels import Pixels, pixel_id
+from kontext.data.pixels import Pixels
 from kontext.errors import DecodeError
 
 _OPEN = {
@@ -93,7 +93,6 @@ def decode_raster(data: bytes, kind: str, background: str) -> Decoded:
         alpha=transparent,
         icc=icc,
         exif_orientation=opened.orientation,
-        pixel_id=pixel_id(rgb),
         taken=taken_at(data) if kind in KINDS else None,
     )
 

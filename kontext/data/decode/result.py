@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 from kontext.data.buckets import fit
 from kontext.data.pixels import Pixels, pixel_id
@@ -42,8 +43,12 @@ class Decoded:
     alpha: bool
     icc: str  # none, srgb (computes what sRGB does), applied, or unusable (broken, ignored)
     exif_orientation: int  # 1 to 8; 1 where missing or invalid
-    pixel_id: str
     taken: float | None = None  # seconds since 1970 on the camera's clock, where the file says it
+
+    @cached_property
+    def pixel_id(self) -> str:
+        """The id of `rgb`: computed here, and only where it is asked for."""
+        return pixel_id(self.rgb)
 
 
 # checked before pixels exist
@@ -89,4 +94,4 @@ def to_square(decoded: Decoded, resolution: int) -> Decoded:
     """Lanczos resize of the shorter side to `resolution`, then the centre square."""
     height, width = decoded.rgb.shape[:2]
     rgb = fit((width, height), (resolution, resolution))(decoded.rgb)
-    return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+    return replace(decoded, rgb=rgb)

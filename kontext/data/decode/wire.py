@@ -41,7 +41,6 @@ def answer_of(decoded: Decoded) -> tuple[dict[str, Any], Any]:
         for name in ("orig_size", "format", "mode", "frames", "alpha", "icc", "taken")
     }
     facts["exif_orientation"] = decoded.exif_orientation
-    facts["pixel_id"] = decoded.pixel_id
     rgb = np.ascontiguousarray(decoded.rgb)
     return {"shape": rgb.shape, "facts": facts}, rgb.reshape(-1)
 
