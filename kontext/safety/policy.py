@@ -52,6 +52,14 @@ class ImageRisk(NamedTuple):
     person: Values
 
 
+class Retention(BaseModel):
+    """How long a home keeps what edits leave behind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edit_days: float = Field(30, gt=0, le=3650, allow_inf_nan=False)  # results, see safety.chains
+
+
 class Policy(BaseModel):
     """A policy file. Thresholds are those of the `acceptance` view."""
 
@@ -65,6 +73,7 @@ class Policy(BaseModel):
     exposure_weights: Weights  # the largest weighted one is the exposure
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
     ncii: NciiLimits
+    retention: Retention = Retention()
 
     @model_validator(mode="before")
     @classmethod
