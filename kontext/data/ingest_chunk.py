@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kontext.data.decode.result import Reason
 from kontext.data.gating import Row, outcome_row, reject_row
 from kontext.data.sources.base import SourceItem
 from kontext.safety.hashes import HashGate
@@ -21,6 +20,7 @@ from kontext.safety.keys import KEY_FILE, key_id, run_key
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
+WORKER_LOST = "worker_lost"  # reason of a reject: nobody could work on it and live
 TABLES = {
     "images": IMAGES,
     "pixels": PIXELS,
@@ -68,7 +68,7 @@ class IngestChunk:
         """The tables of a single item that cost workers: it is rejected, with nothing kept."""
         (item,), rows = self.items, no_rows(self.config)
         subject = subject_hmac(f"{item.source}/{item.ref}", run_key(Path(self.home)))
-        reject = reject_row(item.source, subject, item.ref, str(Reason.WORKER_LOST), why)
+        reject = reject_row(item.source, subject, item.ref, WORKER_LOST, why)
         rows["rejects"].append(reject)
         rows["outcomes"].append(outcome_row(reject, checked=False))
         return tables_of(rows)

@@ -46,7 +46,7 @@ _FEW = 64  # items
 _NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
 _WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
 # rejects that the bytes alone decide; others may go better next time
-_PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.WORKER_LOST, Reason.HEIC_NEEDS_LIBRARY}
+_PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.HEIC_NEEDS_LIBRARY}
 _LASTING = {str(reason) for reason in Reason if reason not in _PASSING} | {KEPT, DUPLICATE}
 
 

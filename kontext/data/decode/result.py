@@ -25,7 +25,6 @@ class Reason(StrEnum):
     RANGE = "range"  # nothing says which number is white
     RESOURCE = "resource"  # more memory or work than a picture may cost
     TIMEOUT = "timeout"
-    WORKER_LOST = "worker_lost"  # three processes died of it
     TOO_MANY_FRAMES = "too_many_frames"
     BLANK = "blank"
     SVG_UNTRUSTED = "svg_untrusted"
