@@ -1,6 +1,7 @@
 """What consumed pictures: by the manifests' inputs, and by which pairs lie in which shards."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.sweep.find import Taken, pairs_of
+from kontext.errors import ArtifactError
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.artifacts.lineage import Ref, ancestors
 from schemas.manifest import Manifest
@@ -61,9 +63,9 @@ def consumers(store: ArtifactStore, taken: Taken) -> list[Consumer]:
     }
     listed = []
     for ref, manifest in manifests.items():
-        found = _of(ref, manifest, manifests, taken, in_shards)
-        if found is not None:
-            pictures, pairs, splits = found
+        consumed = _of(store, ref, manifest, manifests, taken, in_shards)
+        if consumed is not None:
+            pictures, pairs, splits = consumed
             own = tuple(sorted(tags.get(ref, ())))
             listed.append(Consumer(*ref, pictures, pairs, tuple(sorted(splits)), own))
     return listed
@@ -73,13 +75,14 @@ _Found = tuple[int, int, set[str]]
 
 
 def _of(
+    store: ArtifactStore,
     ref: Ref,
     manifest: Manifest,
     manifests: dict[Ref, Manifest],
     taken: Taken,
     in_shards: Mapping[Ref, tuple[int, set[str]]],
 ) -> _Found | None:
-    made_from = ancestors(manifests, {ref})
+    made_from = _made_from(store, manifests, ref)
     pictures = set().union(
         *(taken.holders.get(digest, set()) for stage, digest in made_from if stage == "ingest")
     )
@@ -89,6 +92,22 @@ def _of(
     if pairs or (sees_all and pictures):
         return len(pictures), pairs, splits
     return None
+
+
+def _made_from(store: ArtifactStore, manifests: dict[Ref, Manifest], ref: Ref) -> set[Ref]:
+    """An artifact, its inputs, the weights that it began with, and theirs."""
+    found: set[Ref] = set()
+    todo = {ref}
+    while todo:
+        new = ancestors(manifests, todo) - found
+        found |= new
+        named = {str(manifests[one].config.get("init") or "") for one in new} - {""}
+        todo = set()
+        for name in named:
+            with suppress(ArtifactError):  # a file's
+                todo.add(store.resolve(name))
+        todo = (todo - found) & manifests.keys()
+    return found
 
 
 def _in_shards(

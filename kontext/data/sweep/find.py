@@ -1,14 +1,15 @@
 """What a sweep takes: pictures that today's lists name, and those that were made with them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
+from kontext.data.pixels import decode_png
 from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Reason
+from kontext.safety.ids import Outcome, Reason
 from kontext.safety.rematch import rematch
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import read_parquet
@@ -35,8 +36,18 @@ class Taken:
         return pixel_id in self.why
 
 
-def find(store: ArtifactStore, gate: HashGate, opted_out: OptedOut = lambda *_: False) -> Taken:
-    """What today's lists and opt-outs take of everything that any ingest artifact holds."""
+def find(
+    store: ArtifactStore,
+    gate: HashGate,
+    opted_out: OptedOut = lambda *_: False,
+    *,
+    deep: bool = False,
+) -> Taken:
+    """What today's lists and opt-outs take of everything that any ingest artifact holds.
+
+    `deep` looks at the stored pixels again, as the gate looks at new ones: in all orientations and
+    without borders.
+    """
     artifacts = [Artifact(store, manifest) for manifest in store.list("ingest")]
     taken = Taken()
     images = _images(artifacts)
@@ -45,6 +56,8 @@ def find(store: ArtifactStore, gate: HashGate, opted_out: OptedOut = lambda *_: 
     hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
     for hit in rematch(gate, hashes, columns["image_id"]):
         taken.why[columns["pixel_id"][hit.row]] = Reason.HASH_MATCH, hit.provider
+    for pixels, provider in _looked_at(artifacts, gate) if deep else ():
+        taken.why.setdefault(pixels, (Reason.HASH_MATCH, provider))
     of_rows = zip(*(columns[name] for name in _COLUMNS if name != "pdq"), strict=True)
     for pixels, digest, source, ref in of_rows:
         if pixels not in taken and opted_out(source, ref, digest):
@@ -73,6 +86,17 @@ def _images(artifacts: Iterable[Artifact]) -> pa.Table:
             parts.append(table if all(new) else table.filter(pa.array(new, pa.bool_())))
     empty = pa.table({name: pa.array([], pa.string()) for name in _COLUMNS})
     return pa.concat_tables(parts) if parts else empty
+
+
+def _looked_at(artifacts: Iterable[Artifact], gate: HashGate) -> Iterator[tuple[str, str]]:
+    """Pixel id, and whose list, of stored pictures that the gate stops."""
+    for artifact in artifacts:
+        for name in artifact.names("pixels/"):
+            table = read_parquet(artifact.path(name))
+            for pixels, png in zip(*table.select(["pixel_id", "png"]).columns, strict=True):
+                result = gate.check_pixels(decode_png(png.as_py()))
+                if result.outcome is Outcome.DROP and result.reason is not Reason.CANARY:
+                    yield pixels.as_py(), result.provider
 
 
 def _add_chains(artifact: Artifact, taken: Taken) -> None:
@@ -110,7 +134,7 @@ def _named(artifact: Artifact) -> Iterator[tuple[str, str, str]]:
 def pairs_of(mine: Artifact, taken: Taken) -> set[str]:
     """Ids of the mined pairs that show a picture that is taken."""
     table = mine.table("pairs.parquet").select(["pair_id", "context_ids", "target_id"])
-    rows: Mapping[str, Sequence] = table.to_pydict()
+    rows = table.to_pydict()
     return {
         pair
         for pair, contexts, target in zip(*rows.values(), strict=True)

@@ -76,16 +76,23 @@ class Swept:
 
 
 def sweep(
-    place: Place, gate: HashGate, opted_out: OptedOut = lambda *_: False, *, dry_run: bool = False
+    place: Place,
+    gate: HashGate,
+    opted_out: OptedOut = lambda *_: False,
+    *,
+    deep: bool = False,
+    dry_run: bool = False,
 ) -> Swept:
     """Match everything that was kept, and take what is hit out of every dataset's newest version.
+
+    `deep` hashes the stored pixels again; `dry_run` changes nothing.
 
     Raises:
         GateError, LedgerError: the home's key or the ledger cannot be used.
         KontextError: whatever stage index refuses.
     """
     began, store = time.monotonic(), place.store
-    taken = find(store, gate, opted_out)
+    taken = find(store, gate, opted_out, deep=deep)
     lists = "+".join(item.name for item in gate.lists[1:])
     reasons = Counter(str(reason) for reason, _ in taken.why.values())
     before = _known(store)

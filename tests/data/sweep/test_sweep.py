@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
 
 from kontext.data.sweep.find import find
+from kontext.data.sweep.purge import purge
 from kontext.data.sweep.sweep import Place, Swept, sweep
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
+from kontext.errors import CatalogError
 from kontext.safety.hashes import HashGate
+from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import check_ledger
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stages import STAGES
@@ -23,6 +28,7 @@ from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import IngestConfig
+from schemas.tables import GIVEN
 from tests.data.pictures import scene
 from tests.safety_key import put_key
 
@@ -64,15 +70,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(engine.artifacts, "encode", {"shard": engine.digests()["shard"]})
     checkpoint(engine.artifacts, "finetune", {"encode": "e" * 16})
     checkpoint(engine.artifacts, "distill", {"finetune": "0" * 16})  # of something else
+    checkpoint(engine.artifacts, "publish", {"encode": "0" * 16}, f"finetune/{'f' * 16}")
     return folder
 
 
-def checkpoint(store: ArtifactStore, stage: str, inputs: dict[str, str]) -> None:
+def checkpoint(store: ArtifactStore, stage: str, inputs: dict[str, str], init: str = "") -> None:
     digest = stage[0] * 16 if stage != "finetune" else "f" * 16
     store.writer(stage, digest).commit(
         Manifest(
-            stage=stage, digest=digest, code_digest="", config={}, inputs=inputs, files=[],
-            metrics={}, notes=[], recipe="own", created_at="2026-01-01T00:00:00+00:00",
+            stage=stage, digest=digest, code_digest="", config={"init": init}, inputs=inputs,
+            files=[], metrics={}, notes=[], recipe="own", created_at="2026-01-01T00:00:00+00:00",
             seconds=0, git_commit="", packages={}, kernels={},
         )
     )  # fmt: skip
@@ -192,9 +199,17 @@ def test_one_look_names_every_artifact_and_checkpoint_that_consumed(place: Place
     shards = newest(place)["shard"]
     found = swept(place, [entry(5, "day")])
     by_stage = {one.stage: one for one in found.consumers}
-    assert {"ingest", "mine", "caption", "screen", "shard", "index", "encode", "finetune"} == set(
-        by_stage
-    )
+    assert {
+        "ingest",
+        "mine",
+        "caption",
+        "screen",
+        "shard",
+        "index",
+        "encode",
+        "finetune",
+        "publish",
+    } == set(by_stage)
     assert by_stage["finetune"].is_checkpoint and by_stage["finetune"].pairs > 0
     assert not by_stage["encode"].is_checkpoint
     splits = shards.table("splits.parquet").to_pylist()
@@ -224,10 +239,6 @@ def test_what_was_made_of_it_falls_with_it(place: Place) -> None:
         {"context_ids": chain[:1], "target_id": chain[1], "status": "ok"},
         {"context_ids": [chain[1], other], "target_id": chain[2], "status": "ok"},
     ]
-    import pyarrow as pa
-
-    from schemas.tables import GIVEN
-
     blank = dict.fromkeys(("source", "row", "instruction", "kind", "target_caption"), "")
     given = pa.Table.from_pylist([{**blank, **row} for row in rows], GIVEN)
     writer = place.store.writer("ingest", "9" * 16)
@@ -264,9 +275,7 @@ def test_the_ledger_has_it_and_nothing_names_the_picture(place: Place) -> None:
         assert secret.encode() not in text
 
 
-def _ledger(place: Place):
-    from kontext.safety.ledger import Ledger
-
+def _ledger(place: Place) -> Ledger:
     return Ledger(place.store.objects, place.home)
 
 
@@ -314,3 +323,49 @@ def _pairs_with(mine: Artifact, pixels: set[str]) -> set[str]:
         for row in mine.table("pairs.parquet").to_pylist()
         if {*row["context_ids"], row["target_id"]} & pixels
     }
+
+
+def test_turned_pictures_that_their_kept_hash_does_not_know_are_found_in_their_pixels(
+    place: Place,
+) -> None:
+    """Of scene 2 by night a turned hash lies 32 bits from what the kept one says of it."""
+    number = 2
+    turned_ = entry(number, "night", 1)
+    quick = find(place.store, gate(place.home, turned_))
+    deep = find(place.store, gate(place.home, turned_), deep=True)
+    listed = pictures(newest(place)["ingest"])[ref_of(number, "night")]
+    assert listed in deep.why and set(quick.why) <= set(deep.why)
+
+
+def test_what_is_purged_is_nowhere_in_the_store(place: Place) -> None:
+    before = newest(place)
+    listed = pictures(before["ingest"])[ref_of(3, "day")]
+    pixels = before["ingest"].table("pixels")
+    (png,) = (r["png"] for r in pixels.to_pylist() if r["pixel_id"] == listed)
+    found = swept(place, [entry(3, "day")])
+    after = newest(place)
+    done = purge(place.store, place.catalog, place.home, found.consumers)
+    assert done.versions == ("own@v1",) and ("shard", before["shard"].digest) in done.artifacts
+    files = [path for path in place.home.parent.rglob("*") if path.is_file()]
+    holding = [
+        str(path)
+        for path in files
+        if "pictures" not in path.parts
+        and any(one in path.read_bytes() for one in (png, listed.encode()))
+    ]
+    assert holding == []
+    for table in (path for path in files if path.suffix == ".parquet"):
+        columns = pq.read_table(table).to_pydict()
+        flat = [str(value) for column in columns.values() for value in column]
+        assert not any(listed in value for value in flat), table
+    assert place.store.exists("finetune", "f" * 16) and not place.store.exists("encode", "e" * 16)
+    assert newest(place)["shard"].digest == after["shard"].digest
+    assert (
+        not place.store.verify().problems and not check_ledger(_ledger(place), place.store).problems
+    )
+    count = place.catalog.query("SELECT count(*) n FROM images")["n"][0].as_py()
+    assert count == 2 * COUNT - 2
+    with pytest.raises(CatalogError, match="own@v1"):
+        place.catalog.query("SELECT 1", at="own@v1")
+    again = swept(place, [entry(3, "day")])
+    assert not again.taken and not again.consumers
