@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.timing import device_name
 from kontext.data.encoded.latents import load_pairs
-from kontext.edit.editor import Editor
+from kontext.edit.edit_model import EditModel
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, section_of
@@ -91,7 +91,7 @@ class Lab:
     target_features: np.ndarray[Any, np.dtype[np.float32]]
 
     @classmethod
-    def of(cls, bench: Bench, editor: Editor) -> "Lab":
+    def of(cls, bench: Bench, editor: EditModel) -> "Lab":
         """Round trips and features of a bench, through an editor's autoencoder."""
         net = load_features(device=editor.device)
         trip = TrainedModels(editor, editor, 0).round_trip
@@ -198,7 +198,7 @@ class Students:
         return self.store.open("distill", made.digest)
 
 
-def editor_of(students: Students, model: Artifact, file: str, guidance: float) -> Editor:
+def editor_of(students: Students, model: Artifact, file: str, guidance: float) -> EditModel:
     """The editor that `kontext edit` has of a teacher or student."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     text = load_text_encoder(device=device)
@@ -211,10 +211,10 @@ def editor_of(students: Students, model: Artifact, file: str, guidance: float) -
     )
     codec = load_autoencoder(students.input("train-autoencoder"), device)
     loaded = LoadedModel(load_transformer(model, file, device), codec, settings, model.digest)
-    return Editor(loaded, text, device)
+    return EditModel(loaded, text, device)
 
 
-def drawn(lab: Lab, editor: Editor, steps: int, noises: Sequence[int]) -> list[Images]:
+def drawn(lab: Lab, editor: EditModel, steps: int, noises: Sequence[int]) -> list[Images]:
     """Edits of all items in so many steps, once for each seed of noise."""
     items = lab.bench.items
     contexts = [[image] for image in lab.bench.context]
@@ -244,7 +244,7 @@ def measured(lab: Lab, made: Images, seen: Any) -> tuple[Figures, Any]:
     return figures, right.top
 
 
-def add_draws(row: Row, lab: Lab, editor: Editor, noises: Sequence[int], apart: bool) -> None:
+def add_draws(row: Row, lab: Lab, editor: EditModel, noises: Sequence[int], apart: bool) -> None:
     """Draw a row's pictures and add their figures.
 
     Args:

@@ -190,6 +190,15 @@ def test_no_stage_sees_the_recipe() -> None:
         assert "ctx.recipe" not in text and "schemas.recipes" not in text, path
 
 
+def test_only_what_makes_no_edit_for_people_draws_without_asking_the_policy() -> None:
+    """`EditModel` and `Turns` ask nobody; whoever hands out pictures goes through `Editor`."""
+    inner = ("kontext.edit.edit_model", "kontext.edit.turns")
+    for path in (path for top in TOPS for path in sources(top)):
+        if path.relative_to(ROOT).parts[:2] not in (("kontext", "edit"), ("kontext", "evaluate")):
+            wrong = {n for n in imported(path) if n.startswith(inner)}
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
 @pytest.mark.parametrize("part", TENSOR_PARTS)
 def test_tensor_code_needs_four_packages(part: str) -> None:
     """Also through what it imports from other parts."""

@@ -89,7 +89,7 @@ Kernel = Annotated[
     Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"],
     typer.Option(help="Attention kernel: checked before use, and recorded."),
 ]
-Policy = Annotated[str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")]
+Policy = Annotated[str, typer.Option(help="Safety policy: strict, research, … or a .yaml file.")]
 HashLists = Annotated[
     list[str] | None, typer.Option(help="Hash list: images on it are refused; repeatable.")
 ]
@@ -123,6 +123,8 @@ def edit(
     from flows.cli.shared.bar import edit_bar
     from kontext.edit.edit_file import EditRequest, edit_file
     from kontext.edit.request import Options
+    from kontext.safety.guard import EditGuard
+    from kontext.store.objects import open_store
 
     *images, instruction = words
     request = EditRequest(
@@ -138,15 +140,12 @@ def edit(
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,
-        policy=policy,
-        hash_lists=tuple(hash_list or ()),
     )
-    if Path(request.weights).is_dir():
-        opened.at(store, write=True)  # the certificate and encoded texts are kept in the home
+    # every edit and refusal is written into the ledger; weights in a store have made a home
+    at = opened.at(store, write=Path(request.weights).is_dir())
+    guard = EditGuard.of(at.home, open_store(at.store), policy, tuple(hash_list or ()))
     with edit_bar() as bar:
-        made = edit_file(
-            request, opened.home(), lambda: opened.artifacts(store), bar.on_step, bar.on_phase
-        )
+        made = edit_file(request, guard, lambda: opened.artifacts(store), bar.on_step, bar.on_phase)
     if as_json:
         print_json(made[0] if len(made) == 1 else made)
         return

@@ -18,7 +18,7 @@ from kontext.data.buckets import Buckets, scaled
 from kontext.data.decode import Decoded, decode_image
 from kontext.data.operations import chosen, modules
 from kontext.data.operations.base import Canvas, Draw, Edit, Operation, evidence
-from kontext.data.pixels import Pixels, encode_png, pixel_id
+from kontext.data.pixels import Pixels, encode_png
 from kontext.data.sources.base import GivenPair, SourceItem
 from kontext.data.sources.stable import shuffled
 from schemas.sections.data import EditsConfig, IngestConfig
@@ -71,9 +71,7 @@ def add(
     made = make(data, kept.rgb, kept.alpha, item.ref, kept.pixel_id, config)
     for ref, rgb in made.pictures.items():
         size = rgb.shape[1], rgb.shape[0]
-        picture = replace(
-            kept, rgb=rgb, orig_size=size, format="png", frames=1, pixel_id=pixel_id(rgb)
-        )
+        picture = replace(kept, rgb=rgb, orig_size=size, format="png", frames=1)
         other = replace(item, ref=ref, concept="", attributes={}, edits=False)
         keep(other, encode_png(rgb), picture)
     return [{"source": item.source, **pair} for pair in made.pairs]

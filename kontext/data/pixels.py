@@ -1,6 +1,5 @@
 """Pixels: RGB8 as every stage sees it, the id of it, and the PNG it is kept as."""
 
-import hashlib
 import io
 
 import numpy as np
@@ -8,16 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from kontext.errors import ArtifactError
+from kontext.safety.ids import pixel_id
+
+__all__ = ["Pixels", "decode_png", "encode_png", "on_canvas", "pixel_id", "png_size"]
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-
-
-def pixel_id(rgb: Pixels) -> str:
-    """SHA-256 of the pixels with their shape: the key of an image."""
-    height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
-    digest.update(np.ascontiguousarray(rgb).data)
-    return digest.hexdigest()
 
 
 def png_size(png: bytes | memoryview) -> tuple[int, int]:
@@ -38,10 +32,28 @@ def on_canvas(rgb: Pixels, shape: tuple[int, int], background: str) -> Pixels:
 
 
 def encode_png(rgb: Pixels) -> bytes:
-    """Lossless PNG; the same pixels give the same bytes under the same zlib."""
+    """Lossless PNG; the same pixels give the same bytes under the same libraries.
+
+    In a photograph only neighbours are alike: run lengths alone make its file as small as the
+    search for repeated strings does, in a tenth of the time. A drawing is searched. Where OpenCV is
+    not installed, a photograph is searched too.
+    """
+    fast = _run_lengths(rgb)
+    if 3 * len(fast) > rgb.size:
+        return fast
     out = io.BytesIO()
     Image.fromarray(rgb).save(out, "PNG", compress_level=6)
     return out.getvalue()
+
+
+def _run_lengths(rgb: Pixels) -> bytes:
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return b""
+    # naming a level lets OpenCV choose each row's filter
+    how = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+    return cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]), how)[1].tobytes()
 
 
 def decode_png(png: bytes | memoryview) -> Pixels:

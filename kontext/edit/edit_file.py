@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kontext.edit.editor import with_policy
 from kontext.edit.request import Edit, Options
 from kontext.edit.sizes import check_size
 from kontext.errors import DecodeError, KontextError
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from kontext.data.buckets import Size
     from kontext.data.pixels import Pixels
     from kontext.edit.canvas import Mask
-    from kontext.edit.editor import Editor
+    from kontext.edit.edit_model import EditModel
     from kontext.edit.euler import OnStep
     from kontext.edit.weights.model_store import OpenStore
     from kontext.models.quantize import Scheme
     from kontext.safety.edits import EditScreening
+    from kontext.safety.guard import EditGuard
     from kontext.store.artifacts.artifact_store import Artifact
 
 CHANGES_RESULTS = False  # for users; no stage calls it
@@ -44,8 +46,6 @@ class EditRequest:
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
-    policy: str = "default"
-    hash_lists: tuple[str, ...] = ()
 
     def outputs(self) -> list[Path]:
         """One file for each seed: OUT, or OUT-SEED where there are several."""
@@ -57,17 +57,18 @@ class EditRequest:
 
 def edit_file(
     request: EditRequest,
-    home: Path,
+    guard: EditGuard,
     open_store: OpenStore,
     on_step: OnStep | None = None,
     on_phase: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Edit one file and return the provenance written into each result, and who signed it.
 
-    Nothing is saved unless the policy lets the instruction, every image and every result pass.
+    Nothing is saved unless the policy lets the instruction, every image and every result pass, and
+    the ledger has it. Refusals are in the ledger, too.
 
     Args:
-        home: KONTEXT_HOME, with the hash lists, the certificate and the cache of encoded texts.
+        guard: of the home (KONTEXT_HOME), which also has the certificate and the cache of texts.
         open_store: opens the artifact store, where the weights are no folder.
         on_step: called with (steps done, steps) of the sampling.
         on_phase: called with a word for what begins.
@@ -75,6 +76,7 @@ def edit_file(
     Raises:
         DecodeError: not an image that we read.
         SafetyRefusal: the policy refuses the instruction, an image or a result.
+        StoreError: the ledger cannot be written.
         KontextError: an instruction, mask or size that cannot be used, no such file, no weights, an
             output that cannot be written, or a certificate that cannot sign it.
     """
@@ -86,59 +88,60 @@ def edit_file(
     begin("checking")
     check_path(request.output)
     _check_asked_size(request)
-    screening = _screen_instructions(request, home)
+    screening, home = _screen_instructions(request, guard), guard.log.home
     files = [_read(path) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
-    for image, data in files:
-        screening.check_input(image, data)
-    images = [image for image, _ in files]
+    images = _screen_inputs(files, screening)
     notes = [*filter(None, map(_transparent, request.images)), *screening.notes]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
     model, signer = model_source(request.weights, open_store), find_signer(home)
-    editor = load_editor(model, home, request.quantize, request.kernel)
+    editor = load_edit_model(model, home, request.quantize, request.kernel)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above
     edits = [Edit(images, request.instruction, seed, mask) for seed in request.seeds]
     job = _Job(editor, request, edits, screening, on_step, begin)
     results = job.turns() if request.then else job.single()
+    screening.commit()
     begin("saving")
     written = []
     for edit, path, result in zip(edits, request.outputs(), results, strict=True):
         made, shape = editor.provenance(edit, request.options, request.then), _size_of(result)
-        made = replace(made, policy=screening.policy, hash_lists=screening.hash_lists)
+        made = with_policy(made, screening, result)
         if request.size is not None:
             made = replace(made, edited_at=shape)
         save_image(path, result, made, signer, [data for _, data in files])
         more = {"output": str(path), "size": shape, "c2pa": record(signer), "notes": notes}
         written.append({**asdict(made), **more})
-    seconds = round(time.monotonic() - began, 2)
-    return [{**row, "seconds": seconds} for row in written]
+    return [{**row, "seconds": round(time.monotonic() - began, 2)} for row in written]
 
 
-def _screen_instructions(request: EditRequest, home: Path) -> EditScreening:
-    """The policy, which every instruction has passed."""
-    from kontext.safety.edits import EditScreening
-    from kontext.safety.hashes import HashGate
-    from kontext.safety.policy import load_policy
-    from schemas.sections.data import IngestConfig
-
+def _screen_instructions(request: EditRequest, guard: EditGuard) -> EditScreening:
+    """The screening, which every instruction has passed."""
     turns = (request.instruction, *request.then)
     for instruction in turns:
         _check_instruction(instruction)
-    gate = HashGate.from_config(IngestConfig(hash_lists=request.hash_lists), home)
-    screening = EditScreening(load_policy(request.policy), gate)
+    screening = guard.begin()
     for instruction in turns:
         screening.check_instruction(instruction)
     return screening
+
+
+def _screen_inputs(files: Sequence[tuple[Pixels, bytes]], screening: EditScreening) -> list[Pixels]:
+    """The pictures, all of which pass. The first is judged with what it was made of."""
+    from kontext.edit.provenance.read import chain_of
+
+    for image, data in files:
+        screening.check_input(image, data, chain_of(data))
+    return [image for image, _ in files]
 
 
 @dataclass(frozen=True)
 class _Job:
     """The edits of one file, whose instructions and images have passed."""
 
-    editor: Editor
+    editor: EditModel
     request: EditRequest
     edits: Sequence[Edit]  # one for each seed
     screening: EditScreening
@@ -168,12 +171,12 @@ class _Job:
 
     def _session(self, row: int, edit: Edit, texts: Sequence[str]) -> Pixels:
         from kontext.edit.euler import part_of
-        from kontext.edit.session import Session
+        from kontext.edit.turns import Turns
 
         self.begin("encoding")
-        session = Session(self.editor, edit.images[0])
+        session = Turns(self.editor, edit.images[0])
         turns = len(self.edits) * len(texts)
-        for number, text in enumerate(texts, row * len(texts)):
+        for turn, text in enumerate(texts):
             self.begin("sampling")
             session.turn(
                 text,
@@ -181,10 +184,10 @@ class _Job:
                 edit.images[1:],
                 seed=edit.seed,
                 mask=edit.mask,
-                on_step=part_of(self.on_step, number, turns),
+                on_step=part_of(self.on_step, row * len(texts) + turn, turns),
             )
             self.begin("checking")
-            self.screening.check_result(session.image)
+            self.screening.check_result(session.image, turn)
         return session.image
 
 
@@ -243,10 +246,10 @@ def _mask(path: Path, screening: EditScreening) -> Mask:
     return mask
 
 
-def load_editor(
+def load_edit_model(
     model: Path | Artifact, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
-) -> Editor:
-    """The editor for a model folder, or an artifact with one in it.
+) -> EditModel:
+    """The unguarded model of a model folder, or of an artifact with one in it.
 
     The attention kernel is run once against the plain formula before anything is loaded. What
     `auto` takes is used all the same where that fails; the record says so.
@@ -257,7 +260,7 @@ def load_editor(
     """
     import torch
 
-    from kontext.edit.editor import Editor
+    from kontext.edit.edit_model import EditModel
     from kontext.edit.weights.folder import load_model_folder
     from kontext.models.text.cache import cached_text_encoder
     from kontext.parallel.attention import KernelError, use_kernel
@@ -270,4 +273,5 @@ def load_editor(
             f"model '{loaded.settings.name}' masks its text, which '{kernel}' cannot: use auto"
         )
     texts = home / "cache" / "texts"
-    return Editor(loaded, cached_text_encoder(loaded.settings.text_encoder, device, texts), device)
+    encoder = cached_text_encoder(loaded.settings.text_encoder, device, texts)
+    return EditModel(loaded, encoder, device)

@@ -3,8 +3,8 @@
 The grid is training's own timestep function, so a distilled student's few-step grid is the same
 schedule with fewer steps. Noise depends on (seed, index) alone, never on the batch it is in.
 
-Every edit is drawn by `sample`: `Editor` starts from pictures and instructions, `EditSampler` from
-encoded pairs.
+Every edit is drawn by `sample`: `EditModel` starts from pictures and instructions,
+`EditSampler` from encoded pairs.
 """
 
 from __future__ import annotations

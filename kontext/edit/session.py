@@ -1,15 +1,14 @@
-"""Edits in several turns that keep the latents, so that the picture does not wear out.
+"""Edits in several turns from Python, each of which the policy has let pass."""
 
-Decoding a result, rounding it to 8 bits and encoding it again loses a little each time. A session
-passes the sampled latents of one turn to the next, and decodes only to show them.
-"""
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 from kontext.edit.canvas import Image, Mask
 from kontext.edit.editor import Editor
 from kontext.edit.euler import OnStep
-from kontext.edit.request import Edit, Options
+from kontext.edit.request import Options
+from kontext.edit.turns import Turns
 
 CHANGES_RESULTS = False  # edits in several turns; no stage makes them
 
@@ -21,15 +20,26 @@ class Session:
     """
 
     def __init__(self, editor: Editor, image: Image) -> None:
-        """Start from `image`. It is encoded here, once.
+        """Start from `image`: it is checked, and encoded once.
 
         Raises:
-            KontextError: not an RGB image.
+            SafetyRefusal: the policy refuses it.
+            KontextError: not an RGB image, or the ledger cannot be written.
         """
-        self.editor, self.image = editor, image
-        self.turns: tuple[str, ...] = ()
-        (ready,) = editor.prepare([Edit([image], "-")])
-        (self._latents,) = ready.contexts
+        self._screening = editor.guard.begin()
+        self._screening.check_input(image)
+        self._turns = Turns(editor.model, image)
+        self._seen: dict[int, Image] = {}  # references that have passed, held so that ids stay
+
+    @property
+    def image(self) -> Image:
+        """The picture as it is now, uint8 [H, W, 3]."""
+        return self._turns.image
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The instructions so far."""
+        return self._turns.turns
 
     def turn(
         self,
@@ -41,19 +51,29 @@ class Session:
         mask: Mask | None = None,
         on_step: OnStep | None = None,
     ) -> Image:
-        """Apply one more instruction to the picture and return it; a turn that fails is not taken.
+        """Apply one more instruction and return the picture. One that fails is not taken.
 
         Args:
             mask: bool [H, W] of the picture as it is now, see `Edit`.
 
         Raises:
-            KontextError: as for `Editor.edit_many`.
+            SafetyRefusal: the policy refuses the instruction, a reference or the result.
+            StoreError: the ledger cannot be written.
+            KontextError: as for `EditModel.edit_many`.
         """
-        self.editor.check_instruction(instruction)
-        options = options or Options()
-        edit = Edit([self.image, *references], instruction, seed, mask)
-        ready = self.editor.prepare([edit], encoded=[(self.image, self._latents)])
-        self._latents = self.editor.denoise(ready, options, on_step)
-        (self.image,) = self.editor.finish(ready, self._latents, options)
-        self.turns = (*self.turns, instruction)
-        return self.image
+        self._screening.check_instruction(instruction)
+        for image in references:
+            if id(image) not in self._seen:
+                self._screening.check_input(image)
+                self._seen[id(image)] = image
+        before = self._turns.state
+        try:
+            made = self._turns.turn(
+                instruction, options, references, seed=seed, mask=mask, on_step=on_step
+            )
+            self._screening.check_result(made, len(before.turns))
+            self._screening.commit()
+        except BaseException:
+            self._turns.state = before
+            raise
+        return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kontext.data.buckets import Size
-from kontext.edit.editor import Editor
+from kontext.edit.edit_model import EditModel
 from kontext.edit.request import Edit, Options
 from kontext.edit.sizes import size_rule
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
@@ -83,8 +83,8 @@ class TrainedModels:
     `ids` seed each item's noise, so batches do not matter.
     """
 
-    student: Editor
-    teacher: Editor
+    student: EditModel
+    teacher: EditModel
     seed: int
     progress: Progress | None = None  # called after every batch with its number of items
 
@@ -100,10 +100,10 @@ class TrainedModels:
         autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
         fast, slow = model_settings(ctx, config, text.digest)
 
-        def editor(stage: str, name: str, settings: ModelSettings) -> Editor:
+        def editor(stage: str, name: str, settings: ModelSettings) -> EditModel:
             transformer = load_transformer(ctx.inputs[stage], name, device)
             digest = ctx.inputs[stage].digest
-            return Editor(LoadedModel(transformer, autoencoder, settings, digest), text, device)
+            return EditModel(LoadedModel(transformer, autoencoder, settings, digest), text, device)
 
         return cls(
             editor("distill", "student.safetensors", fast),
@@ -132,7 +132,7 @@ class TrainedModels:
 
     def edit(
         self,
-        editor: Editor,
+        editor: EditModel,
         contexts: Sequence[Sequence[Images]],
         texts: Sequence[str],
         ids: Sequence[str],

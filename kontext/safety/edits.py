@@ -1,15 +1,21 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import numpy as np
 
 from kontext.errors import SafetyRefusal
+from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, score_images
+from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Outcome, Reason
+from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import pair_reasons
-from kontext.safety.policy import Policy
-from kontext.safety.text import check_text
+from kontext.safety.pdq import pdq_dihedral, without_borders
+from kontext.safety.policy import COMBINATION, Policy
+from kontext.safety.text import check_text, rules_version
 from schemas.risks import risks
 
 CHANGES_RESULTS = False  # checks what users edit; no stage does
@@ -18,24 +24,32 @@ CHANGES_RESULTS = False  # checks what users edit; no stage does
 class EditScreening:
     """Screens one edit request: its instructions, its images and its results.
 
-    screening = EditScreening(policy, gate)
+    screening = EditGuard.of(home, objects).begin()
     screening.check_instruction(instruction)   # of every turn
     screening.check_input(image, data)   # each image, before the edit
-    screening.check_result(made)         # each result, before it is saved, with all inputs
+    screening.check_result(made)         # each result, with all inputs
+    screening.commit()                   # then results may be saved
 
     Every call returns if the policy lets the image pass and raises SafetyRefusal if not, with a
-    reason and one line that repeats no content.
+    reason and one line that repeats no content. A refusal, and a check that could not be made, is
+    in the ledger before it is raised; passes are with `commit`.
     """
 
-    def __init__(self, policy: Policy, gate: HashGate | None = None) -> None:
-        """Screen by `policy` and the hash lists of `gate`; None: the canary bank only."""
-        self._policy, self._gate = policy, gate or HashGate()
+    def __init__(self, policy: Policy, gate: HashGate, log: EditLog, chains: Chains) -> None:
+        """Screen by `policy` and the hash lists of `gate`."""
+        self._policy, self._gate, self._log, self._chains = policy, gate, log, chains
         self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
+        self._began = UNKNOWN  # the lowest exposure of the edited image and of what it was made of
+        self._turns: list[float] = []  # exposures of the earlier turns
+        self._worst: dict[str, float] = {}  # risk -> largest score of any image so far
+        self._rows: list[Decision] = []
+        self._results: list[tuple[str, bytes, float]] = []
+        self._kept = 0  # of the results, how many the chains know
 
     @property
     def policy(self) -> str:
-        """Version of the policy."""
-        return self._policy.version
+        """Version and digest of the policy."""
+        return self._policy.id
 
     @property
     def hash_lists(self) -> str:
@@ -54,8 +68,7 @@ class EditScreening:
             SafetyRefusal: a rule forbids it.
         """
         reason = check_text(instruction)
-        if reason is not None:
-            raise self._refusal(reason)
+        self._decide("text", f"text {instruction}", Check.TEXT_RULE, rules_version(), reason)
 
     def match_hashes(self, image: Pixels, data: bytes = b"") -> Outcome:
         """Match an image (uint8 [H, W, 3]), and the file it came from, against the hash lists.
@@ -63,36 +76,96 @@ class EditScreening:
         Raises:
             SafetyRefusal: a list has it.
         """
-        found = self._gate.check(data, image)
-        if found.outcome is Outcome.DROP:
-            raise self._refusal(Reason(found.reason))
+        with self._checking(image, Check.HASH_GATE):
+            found = self._gate.check(data, image)
+        hit = Reason(found.reason) if found.outcome is Outcome.DROP else None
+        subject = pixel_id(image)
+        self._decide("image", subject, Check.HASH_GATE, found.provider, hit, passed=found.outcome)
         return found.outcome
 
-    def check_input(self, image: Pixels, data: bytes = b"") -> None:
+    def check_input(self, image: Pixels, data: bytes = b"", token: str = "") -> None:
         """Match and score an input or reference image.
+
+        Args:
+            token: what the file says of where its chain began (`token`), where it says so.
 
         Raises:
             SafetyRefusal: the policy forbids it.
         """
-        self._inputs.append(self._look(image, data))
+        own = self._look(image, data)
+        if not self._inputs:
+            with self._checking(image, Check.PAIR_RULE):
+                self._began = self._beginning(image, token)
+        self._inputs.append(own)
 
-    def check_result(self, image: Pixels) -> None:
+    def check_result(self, image: Pixels, turn: int = 0) -> None:
         """Match and score a result, and apply the pair rule to it.
 
-        It is compared with the first input, which is edited; the others can show a person only.
+        It is compared with the first input, which is edited, with what that was made of and with
+        the results of earlier turns: of these, with the least exposed. The other inputs can show a
+        person only.
+
+        Args:
+            turn: of a session, from 0.
 
         Raises:
             SafetyRefusal: the policy forbids it.
         """
         own = self._look(image)
-        # numpy's maximum keeps NaN, which the rule takes for the worst; Python's may lose it
+        self._turns = self._turns[:turn] if turn else []
+        first = self._inputs[0][0] if self._inputs else 0.0
+        # numpy's minimum keeps NaN, which the rule takes for the worst; Python's may lose it
+        least = float(np.min([first, self._began, *self._turns]))
+        before = self._turns[-1] if self._turns else first
+        self._judge(image, own, before, least)
+        self._turns.append(own[0])
+        self._results.append((pixel_id(image), pdq_dihedral(image)[0][0].tobytes(), least))
+
+    def commit(self) -> None:
+        """Write what has passed into the ledger. Until then nothing may be saved or shown.
+
+        Raises:
+            StoreError: the ledger cannot be written.
+            GateError: the results cannot be kept for the edits that may follow.
+        """
+        self._chains.remember(self._results[self._kept :])
+        self._kept = len(self._results)
+        if self._rows:
+            self._log.write(self._rows)
+        self._rows = []
+
+    def token(self, image: Pixels) -> str:
+        """What a saved result says of where its chain began, signed by the home's key.
+
+        Raises:
+            KeyError: it is no result that has passed.
+        """
+        own = pixel_id(image)
+        pdq, began = {made: (pdq, began) for made, pdq, began in self._results}[own]
+        return token_of(pdq, began, self._log.key())
+
+    def _judge(self, image: Pixels, own: tuple[float, float], before: float, least: float) -> None:
+        """The pair rule on a result: against what was edited, and against the whole chain."""
         exposure, person = np.array([*self._inputs, own], np.float32).T
-        rise = exposure[-1:] - (exposure[:1] if self._inputs else 0)
+        rises = np.float32(own[0]) - np.array([before, least], np.float32)
         if np.isnan(exposure).any():  # of a reference too
-            rise = np.full_like(rise, np.nan)
-        (pair,) = pair_reasons(rise, person.max(keepdims=True), [None], self._policy.ncii)
-        if pair is not None:
-            raise self._refusal(pair)
+            rises[:] = np.nan
+        persons = np.full(2, person.max(), np.float32)  # keeps NaN as well
+        pair, chain = pair_reasons(rises, persons, [None, None], self._policy.ncii)
+        reason = pair or (Reason.NCII_CHAIN if chain else None)
+        check, provider = (Check.PAIR_RULE if reason else Check.EDIT), f"ncii@{self.policy}"
+        score = NO_SCORE if np.isnan(rises[1]) else float(rises[1])
+        limit = self._policy.ncii.exposure_rise_max
+        self._decide("image", pixel_id(image), check, provider, reason, score, limit)
+
+    def _beginning(self, image: Pixels, token: str) -> float:
+        """Of all that is known of where the edited image comes from, the lowest exposure."""
+        if not token and self._chains.empty:
+            return UNKNOWN
+        views = [image, *without_borders(image)]
+        hashes = np.concatenate([pdq_dihedral(view)[0] for view in views])
+        kept = self._chains.began_with(pixel_id(image), hashes)
+        return min(kept, began_by_token(token, hashes, self._log.keys()) if token else UNKNOWN)
 
     def _look(self, image: Pixels, data: bytes = b"") -> tuple[float, float]:
         """Exposure and person score [0, 1] of an image that passes alone: the pair rule needs them.
@@ -102,21 +175,87 @@ class EditScreening:
         """
         unmatchable = self.match_hashes(image, data) is Outcome.UNMATCHABLE
         scores: Scores = {}
-        for name in self._policy.classifiers:
-            scores |= score_images(load_classifier(name, threads=2), [image])
-        risk = self._policy.risk(scores)
+        versions: dict[str, str] = {}
+        with self._checking(image, Check.CLASSIFIER):
+            for name in self._policy.classifiers:
+                classifier = load_classifier(name, threads=2)
+                versions[name] = classifier.version
+                scores |= score_images(classifier, [image])
+            risk = self._policy.risk(scores)
         for name, (value,) in risk.scores.items():
-            if np.isnan(value):
-                raise self._refusal(Reason.CLASSIFIER_ERROR)
-            if value > self._policy.limit(risks()[name].column, unmatchable):
-                raise self._refusal(name)
+            limit = self._policy.limit(risks()[name].column, unmatchable)
+            # written so that no number outside of the range passes, and NaN does not
+            if 0 <= value <= limit:
+                continue
+            scored = 0 <= value <= 1
+            reason = name if scored else Reason.CLASSIFIER_ERROR
+            provider, score = versions.get(risks()[name].classifier, ""), float(value)
+            facts = (provider, reason, score if scored else NO_SCORE, limit)
+            self._decide("image", pixel_id(image), Check.CLASSIFIER, *facts)
+        self._combine(image, {name: float(value) for name, (value,) in risk.scores.items()})
         return float(risk.exposure[0]), float(risk.person[0])
 
-    def _refusal(self, reason: str) -> SafetyRefusal:
-        line = risks()[reason].refusal if reason in risks() else _LINES[reason]
-        return SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
+    def _combine(self, image: Pixels, scores: Mapping[str, float]) -> None:
+        """The policy's combinations, over all images of the edit so far."""
+        self._worst = {n: max(score, self._worst.get(n, 0.0)) for n, score in scores.items()}
+        largest = {n: np.array([score], np.float32) for n, score in self._worst.items()}
+        (fires,) = self._policy.combined(largest)
+        if fires is not None:
+            reason = f"{COMBINATION}{fires.name}"
+            provider = f"combinations@{self.policy}"
+            self._decide("image", pixel_id(image), Check.PAIR_RULE, provider, reason)
+
+    @contextmanager
+    def _checking(self, image: Pixels, check: Check) -> Iterator[None]:
+        """A check that cannot be made is a row too, and ends the edit."""
+        try:
+            yield
+        except Exception:
+            row = self._row("image", pixel_id(image), check, "", Outcome.ERROR, Reason.GATE_ERROR)
+            self._log.write([*self._rows, row])
+            raise
+
+    def _decide(
+        self,
+        kind: str,
+        subject: str,
+        check: Check,
+        provider: str,
+        reason: str | None,
+        score: float = NO_SCORE,
+        limit: float = NO_SCORE,
+        passed: Outcome = Outcome.PASS,
+    ) -> None:
+        """Keep the row of what has passed; write the row of what has not, and refuse."""
+        if reason is None:
+            self._rows.append(self._row(kind, subject, check, provider, passed, "", score, limit))
+            return
+        aside = self._policy.action(reason) == "quarantine"
+        outcome = Outcome.QUARANTINE if aside else Outcome.DROP
+        if reason == Reason.CLASSIFIER_ERROR:
+            outcome = Outcome.ERROR
+        row = self._row(kind, subject, check, provider, outcome, reason, score, limit)
+        self._log.write([*self._rows, row])
+        line = risks()[reason].refusal if reason in risks() else _LINES.get(reason, _COMBINED)
+        raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
+
+    def _row(
+        self,
+        kind: str,
+        subject: str,
+        check: Check,
+        provider: str,
+        outcome: Outcome,
+        reason: str,
+        score: float = NO_SCORE,
+        limit: float = NO_SCORE,
+    ) -> Decision:
+        own = self._log.subject(subject)
+        version = self._policy.id
+        return Decision(kind, own, check, provider, outcome, reason, version, score, limit)
 
 
+_COMBINED = "the images are together above the limits"
 _LINES: dict[str, str] = {
     Reason.HASH_MATCH: "the image is on a list of known harmful images",
     Reason.HASH_MATCH_LOW_QUALITY: "the image is near one on a list of known harmful images",
@@ -129,4 +268,5 @@ _LINES: dict[str, str] = {
     Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
     Reason.NCII_EXPOSURE: "the edit would uncover a person",
     Reason.NCII_UNDRESS: "the edit would uncover a person",
+    Reason.NCII_CHAIN: "the edits together would uncover a person",
 }

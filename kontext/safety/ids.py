@@ -5,6 +5,9 @@ import hmac
 from enum import StrEnum
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 NO_SCORE = -1.0  # score and threshold of a decision that has none
 
 
@@ -13,6 +16,7 @@ class Outcome(StrEnum):
 
     PASS = "pass"
     DROP = "drop"
+    QUARANTINE = "quarantine"  # dropped, and listed for a person to look at
     UNMATCHABLE = "unmatchable"
     ERROR = "error"
 
@@ -25,6 +29,7 @@ class Check(StrEnum):
     CLASSIFIER = "classifier"
     TEXT_RULE = "text_rule"
     PAIR_RULE = "pair_rule"
+    EDIT = "edit"  # a result that was handed out
 
 
 class Reason(StrEnum):
@@ -46,6 +51,17 @@ class Reason(StrEnum):
     TEXT_UNREADABLE = "text_unreadable"
     NCII_EXPOSURE = "ncii_exposure"
     NCII_UNDRESS = "ncii_undress"
+    NCII_CHAIN = "ncii_chain"  # exposure rose over several edits, each of which may pass alone
+    GATE_ERROR = "gate_error"  # a check could not be made
+    UNGUARDED = "unguarded"  # an edit that no policy was asked of
+
+
+def pixel_id(rgb: NDArray[np.uint8]) -> str:
+    """SHA-256 of pixels uint8 [H, W, 3] with their shape: the key of an image."""
+    height, width = rgb.shape[:2]
+    digest = hashlib.sha256(f"rgb8:{width}x{height}:".encode())
+    digest.update(np.ascontiguousarray(rgb).data)
+    return digest.hexdigest()
 
 
 def subject_hmac(subject_id: str, key: bytes) -> str:

@@ -37,12 +37,12 @@ def run_key(home: Path) -> bytes:
 
 def key_id(key: bytes) -> str:
     """What records call a key: 16 hex characters that tell nothing about it."""
-    return _derived(key, b"id").hex()[:16]
+    return derived(key, b"id").hex()[:16]
 
 
 def signing_key(key: bytes) -> bytes:
     """The key that signs the ledger, so that no id in a record is ever a signature too."""
-    return _derived(key, b"ledger")
+    return derived(key, b"ledger")
 
 
 def known_keys(home: Path) -> dict[str, bytes]:
@@ -56,13 +56,14 @@ def known_keys(home: Path) -> dict[str, bytes]:
     return {key_id(key): key for key in keys}
 
 
-def _derived(key: bytes, purpose: bytes) -> bytes:
+def derived(key: bytes, purpose: bytes) -> bytes:
+    """A key for one purpose alone: 32 bytes."""
     return hmac.new(key, b"kontext safety " + purpose, hashlib.sha256).digest()
 
 
 def _make(home: Path, path: Path) -> None:
     """A new key, whole or not at all; the first writer wins."""
-    if any((home / HEADS).glob("*/ledger/seq/*.json")):
+    if any((home / HEADS).glob("*/*/seq/*.json")):
         raise GateError(
             f"{path} is gone, but decisions were signed with it: restore it from the backup, or "
             "start a new ledger with `kontext safety restart`"

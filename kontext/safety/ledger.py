@@ -9,12 +9,16 @@ or a claim. What they can do is take the end away, or everything. Therefore a co
 kept outside the store, its *heads*: in HOME/ledger-heads, or where KONTEXT_LEDGER_HEADS says (a
 folder, or a bucket that the store's writers cannot delete from). `kontext.safety.ledger_check`
 compares all of it, and the decisions that the artifacts hold.
+
+Edits and refusals, and what operators close, are a chain of their own, `edits/…`, of the same form:
+there may be very many of them, and a run reads all of the artifacts' claims.
 """
 
 import hashlib
 import hmac
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -34,7 +38,8 @@ CHANGES_RESULTS = False  # keeps decisions that stages have made
 
 GENESIS = "0" * 64
 HEADS_URL = "KONTEXT_LEDGER_HEADS"
-_CLAIMS = "ledger/seq/"
+ARTIFACTS, EDITS = "ledger", "edits"  # the chains of a store
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Segment:
     """One committed segment, as its claim says."""
 
     seq: int
-    artifact: str  # stage/digest
+    artifact: str  # stage/digest; edit/ID and operator/ID in the chain of edits
     key: str  # object that holds the rows
     rows: int
     first_prev_hash: str
@@ -65,10 +70,11 @@ class Segment:
 class Ledger:
     """The ledger of one object store, written and checked with the keys of a home."""
 
-    def __init__(self, objects: ObjectStore, home: Path) -> None:
-        """Nothing is read, made or checked yet."""
-        self.objects = objects
+    def __init__(self, objects: ObjectStore, home: Path, chain: str = ARTIFACTS) -> None:
+        """Nothing is read, made or checked yet. `chain` is ARTIFACTS or EDITS."""
+        self.objects, self.chain = objects, chain
         self._home = home
+        self._known = 0  # segments that there are at least
 
     @property
     def heads(self) -> ObjectStore:
@@ -78,6 +84,10 @@ class Ledger:
     def head_key(self, name: str) -> str:
         """Key of a head: the store's name, and the claim's."""
         return f"{hashlib.sha256(self.objects.url.encode()).hexdigest()[:16]}/{name}"
+
+    def of_chain(self, chain: str) -> "Ledger":
+        """Another chain of the same store and home."""
+        return Ledger(self.objects, self._home, chain)
 
     @property
     def has_key(self) -> bool:
@@ -95,8 +105,8 @@ class Ledger:
             LedgerError: a claim cannot be read, or none of our keys has signed it.
         """
         keys = self.keys()
-        names = self.objects.list(_CLAIMS)
-        return [read_claim(name, self.objects.get(name), keys) for name in names]
+        names = self.objects.list(f"{self.chain}/seq/")
+        return [read_claim(name, self.objects.get(name), keys, self.chain) for name in names]
 
     def append(self, stage: str, digest: str, decisions: Path | pa.Table, run: str = "") -> Segment:
         """Append an artifact's decisions (columns of DECISIONS), once per artifact.
@@ -109,18 +119,72 @@ class Ledger:
         """
         table = decisions if isinstance(decisions, pa.Table) else read_parquet(decisions)
         artifact = f"{stage}/{digest}"
-        for _ in range(100):
+        for _ in range(_TRIES):
+            written = self._written()  # first: others may append meanwhile
             before = self.segments()
-            self._check_head(len(before))
+            if written > len(before):
+                raise self._lost(len(before), written)
             for segment in before:
                 if segment.artifact == artifact:
                     self._keep_head(segment)  # in case we were killed before it was
                     return segment
-            claimed = self._claim(before, artifact, table, run)
+            previous = before[-1].last_hash if before else GENESIS
+            claimed = self._claim(len(before), previous, artifact, table, run)
             if claimed is not None:
-                self._keep_head(claimed)
                 return claimed
-        raise LedgerError(f"the ledger in {self.objects.url} is being appended to all the time")
+        raise self._crowded()
+
+    def add(self, kind: str, rows: pa.Table) -> Segment:
+        """Append a segment of its own (columns of DECISIONS), by reading the last claim alone.
+
+        Several processes may do so at once: each finds its place.
+
+        Raises:
+            LedgerError: the last claim was changed, or the end was cut off.
+            GateError: the home's key cannot be used.
+        """
+        name = f"{kind}/{secrets.token_hex(8)}"
+        for _ in range(_TRIES):
+            seq, last = self.end()
+            claimed = self._claim(seq, last.last_hash if last else GENESIS, name, rows, "")
+            if claimed is not None:
+                return claimed
+        raise self._crowded()
+
+    def end(self) -> tuple[int, Segment | None]:
+        """How many segments there are, and the last one, whose signature is checked.
+
+        Raises:
+            LedgerError: it was changed, or segments after it are gone.
+        """
+        low, step = self._known, 1
+        while self._has(low + step - 1):
+            low, step = low + step, 2 * step
+        high = low + step - 1  # absent; all below `low` are there
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._has(middle) else (low, middle)
+        self._known = low
+        if self.heads.info(self.head_key(claim_key(low, self.chain))) is not None:
+            if self._has(low):  # somebody appends
+                return self.end()
+            raise self._lost(low, low + 1)
+        if not low:
+            return 0, None
+        name = claim_key(low - 1, self.chain)
+        return low, read_claim(name, self.objects.get(name), self.keys(), self.chain)
+
+    def _has(self, seq: int) -> bool:
+        return self.objects.info(claim_key(seq, self.chain)) is not None
+
+    def _crowded(self) -> LedgerError:
+        return LedgerError(f"the ledger in {self.objects.url} is being appended to all the time")
+
+    def _lost(self, there: int, written: int) -> LedgerError:
+        return LedgerError(
+            f"the ledger in {self.objects.url} has lost segments: it has {there}, and "
+            f"{written} were written (see `kontext safety verify`)"
+        )
 
     def table(self, artifacts: Iterable[str] | None = None) -> pa.Table:
         """Rows of the ledger, or of some artifacts (`stage/digest`), in chain order.
@@ -139,45 +203,44 @@ class Ledger:
         return pa.concat_tables(tables) if tables else LEDGER.empty_table()
 
     def _claim(
-        self, before: list[Segment], artifact: str, table: pa.Table, run: str
+        self, seq: int, previous: str, artifact: str, table: pa.Table, run: str
     ) -> Segment | None:
-        key, seq = run_key(self._home), len(before)
-        previous = before[-1].last_hash if before else GENESIS
+        """The segment, committed with its head; None where another has taken its number."""
+        key = run_key(self._home)
         chained = _chain(table, previous, artifact, run, key)
         last = chained["row_hash"][-1].as_py() if chained.num_rows else previous
-        name = f"ledger/{seq:012d}-{last}.parquet"
+        name = f"{self.chain}/{seq:012d}-{last}.parquet"
         self.objects.put(name, parquet_bytes(chained))
         segment = Segment(seq, artifact, name, chained.num_rows, previous, last, key_id(key))
         segment = segment.signed(key)
         try:
-            self.objects.put(claim_key(seq), segment.claim(), if_absent=True)
+            self.objects.put(claim_key(seq, self.chain), segment.claim(), if_absent=True)
         except ObjectExists:
             if chained.num_rows:  # its name carries our time: nobody else wrote it
                 self.objects.delete(name)
             return None
+        self._keep_head(segment)
         return segment
 
     def _keep_head(self, segment: Segment) -> None:
-        name = self.head_key(claim_key(segment.seq))
+        name = self.head_key(claim_key(segment.seq, self.chain))
         if self.heads.info(name) is None:
             self.heads.put(name, segment.claim())
 
-    def _check_head(self, segments: int) -> None:
-        """Refuse to go on after a ledger whose end was taken away."""
-        kept = self.heads.list(self.head_key(_CLAIMS))
-        if kept and int(Path(kept[-1]).stem) >= segments:
-            raise LedgerError(
-                f"the ledger in {self.objects.url} has lost segments: it has {segments}, and "
-                f"{int(Path(kept[-1]).stem) + 1} were written (see `kontext safety verify`)"
-            )
+    def _written(self) -> int:
+        """How many segments the heads know of."""
+        kept = self.heads.list(self.head_key(f"{self.chain}/seq/"))
+        return int(Path(kept[-1]).stem) + 1 if kept else 0
 
 
-def claim_key(seq: int) -> str:
+def claim_key(seq: int, chain: str = ARTIFACTS) -> str:
     """The object that claims a sequence number."""
-    return f"{_CLAIMS}{seq:012d}.json"
+    return f"{chain}/seq/{seq:012d}.json"
 
 
-def read_claim(name: str, data: bytes, keys: Mapping[str, bytes]) -> Segment:
+def read_claim(
+    name: str, data: bytes, keys: Mapping[str, bytes], chain: str = ARTIFACTS
+) -> Segment:
     """A claim that one of the keys has signed.
 
     Raises:
@@ -200,7 +263,7 @@ def read_claim(name: str, data: bytes, keys: Mapping[str, bytes]) -> Segment:
     said = str(segment.signature).encode("utf-8", "backslashreplace")
     if not hmac.compare_digest(signed.signature.encode(), said):
         raise LedgerError(f"{name} was changed: its signature is not that of its content")
-    if claim_key(segment.seq) != name:
+    if claim_key(segment.seq, chain) != name:
         raise LedgerError(f"{name} is the claim of segment {segment.seq}")
     return segment
 

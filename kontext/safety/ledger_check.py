@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from kontext.errors import LedgerError, ObjectNotFound
-from kontext.safety.ledger import GENESIS, Ledger, Segment, claim_key, problem_in, read_claim
+from kontext.safety.ledger import (
+    EDITS,
+    GENESIS,
+    Ledger,
+    Segment,
+    claim_key,
+    problem_in,
+    read_claim,
+)
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest
@@ -18,7 +26,6 @@ CHANGES_RESULTS = False  # reads what stages have decided
 
 DECISIONS_FILE = "decisions.parquet"
 DECIDING = ("ingest", "screen")  # stages that cannot be done without decisions
-_PREFIX = "ledger/"
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class LedgerReport:
     rows: int
     problems: tuple[str, ...]  # empty: every row is as it was written, and none is missing
     notes: tuple[str, ...] = ()  # what could not be checked
+    edits: int = 0  # segments of edits and refusals, which are among the segments
 
 
 def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
@@ -38,6 +46,18 @@ def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
         GateError: a key of the home cannot be used.
         StoreError: the store cannot be read.
     """
+    main, decided = _check_chain(ledger)
+    edits, _ = _check_chain(ledger.of_chain(EDITS))
+    problems = [*main.problems, *(f"edits: {problem}" for problem in edits.problems)]
+    for manifest in store.list():
+        problems += _artifact(manifest, store, decided)
+    notes = main.notes + (edits.notes if edits.segments else ())
+    segments, rows = main.segments + edits.segments, main.rows + edits.rows
+    return LedgerReport(segments, rows, tuple(problems), notes, edits.segments)
+
+
+def _check_chain(ledger: Ledger) -> tuple[LedgerReport, dict[str, pa.Table]]:
+    """What is wrong with one chain, and the rows of each of its artifacts."""
     segments, problems = _claims(ledger)
     rows = 0
     decided: dict[str, pa.Table] = {}
@@ -50,24 +70,27 @@ def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
     problems += _order(segments)
     lost, notes = _heads(ledger, [segment.seq for segment in segments])
     problems += lost
-    for manifest in store.list():
-        problems += _artifact(manifest, store, decided)
-    return LedgerReport(len(segments), rows, tuple(problems), tuple(notes))
+    return LedgerReport(len(segments), rows, tuple(problems), tuple(notes)), decided
 
 
 def restart(ledger: Ledger, store: ArtifactStore) -> int:
     """Set the ledger aside and begin a new one with the decisions of the artifacts that are there.
 
     For a store that was emptied on purpose, a key that is lost, and ledgers from before they were
-    signed. The old objects and heads stay, under `ledger-before-TIME/`.
+    signed. The old objects and heads stay, under `ledger-before-TIME/`. The chain of edits goes on,
+    unless it is not whole.
 
     Returns how many artifacts' decisions are in the new one.
     """
     # two within a second must not put theirs over each other
     aside = f"ledger-before-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}/"
+    edits = ledger.of_chain(EDITS)
+    gone = [ledger, *([edits] if _check_chain(edits)[0].problems else [])]
+    places = [(ledger.objects, f"{each.chain}/") for each in gone]
     # without a key no head of any store can be checked again, and while one is there none is made
-    heads = ledger.head_key(_PREFIX) if ledger.has_key else ""
-    for objects, prefix in ((ledger.objects, _PREFIX), (ledger.heads, heads)):
+    heads = [ledger.head_key(f"{each.chain}/") for each in gone] if ledger.has_key else [""]
+    places += [(ledger.heads, head) for head in heads]
+    for objects, prefix in places:
         for key in objects.list(prefix):
             if not key.startswith("ledger-before-"):
                 objects.put(aside + key, objects.get(key))
@@ -81,9 +104,9 @@ def restart(ledger: Ledger, store: ArtifactStore) -> int:
 
 def _claims(ledger: Ledger) -> tuple[list[Segment], list[str]]:
     keys, segments, problems = ledger.keys(), [], []
-    for name in ledger.objects.list(f"{_PREFIX}seq/"):
+    for name in ledger.objects.list(f"{ledger.chain}/seq/"):
         try:
-            segments.append(read_claim(name, ledger.objects.get(name), keys))
+            segments.append(read_claim(name, ledger.objects.get(name), keys, ledger.chain))
         except LedgerError as error:
             problems.append(str(error))
     return segments, problems
@@ -119,11 +142,11 @@ def _order(segments: list[Segment]) -> list[str]:
 def _heads(ledger: Ledger, written: Sequence[int]) -> tuple[list[str], list[str]]:
     """What the copies outside the store know of and the store has lost; and notes."""
     heads, problems = ledger.heads, []
-    kept = heads.list(ledger.head_key(f"{_PREFIX}seq/"))
+    kept = heads.list(ledger.head_key(f"{ledger.chain}/seq/"))
     for name in kept:
         seq = _seq(name)
         try:
-            there = ledger.objects.get(claim_key(seq))
+            there = ledger.objects.get(claim_key(seq, ledger.chain))
         except ObjectNotFound:
             problems.append(f"segment {seq} was written and is gone")
             continue

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kontext.data.pixels import decode_png, encode_png, pixel_id
+from kontext.data.pixels import Pixels, decode_png, encode_png, pixel_id
 from kontext.errors import ArtifactError
 
 
@@ -28,6 +28,24 @@ def test_png_round_trip(height: int, width: int, random: Any) -> None:
     assert np.array_equal(decode_png(png), rgb)
     assert encode_png(rgb) == png
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), rgb)
+
+
+def searched(rgb: Pixels) -> bytes:
+    """PNG as zlib's search for repeated strings makes it."""
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, "PNG", compress_level=6)
+    return out.getvalue()
+
+
+def test_a_photograph_is_as_small_without_the_search_and_a_drawing_is_searched() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((256, 192), Image.Resampling.BICUBIC))
+    grain = np.random.default_rng(1).integers(-4, 5, smooth.shape)
+    photograph = np.clip(smooth.astype(int) + grain, 0, 255).astype(np.uint8)
+    assert encode_png(photograph) != searched(photograph)
+    assert len(encode_png(photograph)) < 1.05 * len(searched(photograph))
+    drawing = np.kron(noise, np.ones((8, 8, 1), np.uint8))
+    assert encode_png(drawing) == searched(drawing)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 40, 200])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kontext.edit.codec import PictureCodec
-from tests.edit.test_editor import networks, photo
+from tests.edit.test_edit_model import networks, photo
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from kontext.edit.editor import Editor
+from kontext.edit.edit_model import EditModel
 from kontext.edit.euler import noise
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.models.autoencoder.network import Autoencoder
@@ -159,7 +159,7 @@ def ours(
     seed: int,
 ) -> np.ndarray:
     """Our editor's, in fp32. Without a guidance embedding `guidance` is the text's."""
-    editor = Editor(model, Drawn(), autocast=False)
+    editor = EditModel(model, Drawn(), autocast=False)
     embedded = model.transformer.shape.guidance_embed
     extra = {"true_cfg": text_guidance} if embedded else {}
     strength = guidance if embedded else text_guidance

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kontext.edit.canvas import composite, latent_mask
-from kontext.edit.editor import Editor
+from kontext.edit.edit_model import EditModel
 from kontext.edit.euler import Keep, Prompt, noise, sample
 from kontext.edit.request import Edit, Options
-from kontext.edit.session import Session
+from kontext.edit.turns import Turns
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.errors import KontextError
 from kontext.models.autoencoder.network import Autoencoder
@@ -59,20 +59,20 @@ class Words:
 
 
 @pytest.fixture
-def editor() -> Editor:
+def editor() -> EditModel:
     torch.manual_seed(0)
     settings = ModelSettings(name="identity", text_length=5, resolution=64, steps=2)
     ae = Autoencoder(AE, scale=0.8, shift=0.1).requires_grad_(False).eval()
     model = LoadedModel(Identity(), ae, settings, "0" * 64)  # type: ignore[arg-type]
-    return Editor(model, Words(), autocast=False)
+    return EditModel(model, Words(), autocast=False)
 
 
 def photo() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
-def test_four_turns_drift_less_than_encoding_each_result_again(editor: Editor) -> None:
-    session = Session(editor, photo())
+def test_four_turns_drift_less_than_encoding_each_result_again(editor: EditModel) -> None:
+    session = Turns(editor, photo())
     once = again = editor.edit([photo()], "keep it")
     for number in range(4):
         session.turn("keep it", seed=number)
@@ -87,20 +87,20 @@ def test_four_turns_drift_less_than_encoding_each_result_again(editor: Editor) -
 
 
 def test_kept_detail_makes_the_edit_that_changes_nothing_the_picture_itself(
-    editor: Editor,
+    editor: EditModel,
 ) -> None:
     def far(image: np.ndarray) -> int:
         return int(np.abs(image.astype(int) - photo()).max())
 
     assert far(editor.edit([photo()], "keep it")) > 20  # this autoencoder is untrained
     assert far(editor.edit([photo()], "keep it", keep_detail=True)) <= 1
-    session = Session(editor, photo())
+    session = Turns(editor, photo())
     for number in range(2):
         session.turn("keep it", Options(keep_detail=True), seed=number)
     assert far(session.image) <= 1
 
 
-def test_detail_is_kept_where_the_model_says_so(editor: Editor) -> None:
+def test_detail_is_kept_where_the_model_says_so(editor: EditModel) -> None:
     asked = editor.edit([photo()], "keep it", keep_detail=True)
     plain = editor.edit([photo()], "keep it")
     editor.settings = editor.settings.model_copy(update={"keep_detail": True})
@@ -109,8 +109,8 @@ def test_detail_is_kept_where_the_model_says_so(editor: Editor) -> None:
     assert not np.array_equal(asked, plain)
 
 
-def test_a_turn_that_fails_is_not_taken(editor: Editor) -> None:
-    session = Session(editor, photo())
+def test_a_turn_that_fails_is_not_taken(editor: EditModel) -> None:
+    session = Turns(editor, photo())
     session.turn("one")
     before = session.image
     with pytest.raises(KontextError, match="6 tokens and model 'identity' reads 5"):
@@ -121,10 +121,10 @@ def test_a_turn_that_fails_is_not_taken(editor: Editor) -> None:
     assert session.image is before
 
 
-def test_masks_leave_the_outside_alone_and_fade_in(editor: Editor) -> None:
+def test_masks_leave_the_outside_alone_and_fade_in(editor: EditModel) -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:44, 10:50] = True
-    session = Session(editor, photo())
+    session = Turns(editor, photo())
     out = session.turn("keep it", mask=mask)
     assert np.array_equal(out[~mask], photo()[~mask])
     assert not np.array_equal(out[mask], photo()[mask])
@@ -135,12 +135,12 @@ def test_masks_leave_the_outside_alone_and_fade_in(editor: Editor) -> None:
     assert (whole == 200).all(), "the image's own border is no edge of the mask"
 
 
-def test_turns_keep_the_size_of_the_picture_with_and_without_a_mask(editor: Editor) -> None:
+def test_turns_keep_the_size_of_the_picture_with_and_without_a_mask(editor: EditModel) -> None:
     wide = photo()[:50].repeat(2, axis=1)
     mask = np.zeros(wide.shape[:2], bool)
     mask[10:40, 30:90] = True
     for given in (None, mask):
-        session = Session(editor, wide)
+        session = Turns(editor, wide)
         for number in range(2):
             out = session.turn("keep it", seed=number, mask=given)
             assert out.shape == wide.shape
@@ -148,7 +148,7 @@ def test_turns_keep_the_size_of_the_picture_with_and_without_a_mask(editor: Edit
             assert np.array_equal(out[~mask], wide[~mask])
 
 
-def test_masks_that_do_not_fit_are_refused(editor: Editor) -> None:
+def test_masks_that_do_not_fit_are_refused(editor: EditModel) -> None:
     for mask, line in (
         (np.zeros((64, 64), bool), "empty"),
         (np.ones((64, 32), bool), r"mask \(32x64\) must have the size of the image \(64x64\)"),
@@ -159,7 +159,7 @@ def test_masks_that_do_not_fit_are_refused(editor: Editor) -> None:
         editor.edit([], "x", mask=np.ones((64, 64), bool))
 
 
-def test_sampling_keeps_latents_outside_the_free_part(editor: Editor) -> None:
+def test_sampling_keeps_latents_outside_the_free_part(editor: EditModel) -> None:
     free = latent_mask(np.arange(64)[None].repeat(64, 0) >= 32, (64, 64), False, 8)
     assert free[0, 0, 0].tolist() == [False] * 4 + [True] * 4
     start, kept = noise(0, [0], (4, 8, 8)), torch.full((1, 4, 8, 8), 3.0)
@@ -176,7 +176,7 @@ def test_sampling_keeps_latents_outside_the_free_part(editor: Editor) -> None:
     assert out[..., 4:].abs().max() < 1e-5
 
 
-def test_batches_and_seeds_give_each_edit_its_own_result(editor: Editor) -> None:
+def test_batches_and_seeds_give_each_edit_its_own_result(editor: EditModel) -> None:
     other = 255 - photo()
     edits = [Edit([photo()], "x", 1), Edit([other], "y", 2), Edit([photo(), other], "z", 1)]
     steps: list[tuple[int, int]] = []

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from kontext.errors import SafetyRefusal
 from kontext.safety import edits as module
 from kontext.safety.canaries import canary_image, canary_png
+from kontext.safety.chains import Chains
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.edit_log import EditLog
 from kontext.safety.edits import EditScreening
 from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Reason
+from kontext.safety.ids import Decision, Reason
 from kontext.safety.policy import load_policy
 
 ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
@@ -26,8 +29,32 @@ Labels = dict[str, float]
 SCORES = st.floats(0, 1, width=32) | st.just(float("nan"))
 
 
+class Written(EditLog):
+    """The rows that would be written, for tests that make very many edits."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "rows", [])
+
+    def subject(self, name: str) -> str:
+        return name
+
+    def write(self, rows: Sequence[Decision]) -> None:
+        self.rows.extend(rows)  # type: ignore[attr-defined]
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def keys(self) -> dict[str, bytes]:
+        return {"k": b"k"}
+
+
+def begin(gate: HashGate | None = None, log: EditLog | None = None) -> EditScreening:
+    nowhere = Chains(Path("/nowhere"), b"k", 1)
+    return EditScreening(POLICY, gate or HashGate(), log or Written(), nowhere)
+
+
 def screen(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> None:
-    screening = EditScreening(POLICY)
+    screening = begin()
     screening.check_instruction(instruction)
     for image in inputs:
         screening.check_input(image)
@@ -72,7 +99,7 @@ def test_benign_edits_pass_and_every_image_is_scored_once(monkeypatch: pytest.Mo
 def test_drawings_from_words_alone_rise_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     inject(monkeypatch, {**SAFE, "BELLY_EXPOSED": 0.5}, {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55})
     screen("a red house", [], ART)
-    screening = EditScreening(POLICY)
+    screening = begin()
     with pytest.raises(SafetyRefusal) as caught:
         screening.check_result(ART)
     assert caught.value.reason == Reason.NCII_EXPOSURE
@@ -89,8 +116,8 @@ def test_text_and_canaries_are_refused_without_repeating_them() -> None:
 def test_the_file_itself_is_matched_beside_its_pixels() -> None:
     gate = HashGate()
     with pytest.raises(SafetyRefusal):
-        EditScreening(POLICY, gate).match_hashes(ART, canary_png(0))
-    assert EditScreening(POLICY, gate).match_hashes(ART) == "pass"
+        begin(gate).match_hashes(ART, canary_png(0))
+    assert begin(gate).match_hashes(ART) == "pass"
 
 
 @pytest.mark.parametrize(
@@ -175,3 +202,27 @@ def test_unmatchable_images_meet_the_stricter_limit(monkeypatch: pytest.MonkeyPa
     screen("make it red", [ART])
     inject(monkeypatch, {**SAFE, "nsfw": between})
     assert refusal("make it red", [FLAT]).reason == "nsfw"
+
+
+def test_combinations_are_over_all_images_of_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first image has one class, the result the other; neither is above its own limit."""
+    policy = load_policy("research")
+    nsfw, nudity = {**SAFE, "nsfw": 0.31}, {**SAFE, "BUTTOCKS_EXPOSED": 0.4}
+    for inputs, made, reason in (
+        (nsfw, nudity, "combination_nsfw_and_nudity"),
+        (nsfw, {**nudity, "BUTTOCKS_EXPOSED": 0.3}, ""),
+        ({**SAFE, "nsfw": 0.6}, SAFE, "nsfw"),
+    ):
+        inject(monkeypatch, inputs, made)
+        log = Written()
+        screening = EditScreening(policy, HashGate(), log, Chains(Path("/nowhere"), b"k", 1))
+        try:
+            screening.check_input(ART)
+            screening.check_result(ART)
+        except SafetyRefusal as refusal:
+            outcome = "quarantine" if reason == "nsfw" else "drop"
+            (*_, last) = log.rows  # type: ignore[attr-defined]
+            assert refusal.reason == reason
+            assert (last.reason, last.outcome) == (reason, outcome)
+        else:
+            assert not reason

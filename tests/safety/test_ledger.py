@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kontext.errors import LedgerError
 from kontext.safety.keys import KEY_FILE, OTHER_KEYS, run_key
-from kontext.safety.ledger import GENESIS, HEADS_URL, Ledger
+from kontext.safety.ledger import EDITS, GENESIS, HEADS_URL, Ledger, claim_key
 from kontext.store.objects import ObjectStore, open_store
 from schemas.tables import DECISIONS
 
@@ -140,3 +140,29 @@ def test_any_score_and_reason_survive_the_round_trip(
     ledger = Ledger(open_store(str(tmp_path / uuid.uuid4().hex)), tmp_path / "home")
     ledger.append("screen", "d", table)
     assert ledger.table()["reason"].to_pylist() == reasons.to_pylist()
+
+
+def test_many_small_segments_are_added_by_reading_the_last_claim(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    chain = Ledger(objects, tmp_path, EDITS)
+    assert chain.end() == (0, None)
+    added = [chain.add("edit", decisions(1)) for _ in range(7)]
+    assert [segment.seq for segment in added] == list(range(7))
+    assert chain.segments() == added and Ledger(objects, tmp_path).segments() == []
+    assert Ledger(objects, tmp_path, EDITS).end() == (7, added[-1])
+    assert len({segment.artifact for segment in added}) == 7
+    objects.delete(claim_key(6, EDITS))
+    with pytest.raises(LedgerError, match="has 6, and 7 were written"):
+        Ledger(objects, tmp_path, EDITS).add("edit", decisions(1))
+
+
+def test_segments_that_are_added_at_once_all_get_in(objects: ObjectStore, tmp_path: Path) -> None:
+    def add(number: int) -> None:
+        Ledger(objects, tmp_path, EDITS).add("edit", decisions(1))
+        Ledger(objects, tmp_path).append("screen", f"d{number}", decisions(1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(12)))
+    assert Ledger(objects, tmp_path, EDITS).table().num_rows == 12
+    assert Ledger(objects, tmp_path).table().num_rows == 12

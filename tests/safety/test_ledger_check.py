@@ -16,7 +16,7 @@ import pytest
 from kontext.errors import LedgerError
 from kontext.safety import ledger as ledgers
 from kontext.safety.keys import KEY_FILE
-from kontext.safety.ledger import Ledger, Segment, claim_key
+from kontext.safety.ledger import EDITS, Ledger, Segment, claim_key
 from kontext.safety.ledger_check import LedgerReport, check_ledger, restart
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
@@ -344,3 +344,21 @@ def test_signatures_are_hmacs_by_the_homes_key(place: Place) -> None:
     text = json.dumps(fields | {"signature": ""}, sort_keys=True, separators=(",", ":"))
     mac = hmac.new(signing, b"claim " + text.encode(), hashlib.sha256).hexdigest()
     assert fields["signature"] == mac
+
+
+def test_the_chain_of_edits_is_checked_and_goes_on_after_a_restart(
+    whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "own")
+    place = Place(tmp_path / "own")
+    edits = place.ledger.of_chain(EDITS)
+    for _ in range(3):
+        edits.add("edit", decisions(2))
+    before, found = edits.segments(), place.check()
+    assert (found.edits, found.segments) == (3, 9)
+    restart(place.ledger, place.artifacts)
+    assert edits.segments() == before
+    place.objects.delete(before[1].key)
+    assert any("edits: segment 1" in problem for problem in place.check().problems)
+    restart(place.ledger, place.artifacts)
+    assert edits.segments() == [] and place.check().problems == ()

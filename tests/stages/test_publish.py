@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from kontext.data.pixels import encode_png
-from kontext.edit.edit_file import load_editor
+from kontext.edit.edit_file import load_edit_model
 from kontext.evaluate.models import TrainedModels
 from kontext.store.artifacts.artifact_store import Artifact
 from tests.stages.finished_run import SIDE, finished_run
@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifa
 def test_the_editor_loads_and_edits_with_what_was_published(
     published: tuple[Harness, Artifact],
 ) -> None:
-    editor = load_editor(published[1], published[0].folder)
+    editor = load_edit_model(published[1], published[0].folder)
     assert editor.settings.name == "tiny" and editor.settings.steps == 4
     image = np.full((SIDE, SIDE, 3), 90, np.uint8)
     assert editor.edit([image], "make it red").shape == (SIDE, SIDE, 3)

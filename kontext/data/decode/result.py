@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 from kontext.data.buckets import fit
 from kontext.data.pixels import Pixels, pixel_id
@@ -24,6 +25,7 @@ class Reason(StrEnum):
     RANGE = "range"  # nothing says which number is white
     RESOURCE = "resource"  # more memory or work than a picture may cost
     TIMEOUT = "timeout"
+    TOO_MANY_FRAMES = "too_many_frames"
     BLANK = "blank"
     SVG_UNTRUSTED = "svg_untrusted"
     SVG_BROKEN = "svg_broken"
@@ -41,8 +43,12 @@ class Decoded:
     alpha: bool
     icc: str  # none, srgb (computes what sRGB does), applied, or unusable (broken, ignored)
     exif_orientation: int  # 1 to 8; 1 where missing or invalid
-    pixel_id: str
     taken: float | None = None  # seconds since 1970 on the camera's clock, where the file says it
+
+    @cached_property
+    def pixel_id(self) -> str:
+        """The id of `rgb`: computed here, and only where it is asked for."""
+        return pixel_id(self.rgb)
 
 
 # checked before pixels exist
@@ -53,6 +59,15 @@ MAX_MEMORY = 1 << 30  # bytes one picture may take while it is decoded, by its h
 CPU_SECONDS = 30  # processor time of one picture; a deadline by the clock would depend on the load
 WALL_SECONDS = 600  # a decoder that waits for something that never comes
 MAX_FRAMES = 10_000  # more are not counted
+MAX_CHECKED = 1_000  # pictures of one file; a file with more cannot be checked, and is refused
+
+
+class LaterError(DecodeError):
+    """A picture behind the `first` one of a file cannot be checked."""
+
+    def __init__(self, reason: str, message: str, first: Decoded) -> None:
+        super().__init__(reason, message)
+        self.first = first
 
 
 def check_size(width: int, height: int) -> None:
@@ -79,4 +94,4 @@ def to_square(decoded: Decoded, resolution: int) -> Decoded:
     """Lanczos resize of the shorter side to `resolution`, then the centre square."""
     height, width = decoded.rgb.shape[:2]
     rgb = fit((width, height), (resolution, resolution))(decoded.rgb)
-    return replace(decoded, rgb=rgb, pixel_id=pixel_id(rgb))
+    return replace(decoded, rgb=rgb)

@@ -10,7 +10,7 @@ from PIL import ImageColor
 
 from kontext.data.decode.problems import one_line
 from kontext.data.decode.result import Decoded, Reason, check_size
-from kontext.data.pixels import Pixels, pixel_id
+from kontext.data.pixels import Pixels
 from kontext.errors import DecodeError
 
 _ROOT = re.compile(rb"<svg\b[^>]*>")
@@ -34,7 +34,7 @@ def decode_svg(data: bytes, resolution: int | None, background: str) -> Decoded:
         raise DecodeError(Reason.SVG_BROKEN, f"svg: {one_line(error)}") from error
     if (rgb == rgb[0, 0]).all():
         raise DecodeError(Reason.BLANK, "svg: nothing is drawn")
-    return Decoded(rgb, size, "svg", "RGBA", 1, True, "none", 1, pixel_id(rgb))
+    return Decoded(rgb, size, "svg", "RGBA", 1, True, "none", 1)
 
 
 def _size_svg(data: bytes, resolution: int | None) -> tuple[bytes, tuple[int, int]]:

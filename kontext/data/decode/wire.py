@@ -13,6 +13,7 @@ from kontext.data.decode.result import MAX_PIXELS, Decoded, Reason
 from kontext.errors import DecodeError
 
 LENGTH = struct.Struct("<II")  # of the header, of the bytes
+MORE, ENOUGH = b"+", b"-"  # to a picture behind the first: another one, or no more of them
 _MAX_HEADER = 1 << 16
 
 
@@ -40,7 +41,6 @@ def answer_of(decoded: Decoded) -> tuple[dict[str, Any], Any]:
         for name in ("orig_size", "format", "mode", "frames", "alpha", "icc", "taken")
     }
     facts["exif_orientation"] = decoded.exif_orientation
-    facts["pixel_id"] = decoded.pixel_id
     rgb = np.ascontiguousarray(decoded.rgb)
     return {"shape": rgb.shape, "facts": facts}, rgb.reshape(-1)
 

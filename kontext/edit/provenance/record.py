@@ -21,8 +21,8 @@ from kontext.errors import KontextError
 
 CHANGES_RESULTS = False  # marks what users edit; no stage does
 
-_KEY = "kontext"
-_EXIF_DESCRIPTION, _EXIF_SOFTWARE = 0x010E, 0x0131
+KEY = "kontext"
+EXIF_DESCRIPTION, _EXIF_SOFTWARE = 0x010E, 0x0131
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -48,6 +48,7 @@ class Provenance:
     attention: str = ""  # the kernel that ran, see kontext.parallel.attention.active_kernel
     policy: str = ""  # version of the safety policy that all images have passed
     hash_lists: str = ""  # name and version of every list they were matched against
+    chain: str = ""  # the exposure that this chain of edits began with, signed (safety.chains)
     edited_at: str = ""  # width x height at which the model saw it, before it was brought back
     digital_source_type: str = SOURCE_TYPE
 
@@ -102,12 +103,12 @@ def encode_image(image: NDArray[np.uint8], provenance: Provenance, format_name: 
     if format_name == "PNG":
         info = PngInfo()
         info.add_text("Software", "kontext")
-        info.add_text(_KEY, text)
+        info.add_text(KEY, text)
         options["pnginfo"] = info
     else:
         exif = Image.Exif()
         exif[_EXIF_SOFTWARE] = "kontext"
-        exif[_EXIF_DESCRIPTION] = text
+        exif[EXIF_DESCRIPTION] = text
         options.update(exif=exif, quality=95)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format_name, **options)

@@ -13,7 +13,7 @@ from diffusers import FluxKontextPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from kontext.edit.editor import Editor
+from kontext.edit.edit_model import EditModel
 from kontext.edit.weights.exports import export_model
 from kontext.edit.weights.folder import (
     ModelSettings,
@@ -107,7 +107,7 @@ def our_edit(model_folder: Path, transformer: Any = None) -> np.ndarray:
     model = load_model_folder(model_folder)
     if transformer is not None:
         model = replace(model, transformer=transformer)
-    editor = Editor(model, load_text_encoder(model.settings.text_encoder), autocast=False)
+    editor = EditModel(model, load_text_encoder(model.settings.text_encoder), autocast=False)
     return editor.edit([picture()], "make it night", seed=0).astype(np.int16)
 
 

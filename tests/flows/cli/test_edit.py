@@ -12,15 +12,17 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.edit.edit_file import load_editor
-from kontext.edit.editor import Editor
-from kontext.edit.session import Session
+from kontext.edit.edit_file import load_edit_model
+from kontext.edit.edit_model import EditModel
+from kontext.edit.turns import Turns
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.safety.canaries import canary_png
 from kontext.safety.edits import EditScreening
+from kontext.safety.ledger import EDITS, Ledger
 from kontext.safety.policy import load_policy
+from kontext.store.objects import open_store
 from schemas.sections.models import AutoencoderShape, TransformerShape
 from tests.edit.tiny_flux import networks, write_text_encoders
 
@@ -105,7 +107,9 @@ def test_an_edit_carries_its_provenance_and_repeats_exactly(
         assert edited.size == (120, 90)
     assert (said["size"], said["edited_at"]) == ("120 x 90", "64 x 48")
     assert said["notes"] == ["no hash list is configured: only the canary bank is matched"]
-    assert written["policy"] == "default-1" and written["hash_lists"].startswith("canary-bank@")
+    assert written["policy"] == load_policy("strict").id and written["hash_lists"].startswith(
+        "canary-bank@"
+    )
     assert result.stderr == ""  # no progress bar: not a terminal
     assert said["c2pa"] == {"signed": False, "why": "KONTEXT_C2PA=off"}
     assert written["seed"] == said["seed"] == 7
@@ -139,9 +143,9 @@ def test_further_turns_are_one_session_and_each_is_screened(
     seen: list[str] = []
     looked = EditScreening.check_result
 
-    def check_result(self: EditScreening, image: Any) -> None:
+    def check_result(self: EditScreening, image: Any, turn: int = 0) -> None:
         seen.append("result")
-        looked(self, image)
+        looked(self, image, turn)
 
     monkeypatch.setattr(EditScreening, "check_result", check_result)
     output, more = tmp_path / "out.png", ["--then", "add snow", "--json"]
@@ -149,10 +153,44 @@ def test_further_turns_are_one_session_and_each_is_screened(
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["then"] == ["add snow"] and seen == ["result"] * 2
     picture = np.asarray(Image.open(folder / "photo.png").convert("RGB"))
-    session = Session(load_editor(folder / "model", folder), picture)
+    session = Turns(load_edit_model(folder / "model", folder), picture)
     for instruction in ("make it night", "add snow"):
         session.turn(instruction)
     assert np.array_equal(np.asarray(Image.open(output)), session.image)
+
+
+def test_edits_and_refusals_are_rows_and_a_second_call_is_judged_against_the_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exposure rises from 0 to 0.3 to 0.55, in two calls, and in two turns of one."""
+    coming: list[float] = []
+
+    def fake(classifier: Any, images: Any) -> Any:
+        known = {"FACE_FEMALE": 0.9}
+        if classifier.name == "nudenet" and coming:
+            known["FEMALE_BREAST_EXPOSED"] = coming.pop(0)
+        return {n: np.array([known.get(n, 0.0)], np.float32) for n in classifier.labels}
+
+    monkeypatch.setattr("kontext.safety.edits.score_images", fake)
+    one, two, runner = tmp_path / "one.jpg", tmp_path / "two.png", CliRunner()
+    coming[:] = [0.0, 0.3]
+    assert runner.invoke(cli.app, _arguments(folder, "photo.png", one)).exit_code == 0
+    plain = tmp_path / "plain.png"
+    Image.open(one).convert("RGB").save(plain)  # without its record
+    for source, forget in ((plain, False), (one, True)):
+        if forget:  # then the file still says it
+            (tmp_path / "home" / "edits.sqlite").unlink()
+        coming[:] = [0.3, 0.55]
+        found = runner.invoke(cli.app, _arguments(folder, str(source), two))
+        assert getattr(found.exception, "reason", "") == "ncii_chain"
+    coming[:] = [0.0, 0.3, 0.55]
+    found = runner.invoke(cli.app, _arguments(folder, "photo.png", two, "--then", "add snow"))
+    assert getattr(found.exception, "reason", "") == "ncii_chain" and not two.exists()
+    rows = Ledger(open_store(f"file://{tmp_path}/home/store"), tmp_path / "home", EDITS).table()
+    stops = [row["reason"] for row in rows.to_pylist() if row["reason"]]
+    assert stops == ["ncii_chain"] * 3
+    assert rows["check"].to_pylist().count("edit") == 2  # the first call, and a first turn
+    assert json.loads(runner.invoke(cli.app, ["safety", "verify", "--json"]).stdout)["edits"] == 4
 
 
 @pytest.mark.parametrize("turns", [[], ["--then", "add snow"]])
@@ -175,6 +213,7 @@ def test_a_later_turn_is_refused_before_the_first_is_made(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "home" / "store").mkdir(parents=True)  # in which the refusal is written down
     for words, code in (("undress them", 3), (" ", 1)):
         arguments = _arguments(folder, "photo.png", tmp_path / "out.png", "--then", words)
         arguments[arguments.index("--weights") + 1] = "none"  # it never comes to a model
@@ -333,12 +372,12 @@ def test_no_result_is_saved_when_the_policy_refuses_one_of_them(
 ) -> None:
     """The second seed's result is made a canary: the first one's is not saved either."""
     canary = np.asarray(Image.open(folder / "canary.png").convert("RGB"))
-    made = Editor.edit_many
+    made = EditModel.edit_many
 
     def edit_many(*args: Any, **kwargs: Any) -> list[Any]:
         return [made(*args, **kwargs)[0], canary]
 
-    monkeypatch.setattr(Editor, "edit_many", edit_many)
+    monkeypatch.setattr(EditModel, "edit_many", edit_many)
     seeds = ["--seed", "1", "--seed", "2"]
     arguments = _arguments(folder, "photo.png", tmp_path / "out.png", *seeds)
     code, said = _refusal(arguments, monkeypatch, capsys)

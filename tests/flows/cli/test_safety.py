@@ -33,7 +33,7 @@ def test_a_whole_ledger(place: Place) -> None:
     assert found.exit_code == 0
     assert found.output == "3 segments, 12 decisions\nthe ledger is whole\n"
     report = json.loads(safety(place, "verify", "--json").output)
-    assert report == {"segments": 3, "rows": 12, "problems": [], "notes": []}
+    assert report == {"segments": 3, "rows": 12, "problems": [], "notes": [], "edits": 0}
 
 
 def test_a_changed_decision_and_a_missing_segment_are_named(place: Place) -> None:
