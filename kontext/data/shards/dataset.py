@@ -67,18 +67,13 @@ def select_pairs(
         _first_reason(accepted).take(verdict),
         "image_missing",
     )
-    good = pc.is_null(reasons)
-    found = pairs.filter(good)
-    texts = captions.take(text.filter(good))
-    for name in captions.column_names:
-        place = found.schema.get_field_index(name)
-        if place < 0:
-            found = found.append_column(name, texts[name])
-        else:
-            found = found.set_column(place, name, texts[name])
+    good = pa.array(np.flatnonzero(np.asarray(pc.is_null(reasons))))
+    order = good.take(pc.sort_indices(pairs["pair_id"].take(good)))  # so that all is copied once
+    columns = {name: pairs[name].take(order) for name in pairs.column_names}
+    columns |= {name: captions[name].take(text.take(order)) for name in captions.column_names}
     counts = pc.value_counts(reasons.filter(pc.is_valid(reasons))).to_pylist()
     dropped = Counter({one["values"]: one["counts"] for one in counts})
-    return Selected(found.sort_by("pair_id"), dropped)
+    return Selected(pa.table(columns), dropped)
 
 
 def _places(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.Array:
@@ -157,7 +152,9 @@ def _places_in(
 
 def _keep(selected: Selected, whole: NDArray[np.bool_], reason: str) -> Selected:
     lost = int((~whole).sum())
-    dropped = selected.dropped + Counter({reason: lost} if lost else {})
+    if not lost:
+        return selected
+    dropped = selected.dropped + Counter({reason: lost})
     return Selected(selected.table.filter(pa.array(whole)), dropped)
 
 
