@@ -227,9 +227,9 @@ DECISIONS = table_schema(
     ("provider", pa.string(), "which list or model, with version"),
     ("score", pa.float32(), "raw score where there is one, else -1"),
     ("threshold", pa.float32(), "threshold in force, else -1"),
-    ("outcome", pa.string(), "pass, drop, unmatchable or error"),
+    ("outcome", pa.string(), "pass, drop, quarantine, unmatchable or error"),
     ("reason", pa.string(), "reason enum, empty for pass"),
-    ("policy_version", pa.string(), "policy in force"),
+    ("policy_version", pa.string(), "policy in force, as version@digest"),
 )
 
 SPLITS = table_schema(

@@ -5,6 +5,7 @@ A hit leaves one decision and one reject row, both with an HMAC, and no pixel, n
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,20 @@ _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact h
 Row = dict[str, Any]
 
 
+class Later:
+    """Checks the pictures of a file behind its first, as they are decoded."""
+
+    def __init__(self, gate: HashGate) -> None:
+        self._gate = gate
+        self.hit: GateResult | None = None  # what the gate says of the first that it stops
+
+    def __call__(self, rgb: Pixels) -> bool:
+        """Whether to go on with the next one. Raises GateError, whatever breaks in the gate."""
+        found = _sure(lambda: self._gate.check_pixels(rgb))
+        self.hit = found if _stops(found) else None
+        return self.hit is None
+
+
 def gate_one(
     item: SourceItem,
     data: bytes,
@@ -37,20 +52,25 @@ def gate_one(
     key: bytes,
     rows: dict[str, list[Row]],
     png: bytes | None = None,
+    later: GateResult | None = None,
 ) -> Verdict:
     """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
 
-    `png` is what it is stored as, where that is there already.
+    `png` is what it is stored as, where that is there already; `later` what the gate has said of a
+    picture behind the first.
     """
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
-    result = _checked(gate, data, _NO_PIXELS if decoded is None else decoded.rgb)
+    rgb = _NO_PIXELS if decoded is None else decoded.rgb
+    result = _sure(lambda: gate.check(data, rgb))
     if not _stops(result) and kept is not None and kept is not decoded:
         # what is kept has other pixels than what came: neither may be on a list, and it is the hash
         # of what is kept that a later list has to meet
-        result = _checked(gate, data, kept.rgb)
+        result = _sure(lambda: gate.check(data, kept.rgb))
+    if not _stops(result) and later is not None:
+        result = later
     hit = _stops(result)
-    if hit or decoded is not None:
+    if hit or kept is not None:
         rows["decisions"].append(
             Decision(
                 "image",
@@ -95,10 +115,10 @@ def kept_of(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded
     return replace(decoded, rgb=rgb)
 
 
-def _checked(gate: HashGate, data: bytes, rgb: Pixels) -> GateResult:
+def _sure(check: Callable[[], GateResult]) -> GateResult:
     """What the gate says. Raises GateError, whatever breaks in it."""
     try:
-        return gate.check(data, rgb)
+        return check()
     except GateError:
         raise
     except Exception as error:  # noqa: BLE001 - an unchecked picture must not pass

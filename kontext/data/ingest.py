@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.decode import Decoded, decode_image
-from kontext.data.gating import Row, gate_one, kept_of, outcome_row, reject_row
+from kontext.data.decode import Decoded, LaterError, decode_image
+from kontext.data.gating import Later, Row, gate_one, kept_of, outcome_row, reject_row
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
@@ -173,18 +173,23 @@ def _ingest_one(
     key: bytes,
     rows: dict[str, list[Row]],
 ) -> Verdict:
+    later = Later(gate)
+    decoded: Decoded | None
+    problem: DecodeError | None = None
     try:
         decoded = decode_image(
             data,
             resolution=config.resolution if item.trusted_svg else None,
             background=config.background,
             svg=item.trusted_svg,
+            later=later,
         )
-        problem = None
     except DecodeError as error:
-        decoded, problem = None, error
-    kept = None if decoded is None else kept_of(item, decoded, config)
-    outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows)
+        # it may be on a list all the same, and then its name is not kept
+        decoded = error.first if isinstance(error, LaterError) else None
+        problem = error
+    kept = None if decoded is None or problem else kept_of(item, decoded, config)
+    outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows, later=later.hit)
     if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
         moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
         rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
@@ -231,6 +236,9 @@ def given_pairs(pairs: Sequence[GivenPair], outcomes: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([_given(pair, pixel_of, reason_of) for pair in pairs], GIVEN)
 
 
+_NO_PAIR: Row = {name: [] if name == "context_ids" else "" for name in GIVEN.names}
+
+
 def _given(
     pair: GivenPair,
     pixel_of: Mapping[tuple[str, str], str],
@@ -238,8 +246,9 @@ def _given(
 ) -> Row:
     refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
     lost = [ref for ref in refs if ref not in pixel_of]
-    # what the hash gate stopped has left no name
-    reason = reason_of.get(lost[0], "stopped_by_safety") if lost else ""
+    if any(ref not in reason_of for ref in lost):
+        # what the hash gate stopped has left no name, and its pair leaves neither name nor text
+        return {**_NO_PAIR, "source": pair.source, "status": "picture_stopped_by_safety"}
     ids = [] if lost else [pixel_of[ref] for ref in refs]
     return {
         "source": pair.source,
@@ -249,7 +258,7 @@ def _given(
         "instruction": pair.instruction,
         "kind": pair.kind,
         "target_caption": pair.target_caption,
-        "status": f"picture_{reason}" if lost else "ok",
+        "status": f"picture_{reason_of[lost[0]]}" if lost else "ok",
     }
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from kontext.data.decode import decode_image
 from kontext.data.decode.sniff import sniff
+from kontext.data.gating import Later
 from kontext.data.shards.write import map_file, tar_places
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import HashGate
@@ -66,16 +67,15 @@ def check_pictures(artifact: Artifact, gate: HashGate) -> int:
     ref = f"{artifact.stage}/{artifact.digest}"
     for name in artifact.names():
         for data in _pictures(f"{ref}: {name}", artifact.path(name)):
+            later = Later(gate)
             try:
-                decoded = decode_image(data, resolution=None, background="#ffffff")
+                decoded = decode_image(data, resolution=None, background="#ffffff", later=later)
             except DecodeError as error:
                 if sniff(data) in _WEAK:  # two bytes are no proof that it is a picture
                     continue
                 raise GateError(f"{ref}: a picture cannot be checked ({error.reason})") from None
-            if decoded.frames > 1:
-                raise GateError(f"{ref}: of a file with {decoded.frames} pictures one is checked")
             count += 1
-            if gate.check(data, decoded.rgb).outcome is Outcome.DROP:
+            if later.hit or gate.check(data, decoded.rgb).outcome is Outcome.DROP:
                 raise GateError(f"{ref}: a picture is on a hash list; nothing was imported")
     return count
 

@@ -16,6 +16,7 @@ class Outcome(StrEnum):
 
     PASS = "pass"
     DROP = "drop"
+    QUARANTINE = "quarantine"  # dropped, and listed for a person to look at
     UNMATCHABLE = "unmatchable"
     ERROR = "error"
 

@@ -68,6 +68,7 @@ def probes() -> tuple[Probe, ...]:
         "PDQ after turning": _file(turned, "JPEG", quality=80),
         "pictures with a border": _file(framed, "PNG"),
         "pictures with little contrast": _file(plain, "PNG"),
+        "later frames": animation([canary_image(_INNOCENT), first], "GIF"),
     }
     exact = {"SHA-256": _BY_SHA256, "SHA-1": _BY_SHA1, "MD5": _BY_MD5}
     own, sure = f"{OPERATOR}@1", Reason.HASH_MATCH

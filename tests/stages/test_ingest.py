@@ -263,7 +263,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
     fill(tmp_path / "pictures")
     innocent = [scene_png(100 + n) for n in range(3)]
     monkeypatch.setattr(library, "canary_items", lambda count: innocent[:count])
-    with pytest.raises(CanaryError, match="8 of 9 canaries"):
+    with pytest.raises(CanaryError, match="9 of 10 canaries"):
         harness(tmp_path).run("ingest")
     assert not list((tmp_path / "store").rglob("manifest.json"))
 
@@ -271,7 +271,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
 def test_a_lost_canary_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "pictures")
     monkeypatch.setattr(library, "canary_items", lambda count: [canary_png(0), b"", b"x"])
-    with pytest.raises(CanaryError, match="8 of 9 canaries"):
+    with pytest.raises(CanaryError, match="9 of 10 canaries"):
         harness(tmp_path).run("ingest")
 
 

@@ -8,16 +8,12 @@ decoder only sees the parts of a file that it needs for the first picture.
 - embedded ICC profiles: converted to sRGB by what they compute, at the picture's own depth;
 - CMYK and YCCK: through the embedded profile where it works, else (1 - ink)(1 - black);
 - deep samples: by the range that the format or the file states (see `samples`);
-- animations and multi-picture files: the first picture, the number of pictures counted;
+- animations and multi-picture files: the first picture; `later` is shown the others (see `later`);
 - alpha: composited on `background`.
 """
 
 from kontext.data.decode.guard import decode_image
-from kontext.data.decode.result import (
-    MAX_BYTES,
-    Decoded,
-    Reason,
-)
+from kontext.data.decode.result import MAX_BYTES, Decoded, LaterError, Reason
 from kontext.data.decode.sniff import sniff
 
-__all__ = ["MAX_BYTES", "Decoded", "Reason", "decode_image", "sniff"]
+__all__ = ["MAX_BYTES", "Decoded", "LaterError", "Reason", "decode_image", "sniff"]

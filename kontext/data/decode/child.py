@@ -13,9 +13,13 @@ import sys
 import warnings
 from typing import BinaryIO
 
+import numpy as np
+
+from kontext.data.decode.later import later_pictures
+from kontext.data.decode.problems import as_decode_errors
 from kontext.data.decode.raster import decode_here
 from kontext.data.decode.result import MAX_MEMORY, Reason
-from kontext.data.decode.wire import LENGTH, answer_of, check_lengths, send
+from kontext.data.decode.wire import LENGTH, MORE, answer_of, check_lengths, send
 from kontext.errors import DecodeError
 
 _OWN_MEMORY = 2 << 30  # address space of the interpreter, the libraries, the file and the answer
@@ -41,13 +45,22 @@ def _answer(packed: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
     header, body = check_lengths(packed)
     options = json.loads(requests.read(header))
     data = requests.read(body)
+    later = options.pop("later")
     try:
-        message = answer_of(decode_here(data, **options))
+        first = decode_here(data, **options)
+        send(answers, *answer_of(first))
+        if not later:
+            return
+        with as_decode_errors(first.format):
+            for rgb in later_pictures(data, first, options["background"]):
+                send(answers, {"shape": rgb.shape}, np.ascontiguousarray(rgb).reshape(-1))
+                if requests.read(1) != MORE:
+                    return
+        send(answers, {"end": True})
     except DecodeError as error:
-        message = {"reason": str(error.reason), "detail": str(error)}, b""
+        send(answers, {"reason": str(error.reason), "detail": str(error)})
     except MemoryError:
-        message = {"reason": Reason.RESOURCE, "detail": "not enough memory to decode it"}, b""
-    send(answers, *message)
+        send(answers, {"reason": Reason.RESOURCE, "detail": "not enough memory to decode it"})
 
 
 def limit(what: int, value: int) -> None:

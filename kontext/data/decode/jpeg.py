@@ -151,13 +151,35 @@ def _check_complete(parts: _Parts) -> None:
             raise DecodeError(Reason.TRUNCATED, "jpeg: its last scans are missing")
 
 
+def later_jpegs(data: bytes, most: int) -> Iterator[bytes]:
+    """The pictures that a Multi-Picture Format index names behind the first, at most `most`.
+
+    Whoever copies one often leaves them out, index or not: where no JPEG begins there is none.
+    """
+    for marker, body in _segments(data):
+        if marker == 0xE2 and body.startswith(b"MPF\0"):
+            tags = _index(body[4:])
+            entries, start = tags.get(0xB002, b""), data.index(body) + 4
+            order = "<" if body[4:6] == b"II" else ">"
+            for at in range(16, min(len(entries), 16 * most), 16):
+                (offset,) = struct.unpack_from(order + "I", entries, at + 8)
+                part = data[start + offset :] if offset else b""
+                if part.startswith(b"\xff\xd8\xff"):
+                    yield part
+            return
+
+
 def _pictures(index: bytes) -> int:
     """Number of pictures in a Multi-Picture Format index (CIPA DC-007); 1 where it is broken."""
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(index[:8])
-        file = io.BytesIO(index)
-        file.seek(tags.next)
-        tags.load(file)
-        return max(1, min(int(tags.get(0xB001, 1)), MAX_FRAMES))
+        return max(1, min(int(_index(index).get(0xB001, 1)), MAX_FRAMES))
     except PARSER_ERRORS:
         return 1
+
+
+def _index(index: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    tags = TiffImagePlugin.ImageFileDirectory_v2(index[:8])
+    file = io.BytesIO(index)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags

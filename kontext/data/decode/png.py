@@ -38,6 +38,8 @@ class _Parts:
     profile: bytes | None = None
     exif: bytes | None = None
     frames: int = 1
+    apart: int = 0  # 1 where the picture itself is none of the frames
+    controls: int = 0  # frames that are there
 
 
 def open_png(data: bytes) -> Opened:
@@ -102,7 +104,9 @@ def _walk(data: bytes) -> _Parts:
         elif kind == b"acTL" and len(body) == 8:
             parts.frames = max(1, min(int.from_bytes(body[:4], "big"), MAX_FRAMES))
         elif kind == b"IDAT" and b"acTL" in parts.seen and not parts.seen & {b"fcTL", b"IDAT"}:
-            parts.frames += 1  # the picture that viewers without animation show is one more
+            parts.apart = 1  # the picture that viewers without animation show is one more
+        elif kind == b"fcTL":
+            parts.controls += 1
         if kind == b"IDAT":
             parts.packed.append(body)
         parts.seen.add(kind)
@@ -110,6 +114,8 @@ def _walk(data: bytes) -> _Parts:
             parts.kept.append(chunk)
     if b"IDAT" not in parts.seen:
         raise DecodeError(Reason.CORRUPT, "png: no image data")
+    # whatever the header says: a frame that is not there cannot be shown
+    parts.frames = max(1, min(parts.frames, parts.controls) + parts.apart)
     return parts
 
 

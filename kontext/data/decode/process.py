@@ -14,15 +14,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import numpy as np
+
 from kontext.data.decode.child import main as child
-from kontext.data.decode.result import CPU_SECONDS, WALL_SECONDS, Decoded, Reason
-from kontext.data.decode.wire import LENGTH, check_lengths, decoded_of, send
+from kontext.data.decode.result import CPU_SECONDS, WALL_SECONDS, Decoded, LaterError, Reason
+from kontext.data.decode.wire import ENOUGH, LENGTH, MORE, check_lengths, decoded_of, send
+from kontext.data.pixels import Pixels
 from kontext.errors import DecodeError, KontextError
 
+Later = Callable[[Pixels], bool]
 _TRIES = 2  # a process may die of something else than the picture
 _START_SECONDS = 120
 _PIPE_BYTES = 1 << 20  # the most that Linux gives to everybody
@@ -46,8 +51,9 @@ class DecoderProcess:
         self._running: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def decode(self, data: bytes, options: dict[str, Any]) -> Decoded:
+    def decode(self, data: bytes, options: dict[str, Any], later: Later | None = None) -> Decoded:
         """As `decode_image`, within the limits. Raises DecodeError."""
+        options = {**options, "later": later is not None}
         with self._lock:
             for _ in range(_TRIES):
                 running = self._start()
@@ -56,13 +62,50 @@ class DecoderProcess:
                     deadline = time.monotonic() + self._wall_seconds
                     header, body = receive(_pipe(running.stdout), deadline)
                 except (DiedError, OSError) as error:
-                    reason = self._stop()
-                    if reason is Reason.TIMEOUT or isinstance(error, TooLateError):
-                        limit = f"{self._cpu_seconds} s of processor time"
-                        raise DecodeError(Reason.TIMEOUT, f"it took more than {limit}") from error
+                    reason, text = self._ended(error)
+                    if reason is Reason.TIMEOUT:
+                        raise DecodeError(reason, text) from error
                 else:
-                    return decoded_of(header, body)
-        raise DecodeError(reason, "its decoder crashed")
+                    first = decoded_of(header, body)
+                    if later is not None:
+                        self._show_later(running, first, later, deadline)
+                    return first
+        raise DecodeError(reason, text)
+
+    def _show_later(
+        self, running: subprocess.Popen[bytes], first: Decoded, later: Later, deadline: float
+    ) -> None:
+        """Hand over what is behind the first picture, until there is no more or it is enough."""
+        try:
+            while True:
+                header, body = receive(_pipe(running.stdout), deadline)
+                if "reason" in header:
+                    raise LaterError(header["reason"], str(header["detail"]), first)
+                if "end" in header:
+                    return
+                began = time.monotonic()
+                rgb = np.frombuffer(body, np.uint8).reshape([int(n) for n in header["shape"]])
+                more = later(rgb)
+                deadline += time.monotonic() - began  # the decoder did not take it
+                _pipe(running.stdin).write(MORE if more else ENOUGH)
+                _pipe(running.stdin).flush()
+                if not more:
+                    return
+        except (DiedError, OSError) as error:
+            raise LaterError(*self._ended(error), first) from error
+        except LaterError:
+            raise
+        except BaseException:
+            self._stop()  # it would go on with this picture
+            raise
+
+    def _ended(self, error: Exception) -> tuple[Reason, str]:
+        """End the process that did not answer; what that says of the picture, and in words."""
+        reason = self._stop()
+        if reason is Reason.TIMEOUT or isinstance(error, TooLateError):
+            limit = f"{self._cpu_seconds} s of processor time"
+            return Reason.TIMEOUT, f"it took more than {limit}"
+        return reason, "its decoder crashed"
 
     def close(self) -> None:
         """End the process."""

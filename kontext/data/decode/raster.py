@@ -48,7 +48,7 @@ def decode_here(
         if kind == "svg":
             decoded = decode_svg(data, resolution, background)
         else:
-            decoded = _decode_raster(data, kind, background)
+            decoded = decode_raster(data, kind, background)
     return decoded if resolution is None else to_square(decoded, resolution)
 
 
@@ -60,7 +60,8 @@ def check_bytes(data: bytes) -> None:
         raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes, limit {MAX_BYTES:,}")
 
 
-def _decode_raster(data: bytes, kind: str, background: str) -> Decoded:
+def decode_raster(data: bytes, kind: str, background: str) -> Decoded:
+    """The first picture of a file of this kind. Raises DecodeError, and what decoders raise."""
     import pyvips
 
     pyvips.cache_set_max(0)  # every picture is read once: a cache only grows

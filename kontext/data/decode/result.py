@@ -25,6 +25,7 @@ class Reason(StrEnum):
     RANGE = "range"  # nothing says which number is white
     RESOURCE = "resource"  # more memory or work than a picture may cost
     TIMEOUT = "timeout"
+    TOO_MANY_FRAMES = "too_many_frames"
     BLANK = "blank"
     SVG_UNTRUSTED = "svg_untrusted"
     SVG_BROKEN = "svg_broken"
@@ -58,6 +59,15 @@ MAX_MEMORY = 1 << 30  # bytes one picture may take while it is decoded, by its h
 CPU_SECONDS = 30  # processor time of one picture; a deadline by the clock would depend on the load
 WALL_SECONDS = 600  # a decoder that waits for something that never comes
 MAX_FRAMES = 10_000  # more are not counted
+MAX_CHECKED = 1_000  # pictures of one file; a file with more cannot be checked, and is refused
+
+
+class LaterError(DecodeError):
+    """A picture behind the `first` one of a file cannot be checked."""
+
+    def __init__(self, reason: str, message: str, first: Decoded) -> None:
+        super().__init__(reason, message)
+        self.first = first
 
 
 def check_size(width: int, height: int) -> None:

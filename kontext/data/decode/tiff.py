@@ -6,6 +6,7 @@ decoders count pages by walking all of them.
 
 import io
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,21 @@ def open_tiff(data: bytes) -> Opened:
         premultiplied=alpha and extra[0] == _PREMULTIPLIED,
         lab=photometric == _LAB,
     )
+
+
+def later_pages(data: bytes, most: int) -> Iterator[bytes]:
+    """A file for each page behind the first, in which it is the first. At most `most` pages."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    where, link = (8, "Q") if big else (4, "I")
+    (start,) = struct.unpack_from(order + link, data, where)
+    for at in _links(data, start, order, big)[: most - 1]:
+        page = bytearray(data)
+        (after,) = struct.unpack_from(order + link, data, at)
+        if after in (0, start):  # the last; or the pages go in a circle
+            return
+        struct.pack_into(order + link, page, where, after)
+        yield bytes(page)
 
 
 def _first_directory(data: bytes) -> tuple[Tags, bytes, int]:

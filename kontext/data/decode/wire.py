@@ -13,6 +13,7 @@ from kontext.data.decode.result import MAX_PIXELS, Decoded, Reason
 from kontext.errors import DecodeError
 
 LENGTH = struct.Struct("<II")  # of the header, of the bytes
+MORE, ENOUGH = b"+", b"-"  # to a picture behind the first: another one, or no more of them
 _MAX_HEADER = 1 << 16
 
 

@@ -5,6 +5,7 @@ npm's images installed since must not meet a finished manifest and be called "re
 """
 
 import hashlib
+import hmac
 import json
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from kontext.data.layouts.base import LARGEST
 from kontext.data.sources.base import Stamp
 from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
+from kontext.safety.keys import run_key
 from kontext.safety.list_files import lists_digest
 from schemas.sections.data import IngestConfig
 
@@ -27,9 +29,10 @@ CACHE = "cache/files.sqlite"
 _SAMPLES, _SAMPLE = 64, 1 << 18  # blocks of a large video, and their bytes
 _SETTLED_NS = 2_000_000_000  # a file changed since may change again within its clock's tick
 
-# Digests are kept of refused files too. These are in nobody's list, and names are kept as digests:
-# what the hash gate stops leaves no trace that points back at it.
-_OWN = b"kontext file\0"
+_OWN = b"kontext file\0"  # digests of files are in nobody's list
+# Digests are kept of refused files too, so names are keyed, and digests are only there under a mask
+# that nobody without the home's safety key can make: no list says which files were here.
+_TABLE = "sealed"
 
 
 def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
@@ -42,6 +45,7 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
 
     Raises:
         OSError: a file cannot be read.
+        GateError: the home's safety key is gone or no key.
     """
     digest = hashlib.sha256()
     with file_digests(home) as digests:
@@ -66,11 +70,16 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
 class FileDigests:
     """Digests of files by content; those already known by their stamp are not read again."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self, database: sqlite3.Connection, key: bytes) -> None:
+        """`key` is the home's safety key."""
+        self._database, self._key = database, key
+        database.execute("PRAGMA secure_delete = ON")
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'digests'").fetchone():
+            database.execute("DROP TABLE digests")  # of an earlier kontext, whose rows had no key
+            database.execute("VACUUM")
         database.execute(
-            "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INTEGER, "
-            "mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, content TEXT NOT NULL)"
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (path TEXT PRIMARY KEY, size INTEGER, "
+            "mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, content BLOB NOT NULL)"
         )
 
     def of(self, path: Path, largest: int | None = None, *, sampled: bool = False) -> str:
@@ -82,22 +91,29 @@ class FileDigests:
         stamp = _stamp(path)
         if largest is not None and stamp[0] > largest:
             return f"{stamp[0]} bytes"
-        key = hashlib.sha256(_OWN + bytes(path.absolute())).hexdigest()
+        name = hmac.new(self._key, _OWN + bytes(path.absolute()), hashlib.sha256).hexdigest()
         known = self._database.execute(
-            "SELECT size, mtime_ns, ctime_ns, inode, content FROM digests WHERE path = ?", (key,)
+            f"SELECT size, mtime_ns, ctime_ns, inode, content FROM {_TABLE} WHERE path = ?", (name,)
         ).fetchone()
         if known is not None and tuple(known[:4]) == stamp:
-            return str(known[4])
+            return self._masked(known[4], name, stamp).hex()
         with path.open("rb") as file:
             if sampled and stamp[0] > LARGEST:
                 found = _of_samples(file, stamp[0])
             else:
                 found = hashlib.file_digest(file, lambda: hashlib.sha256(_OWN)).hexdigest()
         if time.time_ns() - max(stamp[1:3]) > _SETTLED_NS and _stamp(path) == stamp:
+            sealed = self._masked(bytes.fromhex(found), name, stamp)
             self._database.execute(
-                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", (key, *stamp, found)
+                f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?, ?)",
+                (name, *stamp, sealed),
             )
         return found
+
+    def _masked(self, digest: bytes, name: str, stamp: Stamp) -> bytes:
+        """The digest under the mask of its row, or back from it."""
+        mask = hmac.new(self._key, f"{name} {stamp}".encode(), hashlib.sha256).digest()
+        return bytes(one ^ other for one, other in zip(digest, mask, strict=True))
 
 
 def _of_samples(file: BinaryIO, size: int) -> str:
@@ -117,14 +133,14 @@ def _stamp(path: Path) -> Stamp:
 @contextmanager
 def file_digests(home: Path | None) -> Iterator[FileDigests]:
     """The cache under `home`, or one that is forgotten."""
-    where = ":memory:"
+    where, key = ":memory:", b"forgotten"
     if home is not None:
         (home / CACHE).parent.mkdir(parents=True, exist_ok=True)
-        where = str(home / CACHE)
+        where, key = str(home / CACHE), run_key(home)
     # autocommit: nothing is locked while a file is read, and a killed look keeps what it read
     try:
         with closing(sqlite3.connect(where, timeout=60, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = OFF")  # it can always be read again
-            yield FileDigests(database)
+            yield FileDigests(database, key)
     except sqlite3.Error as error:  # a full disk, for example
         raise SourceError(f"cannot keep file digests in {where}: {error}") from error

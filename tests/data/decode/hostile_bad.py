@@ -15,6 +15,7 @@ from tests.data.decode.hostile_parts import (
     SIGNATURE,
     chunk,
     frame_of,
+    gif_frames,
     header,
     image,
     lossless,
@@ -40,7 +41,7 @@ class Bad:
 def bad_files() -> Iterator[Bad]:
     """All of them, in one order."""
     kinds = (_foreign, _svg, _sizes, _bombs, _cut, _damaged_png, _damaged_jpeg, _damaged_others,
-             _modes, _ranges, _costly, _blank)  # fmt: skip
+             _modes, _ranges, _costly, _blank, _many)  # fmt: skip
     for place, made in enumerate(kinds):
         yield from made(count(50_000 + 1_000 * place))
 
@@ -380,3 +381,24 @@ def _blank(seeds: Iterator[int]) -> Iterator[Bad]:
     raw = b"".join(b"\0" + row.tobytes() for row in deep)
     yield Bad("blank/deep.png", png(header(48, 32, 16, 6), chunk(b"IDAT", zlib.compress(raw))),
               Reason.BLANK)  # fmt: skip
+
+
+def _many(seeds: Iterator[int]) -> Iterator[Bad]:
+    """More pictures than can be checked, and some of which not every one can be read."""
+    yield Bad("many/endless.gif", gif_frames(next(seeds), 30_000), Reason.TOO_MANY_FRAMES)
+    page = plain_tiff(pixels(next(seeds)))
+    pages = [page]
+    at = len(page)
+    for number in range(20_000):
+        after = at + 6 * (number + 1)
+        pages.append(struct.pack("<HI", 0, after if number < 19_999 else 0))
+    for name, reason, book in (
+        ("20000-pages", Reason.TOO_MANY_FRAMES, bytearray(b"".join(pages))),
+        ("empty-page", Reason.CORRUPT, bytearray(page + struct.pack("<HI", 0, 0))),
+    ):
+        (first,) = struct.unpack_from("<I", page, 4)
+        (entries,) = struct.unpack_from("<H", page, first)
+        struct.pack_into("<I", book, first + 2 + 12 * entries, at)
+        yield Bad(f"many/{name}.tif", bytes(book), reason)
+    three = gif_frames(next(seeds), 3)
+    yield Bad("many/cut-in-the-third.gif", three[:-200], Reason.TRUNCATED)

@@ -17,7 +17,6 @@ from tests.data.decode.hostile_parts import (
     by_littlecms,
     chunk,
     cmyk_profile,
-    gif_frames,
     image,
     lossless,
     pixels,
@@ -288,21 +287,6 @@ def _many_pictures(seeds: Iterator[int]) -> Iterator[Good]:
         options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         yield Good(f"many/three.{kind}", data, as_pillow(data))
-    endless = gif_frames(next(seeds), 30_000)
-    yield Good("many/endless.gif", endless, as_pillow(endless[:4_000]))
-    seed = next(seeds)
-    rgb = pixels(seed)
-    page = plain_tiff(rgb)
-    pages = [page]
-    at = len(page)
-    for number in range(20_000):
-        after = at + 6 * (number + 1)
-        pages.append(struct.pack("<HI", 0, after if number < 19_999 else 0))
-    book = bytearray(b"".join(pages))
-    (first,) = struct.unpack_from("<I", page, 4)
-    (entries,) = struct.unpack_from("<H", page, first)
-    struct.pack_into("<I", book, first + 2 + 12 * entries, at)
-    yield Good("many/20000-pages.tif", bytes(book), rgb)
     rgb = pixels(next(seeds))
     circle = bytearray(plain_tiff(rgb))
     (first,) = struct.unpack_from("<I", circle, 4)

@@ -118,6 +118,23 @@ def test_what_is_kept_points_back_at_no_file(
     settle(monkeypatch)
     fingerprint(config, home)
     with sqlite3.connect(home / external.CACHE) as database:
-        (row,) = database.execute("SELECT * FROM digests").fetchall()
-    plain = hashlib.sha256(b"one").hexdigest()
-    assert "secretname" not in str(row) and plain not in str(row) and len(row[-1]) == 64
+        (row,) = database.execute("SELECT * FROM sealed").fetchall()
+    path = bytes((tmp_path / "pictures/secretname.png").absolute())
+    found = (home / external.CACHE).read_bytes() + str(row).encode()
+    for start in (b"", external._OWN):  # nor can anybody without the key ask whether it was there
+        for what in (b"one", path):
+            digest = hashlib.sha256(start + what).digest()
+            assert digest not in found and digest.hex().encode() not in found
+    assert b"secretname" not in found and len(row[-1]) == 32
+
+
+def test_digests_without_a_key_of_an_earlier_version_are_forgotten(tmp_path: Path) -> None:
+    config, home = folder_config(tmp_path / "pictures"), tmp_path / "home"
+    (home / "cache").mkdir(parents=True)
+    with sqlite3.connect(home / external.CACHE) as database:
+        database.execute("CREATE TABLE digests (path TEXT, content TEXT)")
+        database.execute("INSERT INTO digests VALUES ('a', 'secretdigest')")
+    database.close()
+    assert b"secretdigest" in (home / external.CACHE).read_bytes()
+    fingerprint(config, home)
+    assert b"secretdigest" not in (home / external.CACHE).read_bytes()
