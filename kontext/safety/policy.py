@@ -118,14 +118,23 @@ class Policy(BaseModel):
     def risk(self, scores: Mapping[str, Values], names: Iterable[str] | None = None) -> ImageRisk:
         """Combine label scores (of the policy's classifiers, label -> [N]) into risks.
 
-        `names` are the risks that are wanted; all there are where none are given.
+        A score that is missing or outside of [0, 1] is NaN.
+
+        Args:
+            names: the risks that are wanted; all there are where none are given.
+
+        Raises:
+            GateError: there is no score at all.
         """
+        if not scores:
+            raise GateError("no classifier has given a score")
+        # what is no score, because nobody gave it or it is outside of its range, lets nothing pass
+        scores = {label: np.where((v >= 0) & (v <= 1), v, np.nan) for label, v in scores.items()}
         zeros = np.zeros_like(next(iter(scores.values())))
+        nothing = np.full_like(zeros, np.nan)
         wanted = risks() if names is None else names
 
         def largest(weights: Mapping[str, float], default: Values) -> Values:
-            # a label that no classifier has scored is NaN, which nothing lets pass
-            nothing = np.full_like(zeros, np.nan)
             parts = [weight * scores.get(label, nothing) for label, weight in weights.items()]
             found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
             return found
