@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
 from kontext.data.gating import KEPT
-from kontext.data.ingest import CANARY, DUPLICATE, Plan
+from kontext.data.ingest import CANARY, DUPLICATE, Plan, cut
 from kontext.data.ingest_chunk import IngestChunk
 from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
@@ -261,10 +261,8 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
     items = [item for chunk in plan.chunks for item in chunk.items]
     # one small chunk is done here: starting processes takes longer than it
     size = min(config.chunk_size, max(_FEW, -(-len(missing) // config.processes)))
-    return [
-        IngestChunk.of([items[place] for place in missing[start : start + size]], config, home)
-        for start in range(0, len(missing), size)
-    ]
+    chunks = cut([items[place] for place in missing], size)
+    return [IngestChunk.of(chunk, config, home) for chunk in chunks]
 
 
 def with_work(held: Sorted, results: Sequence[Tables]) -> Sorted:
