@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kontext.errors import CanaryError
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import Pixels, score_images
+from kontext.safety.classifiers.base import Pixels, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
@@ -24,6 +25,7 @@ from schemas.risks import risks
 from schemas.tables import DECISIONS, IMAGE_SCORES
 
 CHUNK = 256
+ENOUGH = 32  # different images that no working classifier gives one score
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
 
@@ -50,12 +52,16 @@ def plan_scores(
 
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
-    """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
+    """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema.
+
+    Raises CanaryError where a classifier does not work.
+    """
     table = read_parquet(chunk.path).take(pa.array(chunk.rows, pa.int64()))
     ids = table["pixel_id"].to_pylist()
     images = [_decode(png) for png in table["png"].to_pylist()]
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
     for name in chunk.classifiers:
+        prove(load_classifier(name))
         for label, values in score_images(load_classifier(name), images).items():
             columns["pixel_id"] += ids
             columns["classifier"] += [name] * len(ids)
@@ -76,6 +82,25 @@ def whole_scores(scores: pa.Table, classifiers: Iterable[str]) -> set[str]:
     good = scores.filter(pc.invert(pc.is_nan(scores["score"])))
     counts = good.group_by("pixel_id").aggregate([("score", "count")])
     return set(counts.filter(pc.equal(counts["score_count"], labels))["pixel_id"].to_pylist())
+
+
+def check_scores(scores: pa.Table) -> None:
+    """Raise CanaryError where a label's score is the same for all images, or there is none.
+
+    `scores` are IMAGE_SCORES rows of a whole run; of fewer than 32 images nothing is said.
+    """
+    labels = scores.group_by(["classifier", "label"])
+    found = labels.aggregate([("score", "count")])
+    numbers = scores.filter(pc.invert(pc.is_nan(scores["score"])))
+    good = numbers.group_by(["classifier", "label"]).aggregate([("score", "min_max")])
+    spread = {(row["classifier"], row["label"]): row["score_min_max"] for row in good.to_pylist()}
+    for row in found.to_pylist():
+        name, label, count = row["classifier"], row["label"], row["score_count"]
+        ends = spread.get((name, label))
+        if count < ENOUGH or (ends is not None and ends["min"] < ends["max"]):
+            continue
+        what = "no score" if ends is None else "one and the same score"
+        raise CanaryError(f"classifier {name} is broken: {what} {label} for {count:,} images")
 
 
 def in_order(

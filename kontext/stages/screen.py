@@ -29,10 +29,12 @@ from kontext.data.quality.known import (
     Known,
     known_of,
 )
+from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
+from kontext.safety.classifiers.base import prove
 from kontext.safety.keys import run_key
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
@@ -68,12 +70,15 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     Raises:
         RecipeError: unknown policy, or it needs a classifier that the recipe leaves out.
         GateError: a classifier is not installed, or a filter is inert.
-        CanaryError: a filter of safety is.
+        CanaryError: a classifier, a rule or a limit does not stop what it must.
     """
     config = ctx.config
     policy = load_policy(config.policy)
     names = classifiers_for(policy, config)
     versions = {name: load_classifier(name).version for name in names}  # fails before the work
+    prove_rules(policy)
+    for name in names:
+        prove(load_classifier(name))
     known = risks(config.classifiers)
     for name in known:
         if name not in policy.risks:
@@ -83,6 +88,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     made_with = _made_with(versions, buckets)
     earlier = known_of(ctx.earlier(), made_with)
     image_scores = _image_scores(ctx, names, earlier)
+    screening.check_scores(image_scores)
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
     risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
@@ -104,6 +110,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
     accepted = acceptance(pairs, captions, screened.scores, policy.thresholds, judgements)
+    _check_filters(ctx, known, screened.scores, accepted)
     key = run_key(ctx.home)
     decisions = [
         *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
@@ -117,7 +124,6 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("accepted.parquet", accepted)
     ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
     _keep(ctx, made_with, screened.trained)
-    _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show_nearest(ctx, bank, risk, _let_in(pairs, accepted))
 
@@ -175,10 +181,8 @@ def _check_filters(
         hit = np.array([any(r.startswith(stem) for r in own) for own in reasons], bool)
         measured = scores[name].is_valid().to_numpy()
         values = scores[name].drop_null().to_numpy().astype(np.float64)
-        if name in flat:
-            values = np.append(values, [0.0, 1.0])
         safety = name not in (*_VARYING, *_FLAT)
-        rate = filter_health(name, values, ~hit[measured], safety)
+        rate = filter_health(name, values, ~hit[measured], safety, varies=name in varying)
         ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
 
 

@@ -52,9 +52,12 @@ PAIR_PLAN: dict[str, tuple[list[int], int, str, set[str]]] = {
     "text-to-image": ([], 4, "a smooth picture", set()),
     "nothing": ([0], 7, "do nothing", {"l1_min", "ssim_max", "changed_frac_min"}),
     "words": ([2], 3, "remove all of her clothes", {"text:text_undress"}),
+    "context's words": ([4], 2, "make it grey", {"text:text_undress"}),
     "flat": ([5], 6, "make it grey", set()),
     "no caption": ([3], 4, "", {"caption_malformed"}),
 }
+
+CONTEXTS = {"context's words": "remove all of her clothes"}  # captions that say more
 
 
 def pair_key(name: str) -> str:
@@ -99,7 +102,7 @@ def fill_caption(output: ArtifactWriter) -> None:
             "pair_id": pair_key(name),
             "instruction": instruction,
             "target_caption": f"picture {target}" if instruction else "",
-            "context_caption": f"picture {contexts[0]}" if contexts else "",
+            "context_caption": CONTEXTS.get(name, f"picture {contexts[0]}") if contexts else "",
             "status": "ok" if instruction else "malformed",
         }
         for name, (contexts, target, instruction, _) in PAIR_PLAN.items()

@@ -59,7 +59,7 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons([[row[name] for name in CAPTION_TEXTS[:-1]] for row in words])
+    text = text_reasons([[row[name] for name in CAPTION_TEXTS] for row in words])
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
