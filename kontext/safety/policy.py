@@ -22,7 +22,7 @@ from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
 from schemas.paths import expanded
 from schemas.risks import risks
-from schemas.sections.data import ScreenConfig
+from schemas.sections.data import CaptionConfig, ScreenConfig
 
 Values = NDArray[np.float32]
 
@@ -181,7 +181,7 @@ def _text(name: str) -> str:
     raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
 
 
-def fingerprint(config: ScreenConfig, home: Path | None = None) -> str:
+def fingerprint(config: ScreenConfig | CaptionConfig, home: Path | None = None) -> str:
     """SHA-256 of the policy that the section names: its text is part of what screening makes.
 
     Raises:

@@ -18,6 +18,7 @@ from kontext.errors import CanaryError
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
+from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
 from kontext.store.parquet import read_parquet
@@ -141,6 +142,23 @@ def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArra
         array = np.full(len(pixel_ids), np.nan, np.float32)
         array[rows[mine]] = values[mine]
         found[label] = array
+    return found
+
+
+def unmatchable(images: pa.Table, ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images [M], in the order of `ids`, are too plain for the hash gate, by IMAGES."""
+    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
+    quality = dict(zip(*columns.values(), strict=True))
+    return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in ids], bool)
+
+
+def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArray[np.bool_]:
+    """Which images [M] the policy refuses by themselves; `plain` are under stricter limits."""
+    found = np.zeros(len(plain), bool)
+    for name in policy.risks:
+        column = risks(policy.classifiers)[name].column
+        limits = np.where(plain, policy.limit(column, True), policy.limit(column, False))
+        found |= ~(risk.scores[name] <= limits)  # NaN too
     return found
 
 
