@@ -232,9 +232,17 @@ DECISIONS = table_schema(
     ("provider", pa.string(), "which list or model, with version"),
     ("score", pa.float32(), "raw score where there is one, else -1"),
     ("threshold", pa.float32(), "threshold in force, else -1"),
-    ("outcome", pa.string(), "pass, drop, unmatchable or error"),
+    ("outcome", pa.string(), "pass, drop, quarantine, unmatchable or error"),
     ("reason", pa.string(), "reason enum, empty for pass"),
-    ("policy_version", pa.string(), "policy in force"),
+    ("policy_version", pa.string(), "policy in force, as version@digest"),
+)
+
+TOMBSTONES = table_schema(
+    "Pictures that a sweep has taken from everything that was kept. They cannot be recovered.",
+    ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions"),
+    ("pixel_hmac", pa.string(), "HMAC-SHA256 of the pixel id"),
+    ("reason", pa.string(), "hash_match, opted_out, or related: made from one that was matched"),
+    ("provider", pa.string(), "whose list, with version"),
 )
 
 SPLITS = table_schema(

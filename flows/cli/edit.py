@@ -89,7 +89,7 @@ Kernel = Annotated[
     Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"],
     typer.Option(help="Attention kernel: checked before use, and recorded."),
 ]
-Policy = Annotated[str, typer.Option(help="Safety policy: default, no-nudenet, or a .json file.")]
+Policy = Annotated[str, typer.Option(help="Safety policy: strict, research, … or a .yaml file.")]
 HashLists = Annotated[
     list[str] | None, typer.Option(help="Hash list: images on it are refused; repeatable.")
 ]

@@ -1,6 +1,6 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,7 @@ from kontext.safety.hashes import HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import pdq_dihedral, without_borders
-from kontext.safety.policy import Policy
+from kontext.safety.policy import COMBINATION, Policy
 from kontext.safety.text import check_text, rules_version
 from schemas.risks import risks
 
@@ -41,14 +41,15 @@ class EditScreening:
         self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
         self._began = UNKNOWN  # the lowest exposure of the edited image and of what it was made of
         self._turns: list[float] = []  # exposures of the earlier turns
+        self._worst: dict[str, float] = {}  # risk -> largest score of any image so far
         self._rows: list[Decision] = []
         self._results: list[tuple[str, bytes, float]] = []
         self._kept = 0  # of the results, how many the chains know
 
     @property
     def policy(self) -> str:
-        """Version of the policy."""
-        return self._policy.version
+        """Version and digest of the policy."""
+        return self._policy.id
 
     @property
     def hash_lists(self) -> str:
@@ -191,7 +192,18 @@ class EditScreening:
             provider, score = versions.get(risks()[name].classifier, ""), float(value)
             facts = (provider, reason, score if scored else NO_SCORE, limit)
             self._decide("image", pixel_id(image), Check.CLASSIFIER, *facts)
+        self._combine(image, {name: float(value) for name, (value,) in risk.scores.items()})
         return float(risk.exposure[0]), float(risk.person[0])
+
+    def _combine(self, image: Pixels, scores: Mapping[str, float]) -> None:
+        """The policy's combinations, over all images of the edit so far."""
+        self._worst = {n: max(score, self._worst.get(n, 0.0)) for n, score in scores.items()}
+        largest = {n: np.array([score], np.float32) for n, score in self._worst.items()}
+        (fires,) = self._policy.combined(largest)
+        if fires is not None:
+            reason = f"{COMBINATION}{fires.name}"
+            provider = f"combinations@{self.policy}"
+            self._decide("image", pixel_id(image), Check.PAIR_RULE, provider, reason)
 
     @contextmanager
     def _checking(self, image: Pixels, check: Check) -> Iterator[None]:
@@ -218,11 +230,13 @@ class EditScreening:
         if reason is None:
             self._rows.append(self._row(kind, subject, check, provider, passed, "", score, limit))
             return
-        failed = reason == Reason.CLASSIFIER_ERROR
-        outcome = Outcome.ERROR if failed else Outcome.DROP
+        aside = self._policy.action(reason) == "quarantine"
+        outcome = Outcome.QUARANTINE if aside else Outcome.DROP
+        if reason == Reason.CLASSIFIER_ERROR:
+            outcome = Outcome.ERROR
         row = self._row(kind, subject, check, provider, outcome, reason, score, limit)
         self._log.write([*self._rows, row])
-        line = risks()[reason].refusal if reason in risks() else _LINES[reason]
+        line = risks()[reason].refusal if reason in risks() else _LINES.get(reason, _COMBINED)
         raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
 
     def _row(
@@ -237,10 +251,11 @@ class EditScreening:
         limit: float = NO_SCORE,
     ) -> Decision:
         own = self._log.subject(subject)
-        version = self._policy.version
+        version = self._policy.id
         return Decision(kind, own, check, provider, outcome, reason, version, score, limit)
 
 
+_COMBINED = "the images are together above the limits"
 _LINES: dict[str, str] = {
     Reason.HASH_MATCH: "the image is on a list of known harmful images",
     Reason.HASH_MATCH_LOW_QUALITY: "the image is near one on a list of known harmful images",

@@ -89,7 +89,7 @@ class EditGuard:
             gate = HashGate.from_config(IngestConfig(hash_lists=tuple(hash_lists)), home)
         except KontextError:
             subject, why = log.subject(f"edit {secrets.token_hex(8)}"), Reason.GATE_ERROR
-            row = Decision("edit", subject, Check.HASH_GATE, "", Outcome.ERROR, why, found.version)
+            row = Decision("edit", subject, Check.HASH_GATE, "", Outcome.ERROR, why, found.id)
             log.write([row])
             raise
         return cls(found, gate, log)

@@ -1,7 +1,13 @@
-"""Safety policies: versioned files of classifiers and limits."""
+"""Safety policies: what is kept out, by which classifiers and limits.
+
+Three are shipped: `strict` (the default), `research` and `adult-free-commercial`; `no-nudenet` is
+strict without NudeNet. `policies/strict.yaml` explains the form.
+"""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -20,6 +26,7 @@ from pydantic import (
 
 from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
+from kontext.safety.policy_file import Action, Combination, Retention, fields_of
 from schemas.paths import expanded
 from schemas.risks import risks
 from schemas.sections.data import CaptionConfig, ScreenConfig
@@ -29,6 +36,8 @@ Values = NDArray[np.float32]
 INERT_FROM = 1000  # items from which a constant score or an all-rejecting filter is an error
 _UNMATCHABLE = "_unmatchable"
 _EXPOSURE = "exposure_delta_max"
+_SAME = {"default": "strict"}
+COMBINATION = "combination_"  # reasons of combinations begin so
 
 
 def _one_counts_whole(weights: dict[str, float]) -> dict[str, float]:
@@ -52,16 +61,8 @@ class ImageRisk(NamedTuple):
     person: Values
 
 
-class Retention(BaseModel):
-    """How long a home keeps what edits leave behind."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    edit_days: float = Field(30, gt=0, le=3650, allow_inf_nan=False)  # results, see safety.chains
-
-
 class Policy(BaseModel):
-    """A policy file. Thresholds are those of the `acceptance` view."""
+    """A policy. Thresholds are those of the `acceptance` view."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,13 +75,27 @@ class Policy(BaseModel):
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
     ncii: NciiLimits
     retention: Retention = Retention()
+    actions: dict[str, Action] = {}  # risk -> what happens with what it stops; drop
+    combinations: tuple[Combination, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it says."""
+        said = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    @cached_property
+    def id(self) -> str:
+        """`version@digest`: what decisions, manifests and edits say of their policy."""
+        return f"{self.version}@{self.digest[:16]}"
 
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_files(cls, data: Any) -> Any:
         """Files from before policies named their risks had weights of nudity alone."""
+        if isinstance(data, dict):  # what a screening has written down is a policy, too
+            data = {name: value for name, value in data.items() if name != "digest"}
         if isinstance(data, dict) and "nudity_weights" in data:
-            data = dict(data)
             nudity = data.pop("nudity_weights")
             data["risks"] = {"nsfw": {"nsfw": 1.0}, **({"nudity": nudity} if nudity else {})}
         return data
@@ -95,18 +110,32 @@ class Policy(BaseModel):
                 raise ValueError(f"the limit {name} is {value}, which stops nothing: [0, 1)")
         if _EXPOSURE not in self.thresholds:
             raise ValueError(f"a limit {_EXPOSURE} is required")
+        for one in self.combinations:
+            if missing := set(one.above) - set(self.risks):
+                raise ValueError(f"the combination {one.name} names no class: {min(missing)}")
         return self
 
     def risk(self, scores: Mapping[str, Values], names: Iterable[str] | None = None) -> ImageRisk:
         """Combine label scores (of the policy's classifiers, label -> [N]) into risks.
 
-        `names` are the risks that are wanted; all there are where none are given.
+        A score that is missing or outside of [0, 1] is NaN.
+
+        Args:
+            names: the risks that are wanted; all there are where none are given.
+
+        Raises:
+            GateError: there is no score at all.
         """
+        if not scores:
+            raise GateError("no classifier has given a score")
+        # what is no score, because nobody gave it or it is outside of its range, lets nothing pass
+        scores = {label: np.where((v >= 0) & (v <= 1), v, np.nan) for label, v in scores.items()}
         zeros = np.zeros_like(next(iter(scores.values())))
+        nothing = np.full_like(zeros, np.nan)
         wanted = risks() if names is None else names
 
         def largest(weights: Mapping[str, float], default: Values) -> Values:
-            parts = [weight * scores[label] for label, weight in weights.items()]
+            parts = [weight * scores.get(label, nothing) for label, weight in weights.items()]
             found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
             return found
 
@@ -115,6 +144,26 @@ class Policy(BaseModel):
             largest(self.exposure_weights, zeros),
             largest(self._persons(), zeros + 1),
         )
+
+    def combined(self, scores: Mapping[str, NDArray[np.floating[Any]]]) -> list[Combination | None]:
+        """The first combination that fires for each of N pairs or images, by their risks [N].
+
+        Args:
+            scores: risk -> the largest score [N] over the images that belong together.
+        """
+        count = len(next(iter(scores.values())))
+        found: list[Combination | None] = [None] * count
+        for one in self.combinations:
+            # NaN is above every limit
+            above = [~(scores[name] <= limit) for name, limit in one.above.items()]
+            for index in np.flatnonzero(np.logical_and.reduce(above)):
+                found[index] = found[index] or one
+        return found
+
+    def action(self, reason: str) -> Action:
+        """What is done with what a risk or combination stops."""
+        named = {f"{COMBINATION}{one.name}": one.action for one in self.combinations}
+        return named.get(reason, self.actions.get(reason, "drop"))
 
     def _persons(self) -> dict[str, float]:
         """The labels that show a person: what is bare belongs to somebody, face or no face."""
@@ -128,7 +177,9 @@ class Policy(BaseModel):
 
 
 def load_policy(name: str) -> Policy:
-    """A packaged policy by name (`default`, `no-nudenet`), or a `.json` file by path.
+    """A packaged policy by name (`strict`, `research`, …), or a file by path.
+
+    `default` is strict. Files are `.yaml`, or `.json` in the form of before.
 
     Raises:
         RecipeError: no such policy, or a file that is not one; it says which key is wrong.
@@ -136,15 +187,22 @@ def load_policy(name: str) -> Policy:
     from kontext.errors import CatalogError
     from kontext.store.catalog.views import check_thresholds
 
+    text, suffix = _text(name)
     try:
-        policy = Policy.model_validate_json(_text(name))
+        policy = Policy.model_validate(fields_of(text, suffix))
         check_thresholds(policy.thresholds)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise RecipeError(f"policy {name}: {where}: {first['msg']}") from error
-    except CatalogError as error:
+    except (CatalogError, ValueError, RecursionError) as error:
         raise RecipeError(f"policy {name}: {error}") from error
+    _check_classes(name, policy)
+    return policy
+
+
+def _check_classes(name: str, policy: Policy) -> None:
+    """Every risk has its classifier and limit, every classifier its risks. Raises RecipeError."""
     if "open-nsfw" not in policy.classifiers or "nsfw_max" not in policy.thresholds:
         raise RecipeError(f"policy {name}: open-nsfw and a limit nsfw_max are required")
     known = {**risks(), **risks(policy.classifiers)}
@@ -164,30 +222,39 @@ def load_policy(name: str) -> Policy:
             raise RecipeError(
                 f"policy {name}: it names {known[risk].classifier}, but not its {risk}"
             )
-    return policy
 
 
-def _text(name: str) -> str:
-    """The policy file. Raises RecipeError."""
+def _text(name: str) -> tuple[str, str]:
+    """The policy's text, and its form: `.yaml` or `.json`. Raises RecipeError."""
     folder = resources.files("kontext.safety").joinpath("policies")
-    if name.endswith(".json"):
+    if name.endswith((".yaml", ".yml", ".json")):
         try:
-            return expanded(name).read_text("utf-8")
+            text = expanded(name).read_text("utf-8")
         except OSError as error:
             raise RecipeError(f"policy {name} cannot be read: {error.strerror}") from error
-    if folder.joinpath(f"{name}.json").is_file():
-        return folder.joinpath(f"{name}.json").read_text("utf-8")
-    known = ", ".join(sorted(item.name.removesuffix(".json") for item in folder.iterdir()))
-    raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .json file)")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"policy {name} is not text") from error
+        return text, ".json" if name.endswith(".json") else ".yaml"
+    packaged = folder.joinpath(f"{_SAME.get(name, name)}.yaml")
+    if packaged.is_file():
+        return packaged.read_text("utf-8"), ".yaml"
+    known = ", ".join(packaged_policies())
+    raise RecipeError(f"unknown policy '{name}' (known: {known}, or a path to a .yaml file)")
+
+
+def packaged_policies() -> list[str]:
+    """Names of the policies that are shipped."""
+    folder = resources.files("kontext.safety").joinpath("policies")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
 
 
 def fingerprint(config: ScreenConfig | CaptionConfig, home: Path | None = None) -> str:
-    """SHA-256 of the policy that the section names: its text is part of what screening makes.
+    """SHA-256 of the policy that the section names: it is part of what screening makes.
 
     Raises:
         RecipeError: there is no such policy.
     """
-    return hashlib.sha256(_text(config.policy).encode()).hexdigest()
+    return load_policy(config.policy).digest
 
 
 def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:

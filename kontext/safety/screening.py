@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kontext.errors import CanaryError
+from kontext.errors import CanaryError, GateError
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
@@ -181,7 +181,11 @@ def image_decisions(
     versions: dict[str, str],
     key: bytes,
 ) -> list[Decision]:
-    """One row per stopped image and risk, and one in fifty of the passes."""
+    """One row per stopped image and risk, and one in fifty of the passes.
+
+    Raises:
+        GateError: the policy stops the run on one of them.
+    """
     found = []
     for name in policy.risks:
         risk_of = risks(policy.classifiers)[name]
@@ -192,7 +196,7 @@ def image_decisions(
             if np.isnan(value):
                 outcome, reason = Outcome.ERROR, Reason.CLASSIFIER_ERROR
             elif value > limit:
-                outcome, reason = Outcome.DROP, name
+                outcome, reason = stopped(policy, name), name
             elif not sampled(pixel_id):
                 continue
             found.append(
@@ -203,7 +207,7 @@ def image_decisions(
                     provider=versions[classifier],
                     outcome=outcome,
                     reason=reason,
-                    policy_version=policy.version,
+                    policy_version=policy.id,
                     score=-1.0 if np.isnan(value) else float(value),
                     threshold=limit,
                 )
@@ -214,19 +218,23 @@ def image_decisions(
 def pair_decisions(
     pair_ids: Sequence[str],
     texts: Sequence[Reason | None],
-    pairs: Sequence[Reason | None],
+    pairs: Sequence[str | None],
     rises: NDArray[np.floating],
     policy: Policy,
     key: bytes,
 ) -> list[Decision]:
-    """One row per pair that a text or pair rule stopped, and one in fifty of the passes."""
+    """One row per pair that a text or pair rule stopped, and one in fifty of the passes.
+
+    Raises:
+        GateError: the policy stops the run on one of them.
+    """
     found = []
     limit = policy.ncii.exposure_rise_max
     for pair_id, text, pair, rise in zip(pair_ids, texts, pairs, rises, strict=True):
         subject = subject_hmac(pair_id, key)
         for check, kind, reason, provider in (
             (Check.TEXT_RULE, "text", text, rules_version()),
-            (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.version}"),
+            (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.id}"),
         ):
             if reason is None and not sampled(pair_id):
                 continue
@@ -237,14 +245,26 @@ def pair_decisions(
                     subject_hmac=subject,
                     check=check,
                     provider=provider,
-                    outcome=Outcome.PASS if reason is None else Outcome.DROP,
+                    outcome=Outcome.PASS if reason is None else stopped(policy, reason),
                     reason=reason or "",
-                    policy_version=policy.version,
+                    policy_version=policy.id,
                     score=float(rise) if scored else -1.0,
                     threshold=limit if scored else -1.0,
                 )
             )
     return found
+
+
+def stopped(policy: Policy, reason: str) -> Outcome:
+    """What becomes of an image or pair that a rule stops.
+
+    Raises:
+        GateError: the policy stops the run.
+    """
+    action = policy.action(reason)
+    if action == "stop_run":
+        raise GateError(f"policy {policy.version} stops the run: something is above {reason}")
+    return Outcome.QUARANTINE if action == "quarantine" else Outcome.DROP
 
 
 def sampled(subject_id: str) -> bool:

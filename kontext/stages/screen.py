@@ -121,7 +121,8 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
     ctx.output.add_table("refused.parquet", screened.refused_table(bank.ids))
-    ctx.output.add_json("policy.json", policy.model_dump(mode="json"))
+    said = {**policy.model_dump(mode="json"), "digest": policy.digest}
+    ctx.output.add_json("policy.json", said)
     _keep(ctx, made_with, screened.trained)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show(ctx, bank, risk, images, pairs, _let_in(pairs, accepted))
@@ -220,6 +221,7 @@ def _report(
         "pairs_accepted": kept,
         "images_unmatchable": int(unmatchable.sum()),
         "images_refused": int(screened.refused.sum()),
+        "policy": policy.id,
         "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
     }

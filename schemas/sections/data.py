@@ -124,7 +124,7 @@ class ScreenConfig(Section):
     classifiers: tuple[_Classifier, ...] = Field(
         ("open-nsfw", "nudenet"), title="Image classifiers"
     )
-    policy: str = Field("default", title="Safety policy: a name or a .json file")
+    policy: str = Field("default", title="Safety policy: a name or a .yaml file")
     clip_steps: int = Field(200, title="Training steps of the small CLIP heads", ge=1)
     clip_batch: int = Field(512, title="Batch of the small CLIP heads, in pairs of image and text")
     processes: int = Field(2, title="Worker processes", ge=1)

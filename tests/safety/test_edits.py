@@ -202,3 +202,27 @@ def test_unmatchable_images_meet_the_stricter_limit(monkeypatch: pytest.MonkeyPa
     screen("make it red", [ART])
     inject(monkeypatch, {**SAFE, "nsfw": between})
     assert refusal("make it red", [FLAT]).reason == "nsfw"
+
+
+def test_combinations_are_over_all_images_of_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first image has one class, the result the other; neither is above its own limit."""
+    policy = load_policy("research")
+    nsfw, nudity = {**SAFE, "nsfw": 0.31}, {**SAFE, "BUTTOCKS_EXPOSED": 0.4}
+    for inputs, made, reason in (
+        (nsfw, nudity, "combination_nsfw_and_nudity"),
+        (nsfw, {**nudity, "BUTTOCKS_EXPOSED": 0.3}, ""),
+        ({**SAFE, "nsfw": 0.6}, SAFE, "nsfw"),
+    ):
+        inject(monkeypatch, inputs, made)
+        log = Written()
+        screening = EditScreening(policy, HashGate(), log, Chains(Path("/nowhere"), b"k", 1))
+        try:
+            screening.check_input(ART)
+            screening.check_result(ART)
+        except SafetyRefusal as refusal:
+            outcome = "quarantine" if reason == "nsfw" else "drop"
+            (*_, last) = log.rows  # type: ignore[attr-defined]
+            assert refusal.reason == reason
+            assert (last.reason, last.outcome) == (reason, outcome)
+        else:
+            assert not reason

@@ -1,15 +1,33 @@
 import json
+import re
+from importlib import resources
 
 import numpy as np
 import pytest
 
 from kontext.errors import CanaryError, GateError, RecipeError
-from kontext.safety.policy import classifiers_for, filter_health, load_policy
+from kontext.safety import screening
+from kontext.safety.policy import (
+    classifiers_for,
+    filter_health,
+    fingerprint,
+    load_policy,
+    packaged_policies,
+)
 from kontext.store.catalog.views import THRESHOLDS
 from schemas.sections.data import ScreenConfig
 
+SHIPPED = ["adult-free-commercial", "no-nudenet", "research", "strict"]
 
-@pytest.mark.parametrize("name", ["default", "no-nudenet"])
+
+def test_strict_is_the_default_and_three_are_shipped_beside_the_one_without_nudenet():
+    assert packaged_policies() == SHIPPED
+    assert load_policy("default") == load_policy("strict")
+    ids = {load_policy(name).id for name in SHIPPED}
+    assert len(ids) == 4 and all(re.fullmatch(r"[a-z-]+-1@[0-9a-f]{16}", one) for one in ids)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_packaged_policies_are_complete(name):
     policy = load_policy(name)
     assert set(policy.thresholds) <= set(THRESHOLDS)
@@ -61,8 +79,10 @@ def test_a_policy_of_ones_own(tmp_path):
         path.write_text(json.dumps({**data, **change}))
         with pytest.raises(RecipeError, match=message):
             load_policy(str(path))
-    with pytest.raises(RecipeError, match="known: default, no-nudenet"):
-        load_policy("strict")
+    with pytest.raises(
+        RecipeError, match="known: adult-free-commercial, no-nudenet, research, strict"
+    ):
+        load_policy("strictest")
     with pytest.raises(RecipeError, match="cannot be read"):
         load_policy(str(tmp_path / "none.json"))
 
@@ -75,6 +95,80 @@ def test_a_policy_file_from_before_risks_had_names_is_read_as_it_was(tmp_path):
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({**data, "nudity_weights": weights}))
         assert load_policy(str(path)) == known
+
+
+def text_of(name="strict"):
+    """A packaged policy's file."""
+    folder = resources.files("kontext.safety").joinpath("policies")
+    return folder.joinpath(f"{name}.yaml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema: 1", "schema: 2", "schema: Input should be 1"),
+        ("schema: 1\n", "", "write it in that of schema 1"),
+        ("limit: 0.3", "limit: 30", "classes.nsfw.limit: Input should be less than 1"),
+        ("limit: 0.3", "limit: NaN", "classes.nsfw.limit"),
+        ("limit: 0.3", "limit: -0.1", "greater than or equal to 0"),
+        ("    limit: 0.3\n", "", "classes.nsfw.limit: Field required"),
+        ("nsfw: 1.0", "nsfw: -1", "classes.nsfw.labels.nsfw"),
+        ("nsfw: 1.0", "nsfw: 0.5", "largest weight must be 1"),
+        ("action: drop", "action: ignore", "classes.nsfw.action"),
+        ("classifiers: [open-nsfw, nudenet]", "classifiers: [nudenet]", "open-nsfw"),
+        ("classifiers: [open-nsfw, nudenet]", "classifiers: [open-nsfw]", "classifier nudenet"),
+        ("l1_min: 0.002", "l1_mn: 0.002", "l1_mn"),
+        ("edit_days: 30", "edit_days: 0", "retention.edit_days"),
+        ("combinations: []", "combinations: [{name: a, above: {nsfw: 0.1, gore: 0.1}}]", "gore"),
+        ("combinations: []", "combinations: [{name: a, above: {nsfw: 0.1}}]", "above"),
+        ("version: strict-1", "version: [", "line"),
+        ("person_min: 0.5", "person_min: 1", "pair.person_min"),
+    ],
+)
+def test_a_file_that_is_no_policy_says_which_key_is_wrong(tmp_path, old, new, message):
+    path = tmp_path / "own.yaml"
+    assert old in text_of()
+    path.write_text(text_of().replace(old, new, 1))
+    with pytest.raises(RecipeError, match=message):
+        load_policy(str(path))
+
+
+def test_a_policy_in_the_earlier_form_is_said_how_to_bring_over(tmp_path):
+    known = load_policy("strict")
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps(known.model_dump(mode="json")))
+    with pytest.raises(RecipeError, match=r"earlier JSON files: end its name in \.json"):
+        load_policy(str(path))
+    path.with_suffix(".json").write_text(path.read_text())
+    assert load_policy(str(path.with_suffix(".json"))) == known
+    (tmp_path / "text.json").write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match="is not text"):
+        load_policy(str(tmp_path / "text.json"))
+
+
+def test_comments_change_no_digest_and_limits_do(tmp_path):
+    path, config = tmp_path / "own.yaml", ScreenConfig(policy=str(tmp_path / "own.yaml"))
+    path.write_text(f"# mine\n{text_of()}")
+    assert fingerprint(config) == fingerprint(ScreenConfig()) == load_policy("strict").digest
+    path.write_text(text_of().replace("limit: 0.3", "limit: 0.29"))
+    assert fingerprint(config) != load_policy("strict").digest
+    assert load_policy(str(path)).version == "strict-1"
+    assert load_policy(str(path)).id != load_policy("strict").id
+
+
+def test_limits_of_a_category_and_combinations(tmp_path):
+    own = text_of().replace("limit: 0.3", "limit: 0.3\n    limit_by_category: {text: 0.1}")
+    both = "combinations: [{name: both, above: {nsfw: 0.1, nudity: 0.2}, action: stop_run}]"
+    path = tmp_path / "own.yaml"
+    path.write_text(own.replace("combinations: []", both))
+    policy = load_policy(str(path))
+    assert policy.thresholds["nsfw_max@text"] == 0.1
+    scores = {"nsfw": [0.11, 0.11, 0.1, np.nan], "nudity": [0.21, 0.2, 0.9, 0.3]}
+    found = policy.combined({n: np.array(v, np.float32) for n, v in scores.items()})
+    assert [one and one.name for one in found] == ["both", None, None, "both"]
+    assert policy.action("combination_both") == "stop_run"
+    assert policy.action("nsfw") == policy.action("ncii_exposure") == "drop"
+    assert load_policy("research").action("nudity") == "quarantine"
 
 
 def scores_of(policy, **given):
@@ -117,3 +211,39 @@ def test_inert_filters_stop_the_run():
         filter_health("nsfw", np.linspace(0, 1, 1000), ~passed)
     assert filter_health("nsfw", np.full(999, 0.3), passed[:999]) == 1.0
     assert filter_health("nsfw", np.linspace(0, 1, 1000), np.arange(1000) < 900) == 0.9
+
+
+def test_what_a_policy_does_with_what_it_stops(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(text_of().replace("action: drop", "action: stop_run", 1))
+    key, ids, apart = bytes(32), ["a" * 64, "b" * 64], np.zeros(2, bool)
+    for name, outcome in (("research", "quarantine"), ("strict", "drop")):
+        policy = load_policy(name)
+        found = risk_of(policy, nsfw=0.9)
+        (row,) = screening.image_decisions(ids, found, apart, policy, VERSIONS, key)
+        assert (row.outcome, row.reason, row.policy_version) == (outcome, "nsfw", policy.id)
+        both = ["combination_nsfw_and_nudity"]
+        (row,) = screening.pair_decisions(ids[:1], [None], both, np.zeros(1), policy, key)
+        assert (row.outcome, row.policy_version) == ("drop", policy.id)
+    stopping = load_policy(str(path))
+    with pytest.raises(GateError, match="strict-1 stops the run: something is above nsfw"):
+        found = risk_of(stopping, nsfw=0.9)
+        screening.image_decisions(ids, found, apart, stopping, VERSIONS, key)
+
+
+VERSIONS = {"open-nsfw": "o", "nudenet": "n"}
+
+
+def risk_of(policy, **given):
+    """Risks of two images, the first of which has these scores."""
+    scores = scores_of(policy, **given)
+    return policy.risk({name: np.append(v, np.float32(0)) for name, v in scores.items()})
+
+
+def test_a_label_that_nobody_has_scored_lets_nothing_pass():
+    policy = load_policy("strict")
+    scores = scores_of(policy)
+    for label in ("nsfw", "ANUS_EXPOSED", "FACE_MALE"):
+        risk = policy.risk({name: v for name, v in scores.items() if name != label})
+        parts = (*risk.scores.values(), risk.exposure, risk.person)
+        assert any(np.isnan(part[0]) for part in parts)

@@ -14,7 +14,7 @@ from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
 from kontext.safety.ncii import pair_reasons as pair_reasons  # the proof calls it from here
 from kontext.safety.pdq import distances
-from kontext.safety.policy import ImageRisk, Policy
+from kontext.safety.policy import COMBINATION, ImageRisk, Policy
 from kontext.safety.screening import refused as refused_images
 from kontext.safety.screening import text_reasons as text_reasons  # and this
 from schemas.risks import risks
@@ -32,7 +32,7 @@ class ScreenedPairs:
 
     scores: pa.Table  # `pair_scores` of the risks that the named classifiers find
     text: list[Reason | None]
-    pair: list[Reason | None]
+    pair: list[str | None]  # of the pair rule, or combination_NAME
     rise: Values  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
     refused: NDArray[np.bool_]  # images [M] that the policy refuses by themselves
@@ -73,7 +73,8 @@ def screen_pairs(
     text = [_REFUSED.get(row["status"], said) for row, said in zip(words, text, strict=True)]
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
-    pair = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
+    found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
+    pair = _with_combinations(found, edges, risk, policy)
     progress(1, 4, "pixel quality")
     quality = _quality(pairs, images, bank, known)
     progress(2, 4, "training the small CLIP")
@@ -131,6 +132,18 @@ def _rise(edges: Edges, risk: ImageRisk) -> Values:
     rise[pairs] -= risk.exposure[edges.context[first]]
     rise[np.isnan(edges.over_images(risk.exposure))] = np.nan  # of a reference too
     return rise
+
+
+def _with_combinations(
+    pair: list[Reason | None], edges: Edges, risk: ImageRisk, policy: Policy
+) -> list[str | None]:
+    """The pair rule's reasons; where there is none, the policy's combination that fires."""
+    largest = {name: edges.over_images(values) for name, values in risk.scores.items()}
+    combined = policy.combined(largest) if policy.combinations else [None] * len(pair)
+    return [
+        reason or (f"{COMBINATION}{one.name}" if one else None)
+        for reason, one in zip(pair, combined, strict=True)
+    ]
 
 
 def _without_words(edges: Edges, words: list[dict[str, str]]) -> dict[str, NDArray[np.bool_]]:

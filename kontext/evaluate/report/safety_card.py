@@ -13,7 +13,7 @@ from kontext.evaluate.report.model import TableBlock
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
 
-_OUTCOMES = ("pass", "drop", "unmatchable", "error")
+_OUTCOMES = ("pass", "drop", "quarantine", "unmatchable", "error")
 _CHECKS = {
     "hash_gate": "hash gate",
     "classifier": "image classifiers",
@@ -72,7 +72,7 @@ def tables(inputs: Inputs) -> list[TableBlock]:
     reasons: Counter[tuple[str, str]] = Counter()
     for row in decisions(inputs).to_pylist():
         counts[row["check"], row["provider"], row["outcome"]] += 1
-        if row["outcome"] in ("drop", "error"):
+        if row["outcome"] in ("drop", "quarantine", "error"):
             reasons[row["check"], row["reason"]] += 1
     checks = sorted({key[:2] for key in counts}, key=lambda k: (list(_CHECKS).index(k[0]), k[1]))
     blocks = [

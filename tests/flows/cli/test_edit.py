@@ -107,7 +107,9 @@ def test_an_edit_carries_its_provenance_and_repeats_exactly(
         assert edited.size == (120, 90)
     assert (said["size"], said["edited_at"]) == ("120 x 90", "64 x 48")
     assert said["notes"] == ["no hash list is configured: only the canary bank is matched"]
-    assert written["policy"] == "default-1" and written["hash_lists"].startswith("canary-bank@")
+    assert written["policy"] == load_policy("strict").id and written["hash_lists"].startswith(
+        "canary-bank@"
+    )
     assert result.stderr == ""  # no progress bar: not a terminal
     assert said["c2pa"] == {"signed": False, "why": "KONTEXT_C2PA=off"}
     assert written["seed"] == said["seed"] == 7

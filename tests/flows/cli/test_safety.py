@@ -55,3 +55,10 @@ def test_a_restart_is_said_before_it_is_done(place: Place, tmp_path: Path) -> No
     found = safety(place, "restart", "--yes")
     assert found.output == "a new ledger begins with the decisions of 3 artifacts\n"
     assert safety(place, "verify").exit_code == 0
+
+
+def test_a_sweep_of_a_store_without_pictures_says_so(place: Place) -> None:
+    found = safety(place, "sweep", "--dry-run")
+    assert found.exit_code == 0 and "0 pictures were kept; named: none" in found.output
+    record = json.loads(safety(place, "sweep", "--json").stdout)
+    assert record["kept"] == 0 and record["versions"] == [] and record["purged"] is None
