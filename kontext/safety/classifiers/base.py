@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.errors import CanaryError
-from kontext.safety.canaries import BANK_SIZE, canary_image
 
 Pixels = NDArray[np.uint8]
 Scores = dict[str, NDArray[np.float32]]
@@ -95,6 +94,8 @@ def _in_range(classifier: ImageClassifier, scores: Scores, count: int) -> Scores
 @lru_cache(maxsize=1)
 def _probes() -> tuple[Pixels, ...]:
     """Plain grey, a gradient and plasma."""
+    from kontext.safety.canaries import BANK_SIZE, canary_image  # a recipe has no Pillow
+
     ramp = np.linspace(0, 255, 96).astype(np.uint8)
     gradient = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.uint8(90)), -1)
     return (
