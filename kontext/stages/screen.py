@@ -164,15 +164,15 @@ def _image_scores(
     ingest, classifiers, captions = ctx.inputs["ingest"], tuple(versions), ctx.inputs["caption"]
     if made_with(captions) == versions:
         earlier = replace(earlier, image_scores=captions.table(SCORES))
-    paths = [ingest.path(name) for name in ingest.names("pixels/")]
+    pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
-    chunks = screening.plan_scores(paths, classifiers, known)
+    chunks = screening.plan_scores(pixels, classifiers, known)
     few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     new = [result["scores"] for result in results]
     old = earlier.image_scores
     held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
-    files = [read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist() for path in paths]
+    files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
     found = screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
     screening.check_scores(found)
     return found

@@ -63,12 +63,12 @@ def unsent(
         prove(load_classifier(name))
     held = next((a.table(SCORES) for a in earlier if made_with(a) == versions), _NONE)
     known = screening.whole_scores(held, names)
-    paths = [ingest.path(name) for name in ingest.names("pixels/")]
-    chunks = screening.plan_scores(paths, names, known)
+    pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
+    chunks = screening.plan_scores(pixels, names, known)
     few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
     results = map_chunks(screening.score_chunk, chunks, 1 if few else processes)
     old = held.filter(pc.is_in(held["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
-    files = [read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist() for path in paths]
+    files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
     every = pa.concat_tables([old, *(result["scores"] for result in results)])
     scores = screening.in_order(every, files, names)
     screening.check_scores(scores)
