@@ -232,6 +232,14 @@ DECISIONS = table_schema(
     ("policy_version", pa.string(), "policy in force, as version@digest"),
 )
 
+TOMBSTONES = table_schema(
+    "Pictures that a sweep has taken from everything that was kept. They cannot be recovered.",
+    ("subject_hmac", pa.string(), "HMAC-SHA256 of the image id: joins decisions"),
+    ("pixel_hmac", pa.string(), "HMAC-SHA256 of the pixel id"),
+    ("reason", pa.string(), "hash_match, opted_out, or related: made from one that was matched"),
+    ("provider", pa.string(), "whose list, with version"),
+)
+
 SPLITS = table_schema(
     "Which split each pair is in, by connected component.",
     ("pair_id", pa.string(), "key into pairs"),

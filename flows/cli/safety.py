@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Json, Panel, Store
-from flows.cli.shared.show import print_json, say
+from flows.cli.shared.show import print_json, print_table, say
 from kontext.errors import KontextError, LedgerError
 
 if TYPE_CHECKING:
@@ -140,3 +140,58 @@ def _ledger(store: str) -> "Ledger":
     from kontext.safety.ledger import Ledger
 
     return Ledger(opened.artifacts(store).objects, opened.home())
+
+
+@app.command()
+def sweep(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Hash the stored pixels again, in all orientations.")
+    ] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete every artifact that still holds what was taken.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is named and what consumed it.")
+    ] = False,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Match everything that was ever kept with today's hash lists and opt-outs.
+
+    What is named is taken out of every dataset's newest version, as a new version, and every
+    artifact and checkpoint that was made with it is listed.
+    """
+    from kontext.data.sweep.purge import purge as delete
+    from kontext.data.sweep.sweep import Place
+    from kontext.data.sweep.sweep import sweep as sweep_all
+    from kontext.safety.hashes import HashGate
+    from kontext.stages import STAGES
+    from schemas.sections.data import IngestConfig
+
+    found, home = opened.artifacts(store), opened.home()
+    gate = HashGate.from_config(IngestConfig(), home)
+    for note in gate.notes:
+        say(note.removeprefix("allow_unlisted: "))
+    place = Place(found, opened.catalog(store), home, STAGES)
+    swept = sweep_all(place, gate, deep=deep, dry_run=dry_run)
+    purged = delete(found, place.catalog, home, swept.consumers) if purge and not dry_run else None
+    if as_json:
+        print_json({**swept.record(), "purged": None if purged is None else vars(purged)})
+        return
+    taken = ", ".join(f"{count} {reason}" for reason, count in sorted(swept.taken.items()))
+    typer.echo(f"{swept.kept:,} pictures were kept; named: {taken or 'none'}")
+    for version in swept.versions:
+        typer.echo(
+            f"{version['before']} → {version['after']}: {version['pairs']} pairs are gone, "
+            f"{version['shards_cut']} shards cut, {version['shards_same']} as they were"
+        )
+    rows = [
+        (f"{one.stage}/{one.digest}", one.pairs, " ".join(one.splits), " ".join(one.tags))
+        for one in swept.consumers
+    ]
+    if rows:
+        print_table(rows, ("made with it", "pairs", "splits", "tags"), right=(1,))
+    if purged is not None:
+        typer.echo(f"deleted: {len(purged.artifacts)} artifacts, {purged.blobs} files")
+        for line in purged.elsewhere:
+            typer.echo(f"not deleted: {line}")

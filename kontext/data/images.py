@@ -1,20 +1,27 @@
 """Reading the pictures that ingest kept, each at the size that it is trained at."""
 
+import mmap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kontext.data.buckets import Buckets, Fit, Size, fit, whole
 from kontext.data.pixels import Pixels, decode_png, png_size
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 
-_CACHE_BYTES = 1 << 30
+_CACHE_BYTES = 1 << 30  # of decoded pictures, and as many of PNGs
+_AT_A_TIME = 16  # pictures of a Parquet file
 
 
 class ImageBank:
-    """The images of an ingest artifact by pixel id. Read on first use and then kept (to 1 GiB).
+    """The images of an ingest artifact by pixel id.
+
+    Read on first use and then kept: 1 GiB in memory, more as PNG in temporary files (`TMPDIR`).
 
     `ids` lists them in the artifact's order, which is the order of the plan.
 
@@ -31,7 +38,8 @@ class ImageBank:
             for row, found in enumerate(column["pixel_id"].to_pylist()):
                 self._where[found] = (number, row)
         self.ids: list[str] = list(self._where)
-        self._pngs: dict[int, pa.ChunkedArray] = {}
+        self._pngs: dict[int, list[bytes | memoryview]] = {}
+        self._pngs_bytes = 0
         self._kept: dict[str, Pixels] = {}
         self._bytes = 0
 
@@ -45,10 +53,19 @@ class ImageBank:
         """The stored PNG. Raises KeyError for an id this artifact does not hold."""
         number, row = self._where[pixel_id]
         if number not in self._pngs:
-            path = self._ingest.path(self._files[number])
-            self._pngs[number] = read_parquet(path, ["png"])["png"]
-        png: bytes = self._pngs[number][row].as_py()
-        return png
+            self._pngs[number] = self._read(self._ingest.path(self._files[number]))
+        return bytes(self._pngs[number][row])
+
+    def _read(self, path: Path) -> list[bytes | memoryview]:
+        """The PNGs of one file: in memory, and in a temporary file where they are many.
+
+        Stages ask in the order of pairs, for any picture at any time, and a Parquet file gives none
+        without unpacking its neighbours.
+        """
+        if self._pngs_bytes + path.stat().st_size > _CACHE_BYTES:
+            return _unpacked(path)
+        self._pngs_bytes += path.stat().st_size
+        return list(_pngs_in(path))
 
     def size(self, pixel_id: str) -> Size:
         """(width, height) as stored. Raises KeyError for an unknown id."""
@@ -104,3 +121,22 @@ class ImageBank:
         for (width, height), places in sizes.items():
             step = max(1, min(most, pixels // (width * height)))
             yield from (places[low : low + step] for low in range(0, len(places), step))
+
+
+def _pngs_in(path: Path) -> Iterator[bytes]:
+    """The PNGs of a file of pixels, some at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_AT_A_TIME, columns=["png"]):
+            yield from batch.column(0).to_pylist()
+
+
+def _unpacked(path: Path) -> list[bytes | memoryview]:
+    """The PNGs of a file, lying in a temporary one that goes with the last of them."""
+    ends = [0]
+    with TemporaryFile() as file:
+        for png in _pngs_in(path):
+            file.write(png)
+            ends.append(ends[-1] + len(png))
+        file.flush()
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if ends[-1] else b""
+    return [view[first:end] for first, end in pairwise(ends)]

@@ -34,6 +34,7 @@ from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, P
 
 DUPLICATE = "duplicate"  # an outcome, beside KEPT and the reasons of rejects
 CANARY = "canary"  # source name of the injected canaries
+_CHUNK_BYTES = 256 << 20  # of files; as PNG, photographs are up to twice as large
 _TABLES = {
     "images": IMAGES,
     "pixels": PIXELS,
@@ -84,12 +85,30 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     edits = config.edits.per_picture
     # with its edits a picture is several, and takes as long
     step = max(1, config.chunk_size // (4 * edits)) if edits else config.chunk_size
-    chunks = [items[start : start + step] for start in range(0, len(items), step)]
+    chunks = list(cut(items, step))
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
+
+
+def cut(items: Sequence[SourceItem], most: int) -> Iterator[list[SourceItem]]:
+    """Chunks of at most `most` items, and of not many more bytes than a worker should hold.
+
+    What a chunk keeps is written at its end, and a large photograph is kept as megabytes.
+    """
+    chunk: list[SourceItem] = []
+    size = 0
+    for item in items:
+        own = item.stamp[0] if item.path and item.stamp else len(item.payload or b"")
+        if chunk and (len(chunk) >= most or size + own > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += own
+    if chunk:
+        yield chunk
 
 
 def _canaries(count: int) -> Iterator[SourceItem]:

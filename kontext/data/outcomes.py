@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
 from kontext.data.gating import KEPT
-from kontext.data.ingest import CANARY, DUPLICATE, IngestChunk, Plan
+from kontext.data.ingest import CANARY, DUPLICATE, IngestChunk, Plan, cut
 from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
@@ -260,12 +260,8 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
     items = [item for chunk in plan.chunks for item in chunk.items]
     # one small chunk is done here: starting processes takes longer than it
     size = min(config.chunk_size, max(_FEW, -(-len(missing) // config.processes)))
-    return [
-        IngestChunk(
-            tuple(items[place] for place in missing[start : start + size]), config, str(home)
-        )
-        for start in range(0, len(missing), size)
-    ]
+    chunks = cut([items[place] for place in missing], size)
+    return [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
 
 
 def with_work(held: Sorted, results: Sequence[Tables]) -> Sorted:

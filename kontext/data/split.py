@@ -16,12 +16,15 @@ mean pixel difference of at most 0.1 as second witness 273 are left, and the lar
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kontext.data.pixels import Pixels
 from kontext.data.sources.stable import stable_hash
@@ -36,24 +39,43 @@ _LEAST_TRAIN = 2 / 3  # of all pairs, unless more was asked for the other splits
 class Components:
     """Connected components of the images, each in at most one split."""
 
-    of_image: dict[str, str]  # pixel id -> component id; without pictures between two splits
+    ids: pa.Array  # pixel ids [N]
+    place: NDArray[np.int64]  # of each image's component in `names` [N]; -1: between two splits
+    names: list[str]  # component ids
     near_duplicates: int  # edges that near-duplicates added
     kept: dict[str, str]  # component id -> its split in earlier versions; without new components
 
     @property
+    def of_image(self) -> dict[str, str]:
+        """Pixel id -> component id; without pictures between two splits."""
+        pairs = zip(self.ids.to_pylist(), self.place.tolist(), strict=True)
+        return {image: self.names[place] for image, place in pairs if place >= 0}
+
+    def places(self, images: pa.Array) -> NDArray[np.int64]:
+        """The places in `names` of pictures' components; -1 where they have none."""
+        rows = pc.index_in(images, value_set=self.ids).fill_null(len(self.ids))
+        found: NDArray[np.int64] = np.r_[self.place, -1][rows.to_numpy()]
+        return found
+
+    @property
+    def images(self) -> int:
+        """Number of images that are in a component."""
+        return int((self.place >= 0).sum())
+
+    @property
     def count(self) -> int:
         """Number of components."""
-        return len(set(self.of_image.values()))
+        return len(np.unique(self.place[self.place >= 0]))
 
     @property
     def largest(self) -> int:
         """Images in the largest component."""
-        return max(Counter(self.of_image.values()).values(), default=0)
+        return int(np.bincount(self.place[self.place >= 0], minlength=1).max())
 
 
 def components(
     images: pa.Table,
-    pairs: Iterable[Sequence[str]],
+    ties: NDArray[np.int64],
     rgb: Callable[[str], Pixels],
     *,
     near_bits: int,
@@ -64,32 +86,67 @@ def components(
 
     Args:
         images: at least pixel_id, group_key, source, concept, pdq and pdq_quality.
-        pairs: the pixel ids of each pair.
+        ties: rows of images that are in one pair [E, 2].
         rgb: pixels by id; asked only for images whose hashes are near.
         near_bits: largest PDQ distance of near-duplicates.
         near_l1: largest mean absolute pixel difference of near-duplicates, 0 to 1.
         before: pixel id -> split in earlier versions, or NOWHERE.
     """
     before = before or {}
-    ids: list[str] = images["pixel_id"].to_pylist()
-    groups: list[str] = images["group_key"].to_pylist()
-    # a node is a group's pictures of one split, or its new ones
-    cells = [(group, before.get(i, "")) for i, group in zip(ids, groups, strict=True)]
-    names = sorted(set(cells))
-    node = {cell: index for index, cell in enumerate(names)}
-    cell_of = {pixel_id: node[cell] for pixel_id, cell in zip(ids, cells, strict=True)}
-    edges = _same_group_or_concept(images, names)
-    edges += [(cell_of[one], cell_of[other]) for one, *rest in pairs for other in rest]
-    near = [(ids[i], ids[j]) for i, j in near_duplicates(images, rgb, near_bits, near_l1)]
-    edges += [(cell_of[one], cell_of[other]) for one, other in near]
-    label = _labels([split for _, split in names], edges)
-    inside = [(a, b) for a, b in edges if label[a] == label[b] != NOWHERE]
+    ids = images["pixel_id"].combine_chunks()
+    names, node = _cells(images, before)
+    near = np.array(near_duplicates(images, rgb, near_bits, near_l1), np.int64).reshape(-1, 2)
+    edges = _once(_same_group_or_concept(images, names), node[ties], node[near])
+    labels = _labels([split for _, split in names], edges)
+    label = np.array(labels)
+    ends = label[edges]
+    inside = edges[(ends[:, 0] == ends[:, 1]) & (ends[:, 0] != NOWHERE)]
     first = _smallest_members(len(names), inside)
-    component = _named([names[at][0] for at in first], label)
-    copies = {min(pair, key=lambda i: _rank(before[i])) for pair in near if _apart(before, *pair)}
-    placed = {i: n for i, n in cell_of.items() if label[n] != NOWHERE and i not in copies}
-    kept = {component[n]: label[n] for n in placed.values() if label[n]}
-    return Components({i: component[n] for i, n in placed.items()}, len(near), kept)
+    component = _named([names[at][0] for at in first], labels)
+    found, of_node = np.unique(np.array(component), return_inverse=True)
+    place = np.where(label[node] == NOWHERE, -1, of_node[node])
+    place[_copies(ids, near, before)] = -1
+    used = set(found[place[place >= 0]].tolist())
+    known = zip(component, labels, strict=True)
+    kept = {c: split for c, split in known if c in used and split not in ("", NOWHERE)}
+    return Components(ids, place.astype(np.int64), found.tolist(), len(near), kept)
+
+
+def _cells(
+    images: pa.Table, before: Mapping[str, str]
+) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """The nodes (group, split), a group's pictures of one split or its new ones; images' [N]."""
+    coded = images["group_key"].combine_chunks().dictionary_encode()
+    groups, splits = coded.dictionary.to_pylist(), sorted(("", NOWHERE, *SPLITS_IN_ORDER))
+    order = sorted(range(len(groups)), key=groups.__getitem__)
+    rank = np.empty(len(groups), np.int64)
+    rank[order] = np.arange(len(groups))
+    cell = rank[coded.indices.to_numpy()] * len(splits)
+    if before:
+        number = {split: at for at, split in enumerate(splits)}
+        cell += [number[before.get(one, "")] for one in images["pixel_id"].to_pylist()]
+    cells, node = np.unique(cell, return_inverse=True)
+    at, of = np.divmod(cells, len(splits))
+    names = [(groups[order[g]], splits[n]) for g, n in zip(at.tolist(), of.tolist(), strict=True)]
+    return names, node.astype(np.int64)
+
+
+def _once(*parts: Any) -> NDArray[np.int64]:
+    """Edges [E, 2] of all parts, each once and none from a node to itself."""
+    edges = np.concatenate([np.asarray(part, np.int64).reshape(-1, 2) for part in parts])
+    edges = np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1)
+    return np.unique(edges, axis=0)
+
+
+def _copies(ids: pa.Array, near: NDArray[np.int64], before: Mapping[str, str]) -> list[int]:
+    """Rows of near-duplicates that earlier versions put apart: of two, the one less held out."""
+    found = []
+    for pair in near.tolist() if before else ():
+        names = [ids[row].as_py() for row in pair]
+        if _apart(before, *names):
+            rank = {row: _rank(before[name]) for row, name in zip(pair, names, strict=True)}
+            found.append(min(pair, key=rank.__getitem__))
+    return found
 
 
 def _apart(before: Mapping[str, str], one: str, other: str) -> bool:
@@ -102,18 +159,18 @@ def _rank(split: str) -> int:
     return SPLITS_IN_ORDER.index(split)
 
 
-def _labels(splits: Sequence[str], edges: Iterable[tuple[int, int]]) -> list[str]:
+def _labels(splits: Sequence[str], edges: NDArray[np.int64]) -> list[str]:
     """The split of each node: its own, else that of the nearest node which has one, else "".
 
     A node as near to two splits, and of two neighbours that different splits reach at once the one
     nearer to training, is `NOWHERE`. With its own answer as `splits` it gives the same again.
     """
     label = list(splits)
+    front = {node for node, split in enumerate(label) if split in SPLITS_IN_ORDER}
     neighbours: dict[int, set[int]] = defaultdict(set)
-    for a, b in edges:
+    for a, b in edges.tolist() if front else ():
         neighbours[a].add(b)
         neighbours[b].add(a)
-    front = {node for node, split in enumerate(label) if split in SPLITS_IN_ORDER}
     while front:
         reached: dict[int, set[str]] = defaultdict(set)
         for node in front:
@@ -139,9 +196,9 @@ def _named(groups: Sequence[str], label: Sequence[str]) -> list[str]:
     return [hashlib.sha256(f"component:{text}".encode()).hexdigest()[:16] for text in texts]
 
 
-def _smallest_members(nodes: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+def _smallest_members(nodes: int, edges: NDArray[np.int64]) -> list[int]:
     """For every node 0 … nodes - 1, the smallest node that it is connected to."""
-    ends = np.array(edges, np.int64).reshape(-1, 2).T
+    ends = edges.T
     # here, because stages that only read splits run where there is no scipy
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -173,7 +230,8 @@ def _same_concept(images: pa.Table) -> list[tuple[str, str]]:
     a thing, and joins nothing.
     """
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    columns = images.select(["concept", "source", "group_key"]).to_pydict()
+    names = ["concept", "source", "group_key"]
+    columns = images.select(names).group_by(names).aggregate([]).to_pydict()
     for concept, source, group in zip(*columns.values(), strict=True):
         found[" ".join(concept.lower().split())][source.split(":")[0]].add(group)
     edges = []
@@ -191,15 +249,14 @@ def near_duplicates(
 
     Sorted. Hashes of low quality say nothing, and join nothing.
     """
-    usable = np.flatnonzero(np.asarray(images["pdq_quality"].to_pylist()) >= MIN_QUALITY)
+    usable = np.flatnonzero(images["pdq_quality"].to_numpy() >= MIN_QUALITY)
     hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
-    groups: list[str] = images["group_key"].to_pylist()
-    ids: list[str] = images["pixel_id"].to_pylist()
+    groups, ids = images["group_key"].combine_chunks(), images["pixel_id"].combine_chunks()
     edges = []
     for first, second in pairs_within(hashes[usable], bits):
         i, j = int(usable[first]), int(usable[second])
         if groups[i] != groups[j]:
-            a, b = rgb(ids[i]), rgb(ids[j])
+            a, b = rgb(ids[i].as_py()), rgb(ids[j].as_py())
             if a.shape == b.shape and np.abs(a.astype(np.int16) - b).mean() / 255 <= l1:
                 edges.append((i, j))
     return edges

@@ -25,6 +25,7 @@ class Check(StrEnum):
     """Which check decided."""
 
     HASH_GATE = "hash_gate"
+    SWEEP = "sweep"
     CLASSIFIER = "classifier"
     TEXT_RULE = "text_rule"
     PAIR_RULE = "pair_rule"
@@ -40,6 +41,8 @@ class Reason(StrEnum):
     HASH_MATCH_LOW_QUALITY = (
         "hash_match_low_quality"  # near a listed hash, but too plain to be sure
     )
+    RELATED = "related"  # made from what was matched, or the other way round
+    OPTED_OUT = "opted_out"
     PDQ_LOW_QUALITY = "pdq_low_quality"
     CLASSIFIER_ERROR = "classifier_error"
     TEXT_UNDRESS = "text_undress"

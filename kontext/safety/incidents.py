@@ -49,7 +49,7 @@ def incidents_of(rows: Iterable[Mapping[str, Any]]) -> list[Incident]:
     hits: dict[str, list[Mapping[str, Any]]] = {}
     closed: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["decided_at"]):
-        if row["check"] == Check.HASH_GATE and row["reason"] in _HITS:
+        if row["check"] in (Check.HASH_GATE, Check.SWEEP) and row["reason"] in _HITS:
             hits.setdefault(row["subject_hmac"], []).append(row)
         elif row["reason"] == Reason.INCIDENT_CLOSED:
             closed[row["subject_hmac"]] = row

@@ -104,7 +104,7 @@ def _wanted(ctx: StageContext[IndexConfig]) -> _Wanted:
     digests = {name: _digest(paths) for name, paths in files.items()}
     digests["policy"] = hashlib.sha256(str(policy.to_pylist()).encode()).hexdigest()
     identity = json.dumps({"inputs": inputs, "tables": digests}, sort_keys=True)
-    artifacts = [f"{name}/{digest}" for name, digest in inputs.items()]
+    artifacts = [ref for reader in ctx.inputs.values() for ref in _deciding(reader)]
     decisions = Ledger(open_store(ctx.store_url), ctx.home).table(artifacts)
     return _Wanted(
         ctx.upstream("shard", ShardConfig).dataset,
@@ -113,6 +113,14 @@ def _wanted(ctx: StageContext[IndexConfig]) -> _Wanted:
         digests,
         inputs,
     )
+
+
+def _deciding(artifact: Artifact) -> list[str]:
+    """Whose decisions are about what an artifact holds: of what was swept, and the sweep's too."""
+    swept = artifact.manifest.config.get("swept")
+    before = artifact.manifest.config.get("swept_from", [])
+    own = [artifact.digest, *before]
+    return [f"{artifact.stage}/{digest}" for digest in own] + ([f"sweep/{swept}"] if swept else [])
 
 
 def _commit(ctx: StageContext[IndexConfig], wanted: _Wanted) -> tuple[DatasetVersion, str]:

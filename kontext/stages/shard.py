@@ -16,12 +16,14 @@ Figures:
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
 from kontext.data.shards import dataset
-from kontext.data.shards.dataset import Row, Selected
+from kontext.data.shards.dataset import Selected
 from kontext.data.shards.write import ShardSet, write_shards
 from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
 from kontext.engine.stage import Stage, StageContext
@@ -52,40 +54,40 @@ def run(ctx: StageContext[ShardConfig]) -> None:
         ctx.inputs["mine"].table("pairs.parquet"),
         ctx.inputs["caption"].table("captions.parquet"),
         ctx.inputs["screen"].table("accepted.parquet"),
-        bank,
+        bank.ids,
     )
+    images = ingest.table("images")
     before = dataset.splits_before(ctx.before)
     found = components(
-        ingest.table("images"),
-        [dataset.tied_images(row) for row in selected.rows],
+        images,
+        dataset.ties(selected, images["pixel_id"].combine_chunks()),
         bank.rgb,
         near_bits=config.near_duplicate_bits,
         near_l1=config.near_duplicate_l1,
         before=before,
     )
     selected = dataset.drop_divided_pairs(selected, found)
-    if not selected.rows:
+    if not len(selected):
         raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
     splits = assign(
-        dataset.class_counts(selected.rows, found),
+        dataset.class_counts(selected, found),
         test_fraction=config.test_fraction,
         val_fraction=config.val_fraction,
         seed=config.seed,
         kept=found.kept,
     )
     selected = dataset.drop_cross_split_pairs(selected, found, splits)
-    table = dataset.splits_table(selected.rows, found, splits)
-    split_of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    table = dataset.splits_table(selected, found, splits)
     earlier = [made for made in ctx.earlier() if _made_with(made) == made_with]
     shown = dataset.ShownPictures(bank, earlier)
-    shards = _write(ctx, selected.rows, split_of, shown)
+    shards = _write(ctx, selected, table["split"], shown)
     shard_table, member_table = shards.tables()
     ctx.output.add_table("splits.parquet", table)
     ctx.output.add_table("picture_splits.parquet", dataset.picture_splits(found, splits, before))
     ctx.output.add_table("shards.parquet", shard_table)
     ctx.output.add_table("shard_members.parquet", member_table)
     ctx.output.add_json(_MADE_WITH, made_with)
-    _report(ctx, selected, split_of, found, shard_table)
+    _report(ctx, selected, table["split"], found, shard_table)
 
 
 def _made_with(made: Artifact) -> object:
@@ -94,18 +96,15 @@ def _made_with(made: Artifact) -> object:
 
 def _write(
     ctx: StageContext[ShardConfig],
-    rows: list[Row],
-    split_of: dict[str, str],
+    selected: Selected,
+    split_of: pa.ChunkedArray,
     shown: dataset.ShownPictures,
 ) -> ShardSet:
     shards, limit = ShardSet(), ctx.config.max_pairs_per_shard
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
-        samples = [
-            dataset.shard_sample(row, split, shown)
-            for row in rows
-            if split_of[row["pair_id"]] == split
-        ]
+        rows = selected.rows(np.asarray(pc.equal(split_of, split)))
+        samples = (dataset.shard_sample(row, split, shown) for row in rows)
         write_shards(samples, split, ctx.scratch, limit, shown.png, shards)
     for path in shards.paths:
         ctx.output.add_file(path.name, path)
@@ -116,11 +115,13 @@ def _write(
 def _report(
     ctx: StageContext,
     selected: Selected,
-    split_of: dict[str, str],
+    split_of: pa.ChunkedArray,
     found: Components,
     shards: pa.Table,
 ) -> None:
-    counts = Counter((split_of[row["pair_id"]], row["relation_class"]) for row in selected.rows)
+    named = pa.table({"split": split_of, "of": selected.table["relation_class"]})
+    counted = named.group_by(["split", "of"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(row["split"], row["of"]): row["count_all"] for row in counted})
     for split in SPLITS_IN_ORDER:
         ctx.output.metric(f"pairs_{split}", sum(n for (s, _), n in counts.items() if s == split))
     ctx.output.metric("pairs_dropped", sum(selected.dropped.values()))
@@ -131,10 +132,10 @@ def _report(
     ctx.output.metric("near_duplicate_edges", found.near_duplicates)
     ctx.output.metric("shards", shards.num_rows)
     ctx.output.metric("shard_bytes", sum(shards["bytes"].to_pylist()))
-    share = found.largest / max(1, len(found.of_image))
+    share = found.largest / max(1, found.images)
     if share > _LARGE:
         ctx.note(f"the largest connected component holds {share:.0%} of all images")
-    for name in sorted({row["relation_class"] for row in selected.rows}):
+    for name in sorted({of for _, of in counts}):
         if not counts["test", name]:
             ctx.note(f"no held-out '{name}' pairs: they are all in one component")
     rows = [
@@ -146,8 +147,8 @@ def _report(
     ctx.report.table("shard-dropped", dropped)
     ctx.report.markdown(
         "shard-summary",
-        f"**{len(selected.rows):,}** pairs in {shards.num_rows} shards, "
+        f"**{len(selected):,}** pairs in {shards.num_rows} shards, "
         f"{sum(selected.dropped.values()):,} dropped. {found.count:,} components; the largest "
-        f"holds {found.largest:,} of {len(found.of_image):,} images ({share:.1%}). "
+        f"holds {found.largest:,} of {found.images:,} images ({share:.1%}). "
         f"{found.near_duplicates:,} near-duplicate edges between groups.",
     )

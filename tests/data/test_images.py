@@ -40,6 +40,18 @@ def test_bank_reads_every_chunk(bank: ImageBank) -> None:
         bank.rgb("nothing")
 
 
+def test_more_than_memory_should_hold_lies_on_disk(
+    bank: ImageBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kontext.data.images._CACHE_BYTES", 1)
+    for number in (5, 0, 3, 5):
+        assert bank.png(bank.ids[number]) == encode_png(scene(number))
+        assert np.array_equal(bank.rgb(bank.ids[number]), scene(number))
+    held = [png for pngs in bank._pngs.values() for png in pngs]
+    assert len(held) == 6 and all(isinstance(png, memoryview) for png in held)
+    assert not bank._kept
+
+
 def test_cached_pixels_cannot_be_changed_by_accident(bank: ImageBank) -> None:
     rgb = bank.rgb(bank.ids[0])
     with pytest.raises(ValueError, match="read-only"):

@@ -44,11 +44,8 @@ def images(*entries: tuple[Rgb, str, str, str]) -> tuple[pa.Table, dict[str, Rgb
 
 def of(table: pa.Table, pixels: dict[str, Rgb], pairs: list[list[int]]) -> list[str]:
     """Component of every image, in order."""
-    ids = table["pixel_id"].to_pylist()
-    found = components(
-        table, [[ids[i] for i in pair] for pair in pairs], pixels.__getitem__, near_bits=10,
-        near_l1=0.1,
-    )  # fmt: skip
+    ids, ties = table["pixel_id"].to_pylist(), np.array(pairs, np.int64).reshape(-1, 2)
+    found = components(table, ties, pixels.__getitem__, near_bits=10, near_l1=0.1)
     assert isinstance(found, Components)
     return [found.of_image[i] for i in ids]
 
@@ -125,7 +122,7 @@ def test_components_are_connectivity_named_by_their_smallest_member(
     for a, b in edges:
         label = [label[a] if x == label[b] else x for x in label]
     expected = [min(b for b in range(20) if label[b] == label[a]) for a in range(20)]
-    assert _smallest_members(20, edges) == expected
+    assert _smallest_members(20, np.array(edges, np.int64).reshape(-1, 2)) == expected
 
 
 # --- assignment ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kontext.data.shards import dataset
 from kontext.data.shards.dataset import Selected
 from kontext.data.split import NOWHERE, assign, components
-from schemas.tables import IMAGES
+from schemas.tables import IMAGES, PAIRS
 from tests.stages.stage_harness import rows_table
 
 FRACTIONS = {"test_fraction": 0.06, "val_fraction": 0.03}
@@ -43,14 +43,13 @@ def version(
         for a, b in sorted(edges)
     ]
     before = before or {}
-    found = components(
-        rows_table(IMAGES, images), [dataset.tied_images(row) for row in rows], lambda _: None,
-        near_bits=0, near_l1=0.0, before=before,
-    )  # fmt: skip
-    selected = dataset.drop_divided_pairs(Selected(rows, Counter()), found)
-    counts = dataset.class_counts(selected.rows, found)
+    pictures, selected = rows_table(IMAGES, images), Selected(rows_table(PAIRS, rows), Counter())
+    ties = dataset.ties(selected, pictures["pixel_id"].combine_chunks())
+    found = components(pictures, ties, lambda _: None, near_bits=0, near_l1=0.0, before=before)
+    selected = dataset.drop_divided_pairs(selected, found)
+    counts = dataset.class_counts(selected, found)
     splits = assign(counts, **FRACTIONS, seed=seed, kept=found.kept)
-    table = dataset.splits_table(selected.rows, found, splits)
+    table = dataset.splits_table(selected, found, splits)
     of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
     return Version(
         {(a, b): of[f"{a}-{b}"] for a, b in edges if f"{a}-{b}" in of},

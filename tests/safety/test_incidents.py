@@ -77,7 +77,13 @@ def test_stages_hits_stay_closed_after_a_restart_of_the_ledger(tmp_path: Path) -
     place = Artifacts(tmp_path)
     table = decisions(2, "drop")
     reasons = ["hash_match", "canary"]
-    place.decide("ingest", "d", table.set_column(7, table.schema.field("reason"), [reasons]))
+    table = table.set_column(7, table.schema.field("reason"), [reasons])
+    place.decide("ingest", "d", table)
+    swept = table.set_column(2, table.schema.field("check"), [["sweep"] * 2])
+    place.ledger.append("sweep", "e", swept)  # the same picture
+    (one,) = incidents_of(rows_of(place.ledger))
+    assert one.hits == 2 and one.where == "sweep/e"
+    restart(place.ledger, place.artifacts)
     (one,) = incidents_of(rows_of(place.ledger))
     assert (one.where, one.provider) == ("ingest/d", "bank/1")
     close(place.ledger, one.id, "done")

@@ -14,6 +14,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.decode import decode_image
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.sources.base import SourceItem
 from kontext.data.sources.folder import FolderSource
 from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
@@ -317,3 +318,17 @@ def test_unreadable_hash_list_stops_before_any_work(tmp_path: Path) -> None:
         harness(tmp_path, hash_lists=("nowhere.csv",)).run("ingest")
     with pytest.raises(GateError):
         harness(tmp_path, canaries=10_000).run("ingest")
+
+
+def test_chunks_of_large_photographs_are_small() -> None:
+    """Ten of 40 MB each are two chunks; a file of any size is one at least."""
+    facts = ("s", "r", "g", "c", "MIT", "a")
+    large = [SourceItem(*facts, path=Path("a.jpg"), stamp=(40 << 20, 0, 0, 0)) for _ in range(10)]
+    assert [len(chunk) for chunk in library.cut(large, 512)] == [6, 4]
+    assert [len(chunk) for chunk in library.cut(large, 4)] == [4, 4, 2]
+    huge = SourceItem(*facts, path=Path("b.tif"), stamp=(900 << 20, 0, 0, 0))
+    assert [len(chunk) for chunk in library.cut([*large[:2], huge, *large[:2]], 512)] == [2, 1, 2]
+    drawn = [SourceItem(*facts, payload=b"x" * 100)] * 5
+    assert [len(chunk) for chunk in library.cut(drawn, 512)] == [5] and list(
+        library.cut([], 512)
+    ) == []

@@ -145,18 +145,19 @@ class PairStream:
             raise NumericsError(
                 "the place to resume from was recorded with other data or in another order"
             )
-        with ThreadPoolExecutor(self._threads, "stream") as pool:
-            running: deque[_PendingBatch] = deque()
-            planned = self._planned(replace(at, stream=self.identity))
+        pool = ThreadPoolExecutor(self._threads, "stream")
+        running: deque[_PendingBatch] = deque()
+        planned = self._planned(replace(at, stream=self.identity))
+        try:
             running.append(self._begin(pool, *next(planned)))  # the first one undisturbed
-            try:
-                while True:
-                    batch = running.popleft().result()
-                    while len(running) < self._ahead:
-                        running.append(self._begin(pool, *next(planned)))
-                    yield batch
-            finally:
-                pool.shutdown(cancel_futures=True)
+            while True:
+                batch = running.popleft().result()
+                while len(running) < self._ahead:
+                    running.append(self._begin(pool, *next(planned)))
+                yield batch
+        finally:
+            # nobody waits: a stream that is forgotten may be collected in one of these threads
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""

@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +54,45 @@ class ShardSample:
 
 @dataclass
 class ShardSet:
-    """Shards written so far: local paths and the rows of SHARDS and SHARD_MEMBERS."""
+    """Shards written so far: local paths, the rows of SHARDS, and SHARD_MEMBERS of each."""
 
     paths: list[Path] = field(default_factory=list)
     shards: list[Record] = field(default_factory=list)
-    members: list[Record] = field(default_factory=list)
+    members: list[pa.Table] = field(default_factory=list)
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """(shards, shard_members)."""
-        return (
-            pa.Table.from_pylist(self.shards, SHARDS),
-            pa.Table.from_pylist(self.members, SHARD_MEMBERS),
-        )
+        members = pa.concat_tables([SHARD_MEMBERS.empty_table(), *self.members])
+        return pa.Table.from_pylist(self.shards, SHARDS), members.combine_chunks()
 
 
 def write_shards(
-    samples: Sequence[ShardSample],
+    samples: Iterable[ShardSample],
     split: str,
     folder: Path,
     max_pairs: int,
     png: Callable[[str], bytes],
     into: ShardSet,
 ) -> None:
-    """Write `split-00000.tar` and so on into `folder`, at most `max_pairs` samples each."""
-    ordered = sorted(samples, key=lambda sample: sample.pair_id)
-    for number, start in enumerate(range(0, len(ordered), max_pairs)):
-        path = folder / f"{split}-{number:05d}.tar"
-        _write_shard(ordered[start : start + max_pairs], split, path, png, into)
+    """Write `split-00000.tar` and so on into `folder`, at most `max_pairs` samples each.
+
+    A list is sorted by pair id. What comes one by one is in that order already, and only one
+    shard's samples are held.
+    """
+    in_order = sorted(samples, key=_pair_id) if isinstance(samples, Sequence) else samples
+    rest, last = iter(in_order), ""
+    for number in count():
+        shard = list(islice(rest, max_pairs))
+        if not shard:
+            return
+        ids = [last, *map(_pair_id, shard)]
+        assert ids == sorted(ids), "pairs are not in the order of their ids"
+        _write_shard(shard, split, folder / f"{split}-{number:05d}.tar", png, into)
+        last = ids[-1]
+
+
+def _pair_id(sample: ShardSample) -> str:
+    return sample.pair_id
 
 
 def _write_shard(
@@ -95,8 +107,11 @@ def _write_shard(
     ids = "\n".join(sample.pair_id for sample in samples)
     shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
     places = _write_tar(path, (sample.members(png) for sample in samples))
-    for sample, place in zip(samples, places, strict=True):
-        into.members.append({"shard_id": shard_id, "pair_id": sample.pair_id, **place})
+    rows = [
+        {"shard_id": shard_id, "pair_id": sample.pair_id, **place}
+        for sample, place in zip(samples, places, strict=True)
+    ]
+    into.members.append(pa.Table.from_pylist(rows, SHARD_MEMBERS))
     into.paths.append(path)
     into.shards.append(
         {

@@ -9,9 +9,10 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 from kontext.errors import CatalogError
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog import rows
-from kontext.store.catalog.compaction import Compaction, compact
+from kontext.store.catalog.compaction import Compaction, compact, forget
 from kontext.store.catalog.describe import TableInfo, describe
 from kontext.store.catalog.facts import refresh_facts
 from kontext.store.catalog.rows import scalar
@@ -90,6 +91,16 @@ class Catalog:
         except duckdb.Error as error:
             text = self._metadata.hide(str(error)).strip()
             raise CatalogError(f"cannot compact the catalog {self}: {text}") from error
+
+    def forget(self, known: Sequence[DatasetVersion]) -> None:
+        """Let versions of datasets be gone, with the files that only they and older ones need.
+
+        Raises CatalogError where one is its dataset's newest.
+        """
+        if not known:
+            return
+        with self._metadata.lock(), self._connect(read_only=False) as connection:
+            forget(connection, known, partial(self._transact, connection))
 
     def record(self, manifest: Manifest, files: Artifact | None = None) -> bool:
         """Record a finished stage in the tables about runs; False if it is there already.

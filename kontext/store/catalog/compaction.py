@@ -3,11 +3,14 @@
 Snapshots of dataset versions never expire, so `--at NAME@vN` answers afterwards as before.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 
+from kontext.errors import CatalogError
+from kontext.store.catalog.versions import DatasetVersion, versions
 from kontext.store.lake.ddl import quote
 from schemas.catalog import ABOUT_RUNS
 
@@ -46,6 +49,43 @@ def compact(connection: Connection, grace: timedelta, *, dry_run: bool) -> Compa
     return Compaction(len(old), merged, len(connection.execute(unused).fetchall()))
 
 
+def forget(
+    connection: Connection,
+    gone: Sequence[DatasetVersion],
+    transact: Callable[[Callable[[Connection], None], str, dict[str, str]], None],
+) -> None:
+    """Expire every snapshot that shows one of these versions, and delete what only those need.
+
+    `transact` runs work in one transaction. Raises CatalogError where a version is the newest.
+    """
+    newest = {version.name: version for version in versions(connection)}
+    for version in gone:
+        if newest.get(version.name) == version:
+            raise CatalogError(f"{version} is the newest version of its dataset: sweep first")
+
+    def delete(inside: Connection) -> None:
+        for version in gone:
+            sql = "DELETE FROM datasets WHERE name = ? AND version = ?"
+            inside.execute(sql, [version.name, version.version])
+
+    transact(delete, f"forget {', '.join(map(str, gone))}", {})
+    # a version is seen from its own snapshot until the next one of its dataset replaces it
+    rest = versions(connection)
+    spans = [
+        (v.snapshot_id, min(later.snapshot_id for later in rest if _follows(later, v)))
+        for v in gone
+    ]
+    known = [row[0] for row in connection.execute(_SNAPSHOTS).fetchall()]
+    shown = [one for one in known if any(first <= one < after for first, after in spans)]
+    if shown:
+        connection.execute(f"CALL ducklake_expire_snapshots('lake', versions => {shown})")
+    connection.execute("CALL ducklake_cleanup_old_files('lake', cleanup_all => true)")
+
+
+def _follows(later: DatasetVersion, version: DatasetVersion) -> bool:
+    return later.name == version.name and later.version > version.version
+
+
 def _merge(connection: Connection, table: str) -> int:
     """How many files of a table were merged; rows that lie in the metadata become a file first."""
     connection.execute(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')")
@@ -53,6 +93,7 @@ def _merge(connection: Connection, table: str) -> int:
     return sum(processed for _, _, processed, _ in done)
 
 
+_SNAPSHOTS = "SELECT snapshot_id FROM ducklake_snapshots('lake') ORDER BY snapshot_id"
 _EXPIRED = """
     SELECT snapshot_id FROM ducklake_snapshots('lake')
     WHERE snapshot_time < {limit}

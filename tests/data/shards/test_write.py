@@ -77,14 +77,18 @@ def test_rows_describe_the_files(tmp_path: Path) -> None:
         data = path.read_bytes()
         assert (row["name"], row["bytes"]) == (path.name, len(data))
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
-        keys = [m["pair_id"][:32] for m in shards.members if m["shard_id"] == row["shard_id"]]
+        keys = [
+            m["pair_id"][:32]
+            for m in shards.tables()[1].to_pylist()
+            if m["shard_id"] == row["shard_id"]
+        ]
         assert (row["first_key"], row["last_key"], row["samples"]) == (keys[0], keys[-1], len(keys))
 
 
 def test_ranged_reads_find_each_sample(tmp_path: Path) -> None:
     shards = write(tmp_path, list(range(5)), size=100)
     data = shards.paths[0].read_bytes()
-    for member in shards.members:
+    for member in shards.tables()[1].to_pylist():
         start, length = member["offset_bytes"], member["length_bytes"]
         found = dict(tar_members(data[start : start + length]))
         places = {f["name"]: (f["offset_bytes"], f["length_bytes"]) for f in member["files"]}

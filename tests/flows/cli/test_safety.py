@@ -84,3 +84,10 @@ def test_incidents_are_listed_and_closed(place: Place) -> None:
     assert done.stdout == f"incident {row['id']} is closed\n"
     assert "closed: counsel was told" in safety(place, "incidents", "list").stdout
     assert safety(place, "verify").exit_code == 0
+
+
+def test_a_sweep_of_a_store_without_pictures_says_so(place: Place) -> None:
+    found = safety(place, "sweep", "--dry-run")
+    assert found.exit_code == 0 and "0 pictures were kept; named: none" in found.output
+    record = json.loads(safety(place, "sweep", "--json").stdout)
+    assert record["kept"] == 0 and record["versions"] == [] and record["purged"] is None

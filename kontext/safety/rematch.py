@@ -1,0 +1,88 @@
+"""Matching hashes that were kept with today's lists: no picture is read again.
+
+Of a picture that is stored only the hash as it is was kept. The gate looks up all eight
+orientations; here those of the list's entries are derived from their bits. Turning a picture turns
+the signs of half of PDQ's 16 x 16 coefficients, so it turns their bits, but for the few near the
+median: a turned copy is 9 bits further away than it is, on average (16 at most, of photographs).
+What the original's bytes are known by is their SHA-256; MD5 and SHA-1 were not kept.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kontext.safety.hashes import HashGate, HashList
+from kontext.safety.ids import Reason
+from kontext.safety.multi_index import Bytes
+from kontext.safety.pdq_index import PdqIndex
+
+CHANGES_RESULTS = False  # looks at what is there
+
+_SIDE = 16  # coefficients a side
+_AT_ONCE = 1 << 16  # queries
+
+
+class Rematch(NamedTuple):
+    """A stored picture that a list of today names."""
+
+    row: int
+    provider: str  # the list, `provider@version`
+
+
+def turned(hashes: Bytes) -> Bytes:
+    """Hashes [N, 32] of pictures in their 8 orientations [8, N, 32], the first one as it is."""
+    bits = np.unpackbits(hashes, axis=1).reshape(-1, _SIDE, _SIDE)
+    odd = (np.arange(_SIDE) % 2).astype(np.uint8)
+    found = [
+        side ^ (odd[:, None] * rows) ^ (odd[None, :] * columns)
+        for side in (bits, bits.transpose(0, 2, 1))
+        for rows in (0, 1)
+        for columns in (0, 1)
+    ]
+    return np.stack([np.packbits(each.reshape(len(bits), -1), axis=1) for each in found])
+
+
+def rematch(gate: HashGate, hashes: Bytes, sha256: Sequence[str]) -> list[Rematch]:
+    """Stored pictures that a list of `gate` names, in the order of their rows; canaries are not.
+
+    Args:
+        gate: with the lists of today.
+        hashes: uint8 [N, 32], PDQ of what is stored.
+        sha256: [N], hexadecimal, of the originals' bytes.
+    """
+    found: dict[int, str] = {}
+    lists = [item for item in gate.lists if item.reason is Reason.HASH_MATCH]
+    for item in lists:
+        exact = item.exact.get("sha256", set())
+        wanted = {entry.hex() for entry in exact}
+        for row, digest in enumerate(sha256) if wanted else ():
+            if digest in wanted:
+                found.setdefault(row, item.name)
+    for row, number in _near(hashes, lists):
+        found.setdefault(row, lists[number].name)
+    return [Rematch(row, found[row]) for row in sorted(found)]
+
+
+def _near(hashes: Bytes, lists: Sequence[HashList]) -> list[tuple[int, int]]:
+    """(row, number of the list) of stored hashes near an entry; the first list of each row."""
+    owner = np.repeat(np.arange(len(lists)), [len(item.pdq) for item in lists])
+    if not len(owner) or not len(hashes):
+        return []
+    entries = np.concatenate([item.pdq for item in lists])
+    # the index is of what is stored, mostly the larger side: its buckets stay few
+    different, row_of = np.unique(hashes, axis=0, return_inverse=True)
+    index = PdqIndex(different)
+    near: dict[int, int] = {}
+    for queries in turned(entries):
+        for start in range(0, len(queries), _AT_ONCE):
+            hits = index.within(queries[start : start + _AT_ONCE])
+            for query, row in zip(hits.query.tolist(), hits.row.tolist(), strict=True):
+                near[row] = min(near.get(row, len(lists)), int(owner[start + query]))
+    return _rows(row_of, near)
+
+
+def _rows(row_of: NDArray[np.integer], near: dict[int, int]) -> list[tuple[int, int]]:
+    mine = np.flatnonzero(np.isin(row_of, list(near)))
+    return [(int(row), near[int(row_of[row])]) for row in mine]
