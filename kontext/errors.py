@@ -89,6 +89,10 @@ class ChunkError(KontextError):
         self.index = index
 
 
+class EngineError(KontextError):
+    """Where chunk work is to run is set wrongly, not installed, or not reached."""
+
+
 class GateError(KontextError):
     """A gate stopped the stage: no pairs, an unusable hash list and the like.
 

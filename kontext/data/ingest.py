@@ -9,6 +9,7 @@ the chunk's canaries and the gate's probes were stopped: benign pictures in the 
 come in (`kontext.safety.proof`).
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, LaterError, decode_image
 from kontext.data.gating import Later, Row, gate_one, kept_of, outcome_row, reject_row
+from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Skipped, SourceItem
@@ -30,28 +32,11 @@ from kontext.safety.ids import Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.proof import failure, probes, proved_gate
 from schemas.sections.data import IngestConfig
-from schemas.tables import DECISIONS, EDITS, GIVEN, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
+from schemas.tables import GIVEN, REJECTS
 
 DUPLICATE = "duplicate"  # an outcome, beside KEPT and the reasons of rejects
 CANARY = "canary"  # source name of the injected canaries
 _CHUNK_BYTES = 256 << 20  # of files; as PNG, photographs are up to twice as large
-_TABLES = {
-    "images": IMAGES,
-    "pixels": PIXELS,
-    "rejects": REJECTS,
-    "decisions": DECISIONS,
-    "moments": MOMENTS,
-    "outcomes": OUTCOMES,
-}
-
-
-@dataclass(frozen=True)
-class IngestChunk:
-    """A chunk of the plan: everything its worker needs."""
-
-    items: tuple[SourceItem, ...]
-    config: IngestConfig
-    home: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,7 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
     for number, canary in enumerate(_canaries(config.canaries)):
         chunk = chunks[number * len(chunks) // config.canaries]
         chunk.insert(len(chunk) // 2, canary)
-    work = [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+    work = [IngestChunk.of(chunk, config, home) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
 
 
@@ -141,13 +126,18 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     they have no keys yet, and what is kept may still turn out to be a duplicate.
 
     Raises:
-        GateError: the gate broke.
+        GateError: the gate broke; or the home holds other lists, or another key, than the plan was
+            made with.
         CanaryError: it let a canary through.
     """
     home = Path(chunk.home)
+    if vouched(chunk.config, home) != chunk.vouched:
+        raise GateError(
+            f"{home} on {os.uname().nodename} holds other hash lists or another safety key than "
+            "the home that this run was started with: the nodes need copies of both"
+        )
     gate, key = proved_gate(chunk.config, home), run_key(home)
-    tables = _TABLES | ({"edits": EDITS} if chunk.config.edits.per_picture else {})
-    rows: dict[str, list[Row]] = {name: [] for name in tables}
+    rows = no_rows(chunk.config)
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
             if isinstance(data, SourceError):
@@ -163,7 +153,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
                 pixels = rows["images"][place]["pixel_id"]
                 rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
         _prove(chunk, gate, key, rows)  # before anything of the chunk is written
-    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in tables.items()}
+    return tables_of(rows)
 
 
 def _prove(

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from kontext.data.decode.result import Reason
 from kontext.data.gating import KEPT
-from kontext.data.ingest import CANARY, DUPLICATE, IngestChunk, Plan, cut
+from kontext.data.ingest import CANARY, DUPLICATE, Plan, cut
+from kontext.data.ingest_chunk import IngestChunk
 from kontext.data.layouts.base import LARGEST, Part
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
@@ -261,7 +262,7 @@ def to_do(plan: Plan, held: Sorted, config: IngestConfig, home: Path) -> list[In
     # one small chunk is done here: starting processes takes longer than it
     size = min(config.chunk_size, max(_FEW, -(-len(missing) // config.processes)))
     chunks = cut([items[place] for place in missing], size)
-    return [IngestChunk(tuple(chunk), config, str(home)) for chunk in chunks]
+    return [IngestChunk.of(chunk, config, home) for chunk in chunks]
 
 
 def with_work(held: Sorted, results: Sequence[Tables]) -> Sorted:

@@ -1,46 +1,60 @@
-"""Chunk work: pure functions of a chunk in a process pool, each result stored as it finishes.
+"""Chunk work: pure functions of a chunk, run somewhere, each result stored as it finishes.
 
 A finished chunk is `<prefix>/<index>-<digest>/<table>.parquet` plus `done.json`, written last. The
 digest covers the work function's name and the chunk itself, so a resumed run picks up exactly the
 results that an undisturbed one would have made.
+
+A worker may be lost: killed, out of memory, on a machine that is gone. Its chunk is done again. One
+that has cost three workers is cut in halves, and those in halves, until it is known which item does
+it; what becomes of that item the chunk says (`Divisible`). Where work runs: `engine.executors`.
 """
 
-import ctypes
 import dataclasses
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from kontext.engine.stage import ChunkResult
-from kontext.errors import ChunkError, GateError, ObjectNotFound, chunk_failure
-from kontext.store.objects import ObjectStore, open_store
+from kontext.engine.executors.base import (
+    Done,
+    Executor,
+    Failed,
+    Lost,
+    Outcome,
+    Task,
+)
+from kontext.engine.executors.choice import executor
+from kontext.engine.executors.here import Here
+from kontext.engine.executors.worker import result_files, store
+from kontext.engine.stage import NOTHING_SPECIAL, ChunkResult, Needs
+from kontext.errors import ChunkError, GateError, KontextError, ObjectNotFound, chunk_failure
+from kontext.store.objects import ObjectStore
 from kontext.store.parquet import parquet_bytes, read_parquet
 
 CHANGES_RESULTS = False  # runs work, whatever it is
 
 _LOG = logging.getLogger("kontext.work")
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "VIPS_CONCURRENCY": "1",
-    "RAYON_NUM_THREADS": "1",
-}
+_LIVES = 3  # workers that a chunk or an item may cost
+_MOST_GIVEN_UP = 20  # items: when there are more, it is not the items
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A chunk of which one item can be given up. Others end the stage when they cost workers."""
+
+    def halves(self) -> tuple[Self, Self] | None:
+        """Two chunks of its items in order, with about as many each; None for a single item."""
+
+    def given_up(self, why: str) -> ChunkResult:
+        """The result of a single item that cannot be worked on, for a reason that is recorded."""
 
 
 class StoredChunk(Mapping[str, pa.Table]):
@@ -63,58 +77,188 @@ class StoredChunk(Mapping[str, pa.Table]):
         return len(self._names)
 
 
-_Job = Callable[[Any], ChunkResult]
-_Outcome = tuple[str, str] | None  # of a chunk that failed: the error, and its traceback
+_Work = Callable[[Any], ChunkResult]
 
 
 def map_chunks(
-    work: _Job,
+    work: _Work,
     chunks: Sequence[Any],
     processes: int = 1,
     *,
     objects: ObjectStore,
     prefix: str,
+    needs: Needs = NOTHING_SPECIAL,
     on_done: Callable[[int, int], None] | None = None,
     on_found: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ChunkResult]:
     """Run `work(chunk)` for every chunk whose result is not stored below `prefix` yet.
 
     Returns the tables in plan order, always as read back from the store. With `processes` > 1 the
-    work runs in spawned single-threaded workers that die with this process. `on_done(done, total)`
-    is called as chunks finish, `on_found` before where some were stored already.
+    work runs in single-threaded workers that die with this process; else, or where one chunk is
+    left, in this process; and all of it on Ray where the environment says so. `needs` is what one
+    chunk takes there. `on_done(done, total)` is called as chunks finish, `on_found` before where
+    some were stored already.
 
     Raises:
-        ChunkError: a chunk failed (its index and reason are in the message) or its worker died.
+        ChunkError: a chunk failed (its index and reason are in the message), or its workers died
+            three times and it cannot give up an item.
         GateError: a gate failed in a chunk. No chunk is kept, also none that was finished before.
+        EngineError: where the work is to run is set wrongly, or not to be had.
         TypeError: a chunk holds a value that has no stable digest.
     """
     name = f"{work.__module__}.{work.__qualname__}"
-    folders = [f"{prefix}/{i:06d}-{stable_digest([name, c])[:16]}" for i, c in enumerate(chunks)]
+    pieces = [_Piece(i, chunk, _folder(prefix, i, name, chunk)) for i, chunk in enumerate(chunks)]
     stored = set(objects.list(f"{prefix}/"))
-    missing = [i for i, folder in enumerate(folders) if f"{folder}/done.json" not in stored]
+    missing = [piece for piece in pieces if f"{piece.folder}/done.json" not in stored]
     done = len(chunks) - len(missing)
     if done:
         _LOG.info("%d of %d chunks are already stored", done, len(chunks))
         on_found(done, len(chunks))
 
-    def advance(index: int, outcome: _Outcome) -> None:
+    def advance() -> None:
         nonlocal done
-        if outcome is not None:
-            why, trace = outcome
-            _LOG.error("chunk %d failed\n%s", index, trace)
-            raise chunk_failure(index, len(chunks), why)
         done += 1
         if on_done:
             on_done(done, len(chunks))
 
-    jobs = [(i, folders[i], chunks[i]) for i in missing]
-    with kept_unless_gated(objects, prefix):
-        if processes <= 1 or len(jobs) <= 1:
-            for index, folder, chunk in jobs:
-                advance(index, _run(objects, work, folder, chunk))
-        else:
-            _run_pool(objects.url, work, jobs, min(processes, len(jobs)), advance)
-    return [_load(objects, folder) for folder in folders]
+    if missing:
+        begun = f"{prefix}/begun"
+        # what a run in this process has died of, or was killed at, is not done in it again
+        alone = (processes <= 1 or len(missing) <= 1) and begun not in stored
+        count = 0 if alone else min(processes, len(missing))
+        with (
+            kept_unless_gated(objects, prefix),
+            closing(executor(work.__module__, count, needs, objects)) as workers,
+        ):
+            run = _Run(work, name, len(chunks), objects, prefix, stored, workers, advance)
+            if isinstance(workers, Here):
+                objects.put(begun, b"")
+            try:
+                run.all(missing)
+            finally:
+                objects.delete(begun)
+    return [_load(objects, piece.folder) for piece in pieces]
+
+
+@dataclasses.dataclass(eq=False)
+class _Piece:
+    """A chunk of the plan, or a part of one that costs workers."""
+
+    index: int  # of the chunk of the plan
+    chunk: Any
+    folder: str
+    lives: int = _LIVES  # workers that it may still cost
+    whole: "_Piece | None" = None  # that it is part of
+    parts: "tuple[_Piece, ...]" = ()
+    done: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    """The work that is left of a plan."""
+
+    work: _Work
+    name: str
+    total: int  # chunks of the plan
+    objects: ObjectStore
+    prefix: str
+    stored: set[str]  # keys of finished work from before
+    workers: Executor
+    advance: Callable[[], None]
+    todo: deque[_Piece] = dataclasses.field(default_factory=deque)
+    error: KontextError | None = None
+    given_up: int = 0
+
+    def all(self, pieces: Sequence[_Piece]) -> None:
+        """Do these chunks. After an error nothing is begun, and what is under way is finished."""
+        self.todo.extend(pieces)
+        running: dict[int, _Piece] = {}
+        ticket = 0
+        while self.todo or running:
+            while self.todo and len(running) < self.workers.width():
+                piece = self.todo.popleft()
+                self.workers.submit(ticket, Task(self.work, piece.chunk, piece.folder))
+                running[ticket] = piece
+                ticket += 1
+            ended, outcome = self.workers.next()
+            self._ended(running.pop(ended), outcome)
+        if self.error is not None:
+            raise self.error
+
+    def _ended(self, piece: _Piece, outcome: Outcome) -> None:
+        for line in outcome.lines:
+            logging.getLogger(line.logger).log(line.level, "chunk %d: %s", piece.index, line.text)
+        if isinstance(outcome, Done):
+            if outcome.files:
+                store(self.objects, piece.folder, outcome.files)
+            self._finished(piece)
+        elif isinstance(outcome, Failed):
+            _LOG.error("chunk %d failed\n%s", piece.index, outcome.trace)
+            self._fail(chunk_failure(piece.index, self.total, outcome.why))
+        elif self.error is None:
+            self._lost(piece, outcome)
+
+    def _fail(self, error: KontextError) -> None:
+        """A gate's failure counts most: nothing may be kept then."""
+        self.todo.clear()
+        gates = isinstance(error, GateError) and not isinstance(self.error, GateError)
+        if self.error is None or gates:
+            self.error = error
+
+    def _fatal(self, piece: _Piece, what: str) -> None:
+        self._fail(ChunkError(piece.index, f"chunk {piece.index} of {self.total} {what}"))
+
+    def _lost(self, piece: _Piece, outcome: Lost) -> None:
+        """Again; or in parts; or, where it is a single item, without it."""
+        piece.lives -= 1
+        what = "its worker" if piece.whole is None else "the worker of a part"
+        _LOG.warning("chunk %d: %s was lost: %s", piece.index, what, outcome.why)
+        if piece.lives > 0:
+            self.todo.append(piece)
+            return
+        if not isinstance(piece.chunk, Divisible):
+            self._fatal(piece, f"cost {_LIVES} workers: {outcome.why}")
+            return
+        halves = piece.chunk.halves()
+        if halves is None:
+            self.given_up += 1
+            if self.given_up > _MOST_GIVEN_UP:
+                self._fatal(piece, f"and others cost workers at more than {_MOST_GIVEN_UP} items, "
+                           f"so it is not the items: {outcome.why}")  # fmt: skip
+                return
+            _LOG.error("chunk %d: an item that costs its workers is given up", piece.index)
+            why = f"{_LIVES} workers were lost at it: {outcome.why}"
+            store(self.objects, piece.folder, result_files(piece.chunk.given_up(why)))
+            self._finished(piece)
+            return
+        piece.parts = tuple(self._part(piece, half) for half in halves)
+        for part in piece.parts:
+            if f"{part.folder}/done.json" in self.stored:
+                self._finished(part)
+            else:
+                self.todo.append(part)
+
+    def _part(self, piece: _Piece, half: Any) -> _Piece:
+        folder = _folder(self.prefix, piece.index, self.name, half)
+        single = not isinstance(half, Divisible) or half.halves() is None
+        # which half it is, one loss says; that an item is to blame takes as many as at first
+        return _Piece(piece.index, half, folder, lives=_LIVES if single else 1, whole=piece)
+
+    def _finished(self, piece: _Piece) -> None:
+        piece.done = True
+        whole = piece.whole
+        if whole is None:
+            self.advance()
+        elif whole.parts and all(part.done for part in whole.parts):
+            found = [_load(self.objects, part.folder) for part in whole.parts]
+            names = dict.fromkeys(name for tables in found for name in tables)
+            joined = {n: pa.concat_tables([tables[n] for tables in found]) for n in names}
+            store(self.objects, whole.folder, result_files(joined))
+            self._finished(whole)
+
+
+def _folder(prefix: str, index: int, name: str, chunk: Any) -> str:
+    return f"{prefix}/{index:06d}-{stable_digest([name, chunk])[:16]}"
 
 
 @contextmanager
@@ -191,88 +335,3 @@ def _load(objects: ObjectStore, folder: str) -> ChunkResult:
     except ObjectNotFound as error:
         raise ChunkError(-1, f"a finished chunk vanished from the store: {error}") from error
     return StoredChunk(objects, folder, names)
-
-
-def _run(objects: ObjectStore, work: _Job, folder: str, chunk: Any) -> _Outcome:
-    """Do one chunk and store it. Errors come back as values: many exceptions do not pickle."""
-    try:
-        tables = work(chunk)
-    except Exception as error:  # noqa: BLE001 - reported with its index by the caller
-        return f"{type(error).__name__}: {error}", traceback.format_exc()
-    for name in sorted(tables):
-        objects.put(f"{folder}/{name}.parquet", parquet_bytes(tables[name]))
-    objects.put(f"{folder}/done.json", json.dumps({"tables": sorted(tables)}).encode())
-    return None
-
-
-def _run_pool(
-    url: str,
-    work: _Job,
-    jobs: list[tuple[int, str, Any]],
-    processes: int,
-    advance: Callable[[int, _Outcome], None],
-) -> None:
-    """Run jobs in a spawned pool with at most two queued per worker, so memory stays flat."""
-    with (
-        _single_threaded_children(),
-        ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(url, os.getpid()),
-        ) as pool,
-    ):
-        todo = iter(jobs)
-        running: dict[Future[_Outcome], int] = {}
-        try:
-            while True:
-                while len(running) < 2 * processes and (job := next(todo, None)) is not None:
-                    running[pool.submit(_run_in_worker, work, job[1], job[2])] = job[0]
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    index = running[future]
-                    advance(index, future.result())
-                    del running[future]
-        except BrokenProcessPool as error:
-            chunks = ", ".join(str(index) for index in sorted(running.values()))
-            text = f"a worker was killed, crashed or ran out of memory in one of chunks {chunks}"
-            raise ChunkError(min(running.values()), text) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_WORKER_STORE: ObjectStore | None = None
-
-
-def _start_worker(url: str, parent: int) -> None:
-    global _WORKER_STORE
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # prctl(2)
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    _WORKER_STORE = open_store(url)
-
-
-def _run_in_worker(work: _Job, folder: str, chunk: Any) -> _Outcome:
-    assert _WORKER_STORE is not None
-    return _run(_WORKER_STORE, work, folder, chunk)
-
-
-@contextmanager
-def _single_threaded_children() -> Iterator[None]:
-    """Children read these before they import numpy or torch; ours are restored afterwards."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

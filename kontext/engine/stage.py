@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
@@ -72,9 +72,29 @@ class Reporter:
 ChunkResult: TypeAlias = "Mapping[str, pa.Table]"
 
 
-# (work, chunks, processes): runs `work(chunk)` for every chunk of a plan, as `chunks.map_chunks`.
-# `work` must be a function of a module and each chunk picklable; results come in plan order.
-ChunkMap = Callable[[Callable[[Any], ChunkResult], Sequence[Any], int], list[ChunkResult]]
+@dataclass(frozen=True)
+class Needs:
+    """What one chunk takes of a machine, where a cluster has to know it."""
+
+    processors: int = 1
+    gpus: float = 0.0
+
+
+NOTHING_SPECIAL = Needs()
+
+
+class ChunkMap(Protocol):
+    """Runs `work(chunk)` for every chunk of a plan: `chunks.map_chunks`, with a store."""
+
+    def __call__(
+        self,
+        work: Callable[[Any], ChunkResult],
+        chunks: Sequence[Any],
+        processes: int = 1,
+        *,
+        needs: Needs = NOTHING_SPECIAL,
+    ) -> list[ChunkResult]:
+        """Results in plan order. `work` is a function of a module, and chunks can be pickled."""
 
 
 @dataclass

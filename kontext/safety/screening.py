@@ -1,8 +1,9 @@
 """Screening in bulk: image scores in chunks, text reasons, and the decisions that follow."""
 
 import io
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from operator import attrgetter
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 
 from kontext.errors import GateError
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import Pixels, score_images
+from kontext.safety.classifiers.base import Pixels, Scores, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
+from kontext.store.artifacts.artifact_store import StoredFile
 from kontext.store.parquet import read_parquet
 from schemas.risks import risks
 from schemas.tables import DECISIONS, IMAGE_SCORES
 
+_LOG = logging.getLogger("kontext.safety")
 CHUNK = 256
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
@@ -32,37 +35,67 @@ PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop i
 class ScoreChunk:
     """Rows of one pixels file, and the classifiers to run."""
 
-    path: Path
+    pixels: StoredFile
     rows: tuple[int, ...]
     classifiers: tuple[str, ...]
 
+    def files(self) -> list[Path]:
+        """The pixels, where they are in a folder and not in a bucket."""
+        return [] if self.pixels.folder is None else [self.pixels.folder]
+
+    def halves(self) -> "tuple[ScoreChunk, ScoreChunk] | None":
+        """Two chunks of half the rows each; None for a single image."""
+        middle = len(self.rows) // 2
+        if not middle:
+            return None
+        return replace(self, rows=self.rows[:middle]), replace(self, rows=self.rows[middle:])
+
+    def given_up(self, why: str) -> dict[str, pa.Table]:
+        """No scores (NaN) of a single image that cost workers: it passes no limit."""
+        ids = _rows(self).column("pixel_id").to_pylist()
+        none = {
+            name: {label: np.full(1, np.nan, np.float32) for label in load_classifier(name).labels}
+            for name in self.classifiers
+        }
+        _LOG.error("an image gets no scores: %s", why)
+        return {"scores": _scores_table(ids, none)}
+
 
 def plan_scores(
-    paths: Sequence[Path], classifiers: tuple[str, ...], known: Container[str] = ()
+    files: Sequence[StoredFile], classifiers: tuple[str, ...], known: Container[str] = ()
 ) -> list[ScoreChunk]:
     """Chunks of at most 256 images over all pixels files, without those that are `known`."""
     chunks = []
-    for path in paths:
-        ids = read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist()
+    for file in files:
+        ids = read_parquet(file.path(), ["pixel_id"])["pixel_id"].to_pylist()
         rows = [row for row, pixel_id in enumerate(ids) if pixel_id not in known]
         parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-        chunks += [ScoreChunk(path, tuple(part), classifiers) for part in parts]
+        chunks += [ScoreChunk(file, tuple(part), classifiers) for part in parts]
     return chunks
 
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
-    table = read_parquet(chunk.path).take(pa.array(chunk.rows, pa.int64()))
-    ids = table["pixel_id"].to_pylist()
+    table = _rows(chunk)
     images = [_decode(png) for png in table["png"].to_pylist()]
+    scores = {name: score_images(load_classifier(name), images) for name in chunk.classifiers}
+    return {"scores": _scores_table(table["pixel_id"].to_pylist(), scores)}
+
+
+def _rows(chunk: ScoreChunk) -> pa.Table:
+    return read_parquet(chunk.pixels.path()).take(pa.array(chunk.rows, pa.int64()))
+
+
+def _scores_table(ids: Sequence[str], scores: Mapping[str, Scores]) -> pa.Table:
+    """IMAGE_SCORES of these images: label by label of each classifier."""
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
-    for name in chunk.classifiers:
-        for label, values in score_images(load_classifier(name), images).items():
+    for name, own in scores.items():
+        for label, values in own.items():
             columns["pixel_id"] += ids
             columns["classifier"] += [name] * len(ids)
             columns["label"] += [label] * len(ids)
             columns["score"] += values.tolist()
-    return {"scores": pa.table(columns, schema=IMAGE_SCORES)}
+    return pa.table(columns, schema=IMAGE_SCORES)
 
 
 def _decode(png: bytes) -> Pixels:

@@ -10,13 +10,25 @@ Figures:
     latent_std: latents spread by {}
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kontext.data.encoded.banks import Bank, Entries, make_shards, open_bank, write_bank
+from kontext.data.encoded.banks import (
+    Bank,
+    Entries,
+    make_shards,
+    open_bank,
+    shard_bytes,
+    shard_path,
+    write_bank,
+)
 from kontext.data.encoded.latents import (
     ENCODED_PAIRS,
     encode_images,
@@ -29,7 +41,8 @@ from kontext.data.encoded.reuse import Reused
 from kontext.data.encoded.rows import row_shapes, spread
 from kontext.data.pixels import png_size
 from kontext.data.shards.read import PairSet, by_size, decoded, load_split
-from kontext.engine.stage import Stage, StageContext
+from kontext.engine.executors.choice import choice
+from kontext.engine.stage import Needs, Stage, StageContext
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import TextEncoder, load_text_encoder
@@ -50,6 +63,10 @@ STAGE = Stage(
 )
 
 _FEW = 0.1  # share of rows
+
+# a bank to be made: its name, what its rows are of, and what encodes some of them
+_BankWork = tuple[str, Entries, Callable[[Sequence[int]], dict[str, Tensor]]]
+BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 
 def run(ctx: StageContext[EncodeConfig]) -> None:
@@ -89,6 +106,8 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
     ctx.log.info("%d of %d rows are as they were", count - new, count)
     if new > _FEW * count:  # to start processes for a few rows takes longer than they do
         on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
+        if choice().ray and config.launch.launcher == "in-process":
+            _on_workers(ctx, [(name, entries) for name, entries, _ in work], device)
     latents, texts = (
         write_bank(ctx.output, ctx.scratch, name, entries, config.shard_rows, encode, ctx.stop)
         for (name, entries, _), encode in zip(work, reused, strict=True)
@@ -125,9 +144,70 @@ def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
         )
 
 
-# a bank to be made: its name, what its rows are of, and what encodes some of them
-_BankWork = tuple[str, Entries, Callable[[Sequence[int]], dict[str, Tensor]]]
-BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
+@dataclass(frozen=True)
+class ShardChunk:
+    """One shard of a bank, for a worker."""
+
+    bank: str  # latents or texts
+    number: int
+    config: EncodeConfig
+    inputs: str  # JSON of `Inputs.description`
+    threads: int  # sums of floats depend on how many there are
+    manifests: tuple[Path, ...]  # of the inputs, where the store is a folder
+
+    def files(self) -> tuple[Path, ...]:
+        """What a worker must be able to read."""
+        return self.manifests
+
+
+def _on_workers(
+    ctx: StageContext[EncodeConfig], banks: Sequence[tuple[str, Entries]], device: torch.device
+) -> None:
+    """All shards of both banks, made as chunk work, into the scratch folder."""
+    inputs = Inputs.of(ctx)
+    threads, said = torch.get_num_threads(), json.dumps(inputs.description(), sort_keys=True)
+    manifests = tuple(path for one in inputs.artifacts.values() if (path := one.place()))
+    chunks = [
+        ShardChunk(name, number, ctx.config, said, threads, manifests)
+        for name, entries in banks
+        for number in range(len(entries.parts(ctx.config.shard_rows)))
+    ]
+    needs = Needs(processors=threads, gpus=1.0 if device.type == "cuda" else 0.0)
+    results = ctx.map_chunks(encode_shard, chunks, needs=needs)
+    for chunk, result in zip(chunks, results, strict=True):
+        path = shard_path(ctx.scratch, chunk.bank, chunk.number)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(result["shard"]["file"][0].as_py())
+        partial.replace(path)
+
+
+def encode_shard(chunk: ShardChunk) -> dict[str, pa.Table]:
+    """`shard`: one row, whose `file` is the bytes that `make_shards` writes."""
+    torch.set_num_threads(chunk.threads)
+    _, entries, encode = _opened(chunk.config.model_dump_json(), chunk.inputs)[chunk.bank]
+    part = entries.parts(chunk.config.shard_rows)[chunk.number]
+    data = shard_bytes(encode(part), entries)
+    return {"shard": pa.table({"file": pa.array([data], pa.large_binary())})}
+
+
+@lru_cache(maxsize=1)
+def _opened(config: str, inputs: str) -> dict[str, _BankWork]:
+    """What a worker needs for all of its shards: the models, and what they encode."""
+    section, found = EncodeConfig.model_validate_json(config), Inputs.opened(json.loads(inputs))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained = found["train-autoencoder"]
+    model, encoder = load_autoencoder(trained, device), load_text_encoder(device=device)
+    splits = _splits(found["shard"])
+
+    def quiet(done: int, total: int, what: str) -> None:
+        return  # a chunk is the unit that is told of
+
+    codec = numerics.codec_digest(trained)
+    banks = (
+        _latents(section, model, splits, codec, device, quiet),
+        _texts(section, encoder, splits, quiet),
+    )
+    return {bank[0]: bank for bank in banks}
 
 
 def _same_numerics(made: Artifact, ledger: Mapping[str, str]) -> bool:

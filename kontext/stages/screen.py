@@ -152,15 +152,15 @@ def _image_scores(
 ) -> pa.Table:
     """IMAGE_SCORES of all images; only those that no earlier screening has scored are read."""
     ingest = ctx.inputs["ingest"]
-    paths = [ingest.path(name) for name in ingest.names("pixels/")]
+    pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
-    chunks = screening.plan_scores(paths, classifiers, known)
+    chunks = screening.plan_scores(pixels, classifiers, known)
     few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     new = [result["scores"] for result in results]
     old = earlier.image_scores
     held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
-    files = [read_parquet(path, ["pixel_id"])["pixel_id"].to_pylist() for path in paths]
+    files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
     return screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
 
 

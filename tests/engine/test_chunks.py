@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kontext.data.sources.signs import SignSource
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks, stable_digest
 from kontext.errors import CanaryError, ChunkError
 from kontext.store.objects import ObjectStore, open_store
+from kontext.store.parquet import parquet_bytes, read_parquet
 from tests.store import chunk_work
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,7 @@ def test_finished_chunks_are_not_run_again(objects: ObjectStore, tmp_path: Path)
     objects.delete(next(k for k in first if k.startswith("w/000001") and k.endswith("done.json")))
     map_chunks(chunk_work.logged, chunks, objects=objects, prefix="w")
     assert log.read_text().split() == ["0", "1", "1", "2", "3"]
+    assert "w/begun" not in first
     assert {k: v for k, v in stored(objects).items() if k in first} == first
     clear_work(objects, "w")
     assert stored(objects) == {}
@@ -91,9 +94,104 @@ def test_a_gate_that_fails_in_a_chunk_leaves_no_chunk(objects: ObjectStore, proc
     assert stored(objects)
 
 
-def test_a_dying_worker_is_an_error_not_a_hang(objects: ObjectStore) -> None:
-    with pytest.raises(ChunkError, match="killed, crashed or ran out of memory"):
+def test_a_chunk_that_costs_three_workers_is_an_error_not_a_hang(objects: ObjectStore) -> None:
+    with pytest.raises(ChunkError, match="chunk 1 of 3 cost 3 workers: it was killed"):
         map_chunks(chunk_work.dies_at_one, [0, 1, 2], 2, objects=objects, prefix="w")
+    done = {key.split("-")[0] for key in objects.list("w/") if key.endswith("done.json")}
+    assert done == {"w/000000", "w/000002"}
+
+
+def _items(**more: object) -> list[chunk_work.Items]:
+    numbers = [tuple(range(start, start + 5)) for start in (0, 5, 10)]
+    return [chunk_work.Items(own, **more) for own in numbers]  # type: ignore[arg-type]
+
+
+def _numbers(results: Sequence[Mapping[str, pa.Table]]) -> list[int]:
+    return [number for result in results for number in result["rows"]["n"].to_pylist()]
+
+
+def test_a_lost_worker_s_chunk_is_done_again(
+    objects: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunks = _items(once=7, folder=str(tmp_path))
+    with caplog.at_level("INFO", "kontext"):
+        results = map_chunks(chunk_work.counted, chunks, 2, objects=objects, prefix="w")
+    assert _numbers(results) == list(range(15))
+    assert "chunk 1: its worker was lost: it was killed" in caplog.text
+    # what workers log is in the stage's log
+    assert [r.message for r in caplog.records if r.name == "kontext.test"].count(
+        "chunk 2: numbers from 10 on"
+    ) == 1
+
+
+def test_an_item_that_costs_workers_costs_only_itself(objects: ObjectStore) -> None:
+    results = map_chunks(chunk_work.counted, _items(deadly=8), 2, objects=objects, prefix="w")
+    assert _numbers(results) == [*range(8), -8, *range(9, 15)]
+
+
+def test_parts_of_a_chunk_are_kept_too(objects: ObjectStore, tmp_path: Path) -> None:
+    """Where the run ends between two parts, those that are done are not done again."""
+    chunk, other = chunk_work.Items((1, 2, 3), deadly=3), chunk_work.Items((4,))
+    map_chunks(chunk_work.counted, [chunk, other], 2, objects=objects, prefix="w")
+    before = stored(objects)
+    (half,) = {  # number 1 of the first chunk
+        key.rpartition("/")[0]
+        for key in before
+        if key.startswith("w/000000")
+        and key.endswith("rows.parquet")
+        and read_parquet(before[key])["n"].to_pylist() == [1]
+    }
+    whole = next(k for k in before if k.startswith("w/000000") and len(_rows(before, k)) == 3)
+    objects.delete(f"{whole.rpartition('/')[0]}/done.json")
+    objects.put(f"{half}/rows.parquet", parquet_bytes(pa.table({"n": [10]})))
+    objects.put("w/begun", b"")  # one chunk alone would be done in this process, and end it
+    results = map_chunks(chunk_work.counted, [chunk, other], 2, objects=objects, prefix="w")
+    assert _numbers(results) == [10, 2, -3, 4]
+
+
+def _rows(found: Mapping[str, bytes], key: str) -> list[int]:
+    return read_parquet(found[key])["n"].to_pylist() if key.endswith("rows.parquet") else []
+
+
+_ALONE = """
+import sys
+from tests.store import chunk_work
+from kontext.store.objects import open_store
+from kontext.engine.chunks import map_chunks
+if __name__ == "__main__":
+    chunk = chunk_work.Items((1, 2, 3), deadly=2)
+    (result,) = map_chunks(chunk_work.counted, [chunk], objects=open_store(sys.argv[1]), prefix="w")
+    print(result["rows"]["n"].to_pylist())
+"""
+
+
+def test_what_a_run_without_workers_has_died_of_is_left_to_a_worker(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(_ALONE)
+    command = [sys.executable, str(script), objects.url]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    again = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    assert again.stdout.strip() == "[1, -2, 3]"
+
+
+def test_when_every_item_costs_workers_it_is_not_the_items(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kontext.engine.chunks._MOST_GIVEN_UP", 0)
+    chunks = [chunk_work.Items((number,), deadly=number) for number in range(2)]
+    with pytest.raises(ChunkError, match="more than 0 items, so it is not the items"):
+        map_chunks(chunk_work.counted, chunks, 2, objects=objects, prefix="w")
+
+
+def test_a_worker_gets_no_more_memory_than_is_said(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KONTEXT_WORKER_MEMORY", "2GB")
+    results = map_chunks(chunk_work.greedy, _items(deadly=3), 2, objects=objects, prefix="w")
+    assert _numbers(results) == [0, 1, 2, -3, *range(4, 15)]
 
 
 _RUN = """

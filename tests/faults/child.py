@@ -13,8 +13,8 @@ from typing import Any
 
 # name -> (module, attribute path, whether to die before or after the call)
 POINTS: dict[str, tuple[str, str, str]] = {
-    "chunk-start": ("kontext.engine.chunks", "_run", "before"),
-    "chunk-done": ("kontext.engine.chunks", "_run", "after"),
+    "chunk-start": ("kontext.engine.executors.here", "perform", "before"),
+    "chunk-done": ("kontext.engine.executors.here", "perform", "after"),
     "blob": ("kontext.store.artifacts.artifact_store", "ArtifactWriter._add", "after"),
     "before-publish": ("kontext.store.objects.local", "LocalStore._publish", "before"),
     "before-ledger": ("kontext.safety.ledger", "Ledger.append", "before"),

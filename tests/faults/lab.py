@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,16 +133,17 @@ def tail(done: subprocess.CompletedProcess[str]) -> str:
     return lines[-1][:300] if lines else "nothing"
 
 
-def engine_of(home: Path, store: str = "") -> Engine:
-    """The engine of the tiny recipe over a home."""
-    recipe = load_recipe("ci", RECIPE)
+def engine_of(home: Path, store: str = "", recipe: Sequence[str] = RECIPE) -> Engine:
+    """The engine of the tiny recipe, or of `ci` with other changes, over a home."""
     url = store or f"file://{home}/store"
-    return Engine(recipe, url, str(home / "catalog.sqlite"), home, stages=STAGES)
+    return Engine(load_recipe("ci", recipe), url, str(home / "catalog.sqlite"), home, stages=STAGES)
 
 
-def outputs(home: Path, until: str, store: str = "") -> dict[str, dict[str, str]]:
+def outputs(
+    home: Path, until: str, store: str = "", recipe: Sequence[str] = RECIPE
+) -> dict[str, dict[str, str]]:
     """Stage -> file name -> SHA-256, up to a stage; for index the dataset's digest."""
-    engine = engine_of(home, store)
+    engine = engine_of(home, store, recipe)
     found: dict[str, dict[str, str]] = {}
     for stage, digest in engine.digests().items():
         manifest = engine.artifacts.manifest(stage, digest)

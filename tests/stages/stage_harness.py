@@ -70,9 +70,9 @@ class Harness:
         """What a stage is handed."""
         digest = writer.digest
 
-        def chunk_map(work: Any, chunks: Any, processes: int = 1) -> Any:
+        def chunk_map(work: Any, chunks: Any, processes: int = 1, **more: Any) -> Any:
             prefix = f"runs/{stage}/{digest}/work"
-            return map_chunks(work, chunks, processes, objects=self.objects, prefix=prefix)
+            return map_chunks(work, chunks, processes, objects=self.objects, prefix=prefix, **more)
 
         scratch = self.folder / "scratch" / stage
         scratch.mkdir(parents=True, exist_ok=True)

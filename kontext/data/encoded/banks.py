@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kontext.data.buckets import Size
@@ -96,16 +96,26 @@ def make_shards(
         Stopped: `stop` said so; the shards so far are whole.
     """
     parts = entries.parts(rows)
-    paths = [folder / f"{name}-{number:05d}.safetensors" for number in range(len(parts))]
+    paths = [shard_path(folder, name, number) for number in range(len(parts))]
     missing = [n for n, path in enumerate(paths) if n % ranks == rank and not path.exists()]
     for done, number in enumerate(missing):
         if done and stop():  # every call makes one: slices of any length come to an end
             raise Stopped(f"ended after {number} shards of {name}")
-        tensors = {key: value.contiguous() for key, value in encode(parts[number]).items()}
         partial = paths[number].with_suffix(".partial")
-        save_file(tensors, partial, metadata={"encoder": entries.encoder})
+        partial.write_bytes(shard_bytes(encode(parts[number]), entries))
         partial.replace(paths[number])
     return paths
+
+
+def shard_path(folder: Path, name: str, number: int) -> Path:
+    """Where a shard of the bank `name` lies in `folder`."""
+    return folder / f"{name}-{number:05d}.safetensors"
+
+
+def shard_bytes(tensors: Mapping[str, Tensor], entries: Entries) -> bytes:
+    """The file of a shard, as `make_shards` writes it, of the tensors [k, …] of its entries."""
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    return save(whole, metadata={"encoder": entries.encoder})
 
 
 def write_bank(

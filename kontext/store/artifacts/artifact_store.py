@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.errors import ArtifactError, ObjectExists, ObjectNotFound
-from kontext.store.objects import ObjectStore, sha256_file
+from kontext.store.objects import ObjectStore, open_store, sha256_file
 from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest, ManifestFile
 
@@ -47,6 +47,23 @@ def is_work(key: str) -> bool:
     return key.split("/")[3:4] == [_WORK]
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of an artifact as chunk work is handed it: opened on the machine that needs it."""
+
+    store: str  # URL
+    cache: Path  # folder for what is downloaded
+    file: ManifestFile
+    folder: Path | None  # the file itself, where the store is a folder
+
+    def path(self) -> Path:
+        """A local path, as `Artifact.path`. Raises ArtifactError."""
+        key = self.store, self.cache
+        if key not in _OPENED:
+            _OPENED[key] = ArtifactStore(open_store(self.store), self.cache)
+        return _OPENED[key].blob_path(self.file)
+
+
 class Artifact:
     """A finished stage output."""
 
@@ -69,10 +86,24 @@ class Artifact:
 
         Raises ArtifactError for an unknown name or damaged bytes.
         """
+        self._known(name)
+        return self._store.blob_path(self._files[name])
+
+    def stored(self, name: str) -> StoredFile:
+        """A file for chunk work. Raises ArtifactError for an unknown name."""
+        self._known(name)
+        objects, cache, file = self._store.objects, self._store.cache_dir, self._files[name]
+        _OPENED.setdefault((objects.url, cache), self._store)  # it knows what it has checked
+        return StoredFile(objects.url, cache, file, objects.local_path(blob_key(file.sha256)))
+
+    def place(self) -> Path | None:
+        """The manifest's own file, where the store is a folder."""
+        return self._store.objects.local_path(f"{run_prefix(self.stage, self.digest)}manifest.json")
+
+    def _known(self, name: str) -> None:
         if name not in self._files:
             known = ", ".join(self.names()[:8])
             raise ArtifactError(f"{self.stage}/{self.digest} has no file '{name}' (has {known})")
-        return self._store.blob_path(self._files[name])
 
     def table(self, name: str) -> pa.Table:
         """One Parquet file, or all of `name/` concatenated in name order."""
@@ -344,3 +375,6 @@ class ArtifactStore:
         except ObjectNotFound:
             return "missing"
         return "" if hasher.hexdigest() == file.sha256 else "bytes do not match the SHA-256"
+
+
+_OPENED: dict[tuple[str, Path], ArtifactStore] = {}  # of this process, by URL and cache
