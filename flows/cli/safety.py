@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kontext.safety.ledger import Ledger
 
 PLACE = (Panel.STORE, 3)
-app = typer.Typer(help="What safety has decided, sweeps, and what its hash gate knows again.", no_args_is_help=True)
+app = typer.Typer(help="Ledger, report, incidents, sweeps, hash test.", no_args_is_help=True)
 incidents = typer.Typer(help="Pictures that are on a list of known harmful images.")
 app.add_typer(incidents, name="incidents")
 
