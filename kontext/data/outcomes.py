@@ -59,8 +59,8 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
     secret = run_key(home)
     settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
     lists = lists_digest(config.hash_lists, home)
-    digests = sorted(opt_outs(home).digests)  # of pictures that an earlier ingest may have kept
-    said = [settings, lists, *([digests] if digests else [])]
+    opted_out = sorted(opt_outs(home).digests)  # of pictures that an earlier ingest may have kept
+    said = [settings, lists, *([opted_out] if opted_out else [])]
     start = hmac.new(secret, json.dumps(said).encode(), hashlib.sha256)
     names = [field.name for field in fields(SourceItem) if field.name not in _WHERE]
     keys = []
