@@ -188,6 +188,11 @@ IMAGE_SCORES = table_schema(
     ("score", pa.float32(), "0 to 1"),
 )
 
+REFUSED = table_schema(
+    "Images that the policy refuses by themselves, whatever the pair: in no sheet, set or catalog.",
+    ("pixel_id", pa.string(), "key into images of the ingest artifact"),
+)
+
 
 def pair_scores(known: Iterable[Risk]) -> pa.Schema:
     """The table of scores with a column for each of these risks."""
