@@ -20,7 +20,7 @@ import csv
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_pn
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.index_files import folder_in
 from kontext.safety.list_files import SUFFIXES, list_files
-from kontext.safety.pdq import MIN_QUALITY, Bytes, pdq_dihedral, without_borders
+from kontext.safety.pdq import MIN_QUALITY, Bytes, enlarged, pdq_dihedral, without_borders
 from kontext.safety.pdq_index import PdqIndex
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
@@ -143,9 +143,9 @@ class HashGate:
         own = hashes[0].tobytes()
         # looked up at every quality: lowered contrast alone makes a listed picture "too plain"
         match, seen = self._index.nearest(hashes), quality
-        for inner in without_borders(rgb) if match is None else ():
-            inner_hashes, seen = pdq_dihedral(inner)
-            if (match := self._index.nearest(inner_hashes)) is not None:
+        for view in _other_views(rgb) if match is None else ():
+            view_hashes, seen = pdq_dihedral(view)
+            if (match := self._index.nearest(view_hashes)) is not None:
                 break
         if match is not None:
             item = self.lists[self._owner[match.row]]
@@ -160,6 +160,16 @@ class HashGate:
     def __reduce__(self) -> NoReturn:
         # a pickled gate could end in a work plan or a cache on disk
         raise TypeError("hash lists are secrets: build the gate in each worker with from_config")
+
+
+def _other_views(rgb: Bytes) -> Iterator[Bytes]:
+    """A picture enlarged where it is small, and what is inside of its borders, both ways."""
+    for number, view in enumerate((rgb, *without_borders(rgb))):
+        if number:
+            yield view
+        large = enlarged(view) if number < 2 else None  # further ones are the second but for lines
+        if large is not None:
+            yield large
 
 
 def _with_pdq(item: HashList, rows: Bytes) -> HashList:
