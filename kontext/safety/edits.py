@@ -83,6 +83,19 @@ class EditScreening:
         self._decide("image", subject, Check.HASH_GATE, found.provider, hit, passed=found.outcome)
         return found.outcome
 
+    def match_later(self, image: Pixels) -> bool:
+        """Match a picture behind the first of a file, such as a frame. True: on to the next one.
+
+        Raises:
+            SafetyRefusal: a list has it.
+        """
+        with self._checking(image, Check.HASH_GATE):
+            found = self._gate.check_pixels(image)
+        if found.outcome is Outcome.DROP:
+            reason = Reason(found.reason)
+            self._decide("image", pixel_id(image), Check.HASH_GATE, found.provider, reason)
+        return True
+
     def check_input(self, image: Pixels, data: bytes = b"", token: str = "") -> None:
         """Match and score an input or reference image.
 
