@@ -73,7 +73,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found / "half.png").write_bytes(whole[: len(whole) // 2])
     (found / "text.png").write_text("not an image")
     (found / "canary.png").write_bytes(canary_png(0))
-    (found / "second.gif").write_bytes(animation([image, canary_image(0)], "GIF"))
+    (found / "second.gif").write_bytes(
+        animation([image, canary_image(0).resize(image.size)], "GIF")
+    )
     Image.new("1", (20_000, 20_000)).save(found / "huge.png")
     Image.new("RGB", (1, 1)).save(found / "dot.png")
     mask = Image.new("L", image.size)
