@@ -166,6 +166,7 @@ def sweep(
     from kontext.data.sweep.sweep import Place
     from kontext.data.sweep.sweep import sweep as sweep_all
     from kontext.safety.hashes import HashGate
+    from kontext.safety.opt_outs import opt_outs
     from kontext.stages import STAGES
     from schemas.sections.data import IngestConfig
 
@@ -174,7 +175,7 @@ def sweep(
     for note in gate.notes:
         say(note.removeprefix("allow_unlisted: "))
     place = Place(found, opened.catalog(store), home, STAGES)
-    swept = sweep_all(place, gate, deep=deep, dry_run=dry_run)
+    swept = sweep_all(place, gate, opt_outs(home), deep=deep, dry_run=dry_run)
     purged = delete(found, place.catalog, home, swept.consumers) if purge and not dry_run else None
     if as_json:
         print_json({**swept.record(), "purged": None if purged is None else vars(purged)})

@@ -215,9 +215,9 @@ def _check_instruction(instruction: str) -> None:
 
 
 def _read(path: Path, screening: EditScreening) -> tuple[Pixels, bytes]:
-    """The file as RGB, and its own bytes, which the hash lists may know too.
+    """The file's first picture as RGB, and its own bytes, which the hash lists may know too.
 
-    Of several pictures it is the first; those behind it are matched here.
+    The pictures behind it meet the hash lists as well.
     """
     from kontext.data.decode import decode_image
 
@@ -226,10 +226,12 @@ def _read(path: Path, screening: EditScreening) -> tuple[Pixels, bytes]:
     except OSError as error:
         raise KontextError(f"cannot read {path}: {error.strerror}") from error
     try:
-        later = screening.match_later
-        return decode_image(data, resolution=None, background="#ffffff", later=later).rgb, data
+        white, later = "#ffffff", screening.sees_frame
+        rgb = decode_image(data, resolution=None, background=white, later=later).rgb
     except DecodeError as error:
         raise DecodeError(error.reason, f"{path.name}: {error}") from error
+    screening.check_frames(rgb)
+    return rgb, data
 
 
 def _transparent(path: Path) -> str:

@@ -34,6 +34,7 @@ from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_pn
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.index_files import folder_in
 from kontext.safety.list_files import SUFFIXES, list_files
+from kontext.safety.opt_outs import opt_outs
 from kontext.safety.pdq import MIN_QUALITY, Bytes, enlarged, pdq_dihedral, without_borders
 from kontext.safety.pdq_index import PdqIndex
 from schemas.paths import file_or_in_home
@@ -86,13 +87,17 @@ class HashGate:
         lists: Iterable[HashList] = (),
         notes: tuple[str, ...] = (),
         home: Path | None = None,
+        opted_out: frozenset[str] = frozenset(),
     ) -> None:
         """The canary bank is always part of the gate. `notes` are for the manifest.
+
+        `opted_out` are SHA-256 of files whose owners do not want them in (kontext.safety.opt_outs).
 
         The index of long lists is kept in `home`, where one is named.
         """
         self.lists = (_canary_list(), *lists)
         self.notes = notes
+        self._opted_out = opted_out
         self.version = "+".join(item.name for item in self.lists if item.provider != OPERATOR)
         sizes = [len(item.pdq) for item in self.lists]
         self._owner = np.repeat(np.arange(len(self.lists), dtype=np.uint16), sizes)
@@ -120,7 +125,8 @@ class HashGate:
         paths = list_files(config.hash_lists, home)
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
         today = today or dt.date.today()
-        return _load_gate(paths, stamps, config.allow_unlisted, today, home)
+        opted_out = opt_outs(home).digests
+        return _load_gate(paths, stamps, config.allow_unlisted, today, home, opted_out)
 
     def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
         """Check one image before anything of it is written: as it is, and without its border.
@@ -135,6 +141,10 @@ class HashGate:
                 hashes, quality = pdq_dihedral(rgb)
                 own = hashes[0].tobytes()
                 return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+        if digests["sha256"].hex() in self._opted_out:
+            hashes, quality = pdq_dihedral(rgb)
+            own = hashes[0].tobytes()
+            return GateResult(Outcome.DROP, Reason.OPTED_OUT, "opt-outs", own, quality)
         return self.check_pixels(rgb)
 
     def check_pixels(self, rgb: NDArray[np.uint8]) -> GateResult:
@@ -183,6 +193,7 @@ def _load_gate(
     allow_unlisted: bool,
     today: dt.date,
     home: Path,
+    opted_out: frozenset[str],
 ) -> HashGate:
     lists = [load_hash_list(path) for path in paths]
     for item in lists:
@@ -197,7 +208,9 @@ def _load_gate(
         problems.append("no hash list is configured: only the canary bank is matched")
     if problems and not allow_unlisted:
         raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
-    return HashGate(lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home)
+    return HashGate(
+        lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home, opted_out
+    )
 
 
 @lru_cache(maxsize=1)
