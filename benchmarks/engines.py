@@ -37,7 +37,7 @@ def chunks_of(folder: Path, home: Path, images: int, megapixels: float) -> list[
     config = IngestConfig(
         sources=({"kind": "folder", "path": str(folder)},),
         allow_unlisted=True,
-        canaries=0,
+        canaries=1,
         chunk_size=_CHUNK,
     )
     return plan_work(config, home).chunks
