@@ -1,6 +1,7 @@
-"""Our streaming loader beside webdataset's and mosaicml-streaming's: same samples, one process.
+"""Our streaming loader beside webdataset's, mosaicml-streaming's and LitData's: same samples.
 
-    python -m benchmarks.loader [--samples 3000] [--side 64] [--batch 32] [--peers FOLDER] [--save]
+    python -m benchmarks.loader [--samples 3000] [--side 64] [--batch 32] [--peers FOLDER] [--s3]
+        [--save]
 
 Every loader shuffles, decodes the same PNGs with the same decoder, and hands over the same batches
 of stacked contexts and targets with their records. They take turns, an epoch each; a peer is
@@ -8,23 +9,24 @@ measured without workers and with two, and its better figure counts. Ours runs w
 on, which is then checked. Data comes in two kinds: every image in one pair only, and images shared
 by pairs as mining leaves them, where decoding an image once pays.
 
+With --s3 all of them read the same samples from an S3 server of our own on this machine too
+(SeaweedFS), and every epoch begins with nothing of it on disk.
+
 mosaicml-streaming 0.13.0 asks for numpy < 2.2 and so does not install beside our pins; without its
-declared dependencies it runs:
+declared dependencies it runs, and so does LitData:
 
     pip install --no-deps --target FOLDER mosaicml-streaming==0.13.0 python-snappy cramjam zstd \\
-        brotli xxhash catalogue
+        brotli xxhash catalogue litdata==0.2.76 lightning-utilities tifffile
 """
 
 import argparse
-import functools
 import hashlib
 import itertools
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.loader_peers import Batches, Where, on_s3, peers, write_as_peers_do
 from benchmarks.timing import save
-from kontext.data.pixels import decode_png, encode_png, pixel_id
+from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.shards.stream import PairStream, Place, StreamPlan
 from kontext.data.shards.write import ShardSample, ShardSet, write_shards
 from kontext.store.objects import open_store
 
 GOAL = 1.2
-OURS = "kontext, 2 threads"
-Batches = Callable[[], Iterator[Any]]
+OURS = "kontext"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Lap:
 
 
 def make_data(folder: Path, count: int, side: int, sharing: int) -> None:
-    """Shards in `folder/data`, and the same samples as MDS in `folder/mds` where that is there.
+    """Shards in `folder/data`, and the same samples as the peers that are there have them.
 
     Args:
         sharing: pairs that an image takes part in; 1: every pair has two images of its own.
@@ -79,14 +81,8 @@ def make_data(folder: Path, count: int, side: int, sharing: int) -> None:
         samples.append(ShardSample(pair_id, (context,), target, record))
     (folder / "data").mkdir(parents=True)
     write_shards(samples, "train", folder / "data", 250, pngs.__getitem__, ShardSet())
-    if mosaic() is not None:
-        with mosaic().MDSWriter(
-            out=str(folder / "mds"), columns={"json": "bytes", "ctx0": "bytes", "tgt": "bytes"}
-        ) as out:
-            for sample in samples:
-                found = sample.members(pngs.__getitem__)
-                members = {name.split(".")[0]: data for name, data in found.items()}
-                out.write({"json": members["json"], "ctx0": members["ctx0"], "tgt": members["tgt"]})
+    found = (sample.members(pngs.__getitem__) for sample in samples)
+    write_as_peers_do(folder, [{n.split(".")[0]: data for n, data in one.items()} for one in found])
 
 
 def _picture(rng: np.random.Generator, side: int) -> Any:
@@ -102,71 +98,16 @@ def _picture(rng: np.random.Generator, side: int) -> Any:
     return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS), np.uint8)
 
 
-def mosaic() -> Any:
-    """The mosaicml-streaming package, or None where it is not installed."""
-    try:
-        import streaming
-    except ImportError:
-        return None
-    return streaming
-
-
-def ours(folder: Path, batch: int, side: int, threads: int = 2) -> Batches:
+def ours(store: str, batch: int, side: int, threads: int = 2) -> Batches:
     """One epoch of the streaming loader; every batch brings the place to resume from."""
     plan = StreamPlan(batch * 2 * (side // 16) ** 2)
 
     def run() -> Iterator[Any]:
-        stream = PairStream(open_store(f"file://{folder}"), "data/", plan, threads=threads)
+        stream = PairStream(open_store(store), "data/", plan, threads=threads)
         for found in itertools.islice(stream.batches(), len(stream.epoch(0))):
             records = [sample.record for sample in found.samples]
             arrays = found.contexts(), found.targets()
             yield *map(torch.from_numpy, arrays), records, found.place
-
-    return run
-
-
-def _stacked(samples: Sequence[dict[str, Any]], ends: str) -> tuple[Any, Any, list[Any]]:
-    """What every peer's collation does with raw members; tensors travel in shared memory."""
-    contexts = np.stack([decode_png(sample[f"ctx0{ends}"]) for sample in samples])[:, None]
-    targets = np.stack([decode_png(sample[f"tgt{ends}"]) for sample in samples])
-    records = [json.loads(sample["json"]) for sample in samples]
-    return torch.from_numpy(contexts), torch.from_numpy(targets), records
-
-
-def webdataset_epoch(folder: Path, batch: int, workers: int) -> Batches:
-    """One epoch of webdataset's own loader: shards shuffled, and a buffer of 1,000 samples."""
-    import webdataset
-
-    urls = [str(path) for path in sorted((folder / "data").glob("*.tar"))]
-    collate = functools.partial(_stacked, ends=".png")
-
-    def run() -> Iterator[Any]:
-        data = webdataset.DataPipeline(
-            webdataset.SimpleShardList(urls),
-            webdataset.split_by_worker,  # before the shuffle, which differs between workers
-            webdataset.shuffle(100),
-            webdataset.tarfile_to_samples(),
-            webdataset.shuffle(1000),
-            webdataset.batched(batch, collation_fn=collate, partial=True),
-        )
-        yield from webdataset.WebLoader(data, num_workers=workers, batch_size=None)
-
-    return run
-
-
-def mosaic_epoch(folder: Path, batch: int, workers: int) -> Batches:
-    """One epoch of mosaicml-streaming's loader, which can resume too."""
-    streaming = mosaic()
-    collate = functools.partial(_stacked, ends="")
-
-    def run() -> Iterator[Any]:
-        streaming.base.util.clean_stale_shared_memory()
-        data = streaming.StreamingDataset(
-            local=str(folder / "mds"), shuffle=True, batch_size=batch, num_canonical_nodes=1
-        )
-        yield from streaming.StreamingDataLoader(
-            data, batch_size=batch, num_workers=workers, collate_fn=collate
-        )
 
     return run
 
@@ -237,34 +178,48 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", default="0,2", help="of the peers; the better one counts")
     parser.add_argument("--peers", default="", help="folder of pip install --target")
+    parser.add_argument("--s3", action="store_true", help="from an S3 server of our own too")
     parser.add_argument("--save", action="store_true", help="write results/*.json")
     return parser.parse_args(argv)
 
 
+def loaders_of(where: Where, args: argparse.Namespace) -> dict[str, Batches]:
+    """Ours and every peer that is there, by name."""
+    # what comes from afar is waited for, by more threads than there are cores
+    loaders = {OURS: ours(where.store, args.batch, args.side, 8 if where.endpoint else 2)}
+    for workers in map(int, args.workers.split(",")):
+        told = f"{workers} workers" if workers else "in process"
+        for name, epoch in peers().items():
+            loaders[f"{name}, {told}"] = epoch(where, args.batch, workers)
+    return loaders
+
+
+def compare(what: str, where: Where, args: argparse.Namespace) -> dict[str, Any]:
+    """All loaders over the same samples, printed; what is recorded."""
+    laps = measure(loaders_of(where, args), args.repeats, args.samples)
+    ratio = verdict(laps, what)
+    return {"laps": {name: [asdict(x) for x in v] for name, v in laps.items()}, "ratio": ratio}
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Measure both kinds of data, print tables and verdicts, and write JSON where asked."""
+    """Measure all kinds of data, print tables and verdicts, and write JSON where asked."""
     args = parse(argv)
     if args.peers:
         sys.path.append(args.peers)
-    if mosaic() is None:
-        print("mosaicml-streaming is not installed here: compared with webdataset alone")
+    print("beside", ", ".join(peers()))
     record: dict[str, Any] = {"arguments": vars(args)}
     for what, sharing in (("own images", 1), (f"shared by {args.sharing}", args.sharing)):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_data(folder, args.samples, args.side, sharing)
-            loaders = {OURS: ours(folder, args.batch, args.side)}
-            for workers in map(int, args.workers.split(",")):
-                told = f"{workers} workers" if workers else "in process"
-                loaders[f"webdataset, {told}"] = webdataset_epoch(folder, args.batch, workers)
-                if mosaic() is not None:
-                    loaders[f"mosaicml, {told}"] = mosaic_epoch(folder, args.batch, workers)
-            laps = measure(loaders, args.repeats, args.samples)
-            ratio = verdict(laps, what)
+            record[what] = compare(what, Where(folder), args)
             exact = resumes_exactly(folder, args.batch, args.side)
-        print(f"{what:22s} resumed mid-epoch: {'the same batches' if exact else 'OTHER batches'}")
-        seconds = {name: [asdict(x) for x in found] for name, found in laps.items()}
-        record[what] = {"laps": seconds, "ratio": ratio, "resume_exact": exact}
+            record[what]["resume_exact"] = exact
+            said = "the same batches" if exact else "OTHER batches"
+            print(f"{what:22s} resumed mid-epoch: {said}")
+            if args.s3 and sharing == 1:
+                with on_s3(folder) as where:
+                    record["on S3"] = compare("on S3", where, args)
     if args.save:
         save("loader", torch.device("cpu"), record)
 

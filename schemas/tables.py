@@ -188,6 +188,11 @@ IMAGE_SCORES = table_schema(
     ("score", pa.float32(), "0 to 1"),
 )
 
+REFUSED = table_schema(
+    "Images that the policy refuses by themselves, whatever the pair: in no sheet, set or catalog.",
+    ("pixel_id", pa.string(), "key into images of the ingest artifact"),
+)
+
 
 def pair_scores(known: Iterable[Risk]) -> pa.Schema:
     """The table of scores with a column for each of these risks."""
@@ -221,9 +226,9 @@ PAIR_SCORES = pair_scores(risks().values())  # as the catalog has it: of all cla
 
 DECISIONS = table_schema(
     "Safety decisions, deterministic part; the ledger adds time and the hash chain.",
-    ("subject_kind", pa.string(), "image, text or pair"),
+    ("subject_kind", pa.string(), "image, text, pair, edit or incident"),
     ("subject_hmac", pa.string(), "HMAC-SHA256 of the subject's id with the run key"),
-    ("check", pa.string(), "hash_gate, classifier, text_rule or pair_rule"),
+    ("check", pa.string(), "hash_gate, classifier, text_rule, pair_rule, edit or operator"),
     ("provider", pa.string(), "which list or model, with version"),
     ("score", pa.float32(), "raw score where there is one, else -1"),
     ("threshold", pa.float32(), "threshold in force, else -1"),

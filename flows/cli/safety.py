@@ -1,16 +1,23 @@
 """`kontext safety …`: the record of what the safety policy decided."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.shared import opened
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table, say
-from kontext.errors import LedgerError
+from kontext.errors import KontextError, LedgerError
+
+if TYPE_CHECKING:
+    from kontext.safety.ledger import Ledger
 
 PLACE = (Panel.STORE, 3)
-app = typer.Typer(help="Check the ledger of safety decisions.", no_args_is_help=True)
+app = typer.Typer(help="What safety has decided: ledger, report, incidents.", no_args_is_help=True)
+incidents = typer.Typer(help="Pictures that are on a list of known harmful images.")
+app.add_typer(incidents, name="incidents")
 
 
 @app.command()
@@ -53,6 +60,86 @@ def restart(
         raise typer.BadParameter("the present ledger will not be looked at any more: add --yes")
     entered = begin_anew(Ledger(found.objects, opened.home()), found)
     typer.echo(f"a new ledger begins with the decisions of {entered} artifacts")
+
+
+@app.command()
+def report(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write: .html or .json."),
+    ] = None,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Write the safety report: decisions, lists, policies, canaries, edits, incidents, gaps."""
+    from kontext.safety.ledger import Ledger
+    from kontext.safety.report import safety_report
+    from kontext.safety.report_page import report_page
+
+    found, home = opened.artifacts(store), opened.home()
+    made = safety_report(Ledger(found.objects, home), found, home)
+    if as_json:
+        print_json(made.as_json())
+    if as_json and output is None:
+        return
+    path = output or home / "reports" / "safety.html"
+    if path.suffix not in (".html", ".json"):
+        raise typer.BadParameter(f"{path.name}: a report is .html or .json")
+    text = report_page(made) if path.suffix == ".html" else json.dumps(made.as_json(), indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KontextError(f"cannot write {path}: {error.strerror}") from error
+    if not as_json:
+        for problem in made.problems:
+            say(problem)
+        typer.echo(path)
+
+
+@incidents.callback(invoke_without_command=True)
+def _incidents(context: typer.Context, store: Store = "", as_json: Json = False) -> None:
+    """List the incidents, or close one. The runbook is docs/safety-runbook.md."""
+    if context.invoked_subcommand is None:
+        list_(store, as_json)
+
+
+@incidents.command("list")
+def list_(store: Store = "", as_json: Json = False) -> None:
+    """List the incidents, open ones first: keyed ids, when and where, and which list."""
+    from kontext.safety.incidents import incidents_of, rows_of
+
+    found = incidents_of(rows_of(_ledger(store)))
+    if as_json:
+        print_json(json.loads(json.dumps([vars(one) for one in found], default=str)))
+        return
+    for one in found:
+        state = "open" if one.open else f"closed: {one.note}"
+        when = f"{one.found_at:%Y-%m-%d %H:%M}"
+        typer.echo(f"{one.id}  {when}  {one.where}  {one.provider}  {one.reason}  {state}")
+    say(f"{sum(one.open for one in found)} open, {sum(not one.open for one in found)} closed")
+
+
+@incidents.command("close")
+def close_incident(
+    incident: Annotated[str, typer.Argument(help="Its id, or the beginning of it.")],
+    note: Annotated[
+        str,
+        typer.Option(help="What was done, in one line, without names, addresses or content."),
+    ],
+    store: Store = "",
+) -> None:
+    """Close an incident that a trained operator has dealt with. The note stays in the ledger."""
+    from kontext.safety.incidents import close
+
+    closed = close(_ledger(store), incident, note)
+    typer.echo(f"incident {closed.id} is closed")
+
+
+def _ledger(store: str) -> "Ledger":
+    from kontext.safety.ledger import Ledger
+
+    return Ledger(opened.artifacts(store).objects, opened.home())
 
 
 @app.command()

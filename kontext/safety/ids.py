@@ -30,6 +30,7 @@ class Check(StrEnum):
     TEXT_RULE = "text_rule"
     PAIR_RULE = "pair_rule"
     EDIT = "edit"  # a result that was handed out
+    OPERATOR = "operator"  # a person
 
 
 class Reason(StrEnum):
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     NCII_UNDRESS = "ncii_undress"
     NCII_CHAIN = "ncii_chain"  # exposure rose over several edits, each of which may pass alone
     GATE_ERROR = "gate_error"  # a check could not be made
+    INCIDENT_CLOSED = "incident_closed"
     UNGUARDED = "unguarded"  # an edit that no policy was asked of
 
 

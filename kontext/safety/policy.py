@@ -29,7 +29,7 @@ from kontext.safety.ncii import NciiLimits
 from kontext.safety.policy_file import Action, Combination, Retention, fields_of
 from schemas.paths import expanded
 from schemas.risks import risks
-from schemas.sections.data import ScreenConfig
+from schemas.sections.data import CaptionConfig, ScreenConfig
 
 Values = NDArray[np.float32]
 
@@ -248,7 +248,7 @@ def packaged_policies() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
 
 
-def fingerprint(config: ScreenConfig, home: Path | None = None) -> str:
+def fingerprint(config: ScreenConfig | CaptionConfig, home: Path | None = None) -> str:
     """SHA-256 of the policy that the section names: it is part of what screening makes.
 
     Raises:
@@ -273,9 +273,15 @@ def classifiers_for(policy: Policy, config: ScreenConfig) -> tuple[str, ...]:
 
 
 def filter_health(
-    name: str, values: NDArray[np.floating], passed: NDArray[np.bool_], safety: bool = False
+    name: str,
+    values: NDArray[np.floating],
+    passed: NDArray[np.bool_],
+    safety: bool = False,
+    varies: bool = True,
 ) -> float:
     """The pass rate of a filter; an inert one stops the run.
+
+    A score that may rightly be the same for all items does not have to vary (`varies`).
 
     Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
 
@@ -287,7 +293,7 @@ def filter_health(
     finite = values[np.isfinite(values)]
     rate = float(passed.mean()) if len(passed) else 1.0
     if len(values) >= INERT_FROM:
-        if not len(finite) or finite.std() < 1e-7:
+        if not len(finite) or (varies and finite.std() < 1e-7):
             kind = CanaryError if safety else GateError
             raise kind(f"filter {name} is broken: its score is constant over {len(values)}")
         if rate == 0.0:

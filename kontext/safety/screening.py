@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kontext.errors import GateError
+from kontext.errors import CanaryError, GateError
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import Pixels, Scores, score_images
+from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
+from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.text import check_text, rules_version
 from kontext.store.artifacts.artifact_store import StoredFile
@@ -28,6 +29,7 @@ from schemas.tables import DECISIONS, IMAGE_SCORES
 
 _LOG = logging.getLogger("kontext.safety")
 CHUNK = 256
+ENOUGH = 32  # different images that no working classifier gives one score
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
 
@@ -75,7 +77,12 @@ def plan_scores(
 
 
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
-    """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema."""
+    """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema.
+
+    Raises CanaryError where a classifier does not work.
+    """
+    for name in chunk.classifiers:
+        prove(load_classifier(name))
     table = _rows(chunk)
     images = [_decode(png) for png in table["png"].to_pylist()]
     scores = {name: score_images(load_classifier(name), images) for name in chunk.classifiers}
@@ -110,6 +117,25 @@ def whole_scores(scores: pa.Table, classifiers: Iterable[str]) -> set[str]:
     good = scores.filter(pc.invert(pc.is_nan(scores["score"])))
     counts = good.group_by("pixel_id").aggregate([("score", "count")])
     return set(counts.filter(pc.equal(counts["score_count"], labels))["pixel_id"].to_pylist())
+
+
+def check_scores(scores: pa.Table) -> None:
+    """Raise CanaryError where a label's score is the same for all images, or there is none.
+
+    `scores` are IMAGE_SCORES rows of a whole run; of fewer than 32 images nothing is said.
+    """
+    labels = scores.group_by(["classifier", "label"])
+    found = labels.aggregate([("score", "count")])
+    numbers = scores.filter(pc.invert(pc.is_nan(scores["score"])))
+    good = numbers.group_by(["classifier", "label"]).aggregate([("score", "min_max")])
+    spread = {(row["classifier"], row["label"]): row["score_min_max"] for row in good.to_pylist()}
+    for row in found.to_pylist():
+        name, label, count = row["classifier"], row["label"], row["score_count"]
+        ends = spread.get((name, label))
+        if count < ENOUGH or (ends is not None and ends["min"] < ends["max"]):
+            continue
+        what = "no score" if ends is None else "one and the same score"
+        raise CanaryError(f"classifier {name} is broken: {what} {label} for {count:,} images")
 
 
 def in_order(
@@ -150,6 +176,23 @@ def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArra
         array = np.full(len(pixel_ids), np.nan, np.float32)
         array[rows[mine]] = values[mine]
         found[label] = array
+    return found
+
+
+def unmatchable(images: pa.Table, ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images [M], in the order of `ids`, are too plain for the hash gate, by IMAGES."""
+    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
+    quality = dict(zip(*columns.values(), strict=True))
+    return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in ids], bool)
+
+
+def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArray[np.bool_]:
+    """Which images [M] the policy refuses by themselves; `plain` are under stricter limits."""
+    found = np.zeros(len(plain), bool)
+    for name in policy.risks:
+        column = risks(policy.classifiers)[name].column
+        limits = np.where(plain, policy.limit(column, True), policy.limit(column, False))
+        found |= ~(risk.scores[name] <= limits)  # NaN too
     return found
 
 

@@ -3,6 +3,7 @@
 Figures:
     captions_ok: {} captions written
     captions_failed: {} captions failed
+    pictures_refused: {} pictures that no model is shown
     judged_ok: {} edits judged
     judge_follow: a judge says {} of 5 for following the instruction
     judge_shuffled_gap: and {} less with another pair's instruction
@@ -14,28 +15,42 @@ Figures:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from threading import Lock
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.caption import captioner_for, judge_for
-from kontext.data.caption.base import Caption, Captioner, CaptionRequest, Desk, RemoteCaptioner
+from kontext.data.caption import UNSENT, captioner_for, judge_for
+from kontext.data.caption.base import (
+    Caption,
+    Captioner,
+    CaptionRequest,
+    Desk,
+    RemoteCaptioner,
+    failed,
+)
 from kontext.data.caption.given import caption_given
 from kontext.data.caption.pairs import captions_table, requests_for
+from kontext.data.chat.prompts import Status
 from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
-from kontext.errors import GateError
+from kontext.errors import CanaryError, GateError
+from kontext.safety.ids import Reason
+from kontext.safety.text import check_text
 from kontext.store.artifacts.artifact_store import Artifact
-from schemas.sections.data import CaptionConfig
-from schemas.tables import JUDGED_SCORES
+from schemas.sections.data import CaptionConfig, IngestConfig
+from schemas.tables import CAPTION_TEXTS, JUDGED_SCORES
 
 STAGE = Stage(
     name="caption",
     section="caption",
     inputs=("ingest", "mine"),
     plugins="kontext.data.caption:modules_named",
+    external="kontext.data.caption:external",
     summary="write instruction, inverse and captions from the true attributes",
 )
 
@@ -56,8 +71,12 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     requests = requests_for(pairs, ingest.table("images"))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
-    desk = Desk(_pictures(ingest), ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
-    captions, replies = _captions(captioner, requests, desk)
+    sends = judge is not None or isinstance(captioner, RemoteCaptioner)
+    refused = _refused(ctx) if sends else frozenset[str]()
+    pictures = _pictures(ingest, refused)
+    desk = Desk(pictures, ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
+    captions, replies = _captions(captioner, requests, desk, refused)
+    captions, unsaid = _without_refused_texts(requests, captions)
     table = captions_table(captions)
     ctx.output.add_table("captions.parquet", table)
     ctx.output.kernel("captioner", captioner.id)
@@ -68,29 +87,84 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
         replies.append(judged.replies)
         _report_judge(ctx, judged.judgements)
     if replies:
-        ctx.output.add_table("replies.parquet", pa.concat_tables(replies))
-        _report_cost(ctx, pa.concat_tables(replies))
+        every = _without_bodies(pa.concat_tables(replies), unsaid)
+        ctx.output.add_table("replies.parquet", every)
+        _report_cost(ctx, every)
+
+
+def _refused(ctx: StageContext[CaptionConfig]) -> frozenset[str]:
+    """Pictures that no model is shown. What the others scored is kept for stage screen."""
+    unsent = import_module(UNSENT)
+    processes = ctx.upstream("ingest", IngestConfig).processes
+    found = unsent.unsent(
+        ctx.inputs["ingest"], ctx.config, ctx.map_chunks, processes, ctx.earlier()
+    )
+    ctx.output.add_table(unsent.SCORES, found.scores)
+    ctx.output.add_json(unsent.MADE_WITH, found.versions)
+    ctx.output.metric("pictures_refused", len(found.refused))
+    refused: frozenset[str] = found.refused
+    return refused
 
 
 def _captions(
-    captioner: Captioner | RemoteCaptioner, requests: Sequence[CaptionRequest], desk: Desk
+    captioner: Captioner | RemoteCaptioner,
+    requests: Sequence[CaptionRequest],
+    desk: Desk,
+    refused: Collection[str],
 ) -> tuple[list[Caption], list[pa.Table]]:
-    """A caption per request in order, and what a model replied; given texts stay as they are."""
-    unworded = [request for request in requests if request.given is None]
+    """A caption per request in order, and what a model replied; given texts stay as they are.
+
+    A pair with a `refused` picture has none.
+    """
+    texts = {
+        request.pair_id: failed(request, "picture_refused", captioner.id)
+        for request in requests
+        if any(image.pixel_id in refused for image in (*request.contexts, request.target))
+    }
+    unworded = [r for r in requests if r.given is None and r.pair_id not in texts]
     if isinstance(captioner, RemoteCaptioner):
         done = captioner.caption_all(unworded, desk)
         written, replies = done.captions, [done.replies]
     else:
         written, replies = [captioner.caption(request) for request in unworded], []
-    texts = {caption.pair_id: caption for caption in written}
+    texts |= {caption.pair_id: caption for caption in written}
     return [texts.get(request.pair_id) or caption_given(request) for request in requests], replies
 
 
-def _pictures(ingest: Artifact) -> Callable[[str], bytes]:
+def _without_refused_texts(
+    requests: Sequence[CaptionRequest], captions: Sequence[Caption]
+) -> tuple[list[Caption], set[str]]:
+    """The captions, none of which the rules on text refuse; and the pairs that lost theirs.
+
+    What is refused is kept nowhere: not in this artifact, and so in no catalog and on no page.
+    """
+    checked, found, unsaid = cache(check_text), [], set()
+    for request, caption in zip(requests, captions, strict=True):
+        reasons = {checked(getattr(caption, name)) for name in CAPTION_TEXTS} - {None}
+        if reasons:
+            strict = Reason.TEXT_MINOR_SEXUAL
+            reason = str(strict if strict in reasons else min(map(str, reasons)))
+            caption = failed(request, cast(Status, reason), caption.captioner)
+            unsaid.add(request.pair_id)
+        found.append(caption)
+    return found, unsaid
+
+
+def _without_bodies(replies: pa.Table, pairs: Collection[str]) -> pa.Table:
+    """REPLIES without what was replied about these pairs."""
+    theirs = pc.is_in(replies["pair_id"], value_set=pa.array(sorted(pairs), pa.string()))
+    place = replies.schema.get_field_index("reply")
+    bodies = pc.if_else(theirs, "", replies["reply"])
+    return replies.set_column(place, replies.schema.field(place), bodies)
+
+
+def _pictures(ingest: Artifact, refused: Collection[str]) -> Callable[[str], bytes]:
     """PNG of a pixel id. Opened when first asked for, and by one thread at a time."""
     lock, opened = Lock(), list[ImageBank]()
 
     def picture(pixel_id: str) -> bytes:
+        if pixel_id in refused:
+            raise CanaryError("a picture that the policy refuses was about to be sent")
         with lock:
             if not opened:
                 opened.append(ImageBank(ingest))

@@ -6,10 +6,12 @@ Figures:
 
 import hashlib
 import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kontext.engine.stage import Stage, StageContext
@@ -22,7 +24,9 @@ from kontext.store.catalog.rows import TableSource
 from kontext.store.catalog.versions import DatasetVersion
 from kontext.store.catalog.views import policy_table
 from kontext.store.objects import open_store, sha256_file
+from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.sections.data import IndexConfig, ShardConfig
+from schemas.tables import CAPTION_TEXTS
 
 STAGE = Stage(
     name="index",
@@ -100,6 +104,7 @@ def renew(ctx: StageContext[IndexConfig]) -> None:
 def _wanted(ctx: StageContext[IndexConfig]) -> _Wanted:
     inputs = {name: reader.digest for name, reader in ctx.inputs.items()}
     files = {name: _files(ctx.inputs[stage], file) for name, (stage, file) in _SOURCES.items()}
+    files |= _without_refused(ctx, files)
     policy = policy_table(ctx.inputs["screen"].json("policy.json")["thresholds"])
     digests = {name: _digest(paths) for name, paths in files.items()}
     digests["policy"] = hashlib.sha256(str(policy.to_pylist()).encode()).hexdigest()
@@ -121,6 +126,55 @@ def _deciding(artifact: Artifact) -> list[str]:
     before = artifact.manifest.config.get("swept_from", [])
     own = [artifact.digest, *before]
     return [f"{artifact.stage}/{digest}" for digest in own] + ([f"sweep/{swept}"] if swept else [])
+
+
+def _without_refused(
+    ctx: StageContext[IndexConfig], files: Mapping[str, list[Path]]
+) -> dict[str, list[Path]]:
+    """The tables that say what pictures show, without what the policy refused: nobody can query it.
+
+    A refused picture has no row of images; its pairs have theirs, without words or names.
+    """
+    screen = ctx.inputs["screen"]
+    if not screen.names("refused.parquet"):  # of an earlier kontext
+        return {}
+    refused = set(screen.table("refused.parquet")["pixel_id"].to_pylist())
+    theirs = {
+        row["pair_id"]
+        for row in ctx.inputs["mine"].table("pairs.parquet").to_pylist()
+        if refused & {*row["context_ids"], row["target_id"]}
+    } if refused else set[str]()  # fmt: skip
+
+    def rows(table: pa.Table, column: str, names: Collection[str]) -> pa.ChunkedArray:
+        return pc.is_in(table[column], value_set=pa.array(sorted(names), pa.string()))
+
+    def images(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(rows(table, "pixel_id", refused)))
+
+    def blank(table: pa.Table) -> pa.Table:
+        mine = rows(table, "pair_id", theirs)
+        for name in {*CAPTION_TEXTS, "params", "group_key"} & set(table.column_names):
+            place = table.schema.get_field_index(name)
+            said = pc.if_else(mine, "{}" if name == "params" else "", table[name])
+            table = table.set_column(place, table.schema.field(place), said)
+        return table
+
+    changes = {"images": images, "pairs": blank, "captions": blank}
+    return {
+        name: [_changed(path, change, ctx.scratch / f"{name}-{n}.parquet")
+               for n, path in enumerate(files[name])]
+        for name, change in changes.items()
+    } if refused else {}  # fmt: skip
+
+
+def _changed(path: Path, change: Callable[[pa.Table], pa.Table], to: Path) -> Path:
+    """The file, or another one where the change makes a difference: one is in memory at a time."""
+    table = read_parquet(path)
+    changed = change(table)
+    if changed.equals(table):
+        return path
+    to.write_bytes(parquet_bytes(changed))
+    return to
 
 
 def _commit(ctx: StageContext[IndexConfig], wanted: _Wanted) -> tuple[DatasetVersion, str]:

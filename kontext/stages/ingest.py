@@ -14,13 +14,12 @@ Figures:
     pip_only_images: substitutes taken for missing sources: {}
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext.data.contact_sheet import contact_sheet
 from kontext.data.ingest import (
     check_canaries,
     given_pairs,
@@ -32,7 +31,6 @@ from kontext.data.ingest import (
 from kontext.data.moments import FILE as MOMENTS_FILE
 from kontext.data.moments import moments, sure
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
-from kontext.data.pixels import Pixels, decode_png
 from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
 from kontext.engine.stage import Stage, StageContext
@@ -48,8 +46,6 @@ STAGE = Stage(
     external="kontext.data.sources.external:fingerprint",
     summary="decode and hash-gate every image of the sources",
 )
-
-_SHOWN = 10  # samples per source
 
 
 def run(ctx: StageContext[IngestConfig]) -> None:
@@ -79,11 +75,9 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     stopped = check_canaries(outcomes, config.canaries)
 
     images, rejects, decisions = [], [skipped_rows(plan.skipped, ctx.home)], []
-    samples: dict[str, list[Pixels]] = defaultdict(list)
     for number, chunk in enumerate(chunk_tables(plan, done, outcomes)):
         for name in ("images", "pixels"):
             ctx.output.add_table(f"{name}/{number:03d}.parquet", chunk[name])
-        _collect_samples(chunk["images"], chunk["pixels"], samples)
         images.append(chunk["images"])
         rejects.append(chunk["rejects"])
         decisions.append(chunk["decisions"])
@@ -103,7 +97,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
         if status != "ok":
             ctx.note(f"{count:,} of {len(given):,} given pairs are lost: {status}")
     planned = {(i.source, i.ref) for chunk in plan.chunks for i in chunk.items} if made else None
-    _report(ctx, plan.images, all_images, all_rejects, stopped, samples, planned)
+    _report(ctx, plan.images, all_images, all_rejects, stopped, planned)
 
 
 def _edits(
@@ -158,28 +152,18 @@ def _names(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["source"].to_pylist(), table["source_ref"].to_pylist(), strict=True))
 
 
-def _collect_samples(images: pa.Table, pixels: pa.Table, samples: dict[str, list[Pixels]]) -> None:
-    """A few pictures per source, spread over the chunk."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, source in enumerate(images["source"].to_pylist()):
-        rows[source].append(index)
-    for source, indices in rows.items():
-        wanted = max(0, _SHOWN - len(samples[source]))
-        step = max(1, len(indices) // max(1, wanted))
-        for index in indices[::step][:wanted]:
-            samples[source].append(decode_png(pixels["png"][index].as_py()))
-
-
 def _report(
     ctx: StageContext,
     planned: int,
     images: pa.Table,
     rejects: pa.Table,
     stopped: int,
-    samples: dict[str, list[Pixels]],
     refs: set[tuple[str, str]] | None,
 ) -> None:
-    """Counts and samples. `refs` are the planned pictures where others were made of them."""
+    """Counts alone: pictures are shown once they were screened.
+
+    `refs` are the planned pictures where others were made of them.
+    """
     made = 0
     if refs is not None:
         mine = pa.array([row in refs for row in _names(images)], pa.bool_())
@@ -205,6 +189,3 @@ def _report(
         f"{planned - images.num_rows:,} rejected with a reason, {made:,} made of them by edits. "
         f"Hash gate: {stopped} of {stopped} injected canaries stopped, nothing of them written.",
     )
-    sources = sorted(samples)[:24]
-    sheet = contact_sheet([samples[s] for s in sources], row_labels=sources, cell=64)
-    ctx.report.image("ingest-samples", sheet, "images by source")

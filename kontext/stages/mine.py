@@ -10,7 +10,6 @@ from collections import defaultdict
 import pyarrow as pa
 
 from kontext.data.buckets import Buckets
-from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.layouts import drawings
 from kontext.data.mine import miner
@@ -29,8 +28,6 @@ STAGE = Stage(
     plugins="kontext.data.mine:modules_named",
     summary="propose directed pairs (x | y, c) in five categories",
 )
-
-_SHOWN = 8
 
 
 def run(ctx: StageContext[MineConfig]) -> None:
@@ -61,7 +58,7 @@ def run(ctx: StageContext[MineConfig]) -> None:
     ]
     ctx.output.add_json("counts.json", {"proposed": len(proposed) + len(given), "outcomes": rows})
     ctx.report.table("mine-counts", rows)
-    _report(ctx, selection, len(proposed) + len(given), bank)
+    _report(ctx, selection, len(proposed) + len(given))
 
 
 def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
@@ -109,7 +106,7 @@ def _table(selection: Selection) -> pa.Table:
     return pa.Table.from_pylist(rows, PAIRS)
 
 
-def _report(ctx: StageContext, selection: Selection, proposed: int, bank: ImageBank) -> None:
+def _report(ctx: StageContext, selection: Selection, proposed: int) -> None:
     by_category = defaultdict(list)
     for candidate in selection.kept:
         by_category[candidate.relation_class].append(candidate)
@@ -118,18 +115,6 @@ def _report(ctx: StageContext, selection: Selection, proposed: int, bank: ImageB
     for name in CATEGORIES:
         if not by_category[name]:
             ctx.note(f"no '{name}' pairs could be mined from these sources")
-    shown = [name for name in CATEGORIES if by_category[name]]
-    if shown:
-        rows = [
-            [
-                bank.rgb(pixel_id)
-                for c in by_category[name][:_SHOWN]
-                for pixel_id in (*c.context_ids, c.target_id)
-            ]
-            for name in shown
-        ]
-        sheet = contact_sheet(rows, row_labels=shown, cell=72)
-        ctx.report.image("mine-samples", sheet, "context | target, by category")
     ctx.report.markdown(
         "mine-summary",
         f"**{len(selection.kept):,}** pairs kept of {proposed:,} proposed: "

@@ -3,13 +3,15 @@
 Figures:
     pairs_accepted: {} pairs accepted
     pairs_screened: {} pairs screened
+    images_refused: {} images refused by the policy
     images_unmatchable: {} images too plain for the hash gate, under stricter limits
     pass_rate/*: {%} of the pairs pass the filter *
     clip_loss: loss {} of the scorer of texts and pictures
 """
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.data.buckets import Buckets
+from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip
@@ -29,12 +32,14 @@ from kontext.data.quality.known import (
     Known,
     known_of,
 )
+from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
+from kontext.data.quality.sheets import sheets
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
+from kontext.safety.classifiers.base import prove
 from kontext.safety.keys import run_key
-from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
 from kontext.store.parquet import read_parquet
@@ -68,12 +73,11 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     Raises:
         RecipeError: unknown policy, or it needs a classifier that the recipe leaves out.
         GateError: a classifier is not installed, or a filter is inert.
-        CanaryError: a filter of safety is.
+        CanaryError: a classifier, a rule or a limit does not stop what it must.
     """
     config = ctx.config
     policy = load_policy(config.policy)
-    names = classifiers_for(policy, config)
-    versions = {name: load_classifier(name).version for name in names}  # fails before the work
+    versions = _proved(policy, classifiers_for(policy, config))  # fails before the work
     known = risks(config.classifiers)
     for name in known:
         if name not in policy.risks:
@@ -82,11 +86,11 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
     made_with = _made_with(versions, buckets)
     earlier = known_of(ctx.earlier(), made_with)
-    image_scores = _image_scores(ctx, names, earlier)
+    image_scores = _image_scores(ctx, versions, earlier)
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
     risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
-    unmatchable = _unmatchable(images, bank)
+    unmatchable = screening.unmatchable(images, bank.ids)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
     screened = screen_pairs(
@@ -104,6 +108,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
     accepted = acceptance(pairs, captions, screened.scores, policy.thresholds, judgements)
+    _check_filters(ctx, known, screened.scores, accepted)
     key = run_key(ctx.home)
     decisions = [
         *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
@@ -115,12 +120,21 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("pair_scores.parquet", screened.scores)
     ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
+    ctx.output.add_table("refused.parquet", screened.refused_table(bank.ids))
     said = {**policy.model_dump(mode="json"), "digest": policy.digest}
     ctx.output.add_json("policy.json", said)
     _keep(ctx, made_with, screened.trained)
-    _check_filters(ctx, known, screened.scores, accepted)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
-    _show_nearest(ctx, bank, risk, _let_in(pairs, accepted))
+    _show(ctx, bank, risk, images, pairs, _let_in(pairs, accepted))
+
+
+def _proved(policy: Policy, names: Sequence[str]) -> dict[str, str]:
+    """Version of each classifier, once it and the rules have shown that they work."""
+    prove_rules(policy)
+    loaded = {name: load_classifier(name) for name in names}
+    for classifier in loaded.values():
+        prove(classifier)
+    return {name: classifier.version for name, classifier in loaded.items()}
 
 
 def _keep(
@@ -140,18 +154,16 @@ def _made_with(versions: Mapping[str, str], buckets: Buckets) -> dict[str, str]:
     return {**versions, "sizes": repr(buckets), "device": device}
 
 
-def _unmatchable(images: pa.Table, bank: ImageBank) -> NDArray[np.bool_]:
-    """Which images [M], in the order of the bank, are too plain for the hash gate."""
-    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
-    quality = dict(zip(*columns.values(), strict=True))
-    return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in bank.ids], bool)
-
-
 def _image_scores(
-    ctx: StageContext[ScreenConfig], classifiers: tuple[str, ...], earlier: Known
+    ctx: StageContext[ScreenConfig], versions: Mapping[str, str], earlier: Known
 ) -> pa.Table:
-    """IMAGE_SCORES of all images; only those that no earlier screening has scored are read."""
-    ingest = ctx.inputs["ingest"]
+    """IMAGE_SCORES of all images; only those that nobody has scored are read.
+
+    Where pictures were sent to a model, stage caption has scored them before.
+    """
+    ingest, classifiers, captions = ctx.inputs["ingest"], tuple(versions), ctx.inputs["caption"]
+    if made_with(captions) == versions:
+        earlier = replace(earlier, image_scores=captions.table(SCORES))
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
     chunks = screening.plan_scores(pixels, classifiers, known)
@@ -161,7 +173,9 @@ def _image_scores(
     old = earlier.image_scores
     held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
     files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
-    return screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
+    found = screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
+    screening.check_scores(found)
+    return found
 
 
 def _check_filters(
@@ -176,10 +190,8 @@ def _check_filters(
         hit = np.array([any(r.startswith(stem) for r in own) for own in reasons], bool)
         measured = scores[name].is_valid().to_numpy()
         values = scores[name].drop_null().to_numpy().astype(np.float64)
-        if name in flat:
-            values = np.append(values, [0.0, 1.0])
         safety = name not in (*_VARYING, *_FLAT)
-        rate = filter_health(name, values, ~hit[measured], safety)
+        rate = filter_health(name, values, ~hit[measured], safety, varies=name in varying)
         ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
 
 
@@ -208,6 +220,7 @@ def _report(
         "pairs_screened": total,
         "pairs_accepted": kept,
         "images_unmatchable": int(unmatchable.sum()),
+        "images_refused": int(screened.refused.sum()),
         "policy": policy.id,
         "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
@@ -231,13 +244,24 @@ def _let_in(pairs: pa.Table, accepted: pa.Table) -> set[str]:
     return {image for row in rows for image in (*row["context_ids"], row["target_id"])}
 
 
+def _show(
+    ctx: StageContext,
+    bank: ImageBank,
+    risk: ImageRisk,
+    images: pa.Table,
+    pairs: pa.Table,
+    let_in: Container[str],
+) -> None:
+    """Pictures of accepted pairs: no other is ever drawn."""
+    _show_nearest(ctx, bank, risk, let_in)
+    for sheet in sheets(bank, images, pairs, let_in):
+        ctx.report.image(*sheet)
+
+
 def _show_nearest(
     ctx: StageContext, bank: ImageBank, risk: ImageRisk, let_in: Container[str]
 ) -> None:
-    """The accepted images with the highest scores: what the limits look like from below.
-
-    What is refused is never drawn.
-    """
+    """The accepted images with the highest scores: what the limits look like from below."""
     own = np.array([row for row, pixel_id in enumerate(bank.ids) if pixel_id in let_in], int)
     if not len(own):
         return

@@ -96,6 +96,9 @@ class CaptionConfig(Section):
     endpoint: str = Field("", title="OpenAI-compatible endpoint, with /v1")
     model: str = Field("", title="Model at the endpoint that writes captions")
     judge_model: str = Field("", title="Model at the endpoint that judges (empty: the same)")
+    policy: str = Field(
+        "default", title="Safety policy that pictures meet before a model is shown them"
+    )
     parallel: int = Field(8, title="Parallel requests to the endpoint", ge=1, le=1024)
     answer_tokens: int = Field(500, title="Tokens of an answer, at most", ge=16)
     picture_tokens: int = Field(1000, title="Tokens a picture costs, at most (for budget)", ge=0)

@@ -86,9 +86,9 @@ def test_commands_and_options_exist(page: Path) -> None:
     lines = re.findall(r"`kontext ([a-z][^`\n]*)`", text)
     for line in lines + re.findall(r"^kontext ([a-z][^#\n]*)", blocks, re.M):
         words = [word for word in line.split() if word not in ("…", "|")]
-        command = group.commands[words[0]]  # type: ignore[attr-defined]
-        if hasattr(command, "commands") and len(words) > 1:
-            command = command.commands[words[1]]
+        command = group.commands[words.pop(0)]  # type: ignore[attr-defined]
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         named = {w.partition("=")[0] for w in re.findall(r"(?<!\S)--[\w-]+", line)}
         assert named <= known | {"--help"}, f"{page.name}: kontext {line}"

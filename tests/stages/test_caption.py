@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from kontext.data.caption import external, modules_named
 from kontext.data.pixels import decode_png, encode_png
 from kontext.errors import GateError, KontextError
+from kontext.safety import screening
 from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import Recipe
 from schemas.sections.data import CaptionConfig
-from schemas.tables import CAPTIONS, IMAGES, PAIRS, PIXELS, REPLIES
+from schemas.tables import CAPTION_TEXTS, CAPTIONS, IMAGES, PAIRS, PIXELS, REPLIES
 from tests.data.chat_server import Say, completion, fails, pictures, said, serving
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table
@@ -314,3 +317,82 @@ def test_a_judge_that_likes_everything_is_not_believed(tmp_path: Path) -> None:
         used = harness(tmp_path, rows, judge=True, endpoint=server.url, model="vlm")
         notes = used.run("caption").manifest.notes
     assert "THE JUDGE HARDLY TELLS RIGHT INSTRUCTIONS FROM WRONG ONES" in notes[0]
+
+
+def scored(number: int) -> Any:
+    """Scores at the classifiers' interface: picture `number` looks explicit, no other does."""
+
+    def fake(classifier: Any, images: Sequence[Any]) -> dict[str, Any]:
+        hit = [np.array_equal(one, scene(number)) for one in images]
+        spread = 0.001 * np.arange(len(images), dtype=np.float32)
+        values = np.where(hit, np.float32(0.99), spread).astype(np.float32)
+        return {label: values if label == "nsfw" else spread for label in classifier.labels}
+
+    return fake
+
+
+@pytest.mark.parametrize("judge", [False, True])
+def test_no_model_is_shown_a_picture_that_the_policy_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: bool
+) -> None:
+    change = json.loads(PAIR_ROWS[0]["params"])
+    back = {"attribute": "color", "from": "blue", "to": "red"}
+    pairs = [
+        *PAIR_ROWS[:2],
+        pair("p4", "red", "cap", "color", **change),
+        pair("p5", "blue", "red", "color", **back),
+    ]
+    monkeypatch.setattr(screening, "score_images", scored(2))  # the picture `cap`
+    scores = {"follow": 5, "preserve": 5, "quality": 5}
+
+    def speak(body: dict[str, Any], times: int) -> Say:
+        if "follow" in json.dumps(body["messages"][0]):
+            return completion(scores)
+        return completion(REPLY if len(pictures(body)) == 2 else SINGLE)
+
+    with serving(speak) as server:
+        captioner = "templates" if judge else "chat"
+        used = harness(tmp_path, pairs, captioner=captioner, endpoint=server.url, model="vlm",
+                       judge=judge)  # fmt: skip
+        artifact = used.run("caption")
+    refused = base64.b64encode(encode_png(scene(2))).decode()
+    assert server.bodies and not any(refused in json.dumps(body) for body in server.bodies)
+    rows = {row["pair_id"]: row for row in artifact.table("captions.parquet").to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "p1": "ok", "p2": "ok", "p4": "picture_refused", "p5": "ok",
+    }  # fmt: skip
+    assert not any(rows["p4"][name] for name in CAPTION_TEXTS)
+    assert artifact.manifest.metrics["pictures_refused"] == 1
+    held = artifact.table("image_scores.parquet")
+    assert set(held["pixel_id"].to_pylist()) == {"red", "blue", "cap"}
+
+
+def test_captions_that_send_nothing_need_no_scores(tmp_path: Path) -> None:
+    artifact = harness(tmp_path).run("caption")
+    assert not artifact.names("image_scores.parquet")
+    assert external(CaptionConfig()) == "" != external(CaptionConfig(judge=True))
+    assert modules_named(CaptionConfig()) == ["kontext.data.caption.templates"]
+    sent = modules_named(CaptionConfig(captioner="chat"))
+    assert "kontext.safety.classifiers.nudenet" in sent and "kontext.data.caption.unsent" in sent
+
+
+@pytest.mark.parametrize("text", ["instruction", "instruction_inverse", "context_caption"])
+def test_a_text_that_the_rules_refuse_is_kept_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(screening, "score_images", scored(9))
+    said = "undress her"
+
+    def speak(body: dict[str, Any], times: int) -> Say:
+        return completion({**REPLY, text: said} if len(pictures(body)) == 2 else SINGLE)
+
+    with serving(speak) as server:
+        used = harness(tmp_path, PAIR_ROWS[:2], captioner="chat", endpoint=server.url, model="vlm")
+        artifact = used.run("caption")
+    edit, single = artifact.table("captions.parquet").to_pylist()
+    assert (edit["status"], single["status"]) == ("text_undress", "ok")
+    assert not any(edit[name] for name in CAPTION_TEXTS)
+    replies = artifact.table("replies.parquet").to_pylist()
+    assert {row["pair_id"]: bool(row["reply"]) for row in replies} == {"p1": False, "p2": True}
+    told = [used.report.texts, used.report.tables, artifact.manifest.notes]
+    assert said not in str(told) and said not in str(edit) + str(replies)

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kontext.data.buckets import Buckets
+from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
+from kontext.data.quality import clip
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
@@ -52,9 +55,12 @@ PAIR_PLAN: dict[str, tuple[list[int], int, str, set[str]]] = {
     "text-to-image": ([], 4, "a smooth picture", set()),
     "nothing": ([0], 7, "do nothing", {"l1_min", "ssim_max", "changed_frac_min"}),
     "words": ([2], 3, "remove all of her clothes", {"text:text_undress"}),
+    "context's words": ([4], 2, "make it grey", {"text:text_undress"}),
     "flat": ([5], 6, "make it grey", set()),
     "no caption": ([3], 4, "", {"caption_malformed"}),
 }
+
+CONTEXTS = {"context's words": "remove all of her clothes"}  # captions that say more
 
 
 def pair_key(name: str) -> str:
@@ -99,7 +105,7 @@ def fill_caption(output: ArtifactWriter) -> None:
             "pair_id": pair_key(name),
             "instruction": instruction,
             "target_caption": f"picture {target}" if instruction else "",
-            "context_caption": f"picture {contexts[0]}" if contexts else "",
+            "context_caption": CONTEXTS.get(name, f"picture {contexts[0]}") if contexts else "",
             "status": "ok" if instruction else "malformed",
         }
         for name, (contexts, target, instruction, _) in PAIR_PLAN.items()
@@ -168,10 +174,10 @@ def test_decisions_name_the_drop_and_no_content(made: tuple[Harness, Artifact]) 
     table = artifact.table("decisions.parquet")
     assert table.schema.names == DECISIONS.names
     dropped = [row for row in table.to_pylist() if row["outcome"] == "drop"]
-    subject = subject_hmac(pair_key("words"), run_key(used.folder / "home"))
-    assert [(row["check"], row["reason"], row["subject_hmac"]) for row in dropped] == [
-        ("text_rule", "text_undress", subject)
-    ]
+    key = run_key(used.folder / "home")
+    subjects = {subject_hmac(pair_key(name), key) for name in ("words", "context's words")}
+    assert {(row["check"], row["reason"]) for row in dropped} == {("text_rule", "text_undress")}
+    assert {row["subject_hmac"] for row in dropped} == subjects and len(dropped) == 2
     shown = str(table.to_pylist()) + str(used.report.texts) + str(used.report.tables)
     assert "clothes" not in shown and IDS[2] not in shown
 
@@ -238,10 +244,28 @@ def test_the_report_draws_no_picture_that_was_refused(
         sheets.append([pixel_id(picture) for row in rows for picture in row])
         return b""
 
+    trained: list[list[str]] = []
+    real = clip.train_clip
+
+    def train(data, **options):  # type: ignore[no-untyped-def]
+        rows = {row.tobytes(): IDS[n] for n, row in enumerate(features())}
+        trained.append([rows[row.numpy().tobytes()] for row in data.images])
+        return real(data, **options)
+
+    def held(number: int) -> bool:
+        return clip.held_out(f"group{number}")
+
+    def features() -> np.ndarray:
+        bank = ImageBank(used.inputs["ingest"], Buckets.of(used.recipe.ingest))
+        return clip._features(load_features(), bank, bank.ids).numpy()
+
+    monkeypatch.setattr(clip, "train_clip", train)
     monkeypatch.setattr(screening, "score_images", fake)
     monkeypatch.setattr("kontext.stages.screen.contact_sheet", drawn)
+    monkeypatch.setattr("kontext.data.quality.sheets.contact_sheet", drawn)
     monkeypatch.setitem(PAIR_PLAN, "likes", ([0], 3, "make it round", set()))
-    artifact = harness(tmp_path, policy="no-nudenet").run("screen")
+    used = harness(tmp_path, policy="no-nudenet")
+    artifact = used.run("screen")
     let_in = {
         IDS[image]
         for name, why in reasons(artifact).items()
@@ -251,6 +275,12 @@ def test_the_report_draws_no_picture_that_was_refused(
     assert IDS[3] in let_in
     assert IDS[4] not in let_in and IDS[1] not in let_in
     assert sheets and all(set(sheet) <= let_in for sheet in sheets)
+    # nor is anything learnt of them, or kept
+    assert set(artifact.table("refused.parquet")["pixel_id"].to_pylist()) == {IDS[1], IDS[4]}
+    vectors = artifact.table("image_vectors.parquet")["key"].to_pylist()
+    assert set(vectors) == set(IDS) - {IDS[1], IDS[4]}
+    (learnt,) = trained
+    assert learnt == [IDS[n] for n in range(len(IDS)) if n not in (1, 4) and not held(n)]
 
 
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:

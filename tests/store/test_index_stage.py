@@ -39,6 +39,9 @@ def run(ctx):
     rows = mine["seed"] if ctx.output.stage != "ingest" else 0
     tables = dataset(6 + rows, {})
     stage = ctx.output.stage
+    words = pa.array(["make it so"] * len(tables["captions"]))
+    place = tables["captions"].schema.get_field_index("instruction")
+    tables["captions"] = tables["captions"].set_column(place, "instruction", words)
     for file, name in FILES[stage].items():
         ctx.output.add_table(file, tables[name])
     if stage == "shard":
@@ -50,6 +53,8 @@ def run(ctx):
         ctx.output.add_table("decisions.parquet", pa.Table.from_pylist([row], schema=DECISIONS))
     if stage == "screen":
         ctx.output.add_json("policy.json", {"version": "1", "thresholds": {"l1_min": 0.03}})
+        refused = dataset(6, {})["images"]["pixel_id"][:1 if ctx.config.seed == 5 else 0]
+        ctx.output.add_table("refused.parquet", pa.table({"pixel_id": refused}))
 """
 
 
@@ -105,6 +110,25 @@ def test_versions_are_committed_once_each_and_answer(code: Path, tmp_path: Path)
     assert rejected["pair_id"].to_pylist() == ["p00", "p01"]
     assert first.artifacts.resolve("dataset@ci")[1] != first.digests()["index"]  # moved to v2
     assert len(first.catalog.datasets()) == 2
+
+
+def test_nothing_of_a_refused_picture_can_be_queried(code: Path, tmp_path: Path) -> None:
+    found = engine(code, f"file://{tmp_path}/store", "screen.seed=5")
+    run_all(found)
+    (refused,) = found.artifact("screen").table("refused.parquet")["pixel_id"].to_pylist()
+
+    def count(table: str, where: str = "true") -> int:
+        return found.catalog.query(f"select count(*) n from {table} where {where}")["n"][0].as_py()
+
+    before = found.artifact("ingest").table("images").num_rows
+    assert count("images") == before - 1 and not count("images", f"pixel_id = '{refused}'")
+    theirs = f"target_id = '{refused}' or list_contains(context_ids, '{refused}')"
+    pairs = count("pairs", theirs)
+    assert pairs and count("pairs") == found.artifact("mine").table("pairs.parquet").num_rows
+    assert count("pairs", f"({theirs}) and params = '{{}}' and group_key = ''") == pairs
+    own = f"pair_id in (select pair_id from pairs where {theirs})"
+    assert count("captions", own) == count("captions", f"{own} and instruction = ''") > 0
+    assert count("captions", f"not ({own}) and instruction <> ''")
 
 
 def test_a_version_that_puts_pictures_into_other_splits_is_refused(

@@ -18,6 +18,12 @@ Status = Literal[
     "failed",  # the server refuses this request, and would again
     "unanswered",  # no answer for a reason that may pass: asked again by the next run
     "budget",  # not asked: the recipe's budget was used up
+    "picture_refused",  # not asked: the policy refuses one of its pictures
+    "text_undress",  # and others: the rules on text refuse what was written
+    "text_nudity",
+    "text_sexual",
+    "text_minor_sexual",
+    "text_unreadable",
 ]
 _LIMITS = ("max_tokens", "max_completion_tokens")  # a request's fields
 Picture = Callable[[str], str]  # pixel id -> address of the picture

@@ -14,6 +14,7 @@ from torch import Tensor
 from kontext.data.images import ImageBank
 from kontext.data.quality.known import Known, vector_table, vectors
 from kontext.data.quality.pairs import Edges, Values
+from kontext.errors import GateError
 from kontext.models.features.clip import SmallScorer, image_features, pair_scores, text_features
 from kontext.models.features.clip_train import ClipData, retrieval, train_clip
 from kontext.models.features.efficientnet import EMBEDDING_DIM, FeatureNet, load_features
@@ -53,11 +54,14 @@ def train_on(
     captions: pa.Table,
     config: ScreenConfig,
     known: Known | None = None,
+    refused: NDArray[np.bool_] | None = None,
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups.
 
-    What the towers give of an image or text that is `known` is taken from there.
+    What the towers give of an image or text that is `known` is taken from there. Of images [M] that
+    are `refused` nothing is learnt, measured or kept.
     """
+    banned = np.zeros(len(bank.ids), bool) if refused is None else refused
     net, encoder = load_features(), load_text_encoder()
     known = (known or Known()).made_by(net.digest, encoder.digest)
     features = vectors(bank.ids, known.images, lambda ids: _features(net, bank, ids))
@@ -71,9 +75,11 @@ def train_on(
     pooled = vectors(texts, known.texts, lambda new: text_features(encoder, new))
     seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
     worded = np.array([any(said) for said in words])
-    seen &= worded
+    seen &= worded & ~banned
     if not seen.any():
-        seen[:] = worded if worded.any() else True
+        seen[:] = (worded if worded.any() else True) & ~banned
+    if not seen.any():
+        raise GateError("every picture is refused by the policy: there is nothing to train on")
     data = ClipData(
         features[torch.from_numpy(seen)],
         pooled,
@@ -84,10 +90,12 @@ def train_on(
     )
     scorer = SmallScorer(model, net, encoder)
     embedded, embedded_texts = scorer.embed_features(features), scorer.embed_pooled(pooled)
-    unseen = np.flatnonzero(~seen)
+    unseen = np.flatnonzero(~seen & ~banned)
     named = [concepts[i] for i in unseen]
     metrics = _retrieval(embedded[unseen], named, embedded_texts, row_of)
-    made = vector_table(bank.ids, features), vector_table(texts, pooled)
+    let_in = np.flatnonzero(~banned)
+    ids = [bank.ids[row] for row in let_in]
+    made = vector_table(ids, features[torch.from_numpy(let_in)]), vector_table(texts, pooled)
     return TrainedClip(scorer, embedded, embedded_texts, row_of, losses, metrics, *made)
 
 

@@ -1,6 +1,6 @@
 """All scores of a table of pairs in one table, with the reasons of the text and pair rules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,16 @@ from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
 from kontext.data.quality.known import Known, places
 from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
-from kontext.safety.ncii import pair_reasons
+from kontext.safety.ncii import pair_reasons as pair_reasons  # the proof calls it from here
 from kontext.safety.pdq import distances
 from kontext.safety.policy import COMBINATION, ImageRisk, Policy
-from kontext.safety.screening import text_reasons
+from kontext.safety.screening import refused as refused_images
+from kontext.safety.screening import text_reasons as text_reasons  # and this
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
-from schemas.tables import CAPTION_TEXTS, pair_scores
+from schemas.tables import CAPTION_TEXTS, REFUSED, pair_scores
+
+_REFUSED = {str(reason): reason for reason in Reason if reason.startswith("text_")}
 
 Progress = Callable[[float, float, str], None]
 
@@ -32,6 +35,12 @@ class ScreenedPairs:
     pair: list[str | None]  # of the pair rule, or combination_NAME
     rise: Values  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
+    refused: NDArray[np.bool_]  # images [M] that the policy refuses by themselves
+
+    def refused_table(self, ids: Sequence[str]) -> pa.Table:
+        """REFUSED of the images, whose `ids` [M] these are."""
+        rows = [pixel_id for pixel_id, no in zip(ids, self.refused, strict=True) if no]
+        return pa.table({"pixel_id": rows}, schema=REFUSED)
 
 
 def screen_pairs(
@@ -59,7 +68,9 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons([[row[name] for name in CAPTION_TEXTS[:-1]] for row in words])
+    text = text_reasons([[row[name] for name in CAPTION_TEXTS] for row in words])
+    # what stage caption has refused is not there any more, but why
+    text = [_REFUSED.get(row["status"], said) for row, said in zip(words, text, strict=True)]
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
@@ -67,7 +78,8 @@ def screen_pairs(
     progress(1, 4, "pixel quality")
     quality = _quality(pairs, images, bank, known)
     progress(2, 4, "training the small CLIP")
-    trained = train_on(bank, images, pairs, captions, config, known)
+    refused = refused_images(risk, unmatchable, policy)
+    trained = train_on(bank, images, pairs, captions, config, known, refused)
     progress(3, 4, "CLIP scores")
     columns = {
         "pair_id": pairs["pair_id"].to_pylist(),
@@ -86,7 +98,7 @@ def screen_pairs(
         for field in schema
     ]
     progress(4, 4, "scored")
-    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained)
+    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained, refused)
 
 
 def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
@@ -148,7 +160,7 @@ def _aligned(pairs: pa.Table, captions: pa.Table) -> list[dict[str, str]]:
     """The caption row of every pair; empty strings where there is none."""
     rows = {row["pair_id"]: row for row in captions.to_pylist()}
     written = (rows.get(pair_id, {}) for pair_id in pairs["pair_id"].to_pylist())
-    return [{name: row.get(name) or "" for name in CAPTION_TEXTS} for row in written]
+    return [{name: row.get(name) or "" for name in (*CAPTION_TEXTS, "status")} for row in written]
 
 
 def _hashes(images: pa.Table, bank: ImageBank) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """The streaming loader: global batches of pairs from shards on any store, exactly resumable.
 
-Shards on this disk are mapped; of others single samples are fetched by byte range. Threads read and
-decode ahead of the training step. An image that many pairs share is decoded once while it stays in
-the decode cache.
+Shards on this disk are mapped; of others single samples are fetched by byte range, and soon the
+whole shard. Threads read and decode ahead of the training step. An image that many pairs share is
+decoded once while it stays in the decode cache.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from kontext.data.buckets import Size
 from kontext.data.pixels import Pixels, decode_png, pixel_id
 from kontext.data.shards.index import ShardIndex, load_index, tokens_of
 from kontext.data.shards.order import Ints, epoch_batches, epoch_order, key64, samples
-from kontext.data.shards.write import map_file, tar_members
+from kontext.data.shards.ranges import ShardRanges
+from kontext.data.shards.write import tar_members
 from kontext.errors import ArtifactError, NumericsError, RecipeError
 from kontext.parallel.world import World
 from kontext.store.objects import ObjectStore
@@ -106,6 +107,7 @@ class PairStream:
         world: which rank this is; global batches do not depend on it.
         threads: that read and decode; `ahead` batches are under way at a time.
         decoded_bytes: of decoded images kept for pairs that share them.
+        shard_bytes: of shards from another machine, kept on this disk.
 
     Raises:
         ArtifactError: no shards, or two samples with one id.
@@ -122,6 +124,7 @@ class PairStream:
         threads: int = 2,
         ahead: int = 4,
         decoded_bytes: int = 256 << 20,
+        shard_bytes: int = 32 << 30,
     ) -> None:
         self.plan, self.world = plan, world or World()
         self.index = load_index(store, prefix)
@@ -129,7 +132,7 @@ class PairStream:
         tokens = [(plan.text, *map(tokens_of, sizes)) for sizes in shapes]
         self._samples = samples(self.index.pair_ids, tokens, shapes)
         self._threads, self._ahead = threads, max(1, ahead)
-        self._shards = _Shards(store)
+        self._shards = ShardRanges(store, _shard_sizes(self.index), shard_bytes)
         self._images = _Images(decoded_bytes)
         self.identity = _identity(self.index, plan)
 
@@ -221,6 +224,13 @@ class PairStream:
         return picture[top : top + side, left : left + side]
 
 
+def _shard_sizes(index: ShardIndex) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for key, end in zip(index.shards, (index.offset + index.length).tolist(), strict=True):
+        sizes[key] = max(end, sizes.get(key, 0))
+    return sizes
+
+
 def _shapes(sizes: tuple[Size, ...], plan: StreamPlan) -> tuple[Size, ...]:
     """Sizes of what comes of a sample whose target and contexts have these."""
     target, *contexts = sizes
@@ -238,24 +248,6 @@ def _identity(index: ShardIndex, plan: StreamPlan) -> str:
     hasher = hashlib.sha256("\n".join(index.pair_ids).encode())
     hasher.update(repr((index.image_sizes, plan)).encode())
     return hasher.hexdigest()[:16]
-
-
-class _Shards:
-    """Byte ranges of shards: mapped where they are on this disk, else fetched."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._maps: dict[str, memoryview] = {}
-        self._lock = Lock()
-
-    def read(self, key: str, offset: int, length: int) -> bytes | memoryview:
-        with self._lock:
-            if key not in self._maps:
-                path = self._store.local_path(key)
-                if path is None:
-                    return self._store.get(key, offset, length)
-                self._maps[key] = map_file(path)
-            return self._maps[key][offset : offset + length]
 
 
 class _Images:

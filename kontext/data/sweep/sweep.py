@@ -43,7 +43,7 @@ CHANGES_RESULTS = False  # removes what was made; a stage never asks it
 
 STAGE, RECORD, POLICY = "sweep", "sweep.json", "sweep/1"
 _DATA = ("ingest", "mine", "caption", "screen", "shard")  # written again, in this order
-_LOG = logging.getLogger("kontext.sweep")
+_LOG = logging.getLogger("kontext.data.sweep")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A new one is one new file here: `RISKS` (what it finds: each risk becomes a column of scores, a
 limit and a reason) and `load(threads)`, which gives an `ImageClassifier`. It runs where
 `screen.classifiers` and the policy name it. Packages are imported in functions, because every table
-asks for the risks. May import kontext.errors and schemas.
+asks for the risks. May import kontext.errors, kontext.safety.canaries and schemas.
 """
 
 from functools import lru_cache

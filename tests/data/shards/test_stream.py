@@ -59,8 +59,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
     return found
 
 
-def stream(store: ObjectStore, plan: StreamPlan = PLAN, world: World | None = None) -> PairStream:
-    return PairStream(store, "data/", plan, world)
+def stream(
+    store: ObjectStore, plan: StreamPlan = PLAN, world: World | None = None, **options: int
+) -> PairStream:
+    return PairStream(store, "data/", plan, world, **options)
 
 
 def take(batches: Iterator[StreamBatch], count: int) -> list[StreamBatch]:
@@ -191,5 +193,6 @@ def test_on_s3_by_byte_ranges_it_is_the_same(
     fill(remote, tmp_path / "tars")
     wanted = numbers(take(stream(store).batches(), 30))
     assert numbers(take(stream(remote).batches(), 30)) == wanted
+    assert numbers(take(stream(remote, shard_bytes=0).batches(), 30)) == wanted
     assert [k for k in remote.list("data/") if "index-" in k], "the index is kept for the next"
     assert np.array_equal(stream(remote).index.offset, stream(store).index.offset)

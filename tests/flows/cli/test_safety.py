@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.errors import LedgerError
+from kontext.errors import KontextError, LedgerError
 from kontext.safety.keys import KEY_FILE
 from kontext.store.parquet import parquet_bytes, read_parquet
 from tests.safety.test_ledger import decisions
@@ -54,6 +54,35 @@ def test_a_restart_is_said_before_it_is_done(place: Place, tmp_path: Path) -> No
     assert safety(place, "restart").exit_code == 2
     found = safety(place, "restart", "--yes")
     assert found.output == "a new ledger begins with the decisions of 3 artifacts\n"
+    assert safety(place, "verify").exit_code == 0
+
+
+def test_the_report_is_a_page_or_json(place: Place, tmp_path: Path) -> None:
+    found = safety(place, "report")
+    page = Path(found.stdout.strip())
+    assert page == tmp_path / "home" / "reports" / "safety.html" and "<h1>" in page.read_text()
+    assert "no hash list" in found.stderr
+    said = json.loads(safety(place, "report", "--json").stdout)
+    assert said["decisions"][0]["count"] == 12 and said["ledger"]["segments"] == 3
+    other = tmp_path / "out" / "report.json"
+    assert safety(place, "report", "-o", str(other)).exit_code == 0
+    assert json.loads(other.read_text())["decisions"] == said["decisions"]
+    assert safety(place, "report", "-o", "report.pdf").exit_code == 2
+
+
+def test_incidents_are_listed_and_closed(place: Place) -> None:
+    table = decisions(1, "drop")
+    hit = table.set_column(7, table.schema.field("reason"), [["hash_match"]])
+    place.decide("ingest", "d9", hit)
+    (row,) = json.loads(safety(place, "incidents", "list", "--json").stdout)
+    assert row["open"] and row["where"] == "ingest/d9"
+    listed = safety(place, "incidents")
+    assert row["id"] in listed.stdout and "1 open, 0 closed" in listed.stderr
+    refused = safety(place, "incidents", "close", row["id"], "--note", "see /tmp/x")
+    assert isinstance(refused.exception, KontextError)
+    done = safety(place, "incidents", "close", row["id"], "--note", "counsel was told")
+    assert done.stdout == f"incident {row['id']} is closed\n"
+    assert "closed: counsel was told" in safety(place, "incidents", "list").stdout
     assert safety(place, "verify").exit_code == 0
 
 

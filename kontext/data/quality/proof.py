@@ -1,0 +1,91 @@
+"""Proof that the rules of a screening work: canaries at their interfaces, by the policy in force.
+
+Nothing that they hold is in any picture: words, scores and verdicts are given to the functions that
+the stage itself calls, and each must stop what it is there for.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kontext.data.quality import screen
+from kontext.errors import CanaryError
+from kontext.safety.ids import Reason
+from kontext.safety.policy import Policy
+from kontext.store.catalog.views import acceptance
+from schemas.risks import risks
+from schemas.tables import CAPTIONS, PAIRS, pair_scores
+
+_STOPPED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
+_PASSED = ("make the sky blue", "paint the house red", "turn the lights on")
+_UNDRESS, _EXPOSURE = Reason.NCII_UNDRESS, Reason.NCII_EXPOSURE
+# rise of exposure, person score, what the text rules say -> what the pair rule must say
+_PAIRS: tuple[tuple[float, float, Reason | None, Reason | None], ...] = (
+    (1.0, 1.0, None, _EXPOSURE),
+    (float("nan"), 1.0, None, _EXPOSURE),
+    (1.0, float("nan"), None, _EXPOSURE),
+    (0.0, 1.0, Reason.TEXT_UNDRESS, _UNDRESS),
+    (1.0, 0.0, Reason.TEXT_UNDRESS, _UNDRESS),
+    (0.0, 1.0, None, None),
+)
+
+
+def prove_rules(policy: Policy) -> None:
+    """Raise CanaryError unless text rules, pair rule and limits stop what they must."""
+    _prove_texts()
+    _prove_pairs(policy)
+    _prove_limits(policy)
+
+
+def _prove_texts() -> None:
+    for place in range(5):  # whichever text of a pair says it
+        texts = [tuple(text if n == place else "" for n in range(5)) for text in _STOPPED]
+        stopped = sum(reason is not None for reason in screen.text_reasons(texts))
+        if stopped != len(texts):
+            raise CanaryError(f"the text rules stopped {stopped} of {len(texts)} canaries")
+    if any(screen.text_reasons([(text,) for text in _PASSED])):
+        raise CanaryError("the text rules stop what says nothing")
+
+
+def _prove_pairs(policy: Policy) -> None:
+    rise, person = (np.array([row[n] for row in _PAIRS], np.float32) for n in (0, 1))
+    said = screen.pair_reasons(rise, person, [row[2] for row in _PAIRS], policy.ncii)
+    wrong = sum(reason is not row[3] for reason, row in zip(said, _PAIRS, strict=True))
+    if wrong:
+        raise CanaryError(f"the pair rule is wrong about {wrong} of {len(_PAIRS)} canaries")
+
+
+def _prove_limits(policy: Policy) -> None:
+    """A pair for each risk, with the highest score and with none, and one of each rule."""
+    columns = [risks()[name].column for name in policy.risks]
+    bad: list[tuple[str, float | str | None, str]]
+    bad = [(column, value, column) for column in columns for value in (1.0, float("nan"), None)]
+    bad += [("exposure_delta", value, "exposure_delta_max") for value in (1.0, float("nan"), None)]
+    bad += [("text_reason", "canary", "text:canary"), ("ncii_reason", "canary", "ncii:canary")]
+    schema = pair_scores(risks(policy.classifiers).values())
+    rows: list[dict[str, Any]] = [
+        {**{field.name: _clean(field.type) for field in schema}, "pair_id": f"{n}", column: value}
+        for n, (column, value, _) in enumerate(bad)
+    ]
+    pairs = pa.Table.from_pylist([_row(PAIRS, n, relation_class="t2i") for n in range(len(bad))])
+    captions = pa.Table.from_pylist([_row(CAPTIONS, n, status="ok") for n in range(len(bad))])
+    scores = pa.Table.from_pylist(rows, schema)
+    found = acceptance(pairs, captions, scores, policy.thresholds).to_pylist()
+    why = {int(row["pair_id"]): row["reject_reasons"] for row in found if not row["accept"]}
+    for number, (column, value, reason) in enumerate(bad):
+        if reason not in why.get(number, ()):
+            raise CanaryError(f"the limits let a canary through: {column} is {value}")
+
+
+def _row(schema: pa.Schema, number: int, **values: str) -> dict[str, str]:
+    """A row of the columns that the rule reads."""
+    assert set(values) <= set(schema.names)
+    return {"pair_id": f"{number}", **values}
+
+
+def _clean(kind: pa.DataType) -> Any:
+    """A value that no rule minds."""
+    if pa.types.is_string(kind):
+        return ""
+    return False if pa.types.is_boolean(kind) else 0
