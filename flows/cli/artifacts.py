@@ -225,6 +225,7 @@ def import_(
     """
     from kontext.data.outside import check_pictures
     from kontext.engine.remake import import_artifacts
+    from kontext.safety.edit_log import EditLog
     from kontext.safety.hashes import HashGate
     from kontext.store.artifacts.archive import open_exported
     from schemas.sections.data import IngestConfig
@@ -235,7 +236,7 @@ def import_(
         say(note.removeprefix("allow_unlisted: "))
 
     def check(artifact: Artifact) -> None:
-        check_pictures(artifact, gate)
+        check_pictures(artifact, gate, EditLog(target.objects, home))
 
     with open_exported(source, opened.scratch()) as exported:
         found = import_artifacts(exported, target, ref or None, home=home, check=check)

@@ -83,3 +83,28 @@ def report(
     inputs = {stage: artifacts.open(stage, digest) for stage, digest in catalog.inputs(found)}
     output.write_text(data_report(inputs, str(found)), encoding="utf-8")
     print_result({"dataset": str(found), "file": str(output)}, f"{found}: {output}", as_json)
+
+
+@app.command()
+def optout(
+    entries: Annotated[
+        list[str],
+        typer.Argument(help="Pictures' names (with * and ?), sha256:…, or files here."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let no ingest take pictures of these names, or these files, from now on.
+
+    What was made before is taken out by `kontext safety sweep`.
+    """
+    from kontext.safety.opt_outs import FILE, add
+    from kontext.store.objects import sha256_file
+
+    found = [Path(entry) for entry in entries]
+    said = [
+        f"sha256:{sha256_file(path)}" if path.is_file() else entry
+        for path, entry in zip(found, entries, strict=True)
+    ]
+    new, where = add(opened.home(), said), opened.home() / FILE
+    text = f"{new} entries are new in {where}; `kontext safety sweep` takes out what there is"
+    print_result({"new": new, "file": str(where), "entries": said}, text, as_json)

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.shared import opened
+from flows.cli.shared.bar import edit_bar
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table, say
-from kontext.errors import KontextError, LedgerError
+from kontext.errors import GateError, KontextError, LedgerError
 
 if TYPE_CHECKING:
     from kontext.safety.ledger import Ledger
 
 PLACE = (Panel.STORE, 3)
-app = typer.Typer(help="What safety has decided: ledger, report, incidents.", no_args_is_help=True)
+app = typer.Typer(help="Ledger, report, incidents, sweeps, hash test.", no_args_is_help=True)
 incidents = typer.Typer(help="Pictures that are on a list of known harmful images.")
 app.add_typer(incidents, name="incidents")
 
@@ -165,6 +166,7 @@ def sweep(
     from kontext.data.sweep.sweep import Place
     from kontext.data.sweep.sweep import sweep as sweep_all
     from kontext.safety.hashes import HashGate
+    from kontext.safety.opt_outs import opt_outs
     from kontext.stages import STAGES
     from schemas.sections.data import IngestConfig
 
@@ -173,7 +175,7 @@ def sweep(
     for note in gate.notes:
         say(note.removeprefix("allow_unlisted: "))
     place = Place(found, opened.catalog(store), home, STAGES)
-    swept = sweep_all(place, gate, deep=deep, dry_run=dry_run)
+    swept = sweep_all(place, gate, opt_outs(home), deep=deep, dry_run=dry_run)
     purged = delete(found, place.catalog, home, swept.consumers) if purge and not dry_run else None
     if as_json:
         print_json({**swept.record(), "purged": None if purged is None else vars(purged)})
@@ -195,3 +197,44 @@ def sweep(
         typer.echo(f"deleted: {len(purged.artifacts)} artifacts, {purged.blobs} files")
         for line in purged.elsewhere:
             typer.echo(f"not deleted: {line}")
+
+
+@app.command()
+def test(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of pictures; by default packages' art.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="HTML file to write, and JSON beside it.")
+    ] = Path("safety-test.html"),
+    pictures: Annotated[int, typer.Option(min=1, help="How many are transformed.")] = 500,
+    processes: Annotated[int, typer.Option(min=1, help="Processes at work.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Measure how well the hash gate knows real pictures again, and how often it errs.
+
+    Exits 1 where JPEG, resizing, turning or mild color is seen through in less than 99 %.
+    """
+    from kontext.safety.hash_test.measure import PLACES, measure, pictures_in
+    from kontext.safety.hash_test.page import page
+
+    places = [Path(place) for place in PLACES]
+    files = pictures_in(folders or [place for place in places if place.is_dir()])
+    say(f"{len(files)} pictures, {pictures} of them transformed")
+    with edit_bar() as shown:
+        result = measure(files, pictures, processes, shown.on_step)
+    output.write_text(page(result), encoding="utf-8")
+    record = result.record()
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(record)
+    else:
+        for row in result.rows:
+            typer.echo(
+                f"{row.family:12} {row.name:22} {row.gate.value:7.1%} "
+                f"({row.gate.low:.1%} to {row.gate.high:.1%})"
+            )
+        typer.echo(f"false matches: {result.false.rate.hits} among {result.false.pairs:,} pairs")
+        typer.echo(f"written: {output}")
+    if result.failed:
+        raise GateError(f"the hash gate does not reach what is required: {result.failed}")

@@ -12,15 +12,22 @@ store="${KONTEXT_STORE:-file://$(cd "$home" && pwd)/store}"
 catalog="${KONTEXT_CATALOG:-$home/catalog.sqlite}"
 mkdir -p "$to"
 
-if [[ "$catalog" == postgres://* ]]; then
-  pg_dump --format=custom --file="$to/catalog.dump" "$catalog"
-elif [[ -f "$catalog" ]]; then
-  python3 - "$catalog" "$to/catalog.sqlite" <<'PY'
+copy_sqlite() {
+  python3 - "$1" "$2" <<'PY'
 import contextlib, sqlite3, sys
 with contextlib.closing(sqlite3.connect(sys.argv[1])) as source:
     with contextlib.closing(sqlite3.connect(sys.argv[2])) as target:
         source.backup(target)  # consistent while others write
 PY
+}
+
+if [[ "$catalog" == postgres://* ]]; then
+  pg_dump --format=custom --file="$to/catalog.dump" "$catalog"
+elif [[ -f "$catalog" ]]; then
+  copy_sqlite "$catalog" "$to/catalog.sqlite"
+fi
+if [[ -f "$home/edits.sqlite" ]]; then # sealed: what the home's last edits began with
+  copy_sqlite "$home/edits.sqlite" "$to/edits.sqlite"
 fi
 if [[ -f "$home/safety.key" ]]; then
   install -m 600 "$home/safety.key" "$to/safety.key"

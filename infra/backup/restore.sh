@@ -23,6 +23,7 @@ elif [[ -f "$from/catalog.sqlite" ]]; then
   cp "$from/catalog.sqlite" "$catalog"
 fi
 if [[ -f "$from/safety.key" ]]; then install -m 600 "$from/safety.key" "$home/safety.key"; fi
+if [[ -f "$from/edits.sqlite" ]]; then install -m 600 "$from/edits.sqlite" "$home/edits.sqlite"; fi
 if [[ -d "$from/ledger-heads" ]]; then cp -a "$from/ledger-heads" "$home/"; fi
 if [[ -f "$from/prefect.dump" && "${KONTEXT_PREFECT_DB:-}" == postgresql* ]]; then
   pg_restore --clean --if-exists --dbname="${KONTEXT_PREFECT_DB/+asyncpg/}" "$from/prefect.dump"

@@ -24,12 +24,13 @@ from kontext.data.gating import Later, Row, gate_one, kept_of, outcome_row, reje
 from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
-from kontext.data.sources.base import GivenPair, Skipped, SourceItem
+from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Outcome, subject_hmac
+from kontext.safety.ids import Outcome, Reason, subject_hmac
 from kontext.safety.keys import run_key
+from kontext.safety.opt_outs import OptOuts, opt_outs
 from kontext.safety.proof import failure, probes, proved_gate
 from schemas.sections.data import IngestConfig
 from schemas.tables import GIVEN, REJECTS
@@ -61,7 +62,7 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
         GateError: a hash list is missing, malformed or stale, or more canaries than exist.
     """
     proved_gate(config, home)  # refuse before any work is done
-    found = read_all(config.sources)
+    found = without_opted_out(read_all(config.sources), opt_outs(home))
     items = found.items
     if config.edits.per_picture:
         items = import_module(EDITED).marked(items, found.pairs, config.edits)
@@ -76,6 +77,22 @@ def plan_work(config: IngestConfig, home: Path) -> Plan:
         chunk.insert(len(chunk) // 2, canary)
     work = [IngestChunk.of(chunk, config, home) for chunk in chunks]
     return Plan(work, found.pairs, found.skipped)
+
+
+def without_opted_out(found: Planned, opted_out: OptOuts) -> Planned:
+    """Without pictures that somebody does not want in, by name; they are counted as left out."""
+    gone = {(i.source, i.ref) for i in found.items if opted_out(i.source, i.ref)}
+    if not gone:
+        return found
+
+    def whole(pair: GivenPair) -> bool:
+        return all((pair.source, ref) not in gone for ref in (*pair.contexts, pair.target))
+
+    return Planned(
+        [item for item in found.items if (item.source, item.ref) not in gone],
+        [pair for pair in found.pairs if whole(pair)],
+        [*found.skipped, *(Skipped(s, ref, str(Reason.OPTED_OUT)) for s, ref in sorted(gone))],
+    )
 
 
 def cut(items: Sequence[SourceItem], most: int) -> Iterator[list[SourceItem]]:

@@ -32,6 +32,7 @@ from kontext.data.sources.external import FileDigests, file_digests
 from kontext.data.video.part import VideoFrame
 from kontext.safety.keys import run_key
 from kontext.safety.list_files import lists_digest
+from kontext.safety.opt_outs import opt_outs
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 from schemas.sections.data import IngestConfig
@@ -58,7 +59,9 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
     secret = run_key(home)
     settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
     lists = lists_digest(config.hash_lists, home)
-    start = hmac.new(secret, json.dumps([settings, lists]).encode(), hashlib.sha256)
+    opted_out = sorted(opt_outs(home).digests)  # of pictures that an earlier ingest may have kept
+    said = [settings, lists, *([opted_out] if opted_out else [])]
+    start = hmac.new(secret, json.dumps(said).encode(), hashlib.sha256)
     names = [field.name for field in fields(SourceItem) if field.name not in _WHERE]
     keys = []
     with file_digests(home) as digests:

@@ -20,8 +20,9 @@ from kontext.data.decode.sniff import sniff
 from kontext.data.gating import Later
 from kontext.data.shards.write import map_file, tar_places
 from kontext.errors import DecodeError, GateError
-from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Outcome
+from kontext.safety.edit_log import EditLog
+from kontext.safety.hashes import GateResult, HashGate
+from kontext.safety.ids import Check, Decision, Outcome
 from kontext.store.artifacts.artifact_store import Artifact
 
 CHANGES_RESULTS = False  # lets artifacts in or keeps them out; no stage calls it
@@ -55,8 +56,11 @@ _TAR, _TYPE, _PLAIN, _MUCH = slice(257, 262), 156, b"0\0", 1 << 20
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-def check_pictures(artifact: Artifact, gate: HashGate) -> int:
+def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = None) -> int:
     """Match every picture of an artifact; how many there were.
+
+    Args:
+        log: where one that is on a list is written down, by its keyed id.
 
     Raises:
         GateError: one is on a list, or cannot be decoded and so cannot be matched. The message
@@ -75,9 +79,17 @@ def check_pictures(artifact: Artifact, gate: HashGate) -> int:
                     continue
                 raise GateError(f"{ref}: a picture cannot be checked ({error.reason})") from None
             count += 1
-            if later.hit or gate.check(data, decoded.rgb).outcome is Outcome.DROP:
+            found = later.hit or gate.check(data, decoded.rgb)
+            if found.outcome is Outcome.DROP:
+                if log is not None:
+                    log.write([_hit(found, log.subject(decoded.pixel_id))], kind="import")
                 raise GateError(f"{ref}: a picture is on a hash list; nothing was imported")
     return count
+
+
+def _hit(found: GateResult, subject: str) -> Decision:
+    check, drop = Check.HASH_GATE, Outcome.DROP
+    return Decision("image", subject, check, found.provider, drop, found.reason, "hash-gate/1")
 
 
 def _pictures(name: str, path: Path) -> Iterator[bytes]:

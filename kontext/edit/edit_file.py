@@ -89,7 +89,7 @@ def edit_file(
     check_path(request.output)
     _check_asked_size(request)
     screening, home = _screen_instructions(request, guard), guard.log.home
-    files = [_read(path) for path in request.images]
+    files = [_read(path, screening) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
     images = _screen_inputs(files, screening)
     notes = [*filter(None, map(_transparent, request.images)), *screening.notes]
@@ -214,8 +214,11 @@ def _check_instruction(instruction: str) -> None:
         )
 
 
-def _read(path: Path) -> tuple[Pixels, bytes]:
-    """The file as RGB, and its own bytes, which the hash lists may know too."""
+def _read(path: Path, screening: EditScreening) -> tuple[Pixels, bytes]:
+    """The file's first picture as RGB, and its own bytes, which the hash lists may know too.
+
+    The pictures behind it meet the hash lists as well.
+    """
     from kontext.data.decode import decode_image
 
     try:
@@ -223,9 +226,12 @@ def _read(path: Path) -> tuple[Pixels, bytes]:
     except OSError as error:
         raise KontextError(f"cannot read {path}: {error.strerror}") from error
     try:
-        return decode_image(data, resolution=None, background="#ffffff").rgb, data
+        white, later = "#ffffff", screening.sees_frame
+        rgb = decode_image(data, resolution=None, background=white, later=later).rgb
     except DecodeError as error:
         raise DecodeError(error.reason, f"{path.name}: {error}") from error
+    screening.check_frames(rgb)
+    return rgb, data
 
 
 def _transparent(path: Path) -> str:
@@ -240,7 +246,7 @@ def _transparent(path: Path) -> str:
 
 def _mask(path: Path, screening: EditScreening) -> Mask:
     """White (above half grey) is where the image may change."""
-    image, data = _read(path)
+    image, data = _read(path, screening)
     screening.match_hashes(image, data)
     mask: Mask = image.mean(axis=2) > 127
     return mask

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kontext.edit.canvas import Image, Mask
+from kontext.edit.canvas import Image, Mask, check_image
 from kontext.edit.editor import Editor
 from kontext.edit.euler import OnStep
 from kontext.edit.request import Options
 from kontext.edit.turns import Turns
+from kontext.safety.ids import pixel_id
 
 CHANGES_RESULTS = False  # edits in several turns; no stage makes them
 
@@ -29,7 +30,7 @@ class Session:
         self._screening = editor.guard.begin()
         self._screening.check_input(image)
         self._turns = Turns(editor.model, image)
-        self._seen: dict[int, Image] = {}  # references that have passed, held so that ids stay
+        self._seen: set[str] = set()  # references that have passed, by their pixels
 
     @property
     def image(self) -> Image:
@@ -63,9 +64,9 @@ class Session:
         """
         self._screening.check_instruction(instruction)
         for image in references:
-            if id(image) not in self._seen:
+            if (name := pixel_id(check_image(image))) not in self._seen:
                 self._screening.check_input(image)
-                self._seen[id(image)] = image
+                self._seen.add(name)
         before = self._turns.state
         try:
             made = self._turns.turn(

@@ -36,15 +36,18 @@ class EditLog:
         """The keyed id of a picture, a text or an edit, which tells nothing about it."""
         return subject_hmac(name, run_key(self.home))
 
-    def write(self, rows: Sequence[Decision]) -> None:
+    def write(self, rows: Sequence[Decision], kind: str = "edit") -> None:
         """Add rows as one segment. What they are about must not be handed out before.
+
+        Args:
+            kind: what they are rows of: an edit, or an import that was refused.
 
         Raises:
             StoreError: they cannot be written.
             GateError: the home's key cannot be used.
         """
         table = pa.Table.from_pylist([row._asdict() for row in rows], schema=DECISIONS)
-        self._ledger.add("edit", table)
+        self._ledger.add(kind, table)
 
     def key(self) -> bytes:
         """The home's own key. Raises GateError."""

@@ -10,7 +10,7 @@ from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, score_images
 from kontext.safety.edit_log import EditLog
-from kontext.safety.hashes import HashGate
+from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import pdq_dihedral, without_borders
@@ -42,6 +42,7 @@ class EditScreening:
         self._began = UNKNOWN  # the lowest exposure of the edited image and of what it was made of
         self._turns: list[float] = []  # exposures of the earlier turns
         self._worst: dict[str, float] = {}  # risk -> largest score of any image so far
+        self._frame: GateResult | None = None  # of a later picture that is on a list
         self._rows: list[Decision] = []
         self._results: list[tuple[str, bytes, float]] = []
         self._kept = 0  # of the results, how many the chains know
@@ -69,6 +70,26 @@ class EditScreening:
         """
         reason = check_text(instruction)
         self._decide("text", f"text {instruction}", Check.TEXT_RULE, rules_version(), reason)
+
+    def sees_frame(self, image: Pixels) -> bool:
+        """Match a picture behind the first of a file, as it is decoded; whether to go on.
+
+        None of them is edited or kept, but a file that has one is refused: see `check_frames`.
+        """
+        with self._checking(image, Check.HASH_GATE):
+            found = self._gate.check_pixels(image)
+        self._frame = found if found.outcome is Outcome.DROP else None
+        return self._frame is None
+
+    def check_frames(self, image: Pixels) -> None:
+        """Refuse the file of `image`, its first picture, where a later one was on a list.
+
+        Raises:
+            SafetyRefusal: it was.
+        """
+        if self._frame is not None:
+            provider, reason = self._frame.provider, Reason(self._frame.reason)
+            self._decide("image", pixel_id(image), Check.HASH_GATE, provider, reason)
 
     def match_hashes(self, image: Pixels, data: bytes = b"") -> Outcome:
         """Match an image (uint8 [H, W, 3]), and the file it came from, against the hash lists.

@@ -20,7 +20,7 @@ import csv
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +34,8 @@ from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_pn
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.index_files import folder_in
 from kontext.safety.list_files import SUFFIXES, list_files
-from kontext.safety.pdq import MIN_QUALITY, Bytes, pdq_dihedral, without_borders
+from kontext.safety.opt_outs import opt_outs
+from kontext.safety.pdq import MIN_QUALITY, Bytes, enlarged, pdq_dihedral, without_borders
 from kontext.safety.pdq_index import PdqIndex
 from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
@@ -86,13 +87,17 @@ class HashGate:
         lists: Iterable[HashList] = (),
         notes: tuple[str, ...] = (),
         home: Path | None = None,
+        opted_out: frozenset[str] = frozenset(),
     ) -> None:
         """The canary bank is always part of the gate. `notes` are for the manifest.
+
+        `opted_out` are SHA-256 of files whose owners do not want them in (kontext.safety.opt_outs).
 
         The index of long lists is kept in `home`, where one is named.
         """
         self.lists = (_canary_list(), *lists)
         self.notes = notes
+        self._opted_out = opted_out
         self.version = "+".join(item.name for item in self.lists if item.provider != OPERATOR)
         sizes = [len(item.pdq) for item in self.lists]
         self._owner = np.repeat(np.arange(len(self.lists), dtype=np.uint16), sizes)
@@ -120,7 +125,8 @@ class HashGate:
         paths = list_files(config.hash_lists, home)
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
         today = today or dt.date.today()
-        return _load_gate(paths, stamps, config.allow_unlisted, today, home)
+        opted_out = opt_outs(home).digests
+        return _load_gate(paths, stamps, config.allow_unlisted, today, home, opted_out)
 
     def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
         """Check one image before anything of it is written: as it is, and without its border.
@@ -135,6 +141,10 @@ class HashGate:
                 hashes, quality = pdq_dihedral(rgb)
                 own = hashes[0].tobytes()
                 return GateResult(Outcome.DROP, item.reason, item.name, own, quality)
+        if digests["sha256"].hex() in self._opted_out:
+            hashes, quality = pdq_dihedral(rgb)
+            own = hashes[0].tobytes()
+            return GateResult(Outcome.DROP, Reason.OPTED_OUT, "opt-outs", own, quality)
         return self.check_pixels(rgb)
 
     def check_pixels(self, rgb: NDArray[np.uint8]) -> GateResult:
@@ -143,9 +153,9 @@ class HashGate:
         own = hashes[0].tobytes()
         # looked up at every quality: lowered contrast alone makes a listed picture "too plain"
         match, seen = self._index.nearest(hashes), quality
-        for inner in without_borders(rgb) if match is None else ():
-            inner_hashes, seen = pdq_dihedral(inner)
-            if (match := self._index.nearest(inner_hashes)) is not None:
+        for view in _other_views(rgb) if match is None else ():
+            view_hashes, seen = pdq_dihedral(view)
+            if (match := self._index.nearest(view_hashes)) is not None:
                 break
         if match is not None:
             item = self.lists[self._owner[match.row]]
@@ -162,6 +172,16 @@ class HashGate:
         raise TypeError("hash lists are secrets: build the gate in each worker with from_config")
 
 
+def _other_views(rgb: Bytes) -> Iterator[Bytes]:
+    """A picture enlarged where it is small, and what is inside of its borders, both ways."""
+    for number, view in enumerate((rgb, *without_borders(rgb))):
+        if number:
+            yield view
+        large = enlarged(view) if number < 2 else None  # further ones are the second but for lines
+        if large is not None:
+            yield large
+
+
 def _with_pdq(item: HashList, rows: Bytes) -> HashList:
     return replace(item, pdq=rows)
 
@@ -173,6 +193,7 @@ def _load_gate(
     allow_unlisted: bool,
     today: dt.date,
     home: Path,
+    opted_out: frozenset[str],
 ) -> HashGate:
     lists = [load_hash_list(path) for path in paths]
     for item in lists:
@@ -187,7 +208,9 @@ def _load_gate(
         problems.append("no hash list is configured: only the canary bank is matched")
     if problems and not allow_unlisted:
         raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
-    return HashGate(lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home)
+    return HashGate(
+        lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home, opted_out
+    )
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from kontext.data.outside import check_pictures
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.hashes import HashGate
+from kontext.safety.ledger import EDITS, Ledger
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
@@ -258,6 +259,11 @@ def test_an_import_with_a_canary_leaves_nothing(
 
     assert "is on a hash list; nothing was imported" in str(imported("a"))
     left = [path for path in home.rglob("*") if path.is_file()]
-    assert not [path for path in left if "store" in path.parts]
+    (rows,) = [path for path in left if "store" in path.parts and path.suffix == ".parquet"]
+    assert rows.parent.name == "edits"  # that it was refused, and nothing else
+    chain = Ledger(open_store(f"file://{home}/store"), home, EDITS)
+    (row,) = chain.table().to_pylist()
+    assert (row["reason"], row["artifact"].partition("/")[0]) == ("canary", "import")
+    assert not [path for path in left if {"blobs", "runs"} & set(path.parts)]
     assert not [path for path in left if canary_png(4) in path.read_bytes()]
     assert imported("b") is None and len(store_in(home).list()) == 1

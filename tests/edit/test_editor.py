@@ -110,19 +110,22 @@ def test_nothing_is_handed_out_before_it_is_written_down(
 def test_a_session_stops_where_the_whole_of_it_goes_too_far(
     editor: Editor, log: EditLog, levels: list[float]
 ) -> None:
-    levels[:] = [0.0, 0.3, 0.55, 0.3]
+    levels[:] = [0.0, 0.3, 0.55, 0.3, 0.0, 0.3]
     session = Session(editor, photo())
     first = session.turn("one")
     with pytest.raises(SafetyRefusal, match="together"):
         session.turn("two")
     assert session.turns == ("one",) and session.image is first
     session.turn("three")
+    changed = photo()
+    session.turn("three", references=[changed])
+    changed[:] = CANARY  # the same array, another picture
     with pytest.raises(SafetyRefusal):
-        session.turn("keep it", references=[CANARY])
+        session.turn("keep it", references=[changed])
     with pytest.raises(SafetyRefusal):
         session.turn("undress them")
-    assert reasons(log) == ["edit", "ncii_chain", "edit", "canary", "text_undress"]
-    assert session.turns == ("one", "three")
+    assert reasons(log) == ["edit", "ncii_chain", "edit", "edit", "canary", "text_undress"]
+    assert session.turns == ("one", "three", "three")
 
 
 def test_a_second_call_is_judged_against_the_first_calls_input(

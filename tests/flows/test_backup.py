@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from flows import cli
+from kontext.safety.chains import FILE, Chains
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import open_store
 from tests.postgres import postgres_binaries
@@ -25,6 +27,7 @@ def test_backup_and_restore_keep_every_artifact_and_row(
     runner = CliRunner()
     assert runner.invoke(cli.app, ["run", "--direct"]).exit_code == 0
     (toy / "safety.key").write_text("secret")
+    Chains(toy, bytes(32), 30).remember([("a picture", bytes(32), 0.125)])
     listed = runner.invoke(cli.app, ["artifacts", "list", "--json"]).output
     env = {**os.environ, "KONTEXT_HOME": str(toy)}
     saved = tmp_path / "saved"
@@ -36,7 +39,10 @@ def test_backup_and_restore_keep_every_artifact_and_row(
 
     shutil.rmtree(toy)
     subprocess.run([SCRIPTS / "restore.sh", saved], env=env, check=True, capture_output=True)
-    assert (toy / "safety.key").stat().st_mode & 0o777 == 0o600
+    for name in ("safety.key", FILE):
+        assert (toy / name).stat().st_mode & 0o777 == 0o600
+    nothing_near = np.full((8, 32), 255, np.uint8)
+    assert Chains(toy, bytes(32), 30).began_with("a picture", nothing_near) == 0.125
     assert runner.invoke(cli.app, ["artifacts", "list", "--json"]).output == listed
     assert runner.invoke(cli.app, ["artifacts", "verify"]).exit_code == 0
     rows = runner.invoke(cli.app, ["sql", "select count(*) as n from runs", "--format", "csv"])

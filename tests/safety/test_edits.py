@@ -38,7 +38,7 @@ class Written(EditLog):
     def subject(self, name: str) -> str:
         return name
 
-    def write(self, rows: Sequence[Decision]) -> None:
+    def write(self, rows: Sequence[Decision], kind: str = "edit") -> None:
         self.rows.extend(rows)  # type: ignore[attr-defined]
 
     def key(self) -> bytes:

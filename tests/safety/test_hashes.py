@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
@@ -18,6 +18,7 @@ from kontext.safety.list_files import STANDING, list_files
 from kontext.safety.pdq import distances, pairs_within, pdq_dihedral, without_borders
 from kontext.safety.pdq_index import PdqIndex
 from schemas.sections.data import IngestConfig
+from tests.data.pictures import scene
 
 TODAY = dt.date(2026, 3, 1)
 HEADER = "# provider: test-ngo\n# version: 7\n# date: 2026-02-20\n"
@@ -290,3 +291,19 @@ def test_of_equal_matches_the_first_entry_of_the_first_query_is_taken():
     bank[1] = bank[4] = 255
     queries = np.array([bank[4], bank[0]])
     assert PdqIndex(bank).nearest(queries) == (1, 0)
+
+
+def test_a_listed_picture_is_known_at_a_quarter_of_its_size(tmp_path):
+    """PDQ alone is up to 40 bits off for small pictures; the gate looks at them enlarged too."""
+    pictures = [scene(number, 480) for number in range(12)]
+    rows = [f"pdq,{pdq_dihedral(rgb)[0][0].tobytes().hex()}" for rgb in pictures]
+    alone = []
+    for number, rgb in enumerate(pictures):
+        small = Image.fromarray(rgb).resize((120, 120), Image.Resampling.LANCZOS)
+        gate = gate_with(tmp_path, rows[number])
+        own = pdq_dihedral(rgb)[0][0]
+        alone.append(distances(pdq_dihedral(np.asarray(small))[0], own).min())
+        assert gate.check(b"", np.asarray(small)).reason == Reason.HASH_MATCH
+        framed = ImageOps.expand(small.rotate(90), 20, (255, 255, 255))
+        assert gate.check(b"", np.asarray(framed)).reason == Reason.HASH_MATCH
+    assert max(alone) > 31

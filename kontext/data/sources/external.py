@@ -21,6 +21,7 @@ from kontext.data.sources.fallback import resolve
 from kontext.errors import SourceError
 from kontext.safety.keys import run_key
 from kontext.safety.list_files import lists_digest
+from kontext.safety.opt_outs import opt_outs
 from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
@@ -60,6 +61,7 @@ def fingerprint(config: IngestConfig, home: Path | None = None) -> str:
                     found = digests.of(path, largest, sampled=sampled)
                     digest.update(f"{name}\x1f{found}\n".encode())
     digest.update(lists_digest(config.hash_lists, home).encode())
+    digest.update(opt_outs(home).digest.encode())
     sources, notes = resolve(config)
     if notes:
         used = [source.model_dump(mode="json") for source in sources]

@@ -22,6 +22,7 @@ from kontext.errors import CatalogError
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import check_ledger
+from kontext.safety.opt_outs import OptOuts
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
@@ -369,3 +370,19 @@ def test_what_is_purged_is_nowhere_in_the_store(place: Place) -> None:
         place.catalog.query("SELECT 1", at="own@v1")
     again = swept(place, [entry(3, "day")])
     assert not again.taken and not again.consumers
+
+
+def test_who_opted_out_is_in_no_new_version(place: Place) -> None:
+    ingest = newest(place)["ingest"].table("images").to_pylist()
+    by_name, by_bytes = ref_of(2, "day"), ref_of(8, "night")
+    digest = next(row["image_id"] for row in ingest if row["source_ref"] == by_bytes)
+    opted_out = OptOuts(("02 house 2__time=d*",), frozenset({digest}))
+    found = sweep(place, gate(place.home, entry(99, "day")), opted_out)
+    assert found.taken == {"opted_out": 2} and found.versions[0]["after"] == "own@v2"
+    left = pictures(newest(place)["ingest"])
+    assert set(left) == {row["source_ref"] for row in ingest} - {by_name, by_bytes}
+    decisions = place.catalog.query(
+        "SELECT reason, provider FROM safety_decisions WHERE \"check\" = 'sweep'"
+    ).to_pylist()
+    assert decisions == [{"reason": "opted_out", "provider": "opt-outs"}] * 2
+    assert not check_ledger(_ledger(place), place.store).problems

@@ -308,6 +308,21 @@ def test_what_cannot_be_edited_is_refused_in_one_line(
     assert not output.exists()
 
 
+def test_the_pictures_behind_the_first_of_a_file_meet_the_gate(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = Image.open(folder / "photo.png"), Image.open(folder / "canary.png")
+    for name in ("two.gif", "two.webp", "two.tiff"):
+        frames = [second.resize(first.size)]
+        first.save(tmp_path / name, save_all=True, append_images=frames)
+        arguments = _arguments(tmp_path, name, tmp_path / "out.png")
+        arguments[arguments.index("--weights") + 1] = str(folder / "model")
+        assert _refusal(arguments, monkeypatch, capsys) == (3, f"{CANARY}\n"), name
+
+
 def _refusal(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[object, str]:

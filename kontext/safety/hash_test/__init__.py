@@ -1,0 +1,1 @@
+"""`kontext safety test`: how well the hash gate knows pictures again, measured on real ones."""
