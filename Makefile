@@ -17,7 +17,7 @@ IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
 PIP_ONLY := in ci and h200 emoji come from OpenMoji (pip), and there are no weather icons
 
 .DEFAULT_GOAL := help
-.PHONY: help docs debian-art no-npm setup demo test ui-test faults gates lint ci-pipeline up down clean distclean
+.PHONY: help docs debian-art no-npm setup demo test ui-test faults kills gates lint ci-pipeline up down clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chro
 
 faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md
 	$(BIN)/python -m tests.faults
+
+kills: setup ## kill workers and the run at ten seeded points, and compare all that is left (minutes)
+	$(BIN)/python -m tests.faults.kills $(KILLS)
 
 gates: setup ## learn eight pairs by heart, of one shape and of four: flow >= 35 dB, LADD student >= 28 dB (minutes)
 	$(BIN)/python -m benchmarks.overfit $(GATES)

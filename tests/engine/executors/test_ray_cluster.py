@@ -17,7 +17,7 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.errors import ChunkError, EngineError
 from kontext.stages import STAGES
-from kontext.store.objects import ObjectStore
+from kontext.store.objects import ObjectStore, open_store
 from schemas.recipes import load_recipe
 from tests.store import chunk_work
 
@@ -151,6 +151,16 @@ def test_an_item_that_costs_workers_costs_only_itself(on_ray: None, objects: Obj
     chunks = [chunk_work.Items((1, 2, 3), deadly=2)]
     (result,) = map_chunks(chunk_work.counted, chunks, objects=objects, prefix="w")
     assert result["rows"]["n"].to_pylist() == [1, -2, 3]
+
+
+@pytest.mark.s3
+def test_workers_store_in_a_bucket_themselves(on_ray: None, s3_url: str) -> None:
+    """They are told the keys of this process, which the cluster was not started with."""
+    objects = open_store(s3_url)
+    results = map_chunks(
+        chunk_work.counted, [chunk_work.Items((n,)) for n in (1, 2)], objects=objects, prefix="w"
+    )
+    assert [r["rows"]["n"].to_pylist() for r in results] == [[1], [2]]
 
 
 def test_what_a_node_cannot_read_is_an_error(on_ray: None, objects: ObjectStore) -> None:
