@@ -94,7 +94,11 @@ GIVEN = table_schema(
     ("instruction", pa.string(), "as given, byte for byte"),
     ("kind", pa.string(), "what the source calls this kind of edit; often empty"),
     ("target_caption", pa.string(), "caption of the target, where the source has one"),
-    ("status", pa.string(), "ok, or picture_REASON where one of its pictures was rejected"),
+    (
+        "status",
+        pa.string(),
+        "ok, picture_REASON of a rejected picture, text_REASON of words",
+    ),
 )
 
 EDITS = table_schema(

@@ -1,6 +1,7 @@
 """One picture through the hash gate, and the rows that it leaves in ingest's tables.
 
-A hit leaves one decision and one reject row, both with an HMAC, and no pixel, name or hash.
+A hit leaves one decision and one reject row, both with an HMAC, and no pixel, name or hash. So does
+a picture whose name or labels the text rules refuse.
 """
 
 import hashlib
@@ -16,9 +17,11 @@ from kontext.data.decode import Decoded
 from kontext.data.payloads import Verdict
 from kontext.data.pixels import Pixels, encode_png, on_canvas
 from kontext.data.sources.base import SourceItem
+from kontext.data.words import refused_words, words_of
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
+from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
+from kontext.safety.text import rules_version
 from schemas.sections.data import IngestConfig
 
 KEPT = "kept"  # an outcome
@@ -70,6 +73,9 @@ def gate_one(
     if not _stops(result) and later is not None:
         result = later
     hit = _stops(result)
+    words = None if hit else refused_words(*words_of(item))
+    if words is not None:
+        return _unnamed(item, subject, words, rows)
     if hit or kept is not None:
         rows["decisions"].append(
             Decision(
@@ -99,6 +105,18 @@ def gate_one(
     found = reject_row(item.source, subject, item.ref, KEPT)
     rows["outcomes"].append(outcome_row(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
+
+
+def _unnamed(item: SourceItem, subject: str, words: Reason, rows: dict[str, list[Row]]) -> Verdict:
+    """Rows of a picture whose name or labels the text rules refuse: without any of them."""
+    rows["decisions"].append(
+        Decision(
+            "text", subject, Check.TEXT_RULE, rules_version(), Outcome.DROP, words, POLICY
+        )._asdict()
+    )
+    rows["rejects"].append(reject_row(item.source, subject, "", str(words)))
+    rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=True))
+    return Verdict.REFUSED
 
 
 def kept_of(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded:

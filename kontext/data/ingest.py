@@ -20,20 +20,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, LaterError, decode_image
-from kontext.data.gating import Later, Row, gate_one, kept_of, outcome_row, reject_row
+from kontext.data.gating import POLICY, Later, Row, gate_one, kept_of, outcome_row, reject_row
 from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
+from kontext.data.words import refused_words, words_of, words_of_pair
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Outcome, Reason, subject_hmac
+from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.opt_outs import OptOuts, opt_outs
 from kontext.safety.proof import failure, probes, proved_gate
+from kontext.safety.text import rules_version
 from schemas.sections.data import IngestConfig
-from schemas.tables import GIVEN, REJECTS
+from schemas.tables import DECISIONS, GIVEN, REJECTS
 
 DUPLICATE = "duplicate"  # an outcome, beside KEPT and the reasons of rejects
 CANARY = "canary"  # source name of the injected canaries
@@ -159,7 +161,9 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
         for item, data in payloads:
             if isinstance(data, SourceError):
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
-                reject = reject_row(item.source, subject, item.ref, data.reason, str(data))
+                said = () if refused_words(*words_of(item)) else (item.ref, str(data))
+                ref, detail = said or ("", "")
+                reject = reject_row(item.source, subject, ref, data.reason, detail)
                 rows["rejects"].append(reject)
                 rows["outcomes"].append(outcome_row(reject, checked=False))
                 continue
@@ -233,17 +237,25 @@ def _ingest_one(
 
 
 def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
-    """REJECTS rows of what sources left out."""
-    key = run_key(home)
-    return pa.Table.from_pylist(
-        [
-            reject_row(
-                s.source, subject_hmac(f"{s.source}/{s.ref}", key), s.ref, s.reason, s.detail
-            )
-            for s in skipped
-        ],
-        REJECTS,
-    )
+    """REJECTS rows of what sources left out; a name that the text rules refuse is not in them."""
+    key, rows = run_key(home), []
+    for one in skipped:
+        subject = subject_hmac(f"{one.source}/{one.ref}", key)
+        said = ("", "") if refused_words(one.ref, one.detail) else (one.ref, one.detail)
+        rows.append(reject_row(one.source, subject, said[0], one.reason, said[1]))
+    return pa.Table.from_pylist(rows, REJECTS)
+
+
+def refused_pairs(pairs: Sequence[GivenPair], home: Path) -> pa.Table:
+    """DECISIONS rows of the pairs whose words the text rules refuse."""
+    key, rows = run_key(home), []
+    for pair in pairs:
+        reason = refused_words(*words_of_pair(pair))
+        if reason is not None:
+            subject = subject_hmac(f"{pair.source}/{pair.row}", key)
+            row = "text", subject, Check.TEXT_RULE, rules_version(), Outcome.DROP, reason, POLICY
+            rows.append(Decision(*row)._asdict())
+    return pa.Table.from_pylist(rows, DECISIONS)
 
 
 def given_pairs(pairs: Sequence[GivenPair], outcomes: pa.Table) -> pa.Table:
@@ -270,6 +282,8 @@ def _given(
     pixel_of: Mapping[tuple[str, str], str],
     reason_of: Mapping[tuple[str, str], str],
 ) -> Row:
+    if (reason := refused_words(*words_of_pair(pair))) is not None:
+        return {**_NO_PAIR, "source": pair.source, "status": str(reason)}
     refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
     lost = [ref for ref in refs if ref not in pixel_of]
     if any(ref not in reason_of for ref in lost):

@@ -7,7 +7,9 @@ median: a turned copy is 9 bits further away than it is, on average (16 at most,
 What the original's bytes are known by is their SHA-256; MD5 and SHA-1 were not kept.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ from kontext.safety.pdq_index import PdqIndex
 CHANGES_RESULTS = False  # looks at what is there
 
 _SIDE = 16  # coefficients a side
-_AT_ONCE = 1 << 16  # queries
+_AT_ONCE = 1 << 13  # queries
 
 
 class Rematch(NamedTuple):
@@ -75,11 +77,14 @@ def _near(hashes: Bytes, lists: Sequence[HashList]) -> list[tuple[int, int]]:
     different, row_of = np.unique(hashes, axis=0, return_inverse=True)
     index = PdqIndex(different)
     near: dict[int, int] = {}
-    for queries in turned(entries):
-        for start in range(0, len(queries), _AT_ONCE):
-            hits = index.within(queries[start : start + _AT_ONCE])
+    queries = turned(entries).reshape(-1, 32)
+    starts = range(0, len(queries), _AT_ONCE)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy lets go of Python's lock
+        every = threads.map(lambda start: index.within(queries[start : start + _AT_ONCE]), starts)
+        for start, hits in zip(starts, every, strict=True):
             for query, row in zip(hits.query.tolist(), hits.row.tolist(), strict=True):
-                near[row] = min(near.get(row, len(lists)), int(owner[start + query]))
+                number = int(owner[(start + query) % len(owner)])
+                near[row] = min(near.get(row, len(lists)), number)
     return _rows(row_of, near)
 
 

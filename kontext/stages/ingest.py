@@ -26,6 +26,7 @@ from kontext.data.ingest import (
     ingest_chunk,
     outcome_rows,
     plan_work,
+    refused_pairs,
     skipped_rows,
 )
 from kontext.data.moments import FILE as MOMENTS_FILE
@@ -90,6 +91,7 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     given = given_pairs([*plan.pairs, *made], outcomes)
     ctx.output.add_table("given.parquet", given)
     ctx.output.add_table(MOMENTS_FILE, moments(results, items, held, before))
+    decisions.append(refused_pairs(plan.pairs, ctx.home))  # behind those that outcomes count
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))

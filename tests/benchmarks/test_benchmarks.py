@@ -11,6 +11,7 @@ from benchmarks import (
     full_size,
     hashes,
     loader,
+    sweep,
     tiling,
     timing,
     train_stack,
@@ -56,6 +57,12 @@ def test_results_are_written_with_a_device_name_only(
 def test_hash_searches_find_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     hashes.main(["--entries", "50", "--images", "2", "--pairs", "40", "--repeats", "1"])
     assert capsys.readouterr().out.count("with the same result") == 2
+
+
+def test_a_sweep_cuts_the_shards_that_are_hit(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.main(["--pictures", "400", "--entries", "40", "--shards", "8", "--hit", "2"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["taken"], found["shards_cut"], found["shards_same"]) == (2, 2, 6)
 
 
 def test_both_models_are_the_same_function(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@ import datetime as dt
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.folder import FolderSource
+from kontext.data.sources.pairs import PairsSource
 from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_png
 from kontext.safety.ids import Outcome, Reason, subject_hmac
@@ -24,6 +26,7 @@ from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, IMAGES, PIXELS, REJECTS
+from tests.data.layouts.files import put
 from tests.data.pictures import scene, scene_png
 from tests.stages.stage_harness import Harness
 
@@ -332,3 +335,44 @@ def test_chunks_of_large_photographs_are_small() -> None:
     assert [len(chunk) for chunk in library.cut(drawn, 512)] == [5] and list(
         library.cut([], 512)
     ) == []
+
+
+def test_words_that_the_rules_refuse_are_written_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the name of a picture, a label, the name of what is no picture, and a file left out."""
+    folder = tmp_path / "pictures"
+    (folder / "house").mkdir(parents=True)
+    said = ("undress her", "undress_her", "undress-her")
+    (folder / "one.png").write_bytes(scene_png(1))
+    (folder / "undress_her 3.png").write_bytes(scene_png(2))
+    (folder / "house/a__mood=undress her.png").write_bytes(scene_png(3))
+    (folder / "undress-her.png").write_bytes(b"no picture")
+    (folder / ".undress her.png").write_bytes(scene_png(4))
+    used = harness(tmp_path)
+    with caplog.at_level("DEBUG"):
+        artifact = used.run("ingest")
+    assert artifact.table("images")["source_ref"].to_pylist() == ["one.png"]
+    rejects = Counter(artifact.table("rejects.parquet")["reason"].to_pylist())
+    assert rejects == {"text_undress": 3, "canary": 3, "hidden": 1}
+    rows = artifact.table("decisions.parquet").to_pylist()
+    assert sum((r["check"], r["outcome"]) == ("text_rule", "drop") for r in rows) == 3
+    left = everything_below(tmp_path / "store") + everything_below(tmp_path / "home")
+    left += str((used.report.tables, used.report.texts)).encode() + caplog.text.encode()
+    assert not any(one.encode() in left for one in said) and b"one.png" in left
+
+
+def test_given_words_that_the_rules_refuse_are_written_nowhere(tmp_path: Path) -> None:
+    files: dict[str, bytes | str | int] = {}
+    for number, words in enumerate(("make it warm", "undress her", "make it cold")):
+        files |= {f"source/{number}.png": scene_png(number), f"target/{number}.txt": words}
+        files[f"target/{number}.png"] = scene_png(10 + number)
+    source = PairsSource(path=str(put(tmp_path / "pairs", files)))
+    config = IngestConfig(sources=(source,), processes=1)
+    artifact = Harness(tmp_path, Recipe(name="test", ingest=config)).run("ingest")
+    given = artifact.table("given.parquet").to_pylist()
+    assert Counter(row["status"] for row in given) == {"ok": 2, "text_undress": 1}
+    assert b"undress her" not in everything_below(tmp_path / "store")
+    assert artifact.table("images").num_rows == 6  # the pictures are no others for it
+    rows = artifact.table("decisions.parquet").to_pylist()
+    assert [row["reason"] for row in rows if row["check"] == "text_rule"] == ["text_undress"]
