@@ -27,7 +27,7 @@ from kontext.engine.chunks import map_chunks
 from kontext.store.objects import ObjectStore, open_store
 from schemas.sections.data import IngestConfig
 
-_CHUNK = 25  # pictures
+_CHUNK = 10  # pictures
 
 
 def chunks_of(folder: Path, home: Path, images: int, megapixels: float) -> list[IngestChunk]:

@@ -145,15 +145,15 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
     they have no keys yet, and what is kept may still turn out to be a duplicate.
 
     Raises:
-        GateError: the gate broke; or the home holds other lists, or another key, than the plan was
-            made with.
+        GateError: the gate broke; or the home holds other lists, opt-outs or another key than the
+            plan was made with.
         CanaryError: it let a canary through.
     """
     home = Path(chunk.home)
     if vouched(chunk.config, home) != chunk.vouched:
         raise GateError(
-            f"{home} on {os.uname().nodename} holds other hash lists or another safety key than "
-            "the home that this run was started with: the nodes need copies of both"
+            f"{home} on {os.uname().nodename} holds other hash lists, other opt-outs or another "
+            "safety key than the home of this run: the nodes need copies of all three"
         )
     gate, key = proved_gate(chunk.config, home), run_key(home)
     rows = no_rows(chunk.config)

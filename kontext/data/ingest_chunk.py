@@ -1,22 +1,24 @@
 """A chunk of ingest's plan, the tables that come of one, and what is done without an item.
 
-The home that a worker finds may be a copy. It must hold the hash lists and the key of the home that
-the plan was made with: `vouched` says which those are.
+The home that a worker finds may be a copy. It must hold the hash lists, the opt-outs and the key of
+the home that the plan was made with: `vouched` says which those are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 
 from kontext.data.gating import Row, outcome_row, reject_row
 from kontext.data.sources.base import SourceItem
-from kontext.safety.hashes import HashGate
 from kontext.safety.ids import subject_hmac
 from kontext.safety.keys import KEY_FILE, key_id, run_key
+from kontext.safety.list_files import list_files, lists_digest
+from kontext.safety.opt_outs import opt_outs
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
@@ -35,14 +37,14 @@ TABLES = {
 class IngestChunk:
     """A chunk of the plan: everything its worker needs.
 
-    `vouched` says with which hash lists and key the plan was made: a worker on another machine has
-    a home of its own, which must hold the same.
+    `vouched` says with which hash lists, opt-outs and key the plan was made: a worker on another
+    machine has a home of its own, which must hold the same.
     """
 
     items: tuple[SourceItem, ...]
     config: IngestConfig
     home: str
-    vouched: tuple[str, str]
+    vouched: tuple[str, ...]
 
     @classmethod
     def of(cls, items: Sequence[SourceItem], config: IngestConfig, home: Path) -> IngestChunk:
@@ -74,10 +76,18 @@ class IngestChunk:
         return tables_of(rows)
 
 
-def vouched(config: IngestConfig, home: Path) -> tuple[str, str]:
-    """The hash lists in force and the id of the key; a home without a key gets none here."""
+def vouched(config: IngestConfig, home: Path) -> tuple[str, ...]:
+    """Digests of the hash lists and opt-outs in force, and the key's id, which is not made here."""
+    stats = [path.stat() for path in list_files(config.hash_lists, home)]
+    stamps = tuple((found.st_ino, found.st_mtime_ns, found.st_size) for found in stats)
     key = key_id(run_key(home)) if (home / KEY_FILE).exists() else ""
-    return HashGate.from_config(config, home).version, key
+    return _lists(config.hash_lists, home, stamps), opt_outs(home).digest, key
+
+
+@lru_cache(maxsize=2)
+def _lists(named: tuple[str, ...], home: Path, stamps: tuple[tuple[int, ...], ...]) -> str:
+    """Digest of the lists, which are long: read again where one of them is another file."""
+    return lists_digest(named, home)
 
 
 def no_rows(config: IngestConfig) -> dict[str, list[Row]]:

@@ -59,16 +59,20 @@ def test_a_picture_that_its_readers_die_of_is_rejected_and_the_others_are_kept(
         assert first[name].equals(whole[name])
 
 
-def test_a_home_with_another_key_is_an_error(tmp_path: Path) -> None:
+def test_a_home_with_another_key_or_other_opt_outs_is_an_error(tmp_path: Path) -> None:
     """On another machine there may be a home at the same path that is no copy of ours."""
     chunk = IngestChunk.of([item(1)], CONFIG, tmp_path / "ours")
     for name in ("empty", "theirs"):
         (tmp_path / name).mkdir()
     IngestChunk.of([], CONFIG, tmp_path / "theirs")  # makes a key
     for name in ("empty", "theirs"):
-        with pytest.raises(GateError, match="another safety key than the home"):
+        with pytest.raises(GateError, match="another safety key than the home of this run"):
             ingest_chunk(replace(chunk, home=str(tmp_path / name)))
     assert not list((tmp_path / "empty").iterdir())  # and none is made there
+    ingest_chunk(chunk)
+    (tmp_path / "ours/opt-outs.txt").write_text("*.png\n")
+    with pytest.raises(GateError, match="other opt-outs"):
+        ingest_chunk(chunk)
 
 
 def test_a_chunk_names_the_files_that_it_reads(tmp_path: Path) -> None:

@@ -5,9 +5,13 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from kontext.data import ingest
 from kontext.data.sources.pairs import PairsSource
+from kontext.errors import CanaryError
 from kontext.safety.canaries import canary_png
+from kontext.safety.pdq_index import PdqIndex
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
 from tests.data.layouts.files import lines, put
@@ -100,3 +104,19 @@ def test_a_list_that_grew_forgets_what_was_kept(tmp_path: Path) -> None:
         made = again(tmp_path, server, hash_lists=(str(listed),)).run("ingest")
         reasons = Counter(made.table("rejects.parquet")["reason"].to_pylist())
         assert reasons["hash_match"] == 1 and not cached.exists()
+
+
+def test_where_the_gate_fails_nothing_is_kept_that_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web(ROUTES) as server:
+        used = harness(tmp_path, server)
+        with monkeypatch.context() as patch:
+            patch.setattr(PdqIndex, "nearest", lambda self, query: None)
+            with pytest.raises(CanaryError, match="nothing of this run is kept"):
+                used.run("ingest")
+        assert server.asked("/a.png") == 1
+        cache = tmp_path / "home/cache/web"  # beside it: whom to ask when again
+        kept = [path for name in ("bytes", "addresses") for path in (cache / name).rglob("*")]
+        assert not [path for path in kept if path.is_file()]
+        assert used.run("ingest").table("images").num_rows and server.asked("/a.png") == 2

@@ -13,7 +13,7 @@ from kontext.safety import screening
 from kontext.safety.classifiers import base, load_classifier
 from kontext.safety.classifiers.nudenet import NudeNet
 from kontext.safety.classifiers.open_nsfw import OpenNsfw
-from kontext.safety.policy import load_policy
+from kontext.safety.policy import load_policy, packaged_policies
 from schemas.tables import IMAGE_SCORES
 from tests.stages.test_screen import harness
 
@@ -124,7 +124,7 @@ def test_scores_of_a_run() -> None:
             screening.check_scores(rows(values))
 
 
-@pytest.mark.parametrize("policy", ["default", "no-nudenet"])
+@pytest.mark.parametrize("policy", packaged_policies())
 def test_what_works_passes_every_proof(policy: str) -> None:
     proof.prove_rules(load_policy(policy))
     for name in load_policy(policy).classifiers:
