@@ -19,10 +19,10 @@ from kontext.safety.hash_test.transforms import REQUIRED, rgb_of, transforms
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("photographs")
-    for number, rgb in enumerate(photographs(5, 0.12)):
+    for number, rgb in enumerate(photographs(5, 0.2)):
         Image.fromarray(rgb).save(made / f"{number}.png")
     Image.fromarray(rgb[:, ::-1]).save(made / "5.jpg")  # the last one, mirrored
-    Image.new("RGB", (200, 200), "white").save(made / "6.png")  # nothing to see
+    Image.new("RGB", (400, 400), "white").save(made / "6.png")  # nothing to see
     Image.new("RGB", (90, 900)).save(made / "7.png")  # too small a side
     (made / "8.png").write_bytes(b"no picture")
     return made
