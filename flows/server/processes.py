@@ -189,3 +189,9 @@ class Running:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             return cls()
+
+
+def port_lost(host: str, port: int, log: Path) -> bool:
+    """Whether another program has the port, or had it when the server of this log started."""
+    said = rf"attempting to bind on address \('[^']*', {port}\b[^)]*\): .*in use"  # Uvicorn's
+    return not port_free(host, port) or bool(re.search(said, log.read_text(errors="replace")))

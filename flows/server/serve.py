@@ -23,7 +23,7 @@ from flows.names import STOPPED
 from flows.server.api import Api, ServerError
 from flows.server.offered import offer_recipes
 from flows.server.password import CLIENT, NAMES, SERVER, keep, kept, login_url, require, wanted
-from flows.server.processes import LOOPBACK, NOBODY, Process, Running, last_error, port_free, spawn
+from flows.server.processes import LOOPBACK, NOBODY, Process, Running, last_error, port_lost, spawn
 from flows.server.settings import (
     SERVER_SECONDS,
     child_environment,
@@ -251,13 +251,13 @@ def _start_server(at: Places, running: Running) -> None:
 def _await_server(at: Places, running: Running, port: int | None) -> None:
     if _answers(at, running, SERVER_SECONDS):
         return
-    ended = not running.server.alive
+    ended, log = not running.server.alive, _log(at, "server")
     running.server.stop()
-    if ended and port is None and not port_free(running.host, running.port):
+    if ended and port is None and port_lost(running.host, running.port, log):
         # at random: the next free port may be every other loser's choice too
         lost, running.server, running.port = running.port, NOBODY, random_port()
         raise _PortTakenError(f"port {lost} was taken by another program meanwhile")
-    raise KontextError(f"the Prefect server did not start: {last_error(_log(at, 'server'))}")
+    raise KontextError(f"the Prefect server did not start: {last_error(log)}")
 
 
 def _server_command(running: Running) -> list[str]:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from flows.server.processes import Process, Running, last_error, port_free, spawn, start_time
+from flows.server.processes import (
+    Process,
+    Running,
+    last_error,
+    port_free,
+    port_lost,
+    spawn,
+    start_time,
+)
 
 _SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 _FAMILY = [
@@ -81,6 +89,23 @@ def test_state_survives_and_damage_means_empty(tmp_path: Path) -> None:
     path.write_text('{"port": ')
     assert Running.load(path) == Running()
     assert Running.load(tmp_path / "none.json") == Running()
+
+
+def test_a_server_says_that_its_port_was_taken(tmp_path: Path) -> None:
+    """Who has the port may have ended by the time that we look."""
+    log = tmp_path / "server.log"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        log.touch()
+        assert port_lost("127.0.0.1", port, log)
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "uvicorn", "json:dumps", "--lifespan", "off", *where]
+        server = spawn(command, dict(os.environ), log)
+        while server.alive:
+            time.sleep(0.05)
+    assert port_free("127.0.0.1", port) and port_lost("127.0.0.1", port, log)
+    log.write_text(log.read_text().replace(str(port), str(port + 1)))
+    assert not port_lost("127.0.0.1", port, log)
 
 
 def test_port_free() -> None:
