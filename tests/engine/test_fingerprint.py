@@ -133,7 +133,7 @@ def test_a_line_of_the_transformer_reaches_finetune_and_what_follows(change: Cha
         ("kontext/data/caption/templates.py", "caption"),
         ("kontext/safety/classifiers/open_nsfw.py", "screen"),
         ("kontext/evaluate/metrics/success.py", "evaluate"),
-        ("kontext/safety/text_rules.json", "caption"),
+        ("kontext/safety/text_rules.json", "ingest"),
         ("schemas/views/acceptance.sql", "screen"),
         ("kontext/store/parquet.py", "ingest"),
     ],

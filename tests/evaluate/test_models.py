@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kontext.edit import editor
+from kontext.edit import edit_model
 from kontext.edit.canvas import Frame
 from kontext.evaluate.models import TrainedModels
 from tests.stages.finished_run import SIDE, finished_run
@@ -62,13 +62,13 @@ def test_a_fault_in_the_users_path_shows_in_what_is_scored(
 ) -> None:
     arguments: Any = (models.student, alone(1), ["make it red"], [FIRST])
     right = models.edit(*arguments)
-    real = editor.fit
+    real = edit_model.fit
 
     def fit(image: np.ndarray, *more: Any) -> tuple[np.ndarray, Frame]:
         canvas, frame = real(image, *more)
         return canvas[:, ::-1].copy(), frame
 
-    monkeypatch.setattr(editor, "fit", fit)
+    monkeypatch.setattr(edit_model, "fit", fit)
     assert not np.array_equal(models.edit(*arguments), right)
 
 

@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from threading import Lock
@@ -159,8 +160,10 @@ class PairStream:
                     running.append(self._begin(pool, *next(planned)))
                 yield batch
         finally:
-            # nobody waits: a stream that is forgotten may be collected in one of these threads
-            pool.shutdown(wait=False, cancel_futures=True)
+            # who closes a stream may change its files then. One that is forgotten may be collected
+            # in one of these threads, which cannot wait for itself
+            with suppress(RuntimeError):
+                pool.shutdown(cancel_futures=True)
 
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""

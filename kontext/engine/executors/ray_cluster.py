@@ -134,6 +134,8 @@ class RayCluster:
         try:
             self._ray.init(address or None, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
+            if address.startswith("ray://"):  # a client that did not connect leaves its mode on
+                import_module("ray.util.client").ray.disconnect()
             where = f"the Ray cluster {address}" if address else "Ray"
             said = " ".join(str(error).split())[:300]
             raise EngineError(f"{where} is not reached: {said}") from error

@@ -182,3 +182,5 @@ def test_a_cluster_that_is_not_there_is_an_error(
     monkeypatch.setattr("ray.util.client.worker.MAX_TIMEOUT_SEC", 0.1)
     with pytest.raises(EngineError, match=r"the Ray cluster ray://127\.0\.0\.1:1 is not reached"):
         map_chunks(chunk_work.table_of, [{"seed": 1}], objects=objects, prefix="w")
+    # else no Ray of any kind starts in this process any more
+    assert not ray._private.client_mode_hook.is_client_mode_enabled
