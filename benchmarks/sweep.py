@@ -105,75 +105,99 @@ def _digest(stage: str) -> str:
 def make(folder: Path, pictures: int, shards: int) -> tuple[Place, np.ndarray, list[int]]:
     """The store, its hashes, and the first picture of every shard's first pair."""
     home = folder / "home"
-    engine = Engine(
-        Recipe(name="bench"), f"file://{folder}/store", home / "catalog.sqlite", home, stages=STAGES
-    )
+    engine = _engine(folder)
     store, ledger = engine.artifacts, Ledger(engine.objects, home)
-    pixels, images = _ids(pictures, "pixel"), _ids(pictures, "image")
+    pixels = _ids(pictures, "pixel")
     hashes = np.random.default_rng(0).integers(0, 256, (pictures, 32), np.uint8)
-    refs = [f"{n}.png" for n in range(pictures)]
+    of = list(range(0, pictures - 1, 10))
+    pairs = sorted(zip(_ids(len(of), "pair"), of, strict=True))
+    each = -(-len(pairs) // shards)
+    every = {
+        "ingest": _ingest(pixels, hashes),
+        **_chosen(pairs, pixels),
+        "shard": _shards(folder / "tars", pairs, pixels, each),
+    }
+    for number, stage in enumerate(_DATA):
+        inputs = {name: _digest(name) for name in _DATA[:number] if name in STAGES[stage].inputs}
+        _commit(store, ledger, stage, inputs, every[stage])
+    indexed = _engine(folder, {stage: _digest(stage) for stage in _DATA})
+    indexed.run_stage("index", Reporter(logging.getLogger("benchmark")))
+    _commit(store, ledger, "encode", {"shard": _digest("shard")}, {})
+    _commit(store, ledger, "finetune", {"encode": _digest("encode")}, {})
+    first = [number for _, number in pairs]
+    return Place(store, indexed.catalog, home, STAGES), hashes, first[::each]
+
+
+def _engine(folder: Path, pins: dict[str, str] | None = None) -> Engine:
+    home, url = folder / "home", f"file://{folder}/store"
+    return Engine(
+        Recipe(name="bench"), url, home / "catalog.sqlite", home, stages=STAGES, pins=pins
+    )
+
+
+def _ingest(pixels: list[str], hashes: np.ndarray) -> dict[str, object]:
+    """Files of stage ingest, with one picture's pixels."""
+    count, refs = len(pixels), [f"{n}.png" for n in range(len(pixels))]
     table = _columns(
-        IMAGES, pictures, pixel_id=pixels, image_id=images, source=["bench"] * pictures,
+        IMAGES, count, pixel_id=pixels, image_id=_ids(count, "image"), source=["bench"] * count,
         source_ref=refs, pdq=[row.tobytes() for row in hashes],
     )  # fmt: skip
     outcomes = _columns(
-        OUTCOMES, pictures, source=["bench"] * pictures, source_ref=refs, pixel_id=pixels,
-        outcome=["kept"] * pictures,
+        OUTCOMES, count, source=["bench"] * count, source_ref=refs, pixel_id=pixels,
+        outcome=["kept"] * count,
     )  # fmt: skip
-    ingest = {f"images/{n:03d}.parquet": part for n, part in enumerate(_parts(table))}
-    ingest |= {
-        "rejects.parquet": _columns(REJECTS, 0), "given.parquet": _columns(GIVEN, 0),
-        "outcomes.parquet": outcomes, "decisions.parquet": DECISIONS.empty_table(),
+    return {
+        **{f"images/{n:03d}.parquet": part for n, part in enumerate(_parts(table))},
+        "rejects.parquet": _columns(REJECTS, 0),
+        "given.parquet": _columns(GIVEN, 0),
+        "outcomes.parquet": outcomes,
+        "decisions.parquet": DECISIONS.empty_table(),
         "pixels/000.parquet": _columns(PIXELS, 1, pixel_id=pixels[:1], png=[_PNG]),
-    }  # fmt: skip
-    of = list(range(0, pictures - 1, 10))
-    pairs = sorted(zip(_ids(len(of), "pair"), of, strict=True))
-    ids, first = [pair for pair, _ in pairs], [number for _, number in pairs]
-    count = len(ids)
-    targets = [pixels[n + 1] for n in first]
+    }
+
+
+def _chosen(pairs: list[tuple[str, int]], pixels: list[str]) -> dict[str, dict[str, object]]:
+    """Files of mine, caption and screen: every pair is kept."""
+    count, ids = len(pairs), [pair for pair, _ in pairs]
     mine = _columns(
-        PAIRS, count, pair_id=ids, context_ids=[[pixels[n]] for n in first], target_id=targets,
-        relation_class=["local"] * count,
+        PAIRS, count, pair_id=ids, context_ids=[[pixels[n]] for _, n in pairs],
+        target_id=[pixels[n + 1] for _, n in pairs], relation_class=["local"] * count,
     )  # fmt: skip
-    captions = _columns(CAPTIONS, count, pair_id=ids, status=["ok"] * count)
-    screen = {
-        "image_scores.parquet": _columns(IMAGE_SCORES, pictures, pixel_id=pixels),
+    screen: dict[str, object] = {
+        "image_scores.parquet": _columns(IMAGE_SCORES, len(pixels), pixel_id=pixels),
         "pair_scores.parquet": _columns(PAIR_SCORES, count, pair_id=ids),
         "accepted.parquet": pa.table({"pair_id": ids, "accept": [True] * count}),
         "policy.json": {"version": "1", "thresholds": {"l1_min": 0.0}},
         "decisions.parquet": DECISIONS.empty_table(),
     }
-    done, each = ShardSet(), -(-count // shards)
+    captions = _columns(CAPTIONS, count, pair_id=ids, status=["ok"] * count)
+    return {
+        "mine": {"pairs.parquet": mine},
+        "caption": {"captions.parquet": captions},
+        "screen": screen,
+    }
+
+
+def _shards(
+    folder: Path, pairs: list[tuple[str, int]], pixels: list[str], each: int
+) -> dict[str, object]:
+    """Files of stage shard: tars of `each` pairs."""
+    folder.mkdir()
+    done = ShardSet()
     samples = [
         ShardSample(pair, (pixels[n],), pixels[n + 1], {"pair_id": pair}) for pair, n in pairs
     ]
-    (folder / "tars").mkdir()
-    write_shards(samples, "train", folder / "tars", each, lambda _: _PNG, done)
-    shard_table, members = done.tables()
-    shard = {
-        "shards.parquet": shard_table, "shard_members.parquet": members,
-        "splits.parquet": _columns(SPLITS, count, pair_id=ids, split=["train"] * count),
-        "picture_splits.parquet": _columns(
-            PICTURE_SPLITS, pictures, pixel_id=pixels, split=["train"] * pictures
-        ),
+    write_shards(samples, "train", folder, each, lambda _: _PNG, done)
+    shards, members = done.tables()
+    split, ids = ["train"] * len(pairs), [pair for pair, _ in pairs]
+    pictures = {"pixel_id": pixels, "split": ["train"] * len(pixels)}
+    return {
+        "shards.parquet": shards,
+        "shard_members.parquet": members,
+        "splits.parquet": _columns(SPLITS, len(pairs), pair_id=ids, split=split),
+        "picture_splits.parquet": _columns(PICTURE_SPLITS, len(pixels), **pictures),
         **{path.name: path for path in done.paths},
-    }  # fmt: skip
-    every = {
-        "ingest": ingest, "mine": {"pairs.parquet": mine}, "screen": screen, "shard": shard,
-        "caption": {"captions.parquet": captions},
-    }  # fmt: skip
-    for number, stage in enumerate(_DATA):
-        inputs = {name: _digest(name) for name in _DATA[:number] if name in STAGES[stage].inputs}
-        _commit(store, ledger, stage, inputs, every[stage])
-    pins = {stage: _digest(stage) for stage in _DATA}
-    indexed = Engine(
-        Recipe(name="bench"), f"file://{folder}/store", home / "catalog.sqlite", home,
-        stages=STAGES, pins=pins,
-    )  # fmt: skip
-    indexed.run_stage("index", Reporter(logging.getLogger("benchmark")))
-    _commit(store, ledger, "encode", {"shard": _digest("shard")}, {})
-    _commit(store, ledger, "finetune", {"encode": _digest("encode")}, {})
-    return Place(store, indexed.catalog, home, STAGES), hashes, first[::each]
+    }
 
 
 def _parts(table: pa.Table, rows: int = 4096) -> list[pa.Table]:

@@ -27,7 +27,7 @@ from kontext.edit.canvas import (
 from kontext.edit.codec import PictureCodec
 from kontext.edit.euler import Guidance, Keep, OnStep, Prompt, noise, part_of, sample
 from kontext.edit.provenance.record import Provenance
-from kontext.edit.request import Edit, Options, PreparedEdit
+from kontext.edit.request import Edit, Options, PreparedEdit, asked
 from kontext.edit.sizes import TILE_ABOVE, check_size, model_size, stretches
 from kontext.edit.weights.folder import LoadedModel
 from kontext.errors import KontextError, WeightsError
@@ -83,9 +83,8 @@ class EditModel:
         **more: Any,
     ) -> Image:
         """Make one edit; `more` are fields of `Edit` and `Options`. See `edit_many`."""
-        own = {name: more.pop(name) for name in ("seed", "mask", "stream") if name in more}
-        edit = Edit(images, instruction, **own)
-        return self.edit_many([edit], Options(**more), size=size, on_step=on_step)[0]
+        edit, options = asked(images, instruction, more)
+        return self.edit_many([edit], options, size=size, on_step=on_step)[0]
 
     def edit_many(
         self,

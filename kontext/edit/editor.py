@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kontext.edit.request import Edit, Options
+from kontext.edit.request import Edit, Options, asked
 
 if TYPE_CHECKING:
     from kontext.data.buckets import Size
@@ -49,9 +49,8 @@ class Editor:
         **more: Any,
     ) -> Image:
         """Make one edit; `more` are fields of `Edit` and `Options`. See `edit_many`."""
-        own = {name: more.pop(name) for name in ("seed", "mask", "stream") if name in more}
-        edit = Edit(images, instruction, **own)
-        return self.edit_many([edit], Options(**more), size=size, on_step=on_step)[0]
+        edit, options = asked(images, instruction, more)
+        return self.edit_many([edit], options, size=size, on_step=on_step)[0]
 
     def edit_many(
         self,

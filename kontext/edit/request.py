@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,15 @@ class Edit:
     seed: int = 0
     mask: Mask | None = None
     stream: int = 0
+
+
+def asked(
+    images: Sequence[Image], instruction: str, more: Mapping[str, Any]
+) -> tuple[Edit, Options]:
+    """One edit and its options, of keywords that are fields of either."""
+    own = {name: more[name] for name in ("seed", "mask", "stream") if name in more}
+    options = {name: value for name, value in more.items() if name not in own}
+    return Edit(images, instruction, **own), Options(**options)
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,7 @@ from kontext.edit.euler import Guidance, Prompt, noise, sample
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, schedule, shift_mu
-from schemas.sections.models import TransformerShape
-
-SHAPE = TransformerShape(
-    in_channels=16,
-    vec_in_dim=6,
-    context_in_dim=10,
-    hidden_size=16,
-    num_heads=2,
-    depth=1,
-    depth_single_blocks=1,
-    axes_dim=(4, 2, 2),
-    guidance_embed=False,
-)
+from tests.edit.shapes import FLOW as SHAPE
 
 
 class Analytic(nn.Module):

@@ -17,20 +17,7 @@ from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.errors import KontextError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.text.encoders import Encoded
-from schemas.sections.models import AutoencoderShape, TransformerShape
-
-AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
-FLOW = TransformerShape(
-    in_channels=16,
-    vec_in_dim=6,
-    context_in_dim=10,
-    hidden_size=16,
-    num_heads=2,
-    depth=1,
-    depth_single_blocks=1,
-    axes_dim=(4, 2, 2),
-    guidance_embed=False,
-)
+from tests.edit.shapes import AE, FLOW
 
 
 class Identity(nn.Module):
