@@ -106,5 +106,6 @@ def optout(
         for path, entry in zip(found, entries, strict=True)
     ]
     new, where = add(opened.home(), said), opened.home() / FILE
-    text = f"{new} entries are new in {where}; `kontext safety sweep` takes out what there is"
+    count = "1 entry is" if new == 1 else f"{new} entries are"
+    text = f"{count} new in {where}; `kontext safety sweep` takes out what there is"
     print_result({"new": new, "file": str(where), "entries": said}, text, as_json)

@@ -12,6 +12,7 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
+from kontext.evaluate.report.verdict import headline
 from kontext.evaluate.truths import best_false, truths_line
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
@@ -41,7 +42,7 @@ def report_data(
     autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
     flow = ctx.upstream("finetune", FinetuneConfig)
     return {
-        "title": "A small Kontext, trained from scratch, edits images it has never seen",
+        "title": headline(scores),
         "recipe": inputs["distill"].manifest.recipe,
         "digest": ctx.digest,
         "lead": _lead(done),

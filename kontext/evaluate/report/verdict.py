@@ -30,6 +30,16 @@ def goal_rows(scores: Scores) -> list[dict[str, Any]]:
     return rows
 
 
+def headline(scores: Scores) -> str:
+    """What the report may say above everything: no more than the rates of its edits do."""
+    rates = [goal for goal in scores.goals if goal.unit == "%" and goal.verdict != "not measured"]
+    if any(goal.reached for goal in rates):
+        return "A small Kontext, trained from scratch, edits images it has never seen"
+    if any(goal.measured.value > 0 for goal in rates):
+        return "A small Kontext, trained from scratch: no kind of edit reaches its goal yet"
+    return "A small Kontext, trained from scratch, that cannot edit yet"
+
+
 def verdict_markdown(scores: Scores, page: Path) -> str:
     """The verdict for the run page, with the goals as a table."""
     template = templates().get_template("verdict.md")
