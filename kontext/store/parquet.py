@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 CHANGES_RESULTS = True
 
@@ -80,3 +82,35 @@ def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> 
     opened = pa.BufferReader(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(opened) as file:
         return file.read(columns=columns and list(columns), use_threads=threads)
+
+
+class ParquetRows:
+    """Rows of a file by their numbers. One group of rows is held, so that going through is fast."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        metadata = pq.read_metadata(path)
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._held: tuple[int, pa.Table] | None = None
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> pa.Table:
+        """The rows of these numbers [N], in their order."""
+        of = np.searchsorted(self._ends, rows, side="right")
+        groups, parts, taken = np.unique(of), [], []
+        for group in groups.tolist():
+            mine = np.flatnonzero(of == group)
+            first = int(self._ends[group - 1]) if group else 0
+            parts.append(self._group(group).take(pa.array(rows[mine] - first)))
+            taken.append(mine)
+        if not parts:
+            return self._group(0).slice(0, 0)
+        found = pa.concat_tables(parts)
+        order = np.argsort(np.concatenate(taken))
+        return found if len(groups) == 1 else found.take(pa.array(order))
+
+    def _group(self, number: int) -> pa.Table:
+        if self._held is None or self._held[0] != number:
+            with pq.ParquetFile(self._path) as file:
+                self._held = number, file.read_row_group(number)
+        return self._held[1]
