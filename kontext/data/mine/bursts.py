@@ -5,9 +5,8 @@ Their cameras say when (EXIF). What makes two of them a pair is as for frames of
 
 from collections.abc import Iterator, Sequence
 
-from kontext.data.mine.candidate import Candidate, MinedImage
+from kontext.data.mine.candidate import Candidate, MinedImage, rows_by
 from kontext.data.mine.frames import of_series, when
-from kontext.data.mine.images import rows_by
 from schemas.sections.data import MineConfig
 
 VERSION = "1"

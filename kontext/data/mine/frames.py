@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.data.licenses import strictest_license
-from kontext.data.mine.candidate import Candidate, MinedImage
-from kontext.data.mine.images import rows_by
+from kontext.data.mine.candidate import Candidate, MinedImage, rows_by
 from kontext.data.mine.relations import RELATIONS
 from schemas.sections.data import MineConfig
 

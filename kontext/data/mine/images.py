@@ -1,14 +1,13 @@
 """The images of an ingest artifact as miners see them: columns, and one object where one is used.
 
 Two million images are half a gigabyte here, and several as objects. A miner that looks at groups
-of images asks `rows_by` for them, and makes the objects of one group at a time.
+of images asks `rows_by` for them, and has the objects of one group made at a time.
 """
 
 import json
-from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,6 @@ from kontext.data.mine.candidate import MinedImage, Moment
 
 COLUMNS = ("pixel_id", "source", "group_key", "concept", "attributes", "license_spdx")  # of IMAGES
 _AT_A_TIME = 4096
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 class ImageRows(Sequence[MinedImage]):
@@ -86,15 +83,3 @@ class ImageRows(Sequence[MinedImage]):
 
 
 _MOMENT = {"kind": "kind", "series": "series", "shot": "shot", "at_s": "at"}  # column -> field
-
-
-def rows_by(
-    images: Sequence[MinedImage], key: Callable[[MinedImage], Key | None]
-) -> dict[Key, Sequence[int]]:
-    """Places in `images` of those with one key, in the order of their firsts; None is left out."""
-    found: dict[Key, array[int]] = {}
-    for row, image in enumerate(images):
-        of = key(image)
-        if of is not None:
-            found.setdefault(of, array("q")).append(row)
-    return dict(found)
