@@ -53,7 +53,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_an_interval_over_items()
         row.right.append(np.array([1.0, 0.0, value > 2, 0.0]))
     head, _, line = table([row], bench).splitlines()
     assert [cell.strip() for cell in head.split("|")][2:4] == ["steps", "passes"]
-    assert line.startswith("| LADD | 4 | 4 | 2.000 ± 1.414 |")
+    assert line.startswith("| LADD | 4 | 4 | 2.00 ± 1.41 |")
     interval = row.rate(bench)
     assert interval.value == pytest.approx(3 / 8) and interval.low < 3 / 8 < interval.high
 
@@ -61,7 +61,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_an_interval_over_items()
 def test_a_row_of_one_seed_shows_that_nothing_is_known_of_its_spread() -> None:
     bench: Any = SimpleNamespace(items=[SimpleNamespace(cluster="a"), SimpleNamespace(cluster="b")])
     row = Row("teacher", 1, 2, [dict.fromkeys(FIGURES, 1.0)], [np.array([1.0, 0.0])])
-    assert "1.000 ± nan" in table([row], bench)
+    assert "1.00 ± nan" in table([row], bench)
 
 
 def test_plots_are_drawn_of_what_each_student_has(tmp_path: Path) -> None:
