@@ -74,6 +74,10 @@ ABLATION: dict[str, dict[str, Any]] = {
     "LADD, wrong instructions alone": {**STUDENTS["LADD"], "negatives": ("instruction",)},
     "LADD, wrong contexts alone": {**STUDENTS["LADD"], "negatives": ("context", "copy")},
 }
+PUBLISHED: dict[str, dict[str, Any]] = {  # LADD's own level of the heads' noise
+    "LADD, logit-normal(1, 1)": {**STUDENTS["LADD"], "renoise_mean": 1.0, "renoise_std": 1.0},
+}
+EVERY = {**STUDENTS, **ABLATION, **PUBLISHED}
 TEACHER_STEPS, STUDENT_STEPS = (1, 2, 4, 8, 20), (1, 2, 4)
 FIGURES = {  # column -> digits; the arrow is the better way
     "KID ↓": 2,
@@ -348,7 +352,8 @@ def plot(path: Path, ylabel: str, curves: Mapping[str, Sequence[Sequence[float]]
 def plots(folder: Path, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
     """Heads' accuracy and gradient norms of the students; what negatives teach the heads."""
 
-    judged = [name for name in STUDENTS if "accuracy" in histories[name][0][0]]
+    methods = [*STUDENTS, *PUBLISHED]
+    judged = [name for name in methods if "accuracy" in histories[name][0][0]]
     accuracy = {name: _column(histories[name], "accuracy") for name in judged}
     norms = {name: _column(histories[name], "student_grad_norm") for name in STUDENTS}
     gaps = {
@@ -371,7 +376,7 @@ def compared(
 ) -> tuple[Lab, list[Row], dict[str, list[list[dict[str, float]]]]]:
     """The rows of the table, and the students' histories by name and seed.
 
-    Of what negatives teach the heads one student each is made.
+    Students that show what the heads learn from, and not a method, are made once.
     """
     guidance = students.recipe.distill.guidance
     teacher = editor_of(students, students.input("finetune"), "flow.safetensors", guidance)
@@ -382,7 +387,7 @@ def compared(
     for row in rows:
         add_draws(row, lab, teacher, noises, apart=True)
     histories: dict[str, list[list[dict[str, float]]]] = {}
-    for name, changes in {**STUDENTS, **ABLATION}.items():
+    for name, changes in EVERY.items():
         own = [Row(name, steps, steps) for steps in STUDENT_STEPS]
         for seed in range(seeds if name in STUDENTS else 1):
             made = students.make(name, changes, seed)
@@ -400,7 +405,7 @@ def write(folder: Path, students: Students, found: tuple[Lab, list[Row], Mapping
     folder.mkdir(parents=True, exist_ok=True)
     steps = ", ".join(
         f"{name} {equal_steps(students.recipe, students.shape, students.tokens, changes)}"
-        for name, changes in {**STUDENTS, **ABLATION}.items()
+        for name, changes in EVERY.items()
     )
     refs = ", ".join(f"`{stage}/{students.pins[stage]}`" for stage in ("finetune", "encode"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

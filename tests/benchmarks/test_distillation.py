@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.distillation import (
-    ABLATION,
+    EVERY,
     FIGURES,
     STUDENTS,
     Row,
@@ -26,10 +26,10 @@ from schemas.recipes import load_recipe
 TOKENS = Tokens(20, 64, 64)
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, *ABLATION])
+@pytest.mark.parametrize("name", EVERY)
 def test_students_are_trained_for_the_operations_of_ladds_steps(name: str) -> None:
     recipe = load_recipe("ladd-lab")
-    shape, changes = recipe.finetune.shape, {**STUDENTS, **ABLATION}[name]
+    shape, changes = recipe.finetune.shape, EVERY[name]
     steps = equal_steps(recipe, shape, TOKENS, changes)
     ladd, own = (student_section(recipe, each) for each in (STUDENTS["LADD"], changes))
     budget = recipe.distill.steps * distillation(ladd).step_flops(ladd, shape, TOKENS)
@@ -68,7 +68,7 @@ def test_plots_are_drawn_of_what_each_student_has(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ("accuracy", "student_grad_norm", "real_logit", "wrong_logit")
     judged = [[dict.fromkeys(names, 0.1 * (step + seed)) for step in range(5)] for seed in range(2)]
-    histories: dict[str, Any] = dict.fromkeys([*STUDENTS, *ABLATION], judged)
+    histories: dict[str, Any] = dict.fromkeys(EVERY, judged)
     histories["anchor alone"] = [[{"student_grad_norm": 1.0}] * 15] * 2
     plots(tmp_path, histories)
     for name in ("accuracy", "gradients", "negatives"):
