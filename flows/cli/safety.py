@@ -25,22 +25,55 @@ app.add_typer(incidents, name="incidents")
 
 @app.command()
 def verify(store: Store = "", as_json: Json = False) -> None:
-    """Check the signed ledger: nothing changed, cut off, added, or missing for an artifact."""
+    """Check the signed ledger: nothing changed, cut off, added, or missing for an artifact.
+
+    Time stamps are checked too, by the certificates that KONTEXT_TSA_ROOTS names.
+    """
     from kontext.safety.ledger import Ledger
     from kontext.safety.ledger_check import check_ledger
+    from kontext.safety.stamps import with_stamps
 
     found = opened.artifacts(store)
-    report = check_ledger(Ledger(found.objects, opened.home()), found)
+    ledger = Ledger(found.objects, opened.home())
+    report, stamps = with_stamps(check_ledger(ledger, found), ledger)
     if as_json:
-        print_json(vars(report))
+        print_json({**vars(report), **({"stamps": len(stamps)} if stamps else {})})
     else:
         for line in (*report.problems, *report.notes):
             say(line)
         typer.echo(f"{report.segments} segments, {report.rows} decisions")
+        for one in stamps:
+            typer.echo(
+                f"{one.chain} up to segment {one.seq} was there at {one.at:%Y-%m-%d %H:%M} UTC"
+            )
     if report.problems:
         raise LedgerError(f"the ledger is not as it was written: {len(report.problems)} problems")
     if not as_json:
         typer.echo("the ledger is whole")
+
+
+@app.command("stamp")
+def stamp_(
+    url: Annotated[str, typer.Argument(help="Address of a time-stamp authority (RFC 3161).")],
+    store: Store = "",
+) -> None:
+    """Have an authority say that the ledger is as it is today.
+
+    KONTEXT_TSA_ROOTS names a PEM file with the certificates that are believed.
+    """
+    from kontext.safety.ledger import EDITS, Ledger
+    from kontext.safety.stamps import ROOTS, roots_file, stamp
+
+    roots = roots_file()
+    if roots is None:
+        raise typer.BadParameter(f"set {ROOTS} to a PEM file of certificates that are believed")
+    ledger = Ledger(opened.artifacts(store).objects, opened.home())
+    for each in (ledger, ledger.of_chain(EDITS)):
+        made = stamp(each, url, roots)
+        said = (
+            "nothing new" if made is None else f"segment {made.seq}, {made.at:%Y-%m-%d %H:%M} UTC"
+        )
+        typer.echo(f"{each.chain}: {said}")
 
 
 @app.command()

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from flows import cli
 from kontext.errors import ExchangeError, KontextError, LedgerError
 from kontext.safety.keys import KEY_FILE
+from kontext.safety.stamps import ROOTS
 from kontext.store.parquet import parquet_bytes, read_parquet
 from tests.safety.test_ledger import decisions
 from tests.safety.test_ledger_check import Place
+from tests.safety.test_stamps import authority, url  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -115,3 +117,23 @@ def test_lists_are_fetched_one_by_one(tmp_path: Path, monkeypatch: pytest.Monkey
     said = json.loads(fetch("ours", "--full", "--json").stdout)
     assert (said["failed"], said["fetched"][0]["hashes"]) == ([], 1)
     assert fetch("theirs").exit_code == 2
+
+
+def test_stamps_are_said_and_checked(
+    place: Place,
+    authority: Path,  # noqa: F811
+    url: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(ROOTS, raising=False)
+    assert safety(place, "stamp", url).exit_code == 2
+    monkeypatch.setenv(ROOTS, str(authority / "ca.pem"))
+    found = safety(place, "stamp", url)
+    assert "ledger: segment 2, " in found.output and "edits: nothing new" in found.output
+    assert "ledger up to segment 2 was there at " in safety(place, "verify").output
+    assert json.loads(safety(place, "verify", "--json").output)["stamps"] == 1
+    monkeypatch.setenv(ROOTS, str(authority / "ca2.pem"))
+    assert isinstance(safety(place, "verify").exception, LedgerError)
+    monkeypatch.delenv(ROOTS)
+    found = safety(place, "verify")
+    assert found.exit_code == 0 and "1 time stamps of ledger were not checked" in found.output
