@@ -1,0 +1,1 @@
+"""`kontext safety test --texts`: how many attack phrasings are stopped, and how many benign twins."""
