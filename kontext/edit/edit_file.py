@@ -92,6 +92,7 @@ def edit_file(
     files = [_read(path, screening) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
     images = _screen_inputs(files, screening)
+    _screen_history(files[0][1], request, screening)
     notes = [*filter(None, map(_transparent, request.images)), *screening.notes]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
@@ -125,6 +126,7 @@ def _screen_instructions(request: EditRequest, guard: EditGuard) -> EditScreenin
     screening = guard.begin()
     for instruction in turns:
         screening.check_instruction(instruction)
+    screening.check_together(turns)
     return screening
 
 
@@ -135,6 +137,14 @@ def _screen_inputs(files: Sequence[tuple[Pixels, bytes]], screening: EditScreeni
     for image, data in files:
         screening.check_input(image, data, chain_of(data))
     return [image for image, _ in files]
+
+
+def _screen_history(data: bytes, request: EditRequest, screening: EditScreening) -> None:
+    """What is asked now, with what the edited file says that it was made by."""
+    from kontext.edit.provenance.read import said_of
+
+    if said := said_of(data):
+        screening.check_together((*said, request.instruction, *request.then))
 
 
 @dataclass(frozen=True)

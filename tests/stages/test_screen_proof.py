@@ -9,7 +9,7 @@ import pytest
 
 from kontext.data.quality import proof, screen
 from kontext.errors import CanaryError
-from kontext.safety import screening
+from kontext.safety import screening, texts
 from kontext.safety.classifiers import base, load_classifier
 from kontext.safety.classifiers.nudenet import NudeNet
 from kontext.safety.classifiers.open_nsfw import OpenNsfw
@@ -45,7 +45,7 @@ def crashing(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_text_rules(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(screening, "check_text", lambda text: None)
+    patch.setattr(texts, "check_text", lambda text: None)
 
 
 def first_text_only(patch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""`kontext safety test --texts`: how many attack phrasings are stopped, and how many benign twins."""
+"""`kontext safety test --texts`: how many attack phrasings and benign twins are stopped."""

