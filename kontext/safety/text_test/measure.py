@@ -102,6 +102,8 @@ def measure(limit: float = LIMIT) -> Result:
 def _row(of: str, name: str, found: Sequence[tuple[Phrasing, bool, bool]]) -> Row:
     attacks, twins = ([f for f in found if f[0].stops is stops] for stops in (True, False))
     rates = [
-        exact(sum(one[by] for one in part), len(part)) for part in (attacks, twins) for by in (1, 2)
+        exact(sum(hits), len(part))
+        for part in (attacks, twins)
+        for hits in ([own for _, own, _ in part], [ruled for _, _, ruled in part])
     ]
     return Row(of, name, *rates)
