@@ -28,7 +28,9 @@ _ACCENT = re.compile(
 _CYRILLIC_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтв", "aceopxyijsdqnkmtb")
 _GREEK_LOOKALIKES = str.maketrans("αεικνοπρτυχ", "aeiknonptux")
 _LEET = str.maketrans("0134578@$!|", "oieastbasil")
+_OTHER_LEET = str.maketrans("0134578@$!|", "oleastbasll")
 _NAMED = re.compile(r"\bLATIN (?:SMALL |CAPITAL )?LETTER (?:[A-Z]{2,} )*([A-Z])(?: WITH .*)?$")
+_TABLES = (_LEET, _OTHER_LEET)
 _SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
@@ -56,18 +58,17 @@ def _latin(character: str) -> str:
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """What the learned classifier reads: the words, and the words with letters for digits.
+    """What the learned classifier reads: the words, and the words that figures may stand for.
 
-    What the rules allow is taken out: naked oak trees are not for it to judge. The second spelling
-    also joins letters that stand apart. Both are in single spaces; the second only where it
-    differs.
+    What the rules allow is taken out: naked oak trees are not for it to judge. In the other
+    spellings letters that stand apart are joined and letters stand for digits, a 1 for i or l. All
+    are in single spaces, and different.
     """
     folded = " ".join(_unmix(word) for word in fold(text).split())
-    joined = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
-    read = " ".join(_unleet(word) for word in joined.split())
-    plain, other = (_allowed(_words(spelled)) for spelled in (folded, read))
-    other = re.sub(r"(\w)\1{2,}", r"\1", other)
-    return (plain,) if plain == other else (plain, other)
+    apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
+    read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
+    plain = [_allowed(_words(spelled)) for spelled in (folded, *read)]
+    return tuple(dict.fromkeys([plain[0], *(re.sub(r"(\w)\1{2,}", r"\1", p) for p in plain[1:])]))
 
 
 def _allowed(words: str) -> str:
@@ -109,8 +110,8 @@ def _unmix(word: str) -> str:
     return word.translate(_CYRILLIC_LOOKALIKES).translate(_GREEK_LOOKALIKES)
 
 
-def _unleet(word: str) -> str:
-    return word.translate(_LEET) if re.search(r"[^\W\d_]", word) else word
+def _unleet(word: str, table: dict[int, int] = _LEET) -> str:
+    return word.translate(table) if re.search(r"[^\W\d_]", word) else word
 
 
 @cache

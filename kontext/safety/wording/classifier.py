@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kontext.errors import GateError
 from kontext.safety.text import spellings
-from kontext.safety.wording.meanings import WIDTH, readings
+from kontext.safety.wording.meanings import WIDTH, mended, readings
 
 DATA_FILES = ("weights.safetensors",)  # part of the code that decides
 WINDOW, STEP = 24, 12  # words: a phrase in a long text is not outweighed
@@ -47,6 +47,7 @@ class TextClassifier:
 
     def _score(self, text: str) -> float:
         seen = [window for spelled in spellings(text) for window in windows(spelled)]
+        seen = list(dict.fromkeys(w for window in seen for w in (window, mended(window))))
         rows = np.concatenate([readings(window) for window in seen] or [readings("")])
         if not len(rows):
             return 0.0

@@ -25,6 +25,7 @@ WIDTH = TAGS + 2 * TAGS * TAGS + 3
 _CORE = frozenset(map(MEANINGS.index, "GUNSTVXZ"))  # a text with none of these is not judged
 _UNSPACED = ("ja", "zh", "ko")
 _LONGEST = 4  # words of an entry
+_SHORTEST, _RUN = 5, 10  # letters of a word that may have been cut, and of several in one
 Values = NDArray[np.float32]
 
 
@@ -42,6 +43,49 @@ def readings(window: str) -> Values:
     words = window.split()
     rows = [_features(tags) for name in lexicons() if (tags := _tags(words, name))]
     return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
+
+
+@lru_cache(1 << 12)
+def mended(window: str) -> str:
+    """The window with English words put together that were cut, and apart that were run together.
+
+    Only words that the lexicon has are made, and at least one part of each is no word itself.
+    """
+    words, found, place = window.split(), list[str](), 0
+    while place < len(words):
+        for size in (2, 3):
+            parts = words[place : place + size]
+            if len(parts) == size and _is_cut(parts):
+                found.append("".join(parts))
+                place += size
+                break
+        else:
+            found += _run_together(words[place])
+            place += 1
+    return " ".join(found)
+
+
+def _is_cut(parts: list[str]) -> bool:
+    whole = "".join(parts)
+    known = len(whole) >= _SHORTEST and whole.isascii() and _UNKNOWN not in _word(whole, "en")
+    return known and any(_UNKNOWN in _word(part, "en") for part in parts)
+
+
+def _run_together(word: str) -> list[str]:
+    """The longest known words that a long one consists of; the word itself where it does not."""
+    known = lexicons()["en"]
+    if len(word) < _RUN or not word.isascii() or word in known.exact:
+        return [word]
+    place, found = 0, list[str]()
+    while place < len(word):
+        sizes = range(min(_RUN, len(word) - place), 1, -1)
+        parts = (word[place : place + size] for size in sizes)
+        part = next((p for p in parts if p in known.exact or p in known.starts), "")
+        if not part:
+            return [word]
+        found.append(part)
+        place += len(part)
+    return found
 
 
 def reading(window: str, language: str) -> Values | None:

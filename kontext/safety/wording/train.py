@@ -26,7 +26,7 @@ CHANGES_RESULTS = False  # what it writes counts
 
 FOLDER = Path(__file__).parent
 NEAR = 0.35  # cosine of MiniLM's word vectors from which one word speaks for another
-HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 32, 10, 256, 3e-3, 1e-2, 0
+HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 48, 12, 256, 3e-3, 1e-2, 0
 JOINED = 4000  # pairs of phrases of a language, one after the other
 MIXED = 150  # phrases of words at random, of each language
 _PASSES = 1.5  # weight of what passes: a false stop costs a benign text
