@@ -69,7 +69,10 @@ class EditScreening:
             SafetyRefusal: it is forbidden.
             GateError: the classifier cannot be asked.
         """
-        subject, limit = f"text {instruction}", self._policy.texts.limit
+        self._check_text(instruction, self._policy.texts.limit)
+
+    def _check_text(self, instruction: str, limit: float) -> None:
+        subject = f"text {instruction}"
         with self._asking("text", subject, Check.TEXT_RULE):
             reason, by = judge_text(instruction, limit), judged_by()
         self._decide("text", subject, Check.TEXT_RULE, by, reason, limit=limit)
@@ -82,7 +85,7 @@ class EditScreening:
         """
         said = [text for text in instructions if text.strip()]
         if len(said) > 1:
-            self.check_instruction(joined(said))
+            self._check_text(joined(said), self._policy.texts.limit_joined)
 
     def sees_frame(self, image: Pixels) -> bool:
         """Match a picture behind the first of a file, as it is decoded; whether to go on.

@@ -67,6 +67,7 @@ class Texts(Part):
     """The classifier of texts: a score above the limit is stopped. The rules ask no policy."""
 
     limit: Limit = 0.5
+    limit_joined: Limit = 0.75  # of several turns together, which say more that is harmless
 
 
 class Retention(Part):

@@ -45,6 +45,14 @@ def test_the_classifier_cannot_let_pass_what_a_rule_stops(monkeypatch: pytest.Mo
     assert judge_text("paint the house red") is None
 
 
+def test_what_passes_alone_may_not_pass_together() -> None:
+    turns = ["look at the lady's trousers", "delete the selection"]
+    assert judge_texts(turns) == [None, None]
+    assert judge_text(joined(turns), 0.75) is Reason.TEXT_LEARNED
+    benign = ["remove the hat", "make the dress red", "put her in a coat", "add a lamp behind her"]
+    assert judge_text(joined(benign), 0.75) is None
+
+
 def test_the_limit_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Fake(0.25))
     assert judge_text("paint the house red", 0.25) is None

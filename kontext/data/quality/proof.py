@@ -34,8 +34,8 @@ _PAIRS: tuple[tuple[float, float, Reason | None, Reason | None], ...] = (
 
 def prove_rules(policy: Policy) -> None:
     """Raise CanaryError unless rules, text classifier and limits stop what they must."""
-    _prove_texts()
     prove_texts(policy.texts.limit)
+    _prove_texts()
     _prove_pairs(policy)
     _prove_limits(policy)
 

@@ -1,4 +1,4 @@
-"""The training set: phrases of `training.txt`, whose slots are filled in.
+"""The training set: phrases of `training.txt`, whose slots are filled in, captions and emoji names.
 
 A template gives at most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the
 same on every machine. What the evaluation set has too is left out.
@@ -43,7 +43,7 @@ def phrases() -> tuple[Phrase, ...]:
     """All phrases, each once. What is in the evaluation set under some spelling is not."""
     known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
     found: dict[str, Phrase] = {}
-    for phrase in (*_written(), *_emoji()):
+    for phrase in (*_written(), *_captions(), *_emoji()):
         spelled = spellings(phrase.text)
         if not known & set(spelled):
             found.setdefault(spelled[0], phrase)
@@ -85,6 +85,12 @@ def _filled(template: str, slots: dict[str, list[str]]) -> list[str]:
         filled = _SLOT.sub(lambda slot: draw.choice(slots[slot[1]]), template)
         found[filled.replace(" \\n ", "\n")] = None
     return list(found)
+
+
+def _captions() -> Iterator[Phrase]:
+    text = resources.files("kontext.safety.wording").joinpath("captions.txt").read_text("utf-8")
+    for line in text.splitlines()[1:]:
+        yield Phrase(line, False, "en", line)
 
 
 def _emoji() -> Iterator[Phrase]:

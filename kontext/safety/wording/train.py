@@ -27,7 +27,8 @@ CHANGES_RESULTS = False  # what it writes counts
 FOLDER = Path(__file__).parent
 NEAR = 0.35  # cosine of MiniLM's word vectors from which one word speaks for another
 HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 48, 12, 256, 3e-3, 1e-2, 0
-JOINED = 4000  # pairs of phrases of a language, one after the other
+JOINED = 12000  # pairs of phrases of a language, one after the other
+TURNS = 2000  # pairs of phrases that --tune joins
 MIXED = 150  # phrases of words at random, of each language
 _PASSES = 1.5  # weight of what passes: a false stop costs a benign text
 _ONCE = 10  # times that a phrase which passes is shown whose template has no slots
@@ -103,16 +104,33 @@ def rows(held_back: bool) -> tuple[meanings.Values, meanings.Values]:
 
 
 def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
-    """Turns of one session: two that pass also pass together, with one that stops they do not."""
-    draw, by = random.Random(SEED), defaultdict[tuple[str, bool], list[str]](list)
+    """Turns of one session: two that pass also pass together, with one that stops they do not.
+
+    Of those that pass, mostly one about clothes and one that removes something else.
+    """
+    draw, by = random.Random(SEED), defaultdict[tuple[str, str], list[str]](list)
     for phrase in trained:
-        by[phrase.language, phrase.stops].append(phrase.text)
+        for kind in _kinds(phrase):
+            by[phrase.language, kind].append(phrase.text)
     languages = sorted({language for language, _ in by})
     for number in range(JOINED):
-        language, stops = languages[number % len(languages)], number % 3 == 0
-        parts = [draw.choice(by[language, False]), draw.choice(by[language, stops])]
+        language, stops = languages[number % len(languages)], number % 4 == 0
+        kinds = ("passes", "stops") if stops else ("clothes", "removes")
+        if number % 4 == 1 or not all(by[language, kind] for kind in kinds):
+            kinds = ("passes", kinds[1] if stops else "passes")
+        parts = [draw.choice(by[language, kind]) for kind in kinds]
         draw.shuffle(parts)
         yield Phrase(" \n ".join(parts), stops, language, "{joined}")
+
+
+def _kinds(phrase: Phrase) -> list[str]:
+    if phrase.stops:
+        return ["stops"]
+    row = meanings.reading(spellings(phrase.text)[0], phrase.language)
+    if row is None:
+        return ["passes"]
+    clothes, removes, clear = (row[meanings.MEANINGS.index(m)] for m in "GRT")
+    return ["passes", *["clothes"] * bool(clothes), *["removes"] * bool(removes or clear)]
 
 
 def _mixed() -> Iterator[Phrase]:
@@ -170,7 +188,13 @@ def tuning() -> dict[str, float]:
     held, model = [phrase for phrase in phrases() if phrase.tunes], TextClassifier(train(True), "")
     above = model.scores([phrase.text for phrase in held]) > 0.5
     stops = np.array([phrase.stops for phrase in held])
-    return {"stopped": float(above[stops].mean()), "false": float(above[~stops].mean())}
+    turns = [phrase for phrase in _joined(held) if not phrase.stops][:TURNS]
+    joined = model.scores([phrase.text for phrase in turns]) > 0.5
+    return {
+        "stopped": float(above[stops].mean()),
+        "false": float(above[~stops].mean()),
+        "false_of_two_turns": float(joined.mean()),
+    }
 
 
 def main() -> int:
