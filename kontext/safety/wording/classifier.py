@@ -17,7 +17,9 @@ from kontext.safety.text import spellings
 from kontext.safety.wording.meanings import WIDTH, mended, readings
 
 DATA_FILES = ("weights.safetensors",)  # part of the code that decides
-WINDOW, STEP = 24, 12  # words: a phrase in a long text is not outweighed
+# words, and words from the start of one to that of the next; the short ones for what is longer than
+# a caption
+_WIDE, _NARROW, _LONG = (24, 12), (11, 4), 14
 _LONGEST = 48  # characters of a word: scripts without spaces are cut
 Values = NDArray[np.float32]
 
@@ -57,10 +59,14 @@ class TextClassifier:
 
 
 def windows(words: str) -> list[str]:
-    """Overlapping runs of at most 24 words."""
+    """Overlapping runs of at most 24 words, of long texts also of 11: what surrounds a phrase must not hide it."""
     cut = [w[at : at + _LONGEST] for w in words.split() for at in range(0, len(w), _LONGEST // 2)]
-    last = max(1, len(cut) - WINDOW + STEP)
-    return [" ".join(cut[start : start + WINDOW]) for start in range(0, last, STEP)]
+    found = [
+        " ".join(cut[start : start + size])
+        for size, step in ((_WIDE, _NARROW) if len(cut) > _LONG else (_WIDE,))
+        for start in range(0, max(1, len(cut) - size + step), step)
+    ]
+    return list(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=1)
