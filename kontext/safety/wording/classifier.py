@@ -59,7 +59,7 @@ class TextClassifier:
 
 
 def windows(words: str) -> list[str]:
-    """Overlapping runs of at most 24 words; of long texts also of 11, that hide no phrase in them."""
+    """Overlapping runs of at most 24 words; of long texts also of 11, which hide no phrase."""
     cut = [w[at : at + _LONGEST] for w in words.split() for at in range(0, len(w), _LONGEST // 2)]
     found = [
         " ".join(cut[start : start + size])
