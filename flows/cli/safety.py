@@ -10,13 +10,15 @@ from flows.cli.shared import opened
 from flows.cli.shared.bar import edit_bar
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table, say
-from kontext.errors import GateError, KontextError, LedgerError
+from kontext.errors import ExchangeError, GateError, KontextError, LedgerError
 
 if TYPE_CHECKING:
     from kontext.safety.ledger import Ledger
 
 PLACE = (Panel.STORE, 3)
-app = typer.Typer(help="Ledger, report, incidents, sweeps, hash test.", no_args_is_help=True)
+app = typer.Typer(
+    help="Ledger, report, incidents, exchanges, sweeps, hash test.", no_args_is_help=True
+)
 incidents = typer.Typer(help="Pictures that are on a list of known harmful images.")
 app.add_typer(incidents, name="incidents")
 
@@ -141,6 +143,53 @@ def _ledger(store: str) -> "Ledger":
     from kontext.safety.ledger import Ledger
 
     return Ledger(opened.artifacts(store).objects, opened.home())
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Exchanges of HOME/exchanges; by default all.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Fetch everything anew, not what has changed.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds without an answer after which to give up.")
+    ] = 600,
+    as_json: Json = False,
+) -> None:
+    """Bring the hash lists of exchanges (NCMEC, StopNCII, …) up to date, encrypted in the home.
+
+    A fetch that fails leaves the last whole list in force; the others are fetched all the same.
+    """
+    from kontext.safety.exchanges.configured import FOLDER, configured
+    from kontext.safety.fetch import fetch as fetch_one
+
+    home = opened.home()
+    known = configured(home)
+    if not known:
+        raise ExchangeError(f"no exchange is set up: write {home / FOLDER}/NAME.yaml")
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"no exchange {unknown[0]}: there are {', '.join(known)}")
+    done, failed = [], []
+    for name in names or known:
+        try:
+            done.append(fetch_one(known[name], home, full=full, patience=patience))
+        except KontextError as error:
+            say(str(error))
+            failed.append(name)
+    if as_json:
+        print_json({"fetched": [vars(one) for one in done], "failed": failed})
+    for one in () if as_json else done:
+        unused = ", ".join(f"{count:,} {kind}" for kind, count in one.unused.items())
+        typer.echo(
+            f"{one.name}@{one.version} of {one.date}: {one.hashes:,} hashes "
+            f"(+{one.added:,} -{one.removed:,}); not used: {unused or 'none'}"
+            + (f"; malformed: {one.malformed:,}" if one.malformed else "")
+        )
+    if failed:
+        raise ExchangeError(f"not fetched: {', '.join(failed)}")
 
 
 @app.command()
