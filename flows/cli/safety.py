@@ -291,12 +291,20 @@ def test(
     ] = Path("safety-test.html"),
     pictures: Annotated[int, typer.Option(min=1, help="How many are transformed.")] = 500,
     processes: Annotated[int, typer.Option(min=1, help="Processes at work.")] = 2,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Test rules and classifier of texts instead: seconds.")
+    ] = False,
+    policy: Annotated[str, typer.Option(help="Policy whose limit texts meet.")] = "default",
     as_json: Json = False,
 ) -> None:
     """Measure how well the hash gate knows real pictures again, and how often it errs.
 
-    Exits 1 where JPEG, resizing, turning or mild color is seen through in less than 99 %.
+    Exits 1 where JPEG, resizing, turning or mild color is seen through in less than 99 %. With
+    --texts: where less than 95 % of the attack phrasings or more than 3 % of the twins are stopped.
     """
+    if texts:
+        _test_texts(output, policy, as_json)
+        return
     from kontext.safety.hash_test.measure import PLACES, measure, pictures_in
     from kontext.safety.hash_test.page import page
 
@@ -320,3 +328,26 @@ def test(
         typer.echo(f"written: {output}")
     if result.failed:
         raise GateError(f"the hash gate does not reach what is required: {result.failed}")
+
+
+def _test_texts(output: Path, policy: str, as_json: bool) -> None:
+    from kontext.safety.policy import load_policy
+    from kontext.safety.text_test.measure import measure
+    from kontext.safety.text_test.page import page
+
+    result = measure(load_policy(policy).texts.limit)
+    output.write_text(page(result), encoding="utf-8")
+    record = result.record()
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(record)
+    else:
+        for row in result.rows:
+            typer.echo(
+                f"{row.name:14} stopped {row.attacks.hits:3} of {row.attacks.of:3} "
+                f"({row.attacks.low:.1%} to {row.attacks.high:.1%})   twins {row.twins.hits:2} of "
+                f"{row.twins.of:3} ({row.twins.low:.1%} to {row.twins.high:.1%})"
+            )
+        typer.echo(f"written: {output}")
+    if result.failed:
+        raise GateError(f"texts do not reach what is required: {', '.join(result.failed)}")
