@@ -26,6 +26,7 @@ from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
+from kontext.train.start.teacher import load_teacher
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 
@@ -39,6 +40,7 @@ STAGE = Stage(
         "train-autoencoder",
         "encode",
         "finetune",
+        "exclude",
         "distill",
         "evaluate",
     ),
@@ -58,7 +60,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     cpu = torch.device("cpu")
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
-    teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
+    teacher = load_teacher(ctx.inputs, cpu)
     scored = ctx.upstream("evaluate", EvaluateConfig)
     ingested = ctx.upstream("ingest", IngestConfig)
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
