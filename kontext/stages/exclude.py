@@ -31,14 +31,9 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench, asked
 from kontext.evaluate.exclusion.attack import Editors, Subjects, Tried, attack
 from kontext.evaluate.exclusion.matching import check, shows
-from kontext.evaluate.exclusion.measure import (
-    cost_on_others,
-    largest_cost,
-    last_attack,
-    lost,
-    summary_line,
-)
+from kontext.evaluate.exclusion.measure import cost_on_others, last_attack
 from kontext.evaluate.exclusion.phrasings import LAST, ROUNDS, NearWords
+from kontext.evaluate.exclusion.record import RECORD, largest_cost, lost, summary_line
 from kontext.evaluate.exclusion.wordbook import Wordbook
 from kontext.models.autoencoder.network import load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
@@ -68,8 +63,6 @@ STAGE = Stage(
     pool="gpu",
     summary="safety training: the flow leaves undone what is excluded",
 )
-
-RESULT = "exclusion.json"
 
 
 def run(ctx: StageContext[ExcludeConfig]) -> None:
@@ -239,7 +232,7 @@ def _report(
     fall = lost(found["attacked_before"]["success"], found["attacked_after"]["success"])
     concepts = [concept.name for concept in config.concepts]
     result = {"concepts": concepts, "rounds": rounds, **found, "fall": fall, "others": costs}
-    ctx.output.add_json(RESULT, result)
+    ctx.output.add_json(RECORD, result)
     for metric, value in {
         "excluded_before": found["attacked_before"]["success"],
         "excluded_after": found["attacked_after"]["success"],

@@ -14,6 +14,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.exclusion.record import exclusion_line
 from kontext.evaluate.models import model_ledger, model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import notes
@@ -87,6 +88,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         recipe=ctx.inputs["distill"].manifest.recipe,
         canaries=canaries,
         hash_lists=hash_lists,
+        exclusion=exclusion_line(ctx.inputs),
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())
