@@ -11,6 +11,7 @@ from benchmarks import (
     full_size,
     hashes,
     loader,
+    safety,
     sweep,
     tiling,
     timing,
@@ -52,6 +53,14 @@ def test_results_are_written_with_a_device_name_only(
     path = timing.save("x", CPU, {"a": 1})
     assert path == tmp_path / "x-cpu.json"
     assert json.loads(path.read_text())["device"] == "some CPU"
+
+
+def test_the_gate_is_timed_beside_its_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nudenet")
+    safety.main(["--images", "1", "--megapixels", ".01", "--repeats", "1", "--no-stage"])
+    said = capsys.readouterr().out
+    assert said.count("the whole gate is") == 3
+    assert all(f"{part} " in said for part in ("decode", "hashes", "open-nsfw", "nudenet"))
 
 
 def test_hash_searches_find_the_same(capsys: pytest.CaptureFixture[str]) -> None:
