@@ -100,6 +100,21 @@ def of_recipe(stages: Mapping[str, Stage], recipe: Section) -> dict[str, Stage]:
     return _without(stages, absent)
 
 
+def stage_named(name: str, stages: Mapping[str, Stage], everything: Mapping[str, Stage]) -> Stage:
+    """A stage of a recipe's graph. Raises ArtifactError: there is none, or this recipe has it not.
+
+    Args:
+        stages: the recipe's.
+        everything: the whole graph.
+    """
+    if name in stages:
+        return stages[name]
+    if name not in everything:
+        raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(stages)})")
+    field = f"{everything[name].section}.{everything[name].when}"
+    raise ArtifactError(f"this recipe has no stage '{name}': its {field} is empty")
+
+
 def of_run(stages: Mapping[str, Stage], made: Collection[str]) -> dict[str, Stage]:
     """The graph of a recipe of which the stages `made` are known: without those that it has not."""
     return _without(stages, [n for n, s in stages.items() if s.when and n not in made])

@@ -23,7 +23,7 @@ from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
 from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.graph import downstream, of_recipe
+from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.planning import planned
 from kontext.engine.series import goes_on_from
 from kontext.engine.stage import (
@@ -395,11 +395,4 @@ class Engine:
         return self.home / "scratch" / stage.name / digest
 
     def _known(self, name: str) -> Stage:
-        if name in self._stages:
-            return self._stages[name]
-        if name in self._all:
-            field = f"{self._all[name].section}.{self._all[name].when}"
-            raise ArtifactError(
-                f"recipe '{self.recipe.name}' has no stage '{name}': its {field} is empty"
-            )
-        raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
+        return stage_named(name, self._stages, self._all)

@@ -48,14 +48,14 @@ class ExcludeConfig(Section):
     rounds: int = Field(
         3, title="Rounds of training, with an attack before each but the first", ge=1
     )
-    steps: int = Field(150, title="Training steps of a round", ge=1)
+    steps: int = Field(100, title="Training steps of a round", ge=1)
     batch: int = Field(32, title="Batch, in pairs", ge=2)
-    share: float = Field(0.5, title="Share of a batch that asks for what is excluded", gt=0, lt=1)
+    share: float = Field(0.25, title="Share of a batch that asks for what is excluded", gt=0, lt=1)
     preserve: Literal["model", "data"] = Field(
         "model", title="What the rest is trained on: the model as it was, or the data's targets"
     )
     preserve_weight: float = Field(1.0, title="Loss weight of all that is to stay", ge=0)
-    lr: float = Field(1e-3, title="Learning rate")
+    lr: float = Field(3e-4, title="Learning rate")
     warmup: int = Field(10, title="Warm-up of the learning rate, in steps")
     clip: float = Field(1.0, title="Largest gradient norm")
     ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")

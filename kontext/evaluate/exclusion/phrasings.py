@@ -23,8 +23,8 @@ from kontext.models.text.encoders import MiniLM
 
 NEAR_WORDS = 24  # of a word, in both pools together
 _LEAST = 0.5  # cosine of a near word
-_SHORTLIST = 600  # words whose own embeddings are looked at, by those of the encoder's first layer
-_CONTENT = re.compile(r"[a-z]{4,}")
+_SHORTLIST = 200  # words whose own embeddings are looked at, by those of the encoder's first layer
+_WORD, _CONTENT = re.compile(r"[a-z]{3,}"), re.compile(r"[a-z]{4,}")
 
 
 class Pool(NamedTuple):
@@ -98,7 +98,7 @@ class NearWords:
     def __init__(self, encoder: MiniLM) -> None:
         self._encoder = encoder
         vocabulary = encoder.tokenizer.get_vocab()
-        self._words = sorted(w for w in vocabulary if _CONTENT.fullmatch(w))
+        self._words = sorted(w for w in vocabulary if _WORD.fullmatch(w))
         self._rows = torch.tensor([vocabulary[word] for word in self._words])
         self._found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
