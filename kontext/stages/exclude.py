@@ -163,11 +163,9 @@ class Rounds:
 
     def asked(self, number: int) -> Asked:
         """What a round trains on: texts for what is excluded, then other words for the rest."""
-        book, encode = self.book, self.editors.settings.text_length
+        book, texts = self.book, [*self.book.own, *self.added]
         kinds = {kind: group for group, kind in enumerate(book.kept)}
-        texts = [*book.own, *self.added]
-        others = [(text, kinds[kind]) for kind, said in book.kept.items() for text in said]
-        found = encode_texts(self.editors.text, [*texts, *(one[0] for one in others)], encode)
+        found, others = self.encoded(texts), self.other_words
         left_out = [
             place
             for place, row in enumerate(book.rows)
@@ -176,15 +174,24 @@ class Rounds:
         relations = {row.relation for row in book.rows if book.excluded(row)}
         related = [p for p, r in enumerate(book.rows) if r.contexts and r.relation in relations]
         return Asked(
-            tokens=found["tokens"],
-            pooled=found["pooled"],
+            tokens=torch.cat((found["tokens"], others["tokens"])),
+            pooled=torch.cat((found["pooled"], others["pooled"])),
             excluded=torch.tensor(left_out, dtype=torch.int64),
             asks=len(texts),
             related=torch.tensor(related, dtype=torch.int64),
             groups=torch.tensor([kinds.get(asked(row), -1) for row in book.rows]),
-            said=torch.tensor([group for _, group in others], dtype=torch.int64),
+            said=torch.tensor([kinds[k] for k, said in book.kept.items() for _ in said]),
             first=number * self.ctx.config.steps,
         )
+
+    def encoded(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """States of texts, as encode has them."""
+        return encode_texts(self.editors.text, texts, self.editors.settings.text_length)
+
+    @cached_property
+    def other_words(self) -> dict[str, torch.Tensor]:
+        """States of all that says in other words what kept edits ask for."""
+        return self.encoded([text for said in self.book.kept.values() for text in said])
 
     def attack(self, number: int, flow: FluxTransformer) -> list[Tried]:
         """Phrasings with which the flow still makes an excluded edit of held-out subjects."""

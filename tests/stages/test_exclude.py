@@ -1,6 +1,8 @@
 """Safety training through its stage: what comes out, how it goes on, and what is refused."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.errors import RecipeError
+from kontext.evaluate.exclusion import wordbook
 from kontext.evaluate.exclusion.phrasings import LAST, ROUNDS, Pool
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
@@ -32,10 +35,21 @@ SETTINGS = {
 FOUND = [["do the style thing", 0.5]]  # what an attack is said to have found before it ended
 
 
-def harness_with(folder: Path, **concept: object) -> Harness:
-    """A finetuned flow of hand-made pairs, in a recipe that excludes a concept."""
+@pytest.fixture(scope="module", autouse=True)
+def few_kinds() -> Iterator[None]:
+    """Every one of the pairs asks for something else: encode other words for a few of them only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wordbook, "KINDS", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """A flow of hand-made pairs, in a recipe that excludes a half of the style edits."""
+    folder = tmp_path_factory.mktemp("finetuned")
     harness = Harness(folder, recipe())
-    section = ExcludeConfig.model_validate({**SETTINGS, "concepts": [{"name": "look", **concept}]})
+    concept = {"name": "look", "relation": "style-0"}
+    section = ExcludeConfig.model_validate({**SETTINGS, "concepts": [concept]})
     harness.recipe = harness.recipe.model_copy(update={"exclude": section})
     make_data(harness, SPLIT_NAMES)
     torch.manual_seed(0)
@@ -55,17 +69,23 @@ def harness_with(folder: Path, **concept: object) -> Harness:
     return harness
 
 
-def attacked(harness: Harness) -> None:
-    """Leave in the stage's scratch folder what the attack before round 1 found."""
-    scratch = harness.folder / "scratch" / "exclude"
-    scratch.mkdir(parents=True, exist_ok=True)
+def attacked(finetuned: Harness, folder: Path) -> Harness:
+    """A copy, with what the attack before round 1 found in the stage's scratch folder."""
+    shutil.copytree(finetuned.folder, folder)
+    harness = Harness(folder, finetuned.recipe)
+    made = finetuned.inputs.values()
+    harness.inputs = {
+        a.manifest.stage: harness.store.open(a.manifest.stage, a.digest) for a in made
+    }
+    scratch = folder / "scratch" / "exclude"
+    scratch.mkdir(parents=True)
     (scratch / "attack-1.json").write_text(json.dumps(FOUND))
+    return harness
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
-    harness = harness_with(tmp_path_factory.mktemp("exclude"), relation="style-0")
-    attacked(harness)
+def made(finetuned: Harness, tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    harness = attacked(finetuned, tmp_path_factory.mktemp("exclude") / "run")
     return harness, harness.run("exclude")
 
 
@@ -100,10 +120,12 @@ def test_the_record_has_rounds_attacks_and_costs(made: tuple[Harness, Artifact])
 
 
 def test_a_run_that_died_in_a_round_goes_on_to_the_same_weights(
-    made: tuple[Harness, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finetuned: Harness,
+    made: tuple[Harness, Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    harness = harness_with(tmp_path, relation="style-0")
-    attacked(harness)
+    harness = attacked(finetuned, tmp_path / "run")
     broken_at(monkeypatch, ExcludeMethod, 2, harness, "exclude")
     again = harness.run("exclude")
     for name in ("flow.safetensors", "exclusion.json", "round-1.parquet"):
