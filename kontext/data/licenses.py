@@ -4,6 +4,7 @@ An SPDX id is ranked by what it says of itself, so one that nobody listed has it
 """
 
 import re
+from functools import cache
 
 # Strictest first. What fits none has terms that we do not know, and is stricter than all.
 _TIERS = tuple(
@@ -33,6 +34,7 @@ def strictest_license(*licenses: str) -> str:
     return min(licenses, key=lambda spdx: (_strictness(spdx), spdx))
 
 
+@cache  # pairs are millions, licences few
 def _strictness(spdx: str) -> int:
     """The last tier that fits, because the freest names are the longest; -1 for unknown terms."""
     return max((n for n, tier in enumerate(_TIERS) if tier.match(spdx)), default=-1)

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kontext.data.pixels import Pixels
@@ -50,12 +49,6 @@ class Components:
         """Pixel id -> component id; without pictures between two splits."""
         pairs = zip(self.ids.to_pylist(), self.place.tolist(), strict=True)
         return {image: self.names[place] for image, place in pairs if place >= 0}
-
-    def places(self, images: pa.Array) -> NDArray[np.int64]:
-        """The places in `names` of pictures' components; -1 where they have none."""
-        rows = pc.index_in(images, value_set=self.ids).fill_null(len(self.ids))
-        found: NDArray[np.int64] = np.r_[self.place, -1][rows.to_numpy()]
-        return found
 
     @property
     def images(self) -> int:
@@ -134,8 +127,11 @@ def _cells(
 def _once(*parts: Any) -> NDArray[np.int64]:
     """Edges [E, 2] of all parts, each once and none from a node to itself."""
     edges = np.concatenate([np.asarray(part, np.int64).reshape(-1, 2) for part in parts])
-    edges = np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1)
-    return np.unique(edges, axis=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    few, many = edges.min(axis=1, initial=2**62), edges.max(axis=1, initial=0)
+    base = int(many.max(initial=0)) + 1
+    found = np.unique(few * base + many)  # an edge as one number: in the same order, and small
+    return np.stack(np.divmod(found, base), axis=1)
 
 
 def _copies(ids: pa.Array, near: NDArray[np.int64], before: Mapping[str, str]) -> list[int]:
@@ -250,7 +246,8 @@ def near_duplicates(
     Sorted. Hashes of low quality say nothing, and join nothing.
     """
     usable = np.flatnonzero(images["pdq_quality"].to_numpy() >= MIN_QUALITY)
-    hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
+    coded = images["pdq"].combine_chunks()
+    hashes = np.frombuffer(coded.buffers()[1], np.uint8).reshape(-1, 32)[coded.offset :]
     groups, ids = images["group_key"].combine_chunks(), images["pixel_id"].combine_chunks()
     edges = []
     for first, second in pairs_within(hashes[usable], bits):

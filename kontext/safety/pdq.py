@@ -109,8 +109,9 @@ def pairs_within(hashes: Bytes, distance: int) -> list[tuple[int, int]]:
     hashes = np.ascontiguousarray(hashes)
     index.add(hashes)
     limits, _, second = index.range_search(hashes, distance + 1)
-    pairs = zip(_owners(limits).tolist(), second.tolist(), strict=True)
-    return sorted((i, j) for i, j in pairs if i < j)
+    found = np.stack([_owners(limits), second.astype(np.int64)], axis=1)
+    found = found[found[:, 0] < found[:, 1]]  # of millions, few but each with itself
+    return sorted(map(tuple, found.tolist()))
 
 
 def _owners(limits: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

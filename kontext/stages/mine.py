@@ -4,20 +4,25 @@ Figures:
     pairs_*: {} * pairs
 """
 
-import json
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
 from kontext.data.layouts import drawings
 from kontext.data.mine import miner
-from kontext.data.mine.candidate import MinedImage, Moment
-from kontext.data.mine.given import given_candidates
+from kontext.data.mine.given import Counts, given_candidates, with_edits
+from kontext.data.mine.images import COLUMNS, ImageRows
+from kontext.data.mine.proposals import Proposals
 from kontext.data.mine.select import Selection, select
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import GateError
+from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.parquet import write_parquet
 from schemas.sections.data import IngestConfig, MineConfig
 from schemas.tables import CATEGORIES, PAIRS
 
@@ -36,36 +41,61 @@ def run(ctx: StageContext[MineConfig]) -> None:
     Raises:
         GateError: no edit is found, and more than text-to-image was asked for.
     """
-    config = ctx.config
-    bank = ImageBank(ctx.inputs["ingest"], Buckets.of(ctx.upstream("ingest", IngestConfig)))
-    ingest = ctx.inputs["ingest"]
-    images = _images(ingest.table("images"), ingest.table("moments.parquet"), bank)
-    proposed = [c for name in config.miners for c in miner(name)(images, config)]
-    made = ingest.names("edits.parquet")  # where the recipe asks for them
-    edits = ingest.table(made[0]).to_pylist() if made else []
-    given, outcomes = given_candidates(
-        ingest.table("given.parquet").to_pylist(), {i.pixel_id: i for i in images}, edits
-    )
-    mined = select(proposed, config)
-    kept = sorted([*mined.kept, *given], key=lambda c: c.pair_id)
-    selection = Selection(kept, mined.counts + outcomes)
-    _check(ctx, selection, config)
-    ctx.output.add_table("pairs.parquet", _table(selection))
+    config, ingest = ctx.config, ctx.inputs["ingest"]
+    bank = ImageBank(ingest, Buckets.of(ctx.upstream("ingest", IngestConfig)))
+    columns = ingest.table("images", COLUMNS)
+    images = ImageRows(columns, ingest.table("moments.parquet"), bank.rgb)
+    proposals = Proposals(ctx.scratch, config.seed)
+    for name in config.miners:
+        proposals.add(miner(name)(images, config))
+    proposed = len(proposals)
+    lost = _add_given(ingest, images, proposals)
+    selection = select(proposals, config)
+    counts = selection.counts + lost
+    kept = ctx.scratch / "pairs.parquet"
+    edits = _write(selection, kept)
+    _check(ctx, len(selection), edits, config)
+    ctx.output.add_file(kept.name, kept)
+    kept.unlink()
     rows = [
         {"relation_class": key[0], "relation": key[1], "outcome": key[2], "pairs": n}
-        for key, n in sorted(selection.counts.items())
-        if n
+        for key, n in sorted(counts.items())
     ]
-    ctx.output.add_json("counts.json", {"proposed": len(proposed) + len(given), "outcomes": rows})
+    proposed += selection.given
+    ctx.output.add_json("counts.json", {"proposed": proposed, "outcomes": rows})
     ctx.report.table("mine-counts", rows)
-    _report(ctx, selection, len(proposed) + len(given))
+    _report(ctx, counts, proposed)
 
 
-def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
+def _add_given(ingest: Artifact, images: ImageRows, proposals: Proposals) -> Counts:
+    """Add the pairs that sources bring; what became of the others."""
+    lost: Counts = Counter()
+    made = ingest.names("edits.parquet")  # where the recipe asks for them
+    edits = ingest.table(made[0]) if made else None
+    rows = with_edits(ingest.table("given.parquet"), edits)
+    proposals.add(given_candidates(rows, images.of, lost), given=True)
+    return lost
+
+
+def _write(selection: Selection, path: Path) -> int:
+    """Write what is kept; how many of it are edits."""
+    edits = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal edits
+        for table in selection.tables():
+            edits += pc.sum(pc.greater(pc.list_value_length(table["context_ids"]), 0)).as_py() or 0
+            yield table
+
+    write_parquet(path, PAIRS, counted())
+    return edits
+
+
+def _check(ctx: StageContext, kept: int, edits: int, config: MineConfig) -> None:
     """An editor cannot be trained without edits: better said here than hours later."""
-    if any(candidate.context_ids for candidate in selection.kept):
+    if edits:
         return
-    if selection.kept and set(config.miners) == {"singles"}:
+    if kept and set(config.miners) == {"singles"}:
         ctx.note("no edits: only text-to-image pairs were asked for")
         return
     raise GateError(
@@ -78,45 +108,17 @@ def _check(ctx: StageContext, selection: Selection, config: MineConfig) -> None:
     )
 
 
-def _images(table: pa.Table, moments: pa.Table, bank: ImageBank) -> list[MinedImage]:
-    moment_of = {
-        row["pixel_id"]: Moment(row["kind"], row["series"], row["shot"], row["at_s"])
-        for row in moments.to_pylist()
-    }
-    return [
-        MinedImage(
-            pixel_id=row["pixel_id"],
-            source=row["source"],
-            group_key=row["group_key"],
-            concept=row["concept"],
-            attributes=json.loads(row["attributes"]),
-            license_spdx=row["license_spdx"],
-            load=bank.rgb,
-            moment=moment_of.get(row["pixel_id"]),
-        )
-        for row in sorted(table.to_pylist(), key=lambda row: str(row["pixel_id"]))
-    ]
-
-
-def _table(selection: Selection) -> pa.Table:
-    rows = [
-        {name: getattr(c, name) for name in PAIRS.names} | {"params": c.params_json}
-        for c in selection.kept
-    ]
-    return pa.Table.from_pylist(rows, PAIRS)
-
-
-def _report(ctx: StageContext, selection: Selection, proposed: int) -> None:
-    by_category = defaultdict(list)
-    for candidate in selection.kept:
-        by_category[candidate.relation_class].append(candidate)
+def _report(ctx: StageContext, counts: Counts, proposed: int) -> None:
+    by_category: Counter[str] = Counter()
+    for (category, _, outcome), number in counts.items():
+        by_category[category] += number * (outcome == "kept")
     for name in (*CATEGORIES, "t2i"):
-        ctx.output.metric(f"pairs_{name}", len(by_category[name]))
+        ctx.output.metric(f"pairs_{name}", by_category[name])
     for name in CATEGORIES:
         if not by_category[name]:
             ctx.note(f"no '{name}' pairs could be mined from these sources")
     ctx.report.markdown(
         "mine-summary",
-        f"**{len(selection.kept):,}** pairs kept of {proposed:,} proposed: "
-        + ", ".join(f"{len(by_category[name]):,} {name}" for name in (*CATEGORIES, "t2i")),
+        f"**{by_category.total():,}** pairs kept of {proposed:,} proposed: "
+        + ", ".join(f"{by_category[name]:,} {name}" for name in (*CATEGORIES, "t2i")),
     )

@@ -16,18 +16,17 @@ Figures:
 
 from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
-from kontext.data.shards import dataset
-from kontext.data.shards.dataset import Selected
+from kontext.data.shards import dataset, select
+from kontext.data.shards.divide import divide
+from kontext.data.shards.select import Selected
 from kontext.data.shards.write import ShardSet, write_shards
-from kontext.data.split import SPLITS_IN_ORDER, Components, assign, components
+from kontext.data.split import SPLITS_IN_ORDER, Components
 from kontext.engine.stage import Stage, StageContext
-from kontext.errors import GateError
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import IngestConfig, ShardConfig
 from schemas.tables import RELATION_CLASSES
@@ -50,40 +49,16 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     ingest = ctx.inputs["ingest"]
     buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
     bank, made_with = ImageBank(ingest, buckets), {"sizes": repr(buckets)}
-    selected = dataset.select_pairs(
-        ctx.inputs["mine"].table("pairs.parquet"),
-        ctx.inputs["caption"].table("captions.parquet"),
-        ctx.inputs["screen"].table("accepted.parquet"),
-        bank.ids,
-    )
-    images = ingest.table("images")
-    before = dataset.splits_before(ctx.before)
-    found = components(
-        images,
-        dataset.ties(selected, images["pixel_id"].combine_chunks()),
-        bank.rgb,
-        near_bits=config.near_duplicate_bits,
-        near_l1=config.near_duplicate_l1,
-        before=before,
-    )
-    selected = dataset.drop_divided_pairs(selected, found)
-    if not len(selected):
-        raise GateError(f"no pair was accepted (dropped: {dict(selected.dropped)})")
-    splits = assign(
-        dataset.class_counts(selected, found),
-        test_fraction=config.test_fraction,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        kept=found.kept,
-    )
-    selected = dataset.drop_cross_split_pairs(selected, found, splits)
-    table = dataset.splits_table(selected, found, splits)
+    before = select.splits_before(ctx.before)
+    divided = divide(ctx.inputs, config, bank.rgb, before)
+    selected, found, splits = divided.selected, divided.components, divided.splits
+    table = select.splits_table(selected, found, splits)
     earlier = [made for made in ctx.earlier() if _made_with(made) == made_with]
     shown = dataset.ShownPictures(bank, earlier)
     shards = _write(ctx, selected, table["split"], shown)
     shard_table, member_table = shards.tables()
     ctx.output.add_table("splits.parquet", table)
-    ctx.output.add_table("picture_splits.parquet", dataset.picture_splits(found, splits, before))
+    ctx.output.add_table("picture_splits.parquet", select.picture_splits(found, splits, before))
     ctx.output.add_table("shards.parquet", shard_table)
     ctx.output.add_table("shard_members.parquet", member_table)
     ctx.output.add_json(_MADE_WITH, made_with)
@@ -101,10 +76,12 @@ def _write(
     shown: dataset.ShownPictures,
 ) -> ShardSet:
     shards, limit = ShardSet(), ctx.config.max_pairs_per_shard
+    files = ctx.inputs["mine"].path("pairs.parquet"), ctx.inputs["caption"].path("captions.parquet")
+    pairs = dataset.PairRows(*files)
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
-        rows = selected.rows(np.asarray(pc.equal(split_of, split)))
-        samples = (dataset.shard_sample(row, split, shown) for row in rows)
+        own = selected.table.filter(pc.equal(split_of, split))
+        samples = (dataset.shard_sample(row, split, shown) for row in pairs.of(own))
         write_shards(samples, split, ctx.scratch, limit, shown.png, shards)
     for path in shards.paths:
         ctx.output.add_file(path.name, path)

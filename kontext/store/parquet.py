@@ -1,11 +1,14 @@
 """Parquet: the same rows give the same bytes, however they were chunked; and one way to read it."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 CHANGES_RESULTS = True
 
@@ -15,21 +18,56 @@ _ROWS_BLOBS = 1_024  # where a column holds images
 
 def parquet_bytes(table: pa.Table) -> bytes:
     """The table as zstd Parquet."""
-    metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
-    table = table.replace_schema_metadata(metadata or None).combine_chunks()
-    blobs = [f.name for f in table.schema if pa.types.is_binary(f.type)]
+    table = table.replace_schema_metadata(_metadata(table.schema)).combine_chunks()
     sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=_ROWS_BLOBS if blobs else _ROWS,
-        use_dictionary=[f.name for f in table.schema if f.name not in blobs],
-        data_page_version="1.0",
-        version="2.6",
-    )
+    pq.write_table(table, sink, row_group_size=_group_rows(table.schema), **_format(table.schema))
     return sink.getvalue()
+
+
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write the rows of all tables to a file; at most one group of rows is held.
+
+    The bytes are those that `parquet_bytes` gives for all of them in one table.
+    """
+    schema = schema.with_metadata(_metadata(schema))
+    with pq.ParquetWriter(path, schema, **_format(schema)) as writer:
+        for group in _regrouped(tables, schema, _group_rows(schema)):
+            writer.write_table(group)
+
+
+def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of just so many, but for the last; one without rows if none has."""
+    held, some = schema.empty_table(), False
+    for table in tables:
+        held = pa.concat_tables([held, table.replace_schema_metadata(schema.metadata)])
+        while held.num_rows >= rows:
+            yield held.slice(0, rows).combine_chunks()
+            held, some = held.slice(rows), True
+    if held.num_rows or not some:
+        yield held.combine_chunks()
+
+
+def _metadata(schema: pa.Schema) -> dict[bytes, bytes] | None:
+    return {k: v for k, v in (schema.metadata or {}).items() if k != b"pandas"} or None
+
+
+def _blobs(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_binary(field.type)]
+
+
+def _group_rows(schema: pa.Schema) -> int:
+    return _ROWS_BLOBS if _blobs(schema) else _ROWS
+
+
+def _format(schema: pa.Schema) -> dict[str, Any]:
+    blobs = _blobs(schema)
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [field.name for field in schema if field.name not in blobs],
+        "data_page_version": "1.0",
+        "version": "2.6",
+    }
 
 
 def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -44,3 +82,35 @@ def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> 
     opened = pa.BufferReader(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(opened) as file:
         return file.read(columns=columns and list(columns), use_threads=threads)
+
+
+class ParquetRows:
+    """Rows of a file by their numbers. One group of rows is held, so that going through is fast."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        metadata = pq.read_metadata(path)
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._held: tuple[int, pa.Table] | None = None
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> pa.Table:
+        """The rows of these numbers [N], in their order."""
+        of = np.searchsorted(self._ends, rows, side="right")
+        groups, parts, taken = np.unique(of), [], []
+        for group in groups.tolist():
+            mine = np.flatnonzero(of == group)
+            first = int(self._ends[group - 1]) if group else 0
+            parts.append(self._group(group).take(pa.array(rows[mine] - first)))
+            taken.append(mine)
+        if not parts:
+            return self._group(0).slice(0, 0)
+        found = pa.concat_tables(parts)
+        order = np.argsort(np.concatenate(taken))
+        return found if len(groups) == 1 else found.take(pa.array(order))
+
+    def _group(self, number: int) -> pa.Table:
+        if self._held is None or self._held[0] != number:
+            with pq.ParquetFile(self._path) as file:
+                self._held = number, file.read_row_group(number)
+        return self._held[1]

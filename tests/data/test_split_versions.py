@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.data.shards import dataset
-from kontext.data.shards.dataset import Selected
+from kontext.data.shards import select
+from kontext.data.shards.select import Selected
 from kontext.data.split import NOWHERE, assign, components
-from schemas.tables import IMAGES, PAIRS
+from schemas.tables import IMAGES
 from tests.stages.stage_harness import rows_table
 
 FRACTIONS = {"test_fraction": 0.06, "val_fraction": 0.03}
@@ -38,23 +39,27 @@ def version(
 ) -> Version:
     """As the stage shard makes one, of pictures (id -> group) that are no near-duplicates."""
     images = [{"pixel_id": i, "group_key": group, "source": "s"} for i, group in groups.items()]
-    rows = [
-        {"pair_id": f"{a}-{b}", "context_ids": [a], "target_id": b, "relation_class": "local"}
-        for a, b in sorted(edges)
-    ]
+    place = {name: row for row, name in enumerate(groups)}
+    pairs = {
+        "pair_id": pa.array([f"{a}-{b}" for a, b in sorted(edges)], pa.string()),
+        "relation_class": pa.array(["local"] * len(edges), pa.string()),
+        "contexts": pa.array([[place[a]] for a, _ in sorted(edges)], pa.list_(pa.int32())),
+        "target": pa.array([place[b] for _, b in sorted(edges)], pa.int32()),
+    }
     before = before or {}
-    pictures, selected = rows_table(IMAGES, images), Selected(rows_table(PAIRS, rows), Counter())
-    ties = dataset.ties(selected, pictures["pixel_id"].combine_chunks())
+    pictures, selected = rows_table(IMAGES, images), Selected(pa.table(pairs), Counter())
+    ties = select.ties(selected)
     found = components(pictures, ties, lambda _: None, near_bits=0, near_l1=0.0, before=before)
-    selected = dataset.drop_divided_pairs(selected, found)
-    counts = dataset.class_counts(selected, found)
+    selected = select.drop_divided_pairs(selected, found)
+    counts = select.class_counts(selected, found)
     splits = assign(counts, **FRACTIONS, seed=seed, kept=found.kept)
-    table = dataset.splits_table(selected, found, splits)
+    table = select.splits_table(selected, found, splits)
+    known = select.picture_splits(found, splits, before)
     of = dict(zip(table["pair_id"].to_pylist(), table["split"].to_pylist(), strict=True))
     return Version(
         {(a, b): of[f"{a}-{b}"] for a, b in edges if f"{a}-{b}" in of},
         table,
-        dict(zip(*dataset.picture_splits(found, splits, before).to_pydict().values(), strict=True)),
+        dict(zip(*known.to_pydict().values(), strict=True)),
         selected.dropped,
     )
 

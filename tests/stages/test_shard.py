@@ -11,8 +11,8 @@ import pytest
 import webdataset
 
 from kontext.data.pixels import decode_png, encode_png, pixel_id
-from kontext.data.shards.dataset import splits_before
 from kontext.data.shards.read import load_split
+from kontext.data.shards.select import splits_before
 from kontext.errors import GateError
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.recipes import Recipe

@@ -2,13 +2,14 @@
 
 import ast
 import tempfile
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext.store.parquet import parquet_bytes, read_parquet
+from kontext.store.parquet import parquet_bytes, read_parquet, write_parquet
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = st.lists(st.tuples(st.integers(-(2**40), 2**40), st.text(max_size=5), st.binary()))
@@ -55,3 +56,15 @@ def test_nothing_reads_through_the_scanner() -> None:
             calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             names = {n.func.attr for n in calls if isinstance(n.func, ast.Attribute)}
             assert not names & {"read_table", "ParquetDataset"}, path
+
+
+@given(st.lists(st.integers(0, 90_000), max_size=4))
+@settings(max_examples=20)
+def test_many_tables_give_the_bytes_of_one(sizes: list[int]) -> None:
+    table = _table([(i, str(i), b"") for i in range(sum(sizes))]).drop_columns(["blob"])
+    ends = list(accumulate(sizes, initial=0))
+    parts = [table.slice(low, high - low) for low, high in pairwise(ends)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        write_parquet(path, table.schema, parts)
+        assert path.read_bytes() == parquet_bytes(table)

@@ -9,12 +9,13 @@ contexts, because colours or detail are not in them.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kontext.data.licenses import strictest_license
-from kontext.data.mine.candidate import Candidate, MinedImage
+from kontext.data.mine.candidate import Candidate, MinedImage, rows_by
 from kontext.data.mine.relations import relation_of
 from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import MineConfig
@@ -22,8 +23,8 @@ from schemas.sections.data import MineConfig
 VERSION = "2"
 _POORER = ("black and white", "line art", "pixel art")  # than the drawing they come from
 
-
-Key = tuple[str, str, frozenset[tuple[str, str]]]  # group, label, all other labels
+T = TypeVar("T")
+Key = tuple[str, frozenset[tuple[str, str]]]  # label, all other labels
 
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
@@ -32,18 +33,32 @@ def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate
     Images are looked up by all their labels but one, so the work grows with the images, not with
     their pairs; a target is proposed with at most `pairs_per_image` contexts by a label.
     """
+    return (candidate for candidate, _ in with_targets(images, config))
+
+
+def with_targets(
+    images: Sequence[MinedImage], config: MineConfig
+) -> Iterator[tuple[Candidate, MinedImage]]:
+    """The pairs of `mine`, each with the image that is its target; one group is held at a time."""
+    for rows in rows_by(images, lambda image: image.group_key).values():
+        yield from _in_group([images[row] for row in rows], config)
+
+
+def _in_group(
+    images: Sequence[MinedImage], config: MineConfig
+) -> Iterator[tuple[Candidate, MinedImage]]:
     alike: dict[Key, list[MinedImage]] = defaultdict(list)
     for image in images:
         labels = frozenset(image.attributes.items())
         for item in sorted(labels):
-            alike[image.group_key, item[0], labels - {item}].append(image)
+            alike[item[0], labels - {item}].append(image)
     silhouettes = _Silhouettes()
-    for (_, label, _), members in alike.items():
+    for (label, _), members in alike.items():
         for target in members:
             for context in _contexts(target, members, label, config.pairs_per_image):
                 evidence = silhouettes.evidence(context, target, label, config.style_overlap_min)
                 if evidence is not None:
-                    yield _candidate(context, target, label, evidence)
+                    yield _candidate(context, target, label, evidence), target
 
 
 def _contexts(
@@ -61,7 +76,7 @@ def _contexts(
     return islice(others, most)
 
 
-def in_turn_from(members: Sequence[MinedImage], first: int) -> Iterator[MinedImage]:
+def in_turn_from(members: Sequence[T], first: int) -> Iterator[T]:
     """All members once, from the one at `first` on."""
     return (members[(first + step) % len(members)] for step in range(len(members)))
 

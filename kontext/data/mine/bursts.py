@@ -3,10 +3,9 @@
 Their cameras say when (EXIF). What makes two of them a pair is as for frames of a video.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from kontext.data.mine.candidate import Candidate, MinedImage
+from kontext.data.mine.candidate import Candidate, MinedImage, rows_by
 from kontext.data.mine.frames import of_series, when
 from schemas.sections.data import MineConfig
 
@@ -15,13 +14,15 @@ VERSION = "1"
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
     """Pairs of photographs of a burst, in both directions."""
-    folders: dict[str, list[MinedImage]] = defaultdict(list)
-    for image in images:
-        if image.moment is not None and image.moment.kind == "photograph":
-            folders[image.moment.series].append(image)
-    for _, members in sorted(folders.items()):
-        for burst in _bursts(sorted(members, key=when), config.burst_seconds):
+    for _, rows in sorted(rows_by(images, _folder).items()):
+        members = sorted((images[row] for row in rows), key=when)
+        for burst in _bursts(members, config.burst_seconds):
             yield from of_series(burst, config, "bursts")
+
+
+def _folder(image: MinedImage) -> str | None:
+    moment = image.moment
+    return None if moment is None or moment.kind != "photograph" else moment.series
 
 
 def _bursts(members: Sequence[MinedImage], longest: float) -> Iterator[list[MinedImage]]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 GIVEN = "given"  # `miner` of pairs that a source brings
 EDITS = "edits"  # `miner` of pairs that stage ingest made by known operations
 WORDED = (GIVEN, EDITS)  # those that come with their instruction
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,15 @@ class Candidate:
     def params_json(self) -> str:
         """Parameters as canonical JSON."""
         return json.dumps(dict(self.params), sort_keys=True, separators=(",", ":"))
+
+
+def rows_by(
+    images: Sequence[MinedImage], key: Callable[[MinedImage], Key | None]
+) -> dict[Key, Sequence[int]]:
+    """Places in `images` of those with one key, in the order of their firsts; None is left out."""
+    found: dict[Key, array[int]] = {}
+    for row, image in enumerate(images):
+        of = key(image)
+        if of is not None:
+            found.setdefault(of, array("q")).append(row)
+    return dict(found)

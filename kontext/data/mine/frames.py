@@ -6,14 +6,13 @@ by the shift of the camera, so that a pan alone is told from things that move. A
 the shift are stored as evidence.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kontext.data.licenses import strictest_license
-from kontext.data.mine.candidate import Candidate, MinedImage
+from kontext.data.mine.candidate import Candidate, MinedImage, rows_by
 from kontext.data.mine.relations import RELATIONS
 from schemas.sections.data import MineConfig
 
@@ -29,12 +28,13 @@ Grey = NDArray[np.float64]
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
     """Pairs of frames of a shot, at most `frames_apart` apart, in both directions."""
-    shots: dict[tuple[str, int], list[MinedImage]] = defaultdict(list)
-    for image in images:
-        if image.moment is not None and image.moment.kind == "frame":
-            shots[image.moment.series, image.moment.shot].append(image)
-    for _, members in sorted(shots.items()):
-        yield from of_series(sorted(members, key=when), config, "frames")
+    for _, rows in sorted(rows_by(images, _shot).items()):
+        yield from of_series(sorted((images[row] for row in rows), key=when), config, "frames")
+
+
+def _shot(image: MinedImage) -> tuple[str, int] | None:
+    moment = image.moment
+    return None if moment is None or moment.kind != "frame" else (moment.series, moment.shot)
 
 
 def when(image: MinedImage) -> tuple[float, str]:

@@ -5,6 +5,7 @@ subject with the wanted value, so the words do not name it. A pair whose referen
 another split is dropped by stage shard.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,20 +23,18 @@ VERSION = "2"
 
 def mine(images: Sequence[MinedImage], config: MineConfig) -> Iterator[Candidate]:
     """Every attribute pair whose wanted value another group shows too, with one such picture."""
-    shown = {image.pixel_id: image for image in images}
-    showing: dict[tuple[str, str, str], list[MinedImage]] = defaultdict(list)
-    for image in images:
+    showing: dict[tuple[str, str, str], array[int]] = defaultdict(lambda: array("q"))  # places
+    for row, image in enumerate(images):
         for name, value in image.attributes.items():
-            showing[image.source, name, value].append(image)
-    for pair in attributes.mine(images, config):
+            showing[image.source, name, value].append(row)
+    for pair, target in attributes.with_targets(images, config):
         name, wanted = str(pair.params["attribute"]), str(pair.params["to"])
         # a picture of the wanted words is no easier to follow than the words
         if name == "text" or is_nothing(wanted):
             continue
-        target = shown[pair.target_id]
         able = showing[target.source, name, wanted]
         first = stable_hash("reference", pair.pair_id, config.seed) % len(able)
-        for image in attributes.in_turn_from(able, first):
+        for image in (images[row] for row in attributes.in_turn_from(able, first)):
             if image.group_key != target.group_key:
                 yield replace(
                     pair,

@@ -4,58 +4,112 @@ Candidates are ranked by a hash of their id, so the choice does not depend on th
 images were ingested, and adding a source does not reshuffle the others.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kontext.data.mine.candidate import Candidate
-from kontext.data.sources.stable import stable_hash
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kontext.data.mine.proposals import Deciding, Group, Proposals
 from schemas.sections.data import MineConfig
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Kept candidates in pair-id order, and why the others were not kept.
+    """Which candidates are kept, and why the others are not.
 
     `counts` maps (relation_class, relation, outcome) to a number; outcomes are kept, duplicate,
     quota and image_cap.
     """
 
-    kept: list[Candidate]
+    proposals: Proposals
+    kept: Bools  # [N]
     counts: Counter[tuple[str, str, str]]
+    given: int  # of those kept, brought by sources
+
+    def __len__(self) -> int:
+        return int(self.kept.sum())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """PAIRS rows of what is kept, in pair-id order, in parts."""
+        return self.proposals.rows(self.kept)
 
 
-def select(candidates: Iterable[Candidate], config: MineConfig) -> Selection:
-    """Choose at most the recipe's numbers per category, spread evenly over its relations."""
+def select(proposals: Proposals, config: MineConfig) -> Selection:
+    """Choose at most the recipe's numbers per category, spread evenly over its relations.
+
+    All that sources brought is kept, but for duplicates.
+    """
+    deciding, groups = proposals.deciding(), list(proposals.groups)
+    unique = _unique(deciding)
+    given = np.array([group.given for group in groups], bool)[deciding.group]
+    capped = unique & (given | _capped(deciding, unique, config))
+    available = np.bincount(deciding.group[capped], minlength=len(groups)).tolist()
+    quotas = _all_quotas(dict(zip(groups, available, strict=True)), config)
+    kept = capped & (given | _first(deciding, capped, np.array(quotas, np.int64)))
     counts: Counter[tuple[str, str, str]] = Counter()
-    by_relation: dict[tuple[str, str], dict[str, Candidate]] = defaultdict(dict)
-    for candidate in candidates:
-        unique = by_relation[candidate.relation_class, candidate.relation]
-        if candidate.pair_id in unique:
-            counts[candidate.relation_class, candidate.relation, "duplicate"] += 1
-        unique[candidate.pair_id] = candidate
-    kept: list[Candidate] = []
-    for category in sorted({key[0] for key in by_relation}):
-        pools = {key[1]: list(p.values()) for key, p in by_relation.items() if key[0] == category}
-        capped = {name: _cap_per_image(pool, config) for name, pool in pools.items()}
-        quotas = _quotas({name: len(pool) for name, pool in capped.items()}, category, config)
-        for name, pool in capped.items():
-            kept.extend(pool[: quotas[name]])
-            counts[category, name, "kept"] += quotas[name]
-            counts[category, name, "quota"] += len(pool) - quotas[name]
-            counts[category, name, "image_cap"] += len(pools[name]) - len(pool)
-    return Selection(sorted(kept, key=lambda c: c.pair_id), counts)
+    for outcome, which in (
+        ("kept", kept),
+        ("duplicate", ~unique),
+        ("quota", capped & ~kept),
+        ("image_cap", unique & ~capped),
+    ):
+        found = np.bincount(deciding.group[which], minlength=len(groups)).tolist()
+        for group, number in zip(groups, found, strict=True):
+            counts[group.relation_class, group.relation, outcome] += number
+    return Selection(proposals, kept, counts, int((kept & given).sum()))
 
 
-def _cap_per_image(pool: list[Candidate], config: MineConfig) -> list[Candidate]:
-    """`pool` in hash order, without candidates whose target was already used often enough."""
-    used: Counter[str] = Counter()
-    capped = []
-    for candidate in sorted(pool, key=lambda c: stable_hash(c.pair_id, config.seed)):
-        if used[candidate.target_id] < config.pairs_per_image:
-            used[candidate.target_id] += 1
-            capped.append(candidate)
-    return capped
+def _unique(deciding: Deciding) -> Bools:
+    """All but earlier proposals of the same pair."""
+    newest_first = -np.arange(len(deciding.group))
+    newest: Bools = _place_among(newest_first, deciding.group, *deciding.pair.T) == 0
+    return newest
+
+
+def _capped(deciding: Deciding, among: Bools, config: MineConfig) -> Bools:
+    """Without candidates whose target was already used often enough, in the order of ranks."""
+    found = among.copy()
+    keys = deciding.group[among], *deciding.target[among].T
+    found[among] = _place_among(deciding.rank[among], *keys) < config.pairs_per_image
+    return found
+
+
+def _first(deciding: Deciding, among: Bools, quotas: NDArray[np.int64]) -> Bools:
+    """As many of every group as its quota says, in the order of ranks."""
+    found, group = among.copy(), deciding.group[among]
+    found[among] = _place_among(deciding.rank[among], group) < quotas[group]
+    return found
+
+
+def _place_among(
+    rank: NDArray[np.int64] | NDArray[np.uint64], *keys: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """How many rows with the same keys come before each, in the order of ranks [N]."""
+    order = np.lexsort((rank, *keys))
+    begins = np.zeros(len(order), bool)
+    begins[:1] = True
+    for key in keys:
+        ordered = key[order]
+        begins[1:] |= ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(begins)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
+    return place
+
+
+def _all_quotas(available: dict[Group, int], config: MineConfig) -> list[int]:
+    """The quota of every group, by its category's others; 0 for given ones, which need none."""
+    pools: dict[str, dict[str, int]] = {}
+    for group, number in available.items():
+        if not group.given:
+            pools.setdefault(group.relation_class, {})[group.relation] = number
+    quotas = {category: _quotas(pool, category, config) for category, pool in pools.items()}
+    return [0 if g.given else quotas[g.relation_class][g.relation] for g in available]
 
 
 def _quotas(available: dict[str, int], category: str, config: MineConfig) -> dict[str, int]:

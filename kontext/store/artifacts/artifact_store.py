@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,14 +106,14 @@ class Artifact:
             known = ", ".join(self.names()[:8])
             raise ArtifactError(f"{self.stage}/{self.digest} has no file '{name}' (has {known})")
 
-    def table(self, name: str) -> pa.Table:
-        """One Parquet file, or all of `name/` concatenated in name order."""
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One Parquet file, or all of `name/` concatenated in name order; or some columns."""
         if name in self._files:
-            return read_parquet(self.path(name))
+            return read_parquet(self.path(name), columns)
         names = [n for n in self.names(name.rstrip("/") + "/") if n.endswith(".parquet")]
         if not names:
             raise ArtifactError(f"{self.stage}/{self.digest} has no table '{name}'")
-        return pa.concat_tables(read_parquet(self.path(n)) for n in names)
+        return pa.concat_tables(read_parquet(self.path(n), columns) for n in names)
 
     def json(self, name: str) -> Any:
         """A parsed JSON file."""

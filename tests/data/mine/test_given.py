@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kontext.data.mine.candidate import MinedImage
-from kontext.data.mine.given import given_candidates
+from kontext.data.mine.candidate import Candidate, MinedImage
+from kontext.data.mine.given import given_candidates, with_edits
 from kontext.data.mine.kinds import category_of
+from schemas.sections.data import MineConfig
+from schemas.tables import EDITS, GIVEN
+from tests.data.mine.chosen import chosen
+from tests.stages.stage_harness import rows_table
 
+Counts = Counter[tuple[str, str, str]]
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -18,6 +23,15 @@ def images(**licences: str) -> dict[str, MinedImage]:
         name: MinedImage(name, "pairs:x", f"pairs:x:{name}", "", {}, licence, lambda _: PIXELS)
         for name, licence in licences.items()
     }
+
+
+def pairs_of(
+    rows: list[dict[str, Any]], known: dict[str, MinedImage]
+) -> tuple[list[Candidate], Counts]:
+    """The pairs of the rows, and counts of what is none."""
+    lost: Counts = Counter()
+    found = given_candidates(((one, None) for one in rows), known.__getitem__, lost)
+    return list(found), lost
 
 
 def row(contexts: list[str], target: str, instruction: str, **more: str) -> dict[str, Any]:
@@ -33,23 +47,23 @@ def row(contexts: list[str], target: str, instruction: str, **more: str) -> dict
 
 def test_edits_keep_their_words_and_take_the_strictest_licence() -> None:
     known = images(a="CC0-1.0", b="CC-BY-NC-4.0", c="MIT")
-    found, counts = given_candidates([row(["a", "b"], "c", "Make  it\tred\n")], known)
+    found, lost = pairs_of([row(["a", "b"], "c", "Make  it\tred\n")], known)
     (pair,) = found
     assert pair.params["instruction"] == "Make  it\tred\n"
     assert (pair.context_ids, pair.target_id) == (("a", "b"), "c")
     assert (pair.license_spdx, pair.relation, pair.miner) == ("CC-BY-NC-4.0", "given", "given")
     assert pair.params["row"] == "pairs:x/t.jsonl:1"
-    assert counts == Counter({("local", "given", "kept"): 1})
+    assert pair.relation_class == "local" and not lost
 
 
 def test_captions_are_text_to_image_pairs() -> None:
     rows = [row([], "a", "a red cat"), row(["a"], "b", "add a hat", target_caption="a hat")]
-    found, counts = given_candidates(rows, images(a="MIT", b="MIT"))
+    found, _ = pairs_of(rows, images(a="MIT", b="MIT"))
     singles = {c.target_id: c.params["instruction"] for c in found if not c.context_ids}
     assert singles == {"a": "a red cat", "b": "a hat"}
     (edit,) = (c for c in found if c.context_ids)
     assert edit.params["target_caption"] == "a hat"
-    assert counts[("t2i", "t2i", "kept")] == 2
+    assert {c.relation for c in found if not c.context_ids} == {"t2i"}
 
 
 def test_every_row_has_one_outcome() -> None:
@@ -60,9 +74,10 @@ def test_every_row_has_one_outcome() -> None:
         row(["a"], "a", "nothing"),
         row([], "", "lost", status="picture_truncated"),
     ]
-    found, counts = given_candidates(rows, images(a="MIT", b="MIT"))
-    assert len(found) == 2 and found == sorted(found, key=lambda c: c.pair_id)
-    assert counts == Counter(
+    found, lost = pairs_of(rows, images(a="MIT", b="MIT"))
+    kept, counts = chosen([], MineConfig(pairs_per_category=1), found)
+    assert len(kept) == 2  # no quota leaves one out
+    assert counts + lost == Counter(
         {
             ("local", "given", "kept"): 2,
             ("local", "given", "duplicate"): 1,
@@ -70,6 +85,16 @@ def test_every_row_has_one_outcome() -> None:
             ("", "given", "picture_truncated"): 1,
         }
     )
+
+
+def test_rows_that_were_made_come_with_how() -> None:
+    given = rows_table(GIVEN, [{"source": "s", "row": name} for name in "abc"])
+    assert [made for _, made in with_edits(given)] == [None] * 3
+    made = [("s", "c", "blur"), ("s", "a", "turn"), ("t", "b", "crop"), ("s", "c", "hue")]
+    columns = ("source", "row", "operation")
+    edits = rows_table(EDITS, [dict(zip(columns, one, strict=True)) for one in made])
+    found = [(row["row"], how and how["operation"]) for row, how in with_edits(given, edits)]
+    assert found == [("a", "turn"), ("b", None), ("c", "hue")]
 
 
 @pytest.mark.parametrize(

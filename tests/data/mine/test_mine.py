@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext.data.mine import attributes, references, singles
 from kontext.data.mine.attributes import overlap, silhouette
 from kontext.data.mine.candidate import Candidate, MinedImage
-from kontext.data.mine.select import select
 from schemas.sections.data import MineConfig
+from tests.data.mine.chosen import chosen
 
 
 def image(
@@ -127,29 +127,30 @@ def candidates(relation: str, category: str, n: int) -> list[Candidate]:
 
 def test_skin_tone_is_capped_and_its_share_goes_to_others() -> None:
     pool = candidates("skin_tone", "local", 500) + candidates("hair_color", "local", 500)
-    kept = select(pool, MineConfig(pairs_per_category=200, skin_tone_share=0.15)).kept
-    assert Counter(c.relation for c in kept) == {"skin_tone": 30, "hair_color": 170}
+    kept, _ = chosen(pool, MineConfig(pairs_per_category=200, skin_tone_share=0.15))
+    assert Counter(row["relation"] for row in kept) == {"skin_tone": 30, "hair_color": 170}
 
 
 def test_relations_share_a_category_evenly() -> None:
     pool = candidates("a", "global", 10) + candidates("b", "global", 300)
-    kept = select(pool, MineConfig(pairs_per_category=100)).kept
-    assert Counter(c.relation for c in kept) == {"a": 10, "b": 90}
+    kept, _ = chosen(pool, MineConfig(pairs_per_category=100))
+    assert Counter(row["relation"] for row in kept) == {"a": 10, "b": 90}
 
 
 @given(st.permutations(range(12)), st.integers(1, 12))
+@settings(max_examples=25)
 def test_selection_does_not_depend_on_order(order: list[int], quota: int) -> None:
     pool = candidates("a", "text", 12)
     config = MineConfig(pairs_per_category=quota)
-    assert select([pool[i] for i in order], config).kept == select(pool, config).kept
+    assert chosen([pool[i] for i in order], config) == chosen(pool, config)
 
 
 def test_every_candidate_is_counted_once() -> None:
     pool = [
         Candidate((f"x{i}",), "same", "local", "a", "m", "1", {}, "g", "s", "MIT") for i in range(9)
     ]
-    selection = select([*pool, pool[0]], MineConfig(pairs_per_category=3, pairs_per_image=5))
-    outcomes = {key[2]: n for key, n in selection.counts.items()}
+    _, counts = chosen([*pool, pool[0]], MineConfig(pairs_per_category=3, pairs_per_image=5))
+    outcomes = {key[2]: n for key, n in counts.items()}
     assert outcomes == {"duplicate": 1, "kept": 3, "quota": 2, "image_cap": 4}
 
 
