@@ -180,7 +180,9 @@ class Rounds:
             asks=len(texts),
             related=torch.tensor(related, dtype=torch.int64),
             groups=torch.tensor([kinds.get(asked(row), -1) for row in book.rows]),
-            said=torch.tensor([kinds[k] for k, said in book.kept.items() for _ in said]),
+            said=torch.tensor(
+                [kinds[kind] for kind, said in book.kept.items() for _ in said], dtype=torch.int64
+            ),
             first=number * self.ctx.config.steps,
         )
 

@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from kontext.errors import RecipeError
 from kontext.evaluate.exclusion import wordbook
 from kontext.evaluate.exclusion.phrasings import LAST, ROUNDS, Pool
+from kontext.evaluate.exclusion.record import exclusion_line
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from kontext.train.methods.exclude import ExcludeMethod
+from kontext.train.start.teacher import teacher_of
 from schemas.sections.exclusion import ExcludeConfig
 from tests.stages.encoded_run import broken_at
 from tests.stages.finished_run import SPLIT_NAMES, make_data, recipe
@@ -98,6 +100,9 @@ def test_the_artifact_is_a_teacher_with_its_record(made: tuple[Harness, Artifact
     assert artifact.json("config.json") == harness.inputs["finetune"].json("config.json")
     assert artifact.json("ledger.json")["text: length"]
     assert "samples.png" in artifact.names()
+    assert teacher_of(harness.inputs) is artifact  # for all that is made of a teacher
+    finetuned = {"finetune": harness.inputs["finetune"]}
+    assert teacher_of(finetuned) is finetuned["finetune"]
 
 
 def test_the_record_has_rounds_attacks_and_costs(made: tuple[Harness, Artifact]) -> None:
@@ -116,7 +121,9 @@ def test_the_record_has_rounds_attacks_and_costs(made: tuple[Harness, Artifact])
     assert metrics["rounds"] == 2 and metrics["phrasings_added"] == 1
     assert {"excluded_before", "excluded_after", "excluded_fall", "largest_cost"} <= set(metrics)
     assert made[1].table("round-0.parquet").num_rows == 3
-    assert "no round has seen" in made[0].report.texts["exclude-summary"]
+    line = made[0].report.texts["exclude-summary"]
+    assert "no round has seen" in line and exclusion_line(made[0].inputs) == line
+    assert exclusion_line({}) == ""
 
 
 def test_a_run_that_died_in_a_round_goes_on_to_the_same_weights(
