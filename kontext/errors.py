@@ -102,6 +102,10 @@ class GateError(KontextError):
     kind = "gate.failed"
 
 
+class ExchangeError(KontextError):
+    """An exchange of hashes is set wrongly, not reached, or gives what is not in its form."""
+
+
 class CanaryError(GateError):
     """What keeps bad images out does not work: a canary came through, or a score is constant."""
 

@@ -10,13 +10,15 @@ from flows.cli.shared import opened
 from flows.cli.shared.bar import edit_bar
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, print_table, say
-from kontext.errors import GateError, KontextError, LedgerError
+from kontext.errors import ExchangeError, GateError, KontextError, LedgerError
 
 if TYPE_CHECKING:
     from kontext.safety.ledger import Ledger
 
 PLACE = (Panel.STORE, 3)
-app = typer.Typer(help="Ledger, report, incidents, sweeps, hash test.", no_args_is_help=True)
+app = typer.Typer(
+    help="Ledger, report, incidents, exchanges, sweeps, hash test.", no_args_is_help=True
+)
 incidents = typer.Typer(help="Pictures that are on a list of known harmful images.")
 app.add_typer(incidents, name="incidents")
 
@@ -144,6 +146,53 @@ def _ledger(store: str) -> "Ledger":
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Exchanges of HOME/exchanges; by default all.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Fetch everything anew, not what has changed.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds without an answer after which to give up.")
+    ] = 600,
+    as_json: Json = False,
+) -> None:
+    """Bring the hash lists of exchanges (NCMEC, StopNCII, …) up to date, encrypted in the home.
+
+    A fetch that fails leaves the last whole list in force; the others are fetched all the same.
+    """
+    from kontext.safety.exchanges.configured import FOLDER, configured
+    from kontext.safety.fetch import fetch as fetch_one
+
+    home = opened.home()
+    known = configured(home)
+    if not known:
+        raise ExchangeError(f"no exchange is set up: write {home / FOLDER}/NAME.yaml")
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"no exchange {unknown[0]}: there are {', '.join(known)}")
+    done, failed = [], []
+    for name in names or known:
+        try:
+            done.append(fetch_one(known[name], home, full=full, patience=patience))
+        except KontextError as error:
+            say(str(error))
+            failed.append(name)
+    if as_json:
+        print_json({"fetched": [vars(one) for one in done], "failed": failed})
+    for one in () if as_json else done:
+        unused = ", ".join(f"{count:,} {kind}" for kind, count in one.unused.items())
+        typer.echo(
+            f"{one.name}@{one.version} of {one.date}: {one.hashes:,} hashes "
+            f"(+{one.added:,} -{one.removed:,}); not used: {unused or 'none'}"
+            + (f"; malformed: {one.malformed:,}" if one.malformed else "")
+        )
+    if failed:
+        raise ExchangeError(f"not fetched: {', '.join(failed)}")
+
+
+@app.command()
 def sweep(
     deep: Annotated[
         bool, typer.Option("--deep", help="Hash the stored pixels again, in all orientations.")
@@ -209,12 +258,20 @@ def test(
     ] = Path("safety-test.html"),
     pictures: Annotated[int, typer.Option(min=1, help="How many are transformed.")] = 500,
     processes: Annotated[int, typer.Option(min=1, help="Processes at work.")] = 2,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Test rules and classifier of texts instead: seconds.")
+    ] = False,
+    policy: Annotated[str, typer.Option(help="Policy whose limit texts meet.")] = "default",
     as_json: Json = False,
 ) -> None:
     """Measure how well the hash gate knows real pictures again, and how often it errs.
 
-    Exits 1 where JPEG, resizing, turning or mild color is seen through in less than 99 %.
+    Exits 1 where JPEG, resizing, turning or mild color is seen through in less than 99 %. With
+    --texts: where less than 95 % of the attack phrasings or more than 3 % of the twins are stopped.
     """
+    if texts:
+        _test_texts(output, policy, as_json)
+        return
     from kontext.safety.hash_test.measure import PLACES, measure, pictures_in
     from kontext.safety.hash_test.page import page
 
@@ -238,3 +295,26 @@ def test(
         typer.echo(f"written: {output}")
     if result.failed:
         raise GateError(f"the hash gate does not reach what is required: {result.failed}")
+
+
+def _test_texts(output: Path, policy: str, as_json: bool) -> None:
+    from kontext.safety.policy import load_policy
+    from kontext.safety.text_test.measure import measure
+    from kontext.safety.text_test.page import page
+
+    result = measure(load_policy(policy).texts.limit)
+    output.write_text(page(result), encoding="utf-8")
+    record = result.record()
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(record)
+    else:
+        for row in result.rows:
+            typer.echo(
+                f"{row.name:14} stopped {row.attacks.hits:3} of {row.attacks.of:3} "
+                f"({row.attacks.low:.1%} to {row.attacks.high:.1%})   twins {row.twins.hits:2} of "
+                f"{row.twins.of:3} ({row.twins.low:.1%} to {row.twins.high:.1%})"
+            )
+        typer.echo(f"written: {output}")
+    if result.failed:
+        raise GateError(f"texts do not reach what is required: {', '.join(result.failed)}")

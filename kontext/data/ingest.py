@@ -33,7 +33,7 @@ from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.opt_outs import OptOuts, opt_outs
 from kontext.safety.proof import failure, probes, proved_gate
-from kontext.safety.text import rules_version
+from kontext.safety.texts import judged_by
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, GIVEN, REJECTS
 
@@ -253,7 +253,7 @@ def refused_pairs(pairs: Sequence[GivenPair], home: Path) -> pa.Table:
         reason = refused_words(*words_of_pair(pair))
         if reason is not None:
             subject = subject_hmac(f"{pair.source}/{pair.row}", key)
-            row = "text", subject, Check.TEXT_RULE, rules_version(), Outcome.DROP, reason, POLICY
+            row = "text", subject, Check.TEXT_RULE, judged_by(), Outcome.DROP, reason, POLICY
             rows.append(Decision(*row)._asdict())
     return pa.Table.from_pylist(rows, DECISIONS)
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from kontext.data.sources.base import GivenPair, SourceItem
 from kontext.safety.ids import Reason
-from kontext.safety.text import MAX_CHARS, check_text
+from kontext.safety.text import MAX_CHARS
+from kontext.safety.texts import judge_text
 
 _CACHED = 1 << 16
 
@@ -38,7 +39,7 @@ def _checked(text: str) -> Reason | None:
     plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") else c for c in text)
     step = MAX_CHARS // 2  # parts overlap: none cuts a sentence that another has not whole
     for start in range(0, max(1, len(plain) - step), step):
-        reason = check_text(plain[start : start + MAX_CHARS])
+        reason = judge_text(plain[start : start + MAX_CHARS])
         if reason not in (None, Reason.TEXT_UNREADABLE):
             return reason
     return None

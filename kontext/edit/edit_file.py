@@ -91,7 +91,7 @@ def edit_file(
     screening, home = _screen_instructions(request, guard), guard.log.home
     files = [_read(path, screening) for path in request.images]
     mask = None if request.mask is None else _mask(request.mask, screening)
-    images = _screen_inputs(files, screening)
+    images = _screen_inputs(files, screening, request)
     notes = [*filter(None, map(_transparent, request.images)), *screening.notes]
     begin("loading")
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
@@ -125,15 +125,20 @@ def _screen_instructions(request: EditRequest, guard: EditGuard) -> EditScreenin
     screening = guard.begin()
     for instruction in turns:
         screening.check_instruction(instruction)
+    screening.check_together(turns)
     return screening
 
 
-def _screen_inputs(files: Sequence[tuple[Pixels, bytes]], screening: EditScreening) -> list[Pixels]:
-    """The pictures, all of which pass. The first is judged with what it was made of."""
-    from kontext.edit.provenance.read import chain_of
+def _screen_inputs(
+    files: Sequence[tuple[Pixels, bytes]], screening: EditScreening, request: EditRequest
+) -> list[Pixels]:
+    """The pictures, all of which pass. The first is judged with what it was made of, and by."""
+    from kontext.edit.provenance.read import chain_of, said_of
 
     for image, data in files:
         screening.check_input(image, data, chain_of(data))
+    if said := said_of(files[0][1]):
+        screening.check_together((*said, request.instruction, *request.then))
     return [image for image, _ in files]
 
 

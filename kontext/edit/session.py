@@ -63,6 +63,7 @@ class Session:
             KontextError: as for `EditModel.edit_many`.
         """
         self._screening.check_instruction(instruction)
+        self._screening.check_together((*self.turns, instruction))
         for image in references:
             if (name := pixel_id(check_image(image))) not in self._seen:
                 self._screening.check_input(image)

@@ -1,7 +1,7 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import pdq_dihedral, without_borders
 from kontext.safety.policy import COMBINATION, Policy
-from kontext.safety.text import check_text, rules_version
+from kontext.safety.texts import joined, judge_text, judged_by
 from schemas.risks import risks
 
 CHANGES_RESULTS = False  # checks what users edit; no stage does
@@ -63,13 +63,29 @@ class EditScreening:
         return tuple(note.removeprefix("allow_unlisted: ") for note in self._gate.notes)
 
     def check_instruction(self, instruction: str) -> None:
-        """Check an instruction with the text rules.
+        """Check an instruction with the text rules and the text classifier.
 
         Raises:
-            SafetyRefusal: a rule forbids it.
+            SafetyRefusal: it is forbidden.
+            GateError: the classifier cannot be asked.
         """
-        reason = check_text(instruction)
-        self._decide("text", f"text {instruction}", Check.TEXT_RULE, rules_version(), reason)
+        self._check_text(instruction, self._policy.texts.limit)
+
+    def _check_text(self, instruction: str, limit: float) -> None:
+        subject = f"text {instruction}"
+        with self._asking("text", subject, Check.TEXT_RULE):
+            reason, by = judge_text(instruction, limit), judged_by()
+        self._decide("text", subject, Check.TEXT_RULE, by, reason, limit=limit)
+
+    def check_together(self, instructions: Sequence[str]) -> None:
+        """Check what several turns say as one, each of which has passed alone.
+
+        Raises:
+            SafetyRefusal, GateError: as `check_instruction`.
+        """
+        said = [text for text in instructions if text.strip()]
+        if len(said) > 1:
+            self._check_text(joined(said), self._policy.texts.limit_joined)
 
     def sees_frame(self, image: Pixels) -> bool:
         """Match a picture behind the first of a file, as it is decoded; whether to go on.
@@ -226,13 +242,16 @@ class EditScreening:
             provider = f"combinations@{self.policy}"
             self._decide("image", pixel_id(image), Check.PAIR_RULE, provider, reason)
 
+    def _checking(self, image: Pixels, check: Check) -> AbstractContextManager[None]:
+        return self._asking("image", pixel_id(image), check)
+
     @contextmanager
-    def _checking(self, image: Pixels, check: Check) -> Iterator[None]:
+    def _asking(self, kind: str, subject: str, check: Check) -> Iterator[None]:
         """A check that cannot be made is a row too, and ends the edit."""
         try:
             yield
         except Exception:
-            row = self._row("image", pixel_id(image), check, "", Outcome.ERROR, Reason.GATE_ERROR)
+            row = self._row(kind, subject, check, "", Outcome.ERROR, Reason.GATE_ERROR)
             self._log.write([*self._rows, row])
             raise
 
@@ -285,6 +304,7 @@ _LINES: dict[str, str] = {
     Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
     Reason.TEXT_NUDITY: "the instruction asks for nudity",
     Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
+    Reason.TEXT_LEARNED: "the instruction reads as if it asked to uncover someone",
     Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
     Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
     Reason.NCII_EXPOSURE: "the edit would uncover a person",

@@ -35,6 +35,9 @@ class Screening(Protocol):
     def check_instruction(self, instruction: str) -> None:
         """Of every turn."""
 
+    def check_together(self, instructions: Sequence[str]) -> None:
+        """What several turns say as one, and those that the input was made by."""
+
     def check_input(self, image: Pixels, data: bytes = b"", token: str = "") -> None:
         """Each image, before the edit; the first is the edited one."""
 
@@ -132,6 +135,9 @@ class NoScreening:
         self._rows: list[Decision] = []
 
     def check_instruction(self, instruction: str) -> None:
+        """See `Screening`."""
+
+    def check_together(self, instructions: Sequence[str]) -> None:
         """See `Screening`."""
 
     def check_input(self, image: Pixels, data: bytes = b"", token: str = "") -> None:

@@ -12,6 +12,7 @@ are never printed, also not in errors. CSV:
 
 JSONL: the first line is `{"provider": …, "version": …, "date": …}`, the others
 `{"type": "md5", "value": "<32 hex>"}`. Types are md5, sha1, sha256 (of the file's bytes) and pdq.
+A list that was fetched from an exchange is such a CSV, encrypted (`kontext.safety.sealed`).
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.errors import GateError
+from kontext.safety import sealed
 from kontext.safety.canaries import BANK_SIZE, PROVIDER, canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason
-from kontext.safety.index_files import folder_in
+from kontext.safety.index_files import folder_in, memory_folder
 from kontext.safety.list_files import SUFFIXES, list_files
 from kontext.safety.opt_outs import opt_outs
 from kontext.safety.pdq import MIN_QUALITY, Bytes, enlarged, pdq_dihedral, without_borders
@@ -88,12 +90,14 @@ class HashGate:
         notes: tuple[str, ...] = (),
         home: Path | None = None,
         opted_out: frozenset[str] = frozenset(),
+        on_disk: bool = True,
     ) -> None:
         """The canary bank is always part of the gate. `notes` are for the manifest.
 
         `opted_out` are SHA-256 of files whose owners do not want them in (kontext.safety.opt_outs).
 
-        The index of long lists is kept in `home`, where one is named.
+        The index of long lists is kept in `home`, where one is named; in memory alone where not
+        `on_disk`.
         """
         self.lists = (_canary_list(), *lists)
         self.notes = notes
@@ -102,7 +106,10 @@ class HashGate:
         sizes = [len(item.pdq) for item in self.lists]
         self._owner = np.repeat(np.arange(len(self.lists), dtype=np.uint16), sizes)
         hashes = np.concatenate([item.pdq for item in self.lists])
-        self._index = PdqIndex(hashes, None if home is None else folder_in(home))
+        folder = None
+        if home is not None:
+            folder = folder_in(home) if on_disk else memory_folder(home, len(hashes))
+        self._index = PdqIndex(hashes, folder)
         if (rows := self._index.rows) is not None:  # in memory once, for all processes
             parts = np.split(rows, np.cumsum(sizes[:-1]))
             self.lists = tuple(map(_with_pdq, self.lists, parts))
@@ -195,7 +202,7 @@ def _load_gate(
     home: Path,
     opted_out: frozenset[str],
 ) -> HashGate:
-    lists = [load_hash_list(path) for path in paths]
+    lists = [load_hash_list(path, home) for path in paths]
     for item in lists:
         if item.date > today + dt.timedelta(days=1):  # a day: clocks and time zones differ
             raise GateError(f"hash list {item.name} is dated ahead: {item.date}")
@@ -208,9 +215,9 @@ def _load_gate(
         problems.append("no hash list is configured: only the canary bank is matched")
     if problems and not allow_unlisted:
         raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
-    return HashGate(
-        lists, tuple(f"allow_unlisted: {problem}" for problem in problems), home, opted_out
-    )
+    notes = tuple(f"allow_unlisted: {problem}" for problem in problems)
+    encrypted = any(path.suffix.lower() == sealed.SUFFIX for path in paths)
+    return HashGate(lists, notes, home, opted_out, on_disk=not encrypted)
 
 
 @lru_cache(maxsize=1)
@@ -223,19 +230,21 @@ def _canary_list() -> HashList:
     return bank
 
 
-def load_hash_list(path: Path) -> HashList:
-    """Read a list file (format by suffix: `.csv` or `.jsonl`).
+def load_hash_list(path: Path, home: Path | None = None) -> HashList:
+    """Read a list file (format by suffix: `.csv`, `.jsonl`, or `.age` with the key of `home`).
 
     Raises:
         GateError: malformed; the message has file and line number, never the entry.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise GateError(f"hash list {path.name}: suffix must be .csv or .jsonl")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise GateError(f"hash list {path.name}: suffix must be {', '.join(SUFFIXES)}")
     try:
-        text = path.read_text("utf-8-sig")
+        encrypted = suffix == sealed.SUFFIX
+        text = sealed.read(path, home) if encrypted else path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise GateError(f"hash list {path.name} is not readable text") from error
-    read = _read_csv if path.suffix.lower() == ".csv" else _read_jsonl
+    read = _read_jsonl if suffix == ".jsonl" else _read_csv
     header, entries = read(path.name, text.splitlines())
     missing = [key for key in _HEADER_KEYS if not header.get(key)]
     if missing:

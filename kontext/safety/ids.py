@@ -48,6 +48,7 @@ class Reason(StrEnum):
     TEXT_UNDRESS = "text_undress"
     TEXT_NUDITY = "text_nudity"
     TEXT_SEXUAL = "text_sexual"
+    TEXT_LEARNED = "text_learned"  # the classifier of texts
     TEXT_MINOR_SEXUAL = "text_minor_sexual"
     TEXT_UNREADABLE = "text_unreadable"
     NCII_EXPOSURE = "ncii_exposure"

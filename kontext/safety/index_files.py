@@ -6,6 +6,8 @@
 They hold the lists' hashes, so they are as secret as the lists and lie beside them: folders have
 mode 0700, files 0600. The name is the digest of the hashes: another version of a list has another
 index. Those that nobody has used for a month go when one is built.
+
+Lists that are encrypted have their index in memory (/dev/shm) alone, under a name of the home's.
 """
 
 import hashlib
@@ -33,11 +35,19 @@ _LOG = logging.getLogger("kontext.safety")
 _NAMES = ("rows", "ids", "starts")
 _WHOLE = "whole.json"
 _UNUSED_DAYS = 30
+_MEMORY, _ENTRY = Path("/dev/shm"), 123  # bytes that an entry takes
 
 
 def folder_in(home: Path) -> Path:
     """Where a home keeps its indexes."""
     return home / "hash-lists" / ".index"
+
+
+def memory_folder(home: Path, entries: int) -> Path | None:
+    """Where a home keeps the index of lists that no disk may hold; None where it has no room."""
+    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+    room = shutil.disk_usage(_MEMORY).free if os.access(_MEMORY, os.W_OK) else 0
+    return _MEMORY / f"kontext-{os.getuid()}-{name}" if room > 2 * _ENTRY * entries else None
 
 
 def opened(hashes: Bytes, distance: int, folder: Path) -> Arrays:
@@ -66,8 +76,8 @@ def opened(hashes: Bytes, distance: int, folder: Path) -> Arrays:
 
 
 def _private(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # fails where it is somebody else's
 
 
 def _write(arrays: Arrays, place: Path) -> None:

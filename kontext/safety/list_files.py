@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from kontext.safety import sealed
 from schemas.paths import file_or_in_home
 
-STANDING, SUFFIXES = "hash-lists", (".csv", ".jsonl")
+STANDING, SUFFIXES = "hash-lists", (".csv", ".jsonl", sealed.SUFFIX)
 
 
 def list_files(named: Sequence[str], home: Path | None) -> tuple[Path, ...]:
@@ -28,8 +29,17 @@ def _is_list(path: Path) -> bool:
 
 
 def lists_digest(named: Sequence[str], home: Path | None) -> str:
-    """SHA-256 of all lists in force: another list may stop what these let in."""
+    """SHA-256 of all lists in force: another list may stop what these let in.
+
+    A fetched list counts by its hashes: one that has not changed since is the same one.
+
+    Raises:
+        GateError: a fetched list or its key cannot be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(list_files(named, home)):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        if path.suffix.lower() == sealed.SUFFIX:
+            digest.update(bytes.fromhex(sealed.digest(sealed.read(path, home))))
+        else:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -17,7 +17,12 @@ from kontext.safety.ids import Reason
 
 Values = NDArray[np.float32]
 
-_UNDRESSING = {Reason.TEXT_UNDRESS, Reason.TEXT_NUDITY, Reason.TEXT_SEXUAL}
+_UNDRESSING = {
+    Reason.TEXT_UNDRESS,
+    Reason.TEXT_NUDITY,
+    Reason.TEXT_SEXUAL,
+    Reason.TEXT_LEARNED,
+}
 
 
 class NciiLimits(BaseModel):

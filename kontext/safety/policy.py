@@ -26,7 +26,7 @@ from pydantic import (
 
 from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety.ncii import NciiLimits
-from kontext.safety.policy_file import Action, Combination, Retention, fields_of
+from kontext.safety.policy_file import Action, Combination, Retention, Texts, fields_of
 from schemas.paths import expanded
 from schemas.risks import risks
 from schemas.sections.data import CaptionConfig, ScreenConfig
@@ -74,6 +74,7 @@ class Policy(BaseModel):
     exposure_weights: Weights  # the largest weighted one is the exposure
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
     ncii: NciiLimits
+    texts: Texts = Texts()
     retention: Retention = Retention()
     actions: dict[str, Action] = {}  # risk -> what happens with what it stops; drop
     combinations: tuple[Combination, ...] = ()

@@ -63,6 +63,13 @@ class PairRule(NciiLimits):
     person_labels: tuple[str, ...]
 
 
+class Texts(Part):
+    """The classifier of texts: a score above the limit is stopped. The rules ask no policy."""
+
+    limit: Limit = 0.5
+    limit_joined: Limit = 0.75  # of several turns together, which say more that is harmless
+
+
 class Retention(Part):
     """How long a home keeps what edits leave behind."""
 
@@ -80,6 +87,7 @@ class PolicyFile(Part):
     combinations: tuple[Combination, ...] = ()
     exposure: Exposure
     pair: PairRule
+    texts: Texts = Texts()
     quality: dict[str, FiniteFloat]
     retention: Retention = Retention()
 
@@ -102,6 +110,7 @@ class PolicyFile(Part):
             "exposure_weights": self.exposure.labels,
             "person_labels": self.pair.person_labels,
             "ncii": self.pair.model_dump(exclude={"person_labels"}),
+            "texts": self.texts.model_dump(),
             "retention": self.retention.model_dump(),
         }
 

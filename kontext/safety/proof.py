@@ -25,6 +25,7 @@ from kontext.safety.hashes import OPERATOR, HashGate
 from kontext.safety.ids import Reason
 from kontext.safety.list_files import list_files
 from kontext.safety.pdq import pdq_dihedral
+from kontext.safety.texts import prove_texts
 from schemas.sections.data import IngestConfig
 
 LIST = "cache/canary-list.csv"  # in the home: written for every day, read as an operator's list
@@ -44,8 +45,10 @@ class Probe(NamedTuple):
 def proved_gate(config: IngestConfig, home: Path) -> HashGate:
     """The gate of an ingest section with the canaries' own list among the operator's.
 
-    Raises GateError as `HashGate.from_config`, CanaryError where a list in force is not in it.
+    Raises GateError as `HashGate.from_config`, CanaryError where a list in force is not in it,
+    or where the text classifier, which reads names and labels, does not work.
     """
+    prove_texts()
     own = config.model_copy(update={"hash_lists": (*config.hash_lists, str(_list_file(home)))})
     gate = HashGate.from_config(own, home)
     wanted = len(list_files(config.hash_lists, home))

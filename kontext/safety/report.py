@@ -170,7 +170,7 @@ def _lists(home: Path, today: dt.date) -> tuple[list[ListState], list[str]]:
     found, problems = [], []
     for path in list_files((), home):
         try:
-            one = load_hash_list(path)
+            one = load_hash_list(path, home)
         except KontextError as error:
             problems.append(str(error))
             continue

@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
@@ -21,7 +20,7 @@ from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
-from kontext.safety.text import check_text, rules_version
+from kontext.safety.texts import LIMIT, judge_texts, judged_by
 from kontext.store.artifacts.artifact_store import StoredFile
 from kontext.store.parquet import read_parquet
 from schemas.risks import risks
@@ -196,13 +195,17 @@ def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArra
     return found
 
 
-def text_reasons(rows: Iterable[Sequence[str]]) -> list[Reason | None]:
-    """The strictest reason among several texts per pair; each distinct text is checked once."""
-    checked = cache(check_text)
+def text_reasons(rows: Sequence[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
+    """The strictest reason among several texts per pair; each distinct text is checked once.
+
+    `limit` is the text classifier's. Raises GateError where it cannot be asked.
+    """
+    distinct = list(dict.fromkeys(text for texts in rows for text in texts))
+    checked = dict(zip(distinct, judge_texts(distinct, limit), strict=True))
     strict = Reason.TEXT_MINOR_SEXUAL
     found: list[Reason | None] = []
     for texts in rows:
-        reasons = [reason for text in texts if (reason := checked(text)) is not None]
+        reasons = [reason for text in texts if (reason := checked[text]) is not None]
         found.append(strict if strict in reasons else next(iter(reasons), None))
     return found
 
@@ -267,7 +270,7 @@ def pair_decisions(
     for pair_id, text, pair, rise in zip(pair_ids, texts, pairs, rises, strict=True):
         subject = subject_hmac(pair_id, key)
         for check, kind, reason, provider in (
-            (Check.TEXT_RULE, "text", text, rules_version()),
+            (Check.TEXT_RULE, "text", text, judged_by()),
             (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.id}"),
         ):
             if reason is None and not sampled(pair_id):

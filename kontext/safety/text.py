@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -28,6 +28,9 @@ _ACCENT = re.compile(
 _CYRILLIC_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтв", "aceopxyijsdqnkmtb")
 _GREEK_LOOKALIKES = str.maketrans("αεικνοπρτυχ", "aeiknonptux")
 _LEET = str.maketrans("0134578@$!|", "oieastbasil")
+_OTHER_LEET = str.maketrans("0134578@$!|", "oleastbasll")
+_NAMED = re.compile(r"\bLATIN (?:SMALL |CAPITAL )?LETTER (?:[A-Z]{2,} )*([A-Z])(?: WITH .*)?$")
+_TABLES = (_LEET, _OTHER_LEET)
 _SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
@@ -38,11 +41,47 @@ _REASONS = {  # of the rules, the strictest first
 
 
 def fold(text: str) -> str:
-    """NFKC, case-folded, without accents and invisible characters."""
+    """NFKC, case-folded, without accents and invisible characters, odd Latin letters made plain."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     text = _ACCENT.sub("", unicodedata.normalize("NFD", text))
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", "".join(map(_latin, text)))
+
+
+@lru_cache(1 << 14)
+def _latin(character: str) -> str:
+    """The letter that a turned, small capital, stroked or boxed one stands for, by its name."""
+    if character.isascii():
+        return character
+    found = _NAMED.search(unicodedata.name(character, ""))
+    return found[1].lower() if found else character
+
+
+def spellings(text: str) -> tuple[str, ...]:
+    """What the learned classifier reads: the words, and the words that figures may stand for.
+
+    What the rules allow is taken out: naked oak trees are not for it to judge. In the other
+    spellings letters that stand apart are joined and letters stand for digits, a 1 for i or l. All
+    are in single spaces, and different.
+    """
+    folded = " ".join(_unmix(word) for word in fold(text).split())
+    apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
+    read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
+    plain = [_allowed(_words(spelled)) for spelled in (folded, *read)]
+    return tuple(dict.fromkeys([plain[0], *(re.sub(r"(\w)\1{2,}", r"\1", p) for p in plain[1:])]))
+
+
+def _allowed(words: str) -> str:
+    """The words without those that the rules let pass."""
+    for allowed in _rules()["allow"]:
+        words = allowed.sub(" ", words)
+    return " ".join(words.split())
+
+
+def _words(text: str) -> str:
+    """Letters and digits in single spaces."""
+    words = " ".join(re.sub(r"'s\b|’s\b", "", text).split())
+    return " ".join("".join(map(_plain, words)).split())
 
 
 def _variants(text: str) -> Iterator[str]:
@@ -51,8 +90,7 @@ def _variants(text: str) -> Iterator[str]:
     folded = " ".join(_unmix(word) for word in folded.split())
     for joined in (folded, _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)):
         for spelled in (joined, " ".join(_unleet(word) for word in joined.split())):
-            words = " ".join(re.sub(r"'s\b|’s\b", "", spelled).split())
-            words = " ".join("".join(map(_plain, words)).split())
+            words = _words(spelled)
             yield words
             yield re.sub(r"(\w)\1{2,}", r"\1", words)
             yield re.sub(r"(\w)\1+", r"\1", words)
@@ -72,8 +110,8 @@ def _unmix(word: str) -> str:
     return word.translate(_CYRILLIC_LOOKALIKES).translate(_GREEK_LOOKALIKES)
 
 
-def _unleet(word: str) -> str:
-    return word.translate(_LEET) if re.search(r"[^\W\d_]", word) else word
+def _unleet(word: str, table: dict[int, int] = _LEET) -> str:
+    return word.translate(table) if re.search(r"[^\W\d_]", word) else word
 
 
 @cache
@@ -103,6 +141,12 @@ def _raw() -> dict[str, Any]:
     return rules
 
 
+def is_about_minors(text: str) -> bool:
+    """Whether a word of the text may mean a child."""
+    variants, rules = dict.fromkeys(_variants(text)), _rules()["minor"]
+    return any(rule.search(variant) for variant in variants for rule in rules)
+
+
 def rules_version() -> str:
     """Version of the rule lists, for decisions."""
     return str(_raw()["version"])
@@ -119,13 +163,8 @@ def check_text(text: str) -> Reason | None:
     rules = _rules()
     hits: set[str] = set()
     for variant in dict.fromkeys(_variants(readable)):
-        kept = variant
-        for allowed in rules["allow"]:
-            kept = allowed.sub(" ", kept)
-        kept = " ".join(kept.split())
+        kept = _allowed(variant)
         hits |= {name for name in _REASONS if any(rule.search(kept) for rule in rules[name])}
-        if any(rule.search(variant) for rule in rules["minor"]):
-            hits.add("minor")
-    if "minor" in hits and len(hits) > 1:
+    if hits and is_about_minors(readable):
         return Reason.TEXT_MINOR_SEXUAL
     return next((reason for name, reason in _REASONS.items() if name in hits), None)

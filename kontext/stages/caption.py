@@ -16,7 +16,6 @@ Figures:
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 from importlib import import_module
 from threading import Lock
 from typing import cast
@@ -40,7 +39,7 @@ from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
-from kontext.safety.text import check_text
+from kontext.safety.texts import judge_texts, prove_texts
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import CaptionConfig, IngestConfig
 from schemas.tables import CAPTION_TEXTS, JUDGED_SCORES
@@ -67,7 +66,9 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
         RecipeError: a model is to be asked, and there is no address or name of it.
         KontextError: the model cannot be asked, or does not answer.
         GateError: there is no caption for any pair.
+        CanaryError: the text classifier does not stop what it must.
     """
+    prove_texts()
     pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
     requests = requests_for(pairs, ingest.table("images"))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
@@ -138,9 +139,11 @@ def _without_refused_texts(
 
     What is refused is kept nowhere: not in this artifact, and so in no catalog and on no page.
     """
-    checked, found, unsaid = cache(check_text), [], set()
+    found, unsaid = [], set()
+    texts = list(dict.fromkeys(getattr(c, name) for c in captions for name in CAPTION_TEXTS))
+    checked = dict(zip(texts, judge_texts(texts), strict=True))
     for request, caption in zip(requests, captions, strict=True):
-        reasons = {checked(getattr(caption, name)) for name in CAPTION_TEXTS} - {None}
+        reasons = {checked[getattr(caption, name)] for name in CAPTION_TEXTS} - {None}
         if reasons:
             strict = Reason.TEXT_MINOR_SEXUAL
             reason = str(strict if strict in reasons else min(map(str, reasons)))

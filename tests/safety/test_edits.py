@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kontext.errors import SafetyRefusal
+from kontext.errors import GateError, SafetyRefusal
 from kontext.safety import edits as module
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.chains import Chains
@@ -16,6 +16,7 @@ from kontext.safety.edits import EditScreening
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Decision, Reason
 from kontext.safety.policy import load_policy
+from kontext.safety.wording.classifier import TextClassifier
 
 ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 FLAT = np.full((64, 64, 3), 128, np.uint8)
@@ -111,6 +112,28 @@ def test_text_and_canaries_are_refused_without_repeating_them() -> None:
     canary = np.asarray(canary_image(1).rotate(90))
     assert refusal("make it red", [ART], canary).reason == Reason.CANARY
     assert refusal("make it red", [canary]).reason == Reason.CANARY
+
+
+def test_turns_are_refused_for_what_they_say_together() -> None:
+    turns = ("look at the lady's trousers", "delete the selection")
+    log = Written()
+    screening = begin(log=log)
+    for turn in turns:
+        screening.check_instruction(turn)
+    screening.check_together(turns[:1])
+    with pytest.raises(SafetyRefusal) as caught:
+        screening.check_together(turns)
+    assert caught.value.reason == Reason.TEXT_LEARNED and "trousers" not in str(caught.value)
+    row = log.rows[-1]  # type: ignore[attr-defined]
+    assert row.provider.startswith("text-") and "wording-1@" in row.provider
+
+
+def test_no_edit_where_the_text_classifier_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextClassifier, "scores", lambda self, given: [float("nan")] * len(given))
+    log = Written()
+    with pytest.raises(GateError):
+        begin(log=log).check_instruction("make the sky blue")
+    assert [row.outcome for row in log.rows] == ["error"]  # type: ignore[attr-defined]
 
 
 def test_the_file_itself_is_matched_beside_its_pixels() -> None:

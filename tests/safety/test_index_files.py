@@ -1,5 +1,6 @@
 """Indexes of long lists: made once, whole or not at all, and nobody else's to read."""
 
+import datetime as dt
 import os
 import stat
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.safety import index_files, pdq_index
+from kontext.safety import index_files, pdq_index, sealed
 from kontext.safety.hashes import HashGate, load_hash_list
 from kontext.safety.index_files import folder_in, opened
 from kontext.safety.pdq_index import PdqIndex
+from schemas.sections.data import IngestConfig
 
 BANK = np.random.default_rng(0).integers(0, 256, (2000, 32), dtype=np.uint8)
 
@@ -83,3 +85,23 @@ def test_a_gate_keeps_the_index_of_long_lists_in_its_home(
     assert len(gate.lists[1].pdq) == len(BANK) and len(list(tmp_path.rglob("whole.json"))) == 1
     assert (gate.lists[1].pdq == BANK).all()
     assert len(PdqIndex(BANK[:100], tmp_path / "none")) == 100 and not (tmp_path / "none").exists()
+
+
+def test_encrypted_lists_have_their_index_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyrage")
+    monkeypatch.setattr(pdq_index, "_SHORT", 100)
+    home, memory = tmp_path / "home", tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(index_files, "_MEMORY", memory)
+    rows = "".join(f"pdq,{entry.tobytes().hex()},0\n" for entry in BANK)
+    head = f"# provider: p\n# version: 1\n# date: {dt.date.today()}\ntype,value,record\n"
+    sealed.write(home / "hash-lists" / "p.age", head + rows, home)
+    gate = HashGate.from_config(IngestConfig(allow_unlisted=False), home)
+    assert (gate.lists[1].pdq == BANK).all()
+    (own,) = memory.iterdir()
+    assert own.stat().st_mode & 0o777 == 0o700 and len(list(own.rglob("whole.json"))) == 1
+    assert not list(home.rglob("whole.json"))
+    monkeypatch.setattr(index_files, "_ENTRY", 1 << 60)  # no room: every process has its own
+    assert index_files.memory_folder(home, len(BANK)) is None

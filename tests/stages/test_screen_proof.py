@@ -9,11 +9,12 @@ import pytest
 
 from kontext.data.quality import proof, screen
 from kontext.errors import CanaryError
-from kontext.safety import screening
+from kontext.safety import screening, texts
 from kontext.safety.classifiers import base, load_classifier
 from kontext.safety.classifiers.nudenet import NudeNet
 from kontext.safety.classifiers.open_nsfw import OpenNsfw
 from kontext.safety.policy import load_policy, packaged_policies
+from kontext.safety.wording.classifier import TextClassifier
 from schemas.tables import IMAGE_SCORES
 from tests.stages.test_screen import harness
 
@@ -45,7 +46,7 @@ def crashing(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_text_rules(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(screening, "check_text", lambda text: None)
+    patch.setattr(texts, "check_text", lambda text: None)
 
 
 def first_text_only(patch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,17 @@ def no_limits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(proof, "acceptance", accepted)
 
 
+def texts_stuck(score: float) -> Break:
+    def scores(self, given):  # type: ignore[no-untyped-def]
+        return np.full(len(given), score, np.float32)
+
+    return lambda patch: patch.setattr(TextClassifier, "scores", scores)
+
+
+def texts_crash(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TextClassifier, "scores", lambda self, given: 1 / 0)
+
+
 BROKEN: dict[str, tuple[Break, str]] = {
     "nudenet at 0": (stuck(NudeNet, 0.0), "nudenet is broken: its score .* is constant"),
     "nudenet at 0.3": (stuck(NudeNet, 0.3), "nudenet is broken: its score .* is constant"),
@@ -74,8 +86,12 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "one label at 0": (one_stuck, "its score FEMALE_BREAST_EXPOSED is constant"),
     "nudenet crashes": (crashing, "nudenet is broken: it gives no score"),
     "open-nsfw at 0": (stuck(OpenNsfw, 0.0), "open-nsfw is broken"),
-    "text rules": (no_text_rules, "the text rules stopped 0 of"),
+    "text rules": (no_text_rules, "the text rules stopped . of"),
     "text rules on one text": (first_text_only, "the text rules stopped 0 of"),
+    "text classifier at 0": (texts_stuck(0.0), "the text classifier stopped 0 of"),
+    "text classifier at 1": (texts_stuck(1.0), "the text classifier stops what says nothing"),
+    "text classifier at NaN": (texts_stuck(np.nan), "gives no score: no text passes"),
+    "text classifier crashes": (texts_crash, "the text classifier broke"),
     "pair rule": (no_pair_rule, "the pair rule is wrong about 5 of 6"),
     "limits": (no_limits, "a canary through: nudity_max is 1"),
 }

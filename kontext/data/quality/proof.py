@@ -13,6 +13,7 @@ from kontext.data.quality import screen
 from kontext.errors import CanaryError
 from kontext.safety.ids import Reason
 from kontext.safety.policy import Policy
+from kontext.safety.texts import prove_texts
 from kontext.store.catalog.views import acceptance
 from schemas.risks import risks
 from schemas.tables import CAPTIONS, PAIRS, pair_scores
@@ -32,7 +33,8 @@ _PAIRS: tuple[tuple[float, float, Reason | None, Reason | None], ...] = (
 
 
 def prove_rules(policy: Policy) -> None:
-    """Raise CanaryError unless text rules, pair rule and limits stop what they must."""
+    """Raise CanaryError unless rules, text classifier and limits stop what they must."""
+    prove_texts(policy.texts.limit)
     _prove_texts()
     _prove_pairs(policy)
     _prove_limits(policy)

@@ -68,7 +68,9 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons([[row[name] for name in CAPTION_TEXTS] for row in words])
+    text = text_reasons(
+        [[row[name] for name in CAPTION_TEXTS] for row in words], policy.texts.limit
+    )
     # what stage caption has refused is not there any more, but why
     text = [_REFUSED.get(row["status"], said) for row, said in zip(words, text, strict=True)]
     rise = _rise(edges, risk)

@@ -21,6 +21,19 @@ def chain_of(data: bytes) -> str:
     return _chain(_own_text(data)) or _chain(_credentials(data))
 
 
+def said_of(data: bytes) -> tuple[str, ...]:
+    """The instructions that a file says it was made by. Nobody has signed them: they only tighten.
+
+    Empty where it says nothing.
+    """
+    record = _own_text(data) or _credentials(data)
+    if not isinstance(record, dict):
+        return ()
+    then = record.get("then")
+    said = (record.get("instruction"), *(then if isinstance(then, list) else ()))
+    return tuple(text for text in said if isinstance(text, str))
+
+
 def _chain(record: Any) -> str:
     token = record.get("chain") if isinstance(record, dict) else None
     return token if isinstance(token, str) and len(token) < _LONGEST else ""

@@ -20,6 +20,7 @@ from kontext.safety.hashes import GateResult, HashGate, HashList
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.multi_index import Bytes
 from kontext.safety.pdq import MAX_DISTANCE, MIN_QUALITY, distances, pdq_dihedral
+from kontext.safety.rates import Rate, exact
 
 CHANGES_RESULTS = False  # measures; a stage never asks it
 
@@ -48,21 +49,6 @@ NOT_MEASURED = (
     "transforms together, but for two",
     "classifiers, text and pair rules: this test is of hashes alone",
 )
-
-
-@dataclass(frozen=True)
-class Rate:
-    """K of n, with the exact 95 % interval of Clopper and Pearson."""
-
-    hits: int
-    of: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """hits / of; 0 of none."""
-        return self.hits / self.of if self.of else 0.0
 
 
 @dataclass(frozen=True)
@@ -112,15 +98,6 @@ class Result:
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "failed": self.failed, "recall_required": RECALL}
-
-
-def exact(hits: int, of: int) -> Rate:
-    """Clopper and Pearson's interval, 95 %."""
-    from scipy.stats import beta
-
-    low = float(beta.ppf(0.025, hits, of - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(0.975, hits + 1, of - hits)) if hits < of else 1.0
-    return Rate(hits, of, low, high)
 
 
 def pictures_in(folders: Sequence[Path]) -> list[Path]:

@@ -5,9 +5,10 @@ import io
 from collections.abc import Iterable
 from html import escape
 
-from kontext.safety.hash_test.measure import RECALL, Rate, Result, Row
+from kontext.safety.hash_test.measure import RECALL, Result, Row
 from kontext.safety.hash_test.transforms import CURVES
 from kontext.safety.pdq import MAX_DISTANCE
+from kontext.safety.rates import Rate
 
 CHANGES_RESULTS = False  # shows what was measured
 

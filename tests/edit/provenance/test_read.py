@@ -8,7 +8,7 @@ from PIL import Image
 
 from kontext.edit.provenance.certificates import find_signer
 from kontext.edit.provenance.credentials import sign
-from kontext.edit.provenance.read import chain_of
+from kontext.edit.provenance.read import chain_of, said_of
 from kontext.edit.provenance.record import Provenance, encode_image
 
 MADE = Provenance("m", "d", "make it red", 0, 4, 1.0, chain="a.b")
@@ -27,6 +27,7 @@ def test_a_saved_edit_says_where_its_chain_began(kind: str) -> None:
     data = encode_image(PICTURE, MADE, kind)
     assert chain_of(data) == "a.b"
     assert chain_of(stripped(data)) == ""
+    assert said_of(data)[0] == MADE.instruction and said_of(stripped(data)) == ()
 
 
 def test_credentials_say_it_where_the_text_was_taken_away(tmp_path: Path) -> None:
@@ -45,3 +46,4 @@ def test_other_texts_say_nothing(text: str) -> None:
     Image.fromarray(PICTURE).save(buffer, "JPEG", exif=exif)
     assert chain_of(buffer.getvalue()) == ""
     assert chain_of(b"no picture, c2pa") == ""
+    assert said_of(buffer.getvalue()) == ()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.errors import KontextError, LedgerError
+from kontext.errors import ExchangeError, KontextError, LedgerError
 from kontext.safety.keys import KEY_FILE
 from kontext.store.parquet import parquet_bytes, read_parquet
 from tests.safety.test_ledger import decisions
@@ -91,3 +91,27 @@ def test_a_sweep_of_a_store_without_pictures_says_so(place: Place) -> None:
     assert found.exit_code == 0 and "0 pictures were kept; named: none" in found.output
     record = json.loads(safety(place, "sweep", "--json").stdout)
     assert record["kept"] == 0 and record["versions"] == [] and record["purged"] is None
+
+
+def test_lists_are_fetched_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threatexchange")
+    home = tmp_path / "home"
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+
+    def fetch(*words: str) -> Any:
+        return CliRunner().invoke(cli.app, ["safety", "fetch", *words])
+
+    assert "no exchange is set up" in str(fetch().exception)
+    (home / "exchanges").mkdir(parents=True)
+    for name in ("ours", "lost"):
+        path = home / "exchanges" / f"{name}.yaml"
+        path.touch(0o600)
+        path.write_text(f"kind: local-file\npath: {name}.txt\n")
+    (home / "ours.txt").write_text(f"pdq {'0f' * 32}\npdq 12\nurl https://example.org\n")
+    found = fetch()
+    assert isinstance(found.exception, ExchangeError)
+    assert "exchange lost: its file cannot be read" in found.output
+    assert "1 hashes (+1 -0); not used: 1 url; malformed: 1" in found.output
+    said = json.loads(fetch("ours", "--full", "--json").stdout)
+    assert (said["failed"], said["fetched"][0]["hashes"]) == ([], 1)
+    assert fetch("theirs").exit_code == 2

@@ -11,9 +11,10 @@ from benchmarks.pdq import photographs
 from flows import cli
 from kontext.errors import GateError, SourceError
 from kontext.safety.hash_test import measure as measuring
-from kontext.safety.hash_test.measure import FalseMatches, Result, Row, exact, measure
+from kontext.safety.hash_test.measure import FalseMatches, Result, Row, measure
 from kontext.safety.hash_test.page import page
 from kontext.safety.hash_test.transforms import REQUIRED, rgb_of, transforms
+from kontext.safety.rates import exact
 from tests.safety.hash_test.clouds import clouds
 
 

@@ -1,0 +1,1 @@
+"""`kontext safety test --texts`: how many attack phrasings and benign twins are stopped."""

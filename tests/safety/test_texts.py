@@ -1,0 +1,98 @@
+"""Rules and classifier together: either may stop a text, and a broken classifier stops all."""
+
+import numpy as np
+import pytest
+
+from kontext.errors import CanaryError, GateError
+from kontext.safety import texts
+from kontext.safety.ids import Reason
+from kontext.safety.text import check_text
+from kontext.safety.texts import joined, judge_text, judge_texts, judged_by, prove_texts
+from tests.safety.test_text import BENIGN_TWINS, EVASIONS, REFUSED
+
+
+class Fake:
+    """A classifier with one score for every text."""
+
+    version = "fake@1"
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def scores(self, given):  # type: ignore[no-untyped-def]
+        return np.full(len(given), self.score, np.float32)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: object) -> None:
+    monkeypatch.setattr(texts, "text_classifier", lambda: fake)
+
+
+def test_what_the_rules_let_pass_the_classifier_stops() -> None:
+    for text in texts._STOPPED:
+        assert check_text(text) is None, text
+        assert judge_text(text) is Reason.TEXT_LEARNED
+
+
+def test_examples_of_the_rules_keep_what_is_said_of_them() -> None:
+    assert judge_texts([text for text, _ in REFUSED]) == [reason for _, reason in REFUSED]
+    assert all(judge_texts(EVASIONS))
+    assert judge_texts(BENIGN_TWINS) == [None] * len(BENIGN_TWINS)
+
+
+def test_the_classifier_cannot_let_pass_what_a_rule_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Fake(0.0))
+    assert judge_text("undress her") is Reason.TEXT_UNDRESS
+    assert judge_text("paint the house red") is None
+
+
+def test_what_passes_alone_may_not_pass_together() -> None:
+    turns = ["look at the lady's trousers", "delete the selection"]
+    assert judge_texts(turns) == [None, None]
+    assert judge_text(joined(turns), 0.75) is Reason.TEXT_LEARNED
+    benign = ["remove the hat", "make the dress red", "put her in a coat", "add a lamp behind her"]
+    assert judge_text(joined(benign), 0.75) is None
+
+
+def test_the_limit_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Fake(0.25))
+    assert judge_text("paint the house red", 0.25) is None
+    assert judge_text("paint the house red", 0.24) is Reason.TEXT_LEARNED
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.5, 1.5])
+def test_what_is_no_score_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch, score) -> None:
+    use(monkeypatch, Fake(score))
+    with pytest.raises(GateError, match="gives no score: no text passes"):
+        judge_text("paint the house red")
+
+
+@pytest.mark.parametrize("broken", ["crash", "short"])
+def test_a_broken_classifier_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch, broken) -> None:
+    class Broken(Fake):
+        def scores(self, given):  # type: ignore[no-untyped-def]
+            if broken == "crash":
+                raise RuntimeError("secret words")
+            return np.zeros(0, np.float32)
+
+    use(monkeypatch, Broken(0))
+    with pytest.raises(GateError, match="no text passes") as caught:
+        judge_texts(["paint the house red", "a lamp"])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.4, 1.0, float("nan")])
+def test_a_stuck_classifier_fails_its_proof(monkeypatch: pytest.MonkeyPatch, score) -> None:
+    prove_texts()
+    use(monkeypatch, Fake(score))
+    with pytest.raises(CanaryError, match="the text classifier"):
+        prove_texts()
+
+
+def test_turns_are_joined() -> None:
+    assert joined(["a", "b"]) == "a\nb"
+    assert len(joined(["x" * 1500, "y" * 1500])) == 2000
+
+
+def test_decisions_name_rules_and_classifier() -> None:
+    rules, _, learned = judged_by().partition("+")
+    assert rules.startswith("text-") and learned.startswith("wording-1@")
