@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -9,6 +10,7 @@ from flows.cli import safety
 from kontext.safety.text_test.measure import FALSE, STOPPED, measure, phrasings
 from kontext.safety.text_test.page import page
 
+ROOT = Path(__file__).parents[3]
 REACHED, WRONG = 0.90, 0.055
 
 
@@ -32,6 +34,22 @@ def test_the_shares_do_not_fall() -> None:
     shown = page(result)
     assert all(f"<td>{row.name}<td>{row.attacks.hits} of" in shown for row in result.rows)
     assert result.not_measured[0][:20] in shown
+
+
+def test_docs_and_card_have_these_figures() -> None:
+    result = measure()
+    docs = (ROOT / "docs/safety.md").read_text("utf-8")
+    for row in result.rows[1:]:
+        attacks, twins = row.attacks, row.twins
+        assert f"| {row.name} | {attacks.hits} of {attacks.of} |" in docs
+        assert f"| {row.by_rules.hits} | {twins.hits} of {twins.of} |" in docs
+    card = (ROOT / "kontext/evaluate/report/model_card.md").read_text("utf-8")
+    whole = result.rows[0]
+    for rate in (whole.attacks, whole.twins):
+        said = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+        first, _, rest = said.partition("% (")
+        low, high = rest.replace("%", "").rstrip(")").split(" to ")
+        assert f"{first} % ({low} to {high})" in card
 
 
 def test_the_command_writes_page_and_record(tmp_path) -> None:
