@@ -15,6 +15,7 @@ from flows.backoff import next_pause
 from flows.children import Children, cancel_children
 from flows.forms import PipelineForm, form_of_run
 from flows.names import add_tags, dataset_label, dataset_tag, own_name, planned_name
+from kontext.engine.graph import of_run
 from kontext.errors import ArtifactError, KontextError
 from kontext.stages import STAGES
 from tasks.markdown import one_line, page_key
@@ -59,6 +60,7 @@ class PipelineRun:
         self._active: dict[str, FlowRun] = {}
         self._report = self._report_page = ""
         self.rows = self._first_rows({step.stage: step.why for step in plan})
+        self._graph = of_run(STAGES, self.rows)
 
     def _first_rows(self, planned: dict[str, str]) -> dict[str, Row]:
         """Every stage before anything has run; `planned` says why a stage is to be made."""
@@ -100,7 +102,7 @@ class PipelineRun:
         return [
             name
             for name in self._waiting
-            if all(self.rows[i].state in ("ran", "reused") for i in STAGES[name].inputs)
+            if all(self.rows[i].state in ("ran", "reused") for i in self._graph[name].inputs)
         ]
 
     def _start(self, name: str) -> bool:
@@ -163,7 +165,9 @@ class PipelineRun:
 
     def _publish(self) -> None:
         rows = list(self.rows.values())
-        text = summary(self._title, rows, STAGES, self._report, self._report_page, self._command())
+        text = summary(
+            self._title, rows, self._graph, self._report, self._report_page, self._command()
+        )
         put_page(self._client, str(flow_run.get_id()), SUMMARY_KEY, text, self._title)
 
     def _final_state(self) -> State[Any]:

@@ -25,6 +25,7 @@ from schemas.sections.data import (
     ShardConfig,
 )
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
+from schemas.sections.exclusion import ExcludeConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, EncodeConfig, FinetuneConfig
 from schemas.words import NAME
@@ -70,6 +71,7 @@ class Recipe(Section):
     autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), title="Autoencoder")
     encode: EncodeConfig = Field(EncodeConfig(), title="Encoding")
     finetune: FinetuneConfig = Field(FinetuneConfig(), title="Teacher")
+    exclude: ExcludeConfig = Field(ExcludeConfig(), title="Safety training")
     distill: DistillConfig = Field(DistillConfig(), title="Student")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), title="Evaluation")
     publish: PublishConfig = Field(PublishConfig(), title="Publication")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from kontext.engine.graph import of_run
 from kontext.engine.run import Engine
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
@@ -54,7 +55,8 @@ class DataStages(Harness):
     def make(self, stage: str, fill: Callable[[ArtifactWriter], None]) -> Artifact:
         """An artifact with hand-made files, used as input of later stages."""
         section = getattr(self.recipe, STAGES[stage].section).model_dump(mode="json")
-        inputs = {source: self.inputs[source].digest for source in STAGES[stage].inputs}
+        sources = of_run(STAGES, self.inputs)[stage].inputs
+        inputs = {source: self.inputs[source].digest for source in sources}
         writer = self.store.writer(stage, artifact_digest(stage, "by hand", section, inputs))
         fill(writer)
         writer.commit(

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from kontext.engine.graph import declared, discover, downstream, ordered
+from kontext.engine.graph import declared, discover, downstream, of_recipe, of_run, ordered
 from kontext.engine.run import Engine
 from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
 from schemas.sections.base import Section
+
+ALWAYS = [name for name, stage in STAGES.items() if not stage.when]
+EXCLUDED = 'exclude.concepts=[{"name": "hats", "pattern": "hat"}]'
 
 
 def test_order_is_execution_order_and_sections_exist() -> None:
@@ -99,7 +102,7 @@ def changed(one: Engine, other: Engine) -> list[str]:
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
     digests = engines(recipe).digests()  # type: ignore[operator]
-    assert list(digests) == list(STAGES) and len(set(digests.values())) == len(STAGES)
+    assert list(digests) == ALWAYS and len(set(digests.values())) == len(ALWAYS)
     assert engines(recipe).digests() == digests  # type: ignore[operator]
 
 
@@ -109,12 +112,36 @@ def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
 def test_a_change_reaches_exactly_what_is_downstream(
     engines: object, override: str, first: str
 ) -> None:
-    assert changed(engines("ci"), engines("ci", override)) == downstream(STAGES, first)  # type: ignore[operator]
+    found = changed(engines("ci"), engines("ci", override))  # type: ignore[operator]
+    assert found == [name for name in downstream(STAGES, first) if name in ALWAYS]
 
 
 def test_a_new_store_plans_everything_and_only_needs_its_inputs(engines: object) -> None:
     found = engines("ci")  # type: ignore[operator]
-    assert [p.stage for p in found.plan()] == list(STAGES)
+    assert [p.stage for p in found.plan()] == ALWAYS
     assert not any(p.reused for p in found.plan())
     with pytest.raises(ArtifactError, match="'distill' needs 'encode', which"):
         found.plan(only="distill")
+
+
+def test_a_stage_without_work_is_in_no_graph(engines: object) -> None:
+    without, with_it = engines("ci"), engines("ci", EXCLUDED)  # type: ignore[operator]
+    assert set(STAGES) - set(without.digests()) == {"exclude"}
+    before, after = without.digests(), with_it.digests()
+    assert list(after) == list(STAGES)
+    found = [name for name in before if before[name] != after[name]]
+    assert found == ["distill", "evaluate", "publish"]  # what is made of the teacher
+    with pytest.raises(ArtifactError, match=r"no stage 'exclude': its exclude\.concepts is empty"):
+        without.artifact("exclude")
+    with pytest.raises(ArtifactError, match="no stage 'exclude'"):
+        without.plan(only="exclude")
+    assert [step.stage for step in with_it.plan()] == list(STAGES)
+
+
+def test_a_graph_without_a_stage_does_not_name_it() -> None:
+    assert list(of_recipe(STAGES, Recipe())) == ALWAYS
+    graph = of_run(STAGES, ALWAYS)
+    assert list(graph) == ALWAYS
+    assert not any("exclude" in stage.inputs for stage in graph.values())
+    assert "exclude" in STAGES["distill"].inputs
+    assert of_run(STAGES, STAGES) == STAGES

@@ -19,12 +19,13 @@ from torch import Tensor
 from kontext.data.buckets import MULTIPLE
 from kontext.data.encoded.pair_tensors import PairTensors, sizes_of
 from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
-from kontext.models.flux.transformer import FluxTransformer, load_transformer
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
 from kontext.parallel.ranks.rank import Rank
 from kontext.train.ladd.student import TEACHER_EDITS
 from kontext.train.record.ledger import ARITHMETIC
+from kontext.train.start.teacher import FLOW, load_teacher, teacher_of
 from schemas.sections.training import DistillConfig
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def edit_on_rank(rank: Rank, config: DistillConfig, inputs: Inputs, *, version: 
 
     world = rank.world
     data = load_pairs(inputs["encode"], "train", world.device)
-    model = load_transformer(inputs["finetune"], "flow.safetensors", world.device)
+    model = load_teacher(inputs.artifacts, world.device)
     edits, sampler = choose_edits(data, config), edit_sampler(config, data)
 
     def make(rows: range) -> dict[str, Tensor]:
@@ -134,7 +135,7 @@ def _version(
     from kontext.engine.fingerprint import code_digest, modules_of
 
     made_of = {
-        "teacher": ctx.inputs["finetune"].manifest.file("flow.safetensors").sha256,
+        "teacher": teacher_of(ctx.inputs).manifest.file(FLOW).sha256,
         "encoded": ctx.inputs["encode"].digest,
         **_drawn_with(sampler),
         "shard": SHARD,

@@ -11,12 +11,14 @@ nothing stale.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from kontext.engine.stage import Stage
+from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError
+from schemas.sections.base import Section
 from schemas.syntax import syntax_tree
 
 CHANGES_RESULTS = False  # inputs are in every digest
@@ -89,3 +91,39 @@ def downstream(stages: Mapping[str, Stage], name: str) -> list[str]:
         if found & set(stage.inputs):
             found.add(stage.name)
     return [other for other in stages if other in found]
+
+
+def of_recipe(stages: Mapping[str, Stage], recipe: Section) -> dict[str, Stage]:
+    """The stages that a recipe has: without those whose field `when` is empty in its section."""
+    conditional = [stage for stage in stages.values() if stage.when]
+    absent = [s.name for s in conditional if not getattr(section_in(recipe, s), s.when)]
+    return _without(stages, absent)
+
+
+def stage_named(name: str, stages: Mapping[str, Stage], everything: Mapping[str, Stage]) -> Stage:
+    """A stage of a recipe's graph. Raises ArtifactError: there is none, or this recipe has it not.
+
+    Args:
+        stages: the recipe's.
+        everything: the whole graph.
+    """
+    if name in stages:
+        return stages[name]
+    if name not in everything:
+        raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(stages)})")
+    field = f"{everything[name].section}.{everything[name].when}"
+    raise ArtifactError(f"this recipe has no stage '{name}': its {field} is empty")
+
+
+def of_run(stages: Mapping[str, Stage], made: Collection[str]) -> dict[str, Stage]:
+    """The graph of a recipe of which the stages `made` are known: without those that it has not."""
+    return _without(stages, [n for n, s in stages.items() if s.when and n not in made])
+
+
+def _without(stages: Mapping[str, Stage], left_out: Collection[str]) -> dict[str, Stage]:
+    """Without some stages: they are no other stage's input either."""
+    return {
+        name: replace(stage, inputs=tuple(one for one in stage.inputs if one not in left_out))
+        for name, stage in stages.items()
+        if name not in left_out
+    }

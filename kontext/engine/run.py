@@ -23,7 +23,7 @@ from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
 from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.engine.graph import downstream
+from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.planning import planned
 from kontext.engine.series import goes_on_from
 from kontext.engine.stage import (
@@ -88,7 +88,7 @@ class Engine:
         self.ledger = Ledger(self.objects, self.home)
         self.run = run
         self.stop = stop
-        self._stages = stages
+        self._all, self._stages = stages, of_recipe(stages, recipe)
         self._pins = dict(pins or {})
         for name, digest in self._pins.items():
             self._known(name)
@@ -395,6 +395,4 @@ class Engine:
         return self.home / "scratch" / stage.name / digest
 
     def _known(self, name: str) -> Stage:
-        if name in self._stages:
-            return self._stages[name]
-        raise ArtifactError(f"unknown stage '{name}' (known: {', '.join(self._stages)})")
+        return stage_named(name, self._stages, self._all)

@@ -156,7 +156,8 @@ class Stage:
 
     name: str
     section: str = ""  # of the recipe; empty: the stage has no settings
-    inputs: tuple[str, ...] = ()  # stage names
+    inputs: tuple[str, ...] = ()  # stage names; those that a recipe has not are left out
+    when: str = ""  # field of its section: a recipe in which it is empty does not have the stage
     module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
     pool: str = "cpu"  # work pool: cpu or gpu
     external: str = ""  # "module:function": (section, home) -> digest of files it points to

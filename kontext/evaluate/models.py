@@ -18,9 +18,11 @@ from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.models.text.encoders import load_text_encoder
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import Ledger
 from kontext.train.record.numerics import encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.start.teacher import FLOW, teacher_of
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
@@ -90,7 +92,7 @@ class TrainedModels:
 
     @classmethod
     def load(cls, ctx: StageContext, config: EvaluateConfig) -> TrainedModels:
-        """Load from the artifacts of train-autoencoder, finetune and distill.
+        """Load from the artifacts of train-autoencoder, distill and the teacher's.
 
         Raises:
             WeightsError: a file does not fit its configuration.
@@ -100,14 +102,13 @@ class TrainedModels:
         autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
         fast, slow = model_settings(ctx, config, text.digest)
 
-        def editor(stage: str, name: str, settings: ModelSettings) -> EditModel:
-            transformer = load_transformer(ctx.inputs[stage], name, device)
-            digest = ctx.inputs[stage].digest
-            return EditModel(LoadedModel(transformer, autoencoder, settings, digest), text, device)
+        def editor(made: Artifact, name: str, settings: ModelSettings) -> EditModel:
+            model = load_transformer(made, name, device)
+            return EditModel(LoadedModel(model, autoencoder, settings, made.digest), text, device)
 
         return cls(
-            editor("distill", "student.safetensors", fast),
-            editor("finetune", "flow.safetensors", slow),
+            editor(ctx.inputs["distill"], "student.safetensors", fast),
+            editor(teacher_of(ctx.inputs), FLOW, slow),
             config.seed,
         )
 

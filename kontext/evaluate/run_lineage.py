@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage
 from kontext.store.artifacts.lineage import flowchart
 from schemas.manifest import Manifest
@@ -49,9 +50,10 @@ def run_lineage(manifests: Mapping[str, Manifest], stages: Mapping[str, Stage]) 
     digests = {stage: manifest.digest for stage, manifest in manifests.items()}
     for manifest in manifests.values():
         digests |= manifest.inputs
+    graph = of_run(stages, digests)
     ordered = {stage: digests[stage] for stage in stages if stage in digests}
     edges = []
     for stage in ordered:
-        sources = manifests[stage].inputs if stage in manifests else stages[stage].inputs
+        sources = manifests[stage].inputs if stage in manifests else graph[stage].inputs
         edges += [(source, stage) for source in ordered if source in sources]
     return RunLineage(ordered, tuple(edges), manifests)

@@ -21,7 +21,6 @@ from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
 from kontext.edit.preview import preview_edits
 from kontext.edit.teacher_edits import synthesise
 from kontext.engine.stage import Stage, StageContext
-from kontext.models.flux.transformer import load_transformer
 from kontext.models.precision import compute_dtype
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
@@ -38,12 +37,13 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
+from kontext.train.start.teacher import load_teacher
 from schemas.sections.training import DistillConfig
 
 STAGE = Stage(
     name="distill",
     section="distill",
-    inputs=("encode", "train-autoencoder", "finetune"),
+    inputs=("encode", "train-autoencoder", "finetune", "exclude"),
     pool="gpu",
     plugins="kontext.train.methods:distilling_modules",
     summary="a student of few steps from the teacher's own edits, by LADD or DMD2",
@@ -67,7 +67,7 @@ def run(ctx: StageContext[DistillConfig]) -> None:
     keep_freed_memory()
     device = device_for(ctx)
     data = load_pairs(ctx.inputs["encode"], "train", device)
-    teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", device)
+    teacher = load_teacher(ctx.inputs, device)
 
     products = compute_dtype(config.parallel.precision, device)
     ledger = pairs_ledger(ctx, teacher, data, products, device)

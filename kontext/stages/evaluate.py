@@ -71,6 +71,7 @@ STAGE = Stage(
         "train-autoencoder",
         "encode",
         "finetune",
+        "exclude",
         "distill",
     ),
     pool="gpu",

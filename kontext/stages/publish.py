@@ -14,6 +14,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.exclusion.record import exclusion_line
 from kontext.evaluate.models import model_ledger, model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
 from kontext.evaluate.report.provenance import notes
@@ -26,6 +27,7 @@ from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
+from kontext.train.start.teacher import load_teacher
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 
@@ -39,6 +41,7 @@ STAGE = Stage(
         "train-autoencoder",
         "encode",
         "finetune",
+        "exclude",
         "distill",
         "evaluate",
     ),
@@ -58,7 +61,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     cpu = torch.device("cpu")
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
-    teacher = load_transformer(ctx.inputs["finetune"], "flow.safetensors", cpu)
+    teacher = load_teacher(ctx.inputs, cpu)
     scored = ctx.upstream("evaluate", EvaluateConfig)
     ingested = ctx.upstream("ingest", IngestConfig)
     settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
@@ -85,6 +88,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         recipe=ctx.inputs["distill"].manifest.recipe,
         canaries=canaries,
         hash_lists=hash_lists,
+        exclusion=exclusion_line(ctx.inputs),
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())

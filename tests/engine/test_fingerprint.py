@@ -132,7 +132,8 @@ def test_a_line_of_the_transformer_reaches_finetune_and_what_follows(change: Cha
         ("kontext/data/sources/emoji.py", "ingest"),
         ("kontext/data/caption/templates.py", "caption"),
         ("kontext/safety/classifiers/open_nsfw.py", "screen"),
-        ("kontext/evaluate/metrics/success.py", "evaluate"),
+        ("kontext/evaluate/metrics/success.py", "exclude"),  # attacks are judged by it
+        ("kontext/evaluate/metrics/reading.py", "evaluate"),
         ("kontext/safety/text_rules.json", "ingest"),
         ("schemas/views/acceptance.sql", "screen"),
         ("kontext/store/parquet.py", "ingest"),

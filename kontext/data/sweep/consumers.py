@@ -16,7 +16,8 @@ from schemas.manifest import Manifest
 
 CHANGES_RESULTS = False  # looks at what there is
 
-CHECKPOINTS = ("train-autoencoder", "finetune", "distill", "publish")  # what they hold is weights
+# what they hold is weights
+CHECKPOINTS = ("train-autoencoder", "finetune", "exclude", "distill", "publish")
 _BEFORE_SHARDS = ("mine", "caption", "screen")  # they saw every picture of their ingest
 
 

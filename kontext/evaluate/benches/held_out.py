@@ -128,11 +128,20 @@ class Bench:
         return np.array([i for i, x in enumerate(self.items) if x.category == category], np.int64)
 
     @classmethod
-    def from_shards(cls, shards: Artifact, config: EvaluateConfig) -> Bench:
-        """Choose test items from a shard artifact. Raises ArtifactError when it has none."""
+    def from_shards(
+        cls,
+        shards: Artifact,
+        config: EvaluateConfig,
+        split: str = "test",
+        wanted: Callable[[PairRow], bool] = lambda row: True,
+    ) -> Bench:
+        """Choose items from a split of a shard artifact, of the edits that are wanted.
+
+        Raises ArtifactError when it has none.
+        """
         from kontext.data.shards.read import load_split
 
-        pairs = load_split(shards, "test")
+        pairs = load_split(shards, split)
         table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
         component = {row["pair_id"]: row["component_id"] for row in table}
         edits = [row for row in pairs.rows if row.relation_class in CATEGORIES]
@@ -147,6 +156,7 @@ class Bench:
                 tuple(dict.fromkeys(targets[row.contexts, row.relation])),
             )
             for row in edits
+            if wanted(row)
         ]
         bench = build(candidates, pairs.pictures, config)
         of_image = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
@@ -74,7 +75,8 @@ def report_data(
         "latency": latency_rows(done.latency),
         "latency_facts": done.latency,
         "nodes": [
-            Node(stage, digests.get(name, ""), known.get(name)) for name, stage in stages.items()
+            Node(stage, digests.get(name, ""), known.get(name))
+            for name, stage in of_run(stages, known).items()
         ],
         "notes": provenance.notes(inputs),
         "numerics": provenance.numerics(ctx, done, models),

@@ -43,6 +43,7 @@ class ModelFacts:
     recipe: str
     canaries: int
     hash_lists: int
+    exclusion: str = ""  # what safety training came to, where there was any
 
 
 def model_card(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from kontext.evaluate.exclusion.record import RECORD, exclusion_line
+from kontext.evaluate.report.builder import number
 from kontext.evaluate.report.model import TableBlock
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
@@ -99,7 +101,36 @@ def tables(inputs: Inputs) -> list[TableBlock]:
             str(policy.get("description", "")),
         ),
     ]
-    return [block for block in blocks if block.rows]
+    return [block for block in [*blocks, *_exclusion(inputs)] if block.rows]
+
+
+def _exclusion(inputs: Inputs) -> list[TableBlock]:
+    """Success of the excluded edit and of others, before and after safety training, if any."""
+    if "exclude" not in inputs:
+        return []
+    found = inputs["exclude"].json(RECORD)
+    excluded = (
+        (
+            f"{', '.join(found['concepts'])}, {words}",
+            found[f"{name}_before"],
+            found[f"{name}_after"],
+        )
+        for name, words in (("own", "in the data's words"), ("attacked", "under attack"))
+    )
+    rows = [(what, number(a["success"], "%"), number(b["success"], "%")) for what, a, b in excluded]
+    others = [row for row in found["others"] if not row["asked"]]
+    rows += [
+        (f"other {row['category']} edits", number(row["before"], "%"), number(row["after"], "%"))
+        for row in others
+    ]
+    return [
+        TableBlock(
+            "Safety training of the teacher",
+            ("edits", "success before", "after"),
+            tuple(rows),
+            exclusion_line(inputs).replace("**", ""),
+        )
+    ]
 
 
 def _scores(scores: pa.Table, limits: Mapping[str, float]) -> TableBlock:

@@ -25,7 +25,7 @@ from kontext.data.encoded.pair_tensors import (
 from kontext.data.encoded.rows import Rows
 from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
-from kontext.models.flux.transformer import FluxTransformer, load_transformer
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens
@@ -38,6 +38,7 @@ from kontext.train.loop.clock import Work
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import Ema, TrainState, take_step
 from kontext.train.optim.build import adamw
+from kontext.train.start.teacher import load_teacher
 from schemas.sections.training import DistillConfig
 
 TEACHER_EDITS = "teacher-edits"  # the bank of the real samples
@@ -56,7 +57,7 @@ class Estimated(NamedTuple):
 def taught(inputs: Inputs, world: World) -> tuple[PairTensors, Tensor, Rows, FluxTransformer]:
     """Pairs of encode's train split, those that were edited [E], their edits, and the teacher.
 
-    The edits are in `inputs.files`. The teacher is `inputs.model`; without it finetune's.
+    The edits are in `inputs.files`. The teacher is `inputs.model`; without it `load_teacher`'s.
     """
     from kontext.data.encoded.banks import map_folder
     from kontext.data.encoded.latents import load_pairs
@@ -64,7 +65,7 @@ def taught(inputs: Inputs, world: World) -> tuple[PairTensors, Tensor, Rows, Flu
     data = load_pairs(inputs["encode"], "train", world.device)
     teacher = inputs.model
     if teacher is None:
-        teacher = load_transformer(inputs["finetune"], "flow.safetensors", world.device)
+        teacher = load_teacher(inputs.artifacts, world.device)
     assert isinstance(teacher, FluxTransformer)
     made = map_folder(inputs.files[TEACHER_EDITS], TEACHER_EDITS)
     edits = made["pairs"][torch.arange(len(made["pairs"]))]

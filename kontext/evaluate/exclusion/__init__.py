@@ -1,0 +1,1 @@
+"""Safety training, seen from outside: phrasings that ask for what is excluded, and what they do."""

@@ -1,0 +1,28 @@
+"""The teacher that later stages take: finetune's, or what safety training made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
+
+if TYPE_CHECKING:
+    from kontext.store.artifacts.artifact_store import Artifact
+
+FLOW = "flow.safetensors"
+
+
+def teacher_of(inputs: Mapping[str, Artifact]) -> Artifact:
+    """The artifact with the teacher's weights, in its file `FLOW`, of those that a stage takes.
+
+    That of exclude where the recipe excludes something: then nothing is made of finetune's.
+    """
+    return inputs["exclude"] if "exclude" in inputs else inputs["finetune"]
+
+
+def load_teacher(inputs: Mapping[str, Artifact], device: torch.device) -> FluxTransformer:
+    """The teacher's network, frozen. Raises WeightsError: damaged, or of another shape."""
+    return load_transformer(teacher_of(inputs), FLOW, device)
