@@ -7,18 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.distillation import (
-    EVERY,
-    FIGURES,
-    STUDENTS,
-    Row,
-    Students,
-    equal_steps,
-    main,
-    plots,
-    student_section,
-    table,
-)
+from benchmarks.distillation import Students, equal_steps, main, student_section
+from benchmarks.distillation_table import EVERY, FIGURES, STUDENTS, Row, plots, table
 from kontext.parallel.flops import Tokens
 from kontext.train.methods import distillation
 from schemas.recipes import load_recipe
