@@ -8,9 +8,8 @@ decoded once while it stays in the decode cache.
 import hashlib
 import json
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from threading import Lock
@@ -100,6 +99,43 @@ class _PendingBatch:
         return replace(self.batch, samples=tuple(found))
 
 
+class Batches(Iterator[StreamBatch]):
+    """Batches without end, some of them under way in threads.
+
+    Who changes the stream's files afterwards calls `close`, which waits for the threads. One that
+    is forgotten does not: the garbage collector may come upon it in any thread and at any moment,
+    also in a thread that is only starting, and there a wait for threads can lock up.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        ahead: int,
+        planned: Iterator[tuple[Ints, Place]],
+        begin: Callable[[Executor, Ints, Place], _PendingBatch],
+    ) -> None:
+        self._pool = ThreadPoolExecutor(threads, "stream")  # its threads end when it is collected
+        self._ahead, self._planned, self._begin = ahead, planned, begin
+        self._running: deque[_PendingBatch] = deque()
+
+    def __next__(self) -> StreamBatch:
+        """The next batch. Raises RuntimeError: closed."""
+        if not self._running:
+            self._submit()  # the first one undisturbed
+        batch = self._running.popleft().result()
+        while len(self._running) < self._ahead:
+            self._submit()
+        return batch
+
+    def close(self) -> None:
+        """Give up what is under way, and wait for what is being read."""
+        self._pool.shutdown(cancel_futures=True)
+        self._running.clear()
+
+    def _submit(self) -> None:
+        self._running.append(self._begin(self._pool, *next(self._planned)))
+
+
 class PairStream:
     """Batches of one rank, from any place of any epoch on.
 
@@ -137,33 +173,20 @@ class PairStream:
         self._images = _Images(decoded_bytes)
         self.identity = _identity(self.index, plan)
 
-    def batches(self, place: Place | None = None) -> Iterator[StreamBatch]:
+    def batches(self, place: Place | None = None) -> "Batches":
         """This rank's batches from `place` on, without end.
 
         Raises:
             NumericsError: the place is one of a stream with another order.
-            ArtifactError: a sample's bytes are not what its id says.
+            ArtifactError: from the iterator, a sample's bytes are not what its id says.
         """
         at = place or Place()
         if at.stream and at.stream != self.identity:
             raise NumericsError(
                 "the place to resume from was recorded with other data or in another order"
             )
-        pool = ThreadPoolExecutor(self._threads, "stream")
-        running: deque[_PendingBatch] = deque()
         planned = self._planned(replace(at, stream=self.identity))
-        try:
-            running.append(self._begin(pool, *next(planned)))  # the first one undisturbed
-            while True:
-                batch = running.popleft().result()
-                while len(running) < self._ahead:
-                    running.append(self._begin(pool, *next(planned)))
-                yield batch
-        finally:
-            # who closes a stream may change its files then. One that is forgotten may be collected
-            # in one of these threads, which cannot wait for itself
-            with suppress(RuntimeError):
-                pool.shutdown(cancel_futures=True)
+        return Batches(self._threads, self._ahead, planned, self._begin)
 
     def epoch(self, number: int) -> list[Ints]:
         """Global batches of one epoch as rows of `index`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from kontext.data.pixels import Pixels
 from kontext.data.shards.image_batch import ImageBatch, ImageSource
 from kontext.data.shards.index import load_index, tokens_of
 from kontext.data.shards.read import by_size, load_split
-from kontext.data.shards.stream import PairStream, StreamBatch, StreamPlan
+from kontext.data.shards.stream import Batches, PairStream, StreamPlan
 from kontext.errors import RecipeError
 from kontext.parallel.world import World
 from kontext.store.artifacts.artifact_store import Artifact
@@ -118,16 +117,14 @@ class StreamedImages:
         if index != self._next:
             self._coming.close()
             self._coming = self._from(index)
-        found = next(self._coming)
+        found = next(found for found in self._coming if found.total >= self._world.size)
         self._next = index + 1
         return ImageBatch(_channels_first(found.targets()), found.rows.start, found.total)
 
-    def _from(self, index: int) -> Generator[StreamBatch]:
+    def _from(self, index: int) -> Batches:
         whole = self._stream.steps(at_least=self._world.size)
         place = next(place for number, place in enumerate(whole) if number == index)
-        for found in self._stream.batches(place):
-            if found.total >= self._world.size:
-                yield found
+        return self._stream.batches(place)
 
 
 def linked_shards(shards: Artifact, split: str, folder: Path) -> Path:

@@ -1,12 +1,14 @@
 """The streaming loader over real shards: exact, elastic, complete, and told when it is not."""
 
+import gc
 import hashlib
 import itertools
 import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.shards.stream import PairStream, Place, StreamBatch, StreamPlan
+from kontext.data.shards.stream import Batches, PairStream, Place, StreamBatch, StreamPlan
 from kontext.data.shards.write import ShardSample, ShardSet, write_shards
 from kontext.errors import ArtifactError, NumericsError
 from kontext.parallel.world import World
@@ -65,8 +67,10 @@ def stream(
     return PairStream(store, "data/", plan, world, **options)
 
 
-def take(batches: Iterator[StreamBatch], count: int) -> list[StreamBatch]:
-    return list(itertools.islice(batches, count))
+def take(batches: Batches, count: int) -> list[StreamBatch]:
+    """The next `count`; then nothing reads the files any more."""
+    with closing(batches):
+        return list(itertools.islice(batches, count))
 
 
 def numbers(batches: list[StreamBatch]) -> list[list[int]]:
@@ -196,3 +200,28 @@ def test_on_s3_by_byte_ranges_it_is_the_same(
     assert numbers(take(stream(remote, shard_bytes=0).batches(), 30)) == wanted
     assert [k for k in remote.list("data/") if "index-" in k], "the index is kept for the next"
     assert np.array_equal(stream(remote).index.offset, stream(store).index.offset)
+
+
+def test_a_forgotten_stream_ends_its_threads_and_waits_for_none(store: ObjectStore) -> None:
+    """The collector may find it in a thread that is only starting, where a wait locks up."""
+    batches = stream(store).batches()
+    next(batches)
+    pool = batches._pool
+    threads, waited = list(pool._threads), []
+    pool.shutdown = lambda *args, **kwargs: waited.append(args)  # type: ignore[method-assign]
+    del batches, pool
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+    assert not waited and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_closed_stream_has_read_all_that_it_will_read(store: ObjectStore) -> None:
+    streamed = stream(store)
+    batches = streamed.batches()
+    next(batches)
+    threads = list(batches._pool._threads)
+    batches.close()
+    assert not any(thread.is_alive() for thread in threads)
+    with pytest.raises(RuntimeError):
+        next(batches)
