@@ -17,7 +17,7 @@ from kontext.data.decode import Decoded
 from kontext.data.payloads import Verdict
 from kontext.data.pixels import Pixels, encode_png, on_canvas
 from kontext.data.sources.base import SourceItem
-from kontext.data.words import refused_words, words_of
+from kontext.data.words import names_of, refused_names
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
@@ -73,7 +73,7 @@ def gate_one(
     if not _stops(result) and later is not None:
         result = later
     hit = _stops(result)
-    words = None if hit else refused_words(*words_of(item))
+    words = None if hit else refused_names(*names_of(item))
     if words is not None:
         return _unnamed(item, subject, words, rows)
     if hit or kept is not None:

@@ -25,7 +25,7 @@ from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
-from kontext.data.words import refused_words, words_of, words_of_pair
+from kontext.data.words import names_of, refused_names, refused_pair
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import HashGate
@@ -161,7 +161,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
         for item, data in payloads:
             if isinstance(data, SourceError):
                 subject = subject_hmac(f"{item.source}/{item.ref}", key)
-                said = () if refused_words(*words_of(item)) else (item.ref, str(data))
+                said = () if refused_names(*names_of(item)) else (item.ref, str(data))
                 ref, detail = said or ("", "")
                 reject = reject_row(item.source, subject, ref, data.reason, detail)
                 rows["rejects"].append(reject)
@@ -241,7 +241,7 @@ def skipped_rows(skipped: Sequence[Skipped], home: Path) -> pa.Table:
     key, rows = run_key(home), []
     for one in skipped:
         subject = subject_hmac(f"{one.source}/{one.ref}", key)
-        said = ("", "") if refused_words(one.ref, one.detail) else (one.ref, one.detail)
+        said = ("", "") if refused_names(one.ref, one.detail) else (one.ref, one.detail)
         rows.append(reject_row(one.source, subject, said[0], one.reason, said[1]))
     return pa.Table.from_pylist(rows, REJECTS)
 
@@ -250,7 +250,7 @@ def refused_pairs(pairs: Sequence[GivenPair], home: Path) -> pa.Table:
     """DECISIONS rows of the pairs whose words the text rules refuse."""
     key, rows = run_key(home), []
     for pair in pairs:
-        reason = refused_words(*words_of_pair(pair))
+        reason = refused_pair(pair)
         if reason is not None:
             subject = subject_hmac(f"{pair.source}/{pair.row}", key)
             row = "text", subject, Check.TEXT_RULE, judged_by(), Outcome.DROP, reason, POLICY
@@ -282,7 +282,7 @@ def _given(
     pixel_of: Mapping[tuple[str, str], str],
     reason_of: Mapping[tuple[str, str], str],
 ) -> Row:
-    if (reason := refused_words(*words_of_pair(pair))) is not None:
+    if (reason := refused_pair(pair)) is not None:
         return {**_NO_PAIR, "source": pair.source, "status": str(reason)}
     refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
     lost = [ref for ref in refs if ref not in pixel_of]
