@@ -1,8 +1,9 @@
 """`kontext safety …`: the record of what the safety policy decided."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -313,19 +314,13 @@ def test(
     say(f"{len(files)} pictures, {pictures} of them transformed")
     with edit_bar() as shown:
         result = measure(files, pictures, processes, shown.on_step)
-    output.write_text(page(result), encoding="utf-8")
-    record = result.record()
-    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        print_json(record)
-    else:
-        for row in result.rows:
-            typer.echo(
-                f"{row.family:12} {row.name:22} {row.gate.value:7.1%} "
-                f"({row.gate.low:.1%} to {row.gate.high:.1%})"
-            )
-        typer.echo(f"false matches: {result.false.rate.hits} among {result.false.pairs:,} pairs")
-        typer.echo(f"written: {output}")
+    lines = [
+        f"{row.family:12} {row.name:22} {row.gate.value:7.1%} ({row.gate.interval})"
+        for row in result.rows
+    ]
+    false = result.false
+    lines.append(f"false matches: {false.rate.hits} among {false.pairs:,} pairs")
+    _tell(output, page(result), result.record(), lines, as_json)
     if result.failed:
         raise GateError(f"the hash gate does not reach what is required: {result.failed}")
 
@@ -336,18 +331,25 @@ def _test_texts(output: Path, policy: str, as_json: bool) -> None:
     from kontext.safety.text_test.page import page
 
     result = measure(load_policy(policy).texts.limit)
-    output.write_text(page(result), encoding="utf-8")
-    record = result.record()
+    lines = [
+        f"{row.name:14} stopped {row.attacks.hits:3} of {row.attacks.of:3} "
+        f"({row.attacks.interval})   twins {row.twins.hits:2} of {row.twins.of:3} "
+        f"({row.twins.interval})"
+        for row in result.rows
+    ]
+    _tell(output, page(result), result.record(), lines, as_json)
+    if result.failed:
+        raise GateError(f"texts do not reach what is required: {', '.join(result.failed)}")
+
+
+def _tell(
+    output: Path, page: str, record: dict[str, Any], lines: Sequence[str], as_json: bool
+) -> None:
+    """Write a test's page and its record beside it, and print the record or the lines."""
+    output.write_text(page, encoding="utf-8")
     output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if as_json:
         print_json(record)
-    else:
-        for row in result.rows:
-            typer.echo(
-                f"{row.name:14} stopped {row.attacks.hits:3} of {row.attacks.of:3} "
-                f"({row.attacks.low:.1%} to {row.attacks.high:.1%})   twins {row.twins.hits:2} of "
-                f"{row.twins.of:3} ({row.twins.low:.1%} to {row.twins.high:.1%})"
-            )
-        typer.echo(f"written: {output}")
-    if result.failed:
-        raise GateError(f"texts do not reach what is required: {', '.join(result.failed)}")
+        return
+    for line in (*lines, f"written: {output}"):
+        typer.echo(line)

@@ -21,7 +21,7 @@ from kontext.data.words import names_of, refused_names
 from kontext.errors import DecodeError, GateError
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
-from kontext.safety.texts import judged_by
+from kontext.safety.text import rules_version
 from schemas.sections.data import IngestConfig
 
 KEPT = "kept"  # an outcome
@@ -111,7 +111,7 @@ def _unnamed(item: SourceItem, subject: str, words: Reason, rows: dict[str, list
     """Rows of a picture whose name or labels the text rules refuse: without any of them."""
     rows["decisions"].append(
         Decision(
-            "text", subject, Check.TEXT_RULE, judged_by(), Outcome.DROP, words, POLICY
+            "text", subject, Check.TEXT_RULE, rules_version(), Outcome.DROP, words, POLICY
         )._asdict()
     )
     rows["rejects"].append(reject_row(item.source, subject, "", str(words)))

@@ -9,12 +9,12 @@ Two machines that must write equal records share the file.
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from pathlib import Path
 
 from kontext.errors import GateError
+from kontext.safety.secret_files import refuse_shared, write_once
 
 KEY_FILE = "safety.key"
 OTHER_KEYS = "safety.keys"
@@ -68,17 +68,7 @@ def _make(home: Path, path: Path) -> None:
             f"{path} is gone, but decisions were signed with it: restore it from the backup, or "
             "start a new ledger with `kontext safety restart`"
         )
-    home.mkdir(parents=True, exist_ok=True)
-    draft = home / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
+    write_once(path, secrets.token_hex(32))
 
 
 def _read(path: Path) -> bytes:
@@ -90,6 +80,5 @@ def _read(path: Path) -> bytes:
         raise GateError(
             f"{path} is no safety key: it was not drawn at random (`openssl rand -hex 32`)"
         )
-    if path.stat().st_mode & 0o077:
-        raise GateError(f"{path} can be read by others: chmod 600 {path}")
+    refuse_shared(path)
     return key

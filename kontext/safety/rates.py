@@ -19,6 +19,11 @@ class Rate:
         """hits / of; 0 of none."""
         return self.hits / self.of if self.of else 0.0
 
+    @property
+    def interval(self) -> str:
+        """For people: "90.4% to 95.9%"."""
+        return f"{self.low:.1%} to {self.high:.1%}"
+
 
 def exact(hits: int, of: int) -> Rate:
     """Clopper and Pearson's interval, 95 %."""

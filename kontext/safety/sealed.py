@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kontext.errors import GateError
+from kontext.safety.secret_files import refuse_shared, write_once
 
 KEY_FILE, SUFFIX = "lists.key", ".age"
 
@@ -77,8 +78,7 @@ def _identity(home: Path | None, name: str) -> Any:
             f"hash list {name} is encrypted and {path} is gone: restore it from the backup, or "
             "delete the list and fetch it again"
         )
-    if path.stat().st_mode & 0o077:
-        raise GateError(f"{path} can be read by others: chmod 600 {path}")
+    refuse_shared(path)
     try:
         return _pyrage().x25519.Identity.from_str(path.read_text(errors="replace").strip())
     except _pyrage().IdentityError:
@@ -93,17 +93,7 @@ def _make_key(home: Path) -> None:
             f"{path} is gone, but hash lists were encrypted with it: restore it from the backup, "
             f"or delete HOME/hash-lists/*{SUFFIX} and fetch them again"
         )
-    home.mkdir(parents=True, exist_ok=True)
-    draft = home / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{_pyrage().x25519.Identity.generate()}\n")
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
+    write_once(path, f"{_pyrage().x25519.Identity.generate()}\n")
 
 
 def _pyrage() -> Any:

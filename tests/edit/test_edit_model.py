@@ -16,7 +16,7 @@ from kontext.edit.weights.folder import ModelSettings, load_model_folder, save_m
 from kontext.errors import KontextError, WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
-from tests.edit.shapes import AE, FLOW
+from tests.models.shapes import AE, FLOW
 
 SETTINGS = ModelSettings(name="tiny", text_length=5, resolution=32, steps=2)
 

@@ -9,7 +9,7 @@ from kontext.edit.euler import Guidance, Prompt, noise, sample
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, schedule, shift_mu
-from tests.edit.shapes import FLOW as SHAPE
+from tests.models.shapes import FLOW as SHAPE
 
 
 class Analytic(nn.Module):

@@ -17,7 +17,7 @@ from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.errors import KontextError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.text.encoders import Encoded
-from tests.edit.shapes import AE, FLOW
+from tests.models.shapes import AE, FLOW
 
 
 class Identity(nn.Module):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from kontext.errors import ExchangeError
 from kontext.safety.exchanges.base import ExchangeSettings
+from kontext.safety.secret_files import refuse_shared
 from schemas.discovery import plugins
 from schemas.yaml_text import YamlError, parse
 
@@ -58,8 +59,7 @@ def _read(path: Path) -> Exchange:
     where = f"{FOLDER}/{path.name}"
     if not _NAME.fullmatch(path.stem):
         raise ExchangeError(f"{where}: a name has small letters, digits and dashes")
-    if path.stat().st_mode & 0o077:
-        raise ExchangeError(f"{path} can be read by others: chmod 600 {path}")
+    refuse_shared(path, ExchangeError)
     kinds = plugins(_KINDS, "deltas")
     try:
         data = parse(path.read_text("utf-8")).data

@@ -95,14 +95,10 @@ def _line(row: Row) -> str:
     plain = f"{row.plain.hits} of {row.plain.of}"
     family = f"{escape(row.family)}{' (required)' if row.required else ''}"
     return (
-        f"<tr{bad}><td>{family}<td>{escape(row.name)}<td>{_share(row.gate)}<td>{_interval(row.gate)}"
+        f"<tr{bad}><td>{family}<td>{escape(row.name)}<td>{_share(row.gate)}<td>{row.gate.interval}"
         f"<td>{_share(row.pdq)}<td>{plain}<td>{median}, {most}, {largest}</tr>"
     )
 
 
 def _share(rate: Rate) -> str:
     return f"{rate.value:.1%}"
-
-
-def _interval(rate: Rate) -> str:
-    return f"{rate.low:.1%} to {rate.high:.1%}"

@@ -37,14 +37,10 @@ def page(result: Result) -> str:
 
 def _line(row: Row) -> str:
     return (
-        f"<tr><td>{escape(row.name)}<td>{_count(row.attacks)}<td>{_interval(row.attacks)}"
-        f"<td>{row.by_rules.value:.0%}<td>{_count(row.twins)}<td>{_interval(row.twins)}</tr>"
+        f"<tr><td>{escape(row.name)}<td>{_count(row.attacks)}<td>{row.attacks.interval}"
+        f"<td>{row.by_rules.value:.0%}<td>{_count(row.twins)}<td>{row.twins.interval}</tr>"
     )
 
 
 def _count(rate: Rate) -> str:
     return f"{rate.hits} of {rate.of} ({rate.value:.1%})"
-
-
-def _interval(rate: Rate) -> str:
-    return f"{rate.low:.1%} to {rate.high:.1%}"

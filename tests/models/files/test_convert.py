@@ -20,18 +20,10 @@ from kontext.models.files.convert import (
 )
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, Shift, schedule
-from schemas.sections.models import AutoencoderShape, TransformerShape
+from schemas.sections.models import AutoencoderShape
+from tests.models.shapes import FLUX
 
-SHAPE = TransformerShape(
-    in_channels=16,
-    vec_in_dim=6,
-    context_in_dim=10,
-    hidden_size=16,
-    num_heads=2,
-    depth=1,
-    depth_single_blocks=1,
-    axes_dim=(4, 2, 2),
-)
+SHAPE = FLUX
 AE_SHAPE = AutoencoderShape(ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
 
 

@@ -26,17 +26,9 @@ from kontext.models.files.weights import (
 )
 from kontext.models.flux.transformer import FluxTransformer
 from schemas.sections.models import TransformerShape
+from tests.models.shapes import FLUX
 
-SHAPE = TransformerShape(
-    in_channels=16,
-    vec_in_dim=6,
-    context_in_dim=10,
-    hidden_size=16,
-    num_heads=2,
-    depth=1,
-    depth_single_blocks=1,
-    axes_dim=(4, 2, 2),
-)
+SHAPE = FLUX
 
 
 def bits(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
@@ -200,6 +192,7 @@ from kontext.models.files.convert import rules_for
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.files.weights import load_weights, open_weights, bfl_entries, write_weights
 from schemas.sections.models import TransformerShape
+from tests.models.shapes import FLUX
 
 def status(key):
     lines = open("/proc/self/status").read().splitlines()

@@ -1,9 +1,9 @@
-"""The smallest networks that edits are tested with."""
+"""The smallest networks that models and edits are tested with."""
 
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
 AE = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
-FLOW = TransformerShape(
+FLUX = TransformerShape(  # as FLUX.1 [dev], with a guidance embedding
     in_channels=16,
     vec_in_dim=6,
     context_in_dim=10,
@@ -12,5 +12,5 @@ FLOW = TransformerShape(
     depth=1,
     depth_single_blocks=1,
     axes_dim=(4, 2, 2),
-    guidance_embed=False,
 )
+FLOW = FLUX.model_copy(update={"guidance_embed": False})
