@@ -15,7 +15,7 @@ CHANGES_RESULTS = False  # shows what was measured
 _STYLE = (
     "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;"
-    "text-align:right}td:first-child,td:nth-child(2),th:first-child{text-align:left}"
+    "text-align:right;white-space:nowrap}td:first-child,td:nth-child(2),th:first-child{text-align:left}"
     ".bad{color:#b00;font-weight:600}img{max-width:100%}"
 )
 
