@@ -50,9 +50,9 @@ class ExcludeConfig(Section):
     )
     steps: int = Field(100, title="Training steps of a round", ge=1)
     batch: int = Field(32, title="Batch, in pairs", ge=2)
-    share: float = Field(0.25, title="Share of a batch that asks for what is excluded", gt=0, lt=1)
-    preserve: Literal["model", "data"] = Field(
-        "model", title="What the rest is trained on: the model as it was, or the data's targets"
+    share: float = Field(0.15, title="Share of a batch that asks for what is excluded", gt=0, lt=1)
+    preserve: Literal["data", "model"] = Field(
+        "data", title="What the rest is trained on: the data's targets, or the model as it was"
     )
     preserve_weight: float = Field(1.0, title="Loss weight of all that is to stay", ge=0)
     lr: float = Field(3e-4, title="Learning rate")
