@@ -181,10 +181,11 @@ def test_a_password_and_names_of_ones_own_win_and_stay(
     monkeypatch.setenv(SERVER, "me:mine %1")
     said: list[str] = []
     again = serve.up(at, say=said.append)
-    assert again.server != running.server and "password changed" in said[0]
+    assert again.server != running.server
+    assert any("password changed" in line for line in said)
     monkeypatch.setenv(NAMES, "pairs.example.org")
     again = serve.up(at, say=said.append)
-    assert "names changed" in said[-2]
+    assert any("names changed" in line for line in said)
     own = {"host": "pairs.example.org"}
     assert httpx.get(f"{again.url}/api/health", headers=own).status_code == 200
     monkeypatch.delenv(SERVER)
