@@ -39,8 +39,8 @@ def asked(data: PairTensors, **changes: object) -> Asked:
 
 def make(data: PairTensors | None = None, said: Asked | None = None, **changes: object):  # type: ignore[no-untyped-def]
     data = toy_pairs() if data is None else data
-    settings = {"steps": 40, "batch": 8, "share": 0.5, "lr": 5e-3, "warmup": 2, **changes}
-    config = ExcludeConfig.model_validate(settings)
+    settings = {"steps": 40, "batch": 8, "share": 0.5, "lr": 5e-3, "warmup": 2}
+    config = ExcludeConfig.model_validate({**settings, "preserve": "model", **changes})
     flow = toy_config(optimizer="adamw", text_dropout=0.2)
     return ExcludeMethod(config, flow, data, said or asked(data), toy_model(), toy_model())
 
