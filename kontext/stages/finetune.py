@@ -38,7 +38,7 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.transformer import save_adapters, starting_transformer
+from kontext.train.start.transformer import START, save_adapters, starting_weights
 from schemas.sections.training import FinetuneConfig
 
 STAGE = Stage(
@@ -62,8 +62,10 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     """
     config = ctx.config
     keep_freed_memory()
-    inputs = Inputs.of(ctx).using(starting_transformer(ctx, config))
-    method = flow.build(config, inputs, World(device=device_for(ctx)))
+    start = starting_weights(ctx, config)
+    inputs = Inputs.of(ctx).using(files={START: start} if start else None)
+    launches = config.launch.launcher != "in-process"
+    method = flow.build(config, inputs, World(device=device_for(ctx), launches=launches))
     method.state.ledger = _ledger(ctx, method)
     history = train(
         ctx,
@@ -122,7 +124,7 @@ def _validated(
 
 def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     """Validation loss and a sample grid on the way, where the recipe asks for them."""
-    if method.measure is None:
+    if method.measure is None or method.world.launches:  # ranks measure then
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     loss, board = method.measure.of, tensorboard(ctx, "flow")
@@ -150,7 +152,7 @@ def _train_further(
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
         inputs = inputs.using(files={"teacher": path})
     inputs = inputs.using(model)
-    method: EditMethod = module.build(config, inputs, trained.world)
+    method: EditMethod = module.build(config, inputs, replace(trained.world, launches=False))
     trained.state.ledger |= method.numerics
     method.state.ledger = dict(trained.state.ledger)
     progress = report_progress(ctx, name)

@@ -109,7 +109,9 @@ class FewStepMethod(ABC):
         self.teacher = teacher.requires_grad_(False).eval()
         self.teacher.zero_grad(set_to_none=True)  # left from its own training
         rates = self.learning_rates()
-        self.trained = {name: copy.deepcopy(teacher).requires_grad_(True).train() for name in rates}
+        # what is trained is float32, whatever the teacher is held in
+        copies = {name: copy.deepcopy(teacher).float() for name in rates}
+        self.trained = {name: each.requires_grad_(True).train() for name, each in copies.items()}
         self.student = self.trained["student"]
         self.products = compute_dtype(config.parallel.precision, self.device)
         self.measure: Measure | None = None

@@ -2,8 +2,9 @@
 
 A stage calls the function `build(config, inputs, world)` of a method's file with a world of one and
 trains what it returns with `train`. Where the recipe asks for ranks, each calls the same function
-with its own world and goes on from the checkpoint of step 0, which has the starting weights: ranks
-need to know only the model's shape. The stage then reads the last checkpoint.
+with its own world. If the stage's world `launches` them, its method holds no weights: ranks read or
+draw them, and the averages come back from their last checkpoint. Otherwise ranks go on from a
+checkpoint of step 0, which has the stage's weights: they need to know only the model's shape.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def train(
     if finished and finished[-1]:
         ctx.report.continued(f"step {finished[-1]} of {method.total_steps}")
     if config.launch.launcher != "in-process":
-        if not finished:
+        if not finished and not method.world.launches:
             checkpoints.save(method.state)
             checkpoints.wait()
         if not finished or finished[-1] != method.total_steps:
@@ -107,6 +108,9 @@ def train(
                 ledger=method.state.ledger,
                 checkpoints=checkpoints.url,
             )
+    if method.world.launches:
+        checkpoints.receive(method.state, method.world.device)
+        return method.state.history
     watchdog = Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt")
     return take_steps(
         method, config, checkpoints, progress, watchdog, measure or method.measure, ctx.stop

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors
 from kontext.errors import RecipeError
+from kontext.models.files.stored import load_stored
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
@@ -55,8 +55,9 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMetho
     data = load_pairs(inputs["encode"], "train", world.device)
     teacher = inputs.model
     if teacher is None:
-        teacher = FluxTransformer(config.shape)
-        teacher.load_state_dict(load_file(inputs.files["teacher"]))
+        with torch.device("meta"):
+            teacher = FluxTransformer(config.shape)
+        load_stored(teacher, inputs.files["teacher"])
     assert isinstance(teacher, FluxTransformer)
     return GuidanceMethod(config, data, teacher.to(world.device), world)
 

@@ -17,14 +17,13 @@ from kontext.data.encoded.pair_tensors import Batch, PairTensors
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.sequence import pack, unpack
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.precision import autocast, compute_dtype
+from kontext.models.precision import autocast, products_dtype
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import shard
 from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
-from kontext.train.flow.model import flow_lengths, fresh_model
 from kontext.train.flow.velocity import change_weights, velocity
 from kontext.train.images.perceptual import Backbone, feature_distances, load_backbone
+from kontext.train.start.transformer import lay_out, starting_model
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 AFTER_FLOW = "pictures"
@@ -34,8 +33,8 @@ IN_PLACE = True
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
     """Training with a loss in pixels on encode's train split, with train-autoencoder's decoder.
 
-    `inputs.model` is trained further, sharded as its own training left it. Without it a model of
-    the recipe's shape is made, sharded as the recipe says.
+    `inputs.model` is trained further, sharded as its own training left it. Without it the model
+    that the flow started from is made, sharded as the recipe says.
     """
     from kontext.data.encoded.latents import load_pairs
     from kontext.engine.stage import section_of
@@ -46,9 +45,10 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
     features = load_backbone(trained_with, world.device)
     model = inputs.model
     if model is None:
-        model = fresh_model(config, data).to(world.device)
-        products = compute_dtype(config.parallel.precision, world.device)
-        shard(model, config.parallel, world, products, flow_lengths(config, data))
+        model, start = starting_model(config, inputs, data, world)
+        held = model.img_in.weight.dtype
+        products = products_dtype(held, config.parallel.precision, world.device)
+        lay_out(model, start, config, data, world, products)
     assert isinstance(model, FluxTransformer)
     return PictureMethod(config, data, model, codec, features, world)
 

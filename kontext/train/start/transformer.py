@@ -7,17 +7,30 @@ is no start for flow training).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.errors import RecipeError
 from kontext.models.files.locate import artifact_transformer
 from kontext.models.files.recognise import recognise
-from kontext.models.files.weights import load_weights
+from kontext.models.files.weights import Entry, bfl_entries, state_entries
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, LoraInfo, apply_lora, lora_of, merge
+from kontext.models.lora import (
+    LoraConfig,
+    LoraInfo,
+    apply_lora,
+    lora_of,
+    merge,
+    starting_adapters,
+)
+from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.shard import fill, shard
+from kontext.parallel.world import World
+from kontext.train.flow.model import flow_lengths, fresh_model
 from kontext.train.start.files import names_artifact, open_init, transformer_path
 from schemas.sections.training import FinetuneConfig
 
@@ -25,13 +38,12 @@ if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 LORA = "lora.safetensors"
+START = "start"  # among a stage's files: the file or folder whose weights are trained
 _NOT_IN_TENSORS = ("num_heads", "axes_dim", "theta", "timestep_shift")  # of a shape
 
 
-def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTransformer | None:
-    """The model to train, float32; None where the recipe starts from noise.
-
-    With `lora_rank` only the adapters beside its layers train.
+def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Path | None:
+    """Where the weights to train lie, for `START`; None where the recipe starts from noise.
 
     Raises:
         RecipeError: no weights there, or of another shape than the recipe's.
@@ -44,19 +56,76 @@ def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTrans
     else:
         path = transformer_path(config.init)
     _check_shape(path, config)
-    with torch.device("meta"):
-        model = FluxTransformer(config.shape)
-    load_weights(model, path, torch.float32)
-    for parameter in model.parameters():  # memory of our own: training writes into it
-        parameter.data = parameter.data.clone()
     ctx.output.metric("init", config.init)
     ctx.note(f"finetune starts from {config.init}; its autoencoder is not compared with encode's")
     if config.whiten_text:
         ctx.note("finetune.whiten_text counts for nothing: the text layers are those of init")
     if config.lora_rank:
-        apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
         ctx.output.metric("lora_rank", config.lora_rank)
-    return model
+    return path
+
+
+def starting_model(
+    config: FinetuneConfig, inputs: Inputs, data: PairTensors, world: World
+) -> tuple[FluxTransformer, list[Entry]]:
+    """The model to train, whole or on the meta device, and what is to be read into it then.
+
+    With `lora_rank` only the adapters beside its layers train: the rest keeps the dtype that it is
+    stored in, float32 where `parallel.precision` is. Otherwise all of it is float32.
+    """
+    if START not in inputs.files:
+        if not world.launches:
+            return fresh_model(config, data), []
+        with torch.device("meta"):
+            return FluxTransformer(config.shape), []
+    with torch.device("meta"):
+        model = FluxTransformer(config.shape)
+    entries = _stored(config, inputs.files[START], model)
+    # modules load parameters in any dtype, but into those that are there already only in theirs
+    kinds = {e.name: torch.empty(e.shape, dtype=e.dtype, device="meta") for e in entries}
+    model.load_state_dict(kinds, assign=True)
+    if config.lora_rank:
+        settings = LoraConfig(rank=config.lora_rank, seed=config.seed)
+        entries += state_entries(starting_adapters(model, settings))
+        apply_lora(model, settings)
+    return model, entries
+
+
+def _stored(config: FinetuneConfig, path: Path, model: FluxTransformer) -> list[Entry]:
+    """The given weights in the dtype in which they are held."""
+    if not config.lora_rank or config.parallel.precision == "fp32":
+        return bfl_entries(path, model, torch.float32)
+    entries = bfl_entries(path, model)
+    if any(entry.dtype.itemsize == 1 for entry in entries):  # float8: nothing multiplies with it
+        return bfl_entries(path, model, torch.bfloat16)
+    return entries
+
+
+def lay_out(
+    model: FluxTransformer,
+    start: Sequence[Entry],
+    config: FinetuneConfig,
+    data: PairTensors,
+    world: World,
+    products: torch.dtype,
+) -> None:
+    """Bring a model to this rank's device as the recipe says, and read what it starts from.
+
+    A model that was made whole gets rank 0's weights on all ranks: arithmetic may differ between
+    machines. A world that launches ranks lays out nothing.
+
+    Raises:
+        RecipeError: see `flow_lengths` and `shard`.
+    """
+    lengths = flow_lengths(config, data)
+    if world.launches:
+        return
+    if not start:
+        model.to(world.device)
+        world.share(parameter.data for parameter in model.parameters())
+    shard(model, config.parallel, world, products, lengths)
+    if start:
+        fill(model, start, world.device)
 
 
 def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransformer) -> None:
