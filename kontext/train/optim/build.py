@@ -17,7 +17,6 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from kontext.errors import RecipeError
 from kontext.models.files.weights import Entry
-from kontext.models.lora import adapters
 from kontext.models.precision import compute_dtype
 from kontext.parallel.muon import muon_step
 from kontext.parallel.world import is_sharded
@@ -25,6 +24,7 @@ from kontext.train.loop.state import Ema, TrainState
 from kontext.train.optim.light_adamw import BETAS, light_adamw
 from schemas.sections.training import FinetuneConfig, ParameterGroup
 
+_ADAPTER = (".lora_down", ".lora_up")  # of kontext.models.lora, which knows the transformer
 _HIDDEN = ("double_blocks.", "single_blocks.")
 _NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")
 Groups = list[dict[str, Any]]  # what torch's optimisers take: {"params", "lr", "weight_decay"}
@@ -106,8 +106,9 @@ def transformer_state(
         start: what was read into the model.
     """
     made = build_optimizers(model, config.optimizer, lr, config.weight_decay, config.groups)
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    given = frozenset(frozen) if adapters(model) else frozenset[str]()
+    given: frozenset[str] = frozenset()
+    if any(name.endswith(_ADAPTER) for name, _ in model.named_parameters()):
+        given = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
     return TrainState(
         modules={"model": model},
         optimizers={type(o).__name__.lower(): o for o in made},
