@@ -17,11 +17,12 @@ from kontext.evaluate.pixels import Images, alike, as_images, in_order, taken
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.text.encoders import load_text_encoder
+from kontext.models.text.cache import later_text_encoder
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import Ledger
 from kontext.train.record.numerics import encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.start.given import given_text
 from kontext.train.start.teacher import FLOW, teacher_of
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
@@ -42,13 +43,14 @@ def model_settings(
     """Settings of student and teacher: for the bench, and in the published model folders.
 
     Args:
-        ctx: of a stage that has ingest, encode and distill among its inputs.
+        ctx: of a stage that has ingest, encode and distill among its inputs, and takes given texts.
         scored: the section of evaluate.
         text_digest: of the text encoder.
     """
     ingested = ctx.upstream("ingest", IngestConfig)
     student = ModelSettings(
         name="student",
+        text_encoder=given_text(ctx),
         text_digest=text_digest,
         text_length=ctx.upstream("encode", EncodeConfig).text_length,
         resolution=ingested.resolution,
@@ -98,7 +100,7 @@ class TrainedModels:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        text = load_text_encoder(device=device)
+        text = later_text_encoder(given_text(ctx), device)
         autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
         fast, slow = model_settings(ctx, config, text.digest)
 

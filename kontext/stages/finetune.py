@@ -46,7 +46,7 @@ STAGE = Stage(
     section="finetune",
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
-    external="kontext.train.start.digest:transformer_digest",
+    weights=("transformer",),
     plugins="kontext.train.methods:modules_named",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
@@ -56,13 +56,17 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
 
     Raises:
-        RecipeError: `finetune.init` points to nothing, or to a transformer of another shape.
+        RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
+            latents or texts of other widths.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
     """
-    config = ctx.config
     keep_freed_memory()
-    inputs = Inputs.of(ctx).using(starting_transformer(ctx, config))
+    given = starting_transformer(ctx, ctx.config)
+    if given is not None:  # ranks build a model of the section's shape
+        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+    config = ctx.config
+    inputs = Inputs.of(ctx).using(given)
     method = flow.build(config, inputs, World(device=device_for(ctx)))
     method.state.ledger = _ledger(ctx, method)
     history = train(

@@ -22,11 +22,12 @@ from kontext.evaluate.report.safety_card import gate_facts
 from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
-from kontext.models.text.encoders import load_text_encoder
+from kontext.models.text.cache import later_text_encoder
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
+from kontext.train.start.given import given_text
 from kontext.train.start.teacher import load_teacher
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
@@ -45,6 +46,7 @@ STAGE = Stage(
         "distill",
         "evaluate",
     ),
+    weights=("text",),
     tag="model@{publish.name}",
     summary="weights, model card, dataset card, lineage",
 )
@@ -64,7 +66,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     teacher = load_teacher(ctx.inputs, cpu)
     scored = ctx.upstream("evaluate", EvaluateConfig)
     ingested = ctx.upstream("ingest", IngestConfig)
-    settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
+    settings, slow = model_settings(ctx, scored, later_text_encoder(given_text(ctx)).digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
     sizes = Buckets.of(ingested).sizes

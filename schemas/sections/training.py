@@ -84,8 +84,11 @@ class AutoencoderConfig(Section):
     disc_weight: float = Field(0.1, title="Weight of the adversarial loss")
     disc_channels: int = Field(32, title="Channels of the discriminator")
     ema_decay: float = Field(0.99, title="Decay of the exponential moving average, per step")
-    init: str = Field("", title="Start from these weights: a file or train-autoencoder/digest")
-    decoder_only: bool = Field(False, title="Train the decoder only; the encoder stays init's")
+    given: Literal["nothing", "decoder", "all"] = Field(
+        "nothing",
+        title="What is trained of given weights (weights.autoencoder): nothing, the decoder, or "
+        "all, after which scale and shift are measured anew",
+    )
     perceptual: Literal["efficientnet-lite0", "vgg16"] = Field(
         "efficientnet-lite0", title="Network of the perceptual loss, LPIPS and rFID"
     )
@@ -103,11 +106,10 @@ class AutoencoderConfig(Section):
     checkpoint_every: int = Field(200, title="Steps between checkpoints")
     seed: int = Field(0, title="Seed")
 
-    @model_validator(mode="after")
-    def _decoder_of_something(self) -> AutoencoderConfig:
-        if self.decoder_only and not self.init:
-            raise ValueError("decoder_only trains the decoder of given weights: set init too")
-        return self
+    @property
+    def decoder_only(self) -> bool:
+        """Whether the encoder stays that of given weights, and with it every latent."""
+        return self.given == "decoder"
 
 
 class EncodeConfig(Section):
@@ -182,9 +184,8 @@ class FinetuneConfig(Section):
             axes_dim=(16, 24, 24),
             guidance_embed=False,
         ),
-        title="Shape of the network",
+        title="Shape of the network (that of given weights is theirs)",
     )
-    init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
     whiten_text: bool = Field(False, title="Whiten text embeddings (for training from scratch)")
     lora_rank: int = Field(0, title="Rank of LoRA adapters (0: train all weights)", ge=0)
     t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
@@ -231,8 +232,6 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _adapters(self) -> FinetuneConfig:
-        if self.lora_rank and not self.init:
-            raise ValueError("lora_rank trains adapters of given weights: set init too")
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError(
                 "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"
