@@ -42,24 +42,29 @@ def model_settings(
 ) -> tuple[ModelSettings, ModelSettings]:
     """Settings of student and teacher: for the bench, and in the published model folders.
 
+    Without distillation the teacher is the model, and takes the student's place.
+
     Args:
-        ctx: of a stage that has ingest, encode and distill among its inputs, and takes given texts.
+        ctx: of a stage that has ingest and encode among its inputs, distill where the recipe has
+            it, and takes given texts.
         scored: the section of evaluate.
         text_digest: of the text encoder.
     """
     ingested = ctx.upstream("ingest", IngestConfig)
-    student = ModelSettings(
-        name="student",
+    model = ModelSettings(
+        name="teacher",
         text_encoder=given_text(ctx),
         text_digest=text_digest,
         text_length=ctx.upstream("encode", EncodeConfig).text_length,
         resolution=ingested.resolution,
         sizes=size_rule(ingested),
-        steps=ctx.upstream("distill", DistillConfig).student_steps,
-        guidance=1.0,
+        steps=scored.teacher_steps,
+        guidance=scored.teacher_guidance,
     )
-    slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
-    return student, student.model_copy(update=slow)
+    if "distill" not in ctx.inputs:
+        return model, model
+    steps = ctx.upstream("distill", DistillConfig).student_steps
+    return model.model_copy(update={"name": "student", "steps": steps, "guidance": 1.0}), model
 
 
 def model_ledger(
@@ -84,7 +89,8 @@ class TrainedModels:
     """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3], or
     an array of N pictures of several sizes.
 
-    `ids` seed each item's noise, so batches do not matter.
+    `ids` seed each item's noise, so batches do not matter. Where the recipe makes no student, the
+    teacher is both.
     """
 
     student: EditModel
@@ -108,11 +114,11 @@ class TrainedModels:
             model = load_transformer(made, name, device)
             return EditModel(LoadedModel(model, autoencoder, settings, made.digest), text, device)
 
-        return cls(
-            editor(ctx.inputs["distill"], "student.safetensors", fast),
-            editor(teacher_of(ctx.inputs), FLOW, slow),
-            config.seed,
-        )
+        teacher = editor(teacher_of(ctx.inputs), FLOW, slow)
+        student = teacher
+        if "distill" in ctx.inputs:
+            student = editor(ctx.inputs["distill"], "student.safetensors", fast)
+        return cls(student, teacher, config.seed)
 
     @property
     def few_steps(self) -> int:

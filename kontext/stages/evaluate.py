@@ -55,6 +55,7 @@ from kontext.models.features.efficientnet import load_features
 from kontext.models.text.encoders import SMALL, load_text_encoder
 from kontext.stages import STAGES
 from kontext.train.record.numerics import LEDGER, check_against
+from kontext.train.start.teacher import model_stage
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 
@@ -101,7 +102,9 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     model, settings = models.student.model, models.student.settings
     sizes = Buckets.of(ctx.upstream("ingest", IngestConfig)).sizes
     ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, sizes)
-    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
+    check_against(
+        ctx, "evaluate", ledger, model_stage(ctx.inputs), arithmetic=config.same_arithmetic
+    )
     ctx.output.add_json(LEDGER, ledger)
     training = TrainingEdits.of(bench, load_split(ctx.inputs["shard"], "train"))
     outputs = _edit(ctx, config, bench, models, training)

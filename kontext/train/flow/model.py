@@ -14,7 +14,7 @@ from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.data.encoded.rows import sampled
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora
+from kontext.models.lora import BLOCKS, LoraConfig, apply_lora
 from kontext.parallel.compile import closed_lengths
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
@@ -28,8 +28,18 @@ def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
     if config.whiten_text:
         whiten_text_inputs(model, data)
     if config.lora_rank:
-        apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
+        apply_lora(model, lora_config(config))
     return model
+
+
+def lora_config(config: FinetuneConfig) -> LoraConfig:
+    """The adapters that the recipe trains."""
+    return LoraConfig(
+        rank=config.lora_rank,
+        alpha=config.lora_alpha or None,
+        targets=config.lora_targets or BLOCKS,
+        seed=config.seed,
+    )
 
 
 def check_widths(shape: TransformerShape, channels: int, tokens: int, pooled: int) -> None:

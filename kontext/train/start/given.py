@@ -79,7 +79,7 @@ def require(part: str, said: str) -> Path:
     if not path.exists():
         raise RecipeError(
             f"weights.{part}: '{said}' is neither a file, a folder nor an artifact (stage/digest, "
-            "a tag or a model's name)"
+            "a tag or a model's name); --set weights=FOLDER gives a whole model"
         )
     return path
 
@@ -191,6 +191,12 @@ def _check_fit(weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifa
     shape, codec = recipe.finetune.shape, recipe.autoencoder.shape
     if weights.transformer:
         shape = transformer_at(weights.transformer, open_artifact)[1].shape
+    if shape.guidance_embed and recipe.finetune.guidance_distill.steps:
+        raise RecipeError(
+            "finetune.guidance_distill adds a guidance embedding, and the transformer has one: "
+            "give weights without (FLUX.1 [schnell]'s, or those of a training of your own), or set "
+            "finetune.guidance_distill.steps=0"
+        )
     if weights.autoencoder:
         codec = autoencoder_at(weights.autoencoder, open_artifact)[1].shape
     check_widths(shape, codec.z_channels, *text_widths(_spec(weights)))

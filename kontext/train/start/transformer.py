@@ -9,7 +9,8 @@ import torch
 
 from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora, lora_of, merge
+from kontext.models.lora import apply_lora, lora_of, merge
+from kontext.train.flow.model import lora_config
 from kontext.train.start.given import open_given, transformer_at
 from schemas.sections.training import FinetuneConfig
 
@@ -40,7 +41,7 @@ def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTrans
     if config.whiten_text:
         ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
     if config.lora_rank:
-        apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
+        apply_lora(model, lora_config(config))
         ctx.output.metric("lora_rank", config.lora_rank)
     return model
 
