@@ -14,6 +14,7 @@ from kontext.models.files.lora_files import load_lora
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.train.flow.model import lora_config
 from schemas.sections.training import FinetuneConfig
 from schemas.sections.weights import WeightsConfig
 from tests.stages.encoded_run import FLOW, SHAPE, encoded_run
@@ -121,6 +122,22 @@ def test_adapters_train_alone_and_leave_whole_weights_to_later_stages(
             wanted = value + up @ down
         assert torch.allclose(found[key], wanted, atol=1e-6)
     assert artifact.manifest.metrics["lora_rank"] == 2
+
+
+def test_which_layers_have_adapters_and_how_strong_they_are_is_the_recipes(
+    tmp_path: Path, given: tuple[Path, State]
+) -> None:
+    path, state = given
+    adapters = {"lora_rank": 2, "lora_alpha": 8.0, "lora_targets": ["single_blocks.*.linear1"]}
+    _, artifact = trained(tmp_path, init=str(path), optimizer="adamw", lr=1e-2, **adapters)
+    with torch.device("meta"):
+        model = FluxTransformer(SHAPE)
+    lora = load_lora(artifact.path("lora.safetensors"), model)
+    assert set(lora.adapters) == {f"single_blocks.{n}.linear1.weight" for n in range(2)}
+    assert lora_config(FinetuneConfig(optimizer="adamw", **adapters)).scale == 4
+    found = load_file(artifact.path("flow.safetensors"))
+    for key, value in state.items():
+        assert torch.allclose(found[key], value, atol=1e-6) == (key not in lora.adapters), key
 
 
 def test_latents_and_texts_of_other_widths_are_one_line(tmp_path: Path) -> None:
