@@ -68,6 +68,19 @@ def placed(weights: WeightsConfig, artifacts: ArtifactStore) -> WeightsConfig:
     return WeightsConfig.model_validate(named)
 
 
+def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
+    """The recipe with the shapes of given weights, where they are there: to plan with."""
+    weights = placed(recipe.weights, artifacts)
+    update: dict[str, Any] = {}
+    if weights.transformer and _is_there(weights.transformer):
+        shape = transformer_at(weights.transformer, artifacts.show)[1].shape
+        update["finetune"] = recipe.finetune.model_copy(update={"shape": shape})
+    if weights.autoencoder and _is_there(weights.autoencoder):
+        codec = autoencoder_at(weights.autoencoder, artifacts.show)[1].shape
+        update["autoencoder"] = recipe.autoencoder.model_copy(update={"shape": codec})
+    return recipe.model_copy(update=update)
+
+
 def names_artifact(said: str) -> bool:
     """Whether a name, as `found` makes it, is stage/digest rather than a path."""
     return _ARTIFACT.fullmatch(said) is not None
