@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from kontext.data.encoded.latents import load_pairs
 from kontext.edit.preview import preview_edits
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
@@ -57,7 +58,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
 
     Raises:
         RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
-            latents or texts of other widths.
+            latents or texts of other widths; steps after the flow, and no edits.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
     """
@@ -68,6 +69,11 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     config = ctx.config
     inputs = Inputs.of(ctx).using(given)
     method = flow.build(config, inputs, World(device=device_for(ctx)))
+    if after_flow(config) and not len(method.data.plain_edits()):  # not when the flow is paid for
+        raise RecipeError(
+            f"finetune: steps after the flow ({', '.join(after_flow(config))}) need edits, and the "
+            "training split has none"
+        )
     method.state.ledger = _ledger(ctx, method)
     history = train(
         ctx,
@@ -105,9 +111,9 @@ def _validated(
     config, tokens = method.config, method.data.edit_tokens
     speed = report_speed(ctx, "finetune", method.state, partial(estimate_flow, config, tokens))
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    levels = level_losses(model, held_out, seed=config.seed)
+    levels = level_losses(model, held_out, seed=config.seed, told=method.told)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
-    sheet = preview_edits(ctx, model, held_out, steps=12)
+    sheet = preview_edits(ctx, model, held_out, 12, _shown_at(method, model))
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("finetune-samples", sheet, "validation pairs: context | edit | target")
     losses = torch.tensor([float(row["loss"]) for row in levels])
@@ -133,12 +139,17 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
-            sheet = preview_edits(ctx, method.model, held_out, steps=12)
+            sheet = preview_edits(ctx, method.model, held_out, 12, _shown_at(method, method.model))
         ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "flow/samples", sheet)
         return loss(step)
 
     return replace(method.measure, of=measure)
+
+
+def _shown_at(method: FlowMethod, model: FluxTransformer) -> float:
+    """The guidance of sample pictures: what a model with an embedding was told."""
+    return method.told if model.shape.guidance_embed else 1.0
 
 
 def _train_further(

@@ -195,7 +195,12 @@ class FlowMethod:
         """The averaged weights' loss on held-out pairs, per category and noise level."""
         c, exact = self.config, self.products == torch.float32
         with self.state.ema["model"].applied(self.model), full_precision(exact):
-            return validation(self.model, held_out, c.validate_pairs, c.seed)
+            return validation(self.model, held_out, c.validate_pairs, c.seed, self.told)
+
+    @property
+    def told(self) -> float:
+        """The guidance that validation tells a model with an embedding: training's, on average."""
+        return sum(self.config.guidance_told) / 2
 
     def mixture(self) -> list[dict[str, float | str]]:
         """Rows {category, asked, drawn}: shares of the joint phase's edits, counted step by step.
