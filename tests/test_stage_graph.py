@@ -9,7 +9,7 @@ import pytest
 from kontext.engine.graph import declared, discover, downstream, of_recipe, of_run, ordered
 from kontext.engine.run import Engine
 from kontext.engine.stage import Stage, section_in
-from kontext.errors import ArtifactError
+from kontext.errors import ArtifactError, RecipeError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
 from schemas.sections.base import Section
@@ -104,6 +104,14 @@ def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
     digests = engines(recipe).digests()  # type: ignore[operator]
     assert list(digests) == ALWAYS and len(set(digests.values())) == len(ALWAYS)
     assert engines(recipe).digests() == digests  # type: ignore[operator]
+
+
+def test_a_recipe_whose_weights_are_not_there_is_refused_in_one_line(engines: object) -> None:
+    with pytest.raises(
+        RecipeError, match=r"weights\.\w+: 'FLUX\.1-Kontext-dev' is neither"
+    ) as told:
+        engines("flux1-lora").digests()  # type: ignore[operator]
+    assert "--set weights=FOLDER" in str(told.value) and "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
