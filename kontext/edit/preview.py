@@ -21,7 +21,7 @@ _PER_CATEGORY = 4
 
 
 def preview_edits(
-    ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int
+    ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int, guidance: float = 1.0
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs."""
     # Pillow: where nothing is shown, not needed
@@ -38,7 +38,8 @@ def preview_edits(
         for places in data.by_shape(shown):
             batch = gather(data, shown[places])
             start = noise(0, places.tolist(), batch.target.shape[1:])
-            edited = sampler.draw(model, start, batch, sampler.times(model, tokens_of(batch.grid)))
+            times = sampler.times(model, tokens_of(batch.grid))
+            edited = sampler.draw(model, start, batch, times, guidance)
             columns = [codec.decode(z) for z in (*batch.contexts, edited, batch.target)]
             found |= {p: [column[i] for column in columns] for i, p in enumerate(places.tolist())}
         rows.append([picture for place in sorted(found) for picture in found[place]])

@@ -17,11 +17,12 @@ from kontext.evaluate.pixels import Images, alike, as_images, in_order, taken
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.text.encoders import load_text_encoder
+from kontext.models.text.cache import later_text_encoder
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import Ledger
 from kontext.train.record.numerics import encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
+from kontext.train.start.given import given_text
 from kontext.train.start.teacher import FLOW, teacher_of
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
@@ -41,23 +42,29 @@ def model_settings(
 ) -> tuple[ModelSettings, ModelSettings]:
     """Settings of student and teacher: for the bench, and in the published model folders.
 
+    Without distillation the teacher is the model, and takes the student's place.
+
     Args:
-        ctx: of a stage that has ingest, encode and distill among its inputs.
+        ctx: of a stage that has ingest and encode among its inputs, distill where the recipe has
+            it, and takes given texts.
         scored: the section of evaluate.
         text_digest: of the text encoder.
     """
     ingested = ctx.upstream("ingest", IngestConfig)
-    student = ModelSettings(
-        name="student",
+    model = ModelSettings(
+        name="teacher",
+        text_encoder=given_text(ctx),
         text_digest=text_digest,
         text_length=ctx.upstream("encode", EncodeConfig).text_length,
         resolution=ingested.resolution,
         sizes=size_rule(ingested),
-        steps=ctx.upstream("distill", DistillConfig).student_steps,
-        guidance=1.0,
+        steps=scored.teacher_steps,
+        guidance=scored.teacher_guidance,
     )
-    slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
-    return student, student.model_copy(update=slow)
+    if "distill" not in ctx.inputs:
+        return model, model
+    steps = ctx.upstream("distill", DistillConfig).student_steps
+    return model.model_copy(update={"name": "student", "steps": steps, "guidance": 1.0}), model
 
 
 def model_ledger(
@@ -82,7 +89,8 @@ class TrainedModels:
     """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3], or
     an array of N pictures of several sizes.
 
-    `ids` seed each item's noise, so batches do not matter.
+    `ids` seed each item's noise, so batches do not matter. Where the recipe makes no student, the
+    teacher is both.
     """
 
     student: EditModel
@@ -98,7 +106,7 @@ class TrainedModels:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        text = load_text_encoder(device=device)
+        text = later_text_encoder(given_text(ctx), device)
         autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
         fast, slow = model_settings(ctx, config, text.digest)
 
@@ -106,11 +114,11 @@ class TrainedModels:
             model = load_transformer(made, name, device)
             return EditModel(LoadedModel(model, autoencoder, settings, made.digest), text, device)
 
-        return cls(
-            editor(ctx.inputs["distill"], "student.safetensors", fast),
-            editor(teacher_of(ctx.inputs), FLOW, slow),
-            config.seed,
-        )
+        teacher = editor(teacher_of(ctx.inputs), FLOW, slow)
+        student = teacher
+        if "distill" in ctx.inputs:
+            student = editor(ctx.inputs["distill"], "student.safetensors", fast)
+        return cls(student, teacher, config.seed)
 
     @property
     def few_steps(self) -> int:

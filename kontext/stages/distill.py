@@ -43,6 +43,7 @@ from schemas.sections.training import DistillConfig
 STAGE = Stage(
     name="distill",
     section="distill",
+    when="steps",
     inputs=("encode", "train-autoencoder", "finetune", "exclude"),
     pool="gpu",
     plugins="kontext.train.methods:distilling_modules",

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from kontext.data.encoded.latents import load_pairs
 from kontext.edit.preview import preview_edits
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
@@ -46,7 +47,7 @@ STAGE = Stage(
     section="finetune",
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
-    external="kontext.train.start.digest:transformer_digest",
+    weights=("transformer",),
     plugins="kontext.train.methods:modules_named",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
@@ -56,16 +57,25 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
 
     Raises:
-        RecipeError: `finetune.init` points to nothing, or to a transformer of another shape.
+        RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
+            latents or texts of other widths; steps after the flow, and no edits.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
     """
-    config = ctx.config
     keep_freed_memory()
-    start = starting_weights(ctx, config)
-    inputs = Inputs.of(ctx).using(files={START: start} if start else None)
+    given = starting_weights(ctx, ctx.config)
+    inputs = Inputs.of(ctx)
+    if given is not None:
+        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+        inputs = inputs.using(files={START: given.path})
+    config = ctx.config
     launches = config.launch.launcher != "in-process"
     method = flow.build(config, inputs, World(device=device_for(ctx), launches=launches))
+    if after_flow(config) and not len(method.data.plain_edits()):  # not when the flow is paid for
+        raise RecipeError(
+            f"finetune: steps after the flow ({', '.join(after_flow(config))}) need edits, and the "
+            "training split has none"
+        )
     method.state.ledger = _ledger(ctx, method)
     history = train(
         ctx,
@@ -103,9 +113,9 @@ def _validated(
     config, tokens = method.config, method.data.edit_tokens
     speed = report_speed(ctx, "finetune", method.state, partial(estimate_flow, config, tokens))
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    levels = level_losses(model, held_out, seed=config.seed)
+    levels = level_losses(model, held_out, seed=config.seed, told=method.told)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
-    sheet = preview_edits(ctx, model, held_out, steps=12)
+    sheet = preview_edits(ctx, model, held_out, 12, _shown_at(method, model))
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("finetune-samples", sheet, "validation pairs: context | edit | target")
     losses = torch.tensor([float(row["loss"]) for row in levels])
@@ -131,12 +141,17 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
-            sheet = preview_edits(ctx, method.model, held_out, steps=12)
+            sheet = preview_edits(ctx, method.model, held_out, 12, _shown_at(method, method.model))
         ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "flow/samples", sheet)
         return loss(step)
 
     return replace(method.measure, of=measure)
+
+
+def _shown_at(method: FlowMethod, model: FluxTransformer) -> float:
+    """The guidance of sample pictures: what a model with an embedding was told."""
+    return method.told if model.shape.guidance_embed else 1.0
 
 
 def _train_further(

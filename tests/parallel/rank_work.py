@@ -107,7 +107,7 @@ def from_file(world: World, path: str) -> dict[str, Any]:
             update={"hidden_size": 256, "axes_dim": (32, 48, 48), "depth": 2,
                     "depth_single_blocks": 4}
         ),
-        optimizer="adamw", init="given", lora_rank=3, parallel=ParallelConfig(precision="fp32"),
+        optimizer="adamw", lora_rank=3, parallel=ParallelConfig(precision="fp32"),
     )  # fmt: skip
     data, place = toy_pairs(), Path(path)
     inputs = Inputs({}, "", place.parent, place.parent, {START: place})

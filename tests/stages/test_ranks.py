@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.edit import teacher_edits
+from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import (
@@ -16,6 +17,7 @@ from schemas.sections.training import (
     ParallelConfig,
     PictureConfig,
 )
+from schemas.sections.weights import WeightsConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import SHAPE, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
@@ -62,9 +64,10 @@ def test_two_ranks_train_adapters_on_given_weights_and_then_in_pixels(tmp_path: 
     model = FluxTransformer(SHAPE)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    save_file(model.state_dict(), tmp_path / "given.safetensors")
+    said = {SHAPE_KEY: SHAPE.model_dump_json()}
+    save_file(model.state_dict(), tmp_path / "given.safetensors", said)
+    given = WeightsConfig(transformer=str(tmp_path / "given.safetensors"))
     changes = {
-        "init": str(tmp_path / "given.safetensors"),
         "lora_rank": 2,
         "pictures": PictureConfig(steps=2, batch=8, warmup=1, lr=1e-4),
     }
@@ -72,7 +75,7 @@ def test_two_ranks_train_adapters_on_given_weights_and_then_in_pixels(tmp_path: 
     for launch in ({}, {"launcher": "torchrun", "ranks": 2}):
         harness = harness_with(tmp_path / f"with-{len(launch)}", **launch)
         section = harness.recipe.finetune.model_copy(update=changes)
-        harness.recipe = harness.recipe.model_copy(update={"finetune": section})
+        harness.recipe = harness.recipe.model_copy(update={"finetune": section, "weights": given})
         made.append(harness.run("finetune"))
     for name in ("history.parquet", "pictures.parquet"):
         rows = zip(*(artifact.table(name).to_pylist() for artifact in made), strict=True)

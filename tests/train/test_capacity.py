@@ -56,7 +56,7 @@ def test_activations_are_those_that_autograd_keeps(rank: int) -> None:
 def test_adapters_take_little_beside_a_base_of_16_bits() -> None:
     """FLUX.1-dev with adapters of rank 16 fits one GPU of 80 GB; all of it does not."""
     recipe, machine = flux(batch=1), Machine(1, 80.0)
-    section = recipe.finetune.model_copy(update={"lora_rank": 16, "init": "given"})  # type: ignore[attr-defined]
+    section = recipe.finetune.model_copy(update={"lora_rank": 16})  # type: ignore[attr-defined]
     adapted = estimates(recipe.model_copy(update={"finetune": section}), machine)[1]  # type: ignore[attr-defined]
     whole = estimates(recipe, machine)[1]  # type: ignore[arg-type]
     with torch.device("meta"):

@@ -11,6 +11,7 @@ from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, sample_t
+from kontext.train.flow.validation import level_losses
 from kontext.train.flow.velocity import add_noise, change_weights, velocity
 from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
@@ -157,6 +158,29 @@ def test_a_model_with_an_embedding_is_told_guidance_from_the_range() -> None:
     assert method.model.guidance_in is not None
     moved = method.model.guidance_in.in_layer.weight - FluxTransformer(EMBEDDED).img_in.weight[0, 0]
     assert moved.isfinite().all()
+
+
+def test_validation_tells_a_model_the_guidance_that_it_trains_at() -> None:
+    config = toy_config(shape=EMBEDDED, guidance_told=(2.0, 3.0), validate_pairs=2)
+    method, seen = FlowMethod(config, toy_pairs()), set[float]()
+    method.model.register_forward_pre_hook(
+        lambda _, __, named: seen.update(named["guidance"].tolist()), with_kwargs=True
+    )
+    method.validation_losses(toy_pairs(seed=1))
+    assert seen == {2.5}
+
+
+@pytest.mark.parametrize("kinds", [{"edits": 0}, {"singles": 0}])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_data_of_one_kind_trains_in_both_phases(kinds: dict[str, int], mixed: bool) -> None:
+    """Steps of a phase that the data has nothing for are made of what there is, at full weight."""
+    data = toy_pairs(**kinds, mixed=mixed)
+    method = FlowMethod(toy_config(optimizer="adamw"), data, toy_model())
+    kind = "t2i" if "edits" in kinds else "edit"
+    for row in fit(method):
+        assert row["loss"] == pytest.approx(row[kind]) and row["loss"] > 0.1
+    assert level_losses(method.model, data, levels=2) and method.mixture() is not None
+    assert data.edit_tokens.target > 0
 
 
 def test_a_model_without_an_embedding_is_told_nothing_and_by_default_the_other_is_told_one() -> (

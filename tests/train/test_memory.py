@@ -44,7 +44,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wide_config(lora_rank: int = 4, **changes: object) -> FinetuneConfig:
-    values = {"shape": WIDE, "optimizer": "adamw", "init": "given", "lora_rank": lora_rank}
+    values = {"shape": WIDE, "optimizer": "adamw", "lora_rank": lora_rank}
     return toy_config(**{**values, **changes})
 
 
@@ -84,7 +84,7 @@ def test_a_process_that_launches_ranks_holds_no_weights(stored: Path, lora_rank:
     wanted = {torch.float32} if not lora_rank else {torch.float32, torch.bfloat16}
     assert {p.dtype for p in method.model.parameters()} == wanted
     assert bool(adapters(method.model)) == bool(lora_rank)
-    fresh, size = grown(lambda: _fresh(wide_config(0, init=""), data))
+    fresh, size = grown(lambda: _fresh(wide_config(0), data))
     assert size < count(fresh)
 
 

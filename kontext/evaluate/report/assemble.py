@@ -15,6 +15,7 @@ from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline
 from kontext.evaluate.truths import best_false, truths_line
+from kontext.train.start.teacher import model_stage
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
@@ -44,7 +45,7 @@ def report_data(
     flow = ctx.upstream("finetune", FinetuneConfig)
     return {
         "title": headline(scores),
-        "recipe": inputs["distill"].manifest.recipe,
+        "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
         "lead": _lead(done),
         "facts": _facts(ctx, done, models),
@@ -63,7 +64,7 @@ def report_data(
         ),
         "training_charts": [
             *training_card.flow_charts(inputs["finetune"], flow),
-            *training_card.distill_charts(inputs["distill"]),
+            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
         ],
         "heat": training_card.level_map(inputs["finetune"]),
         "pictures": _pictures(ctx, assets),
@@ -126,7 +127,7 @@ def latency_rows(latency: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pictures(ctx: StageContext, assets: Assets) -> list[tuple[str, str]]:
     shown = []
     for stage, name, caption in _PICTURES:
-        if name in ctx.inputs[stage].names():
+        if stage in ctx.inputs and name in ctx.inputs[stage].names():
             data = ctx.inputs[stage].path(name).read_bytes()
             shown.append((assets.add(f"assets/{stage}-{name}", data), caption))
     return shown

@@ -1,37 +1,24 @@
-"""The transformer that training starts from, where the recipe names one, and adapters beside it.
-
-`finetune.init` names a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or an
-artifact as stage/digest: import's model, finetune's flow, or publish's teacher (a few-step student
-is no start for flow training).
-"""
+"""The transformer that training starts from, where the recipe gives one, and adapters beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from kontext.data.encoded.pair_tensors import PairTensors
-from kontext.errors import RecipeError
-from kontext.models.files.locate import artifact_transformer
-from kontext.models.files.recognise import recognise
 from kontext.models.files.weights import Entry, bfl_entries, state_entries
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import (
-    LoraConfig,
-    LoraInfo,
-    apply_lora,
-    lora_of,
-    merge,
-    starting_adapters,
-)
+from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge, starting_adapters
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
-from kontext.train.flow.model import flow_lengths, fresh_model
-from kontext.train.start.files import names_artifact, open_init, transformer_path
+from kontext.train.flow.model import flow_lengths, fresh_model, lora_config
+from kontext.train.start.given import open_given, transformer_at
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -39,30 +26,33 @@ if TYPE_CHECKING:
 
 LORA = "lora.safetensors"
 START = "start"  # among a stage's files: the file or folder whose weights are trained
-_NOT_IN_TENSORS = ("num_heads", "axes_dim", "theta", "timestep_shift")  # of a shape
 
 
-def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Path | None:
-    """Where the weights to train lie, for `START`; None where the recipe starts from noise.
+class Given(NamedTuple):
+    """Weights to train: where they lie, for `START`, and the shape that they are of."""
+
+    path: Path
+    shape: TransformerShape
+
+
+def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
+    """What `weights.transformer` names; None where training starts from noise.
 
     Raises:
-        RecipeError: no weights there, or of another shape than the recipe's.
-        WeightsError: damaged, or keys that are no transformer's.
+        RecipeError: no weights there.
+        WeightsError: damaged, keys that are no transformer's, or a number that cannot be read.
     """
-    if not config.init:
+    said = ctx.weights.transformer
+    if not said:
         return None
-    if names_artifact(config.init):
-        path = artifact_transformer(open_init(ctx, config.init))
-    else:
-        path = transformer_path(config.init)
-    _check_shape(path, config)
-    ctx.output.metric("init", config.init)
-    ctx.note(f"finetune starts from {config.init}; its autoencoder is not compared with encode's")
+    path, model = transformer_at(said, partial(open_given, ctx))
+    ctx.output.metric("init", said)
+    ctx.note(f"finetune starts from {said}")
     if config.whiten_text:
-        ctx.note("finetune.whiten_text counts for nothing: the text layers are those of init")
+        ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
     if config.lora_rank:
         ctx.output.metric("lora_rank", config.lora_rank)
-    return path
+    return Given(path, model.shape)
 
 
 def starting_model(
@@ -85,7 +75,7 @@ def starting_model(
     kinds = {e.name: torch.empty(e.shape, dtype=e.dtype, device="meta") for e in entries}
     model.load_state_dict(kinds, assign=True)
     if config.lora_rank:
-        settings = LoraConfig(rank=config.lora_rank, seed=config.seed)
+        settings = lora_config(config)
         entries += state_entries(starting_adapters(model, settings))
         apply_lora(model, settings)
     return model, entries
@@ -140,24 +130,6 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
     lora = lora_of(model)
     for note in lora.notes():
         ctx.note(note)
-    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=config.init))
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=ctx.weights.transformer))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
-
-
-def _check_shape(path: Path, config: FinetuneConfig) -> None:
-    """Compare the file's measures with the recipe's before anything is loaded."""
-    with torch.device("meta"):
-        wanted = FluxTransformer(config.shape)
-    if not recognise(path, wanted).problems:
-        return
-    own = recognise(path).transformer.shape.model_dump()
-    differs = [
-        f"{name} {own[name]} for {value}"
-        for name, value in config.shape.model_dump().items()
-        if own[name] != value and name not in _NOT_IN_TENSORS
-    ]
-    raise RecipeError(
-        f"finetune.init: {config.init} is not of finetune.shape: "
-        f"{', '.join(differs) or 'its keys differ (kontext doctor lists them)'}"
-    )
