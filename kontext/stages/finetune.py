@@ -39,7 +39,7 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.transformer import START, save_adapters, starting_weights
+from kontext.train.start.transformer import START, TEACHER, save_adapters, starting_weights
 from schemas.sections.training import FinetuneConfig
 
 STAGE = Stage(
@@ -162,12 +162,16 @@ def _train_further(
     Returns the averaged weights: `model` itself where the method trains in place.
     """
     config, module = trained.config, after_flow(trained.config)[name]
-    if not module.IN_PLACE and config.launch.launcher != "in-process":
+    launches = trained.world.launches and not module.IN_PLACE
+    if launches:
         path = ctx.scratch / "teacher.safetensors"  # no checkpoint of the new model has it
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-        inputs = inputs.using(files={"teacher": path})
-    inputs = inputs.using(model)
-    method: EditMethod = module.build(config, inputs, replace(trained.world, launches=False))
+        inputs = inputs.using(files={TEACHER: path})
+        trained.state.ema.clear()  # nothing is held while ranks train
+        model.to_empty(device="meta")
+    else:
+        inputs = inputs.using(model)
+    method: EditMethod = module.build(config, inputs, replace(trained.world, launches=launches))
     trained.state.ledger |= method.numerics
     method.state.ledger = dict(trained.state.ledger)
     progress = report_progress(ctx, name)

@@ -13,6 +13,7 @@ from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import (
     FinetuneConfig,
+    GuidanceConfig,
     LaunchConfig,
     ParallelConfig,
     PictureConfig,
@@ -58,8 +59,8 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     assert {key.rpartition("/")[2] for key in kept} == {"rank-00000", "rank-00001", "manifest"}
 
 
-def test_two_ranks_train_adapters_on_given_weights_and_then_in_pixels(tmp_path: Path) -> None:
-    """The stage's own process holds none of them until the ranks have ended."""
+def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(tmp_path: Path) -> None:
+    """Each training reads what the one before has made; the stage's process holds nothing."""
     torch.manual_seed(7)
     model = FluxTransformer(SHAPE)
     for parameter in model.parameters():
@@ -70,6 +71,7 @@ def test_two_ranks_train_adapters_on_given_weights_and_then_in_pixels(tmp_path: 
     changes = {
         "lora_rank": 2,
         "pictures": PictureConfig(steps=2, batch=8, warmup=1, lr=1e-4),
+        "guidance_distill": GuidanceConfig(steps=2, batch=8, warmup=1),
     }
     made = []
     for launch in ({}, {"launcher": "torchrun", "ranks": 2}):
@@ -77,7 +79,7 @@ def test_two_ranks_train_adapters_on_given_weights_and_then_in_pixels(tmp_path: 
         section = harness.recipe.finetune.model_copy(update=changes)
         harness.recipe = harness.recipe.model_copy(update={"finetune": section, "weights": given})
         made.append(harness.run("finetune"))
-    for name in ("history.parquet", "pictures.parquet"):
+    for name in ("history.parquet", "pictures.parquet", "guidance.parquet"):
         rows = zip(*(artifact.table(name).to_pylist() for artifact in made), strict=True)
         assert all(other["loss"] == pytest.approx(row["loss"], rel=1e-4) for row, other in rows)
     for name in ("flow.safetensors", "lora.safetensors"):

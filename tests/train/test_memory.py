@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.models.files.convert import rules_for, to_diffusers
+from kontext.models.files.weights import bfl_entries, in_stored_dtypes
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraLinear, adapters
 from kontext.parallel.ranks.inputs import Inputs
@@ -19,6 +20,7 @@ from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
+from kontext.train.methods.guidance import GuidanceMethod
 from kontext.train.start.transformer import START, starting_model
 from schemas.sections.training import FinetuneConfig
 from tests.parallel.rank_processes import run_ranks
@@ -86,6 +88,27 @@ def test_a_process_that_launches_ranks_holds_no_weights(stored: Path, lora_rank:
     assert bool(adapters(method.model)) == bool(lora_rank)
     fresh, size = grown(lambda: _fresh(wide_config(0), data))
     assert size < count(fresh)
+
+
+def test_nothing_is_held_for_guidance_either(stored: Path) -> None:
+    config, data = wide_config(0, guidance_distill={"steps": 1}), toy_pairs()
+    with torch.device("meta"):
+        teacher = FluxTransformer(WIDE)
+    entries = bfl_entries(stored, teacher)
+    world = World(launches=True)
+    method, size = grown(lambda: GuidanceMethod(config, data, teacher, world, entries))
+    assert size < sum(p.numel() for p in method.student.parameters())
+    with torch.device("meta"):
+        teacher = in_stored_dtypes(FluxTransformer(WIDE), entries)
+    method = GuidanceMethod(config, data, teacher, World(), entries)
+    assert {p.dtype for p in method.teacher.parameters()} == {torch.bfloat16}
+    held_by = method.teacher.state_dict()
+    for name, tensor in method.student.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert name not in held_by or torch.equal(tensor, held_by[name].float()), name
+    assert method.student.guidance_in is not None
+    assert not method.student.guidance_in.out_layer.weight.any()
+    assert method.student.guidance_in.in_layer.weight.any()
 
 
 def _fresh(config: FinetuneConfig, data: PairTensors) -> FlowMethod:

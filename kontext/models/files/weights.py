@@ -265,6 +265,13 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
     return model
 
 
+def in_stored_dtypes(model: Model, entries: Iterable[Entry]) -> Model:
+    """A model on the meta device with its parameters in the dtypes of all its entries."""
+    kinds = {e.name: torch.empty(e.shape, dtype=e.dtype, device="meta") for e in entries}
+    model.load_state_dict(kinds, strict=True, assign=True)
+    return model
+
+
 def key_problems(weights: WeightsFile, rules: Iterable[Rule]) -> list[str]:
     """Why the file does not fit: missing, surplus and misshapen keys; empty where it fits."""
     expected: dict[str, Shape] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from kontext.data.encoded.pair_tensors import PairTensors
-from kontext.models.files.weights import Entry, bfl_entries, state_entries
+from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes, state_entries
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge, starting_adapters
 from kontext.parallel.ranks.inputs import Inputs
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 LORA = "lora.safetensors"
-START = "start"  # among a stage's files: the file or folder whose weights are trained
+# among a stage's files
+START = "start"  # the file or folder whose weights are trained
+TEACHER = "teacher"  # the trained flow, for ranks that distil it
 
 
 class Given(NamedTuple):
@@ -71,9 +73,7 @@ def starting_model(
     with torch.device("meta"):
         model = FluxTransformer(config.shape)
     entries = _stored(config, inputs.files[START], model)
-    # modules load parameters in any dtype, but into those that are there already only in theirs
-    kinds = {e.name: torch.empty(e.shape, dtype=e.dtype, device="meta") for e in entries}
-    model.load_state_dict(kinds, assign=True)
+    in_stored_dtypes(model, entries)
     if config.lora_rank:
         settings = lora_config(config)
         entries += state_entries(starting_adapters(model, settings))
