@@ -152,6 +152,16 @@ def _load(
         )
 
 
+def let_go(state: TrainState) -> None:
+    """Free the memory of everything that trains; modules and averages keep their shapes."""
+    nowhere = torch.device("meta")
+    state.optimizers = {}  # they hold parameters and moments
+    for module in state.modules.values():
+        module.to_empty(device=nowhere)
+    for ema in state.ema.values():
+        ema.shadow = {name: average.to(nowhere) for name, average in ema.shadow.items()}
+
+
 def copied(value: Any) -> Any:
     """The same nest of dicts, lists and tuples with every tensor in memory of its own."""
     if isinstance(value, Tensor):
