@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from kontext.data.encoded.pair_tensors import PairTensors, gather, tokens_of
 from kontext.edit.canvas import Image
 from kontext.edit.codec import PictureCodec
@@ -18,19 +20,27 @@ if TYPE_CHECKING:
 CHANGES_RESULTS = False  # pictures for people
 
 _PER_CATEGORY = 4
+_SMALLEST, _LARGEST = 72, 512  # cells, in pixels; a sheet of many is reduced to a megabyte
 
 
 def preview_edits(
     ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int, guidance: float = 1.0
 ) -> bytes:
-    """PNG grid: per category, context | edit | target for the first few validation pairs."""
+    """PNG grid: per category, context | edit | target for the first few validation pairs.
+
+    Where no pair is an edit with one context, of all pairs: text-to-image without a context, edits
+    with all that they refer to. As large as pictures are, up to what a page shows.
+    """
     # Pillow: where nothing is shown, not needed
     from kontext.data.contact_sheet import contact_sheet
 
     codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], data.latents.device))
     sampler = EditSampler(data, steps)
     rows, labels = [], []
-    for name, pairs in zip(data.categories, plain_edits(data), strict=True):
+    groups = plain_edits(data)
+    if not any(map(len, groups)):
+        groups = [torch.nonzero(data.category == i).flatten() for i in range(len(groups))]
+    for name, pairs in zip(data.categories, groups, strict=True):
         if not len(pairs):
             continue
         shown = pairs[:_PER_CATEGORY]
@@ -44,4 +54,6 @@ def preview_edits(
             found |= {p: [column[i] for column in columns] for i, p in enumerate(places.tolist())}
         rows.append([picture for place in sorted(found) for picture in found[place]])
         labels.append(name)
-    return contact_sheet(rows, row_labels=labels, cell=72)
+    longest = max(max(picture.shape[:2]) for row in rows for picture in row)
+    cell = max(_SMALLEST, min(longest, _LARGEST))
+    return contact_sheet(rows, row_labels=labels, cell=cell)
