@@ -47,6 +47,7 @@ def report_data(
         "title": headline(scores),
         "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
+        "distilled": "distill" in inputs,
         "lead": _lead(done, "distill" in inputs),
         "facts": _facts(ctx, done, models),
         "scores": scores,
@@ -89,8 +90,8 @@ def _lead(done: Evaluation, distilled: bool) -> str:
     missed = [goal.title for goal in done.scores.of_verdict("not reached")]
     named = f" Not reached: {', '.join(missed)}." if missed else ""
     return (
-        f"One pipeline mined the pairs, trained the autoencoder, the flow transformer{student}, and "
-        f"scored them on concepts held out of training: {done.scores.summary}.{named}"
+        f"One pipeline mined the pairs, trained the autoencoder, the flow transformer{student}, "
+        f"and scored them on concepts held out of training: {done.scores.summary}.{named}"
     )
 
 
