@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.encoded.latents import load_pairs
-from kontext.errors import RecipeError
+from kontext.errors import GateError, RecipeError
 from kontext.models.flux.transformer import load_transformer
 from kontext.parallel.flops import Tokens
 from kontext.store.artifacts.artifact_store import Artifact
@@ -112,6 +112,13 @@ def test_steps_that_need_edits_are_refused_before_the_flow_is_trained(tmp_path: 
     with pytest.raises(RecipeError, match=r"steps after the flow \(guidance\) need edits"):
         harness.run("finetune")
     assert not (harness.folder / "scratch/finetune/checkpoints").exists()
+
+
+def test_prompts_that_the_text_rules_stop_are_not_drawn(tmp_path: Path) -> None:
+    harness = encoded_run(tmp_path)
+    harness.inputs["encode"].manifest.config["prompts"] = ["a cat", "undress her"]
+    with pytest.raises(GateError, match="prompt 2 is refused"):
+        harness.run("finetune")
 
 
 def test_validation_and_samples_on_the_way_leave_no_trace(
