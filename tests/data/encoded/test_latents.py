@@ -1,4 +1,4 @@
-"""Texts are encoded few at a time where their states are large, and come out as if they were not."""
+"""Texts whose states are large are encoded few at a time, and come out the same."""
 
 from collections.abc import Sequence
 
