@@ -28,7 +28,7 @@ from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
 
-BATCH = 50
+BATCH, _PIXELS = 50, 2**22  # pictures, and their pixels, that are edited together at most
 Progress = Callable[[int], None]
 
 
@@ -158,13 +158,19 @@ class TrainedModels:
         edits = [self.edit_of(*item) for item in zip(contexts, texts, ids, strict=True)]
         options = Options(steps, any_text=True)
         return self._batched(
-            len(edits), lambda rows: editor.edit_many(edits[rows], options, batch=BATCH, size=size)
+            len(edits),
+            lambda rows: editor.edit_many(edits[rows], options, batch=self.batch, size=size),
         )
+
+    @property
+    def batch(self) -> int:
+        """Pictures that are edited together: fewer large ones."""
+        return max(1, min(BATCH, _PIXELS // self.student.settings.resolution**2))
 
     def _batched(self, n: int, one: Callable[[slice], Sequence[Images] | Images]) -> Images:
         made: list[Images] = []
-        for low in range(0, n, BATCH):
-            rows = slice(low, min(low + BATCH, n))
+        for low in range(0, n, self.batch):
+            rows = slice(low, min(low + self.batch, n))
             made.extend(one(rows))
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)

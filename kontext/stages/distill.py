@@ -52,6 +52,7 @@ STAGE = Stage(
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
+_AT_ONCE = 16  # of them
 
 
 def run(ctx: StageContext[DistillConfig]) -> None:
@@ -133,7 +134,7 @@ def _measured(ctx: StageContext, method: JudgedMethod) -> Measure | None:
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     pairs, board = held_out.plain_edits()[:_MEASURED], tensorboard(ctx, "distill")
     sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
-    alike = [pairs[rows] for rows in held_out.by_shape(pairs)]
+    alike = [few for rows in held_out.by_shape(pairs) for few in pairs[rows].split(_AT_ONCE)]
     targets = [held_out.latents[held_out.target[part]] for part in alike]
 
     def measure(step: int) -> Mapping[str, float]:

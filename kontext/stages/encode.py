@@ -276,8 +276,9 @@ def _latents(
 def _texts(
     config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet], progress: BankProgress
 ) -> _BankWork:
-    """All splits' instructions, the empty prompt first."""
-    texts = unique_texts(row.instruction for pairs in splits for row in pairs.rows)
+    """All splits' instructions and the recipe's own prompts, the empty one first."""
+    own = (row.instruction for pairs in splits for row in pairs.rows)
+    texts = unique_texts([*own, *config.prompts])
 
     def encode(rows: Sequence[int]) -> dict[str, Tensor]:
         progress(rows[0], len(texts), "encoding texts")

@@ -19,8 +19,10 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from kontext.data.encoded.banks import open_bank
 from kontext.data.encoded.latents import load_pairs
-from kontext.edit.preview import preview_edits
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.edit.preview import check_prompts, preview_edits, preview_prompts
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
@@ -40,7 +42,7 @@ from kontext.train.record.outputs import device_for, save_weights, write_history
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
 from kontext.train.start.transformer import START, TEACHER, save_adapters, starting_weights
-from schemas.sections.training import FinetuneConfig
+from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(
     name="finetune",
@@ -52,6 +54,8 @@ STAGE = Stage(
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
 
+_PROMPTED = "own prompts: without a picture, with one, with several"
+
 
 def run(ctx: StageContext[FinetuneConfig]) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
@@ -59,10 +63,12 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     Raises:
         RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
             latents or texts of other widths; steps after the flow, and no edits.
+        GateError: a prompt of the recipe's own is one that nobody may edit with.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
     """
     keep_freed_memory()
+    check_prompts(ctx.upstream("encode", EncodeConfig).prompts)
     given = starting_weights(ctx, ctx.config)
     inputs = Inputs.of(ctx)
     if given is not None:
@@ -118,6 +124,9 @@ def _validated(
     sheet = preview_edits(ctx, model, held_out, 12, _shown_at(method, model))
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("finetune-samples", sheet, "validation pairs: context | edit | target")
+    if (prompted := _prompted(ctx, method, model, held_out)) is not None:
+        ctx.output.add_bytes("prompts.png", prompted)
+        ctx.report.image("finetune-prompts", prompted, _PROMPTED)
     losses = torch.tensor([float(row["loss"]) for row in levels])
     ctx.output.metric("parameters", sum(p.numel() for p in model.parameters()))
     ctx.output.metric("val_loss", float(losses.mean()))
@@ -142,11 +151,27 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
             sheet = preview_edits(ctx, method.model, held_out, 12, _shown_at(method, method.model))
+            prompted = _prompted(ctx, method, method.model, held_out)
+        if prompted is not None:
+            ctx.report.image("finetune-prompts", prompted, f"{_PROMPTED}, after {step:,} steps")
+            board.picture(step, "flow/prompts", prompted)
         ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "flow/samples", sheet)
         return loss(step)
 
     return replace(method.measure, of=measure)
+
+
+def _prompted(
+    ctx: StageContext, method: FlowMethod, model: FluxTransformer, held_out: PairTensors
+) -> bytes | None:
+    """What the recipe's own prompts give; none where it has none."""
+    prompts = ctx.upstream("encode", EncodeConfig).prompts
+    if not prompts:
+        return None
+    texts = open_bank(ctx.inputs["encode"], "texts").texts or []
+    rows = {prompt: texts.index(prompt) for prompt in dict.fromkeys(prompts)}
+    return preview_prompts(ctx, model, held_out, rows, 12, _shown_at(method, model))
 
 
 def _shown_at(method: FlowMethod, model: FluxTransformer) -> float:

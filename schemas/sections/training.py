@@ -116,6 +116,9 @@ class EncodeConfig(Section):
     """Latents and text tokens of every pair, computed once."""
 
     text_length: int = Field(20, title="Length of a text, in tokens", ge=4, le=512)
+    prompts: tuple[str, ...] = Field(
+        (), title="Texts of one's own that finetune shows samples of, encoded with the data's"
+    )
     batch: int = Field(128, title="Batch, in images")
     shard_rows: int = Field(4096, title="Pairs per encoded shard", ge=1)
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")

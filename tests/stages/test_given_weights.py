@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.encoded.banks import open_bank
+from kontext.data.pixels import decode_png
 from kontext.edit.weights.exports import export_model
 from kontext.edit.weights.folder import load_model_folder
 from kontext.models.text.encoders import load_text_encoder
@@ -64,7 +65,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """`flux1-lora` from encoding to the published model."""
-    recipe = small("flux1-lora", checkpoint, "publish.name=tiny-flux")
+    prompts = 'encode.prompts=["a cat in the snow","make it night"]'
+    recipe = small("flux1-lora", checkpoint, "publish.name=tiny-flux", prompts)
     harness = prepared(tmp_path_factory.mktemp("lora"), recipe)
     for stage in ("finetune", "evaluate", "publish"):
         harness.run(stage)
@@ -89,6 +91,15 @@ def test_the_given_autoencoder_made_the_latents(adapted: Harness) -> None:
     latents = open_bank(adapted.inputs["encode"], "latents").tensors["latents"]
     assert latents[torch.tensor([0])].shape == (1, AE_SHAPE.z_channels, 8, 8)
     assert adapted.inputs["train-autoencoder"].json("config.json")["scale"] == 0.7
+
+
+def test_own_prompts_are_shown_without_a_picture_and_with_one(adapted: Harness) -> None:
+    texts = open_bank(adapted.inputs["encode"], "texts").texts
+    assert texts is not None and {"a cat in the snow", "make it night"} <= set(texts)
+    sheet = decode_png(adapted.inputs["finetune"].path("prompts.png").read_bytes())
+    height, width = sheet.shape[:2]
+    assert height > 2 * 64 and width > 3 * 64  # two prompts: drawn alone; a picture and its edit
+    assert "finetune-prompts" in adapted.report.images
 
 
 def test_adapters_are_trained_beside_the_given_transformer(

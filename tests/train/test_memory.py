@@ -19,6 +19,7 @@ from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
+from kontext.train.loop.state import let_go
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.guidance import GuidanceMethod
 from kontext.train.start.transformer import START, starting_model
@@ -88,6 +89,23 @@ def test_a_process_that_launches_ranks_holds_no_weights(stored: Path, lora_rank:
     assert bool(adapters(method.model)) == bool(lora_rank)
     fresh, size = grown(lambda: _fresh(wide_config(0), data))
     assert size < count(fresh)
+
+
+def test_a_process_lets_go_of_the_weights_that_it_began_with(stored: Path, tmp_path: Path) -> None:
+    """As stages do whose methods start in their own process, once their ranks can begin."""
+    method = built(wide_config(0, optimizer="muon"), stored, toy_pairs(), World())
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(method.state)
+    checkpoints.wait()
+    shapes = {name: tensor.shape for name, tensor in method.model.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in method.model.state_dict().items()}
+    _, size = grown(lambda: let_go(method.state))
+    assert size <= -8 * count(method)  # weights and averages
+    assert {name: tensor.shape for name, tensor in method.model.state_dict().items()} == shapes
+    checkpoints.receive(method.state, torch.device("cpu"))
+    method.state.ema["model"].copy_to(method.model)
+    for name, tensor in method.model.state_dict().items():
+        assert torch.equal(tensor, start[name]), name
 
 
 def test_nothing_is_held_for_guidance_either(stored: Path) -> None:

@@ -47,7 +47,8 @@ def report_data(
         "title": headline(scores),
         "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
-        "lead": _lead(done),
+        "distilled": "distill" in inputs,
+        "lead": _lead(done, "distill" in inputs),
         "facts": _facts(ctx, done, models),
         "scores": scores,
         "goals": {goal.name: goal for goal in scores.goals},
@@ -84,13 +85,13 @@ def report_data(
     }
 
 
-def _lead(done: Evaluation) -> str:
+def _lead(done: Evaluation, distilled: bool) -> str:
+    student = f" and its {done.latency['student_steps']}-step student" if distilled else ""
     missed = [goal.title for goal in done.scores.of_verdict("not reached")]
     named = f" Not reached: {', '.join(missed)}." if missed else ""
     return (
-        "One pipeline mined the pairs, trained the autoencoder, the flow transformer and its "
-        f"{done.latency['student_steps']}-step student, and scored them on concepts held out of "
-        f"training: {done.scores.summary}.{named}"
+        f"One pipeline mined the pairs, trained the autoencoder, the flow transformer{student}, "
+        f"and scored them on concepts held out of training: {done.scores.summary}.{named}"
     )
 
 

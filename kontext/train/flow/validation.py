@@ -13,6 +13,8 @@ from kontext.train.flow.timesteps import validation_levels
 from kontext.train.flow.velocity import add_noise, unit_guidance, velocity
 from kontext.train.loop.fit import generator
 
+_TOKENS = 2**16  # that go through the model at a time
+
 
 def validation(
     model: FluxTransformer, held_out: PairTensors, limit: int, seed: int, told: float = 1.0
@@ -65,11 +67,15 @@ def level_losses(
         draw = generator(seed, index, "noise")
         losses, shares = torch.zeros(levels), Counter[int]()
         for part in data.by_shape(pairs):
-            batch = gather(data, pairs[part])
-            eps = torch.randn(pack(batch.target).shape, generator=draw).to(batch.target.device)
-            shares[eps.shape[1]] += len(part)
-            for level, t in enumerate(times[eps.shape[1]].tolist()):
-                losses[level] += _level_loss(model, batch, eps, t, told) * (len(part) / len(pairs))
+            alike = pairs[part]
+            lengths = data.lengths(alike)
+            eps = torch.randn(len(alike), lengths.target, 4 * data.channels, generator=draw)
+            shares[lengths.target] += len(alike)
+            for rows in torch.arange(len(alike)).split(max(1, _TOKENS // lengths.count)):
+                batch = gather(data, alike[rows])
+                noise, share = eps[rows].to(batch.target.device), len(rows) / len(pairs)
+                for level, t in enumerate(times[lengths.target].tolist()):
+                    losses[level] += _level_loss(model, batch, noise, t, told) * share
         means = torch.stack([times[n] * (k / len(pairs)) for n, k in shares.items()]).sum(dim=0)
         rows += [
             {"category": name, "level": level, "t": t, "loss": loss, "n": len(pairs)}

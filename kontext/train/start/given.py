@@ -188,7 +188,7 @@ def _text_encoder_in(config: dict[str, Any]) -> str:
 def _placed(said: str, artifacts: ArtifactStore) -> str:
     path = expanded(said)
     if path.exists():
-        return str(path.resolve())
+        return str(path.absolute())  # not resolved: caches link to files without a suffix
     try:
         return "/".join(artifacts.resolve(said))
     except ArtifactError:

@@ -40,10 +40,9 @@ def stored_teacher(inputs: Mapping[str, Artifact]) -> tuple[FluxTransformer, lis
     Raises WeightsError: damaged, or of another shape.
     """
     artifact = teacher_of(inputs)
+    shape = TransformerShape.model_validate(artifact.json("config.json")["shape"])
     with torch.device("meta"):
-        model = FluxTransformer(
-            TransformerShape.model_validate(artifact.json("config.json")["shape"])
-        )
+        model = FluxTransformer(shape)
     entries = bfl_entries(artifact.path(FLOW), model)
     return in_stored_dtypes(model, entries), entries
 

@@ -146,6 +146,20 @@ def test_a_bf16_base_stays_bf16_and_later_stages_take_it(
     assert {value.dtype for value in student.values()} == {torch.float32}
 
 
+def test_ranks_build_the_given_shape_and_its_adapters(
+    tmp_path: Path, given: tuple[Path, State]
+) -> None:
+    """They know the section alone: its shape is that of the weights by then."""
+    changes = {"lora_rank": 2, "optimizer": "adamw", "lr": 1e-2}
+    _, alone = trained(tmp_path / "alone", init=str(given[0]), **changes)
+    launch = {"launcher": "torchrun", "ranks": 2}
+    _, together = trained(tmp_path / "ranks", init=str(given[0]), **changes, launch=launch)
+    one, two = (load_file(made.path("lora.safetensors")) for made in (alone, together))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-4, rtol=1e-2)
+
+
 def test_which_layers_have_adapters_and_how_strong_they_are_is_the_recipes(
     tmp_path: Path, given: tuple[Path, State]
 ) -> None:
