@@ -140,7 +140,8 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
     lora = lora_of(model)
     for note in lora.notes():
         ctx.note(note)
-    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=config.init))
+    said = config.init if names_artifact(config.init) else Path(config.init).name
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
 
