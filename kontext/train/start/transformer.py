@@ -17,7 +17,7 @@ from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
 from kontext.train.flow.model import flow_lengths, fresh_model, lora_config
-from kontext.train.start.given import open_given, transformer_at
+from kontext.train.start.given import names_artifact, open_given, transformer_at
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
@@ -130,6 +130,8 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
     lora = lora_of(model)
     for note in lora.notes():
         ctx.note(note)
-    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=ctx.weights.transformer))
+    said = ctx.weights.transformer
+    base = said if names_artifact(said) else Path(said).name
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=base))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
