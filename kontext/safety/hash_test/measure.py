@@ -189,7 +189,11 @@ def _false(
     """
     detailed = [number for number, one in enumerate(hashed) if one.quality >= MIN_QUALITY]
     mine = [number for number in detailed if cut_outs or not hashed[number].cut_out]
-    bank = np.stack([hashed[number].hashes[0] for number in mine]) if mine else np.empty((0, 32), np.uint8)
+    bank = (
+        np.stack([hashed[number].hashes[0] for number in mine])
+        if mine
+        else np.empty((0, 32), np.uint8)
+    )
     kinds = np.array([hashed[number].cut_out for number in mine], bool)
     matches: list[tuple[Path, Path, int]] = []
     pairs = 0
