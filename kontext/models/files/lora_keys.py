@@ -104,8 +104,8 @@ def layer_parts(rules: Iterable[Rule]) -> dict[str, list[Part]]:
             continue
         ours = rule.bfl.removesuffix(".weight")
         named = {ours: Part(rule, -1, rule.shape[0])}
-        for index, part in enumerate(rule.parts):
-            named[part.removesuffix(".weight")] = Part(rule, index, rule.rows[index])
+        for index, theirs in enumerate(rule.parts):
+            named[theirs.removesuffix(".weight")] = Part(rule, index, rule.rows[index])
         for name, part in named.items():
             for style in (name, *(start + name.replace(".", "_") for start in _FLAT)):
                 found[style] = [part]
