@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from schemas.own_names import named_after_sources
 from schemas.recipe import DEFAULT, Recipe
 from schemas.sections.sources import source_kinds
-from schemas.sections.weights import MOVED
+from schemas.sections.weights import MOVED, WeightsConfig
 from schemas.words import suggestion
 
 CHANGES_RESULTS = False  # a recipe's values are part of every digest
@@ -117,6 +117,8 @@ def _assign(data: Any, change: Change) -> None:
         section = section and _section_at(section, key)
         if depth == len(change.path):
             data[key] = change.value
+            if section is WeightsConfig:  # so that one part can be changed after all
+                data[key] = WeightsConfig.parts(change.value)
         else:
             data = data.setdefault(key, {})
 

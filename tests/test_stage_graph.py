@@ -13,6 +13,7 @@ from kontext.errors import ArtifactError, RecipeError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
 from schemas.sections.base import Section
+from tasks.request import planned_stages
 
 ALWAYS = [name for name in STAGES if name != "exclude"]  # of every recipe that has a student
 EXCLUDED = 'exclude.concepts=[{"name": "hats", "pattern": "hat"}]'
@@ -107,11 +108,15 @@ def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
 
 
 def test_a_recipe_whose_weights_are_not_there_is_refused_in_one_line(engines: object) -> None:
-    with pytest.raises(
-        RecipeError, match=r"weights\.\w+: 'FLUX\.1-Kontext-dev' is neither"
-    ) as told:
-        engines("flux1-lora").digests()  # type: ignore[operator]
-    assert "--set weights=FOLDER" in str(told.value) and "\n" not in str(told.value)
+    engine = engines("flux1-lora")  # type: ignore[operator]
+    found = planned_stages(engine, "", "", "index", ())  # a machine for the data can do without
+    assert [step.stage for step in found][-1] == "index"
+    for last, part in (("", "autoencoder"), ("train-autoencoder", "autoencoder")):
+        with pytest.raises(RecipeError) as told:
+            planned_stages(engine, "", "", last, ())
+        line = str(told.value)
+        assert line.startswith(f"weights.{part}: 'FLUX.1-Kontext-dev' is neither a file")
+        assert "--set weights=FOLDER" in line and "\n" not in line
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ CHANGES_RESULTS = False  # its digests are in the artifact's digest
 # by name, because they look into weights: that is far above the engine
 _FIND = "kontext.train.start.given:found"  # (weights, recipe, artifacts) -> weights
 _DIGESTS = "kontext.train.start.digest:weights_digests"  # (weights, home) -> digests by part
+_REQUIRE = "kontext.train.start.given:require_all"  # (weights): raises where something is missing
 
 
 class Outside:
@@ -30,12 +31,19 @@ class Outside:
     def of(self, stage: Stage) -> dict[str, Any]:
         """The entries `external` and `weights` of a stage's digest, where it has them.
 
+        Weights that are not there have a digest too: a machine that makes the data can do without.
+
         Raises:
-            RecipeError: something is not there, or given weights do not fit each other.
+            RecipeError: what a section points to is not there, or given weights do not fit.
         """
         if stage.name not in self._seen:
             self._seen[stage.name] = self._look(stage)
         return self._seen[stage.name]
+
+    def require(self, stage: Stage) -> None:
+        """Raise RecipeError if weights that the stage takes are not there."""
+        if (given := self.weights(stage)).named:
+            resolve_name(_REQUIRE)(given)
 
     def check(self, stage: Stage) -> None:
         """Raise ChangedError if what the stage reads is no longer what its digest says."""

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -178,6 +178,11 @@ class Engine:
         states = {status.stage: status for status in self.status()}
         return planned(self._stages, names, states, force, self._pins)
 
+    def require(self, names: Iterable[str]) -> None:
+        """Raise RecipeError if given weights are not there that one of these stages takes."""
+        for name in names:
+            self._outside.require(self._known(name))
+
     def run_stage(self, name: str, reporter: Reporter, force: bool = False) -> StageOutcome:
         """Make a stage's artifact, or reuse it if it is there.
 
@@ -233,6 +238,7 @@ class Engine:
         if not attempt:  # who forces a stage wants its work done again
             context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
+        self._outside.require(stage)
         self._outside.check(stage)
         with kept_unless_gated(self.objects, work_prefix(stage.name, digest)):
             resolve_name(f"{stage.module}:run")(context)

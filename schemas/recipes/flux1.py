@@ -62,5 +62,4 @@ def recipe() -> Recipe:
         evaluate=EvaluateConfig(
             items_per_category=20, teacher_steps=STEPS, teacher_guidance=GUIDANCE
         ),
-        as_default=False,
     )

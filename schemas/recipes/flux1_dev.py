@@ -36,5 +36,4 @@ def recipe() -> Recipe:
         finetune=base.finetune.model_copy(update=edits),
         distill=base.distill,
         evaluate=base.evaluate,
-        as_default=False,
     )

@@ -42,5 +42,4 @@ def recipe() -> Recipe:
             launch=EVERY_GPU,
         ),
         evaluate=base.evaluate,
-        as_default=False,
     )

@@ -40,5 +40,4 @@ def recipe() -> Recipe:
         finetune=base.finetune.model_copy(update=_ADAPTERS),
         distill=base.distill,
         evaluate=base.evaluate,
-        as_default=False,
     )

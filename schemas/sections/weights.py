@@ -31,6 +31,11 @@ class WeightsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_for_all(cls, data: Any) -> Any:
+        return cls.parts(data)
+
+    @classmethod
+    def parts(cls, data: Any) -> Any:
+        """One name as the section's fields: it is given for all of them."""
         return dict.fromkeys(cls.model_fields, data) if isinstance(data, str) else data
 
     @property

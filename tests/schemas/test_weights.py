@@ -67,7 +67,7 @@ def test_recipes_that_begin_with_weights_name_all_parts_and_read_long_texts() ->
         assert recipe.encode.text_length == 512 and recipe.caption.max_words >= 300
         assert recipe.finetune.optimizer == "adamw" and recipe.finetune.lr <= 1e-4
         assert not recipe.finetune.t2i_steps and not recipe.finetune.whiten_text
-        assert not recipe.as_default and recipe.ingest.sizes == "kontext"
+        assert recipe.as_default and recipe.ingest.sizes == "kontext"
         embedded = recipe.finetune.shape.guidance_embed
         assert recipe.finetune.guidance_told == ((2.5, 2.5) if embedded else (1.0, 1.0))
         assert embedded or recipe.finetune.guidance_distill.steps

@@ -71,9 +71,9 @@ def level_losses(
             lengths = data.lengths(alike)
             eps = torch.randn(len(alike), lengths.target, 4 * data.channels, generator=draw)
             shares[lengths.target] += len(alike)
-            for rows in torch.arange(len(alike)).split(max(1, _TOKENS // lengths.count)):
-                batch = gather(data, alike[rows])
-                noise, share = eps[rows].to(batch.target.device), len(rows) / len(pairs)
+            for few in torch.arange(len(alike)).split(max(1, _TOKENS // lengths.count)):
+                batch = gather(data, alike[few])
+                noise, share = eps[few].to(batch.target.device), len(few) / len(pairs)
                 for level, t in enumerate(times[lengths.target].tolist()):
                     losses[level] += _level_loss(model, batch, noise, t, told) * share
         means = torch.stack([times[n] * (k / len(pairs)) for n, k in shares.items()]).sum(dim=0)

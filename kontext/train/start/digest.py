@@ -9,7 +9,8 @@ from kontext.models.files.locate import find_autoencoder, find_transformer
 from kontext.models.files.recognise import SCHEDULER
 from kontext.models.text.encoders import FLUX_PARTS
 from kontext.train.images.perceptual import file_digest
-from kontext.train.start.given import names_artifact, require
+from kontext.train.start.given import names_artifact
+from schemas.paths import expanded
 from schemas.sections.training import AutoencoderConfig
 from schemas.sections.weights import WeightsConfig
 
@@ -26,13 +27,14 @@ def autoencoder_digest(config: AutoencoderConfig, home: Path | None = None) -> s
 def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[str, str]:
     """Of each given part: the SHA-256 of its files' bytes, or the artifact, which has one.
 
-    Where files lie counts for nothing. They are read once, as those of ingest's folders are.
+    Where files lie counts for nothing. They are read once, as those of ingest's folders are. Of
+    what is not there it is the name.
 
     Args:
         weights: as `kontext.train.start.given.found` returns it.
 
     Raises:
-        RecipeError: nothing there.
+        WeightsError: no weights in a folder.
         OSError: a file cannot be read.
     """
     found: dict[str, str] = {}
@@ -41,8 +43,11 @@ def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[st
             if names_artifact(said):
                 found[part] = said
                 continue
+            if not expanded(said).exists():
+                found[part] = f"not there: {said}"
+                continue
             digest = hashlib.sha256()
-            for name, file in _files(part, require(part, said)):
+            for name, file in _files(part, expanded(said)):
                 digest.update(f"{name}\x1f{digests.of(file)}\n".encode())
             found[part] = digest.hexdigest()
     return found

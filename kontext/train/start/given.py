@@ -97,6 +97,13 @@ def require(part: str, said: str) -> Path:
     return path
 
 
+def require_all(weights: WeightsConfig) -> None:
+    """Raise RecipeError where a part of the section, as `found` makes it, is not there."""
+    for part, said in weights.named.items():
+        if not names_artifact(said):
+            require(part, said)
+
+
 def open_given(ctx: StageContext, said: str) -> Artifact:
     """The artifact that a name means, in the run's own store. Raises ArtifactError."""
     from kontext.store.artifacts.artifact_store import ArtifactStore

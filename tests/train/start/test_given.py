@@ -15,7 +15,13 @@ from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.train.start.digest import weights_digests
-from kontext.train.start.given import autoencoder_at, found, placed, transformer_at
+from kontext.train.start.given import (
+    autoencoder_at,
+    found,
+    placed,
+    require_all,
+    transformer_at,
+)
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.sections.weights import WeightsConfig
@@ -104,10 +110,10 @@ def test_digests_are_of_the_content_and_not_of_its_place(checkpoint: Path, tmp_p
         before = after
     ref = WeightsConfig(transformer=f"import/{'0' * 16}")
     assert weights_digests(ref) == {"transformer": ref.transformer}
-    with pytest.raises(
-        RecipeError, match=r"weights\.text: '/no/where' is neither a file"
-    ) as caught:
-        weights_digests(WeightsConfig(text="/no/where"))
+    missing = WeightsConfig(text="/no/where", transformer=ref.transformer)
+    assert weights_digests(missing)["text"] == "not there: /no/where"
+    with pytest.raises(RecipeError, match=r"weights\.text: '/no/where' is neither") as caught:
+        require_all(missing)
     assert "\n" not in str(caught.value)
 
 
