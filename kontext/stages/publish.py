@@ -28,8 +28,8 @@ from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
-from kontext.train.start.given import given_text
 from kontext.train.start.teacher import load_teacher, model_stage
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 

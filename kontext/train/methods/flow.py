@@ -23,7 +23,7 @@ from kontext.data.encoded.pair_tensors import (
     sizes_of,
 )
 from kontext.data.encoded.rows import row_shapes
-from kontext.errors import ArtifactError, RecipeError
+from kontext.errors import ArtifactError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype, full_precision
@@ -103,8 +103,8 @@ class FlowMethod:
         world: this process among the ranks; alone by default.
 
     Raises:
-        RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
-            where blocks are to be compiled; the model takes latents or texts of other widths.
+        RecipeError: the shares of CFG dropout make batches of all sizes where blocks are to be
+            compiled; the model takes latents or texts of other widths.
         ArtifactError: there is no training pair.
         KernelError: the recipe's attention kernel does not run here.
     """
@@ -116,8 +116,6 @@ class FlowMethod:
         model: FluxTransformer | None = None,
         world: World | None = None,
     ) -> None:
-        if config.text_dropout + config.image_dropout + config.both_dropout > 1:
-            raise RecipeError("text_dropout, image_dropout and both_dropout sum to more than 1")
         shape = model.shape if model is not None else config.shape
         widths = (int(row_shapes(rows)[0][-1]) for rows in (data.text_tokens, data.text_pooled))
         check_widths(shape, data.channels, *widths)

@@ -1,17 +1,33 @@
-"""The transformer that training starts from, where the recipe gives one, and adapters beside it."""
+"""The transformer that training starts from, where the recipe gives one, and adapters beside it.
+
+It is a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or in an artifact:
+import's model, finetune's flow, or publish's teacher (a few-step student is no start for flow
+training). Its shape is read from the weights.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kontext.models.files.locate import find_transformer, transformer_name_in
+from kontext.models.files.recognise import recognise
 from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import apply_lora, lora_of, merge
 from kontext.train.flow.model import lora_config
-from kontext.train.start.given import open_given, transformer_at
+from kontext.train.start.given import (
+    OpenArtifact,
+    config_beside,
+    config_of,
+    names_artifact,
+    open_given,
+    require,
+)
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -44,6 +60,28 @@ def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTrans
         apply_lora(model, lora_config(config))
         ctx.output.metric("lora_rank", config.lora_rank)
     return model
+
+
+def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTransformer]:
+    """A file or diffusers' folder, and the model on the meta device that its tensors fit.
+
+    Raises:
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no transformer, damaged, or a shape that cannot be read.
+    """
+    own: dict[str, Any] = {}
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = transformer_name_in(artifact)
+        path, own = artifact.path(name), config_of(artifact, name)
+    else:
+        path = find_transformer(require("transformer", said))
+        own = config_beside(path)
+    shape, model = own.get("transformer", own.get("shape")), None
+    if shape is not None:
+        with torch.device("meta"):
+            model = FluxTransformer(TransformerShape.model_validate(shape))
+    return path, recognise(path, model).require_whole().transformer
 
 
 def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransformer) -> None:
