@@ -66,7 +66,7 @@ def _in_given_shapes(recipe: Recipe, store: str) -> Recipe:
     """The recipe with the shapes of given weights; as it is where they are not there yet."""
     if not recipe.weights.named:
         return recipe
-    from kontext.train.start.given import with_given_shapes
+    from kontext.train.start.fit import with_given_shapes
     from tasks.workspace import open_artifacts, places
 
     return with_given_shapes(recipe, open_artifacts(places(store)))

@@ -118,5 +118,5 @@ def preview_prompts(
 
 def _cell(rows: list[list[Image]]) -> int:
     """Side of a cell in pixels: as large as pictures are, up to what a page shows."""
-    longest = max(max(picture.shape[:2]) for row in rows for picture in row)
+    longest = int(max(max(picture.shape[:2]) for row in rows for picture in row))
     return max(_SMALLEST, min(longest, _LARGEST))

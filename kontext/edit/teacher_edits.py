@@ -126,7 +126,8 @@ def _made(
 ) -> dict[str, Tensor]:
     pairs = edits[rows.start : rows.stop].clone()
     alike = sampler.data.by_shape(pairs)
-    parts = [few for own in alike for few in pairs[own].split(_at_once(sampler, pairs[own]))]
+    groups = [pairs[own] for own in alike]
+    parts = [few for own in groups for few in torch.split(own, _at_once(sampler, own))]
     made = torch.cat([sampler.edits(teacher, few).cpu() for few in parts])
     return {"latents": made[torch.cat(alike).argsort()], "pairs": pairs}
 

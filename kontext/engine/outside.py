@@ -16,7 +16,7 @@ from schemas.sections.weights import WeightsConfig
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
 
 # by name, because they look into weights: that is far above the engine
-_FIND = "kontext.train.start.given:found"  # (weights, recipe, artifacts) -> weights
+_FIND = "kontext.train.start.fit:found"  # (weights, recipe, artifacts) -> weights
 _DIGESTS = "kontext.train.start.digest:weights_digests"  # (weights, home) -> digests by part
 _REQUIRE = "kontext.train.start.given:require_all"  # (weights): raises where something is missing
 

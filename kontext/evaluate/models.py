@@ -22,8 +22,8 @@ from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import Ledger
 from kontext.train.record.numerics import encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
-from kontext.train.start.given import given_text
 from kontext.train.start.teacher import FLOW, teacher_of
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig

@@ -52,8 +52,8 @@ from kontext.train.record.numerics import LEDGER, check_against
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.given import given_text
 from kontext.train.start.teacher import FLOW
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.exclusion import ExcludeConfig

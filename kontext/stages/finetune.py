@@ -41,7 +41,8 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.transformer import START, TEACHER, save_adapters, starting_weights
+from kontext.train.start.model import START, TEACHER
+from kontext.train.start.transformer import save_adapters, starting_weights
 from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(

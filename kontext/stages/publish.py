@@ -28,8 +28,8 @@ from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
-from kontext.train.start.given import given_text
 from kontext.train.start.teacher import load_teacher, model_stage
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 
@@ -90,7 +90,7 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         made_for=settings.made_for,
         student_steps=settings.steps,
         teacher_steps=slow.steps,
-        text_encoder=f"{settings.text_encoder} {settings.text_digest}",
+        text_encoder=f"{_text_encoder(settings)} {settings.text_digest}",
         recipe=ctx.inputs[last].manifest.recipe,
         distilled=student is not teacher,
         started_from=_started_from(ctx.inputs["finetune"]),
@@ -103,6 +103,12 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
     ctx.output.metric("model_digest", digest)
     ctx.output.metric("parameters", facts.parameters)
+
+
+def _text_encoder(settings: ModelSettings) -> str:
+    """What reads the texts, without the place where it lies here."""
+    kind, _, place = settings.text_encoder.partition(":")
+    return "T5 and CLIP of FLUX.1" if kind == "flux" and place else settings.text_encoder
 
 
 def _started_from(finetuned: Artifact) -> str:

@@ -18,7 +18,7 @@ from kontext.parallel.world import World, full_tensor, join
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim.build import MatrixMuon
-from kontext.train.start.transformer import START, starting_model
+from kontext.train.start.model import START, starting_model
 from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 

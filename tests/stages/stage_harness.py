@@ -13,7 +13,7 @@ from kontext.engine.stage import Reporter, StageContext, section_in, weights_in
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
-from kontext.train.start.given import placed
+from kontext.train.start.fit import placed
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 

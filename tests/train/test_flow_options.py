@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kontext.data.encoded.pair_tensors import PairTensors, edit_magnitudes, gather, sampling_weights
-from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, sample_t
@@ -71,8 +71,8 @@ def test_text_to_image_pairs_have_no_context_to_lose() -> None:
 
 
 def test_shares_of_dropout_beyond_one_are_refused() -> None:
-    with pytest.raises(RecipeError, match="more than 1"):
-        FlowMethod(toy_config(text_dropout=0.5, image_dropout=0.5, both_dropout=0.1), toy_pairs())
+    with pytest.raises(ValidationError, match="more than 1"):
+        toy_config(text_dropout=0.5, image_dropout=0.5, both_dropout=0.1)
 
 
 def test_the_mask_weighs_changed_tokens_and_keeps_each_samples_mean() -> None:

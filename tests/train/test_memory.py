@@ -22,7 +22,7 @@ from kontext.train.loop.fit import fit
 from kontext.train.loop.state import let_go
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.methods.guidance import GuidanceMethod
-from kontext.train.start.transformer import START, starting_model
+from kontext.train.start.model import START, starting_model
 from schemas.sections.training import FinetuneConfig
 from tests.parallel.rank_processes import run_ranks
 from tests.parallel.rank_work import from_file

@@ -13,7 +13,6 @@ from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelSettings,
 from kontext.engine.stage import section_of
 from kontext.errors import WeightsError
 from kontext.models.text.encoders import SMALL
-from kontext.store.artifacts.lineage import ancestors
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import TransformerShape
@@ -44,6 +43,8 @@ def trained_folder(store: ArtifactStore, made: Artifact, folder: Path) -> Path:
     Raises:
         WeightsError: an artifact that it was made from is gone.
     """
+    from kontext.store.artifacts.lineage import ancestors  # it needs pyarrow
+
     known = {(m.stage, m.digest): m for m in store.list()}
     found = {stage: known[stage, digest] for stage, digest in ancestors(known, {_ref(made)})}
     if gone := [stage for stage in _NEEDED if stage not in found]:

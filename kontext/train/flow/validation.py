@@ -71,7 +71,8 @@ def level_losses(
             lengths = data.lengths(alike)
             eps = torch.randn(len(alike), lengths.target, 4 * data.channels, generator=draw)
             shares[lengths.target] += len(alike)
-            for few in torch.arange(len(alike)).split(max(1, _TOKENS // lengths.count)):
+            at_once = max(1, _TOKENS // lengths.count)
+            for few in torch.split(torch.arange(len(alike)), at_once):
                 batch = gather(data, alike[few])
                 noise, share = eps[few].to(batch.target.device), len(few) / len(pairs)
                 for level, t in enumerate(times[lengths.target].tolist()):

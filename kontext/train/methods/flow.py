@@ -22,7 +22,7 @@ from kontext.data.encoded.pair_tensors import (
     sizes_of,
 )
 from kontext.data.encoded.rows import row_shapes
-from kontext.errors import ArtifactError, RecipeError
+from kontext.errors import ArtifactError
 from kontext.models.files.weights import Entry
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
@@ -39,7 +39,7 @@ from kontext.train.loop.clock import Work, waiting
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import take_step
 from kontext.train.optim.build import scale_rates, transformer_state, warmup_cosine
-from kontext.train.start.transformer import START, lay_out, starting_model
+from kontext.train.start.model import START, lay_out, starting_model
 from schemas.sections.training import FinetuneConfig
 
 
@@ -115,8 +115,8 @@ class FlowMethod:
         start: what is to be read into a model on the meta device.
 
     Raises:
-        RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
-            where blocks are to be compiled; the model takes latents or texts of other widths.
+        RecipeError: the shares of CFG dropout make batches of all sizes where blocks are to be
+            compiled; the model takes latents or texts of other widths.
         ArtifactError: there is no training pair.
         KernelError: the recipe's attention kernel does not run here.
     """
@@ -129,8 +129,6 @@ class FlowMethod:
         world: World | None = None,
         start: Sequence[Entry] = (),
     ) -> None:
-        if config.text_dropout + config.image_dropout + config.both_dropout > 1:
-            raise RecipeError("text_dropout, image_dropout and both_dropout sum to more than 1")
         shape = model.shape if model is not None else config.shape
         widths = (int(row_shapes(rows)[0][-1]) for rows in (data.text_tokens, data.text_pooled))
         check_widths(shape, data.channels, *widths)

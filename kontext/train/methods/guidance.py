@@ -23,7 +23,7 @@ from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
 from kontext.train.flow.velocity import guided_velocity, velocity
-from kontext.train.start.transformer import TEACHER
+from kontext.train.start.model import TEACHER
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 

@@ -24,7 +24,7 @@ from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
 from kontext.train.flow.velocity import change_weights, velocity
 from kontext.train.images.perceptual import Backbone, feature_distances, load_backbone
-from kontext.train.start.transformer import lay_out, starting_model
+from kontext.train.start.model import lay_out, starting_model
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 AFTER_FLOW = "pictures"

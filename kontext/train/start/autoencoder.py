@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.files.locate import autoencoder_name_in, find_autoencoder
+from kontext.models.files.recognise_autoencoder import recognise_autoencoder
 from kontext.models.files.weights import load_weights
-from kontext.train.start.given import autoencoder_at, open_given
+from kontext.train.start.given import (
+    OpenArtifact,
+    config_beside,
+    config_of,
+    names_artifact,
+    open_given,
+    require,
+)
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -31,3 +41,24 @@ def starting_autoencoder(ctx: StageContext) -> Autoencoder | None:
         parameter.data = parameter.data.clone()
     ctx.output.metric("init", said)
     return model
+
+
+def autoencoder_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, Autoencoder]:
+    """A file or diffusers' folder, and the model on the meta device, with its scale and shift.
+
+    Raises:
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no autoencoder, damaged, or a number that cannot be read.
+    """
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = autoencoder_name_in(artifact)
+        path, own = artifact.path(name), config_of(artifact, name)
+    else:
+        path = find_autoencoder(require("autoencoder", said))
+        own = config_beside(path)
+    config = own.get("autoencoder", own if "scale" in own else None)
+    if config is None:
+        return path, recognise_autoencoder(path, guess=False)
+    with torch.device("meta"):
+        return path, Autoencoder.from_config(config)

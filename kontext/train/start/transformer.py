@@ -1,23 +1,30 @@
-"""The transformer that training starts from, where the recipe gives one, and adapters beside it."""
+"""The transformer that training starts from, where the recipe gives one, and adapters beside it.
+
+It is a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or in an artifact:
+import's model, finetune's flow, or publish's teacher (a few-step student is no start for flow
+training). Its shape is read from the weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from kontext.data.encoded.pair_tensors import PairTensors
-from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes, state_entries
+from kontext.models.files.locate import find_transformer, transformer_name_in
+from kontext.models.files.recognise import recognise
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge, starting_adapters
-from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import fill, shard
-from kontext.parallel.world import World
-from kontext.train.flow.model import flow_lengths, fresh_model, lora_config
-from kontext.train.start.given import names_artifact, open_given, transformer_at
+from kontext.models.lora import LoraInfo, lora_of, merge
+from kontext.train.start.given import (
+    OpenArtifact,
+    config_beside,
+    config_of,
+    names_artifact,
+    open_given,
+    require,
+)
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
@@ -25,13 +32,10 @@ if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 LORA = "lora.safetensors"
-# among a stage's files
-START = "start"  # the file or folder whose weights are trained
-TEACHER = "teacher"  # the trained flow, for ranks that distil it
 
 
 class Given(NamedTuple):
-    """Weights to train: where they lie, for `START`, and the shape that they are of."""
+    """Weights to train: where they lie, and the shape that they are of."""
 
     path: Path
     shape: TransformerShape
@@ -57,65 +61,26 @@ def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
     return Given(path, model.shape)
 
 
-def starting_model(
-    config: FinetuneConfig, inputs: Inputs, data: PairTensors, world: World
-) -> tuple[FluxTransformer, list[Entry]]:
-    """The model to train, whole or on the meta device, and what is to be read into it then.
-
-    With `lora_rank` only the adapters beside its layers train: the rest keeps the dtype that it is
-    stored in, float32 where `parallel.precision` is. Otherwise all of it is float32.
-    """
-    if START not in inputs.files:
-        if not world.launches:
-            return fresh_model(config, data), []
-        with torch.device("meta"):
-            return FluxTransformer(config.shape), []
-    with torch.device("meta"):
-        model = FluxTransformer(config.shape)
-    entries = _stored(config, inputs.files[START], model)
-    in_stored_dtypes(model, entries)
-    if config.lora_rank:
-        settings = lora_config(config)
-        entries += state_entries(starting_adapters(model, settings))
-        apply_lora(model, settings)
-    return model, entries
-
-
-def _stored(config: FinetuneConfig, path: Path, model: FluxTransformer) -> list[Entry]:
-    """The given weights in the dtype in which they are held."""
-    if not config.lora_rank or config.parallel.precision == "fp32":
-        return bfl_entries(path, model, torch.float32)
-    entries = bfl_entries(path, model)
-    if any(entry.dtype.itemsize == 1 for entry in entries):  # float8: nothing multiplies with it
-        return bfl_entries(path, model, torch.bfloat16)
-    return entries
-
-
-def lay_out(
-    model: FluxTransformer,
-    start: Sequence[Entry],
-    config: FinetuneConfig,
-    data: PairTensors,
-    world: World,
-    products: torch.dtype,
-) -> None:
-    """Bring a model to this rank's device as the recipe says, and read what it starts from.
-
-    A model that was made whole gets rank 0's weights on all ranks: arithmetic may differ between
-    machines. A world that launches ranks lays out nothing.
+def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTransformer]:
+    """A file or diffusers' folder, and the model on the meta device that its tensors fit.
 
     Raises:
-        RecipeError: see `flow_lengths` and `shard`.
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no transformer, damaged, or a shape that cannot be read.
     """
-    lengths = flow_lengths(config, data)
-    if world.launches:
-        return
-    if not start:
-        model.to(world.device)
-        world.share(parameter.data for parameter in model.parameters())
-    shard(model, config.parallel, world, products, lengths)
-    if start:
-        fill(model, start, world.device)
+    own: dict[str, Any] = {}
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = transformer_name_in(artifact)
+        path, own = artifact.path(name), config_of(artifact, name)
+    else:
+        path = find_transformer(require("transformer", said))
+        own = config_beside(path)
+    shape, model = own.get("transformer", own.get("shape")), None
+    if shape is not None:
+        with torch.device("meta"):
+            model = FluxTransformer(TransformerShape.model_validate(shape))
+    return path, recognise(path, model).require_whole().transformer
 
 
 def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransformer) -> None:

@@ -14,14 +14,11 @@ from kontext.models.flux.transformer import FluxTransformer
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
+from kontext.train.start.autoencoder import autoencoder_at
 from kontext.train.start.digest import weights_digests
-from kontext.train.start.given import (
-    autoencoder_at,
-    found,
-    placed,
-    require_all,
-    transformer_at,
-)
+from kontext.train.start.fit import found, placed
+from kontext.train.start.given import require_all
+from kontext.train.start.transformer import transformer_at
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.sections.weights import WeightsConfig
