@@ -264,10 +264,9 @@ def _adapter_count(config: FinetuneConfig) -> int:
         return 0
     with torch.device("meta"):
         model = FluxTransformer(config.shape)
-    layers = (
-        model.get_submodule(name) for name in linear_layers(model, config.lora_targets or BLOCKS)
-    )
-    return config.lora_rank * sum(sum(layer.weight.shape) for layer in layers)  # type: ignore[arg-type, union-attr]
+    names = linear_layers(model, config.lora_targets or BLOCKS)
+    sizes = (model.get_parameter(f"{name}.weight").shape for name in names)
+    return config.lora_rank * sum(rows + columns for rows, columns in sizes)
 
 
 def _gathered(config: FinetuneConfig, machine: Machine) -> float:
