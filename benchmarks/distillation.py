@@ -2,7 +2,7 @@
 
     kontext run --direct --recipe ladd-lab --until finetune
     python -m benchmarks.distillation --home HOME [--seeds 3] [--noises 2] [--items 60]
-        [--recipe ladd-lab] [--set distill.steps=80] [--teacher DIGEST] [--out distillation]
+        [--texts 200] [--recipe ladd-lab] [--set distill.steps=80] [--teacher DIGEST] [--out FOLDER]
 
 Students are made by stage distill itself, gates included, from the newest teacher that the recipe
 has in the home's store. Each is an artifact there: a run that was ended goes on where it was. The
@@ -10,9 +10,10 @@ recipe's `distill.steps` is the number of steps of LADD; every other student tak
 come to the same operations (`step_flops`). Students of one seed have the same teacher edits.
 
 Every row is drawn as `kontext edit` draws, on the test split: a student in 1, 2 and 4 steps, the
-teacher in 1 to 20, guided as its edits were. What a figure varies by is over the students' seeds,
-and for the teacher over draws of noise. Figures of distributions are of all items' pictures in
-EfficientNet-Lite0 features, against their held-out targets.
+teacher in 1 to 20, guided as its edits were. Edits say whether the right thing is done; pictures
+drawn from words, of which many are right, how near the whole distribution is: to all held-out
+pictures, in EfficientNet-Lite0 features. What a figure varies by is over the students' seeds, and
+for the teacher over draws of noise.
 """
 
 import argparse
@@ -29,15 +30,22 @@ import torch
 
 from benchmarks.timing import device_name
 from kontext.data.encoded.latents import load_pairs
+from kontext.data.shards.read import load_split
 from kontext.edit.edit_model import EditModel
 from kontext.edit.weights.folder import LoadedModel, ModelSettings
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, section_of
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import METRICS, Scoring
-from kontext.evaluate.metrics.distribution import diversity, kid, precision_recall, saturation
+from kontext.evaluate.metrics.distribution import (
+    Features,
+    diversity,
+    kid,
+    precision_recall,
+    saturation,
+)
 from kontext.evaluate.models import TrainedModels
-from kontext.evaluate.pixels import Images
+from kontext.evaluate.pixels import Images, as_images
 from kontext.evaluate.report.charts import smooth
 from kontext.evaluate.scoring import pooled_features
 from kontext.evaluate.statistics import Interval, cluster_mean
@@ -66,17 +74,59 @@ ABLATION: dict[str, dict[str, Any]] = {
     "LADD, wrong instructions alone": {**STUDENTS["LADD"], "negatives": ("instruction",)},
     "LADD, wrong contexts alone": {**STUDENTS["LADD"], "negatives": ("context", "copy")},
 }
+PUBLISHED: dict[str, dict[str, Any]] = {  # LADD's own level of the heads' noise
+    "LADD, logit-normal(1, 1)": {**STUDENTS["LADD"], "renoise_mean": 1.0, "renoise_std": 1.0},
+}
+EVERY = {**STUDENTS, **ABLATION, **PUBLISHED}
 TEACHER_STEPS, STUDENT_STEPS = (1, 2, 4, 8, 20), (1, 2, 4)
 FIGURES = {  # column -> digits; the arrow is the better way
-    "KID ↓": 3,
+    "KID ↓": 2,
     "precision ↑": 3,
     "recall ↑": 3,
-    "right choice ↑": 3,
-    "change outside ↓": 3,
-    "saturation ± 0": 4,
-    "diversity": 4,
+    "saturation ± 0": 3,
+    "diversity": 3,
+    "edits: right choice ↑": 3,
+    "edits: change outside ↓": 2,
+    "edits: KID ↓": 3,
 }
 Figures = dict[str, float]
+Flags = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Held-out pictures, and the texts of those that are drawn from words alone."""
+
+    texts: Sequence[str]
+    ids: Sequence[str]
+    features: Features  # of all the pictures
+    colours: float  # their mean saturation
+
+    @classmethod
+    def of(cls, shards: Artifact, count: int, net: FeatureNet, device: torch.device) -> "Words":
+        """The test split's text-to-image pairs; the first `count` are drawn.
+
+        Raises:
+            SystemExit: it has none.
+        """
+        pairs = load_split(shards, "test")
+        rows = pairs.of_class("t2i")
+        if not rows:
+            raise SystemExit("the test split has no text-to-image pair: nothing to draw from words")
+        real = as_images(pairs.pictures([row.target for row in rows]))
+        colours, drawn = float(saturation(real).mean()), rows[:count]
+        features = pooled_features(net, real, device)
+        return cls([r.instruction for r in drawn], [r.pair_id for r in drawn], features, colours)
+
+    def measured(self, made: Images, seen: Features) -> Figures:
+        """Figures of one draw of all texts."""
+        precision, recall = precision_recall(self.features, seen)
+        return {
+            "KID ↓": kid(self.features, seen),
+            "precision ↑": precision,
+            "recall ↑": recall,
+            "saturation ± 0": float(saturation(made).mean()) - self.colours,
+        }
 
 
 @dataclass(frozen=True)
@@ -86,17 +136,19 @@ class Lab:
     bench: Bench
     codec: Images  # round trips of contexts and of targets
     codec_target: Images
+    words: Words
     features: FeatureNet
-    context_features: np.ndarray[Any, np.dtype[np.float32]]
-    target_features: np.ndarray[Any, np.dtype[np.float32]]
+    context_features: Features
+    target_features: Features
 
     @classmethod
-    def of(cls, bench: Bench, editor: EditModel) -> "Lab":
-        """Round trips and features of a bench, through an editor's autoencoder."""
+    def of(cls, bench: Bench, shards: Artifact, drawn: int, editor: EditModel) -> "Lab":
+        """Round trips and features of a bench, and `drawn` texts, with an editor's autoencoder."""
         net = load_features(device=editor.device)
         trip = TrainedModels(editor, editor, 0).round_trip
         seen = [pooled_features(net, images, editor.device) for images in _sides(bench)]
-        return cls(bench, trip(bench.context), trip(bench.target), net, *seen)
+        words = Words.of(shards, drawn, net, editor.device)
+        return cls(bench, trip(bench.context), trip(bench.target), words, net, *seen)
 
     def scoring(self, made: Images, seen: Any) -> Scoring:
         """One draw of all items, ready to be measured."""
@@ -214,34 +266,35 @@ def editor_of(students: Students, model: Artifact, file: str, guidance: float) -
     return EditModel(loaded, text, device)
 
 
-def drawn(lab: Lab, editor: EditModel, steps: int, noises: Sequence[int]) -> list[Images]:
-    """Edits of all items in so many steps, once for each seed of noise."""
+def edited(lab: Lab, editor: EditModel, steps: int, noise: int) -> tuple[Figures, Flags]:
+    """Edit all items in so many steps: figures, and which items chose right [N]."""
     items = lab.bench.items
     contexts = [[image] for image in lab.bench.context]
     texts, ids = [item.instruction for item in items], [item.pair_id for item in items]
-    return [
-        TrainedModels(editor, editor, noise).edit(editor, contexts, texts, ids, steps=steps)
-        for noise in noises
-    ]
-
-
-def measured(lab: Lab, made: Images, seen: Any) -> tuple[Figures, Any]:
-    """Figures of one draw of all items, and which items chose right [N]."""
+    made = TrainedModels(editor, editor, noise).edit(editor, contexts, texts, ids, steps=steps)
+    seen = pooled_features(lab.features, made, editor.device)
     scoring = lab.scoring(made, seen)
     right = METRICS["right_choice"].measure(scoring)
     outside = METRICS["outside_ratio"].measure(scoring)
     assert right is not None and outside is not None
-    precision, recall = precision_recall(lab.target_features, seen)
     kept = np.isfinite(outside.top)
     figures = {
-        "KID ↓": kid(lab.target_features, seen),
-        "precision ↑": precision,
-        "recall ↑": recall,
-        "right choice ↑": float(right.top.mean()),
-        "change outside ↓": float(outside.top[kept].sum() / outside.bottom[kept].sum()),
-        "saturation ± 0": float((saturation(made) - saturation(lab.bench.target)).mean()),
+        "edits: right choice ↑": float(right.top.mean()),
+        "edits: change outside ↓": float(outside.top[kept].sum() / outside.bottom[kept].sum()),
+        "edits: KID ↓": kid(lab.target_features, seen),
     }
     return figures, right.top
+
+
+def drawn(lab: Lab, editor: EditModel, steps: int, noise: int) -> tuple[Figures, Features]:
+    """Draw all texts in so many steps: figures, and features [T, D]."""
+    words, none = lab.words, [list[Images]() for _ in lab.words.texts]
+    side = editor.settings.resolution
+    made = TrainedModels(editor, editor, noise).edit(
+        editor, none, words.texts, words.ids, (side, side), steps
+    )
+    seen = pooled_features(lab.features, made, editor.device)
+    return words.measured(made, seen), seen
 
 
 def add_draws(row: Row, lab: Lab, editor: EditModel, noises: Sequence[int], apart: bool) -> None:
@@ -250,12 +303,14 @@ def add_draws(row: Row, lab: Lab, editor: EditModel, noises: Sequence[int], apar
     Args:
         apart: whether each draw of noise counts as a seed; else their mean is one seed's.
     """
-    draws = drawn(lab, editor, row.steps, noises)
-    seen = [pooled_features(lab.features, made, editor.device) for made in draws]
-    varied = float(diversity(np.stack(seen)).mean())
-    found = [measured(lab, *pair) for pair in zip(draws, seen, strict=True)]
-    each = [{**figures, "diversity": varied} for figures, _ in found]
-    row.right += [right for _, right in found]
+    edits = [edited(lab, editor, row.steps, noise) for noise in noises]
+    pictures = [drawn(lab, editor, row.steps, noise) for noise in noises]
+    varied = float(diversity(np.stack([seen for _, seen in pictures])).mean())
+    each = [
+        {**ours, **theirs, "diversity": varied}
+        for (ours, _), (theirs, _) in zip(edits, pictures, strict=True)
+    ]
+    row.right += [right for _, right in edits]
     means = {name: float(np.mean([figures[name] for figures in each])) for name in FIGURES}
     row.seeds += each if apart else [means]
 
@@ -297,7 +352,8 @@ def plot(path: Path, ylabel: str, curves: Mapping[str, Sequence[Sequence[float]]
 def plots(folder: Path, histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
     """Heads' accuracy and gradient norms of the students; what negatives teach the heads."""
 
-    judged = [name for name in STUDENTS if "accuracy" in histories[name][0][0]]
+    methods = [*STUDENTS, *PUBLISHED]
+    judged = [name for name in methods if "accuracy" in histories[name][0][0]]
     accuracy = {name: _column(histories[name], "accuracy") for name in judged}
     norms = {name: _column(histories[name], "student_grad_norm") for name in STUDENTS}
     gaps = {
@@ -316,20 +372,24 @@ def _column(runs: Sequence[Sequence[Mapping[str, float]]], name: str) -> list[li
 
 
 def compared(
-    students: Students, config: EvaluateConfig, seeds: int, noises: Sequence[int]
+    students: Students, config: EvaluateConfig, texts: int, seeds: int, noises: Sequence[int]
 ) -> tuple[Lab, list[Row], dict[str, list[list[dict[str, float]]]]]:
-    """The rows of the table, and the students' histories by name and seed."""
+    """The rows of the table, and the students' histories by name and seed.
+
+    Students that show what the heads learn from, and not a method, are made once.
+    """
     guidance = students.recipe.distill.guidance
     teacher = editor_of(students, students.input("finetune"), "flow.safetensors", guidance)
-    lab = Lab.of(Bench.from_shards(students.input("shard"), config), teacher)
+    shards = students.input("shard")
+    lab = Lab.of(Bench.from_shards(shards, config), shards, texts, teacher)
     a_step = 2 if guidance > 1 and not students.shape.guidance_embed else 1
     rows = [Row("teacher", steps, a_step * steps) for steps in TEACHER_STEPS]
     for row in rows:
         add_draws(row, lab, teacher, noises, apart=True)
     histories: dict[str, list[list[dict[str, float]]]] = {}
-    for name, changes in {**STUDENTS, **ABLATION}.items():
+    for name, changes in EVERY.items():
         own = [Row(name, steps, steps) for steps in STUDENT_STEPS]
-        for seed in range(seeds):
+        for seed in range(seeds if name in STUDENTS else 1):
             made = students.make(name, changes, seed)
             histories.setdefault(name, []).append(made.table("history.parquet").to_pylist())
             editor = editor_of(students, made, "student.safetensors", 1.0)
@@ -345,12 +405,13 @@ def write(folder: Path, students: Students, found: tuple[Lab, list[Row], Mapping
     folder.mkdir(parents=True, exist_ok=True)
     steps = ", ".join(
         f"{name} {equal_steps(students.recipe, students.shape, students.tokens, changes)}"
-        for name, changes in {**STUDENTS, **ABLATION}.items()
+        for name, changes in EVERY.items()
     )
     refs = ", ".join(f"`{stage}/{students.pins[stage]}`" for stage in ("finetune", "encode"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     text = (
-        f"{table(rows, lab.bench)}\n\n{len(lab.bench)} held-out edits, recipe "
+        f"{table(rows, lab.bench)}\n\n{len(lab.words.texts)} pictures from words against "
+        f"{len(lab.words.features)} held-out ones, {len(lab.bench)} held-out edits, recipe "
         f"`{students.recipe.name}`, {refs}, on {device_name(device) or 'an unnamed device'}. "
         f"Steps of equal operations: {steps}. Mean ± standard deviation over the students' seeds "
         "(the teacher's: over draws of noise); the interval is a bootstrap over related items.\n"
@@ -372,6 +433,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--noises", type=int, default=2, help="draws of noise, two at least")
     parser.add_argument("--items", type=int, default=60, help="held-out edits per category")
+    parser.add_argument("--texts", type=int, default=200, help="pictures drawn from words")
     parser.add_argument("--out", type=Path, default=Path("distillation"))
     args = parser.parse_args(argv)
     if args.noises < 2:
@@ -379,7 +441,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     students = Students(load_recipe(args.recipe, args.set), args.home, args.teacher)
     config = EvaluateConfig(items_per_category=args.items)
     # noise of the bench's own seeds, which no training step draws from
-    found = compared(students, config, args.seeds, range(args.noises))
+    found = compared(students, config, args.texts, args.seeds, range(args.noises))
     print(write(args.out, students, found))
     return 0
 

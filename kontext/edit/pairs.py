@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather, tokens_of
 from kontext.edit.euler import Guidance, Prompt, noise, sample
+from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import schedule
 from schemas.sections.training import DistillConfig
@@ -80,11 +81,31 @@ def plain_edits(data: PairTensors) -> list[Tensor]:
 def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
     """Pairs [E] to synthesise, as many from each category as there are. None has references.
 
-    Those of one shape come together.
+    `distill.t2i_share` of them have no context: what the teacher draws from words alone. Those of
+    one shape come together.
+
+    Raises:
+        RecipeError: the data has too few pairs without a context for the share.
     """
     draw = torch.Generator().manual_seed(config.seed)
+    drawn = round(config.t2i_share * config.teacher_edits)
+    edits = config.teacher_edits - drawn
     pools = [pool for pool in plain_edits(data) if len(pool)]
     pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools]
-    share = -(-config.teacher_edits // len(pools))
-    chosen = torch.cat([pool[:share] for pool in pools])[: config.teacher_edits]
+    share = -(-edits // max(1, len(pools)))
+    chosen = torch.cat([*(pool[:share] for pool in pools), torch.zeros(0, dtype=torch.int64)])
+    chosen = torch.cat([chosen[:edits], _singles(data, drawn, draw)])
     return torch.cat([chosen[rows] for rows in data.by_shape(chosen)])
+
+
+def _singles(data: PairTensors, count: int, draw: torch.Generator) -> Tensor:
+    """So many pairs without a context [count]."""
+    if not count:
+        return torch.zeros(0, dtype=torch.int64)
+    pool = data.singles()
+    if len(pool) < count:
+        raise RecipeError(
+            f"distill: t2i_share asks for {count:,} pictures from words, and training has "
+            f"{len(pool):,} pairs without a context"
+        )
+    return pool[torch.randperm(len(pool), generator=draw)[:count]]

@@ -12,7 +12,7 @@ to finetune. An hour is the aim for all of it, students included. It has not bee
 
 from schemas.recipe import Recipe
 from schemas.recipes.demo import recipe as demo
-from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
+from schemas.sections.data import CaptionConfig, IngestConfig, MineConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
@@ -35,7 +35,8 @@ def recipe() -> Recipe:
     return Recipe(
         name="ladd-lab",
         ingest=IngestConfig(sources=(_FIGURES,)),
-        mine=MineConfig(pairs_per_category=3000, t2i_singles=1200),
+        mine=MineConfig(pairs_per_category=3000, t2i_singles=2400),
+        caption=CaptionConfig(short_share=1.0),
         shard=ShardConfig(test_fraction=0.15),
         autoencoder=AutoencoderConfig(
             shape=small.autoencoder.shape,
@@ -49,19 +50,23 @@ def recipe() -> Recipe:
             shape=small.finetune.shape.model_copy(update={"timestep_shift": _FLUX_SHIFT}),
             whiten_text=True,
             text_dropout=0.1,
-            t2i_steps=100,
-            joint_steps=1700,
-            t2i_share=0.25,
+            t2i_steps=200,
+            joint_steps=1300,
+            t2i_share=0.5,
             batch=32,
         ),
         distill=DistillConfig(
             teacher_edits=384,
             teacher_steps=20,
             guidance=_GUIDANCE,
-            steps=80,
-            warmup_steps=8,
+            t2i_share=0.5,
+            steps=200,
+            warmup_steps=10,
             batch=16,
-            lr_student=1e-4,
+            renoise_mean=-1.0,
+            r1_weight=1.0,
+            lr_heads=1e-3,
+            lr_student=2e-5,
             lr_fake=1e-4,
             dmd_fake_updates=2,
         ),

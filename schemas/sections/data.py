@@ -91,6 +91,9 @@ class CaptionConfig(Section):
 
     captioner: _Captioner = Field("templates", title="Captioner")
     paraphrases: int = Field(20, title="Paraphrases used per relation, at most", ge=1)
+    short_share: float = Field(
+        0.0, title="Share of text-to-image captions that name the subject alone", ge=0, le=1
+    )
     max_words: int = Field(14, title="Words of a text, at most (encode reads no more)", ge=4)
     judge: bool = Field(False, title="A model judges every edit")
     endpoint: str = Field("", title="OpenAI-compatible endpoint, with /v1")

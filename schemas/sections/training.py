@@ -247,6 +247,9 @@ class DistillConfig(Section):
         "ladd", title="Method that makes the student"
     )
     teacher_edits: int = Field(1000, title="Edits made by the teacher to train on", ge=8)
+    t2i_share: float = Field(
+        0.0, title="Share of text-to-image among the teacher's edits", ge=0, le=1
+    )
     teacher_steps: int = Field(4, title="Sampling steps of the teacher")
     guidance: float = Field(1.0, title="Guidance scale of the teacher's edits", ge=1)
     steps: int = Field(40, title="Training steps")

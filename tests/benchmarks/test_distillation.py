@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.distillation import (
-    ABLATION,
+    EVERY,
     FIGURES,
     STUDENTS,
     Row,
@@ -26,10 +26,10 @@ from schemas.recipes import load_recipe
 TOKENS = Tokens(20, 64, 64)
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, *ABLATION])
+@pytest.mark.parametrize("name", EVERY)
 def test_students_are_trained_for_the_operations_of_ladds_steps(name: str) -> None:
     recipe = load_recipe("ladd-lab")
-    shape, changes = recipe.finetune.shape, {**STUDENTS, **ABLATION}[name]
+    shape, changes = recipe.finetune.shape, EVERY[name]
     steps = equal_steps(recipe, shape, TOKENS, changes)
     ladd, own = (student_section(recipe, each) for each in (STUDENTS["LADD"], changes))
     budget = recipe.distill.steps * distillation(ladd).step_flops(ladd, shape, TOKENS)
@@ -53,7 +53,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_an_interval_over_items()
         row.right.append(np.array([1.0, 0.0, value > 2, 0.0]))
     head, _, line = table([row], bench).splitlines()
     assert [cell.strip() for cell in head.split("|")][2:4] == ["steps", "passes"]
-    assert line.startswith("| LADD | 4 | 4 | 2.000 ± 1.414 |")
+    assert line.startswith("| LADD | 4 | 4 | 2.00 ± 1.41 |")
     interval = row.rate(bench)
     assert interval.value == pytest.approx(3 / 8) and interval.low < 3 / 8 < interval.high
 
@@ -61,14 +61,14 @@ def test_the_table_has_means_and_spreads_over_seeds_and_an_interval_over_items()
 def test_a_row_of_one_seed_shows_that_nothing_is_known_of_its_spread() -> None:
     bench: Any = SimpleNamespace(items=[SimpleNamespace(cluster="a"), SimpleNamespace(cluster="b")])
     row = Row("teacher", 1, 2, [dict.fromkeys(FIGURES, 1.0)], [np.array([1.0, 0.0])])
-    assert "1.000 ± nan" in table([row], bench)
+    assert "1.00 ± nan" in table([row], bench)
 
 
 def test_plots_are_drawn_of_what_each_student_has(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ("accuracy", "student_grad_norm", "real_logit", "wrong_logit")
     judged = [[dict.fromkeys(names, 0.1 * (step + seed)) for step in range(5)] for seed in range(2)]
-    histories: dict[str, Any] = dict.fromkeys([*STUDENTS, *ABLATION], judged)
+    histories: dict[str, Any] = dict.fromkeys(EVERY, judged)
     histories["anchor alone"] = [[{"student_grad_norm": 1.0}] * 15] * 2
     plots(tmp_path, histories)
     for name in ("accuracy", "gradients", "negatives"):

@@ -184,6 +184,19 @@ def test_text_to_image_singles() -> None:
     assert TemplateCaptioner().caption(nameless).status == "empty"
 
 
+def test_a_share_of_singles_is_asked_for_in_few_words() -> None:
+    facts = ImageFacts("red sign", {"text": "OPEN"})
+    singles = [CaptionRequest(str(n), "t2i", "t2i", "{}", facts, ()) for n in range(400)]
+    rows = [TemplateCaptioner(short_share=0.25).caption(single) for single in singles]
+    short = [row for row in rows if row.instruction == "a red sign"]
+    assert 70 < len(short) < 130
+    assert {row.template for row in short} == {"t2i/short"}
+    assert {row.target_caption for row in rows} == {"a red sign reading 'OPEN'"}
+    assert {row.instruction for row in rows} == {"a red sign", "a red sign reading 'OPEN'"}
+    whole = [TemplateCaptioner(short_share=1.0).caption(single) for single in singles]
+    assert {row.instruction for row in whole} == {"a red sign"}
+
+
 def test_descriptions_name_the_change_and_stay_short() -> None:
     labels = {
         "hair_color": "blond",

@@ -1,5 +1,6 @@
 """Training on pictures of several sizes: what is drawn, and what a step makes of it."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -172,3 +173,23 @@ def test_a_context_of_another_size_is_compared_with_nothing() -> None:
     wrong, clean = method.negatives(0, gather(data, torch.tensor([0, 0])))
     assert wrong.context is not None and wrong.context.shape[2:] == (4, 6)
     assert clean.shape == (2, 4, 16)
+
+
+def test_a_share_of_what_the_teacher_makes_is_drawn_from_words_alone() -> None:
+    data = toy_pairs(edits=24, singles=12, mixed=True)
+    config = DistillConfig(teacher_edits=16, t2i_share=0.25, steps=24, batch=4)
+    chosen = choose_edits(data, config)
+    words = [pair for pair in chosen.tolist() if pair in set(data.singles().tolist())]
+    assert len(chosen) == len(set(chosen.tolist())) == 16 and len(words) == 4
+    real = MappedRows([data.latents[data.target[pair].view(1)] for pair in chosen])
+    method = LaddMethod(config, data, chosen, real, toy_model())
+    contexts = set()
+    for step in range(config.steps):
+        batch, _, _ = method.student_input(step)
+        contexts.add(len(batch.contexts))
+        assert math.isfinite(method.step(step)["student_loss"])
+    assert contexts == {0, 1}
+    only = choose_edits(data, DistillConfig(teacher_edits=8, t2i_share=1.0))
+    assert set(only.tolist()) <= set(data.singles().tolist())
+    with pytest.raises(RecipeError, match="asks for 20 pictures from words, and training has 12"):
+        choose_edits(data, DistillConfig(teacher_edits=20, t2i_share=1.0))

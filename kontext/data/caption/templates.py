@@ -16,10 +16,16 @@ from schemas.sections.data import CaptionConfig
 
 @dataclass
 class TemplateCaptioner:
-    """Captions from labels alone. `paraphrases` limits how many sentences a relation uses."""
+    """Captions from labels alone.
+
+    paraphrases: sentences that a relation uses, at most.
+    short_share: of text-to-image singles, those whose text names the subject and no label. People
+        ask in few words, and what is not said is the model's to draw.
+    """
 
     paraphrases: int = 20
     seed: int = 0
+    short_share: float = 0.0
     id = "templates/2"
 
     def caption(self, request: CaptionRequest) -> Caption:
@@ -59,7 +65,7 @@ class TemplateCaptioner:
         )
 
     def _single(self, request: CaptionRequest) -> Caption:
-        """A text-to-image single: the instruction is the caption."""
+        """A text-to-image single: the instruction is the caption, or its short form."""
         if not request.target.concept.strip():
             return failed(request, "empty", self.id)
         names = sorted(request.target.attributes)
@@ -67,7 +73,9 @@ class TemplateCaptioner:
         focus = names[pick % len(names)] if names else ""
         text = describe(request.target.concept, request.target.attributes, focus)
         short = describe(request.target.concept, {})
-        return Caption(request.pair_id, text, short, "", text, "", "t2i/0", "ok", self.id)
+        terse = stable_hash("short", request.pair_id, self.seed) < self.short_share * 2**64
+        said, template = (short, "t2i/short") if terse else (text, "t2i/0")
+        return Caption(request.pair_id, said, short, "", text, "", template, "ok", self.id)
 
     def _sentence(self, wording: Wording, start: str, end: str, pick: int) -> tuple[int, str]:
         """(paraphrase number, sentence); the next one that is short enough, or ("", 0) if none."""
@@ -82,7 +90,7 @@ class TemplateCaptioner:
 
 def captioner(config: CaptionConfig) -> TemplateCaptioner:
     """The captioner `templates` of a recipe."""
-    return TemplateCaptioner(config.paraphrases, config.seed)
+    return TemplateCaptioner(config.paraphrases, config.seed, config.short_share)
 
 
 def wording_of(relation: str, values: dict[str, str]) -> Wording | None:

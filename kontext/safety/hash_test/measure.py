@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kontext.errors import SourceError
+from kontext.safety.hash_test.same import same_picture
 from kontext.safety.hash_test.transforms import REQUIRED, Transform, rgb_of, transforms
 from kontext.safety.hashes import GateResult, HashGate, HashList
 from kontext.safety.ids import Outcome, Reason
@@ -23,7 +24,7 @@ from kontext.safety.pdq import MAX_DISTANCE, MIN_QUALITY, distances, pdq_dihedra
 CHANGES_RESULTS = False  # measures; a stage never asks it
 
 RECALL, FEWEST = 0.99, 500
-_Hashed = tuple[Bytes, int, NDArray[np.float32], int]  # hashes, quality, 32 x 32 gray, short side
+_Hashed = tuple[Bytes, int, int]  # hashes, quality, short side
 _WHOLE = 320  # pixels a side of what is transformed: a smaller one's own hash is off centre
 _SMALLEST, _LARGEST = 128, 640  # pixels: of the shorter side; of the longer one, made smaller
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -85,8 +86,9 @@ class FalseMatches:
     pictures: int
     pairs: int
     matches: int
-    same: int  # of them, pictures that are the same to the eye: a second witness says so
+    same: int  # of them, one picture in two files: `same_picture` says so
     rate: Rate  # of the others
+    named: tuple[str, ...] = ()  # the others: "a.png, b.png: 30 bits"
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,10 @@ def measure(
     """Transform `transformed` of the pictures, spread evenly; look for false matches among all."""
     with _pool(processes) as pool:
         hashed = list(pool.map(_hashed, files, chunksize=16))
+        false = _false(files, hashed, pool)
     bank = np.stack([hashes[0] for hashes, *_ in hashed])
-    quality = np.array([q for _, q, *_ in hashed])
-    large = [number for number, (_, _, _, side) in enumerate(hashed) if side >= _WHOLE]
+    quality = np.array([q for _, q, _ in hashed])
+    large = [number for number, (*_, side) in enumerate(hashed) if side >= _WHOLE]
     if len(large) < FEWEST:
         raise SourceError(f"{len(large)} pictures of {_WHOLE} pixels a side are too few: {FEWEST}")
     spread = np.linspace(0, len(large) - 1, min(transformed, len(large)))
@@ -164,7 +167,7 @@ def measure(
         family: _curve(apart[detailed][:, [n for n, t in enumerate(every) if t.family == family]])
         for family in dict.fromkeys(t.family for t in every)
     }
-    return Result(len(chosen_list), int((~detailed).sum()), rows, _false(hashed), curves)
+    return Result(len(chosen_list), int((~detailed).sum()), rows, false, curves)
 
 
 def _row(
@@ -191,31 +194,36 @@ def _curve(apart: NDArray[np.int64]) -> list[float]:
     return [round(float((apart <= bits).mean()), 5) if apart.size else 0.0 for bits in range(64)]
 
 
-def _false(hashed: Sequence[_Hashed]) -> FalseMatches:
+def _false(
+    files: Sequence[Path], hashed: Sequence[_Hashed], pool: ProcessPoolExecutor
+) -> FalseMatches:
     """Every picture that has enough detail against every other, in all orientations."""
-    mine = [one for one in hashed if one[1] >= MIN_QUALITY]
-    bank = np.stack([hashes[0] for hashes, *_ in mine])
-    matches = same = 0
-    for number, (hashes, _, small, _) in enumerate(mine):
-        apart = distances(hashes[:, None], bank[None, :number])
-        for other in np.flatnonzero((apart <= MAX_DISTANCE).any(axis=0)).tolist():
-            matches += 1
-            turned = (
-                np.rot90(side, turns) for side in (small, small[:, ::-1]) for turns in range(4)
-            )
-            same += min(float(np.abs(one - mine[other][2]).mean()) for one in turned) < _SAME
+    mine = [number for number, (_, quality, _) in enumerate(hashed) if quality >= MIN_QUALITY]
+    bank = np.stack([hashed[number][0][0] for number in mine])
+    matches: list[tuple[Path, Path, int]] = []
+    for place, number in enumerate(mine):
+        apart = distances(hashed[number][0][:, None], bank[None, :place]).min(axis=0)
+        matches += [
+            (files[number], files[mine[other]], int(apart[other]))
+            for other in np.flatnonzero(apart <= MAX_DISTANCE).tolist()
+        ]
+    same = list(pool.map(_same, matches, chunksize=8))
+    false = [match for match, one in zip(matches, same, strict=True) if not one]
     pairs = len(mine) * (len(mine) - 1) // 2
-    return FalseMatches(len(mine), pairs, matches, same, exact(matches - same, pairs))
+    return FalseMatches(
+        len(mine), pairs, len(matches), sum(same), exact(len(false), pairs),
+        tuple(f"{a.name}, {b.name}: {bits} bits" for a, b, bits in false),
+    )  # fmt: skip
 
 
-_SAME = 0.1  # mean difference of 32 x 32 gray pixels, 0 to 1
+def _same(match: tuple[Path, Path, int]) -> bool:
+    return same_picture(_opened(match[0]), _opened(match[1]))
 
 
 def _hashed(path: Path) -> _Hashed:
     picture = _opened(path)
     hashes, quality = pdq_dihedral(rgb_of(picture))
-    small = np.asarray(picture.convert("L").resize((32, 32)), np.float32)
-    return hashes, quality, small / np.float32(255), min(picture.size)
+    return hashes, quality, min(picture.size)
 
 
 _BANK: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 
 from kontext.safety.hash_test.measure import RECALL, Rate, Result, Row
@@ -37,12 +38,14 @@ def page(result: Result) -> str:
         *map(_line, result.rows),
         "</table><h2>False matches</h2>",
         f"<p>Among {false.pairs:,} pairs of {false.pictures:,} pictures, {false.matches} lie "
-        f"within {MAX_DISTANCE} bits in some orientation; {false.same} of them are the same "
-        f"picture twice (mean difference below 0.1). False: {false.rate.hits}, which is "
-        f"{1e6 * false.rate.value:.2f} in a million ({1e6 * false.rate.low:.2f} to "
-        f"{1e6 * false.rate.high:.2f}).</p><h2>Not measured</h2><ul>",
-        *(f"<li>{escape(line)}</li>" for line in result.not_measured),
-        "</ul>",
+        f"within {MAX_DISTANCE} bits in some orientation; {false.same} of them are one picture in "
+        "two files (their details lie at the same places, or hardly any pixel differs). False: "
+        f"{false.rate.hits}, which is {1e6 * false.rate.value:.2f} in a million "
+        f"({1e6 * false.rate.low:.2f} to {1e6 * false.rate.high:.2f}).</p>",
+        f"<details><summary>Their names</summary><ul>{_items(false.named)}</ul></details>"
+        if false.named
+        else "",
+        f"<h2>Not measured</h2><ul>{_items(result.not_measured)}</ul>",
     ]
     return "\n".join(lines) + "\n"
 
@@ -79,6 +82,10 @@ def figure(result: Result) -> bytes:
     drawn.savefig(data, format="png", dpi=90)
     pyplot.close(drawn)
     return data.getvalue()
+
+
+def _items(lines: Iterable[str]) -> str:
+    return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
 def _line(row: Row) -> str:

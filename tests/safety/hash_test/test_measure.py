@@ -14,6 +14,7 @@ from kontext.safety.hash_test import measure as measuring
 from kontext.safety.hash_test.measure import FalseMatches, Result, Row, exact, measure
 from kontext.safety.hash_test.page import page
 from kontext.safety.hash_test.transforms import REQUIRED, rgb_of, transforms
+from tests.safety.hash_test.clouds import clouds
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,29 @@ def test_recall_false_matches_and_what_is_too_plain(
     assert border.gate.hits == 3 and border.pdq.hits == 0  # the gate looks inside of it
     assert result.false == FalseMatches(6, 15, 1, 1, exact(0, 15))
     assert not result.failed
+    assert not result.false.named
     text = page(result)
-    assert "Not measured" in text and "10 %" in text and "data:image/png;base64," in text
+    assert (
+        "Not measured" in text
+        and "Their names" not in text
+        and "10 %" in text
+        and "data:image/png;base64," in text
+    )
     json.dumps(result.record())
+
+
+def test_false_matches_are_those_of_different_pictures_and_have_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "FEWEST", 1)
+    clouds(0, 1.0).save(tmp_path / "0.png")
+    clouds(1, 0.8).save(tmp_path / "1.png")
+    clouds(1, 0.9).save(tmp_path / "2.jpg")  # the last one, lighter
+    false = measure(measuring.pictures_in([tmp_path]), 1).false
+    assert (false.pairs, false.matches, false.same, false.rate.hits) == (3, 3, 1, 2)
+    assert [name.split(":")[0] for name in false.named] == ["1.png, 0.png", "2.jpg, 0.png"]
+    made = Result(3, 0, [], false, {})
+    assert made.failed == ["false matches"] and false.named[0] in page(made)
 
 
 def test_too_few_pictures_are_refused(folder: Path) -> None:
