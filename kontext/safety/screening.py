@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
-from kontext.safety.texts import LIMIT, judge_texts, judged_by
+from kontext.safety.texts import LIMIT, JudgedTexts, judged_by
 from kontext.store.artifacts.artifact_store import StoredFile
 from kontext.store.parquet import read_parquet
 from schemas.risks import risks
@@ -28,6 +28,7 @@ from schemas.tables import DECISIONS, IMAGE_SCORES
 
 _LOG = logging.getLogger("kontext.safety")
 CHUNK = 256
+_TEXTS = 4096  # pairs whose texts are in memory at a time
 ENOUGH = 32  # different images that no working classifier gives one score
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
@@ -195,18 +196,19 @@ def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArra
     return found
 
 
-def text_reasons(rows: Sequence[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
+def text_reasons(rows: Iterable[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
     """The strictest reason among several texts per pair; each distinct text is checked once.
 
-    `limit` is the text classifier's. Raises GateError where it cannot be asked.
+    Only some rows are in memory at a time. `limit` is the text classifier's. Raises GateError where
+    it cannot be asked.
     """
-    distinct = list(dict.fromkeys(text for texts in rows for text in texts))
-    checked = dict(zip(distinct, judge_texts(distinct, limit), strict=True))
-    strict = Reason.TEXT_MINOR_SEXUAL
+    judged, rest, strict = JudgedTexts(limit), iter(rows), Reason.TEXT_MINOR_SEXUAL
     found: list[Reason | None] = []
-    for texts in rows:
-        reasons = [reason for text in texts if (reason := checked[text]) is not None]
-        found.append(strict if strict in reasons else next(iter(reasons), None))
+    while part := list(islice(rest, _TEXTS)):
+        checked = judged(text for texts in part for text in texts)
+        for texts in part:
+            reasons = [reason for text in texts if (reason := checked[text]) is not None]
+            found.append(strict if strict in reasons else next(iter(reasons), None))
     return found
 
 
