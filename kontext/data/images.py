@@ -14,14 +14,14 @@ from kontext.data.pixels import Pixels, decode_png, png_size
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 
-_CACHE_BYTES = 1 << 30  # of decoded pictures, and as many of PNGs
+_DECODED_BYTES, _PNG_BYTES = 1 << 29, 1 << 28  # of pictures that are held in memory
 _AT_A_TIME = 16  # pictures of a Parquet file
 
 
 class ImageBank:
     """The images of an ingest artifact by pixel id.
 
-    Read on first use and then kept: 1 GiB in memory, more as PNG in temporary files (`TMPDIR`).
+    Read on first use and then kept: 0.75 GiB in memory, more as PNG in temporary files (`TMPDIR`).
 
     `ids` lists them in the artifact's order, which is the order of the plan.
 
@@ -62,7 +62,7 @@ class ImageBank:
         Stages ask in the order of pairs, for any picture at any time, and a Parquet file gives none
         without unpacking its neighbours.
         """
-        if self._pngs_bytes + path.stat().st_size > _CACHE_BYTES:
+        if self._pngs_bytes + path.stat().st_size > _PNG_BYTES:
             return _unpacked(path)
         self._pngs_bytes += path.stat().st_size
         return list(_pngs_in(path))
@@ -95,7 +95,7 @@ class ImageBank:
         if found is None:
             found = self.fit(pixel_id)(self.stored(pixel_id))
             found.setflags(write=False)
-            if self._bytes + found.nbytes <= _CACHE_BYTES:
+            if self._bytes + found.nbytes <= _DECODED_BYTES:
                 self._kept[pixel_id] = found
                 self._bytes += found.nbytes
         return found

@@ -43,7 +43,8 @@ def test_bank_reads_every_chunk(bank: ImageBank) -> None:
 def test_more_than_memory_should_hold_lies_on_disk(
     bank: ImageBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kontext.data.images._CACHE_BYTES", 1)
+    for limit in ("_PNG_BYTES", "_DECODED_BYTES"):
+        monkeypatch.setattr(f"kontext.data.images.{limit}", 1)
     for number in (5, 0, 3, 5):
         assert bank.png(bank.ids[number]) == encode_png(scene(number))
         assert np.array_equal(bank.rgb(bank.ids[number]), scene(number))
