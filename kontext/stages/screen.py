@@ -9,7 +9,6 @@ Figures:
     clip_loss: loss {} of the scorer of texts and pictures
 """
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,9 +41,10 @@ from kontext.safety.classifiers.base import prove
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
-from kontext.store.parquet import read_parquet
+from kontext.store.parquet import read_parquet, write_parquet
 from schemas.risks import Risk, risks
 from schemas.sections.data import IngestConfig, ScreenConfig
+from schemas.tables import VECTORS
 
 STAGE = Stage(
     name="screen",
@@ -142,8 +142,14 @@ def _keep(
 ) -> None:
     """The scorer, and what the next screening need not make again."""
     ctx.output.add_json(MADE_WITH, made_with)
-    ctx.output.add_table(IMAGE_VECTORS, trained.image_vectors)
-    ctx.output.add_table(TEXT_VECTORS, trained.text_vectors)
+    for name, made in (
+        (IMAGE_VECTORS, trained.image_vectors),
+        (TEXT_VECTORS, trained.text_vectors),
+    ):
+        path = ctx.scratch / name
+        write_parquet(path, VECTORS, made.tables())
+        ctx.output.add_file(name, path)
+        path.unlink()
     for path in trained.scorer.save(ctx.scratch):
         ctx.output.add_file(path.name, path)
 
@@ -203,18 +209,17 @@ def _report(
     pairs: pa.Table,
     accepted: pa.Table,
 ) -> None:
-    total, kept = accepted.num_rows, sum(accepted["accept"].to_pylist())
-    classes = dict(
-        zip(pairs["pair_id"].to_pylist(), pairs["relation_class"].to_pylist(), strict=True)
+    total, kept = accepted.num_rows, pc.sum(accepted["accept"]).as_py() or 0
+    place, reasons = _places(accepted, pairs), accepted["reject_reasons"].combine_chunks()
+    theirs = place.take(pc.list_parent_indices(reasons))
+    named = pa.table(
+        {"reason": reasons.flatten(), "relation_class": pairs["relation_class"].take(theirs)}
     )
-    dropped = Counter(
-        (reason, classes[row["pair_id"]])
-        for row in accepted.to_pylist()
-        for reason in row["reject_reasons"]
-    )
+    keys = list(named.column_names)
+    counted = named.group_by(keys).aggregate([([], "count_all")])
     rows: list[dict[str, Any]] = [
-        {"reason": reason, "relation_class": kind, "pairs": count}
-        for (reason, kind), count in sorted(dropped.items())
+        {key: row[key] for key in keys} | {"pairs": row["count_all"]}
+        for row in counted.sort_by([(key, "ascending") for key in keys]).to_pylist()
     ]
     ctx.output.metrics |= {
         "pairs_screened": total,
@@ -236,12 +241,15 @@ def _report(
 
 def _let_in(pairs: pa.Table, accepted: pa.Table) -> set[str]:
     """The images of accepted pairs."""
-    images = pairs.select(["pair_id", "context_ids", "target_id"]).to_pylist()
-    verdicts = dict(
-        zip(accepted["pair_id"].to_pylist(), accepted["accept"].to_pylist(), strict=True)
-    )
-    rows = [row for row in images if verdicts[row["pair_id"]]]
-    return {image for row in rows for image in (*row["context_ids"], row["target_id"])}
+    let_in = pairs.take(_places(accepted, pairs).filter(accepted["accept"].combine_chunks()))
+    named = (let_in["context_ids"].combine_chunks().flatten(), let_in["target_id"].combine_chunks())
+    return {image for one in named for image in one.unique().to_pylist()}
+
+
+def _places(accepted: pa.Table, pairs: pa.Table) -> pa.Array:
+    """The row of PAIRS of every verdict."""
+    ids = (table["pair_id"].combine_chunks() for table in (accepted, pairs))
+    return pc.index_in(next(ids), value_set=next(ids))
 
 
 def _show(
