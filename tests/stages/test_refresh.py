@@ -100,7 +100,7 @@ def contents(made: dict[str, Artifact]) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many pictures were decoded, scored, embedded and brought to a size."""
+    """How many pictures were decoded, scored, embedded and brought to a size; pairs packed."""
     counts: Counter[str] = Counter()
 
     def counted(module: Any, name: str, size: Callable[..., int]) -> None:
@@ -117,6 +117,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted(screening, "score_images", lambda _, images: len(images))
     counted(clip, "image_features", lambda _, images: len(images))
     counted(dataset, "encode_png", lambda _: 1)
+    counted(dataset.ShownPictures, "names", lambda *_: 1)
     return counts
 
 
@@ -139,6 +140,7 @@ def test_a_refresh_does_what_is_new_and_gives_the_bytes_of_a_run_from_scratch(
     assert worked["decode_image"] == 3 + CANARIES
     assert worked["score_images"] == worked["image_features"] == 2
     assert 0 < worked["encode_png"] < first["encode_png"] / 3
+    assert 0 < worked["names"] < first["names"] / 3
     scratch = make(pictures, tmp_path / "scratch", "again")
     assert contents(refreshed) == contents(scratch)
 
