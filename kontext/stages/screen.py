@@ -7,6 +7,8 @@ Figures:
     images_unmatchable: {} images too plain for the hash gate, under stricter limits
     pass_rate/*: {%} of the pairs pass the filter *
     clip_loss: loss {} of the scorer of texts and pictures
+    clip_learnt: it has learnt from {} pictures
+    clip_new: {%} of today's are new to it, and it is the last version's
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -23,6 +25,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.quality import kept
 from kontext.data.quality.clip import TrainedClip
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
@@ -30,6 +33,7 @@ from kontext.data.quality.known import (
     TEXT_VECTORS,
     Known,
     known_of,
+    made_with_of,
 )
 from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
@@ -50,6 +54,7 @@ STAGE = Stage(
     name="screen",
     section="screen",
     inputs=("ingest", "mine", "caption"),
+    continues="shard.dataset",
     plugins="kontext.safety.classifiers:modules_named",
     external="kontext.safety.policy:fingerprint",
     summary="score safety and quality; thresholds are SQL views",
@@ -104,6 +109,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
         config,
         ctx.report.progress,
         earlier,
+        [made for made in ctx.before if made_with_of(made) == made_with],
     )
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
@@ -142,6 +148,14 @@ def _keep(
 ) -> None:
     """The scorer, and what the next screening need not make again."""
     ctx.output.add_json(MADE_WITH, made_with)
+    ctx.output.add_table(kept.FILE, trained.learnt)
+    ctx.output.metric(kept.COUNT, trained.learnt.num_rows)
+    if trained.kept:
+        ctx.output.metric("clip_new", round(trained.kept.new, 5))
+        ctx.note(
+            f"the small CLIP of {trained.kept.artifact} is kept: {trained.kept.new:.1%} of what it "
+            f"would learn from is new to it (screen.clip_keep={ctx.config.clip_keep})"
+        )
     for name, made in (
         (IMAGE_VECTORS, trained.image_vectors),
         (TEXT_VECTORS, trained.text_vectors),
@@ -209,7 +223,7 @@ def _report(
     pairs: pa.Table,
     accepted: pa.Table,
 ) -> None:
-    total, kept = accepted.num_rows, pc.sum(accepted["accept"]).as_py() or 0
+    total, let_in = accepted.num_rows, pc.sum(accepted["accept"]).as_py() or 0
     place, reasons = _places(accepted, pairs), accepted["reject_reasons"].combine_chunks()
     theirs = place.take(pc.list_parent_indices(reasons))
     named = pa.table(
@@ -223,17 +237,17 @@ def _report(
     ]
     ctx.output.metrics |= {
         "pairs_screened": total,
-        "pairs_accepted": kept,
+        "pairs_accepted": let_in,
         "images_unmatchable": int(unmatchable.sum()),
         "images_refused": int(screened.refused.sum()),
         "policy": policy.id,
-        "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
+        "clip_loss": round(screened.trained.loss, 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
     }
     ctx.report.table("screen-dropped", rows)
     ctx.report.markdown(
         "screen-summary",
-        f"Policy **{policy.version}**: **{kept:,}** of {total:,} pairs accepted; "
+        f"Policy **{policy.version}**: **{let_in:,}** of {total:,} pairs accepted; "
         f"{len(unmatchable):,} images scored by {', '.join(policy.classifiers)}, "
         f"{int(unmatchable.sum()):,} of them under the stricter limits of unmatchable images.",
     )

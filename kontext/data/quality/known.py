@@ -48,7 +48,7 @@ class Known:
 def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> Known:
     """The newest of `artifacts` (newest first) that was made with the same as today."""
     for made in artifacts:
-        if made.names(MADE_WITH) and made.json(MADE_WITH) == made_with:
+        if made_with_of(made) == made_with:
             return Known(
                 made.table("image_scores.parquet"),
                 made.table(IMAGE_VECTORS),
@@ -57,6 +57,11 @@ def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> 
                 saved_towers(made),
             )
     return Known()
+
+
+def made_with_of(made: Artifact) -> object:
+    """What a screening was made with; None where it does not say."""
+    return made.json(MADE_WITH) if made.names(MADE_WITH) else None
 
 
 def places(keys: Sequence[str] | pa.Array, known: pa.Table, column: str) -> NDArray[np.int64]:
@@ -95,6 +100,10 @@ class Keyed:
     keys: Sequence[str]  # of all of `found`
     found: Tensor
     rows: NDArray[np.int64]
+
+    def names(self) -> pa.Array:
+        """The keys of the rows."""
+        return pa.array([self.keys[row] for row in self.rows.tolist()], pa.string())
 
     def tables(self) -> Iterator[pa.Table]:
         """VECTORS, in parts: the table is as large as the vectors are."""

@@ -18,6 +18,7 @@ from kontext.safety.pdq import distances
 from kontext.safety.policy import COMBINATION, ImageRisk, Policy
 from kontext.safety.screening import refused as refused_images
 from kontext.safety.screening import text_reasons as text_reasons  # and this
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
 from schemas.tables import CAPTION_TEXTS, REFUSED, pair_scores
@@ -56,6 +57,7 @@ def screen_pairs(
     config: ScreenConfig,
     progress: Progress = lambda done, total, message: None,
     known: Known | None = None,
+    before: Sequence[Artifact] = (),
 ) -> ScreenedPairs:
     """Score every pair.
 
@@ -65,6 +67,7 @@ def screen_pairs(
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
         progress: called with (done, total, what is being done).
         known: what an earlier screening holds, to be taken from there.
+        before: screenings of the dataset's last version, whose scorer may be kept.
     """
     known = known or Known()
     edges = Edges.of(pairs, bank.ids)
@@ -80,9 +83,9 @@ def screen_pairs(
     pair = _with_combinations(found, edges, risk, policy)
     progress(1, 4, "pixel quality")
     quality = _quality(pairs, images, bank, known)
-    progress(2, 4, "training the small CLIP")
+    progress(2, 4, "the small CLIP")
     refused = refused_images(risk, unmatchable, policy)
-    trained = train_on(bank, images, pairs, captions, config, known, refused)
+    trained = train_on(bank, images, pairs, captions, config, known, refused, before)
     progress(3, 4, "CLIP scores")
     columns = {
         "pair_id": pairs["pair_id"].combine_chunks(),
