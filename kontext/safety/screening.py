@@ -35,22 +35,33 @@ PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop i
 
 @dataclass(frozen=True)
 class ScoreChunk:
-    """Rows of one pixels file, and the classifiers to run."""
+    """Rows of pixels files, and the classifiers to run."""
 
-    pixels: StoredFile
-    rows: tuple[int, ...]
+    parts: tuple[tuple[StoredFile, tuple[int, ...]], ...]
     classifiers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.parts)
 
     def files(self) -> list[Path]:
         """The pixels, where they are in a folder and not in a bucket."""
-        return [] if self.pixels.folder is None else [self.pixels.folder]
+        return [file.folder for file, _ in self.parts if file.folder is not None]
 
     def halves(self) -> "tuple[ScoreChunk, ScoreChunk] | None":
         """Two chunks of half the rows each; None for a single image."""
-        middle = len(self.rows) // 2
+        middle = len(self) // 2
         if not middle:
             return None
-        return replace(self, rows=self.rows[:middle]), replace(self, rows=self.rows[middle:])
+        return self._cut(0, middle), self._cut(middle, len(self))
+
+    def _cut(self, low: int, high: int) -> "ScoreChunk":
+        """The rows from `low` to `high`."""
+        parts, first = [], 0
+        for file, rows in self.parts:
+            own = rows[max(0, low - first) : max(0, high - first)]
+            parts += [(file, own)] if own else []
+            first += len(rows)
+        return replace(self, parts=tuple(parts))
 
     def given_up(self, why: str) -> dict[str, pa.Table]:
         """No scores (NaN) of a single image that cost workers: it passes no limit."""
@@ -66,13 +77,20 @@ class ScoreChunk:
 def plan_scores(
     files: Sequence[StoredFile], classifiers: tuple[str, ...], known: Container[str] = ()
 ) -> list[ScoreChunk]:
-    """Chunks of at most 256 images over all pixels files, without those that are `known`."""
-    chunks = []
+    """Chunks of at most 256 images over all pixels files, without those that are `known`.
+
+    Files with few images share a chunk: each has classifiers loaded and proved.
+    """
+    chunks: list[ScoreChunk] = []
     for file in files:
         ids = read_parquet(file.path(), ["pixel_id"])["pixel_id"].to_pylist()
-        rows = [row for row, pixel_id in enumerate(ids) if pixel_id not in known]
-        parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-        chunks += [ScoreChunk(file, tuple(part), classifiers) for part in parts]
+        rows = tuple(row for row, pixel_id in enumerate(ids) if pixel_id not in known)
+        for start in range(0, len(rows), CHUNK):
+            part = (file, rows[start : start + CHUNK])
+            if chunks and len(chunks[-1]) + len(part[1]) <= CHUNK:
+                chunks[-1] = replace(chunks[-1], parts=(*chunks[-1].parts, part))
+            else:
+                chunks.append(ScoreChunk((part,), classifiers))
     return chunks
 
 
@@ -90,7 +108,9 @@ def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
 
 
 def _rows(chunk: ScoreChunk) -> pa.Table:
-    return read_parquet(chunk.pixels.path()).take(pa.array(chunk.rows, pa.int64()))
+    return pa.concat_tables(
+        read_parquet(file.path()).take(pa.array(rows, pa.int64())) for file, rows in chunk.parts
+    )
 
 
 def _scores_table(ids: Sequence[str], scores: Mapping[str, Scores]) -> pa.Table:
@@ -268,12 +288,14 @@ def pair_decisions(
         GateError: the policy stops the run on one of them.
     """
     found = []
-    limit = policy.ncii.exposure_rise_max
+    limit, texts_by, pairs_by = policy.ncii.exposure_rise_max, judged_by(), f"ncii@{policy.id}"
     for pair_id, text, pair, rise in zip(pair_ids, texts, pairs, rises, strict=True):
+        if text is None and pair is None and not sampled(pair_id):
+            continue
         subject = subject_hmac(pair_id, key)
         for check, kind, reason, provider in (
-            (Check.TEXT_RULE, "text", text, judged_by()),
-            (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.id}"),
+            (Check.TEXT_RULE, "text", text, texts_by),
+            (Check.PAIR_RULE, "pair", pair, pairs_by),
         ):
             if reason is None and not sampled(pair_id):
                 continue

@@ -187,7 +187,7 @@ def _image_scores(
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
     chunks = screening.plan_scores(pixels, classifiers, known)
-    few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
+    few = sum(map(len, chunks)) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     new = [result["scores"] for result in results]
     old = earlier.image_scores
