@@ -17,7 +17,7 @@ from kontext.models.files.locate import find_transformer, transformer_name_in
 from kontext.models.files.recognise import recognise
 from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import apply_lora, lora_of, merge
+from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge
 from kontext.train.flow.model import lora_config
 from kontext.train.start.given import (
     OpenArtifact,
@@ -93,6 +93,11 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
         return
     from kontext.models.files.lora_files import save_lora
 
-    save_lora(lora_of(model), ctx.scratch / LORA, model)
+    lora = lora_of(model)
+    for note in lora.notes():
+        ctx.note(note)
+    given = ctx.weights.transformer
+    said = given if names_artifact(given) else Path(given).name
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
