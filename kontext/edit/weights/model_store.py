@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -160,10 +160,10 @@ def export_weights(
     """
     if layout not in ("bfl", "diffusers"):
         raise WeightsError(f"unknown layout '{layout}' (known: bfl, diffusers)")
-    kind: Layout = "bfl" if layout == "bfl" else "diffusers"
     with tempfile.TemporaryDirectory() as scratch:
         source = model_source(ref, open_store, Path(scratch))
-        made = export_model(source, folder, kind, dtype_of(dtype))
+        to: Literal["bfl", "diffusers"] = "bfl" if layout == "bfl" else "diffusers"
+        made = export_model(source, folder, to, dtype_of(dtype))
     return {"folder": str(made.folder), "files": list(made.files), "note": made.note}
 
 

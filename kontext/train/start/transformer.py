@@ -95,8 +95,8 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
     lora = lora_of(model)
     for note in lora.notes():
         ctx.note(note)
-    said = ctx.weights.transformer
-    base = said if names_artifact(said) else Path(said).name
-    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=base))
+    given = ctx.weights.transformer
+    said = given if names_artifact(given) else Path(given).name
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
