@@ -23,7 +23,6 @@ from kontext.edit.weights.trained import is_trained, trained_folder
 from kontext.engine.fingerprint import code_digest, modules_of
 from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, StoreError, WeightsError
-from kontext.models.files.convert import Layout
 from kontext.models.files.locate import artifact_transformer, find_transformer
 from kontext.models.files.lora_files import extract, load_lora, read_info, save_lora
 from kontext.models.files.lora_keys import LoraLayout, style_of
