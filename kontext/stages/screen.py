@@ -42,6 +42,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import prove
+from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
@@ -129,6 +130,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("refused.parquet", screened.refused_table(bank.ids))
     said = {**policy.model_dump(mode="json"), "digest": policy.digest}
     ctx.output.add_json("policy.json", said)
+    ctx.output.add_table(TEXTS_FILE, screened.judged_texts)
     _keep(ctx, made_with, screened.trained)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show(ctx, bank, risk, images, pairs, _let_in(pairs, accepted))
