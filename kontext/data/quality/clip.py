@@ -114,7 +114,8 @@ def _learnt_from(
     image is `banned`.
     """
     worded = np.array([any(said) for said in words])
-    seen = np.array([not held_out(group) for group in groups]) & worded & ~banned
+    trained = np.array([not held_out(group) for group in groups])
+    seen: NDArray[np.bool_] = trained & worded & ~banned
     if not seen.any():
         seen[:] = (worded if worded.any() else True) & ~banned
     if not seen.any():
