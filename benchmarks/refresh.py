@@ -6,8 +6,8 @@ Draws small pictures in groups of two (a scene by day and by night) into a folde
 data stages, ingest to index, four times in processes of their own, as a schedule would: first,
 unchanged, with 1 % new pictures spread over the folder, with 1 % deleted. With --encode stage
 encode too, with the autoencoder of the first run: another autoencoder makes all latents anew.
-Prints seconds by stage, those of processors of each turn, and each goal with its figure; exit 1 where one is not reached. Results go
-to benchmarks/results/refresh-cpu.json.
+Prints seconds by stage, the processors' seconds of each turn, and each goal with its figure; exit 1
+where one is not reached. Results go to benchmarks/results/refresh-cpu.json.
 """
 
 import argparse
