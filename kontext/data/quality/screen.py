@@ -76,10 +76,7 @@ def screen_pairs(
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
     judged = JudgedTexts(policy.texts.limit, known.judged_texts)
-    text = text_reasons(_texts(words), judged)
-    # what stage caption has refused is not there any more, but why
-    statuses = words["status"].to_pylist()
-    text = [_REFUSED.get(status, said) for status, said in zip(statuses, text, strict=True)]
+    text = _text_reasons(words, judged)
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
@@ -171,6 +168,14 @@ def _aligned(pairs: pa.Table, captions: pa.Table) -> pa.Table:
     place = pc.index_in(next(ids), value_set=next(ids))
     names = (*CAPTION_TEXTS, "status")
     return pa.table({name: captions[name].take(place).fill_null("") for name in names})
+
+
+def _text_reasons(words: pa.Table, judged: JudgedTexts) -> list[Reason | None]:
+    """The strictest reason against the texts of each pair."""
+    found = text_reasons(_texts(words), judged)
+    # what stage caption has refused is not there any more, but why
+    statuses = words["status"].to_pylist()
+    return [_REFUSED.get(status, said) for status, said in zip(statuses, found, strict=True)]
 
 
 def _texts(words: pa.Table) -> Iterator[tuple[str, ...]]:
