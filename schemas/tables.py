@@ -190,6 +190,12 @@ LEARNT = table_schema(
     ("words", pa.binary(16), "digest of the texts that it was trained with"),
 )
 
+JUDGED_TEXTS = table_schema(
+    "Texts that rules and classifier let pass, so that none of them is judged twice.",
+    ("key", pa.string(), "BLAKE2b-128 of the text, in hexadecimal"),
+    ("score", pa.float32(), "the text classifier's, 0 to 1"),
+)
+
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",
     ("pixel_id", pa.string(), "key into images"),

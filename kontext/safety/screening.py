@@ -18,9 +18,10 @@ from kontext.errors import CanaryError, GateError
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
+from kontext.safety.judged_texts import JudgedTexts
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
-from kontext.safety.texts import LIMIT, JudgedTexts, judged_by
+from kontext.safety.texts import judged_by
 from kontext.store.artifacts.artifact_store import StoredFile
 from kontext.store.parquet import read_parquet
 from schemas.risks import risks
@@ -216,13 +217,14 @@ def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArra
     return found
 
 
-def text_reasons(rows: Iterable[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
+def text_reasons(
+    rows: Iterable[Sequence[str]], judged: JudgedTexts | None = None
+) -> list[Reason | None]:
     """The strictest reason among several texts per pair; each distinct text is checked once.
 
-    Only some rows are in memory at a time. `limit` is the text classifier's. Raises GateError where
-    it cannot be asked.
+    Only some rows are in memory at a time. Raises GateError where the classifier cannot be asked.
     """
-    judged, rest, strict = JudgedTexts(limit), iter(rows), Reason.TEXT_MINOR_SEXUAL
+    judged, rest, strict = judged or JudgedTexts(), iter(rows), Reason.TEXT_MINOR_SEXUAL
     found: list[Reason | None] = []
     while part := list(islice(rest, _TEXTS)):
         checked = judged(text for texts in part for text in texts)

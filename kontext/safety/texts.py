@@ -4,7 +4,7 @@ Every text that is stored or typed comes here: names and labels, captions, instr
 instructions of several turns joined.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from kontext.safety.text import MAX_CHARS, check_text, is_about_minors, rules_ve
 from kontext.safety.wording.classifier import text_classifier
 
 LIMIT = 0.5  # where no policy is asked: ingest and caption. The screening's policy may be stricter
-_KEPT = 1 << 18  # texts of which it is remembered what was said
-
 # what the rules stop, and what no rule stops, so that the classifier has to: benign words alone
 _RULED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
 _STOPPED = (
@@ -36,40 +34,37 @@ def judge_texts(texts: Sequence[str], limit: float = LIMIT) -> list[Reason | Non
     Raises:
         GateError: the classifier is missing, crashes or gives no number: no text passes.
     """
-    found = [check_text(text) for text in texts]
-    asked = [place for place, reason in enumerate(found) if reason is None]
-    scores = _scores([texts[place] for place in asked])
-    for place, score in zip(asked, scores, strict=True):
-        if not score <= limit:
-            minors = is_about_minors(texts[place])
-            found[place] = Reason.TEXT_MINOR_SEXUAL if minors else Reason.TEXT_LEARNED
-    return found
+    ruled, scores = rules_and_scores(texts)
+    return [
+        reason or learned(text, score, limit)
+        for text, reason, score in zip(texts, ruled, scores, strict=True)
+    ]
+
+
+def rules_and_scores(texts: Sequence[str]) -> tuple[list[Reason | None], list[float]]:
+    """What the rules say of each text [N], and the classifier's score of those that they let pass.
+
+    NaN for the others. Raises GateError as `judge_texts`.
+    """
+    ruled = [check_text(text) for text in texts]
+    asked = [place for place, reason in enumerate(ruled) if reason is None]
+    scores = [np.nan] * len(texts)
+    found = _scores([texts[place] for place in asked])
+    for place, score in zip(asked, found.tolist(), strict=True):
+        scores[place] = score
+    return ruled, scores
+
+
+def learned(text: str, score: float, limit: float) -> Reason | None:
+    """The classifier's reason against a text of that score, or None."""
+    if score <= limit:
+        return None
+    return Reason.TEXT_MINOR_SEXUAL if is_about_minors(text) else Reason.TEXT_LEARNED
 
 
 def judge_text(text: str, limit: float = LIMIT) -> Reason | None:
     """The strictest reason against a text, or None. Raises GateError as `judge_texts`."""
     return judge_texts([text], limit)[0]
-
-
-class JudgedTexts:
-    """Judges texts that come in parts: each different one once, however often it comes."""
-
-    def __init__(self, limit: float = LIMIT) -> None:
-        """`limit` as in `judge_texts`."""
-        self._limit = limit
-        self._found: dict[str, Reason | None] = {}
-
-    def __call__(self, part: Iterable[str]) -> Mapping[str, Reason | None]:
-        """The strictest reason against every text of a part, or None; more texts may be in it.
-
-        Raises GateError as `judge_texts`.
-        """
-        texts = dict.fromkeys(part)
-        if len(self._found) > _KEPT:  # instructions that people wrote hardly come twice
-            self._found = {}
-        new = [text for text in texts if text not in self._found]
-        self._found |= zip(new, judge_texts(new, self._limit), strict=True)
-        return self._found
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -41,7 +41,9 @@ from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
-from kontext.safety.texts import JudgedTexts, prove_texts
+from kontext.safety.judged_texts import FILE as TEXTS_FILE
+from kontext.safety.judged_texts import JudgedTexts, known_texts
+from kontext.safety.texts import prove_texts
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet, write_parquet
 from schemas.sections.data import CaptionConfig, IngestConfig
@@ -78,30 +80,32 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
     facts = Facts(ingest.table("images", Facts.COLUMNS))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
     ctx.output.kernel("captioner", captioner.id)
+    judged = JudgedTexts(known=known_texts(ctx.earlier()))
     if judge is None and not isinstance(captioner, RemoteCaptioner):
-        _keep(ctx, pairs, _at_home(captioner, pairs, facts))
+        _keep(ctx, pairs, _at_home(captioner, pairs, facts, judged), judged)
         return
     requests = requests_for(read_parquet(pairs), facts)
     refused = _refused(ctx)
     pictures = _pictures(ingest, refused)
     desk = Desk(pictures, ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
     captions, replies = _captions(captioner, requests, desk, refused)
-    captions, unsaid = _without_refused_texts(requests, captions, JudgedTexts())
-    _keep(ctx, pairs, [captions_table(captions)])
+    captions, unsaid = _without_refused_texts(requests, captions, judged)
+    _keep(ctx, pairs, [captions_table(captions)], judged)
     if judge is not None:
-        judged = judge.judge_all(requests, captions, desk)
-        ctx.output.add_table("judgements.parquet", judged.judgements)
-        replies.append(judged.replies)
-        _report_judge(ctx, judged.judgements)
+        verdicts = judge.judge_all(requests, captions, desk)
+        ctx.output.add_table("judgements.parquet", verdicts.judgements)
+        replies.append(verdicts.replies)
+        _report_judge(ctx, verdicts.judgements)
     if replies:
         every = _without_bodies(pa.concat_tables(replies), unsaid)
         ctx.output.add_table("replies.parquet", every)
         _report_cost(ctx, every)
 
 
-def _at_home(captioner: Captioner, pairs: Path, facts: Facts) -> Iterator[pa.Table]:
+def _at_home(
+    captioner: Captioner, pairs: Path, facts: Facts, judged: JudgedTexts
+) -> Iterator[pa.Table]:
     """CAPTIONS of a captioner that sends nothing; only some pairs are objects at a time."""
-    judged = JudgedTexts()
     with pq.ParquetFile(pairs) as file:
         for batch in file.iter_batches(_AT_A_TIME):
             requests = requests_for(pa.Table.from_batches([batch]), facts)
@@ -112,13 +116,19 @@ def _at_home(captioner: Captioner, pairs: Path, facts: Facts) -> Iterator[pa.Tab
             yield captions_table(_without_refused_texts(requests, captions, judged)[0])
 
 
-def _keep(ctx: StageContext[CaptionConfig], pairs: Path, captions: Iterable[pa.Table]) -> None:
-    """Add the captions, in the order of the pairs, and report them."""
+def _keep(
+    ctx: StageContext[CaptionConfig],
+    pairs: Path,
+    captions: Iterable[pa.Table],
+    judged: JudgedTexts,
+) -> None:
+    """Add the captions, in the order of the pairs, and their texts, and report them."""
     path = ctx.scratch / "captions.parquet"
     write_parquet(path, CAPTIONS, captions)
     ctx.output.add_file(path.name, path)
     said = read_parquet(path, ["instruction", "instruction_inverse", "status"])
     path.unlink()
+    ctx.output.add_table(TEXTS_FILE, judged.table())
     _report(ctx, said.append_column("relation", read_parquet(pairs, ["relation"])["relation"]))
 
 

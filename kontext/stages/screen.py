@@ -26,7 +26,6 @@ from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
 from kontext.data.quality import kept
-from kontext.data.quality.clip import TrainedClip
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
     MADE_WITH,
@@ -42,6 +41,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import prove
+from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
@@ -129,7 +129,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("refused.parquet", screened.refused_table(bank.ids))
     said = {**policy.model_dump(mode="json"), "digest": policy.digest}
     ctx.output.add_json("policy.json", said)
-    _keep(ctx, made_with, screened.trained)
+    _keep(ctx, made_with, screened)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show(ctx, bank, risk, images, pairs, _let_in(pairs, accepted))
 
@@ -144,9 +144,11 @@ def _proved(policy: Policy, names: Sequence[str]) -> dict[str, str]:
 
 
 def _keep(
-    ctx: StageContext[ScreenConfig], made_with: Mapping[str, str], trained: TrainedClip
+    ctx: StageContext[ScreenConfig], made_with: Mapping[str, str], screened: ScreenedPairs
 ) -> None:
     """The scorer, and what the next screening need not make again."""
+    trained = screened.trained
+    ctx.output.add_table(TEXTS_FILE, screened.judged_texts)
     ctx.output.add_json(MADE_WITH, made_with)
     ctx.output.add_table(kept.FILE, trained.learnt)
     ctx.output.metric(kept.COUNT, trained.learnt.num_rows)

@@ -23,12 +23,13 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.errors import ChunkError, DecodeError
 from kontext.models.files.packaged import EFFICIENTNET, efficientnet_file
-from kontext.safety import screening
+from kontext.safety import judged_texts, screening
 from kontext.safety.list_files import STANDING
 from kontext.safety.proof import probes
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
+from schemas.tables import CAPTION_TEXTS
 from tests.data.mine.test_bursts import photograph
 from tests.data.pictures import scene
 from tests.data.videos import scene as film
@@ -308,6 +309,40 @@ def test_a_moment_goes_with_its_photograph(tmp_path: Path, gone: str) -> None:
     refreshed = make(folder, tmp_path / "a", stages=INGEST)
     scratch = make(folder, tmp_path / "b", stages=INGEST)
     assert len(refreshed["ingest"].table("moments.parquet")) == 2
+    assert contents(refreshed) == contents(scratch)
+
+
+def said_in(made: dict[str, Artifact]) -> set[str]:
+    """The texts of all captions."""
+    captions = made["caption"].table("captions.parquet")
+    return {text for name in CAPTION_TEXTS for text in captions[name].to_pylist()}
+
+
+def test_a_text_that_passed_is_not_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = judged_texts.rules_and_scores
+
+    def ask(texts: Sequence[str]) -> Any:
+        asked.extend(texts)
+        return real(texts)
+
+    monkeypatch.setattr(judged_texts, "rules_and_scores", ask)
+    folder, home = few(tmp_path / "pictures"), tmp_path / "home"
+    before = said_in(make(folder, home, stages=DATA[:-1]))
+    assert before <= set(asked)
+    draw(folder, 60)
+    asked.clear()
+    refreshed = make(folder, home, stages=DATA[:-1])
+    now = said_in(refreshed)
+    proved = {""}  # and nothing else that a proof says is said of these pictures
+    assert now - before and (now - before) <= set(asked)
+    assert not (before - proved) & set(asked)
+    for stage in ("caption", "screen"):
+        keys = refreshed[stage].table("texts.parquet")["key"].to_pylist()
+        assert keys == sorted(map(judged_texts.text_key, now))
+    scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
     assert contents(refreshed) == contents(scratch)
 
 

@@ -13,6 +13,7 @@ from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
 from kontext.data.quality.known import Known, places
 from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
+from kontext.safety.judged_texts import JudgedTexts
 from kontext.safety.ncii import pair_reasons as pair_reasons  # the proof calls it from here
 from kontext.safety.pdq import distances
 from kontext.safety.policy import COMBINATION, ImageRisk, Policy
@@ -39,6 +40,7 @@ class ScreenedPairs:
     rise: Values  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
     refused: NDArray[np.bool_]  # images [M] that the policy refuses by themselves
+    judged_texts: pa.Table  # JUDGED_TEXTS of what passed
 
     def refused_table(self, ids: Sequence[str]) -> pa.Table:
         """REFUSED of the images, whose `ids` [M] these are."""
@@ -73,10 +75,8 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons(_texts(words), policy.texts.limit)
-    # what stage caption has refused is not there any more, but why
-    statuses = words["status"].to_pylist()
-    text = [_REFUSED.get(status, said) for status, said in zip(statuses, text, strict=True)]
+    judged = JudgedTexts(policy.texts.limit, known.judged_texts)
+    text = _text_reasons(words, judged)
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
@@ -104,7 +104,8 @@ def screen_pairs(
         for field in schema
     ]
     progress(4, 4, "scored")
-    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained, refused)
+    scores = pa.table(arrays, schema=schema)
+    return ScreenedPairs(scores, text, pair, rise, trained, refused, judged.table())
 
 
 def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
@@ -167,6 +168,14 @@ def _aligned(pairs: pa.Table, captions: pa.Table) -> pa.Table:
     place = pc.index_in(next(ids), value_set=next(ids))
     names = (*CAPTION_TEXTS, "status")
     return pa.table({name: captions[name].take(place).fill_null("") for name in names})
+
+
+def _text_reasons(words: pa.Table, judged: JudgedTexts) -> list[Reason | None]:
+    """The strictest reason against the texts of each pair."""
+    found = text_reasons(_texts(words), judged)
+    # what stage caption has refused is not there any more, but why
+    statuses = words["status"].to_pylist()
+    return [_REFUSED.get(status, said) for status, said in zip(statuses, found, strict=True)]
 
 
 def _texts(words: pa.Table) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from kontext.data.shards.write import BLOCK, KEY_LENGTH, map_file
 from kontext.data.sweep.find import Taken
 from kontext.engine.versions import manifest_of
+from kontext.safety.judged_texts import text_key
 from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import DECIDING, DECISIONS_FILE
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
@@ -96,7 +97,7 @@ def _stay(table: pa.Table, gone: Gone) -> pa.Array:
         ("pixel_id", gone.taken.why),
         ("target_id", gone.taken.why),
         ("pair_id", gone.pairs),
-        ("key", gone.taken.why.keys() | gone.texts),
+        ("key", gone.taken.why.keys() | gone.texts | set(map(text_key, gone.texts))),
     ):
         if column in table.column_names:
             stay = pc.and_(stay, pc.invert(_among(table[column], ids)))
