@@ -31,7 +31,7 @@ def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[st
     what is not there it is the name.
 
     Args:
-        weights: as `kontext.train.start.given.found` returns it.
+        weights: as `kontext.train.start.fit.found` returns it.
 
     Raises:
         WeightsError: no weights in a folder.
