@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from schemas.own_names import named_after_sources
 from schemas.recipe import DEFAULT, Recipe
 from schemas.sections.sources import source_kinds
+from schemas.sections.weights import MOVED, WeightsConfig
 from schemas.words import suggestion
 
 CHANGES_RESULTS = False  # a recipe's values are part of every digest
@@ -116,6 +117,8 @@ def _assign(data: Any, change: Change) -> None:
         section = section and _section_at(section, key)
         if depth == len(change.path):
             data[key] = change.value
+            if section is WeightsConfig:  # so that one part can be changed after all
+                data[key] = WeightsConfig.parts(change.value)
         else:
             data = data.setdefault(key, {})
 
@@ -126,8 +129,10 @@ def _no_key(path: Path, section: type[BaseModel]) -> str:
     if not above:
         hint = suggestion(key, section.model_fields) or "; `kontext recipe keys` lists all"
         return f"no section '{key}'{hint}"
-    hint = _elsewhere(key) or suggestion(key, section.model_fields)
     where = ".".join(above)
+    if now := MOVED.get(f"{where}.{key}"):
+        return f"no key '{key}' in {where}: it is {now} now"
+    hint = _elsewhere(key) or suggestion(key, section.model_fields)
     return f"no key '{key}' in {where}{hint or f'; `kontext recipe keys {above[0]}` lists them'}"
 
 
@@ -151,7 +156,8 @@ def _told(error: ErrorDetails) -> str:
     if error["type"] == "string_type":
         hint = " (put it in quotes)"
     said = error["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, path))}: {said}{hint}"
+    where = f"{'.'.join(map(str, path))}: " if path else ""  # what two sections say names both
+    return f"{where}{said}{hint}"
 
 
 def _model_of(path: Path) -> type[BaseModel]:

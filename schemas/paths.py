@@ -19,6 +19,14 @@ def seen_from(folder: Path, path: str) -> str:
     return path if "://" in path else str(folder / expanded(path))
 
 
+def there(folder: Path, name: str) -> str:
+    """An absolute path for one that is written from `folder`, where something is; else the name."""
+    if not name or "\0" in name:
+        return name
+    path = folder / expanded(name)
+    return str(path) if path.exists() else name
+
+
 def file_or_in_home(path: str, home: Path | None) -> Path | None:
     """The file that `path` names, from here or else from the home; None where there is none."""
     places = (expanded(path), *([home / path] if home else ()))

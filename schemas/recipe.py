@@ -1,10 +1,11 @@
 """A recipe: everything that decides a result, typed. The named ones are in `schemas.recipes`.
 
 A recipe has one section per stage: a field here, or the class `Settings` in the stage's own file,
-which is found there. A stage's artifact digest covers its own section (and its input
-artifacts), so changing `distill.seed` redoes distill and what follows, nothing before it. Unknown
-keys are errors. The resolved recipe is stored in every manifest. Where things live (store, catalog,
-credentials) is environment, never recipe.
+which is found there. A stage's artifact digest covers its own section (and its input artifacts), so
+changing `distill.seed` redoes distill and what follows, nothing before it. Given weights
+(`weights`) count for the stages that take them, by their content. Unknown keys are errors. The
+resolved recipe is stored in every manifest. Where things live (store, catalog, credentials) is
+environment, never recipe.
 """
 
 from typing import Any
@@ -28,6 +29,7 @@ from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.exclusion import ExcludeConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, EncodeConfig, FinetuneConfig
+from schemas.sections.weights import WeightsConfig, with_moved_keys
 from schemas.words import NAME
 
 DEFAULT = "demo"  # the recipe that is run where none is named
@@ -61,6 +63,7 @@ class Recipe(Section):
     model_config = ConfigDict(defer_build=True)  # until first used: then stages' files are found
 
     name: str = Field("custom", title="Name", pattern=f"^{NAME}$")  # it is part of paths
+    weights: WeightsConfig = Field(WeightsConfig(), title="Given weights")
     # by a factory: its default looks for the sources' settings
     ingest: IngestConfig = Field(default_factory=IngestConfig, title="Images")
     mine: MineConfig = Field(MineConfig(), title="Mining of pairs")
@@ -82,7 +85,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_names(cls, data: Any) -> Any:
-        return named_after_recipe(data) if isinstance(data, dict) else data
+        return named_after_recipe(with_moved_keys(data)) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _texts_are_read_to_the_end(self) -> "Recipe":
@@ -93,6 +96,19 @@ class Recipe(Section):
             raise ValueError(
                 f"caption.max_words={words} needs encode.text_length={needed} or more (it is "
                 f"{self.encode.text_length}): the text encoder reads no further"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_needs_given_weights(self) -> "Recipe":
+        if self.finetune.lora_rank and not self.weights.transformer:
+            raise ValueError(
+                "finetune.lora_rank trains adapters of given weights: set weights.transformer too"
+            )
+        if self.autoencoder.given != "nothing" and not self.weights.autoencoder:
+            raise ValueError(
+                f"autoencoder.given={self.autoencoder.given} trains given weights: set "
+                "weights.autoencoder too"
             )
         return self
 

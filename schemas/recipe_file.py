@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from schemas.changes import Change, MisfitError, changed, flat
 from schemas.changes import Path as KeyPath
-from schemas.paths import seen_from
+from schemas.paths import seen_from, there
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
 from schemas.words import NAME, unknown
@@ -50,7 +50,8 @@ def read_recipe(path: Path) -> Recipe:
 def recipe_from(text: str, name: str, folder: Path = Path()) -> Recipe:
     """The recipe that a text describes; `name` is its name where the text has none.
 
-    Image folders are taken from `folder`, because the workers run somewhere else.
+    Image folders and given weights are taken from `folder`, because the workers run somewhere
+    else.
 
     Raises YamlError, with a line, for whatever is wrong.
     """
@@ -61,6 +62,8 @@ def recipe_from(text: str, name: str, folder: Path = Path()) -> Recipe:
     base = data.pop(FROM, None)
     name = data.setdefault("name", name)
     _place_sources(data.get("ingest"), folder)
+    if "weights" in data:
+        data["weights"] = _placed(data["weights"], folder)
     try:
         _check_names(base, name)
         own = [
@@ -90,6 +93,13 @@ def _place_sources(ingest: Any, folder: Path) -> None:
         path = source.get("path") if isinstance(source, dict) else None
         if isinstance(path, str) and "\0" not in path:  # that the source refuses
             source["path"] = seen_from(folder, path)
+
+
+def _placed(weights: Any, folder: Path) -> Any:
+    """Given weights, with paths taken from `folder`; what is no path is an artifact's name."""
+    if isinstance(weights, dict):
+        return {part: _placed(value, folder) for part, value in weights.items()}
+    return there(folder, weights) if isinstance(weights, str) else weights
 
 
 def _line(document: Document, path: KeyPath) -> int:

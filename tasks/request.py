@@ -79,14 +79,16 @@ def planned_stages(
 ) -> list[PlannedStage]:
     """The stages to go through, in order; `only`, `start` and `until` may be empty.
 
-    Raises RecipeError where these contradict each other, ArtifactError when a stage they need
-    from before is missing.
+    Raises RecipeError where these contradict each other or given weights are not there,
+    ArtifactError when a stage they need from before is missing.
     """
     if why := contradiction(only, start, until, force):
         raise RecipeError(why)
     found = engine.plan(only=only or None, from_=start or None, force=force)
     part = _part(only, start, until)
-    return [step for step in found if step.stage in part]
+    steps = [step for step in found if step.stage in part]
+    engine.require(step.stage for step in steps if not step.reused)
+    return steps
 
 
 def contradiction(only: str, start: str, until: str, force: Sequence[str] = ()) -> str:

@@ -9,12 +9,13 @@ import pytest
 from kontext.engine.graph import declared, discover, downstream, of_recipe, of_run, ordered
 from kontext.engine.run import Engine
 from kontext.engine.stage import Stage, section_in
-from kontext.errors import ArtifactError
+from kontext.errors import ArtifactError, RecipeError
 from kontext.stages import STAGES
 from schemas.recipes import RECIPES, Recipe, load_recipe
 from schemas.sections.base import Section
+from tasks.request import planned_stages
 
-ALWAYS = [name for name, stage in STAGES.items() if not stage.when]
+ALWAYS = [name for name in STAGES if name != "exclude"]  # of every recipe that has a student
 EXCLUDED = 'exclude.concepts=[{"name": "hats", "pattern": "hat"}]'
 
 
@@ -99,11 +100,23 @@ def changed(one: Engine, other: Engine) -> list[str]:
     return [name for name in before if before[name] != after[name]]
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(n for n in RECIPES if not RECIPES[n]().weights.named))
 def test_digests_are_distinct_and_stable(engines: object, recipe: str) -> None:
     digests = engines(recipe).digests()  # type: ignore[operator]
     assert list(digests) == ALWAYS and len(set(digests.values())) == len(ALWAYS)
     assert engines(recipe).digests() == digests  # type: ignore[operator]
+
+
+def test_a_recipe_whose_weights_are_not_there_is_refused_in_one_line(engines: object) -> None:
+    engine = engines("flux1-lora")  # type: ignore[operator]
+    found = planned_stages(engine, "", "", "index", ())  # a machine for the data can do without
+    assert [step.stage for step in found][-1] == "index"
+    for last, part in (("", "autoencoder"), ("train-autoencoder", "autoencoder")):
+        with pytest.raises(RecipeError) as told:
+            planned_stages(engine, "", "", last, ())
+        line = str(told.value)
+        assert line.startswith(f"weights.{part}: 'FLUX.1-Kontext-dev' is neither a file")
+        assert "--set weights=FOLDER" in line and "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -135,6 +148,8 @@ def test_a_stage_without_work_is_in_no_graph(engines: object) -> None:
         without.artifact("exclude")
     with pytest.raises(ArtifactError, match="no stage 'exclude'"):
         without.plan(only="exclude")
+    undistilled = engines("ci", "distill.steps=0").digests()  # type: ignore[operator]
+    assert list(undistilled) == [name for name in ALWAYS if name != "distill"]
     assert [step.stage for step in with_it.plan()] == list(STAGES)
 
 

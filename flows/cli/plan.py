@@ -49,7 +49,7 @@ def plan(
     from kontext.train.capacity import Machine, estimates
 
     chosen = changed_recipe(recipe, overrides, store)
-    stages = estimates(chosen, Machine(gpus, memory, device, share))
+    stages = estimates(_in_given_shapes(chosen, store), Machine(gpus, memory, device, share))
     measured = _measured(chosen, stages, store)
     if as_json:
         rows = [{**asdict(s), "memory_gib": s.memory_gib, "days": s.days} for s in stages]
@@ -60,6 +60,16 @@ def plan(
         _print_stage(stage)
     for row in measured:
         _print_measured(row)
+
+
+def _in_given_shapes(recipe: Recipe, store: str) -> Recipe:
+    """The recipe with the shapes of given weights; as it is where they are not there yet."""
+    if not recipe.weights.named:
+        return recipe
+    from kontext.train.start.fit import with_given_shapes
+    from tasks.workspace import open_artifacts, places
+
+    return with_given_shapes(recipe, open_artifacts(places(store)))
 
 
 def _print_stage(stage: Estimate) -> None:

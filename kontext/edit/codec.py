@@ -36,7 +36,8 @@ class PictureCodec:
             tile_above: in pixels.
         """
         self.autoencoder, self.autocast, self.tile_above = autoencoder, autocast, tile_above
-        self.device = next(autoencoder.parameters()).device
+        weights = next(autoencoder.parameters())
+        self.device, self._dtype = weights.device, weights.dtype
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image] | Images) -> Tensor:
@@ -44,7 +45,7 @@ class PictureCodec:
         height, width = pictures[0].shape[:2]
         made, tile = [], self.tile((width, height))
         for rows in self._parts(len(pictures), (width, height)):
-            pixels = to_tensor(pictures[rows]).to(self.device)
+            pixels = to_tensor(pictures[rows]).to(self.device, self._dtype)
             with precision.autocast(self.device, self.autocast):
                 made.append(self.autoencoder.encode(pixels, tile).float())
         return torch.cat(made)
@@ -89,7 +90,7 @@ class PictureCodec:
         if tile:
             _log.info("%d x %d: decoded in tiles of %d pixels", *size, tile)
         with precision.autocast(self.device, self.autocast):
-            pixels = self.autoencoder.decode(latents.to(self.device), tile)
+            pixels = self.autoencoder.decode(latents.to(self.device, self._dtype), tile)
         return pixels.float().clamp(-1, 1)
 
     def _parts(self, count: int, size: Size) -> Iterator[slice]:

@@ -85,13 +85,18 @@ def choose_edits(data: PairTensors, config: DistillConfig) -> Tensor:
     one shape come together.
 
     Raises:
-        RecipeError: the data has too few pairs without a context for the share.
+        RecipeError: the data has too few pairs without a context for the share, or no edit.
     """
     draw = torch.Generator().manual_seed(config.seed)
     drawn = round(config.t2i_share * config.teacher_edits)
     edits = config.teacher_edits - drawn
     pools = [pool for pool in plain_edits(data) if len(pool)]
     pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools]
+    if edits and not pools:
+        raise RecipeError(
+            "distill: training has no edits with one context; set distill.t2i_share=1 for a "
+            "student that draws from words alone, or distill.steps=0 for none"
+        )
     share = -(-edits // max(1, len(pools)))
     chosen = torch.cat([*(pool[:share] for pool in pools), torch.zeros(0, dtype=torch.int64)])
     chosen = torch.cat([chosen[:edits], _singles(data, drawn, draw)])

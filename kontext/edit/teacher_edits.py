@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CODE = "kontext.edit.pairs"  # with all that it imports: what decides an edit
 SHARD = 64  # edits per shard, and per batch of the sampler
+_TOKENS = 2**16  # per batch of the sampler, at most
 
 
 def synthesise(
@@ -125,8 +126,15 @@ def _made(
 ) -> dict[str, Tensor]:
     pairs = edits[rows.start : rows.stop].clone()
     alike = sampler.data.by_shape(pairs)
-    made = torch.cat([sampler.edits(teacher, pairs[own]).cpu() for own in alike])
+    groups = [pairs[own] for own in alike]
+    parts = [few for own in groups for few in torch.split(own, _at_once(sampler, own))]
+    made = torch.cat([sampler.edits(teacher, few).cpu() for few in parts])
     return {"latents": made[torch.cat(alike).argsort()], "pairs": pairs}
+
+
+def _at_once(sampler: EditSampler, pairs: Tensor) -> int:
+    """How many of some edits of one shape are drawn together."""
+    return max(1, _TOKENS // sampler.data.lengths(pairs).count)
 
 
 def _version(

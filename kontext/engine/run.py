@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,6 +24,7 @@ from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
 from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
+from kontext.engine.outside import Outside
 from kontext.engine.planning import planned
 from kontext.engine.series import before_of
 from kontext.engine.stage import (
@@ -36,7 +37,7 @@ from kontext.engine.stage import (
     section_in,
 )
 from kontext.engine.versions import manifest_of
-from kontext.errors import ArtifactError, CatalogError, ChangedError, ObjectNotFound
+from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
 from kontext.store.artifacts.artifact_store import (
     Artifact,
@@ -93,7 +94,7 @@ class Engine:
         for name, digest in self._pins.items():
             self._known(name)
             self.artifacts.open(name, digest)
-        self._externals: dict[str, str] = {}
+        self._outside = Outside(recipe, self.artifacts, self.home)
         self._accepted: dict[str, acceptance.Acceptance | None] = {}  # of the stages in `digests`
         self._before: dict[str, Sequence[str]] = {}  # digest -> artifacts that it goes on from
 
@@ -177,6 +178,11 @@ class Engine:
         states = {status.stage: status for status in self.status()}
         return planned(self._stages, names, states, force, self._pins)
 
+    def require(self, names: Iterable[str]) -> None:
+        """Raise RecipeError if given weights are not there that one of these stages takes."""
+        for name in names:
+            self._outside.require(self._known(name))
+
     def run_stage(self, name: str, reporter: Reporter, force: bool = False) -> StageOutcome:
         """Make a stage's artifact, or reuse it if it is there.
 
@@ -232,10 +238,11 @@ class Engine:
         if not attempt:  # who forces a stage wants its work done again
             context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
-        self._check_external(stage)
+        self._outside.require(stage)
+        self._outside.check(stage)
         with kept_unless_gated(self.objects, work_prefix(stage.name, digest)):
             resolve_name(f"{stage.module}:run")(context)
-        self._check_external(stage)
+        self._outside.check(stage)
         config = self._config(stage, attempt, self._before.get(digest, ()))
         manifest = manifest_of(
             writer, code, config, inputs, began=began, recipe=self.recipe.name, run=self.run
@@ -289,6 +296,7 @@ class Engine:
             home=self.home,
             store_url=self.objects.url,
             report=reporter,
+            weights=self._outside.weights(stage),
             catalog=self._catalog,
             before=[
                 self.artifacts.open(stage.name, each)
@@ -363,23 +371,9 @@ class Engine:
 
     def _config(self, stage: Stage, attempt: int, before: Sequence[str] = ()) -> dict[str, Any]:
         config = section_in(self.recipe, stage).model_dump(mode="json")
-        if stage.external:
-            config["external"] = self._external(stage)
         added = {"attempt": attempt, "before": list(before)}
-        return {**config, **{name: value for name, value in added.items() if value}}
-
-    def _external(self, stage: Stage) -> str:
-        """Digest of what the section points to outside the store, looked at once per engine."""
-        if stage.name not in self._externals:
-            look = resolve_name(stage.external)
-            self._externals[stage.name] = str(look(section_in(self.recipe, stage), self.home))
-        return self._externals[stage.name]
-
-    def _check_external(self, stage: Stage) -> None:
-        """Raise ChangedError if what the section points to is no longer what the digest says."""
-        said = self._externals.pop(stage.name, None)
-        if said is not None and self._external(stage) != said:
-            raise ChangedError(f"what stage '{stage.name}' reads was changed meanwhile: run again")
+        added = {name: value for name, value in added.items() if value}
+        return {**config, **self._outside.of(stage), **added}
 
     def _attempt_key(self, stage: Stage, inputs: dict[str, str]) -> str:
         return run_prefix(stage.name, self._digest(stage, inputs, 0)) + "attempt.json"

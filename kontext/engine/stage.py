@@ -21,6 +21,7 @@ from typing_extensions import TypeVar
 from kontext.errors import ArtifactError
 from schemas.manifest import Manifest
 from schemas.sections.base import Section
+from schemas.sections.weights import WeightsConfig
 
 if TYPE_CHECKING:  # a recipe looks into stages' files, and needs no more than pydantic
     import pyarrow as pa
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # a recipe looks into stages' files, and needs no more than p
 
 CHANGES_RESULTS = False  # hands things over
 
-ADDED = ("attempt", "before", "external")  # by the engine to the section in a manifest
+ADDED = ("attempt", "before", "external", "weights")  # by the engine to the section in a manifest
 
 SectionT = TypeVar("SectionT", bound=Section)
 ConfigT = TypeVar("ConfigT", bound=Section, default=Section, covariant=True)
@@ -110,6 +111,8 @@ class StageContext(Generic[ConfigT]):
     home: Path  # KONTEXT_HOME
     store_url: str
     report: Reporter
+    # given weights that the stage takes: absolute paths, or artifacts as stage/digest
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
     before: Sequence[Artifact] = ()  # that a stage with `continues` goes on from, usually one
     # the stage's finished artifacts that the same code made, newest first: what they hold of an
@@ -161,6 +164,7 @@ class Stage:
     module: str = ""  # with `run(ctx)`, imported only when the stage runs; filled in by discovery
     pool: str = "cpu"  # work pool: cpu or gpu
     external: str = ""  # "module:function": (section, home) -> digest of files it points to
+    weights: tuple[str, ...] = ()  # fields of the recipe's `weights` that it takes
     plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
     tag: str = ""  # of the artifact, from its own and its inputs' sections: "a@{shard.dataset}"
     # field of its section: an artifact goes on from the earlier ones in which it is the same; or of
@@ -177,6 +181,11 @@ def section_in(recipe: Section, stage: Stage) -> Section:
     section = getattr(recipe, stage.section) if stage.section else Section()
     assert isinstance(section, Section)
     return section
+
+
+def weights_in(weights: WeightsConfig, stage: Stage) -> WeightsConfig:
+    """The given weights that a stage takes; the others are left out."""
+    return WeightsConfig(**{part: getattr(weights, part) for part in stage.weights})
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,18 @@ from kontext.evaluate.pixels import Images, alike, as_images, in_order, taken
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.text.encoders import load_text_encoder
+from kontext.models.text.cache import later_text_encoder
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import Ledger
 from kontext.train.record.numerics import encoded_ledger
 from kontext.train.record.transformer_ledger import transformer_ledger
 from kontext.train.start.teacher import FLOW, teacher_of
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import DistillConfig, EncodeConfig
 
-BATCH = 50
+BATCH, _PIXELS = 50, 2**22  # pictures, and their pixels, that are edited together at most
 Progress = Callable[[int], None]
 
 
@@ -41,23 +42,29 @@ def model_settings(
 ) -> tuple[ModelSettings, ModelSettings]:
     """Settings of student and teacher: for the bench, and in the published model folders.
 
+    Without distillation the teacher is the model, and takes the student's place.
+
     Args:
-        ctx: of a stage that has ingest, encode and distill among its inputs.
+        ctx: of a stage that has ingest and encode among its inputs, distill where the recipe has
+            it, and takes given texts.
         scored: the section of evaluate.
         text_digest: of the text encoder.
     """
     ingested = ctx.upstream("ingest", IngestConfig)
-    student = ModelSettings(
-        name="student",
+    model = ModelSettings(
+        name="teacher",
+        text_encoder=given_text(ctx),
         text_digest=text_digest,
         text_length=ctx.upstream("encode", EncodeConfig).text_length,
         resolution=ingested.resolution,
         sizes=size_rule(ingested),
-        steps=ctx.upstream("distill", DistillConfig).student_steps,
-        guidance=1.0,
+        steps=scored.teacher_steps,
+        guidance=scored.teacher_guidance,
     )
-    slow = {"name": "teacher", "steps": scored.teacher_steps, "guidance": scored.teacher_guidance}
-    return student, student.model_copy(update=slow)
+    if "distill" not in ctx.inputs:
+        return model, model
+    steps = ctx.upstream("distill", DistillConfig).student_steps
+    return model.model_copy(update={"name": "student", "steps": steps, "guidance": 1.0}), model
 
 
 def model_ledger(
@@ -82,7 +89,8 @@ class TrainedModels:
     """The student and the teacher, which share an autoencoder. Images are uint8 [N, H, W, 3], or
     an array of N pictures of several sizes.
 
-    `ids` seed each item's noise, so batches do not matter.
+    `ids` seed each item's noise, so batches do not matter. Where the recipe makes no student, the
+    teacher is both.
     """
 
     student: EditModel
@@ -98,7 +106,7 @@ class TrainedModels:
             WeightsError: a file does not fit its configuration.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        text = load_text_encoder(device=device)
+        text = later_text_encoder(given_text(ctx), device)
         autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], device)
         fast, slow = model_settings(ctx, config, text.digest)
 
@@ -106,11 +114,11 @@ class TrainedModels:
             model = load_transformer(made, name, device)
             return EditModel(LoadedModel(model, autoencoder, settings, made.digest), text, device)
 
-        return cls(
-            editor(ctx.inputs["distill"], "student.safetensors", fast),
-            editor(teacher_of(ctx.inputs), FLOW, slow),
-            config.seed,
-        )
+        teacher = editor(teacher_of(ctx.inputs), FLOW, slow)
+        student = teacher
+        if "distill" in ctx.inputs:
+            student = editor(ctx.inputs["distill"], "student.safetensors", fast)
+        return cls(student, teacher, config.seed)
 
     @property
     def few_steps(self) -> int:
@@ -150,13 +158,19 @@ class TrainedModels:
         edits = [self.edit_of(*item) for item in zip(contexts, texts, ids, strict=True)]
         options = Options(steps, any_text=True)
         return self._batched(
-            len(edits), lambda rows: editor.edit_many(edits[rows], options, batch=BATCH, size=size)
+            len(edits),
+            lambda rows: editor.edit_many(edits[rows], options, batch=self.batch, size=size),
         )
+
+    @property
+    def batch(self) -> int:
+        """Pictures that are edited together: fewer large ones."""
+        return max(1, min(BATCH, _PIXELS // self.student.settings.resolution**2))
 
     def _batched(self, n: int, one: Callable[[slice], Sequence[Images] | Images]) -> Images:
         made: list[Images] = []
-        for low in range(0, n, BATCH):
-            rows = slice(low, min(low + BATCH, n))
+        for low in range(0, n, self.batch):
+            rows = slice(low, min(low + self.batch, n))
             made.extend(one(rows))
             if self.progress is not None:
                 self.progress(rows.stop - rows.start)

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from functools import partial
 from operator import mul
 
+import torch
+
 from kontext.data.encoded.latents import load_pairs
 from kontext.edit.pairs import EditSampler, choose_edits, edit_sampler
 from kontext.edit.preview import preview_edits
@@ -43,6 +45,7 @@ from schemas.sections.training import DistillConfig
 STAGE = Stage(
     name="distill",
     section="distill",
+    when="steps",
     inputs=("encode", "train-autoencoder", "finetune", "exclude"),
     pool="gpu",
     plugins="kontext.train.methods:distilling_modules",
@@ -51,6 +54,7 @@ STAGE = Stage(
 
 GATES = "gates.json"
 _MEASURED = 64  # validation pairs that the student edits on the way
+_AT_ONCE = 16  # of them
 
 
 def run(ctx: StageContext[DistillConfig]) -> None:
@@ -132,7 +136,8 @@ def _measured(ctx: StageContext, method: JudgedMethod) -> Measure | None:
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     pairs, board = held_out.plain_edits()[:_MEASURED], tensorboard(ctx, "distill")
     sampler = EditSampler(held_out, config.student_steps, 1.0, config.seed)
-    alike = [pairs[rows] for rows in held_out.by_shape(pairs)]
+    groups = [pairs[rows] for rows in held_out.by_shape(pairs)]
+    alike = [few for own in groups for few in torch.split(own, _AT_ONCE)]
     targets = [held_out.latents[held_out.target[part]] for part in alike]
 
     def measure(step: int) -> Mapping[str, float]:

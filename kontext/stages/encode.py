@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -45,7 +46,8 @@ from kontext.engine.executors.choice import choice
 from kontext.engine.stage import Needs, Stage, StageContext
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.precision import compute_dtype
-from kontext.models.text.encoders import TextEncoder, load_text_encoder
+from kontext.models.text.cache import later_text_encoder
+from kontext.models.text.encoders import SMALL, TextEncoder
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import on_ranks
@@ -59,13 +61,23 @@ STAGE = Stage(
     name="encode",
     section="encode",
     inputs=("shard", "train-autoencoder"),
+    weights=("text",),
     summary="encode images and text once, keyed by content and encoder digest",
 )
 
 _FEW = 0.1  # share of rows
+_SHARD_BYTES = 2**30  # of a shard, at most: T5's states of 256 texts
 
-# a bank to be made: its name, what its rows are of, and what encodes some of them
-_BankWork = tuple[str, Entries, Callable[[Sequence[int]], dict[str, Tensor]]]
+
+class _BankWork(NamedTuple):
+    """A bank to be made."""
+
+    name: str
+    entries: Entries  # what its rows are of
+    encode: Callable[[Sequence[int]], dict[str, Tensor]]  # some of them
+    rows: int  # of a shard
+
+
 BankProgress = Callable[[int, int, str], None]  # (rows done, rows in all, what)
 
 
@@ -82,7 +94,8 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_autoencoder(ctx.inputs["train-autoencoder"], device)
-    encoder = load_text_encoder(device=device)
+    inputs = _inputs(ctx)
+    encoder = _encoder(inputs, device)
     ledger = numerics.encoded_ledger(
         ctx, model, compute_dtype("auto", device), encoder.digest, config.text_length
     )
@@ -99,18 +112,18 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
     )
     made = [made for made in ctx.earlier() if _same_numerics(made, ledger)]
     reused = [
-        Reused(entries, [open_bank(one, name) for one in made], encode)
-        for name, entries, encode in work
+        Reused(bank.entries, [open_bank(one, bank.name) for one in made], bank.encode)
+        for bank in work
     ]
-    new, count = sum(one.missing() for one in reused), sum(len(one[1].keys) for one in work)
+    new, count = sum(one.missing() for one in reused), sum(len(one.entries.keys) for one in work)
     ctx.log.info("%d of %d rows are as they were", count - new, count)
     if new > _FEW * count:  # to start processes for a few rows takes longer than they do
-        on_ranks(encode_on_rank, config, Inputs.of(ctx), on_the_way, stop=ctx.stop)
+        on_ranks(encode_on_rank, config, inputs, on_the_way, stop=ctx.stop)
         if choice().ray and config.launch.launcher == "in-process":
-            _on_workers(ctx, [(name, entries) for name, entries, _ in work], device)
+            _on_workers(ctx, inputs, work, device)
     latents, texts = (
-        write_bank(ctx.output, ctx.scratch, name, entries, config.shard_rows, encode, ctx.stop)
-        for (name, entries, _), encode in zip(work, reused, strict=True)
+        write_bank(ctx.output, ctx.scratch, bank.name, bank.entries, bank.rows, encode, ctx.stop)
+        for bank, encode in zip(work, reused, strict=True)
     )
     image_row, text_row = (
         {key: row for row, key in enumerate(keys)} for keys in (latents.keys, texts.texts or [])
@@ -121,27 +134,37 @@ def run(ctx: StageContext[EncodeConfig]) -> None:
     ledger["text: dtype"] = dtype_name(texts.tensors["tokens"].dtype)
     ctx.output.add_json(numerics.LEDGER, ledger)
     numerics.report_ledger(ctx, "encode", ledger)
-    _summarise(ctx, config, latents, texts)
+    _summarise(ctx, config, latents, texts, encoder)
+
+
+def _inputs(ctx: StageContext[EncodeConfig]) -> Inputs:
+    """The inputs, with the folder of given text encoders: ranks and workers read it too."""
+    given = ctx.weights.text
+    return Inputs.of(ctx).using(files={"text": Path(given)} if given else None)
+
+
+def _encoder(inputs: Inputs, device: torch.device) -> TextEncoder:
+    folder = inputs.files.get("text")
+    return later_text_encoder(f"flux:{folder}" if folder else SMALL, device)
 
 
 def encode_on_rank(rank: Rank, config: EncodeConfig, inputs: Inputs) -> None:
     """A rank's shards of both banks, into the scratch folder: on a disk that all ranks see."""
     world, trained = rank.world, inputs["train-autoencoder"]
     model = load_autoencoder(trained, world.device)
-    encoder = load_text_encoder(device=world.device)
+    encoder = _encoder(inputs, world.device)
     splits = _splits(inputs["shard"])
 
     def progress(done: int, total: int, _: str) -> None:
         rank.check()
         rank.progress(done, total, {})
 
-    for name, entries, encode in (
-        _latents(config, model, splits, numerics.codec_digest(trained), world.device, progress),
+    codec = numerics.codec_digest(trained)
+    for name, entries, encode, rows in (
+        _latents(config, model, splits, codec, world.device, progress),
         _texts(config, encoder, splits, progress),
     ):
-        make_shards(
-            inputs.scratch, name, entries, config.shard_rows, encode, world.rank, world.size
-        )
+        make_shards(inputs.scratch, name, entries, rows, encode, world.rank, world.size)
 
 
 @dataclass(frozen=True)
@@ -153,7 +176,7 @@ class ShardChunk:
     config: EncodeConfig
     inputs: str  # JSON of `Inputs.description`
     threads: int  # sums of floats depend on how many there are
-    manifests: tuple[Path, ...]  # of the inputs, where the store is a folder
+    manifests: tuple[Path, ...]  # of the inputs, where the store is a folder; and given weights
 
     def files(self) -> tuple[Path, ...]:
         """What a worker must be able to read."""
@@ -161,16 +184,19 @@ class ShardChunk:
 
 
 def _on_workers(
-    ctx: StageContext[EncodeConfig], banks: Sequence[tuple[str, Entries]], device: torch.device
+    ctx: StageContext[EncodeConfig],
+    inputs: Inputs,
+    banks: Sequence[_BankWork],
+    device: torch.device,
 ) -> None:
     """All shards of both banks, made as chunk work, into the scratch folder."""
-    inputs = Inputs.of(ctx)
     threads, said = torch.get_num_threads(), json.dumps(inputs.description(), sort_keys=True)
     manifests = tuple(path for one in inputs.artifacts.values() if (path := one.place()))
+    seen = (*manifests, *(path / "text_encoder" / "config.json" for path in inputs.files.values()))
     chunks = [
-        ShardChunk(name, number, ctx.config, said, threads, manifests)
-        for name, entries in banks
-        for number in range(len(entries.parts(ctx.config.shard_rows)))
+        ShardChunk(bank.name, number, ctx.config, said, threads, seen)
+        for bank in banks
+        for number in range(len(bank.entries.parts(bank.rows)))
     ]
     needs = Needs(processors=threads, gpus=1.0 if device.type == "cuda" else 0.0)
     results = ctx.map_chunks(encode_shard, chunks, needs=needs)
@@ -184,8 +210,8 @@ def _on_workers(
 def encode_shard(chunk: ShardChunk) -> dict[str, pa.Table]:
     """`shard`: one row, whose `file` is the bytes that `make_shards` writes."""
     torch.set_num_threads(chunk.threads)
-    _, entries, encode = _opened(chunk.config.model_dump_json(), chunk.inputs)[chunk.bank]
-    part = entries.parts(chunk.config.shard_rows)[chunk.number]
+    _, entries, encode, rows = _opened(chunk.config.model_dump_json(), chunk.inputs)[chunk.bank]
+    part = entries.parts(rows)[chunk.number]
     data = shard_bytes(encode(part), entries)
     return {"shard": pa.table({"file": pa.array([data], pa.large_binary())})}
 
@@ -196,7 +222,7 @@ def _opened(config: str, inputs: str) -> dict[str, _BankWork]:
     section, found = EncodeConfig.model_validate_json(config), Inputs.opened(json.loads(inputs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained = found["train-autoencoder"]
-    model, encoder = load_autoencoder(trained, device), load_text_encoder(device=device)
+    model, encoder = load_autoencoder(trained, device), _encoder(found, device)
     splits = _splits(found["shard"])
 
     def quiet(done: int, total: int, what: str) -> None:
@@ -207,7 +233,7 @@ def _opened(config: str, inputs: str) -> dict[str, _BankWork]:
         _latents(section, model, splits, codec, device, quiet),
         _texts(section, encoder, splits, quiet),
     )
-    return {bank[0]: bank for bank in banks}
+    return {bank.name: bank for bank in banks}
 
 
 def _same_numerics(made: Artifact, ledger: Mapping[str, str]) -> bool:
@@ -242,25 +268,44 @@ def _latents(
             progress(done, len(ids), "encoding images")
         return {"latents": torch.cat(made)}
 
-    return "latents", Entries(ids, digest, sizes=sizes), encode
+    largest = max((width * height for width, height in sizes), default=0) // model.factor**2
+    rows = _shard_rows(config, 2 * model.shape.z_channels * largest)
+    return _BankWork("latents", Entries(ids, digest, sizes=sizes), encode, rows)
 
 
 def _texts(
     config: EncodeConfig, encoder: TextEncoder, splits: list[PairSet], progress: BankProgress
 ) -> _BankWork:
-    """All splits' instructions, the empty prompt first."""
-    texts = unique_texts(row.instruction for pairs in splits for row in pairs.rows)
+    """All splits' instructions and the recipe's own prompts, the empty one first."""
+    own = (row.instruction for pairs in splits for row in pairs.rows)
+    texts = unique_texts([*own, *config.prompts])
 
     def encode(rows: Sequence[int]) -> dict[str, Tensor]:
         progress(rows[0], len(texts), "encoding texts")
         return encode_texts(encoder, [texts[row] for row in rows], config.text_length)
 
     entries = Entries([text_key(text) for text in texts], encoder.digest, texts)
-    return "texts", entries, encode
+    rows = _shard_rows(config, 2 * config.text_length * encoder.dim)
+    return _BankWork("texts", entries, encode, rows)
 
 
-def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Bank) -> None:
-    lengths = texts.tensors["mask"][torch.arange(len(texts.keys))].sum(1)
+def _shard_rows(config: EncodeConfig, size: int) -> int:
+    """Rows of a shard, of `size` bytes each at most: a shard is made in memory."""
+    return max(1, min(config.shard_rows, _SHARD_BYTES // max(1, size)))
+
+
+def _lengths(texts: Bank, encoder: TextEncoder, most: int) -> Tensor:
+    """Tokens of every text, cut at `most`. A mask tells nothing where padding is read too."""
+    masks = texts.tensors["mask"][torch.arange(len(texts.keys))]
+    if not bool(masks.all()):
+        return masks.sum(1)
+    return torch.tensor([min(encoder.count(text), most) for text in texts.texts or ()])
+
+
+def _summarise(
+    ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Bank, encoder: TextEncoder
+) -> None:
+    lengths = _lengths(texts, encoder, config.text_length)
     truncated = int((lengths == config.text_length).sum())
     images, states = latents.tensors["latents"], texts.tensors["tokens"]
     deviation, shapes = float(spread(images)), sorted(set(row_shapes(images)))
@@ -272,6 +317,7 @@ def _summarise(ctx: StageContext, config: EncodeConfig, latents: Bank, texts: Ba
     ctx.output.metric("texts_at_length_limit", truncated)
     ctx.output.metric("sizes", len(shapes))
     ctx.output.metric("latent_std", deviation)
+    ctx.output.metric("text_encoder", f"flux:{ctx.weights.text}" if ctx.weights.text else SMALL)
     ctx.report.markdown(
         "encode-summary",
         f"**{len(images):,}** images to latents {', '.join(str(tuple(s)) for s in shapes)} "

@@ -52,8 +52,10 @@ from kontext.evaluate.scoring import prepare
 from kontext.evaluate.truths import truths_line
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
+from kontext.models.text.encoders import SMALL, load_text_encoder
 from kontext.stages import STAGES
 from kontext.train.record.numerics import LEDGER, check_against
+from kontext.train.start.teacher import model_stage
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 
@@ -74,6 +76,7 @@ STAGE = Stage(
         "exclude",
         "distill",
     ),
+    weights=("text",),
     pool="gpu",
     summary="held-out edits beside reference editors, and the report",
 )
@@ -99,13 +102,18 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     model, settings = models.student.model, models.student.settings
     sizes = Buckets.of(ctx.upstream("ingest", IngestConfig)).sizes
     ledger = model_ledger(ctx, model.transformer, model.autoencoder, settings, sizes)
-    check_against(ctx, "evaluate", ledger, "distill", arithmetic=config.same_arithmetic)
+    check_against(
+        ctx, "evaluate", ledger, model_stage(ctx.inputs), arithmetic=config.same_arithmetic
+    )
     ctx.output.add_json(LEDGER, ledger)
     training = TrainingEdits.of(bench, load_split(ctx.inputs["shard"], "train"))
     outputs = _edit(ctx, config, bench, models, training)
-    text, device = models.student.text, models.student.device
+    device = models.student.device
     features = load_features(device=device)
-    clip = load_scorer(ctx.inputs["screen"], features, text, device)
+    # the screen's scorer reads texts with MiniLM, whatever the model reads them with
+    text = models.student.text
+    small = text if settings.text_encoder == SMALL else load_text_encoder(device=device)
+    clip = load_scorer(ctx.inputs["screen"], features, small, device)
     held_out = autoencoder_scores(
         bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters, config
     )

@@ -38,7 +38,8 @@ from kontext.evaluate.exclusion.wordbook import Wordbook
 from kontext.models.autoencoder.network import load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.models.precision import compute_dtype
-from kontext.models.text.encoders import MiniLM, load_text_encoder
+from kontext.models.text.cache import later_text_encoder
+from kontext.models.text.encoders import MiniLM
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
@@ -50,6 +51,7 @@ from kontext.train.record.outputs import device_for, save_weights, write_history
 from kontext.train.record.reporting import report_progress
 from kontext.train.record.transformer_ledger import pairs_ledger
 from kontext.train.start.teacher import FLOW
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.exclusion import ExcludeConfig
@@ -60,6 +62,7 @@ STAGE = Stage(
     section="exclude",
     inputs=("ingest", "shard", "train-autoencoder", "encode", "finetune"),
     when="concepts",
+    weights=("text",),
     pool="gpu",
     summary="safety training: the flow leaves undone what is excluded",
 )
@@ -114,11 +117,13 @@ class Rounds:
         rows = _rows(ctx)
         for concept in config.concepts:
             check(concept, rows)
-        text = load_text_encoder(device=device)
+        spec = given_text(ctx)
+        text = later_text_encoder(spec, device)
         length = ctx.upstream("encode", EncodeConfig).text_length
         ingested = ctx.upstream("ingest", IngestConfig)
         settings = ModelSettings(
             name="teacher",
+            text_encoder=spec,
             text_digest=text.digest,
             text_length=length,
             resolution=ingested.resolution,

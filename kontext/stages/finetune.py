@@ -19,9 +19,12 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from kontext.data.encoded.banks import open_bank
 from kontext.data.encoded.latents import load_pairs
-from kontext.edit.preview import preview_edits
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.edit.preview import check_prompts, preview_edits, preview_prompts
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
@@ -39,31 +42,44 @@ from kontext.train.record.outputs import device_for, save_weights, write_history
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
 from kontext.train.start.transformer import save_adapters, starting_transformer
-from schemas.sections.training import FinetuneConfig
+from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(
     name="finetune",
     section="finetune",
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
-    external="kontext.train.start.digest:transformer_digest",
+    weights=("transformer",),
     plugins="kontext.train.methods:modules_named",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
+
+_PROMPTED = "own prompts: without a picture, with one, with several"
 
 
 def run(ctx: StageContext[FinetuneConfig]) -> None:
     """Train on the train split, measure loss per level and category on the validation split.
 
     Raises:
-        RecipeError: `finetune.init` points to nothing, or to a transformer of another shape.
+        RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
+            latents or texts of other widths; steps after the flow, and no edits.
+        GateError: a prompt of the recipe's own is one that nobody may edit with.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
     """
-    config = ctx.config
     keep_freed_memory()
-    inputs = Inputs.of(ctx).using(starting_transformer(ctx, config))
+    check_prompts(ctx.upstream("encode", EncodeConfig).prompts)
+    given = starting_transformer(ctx, ctx.config)
+    if given is not None:  # ranks build a model of the section's shape
+        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+    config = ctx.config
+    inputs = Inputs.of(ctx).using(given)
     method = flow.build(config, inputs, World(device=device_for(ctx)))
+    if after_flow(config) and not len(method.data.plain_edits()):  # not when the flow is paid for
+        raise RecipeError(
+            f"finetune: steps after the flow ({', '.join(after_flow(config))}) need edits, and the "
+            "training split has none"
+        )
     method.state.ledger = _ledger(ctx, method)
     history = train(
         ctx,
@@ -101,11 +117,14 @@ def _validated(
     config, tokens = method.config, method.data.edit_tokens
     speed = report_speed(ctx, "finetune", method.state, partial(estimate_flow, config, tokens))
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    levels = level_losses(model, held_out, seed=config.seed)
+    levels = level_losses(model, held_out, seed=config.seed, told=method.told)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
-    sheet = preview_edits(ctx, model, held_out, steps=12)
+    sheet = preview_edits(ctx, model, held_out, 12, _shown_at(method, model))
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("finetune-samples", sheet, "validation pairs: context | edit | target")
+    if (prompted := _prompted(ctx, method, model, held_out)) is not None:
+        ctx.output.add_bytes("prompts.png", prompted)
+        ctx.report.image("finetune-prompts", prompted, _PROMPTED)
     losses = torch.tensor([float(row["loss"]) for row in levels])
     ctx.output.metric("parameters", sum(p.numel() for p in model.parameters()))
     ctx.output.metric("val_loss", float(losses.mean()))
@@ -129,12 +148,33 @@ def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
 
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["model"].applied(method.model):
-            sheet = preview_edits(ctx, method.model, held_out, steps=12)
+            sheet = preview_edits(ctx, method.model, held_out, 12, _shown_at(method, method.model))
+            prompted = _prompted(ctx, method, method.model, held_out)
+        if prompted is not None:
+            ctx.report.image("finetune-prompts", prompted, f"{_PROMPTED}, after {step:,} steps")
+            board.picture(step, "flow/prompts", prompted)
         ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "flow/samples", sheet)
         return loss(step)
 
     return replace(method.measure, of=measure)
+
+
+def _prompted(
+    ctx: StageContext, method: FlowMethod, model: FluxTransformer, held_out: PairTensors
+) -> bytes | None:
+    """What the recipe's own prompts give; none where it has none."""
+    prompts = ctx.upstream("encode", EncodeConfig).prompts
+    if not prompts:
+        return None
+    texts = open_bank(ctx.inputs["encode"], "texts").texts or []
+    rows = {prompt: texts.index(prompt) for prompt in dict.fromkeys(prompts)}
+    return preview_prompts(ctx, model, held_out, rows, 12, _shown_at(method, model))
+
+
+def _shown_at(method: FlowMethod, model: FluxTransformer) -> float:
+    """The guidance of sample pictures: what a model with an embedding was told."""
+    return method.told if model.shape.guidance_embed else 1.0
 
 
 def _train_further(

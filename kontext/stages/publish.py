@@ -7,6 +7,7 @@ Figures:
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -22,12 +23,13 @@ from kontext.evaluate.report.safety_card import gate_facts
 from kontext.evaluate.run_lineage import RunLineage, run_lineage
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
-from kontext.models.text.encoders import load_text_encoder
+from kontext.models.text.cache import later_text_encoder
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.record.ledger import without_arithmetic
 from kontext.train.record.numerics import LEDGER, check_against
-from kontext.train.start.teacher import load_teacher
+from kontext.train.start.teacher import load_teacher, model_stage
+from kontext.train.start.text import given_text
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 
@@ -45,6 +47,7 @@ STAGE = Stage(
         "distill",
         "evaluate",
     ),
+    weights=("text",),
     tag="model@{publish.name}",
     summary="weights, model card, dataset card, lineage",
 )
@@ -60,19 +63,22 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     config = ctx.config
     cpu = torch.device("cpu")
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
-    student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
-    teacher = load_teacher(ctx.inputs, cpu)
+    student = teacher = load_teacher(ctx.inputs, cpu)
+    if "distill" in ctx.inputs:
+        student = load_transformer(ctx.inputs["distill"], "student.safetensors", cpu)
     scored = ctx.upstream("evaluate", EvaluateConfig)
     ingested = ctx.upstream("ingest", IngestConfig)
-    settings, slow = model_settings(ctx, scored, load_text_encoder().digest)
+    settings, slow = model_settings(ctx, scored, later_text_encoder(given_text(ctx)).digest)
     settings = settings.model_copy(update={"name": config.name})
     slow = slow.model_copy(update={"name": f"{config.name}-teacher"})
     sizes = Buckets.of(ingested).sizes
     ledger = without_arithmetic(model_ledger(ctx, student, autoencoder, settings, sizes))
-    check_against(ctx, "publish", ledger, "distill", arithmetic=False)
+    last = model_stage(ctx.inputs)
+    check_against(ctx, "publish", ledger, last, arithmetic=False)
     ctx.output.add_json(LEDGER, ledger)
     digest = _folder(ctx, "model", student, autoencoder, settings)
-    _folder(ctx, "teacher", teacher, autoencoder, slow)
+    if student is not teacher:
+        _folder(ctx, "teacher", teacher, autoencoder, slow)
     trail = run_lineage({n: r.manifest for n, r in ctx.inputs.items()}, STAGES)
     data = _data_facts(ctx)
     canaries, hash_lists = gate_facts(ctx.inputs["ingest"])
@@ -84,8 +90,10 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         made_for=settings.made_for,
         student_steps=settings.steps,
         teacher_steps=slow.steps,
-        text_encoder=f"{settings.text_encoder} {settings.text_digest}",
-        recipe=ctx.inputs["distill"].manifest.recipe,
+        text_encoder=f"{_text_encoder(settings)} {settings.text_digest}",
+        recipe=ctx.inputs[last].manifest.recipe,
+        distilled=student is not teacher,
+        started_from=_started_from(ctx.inputs["finetune"]),
         canaries=canaries,
         hash_lists=hash_lists,
         exclusion=exclusion_line(ctx.inputs),
@@ -95,6 +103,18 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
     ctx.output.metric("model_digest", digest)
     ctx.output.metric("parameters", facts.parameters)
+
+
+def _text_encoder(settings: ModelSettings) -> str:
+    """What reads the texts, without the place where it lies here."""
+    kind, _, place = settings.text_encoder.partition(":")
+    return "T5 and CLIP of FLUX.1" if kind == "flux" and place else settings.text_encoder
+
+
+def _started_from(finetuned: Artifact) -> str:
+    """The given weights: an artifact, or a file's own name; empty where there were none."""
+    said = str(finetuned.manifest.metrics.get("init", ""))
+    return Path(said).name if said.startswith("/") else said
 
 
 def _folder(

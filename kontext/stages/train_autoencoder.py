@@ -1,4 +1,5 @@
-"""Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured.
+"""Stage train-autoencoder: adversarial KL autoencoder, with its latent scale measured; or a given
+one, as it is or with its decoder trained further.
 
 Figures:
     psnr_held_out: PSNR {} dB on held-out images
@@ -15,7 +16,7 @@ Figures:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -38,7 +39,13 @@ from kontext.train.images.reconstruction import cards, latent_health
 from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import autoencoder
-from kontext.train.methods.autoencoder import AutoencoderMethod, measure_latents, psnr, reconstruct
+from kontext.train.methods.autoencoder import (
+    AutoencoderMethod,
+    images_at_once,
+    measure_latents,
+    psnr,
+    reconstruct,
+)
 from kontext.train.record.ledger import codec_ledger, optimizer_ledger
 from kontext.train.record.numerics import LEDGER, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
@@ -52,6 +59,7 @@ STAGE = Stage(
     inputs=("shard",),
     pool="gpu",
     external="kontext.train.start.digest:autoencoder_digest",
+    weights=("autoencoder",),
     summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
 )
 
@@ -62,12 +70,19 @@ _WATCHED = 64  # held-out images that are rebuilt on the way
 def run(ctx: StageContext[AutoencoderConfig]) -> None:
     """Train on the images of the train split, measure on those of the test split.
 
-    Raises GateError where a split is empty: nothing to train on, or to measure with.
+    Scale and shift of given weights stay, unless the recipe says to train all of them.
+
+    Raises:
+        GateError: a split is empty: nothing to train on, or to measure with.
+        RecipeError, WeightsError: see `starting_autoencoder`.
     """
-    config = ctx.config
     keep_freed_memory()
     device = device_for(ctx)
-    inputs = Inputs.of(ctx).using(starting_autoencoder(ctx, config))
+    given = starting_autoencoder(ctx)
+    if given is not None:  # ranks build a model of the section's shape
+        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+    config = ctx.config
+    inputs = Inputs.of(ctx).using(given)
     method = autoencoder.build(config, inputs, World(device=device))
     held_out = _held_out(ctx, method, device)
     images = some_images(method.images).to(device)
@@ -76,6 +91,33 @@ def run(ctx: StageContext[AutoencoderConfig]) -> None:
         **optimizer_ledger(method.state.optimizers),
     }
     report_ledger(ctx, "autoencoder", method.state.ledger)
+    if given is not None and config.given == "nothing":
+        ctx.note("the given autoencoder is taken as it is")
+    else:
+        _train(ctx, method, inputs, held_out)
+    model = method.model.requires_grad_(False).eval()
+    if given is None or config.given == "all":
+        scale, shift = measure_latents(model, images)
+        if given is not None:
+            ctx.note(
+                f"all of the given autoencoder was trained: scale {model.scale:.4f} and shift "
+                f"{model.shift:.4f} are {scale:.4f} and {shift:.4f} now"
+            )
+        model.set_latent_stats(scale, shift)
+
+    save_weights(ctx, "autoencoder.safetensors", model.state_dict())
+    ctx.output.add_json("config.json", model.config())
+    ctx.output.add_json(LEDGER, method.state.ledger)
+    _measure(ctx, method, images, held_out)
+
+
+def _train(
+    ctx: StageContext[AutoencoderConfig],
+    method: AutoencoderMethod,
+    inputs: Inputs,
+    held_out: Sequence[Tensor],
+) -> None:
+    """Take the method to its last step; the model comes out with its averaged weights."""
     history = train(
         ctx,
         autoencoder.build,
@@ -85,18 +127,9 @@ def run(ctx: StageContext[AutoencoderConfig]) -> None:
         stage="train-autoencoder",
         measure=_measured(ctx, method, held_out),
     )
-    model = method.model
-    method.state.ema["model"].copy_to(model)
-    model.requires_grad_(False).eval()
-    if not config.decoder_only:  # else latents made before stay what they were
-        model.set_latent_stats(*measure_latents(model, images))
-
-    save_weights(ctx, "autoencoder.safetensors", model.state_dict())
-    ctx.output.add_json("config.json", model.config())
-    ctx.output.add_json(LEDGER, method.state.ledger)
+    method.state.ema["model"].copy_to(method.model)
     write_history(ctx, history)
     write_incidents(ctx, method.state)
-    _measure(ctx, method, images, held_out)
 
 
 def _held_out(ctx: StageContext, method: AutoencoderMethod, device: torch.device) -> list[Tensor]:
@@ -168,7 +201,8 @@ def _measure(
     ctx.report.table("autoencoder-metrics", [asdict(card) for card in found])
     most = max(held_out, key=len)
     with torch.no_grad():
-        latents = method.model.encode(most[:256].float() / 127.5 - 1).float()
+        few = most[: 2 * images_at_once(most)]
+        latents = method.model.encode(few.float() / 127.5 - 1).float()
     health = {**quality, "perceptual_backbone": backbone, **latent_health(latents)}
     ctx.output.add_json("health.json", health)
     order = torch.argsort(decibels).tolist()
@@ -177,13 +211,15 @@ def _measure(
     sheet = contact_sheet(rows, row_labels=["held out", "rebuilt"], cell=96)
     ctx.output.add_bytes("reconstructions.png", sheet)
     ctx.report.image("autoencoder-reconstructions", sheet, "held-out images, worst PSNR first")
-    estimate = partial(estimate_autoencoder, method.config, method.size)
-    speed = report_speed(ctx, "autoencoder", method.state, estimate)
+    speed = ""
+    if method.state.step:
+        estimate = partial(estimate_autoencoder, method.config, method.size)
+        speed = report_speed(ctx, "autoencoder", method.state, estimate)
     ctx.report.markdown(
         "autoencoder-summary",
         f"Held-out PSNR **{quality['psnr_held_out']:.2f} dB**, SSIM "
         f"{quality['ssim_held_out']:.3f}, LPIPS {quality['lpips_held_out']:.4f}, rFID "
-        f"{quality['rfid_held_out']:.2f} ({backbone}) on {len(decibels)} images; measured scale "
+        f"{quality['rfid_held_out']:.2f} ({backbone}) on {len(decibels)} images; scale "
         f"{scale:.4f}, shift {shift:.4f}. {speed}",
     )
 

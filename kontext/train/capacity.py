@@ -84,16 +84,20 @@ class Estimate:
 
 
 def estimates(recipe: Recipe, machine: Machine) -> list[Estimate]:
-    """Of the three training stages, for the largest images."""
+    """Of the training stages that the recipe has, for the largest images."""
     sizes = Buckets.of(recipe.ingest).sizes
     target = max(width * height for width, height in sizes) // 16**2
     tokens = Tokens(recipe.encode.text_length, target, target)
     crop = recipe.autoencoder.crop or (min(map(min, sizes)) if len(sizes) > 1 else 0)
-    return [
-        estimate_autoencoder(recipe.autoencoder, (crop, crop) if crop else sizes[0], machine),
-        estimate_flow(recipe.finetune, tokens, machine),
-        estimate_student(recipe.distill, recipe.finetune.shape, tokens, machine),
-    ]
+    found = []
+    if not recipe.weights.autoencoder or recipe.autoencoder.given != "nothing":
+        size = (crop, crop) if crop else sizes[0]
+        found.append(estimate_autoencoder(recipe.autoencoder, size, machine))
+    found.append(estimate_flow(recipe.finetune, tokens, machine))
+    if recipe.distill.steps:
+        shape = recipe.finetune.shape
+        found.append(estimate_student(recipe.distill, shape, tokens, machine))
+    return found
 
 
 def compared(estimate: Estimate, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,11 @@ class AutoencoderConfig(Section):
     disc_weight: float = Field(0.1, title="Weight of the adversarial loss")
     disc_channels: int = Field(32, title="Channels of the discriminator")
     ema_decay: float = Field(0.99, title="Decay of the exponential moving average, per step")
-    init: str = Field("", title="Start from these weights: a file or train-autoencoder/digest")
-    decoder_only: bool = Field(False, title="Train the decoder only; the encoder stays init's")
+    given: Literal["nothing", "decoder", "all"] = Field(
+        "nothing",
+        title="What is trained of given weights (weights.autoencoder): nothing, the decoder, or "
+        "all, after which scale and shift are measured anew",
+    )
     perceptual: Literal["efficientnet-lite0", "vgg16"] = Field(
         "efficientnet-lite0", title="Network of the perceptual loss, LPIPS and rFID"
     )
@@ -103,17 +106,19 @@ class AutoencoderConfig(Section):
     checkpoint_every: int = Field(200, title="Steps between checkpoints")
     seed: int = Field(0, title="Seed")
 
-    @model_validator(mode="after")
-    def _decoder_of_something(self) -> AutoencoderConfig:
-        if self.decoder_only and not self.init:
-            raise ValueError("decoder_only trains the decoder of given weights: set init too")
-        return self
+    @property
+    def decoder_only(self) -> bool:
+        """Whether the encoder stays that of given weights, and with it every latent."""
+        return self.given == "decoder"
 
 
 class EncodeConfig(Section):
     """Latents and text tokens of every pair, computed once."""
 
     text_length: int = Field(20, title="Length of a text, in tokens", ge=4, le=512)
+    prompts: tuple[str, ...] = Field(
+        (), title="Texts of one's own that finetune shows samples of, encoded with the data's"
+    )
     batch: int = Field(128, title="Batch, in images")
     shard_rows: int = Field(4096, title="Pairs per encoded shard", ge=1)
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
@@ -182,11 +187,16 @@ class FinetuneConfig(Section):
             axes_dim=(16, 24, 24),
             guidance_embed=False,
         ),
-        title="Shape of the network",
+        title="Shape of the network (that of given weights is theirs)",
     )
-    init: str = Field("", title="Start from FLUX.1 weights, a model folder or stage/digest")
     whiten_text: bool = Field(False, title="Whiten text embeddings (for training from scratch)")
     lora_rank: int = Field(0, title="Rank of LoRA adapters (0: train all weights)", ge=0)
+    lora_alpha: float = Field(0.0, title="Adapters are scaled by alpha / rank (0: by 1)", ge=0)
+    lora_targets: tuple[str, ...] = Field(
+        (),
+        title="Layers with adapters, by name with * and ?, such as single_blocks.*.linear1 (empty: "
+        "all linear layers of the blocks, save modulation)",
+    )
     t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
     joint_steps: int = Field(1060, title="Steps of phase two: text-to-image and edits", ge=1)
     t2i_share: float = Field(0.1, title="Share of text-to-image in phase two", ge=0, lt=1)
@@ -230,9 +240,19 @@ class FinetuneConfig(Section):
     seed: int = Field(0, title="Seed")
 
     @model_validator(mode="after")
+    def _dropout(self) -> FinetuneConfig:
+        dropped = self.text_dropout + self.image_dropout + self.both_dropout
+        if dropped > 1:
+            raise ValueError("text_dropout, image_dropout and both_dropout sum to more than 1")
+        if self.guidance_distill.steps and not self.text_dropout + self.both_dropout:
+            raise ValueError(
+                "guidance_distill needs text_dropout: its teacher is guided away from what it "
+                "draws without a text"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapters(self) -> FinetuneConfig:
-        if self.lora_rank and not self.init:
-            raise ValueError("lora_rank trains adapters of given weights: set init too")
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError(
                 "lora_rank needs optimizer=adamw: Muon is for whole matrices, not their factors"
@@ -252,7 +272,7 @@ class DistillConfig(Section):
     )
     teacher_steps: int = Field(4, title="Sampling steps of the teacher")
     guidance: float = Field(1.0, title="Guidance scale of the teacher's edits", ge=1)
-    steps: int = Field(40, title="Training steps")
+    steps: int = Field(40, title="Training steps (0: no student is made)", ge=0)
     warmup_steps: int = Field(8, title="Warm-up: steps that train the cleaner noise levels alone")
     student_steps: int = Field(4, title="Sampling steps of the student", ge=1, le=8)
     batch: int = Field(32, title="Batch, in pairs", ge=2)

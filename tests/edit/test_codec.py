@@ -33,6 +33,18 @@ def test_pictures_go_through_the_autoencoder_together_up_to_a_number_of_pixels(
     assert torch.allclose(codec.encode(images), latents, atol=1e-5)
 
 
+def test_weights_in_bf16_work_where_bf16_is_not_fast() -> None:
+    model = networks()[1].requires_grad_(False).eval()
+    exact = PictureCodec(model, autocast=False)
+    images = photo()[None]
+    wanted = exact.encode(images)
+    rounded = PictureCodec(model.bfloat16(), autocast=False)
+    latents = rounded.encode(images)
+    assert latents.dtype == torch.float32
+    assert float((latents - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+    assert rounded.decode(latents).shape == images.shape
+
+
 def test_detail_is_restored_from_the_originals(codec: PictureCodec) -> None:
     images = photo()[None]
     latents = codec.encode(images)

@@ -1,12 +1,15 @@
 """A complete FLUX.1 Kontext in miniature: both networks, T5, CLIP and their tokenizers, offline."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from kontext.edit.weights.exports import export_model
+from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
 from schemas.sections.models import AutoencoderShape, TransformerShape
@@ -80,6 +83,28 @@ def write_text_encoders(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     models.T5EncoderModel(t5).save_pretrained(folder / "text_encoder_2")
+
+
+def write_checkpoint(folder: Path, guidance_embed: bool = True) -> Path:
+    """A whole random checkpoint in diffusers' layout, as FLUX.1's are published; returns `folder`.
+
+    `transformer`, `vae`, `scheduler`, both text encoders and tokenizers, `model_index.json`.
+
+    Args:
+        guidance_embed: as in [dev]; without as in [schnell].
+    """
+    parts = folder.with_name(f"{folder.name}-parts")
+    write_text_encoders(parts / "text")
+    transformer, autoencoder = networks()
+    if not guidance_embed:
+        transformer = FluxTransformer(SHAPE.model_copy(update={"guidance_embed": False}))
+        fill(transformer)
+    settings = ModelSettings(name="tiny", text_encoder=f"flux:{parts / 'text'}", text_length=512)
+    save_model_folder(parts / "model", transformer, autoencoder, settings)
+    export_model(parts / "model", folder, "diffusers")
+    (folder / "kontext.json").unlink()  # ours: published checkpoints have none
+    shutil.rmtree(parts)
+    return folder
 
 
 def forward_inputs(seed: int = 3) -> dict[str, torch.Tensor]:

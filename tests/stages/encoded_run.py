@@ -1,5 +1,6 @@
 """A tiny encoded dataset in a harness: random latents and texts, an untrained codec."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,7 +57,9 @@ def toy_recipe(**distill: object) -> Recipe:
     )
 
 
-def encoded_run(folder: Path, **distill: object) -> Harness:
+def encoded_run(
+    folder: Path, categories: Sequence[str] = (*CATEGORIES, "t2i"), **distill: object
+) -> Harness:
     """Inputs of finetune, made by hand: latents of small images of four shapes that never were."""
     harness = Harness(folder, toy_recipe(**distill))
     torch.manual_seed(0)
@@ -69,7 +72,7 @@ def encoded_run(folder: Path, **distill: object) -> Harness:
         writer.add_json("config.json", codec.config())
 
     harness.make("train-autoencoder", weights)
-    harness.make("encode", lambda writer: _encode(writer, folder))
+    harness.make("encode", lambda writer: _encode(writer, folder, categories))
     return harness
 
 
@@ -78,11 +81,11 @@ def _shape(image: int) -> tuple[int, int]:
     return SHAPES[image // 2 % len(SHAPES)]
 
 
-def _encode(writer: ArtifactWriter, folder: Path) -> None:
+def _encode(writer: ArtifactWriter, folder: Path, categories: Sequence[str]) -> None:
     rows: list[dict[str, object]] = []
     place = {image: row for row, image in enumerate(sorted(range(2 * PAIRS), key=_shape))}
     for split in ("train", "val"):
-        for category in (*CATEGORIES, "t2i"):
+        for category in categories:
             for _ in range(PER_CATEGORY):
                 number = len(rows)
                 rows.append(

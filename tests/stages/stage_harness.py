@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.engine.chunks import map_chunks
-from kontext.engine.stage import Reporter, StageContext, section_in
+from kontext.engine.stage import Reporter, StageContext, section_in, weights_in
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
+from kontext.train.start.fit import placed
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe
 
@@ -85,6 +86,7 @@ class Harness:
             map_chunks=chunk_map,
             scratch=scratch,
             home=self.home,
+            weights=weights_in(placed(self.recipe.weights, self.store), STAGES[stage]),
             store_url=self.objects.url,
             report=self.report,
             log=logging.getLogger("kontext.test"),

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from kontext.data.encoded.latents import load_pairs
+from kontext.errors import GateError, RecipeError
 from kontext.models.flux.transformer import load_transformer
 from kontext.parallel.flops import Tokens
 from kontext.store.artifacts.artifact_store import Artifact
@@ -17,6 +18,7 @@ from kontext.train.methods.flow import FlowMethod
 from kontext.train.record import reporting
 from kontext.train.record.numerics import LEDGER
 from kontext.train.record.reporting import report_speed
+from schemas.sections.training import FinetuneConfig
 from schemas.tables import CATEGORIES
 from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
 from tests.stages.stage_harness import Harness
@@ -84,6 +86,39 @@ def test_the_weights_are_the_average_and_load(made: tuple[Harness, Artifact]) ->
     assert saved.keys() == last.keys()
     assert any(not torch.equal(saved[name], last[name]) for name in saved)
     assert artifact.path("samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("categories", [("t2i",), CATEGORIES], ids=["t2i", "edits"])
+def test_data_of_one_kind_trains_in_both_phases(
+    tmp_path: Path, categories: tuple[str, ...]
+) -> None:
+    """Data without edits has no steps that need them, and its samples are drawn from words."""
+    harness = encoded_run(tmp_path, categories)
+    artifact = harness.run("finetune")
+    history = artifact.table("history.parquet").to_pylist()
+    kind = "t2i" if categories == ("t2i",) else "edit"
+    assert len(history) == FLOW["t2i_steps"] + FLOW["joint_steps"]
+    assert all(row["loss"] > 0.1 and (row.get(kind) or 0) > 0.1 for row in history)
+    levels = artifact.table("levels.parquet").to_pylist()
+    assert {row["category"] for row in levels} == set(categories)
+    assert artifact.path("samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_steps_that_need_edits_are_refused_before_the_flow_is_trained(tmp_path: Path) -> None:
+    harness = encoded_run(tmp_path, ("t2i",))
+    section = harness.recipe.finetune.model_dump() | {"guidance_distill": {"steps": 2}}
+    config = FinetuneConfig.model_validate(section)
+    harness.recipe = harness.recipe.model_copy(update={"finetune": config})
+    with pytest.raises(RecipeError, match=r"steps after the flow \(guidance\) need edits"):
+        harness.run("finetune")
+    assert not (harness.folder / "scratch/finetune/checkpoints").exists()
+
+
+def test_prompts_that_the_text_rules_stop_are_not_drawn(tmp_path: Path) -> None:
+    harness = encoded_run(tmp_path)
+    harness.inputs["encode"].manifest.config["prompts"] = ["a cat", "undress her"]
+    with pytest.raises(GateError, match="prompt 2 is refused"):
+        harness.run("finetune")
 
 
 def test_validation_and_samples_on_the_way_leave_no_trace(

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kontext.errors import GateError, RecipeError
+from kontext.errors import GateError, RecipeError, WeightsError
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.files.convert import autoencoder_config, rules_for, to_diffusers
 from kontext.train.methods.autoencoder import AutoencoderMethod
-from kontext.train.start.digest import autoencoder_digest
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import AutoencoderConfig
+from schemas.sections.weights import WeightsConfig
 from tests.stages import finished_run
 from tests.stages.encoded_run import broken_at
 from tests.stages.stage_harness import Harness
@@ -69,39 +71,82 @@ def test_every_number_has_a_card_and_latents_their_health(tmp_path: Path) -> Non
     assert "rFID" in harness.report.texts["autoencoder-summary"]
 
 
+def given(harness: Harness, said: str, **changes: object) -> Harness:
+    """The harness with a recipe that gives an autoencoder."""
+    recipe = harness.recipe
+    section = recipe.autoencoder.model_copy(update=changes)
+    update = {"autoencoder": section, "weights": WeightsConfig(autoencoder=said)}
+    harness.recipe = recipe.model_copy(update=update)
+    return harness
+
+
 def test_a_decoder_is_trained_further_behind_the_same_latents(tmp_path: Path) -> None:
     harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
     first = harness.run("train-autoencoder")
-    section = harness.recipe.autoencoder.model_copy(
-        update={"init": f"train-autoencoder/{'a' * 16}", "decoder_only": True}
-    )
-    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
-    given = harness.store.writer("train-autoencoder", "a" * 16)
+    writer = harness.store.writer("train-autoencoder", "a" * 16)
     for name in ("config.json", "autoencoder.safetensors"):
-        given.add_file(name, first.path(name))
-    harness._commit("train-autoencoder", given)
-    harness.objects.delete(f"runs/train-autoencoder/{first.digest}/manifest.json")
-    shutil.rmtree(harness.folder / "scratch")  # it is another run's: its digest would be another
-    second = harness.run("train-autoencoder")
-    assert second.json("config.json") == first.json("config.json")  # scale and shift among them
-    one, two = (load_file(a.path("autoencoder.safetensors")) for a in (first, second))
-    for name, tensor in one.items():
-        assert torch.equal(two[name], tensor) == name.startswith("encoder."), name
+        writer.add_file(name, first.path(name))
+    harness._commit("train-autoencoder", writer)
+    for trained in ("decoder", "nothing"):
+        given(harness, f"train-autoencoder/{'a' * 16}", given=trained)
+        harness.objects.delete(f"runs/train-autoencoder/{first.digest}/manifest.json")
+        shutil.rmtree(
+            harness.folder / "scratch"
+        )  # it is another run's: its digest would be another
+        second = harness.run("train-autoencoder")
+        assert second.json("config.json") == first.json("config.json")  # scale and shift among them
+        one, two = (load_file(a.path("autoencoder.safetensors")) for a in (first, second))
+        for name, tensor in one.items():
+            same = trained == "nothing" or name.startswith("encoder.")
+            assert torch.equal(two[name], tensor) == same, name
 
 
-def test_other_shapes_and_missing_files_are_one_line(tmp_path: Path) -> None:
-    missing = AutoencoderConfig(init=str(tmp_path / "nothing"))
-    with pytest.raises(RecipeError, match="neither a file nor an artifact"):
-        autoencoder_digest(missing)
-    harness = dataset(tmp_path, finished_run.SPLIT_NAMES)
+def flux_codec(folder: Path) -> Autoencoder:
+    """diffusers' `vae` folder with an untrained autoencoder in bf16, of its own scale and shift."""
+    torch.manual_seed(1)
+    shape = AutoencoderShape(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, norm_groups=4)
+    model = Autoencoder(shape, 0.7, 0.1).bfloat16()
+    (folder / "vae").mkdir(parents=True)
+    state = to_diffusers(model.state_dict(), rules_for(model))
+    save_file(state, folder / "vae/diffusion_pytorch_model.safetensors")
+    (folder / "vae/config.json").write_text(json.dumps(autoencoder_config(model)))
+    return model
+
+
+def test_a_given_autoencoder_is_taken_as_it_is(tmp_path: Path) -> None:
+    model = flux_codec(tmp_path / "flux")
+    for place in ("flux", "flux/vae"):
+        harness = dataset(tmp_path / f"run-{place[-3:]}", finished_run.SPLIT_NAMES)
+        made = given(harness, str(tmp_path / place)).run("train-autoencoder")
+        assert made.json("config.json") == model.config()  # not the recipe's shape
+        state = load_file(made.path("autoencoder.safetensors"))
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(state[name], tensor.float()), name
+        assert not made.names("history.parquet") and made.manifest.metrics["psnr_held_out"] > 3
+        assert "the given autoencoder is taken as it is" in made.manifest.notes
+
+
+def test_the_scale_of_given_weights_changes_only_where_all_are_trained_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    flux_codec(tmp_path / "flux")
+    harness = dataset(tmp_path / "run", finished_run.SPLIT_NAMES)
+    made = given(harness, str(tmp_path / "flux"), given="all").run("train-autoencoder")
+    scale, shift = (made.json("config.json")[name] for name in ("scale", "shift"))
+    assert (scale, shift) != (0.7, 0.1) and made.names("history.parquet")
+    told = f"scale 0.7000 and shift 0.1000 are {scale:.4f} and {shift:.4f} now"
+    assert any(note.endswith(told) for note in made.manifest.notes)
+
+
+def test_missing_files_and_shapes_that_are_not_told_are_one_line(tmp_path: Path) -> None:
+    harness = given(dataset(tmp_path, finished_run.SPLIT_NAMES), str(tmp_path / "nothing"))
+    with pytest.raises(RecipeError, match="neither a file, a folder nor an artifact"):
+        harness.run("train-autoencoder")
     path = tmp_path / "codec.safetensors"
     wide = AutoencoderShape(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=4)
     save_file(Autoencoder(wide).state_dict(), path)
-    section = harness.recipe.autoencoder.model_copy(update={"init": str(path)})
-    harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
-    assert autoencoder_digest(section) and not autoencoder_digest(AutoencoderConfig())
-    with pytest.raises(RecipeError, match=r"is not of autoencoder\.shape"):
-        harness.run("train-autoencoder")
+    with pytest.raises(WeightsError, match="norm_groups, scale, shift cannot be read"):
+        given(harness, str(path)).run("train-autoencoder")
 
 
 def test_reconstructions_are_measured_and_shown_on_the_way(tmp_path: Path) -> None:

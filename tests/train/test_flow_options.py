@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kontext.data.encoded.pair_tensors import PairTensors, edit_magnitudes, gather, sampling_weights
-from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import FLUX_MU, sample_t
+from kontext.train.flow.validation import level_losses
 from kontext.train.flow.velocity import add_noise, change_weights, velocity
 from kontext.train.loop.fit import fit, generator
 from kontext.train.methods.flow import FlowMethod
@@ -70,8 +71,8 @@ def test_text_to_image_pairs_have_no_context_to_lose() -> None:
 
 
 def test_shares_of_dropout_beyond_one_are_refused() -> None:
-    with pytest.raises(RecipeError, match="more than 1"):
-        FlowMethod(toy_config(text_dropout=0.5, image_dropout=0.5, both_dropout=0.1), toy_pairs())
+    with pytest.raises(ValidationError, match="more than 1"):
+        toy_config(text_dropout=0.5, image_dropout=0.5, both_dropout=0.1)
 
 
 def test_the_mask_weighs_changed_tokens_and_keeps_each_samples_mean() -> None:
@@ -157,6 +158,29 @@ def test_a_model_with_an_embedding_is_told_guidance_from_the_range() -> None:
     assert method.model.guidance_in is not None
     moved = method.model.guidance_in.in_layer.weight - FluxTransformer(EMBEDDED).img_in.weight[0, 0]
     assert moved.isfinite().all()
+
+
+def test_validation_tells_a_model_the_guidance_that_it_trains_at() -> None:
+    config = toy_config(shape=EMBEDDED, guidance_told=(2.0, 3.0), validate_pairs=2)
+    method, seen = FlowMethod(config, toy_pairs()), set[float]()
+    method.model.register_forward_pre_hook(
+        lambda _, __, named: seen.update(named["guidance"].tolist()), with_kwargs=True
+    )
+    method.validation_losses(toy_pairs(seed=1))
+    assert seen == {2.5}
+
+
+@pytest.mark.parametrize("kinds", [{"edits": 0}, {"singles": 0}])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_data_of_one_kind_trains_in_both_phases(kinds: dict[str, int], mixed: bool) -> None:
+    """Steps of a phase that the data has nothing for are made of what there is, at full weight."""
+    data = toy_pairs(**kinds, mixed=mixed)
+    method = FlowMethod(toy_config(optimizer="adamw"), data, toy_model())
+    kind = "t2i" if "edits" in kinds else "edit"
+    for row in fit(method):
+        assert row["loss"] == pytest.approx(row[kind]) and row["loss"] > 0.1
+    assert level_losses(method.model, data, levels=2) and method.mixture() is not None
+    assert data.edit_tokens.target > 0
 
 
 def test_a_model_without_an_embedding_is_told_nothing_and_by_default_the_other_is_told_one() -> (

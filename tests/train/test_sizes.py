@@ -193,3 +193,5 @@ def test_a_share_of_what_the_teacher_makes_is_drawn_from_words_alone() -> None:
     assert set(only.tolist()) <= set(data.singles().tolist())
     with pytest.raises(RecipeError, match="asks for 20 pictures from words, and training has 12"):
         choose_edits(data, DistillConfig(teacher_edits=20, t2i_share=1.0))
+    with pytest.raises(RecipeError, match="training has no edits with one context"):
+        choose_edits(toy_pairs(edits=0), DistillConfig(teacher_edits=8))

@@ -14,7 +14,7 @@ import typer
 
 from flows.cli.shared.show import say
 from kontext.errors import RecipeError
-from schemas.paths import seen_from
+from schemas.paths import seen_from, there
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -87,10 +87,15 @@ def scratch() -> Path:
 
 
 def absolute_sources(overrides: Sequence[str] | None) -> list[str]:
-    """The changes, with image folders as absolute paths: the workers run somewhere else."""
+    """The changes, with image folders and given weights as absolute paths: the workers run
+    somewhere else.
+    """
     made = []
     for override in overrides or ():
         key, _, text = override.partition("=")
+        if key.partition(".")[0] == "weights":
+            made.append(f"{key}={there(Path.cwd(), text)}")
+            continue
         with contextlib.suppress(ValueError):  # what is no JSON is refused elsewhere
             sources = json.loads(text) if key == "ingest.sources" else None
             for source in sources if isinstance(sources, list) else ():

@@ -36,6 +36,8 @@ ENCODED_PAIRS = pa.schema(
     },
 )
 
+_STATE_BYTES = 2**28  # of text states in float32, that are made at a time
+
 
 @torch.no_grad()
 def encode_images(model: Autoencoder, images: Pixels, device: torch.device) -> Tensor:
@@ -56,9 +58,17 @@ def text_key(text: str) -> str:
 
 
 def encode_texts(encoder: TextEncoder, texts: Sequence[str], length: int) -> dict[str, Tensor]:
-    """tokens [K, L, D], mask [K, L] and pooled [K, P] of texts cut or padded to L = `length`."""
-    tokens, mask, pooled = encoder.encode(texts, length)
-    return {"tokens": tokens.half().cpu(), "mask": mask.cpu(), "pooled": pooled.half().cpu()}
+    """tokens [K, L, D], mask [K, L] and pooled [K, P] of texts cut or padded to L = `length`.
+
+    As many go through the encoder at a time as have a quarter of a gigabyte of states.
+    """
+    most = max(1, _STATE_BYTES // (4 * length * encoder.dim))
+    parts = []
+    for start in range(0, max(1, len(texts)), most):
+        tokens, mask, pooled = encoder.encode(texts[start : start + most], length)
+        parts.append((tokens.half().cpu(), mask.cpu(), pooled.half().cpu()))
+    tokens, mask, pooled = (torch.cat(made) for made in zip(*parts, strict=True))
+    return {"tokens": tokens, "mask": mask, "pooled": pooled}
 
 
 def pair_rows(

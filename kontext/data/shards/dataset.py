@@ -83,7 +83,7 @@ class StoredPairs:
         found = pc.index_in(pair_ids, value_set=self._ids).fill_null(-1)
         return np.asarray(found, np.int64)
 
-    def sample(self, row: int) -> StoredSample:
+    def at(self, row: int) -> StoredSample:
         """The sample at a row."""
         shard, first = int(self._shard[row]), int(self._first[row])
         if shard not in self._tars:
@@ -113,7 +113,7 @@ class ShownPictures:
         found = [held.rows(ids) for held in self._held]
         for pair in range(len(ids)):
             places = ((held, rows[pair]) for held, rows in zip(self._held, found, strict=True))
-            yield next((held.sample(row) for held, row in places if row >= 0), None)
+            yield next((held.at(row) for held, row in places if row >= 0), None)
 
     def take(self, stored: StoredSample) -> None:
         """Have `png` give the pictures of a stored pair."""

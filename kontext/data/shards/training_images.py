@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import accumulate
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +63,16 @@ def training_images(
 def split_images(
     shards: Artifact, split: str, device: torch.device, most: int | None = None
 ) -> list[Tensor]:
-    """A split's images, uint8 [N, 3, H, W] per size; the first `most` by content id, or all."""
+    """A split's images, uint8 [N, 3, H, W] per size; the first `most` by content id, or all.
+
+    With `most` no more than half of `IN_MEMORY` holds, and one at least.
+    """
     pairs = load_split(shards, split)
-    grouped = by_size(range(len(pairs.pngs))[:most], pairs.size)
+    rows = range(len(pairs.pngs))[:most]
+    if most is not None:
+        bytes_up_to = accumulate(3 * prod(pairs.size(row)) for row in rows)
+        rows = rows[: max(1, sum(held <= IN_MEMORY // 2 for held in bytes_up_to))]
+    grouped = by_size(rows, pairs.size)
     return [_channels_first(pairs.pixels(rows)).to(device) for rows in grouped.values()]
 
 
@@ -72,10 +81,14 @@ def _channels_first(images: Pixels) -> Tensor:
 
 
 def some_images(images: Tensor | ImageSource, most: int = MEASURED) -> Tensor:
-    """Images to measure on: all that are in memory, or the first `most` of a stream's epoch."""
+    """Images to measure on: all that are in memory, or the first `most` of a stream's epoch.
+
+    Of a stream no more than half of `IN_MEMORY` holds.
+    """
     if isinstance(images, Tensor):
         return images
-    parts: list[Tensor] = []
+    parts = [images.batch(0).pixels]
+    most = min(most, max(1, IN_MEMORY // 2 // parts[0][0].numel()))
     while sum(map(len, parts)) < min(most, len(images)):
         parts.append(images.batch(len(parts)).pixels)
     return torch.cat(parts)[:most]

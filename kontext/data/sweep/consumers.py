@@ -102,13 +102,19 @@ def _made_from(store: ArtifactStore, manifests: dict[Ref, Manifest], ref: Ref) -
     while todo:
         new = ancestors(manifests, todo) - found
         found |= new
-        named = {str(manifests[one].config.get("init") or "") for one in new} - {""}
+        named = {name for one in new for name in _given(manifests[one].config)}
         todo = set()
         for name in named:
             with suppress(ArtifactError):  # a file's
                 todo.add(store.resolve(name))
         todo = (todo - found) & manifests.keys()
     return found
+
+
+def _given(config: Mapping[str, Any]) -> set[str]:
+    """What the given weights of an artifact are: other artifacts, or digests of files."""
+    weights = config.get("weights") or {}  # `init` is what earlier versions wrote
+    return {str(one) for one in (config.get("init"), *weights.values()) if one}
 
 
 def _in_shards(

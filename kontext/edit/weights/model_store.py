@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from kontext.edit.weights.exports import export_model
 from kontext.edit.weights.folder import CONFIG, TRANSFORMER, read_config
 from kontext.edit.weights.imports import WeightsSource, find_source, import_model
+from kontext.edit.weights.trained import is_trained, trained_folder
 from kontext.engine.fingerprint import code_digest, modules_of
 from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, StoreError, WeightsError
@@ -150,22 +152,26 @@ def export_weights(
 ) -> dict[str, Any]:
     """Write an artifact's model, or a model folder, in BFL's or diffusers' layout.
 
+    What finetune, exclude or distill made is a model too: it need not be published.
+
     Raises:
         WeightsError: no model there, an unknown layout, or a target that is not empty.
     """
     if layout not in ("bfl", "diffusers"):
         raise WeightsError(f"unknown layout '{layout}' (known: bfl, diffusers)")
-    made = export_model(
-        model_source(ref, open_store),
-        folder,
-        "bfl" if layout == "bfl" else "diffusers",
-        dtype_of(dtype),
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        source = model_source(ref, open_store, Path(scratch))
+        to: Literal["bfl", "diffusers"] = "bfl" if layout == "bfl" else "diffusers"
+        made = export_model(source, folder, to, dtype_of(dtype))
     return {"folder": str(made.folder), "files": list(made.files), "note": made.note}
 
 
-def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
+def model_source(ref: str, open_store: OpenStore, scratch: Path | None = None) -> Path | Artifact:
     """A model folder, or the artifact of a model: by name, tag or digest; empty: the store's own.
+
+    Args:
+        scratch: where a model folder is put together of what a training stage made; without it
+            that is refused.
 
     Raises:
         WeightsError: neither.
@@ -180,6 +186,8 @@ def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
     except (ArtifactError, StoreError) as error:
         words = f"'{ref}' is neither a folder nor an artifact: {error}" if ref else str(error)
         raise WeightsError(words) from error
+    if scratch is not None and is_trained(found):
+        return trained_folder(store, found, scratch / "model")
     if not found.names("model/"):
         raise WeightsError(
             f"{found.stage}/{found.digest} holds no model folder: take what publish or import made"

@@ -15,6 +15,7 @@ from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline
 from kontext.evaluate.truths import best_false, truths_line
+from kontext.train.start.teacher import model_stage
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
@@ -44,9 +45,10 @@ def report_data(
     flow = ctx.upstream("finetune", FinetuneConfig)
     return {
         "title": headline(scores),
-        "recipe": inputs["distill"].manifest.recipe,
+        "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
-        "lead": _lead(done),
+        "distilled": "distill" in inputs,
+        "lead": _lead(done, "distill" in inputs),
         "facts": _facts(ctx, done, models),
         "scores": scores,
         "goals": {goal.name: goal for goal in scores.goals},
@@ -63,7 +65,7 @@ def report_data(
         ),
         "training_charts": [
             *training_card.flow_charts(inputs["finetune"], flow),
-            *training_card.distill_charts(inputs["distill"]),
+            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
         ],
         "heat": training_card.level_map(inputs["finetune"]),
         "pictures": _pictures(ctx, assets),
@@ -83,13 +85,13 @@ def report_data(
     }
 
 
-def _lead(done: Evaluation) -> str:
+def _lead(done: Evaluation, distilled: bool) -> str:
+    student = f" and its {done.latency['student_steps']}-step student" if distilled else ""
     missed = [goal.title for goal in done.scores.of_verdict("not reached")]
     named = f" Not reached: {', '.join(missed)}." if missed else ""
     return (
-        "One pipeline mined the pairs, trained the autoencoder, the flow transformer and its "
-        f"{done.latency['student_steps']}-step student, and scored them on concepts held out of "
-        f"training: {done.scores.summary}.{named}"
+        f"One pipeline mined the pairs, trained the autoencoder, the flow transformer{student}, "
+        f"and scored them on concepts held out of training: {done.scores.summary}.{named}"
     )
 
 
@@ -126,7 +128,7 @@ def latency_rows(latency: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pictures(ctx: StageContext, assets: Assets) -> list[tuple[str, str]]:
     shown = []
     for stage, name, caption in _PICTURES:
-        if name in ctx.inputs[stage].names():
+        if stage in ctx.inputs and name in ctx.inputs[stage].names():
             data = ctx.inputs[stage].path(name).read_bytes()
             shown.append((assets.add(f"assets/{stage}-{name}", data), caption))
     return shown

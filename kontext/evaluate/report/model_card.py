@@ -43,6 +43,8 @@ class ModelFacts:
     recipe: str
     canaries: int
     hash_lists: int
+    distilled: bool = True  # else the model is what finetune or exclude made
+    started_from: str = ""  # given weights; empty: trained from scratch
     exclusion: str = ""  # what safety training came to, where there was any
 
 

@@ -10,7 +10,8 @@ from kontext.errors import WeightsError
 if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
 
-TRANSFORMER = "transformer.safetensors"  # of a model folder of ours
+# of a model folder of ours
+TRANSFORMER, AUTOENCODER = "transformer.safetensors", "autoencoder.safetensors"
 
 
 def find_transformer(path: Path) -> Path:
@@ -24,8 +25,28 @@ def find_transformer(path: Path) -> Path:
     return only_transformer(path)
 
 
+def find_autoencoder(path: Path) -> Path:
+    """The file, or diffusers' folder, with the autoencoder's tensors of a model at `path`.
+
+    Raises WeightsError where a folder has none.
+    """
+    if path.is_file():
+        return path
+    for place in (path / "vae", path / "ae.safetensors", path / AUTOENCODER):
+        if place.exists():
+            return place
+    if any(path.glob("*.safetensors")):  # diffusers' vae/ itself
+        return path
+    raise WeightsError(f"{path}: no autoencoder here (vae/, ae.safetensors or {AUTOENCODER})")
+
+
 def artifact_transformer(artifact: Artifact) -> Path:
-    """The transformer's file in an artifact: import's, finetune's, or publish's teacher.
+    """The transformer's file in an artifact. Raises WeightsError: see `transformer_name_in`."""
+    return artifact.path(transformer_name_in(artifact))
+
+
+def transformer_name_in(artifact: Artifact) -> str:
+    """Name of the transformer's file in an artifact: import's, finetune's, or publish's teacher.
 
     A few-step student is no start for training and no base for adapters, so the teacher comes
     first.
@@ -35,8 +56,22 @@ def artifact_transformer(artifact: Artifact) -> Path:
     """
     for name in (f"teacher/{TRANSFORMER}", f"model/{TRANSFORMER}", "flow.safetensors"):
         if name in artifact.names():
-            return artifact.path(name)
+            return name
     raise WeightsError("the artifact holds no transformer: take finetune's, publish's or import's")
+
+
+def autoencoder_name_in(artifact: Artifact) -> str:
+    """Name of the autoencoder's file in an artifact of train-autoencoder, publish or import.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    for name in (AUTOENCODER, f"model/{AUTOENCODER}"):
+        if name in artifact.names():
+            return name
+    raise WeightsError(
+        "the artifact holds no autoencoder: take train-autoencoder's, publish's or import's"
+    )
 
 
 def only_transformer(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from kontext.models.files.recognise_autoencoder import (
     count_blocks,
     is_autoencoder,
     read_json,
+    told_by_nothing,
 )
 from kontext.models.files.weights import WeightsFile, key_problems, open_weights
 from kontext.models.flux.transformer import FluxTransformer
@@ -70,10 +71,7 @@ class Recognised:
         if self.problems:
             raise WeightsError(f"{self.label} does not fit the model; " + "; ".join(self.problems))
         if self.assumed:
-            raise WeightsError(
-                f"{self.label}: {', '.join(self.assumed)} cannot be read from the tensors of a "
-                "custom model; put diffusers' config.json next to it"
-            )
+            raise told_by_nothing(self.label, self.assumed)
         return self
 
 

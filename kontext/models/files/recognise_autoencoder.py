@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,24 @@ def is_autoencoder(weights: WeightsFile) -> bool:
     return any(key.startswith(("encoder.", "decoder.")) for key in weights)
 
 
-def recognise_autoencoder(path: Path) -> Autoencoder:
+def recognise_autoencoder(path: Path, guess: bool = True) -> Autoencoder:
     """The autoencoder, on the meta device, that fits a file or diffusers' `vae` folder.
 
+    Args:
+        guess: take usual numbers where neither tensors nor a configuration tell them.
+
     Raises:
-        WeightsError: damaged, or no autoencoder.
+        WeightsError: damaged, no autoencoder, or a number that would have to be guessed.
     """
     weights = open_weights(path)
     if not is_autoencoder(weights):
         raise WeightsError(f"{path} is a transformer, not an autoencoder")
     config = read_json(path / "config.json") if path.is_dir() else {}
     with torch.device("meta"):
-        return autoencoder_of(weights, config)[0]
+        found, assumed = autoencoder_of(weights, config)
+    if assumed and not guess:
+        raise told_by_nothing(str(path), assumed)
+    return found
 
 
 def autoencoder_of(
@@ -95,6 +102,14 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file}: not JSON ({error})") from error
     return found if isinstance(found, dict) else {}
+
+
+def told_by_nothing(label: str, assumed: Sequence[str]) -> WeightsError:
+    """What to raise where numbers of a shape cannot be read."""
+    return WeightsError(
+        f"{label}: {', '.join(assumed)} cannot be read from the tensors of a custom model; put "
+        "diffusers' config.json next to it"
+    )
 
 
 def bad_config(weights: WeightsFile, error: Exception) -> WeightsError:

@@ -1,7 +1,7 @@
-"""Text embeddings on disk, so that a text is encoded once.
+"""FLUX.1's text encoders loaded when they are needed, and their embeddings on disk.
 
-FLUX.1's T5 has 10 GB. With the cache, an edit whose instruction was seen before does not load it.
-There is one file per text, named by the digest of encoder, length and text.
+T5 has 10 GB. With the cache, an edit whose instruction was seen before does not load it. There is
+one file per text, named by the digest of encoder, length and text.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from kontext.models.text.encoders import (
     count_tokens,
     flux_digest,
     load_text_encoder,
+    text_widths,
 )
 from kontext.models.text.pretrained import load_tokenizer
 
@@ -31,26 +32,52 @@ CHANGES_RESULTS = False  # keeps states that the encoder made
 KEPT = 200  # texts: 4 MB each for FLUX.1-dev
 
 
-class CachedText:
-    """A text encoder that loads its weights only for a text that is not in the cache."""
+class LaterText:
+    """A text encoder whose weights are loaded for the first text that is encoded."""
 
     def __init__(
         self,
-        folder: Path,
         digest: str,
+        widths: tuple[int, int],
         tokens: Callable[[str], int],
         load: Callable[[], TextEncoder],
-        device: torch.device | str = "cpu",
     ) -> None:
         """Take what is known of the encoder without its weights.
 
         Args:
-            folder: where the embeddings lie; made when the first is written.
+            widths: channels of a token's state and of the pooled vector.
             tokens: counts a text's tokens.
-            load: makes the encoder, on `device`; called at most once.
+            load: makes the encoder; called at most once.
         """
-        self.folder, self.digest, self.device = folder, digest, torch.device(device)
+        self.digest, (self.dim, self.pooled_dim) = digest, widths
         self._tokens, self._load = tokens, load
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """See `TextEncoder`."""
+        return self.encoder.encode(texts, length)
+
+    def count(self, text: str) -> int:
+        """See `TextEncoder`."""
+        return self._tokens(text)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The encoder itself; it is loaded now if it was not."""
+        return self._load()
+
+
+class CachedText(LaterText):
+    """A text encoder that loads its weights only for a text that is not in the cache.
+
+    Args:
+        folder: where the embeddings lie; made when the first is written.
+        text: the encoder without the cache.
+        device: of the embeddings.
+    """
+
+    def __init__(self, folder: Path, text: LaterText, device: torch.device | str = "cpu") -> None:
+        super().__init__(text.digest, (text.dim, text.pooled_dim), text.count, lambda: text.encoder)
+        self.folder, self.device = folder, torch.device(device)
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """See `TextEncoder`."""
@@ -65,20 +92,6 @@ class CachedText:
         rows = [kept for kept in map(found.get, texts) if kept is not None]
         tokens, mask, pooled = (torch.cat(parts) for parts in zip(*rows, strict=True))
         return tokens, mask, pooled
-
-    def count(self, text: str) -> int:
-        """See `TextEncoder`."""
-        return self._tokens(text)
-
-    @property
-    def pooled_dim(self) -> int:
-        """See `TextEncoder`."""
-        return self.encoder.pooled_dim
-
-    @cached_property
-    def encoder(self) -> TextEncoder:
-        """The encoder itself; it is loaded now if it was not."""
-        return self._load()
 
     def _path(self, text: str, length: int) -> Path:
         key = hashlib.sha256(f"{self.digest}:{length}:{text}".encode()).hexdigest()
@@ -112,8 +125,8 @@ def _small(part: Tensor) -> Tensor:
     return (half if torch.equal(half.to(part.dtype), part) else part).contiguous()
 
 
-def cached_text_encoder(spec: str, device: torch.device | str, folder: Path) -> TextEncoder:
-    """`load_text_encoder`, with FLUX.1's encoders behind a cache in `folder`. MiniLM needs none.
+def later_text_encoder(spec: str, device: torch.device | str = "cpu") -> TextEncoder:
+    """`load_text_encoder`, with FLUX.1's encoders loaded for the first text that is encoded.
 
     Raises:
         WeightsError: as `load_text_encoder`; of damaged FLUX.1 weights only when they are loaded.
@@ -125,4 +138,14 @@ def cached_text_encoder(spec: str, device: torch.device | str, folder: Path) -> 
     digest = flux_digest(source)
     words = load_tokenizer(source / "tokenizer_2")
     load = partial(FluxTextEncoder.load, source, device)
-    return CachedText(folder, digest, partial(count_tokens, words), load, device)
+    return LaterText(digest, text_widths(spec), partial(count_tokens, words), load)
+
+
+def cached_text_encoder(spec: str, device: torch.device | str, folder: Path) -> TextEncoder:
+    """`later_text_encoder`, with FLUX.1's encoders behind a cache in `folder`. MiniLM needs none.
+
+    Raises:
+        WeightsError: see `later_text_encoder`.
+    """
+    found = later_text_encoder(spec, device)
+    return CachedText(folder, found, device) if isinstance(found, LaterText) else found

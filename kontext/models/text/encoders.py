@@ -24,14 +24,20 @@ from kontext.models.precision import autocast
 from kontext.models.text.pretrained import folder_digest, load_module, load_tokenizer
 
 FLUX_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+SMALL = "minilm"  # the text encoder where none is named
 Encoded = tuple[Tensor, Tensor, Tensor]
 _BATCH = 256  # unique texts per forward pass of MiniLM
+_FLUX_BATCH = 8  # of T5: at 512 tokens its attention takes 0.3 GB for them
 
 
 class TextEncoder(Protocol):
     """Texts in; token states [B, L, D], mask [B, L] bool and pooled [B, pooled_dim] out."""
 
     digest: str  # identifies weights and tokenizer: caches are keyed by it
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token's state."""
 
     @property
     def pooled_dim(self) -> int:
@@ -207,7 +213,7 @@ class FluxTextEncoder:
         """Take loaded transformers modules: T5EncoderModel, CLIPTextModel and their tokenizers."""
         self.t5, self.clip = t5.eval(), clip.eval()
         self.t5_tokenizer, self.clip_tokenizer = t5_tokenizer, clip_tokenizer
-        self.pooled_dim = int(clip.config.hidden_size)
+        self.dim, self.pooled_dim = int(t5.config.d_model), int(clip.config.hidden_size)
         self.digest = digest
 
     @classmethod
@@ -230,13 +236,17 @@ class FluxTextEncoder:
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """See `TextEncoder`. T5 gets `length` tokens, CLIP its own 77."""
         device = next(self.t5.parameters()).device
-        t5_ids = self._ids(self.t5_tokenizer, texts, length).to(device)
-        clip_length = self.clip.config.max_position_embeddings
-        clip_ids = self._ids(self.clip_tokenizer, texts, clip_length).to(device)
-        tokens = self.t5(input_ids=t5_ids, attention_mask=None).last_hidden_state
-        pooled = self.clip(input_ids=clip_ids).pooler_output
+        tokens = torch.empty(len(texts), length, self.dim, device=device)
+        pooled = torch.empty(len(texts), self.pooled_dim, device=device)
         mask = torch.ones(len(texts), length, dtype=torch.bool, device=device)
-        return tokens.float(), mask, pooled.float()
+        clip_length = self.clip.config.max_position_embeddings
+        for start in range(0, len(texts), _FLUX_BATCH):
+            rows = slice(start, start + _FLUX_BATCH)
+            t5_ids = self._ids(self.t5_tokenizer, texts[rows], length).to(device)
+            clip_ids = self._ids(self.clip_tokenizer, texts[rows], clip_length).to(device)
+            tokens[rows] = self.t5(input_ids=t5_ids, attention_mask=None).last_hidden_state
+            pooled[rows] = self.clip(input_ids=clip_ids).pooler_output
+        return tokens, mask, pooled
 
     def count(self, text: str) -> int:
         """See `TextEncoder`. T5's tokens: CLIP reads the first 77 for the pooled vector only."""
@@ -255,18 +265,42 @@ class FluxTextEncoder:
         return ids
 
 
-def load_text_encoder(spec: str = "minilm", device: torch.device | str = "cpu") -> TextEncoder:
+def load_text_encoder(spec: str = SMALL, device: torch.device | str = "cpu") -> TextEncoder:
     """Text encoder by name: `minilm`, `minilm:/folder`, or `flux:/folder` (diffusers layout).
 
     Raises:
         WeightsError: unknown spec, or weights that cannot be loaded.
     """
     kind, _, folder = spec.partition(":")
-    if kind == "minilm":
+    if kind == SMALL:
         return MiniLM(Path(folder) if folder else None, device)
     if kind == "flux" and folder:
         return FluxTextEncoder.load(Path(folder), device)
     raise WeightsError(f"unknown text encoder '{spec}' (known: minilm, minilm:DIR, flux:DIR)")
+
+
+def text_widths(spec: str = SMALL) -> tuple[int, int]:
+    """Channels of a token's state and of the pooled vector. No weights are read.
+
+    Raises:
+        WeightsError: a configuration is missing or damaged.
+    """
+    kind, _, place = spec.partition(":")
+    if kind == SMALL:
+        width = _number(Path(place) if place else minilm_folder(), "hidden_size")
+        return width, width
+    folder = Path(place)
+    return _number(folder / "text_encoder_2", "d_model"), _number(
+        folder / "text_encoder", "hidden_size"
+    )
+
+
+def _number(folder: Path, key: str) -> int:
+    """A number in a model's `config.json`."""
+    try:
+        return int(json.loads((folder / "config.json").read_text())[key])
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise WeightsError(f"{folder}/config.json has no usable {key}") from error
 
 
 def _tokenizer(path: Path) -> Any:

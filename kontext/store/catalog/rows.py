@@ -72,6 +72,8 @@ def _evaluated(manifest: Manifest, files: Artifact | None) -> pa.Table:
     items = []
     for row in files.table(_ITEMS).to_pylist():
         if stage := _MODELS.get(row["editor"]):
+            if stage not in manifest.inputs:  # no student was made: the teacher is both
+                stage = "finetune"
             if stage == "finetune" and "exclude" in manifest.inputs:
                 stage = "exclude"  # what that made of it was evaluated
             model = {"model": row["editor"], "model_stage": stage}

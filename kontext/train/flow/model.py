@@ -14,8 +14,9 @@ from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.data.encoded.rows import sampled
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora
+from kontext.models.lora import BLOCKS, LoraConfig, apply_lora
 from kontext.parallel.compile import closed_lengths
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 _FLOOR = 0.05  # of the mean variance: directions below it are noise and are not blown up
@@ -27,8 +28,44 @@ def fresh_model(config: FinetuneConfig, data: PairTensors) -> FluxTransformer:
     if config.whiten_text:
         whiten_text_inputs(model, data)
     if config.lora_rank:
-        apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
+        apply_lora(model, lora_config(config))
     return model
+
+
+def lora_config(config: FinetuneConfig) -> LoraConfig:
+    """The adapters that the recipe trains."""
+    return LoraConfig(
+        rank=config.lora_rank,
+        alpha=config.lora_alpha or None,
+        targets=config.lora_targets or BLOCKS,
+        seed=config.seed,
+    )
+
+
+def check_widths(shape: TransformerShape, channels: int, tokens: int, pooled: int) -> None:
+    """Compare what a transformer takes with what there is.
+
+    Args:
+        channels: of a latent.
+        tokens, pooled: channels of a text token's state and of the pooled vector.
+
+    Raises:
+        RecipeError: a width differs; one line with all of them.
+    """
+    there = (4 * channels, tokens, pooled)
+    wanted = (shape.in_channels, shape.context_in_dim, shape.vec_in_dim)
+    if there == wanted:
+        return
+    names = ("image tokens of", "text tokens of", "pooled texts of")
+    wrong = [
+        f"{name} {width} channels, and there are {found}"
+        for name, width, found in zip(names, wanted, there, strict=True)
+        if width != found
+    ]
+    raise RecipeError(
+        f"the transformer takes {'; '.join(wrong)}: autoencoder and texts must be those it was "
+        "made for (weights.autoencoder, weights.text; for a new transformer finetune.shape)"
+    )
 
 
 def flow_lengths(config: FinetuneConfig, data: PairTensors) -> tuple[int, ...]:

@@ -10,12 +10,14 @@ from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import validation_levels
-from kontext.train.flow.velocity import add_noise, velocity
+from kontext.train.flow.velocity import add_noise, unit_guidance, velocity
 from kontext.train.loop.fit import generator
+
+_TOKENS = 2**16  # that go through the model at a time
 
 
 def validation(
-    model: FluxTransformer, held_out: PairTensors, limit: int, seed: int
+    model: FluxTransformer, held_out: PairTensors, limit: int, seed: int, told: float = 1.0
 ) -> dict[str, float]:
     """Mean loss of held-out pairs: of all (`val_loss`), per category, and per noise level.
 
@@ -24,8 +26,9 @@ def validation(
     Args:
         limit: pairs per category, at most.
         seed: of the noise.
+        told: see `level_losses`.
     """
-    rows = level_losses(model, held_out, limit=limit, seed=seed)
+    rows = level_losses(model, held_out, limit=limit, seed=seed, told=told)
     found = {"val_loss": _mean(rows)}
     for key in ("category", "level"):
         for value in sorted({row[key] for row in rows}, key=str):
@@ -39,12 +42,20 @@ def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
 
 @torch.no_grad()
 def level_losses(
-    model: FluxTransformer, data: PairTensors, levels: int = 8, limit: int = 64, seed: int = 0
+    model: FluxTransformer,
+    data: PairTensors,
+    levels: int = 8,
+    limit: int = 64,
+    seed: int = 0,
+    told: float = 1.0,
 ) -> list[dict[str, float | str]]:
     """Held-out loss per noise level and category, with noise fixed by `seed`.
 
     Returns rows {category, level, t, loss, n}; at most `limit` pairs per category. `t` is a mean
     where targets differ in size, which the levels depend on.
+
+    Args:
+        told: the guidance that a model with an embedding is told, as in training.
     """
     rows: list[dict[str, float | str]] = []
     shift = model.shape.timestep_shift
@@ -56,11 +67,16 @@ def level_losses(
         draw = generator(seed, index, "noise")
         losses, shares = torch.zeros(levels), Counter[int]()
         for part in data.by_shape(pairs):
-            batch = gather(data, pairs[part])
-            eps = torch.randn(pack(batch.target).shape, generator=draw).to(batch.target.device)
-            shares[eps.shape[1]] += len(part)
-            for level, t in enumerate(times[eps.shape[1]].tolist()):
-                losses[level] += _level_loss(model, batch, eps, t) * (len(part) / len(pairs))
+            alike = pairs[part]
+            lengths = data.lengths(alike)
+            eps = torch.randn(len(alike), lengths.target, 4 * data.channels, generator=draw)
+            shares[lengths.target] += len(alike)
+            at_once = max(1, _TOKENS // lengths.count)
+            for few in torch.split(torch.arange(len(alike)), at_once):
+                batch = gather(data, alike[few])
+                noise, share = eps[few].to(batch.target.device), len(few) / len(pairs)
+                for level, t in enumerate(times[lengths.target].tolist()):
+                    losses[level] += _level_loss(model, batch, noise, t, told) * share
         means = torch.stack([times[n] * (k / len(pairs)) for n, k in shares.items()]).sum(dim=0)
         rows += [
             {"category": name, "level": level, "t": t, "loss": loss, "n": len(pairs)}
@@ -69,8 +85,10 @@ def level_losses(
     return rows
 
 
-def _level_loss(model: FluxTransformer, batch: Batch, eps: Tensor, t: float) -> float:
+def _level_loss(model: FluxTransformer, batch: Batch, eps: Tensor, t: float, told: float) -> float:
     clean = pack(batch.target)
     times = torch.full((len(clean),), t, device=clean.device)
-    predicted = velocity(model, add_noise(clean, eps, times), batch, times)
+    guidance = unit_guidance(model, times)
+    guidance = None if guidance is None else told * guidance
+    predicted = velocity(model, add_noise(clean, eps, times), batch, times, guidance)
     return float((predicted - (eps - clean)).square().mean())

@@ -33,6 +33,8 @@ from kontext.train.loop.state import Ema, TrainState, take_step
 from kontext.train.optim.build import adamw, build_optimizers, scale_rates, warmup_cosine
 from schemas.sections.training import AutoencoderConfig
 
+_PIXELS_AT_ONCE = 2**21  # that are measured together
+
 
 def build(config: AutoencoderConfig, inputs: Inputs, world: World) -> AutoencoderMethod:
     """Autoencoder training on the images of shard's train split.
@@ -290,10 +292,15 @@ def adaptive_weight(
     return ratio.clamp(0, 1e4).detach()
 
 
+def images_at_once(images: Tensor) -> int:
+    """How many images [N, C, H, W] are measured together: 128, or fewer large ones."""
+    return min(128, max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3])))
+
+
 @torch.no_grad()
-def measure_latents(model: Autoencoder, images: Tensor, batch: int = 128) -> tuple[float, float]:
+def measure_latents(model: Autoencoder, images: Tensor) -> tuple[float, float]:
     """(scale, shift) that make the modes of `images` zero-mean and unit-variance overall."""
-    means = []
+    means, batch = [], images_at_once(images)
     for start in range(0, len(images), batch):
         with autocast(images.device):
             mean, _ = model.moments(images[start : start + batch].float() / 127.5 - 1)
@@ -303,9 +310,9 @@ def measure_latents(model: Autoencoder, images: Tensor, batch: int = 128) -> tup
 
 
 @torch.no_grad()
-def reconstruct(model: Autoencoder, images: Tensor, batch: int = 128) -> Tensor:
+def reconstruct(model: Autoencoder, images: Tensor) -> Tensor:
     """Round trip of uint8 [N, 3, H, W] through the mode, as uint8."""
-    outputs = []
+    outputs, batch = [], images_at_once(images)
     for start in range(0, len(images), batch):
         with autocast(images.device):
             mean, _ = model.moments(images[start : start + batch].float() / 127.5 - 1)

@@ -22,7 +22,8 @@ from kontext.data.encoded.pair_tensors import (
     sampling_weights,
     sizes_of,
 )
-from kontext.errors import ArtifactError, RecipeError
+from kontext.data.encoded.rows import row_shapes
+from kontext.errors import ArtifactError
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype, full_precision
@@ -31,7 +32,7 @@ from kontext.parallel.flops import step_flops
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.flow.model import flow_lengths, fresh_model
+from kontext.train.flow.model import check_widths, flow_lengths, fresh_model
 from kontext.train.flow.timesteps import sample_t
 from kontext.train.flow.validation import validation
 from kontext.train.flow.velocity import add_noise, change_weights, velocity
@@ -102,8 +103,8 @@ class FlowMethod:
         world: this process among the ranks; alone by default.
 
     Raises:
-        RecipeError: the shares of CFG dropout sum to more than 1, or make batches of all sizes
-            where blocks are to be compiled.
+        RecipeError: the shares of CFG dropout make batches of all sizes where blocks are to be
+            compiled; the model takes latents or texts of other widths.
         ArtifactError: there is no training pair.
         KernelError: the recipe's attention kernel does not run here.
     """
@@ -115,8 +116,9 @@ class FlowMethod:
         model: FluxTransformer | None = None,
         world: World | None = None,
     ) -> None:
-        if config.text_dropout + config.image_dropout + config.both_dropout > 1:
-            raise RecipeError("text_dropout, image_dropout and both_dropout sum to more than 1")
+        shape = model.shape if model is not None else config.shape
+        widths = (int(row_shapes(rows)[0][-1]) for rows in (data.text_tokens, data.text_pooled))
+        check_widths(shape, data.channels, *widths)
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         self.device = data.latents.device
@@ -191,7 +193,12 @@ class FlowMethod:
         """The averaged weights' loss on held-out pairs, per category and noise level."""
         c, exact = self.config, self.products == torch.float32
         with self.state.ema["model"].applied(self.model), full_precision(exact):
-            return validation(self.model, held_out, c.validate_pairs, c.seed)
+            return validation(self.model, held_out, c.validate_pairs, c.seed, self.told)
+
+    @property
+    def told(self) -> float:
+        """The guidance that validation tells a model with an embedding: training's, on average."""
+        return sum(self.config.guidance_told) / 2
 
     def mixture(self) -> list[dict[str, float | str]]:
         """Rows {category, asked, drawn}: shares of the joint phase's edits, counted step by step.

@@ -1,46 +1,64 @@
-"""The autoencoder that training starts from, where the recipe names one."""
+"""The autoencoder that a recipe gives: taken as it is, or trained further."""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from kontext.errors import RecipeError
 from kontext.models.autoencoder.network import Autoencoder
+from kontext.models.files.locate import autoencoder_name_in, find_autoencoder
 from kontext.models.files.recognise_autoencoder import recognise_autoencoder
 from kontext.models.files.weights import load_weights
-from kontext.train.start.files import autoencoder_path, names_artifact, open_init
-from schemas.sections.training import AutoencoderConfig
+from kontext.train.start.given import (
+    OpenArtifact,
+    config_beside,
+    config_of,
+    names_artifact,
+    open_given,
+    require,
+)
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 
-def starting_autoencoder(ctx: StageContext, config: AutoencoderConfig) -> Autoencoder | None:
-    """The autoencoder to train further, float32, with its scale and shift; None: a fresh one.
-
-    `autoencoder.init` names an autoencoder's file or an artifact.
+def starting_autoencoder(ctx: StageContext) -> Autoencoder | None:
+    """The autoencoder of `weights.autoencoder`, float32, with its scale and shift; None: none.
 
     Raises:
-        RecipeError: no weights there, or of another shape than the recipe's.
-        WeightsError: damaged, or keys that are no autoencoder's.
+        RecipeError: no weights there.
+        WeightsError: damaged, keys that are no autoencoder's, or a number that cannot be read.
     """
-    if not config.init:
+    said = ctx.weights.autoencoder
+    if not said:
         return None
-    if names_artifact(config.init):
-        artifact = open_init(ctx, config.init)
-        path = artifact.path("autoencoder.safetensors")
-        with torch.device("meta"):
-            model = Autoencoder.from_config(artifact.json("config.json"))
-    else:
-        path = autoencoder_path(config.init)
-        with torch.device("meta"):  # FLUX.1's scale and shift, unless a stage measures others
-            model = Autoencoder(recognise_autoencoder(path).shape)
-    if model.shape != config.shape:
-        raise RecipeError(f"autoencoder.init: {config.init} is not of autoencoder.shape")
+    path, model = autoencoder_at(said, partial(open_given, ctx))
     load_weights(model, path, torch.float32)
     for parameter in model.parameters():  # memory of our own: training writes into it
         parameter.data = parameter.data.clone()
-    ctx.output.metric("init", config.init)
+    ctx.output.metric("init", said)
     return model
+
+
+def autoencoder_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, Autoencoder]:
+    """A file or diffusers' folder, and the model on the meta device, with its scale and shift.
+
+    Raises:
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no autoencoder, damaged, or a number that cannot be read.
+    """
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = autoencoder_name_in(artifact)
+        path, own = artifact.path(name), config_of(artifact, name)
+    else:
+        path = find_autoencoder(require("autoencoder", said))
+        own = config_beside(path)
+    config = own.get("autoencoder", own if "scale" in own else None)
+    if config is None:
+        return path, recognise_autoencoder(path, guess=False)
+    with torch.device("meta"):
+        return path, Autoencoder.from_config(config)

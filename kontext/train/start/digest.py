@@ -1,46 +1,71 @@
 """Digests of the files that training starts from: part of the digest of the stage that trains."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from kontext.data.sources.external import file_digests
+from kontext.models.files.locate import find_autoencoder, find_transformer
+from kontext.models.files.recognise import SCHEDULER
+from kontext.models.text.encoders import FLUX_PARTS
 from kontext.train.images.perceptual import file_digest
-from kontext.train.start.files import autoencoder_path, names_artifact, transformer_path
-from schemas.sections.training import AutoencoderConfig, FinetuneConfig
+from kontext.train.start.given import names_artifact
+from schemas.paths import expanded
+from schemas.sections.training import AutoencoderConfig
+from schemas.sections.weights import WeightsConfig
 
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
 
+_KINDS = (".safetensors", ".json")
+
 
 def autoencoder_digest(config: AutoencoderConfig, home: Path | None = None) -> str:
-    """SHA-256 over the files that an autoencoder's section points to; empty where there are none.
+    """SHA-256 of the file that an autoencoder's section points to; empty where there is none."""
+    return file_digest(config)
+
+
+def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[str, str]:
+    """Of each given part: the SHA-256 of its files' bytes, or the artifact, which has one.
+
+    Where files lie counts for nothing. They are read once, as those of ingest's folders are. Of
+    what is not there it is the name.
+
+    Args:
+        weights: as `kontext.train.start.fit.found` returns it.
 
     Raises:
-        RecipeError: nothing there.
+        WeightsError: no weights in a folder.
         OSError: a file cannot be read.
     """
-    found = ""
-    if config.init and not names_artifact(config.init):
-        with file_digests(home) as digests:
-            found = digests.of(autoencoder_path(config.init))
-    return f"{found} {file_digest(config)}".strip()
-
-
-def transformer_digest(config: FinetuneConfig, home: Path | None = None) -> str:
-    """SHA-256 over the bytes that `finetune.init` points to on disk; empty where it does not.
-
-    An artifact names its own content. Files are read once, as those of ingest's folders are.
-
-    Raises:
-        RecipeError: nothing there.
-        OSError: a file cannot be read.
-    """
-    if not config.init or names_artifact(config.init):
-        return ""
-    path = transformer_path(config.init)
-    kinds = (".safetensors", ".json")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds)
-    digest = hashlib.sha256()
+    found: dict[str, str] = {}
     with file_digests(home) as digests:
-        for file in files:
-            digest.update(f"{file.name}\x1f{digests.of(file)}\n".encode())
-    return digest.hexdigest()
+        for part, said in weights.named.items():
+            if names_artifact(said):
+                found[part] = said
+                continue
+            if not expanded(said).exists():
+                found[part] = f"not there: {said}"
+                continue
+            digest = hashlib.sha256()
+            for name, file in _files(part, expanded(said)):
+                digest.update(f"{name}\x1f{digests.of(file)}\n".encode())
+            found[part] = digest.hexdigest()
+    return found
+
+
+def _files(part: str, place: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of every file that decides what a part at `place` is."""
+    if part == "text":
+        folders = [place / name for name in FLUX_PARTS]
+        inside = (p for folder in folders for p in sorted(folder.rglob("*")) if p.is_file())
+        yield from ((str(file.relative_to(place)), file) for file in inside)
+        return
+    path = find_transformer(place) if part == "transformer" else find_autoencoder(place)
+    if path.is_file():
+        yield "weights", path  # by any name
+        if (config := path.parent / "config.json").is_file():
+            yield config.name, config
+        return
+    yield from ((p.name, p) for p in sorted(path.iterdir()) if p.suffix in _KINDS)
+    if part == "transformer" and (scheduler := path.parent / SCHEDULER).is_file():
+        yield SCHEDULER, scheduler

@@ -23,6 +23,15 @@ def teacher_of(inputs: Mapping[str, Artifact]) -> Artifact:
     return inputs["exclude"] if "exclude" in inputs else inputs["finetune"]
 
 
+def model_stage(inputs: Mapping[str, Artifact]) -> str:
+    """The stage that made the model of a run: distill, or the teacher's where there is no student.
+
+    Args:
+        inputs: of a stage that takes both.
+    """
+    return next(name for name in ("distill", "exclude", "finetune") if name in inputs)
+
+
 def load_teacher(inputs: Mapping[str, Artifact], device: torch.device) -> FluxTransformer:
     """The teacher's network, frozen. Raises WeightsError: damaged, or of another shape."""
     return load_transformer(teacher_of(inputs), FLOW, device)

@@ -1,62 +1,87 @@
-"""The transformer that training starts from, where the recipe names one, and adapters beside it.
+"""The transformer that training starts from, where the recipe gives one, and adapters beside it.
 
-`finetune.init` names a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or an
-artifact as stage/digest: import's model, finetune's flow, or publish's teacher (a few-step student
-is no start for flow training).
+It is a FLUX.1 file (BFL's layout), diffusers' folder, a model folder of ours, or in an artifact:
+import's model, finetune's flow, or publish's teacher (a few-step student is no start for flow
+training). Its shape is read from the weights.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kontext.errors import RecipeError
-from kontext.models.files.locate import artifact_transformer
+from kontext.models.files.locate import find_transformer, transformer_name_in
 from kontext.models.files.recognise import recognise
 from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, LoraInfo, apply_lora, lora_of, merge
-from kontext.train.start.files import names_artifact, open_init, transformer_path
+from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge
+from kontext.train.flow.model import lora_config
+from kontext.train.start.given import (
+    OpenArtifact,
+    config_beside,
+    config_of,
+    names_artifact,
+    open_given,
+    require,
+)
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
 LORA = "lora.safetensors"
-_NOT_IN_TENSORS = ("num_heads", "axes_dim", "theta", "timestep_shift")  # of a shape
 
 
 def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTransformer | None:
-    """The model to train, float32; None where the recipe starts from noise.
+    """The model of `weights.transformer` to train, float32; None where it starts from noise.
 
-    With `lora_rank` only the adapters beside its layers train.
+    Its shape is that of the weights. With `lora_rank` only the adapters beside its layers train.
 
     Raises:
-        RecipeError: no weights there, or of another shape than the recipe's.
-        WeightsError: damaged, or keys that are no transformer's.
+        RecipeError: no weights there.
+        WeightsError: damaged, keys that are no transformer's, or a number that cannot be read.
     """
-    if not config.init:
+    said = ctx.weights.transformer
+    if not said:
         return None
-    if names_artifact(config.init):
-        path = artifact_transformer(open_init(ctx, config.init))
-    else:
-        path = transformer_path(config.init)
-    _check_shape(path, config)
-    with torch.device("meta"):
-        model = FluxTransformer(config.shape)
+    path, model = transformer_at(said, partial(open_given, ctx))
     load_weights(model, path, torch.float32)
     for parameter in model.parameters():  # memory of our own: training writes into it
         parameter.data = parameter.data.clone()
-    ctx.output.metric("init", config.init)
-    ctx.note(f"finetune starts from {config.init}; its autoencoder is not compared with encode's")
+    ctx.output.metric("init", said)
+    ctx.note(f"finetune starts from {said}")
     if config.whiten_text:
-        ctx.note("finetune.whiten_text counts for nothing: the text layers are those of init")
+        ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
     if config.lora_rank:
-        apply_lora(model, LoraConfig(rank=config.lora_rank, seed=config.seed))
+        apply_lora(model, lora_config(config))
         ctx.output.metric("lora_rank", config.lora_rank)
     return model
+
+
+def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTransformer]:
+    """A file or diffusers' folder, and the model on the meta device that its tensors fit.
+
+    Raises:
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no transformer, damaged, or a shape that cannot be read.
+    """
+    own: dict[str, Any] = {}
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = transformer_name_in(artifact)
+        path, own = artifact.path(name), config_of(artifact, name)
+    else:
+        path = find_transformer(require("transformer", said))
+        own = config_beside(path)
+    shape, model = own.get("transformer", own.get("shape")), None
+    if shape is not None:
+        with torch.device("meta"):
+            model = FluxTransformer(TransformerShape.model_validate(shape))
+    return path, recognise(path, model).require_whole().transformer
 
 
 def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransformer) -> None:
@@ -71,25 +96,8 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
     lora = lora_of(model)
     for note in lora.notes():
         ctx.note(note)
-    said = config.init if names_artifact(config.init) else Path(config.init).name
+    given = ctx.weights.transformer
+    said = given if names_artifact(given) else Path(given).name
     save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
-
-
-def _check_shape(path: Path, config: FinetuneConfig) -> None:
-    """Compare the file's measures with the recipe's before anything is loaded."""
-    with torch.device("meta"):
-        wanted = FluxTransformer(config.shape)
-    if not recognise(path, wanted).problems:
-        return
-    own = recognise(path).transformer.shape.model_dump()
-    differs = [
-        f"{name} {own[name]} for {value}"
-        for name, value in config.shape.model_dump().items()
-        if own[name] != value and name not in _NOT_IN_TENSORS
-    ]
-    raise RecipeError(
-        f"finetune.init: {config.init} is not of finetune.shape: "
-        f"{', '.join(differs) or 'its keys differ (kontext doctor lists them)'}"
-    )

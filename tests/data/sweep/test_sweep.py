@@ -79,7 +79,8 @@ def checkpoint(store: ArtifactStore, stage: str, inputs: dict[str, str], init: s
     digest = stage[0] * 16 if stage != "finetune" else "f" * 16
     store.writer(stage, digest).commit(
         Manifest(
-            stage=stage, digest=digest, code_digest="", config={"init": init}, inputs=inputs,
+            stage=stage, digest=digest, code_digest="", inputs=inputs,
+            config={"weights": {"transformer": init}} if init else {},
             files=[], metrics={}, notes=[], recipe="own", created_at="2026-01-01T00:00:00+00:00",
             seconds=0, git_commit="", packages={}, kernels={},
         )

@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from tests.edit.tiny_flux import networks, write_checkpoint
 
 runner = CliRunner()
 
@@ -24,6 +25,19 @@ def test_a_plan_is_told_and_printed_as_json() -> None:
     found = json.loads(printed.output)
     assert [s["stage"] for s in found["stages"]] == ["train-autoencoder", "finetune", "distill"]
     assert all(s["step_seconds"] is None for s in found["stages"]) and found["measured"] == []
+
+
+def test_given_weights_are_planned_in_their_own_shape(tmp_path: Path) -> None:
+    def parameters(*more: str) -> list[tuple[str, int]]:
+        printed = runner.invoke(app, ["plan", "flux1-lora", "--json", *more])
+        assert printed.exit_code == 0, printed.output
+        return [(s["stage"], s["parameters"]) for s in json.loads(printed.output)["stages"]]
+
+    ((stage, whole),) = parameters()  # where they are not there: FLUX.1's
+    assert stage == "finetune" and whole > 11e9
+    flux = write_checkpoint(tmp_path / "flux")
+    ((stage, small),) = parameters("--set", f"weights={flux}")
+    assert small == sum(p.numel() for p in networks()[0].parameters())
 
 
 def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,12 @@ import torch
 
 from kontext.errors import WeightsError
 from kontext.models.text import cache as text_cache
-from kontext.models.text.cache import CachedText, cached_text_encoder
+from kontext.models.text.cache import (
+    CachedText,
+    LaterText,
+    cached_text_encoder,
+    later_text_encoder,
+)
 from kontext.models.text.encoders import Encoded, FluxTextEncoder, MiniLM
 from tests.edit.tiny_flux import write_text_encoders
 
@@ -34,7 +39,8 @@ class Drawn:
 
 
 def cached(folder: Path, encoder: Drawn, digest: str = "drawn") -> CachedText:
-    return CachedText(folder, digest, encoder.count, lambda: encoder)
+    widths = encoder.dim, encoder.pooled_dim
+    return CachedText(folder, LaterText(digest, widths, encoder.count, lambda: encoder))
 
 
 @pytest.mark.parametrize("rounded", [True, False])
@@ -94,6 +100,16 @@ def test_flux_encoders_are_loaded_for_new_texts_only(
         assert len(loads) == 1
     with pytest.raises(WeightsError, match="sub-folder text_encoder"):
         cached_text_encoder(f"flux:{tmp_path}", "cpu", tmp_path / "texts")
+
+
+def test_what_is_known_of_flux_encoders_is_known_before_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text_encoders(tmp_path)
+    monkeypatch.setattr(FluxTextEncoder, "load", lambda *_: pytest.fail("loaded"))
+    found = later_text_encoder(f"flux:{tmp_path}")
+    assert (found.dim, found.pooled_dim) == (16, 12) and found.count("make it night") > 5
+    assert isinstance(later_text_encoder("minilm"), MiniLM)
 
 
 def test_small_encoders_need_no_cache(tmp_path: Path) -> None:

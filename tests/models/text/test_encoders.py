@@ -10,7 +10,13 @@ from transformers import PreTrainedTokenizerFast
 
 from kontext.errors import WeightsError
 from kontext.models.precision import full_precision
-from kontext.models.text.encoders import FluxTextEncoder, MiniLM, load_text_encoder
+from kontext.models.text import encoders
+from kontext.models.text.encoders import (
+    FluxTextEncoder,
+    MiniLM,
+    load_text_encoder,
+    text_widths,
+)
 
 TEXTS = ["change the skin tone to dark", "Make it night", "éléphant, 象 & emoji 😀", ""]
 
@@ -135,6 +141,30 @@ def test_flux_encoder_on_tiny_random_models(flux):
     assert torch.allclose(tokens[:1], expected, atol=1e-6)
     clip_ids = torch.tensor([[3, 4, 5, 1, 0, 0, 0, 0, 0, 0]])
     assert torch.allclose(pooled[:1], clip.eval()(input_ids=clip_ids).pooler_output, atol=1e-6)
+
+
+def test_flux_encoder_takes_a_few_texts_at_a_time(flux, monkeypatch):
+    encoder = FluxTextEncoder.load(flux[0], dtype=torch.float32)
+    texts = ["make it night", "night", "it", "", "make night"]
+    whole = encoder.encode(texts, 6)
+    sizes = []
+    encoder.t5.register_forward_pre_hook(
+        lambda _, __, named: sizes.append(len(named["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(encoders, "_FLUX_BATCH", 2)
+    parts = encoder.encode(texts, 6)
+    assert sizes == [2, 2, 1] and encoder.dim == 16
+    for one, other in zip(whole, parts, strict=True):
+        assert one.dtype == other.dtype and torch.allclose(one.float(), other.float(), atol=1e-6)
+
+
+def test_widths_are_known_without_the_weights(flux):
+    assert text_widths(f"flux:{flux[0]}") == (16, 12)
+    minilm = load_text_encoder()
+    assert text_widths() == (minilm.dim, minilm.pooled_dim) == (384, 384)
+    (flux[0] / "text_encoder_2" / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="no usable d_model"):
+        text_widths(f"flux:{flux[0]}")
 
 
 def test_flux_encoder_loads_and_counts_in_silence(flux, capfd, caplog):

@@ -122,9 +122,7 @@ def test_hinge_and_psnr_by_hand() -> None:
 
 
 def test_the_decoder_alone_learns_and_latents_stay_what_they_were() -> None:
-    settings = config(
-        steps=60, batch=8, init="a file", decoder_only=True, perceptual_start=999, disc_start=999
-    )
+    settings = config(steps=60, batch=8, given="decoder", perceptual_start=999, disc_start=999)
     start = Autoencoder(settings.shape)
     before = {name: value.clone() for name, value in start.state_dict().items()}
     method = AutoencoderMethod(settings, images(), None, start)
@@ -132,11 +130,6 @@ def test_the_decoder_alone_learns_and_latents_stay_what_they_were() -> None:
     assert history[-1]["l1"] < 0.9 * history[0]["l1"]
     for name, value in method.model.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("encoder."), name
-
-
-def test_a_decoder_needs_weights_to_start_from() -> None:
-    with pytest.raises(ValueError, match="decoder_only trains the decoder of given weights"):
-        config(decoder_only=True)
 
 
 def test_vgg_can_take_the_backbones_place() -> None:

@@ -1,0 +1,117 @@
+"""The weights that a recipe gives: where they lie, and whether they fit each other.
+
+A name is looked for as a path first, then as an artifact: stage/digest, a tag, or a model's name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kontext.errors import ArtifactError, RecipeError, WeightsError
+from kontext.models.files.recognise_autoencoder import read_json
+from kontext.models.text.encoders import FLUX_PARTS, text_widths
+from kontext.train.flow.model import check_widths
+from kontext.train.start.autoencoder import autoencoder_at
+from kontext.train.start.given import OpenArtifact, config_of, is_there, names_artifact
+from kontext.train.start.text import spec_of
+from kontext.train.start.transformer import transformer_at
+from schemas.paths import expanded
+from schemas.sections.weights import WeightsConfig
+
+if TYPE_CHECKING:
+    from kontext.store.artifacts.artifact_store import ArtifactStore
+    from schemas.recipe import Recipe
+
+CHANGES_RESULTS = False  # refuses, before anything is made; the content counts, not its place
+
+_SETTINGS = ("kontext.json", "config.json")  # beside exported weights, and in a model folder
+
+
+def found(weights: WeightsConfig, recipe: Recipe, artifacts: ArtifactStore) -> WeightsConfig:
+    """`placed`, after a look whether the parts of a recipe fit each other.
+
+    Where something is not there, whoever takes it says so (`require`): others can do without.
+
+    Raises:
+        RecipeError: a transformer, texts or an autoencoder of widths that do not fit each other.
+        WeightsError: damaged, of no known layout, or of a shape that cannot be read.
+    """
+    made = placed(weights, artifacts)
+    if all(map(is_there, made.named.values())):
+        _check_fit(made, recipe, artifacts.show)
+    return made
+
+
+def placed(weights: WeightsConfig, artifacts: ArtifactStore) -> WeightsConfig:
+    """The section with absolute paths and with artifacts as stage/digest; texts are a folder.
+
+    Raises WeightsError: what is given for texts has none.
+    """
+    named = {part: _placed(said, artifacts) for part, said in weights.named.items()}
+    if "text" in named and is_there(named["text"]):
+        named["text"] = _text_folder(named["text"], artifacts.show)
+    return WeightsConfig.model_validate(named)
+
+
+def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
+    """The recipe with the shapes of given weights, where they are there: to plan with."""
+    weights = placed(recipe.weights, artifacts)
+    update: dict[str, Any] = {}
+    if weights.transformer and is_there(weights.transformer):
+        shape = transformer_at(weights.transformer, artifacts.show)[1].shape
+        update["finetune"] = recipe.finetune.model_copy(update={"shape": shape})
+    if weights.autoencoder and is_there(weights.autoencoder):
+        codec = autoencoder_at(weights.autoencoder, artifacts.show)[1].shape
+        update["autoencoder"] = recipe.autoencoder.model_copy(update={"shape": codec})
+    return recipe.model_copy(update=update)
+
+
+def _check_fit(weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifact) -> None:
+    """Compare the widths of what is given, and of what the recipe makes anew."""
+    shape, codec = recipe.finetune.shape, recipe.autoencoder.shape
+    if weights.transformer:
+        shape = transformer_at(weights.transformer, open_artifact)[1].shape
+    if shape.guidance_embed and recipe.finetune.guidance_distill.steps:
+        raise RecipeError(
+            "finetune.guidance_distill adds a guidance embedding, and the transformer has one: "
+            "give weights without (FLUX.1 [schnell]'s, or those of a training of your own), or set "
+            "finetune.guidance_distill.steps=0"
+        )
+    if weights.autoencoder:
+        codec = autoencoder_at(weights.autoencoder, open_artifact)[1].shape
+    check_widths(shape, codec.z_channels, *text_widths(spec_of(weights)))
+
+
+def _text_folder(said: str, open_artifact: OpenArtifact) -> str:
+    """The folder with T5 and CLIP that a model has; empty where it reads its texts with MiniLM.
+
+    Raises WeightsError: neither text encoders nor a model of ours, which says what it has.
+    """
+    if names_artifact(said):
+        configs = [config_of(open_artifact(said), "model/")]
+    else:
+        folder = Path(said)
+        if all((folder / name).is_dir() for name in FLUX_PARTS):
+            return said
+        configs = [read_json(folder / name) for name in _SETTINGS]
+    spec = next((spec for config in configs if (spec := _text_encoder_in(config))), "")
+    if not spec:
+        raise WeightsError(
+            f"weights.text: {said} has no text encoders (folders {', '.join(FLUX_PARTS)})"
+        )
+    return spec.removeprefix("flux:") if spec.startswith("flux:") else ""
+
+
+def _text_encoder_in(config: dict[str, Any]) -> str:
+    return str(config.get("settings", config).get("text_encoder") or "")
+
+
+def _placed(said: str, artifacts: ArtifactStore) -> str:
+    path = expanded(said)
+    if path.exists():
+        return str(path.absolute())  # not resolved: caches link to files without a suffix
+    try:
+        return "/".join(artifacts.resolve(said))
+    except ArtifactError:
+        return said

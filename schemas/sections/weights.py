@@ -1,0 +1,64 @@
+"""Recipe section of the weights that a run begins with, and what it was called before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from schemas.sections.base import Section
+
+# keys of earlier versions -> what they are called now
+MOVED = {
+    "finetune.init": "weights.transformer",
+    "autoencoder.init": "weights.autoencoder",
+    "autoencoder.decoder_only": "autoencoder.given",
+}
+
+
+class WeightsConfig(Section):
+    """Given weights: a file, a folder, or an artifact by stage/digest, tag or name.
+
+    A folder or an artifact that holds a whole model can be given for all three at once
+    (`weights=FOLDER`). Their shapes are read from them.
+    """
+
+    transformer: str = Field("", title="Transformer that finetune trains (empty: a new one)")
+    autoencoder: str = Field("", title="Autoencoder (empty: a new one is trained)")
+    text: str = Field("", title="Folder with T5 and CLIP (empty: the small text encoder, MiniLM)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all(cls, data: Any) -> Any:
+        return cls.parts(data)
+
+    @classmethod
+    def parts(cls, data: Any) -> Any:
+        """One name as the section's fields: it is given for all of them."""
+        return dict.fromkeys(cls.model_fields, data) if isinstance(data, str) else data
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Part -> what is named for it, of the parts that are given."""
+        return {part: value for part, value in self.model_dump().items() if value}
+
+
+def with_moved_keys(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe, with keys of earlier versions where they belong now.
+
+    What stands there already stays. Manifests and stored recipes of earlier versions have such
+    keys.
+    """
+    made = dict(data)
+    for old, new in MOVED.items():
+        section, key = old.split(".")
+        fields = made.get(section)
+        if not isinstance(fields, Mapping) or key not in fields:
+            continue
+        made[section] = {name: value for name, value in fields.items() if name != key}
+        target, part = new.split(".")
+        held = made.get(target, {})
+        if fields[key] and isinstance(held, Mapping) and not held.get(part):
+            made[target] = {**held, part: "decoder" if fields[key] is True else fields[key]}
+    return made
