@@ -25,13 +25,18 @@ _ACCENT = re.compile(
     "[\u0300-\u036f\u064b-\u0652\u0640\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f]"
     "|[\U000e0100-\U000e01ef]"
 )
-_CYRILLIC_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтв", "aceopxyijsdqnkmtb")
-_GREEK_LOOKALIKES = str.maketrans("αεικνοπρτυχ", "aeiknonptux")
-_LEET = str.maketrans("0134578@$!|", "oieastbasil")
-_OTHER_LEET = str.maketrans("0134578@$!|", "oleastbasll")
-_NAMED = re.compile(r"\bLATIN (?:SMALL |CAPITAL )?LETTER (?:[A-Z]{2,} )*([A-Z])(?: WITH .*)?$")
+_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтвнһӏьгүԝѵօսոհց", "aceopxyijsdqnkmtbhhlbrywvounhg")
+_GREEK_LOOKALIKES = str.maketrans("αβγεηικνοπρτυχω", "abyeniknonptuxw")
+_LEET = str.maketrans("01345789@$!|€", "oieastbgasile")
+_OTHER_LEET = str.maketrans("01345789@$!|€", "oleastbgaslle")
+_NAMED = re.compile(
+    r"\b(?:LATIN (?:SMALL |CAPITAL )?|REGIONAL INDICATOR SYMBOL )LETTER (?:[A-Z]{2,} )*([A-Z])"
+    r"(?: WITH .*)?$"
+)
 _TABLES = (_LEET, _OTHER_LEET)
 _SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
+_MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_PICTURES = 0x2600  # from here on a symbol is read by its name
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
     "undress": Reason.TEXT_UNDRESS,
@@ -62,13 +67,23 @@ def spellings(text: str) -> tuple[str, ...]:
 
     What the rules allow is taken out: naked oak trees are not for it to judge. In the other
     spellings letters that stand apart are joined and letters stand for digits, a 1 for i or l. All
-    are in single spaces, and different.
+    are in single spaces, and different. Emoji are read by their names, a masked letter as an x.
     """
-    folded = " ".join(_unmix(word) for word in fold(text).split())
+    folded = " ".join(_unmix(word) for word in fold("".join(map(_worded, text))).split())
     apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
+    apart = _MASKED.sub("x", apart)
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
     plain = [_allowed(_words(spelled)) for spelled in (folded, *read)]
     return tuple(dict.fromkeys([plain[0], *(re.sub(r"(\w)\1{2,}", r"\1", p) for p in plain[1:])]))
+
+
+@lru_cache(1 << 12)
+def _worded(character: str) -> str:
+    """A word for an emoji or the like: its name, in spaces. Boxed letters stay."""
+    if ord(character) < _PICTURES or unicodedata.category(character) != "So":
+        return character
+    name = unicodedata.name(character, "")
+    return character if _NAMED.search(name) else f" {name.lower()} "
 
 
 def _allowed(words: str) -> str:
@@ -107,7 +122,7 @@ def _unmix(word: str) -> str:
     """Map look-alike letters to Latin in words that mix scripts; pure words are left alone."""
     if not re.search("[a-z]", word):
         return word
-    return word.translate(_CYRILLIC_LOOKALIKES).translate(_GREEK_LOOKALIKES)
+    return word.translate(_LOOKALIKES).translate(_GREEK_LOOKALIKES)
 
 
 def _unleet(word: str, table: dict[int, int] = _LEET) -> str:

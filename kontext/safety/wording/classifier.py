@@ -50,10 +50,13 @@ class TextClassifier:
     def _score(self, text: str) -> float:
         seen = [window for spelled in spellings(text) for window in windows(spelled)]
         seen = list(dict.fromkeys(w for window in seen for w in (window, mended(window))))
-        rows = np.concatenate([readings(window) for window in seen] or [readings("")])
-        if not len(rows):
+        read = [one for window in seen for one in readings(window)]
+        if not read:
             return 0.0
-        hidden = np.maximum(rows @ self.inner + self.inner_bias, 0)
+        starts = np.cumsum([0, *(len(one.places) for one in read)])[:-1]
+        places, values = map(np.concatenate, zip(*read, strict=True))
+        rows = np.add.reduceat(self.inner[places] * values[:, None], starts)
+        hidden = np.maximum(rows + self.inner_bias, 0)
         largest = float((hidden @ self.outer + self.outer_bias).max())  # NaN stays
         return float(1 / (1 + np.exp(-np.clip(largest, -30, 30))))
 
