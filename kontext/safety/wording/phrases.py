@@ -1,9 +1,9 @@
 """The training set: phrases of `training.txt`, whose slots are filled in, and others.
 
-The others are the first evaluation set (`earlier.jsonl`), captions and emoji names. A template gives at
-most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the same on every
-machine. Some are also said with words around them that ask for nothing. What the evaluation set
-has too is left out.
+The others are the first evaluation set (`earlier.jsonl`), captions and emoji names. A template
+gives at most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the same on
+every machine. Some are also said with words around them that ask for nothing. What the evaluation
+set has too is left out.
 """
 
 import hashlib
