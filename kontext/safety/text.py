@@ -36,6 +36,7 @@ _NAMED = re.compile(
 _TABLES = (_LEET, _OTHER_LEET)
 _SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
 _MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
 _PICTURES = 0x2600  # from here on a symbol is read by its name
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
@@ -137,13 +138,14 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
     """
     rules, words = _raw(), _raw()["words"]
 
-    def spelled(pattern: str) -> str:
+    def spelled(pattern: str, allows: bool) -> str:
         for name, alternatives in words.items():
             pattern = pattern.replace(f"<{name}>", alternatives)
-        return fold(pattern)
+        # variants have single letters for double ones: what is allowed is so in them, too
+        return fold(_TWICE.sub(r"\1\1?", pattern) if allows else pattern)
 
     return {
-        name: tuple(re.compile(spelled(pattern)) for pattern in patterns)
+        name: tuple(re.compile(spelled(pattern, name == "allow")) for pattern in patterns)
         for name, patterns in rules.items()
         if name not in ("version", "words")
     }

@@ -29,6 +29,7 @@ REAL = "_"  # of nearby.txt: English words that are no misspelling of one in the
 _UNSPACED = ("ja", "zh", "ko")
 _LONGEST = 4  # words of an entry
 _SHORTEST, _RUN = 5, 10  # letters of a word that may have been cut, and of several in one
+_ENDING = 3  # letters
 Values = NDArray[np.float32]
 
 
@@ -76,8 +77,17 @@ def mended(window: str) -> str:
 
 def _is_cut(parts: list[str]) -> bool:
     whole = "".join(parts)
-    known = _listed(whole, "en") if len(whole) >= _SHORTEST and whole.isascii() else None
-    return bool(known) and _UNKNOWN not in known and not all(_listed(p, "en") for p in parts)
+    if not (len(whole) >= _SHORTEST and whole.isascii() and _is_word(whole)):
+        return False
+    return not all(_listed(part, "en") for part in parts)
+
+
+def _is_word(whole: str) -> bool:
+    """Whether the lexicon has an English word, but for a short ending."""
+    known = lexicons()["en"]
+    starts = (whole[:size] for size in range(len(whole) - _ENDING, len(whole) + 1))
+    near = nearby().get(whole, frozenset({_UNKNOWN}))
+    return whole in known.exact or _UNKNOWN not in near or any(w in known.starts for w in starts)
 
 
 def _run_together(word: str) -> list[str]:
