@@ -84,7 +84,7 @@ def text_classifier() -> TextClassifier:
     folder = resources.files("kontext.safety.wording")
     try:
         data = folder.joinpath("weights.safetensors").read_bytes()
-        return TextClassifier(load(data), f"wording-1@{hashlib.sha256(data).hexdigest()[:16]}")
+        return TextClassifier(load(data), f"wording-2@{hashlib.sha256(data).hexdigest()[:16]}")
     except Exception as error:
         kind = type(error).__name__
         raise GateError(f"the text classifier cannot be loaded ({kind}): no text passes") from error
