@@ -34,7 +34,7 @@ TURNS = 2000  # pairs of phrases that --tune joins
 MIXED, MIXED_WORDS = 150, "{mixed}"  # phrases of words at random, of each language
 _LETTERS = len(meanings.MEANINGS)
 _PASSES = 1.5  # weight of what passes: a false stop costs a benign text
-_ONCE = 10  # times that a phrase which passes is shown whose template has no slots
+_ONCE = 6  # times that a phrase is shown whose template has no slots
 _EARLIER = 4  # times that one of the earlier phrasings is shown
 _HIDE = 0.1  # share of features that are hidden in a step
 _HEAD = "# English words by the meaning of the nearest word of lexicon.txt: made by train.py\n"
@@ -106,7 +106,7 @@ def rows(held_back: bool) -> Rows:
     trained = [phrase for phrase in phrases() if not (held_back and phrase.tunes)]
     known, times = dict[tuple[bytes, bytes, bool], meanings.Reading](), Counter[Any]()
     for phrase in (*trained, *_joined(trained), *_mixed()):
-        for one in dict.fromkeys(_read(phrase)):
+        for one in _read(phrase):
             key = (one.places.tobytes(), one.values.tobytes(), phrase.stops)
             known[key] = one
             times[key] += _shown(phrase)
@@ -117,7 +117,7 @@ def rows(held_back: bool) -> Rows:
 def _shown(phrase: Phrase) -> int:
     if phrase.template == EARLIER:
         return _EARLIER
-    return 1 if phrase.stops or "{" in phrase.template else _ONCE
+    return 1 if "{" in phrase.template else _ONCE
 
 
 def _read(phrase: Phrase) -> Iterator[meanings.Reading]:
@@ -145,7 +145,8 @@ def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
             by[phrase.language, kind].append(phrase.text)
     languages = sorted({language for language, _ in by})
     for number in range(JOINED):
-        language, stops = languages[number % len(languages)], number % 4 == 0
+        language = "en" if number % 8 < 4 else languages[number // 8 % len(languages)]
+        stops = number % 4 == 0
         kinds = ("passes", "stops") if stops else ("clothes", "removes")
         if number % 4 == 1 or not all(by[language, kind] for kind in kinds):
             kinds = ("passes", kinds[1] if stops else "passes")
@@ -167,7 +168,9 @@ def _mixed() -> Iterator[Phrase]:
     draw = random.Random(SEED + 1)
     for language in meanings.lexicons():
         by = meanings.entries(language)
-        calm, warm = ([w for m in kind for w in by.get(m, ())] for kind in ("ALDECOK", "GPTVXZFB"))
+        calm, warm = (
+            [w for m in kind for w in by.get(m, ())] for kind in ("ALDECOMIQWK", "GPTVXZFB")
+        )
         for number in range(MIXED):
             words = draw.choices(calm, k=draw.randint(1, 6)) + draw.choices(warm, k=number % 2)
             draw.shuffle(words)
