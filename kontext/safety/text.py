@@ -74,8 +74,8 @@ def spellings(text: str) -> tuple[str, ...]:
     apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
     apart = _MASKED.sub("x", apart)
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
-    plain = [_allowed(_words(spelled)) for spelled in (folded, *read)]
-    return tuple(dict.fromkeys([plain[0], *(re.sub(r"(\w)\1{2,}", r"\1", p) for p in plain[1:])]))
+    plain = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
+    return tuple(dict.fromkeys(map(_allowed, dict.fromkeys(plain))))
 
 
 @lru_cache(1 << 12)

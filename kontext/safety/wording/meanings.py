@@ -52,7 +52,10 @@ class _Lexicon(NamedTuple):
 def readings(window: str) -> list[Reading]:
     """Features of a window of words, of each language in which it says anything."""
     words = window.split()
-    return [_features(tags) for name in lexicons() if (tags := _tags(words, name))]
+    spoken = dict.fromkeys(name for word in words for name in _speaks(word))
+    return [
+        _features(tags) for name in lexicons() if name in spoken and (tags := _tags(words, name))
+    ]
 
 
 @lru_cache(1 << 12)
@@ -77,9 +80,9 @@ def mended(window: str) -> str:
 
 def _is_cut(parts: list[str]) -> bool:
     whole = "".join(parts)
-    if not (len(whole) >= _SHORTEST and whole.isascii() and _is_word(whole)):
+    if len(whole) < _SHORTEST or all(_listed(part, "en") for part in parts):
         return False
-    return not all(_listed(part, "en") for part in parts)
+    return whole.isascii() and _is_word(whole)
 
 
 def _is_word(whole: str) -> bool:
@@ -168,6 +171,24 @@ def _add(own: _Lexicon, entry: str, meaning: int) -> None:
     kind[plain] = kind.get(plain, frozenset()) | {meaning}
 
 
+@lru_cache(1 << 16)
+def _speaks(word: str) -> tuple[str, ...]:
+    """Languages in which a word, or a phrase that begins with it, may be of weight."""
+    return tuple(
+        name
+        for name in lexicons()
+        if word in _beginnings(name)
+        or any(
+            tag & _CORE for tag in (_cut(word, name) if name in _UNSPACED else [_word(word, name)])
+        )
+    )
+
+
+@cache
+def _beginnings(language: str) -> frozenset[str]:
+    return frozenset(phrase[0] for phrase in lexicons()[language].phrases)
+
+
 def _tags(words: list[str], language: str) -> list[frozenset[int]]:
     """Meanings of each word; empty where nothing of weight is said in this language."""
     known = lexicons()[language]
@@ -203,6 +224,7 @@ def _word(word: str, language: str) -> frozenset[int]:
     return frozenset(merged) or frozenset({_UNKNOWN})
 
 
+@lru_cache(1 << 16)
 def _listed(word: str, language: str) -> frozenset[int] | None:
     """What the lexicon or `nearby` says of a word; None where neither has it."""
     known = lexicons()[language]

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kontext.safety.text import check_text, spellings
+from kontext.safety.text import check_text
 from kontext.safety.wording import meanings
 from kontext.safety.wording.classifier import TextClassifier, windows
-from kontext.safety.wording.phrases import EARLIER, Phrase, phrases, training_digest
+from kontext.safety.wording.phrases import EARLIER, Phrase, phrases, spelled_as, training_digest
 
 CHANGES_RESULTS = False  # what it writes counts
 
@@ -125,7 +125,7 @@ def _read(phrase: Phrase) -> Iterator[meanings.Reading]:
 
     What stops does so as a whole and in its own language.
     """
-    for spelled in spellings(phrase.text):
+    for spelled in spelled_as(phrase.text):
         parts = [spelled] if phrase.stops else windows(spelled)
         for part in dict.fromkeys(p for own in parts for p in (own, meanings.mended(own))):
             if not phrase.stops and phrase.template != MIXED_WORDS:
@@ -158,7 +158,7 @@ def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
 def _kinds(phrase: Phrase) -> list[str]:
     if phrase.stops:
         return ["stops"]
-    own = meanings.reading(spellings(phrase.text)[0], phrase.language)
+    own = meanings.reading(spelled_as(phrase.text)[0], phrase.language)
     said = {meanings.MEANINGS[place] for place in own.places if place < _LETTERS} if own else set()
     return ["passes", *["clothes"] * ("G" in said), *["removes"] * bool(said & {"R", "T"})]
 
