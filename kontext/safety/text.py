@@ -34,7 +34,18 @@ _NAMED = re.compile(
     r"(?: WITH .*)?$"
 )
 _TABLES = (_LEET, _OTHER_LEET)
-_SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
+_APART = r"[\s.\-_*/\\|+~,:;·•=]"
+_SPACED = re.compile(rf"(?<!\w)(?:[^\W\d_]{_APART}{{1,2}}){{2,}}[^\W\d_](?!\w)")
+_DRAWN = {  # letters of strokes, the longest first
+    r"\/\/": "w",
+    r"|\|": "n",
+    "/-\\": "a",
+    "|-|": "h",
+    "|_|": "u",
+    "/\\": "a",
+    "|)": "d",
+    "|<": "k",
+}
 _MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
 _TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
 _PICTURES = 0x2600  # from here on a symbol is read by its name
@@ -71,7 +82,9 @@ def spellings(text: str) -> tuple[str, ...]:
     are in single spaces, and different. Emoji are read by their names, a masked letter as an x.
     """
     folded = " ".join(_unmix(word) for word in fold("".join(map(_worded, text))).split())
-    apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
+    apart = _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)
+    for drawn, letter in _DRAWN.items():
+        apart = apart.replace(drawn, letter)
     apart = _MASKED.sub("x", apart)
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
     plain = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
@@ -104,7 +117,7 @@ def _variants(text: str) -> Iterator[str]:
     """Normalised spellings to match: words separated by single spaces."""
     folded = fold(text)
     folded = " ".join(_unmix(word) for word in folded.split())
-    for joined in (folded, _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)):
+    for joined in (folded, _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)):
         for spelled in (joined, " ".join(_unleet(word) for word in joined.split())):
             words = _words(spelled)
             yield words
