@@ -207,7 +207,7 @@ def _network(shown: Rows, seed: int) -> dict[str, meanings.Values]:
     weights = weights / weights.mean()
     for _ in range(EPOCHS):
         order = torch.randperm(len(goals))
-        for own in order.split(BATCH):
+        for own in order.split(BATCH):  # type: ignore[no-untyped-call]
             places, values, starts = (torch.from_numpy(part) for part in _batch(shown, own))
             values = values * (torch.rand_like(values) > _HIDE)
             hidden = functional.embedding_bag(
