@@ -36,7 +36,7 @@ _LETTERS = len(meanings.MEANINGS)
 _PASSES = 1.5  # weight of what passes: a false stop costs a benign text
 _ONCE = 6  # times that a phrase is shown whose template has no slots
 _EARLIER = 4  # times that one of the earlier phrasings is shown
-_HIDE = 0.1  # share of features that are hidden in a step
+_HIDE = 0.15  # share of features that are hidden in a step
 _HEAD = "# English words by the meaning of the nearest word of lexicon.txt: made by train.py\n"
 
 
