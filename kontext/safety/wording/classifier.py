@@ -20,6 +20,7 @@ DATA_FILES = ("weights.safetensors",)  # part of the code that decides
 # words, and words from the start of one to that of the next; the short ones for what is longer than
 # a caption
 _WIDE, _NARROW, _LONG = (24, 12), (11, 4), 14
+WINDOWS = (_WIDE[0], _NARROW[0])  # words
 _LONGEST = 48  # characters of a word: scripts without spaces are cut
 Values = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from kontext.safety.text import check_text
 from kontext.safety.wording import meanings
-from kontext.safety.wording.classifier import TextClassifier, windows
+from kontext.safety.wording.classifier import WINDOWS, TextClassifier, windows
 from kontext.safety.wording.phrases import EARLIER, Phrase, phrases, spelled_as, training_digest
 
 CHANGES_RESULTS = False  # what it writes counts
@@ -30,6 +30,7 @@ HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 32, 10, 256, 3e-3, 1e-2, 0
 SHIFT = 0.0  # added to the logits: by the earlier phrasings, so that the limit is 0.5
 NETWORKS = 5  # whose mean is taken
 JOINED = 12000  # pairs of phrases of a language, one after the other
+WITHIN = 6000  # phrases amid words of others, as a window cuts them from a long text
 TURNS = 2000  # pairs of phrases that --tune joins
 MIXED, MIXED_WORDS = 150, "{mixed}"  # phrases of words at random, of each language
 _LETTERS = len(meanings.MEANINGS)
@@ -105,7 +106,7 @@ def rows(held_back: bool) -> Rows:
     """
     trained = [phrase for phrase in phrases() if not (held_back and phrase.tunes)]
     known, times = dict[tuple[bytes, bytes, bool], meanings.Reading](), Counter[Any]()
-    for phrase in (*trained, *_joined(trained), *_mixed()):
+    for phrase in (*trained, *_joined(trained), *_within(trained), *_mixed()):
         for one in _read(phrase):
             key = (one.places.tobytes(), one.values.tobytes(), phrase.stops)
             known[key] = one
@@ -143,16 +144,35 @@ def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
     for phrase in trained:
         for kind in _kinds(phrase):
             by[phrase.language, kind].append(phrase.text)
-    languages = sorted({language for language, _ in by})
     for number in range(JOINED):
-        language = "en" if number % 8 < 4 else languages[number // 8 % len(languages)]
-        stops = number % 4 == 0
+        language, stops = _language(number), number % 4 == 0
         kinds = ("passes", "stops") if stops else ("clothes", "removes")
         if number % 4 == 1 or not all(by[language, kind] for kind in kinds):
             kinds = ("passes", kinds[1] if stops else "passes")
         parts = [draw.choice(by[language, kind]) for kind in kinds]
         draw.shuffle(parts)
         yield Phrase(" \n ".join(parts), stops, language, "{joined}")
+
+
+def _within(trained: Sequence[Phrase]) -> Iterator[Phrase]:
+    """Short phrases that stop, with so many words of those that pass around them."""
+    draw, by = random.Random(SEED + 2), defaultdict[tuple[str, bool], list[list[str]]](list)
+    for phrase in trained:
+        by[phrase.language, phrase.stops].append(phrase.text.split())
+    for number in range(WITHIN):
+        language, size = _language(number), draw.choice(WINDOWS)
+        words = draw.choice(by[language, True])
+        others = [w for _ in range(8) for w in draw.choice(by[language, False])]
+        place = draw.randint(0, max(0, size - len(words)))
+        after = max(0, size - len(words) - place)
+        around = others[:place] + words + others[place : place + after]
+        yield Phrase(" ".join(around), True, language, "{within}")
+
+
+def _language(number: int) -> str:
+    """English every other four times, each of the others in turn."""
+    languages = sorted(meanings.lexicons())
+    return "en" if number % 8 < 4 else languages[number // 8 % len(languages)]
 
 
 def _kinds(phrase: Phrase) -> list[str]:
