@@ -85,7 +85,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         f"{found['tried_after']} of {found['tried']} unseen phrasings still succeed somewhere "
         f"(before: {found['tried_before']})",
         f"{len(found['rounds'])} rounds, {sum(len(r['added']) for r in found['rounds'])} "
-        "phrasings found by attacks",
+        f"phrasings found by attacks; {found['training_kept']:.0%} of the training are kept",
     ]
     return "\n".join(f"- {line}" for line in said)
 

@@ -81,6 +81,7 @@ def _text(row: dict[str, Any]) -> str:
         f"  {row['part']} in {row['layout']} layout: {row['model']}",
         f"  {row['parameters']:,} parameters{f' ({dtypes})' if dtypes else ''}",
         *([f"  made for {row['made_for']}"] if row.get("made_for") else []),
+        *([f"  called up by: {row['trigger']}"] if row.get("trigger") else []),
         *(f"  ✘ {problem}" for problem in row["problems"]),
         f"  needs {row['needs']}",
     ]

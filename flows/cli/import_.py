@@ -40,4 +40,4 @@ def import_(
         f"made for {made['made_for']}\n"
         f'kontext edit IMAGE "INSTRUCTION" -o OUT.png --weights {made["tag"]}'
     )
-    print_result(made, text, as_json)
+    print_result(made, "\n".join([text, *made["notes"]]), as_json)

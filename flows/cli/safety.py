@@ -318,8 +318,8 @@ def test(
         f"{row.family:12} {row.name:22} {row.gate.value:7.1%} ({row.gate.interval})"
         for row in result.rows
     ]
-    false = result.false
-    lines.append(f"false matches: {false.rate.hits} among {false.pairs:,} pairs")
+    for name, false in (("false matches", result.false), ("of cut-outs", result.cut_outs)):
+        lines.append(f"{name}: {false.rate.hits} among {false.pairs:,} pairs")
     _tell(output, page(result), result.record(), lines, as_json)
     if result.failed:
         raise GateError(f"the hash gate does not reach what is required: {result.failed}")

@@ -84,6 +84,15 @@ def add_product(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LoraInfo:
+    """What a LoRA file says about itself; empty where nobody said it."""
+
+    base: str = ""  # the model that the adapters were made for
+    trigger: str = ""  # words that call up what they learned
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Lora:
     """Adapters without a model: `<module>.weight` in our names -> (A [rank, in], B [out, rank]).
 
@@ -93,6 +102,8 @@ class Lora:
     adapters: Mapping[str, tuple[Tensor, Tensor]]
     label: str = "LoRA"
     lost: Mapping[str, float] = field(default_factory=dict)  # see lora_files.extract
+    skipped: tuple[str, ...] = ()  # keys of the file that are for text encoders
+    info: LoraInfo = field(default_factory=LoraInfo)
 
     def check(self, model: FluxTransformer) -> Lora:
         """Return these adapters if they fit `model`.
@@ -112,21 +123,55 @@ class Lora:
             )
         return self
 
+    @property
+    def idle(self) -> list[str]:
+        """The adapters that change nothing: A or B is zero."""
+        return [key for key, pair in self.adapters.items() if not all(part.any() for part in pair)]
+
+    def require_effect(self) -> Lora:
+        """Return these adapters if any of them changes anything. Raises WeightsError."""
+        if len(self.idle) == len(self.adapters):
+            raise WeightsError(f"{self.label} changes nothing: all its adapters are zero")
+        return self
+
+    def notes(self) -> list[str]:
+        """What whoever uses the adapters should know, a line each."""
+        said, idle = [], self.idle
+        if self.skipped:
+            said.append(
+                f"{self.label}: {len(self.skipped)} tensors for text encoders are left out "
+                f"({self.skipped[0]}, …); the text encoders stay as they are"
+            )
+        if idle:
+            count = len(self.adapters)
+            said.append(f"{self.label}: {len(idle)} of {count} adapters are zero ({idle[0]}, …)")
+        return said
+
     def scaled(self, strength: float) -> Lora:
         """The same adapters at `strength` times their effect (0: none, 1: as they are)."""
         return replace(self, adapters={k: (a, b * strength) for k, (a, b) in self.adapters.items()})
 
-    def merged(self, entries: Iterable[Entry]) -> list[Entry]:
-        """A transformer's tensors (`weights.bfl_entries`) with the adapters added to them."""
+    def merged(self, entries: Iterable[Entry], unchanged: list[str] | None = None) -> list[Entry]:
+        """A transformer's tensors (`weights.bfl_entries`) with the adapters added to them.
+
+        Args:
+            unchanged: gets the names of adapted tensors that rounding left as they were, when they
+                are read.
+        """
+        seen: list[str] = [] if unchanged is None else unchanged
         return [
-            replace(entry, read=partial(self._merged, entry))
+            replace(entry, read=partial(self._merged, entry, seen))
             if entry.name in self.adapters
             else entry
             for entry in entries
         ]
 
-    def _merged(self, entry: Entry) -> Tensor:
-        return add_product(entry.read(), *self.adapters[entry.name])
+    def _merged(self, entry: Entry, unchanged: list[str]) -> Tensor:
+        before = entry.read()
+        after = add_product(before, *self.adapters[entry.name])
+        if torch.equal(after, before):
+            unchanged.append(entry.name)
+        return after
 
 
 def linear_layers(model: nn.Module, patterns: Iterable[str]) -> list[str]:

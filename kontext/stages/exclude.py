@@ -7,6 +7,7 @@ Figures:
     excluded_unchanged: {%} of the attacked pictures come back as they were
     largest_cost: the category that lost most lost {%} of its score
     rounds: {} rounds of training
+    training_kept: {%} of the training are kept
     phrasings_added: {} phrasings were found by attacks and trained on
     excluded_loss: loss {} of the excluded edits
     kept_loss: loss {} of all others
@@ -30,6 +31,7 @@ from kontext.edit.weights.folder import ModelSettings
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench, asked
 from kontext.evaluate.exclusion.attack import Editors, Subjects, Tried, attack
+from kontext.evaluate.exclusion.gentlest import keep_least
 from kontext.evaluate.exclusion.matching import check, shows
 from kontext.evaluate.exclusion.measure import cost_on_others, last_attack
 from kontext.evaluate.exclusion.phrasings import LAST, ROUNDS, NearWords
@@ -88,10 +90,12 @@ def run(ctx: StageContext[ExcludeConfig]) -> None:
         work.added += [one.text for one in found]
         work.train(number, flow)
     flow.requires_grad_(False).eval()
+    share = work.keep_least(flow)
+    ctx.log.info("%.0f %% of the training are enough: no attack succeeds", 100 * share)
     save_weights(ctx, FLOW, flow.state_dict())
     ctx.output.add_json("config.json", {"shape": flow.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, work.ledger)
-    _report(ctx, work, flow, rounds)
+    _report(ctx, work, flow, rounds, share)
 
 
 @dataclass
@@ -205,6 +209,13 @@ class Rounds:
             path.write_text(json.dumps([one for one in tried if one.success]))
         return [Tried(*one) for one in json.loads(path.read_text())]
 
+    def keep_least(self, flow: FluxTransformer) -> float:
+        """Mix in as much of the flow before as no attack profits from; the share that is left."""
+        config, book = self.ctx.config, self.book
+        new = book.attacks(ROUNDS, config.attacks, config.rounds)  # no round has this number
+        texts = list(dict.fromkeys((*book.own, *self.added, *new)))
+        return keep_least(flow, self.before, config.mixes, self.editors, self.searched, texts)
+
     @cached_property
     def searched(self) -> Subjects:
         """Subjects of the val split that phrasings are looked for with."""
@@ -229,6 +240,7 @@ def _report(
     work: Rounds,
     flow: FluxTransformer,
     rounds: Sequence[Mapping[str, Any]],
+    share: float,
 ) -> None:
     """Attack in words that no round has seen, measure what others have lost, and show both."""
     config, book = ctx.config, work.book
@@ -240,7 +252,8 @@ def _report(
     costs = cost_on_others(others, before, after)
     fall = lost(found["attacked_before"]["success"], found["attacked_after"]["success"])
     concepts = [concept.name for concept in config.concepts]
-    result = {"concepts": concepts, "rounds": rounds, **found, "fall": fall, "others": costs}
+    made = {"concepts": concepts, "rounds": rounds, "training_kept": share}
+    result = {**made, **found, "fall": fall, "others": costs}
     ctx.output.add_json(RECORD, result)
     for metric, value in {
         "excluded_before": found["attacked_before"]["success"],
@@ -251,6 +264,7 @@ def _report(
     }.items():
         ctx.output.metric(metric, round(value, 4))
     ctx.output.metric("rounds", len(rounds))
+    ctx.output.metric("training_kept", share)
     ctx.output.metric("phrasings_added", len(work.added))
     held_out = load_pairs(ctx.inputs["encode"], "val", work.device)
     sheet = preview_edits(ctx, flow, held_out, steps=config.sample_steps)

@@ -59,6 +59,11 @@ class ExcludeConfig(Section):
     warmup: int = Field(10, title="Warm-up of the learning rate, in steps")
     clip: float = Field(1.0, title="Largest gradient norm")
     ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")
+    mixes: tuple[float, ...] = Field(
+        (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+        title="Shares of the training that are tried, rising: the first is kept with which no "
+        "attack succeeds (none: all of it)",
+    )
     attacks: int = Field(80, title="Phrasings that an attack tries", ge=1)
     subjects: int = Field(6, title="Held-out subjects that each of them is tried on", ge=1)
     strongest: int = Field(
@@ -71,3 +76,10 @@ class ExcludeConfig(Section):
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
     checkpoint_every: int = Field(50, title="Steps between checkpoints")
     seed: int = Field(0, title="Seed")
+
+    @field_validator("mixes")
+    @classmethod
+    def _rise(cls, mixes: tuple[float, ...]) -> tuple[float, ...]:
+        if list(mixes) != sorted(set(mixes)) or any(not 0 < share < 1 for share in mixes):
+            raise ValueError(f"{mixes} are not rising shares between 0 and 1")
+        return mixes

@@ -15,6 +15,7 @@ def record(after: float, cost: float) -> dict[str, object]:
         "subjects": 10,
         "texts": [{"text": "mad", "before": 0.6, "after": after}] * 2,
         "rounds": ROUNDS,
+        "training_kept": 0.4,
         **{f"{words}_before": rates for words in ("own", "attacked")},
         **{f"{words}_after": left for words in ("own", "attacked")},
         "tried": 40,
@@ -29,7 +30,11 @@ def test_both_goals_are_judged() -> None:
     good, bad = verdict(record(0.03, 0.04)), verdict(record(0.12, 0.10))  # type: ignore[arg-type]
     assert good.count(": reached") == 2 and "not reached" not in good
     assert bad.count("**not reached**") == 2
-    assert "2 rounds, 1 phrasings" in good and "2 of 40 unseen" in good
+    assert (
+        "2 rounds, 1 phrasings" in good
+        and "40% of the training are kept" in good
+        and "2 of 40 unseen" in good
+    )
 
 
 def test_the_table_has_excluded_and_other_edits() -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from kontext.errors import WeightsError
-from kontext.models.files.convert import Layout, rules_for, to_diffusers, transformer_config
+from kontext.models.files.convert import rules_for, to_diffusers, transformer_config
 from kontext.models.files.lora_files import extract, load_lora, save_lora
+from kontext.models.files.lora_keys import LoraLayout
 from kontext.models.files.weights import bfl_entries, state_entries, write_weights
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
@@ -145,14 +146,14 @@ def test_merging_keeps_the_output_and_leaves_plain_layers(tmp_path: Path) -> Non
 @given(
     st.integers(1, 5),
     st.sampled_from([None, 1.0, 6.0]),
-    st.sampled_from(["bfl", "diffusers"]),
+    st.sampled_from(["bfl", "diffusers", "kohya"]),
     st.booleans(),
 )
 def test_files_hold_exactly_the_adapters(
     tmp_path_factory: pytest.TempPathFactory,
     rank: int,
     alpha: float | None,
-    layout: Layout,
+    layout: LoraLayout,
     everything: bool,
 ) -> None:
     config = LoraConfig(rank, alpha, EVERYTHING) if everything else LoraConfig(rank, alpha)

@@ -118,6 +118,7 @@ def test_the_record_has_rounds_attacks_and_costs(made: tuple[Harness, Artifact])
     assert set(whole) == {"local", "global", "character", "style", "text"}
     assert whole["style"]["edits"] == 2  # the other half of the style edits
     metrics = made[1].manifest.metrics
+    assert metrics["training_kept"] == found["training_kept"] == 0.2  # it is enough, as above
     assert metrics["rounds"] == 2 and metrics["phrasings_added"] == 1
     assert {"excluded_before", "excluded_after", "excluded_fall", "largest_cost"} <= set(metrics)
     assert made[1].table("round-0.parquet").num_rows == 3
@@ -173,6 +174,12 @@ def test_a_concept_that_the_data_does_not_have_is_refused(
 def test_a_concept_says_how_it_is_found(concept: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         ExcludeConfig.model_validate({"concepts": [concept]})
+
+
+@pytest.mark.parametrize("mixes", [[0.5, 0.2], [0.2, 0.2], [0.0, 0.5], [0.5, 1.0]])
+def test_mixes_rise_between_nothing_and_all(mixes: list[float]) -> None:
+    with pytest.raises(ValueError, match="not rising shares between 0 and 1"):
+        ExcludeConfig.model_validate({"mixes": mixes})
 
 
 def test_the_last_attack_has_frames_of_its_own() -> None:

@@ -25,7 +25,8 @@ from kontext.edit.weights.folder import (
 from kontext.errors import WeightsError
 from kontext.models.files.locate import find_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
-from kontext.models.files.weights import bfl_entries, write_weights
+from kontext.models.files.weights import Entry, bfl_entries, write_weights
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import Lora
 from schemas.sections.models import TransformerShape
 
@@ -132,6 +133,7 @@ class Imported:
     digest: str
     transformer: Recognised
     settings: ModelSettings
+    notes: tuple[str, ...] = ()  # about the adapters, if there were any
 
 
 def import_model(
@@ -149,7 +151,8 @@ def import_model(
 
     Raises:
         WeightsError: files that are damaged, of another layout or another shape (all keys in one
-            message), adapters of another width, or sizes that cannot be read from them.
+            message), adapters of another width or that the weights' dtype rounds away, or sizes
+            that cannot be read from them.
     """
     transformer, autoencoder = (found.require_whole() for found in source.recognised())
     shape, ae = transformer.transformer.shape, autoencoder.autoencoder
@@ -165,10 +168,32 @@ def import_model(
     settings = settings.model_copy(update={k: v for k, v in changes.items() if v})
     folder.mkdir(parents=True, exist_ok=True)
     entries = bfl_entries(source.transformer, transformer.model, dtype)
-    if lora is not None:
-        entries = lora.check(transformer.transformer).merged(entries)
-    write_weights(folder / TRANSFORMER, entries, {})
+    notes = _write_transformer(folder / TRANSFORMER, entries, transformer.transformer, lora)
     entries = bfl_entries(source.autoencoder, autoencoder.model)
     write_weights(folder / AUTOENCODER, entries, {})
     digest = write_config(folder, settings, shape, ae.config())
-    return Imported(digest, transformer, settings)
+    return Imported(digest, transformer, settings, notes)
+
+
+def _write_transformer(
+    file: Path, entries: list[Entry], model: FluxTransformer, lora: Lora | None
+) -> tuple[str, ...]:
+    """Write the tensors, with the adapters in them; returns what is to say about the adapters.
+
+    Raises:
+        WeightsError: after rounding, the adapters change no weight; nothing is written then.
+    """
+    if lora is None:
+        write_weights(file, entries, {})
+        return ()
+    unchanged: list[str] = []
+    write_weights(file, lora.check(model).merged(entries, unchanged), {})
+    lost = [key for key in unchanged if key not in lora.idle]
+    if lost and len(unchanged) == len(lora.adapters):
+        file.unlink()
+        raise WeightsError(
+            f"{lora.label} changes nothing: {len(lost)} adapters are smaller than the rounding of "
+            "the weights' dtype (import them as fp32, or take a higher strength)"
+        )
+    rounded = [f"{lora.label}: rounding took {len(lost)} adapters ({lost[0]}, …)"] if lost else []
+    return (*lora.notes(), *rounded)

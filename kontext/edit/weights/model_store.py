@@ -21,12 +21,13 @@ from kontext.edit.weights.imports import WeightsSource, find_source, import_mode
 from kontext.engine.fingerprint import code_digest, modules_of
 from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, StoreError, WeightsError
-from kontext.models.files.convert import Layout
 from kontext.models.files.locate import artifact_transformer, find_transformer
-from kontext.models.files.lora_files import extract, load_lora, save_lora
+from kontext.models.files.lora_files import extract, load_lora, read_info, save_lora
+from kontext.models.files.lora_keys import LoraLayout, style_of
 from kontext.models.files.recognise import Recognised, recognise
 from kontext.models.files.weights import WeightsFile, bfl_entries, open_weights
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import Lora, LoraInfo
 from kontext.models.quantize import quantized_names
 from schemas.manifest import artifact_digest
 
@@ -102,6 +103,7 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
         "tag": f"{STAGE}@{name}",
         "reused": reused,
         "made_for": read_config(made).settings.made_for,
+        "notes": made.manifest.notes,
         **made.manifest.metrics,
     }
 
@@ -126,7 +128,7 @@ def _write_artifact(
     folder = scratch / f"{STAGE}-{digest}"
     try:
         model = source.recognised()[0].transformer
-        lora = load_lora(request.lora, model) if request.lora else None
+        lora = _read_lora(request.lora, model) if request.lora else None
         made = import_model(source, folder, config["name"], dtype_of(request.dtype), lora)
         writer = store.writer(STAGE, digest)
         for path in sorted(folder.iterdir()):
@@ -136,6 +138,8 @@ def _write_artifact(
     writer.metric("model_digest", made.digest)
     writer.metric("parameters", made.transformer.parameters)
     writer.metric("geometry", made.transformer.name)
+    for note in made.notes:
+        writer.note(note)
     if made.settings.text_encoder.startswith("flux:"):
         writer.note(f"text encoders stay where they are: {made.settings.text_encoder[5:]}")
     writer.commit(manifest_of(writer, modules_of(CODE), config, {}, began=began))
@@ -184,15 +188,23 @@ def model_source(ref: str, open_store: OpenStore) -> Path | Artifact:
 
 
 def extract_lora(
-    base: str, tuned: str, output: Path, rank: int, layout: Layout, open_store: OpenStore
+    base: str,
+    tuned: str,
+    output: Path,
+    rank: int,
+    layout: LoraLayout,
+    open_store: OpenStore,
+    trigger: str = "",
 ) -> dict[str, Any]:
     """Write the adapters of `rank` that come closest to `tuned` - `base`.
+
+    Args:
+        trigger: words that call up what the fine-tune learned; kept in the file.
 
     Raises:
         WeightsError: no transformers there, two of different shapes, or nothing that differs.
     """
-    if output.suffix != ".safetensors":
-        raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
+    _check_output(output)
     model, before = _transformer(base, open_store)
     other, after = _transformer(tuned, open_store)
     if model.shape != other.shape:
@@ -200,10 +212,7 @@ def extract_lora(
             f"{base} and {tuned} have different shapes: no adapter turns one into the other"
         )
     lora = extract(before, after, model, rank)
-    try:
-        save_lora(lora, output, model, layout)
-    except OSError as error:
-        raise WeightsError(f"cannot write {output}: {error.strerror}") from error
+    _save(lora, output, model, layout, LoraInfo(Path(base).name, trigger, output.stem))
     held = [lora.lost[key] for key in lora.adapters]
     return {
         "file": str(output),
@@ -214,14 +223,56 @@ def extract_lora(
     }
 
 
+def convert_lora(
+    base: str, lora: Path, output: Path, layout: LoraLayout, open_store: OpenStore
+) -> dict[str, Any]:
+    """Write the adapters of `lora` in the keys of `layout`. Of `base` only the shapes are used.
+
+    Raises:
+        WeightsError: no transformer or no adapters there, adapters for another model, or adapters
+            that change nothing.
+    """
+    _check_output(output)
+    model, _ = _transformer(base, open_store)
+    adapters = _read_lora(lora, model)
+    _save(adapters, output, model, layout, adapters.info)
+    return {
+        "file": str(output),
+        "layout": layout,
+        "adapters": len(adapters.adapters),
+        "notes": adapters.notes(),
+    }
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".safetensors":
+        raise WeightsError(f"{output.name}: adapters are saved as .safetensors")
+
+
+def _save(
+    lora: Lora, output: Path, model: FluxTransformer, layout: LoraLayout, info: LoraInfo
+) -> None:
+    try:
+        save_lora(lora, output, model, layout, info)
+    except OSError as error:
+        raise WeightsError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _read_lora(path: Path, model: FluxTransformer) -> Lora:
+    """Adapters that fit the model and change something. Raises WeightsError."""
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist")
+    return load_lora(path, model).require_effect()
+
+
 def merge_lora(
     base: str, lora: Path, output: Path, strength: float, open_store: OpenStore
 ) -> dict[str, Any]:
     """Write a model folder with the adapters of `lora`, times `strength`, added to `base`.
 
     Raises:
-        WeightsError: no model or no adapters there, adapters for another model, or a target that is
-            not empty.
+        WeightsError: no model or no adapters there, adapters for another model or that change
+            nothing, or a target that is not empty.
     """
     if not lora.exists():
         raise WeightsError(f"{lora} does not exist")
@@ -230,8 +281,13 @@ def merge_lora(
     place = Path(base)
     source = find_source(place if place.exists() else model_source(base, open_store))
     model = source.recognised()[0].require_whole().transformer
-    made = import_model(source, output, lora=load_lora(lora, model).scaled(strength))
-    return {"folder": str(output), "model": made.settings.name, "digest": made.digest}
+    made = import_model(source, output, lora=_read_lora(lora, model).scaled(strength))
+    return {
+        "folder": str(output),
+        "model": made.settings.name,
+        "digest": made.digest,
+        "notes": list(made.notes),
+    }
 
 
 def _transformer(ref: str, open_store: OpenStore) -> tuple[FluxTransformer, WeightsFile]:
@@ -291,17 +347,19 @@ def _needs(found: Recognised) -> str:
 
 
 def _lora_row(weights: WeightsFile) -> dict[str, Any]:
-    downs = [e for k, e in weights.entries.items() if re.search(r"lora_(A|down)\b", k)]
+    downs = [e for k, e in weights.entries.items() if re.search(r"lora\w*[._](A|down)\b", k)]
     ranks = ", ".join(str(rank) for rank in sorted({entry.shape[0] for entry in downs}))
-    bfl = any("double_blocks." in key or ".linear1." in key for key in weights)
+    info = read_info(weights)
     return {
         "file": weights.label,
         "part": "lora",
-        "layout": "bfl" if bfl else "diffusers",
+        "layout": style_of(weights),
         "model": f"{len(downs)} adapters of rank {ranks or 'unknown'}",
         "parameters": sum(e.bytes // e.dtype.itemsize for e in weights.entries.values()),
         "dtypes": {},
         "problems": [],
         "assumed": [],
+        "made_for": info.base,
+        "trigger": info.trigger,
         "needs": "a base model of its widths: kontext import BASE --lora FILE",
     }

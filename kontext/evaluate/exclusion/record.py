@@ -27,7 +27,8 @@ def summary_line(result: Mapping[str, Any]) -> str:
     added = sum(len(one["added"]) for one in result["rounds"])
     return (
         f"Excluded: {', '.join(result['concepts'])}. {len(result['rounds'])} rounds of training, "
-        f"for which attacks found {added} phrasings. Of {result['tried']} phrasings that no round "
+        f"for which attacks found {added} phrasings; {result['training_kept']:.0%} of what they "
+        f"changed is kept. Of {result['tried']} phrasings that no round "
         f"has seen, {result['tried_before']} succeeded before and {result['tried_after']} do now; "
         f"with the {len(result['texts'])} strongest of them the edit succeeds for "
         f"**{last['success']:.1%}** of {result['subjects']} held-out subjects, before for "

@@ -1,17 +1,17 @@
-"""LoRA files: diffusers' and peft's keys, and BFL's; low-rank extraction of a fine-tune.
+"""LoRA files: read in every style of keys, written in three; low-rank extraction of a fine-tune.
 
-diffusers:  transformer.transformer_blocks.0.attn.to_q.lora_A.weight
-peft:       base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight
-BFL:        double_blocks.0.img_attn.qkv.lora_A.weight
-
-We write files without alpha: the scale is folded into B, which every reader takes as scale 1.
+Readers do not agree on what a file without alpha means, nor on files whose adapters have different
+ranks (diffusers up to 0.36 scales all by the first one's). So what we write has one rank, filled up
+with zeros where an adapter has less, alpha is always there, and both are equal: every reader takes
+the adapters at scale 1. The scale that they were trained with is in B.
 """
 
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,151 +19,274 @@ import torch
 from torch import Tensor
 
 from kontext.errors import WeightsError
-from kontext.models.files.convert import Layout, Rule, rules_for
+from kontext.models.files.convert import Rule, rules_for
+from kontext.models.files.lora_keys import (
+    HALVES,
+    LoraLayout,
+    Part,
+    layer_parts,
+    sort_keys,
+    written_keys,
+)
 from kontext.models.files.weights import WeightsFile, open_weights, state_entries, write_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import Lora
+from kontext.models.lora import Lora, LoraInfo
+from schemas.sections.models import TransformerShape
 
-_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
 _METADATA = "lora_adapter_metadata"  # diffusers' key for peft's LoraConfig
-_KEY = re.compile(r"(?P<name>.+)\.(?:lora_(?P<half>A|B|down|up)(?:\.default)?\.weight|alpha)")
+_TRIGGER = "modelspec.trigger_phrase"
+_TITLE = "modelspec.title"
+_BASES = ("base_model", "ss_sd_model_name", "ss_base_model_version")  # the first one that is there
+_OTHERS = (
+    ("DoRA", r"\.(dora_scale|lora_magnitude_vector)"),
+    ("LoKr", r"\.lokr_"),
+    ("LoHa", r"\.hada_"),
+)
+_log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Rows of one of our weights, under the name that a layout has for them."""
-
-    rule: Rule
-    index: int  # of the part in the rule; -1: all rows
-    rows: int
-
-
-def save_lora(lora: Lora, path: Path, model: FluxTransformer, layout: Layout = "diffusers") -> None:
+def save_lora(
+    lora: Lora,
+    path: Path,
+    model: FluxTransformer,
+    layout: LoraLayout = "diffusers",
+    info: LoraInfo | None = None,
+) -> None:
     """Write adapters as safetensors. Only the shapes of `model` are used, not its weights.
+
+    diffusers reads all three layouts, ComfyUI too. In `bfl` and `kohya` diffusers passes over
+    adapters of embedders and of the last layer; those of blocks it reads.
+
+    Args:
+        info: what the file says about itself; by default what the adapters were read with.
 
     Raises:
         WeightsError: adapters for another model.
     """
     lora.check(model)
     rules = {rule.bfl: rule for rule in rules_for(model) if rule.bfl in lora.adapters}
+    rank, stored = _of_one_rank(lora, rules, layout)
     state: dict[str, Tensor] = {}
-    start = "" if layout == "bfl" else "transformer."
-    for key, pair in lora.adapters.items():
-        pairs = {key: pair} if layout == "bfl" else _split(rules[key], *pair)
-        for name, (a, b) in pairs.items():
-            stem = start + name.removesuffix(".weight")
-            state[f"{stem}.lora_A.weight"], state[f"{stem}.lora_B.weight"] = a, b
-    write_weights(path, state_entries(state), {})
+    for name, (down, up) in stored.items():
+        a, b, alpha = written_keys(name.removesuffix(".weight"), layout)
+        state[a], state[b] = down, up
+        if alpha is not None:
+            state[alpha] = torch.tensor(float(len(down)))
+    layers = sorted(name.removesuffix(".weight") for name in stored)
+    metadata = _metadata(model.shape, rank, info or lora.info)
+    if layout == "diffusers":
+        metadata[_METADATA] = _peft_config(rank, layers)
+    write_weights(path, state_entries(state), metadata)
+
+
+def _metadata(shape: TransformerShape, rank: int, info: LoraInfo) -> dict[str, str]:
+    """What tools show of a LoRA file: the model card's keys (modelspec), and kohya's."""
+    dev = "flux-1-dev" if shape.guidance_embed else "flux-1-schnell"
+    published = shape in (TransformerShape(), TransformerShape(guidance_embed=False))
+    said = {_TITLE: info.title, _TRIGGER: info.trigger, _BASES[0]: info.base}
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{dev if published else 'flux-1-custom'}/lora",
+        "ss_network_module": "networks.lora_flux",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        **{key: value for key, value in said.items() if value},
+    }
+
+
+def _peft_config(rank: int, layers: list[str]) -> str:
+    """peft's LoraConfig as diffusers packs it; all keys that its versions look for."""
+    config = {
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": layers,
+        "use_dora": False,
+        "lora_bias": False,
+    }
+    return json.dumps({f"transformer.{key}": value for key, value in config.items()})
+
+
+def read_info(weights: WeightsFile) -> LoraInfo:
+    """What a LoRA file says about itself, whoever wrote it."""
+    said = weights.metadata
+    base = next((said[key] for key in _BASES if said.get(key)), "")
+    return LoraInfo(base, said.get(_TRIGGER, ""), said.get(_TITLE, ""))
+
+
+def _of_one_rank(
+    lora: Lora, rules: Mapping[str, Rule], layout: LoraLayout
+) -> tuple[int, dict[str, Pair]]:
+    """A rank that fits all parts, and A and B of that rank by the names that `layout` has.
+
+    A fused projection whose parts do not share A has a block of that rank for each of them: that is
+    how diffusers takes them apart again.
+    """
+    split = {key: _split(rules[key], *pair) for key, pair in lora.adapters.items()}
+    rank = max(len(down) for parts in split.values() for down, _ in parts.values())
+    if layout == "diffusers":
+        parts = [pair for own in split.values() for pair in own.items()]
+        return rank, {name: _padded(pair, rank) for name, pair in parts}
+    return rank, {
+        key: _fused(rules[key], _used(*pair), split[key], rank)
+        for key, pair in lora.adapters.items()
+    }
+
+
+def _fused(rule: Rule, whole: Pair, parts: Mapping[str, Pair], rank: int) -> Pair:
+    """One A and B for all parts of a projection, in which each has `rank` directions or less."""
+    if all(len(down) == len(whole[0]) for down, _ in parts.values()):  # they share A
+        return _padded(whole, rank)
+    empty = torch.zeros(rank, rule.shape[1])
+    given = []
+    for index, (name, rows) in enumerate(zip(rule.parts, rule.rows, strict=True)):
+        pair = parts.get(name, (empty, torch.zeros(rows, rank)))
+        given.append((Part(rule, index, rows), _padded(pair, rank)))
+    return _joined(given)
+
+
+def _padded(pair: Pair, rank: int) -> Pair:
+    """The same map at a rank that is not smaller."""
+    more = rank - len(pair[0])
+    if not more:
+        return pair
+    down, up = pair
+    return torch.cat([down, down.new_zeros(more, down.shape[1])]), torch.cat(
+        [up, up.new_zeros(len(up), more)], dim=1
+    )
+
+
+def _used(down: Tensor, up: Tensor) -> Pair:
+    """Without the directions that B does not use; all of them where it uses none (untrained)."""
+    used = up.count_nonzero(dim=0) > 0
+    return (down[used], up[:, used]) if used.any() and not used.all() else (down, up)
+
+
+def _unpadded(down: Tensor, up: Tensor) -> Pair:
+    """Without the directions in which both A and B are zero; one is kept where all are."""
+    used = (down.count_nonzero(dim=1) > 0) | (up.count_nonzero(dim=0) > 0)
+    used[0] |= not used.any()
+    return (down, up) if used.all() else (down[used], up[:, used])
 
 
 def _split(rule: Rule, down: Tensor, up: Tensor) -> dict[str, Pair]:
     """Each part's own A and B. Directions that a part does not use are left out of it."""
     parts = replace(rule, shape=tuple(up.shape)).split(up)
-    used = {name: part.count_nonzero(dim=0) > 0 for name, part in parts.items()}
-    if not any(bool(mask.any()) for mask in used.values()):  # untrained: B is zero
+    if not up.any():  # untrained: B is zero
         return {name: (down, part) for name, part in parts.items()}
-    return {
-        name: (down[used[name]], part[:, used[name]])
-        for name, part in parts.items()
-        if used[name].any()
-    }
+    return {name: _used(down, part) for name, part in parts.items() if part.any()}
 
 
 def load_lora(path: Path, model: FluxTransformer) -> Lora:
-    """Read adapters for `model` (which may be on the meta device) from a file of any layout.
+    """Read adapters for `model` (which may be on the meta device) from a file of any style.
 
-    alpha is read from the file's tensors or from the metadata that diffusers writes.
+    alpha is read from the file's tensors or from the metadata that diffusers writes; without
+    either the scale is 1. Adapters of text encoders, which are not trained here, are left out:
+    that is logged, and their keys are in the result's `skipped`.
 
     Raises:
-        WeightsError: damaged or not a LoRA; one message with all surplus, missing and misshapen
-            keys where it is for another model.
+        WeightsError: damaged, not a LoRA, or adapters of text encoders alone; one message with all
+            surplus, missing and misshapen keys where it is for another model.
     """
     weights = open_weights(path)
-    if not weights.is_lora:
-        raise WeightsError(f"{path} holds no LoRA adapters")
-    halves, strange = _halves(weights)
-    parts = _parts(model)
-    found: dict[str, list[tuple[_Part, Pair]]] = {}
-    missing, misshapen = [], []
-    for name, tensors in halves.items():
-        part = parts.get(name)
-        if part is None:
-            strange.append(name)
-        elif not {"A", "B"} <= set(tensors):
-            missing.append(f"{name} has no lora_{'B' if 'A' in tensors else 'A'}")
-        elif (wrong := _misfit(part, weights, tensors)) is not None:
+    _check_kind(weights)
+    keys = sort_keys(weights)
+    if not keys.halves and keys.text and not keys.strange:
+        raise WeightsError(f"{path} holds adapters of text encoders alone, none of the transformer")
+    layers = layer_parts(rules_for(model))
+    found: dict[str, list[tuple[Part, Pair]]] = {}
+    missing, misshapen, strange = [], [], list(keys.strange)
+    for name, tensors in keys.halves.items():
+        parts = layers.get(name)
+        if parts is None:
+            strange += tensors.values()
+        elif lacks := [half for half in HALVES if half not in tensors]:
+            missing.append(f"{name} has no lora_{lacks[0]}")
+        elif (wrong := _misfit(parts, weights, tensors)) is not None:
             misshapen.append(f"{name} {wrong}")
         else:
             pair = _scaled(weights, name, tensors)
-            found.setdefault(part.rule.bfl, []).append((part, pair))
+            for part, rows in zip(parts, _rows(parts, pair), strict=True):
+                found.setdefault(part.rule.bfl, []).append((part, rows))
+    strange += _twice(found)
     lists = (("missing", missing), ("surplus", strange), ("misshapen", misshapen))
     problems = [f"{len(keys)} {what}: {', '.join(sorted(keys))}" for what, keys in lists if keys]
     if problems:
         raise WeightsError(f"{path} does not fit the model; " + "; ".join(problems))
-    return Lora({key: _joined(given) for key, given in found.items()}, str(path))
+    made = Lora(
+        {key: _joined(given) for key, given in found.items()},
+        str(path),
+        skipped=tuple(sorted(keys.text)),
+        info=read_info(weights),
+    )
+    for note in made.notes():
+        _log.warning("%s", note)
+    return made
 
 
-def _halves(weights: WeightsFile) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Keys of A, B and alpha by module name, and keys that are none of them."""
-    halves: dict[str, dict[str, str]] = {}
-    strange = []
-    for key in weights:
-        match = _KEY.fullmatch(key)
-        if match is None:
-            strange.append(key)
-            continue
-        half = {"down": "A", "up": "B", None: "alpha"}.get(match["half"], match["half"])
-        name = match["name"]
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        halves.setdefault(name, {})[half] = key
-    return halves, strange
+def _check_kind(weights: WeightsFile) -> None:
+    for kind, sign in _OTHERS:
+        if any(re.search(sign, key) for key in weights):
+            raise WeightsError(f"{weights.label} is a {kind}, which is not supported")
+    if not weights.is_lora:
+        raise WeightsError(f"{weights.label} holds no LoRA adapters")
 
 
-def _parts(model: FluxTransformer) -> dict[str, _Part]:
-    """Every module name of either layout that can have an adapter."""
-    found = {}
-    for rule in rules_for(model):
-        if len(rule.shape) == 2:
-            found[rule.bfl.removesuffix(".weight")] = _Part(rule, -1, rule.shape[0])
-            for index, name in enumerate(rule.parts):
-                found[name.removesuffix(".weight")] = _Part(rule, index, rule.rows[index])
-    return found
+def _twice(found: Mapping[str, Sequence[tuple[Part, Pair]]]) -> Iterable[str]:
+    """Weights that a file adapts more than once, under names of several styles."""
+    for key, given in found.items():
+        indices = [part.index for part, _ in given]
+        if len(set(indices)) < len(indices) or (-1 in indices and len(indices) > 1):
+            yield f"{key} (adapted under several names)"
 
 
-def _misfit(part: _Part, weights: WeightsFile, keys: Mapping[str, str]) -> str | None:
+def _rows(parts: Sequence[Part], pair: Pair) -> list[Pair]:
+    """A layer's A and B for each of the parts that it stands for, which share A."""
+    down, up = pair
+    return [(down, rows) for rows in torch.split(up, [part.rows for part in parts])]
+
+
+def _misfit(parts: Sequence[Part], weights: WeightsFile, keys: Mapping[str, str]) -> str | None:
     down, up = weights.shape(keys["A"]), weights.shape(keys["B"])
-    wanted = (part.rows, part.rule.shape[1])
+    wanted = (sum(part.rows for part in parts), parts[0].rule.shape[1])
+    if "alpha" in keys and torch.Size(weights.shape(keys["alpha"])).numel() != 1:
+        return "has an alpha that is not one number"
     if len(down) == len(up) == 2 and down[0] == up[1] and (up[0], down[1]) == wanted:
-        return None
+        return None if down[0] else "has rank 0"
     return f"{list(up)} x {list(down)} for {list(wanted)}"
 
 
 def _scaled(weights: WeightsFile, name: str, keys: Mapping[str, str]) -> Pair:
+    """A and B in float32, alpha / rank in B."""
     down, up = weights[keys["A"]].float(), weights[keys["B"]].float()
     if "alpha" in keys:
-        return down, up * (float(weights[keys["alpha"]]) / down.shape[0])
-    return down, up * _metadata_scale(weights, name, down.shape[0])
+        scale = float(weights[keys["alpha"]]) / down.shape[0]
+    else:
+        scale = _metadata_scale(weights, name, down.shape[0])
+    return _unpadded(down, up * scale)
 
 
 def _metadata_scale(weights: WeightsFile, name: str, rank: int) -> float:
     """alpha / rank from peft's LoraConfig, where the file carries it; else 1."""
     try:
         stored: dict[str, Any] = json.loads(weights.metadata.get(_METADATA, "{}"))
-    except ValueError as error:
-        raise WeightsError(f"{weights.label}: its LoRA metadata is not JSON") from error
-    config = {key.removeprefix("transformer."): value for key, value in stored.items()}
+        config = {key.removeprefix("transformer."): value for key, value in stored.items()}
+        alphas = config.get("alpha_pattern") or {}
+        # peft takes the first pattern that matches the end of the layer's name
+        own = [value for key, value in alphas.items() if re.match(rf"(.*\.)?({key})$", name)]
+    except (ValueError, AttributeError, re.error) as error:
+        raise WeightsError(f"{weights.label}: its LoRA metadata cannot be read") from error
     if config.get("use_dora"):
         raise WeightsError(f"{weights.label} is a DoRA, which is not supported")
-    alphas = config.get("alpha_pattern") or {}
-    alpha = next((v for k, v in alphas.items() if name.endswith(k)), config.get("lora_alpha"))
+    alpha = own[0] if own else config.get("lora_alpha")
     if alpha is None:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _joined(given: Sequence[tuple[_Part, Pair]]) -> Pair:
+def _joined(given: Sequence[tuple[Part, Pair]]) -> Pair:
     """One adapter for our weight from those of its parts.
 
     Parts with the same A share it again; otherwise A is stacked and B is block-diagonal, which is
@@ -174,9 +297,7 @@ def _joined(given: Sequence[tuple[_Part, Pair]]) -> Pair:
         return given[0][1]
     pairs = {part.index: pair for part, pair in given}
     first = given[0][1][0]
-    shared = len(pairs) == len(rule.parts) and all(
-        torch.equal(first, down) for down, _ in pairs.values()
-    )
+    shared = all(torch.equal(first, down) for down, _ in pairs.values())
     down = first if shared else torch.cat([pairs[i][0] for i in sorted(pairs)])
     rows, start = [], 0
     for index, count in enumerate(rule.rows):
@@ -217,7 +338,7 @@ def extract(
         lost[rule.bfl] = 1.0
         if delta.dim() == 2:
             given = [
-                (_Part(rule, index, len(piece)), _truncated(piece, rank))
+                (Part(rule, index, len(piece)), _truncated(piece, rank))
                 for index, piece in enumerate(rule.split(delta).values())
             ]
             found[rule.bfl] = _joined(given)

@@ -5,8 +5,9 @@ the largest tensor, whatever the file's own dtype is.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,8 @@ _DIFFUSERS = (
     "encoder.down_blocks.",
     "decoder.up_blocks.",
 )
+_LORA = re.compile(r"[._]lora[._\d]")  # lora_A, lora.down, qkv_lora1
+_WRAPPED = "model.diffusion_model."  # ComfyUI's name of the transformer in a file of all parts
 _SHARD_BYTES = 10 * 10**9  # diffusers' own limit for one file
 
 
@@ -80,7 +83,7 @@ class WeightsFile(Mapping[str, Tensor]):
     @property
     def is_lora(self) -> bool:
         """Whether these are low-rank adapters rather than a model."""
-        return any(".lora_" in key for key in self)
+        return any(_LORA.search(key) for key in self)
 
     @property
     def layout(self) -> Layout:
@@ -101,6 +104,8 @@ class WeightsFile(Mapping[str, Tensor]):
 def open_weights(path: Path) -> WeightsFile:
     """Read the headers of a safetensors file, or of a folder with one (or with a sharded index).
 
+    Of ComfyUI's files of all parts of a model this is the transformer.
+
     Raises:
         WeightsError: nothing there, a file that is damaged or not safetensors, or a tensor that
             two files have.
@@ -117,7 +122,16 @@ def open_weights(path: Path) -> WeightsFile:
                     entries[key] = _entry(handle, file, key)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: cannot be read as safetensors ({error})") from error
-    return WeightsFile(entries, str(path), metadata)
+    return WeightsFile(_unwrapped(entries), str(path), metadata)
+
+
+def _unwrapped(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """The transformer alone of ComfyUI's file of all parts, and any other file as it is."""
+    if any(_LORA.search(key) for key in entries):
+        return entries
+    inner = (key for key in entries if key.startswith(_WRAPPED))
+    found = {key.removeprefix(_WRAPPED): entries[key] for key in inner}
+    return {key: replace(entry, name=key) for key, entry in found.items()} or entries
 
 
 def _entry(handle: Any, file: Path, key: str) -> Entry:

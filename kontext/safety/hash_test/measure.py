@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from kontext.safety.rates import Rate, exact
 CHANGES_RESULTS = False  # measures; a stage never asks it
 
 RECALL, FEWEST = 0.99, 500
-_Hashed = tuple[Bytes, int, int]  # hashes, quality, short side
 _WHOLE = 320  # pixels a side of what is transformed: a smaller one's own hash is off centre
 _SMALLEST, _LARGEST = 128, 640  # pixels: of the shorter side; of the longer one, made smaller
+_CUT_OUT = 0.1  # of the pixels: so many are see-through in a picture of one thing on nothing
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # where Debian's packages have photographs and paintings
 PLACES = (
@@ -65,6 +65,13 @@ class Row:
     distances: tuple[int, ...]  # bits to the original: smallest, median, 90 %, 99 %, largest
 
 
+class _Hashed(NamedTuple):
+    hashes: Bytes  # in 8 orientations
+    quality: int
+    side: int  # the shorter one, pixels
+    cut_out: bool
+
+
 @dataclass(frozen=True)
 class FalseMatches:
     """Pairs of different files within the distance, in any orientation."""
@@ -84,7 +91,8 @@ class Result:
     pictures: int
     plain: int  # of them, with too little detail for PDQ
     rows: list[Row]
-    false: FalseMatches
+    false: FalseMatches  # among pictures that fill their frame
+    cut_outs: FalseMatches  # with a cut-out on either side: one thing on nothing, such as a sprite
     by_distance: dict[str, list[float]]  # family -> share within 0, 1, ... 63 bits, of PDQ alone
     not_measured: tuple[str, ...] = NOT_MEASURED
 
@@ -121,10 +129,10 @@ def measure(
     """Transform `transformed` of the pictures, spread evenly; look for false matches among all."""
     with _pool(processes) as pool:
         hashed = list(pool.map(_hashed, files, chunksize=16))
-        false = _false(files, hashed, pool)
-    bank = np.stack([hashes[0] for hashes, *_ in hashed])
-    quality = np.array([q for _, q, _ in hashed])
-    large = [number for number, (*_, side) in enumerate(hashed) if side >= _WHOLE]
+        false, cut_outs = (_false(files, hashed, pool, kind) for kind in (False, True))
+    bank = np.stack([one.hashes[0] for one in hashed])
+    quality = np.array([one.quality for one in hashed])
+    large = [number for number, one in enumerate(hashed) if one.side >= _WHOLE]
     if len(large) < FEWEST:
         raise SourceError(f"{len(large)} pictures of {_WHOLE} pixels a side are too few: {FEWEST}")
     spread = np.linspace(0, len(large) - 1, min(transformed, len(large)))
@@ -144,7 +152,8 @@ def measure(
         family: _curve(apart[detailed][:, [n for n, t in enumerate(every) if t.family == family]])
         for family in dict.fromkeys(t.family for t in every)
     }
-    return Result(len(chosen_list), int((~detailed).sum()), rows, false, curves)
+    plain = int((~detailed).sum())
+    return Result(len(chosen_list), plain, rows, false, cut_outs, curves)
 
 
 def _row(
@@ -172,21 +181,32 @@ def _curve(apart: NDArray[np.int64]) -> list[float]:
 
 
 def _false(
-    files: Sequence[Path], hashed: Sequence[_Hashed], pool: ProcessPoolExecutor
+    files: Sequence[Path], hashed: Sequence[_Hashed], pool: ProcessPoolExecutor, cut_outs: bool
 ) -> FalseMatches:
-    """Every picture that has enough detail against every other, in all orientations."""
-    mine = [number for number, (_, quality, _) in enumerate(hashed) if quality >= MIN_QUALITY]
-    bank = np.stack([hashed[number][0][0] for number in mine])
+    """Every picture that has enough detail against every other, in all orientations.
+
+    `cut_outs`: the pairs with a cut-out on either side, else those without any.
+    """
+    detailed = [number for number, one in enumerate(hashed) if one.quality >= MIN_QUALITY]
+    mine = [number for number in detailed if cut_outs or not hashed[number].cut_out]
+    bank = (
+        np.stack([hashed[number].hashes[0] for number in mine])
+        if mine
+        else np.empty((0, 32), np.uint8)
+    )
+    kinds = np.array([hashed[number].cut_out for number in mine], bool)
     matches: list[tuple[Path, Path, int]] = []
+    pairs = 0
     for place, number in enumerate(mine):
-        apart = distances(hashed[number][0][:, None], bank[None, :place]).min(axis=0)
+        asked = kinds[:place] | kinds[place] if cut_outs else ~kinds[:place]
+        apart = distances(hashed[number].hashes[:, None], bank[None, :place]).min(axis=0)
+        pairs += int(asked.sum())
         matches += [
             (files[number], files[mine[other]], int(apart[other]))
-            for other in np.flatnonzero(apart <= MAX_DISTANCE).tolist()
+            for other in np.flatnonzero((apart <= MAX_DISTANCE) & asked).tolist()
         ]
     same = list(pool.map(_same, matches, chunksize=8))
     false = [match for match, one in zip(matches, same, strict=True) if not one]
-    pairs = len(mine) * (len(mine) - 1) // 2
     return FalseMatches(
         len(mine), pairs, len(matches), sum(same), exact(len(false), pairs),
         tuple(f"{a.name}, {b.name}: {bits} bits" for a, b, bits in false),
@@ -200,7 +220,13 @@ def _same(match: tuple[Path, Path, int]) -> bool:
 def _hashed(path: Path) -> _Hashed:
     picture = _opened(path)
     hashes, quality = pdq_dihedral(rgb_of(picture))
-    return hashes, quality, min(picture.size)
+    return _Hashed(hashes, quality, min(picture.size), _is_cut_out(path))
+
+
+def _is_cut_out(path: Path) -> bool:
+    with Image.open(path) as file:
+        alpha = np.asarray(file.convert("RGBA").getchannel("A"))
+    return float((alpha == 0).mean()) > _CUT_OUT
 
 
 _BANK: dict[str, Any] = {}

@@ -2,10 +2,10 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 
-from kontext.safety.hash_test.measure import RECALL, Result, Row
+from kontext.safety.hash_test.measure import RECALL, FalseMatches, Result, Row
 from kontext.safety.hash_test.transforms import CURVES
 from kontext.safety.pdq import MAX_DISTANCE
 from kontext.safety.rates import Rate
@@ -23,7 +23,6 @@ _STYLE = (
 def page(result: Result) -> str:
     """HTML with the figure inside."""
     picture = base64.b64encode(figure(result)).decode()
-    false = result.false
     lines = [
         f"<!doctype html><meta charset=utf-8><title>Hash test</title><style>{_STYLE}</style>",
         "<h1>What the hash gate knows again</h1>",
@@ -38,14 +37,12 @@ def page(result: Result) -> str:
         "<th>PDQ alone<th>too plain: stopped<th>bits: median, 99 %, largest</tr>",
         *map(_line, result.rows),
         "</table><h2>False matches</h2>",
-        f"<p>Among {false.pairs:,} pairs of {false.pictures:,} pictures, {false.matches} lie "
-        f"within {MAX_DISTANCE} bits in some orientation; {false.same} of them are one picture in "
-        "two files (their details lie at the same places, or hardly any pixel differs). False: "
-        f"{false.rate.hits}, which is {1e6 * false.rate.value:.2f} in a million "
-        f"({1e6 * false.rate.low:.2f} to {1e6 * false.rate.high:.2f}).</p>",
-        f"<details><summary>Their names</summary><ul>{_items(false.named)}</ul></details>"
-        if false.named
-        else "",
+        *_false(
+            "Pictures that fill their frame (at most one in a million is required)", result.false
+        ),
+        *_false(
+            "Cut-outs: one thing on nothing, beside each other and all others", result.cut_outs
+        ),
         f"<h2>Not measured</h2><ul>{_items(result.not_measured)}</ul>",
     ]
     return "\n".join(lines) + "\n"
@@ -83,6 +80,18 @@ def figure(result: Result) -> bytes:
     drawn.savefig(data, format="png", dpi=90)
     pyplot.close(drawn)
     return data.getvalue()
+
+
+def _false(title: str, false: FalseMatches) -> Iterator[str]:
+    yield (
+        f"<h3>{title}</h3><p>Among {false.pairs:,} pairs of {false.pictures:,} pictures, "
+        f"{false.matches} lie within {MAX_DISTANCE} bits in some orientation; {false.same} of them "
+        "are one picture in two files (their details lie at the same places, or hardly any pixel "
+        f"differs). False: {false.rate.hits}, which is {1e6 * false.rate.value:.2f} in a million "
+        f"({1e6 * false.rate.low:.2f} to {1e6 * false.rate.high:.2f}).</p>"
+    )
+    if false.named:
+        yield f"<details><summary>Their names</summary><ul>{_items(false.named)}</ul></details>"
 
 
 def _items(lines: Iterable[str]) -> str:

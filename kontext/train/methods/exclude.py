@@ -3,9 +3,10 @@
 A share of a batch asks for it, in any of the phrasings found so far, on any training picture: the
 target is that picture. The rest is everything else, in the data's words and in words of the
 same making as the excluded phrasings, so that words that are odd but harmless keep their effect
-too; there the goal is the data's own, or the velocity of the flow as it was. FLUX.1 Kontext names safety training as a
-mitigation and publishes no method (arXiv 2506.15742); a context as target is the edit's counterpart
-of erasing a concept from a text-to-image model (Gandikota et al., arXiv 2303.07345).
+too; there the goal is the data's own, or the velocity of the flow as it was. FLUX.1 Kontext names
+safety training as a mitigation and publishes no method (arXiv 2506.15742); a context as target is
+the edit's counterpart of erasing a concept from a text-to-image model (Gandikota et al., arXiv
+2303.07345).
 """
 
 from __future__ import annotations

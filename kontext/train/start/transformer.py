@@ -17,7 +17,7 @@ from kontext.models.files.locate import artifact_transformer
 from kontext.models.files.recognise import recognise
 from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora, lora_of, merge
+from kontext.models.lora import LoraConfig, LoraInfo, apply_lora, lora_of, merge
 from kontext.train.start.files import names_artifact, open_init, transformer_path
 from schemas.sections.training import FinetuneConfig
 
@@ -68,7 +68,11 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
         return
     from kontext.models.files.lora_files import save_lora
 
-    save_lora(lora_of(model), ctx.scratch / LORA, model)
+    lora = lora_of(model)
+    for note in lora.notes():
+        ctx.note(note)
+    said = config.init if names_artifact(config.init) else Path(config.init).name
+    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)
 

@@ -15,7 +15,7 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import rules_for, to_diffusers
 from kontext.models.files.lora_files import save_lora
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora, lora_of, merge
+from kontext.models.lora import LoraConfig, LoraInfo, apply_lora, lora_of, merge
 from schemas.sections.models import AutoencoderShape, TransformerShape
 
 _SHAPE = TransformerShape(
@@ -191,7 +191,7 @@ def _tuned(home: Path) -> FluxTransformer:
     return base
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "bfl"])
+@pytest.mark.parametrize("layout", ["diffusers", "bfl", "kohya"])
 def test_adapters_come_out_of_a_finetune_and_go_into_a_model(home: Path, layout: str) -> None:
     model = _tuned(home)
     save_lora(lora_of(model), home / "lora.safetensors", model)
@@ -214,6 +214,39 @@ def test_adapters_come_out_of_a_finetune_and_go_into_a_model(home: Path, layout:
     half = load_file(home / "half" / "transformer.safetensors")
     for key, value in base.items():
         assert torch.allclose(half[key], (value + tuned[key]) / 2, atol=1e-5)
+
+
+def test_adapters_are_written_in_other_keys_and_say_what_they_are(home: Path) -> None:
+    model, out = _tuned(home), home / "out.safetensors"
+    file = home / "lora.safetensors"
+    save_lora(lora_of(model), file, model, info=LoraInfo("tiny", "as a print"))
+    text = {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 2)}
+    for layout in ("kohya", "bfl", "diffusers"):
+        made = call("lora", "convert", home / "model", file, "-o", out, "--layout", layout)
+        row = call("doctor", out)[0]
+        said = row["layout"], row["made_for"], row["trigger"]
+        assert said == (layout, "tiny", "as a print")
+        assert made["notes"] == [] and row["model"].endswith("adapters of rank 2")
+    save_file({**load_file(file), **text}, home / "both.safetensors")
+    for made in (
+        call("lora", "merge", home / "model", home / "both.safetensors", "-o", home / "merged"),
+        call("import", home / "model", "--name", "m", "--lora", home / "both.safetensors"),
+    ):
+        assert "1 tensors for text encoders are left out" in made["notes"][0]
+
+
+def test_adapters_that_do_nothing_are_refused(home: Path, monkeypatch: Any, capsys: Any) -> None:
+    """They are zero, or too small for the dtype of the weights that they are added to."""
+    model, file = _tuned(home), home / "lora.safetensors"
+    save_lora(lora_of(model).scaled(1e-12), file, model)
+    asked = ["import", home / "model", "--name", "x", "--lora", file]
+    assert "rounding of the weights' dtype" in fails(monkeypatch, capsys, *asked, "--dtype", "bf16")
+    save_lora(lora_of(model).scaled(1e-3), file, model)
+    assert call(*asked, "--dtype", "fp32")["notes"] == []
+    save_lora(lora_of(model).scaled(0), file, model)
+    for command in (asked, ["lora", "merge", home / "model", file, "-o", home / "y"]):
+        assert "all its adapters are zero" in fails(monkeypatch, capsys, *command)
+    assert not (home / "y").exists()
 
 
 def test_bad_adapters_are_one_line(home: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -17,6 +17,8 @@ from kontext.safety.hash_test.transforms import REQUIRED, rgb_of, transforms
 from kontext.safety.rates import exact
 from tests.safety.hash_test.clouds import clouds
 
+NONE = FalseMatches(0, 0, 0, 0, exact(0, 0))
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,6 +63,7 @@ def test_recall_false_matches_and_what_is_too_plain(
     border = rows["border", "10 %"]
     assert border.gate.hits == 3 and border.pdq.hits == 0  # the gate looks inside of it
     assert result.false == FalseMatches(6, 15, 1, 1, exact(0, 15))
+    assert result.cut_outs == FalseMatches(6, 0, 0, 0, exact(0, 0))
     assert not result.failed
     assert not result.false.named
     text = page(result)
@@ -83,8 +86,28 @@ def test_false_matches_are_those_of_different_pictures_and_have_names(
     false = measure(measuring.pictures_in([tmp_path]), 1).false
     assert (false.pairs, false.matches, false.same, false.rate.hits) == (3, 3, 1, 2)
     assert [name.split(":")[0] for name in false.named] == ["1.png, 0.png", "2.jpg, 0.png"]
-    made = Result(3, 0, [], false, {})
+    made = Result(3, 0, [], false, NONE, {})
     assert made.failed == ["false matches"] and false.named[0] in page(made)
+
+
+def test_cut_outs_are_counted_beside_and_not_among_whole_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "FEWEST", 1)
+    clouds(0, 1.0).save(tmp_path / "0.png")
+    clouds(1, 0.8).save(tmp_path / "1.png")
+    for number, clear in ((2, 44), (3, 20)):  # 11 % and 5 % of the rows
+        thing = clouds(number, 0.9)
+        thing.putalpha(Image.fromarray(np.where(np.arange(400) < clear, 0, 255).astype(np.uint8)[
+            :, None
+        ].repeat(400, axis=1)))  # fmt: skip
+        thing.save(tmp_path / f"{number}.png")
+    result = measure(measuring.pictures_in([tmp_path]), 1)
+    assert (result.false.pictures, result.false.pairs) == (3, 3)
+    assert (result.cut_outs.pictures, result.cut_outs.pairs) == (4, 3)  # 2 with 0, 1 and 3
+    assert all("2.png" in name for name in result.cut_outs.named)
+    assert not any("2.png" in name for name in result.false.named)
+    assert "Cut-outs" in page(result)
 
 
 def test_too_few_pictures_are_refused(folder: Path) -> None:
@@ -113,7 +136,7 @@ def row(family: str, hits: int, of: int = 1000) -> Row:
 def test_it_fails_below_what_is_required(hits: int, false: int, failed: list[str]) -> None:
     result = Result(
         1000, 0, [row("JPEG", hits), row("crop", 3)],
-        FalseMatches(1500, 1_124_250 - 124_250, 9, 9 - false, exact(false, 1_000_000)), {},
+        FalseMatches(1500, 1_124_250 - 124_250, 9, 9 - false, exact(false, 1_000_000)), NONE, {},
     )  # fmt: skip
     assert result.failed == failed
     assert ("Not reached" in page(result)) == bool(failed)
@@ -127,7 +150,7 @@ def test_the_command_writes_a_page_and_fails_where_recall_is_low(
     for rate in said:
         result = Result(
             3, 0, [Row("JPEG", "x", 1, True, rate, exact(0, 0), rate, (0, 1, 2, 3, 4))],
-            FalseMatches(2, 1, 0, 0, exact(0, 1)), {},
+            FalseMatches(2, 1, 0, 0, exact(0, 1)), NONE, {},
         )  # fmt: skip
         monkeypatch.setattr(measuring, "measure", lambda *_, made=result: made)
         output = tmp_path / "page.html"
