@@ -27,7 +27,6 @@ CHANGES_RESULTS = False  # what it writes counts
 FOLDER = Path(__file__).parent
 NEAR = 0.35  # cosine of MiniLM's word vectors from which one word speaks for another
 HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 32, 10, 256, 3e-3, 1e-2, 0
-SHIFT = 0.3  # added to the logits: so that attacks amid long texts are seen with the limit 0.5
 NETWORKS = 5  # whose mean is taken
 JOINED = 12000  # pairs of phrases of a language, one after the other
 WITHIN = 6000  # phrases amid words of others, as a window cuts them from a long text
@@ -207,7 +206,7 @@ def train(held_back: bool = False) -> dict[str, meanings.Values]:
     made = [_network(shown, SEED + number) for number in range(NETWORKS)]
     parts = {name: np.concatenate([one[name] for one in made], -1) for name in made[0]}
     parts["outer"] /= NETWORKS
-    parts["outer_bias"] = parts["outer_bias"].mean(keepdims=True) + SHIFT
+    parts["outer_bias"] = parts["outer_bias"].mean(keepdims=True)
     return {name: np.ascontiguousarray(part, np.float16) for name, part in parts.items()}
 
 
