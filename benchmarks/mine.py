@@ -1,13 +1,14 @@
 """What mining and splitting a large dataset takes: synthetic metadata, no pictures to look at.
 
-    python -m benchmarks.mine [--images 2000000] [--pairs 10000000] [--folder FOLDER]
+    python -m benchmarks.mine [--images 2000000] [--pairs 10000000] [--group 5000] [--folder FOLDER]
 
 Makes an ingest artifact of so many images in small groups, whose labels are mined to about 1.2
 times as many proposals as pairs, and one image in 500 a near-duplicate of one in another group.
 Then, each in a process of its own: stage mine on it (miners, caps, quotas, tables); and what stage
 shard does before it writes (join with captions and verdicts, near-duplicates, components, splits).
-Prints the seconds and the largest memory (maximum resident set) of each, and the goal; exit 1 where
-it is not reached. Results go to benchmarks/results/mine-cpu.json.
+Last, stage mine on `--group` pictures of one group, each with three labels, in a store of its own.
+Prints the seconds and the largest memory (maximum resident set) of each, and the goals; exit 1
+where one is not reached. Results go to benchmarks/results/mine-cpu.json.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from schemas.sections.data import IngestConfig, MineConfig
 from schemas.tables import CAPTION_TEXTS, CAPTIONS, GIVEN, IMAGES, MOMENTS, PIXELS
 
 MEMORY_GB = 6.0
+GROUP_SECONDS, GROUP_GB = 60.0, 1.0
 _FILE = 100_000  # images of a file
 _LABELS = ("hair_color", "season", "expression", "text")  # one of each category but style
 _NEAR = 500  # one image in so many
@@ -95,6 +97,27 @@ def _blank(kind: pa.DataType) -> Any:
     return "" if pa.types.is_string(kind) else False if pa.types.is_boolean(kind) else 0
 
 
+def group_of(count: int) -> pa.Table:
+    """IMAGES rows of one group: no two have the same colour, object and style."""
+    table = images_of(0, count, count)
+    labels = [
+        {"color": str(n % 50), "object": str(n // 50 % 25), "art_style": str(n // 1250)}
+        for n in range(count)
+    ]
+    place = table.schema.get_field_index("attributes")
+    return table.set_column(
+        place, IMAGES.field(place), pa.array([json.dumps(own) for own in labels])
+    )
+
+
+def disc(number: int) -> bytes:
+    """PNG of a disc, 64 px; pictures of one object have its size."""
+    across = np.hypot(*(np.indices((64, 64)) - 32.0))
+    color = np.random.default_rng(number).integers(0, 200, 3)
+    inside = (across < 8 + number // 50 % 25)[..., None]
+    return encode_png(np.where(inside, color, 255).astype(np.uint8))
+
+
 def committed(store: ArtifactStore, stage: str, digest: str, config: Any, fill: Any) -> Artifact:
     """An artifact that `fill` wrote."""
     writer = store.writer(stage, digest)
@@ -127,21 +150,32 @@ def recipe(pairs: int) -> Recipe:
     )
 
 
-def make(args: argparse.Namespace, engine: Engine) -> None:
-    """The ingest artifact; every picture is the same few pixels."""
-    group = args.pairs // args.images + 1
-    png = encode_png(np.full((16, 16, 3), 128, np.uint8))
+def ingested(engine: Engine, tables: Iterator[tuple[pa.Table, Sequence[bytes]]]) -> None:
+    """The ingest artifact of tables of IMAGES and their PNGs, a file each."""
 
     def fill(writer: ArtifactWriter) -> None:
-        for number, first in enumerate(range(0, args.images, _FILE)):
-            table = images_of(first, min(_FILE, args.images - first), group)
+        for number, (table, pngs) in enumerate(tables):
             writer.add_table(f"images/{number:05}.parquet", table)
-            pixels = {"pixel_id": table["pixel_id"], "png": [png] * table.num_rows}
+            pixels = {"pixel_id": table["pixel_id"], "png": pngs}
             writer.add_table(f"pixels/{number:05}.parquet", pa.table(pixels, PIXELS))
         writer.add_table("moments.parquet", MOMENTS.empty_table())
         writer.add_table("given.parquet", GIVEN.empty_table())
 
     committed(engine.artifacts, "ingest", "made", IngestConfig().model_dump(mode="json"), fill)
+
+
+def make(args: argparse.Namespace, engine: Engine) -> None:
+    """The ingest artifact; every picture is the same few pixels."""
+    group = args.pairs // args.images + 1
+    png = encode_png(np.full((16, 16, 3), 128, np.uint8))
+    counts = ((first, min(_FILE, args.images - first)) for first in range(0, args.images, _FILE))
+    ingested(engine, ((images_of(first, n, group), [png] * n) for first, n in counts))
+
+
+def make_group(args: argparse.Namespace, engine: Engine) -> None:
+    """The ingest artifact of one group."""
+    pngs = [disc(number) for number in range(args.group)]
+    ingested(engine, iter([(group_of(args.group), pngs)]))
 
 
 def mine(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
@@ -218,19 +252,20 @@ def split(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
 
 
 STEPS: dict[str, Callable[[argparse.Namespace, Engine], dict[str, Any] | None]] = {
-    "make": make, "mine": mine, "caption": caption, "split": split
+    "make": make, "mine": mine, "caption": caption, "split": split,
+    "make-group": make_group, "group": mine,
 }  # fmt: skip
-JUDGED = ("mine", "split")
+MAKING, JUDGED = ("make", "make-group"), ("mine", "split")
 
 
 def one_step(args: argparse.Namespace) -> dict[str, Any]:
     """A step in this process: seconds, memory at most, and what it found."""
-    home = args.folder / "home"
-    url = f"file://{args.folder}/store"
-    if args.step == "make":
+    folder = args.folder / ("group" if args.step.endswith("group") else "many")
+    home, url = folder / "home", f"file://{folder}/store"
+    if args.step in MAKING:
         store = ArtifactStore(open_store(url), home / "cache" / "blobs")
         committed(store, "ingest", "none", {}, lambda writer: None)
-    pin = "none" if args.step == "make" else "made"
+    pin = "none" if args.step in MAKING else "made"
     engine = Engine(recipe(args.pairs), url, "", home, stages=STAGES, pins={"ingest": pin})
     began, worked = time.perf_counter(), time.process_time()
     found = STEPS[args.step](args, engine) or {}
@@ -244,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2_000_000)
     parser.add_argument("--pairs", type=int, default=10_000_000)
+    parser.add_argument("--group", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -259,18 +295,22 @@ def compare(args: argparse.Namespace) -> None:
     """All steps, printed, judged and saved."""
     found = {}
     for step in STEPS:
-        sizes = ["--images", str(args.images), "--pairs", str(args.pairs)]
+        sizes = [f"--{name}={getattr(args, name)}" for name in ("images", "pairs", "group")]
         command = [sys.executable, "-m", "benchmarks.mine", "--step", step, *sizes]
         command += ["--folder", str(args.folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found[step] = json.loads(done.stdout.splitlines()[-1])
         print(f"{step:8} {found[step]}", flush=True)
-    save("mine", torch.device("cpu"), {"images": args.images, "pairs": args.pairs, "steps": found})
+    told = {"images": args.images, "pairs": args.pairs, "group": args.group, "steps": found}
+    save("mine", torch.device("cpu"), told)
     what = f"{args.images:,} images, {args.pairs:,} pairs"
     reached = [
         goal(f"{step} of {what}, memory at most", found[step]["peak_gb"], MEMORY_GB, " GiB")
         for step in JUDGED
     ]
+    group, what = found["group"], f"{args.group:,} pictures of one group, mined"
+    reached.append(goal(what, group["seconds"], GROUP_SECONDS, " s"))
+    reached.append(goal(f"{what}, memory at most", group["peak_gb"], GROUP_GB, " GiB"))
     sys.exit(not all(reached))
 
 

@@ -184,6 +184,12 @@ VECTORS = table_schema(
     ("vector", pa.binary(), "float32 values, little-endian"),
 )
 
+LEARNT = table_schema(
+    "What the small CLIP was trained with, for this version of the dataset or an earlier one.",
+    ("pixel_id", pa.string(), "key into images"),
+    ("words", pa.binary(16), "digest of the texts that it was trained with"),
+)
+
 IMAGE_SCORES = table_schema(
     "Raw safety scores per image and classifier. Thresholds live in views.",
     ("pixel_id", pa.string(), "key into images"),

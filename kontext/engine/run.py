@@ -25,7 +25,7 @@ from kontext.engine.earlier import made_by_same_code
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.planning import planned
-from kontext.engine.series import goes_on_from
+from kontext.engine.series import before_of
 from kontext.engine.stage import (
     PlannedStage,
     Reporter,
@@ -338,9 +338,9 @@ class Engine:
         """The digest, with the artifacts that the stage goes on from; they are kept by it."""
         before: Sequence[str] = ()
         if stage.continues:
-            made, code = self.artifacts.list(stage.name), code_digest(self._code(stage))
-            config = self._config(stage, attempt)
-            before = goes_on_from(made, stage.continues, config, inputs, code)
+            config, code = self._config(stage, attempt), code_digest(self._code(stage))
+            graph = (stage, self._stages, self.recipe)
+            before = before_of(self.artifacts, *graph, config, inputs, code)
         digest = self._digest(stage, inputs, attempt, before)
         self._before[digest] = before
         return digest

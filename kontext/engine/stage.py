@@ -163,7 +163,8 @@ class Stage:
     external: str = ""  # "module:function": (section, home) -> digest of files it points to
     plugins: str = ""  # "module:function": section -> modules of the plug-ins that it names
     tag: str = ""  # of the artifact, from its own and its inputs' sections: "a@{shard.dataset}"
-    # field of its section: an artifact goes on from the earlier ones in which it is the same
+    # field of its section: an artifact goes on from the earlier ones in which it is the same; or of
+    # a later stage's, "shard.dataset": from what that stage's last one of that name was made of
     continues: str = ""
     renew: str = ""  # function of the file, called with `run`'s context where it is reused
     summary: str = ""  # one line for people

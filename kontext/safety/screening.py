@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.ids import Check, Decision, Outcome, Reason, subject_hmac
 from kontext.safety.pdq import MIN_QUALITY
 from kontext.safety.policy import ImageRisk, Policy
-from kontext.safety.texts import LIMIT, judge_texts, judged_by
+from kontext.safety.texts import LIMIT, JudgedTexts, judged_by
 from kontext.store.artifacts.artifact_store import StoredFile
 from kontext.store.parquet import read_parquet
 from schemas.risks import risks
@@ -28,28 +28,40 @@ from schemas.tables import DECISIONS, IMAGE_SCORES
 
 _LOG = logging.getLogger("kontext.safety")
 CHUNK = 256
+_TEXTS = 4096  # pairs whose texts are in memory at a time
 ENOUGH = 32  # different images that no working classifier gives one score
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
 
 @dataclass(frozen=True)
 class ScoreChunk:
-    """Rows of one pixels file, and the classifiers to run."""
+    """Rows of pixels files, and the classifiers to run."""
 
-    pixels: StoredFile
-    rows: tuple[int, ...]
+    parts: tuple[tuple[StoredFile, tuple[int, ...]], ...]
     classifiers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.parts)
 
     def files(self) -> list[Path]:
         """The pixels, where they are in a folder and not in a bucket."""
-        return [] if self.pixels.folder is None else [self.pixels.folder]
+        return [file.folder for file, _ in self.parts if file.folder is not None]
 
     def halves(self) -> "tuple[ScoreChunk, ScoreChunk] | None":
         """Two chunks of half the rows each; None for a single image."""
-        middle = len(self.rows) // 2
+        middle = len(self) // 2
         if not middle:
             return None
-        return replace(self, rows=self.rows[:middle]), replace(self, rows=self.rows[middle:])
+        return self._cut(0, middle), self._cut(middle, len(self))
+
+    def _cut(self, low: int, high: int) -> "ScoreChunk":
+        """The rows from `low` to `high`."""
+        parts, first = [], 0
+        for file, rows in self.parts:
+            own = rows[max(0, low - first) : max(0, high - first)]
+            parts += [(file, own)] if own else []
+            first += len(rows)
+        return replace(self, parts=tuple(parts))
 
     def given_up(self, why: str) -> dict[str, pa.Table]:
         """No scores (NaN) of a single image that cost workers: it passes no limit."""
@@ -65,13 +77,20 @@ class ScoreChunk:
 def plan_scores(
     files: Sequence[StoredFile], classifiers: tuple[str, ...], known: Container[str] = ()
 ) -> list[ScoreChunk]:
-    """Chunks of at most 256 images over all pixels files, without those that are `known`."""
-    chunks = []
+    """Chunks of at most 256 images over all pixels files, without those that are `known`.
+
+    Files with few images share a chunk: each has classifiers loaded and proved.
+    """
+    chunks: list[ScoreChunk] = []
     for file in files:
         ids = read_parquet(file.path(), ["pixel_id"])["pixel_id"].to_pylist()
-        rows = [row for row, pixel_id in enumerate(ids) if pixel_id not in known]
-        parts = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-        chunks += [ScoreChunk(file, tuple(part), classifiers) for part in parts]
+        rows = tuple(row for row, pixel_id in enumerate(ids) if pixel_id not in known)
+        for start in range(0, len(rows), CHUNK):
+            part = (file, rows[start : start + CHUNK])
+            if chunks and len(chunks[-1]) + len(part[1]) <= CHUNK:
+                chunks[-1] = replace(chunks[-1], parts=(*chunks[-1].parts, part))
+            else:
+                chunks.append(ScoreChunk((part,), classifiers))
     return chunks
 
 
@@ -89,7 +108,9 @@ def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
 
 
 def _rows(chunk: ScoreChunk) -> pa.Table:
-    return read_parquet(chunk.pixels.path()).take(pa.array(chunk.rows, pa.int64()))
+    return pa.concat_tables(
+        read_parquet(file.path()).take(pa.array(rows, pa.int64())) for file, rows in chunk.parts
+    )
 
 
 def _scores_table(ids: Sequence[str], scores: Mapping[str, Scores]) -> pa.Table:
@@ -195,18 +216,19 @@ def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArra
     return found
 
 
-def text_reasons(rows: Sequence[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
+def text_reasons(rows: Iterable[Sequence[str]], limit: float = LIMIT) -> list[Reason | None]:
     """The strictest reason among several texts per pair; each distinct text is checked once.
 
-    `limit` is the text classifier's. Raises GateError where it cannot be asked.
+    Only some rows are in memory at a time. `limit` is the text classifier's. Raises GateError where
+    it cannot be asked.
     """
-    distinct = list(dict.fromkeys(text for texts in rows for text in texts))
-    checked = dict(zip(distinct, judge_texts(distinct, limit), strict=True))
-    strict = Reason.TEXT_MINOR_SEXUAL
+    judged, rest, strict = JudgedTexts(limit), iter(rows), Reason.TEXT_MINOR_SEXUAL
     found: list[Reason | None] = []
-    for texts in rows:
-        reasons = [reason for text in texts if (reason := checked[text]) is not None]
-        found.append(strict if strict in reasons else next(iter(reasons), None))
+    while part := list(islice(rest, _TEXTS)):
+        checked = judged(text for texts in part for text in texts)
+        for texts in part:
+            reasons = [reason for text in texts if (reason := checked[text]) is not None]
+            found.append(strict if strict in reasons else next(iter(reasons), None))
     return found
 
 
@@ -266,12 +288,14 @@ def pair_decisions(
         GateError: the policy stops the run on one of them.
     """
     found = []
-    limit = policy.ncii.exposure_rise_max
+    limit, texts_by, pairs_by = policy.ncii.exposure_rise_max, judged_by(), f"ncii@{policy.id}"
     for pair_id, text, pair, rise in zip(pair_ids, texts, pairs, rises, strict=True):
+        if text is None and pair is None and not sampled(pair_id):
+            continue
         subject = subject_hmac(pair_id, key)
         for check, kind, reason, provider in (
-            (Check.TEXT_RULE, "text", text, judged_by()),
-            (Check.PAIR_RULE, "pair", pair, f"ncii@{policy.id}"),
+            (Check.TEXT_RULE, "text", text, texts_by),
+            (Check.PAIR_RULE, "pair", pair, pairs_by),
         ):
             if reason is None and not sampled(pair_id):
                 continue

@@ -4,7 +4,7 @@ Every text that is stored or typed comes here: names and labels, captions, instr
 instructions of several turns joined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from kontext.safety.text import MAX_CHARS, check_text, is_about_minors, rules_ve
 from kontext.safety.wording.classifier import text_classifier
 
 LIMIT = 0.5  # where no policy is asked: ingest and caption. The screening's policy may be stricter
+_KEPT = 1 << 18  # texts of which it is remembered what was said
 
 # what the rules stop, and what no rule stops, so that the classifier has to: benign words alone
 _RULED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
@@ -48,6 +49,27 @@ def judge_texts(texts: Sequence[str], limit: float = LIMIT) -> list[Reason | Non
 def judge_text(text: str, limit: float = LIMIT) -> Reason | None:
     """The strictest reason against a text, or None. Raises GateError as `judge_texts`."""
     return judge_texts([text], limit)[0]
+
+
+class JudgedTexts:
+    """Judges texts that come in parts: each different one once, however often it comes."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        """`limit` as in `judge_texts`."""
+        self._limit = limit
+        self._found: dict[str, Reason | None] = {}
+
+    def __call__(self, part: Iterable[str]) -> Mapping[str, Reason | None]:
+        """The strictest reason against every text of a part, or None; more texts may be in it.
+
+        Raises GateError as `judge_texts`.
+        """
+        texts = dict.fromkeys(part)
+        if len(self._found) > _KEPT:  # instructions that people wrote hardly come twice
+            self._found = {}
+        new = [text for text in texts if text not in self._found]
+        self._found |= zip(new, judge_texts(new, self._limit), strict=True)
+        return self._found
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -14,14 +14,16 @@ Figures:
     cost_usd: {} USD at the recipe's prices
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from threading import Lock
 from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from kontext.data.caption import UNSENT, captioner_for, judge_for
 from kontext.data.caption.base import (
@@ -33,16 +35,17 @@ from kontext.data.caption.base import (
     failed,
 )
 from kontext.data.caption.given import caption_given
-from kontext.data.caption.pairs import captions_table, requests_for
+from kontext.data.caption.pairs import Facts, captions_table, requests_for
 from kontext.data.chat.prompts import Status
 from kontext.data.images import ImageBank
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
-from kontext.safety.texts import judge_texts, prove_texts
+from kontext.safety.texts import JudgedTexts, prove_texts
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.parquet import read_parquet, write_parquet
 from schemas.sections.data import CaptionConfig, IngestConfig
-from schemas.tables import CAPTION_TEXTS, JUDGED_SCORES
+from schemas.tables import CAPTION_TEXTS, CAPTIONS, JUDGED_SCORES
 
 STAGE = Stage(
     name="caption",
@@ -53,7 +56,9 @@ STAGE = Stage(
     summary="write instruction, inverse and captions from the true attributes",
 )
 
+_AT_A_TIME = 16_384  # pairs as objects
 _SHOWN = 2  # samples per relation
+_DIFFERENT = ("relation", "instruction_count_distinct")
 _TROUBLES = 20  # reasons shown
 _TELLS_APART = 0.5  # mean gap of a judge below which its scores say little
 _FEW = 0.9  # share of pairs with a caption below which the note is loud
@@ -69,19 +74,20 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
         CanaryError: the text classifier does not stop what it must.
     """
     prove_texts()
-    pairs, ingest = ctx.inputs["mine"].table("pairs.parquet"), ctx.inputs["ingest"]
-    requests = requests_for(pairs, ingest.table("images"))
+    pairs, ingest = ctx.inputs["mine"].path("pairs.parquet"), ctx.inputs["ingest"]
+    facts = Facts(ingest.table("images", Facts.COLUMNS))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
-    sends = judge is not None or isinstance(captioner, RemoteCaptioner)
-    refused = _refused(ctx) if sends else frozenset[str]()
+    ctx.output.kernel("captioner", captioner.id)
+    if judge is None and not isinstance(captioner, RemoteCaptioner):
+        _keep(ctx, pairs, _at_home(captioner, pairs, facts))
+        return
+    requests = requests_for(read_parquet(pairs), facts)
+    refused = _refused(ctx)
     pictures = _pictures(ingest, refused)
     desk = Desk(pictures, ctx.home, ctx.report.progress, ctx.stop, ctx.report.continued)
     captions, replies = _captions(captioner, requests, desk, refused)
-    captions, unsaid = _without_refused_texts(requests, captions)
-    table = captions_table(captions)
-    ctx.output.add_table("captions.parquet", table)
-    ctx.output.kernel("captioner", captioner.id)
-    _report(ctx, pairs, table)
+    captions, unsaid = _without_refused_texts(requests, captions, JudgedTexts())
+    _keep(ctx, pairs, [captions_table(captions)])
     if judge is not None:
         judged = judge.judge_all(requests, captions, desk)
         ctx.output.add_table("judgements.parquet", judged.judgements)
@@ -91,6 +97,29 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
         every = _without_bodies(pa.concat_tables(replies), unsaid)
         ctx.output.add_table("replies.parquet", every)
         _report_cost(ctx, every)
+
+
+def _at_home(captioner: Captioner, pairs: Path, facts: Facts) -> Iterator[pa.Table]:
+    """CAPTIONS of a captioner that sends nothing; only some pairs are objects at a time."""
+    judged = JudgedTexts()
+    with pq.ParquetFile(pairs) as file:
+        for batch in file.iter_batches(_AT_A_TIME):
+            requests = requests_for(pa.Table.from_batches([batch]), facts)
+            captions = [
+                captioner.caption(request) if request.given is None else caption_given(request)
+                for request in requests
+            ]
+            yield captions_table(_without_refused_texts(requests, captions, judged)[0])
+
+
+def _keep(ctx: StageContext[CaptionConfig], pairs: Path, captions: Iterable[pa.Table]) -> None:
+    """Add the captions, in the order of the pairs, and report them."""
+    path = ctx.scratch / "captions.parquet"
+    write_parquet(path, CAPTIONS, captions)
+    ctx.output.add_file(path.name, path)
+    said = read_parquet(path, ["instruction", "instruction_inverse", "status"])
+    path.unlink()
+    _report(ctx, said.append_column("relation", read_parquet(pairs, ["relation"])["relation"]))
 
 
 def _refused(ctx: StageContext[CaptionConfig]) -> frozenset[str]:
@@ -133,15 +162,16 @@ def _captions(
 
 
 def _without_refused_texts(
-    requests: Sequence[CaptionRequest], captions: Sequence[Caption]
+    requests: Sequence[CaptionRequest],
+    captions: Sequence[Caption],
+    judged: JudgedTexts,
 ) -> tuple[list[Caption], set[str]]:
     """The captions, none of which the rules on text refuse; and the pairs that lost theirs.
 
     What is refused is kept nowhere: not in this artifact, and so in no catalog and on no page.
     """
     found, unsaid = [], set()
-    texts = list(dict.fromkeys(getattr(c, name) for c in captions for name in CAPTION_TEXTS))
-    checked = dict(zip(texts, judge_texts(texts), strict=True))
+    checked = judged(getattr(c, name) for c in captions for name in CAPTION_TEXTS)
     for request, caption in zip(requests, captions, strict=True):
         reasons = {checked[getattr(caption, name)] for name in CAPTION_TEXTS} - {None}
         if reasons:
@@ -212,31 +242,33 @@ def _report_cost(ctx: StageContext[CaptionConfig], replies: pa.Table) -> None:
     ctx.report.table("caption-troubles", rows)
 
 
-def _report(ctx: StageContext[CaptionConfig], pairs: pa.Table, captions: pa.Table) -> None:
-    rows = captions.select(["instruction", "instruction_inverse", "status"]).to_pylist()
-    captioned = list(zip(pairs["relation"].to_pylist(), rows, strict=True))
-    counts = Counter((relation, row["status"]) for relation, row in captioned)
-    statuses = Counter(row["status"] for row in rows)
-    sentences: dict[str, set[str]] = defaultdict(set)
-    for relation, row in captioned:
-        sentences[relation].add(row["instruction"])
+def _report(ctx: StageContext[CaptionConfig], said: pa.Table) -> None:
+    """Counts and samples of the pairs' relation, instructions and status."""
+    named = said.group_by(["relation", "status"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(row["relation"], row["status"]): row["count_all"] for row in named})
+    statuses: Counter[str] = Counter()
+    for (_, status), count in counts.items():
+        statuses[status] += count
     ctx.output.metric("captions_ok", statuses["ok"])
-    ctx.output.metric("captions_failed", len(rows) - statuses["ok"])
-    written = {row["instruction"] for row in rows if row["status"] == "ok"}
-    ctx.output.metric("distinct_instructions", len(written))
+    ctx.output.metric("captions_failed", len(said) - statuses["ok"])
+    written = said.filter(pc.equal(said["status"], "ok"))
+    ctx.output.metric("distinct_instructions", pc.count_distinct(written["instruction"]).as_py())
     _say_what_is_missing(ctx, statuses)
+    different = said.group_by("relation").aggregate([("instruction", "count_distinct")])
+    sentences = dict(zip(*(different[name].to_pylist() for name in _DIFFERENT), strict=True))
     table = [
-        {"relation": r, "status": s, "pairs": n, "distinct instructions": len(sentences[r])}
+        {"relation": r, "status": s, "pairs": n, "distinct instructions": sentences[r]}
         for (r, s), n in sorted(counts.items())
     ]
     ctx.report.table("caption-counts", table)
     lines = ["| relation | instruction | inverse |", "|---|---|---|"]
-    shown: Counter[str] = Counter()
-    for relation, row in captioned:
-        if row["status"] == "ok" and shown[relation] < _SHOWN:
-            shown[relation] += 1
-            lines.append(f"| {relation} | {row['instruction']} | {row['instruction_inverse']} |")
-    ctx.report.markdown("caption-samples", "\n".join([*lines[:2], *sorted(lines[2:])]))
+    lines += sorted(
+        f"| {relation} | {row['instruction']} | {row['instruction_inverse']} |"
+        for (relation, status) in counts
+        if status == "ok"
+        for row in written.filter(pc.equal(written["relation"], relation))[:_SHOWN].to_pylist()
+    )
+    ctx.report.markdown("caption-samples", "\n".join(lines))
 
 
 def _say_what_is_missing(ctx: StageContext[CaptionConfig], statuses: Counter[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -139,11 +140,7 @@ def _without_refused(
     if not screen.names("refused.parquet"):  # of an earlier kontext
         return {}
     refused = set(screen.table("refused.parquet")["pixel_id"].to_pylist())
-    theirs = {
-        row["pair_id"]
-        for row in ctx.inputs["mine"].table("pairs.parquet").to_pylist()
-        if refused & {*row["context_ids"], row["target_id"]}
-    } if refused else set[str]()  # fmt: skip
+    theirs = _pairs_of(ctx.inputs["mine"], refused) if refused else set[str]()
 
     def rows(table: pa.Table, column: str, names: Collection[str]) -> pa.ChunkedArray:
         return pc.is_in(table[column], value_set=pa.array(sorted(names), pa.string()))
@@ -165,6 +162,16 @@ def _without_refused(
                for n, path in enumerate(files[name])]
         for name, change in changes.items()
     } if refused else {}  # fmt: skip
+
+
+def _pairs_of(mined: Artifact, images: Collection[str]) -> set[str]:
+    """The pairs that show one of the images."""
+    pairs = mined.table("pairs.parquet", ["pair_id", "context_ids", "target_id"])
+    named, lists = pa.array(sorted(images), pa.string()), pairs["context_ids"].combine_chunks()
+    theirs = np.array(pc.is_in(pairs["target_id"], value_set=named))
+    beside = np.asarray(pc.is_in(lists.flatten(), value_set=named))
+    theirs[np.asarray(pc.list_parent_indices(lists))[beside]] = True
+    return set(pairs["pair_id"].filter(pa.array(theirs)).to_pylist())
 
 
 def _changed(path: Path, change: Callable[[pa.Table], pa.Table], to: Path) -> Path:

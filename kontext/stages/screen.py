@@ -7,9 +7,10 @@ Figures:
     images_unmatchable: {} images too plain for the hash gate, under stricter limits
     pass_rate/*: {%} of the pairs pass the filter *
     clip_loss: loss {} of the scorer of texts and pictures
+    clip_learnt: it has learnt from {} pictures
+    clip_new: {%} of today's are new to it, and it is the last version's
 """
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.quality import kept
 from kontext.data.quality.clip import TrainedClip
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
@@ -31,6 +33,7 @@ from kontext.data.quality.known import (
     TEXT_VECTORS,
     Known,
     known_of,
+    made_with_of,
 )
 from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
@@ -42,14 +45,16 @@ from kontext.safety.classifiers.base import prove
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
-from kontext.store.parquet import read_parquet
+from kontext.store.parquet import read_parquet, write_parquet
 from schemas.risks import Risk, risks
 from schemas.sections.data import IngestConfig, ScreenConfig
+from schemas.tables import VECTORS
 
 STAGE = Stage(
     name="screen",
     section="screen",
     inputs=("ingest", "mine", "caption"),
+    continues="shard.dataset",
     plugins="kontext.safety.classifiers:modules_named",
     external="kontext.safety.policy:fingerprint",
     summary="score safety and quality; thresholds are SQL views",
@@ -104,6 +109,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
         config,
         ctx.report.progress,
         earlier,
+        [made for made in ctx.before if made_with_of(made) == made_with],
     )
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
@@ -142,8 +148,22 @@ def _keep(
 ) -> None:
     """The scorer, and what the next screening need not make again."""
     ctx.output.add_json(MADE_WITH, made_with)
-    ctx.output.add_table(IMAGE_VECTORS, trained.image_vectors)
-    ctx.output.add_table(TEXT_VECTORS, trained.text_vectors)
+    ctx.output.add_table(kept.FILE, trained.learnt)
+    ctx.output.metric(kept.COUNT, trained.learnt.num_rows)
+    if trained.kept:
+        ctx.output.metric("clip_new", round(trained.kept.new, 5))
+        ctx.note(
+            f"the small CLIP of {trained.kept.artifact} is kept: {trained.kept.new:.1%} of what it "
+            f"would learn from is new to it (screen.clip_keep={ctx.config.clip_keep})"
+        )
+    for name, made in (
+        (IMAGE_VECTORS, trained.image_vectors),
+        (TEXT_VECTORS, trained.text_vectors),
+    ):
+        path = ctx.scratch / name
+        write_parquet(path, VECTORS, made.tables())
+        ctx.output.add_file(name, path)
+        path.unlink()
     for path in trained.scorer.save(ctx.scratch):
         ctx.output.add_file(path.name, path)
 
@@ -167,7 +187,7 @@ def _image_scores(
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
     chunks = screening.plan_scores(pixels, classifiers, known)
-    few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
+    few = sum(map(len, chunks)) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     new = [result["scores"] for result in results]
     old = earlier.image_scores
@@ -203,32 +223,31 @@ def _report(
     pairs: pa.Table,
     accepted: pa.Table,
 ) -> None:
-    total, kept = accepted.num_rows, sum(accepted["accept"].to_pylist())
-    classes = dict(
-        zip(pairs["pair_id"].to_pylist(), pairs["relation_class"].to_pylist(), strict=True)
+    total, let_in = accepted.num_rows, pc.sum(accepted["accept"]).as_py() or 0
+    place, reasons = _places(accepted, pairs), accepted["reject_reasons"].combine_chunks()
+    theirs = place.take(pc.list_parent_indices(reasons))
+    named = pa.table(
+        {"reason": reasons.flatten(), "relation_class": pairs["relation_class"].take(theirs)}
     )
-    dropped = Counter(
-        (reason, classes[row["pair_id"]])
-        for row in accepted.to_pylist()
-        for reason in row["reject_reasons"]
-    )
+    keys = list(named.column_names)
+    counted = named.group_by(keys).aggregate([([], "count_all")])
     rows: list[dict[str, Any]] = [
-        {"reason": reason, "relation_class": kind, "pairs": count}
-        for (reason, kind), count in sorted(dropped.items())
+        {key: row[key] for key in keys} | {"pairs": row["count_all"]}
+        for row in counted.sort_by([(key, "ascending") for key in keys]).to_pylist()
     ]
     ctx.output.metrics |= {
         "pairs_screened": total,
-        "pairs_accepted": kept,
+        "pairs_accepted": let_in,
         "images_unmatchable": int(unmatchable.sum()),
         "images_refused": int(screened.refused.sum()),
         "policy": policy.id,
-        "clip_loss": round(float(np.mean(screened.trained.losses[-20:])), 4),
+        "clip_loss": round(screened.trained.loss, 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
     }
     ctx.report.table("screen-dropped", rows)
     ctx.report.markdown(
         "screen-summary",
-        f"Policy **{policy.version}**: **{kept:,}** of {total:,} pairs accepted; "
+        f"Policy **{policy.version}**: **{let_in:,}** of {total:,} pairs accepted; "
         f"{len(unmatchable):,} images scored by {', '.join(policy.classifiers)}, "
         f"{int(unmatchable.sum()):,} of them under the stricter limits of unmatchable images.",
     )
@@ -236,12 +255,15 @@ def _report(
 
 def _let_in(pairs: pa.Table, accepted: pa.Table) -> set[str]:
     """The images of accepted pairs."""
-    images = pairs.select(["pair_id", "context_ids", "target_id"]).to_pylist()
-    verdicts = dict(
-        zip(accepted["pair_id"].to_pylist(), accepted["accept"].to_pylist(), strict=True)
-    )
-    rows = [row for row in images if verdicts[row["pair_id"]]]
-    return {image for row in rows for image in (*row["context_ids"], row["target_id"])}
+    let_in = pairs.take(_places(accepted, pairs).filter(accepted["accept"].combine_chunks()))
+    named = (let_in["context_ids"].combine_chunks().flatten(), let_in["target_id"].combine_chunks())
+    return {image for one in named for image in one.unique().to_pylist()}
+
+
+def _places(accepted: pa.Table, pairs: pa.Table) -> pa.Array:
+    """The row of PAIRS of every verdict."""
+    ids = (table["pair_id"].combine_chunks() for table in (accepted, pairs))
+    return pc.index_in(next(ids), value_set=next(ids))
 
 
 def _show(

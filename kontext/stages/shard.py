@@ -48,7 +48,9 @@ def run(ctx: StageContext[ShardConfig]) -> None:
     config = ctx.config
     ingest = ctx.inputs["ingest"]
     buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
-    bank, made_with = ImageBank(ingest, buckets), {"sizes": repr(buckets)}
+    # ingest's packages have written the pictures that keep their size
+    made_with = {"sizes": repr(buckets), "packages": ingest.manifest.packages}
+    bank = ImageBank(ingest, buckets)
     before = select.splits_before(ctx.before)
     divided = divide(ctx.inputs, config, bank.rgb, before)
     selected, found, splits = divided.selected, divided.components, divided.splits
@@ -81,7 +83,7 @@ def _write(
     for number, split in enumerate(SPLITS_IN_ORDER):
         ctx.report.progress(number, len(SPLITS_IN_ORDER), f"writing {split} shards")
         own = selected.table.filter(pc.equal(split_of, split))
-        samples = (dataset.shard_sample(row, split, shown) for row in pairs.of(own))
+        samples = dataset.samples(pairs, own, split, shown)
         write_shards(samples, split, ctx.scratch, limit, shown.png, shards)
     for path in shards.paths:
         ctx.output.add_file(path.name, path)

@@ -130,6 +130,13 @@ class ScreenConfig(Section):
     policy: str = Field("default", title="Safety policy: a name or a .yaml file")
     clip_steps: int = Field(200, title="Training steps of the small CLIP heads", ge=1)
     clip_batch: int = Field(512, title="Batch of the small CLIP heads, in pairs of image and text")
+    clip_keep: float = Field(
+        0.1,
+        title="The small CLIP of the dataset's last version is kept where at most this share of "
+        "its pictures is new or worded anew (0 to 1; 0: trained for every version)",
+        ge=0,
+        le=1,
+    )
     processes: int = Field(2, title="Worker processes", ge=1)
     seed: int = Field(0, title="Seed of the small CLIP heads")
 

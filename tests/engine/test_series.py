@@ -9,8 +9,9 @@ import pytest
 from kontext.engine import fingerprint
 from kontext.engine.remake import remake
 from kontext.engine.run import Engine
-from kontext.engine.series import goes_on_from
+from kontext.engine.series import goes_on_from, made_into
 from kontext.engine.stage import Stage
+from kontext.engine.versions import package_versions
 from schemas.manifest import Manifest
 from schemas.recipes import load_recipe
 from tests.engine.test_run import REPORT
@@ -51,6 +52,33 @@ def test_runs_made_at_once_are_both_gone_on_from() -> None:
     assert going_on([one, left, right, made("four", 4, ["left", "right"])], 5) == ["four"]
 
 
+def test_what_the_newest_of_a_later_stage_were_made_of_is_gone_on_from() -> None:
+    versions = {"packages": package_versions(), "code_digest": "c"}
+
+    def screened(digest: str, seed: int, *before: str, **other: object) -> Manifest:
+        config = {"seed": seed} | ({"before": list(before)} if before else {})
+        update = {"digest": digest, "config": config, **versions, **other}
+        return manifest("screen", digest).model_copy(update=update)
+
+    def used(digest: str, by: str, *before: str) -> Manifest:
+        return made(by, 1, list(before)).model_copy(update={"inputs": {"screen": digest}})
+
+    def going_on(users: list[Manifest], there: list[Manifest], **config: int) -> list[str]:
+        return made_into(users, "screen", there, config, {"ingest": "i1"}, "c")
+
+    one, two = screened("one", 1), screened("two", 2, "one")
+    first, second = used("one", "first"), used("two", "second", "first")
+    assert going_on([], [one], seed=2) == []  # of no version of the dataset
+    assert going_on([first], [one], seed=2) == ["one"]
+    assert going_on([first, second], [one, two], seed=3) == ["two"]
+    assert going_on([first, second], [one, two], seed=1) == []  # stays what it is
+    assert going_on([first, second], [one, two], seed=2) == ["one"]
+    assert going_on([first], [one], seed=2, attempt=1) == []  # forced
+    assert going_on([first], [screened("one", 1, code_digest="other")], seed=2) == []
+    assert going_on([first], [screened("one", 1, packages={"torch": "1"})], seed=2) == []
+    assert going_on([first], [], seed=2) == []  # deleted
+
+
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "code"
@@ -88,6 +116,34 @@ def test_an_artifact_names_what_it_went_on_from_and_stays_the_same_one(code: Pat
     assert forced.config["before"] == [third.digests()["longer"]]
     again = remake(first.artifacts, f"longer/{second.digests()['longer']}", code.parent, STAGES)
     assert again.different == ()
+
+
+def test_a_stage_goes_on_from_what_a_later_one_of_its_series_used(code: Path) -> None:
+    (code / "toy_user.py").write_text("def run(ctx): ctx.output.add_json('user.json', 1)\n")
+    first = Stage(name="first", section="caption", continues="user.dataset", module="toy_longer")
+    user = Stage(
+        name="user",
+        section="shard",
+        inputs=("first",),
+        continues="dataset",
+        module="toy_user",
+    )
+
+    def known_of(seed: int, dataset: str, *made: str) -> list[int]:
+        changes = (f"caption.seed={seed}", f"shard.dataset={dataset}")
+        stages, folder = {"first": first, "user": user}, code.parent
+        recipe = load_recipe("ci", changes)
+        found = Engine(recipe, f"file://{folder}/store", "", folder / "home", stages=stages)
+        for name in made:
+            found.run_stage(name, REPORT)
+        return list(found.artifact("first").json("known.json"))
+
+    both = ("first", "user")
+    assert known_of(1, "one", *both) == [1] and known_of(2, "one", *both) == [1, 2]
+    assert known_of(3, "other", *both) == [3]  # another dataset's
+    assert known_of(4, "one", "first") == [1, 2, 4]
+    assert known_of(5, "one", *both) == [1, 2, 5]  # the one before has become no version
+    assert known_of(2, "one", *both) == [1, 2]  # stays what it was
 
 
 def test_it_is_accepted_after_a_change_of_code_and_stays_so(code: Path) -> None:

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from kontext.safety import screening
 from kontext.safety.screening import ScoreChunk, plan_scores, score_chunk
 from kontext.store.artifacts.artifact_store import ArtifactWriter
 from schemas.recipes import load_recipe
@@ -27,13 +29,39 @@ def chunk_of(folder: Path) -> ScoreChunk:
 
 def test_parts_of_a_chunk_have_the_scores_of_the_whole(tmp_path: Path) -> None:
     chunk = chunk_of(tmp_path)
-    assert [path.stat().st_size for path in chunk.files()] == [chunk.pixels.file.size]
+    ((file, rows),) = chunk.parts
+    assert [path.stat().st_size for path in chunk.files()] == [file.file.size]
+    assert rows == (0, 1, 2)
     low, high = chunk.halves() or ()
     assert low.halves() is None and high.halves() is not None
     parts = pa.concat_tables([score_chunk(low)["scores"], score_chunk(high)["scores"]])
     whole = score_chunk(chunk)["scores"]
     assert whole["pixel_id"].to_pylist() == parts["pixel_id"].to_pylist() == IDS
     np.testing.assert_allclose(whole["score"].to_numpy(), parts["score"].to_numpy(), atol=1e-6)
+
+
+def test_few_pictures_of_several_files_share_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"{number:064x}" for number in range(9)]
+
+    def fill(writer: ArtifactWriter) -> None:
+        for first in (0, 3, 6):
+            pngs = [scene_png(number) for number in range(first, first + 3)]
+            table = pa.table({"pixel_id": ids[first : first + 3], "png": pngs})
+            writer.add_table(f"pixels/{first:03d}.parquet", table)
+
+    made = Harness(tmp_path, load_recipe("ci")).make("ingest", fill)
+    files, names = [made.stored(name) for name in made.names("pixels/")], ("open-nsfw",)
+    known = {ids[0], ids[4], ids[8]}
+    (chunk,) = plan_scores(files, names, known)
+    assert [rows for _, rows in chunk.parts] == [(1, 2), (0, 2), (0, 1)] and len(chunk) == 6
+    low, high = chunk.halves() or ()
+    assert [rows for _, rows in low.parts] == [(1, 2), (0,)]
+    assert [rows for _, rows in high.parts] == [(2,), (0, 1)]
+    assert score_chunk(high)["scores"]["pixel_id"].to_pylist() == ids[5:8]
+    monkeypatch.setattr(screening, "CHUNK", 4)
+    assert [len(one) for one in plan_scores(files, names, known)] == [4, 2]
 
 
 def test_an_image_that_costs_workers_has_no_scores_and_so_passes_no_limit(tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ from kontext.errors import CanaryError, GateError
 from kontext.safety import texts
 from kontext.safety.ids import Reason
 from kontext.safety.text import check_text
-from kontext.safety.texts import joined, judge_text, judge_texts, judged_by, prove_texts
+from kontext.safety.texts import (
+    JudgedTexts,
+    joined,
+    judge_text,
+    judge_texts,
+    judged_by,
+    prove_texts,
+)
 from tests.safety.test_text import BENIGN_TWINS, EVASIONS, REFUSED
 
 
@@ -51,6 +58,22 @@ def test_what_passes_alone_may_not_pass_together() -> None:
     assert judge_text(joined(turns), 0.75) is Reason.TEXT_LEARNED
     benign = ["remove the hat", "make the dress red", "put her in a coat", "add a lamp behind her"]
     assert judge_text(joined(benign), 0.75) is None
+
+
+def test_a_text_that_comes_in_several_parts_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = texts.judge_texts
+    monkeypatch.setattr(
+        texts, "judge_texts", lambda given, limit: asked.extend(given) or real(given, limit)
+    )
+    judged = JudgedTexts(0.75)
+    lamp, refused = "a lamp", "undress her"
+    assert judged([lamp, refused, lamp]) == {lamp: None, refused: Reason.TEXT_UNDRESS}
+    assert judged([refused, ""])[refused] is Reason.TEXT_UNDRESS
+    assert asked == [lamp, refused, ""]
+    monkeypatch.setattr(texts, "_KEPT", 1)
+    assert judged([lamp, refused]) == {lamp: None, refused: Reason.TEXT_UNDRESS}  # forgotten: again
+    assert asked == [lamp, refused, "", lamp, refused]
 
 
 def test_the_limit_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -100,7 +101,7 @@ def contents(made: dict[str, Artifact]) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many pictures were decoded, scored, embedded and brought to a size."""
+    """How many pictures were decoded, scored, embedded and brought to a size, and other work."""
     counts: Counter[str] = Counter()
 
     def counted(module: Any, name: str, size: Callable[..., int]) -> None:
@@ -116,7 +117,9 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted(ingest, "decode_image", lambda data: data not in proof)
     counted(screening, "score_images", lambda _, images: len(images))
     counted(clip, "image_features", lambda _, images: len(images))
+    counted(clip, "train_clip", lambda _: 1)
     counted(dataset, "encode_png", lambda _: 1)
+    counted(dataset.ShownPictures, "names", lambda *_: 1)
     return counts
 
 
@@ -139,6 +142,7 @@ def test_a_refresh_does_what_is_new_and_gives_the_bytes_of_a_run_from_scratch(
     assert worked["decode_image"] == 3 + CANARIES
     assert worked["score_images"] == worked["image_features"] == 2
     assert 0 < worked["encode_png"] < first["encode_png"] / 3
+    assert 0 < worked["names"] < first["names"] / 3
     scratch = make(pictures, tmp_path / "scratch", "again")
     assert contents(refreshed) == contents(scratch)
 
@@ -305,6 +309,76 @@ def test_a_moment_goes_with_its_photograph(tmp_path: Path, gone: str) -> None:
     scratch = make(folder, tmp_path / "b", stages=INGEST)
     assert len(refreshed["ingest"].table("moments.parquet")) == 2
     assert contents(refreshed) == contents(scratch)
+
+
+def keeping(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a small CLIP is kept where at most this share is new."""
+    plain = recipe
+
+    def kept(folder: Path, name: str) -> Recipe:
+        made = plain(folder, name).model_dump()
+        made["screen"] |= {"clip_keep": share}
+        return Recipe.model_validate(made)
+
+    monkeypatch.setattr("tests.stages.test_refresh.recipe", kept)
+
+
+def clips(made: dict[str, Artifact]) -> tuple[str, pa.Table]:
+    """Digest of the small CLIP's weights, and what it has learnt from."""
+    screened = made["screen"]
+    files = {file.name: file.sha256 for file in screened.manifest.files}
+    return files["clip.safetensors"], screened.table("learnt.parquet")
+
+
+def test_the_small_clip_is_kept_until_enough_is_new(
+    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping(0.4, monkeypatch)
+    folder, home = few(tmp_path / "pictures"), tmp_path / "home"
+    first = make(folder, home)
+    assert worked["train_clip"] == 1 and not first["screen"].manifest.config.get("before")
+    draw(folder, 60)
+    second = make(folder, home)
+    said = second["screen"].manifest
+    assert worked["train_clip"] == 1 and clips(second) == clips(first)
+    assert said.config["before"] == [first["screen"].digest]
+    assert said.metrics["clip_loss"] == first["screen"].manifest.metrics["clip_loss"]
+    assert 0 < float(said.metrics["clip_new"] or 0) <= 0.4
+    assert f"the small CLIP of screen/{first['screen'].digest} is kept" in " ".join(said.notes)
+    scores = [made["screen"].table("pair_scores.parquet").to_pylist() for made in (first, second)]
+    was, now = ({row["pair_id"]: row for row in rows} for rows in scores)
+    common = was.keys() & now.keys()
+    assert len(common) >= 8
+    assert all(was[pair]["clip_t"] == pytest.approx(now[pair]["clip_t"]) for pair in common)
+    assert make(folder, home)["screen"].digest == said.digest  # nothing is new: reused
+    for number in range(61, 66):
+        draw(folder, number)
+    third = make(folder, home)  # more is new than may be, with what was new before
+    assert worked["train_clip"] == 2 and clips(third)[0] != clips(first)[0]
+    assert third["screen"].manifest.config["before"] == [said.digest]
+    assert "clip_new" not in third["screen"].manifest.metrics
+
+
+def test_what_is_gone_is_not_learnt_from_any_more(
+    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping(1.0, monkeypatch)
+    folder, home = few(tmp_path / "pictures"), tmp_path / "home"
+    first = make(folder, home)
+    learnt = set(clips(first)[1]["pixel_id"].to_pylist())
+    for row in first["ingest"].table("images").to_pylist():
+        if row["pixel_id"] in learnt:
+            (folder / row["source_ref"]).unlink()
+            break
+    second = make(folder, home)
+    assert second["screen"].manifest.config["before"] == [first["screen"].digest]
+    assert worked["train_clip"] == 2 and clips(second)[0] != clips(first)[0]
+    make(folder, home, force="screen")  # who forces a stage wants its work done again
+    assert worked["train_clip"] == 3
+    keeping(0.0, monkeypatch)
+    draw(folder, 60)
+    make(folder, home)
+    assert worked["train_clip"] == 4
 
 
 def few(folder: Path) -> Path:

@@ -1,35 +1,62 @@
 """Captioning a table of pairs: requests from PAIRS and IMAGES, rows for CAPTIONS."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.data.caption.base import Caption, CaptionRequest, ImageFacts
 from kontext.data.mine.candidate import WORDED
 from schemas.tables import CAPTIONS
 
 
-def requests_for(pairs: pa.Table, images: pa.Table) -> list[CaptionRequest]:
+class Facts:
+    """What is known about the images of an ingest artifact, in words, by pixel id.
+
+    Args:
+        images: an IMAGES table, at least `COLUMNS` of it.
+    """
+
+    COLUMNS = ("pixel_id", "concept", "attributes", "source")
+
+    def __init__(self, images: pa.Table) -> None:
+        self._images = images.select(self.COLUMNS)
+        self._ids = images["pixel_id"].combine_chunks()
+
+    def of(self, names: Iterable[str]) -> dict[str, ImageFacts]:
+        """The facts of some images. Raises KeyError for an unknown one."""
+        asked = pa.array(sorted(set(names)), pa.string())
+        rows = pc.index_in(asked, value_set=self._ids)
+        if rows.null_count:
+            raise KeyError(asked.filter(pc.is_null(rows))[0].as_py())
+        return {
+            row["pixel_id"]: ImageFacts(
+                row["concept"],
+                json.loads(row["attributes"] or "{}"),
+                row["source"],
+                row["pixel_id"],
+            )
+            for row in self._images.take(rows).to_pylist()
+        }
+
+
+def requests_for(pairs: pa.Table, facts: Facts) -> list[CaptionRequest]:
     """One request per row of `pairs`."""
-    facts = {
-        row["pixel_id"]: ImageFacts(
-            row["concept"], json.loads(row["attributes"] or "{}"), row["source"], row["pixel_id"]
-        )
-        for row in images.select(["pixel_id", "concept", "attributes", "source"]).to_pylist()
-    }
+    rows = pairs.to_pylist()
+    known = facts.of(name for row in rows for name in (*row["context_ids"], row["target_id"]))
     return [
         CaptionRequest(
             pair_id=row["pair_id"],
             relation_class=row["relation_class"],
             relation=row["relation"],
             params=row["params"],
-            target=facts[row["target_id"]],
-            contexts=tuple(facts[pixel_id] for pixel_id in row["context_ids"]),
+            target=known[row["target_id"]],
+            contexts=tuple(known[pixel_id] for pixel_id in row["context_ids"]),
             **_given(row),
         )
-        for row in pairs.to_pylist()
+        for row in rows
     ]
 
 

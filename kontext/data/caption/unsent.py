@@ -65,7 +65,7 @@ def unsent(
     known = screening.whole_scores(held, names)
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     chunks = screening.plan_scores(pixels, names, known)
-    few = sum(len(chunk.rows) for chunk in chunks) <= _FEW
+    few = sum(map(len, chunks)) <= _FEW
     results = map_chunks(screening.score_chunk, chunks, 1 if few else processes)
     old = held.filter(pc.is_in(held["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
     files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]

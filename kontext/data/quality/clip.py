@@ -7,24 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.data.images import ImageBank
-from kontext.data.quality.known import Known, vector_table, vectors
+from kontext.data.quality.kept import KeptClip, kept_clip, learnt_table
+from kontext.data.quality.known import Keyed, Known, vectors
 from kontext.data.quality.pairs import Edges, Values
 from kontext.errors import GateError
 from kontext.models.features.clip import SmallScorer, image_features, pair_scores, text_features
 from kontext.models.features.clip_train import ClipData, retrieval, train_clip
 from kontext.models.features.efficientnet import EMBEDDING_DIM, FeatureNet, load_features
 from kontext.models.text.encoders import load_text_encoder
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.data import ScreenConfig
 
 Vectors = NDArray[np.float32]
 
 _TEXTS_PER_IMAGE = 3  # captions that an image is trained with, besides its concept
 _BLOCK, _PIXELS = 512, 1 << 24  # images whose pixels are in memory at once, and those pixels
+_PAIRS = 32_768  # pairs whose embeddings are in memory at once
+_LAST = 20  # steps whose mean loss is told
 _HELD_OUT_IN = 10  # every tenth group is kept from the heads, to measure retrieval
 
 
@@ -36,10 +41,12 @@ class TrainedClip:
     images: Vectors  # [M, D], in the order of the bank
     texts: Vectors  # [K, D]
     row_of: dict[str, int]  # text -> row of texts: every concept and caption
-    losses: list[float]
+    loss: float  # at the end of the training
     metrics: dict[str, float]  # retrieval of groups that the heads have not seen
-    image_vectors: pa.Table  # VECTORS: what the towers gave, for the next screening
-    text_vectors: pa.Table
+    learnt: pa.Table  # LEARNT: what it was trained with
+    kept: KeptClip | None  # whose scorer this is; None: trained for this screening
+    image_vectors: Keyed  # what the towers gave, for the next screening
+    text_vectors: Keyed
 
 
 def held_out(group_key: str) -> bool:
@@ -55,11 +62,13 @@ def train_on(
     config: ScreenConfig,
     known: Known | None = None,
     refused: NDArray[np.bool_] | None = None,
+    before: Sequence[Artifact] = (),
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups.
 
     What the towers give of an image or text that is `known` is taken from there. Of images [M] that
-    are `refused` nothing is learnt, measured or kept.
+    are `refused` nothing is learnt, measured or kept. Where the heads of an artifact of `before`
+    may be kept (`kontext.data.quality.kept`), they are.
     """
     banned = np.zeros(len(bank.ids), bool) if refused is None else refused
     net, encoder = load_features(), load_text_encoder()
@@ -73,39 +82,54 @@ def train_on(
     texts = sorted({"", *concepts, *(text for column in written for text in column if text)})
     row_of = {text: row for row, text in enumerate(texts)}
     pooled = vectors(texts, known.texts, lambda new: text_features(encoder, new))
-    seen = np.array([not held_out(facts[pixel_id]["group_key"]) for pixel_id in bank.ids])
+    groups = [facts[pixel_id]["group_key"] for pixel_id in bank.ids]
+    seen = _learnt_from(groups, words, banned)
+    rows = np.flatnonzero(seen)
+    learnt = learnt_table([bank.ids[row] for row in rows], [words[row] for row in rows])
+    let_in = Keyed(bank.ids, features, np.flatnonzero(~banned))
+    kept = kept_clip(before, learnt, let_in.names(), config, net, encoder)
+    if kept is None:
+        texts_of = [np.array([row_of[text] for text in words[row]]) for row in rows]
+        data = ClipData(features, pooled, texts_of, rows)
+        model, losses = train_clip(
+            data, steps=config.clip_steps, batch=config.clip_batch, seed=config.seed
+        )
+        scorer, loss = SmallScorer(model, net, encoder), float(np.mean(losses[-_LAST:]))
+    else:
+        scorer, loss, learnt = kept.scorer, kept.loss, kept.learnt
+    embedded, embedded_texts = scorer.embed_features(features), scorer.embed_pooled(pooled)
+    unseen = np.flatnonzero(~seen & ~banned)
+    named = [concepts[row] for row in unseen]
+    metrics = _retrieval(embedded[unseen], named, embedded_texts, row_of)
+    made = let_in, Keyed(texts, pooled, np.arange(len(texts)))
+    return TrainedClip(scorer, embedded, embedded_texts, row_of, loss, metrics, learnt, kept, *made)
+
+
+def _learnt_from(
+    groups: Sequence[str], words: Sequence[Sequence[str]], banned: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The images [M] that the heads are trained on: with words, and not of held-out groups.
+
+    Where those are none, all with words; where none has words, all. Raises GateError where every
+    image is `banned`.
+    """
     worded = np.array([any(said) for said in words])
-    seen &= worded & ~banned
+    trained = np.array([not held_out(group) for group in groups])
+    seen: NDArray[np.bool_] = trained & worded & ~banned
     if not seen.any():
         seen[:] = (worded if worded.any() else True) & ~banned
     if not seen.any():
         raise GateError("every picture is refused by the policy: there is nothing to train on")
-    data = ClipData(
-        features[torch.from_numpy(seen)],
-        pooled,
-        [np.array([row_of[text] for text in words[i]]) for i in np.flatnonzero(seen)],
-    )
-    model, losses = train_clip(
-        data, steps=config.clip_steps, batch=config.clip_batch, seed=config.seed
-    )
-    scorer = SmallScorer(model, net, encoder)
-    embedded, embedded_texts = scorer.embed_features(features), scorer.embed_pooled(pooled)
-    unseen = np.flatnonzero(~seen & ~banned)
-    named = [concepts[i] for i in unseen]
-    metrics = _retrieval(embedded[unseen], named, embedded_texts, row_of)
-    let_in = np.flatnonzero(~banned)
-    ids = [bank.ids[row] for row in let_in]
-    made = vector_table(ids, features[torch.from_numpy(let_in)]), vector_table(texts, pooled)
-    return TrainedClip(scorer, embedded, embedded_texts, row_of, losses, metrics, *made)
+    return seen
 
 
 def _features(net: FeatureNet, bank: ImageBank, ids: Sequence[str]) -> Tensor:
     """Features [M, D] of images, in their order."""
-    parts, order = [torch.zeros(0, EMBEDDING_DIM)], []
+    found = torch.empty(len(ids), EMBEDDING_DIM)
     for places in bank.by_size(ids, _PIXELS, _BLOCK):
-        parts.append(image_features(net, bank.batch([ids[place] for place in places])))
-        order += places
-    return torch.cat(parts)[torch.argsort(torch.tensor(order, dtype=torch.int64))]
+        made = image_features(net, bank.batch([ids[place] for place in places]))
+        found[torch.tensor(places)] = made.cpu()
+    return found
 
 
 def _words(
@@ -139,30 +163,37 @@ def _retrieval(
     return retrieval(embedded, concepts, {name: i for i, name in enumerate(names)}, candidates)
 
 
-def score_pairs(
-    trained: TrainedClip, edges: Edges, captions: Sequence[dict[str, str]]
-) -> dict[str, Values]:
+def score_pairs(trained: TrainedClip, edges: Edges, captions: pa.Table) -> dict[str, Values]:
     """CLIP scores of P pairs, by column [P]; `captions` are their rows of CAPTIONS.
 
     For several contexts the nearest image and the mean direction. T2I gets clip_i 1 and clip_dir 0.
+    Embeddings of some pairs are in memory at a time.
     """
+    texts = pa.array(list(trained.row_of), pa.string())
     target_text, context_text = (
-        trained.texts[[trained.row_of[row[name]] for row in captions]]
+        np.asarray(pc.index_in(captions[name].combine_chunks(), value_set=texts), np.int64)
         for name in ("target_caption", "context_caption")
     )
-    target = trained.images[edges.target]
-    clip_t = (target * target_text).sum(1, dtype=np.float64)
-    per_edge = pair_scores(
-        trained.images[edges.context],
-        target[edges.pair],
-        context_text[edges.pair],
-        target_text[edges.pair],
-    )
+    clip_t = np.empty(len(edges.target))
+    clip_i, clip_dir = (np.empty(len(edges.pair), np.float32) for _ in range(2))
+    for low in range(0, len(clip_t), _PAIRS):
+        pairs = slice(low, low + _PAIRS)
+        some = slice(*np.searchsorted(edges.pair, [pairs.start, pairs.stop]))
+        target = trained.images[edges.target[pairs]]
+        clip_t[pairs] = (target * trained.texts[target_text[pairs]]).sum(1, dtype=np.float64)
+        own = edges.pair[some]
+        per_edge = pair_scores(
+            trained.images[edges.context[some]],
+            target[own - low],
+            trained.texts[context_text[own]],
+            trained.texts[target_text[own]],
+        )
+        clip_i[some], clip_dir[some] = per_edge.clip_i, per_edge.clip_dir
     total = np.zeros(len(clip_t))
-    np.add.at(total, edges.pair, per_edge.clip_dir.astype(np.float64))
+    np.add.at(total, edges.pair, clip_dir.astype(np.float64))
     count = np.bincount(edges.pair, minlength=len(clip_t))
     return {
         "clip_t": clip_t,
-        "clip_i": edges.largest(per_edge.clip_i, 1.0),
+        "clip_i": edges.largest(clip_i, 1.0),
         "clip_dir": total / np.maximum(count, 1),
     }

@@ -4,7 +4,7 @@ It counts only where it was made with the same models at the same sizes. All of 
 item, so that what is taken is what would be made, byte for byte.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import IMAGE_SCORES, VECTORS
 
 MADE_WITH = "made_with.json"
+_AT_A_TIME = 4096  # vectors
 IMAGE_VECTORS, TEXT_VECTORS = "image_vectors.parquet", "text_vectors.parquet"
 
 
@@ -47,7 +48,7 @@ class Known:
 def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> Known:
     """The newest of `artifacts` (newest first) that was made with the same as today."""
     for made in artifacts:
-        if made.names(MADE_WITH) and made.json(MADE_WITH) == made_with:
+        if made_with_of(made) == made_with:
             return Known(
                 made.table("image_scores.parquet"),
                 made.table(IMAGE_VECTORS),
@@ -58,10 +59,16 @@ def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> 
     return Known()
 
 
-def places(keys: Sequence[str], known: pa.Table, column: str) -> NDArray[np.int64]:
+def made_with_of(made: Artifact) -> object:
+    """What a screening was made with; None where it does not say."""
+    return made.json(MADE_WITH) if made.names(MADE_WITH) else None
+
+
+def places(keys: Sequence[str] | pa.Array, known: pa.Table, column: str) -> NDArray[np.int64]:
     """The row of `known` that has each key, int64 [N]; -1 where none has."""
     there = known[column].combine_chunks()
-    found = pc.index_in(pa.array(keys, pa.string()), value_set=there).fill_null(-1)
+    asked = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
+    found = pc.index_in(asked, value_set=there).fill_null(-1)
     return np.asarray(found.to_numpy(), np.int64)
 
 
@@ -75,17 +82,34 @@ def vectors(
     if len(missing) == len(keys):
         return made
     rows = np.flatnonzero(place >= 0)
-    joined = b"".join(known["vector"].take(pa.array(place[rows])).to_pylist())
-    found = torch.empty(len(keys), len(joined) // 4 // len(rows))
-    found[torch.from_numpy(rows)] = torch.frombuffer(bytearray(joined), dtype=torch.float32).view(
-        len(rows), -1
-    )
+    found = torch.empty(len(keys), len(known["vector"][int(place[rows[0]])].as_py()) // 4)
+    for low in range(0, len(rows), _AT_A_TIME):
+        some = rows[low : low + _AT_A_TIME]
+        joined = b"".join(known["vector"].take(pa.array(place[some])).to_pylist())
+        held = torch.frombuffer(bytearray(joined), dtype=torch.float32)
+        found[torch.from_numpy(some)] = held.view(len(some), -1)
     if len(missing):
         found[torch.from_numpy(missing)] = made.cpu()
     return found
 
 
-def vector_table(keys: Sequence[str], found: Tensor) -> pa.Table:
-    """VECTORS of the keys."""
-    rows = found.float().cpu().numpy()
-    return pa.table([pa.array(keys, pa.string()), [row.tobytes() for row in rows]], schema=VECTORS)
+@dataclass(frozen=True)
+class Keyed:
+    """Vectors by key: of `found` [N, D] the `rows`, in their order."""
+
+    keys: Sequence[str]  # of all of `found`
+    found: Tensor
+    rows: NDArray[np.int64]
+
+    def names(self) -> pa.Array:
+        """The keys of the rows."""
+        return pa.array([self.keys[row] for row in self.rows.tolist()], pa.string())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """VECTORS, in parts: the table is as large as the vectors are."""
+        for low in range(0, len(self.rows), _AT_A_TIME):
+            some = self.rows[low : low + _AT_A_TIME]
+            keys = [self.keys[row] for row in some.tolist()]
+            values = self.found[torch.from_numpy(some)].float().cpu().numpy()
+            columns = [pa.array(keys, pa.string()), [row.tobytes() for row in values]]
+            yield pa.table(columns, schema=VECTORS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kontext.data.buckets import kept_change, same_shape
@@ -31,16 +32,10 @@ class Edges:
     @classmethod
     def of(cls, pairs: pa.Table, pixel_ids: Sequence[str]) -> Edges:
         """Edges of a PAIRS table over all images of `pixel_ids`."""
-        row_of = {pixel_id: row for row, pixel_id in enumerate(pixel_ids)}
-        pair: list[int] = []
-        context: list[int] = []
-        for index, ids in enumerate(pairs["context_ids"].to_pylist()):
-            pair += [index] * len(ids)
-            context += [row_of[pixel_id] for pixel_id in ids]
-        target = [row_of[pixel_id] for pixel_id in pairs["target_id"].to_pylist()]
-        return cls(
-            tuple(pixel_ids), np.array(target, int), np.array(pair, int), np.array(context, int)
-        )
+        ids, lists = pa.array(pixel_ids, pa.string()), pairs["context_ids"].combine_chunks()
+        pair = np.asarray(pc.list_parent_indices(lists), np.int64)
+        target = _rows(pairs["target_id"].combine_chunks(), ids)
+        return cls(tuple(pixel_ids), target, pair, _rows(lists.flatten(), ids))
 
     def over_images(self, values: NDArray[np.floating]) -> Values:
         """Largest of a per-image score [M] over all images of each pair [P]. NaN stays NaN."""
@@ -59,6 +54,14 @@ class Edges:
     def smallest(self, per_edge: NDArray[np.number], empty: float) -> Values:
         """Smallest of a per-edge score [E] per pair; `empty` for T2I."""
         return -self.largest(-per_edge.astype(np.float64), -empty)
+
+
+def _rows(names: pa.Array, among: pa.Array) -> Rows:
+    """The row of `among` that has each name. Raises KeyError for one that none has."""
+    found = pc.index_in(names, value_set=among)
+    if found.null_count:
+        raise KeyError(names.filter(pc.is_null(found))[0].as_py())
+    return np.asarray(found, np.int64)
 
 
 def edge_quality(edges: Edges, bank: ImageBank) -> Quality:

@@ -1,10 +1,11 @@
 """All scores of a table of pairs in one table, with the reasons of the text and pair rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kontext.data.images import ImageBank
@@ -17,10 +18,12 @@ from kontext.safety.pdq import distances
 from kontext.safety.policy import COMBINATION, ImageRisk, Policy
 from kontext.safety.screening import refused as refused_images
 from kontext.safety.screening import text_reasons as text_reasons  # and this
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.risks import risks
 from schemas.sections.data import ScreenConfig
 from schemas.tables import CAPTION_TEXTS, REFUSED, pair_scores
 
+_AT_A_TIME = 4096
 _REFUSED = {str(reason): reason for reason in Reason if reason.startswith("text_")}
 
 Progress = Callable[[float, float, str], None]
@@ -54,6 +57,7 @@ def screen_pairs(
     config: ScreenConfig,
     progress: Progress = lambda done, total, message: None,
     known: Known | None = None,
+    before: Sequence[Artifact] = (),
 ) -> ScreenedPairs:
     """Score every pair.
 
@@ -63,28 +67,28 @@ def screen_pairs(
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
         progress: called with (done, total, what is being done).
         known: what an earlier screening holds, to be taken from there.
+        before: screenings of the dataset's last version, whose scorer may be kept.
     """
     known = known or Known()
     edges = Edges.of(pairs, bank.ids)
     words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    text = text_reasons(
-        [[row[name] for name in CAPTION_TEXTS] for row in words], policy.texts.limit
-    )
+    text = text_reasons(_texts(words), policy.texts.limit)
     # what stage caption has refused is not there any more, but why
-    text = [_REFUSED.get(row["status"], said) for row, said in zip(words, text, strict=True)]
+    statuses = words["status"].to_pylist()
+    text = [_REFUSED.get(status, said) for status, said in zip(statuses, text, strict=True)]
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
     pair = _with_combinations(found, edges, risk, policy)
     progress(1, 4, "pixel quality")
     quality = _quality(pairs, images, bank, known)
-    progress(2, 4, "training the small CLIP")
+    progress(2, 4, "the small CLIP")
     refused = refused_images(risk, unmatchable, policy)
-    trained = train_on(bank, images, pairs, captions, config, known, refused)
+    trained = train_on(bank, images, pairs, captions, config, known, refused, before)
     progress(3, 4, "CLIP scores")
     columns = {
-        "pair_id": pairs["pair_id"].to_pylist(),
+        "pair_id": pairs["pair_id"].combine_chunks(),
         **{f"{name}_max": edges.over_images(values) for name, values in risk.scores.items()},
         "exposure_delta": rise,
         "unmatchable": edges.over_images(unmatchable.astype(np.float32)) > 0,
@@ -105,7 +109,7 @@ def screen_pairs(
 
 def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
     """The scores that pixels alone decide, by column [P]; a known pair's are taken as they are."""
-    ids = pairs["pair_id"].to_pylist()
+    ids = pairs["pair_id"].combine_chunks()
     place = np.full(len(ids), -1) if known.pairs is None else places(ids, known.pairs, "pair_id")
     new = np.flatnonzero(place < 0)
     edges = Edges.of(pairs.take(pa.array(new)), bank.ids)
@@ -148,21 +152,27 @@ def _with_combinations(
     ]
 
 
-def _without_words(edges: Edges, words: list[dict[str, str]]) -> dict[str, NDArray[np.bool_]]:
+def _without_words(edges: Edges, words: pa.Table) -> dict[str, NDArray[np.bool_]]:
     """The scores that compare with a caption -> pairs [P] that have none to compare with."""
     target, context = (
-        np.array([not row[name] for row in words], bool)
-        for name in ("target_caption", "context_caption")
+        np.asarray(pc.equal(words[name], "")) for name in ("target_caption", "context_caption")
     )
     edits = np.bincount(edges.pair, minlength=len(words)) > 0
     return {"clip_t": target, "clip_dir": edits & (target | context)}
 
 
-def _aligned(pairs: pa.Table, captions: pa.Table) -> list[dict[str, str]]:
-    """The caption row of every pair; empty strings where there is none."""
-    rows = {row["pair_id"]: row for row in captions.to_pylist()}
-    written = (rows.get(pair_id, {}) for pair_id in pairs["pair_id"].to_pylist())
-    return [{name: row.get(name) or "" for name in (*CAPTION_TEXTS, "status")} for row in written]
+def _aligned(pairs: pa.Table, captions: pa.Table) -> pa.Table:
+    """The texts and the status of every pair; empty strings where there is none."""
+    ids = (table["pair_id"].combine_chunks() for table in (pairs, captions))
+    place = pc.index_in(next(ids), value_set=next(ids))
+    names = (*CAPTION_TEXTS, "status")
+    return pa.table({name: captions[name].take(place).fill_null("") for name in names})
+
+
+def _texts(words: pa.Table) -> Iterator[tuple[str, ...]]:
+    """The texts of one pair after the other; only some are objects at a time."""
+    for batch in words.select(CAPTION_TEXTS).to_batches(max_chunksize=_AT_A_TIME):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _hashes(images: pa.Table, bank: ImageBank) -> NDArray[np.uint8]:

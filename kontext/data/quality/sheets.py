@@ -33,14 +33,13 @@ def sheets(
         sheet = contact_sheet(rows, row_labels=shown, cell=64)
         yield "screen-samples", sheet, "accepted images by source"
     by_category: dict[str, list[list[str]]] = defaultdict(list)
-    for row in pairs.select(["relation_class", "context_ids", "target_id"]).to_pylist():
-        ids = [*row["context_ids"], row["target_id"]]
-        if all(pixel_id in let_in for pixel_id in ids):
-            by_category[row["relation_class"]].append(ids)
+    for batch in pairs.select(["relation_class", "context_ids", "target_id"]).to_batches(4096):
+        for row in batch.to_pylist():
+            ids, found = [*row["context_ids"], row["target_id"]], by_category[row["relation_class"]]
+            if len(found) < _OF_A_CATEGORY and all(pixel_id in let_in for pixel_id in ids):
+                found.append(ids)
     shown = [name for name in CATEGORIES if by_category[name]]
-    rows = [
-        [bank.rgb(i) for ids in by_category[name][:_OF_A_CATEGORY] for i in ids] for name in shown
-    ]
+    rows = [[bank.rgb(i) for ids in by_category[name] for i in ids] for name in shown]
     if rows:
         sheet = contact_sheet(rows, row_labels=shown, cell=72)
         yield "screen-pairs", sheet, "context | target, by category"

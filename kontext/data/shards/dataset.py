@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kontext.data.buckets import Fit
 from kontext.data.images import ImageBank
@@ -17,6 +20,7 @@ from kontext.store.parquet import ParquetRows
 from schemas.tables import CAPTION_TEXTS
 
 Row = dict[str, Any]
+Rows = NDArray[np.int64]
 _AT_A_TIME = 4096  # pairs as dicts
 _MOST_BYTES = 1 << 29  # of pictures made for shards that are held
 
@@ -37,11 +41,61 @@ class PairRows:
             yield from pa.table(columns).to_pylist()
 
 
+class StoredSample:
+    """A pair as it lies in a shard, with its headers."""
+
+    def __init__(self, packed: memoryview) -> None:
+        self.packed = packed
+        self._members = {name.partition(".")[2]: body for name, body in tar_members(packed)}
+        record = json.loads(self.text)
+        self.contexts: tuple[str, ...] = tuple(record["context_ids"])
+        self.target: str = record["target_id"]
+
+    @property
+    def text(self) -> bytes:
+        """The JSON member."""
+        return bytes(self._members["json"])
+
+    def pictures(self) -> dict[str, memoryview]:
+        """The PNGs of its contexts and its target, by id."""
+        suffixes = [*(f"ctx{i}.png" for i in range(len(self.contexts))), "tgt.png"]
+        named = zip((*self.contexts, self.target), suffixes, strict=True)
+        return {one: self._members[suffix] for one, suffix in named}
+
+
+class StoredPairs:
+    """The samples of a shard artifact, as columns; its tars stay on disk."""
+
+    def __init__(self, made: Artifact) -> None:
+        self._made = made
+        shards = made.table("shards.parquet", ["shard_id", "name"])
+        columns = ["pair_id", "shard_id", "offset_bytes", "length_bytes"]
+        members = made.table("shard_members.parquet", columns).combine_chunks()
+        self._names = shards["name"].to_pylist()
+        self._ids = members["pair_id"].combine_chunks()
+        among = shards["shard_id"].combine_chunks()
+        self._shard = pc.index_in(members["shard_id"].combine_chunks(), value_set=among).to_numpy()
+        self._first, self._length = (members[name].to_numpy() for name in columns[2:])
+        self._tars: dict[int, memoryview] = {}
+
+    def rows(self, pair_ids: pa.Array) -> Rows:
+        """The row of each pair [N]; -1 where it is not there."""
+        found = pc.index_in(pair_ids, value_set=self._ids).fill_null(-1)
+        return np.asarray(found, np.int64)
+
+    def sample(self, row: int) -> StoredSample:
+        """The sample at a row."""
+        shard, first = int(self._shard[row]), int(self._first[row])
+        if shard not in self._tars:
+            self._tars[shard] = map_file(self._made.path(self._names[shard]))
+        return StoredSample(self._tars[shard][first : first + int(self._length[row])])
+
+
 class ShownPictures:
     """The pictures of pairs at the sizes that they are trained at, by the ids of those pixels.
 
-    What ingest stored at just that size is taken as it is, with its id and its bytes; those of a
-    pair that an earlier artifact holds, of the same sizes and code, are taken from its shards.
+    What ingest stored at just that size is taken as it is, with its id and its bytes; a pair that
+    an earlier artifact holds, of the same sizes and code, is taken from its shards.
     """
 
     def __init__(self, bank: ImageBank, earlier: Iterable[Artifact] = ()) -> None:
@@ -53,20 +107,22 @@ class ShownPictures:
         self._held = [StoredPairs(made) for made in earlier]
         self._lying: dict[str, memoryview] = {}  # in the shards of `earlier`
 
+    def stored(self, pair_ids: pa.ChunkedArray) -> Iterator[StoredSample | None]:
+        """What the newest earlier artifact that has it holds of every pair, in their order."""
+        ids = pair_ids.combine_chunks()
+        found = [held.rows(ids) for held in self._held]
+        for pair in range(len(ids)):
+            places = ((held, rows[pair]) for held, rows in zip(self._held, found, strict=True))
+            yield next((held.sample(row) for held, row in places if row >= 0), None)
+
+    def take(self, stored: StoredSample) -> None:
+        """Have `png` give the pictures of a stored pair."""
+        self._lying |= stored.pictures()
+
     def names(self, row: Row) -> tuple[tuple[str, ...], str]:
         """Ids of a pair's contexts and target as they are shown."""
-        stored = (*row["context_ids"], row["target_id"])
-        if not all(self._stays(picture, row["target_id"]) for picture in stored):
-            for held in self._held:
-                if found := held.pictures(row["pair_id"]):
-                    self._lying.update(found[1])
-                    return found[0][:-1], found[0][-1]
         contexts = tuple(self._name(image, row["target_id"]) for image in row["context_ids"])
         return contexts, self._name(row["target_id"])
-
-    def _stays(self, stored: str, target: str) -> bool:
-        beside = None if stored == target else target
-        return self._bank.fit(stored, beside).keeps(self._bank.size(stored))
 
     def _name(self, stored: str, beside: str | None = None) -> str:
         bank, transform = self._bank, self._bank.fit(stored, beside)
@@ -88,7 +144,7 @@ class ShownPictures:
         return name
 
     def png(self, name: str) -> bytes:
-        """The PNG of a picture that `names` named."""
+        """The PNG of a picture that `names` named, or that was taken."""
         if name in self._lying:
             return bytes(self._lying[name])
         if name not in self._made_of:
@@ -98,40 +154,23 @@ class ShownPictures:
         return self._made[name]
 
 
-class StoredPairs:
-    """The pictures of a shard artifact's pairs; its tars stay on disk."""
-
-    def __init__(self, made: Artifact) -> None:
-        self._made = made
-        shards = made.table("shards.parquet")
-        names = zip(shards["shard_id"].to_pylist(), shards["name"].to_pylist(), strict=True)
-        self._names = dict(names)
-        columns = ("pair_id", "shard_id", "offset_bytes", "length_bytes")
-        places = made.table("shard_members.parquet").select(columns).to_pydict().values()
-        self._places = {pair: place for pair, *place in zip(*places, strict=True)}
-        self._tars: dict[str, memoryview] = {}
-
-    def pictures(self, pair_id: str) -> tuple[tuple[str, ...], dict[str, memoryview]] | None:
-        """Ids of its contexts and of its target, and their PNGs; None where it is not there."""
-        if pair_id not in self._places:
-            return None
-        shard, start, length = self._places[pair_id]
-        if shard not in self._tars:
-            self._tars[shard] = map_file(self._made.path(self._names[shard]))
-        sample = self._tars[shard][start : start + length]
-        files = {name.partition(".")[2]: body for name, body in tar_members(sample)}
-        record = json.loads(bytes(files["json"]))
-        ids = (*record["context_ids"], record["target_id"])
-        suffixes = [*(f"ctx{i}.png" for i in range(len(ids) - 1)), "tgt.png"]
-        return ids, {one: files[suffix] for one, suffix in zip(ids, suffixes, strict=True)}
+def samples(
+    pairs: PairRows, selected: pa.Table, split: str, shown: ShownPictures
+) -> Iterator[ShardSample]:
+    """The pairs of `Selected.table` as shard samples, one after the other."""
+    for row, stored in zip(pairs.of(selected), shown.stored(selected["pair_id"]), strict=True):
+        yield shard_sample(row, split, shown, stored)
 
 
-def shard_sample(row: Row, split: str, shown: ShownPictures) -> ShardSample:
+def shard_sample(
+    row: Row, split: str, shown: ShownPictures, stored: StoredSample | None = None
+) -> ShardSample:
     """One pair as a shard sample, with everything a trainer needs in its JSON.
 
-    Its ids are those of the pixels in the shard.
+    Its ids are those of the pixels in the shard. What is `stored` of it is taken as it lies there,
+    the whole sample where its text has not changed.
     """
-    contexts, target = shown.names(row)
+    contexts, target = (stored.contexts, stored.target) if stored else shown.names(row)
     as_they_are = ("pair_id", "relation_class", "relation", "license_spdx", "source")
     record = {
         **{name: row[name] for name in (*as_they_are, *CAPTION_TEXTS)},
@@ -140,4 +179,10 @@ def shard_sample(row: Row, split: str, shown: ShownPictures) -> ShardSample:
         "target_id": target,
         "split": split,
     }
-    return ShardSample(row["pair_id"], contexts, target, record)
+    sample = ShardSample(row["pair_id"], contexts, target, record)
+    if stored is None:
+        return sample
+    if stored.text == sample.text:
+        return replace(sample, packed=stored.packed)
+    shown.take(stored)
+    return sample

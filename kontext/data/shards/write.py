@@ -35,18 +35,24 @@ class ShardSample:
     context_ids: tuple[str, ...]
     target_id: str
     record: Record
+    packed: memoryview | None = None  # where another shard holds just this sample: its bytes there
 
     @property
     def key(self) -> str:
         """Sample key inside the shard: hexadecimal, so it holds no dot."""
         return self.pair_id[:KEY_LENGTH]
 
+    @property
+    def text(self) -> bytes:
+        """The JSON member."""
+        text = json.dumps(self.record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return text.encode()
+
     def members(self, png: Callable[[str], bytes]) -> dict[str, str | bytes]:
         """What webdataset writes: the bytes of every member by its suffix, and `__key__`."""
-        text = json.dumps(self.record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return {
             "__key__": self.key,
-            "json": text.encode(),
+            "json": self.text,
             "tgt.png": png(self.target_id),
             **{f"ctx{i}.png": png(pixel_id) for i, pixel_id in enumerate(self.context_ids)},
         }
@@ -106,7 +112,7 @@ def _write_shard(
     assert len(set(keys)) == len(keys), "two pairs share a key"
     ids = "\n".join(sample.pair_id for sample in samples)
     shard_id = hashlib.sha256(f"{split}\n{ids}".encode()).hexdigest()[:KEY_LENGTH]
-    places = _write_tar(path, (sample.members(png) for sample in samples))
+    places = _write_tar(path, samples, png)
     rows = [
         {"shard_id": shard_id, "pair_id": sample.pair_id, **place}
         for sample, place in zip(samples, places, strict=True)
@@ -127,8 +133,10 @@ def _write_shard(
     )
 
 
-def _write_tar(path: Path, samples: Iterable[Mapping[str, str | bytes]]) -> list[Record]:
-    """Write samples as webdataset takes them; returns where each one's bytes lie.
+def _write_tar(
+    path: Path, samples: Iterable[ShardSample], png: Callable[[str], bytes]
+) -> list[Record]:
+    """Write samples as webdataset does; returns where each one's bytes lie.
 
     A place has `offset_bytes` and `length_bytes` of the sample with its headers, and the same with
     `name` for the bytes of each of its `files`.
@@ -138,12 +146,20 @@ def _write_tar(path: Path, samples: Iterable[Mapping[str, str | bytes]]) -> list
     places = []
     with path.open("wb") as file:
         writer = TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
-        for members in samples:
-            start = writer.tarstream.offset
-            writer.write(members)
-            place = {"offset_bytes": start, "length_bytes": writer.tarstream.offset - start}
-            places.append({**place, "files": _files(members, start)})
-        size = writer.tarstream.offset + 2 * BLOCK
+        tar = writer.tarstream
+        for sample in samples:
+            start = tar.offset
+            if sample.packed is None:
+                members = sample.members(png)
+                writer.write(members)
+                files = _files(members, start)
+            else:  # headers and padding too, as the same writer wrote them
+                tar.fileobj.write(bytes(sample.packed))
+                tar.offset += len(sample.packed)
+                files = _packed_files(sample.packed, start)
+            place = {"offset_bytes": start, "length_bytes": tar.offset - start}
+            places.append({**place, "files": files})
+        size = tar.offset + 2 * BLOCK
         writer.close()
         file.truncate(size)  # tarfile fills up to 10 KiB
     return places
@@ -156,6 +172,17 @@ def _files(members: Mapping[str, str | bytes], start: int) -> list[Record]:
         found.append({"name": name, "offset_bytes": start + BLOCK, "length_bytes": size})
         start += BLOCK + size + -size % BLOCK
     return found
+
+
+def _packed_files(packed: memoryview, start: int) -> list[Record]:
+    return [
+        {
+            "name": name.partition(".")[2],
+            "offset_bytes": start + header + BLOCK,
+            "length_bytes": len(body),
+        }
+        for name, body, header, _ in tar_places(packed)
+    ]
 
 
 def map_file(path: Path) -> memoryview:

@@ -14,15 +14,17 @@ from kontext.models.features.clip import ClipShape, SmallClip
 from kontext.models.precision import autocast
 
 _LR, _WEIGHT_DECAY, _WARMUP = 1e-3, 0.05, 20
+_SCORES = 1 << 26  # of images and texts, in memory at once
 
 
 @dataclass(frozen=True)
 class ClipData:
     """Frozen features and which text describes which image."""
 
-    images: Tensor  # [N, image_dim]
+    images: Tensor  # [M, image_dim]
     texts: Tensor  # [K, text_dim]
     texts_of: Sequence[NDArray[np.int64]]  # N arrays of rows into texts, none empty
+    rows: NDArray[np.int64] | None = None  # of the N images that are trained on; None: all M
 
 
 def train_clip(
@@ -48,7 +50,8 @@ def train_clip(
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = _LR * _schedule(step, steps)
-            image_rows, text_rows = _draw(data.texts_of, batch, rng)
+            places, text_rows = _draw(data.texts_of, batch, rng)
+            image_rows = places if data.rows is None else data.rows[places].tolist()
             with autocast(data.images.device):
                 out = model(data.images[image_rows], data.texts[text_rows])
             loss = loss_of(**{name: value.float() for name, value in out.items()})
@@ -100,11 +103,21 @@ def retrieval(
     Returns:
         `r_at_1`, `r_at_5` (0 to 1) and `candidates` (K).
     """
-    order = np.argsort(-(image_embeddings @ text_embeddings.T), axis=1, kind="stable")
     right = np.array([text_of[name] for name in names])
-    rank = (order == right[:, None]).argmax(1)
+    step = max(1, _SCORES // len(text_embeddings))
+    parts = [slice(low, low + step) for low in range(0, len(right), step)]
+    ranks = [_rank(image_embeddings[part] @ text_embeddings.T, right[part]) for part in parts]
+    rank = np.concatenate(ranks)
     return {
         "r_at_1": float((rank < 1).mean()),
         "r_at_5": float((rank < 5).mean()),
         "candidates": float(len(text_embeddings)),
     }
+
+
+def _rank(scores: NDArray[np.float32], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place [N] of each row's right column when scores [N, K] fall, equal ones in order."""
+    own = np.take_along_axis(scores, right[:, None], axis=1)
+    before = np.arange(scores.shape[1]) < right[:, None]
+    found: NDArray[np.int64] = ((scores > own) | ((scores == own) & before)).sum(1)
+    return found

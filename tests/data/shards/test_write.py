@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import webdataset
@@ -97,6 +98,32 @@ def test_ranged_reads_find_each_sample(tmp_path: Path) -> None:
             assert data[first : first + size] == found[f"{member['pair_id'][:32]}.{name}"]
         record = next(bytes(v) for k, v in found.items() if k.endswith(".json"))
         assert json.loads(record)["pair_id"] == member["pair_id"]
+
+
+def test_a_sample_that_lies_in_another_shard_is_copied_with_its_headers(tmp_path: Path) -> None:
+    there = write(tmp_path / "there", [0, 1, 4, 5, 8])
+    lying = {}
+    for row in there.tables()[1].to_pylist():
+        (path,) = [p for p, s in zip(there.paths, there.shards, strict=True)
+                   if s["shard_id"] == row["shard_id"]]  # fmt: skip
+        start, length = row["offset_bytes"], row["length_bytes"]
+        lying[row["pair_id"]] = memoryview(path.read_bytes())[start : start + length]
+    fresh, copied = write(tmp_path / "fresh", list(range(9))), ShardSet()
+    samples = [sample(n, contexts=n % 3) for n in range(9)]
+    samples = [replace(one, packed=lying.get(one.pair_id)) for one in samples]
+    assert sum(one.packed is not None for one in samples) == 5
+    asked: set[str] = set()
+
+    def of_new(pixel_id: str) -> bytes:
+        asked.add(pixel_id)
+        return png(pixel_id)
+
+    (tmp_path / "copied").mkdir()
+    write_shards(samples, "train", tmp_path / "copied", 4, of_new, copied)
+    assert [p.read_bytes() for p in copied.paths] == [p.read_bytes() for p in fresh.paths]
+    assert copied.shards == fresh.shards and copied.members == fresh.members
+    assert asked == {i for one in samples if not one.packed
+                     for i in (*one.context_ids, one.target_id)}  # fmt: skip
 
 
 def test_shard_names_tell_their_content(tmp_path: Path) -> None:

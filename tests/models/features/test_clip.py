@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kontext.errors import WeightsError
+from kontext.models.features import clip_train
 from kontext.models.features.clip import (
     ClipShape,
     SmallClip,
@@ -57,6 +58,28 @@ def test_it_learns_to_retrieve_words_for_unseen_images(trained):
     assert found["r_at_1"] > 0.8 and found["candidates"] == 4
     shuffled = retrieval(trained.image_embeddings(images), names[1:] + names[:1], rows, vectors)
     assert shuffled["r_at_1"] < 0.3
+
+
+@pytest.mark.parametrize("block", [1, 30, 1 << 20])
+def test_ranks_are_those_of_sorted_scores(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_train, "_SCORES", block)
+    draw = np.random.default_rng(0)
+    images, texts = (draw.integers(-2, 3, (n, 3)).astype(np.float32) for n in (40, 9))  # with ties
+    text_of = {f"t{n}": n for n in range(9)}
+    names = [f"t{n}" for n in draw.integers(0, 9, 40)]
+    order = np.argsort(-(images @ texts.T), axis=1, kind="stable")
+    rank = (order == np.array([text_of[name] for name in names])[:, None]).argmax(1)
+    found = retrieval(images, names, text_of, texts)
+    assert found == {"r_at_1": (rank < 1).mean(), "r_at_5": (rank < 5).mean(), "candidates": 9.0}
+
+
+def test_some_rows_train_what_a_table_of_them_trains() -> None:
+    images, texts, rows = torch.randn(8, 20), torch.randn(4, 10), np.array([1, 2, 5, 7])
+    texts_of = [np.array([i % 4]) for i in range(4)]
+    some, _ = train_clip(ClipData(images, texts, texts_of, rows), steps=3, batch=4, seed=3)
+    copied = ClipData(images[torch.from_numpy(rows)], texts, texts_of)
+    other, _ = train_clip(copied, steps=3, batch=4, seed=3)
+    assert torch.equal(some.visual[1].weight, other.visual[1].weight)
 
 
 def test_training_is_deterministic_and_leaves_the_global_generator_alone(towers):
