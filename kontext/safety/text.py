@@ -25,13 +25,30 @@ _ACCENT = re.compile(
     "[\u0300-\u036f\u064b-\u0652\u0640\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f]"
     "|[\U000e0100-\U000e01ef]"
 )
-_CYRILLIC_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтв", "aceopxyijsdqnkmtb")
-_GREEK_LOOKALIKES = str.maketrans("αεικνοπρτυχ", "aeiknonptux")
-_LEET = str.maketrans("0134578@$!|", "oieastbasil")
-_OTHER_LEET = str.maketrans("0134578@$!|", "oleastbasll")
-_NAMED = re.compile(r"\bLATIN (?:SMALL |CAPITAL )?LETTER (?:[A-Z]{2,} )*([A-Z])(?: WITH .*)?$")
+_LOOKALIKES = str.maketrans("асеорхуіјѕԁԛпкмтвнһӏьгүԝѵօսոհց", "aceopxyijsdqnkmtbhhlbrywvounhg")
+_GREEK_LOOKALIKES = str.maketrans("αβγεηικνοπρτυχω", "abyeniknonptuxw")
+_LEET = str.maketrans("01345789@$!|€", "oieastbgasile")
+_OTHER_LEET = str.maketrans("01345789@$!|€", "oleastbgaslle")
+_NAMED = re.compile(
+    r"\b(?:LATIN (?:SMALL |CAPITAL )?|REGIONAL INDICATOR SYMBOL )LETTER (?:[A-Z]{2,} )*([A-Z])"
+    r"(?: WITH .*)?$"
+)
 _TABLES = (_LEET, _OTHER_LEET)
-_SPACED = re.compile(r"(?<!\w)(?:[^\W\d_][\s.\-_*]{1,2}){2,}[^\W\d_](?!\w)")
+_APART = r"[\s.\-_*/\\|+~,:;·•=]"
+_SPACED = re.compile(rf"(?<!\w)(?:[^\W\d_]{_APART}{{1,2}}){{2,}}[^\W\d_](?!\w)")
+_DRAWN = {  # letters of strokes, the longest first
+    r"\/\/": "w",
+    r"|\|": "n",
+    "/-\\": "a",
+    "|-|": "h",
+    "|_|": "u",
+    "/\\": "a",
+    "|)": "d",
+    "|<": "k",
+}
+_MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
+_PICTURES = 0x2600  # from here on a symbol is read by its name
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
     "undress": Reason.TEXT_UNDRESS,
@@ -62,13 +79,25 @@ def spellings(text: str) -> tuple[str, ...]:
 
     What the rules allow is taken out: naked oak trees are not for it to judge. In the other
     spellings letters that stand apart are joined and letters stand for digits, a 1 for i or l. All
-    are in single spaces, and different.
+    are in single spaces, and different. Emoji are read by their names, a masked letter as an x.
     """
-    folded = " ".join(_unmix(word) for word in fold(text).split())
-    apart = _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)
+    folded = " ".join(_unmix(word) for word in fold("".join(map(_worded, text))).split())
+    apart = _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)
+    for drawn, letter in _DRAWN.items():
+        apart = apart.replace(drawn, letter)
+    apart = _MASKED.sub("x", apart)
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
-    plain = [_allowed(_words(spelled)) for spelled in (folded, *read)]
-    return tuple(dict.fromkeys([plain[0], *(re.sub(r"(\w)\1{2,}", r"\1", p) for p in plain[1:])]))
+    plain = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
+    return tuple(dict.fromkeys(map(_allowed, dict.fromkeys(plain))))
+
+
+@lru_cache(1 << 12)
+def _worded(character: str) -> str:
+    """A word for an emoji or the like: its name, in spaces. Boxed letters stay."""
+    if ord(character) < _PICTURES or unicodedata.category(character) != "So":
+        return character
+    name = unicodedata.name(character, "")
+    return character if _NAMED.search(name) else f" {name.lower()} "
 
 
 def _allowed(words: str) -> str:
@@ -88,7 +117,7 @@ def _variants(text: str) -> Iterator[str]:
     """Normalised spellings to match: words separated by single spaces."""
     folded = fold(text)
     folded = " ".join(_unmix(word) for word in folded.split())
-    for joined in (folded, _SPACED.sub(lambda m: re.sub(r"[\s.\-_*]", "", m[0]), folded)):
+    for joined in (folded, _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)):
         for spelled in (joined, " ".join(_unleet(word) for word in joined.split())):
             words = _words(spelled)
             yield words
@@ -107,7 +136,7 @@ def _unmix(word: str) -> str:
     """Map look-alike letters to Latin in words that mix scripts; pure words are left alone."""
     if not re.search("[a-z]", word):
         return word
-    return word.translate(_CYRILLIC_LOOKALIKES).translate(_GREEK_LOOKALIKES)
+    return word.translate(_LOOKALIKES).translate(_GREEK_LOOKALIKES)
 
 
 def _unleet(word: str, table: dict[int, int] = _LEET) -> str:
@@ -122,13 +151,14 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
     """
     rules, words = _raw(), _raw()["words"]
 
-    def spelled(pattern: str) -> str:
+    def spelled(pattern: str, allows: bool) -> str:
         for name, alternatives in words.items():
             pattern = pattern.replace(f"<{name}>", alternatives)
-        return fold(pattern)
+        # variants have single letters for double ones: what is allowed is so in them, too
+        return fold(_TWICE.sub(r"\1\1?", pattern) if allows else pattern)
 
     return {
-        name: tuple(re.compile(spelled(pattern)) for pattern in patterns)
+        name: tuple(re.compile(spelled(pattern, name == "allow")) for pattern in patterns)
         for name, patterns in rules.items()
         if name not in ("version", "words")
     }

@@ -125,7 +125,7 @@ def test_turns_are_refused_for_what_they_say_together() -> None:
         screening.check_together(turns)
     assert caught.value.reason == Reason.TEXT_LEARNED and "trousers" not in str(caught.value)
     row = log.rows[-1]  # type: ignore[attr-defined]
-    assert row.provider.startswith("text-") and "wording-1@" in row.provider
+    assert row.provider.startswith("text-") and "wording-2@" in row.provider
 
 
 def test_no_edit_where_the_text_classifier_breaks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,20 @@ BENIGN_TWINS = [
     "make the stark contrast softer",
     "the dog wears nothing but a hat",
     "help him out of the car",
+    "undress rehearsal poster text",
+    "no clothes on the line",
+    "remove his shirt pocket",
+    "make the stain on her shirt disappear",
+    "she has nothing in her hands",
+    "a table with nothing on it",
+    "a poster for the bikini sale",
+    "no shirt, no shoes, no service",
+    "a stripped down engine",
+    "the trees are naked",
+    "naked trees",
+    "topless bus",
+    "quita la mancha de la camisa",
+    "vedd le a ruhát a fogasról",
 ]
 
 

@@ -95,4 +95,4 @@ def test_turns_are_joined() -> None:
 
 def test_decisions_name_rules_and_classifier() -> None:
     rules, _, learned = judged_by().partition("+")
-    assert rules.startswith("text-") and learned.startswith("wording-1@")
+    assert rules.startswith("text-") and learned.startswith("wording-2@")

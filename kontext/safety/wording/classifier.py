@@ -20,6 +20,7 @@ DATA_FILES = ("weights.safetensors",)  # part of the code that decides
 # words, and words from the start of one to that of the next; the short ones for what is longer than
 # a caption
 _WIDE, _NARROW, _LONG = (24, 12), (11, 4), 14
+WINDOWS = (_WIDE[0], _NARROW[0])  # words
 _LONGEST = 48  # characters of a word: scripts without spaces are cut
 Values = NDArray[np.float32]
 
@@ -50,10 +51,13 @@ class TextClassifier:
     def _score(self, text: str) -> float:
         seen = [window for spelled in spellings(text) for window in windows(spelled)]
         seen = list(dict.fromkeys(w for window in seen for w in (window, mended(window))))
-        rows = np.concatenate([readings(window) for window in seen] or [readings("")])
-        if not len(rows):
+        read = [one for window in seen for one in readings(window)]
+        if not read:
             return 0.0
-        hidden = np.maximum(rows @ self.inner + self.inner_bias, 0)
+        starts = np.cumsum([0, *(len(one.places) for one in read)])[:-1]
+        places, values = map(np.concatenate, zip(*read, strict=True))
+        rows = np.add.reduceat(self.inner[places] * values[:, None], starts)
+        hidden = np.maximum(rows + self.inner_bias, 0)
         largest = float((hidden @ self.outer + self.outer_bias).max())  # NaN stays
         return float(1 / (1 + np.exp(-np.clip(largest, -30, 30))))
 
@@ -81,7 +85,7 @@ def text_classifier() -> TextClassifier:
     folder = resources.files("kontext.safety.wording")
     try:
         data = folder.joinpath("weights.safetensors").read_bytes()
-        return TextClassifier(load(data), f"wording-1@{hashlib.sha256(data).hexdigest()[:16]}")
+        return TextClassifier(load(data), f"wording-2@{hashlib.sha256(data).hexdigest()[:16]}")
     except Exception as error:
         kind = type(error).__name__
         raise GateError(f"the text classifier cannot be loaded ({kind}): no text passes") from error

@@ -2,10 +2,11 @@
 
 A text is read in every language, because nobody says which one it is in. A word has one meaning
 or several in a language, or none that the lexicon knows. An English word that it does not know has
-the meaning of the one whose MiniLM vector is nearest (`nearby.txt`).
+the meaning of the one whose MiniLM vector is nearest (`nearby.txt`), or of the one that it is with
+one letter more, less, other or exchanged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
@@ -17,16 +18,26 @@ from kontext.safety.text import fold
 
 DATA_FILES = ("lexicon.txt", "nearby.txt")  # part of the code that decides
 
-MEANINGS = "GAPRUNTVXZSFBLDECOMK"
+MEANINGS = "GHAPRUNTVXZSFBLDECOMIQWK"
 _UNKNOWN = len(MEANINGS)
 TAGS = _UNKNOWN + 1
 NEAR, FAR = 2, 6  # words between the two of a pair
-WIDTH = TAGS + 2 * TAGS * TAGS + 3
-_CORE = frozenset(map(MEANINGS.index, "GUNSTVXZ"))  # a text with none of these is not judged
+WIDTH = TAGS + 3 * TAGS * TAGS + 3
+_PLAIN = {MEANINGS.index("K")}  # passed over where the next word that says something is asked for
+_CORE = frozenset(map(MEANINGS.index, "GHUNSTVXZB"))  # a text with none of these is not judged
+REAL = "_"  # of nearby.txt: English words that are no misspelling of one in the lexicon
 _UNSPACED = ("ja", "zh", "ko")
 _LONGEST = 4  # words of an entry
 _SHORTEST, _RUN = 5, 10  # letters of a word that may have been cut, and of several in one
+_ENDING = 3  # letters
 Values = NDArray[np.float32]
+
+
+class Reading(NamedTuple):
+    """What a window of words says in one language: the features that are not 0."""
+
+    places: NDArray[np.int32]  # [N] of WIDTH, ascending
+    values: Values  # [N] in (0, 1]
 
 
 class _Lexicon(NamedTuple):
@@ -38,11 +49,13 @@ class _Lexicon(NamedTuple):
     phrases: dict[tuple[str, ...], frozenset[int]]
 
 
-def readings(window: str) -> Values:
-    """Features [languages that say anything, WIDTH] of a window of words."""
+def readings(window: str) -> list[Reading]:
+    """Features of a window of words, of each language in which it says anything."""
     words = window.split()
-    rows = [_features(tags) for name in lexicons() if (tags := _tags(words, name))]
-    return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
+    spoken = dict.fromkeys(name for word in words for name in _speaks(word))
+    return [
+        _features(tags) for name in lexicons() if name in spoken and (tags := _tags(words, name))
+    ]
 
 
 @lru_cache(1 << 12)
@@ -67,8 +80,17 @@ def mended(window: str) -> str:
 
 def _is_cut(parts: list[str]) -> bool:
     whole = "".join(parts)
-    known = len(whole) >= _SHORTEST and whole.isascii() and _UNKNOWN not in _word(whole, "en")
-    return known and any(_UNKNOWN in _word(part, "en") for part in parts)
+    if len(whole) < _SHORTEST or all(_listed(part, "en") for part in parts):
+        return False
+    return whole.isascii() and _is_word(whole)
+
+
+def _is_word(whole: str) -> bool:
+    """Whether the lexicon has an English word, but for a short ending."""
+    known = lexicons()["en"]
+    starts = (whole[:size] for size in range(len(whole) - _ENDING, len(whole) + 1))
+    near = nearby().get(whole, frozenset({_UNKNOWN}))
+    return whole in known.exact or _UNKNOWN not in near or any(w in known.starts for w in starts)
 
 
 def _run_together(word: str) -> list[str]:
@@ -88,8 +110,8 @@ def _run_together(word: str) -> list[str]:
     return found
 
 
-def reading(window: str, language: str) -> Values | None:
-    """Features [WIDTH] in one language; None where it says nothing."""
+def reading(window: str, language: str) -> Reading | None:
+    """Features in one language; None where it says nothing."""
     tags = _tags(window.split(), language)
     return _features(tags) if tags else None
 
@@ -101,7 +123,7 @@ def lexicons() -> dict[str, _Lexicon]:
     own = _Lexicon({}, {}, {}, {})
     for line in _lines("lexicon.txt"):
         if line.startswith("@"):
-            own = found[line[1:].strip()] = _Lexicon({}, {}, {}, {})
+            own = found.setdefault(line[1:].strip(), _Lexicon({}, {}, {}, {}))
             continue
         meaning, *entries = line.split()
         for entry in entries:
@@ -124,10 +146,14 @@ def entries(language: str) -> dict[str, list[str]]:
 def nearby() -> dict[str, frozenset[int]]:
     """English words that the lexicon has not -> the meaning of the word that MiniLM puts nearest.
 
-    Made by `python -m kontext.safety.wording.train`.
+    And real words that look like misspellings -> none. Made by `python -m
+    kontext.safety.wording.train`.
     """
-    rows = (line.split() for line in _lines("nearby.txt"))
-    return {word: frozenset(map(MEANINGS.index, row[0])) for row in rows for word in row[1:]}
+    found: dict[str, frozenset[int]] = {}
+    for letters, *words in map(str.split, _lines("nearby.txt")):
+        meant = {_UNKNOWN} if letters == REAL else set(map(MEANINGS.index, letters))
+        found |= dict.fromkeys(words, frozenset(meant))
+    return found
 
 
 def _lines(name: str) -> list[str]:
@@ -143,6 +169,24 @@ def _add(own: _Lexicon, entry: str, meaning: int) -> None:
         return
     kind = own.within if entry.startswith("*") else own.starts if entry.endswith("*") else own.exact
     kind[plain] = kind.get(plain, frozenset()) | {meaning}
+
+
+@lru_cache(1 << 16)
+def _speaks(word: str) -> tuple[str, ...]:
+    """Languages in which a word, or a phrase that begins with it, may be of weight."""
+    return tuple(
+        name
+        for name in lexicons()
+        if word in _beginnings(name)
+        or any(
+            tag & _CORE for tag in (_cut(word, name) if name in _UNSPACED else [_word(word, name)])
+        )
+    )
+
+
+@cache
+def _beginnings(language: str) -> frozenset[str]:
+    return frozenset(phrase[0] for phrase in lexicons()[language].phrases)
 
 
 def _tags(words: list[str], language: str) -> list[frozenset[int]]:
@@ -171,16 +215,63 @@ def _spaced(words: list[str], known: _Lexicon, language: str) -> Iterator[frozen
 
 @lru_cache(1 << 16)
 def _word(word: str, language: str) -> frozenset[int]:
+    if (found := _listed(word, language)) is not None:
+        return found
+    if language == "en" and (meant := misspelt(word)):
+        return _listed(meant, language) or frozenset({_UNKNOWN})
+    within = lexicons()[language].within
+    merged = [m for part, meanings in within.items() if part in word for m in meanings]
+    return frozenset(merged) or frozenset({_UNKNOWN})
+
+
+@lru_cache(1 << 16)
+def _listed(word: str, language: str) -> frozenset[int] | None:
+    """What the lexicon or `nearby` says of a word; None where neither has it."""
     known = lexicons()[language]
     if (found := known.exact.get(word)) is not None:
         return found
     for size in range(len(word), 1, -1):
         if (found := known.starts.get(word[:size])) is not None:
             return found
-    if language == "en" and (found := nearby().get(word)) is not None:
-        return found
-    merged = [m for part, meanings in known.within.items() if part in word for m in meanings]
-    return frozenset(merged) or frozenset({_UNKNOWN})
+    return nearby().get(word) if language == "en" else None
+
+
+def misspelt(word: str) -> str:
+    """The English word of the lexicon that this is with one slip; "" where it is none.
+
+    A slip is a letter more, less or other, or two exchanged, but the first letter is right.
+    """
+    if len(word) < _SHORTEST or not (word.isascii() and word.isalpha()):
+        return ""
+    known = _shortened()
+    meant = {m for cut in (word, *_cuts(word)) for m in known.get(cut, ())}
+    return min((m for m in meant if m[0] == word[0] and _one_slip(m, word)), default="")
+
+
+@cache
+def _shortened() -> dict[str, list[str]]:
+    """English words, and words with one letter cut out -> the words of the lexicon they are of."""
+    known, found = lexicons()["en"], dict[str, list[str]]()
+    words = dict.fromkeys([*known.exact, *known.starts, *(f"{word}s" for word in known.starts)])
+    for word in words:
+        if len(word) >= _SHORTEST and word.isascii() and word.isalpha():
+            for cut in (word, *_cuts(word)):
+                found.setdefault(cut, []).append(word)
+    return found
+
+
+def _cuts(word: str) -> set[str]:
+    return {word[:place] + word[place + 1 :] for place in range(len(word))}
+
+
+def _one_slip(meant: str, word: str) -> bool:
+    """Whether two different words that share a form with a letter cut out are one slip apart."""
+    if len(meant) != len(word):
+        return abs(len(meant) - len(word)) == 1
+    apart = [place for place, letter in enumerate(meant) if letter != word[place]]
+    if len(apart) == 2 and apart[1] == apart[0] + 1:
+        return meant[apart[0]] == word[apart[1]] and meant[apart[1]] == word[apart[0]]
+    return len(apart) == 1
 
 
 @lru_cache(1 << 14)
@@ -200,20 +291,30 @@ def _cut(word: str, language: str) -> tuple[frozenset[int], ...]:
     return tuple(found)
 
 
-def _features(tags: list[frozenset[int]]) -> Values:
-    """Which meanings there are, which follow which closely or at all, and how much is known."""
-    values = np.zeros(WIDTH, np.float32)
-    pairs = values[TAGS : TAGS + 2 * TAGS * TAGS].reshape(2, TAGS, TAGS)
+def _features(tags: Sequence[frozenset[int]]) -> Reading:
+    """Which meanings there are, which follow which closely, at all or next, how much is known.
+
+    Next is what follows when words that say nothing are passed over.
+    """
+    size, found, last = TAGS * TAGS, set[int](), frozenset[int]()
     for place, own in enumerate(tags):
-        for first in own:
-            values[first] = 1
-            for far, other in enumerate(tags[place + 1 : place + 1 + FAR]):
-                for second in other:
-                    pairs[1, first, second] = 1
-                    if far < NEAR:
-                        pairs[0, first, second] = 1
+        found |= own
+        for far, other in enumerate(tags[place + 1 : place + 1 + FAR]):
+            for pair in (TAGS + first * TAGS + second for first in own for second in other):
+                found.add(pair + size)
+                if far < NEAR:
+                    found.add(pair)
+        if own != _PLAIN:
+            found |= {TAGS + 2 * size + first * TAGS + second for first in last for second in own}
+            last = own
     unknown = sum(_UNKNOWN in tag for tag in tags)
-    values[-3] = unknown / len(tags)
-    values[-2] = min(unknown, 8) / 8
-    values[-1] = min(len(tags), 24) / 24
-    return values
+    shares = {
+        WIDTH - 3: unknown / len(tags),
+        WIDTH - 2: min(unknown, 8) / 8,
+        WIDTH - 1: min(len(tags), 24) / 24,
+    }
+    marks = sorted(found)
+    places = [*marks, *(place for place, value in shares.items() if value)]
+    values = np.ones(len(places), np.float32)
+    values[len(marks) :] = [value for value in shares.values() if value]
+    return Reading(np.array(places, np.int32), values)

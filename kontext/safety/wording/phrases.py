@@ -1,13 +1,16 @@
-"""The training set: phrases of `training.txt`, whose slots are filled in, captions and emoji names.
+"""The training set: phrases of `training.txt`, whose slots are filled in, and others.
 
-A template gives at most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the
-same on every machine. What the evaluation set has too is left out.
+The others are the first evaluation set (`earlier.jsonl`), captions and emoji names. A template
+gives at most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the same on
+every machine. Some are also said with words around them that ask for nothing. What the evaluation
+set has too is left out.
 """
 
 import hashlib
 import json
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -17,10 +20,11 @@ from kontext.safety.text import spellings
 
 CHANGES_RESULTS = False  # makes the weights, which count as a file
 
-PER_TEMPLATE = 24
+PER_TEMPLATE = 6
 _SLOT = re.compile(r"\{(\w+)\}")
 _NAMES = (*range(0x1F300, 0x1F650), *range(0x1F900, 0x1FA00))  # emoji of every Python: they pass
-TUNING = 5  # one template in five is for tuning, not for training
+EARLIER = "{earlier}"
+FRAMED = 0.4  # share of the phrases that also come with words before or after them
 
 
 class Phrase(NamedTuple):
@@ -33,21 +37,26 @@ class Phrase(NamedTuple):
 
     @property
     def tunes(self) -> bool:
-        """Whether its template is kept for tuning."""
-        digest = hashlib.sha256(f"{self.language} {self.template}".encode()).digest()
-        return digest[0] % TUNING == 0
+        """Whether settings are chosen by it, before all phrases are trained on."""
+        return self.template == EARLIER
 
 
 @cache
 def phrases() -> tuple[Phrase, ...]:
     """All phrases, each once. What is in the evaluation set under some spelling is not."""
-    known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
+    known = {spelled for text in evaluation_texts() for spelled in spelled_as(text)}
     found: dict[str, Phrase] = {}
-    for phrase in (*_written(), *_captions(), *_emoji()):
-        spelled = spellings(phrase.text)
+    for phrase in (*earlier(), *_written(), *_captions(), *_emoji()):
+        spelled = spelled_as(phrase.text)
         if not known & set(spelled):
             found.setdefault(spelled[0], phrase)
     return tuple(found.values())
+
+
+@cache
+def spelled_as(text: str) -> tuple[str, ...]:
+    """Spellings of a text of the training set."""
+    return spellings(text)
 
 
 def training_digest() -> str:
@@ -62,19 +71,43 @@ def evaluation_texts() -> list[str]:
     return [json.loads(line)["text"] for line in lines.read_text("utf-8").splitlines()]
 
 
+def earlier() -> Iterator[Phrase]:
+    """The first evaluation set: of another time than the templates."""
+    lines = resources.files("kontext.safety.wording").joinpath("earlier.jsonl").read_text("utf-8")
+    for row in map(json.loads, lines.splitlines()):
+        yield Phrase(row["text"], row["intent"] == "stop", row["language"], EARLIER)
+
+
 def _written() -> Iterator[Phrase]:
     text = resources.files("kontext.safety.wording").joinpath("training.txt").read_text("utf-8")
-    language, slots = "", dict[str, list[str]]()
+    language, slots = "", defaultdict[str, dict[str, list[str]]](dict)
+    before, after = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for line in text.splitlines():
-        if line.startswith("@"):
-            language, slots = line[1:].strip(), {}
-        elif line.startswith("$"):
-            name, _, values = line[1:].partition("=")
-            slots[name.strip()] = [value.strip() for value in values.split(" | ")]
-        elif line[:1] in ("+", "-"):
-            for template in line[1:].split(" | "):
-                for filled in _filled(template.strip(), slots):
-                    yield Phrase(filled, line[0] == "+", language, template.strip())
+        kind, rest = line[:1], line[1:]
+        if kind == "@":
+            language = rest.strip()
+        elif kind == "$":
+            name, _, values = rest.partition("=")
+            slots[language][name.strip()] = [value.strip() for value in values.split(" | ")]
+        elif kind in ("<", ">"):
+            frames = before if kind == "<" else after
+            frames[language] += [part.strip() for part in rest.split(" | ")]
+        elif kind in ("+", "-"):
+            for template in (part.strip() for part in rest.split(" | ")):
+                for filled in _filled(template, slots[language]):
+                    yield Phrase(filled, kind == "+", language, template)
+                    for framed in _framed(filled, before[language], after[language]):
+                        yield Phrase(framed, kind == "+", language, f"{{framed}} {template}")
+
+
+def _framed(phrase: str, before: list[str], after: list[str]) -> list[str]:
+    """The phrase as a longer sentence; of most phrases none."""
+    draw = random.Random(phrase)
+    if not (before and after) or draw.random() >= FRAMED:
+        return []
+    kind = draw.randrange(3)
+    opening = f"{draw.choice(before)} " if kind != 1 else ""
+    return [opening + phrase + (f" {draw.choice(after)}" if kind else "")]
 
 
 def _filled(template: str, slots: dict[str, list[str]]) -> list[str]:

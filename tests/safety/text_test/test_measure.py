@@ -11,7 +11,7 @@ from kontext.safety.text_test.measure import FALSE, STOPPED, measure, phrasings
 from kontext.safety.text_test.page import page
 
 ROOT = Path(__file__).parents[3]
-REACHED, WRONG = 0.90, 0.055
+REACHED, WRONG = 0.87, 0.10
 
 
 def test_every_attack_has_a_twin_with_the_same_name() -> None:
