@@ -186,27 +186,48 @@ def linear_layers(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
     """Freeze the model and add fresh adapters to the target layers. Returns the model.
 
+    On the meta device the adapters are there too: see `starting_adapters`.
+
     Raises:
         WeightsError: a rank below 1, or patterns that match no linear layer.
     """
+    start = starting_adapters(model, config)
+    model.requires_grad_(False)
+    for name in _targets(model, config):
+        base = model.get_submodule(name)
+        if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
+            raise WeightsError(f"{name} has an adapter already: merge it first")
+        down, up = (start[f"{name}.lora_{half}"].to(base.weight.device) for half in ("down", "up"))
+        model.set_submodule(name, LoraLinear(base, down, up, config.scale))
+    return model
+
+
+def starting_adapters(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
+    """A and B of fresh adapters, on the CPU, by the names they have in the adapted model.
+
+    Raises:
+        WeightsError: as `apply_lora`.
+    """
+    draw = torch.Generator().manual_seed(config.seed)
+    found = {}
+    for name in _targets(model, config):
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        # as peft does: Kaiming-uniform with a = sqrt(5), which is the bound 1 / sqrt(in)
+        bound = 1 / math.sqrt(base.in_features)
+        down = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=draw)
+        found[f"{name}.lora_down"] = down
+        found[f"{name}.lora_up"] = torch.zeros(base.out_features, config.rank)
+    return found
+
+
+def _targets(model: nn.Module, config: LoraConfig) -> list[str]:
     if config.rank < 1:
         raise WeightsError(f"a LoRA's rank must be at least 1, not {config.rank}")
     names = linear_layers(model, config.targets)
     if not names:
         raise WeightsError(f"no linear layer matches {', '.join(config.targets)}")
-    draw = torch.Generator().manual_seed(config.seed)
-    model.requires_grad_(False)
-    for name in names:
-        base = model.get_submodule(name)
-        if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
-            raise WeightsError(f"{name} has an adapter already: merge it first")
-        # as peft does: Kaiming-uniform with a = sqrt(5), which is the bound 1 / sqrt(in)
-        bound = 1 / math.sqrt(base.in_features)
-        down = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=draw)
-        up = torch.zeros(base.out_features, config.rank)
-        device = base.weight.device
-        model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), config.scale))
-    return model
+    return names
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:

@@ -31,6 +31,14 @@ def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
+def products_dtype(held: torch.dtype, precision: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of the products of a model whose weights are held in `held`.
+
+    Weights of 16 bits are multiplied as they are; else it is `compute_dtype`.
+    """
+    return held if held.itemsize == 2 else compute_dtype(precision, device)
+
+
 def autocast(device: torch.device | str, wanted: bool = True) -> AbstractContextManager[Any]:
     """bf16 autocast where `wanted` and `bf16_supported`: fp16 on a CPU is never faster."""
     if not wanted or _full.get() or not bf16_supported(device):

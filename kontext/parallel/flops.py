@@ -47,6 +47,14 @@ class Flops:
         """Forward and backward without recomputation: two more products for every forward one."""
         return 3 * self.total - self.frozen_inputs
 
+    @property
+    def of_adapters(self) -> int:
+        """Forward and backward where weights are frozen: their products have no second gradient.
+
+        What small adapters beside them take is left out.
+        """
+        return 2 * self.linear + 3 * self.attention - self.frozen_inputs
+
     def __add__(self, other: Flops) -> Flops:
         return Flops(
             self.linear + other.linear,

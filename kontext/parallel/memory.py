@@ -1,8 +1,13 @@
-"""Keep freed memory in the process: page faults dominate small CPU training otherwise."""
+"""When freed memory stays in the process, and when it goes back.
+
+It stays while a process trains: page faults dominate small CPU training otherwise.
+"""
 
 import ctypes
 import logging
 import sys
+
+import torch
 
 CHANGES_RESULTS = False  # when memory goes back to the system
 
@@ -28,3 +33,14 @@ def keep_freed_memory() -> bool:
         and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         and mallopt(_M_TOP_PAD, 256 << 20)
     )
+
+
+def give_back_memory() -> None:
+    """Give freed memory to the system and to the device: other processes are about to need it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):
+            _log.info("no glibc malloc_trim here: freed memory stays in the process")

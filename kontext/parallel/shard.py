@@ -4,17 +4,31 @@ Tested with gloo ranks on CPUs: losses, dtypes of collectives, HSDP meshes, Ulys
 NCCL, and what prefetch and offloading gain on a GPU.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kontext.errors import RecipeError
 from kontext.parallel.compile import compile_blocks
 from kontext.parallel.recompute import blocks, offload_blocks, recompute_blocks
 from kontext.parallel.ulysses import share_sequences
-from kontext.parallel.world import World, is_sharded
+from kontext.parallel.world import World, is_sharded, local_part, own_rows
 from schemas.sections.training import ParallelConfig
+
+
+class Stored(Protocol):
+    """A tensor that can be read row by row."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the state dict."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Its rows from `start` to before `stop`."""
 
 
 def shard(
@@ -71,6 +85,26 @@ def shard(
         module.set_gradient_divide_factor(1.0)
     _prefetch(order, config.prefetch)
     return model
+
+
+@torch.no_grad()
+def fill(model: nn.Module, entries: Iterable[Stored], device: torch.device) -> None:
+    """Give a model on the meta device memory on `device`, and read its weights into it.
+
+    Of what is sharded a rank reads its own rows alone.
+
+    Raises:
+        KeyError: an entry that the model does not have.
+        ValueError: the model has more than the entries.
+    """
+    model.to_empty(device=device)
+    empty = model.state_dict()
+    for entry in entries:
+        target = empty.pop(entry.name)
+        rows = own_rows(target)
+        local_part(target).copy_(entry.rows(rows.start, rows.stop))
+    if empty:
+        raise ValueError(f"no weights for {', '.join(empty)}")
 
 
 def gather_weights_for(model: nn.Module, method: str) -> None:

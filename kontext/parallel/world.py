@@ -8,7 +8,7 @@ number of ranks changes results only by the order of floating-point sums.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -35,6 +35,7 @@ class World:
     mesh: DeviceMesh | None = None
     context: int = 1  # ranks in a row that share every sequence (Ulysses)
     sequence: Any = None  # their process group; None where `context` is 1
+    launches: bool = False  # it only starts ranks: what it builds holds no weights
 
     @property
     def is_leader(self) -> bool:
@@ -111,6 +112,15 @@ class World:
             return number
         return int(self._total({"number": number if self.is_leader else 0})["number"])
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give unsharded tensors rank 0's values on all ranks, in place."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
     def channel(self, name: str) -> Any:
         """A gloo group of all ranks for one purpose; None in a world of one.
 
@@ -141,6 +151,17 @@ def local_part(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor, or the tensor itself."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
+
+
+def own_rows(tensor: Tensor) -> range:
+    """Which rows of a sharded tensor this rank has; all of them of any other."""
+    if not is_sharded(tensor):
+        return range(tensor.shape[0])
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    return range(offset[0], offset[0] + shape[0])
 
 
 def shard_like(like: Tensor, part: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.transformer import save_adapters, starting_transformer
+from kontext.train.start.model import START, TEACHER
+from kontext.train.start.transformer import save_adapters, starting_weights
 from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(
@@ -69,12 +70,14 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     """
     keep_freed_memory()
     check_prompts(ctx.upstream("encode", EncodeConfig).prompts)
-    given = starting_transformer(ctx, ctx.config)
-    if given is not None:  # ranks build a model of the section's shape
+    given = starting_weights(ctx, ctx.config)
+    inputs = Inputs.of(ctx)
+    if given is not None:
         ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+        inputs = inputs.using(files={START: given.path})
     config = ctx.config
-    inputs = Inputs.of(ctx).using(given)
-    method = flow.build(config, inputs, World(device=device_for(ctx)))
+    launches = config.launch.launcher != "in-process"
+    method = flow.build(config, inputs, World(device=device_for(ctx), launches=launches))
     if after_flow(config) and not len(method.data.plain_edits()):  # not when the flow is paid for
         raise RecipeError(
             f"finetune: steps after the flow ({', '.join(after_flow(config))}) need edits, and the "
@@ -141,7 +144,7 @@ def _validated(
 
 def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
     """Validation loss and a sample grid on the way, where the recipe asks for them."""
-    if method.measure is None:
+    if method.measure is None or method.world.launches:  # ranks measure then
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     loss, board = method.measure.of, tensorboard(ctx, "flow")
@@ -185,12 +188,16 @@ def _train_further(
     Returns the averaged weights: `model` itself where the method trains in place.
     """
     config, module = trained.config, after_flow(trained.config)[name]
-    if not module.IN_PLACE and config.launch.launcher != "in-process":
+    launches = trained.world.launches and not module.IN_PLACE
+    if launches:
         path = ctx.scratch / "teacher.safetensors"  # no checkpoint of the new model has it
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-        inputs = inputs.using(files={"teacher": path})
-    inputs = inputs.using(model)
-    method: EditMethod = module.build(config, inputs, trained.world)
+        inputs = inputs.using(files={TEACHER: path})
+        trained.state.ema.clear()  # nothing is held while ranks train
+        model.to_empty(device="meta")
+    else:
+        inputs = inputs.using(model)
+    method: EditMethod = module.build(config, inputs, replace(trained.world, launches=launches))
     trained.state.ledger |= method.numerics
     method.state.ledger = dict(trained.state.ledger)
     progress = report_progress(ctx, name)

@@ -1,7 +1,8 @@
 """What a recipe's training will take, before it is started: memory, operations, time, switches.
 
 Parameters and operations are counted from the shapes. Memory is what fp32 masters, gradients,
-optimiser and averages take, sharded over the ranks as FSDP2 does, plus activations: what autograd
+optimiser and averages take (with adapters theirs alone, and 2 bytes a parameter of the base),
+sharded over the ranks as FSDP2 does, plus activations: what autograd
 keeps is measured on small blocks of the same proportions and scaled by tokens and width. Time is
 operations over a share of the device's peak; where the peak is not known, neither is the time.
 """
@@ -20,6 +21,7 @@ from kontext.data.buckets import Buckets, Size
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import BLOCKS, LoraConfig, apply_lora, linear_layers
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens, peak_of, step_flops
 from kontext.parallel.recompute import Recompute
@@ -139,25 +141,31 @@ def estimate_autoencoder(config: AutoencoderConfig, size: Size, machine: Machine
 def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> Estimate:
     """Stage finetune on edits of `tokens` each."""
     count = _count(lambda: FluxTransformer(config.shape))
+    adapters = _adapter_count(config)
     single = Tokens(tokens.text, tokens.target)
     singles = round(config.t2i_share * config.batch)
-    joint = step_flops(config.shape, tokens, config.batch - singles).training
-    joint += step_flops(config.shape, single, singles).training
-    first = step_flops(config.shape, single, config.batch).training
+
+    def cost(of: Tokens, samples: int) -> int:
+        found = step_flops(config.shape, of, samples)
+        return found.of_adapters if adapters else found.training
+
+    joint = cost(tokens, config.batch - singles) + cost(single, singles)
+    first = cost(single, config.batch)
     steps = config.t2i_steps + config.joint_steps
     base = Estimate(
         stage="finetune",
-        parameters=count,
+        parameters=count + adapters,
         steps=steps,
         flops=(config.t2i_steps * first + config.joint_steps * joint) // max(1, steps),
-        state_gib=_state(count, config.optimizer, machine.gpus) + _gathered(config, machine),
+        state_gib=_flow_state(config, count, adapters, machine) + _gathered(config, machine),
         recompute=config.parallel.recompute,
     )
     sharing = config.parallel.context
     rows = -(-config.batch // (machine.gpus // sharing or 1))
     # what a GPU keeps at once: its rows, part by part, of sequences that it may share
     kept = -(-rows // config.accumulate) / sharing
-    return _with_switches(base, config.shape, tokens, kept, machine, config.parallel.offload)
+    offload = config.parallel.offload
+    return _with_switches(base, config.shape, tokens, kept, machine, offload, rank=config.lora_rank)
 
 
 def estimate_student(
@@ -188,16 +196,18 @@ def _with_switches(
     machine: Machine,
     offload: bool,
     passes: int = 1,
+    rank: int = 0,
 ) -> Estimate:
     """The stage as the recipe has it; where that does not fit, the first switch that would do.
 
     Args:
         rows: samples that a GPU computes at once.
         passes: of each sample through a model, that are kept at the same time.
+        rank: of the adapters beside frozen layers; 0: all weights train.
     """
 
     def at(mode: Recompute, parts: int = 1) -> Estimate:
-        each = activations(shape, mode, offload)
+        each = activations(shape, mode, offload, rank)
         most = rows if parts == 1 else ceil(rows / parts)
         kept = passes * each * tokens.count * most / _GIB
         found = replace(base, recompute=mode, activations_gib=kept)
@@ -237,8 +247,35 @@ def _state(parameters: int, optimizer: str, ranks: int) -> float:
     return each * parameters / ranks / _GIB
 
 
+def _flow_state(config: FinetuneConfig, count: int, adapters: int, machine: Machine) -> float:
+    """What a GPU holds of masters, gradients, moments and averages; of a frozen base its weights.
+
+    The base of adapters is taken to be stored in 16 bits, as published weights are.
+    """
+    if not adapters:
+        return _state(count, config.optimizer, machine.gpus)
+    held = MASTER if config.parallel.precision == "fp32" else GATHERED
+    return _state(adapters, config.optimizer, machine.gpus) + held * count / machine.gpus / _GIB
+
+
+def _adapter_count(config: FinetuneConfig) -> int:
+    """Parameters of the adapters that the section trains; 0 where it trains all weights."""
+    if not config.lora_rank:
+        return 0
+    with torch.device("meta"):
+        model = FluxTransformer(config.shape)
+    names = linear_layers(model, config.lora_targets or BLOCKS)
+    sizes = (model.get_parameter(f"{name}.weight").shape for name in names)
+    return config.lora_rank * sum(rows + columns for rows, columns in sizes)
+
+
 def _gathered(config: FinetuneConfig, machine: Machine) -> float:
-    """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead."""
+    """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead.
+
+    A base of 16 bits has no copies.
+    """
+    if machine.gpus == 1 and config.lora_rank and config.parallel.precision != "fp32":
+        return 0.0
     if machine.gpus == 1:
         return GATHERED * _count(lambda: FluxTransformer(config.shape)) / _GIB
     hidden = config.shape.hidden_size
@@ -252,12 +289,14 @@ def _count(make: Callable[[], nn.Module]) -> int:
         return sum(p.numel() for p in make().parameters())
 
 
-def activations(shape: TransformerShape, mode: Recompute, offload: bool = False) -> float:
+def activations(
+    shape: TransformerShape, mode: Recompute, offload: bool = False, rank: int = 0
+) -> float:
     """Bytes a token of one sample keeps for the backward pass, over all blocks.
 
-    With `offload` all but one block's wait in the host's memory.
+    With `offload` all but one block's wait in the host's memory; with `rank` only adapters train.
     """
-    double, single, last = activation_bytes_per_token(shape.mlp_ratio)
+    double, single, last = activation_bytes_per_token(shape.mlp_ratio, rank > 0)
     width = shape.hidden_size
     if offload:
         return max(double, single) * width
@@ -273,27 +312,30 @@ def activations(shape: TransformerShape, mode: Recompute, offload: bool = False)
 
 
 @cache
-def activation_bytes_per_token(mlp_ratio: float) -> tuple[float, float, float]:
+def activation_bytes_per_token(
+    mlp_ratio: float, adapted: bool = False
+) -> tuple[float, float, float]:
     """Bytes that autograd keeps per token and unit of width: a double block, a single block, and
     the last single block with what surrounds the blocks.
 
     Measured on blocks of 64 channels under bf16 autocast with a fused attention kernel: what one
     block more keeps of a long sequence beyond what it keeps of a short one. (What does not grow
-    with tokens is autocast's copies of the weights.)
+    with tokens is autocast's copies of the weights.) With `adapted` the layers have adapters of
+    rank 1 and are frozen, in bf16.
     """
     short, long = 8, 16  # tokens along a side
 
     def slope(depth: int, singles: int) -> float:
         tokens = 2 * (long**2 - short**2)
-        grown = _kept(depth, singles, mlp_ratio, long) - _kept(depth, singles, mlp_ratio, short)
-        return grown / tokens / _WIDTH
+        kept = (_kept(depth, singles, mlp_ratio, side, adapted) for side in (long, short))
+        return (next(kept) - next(kept)) / tokens / _WIDTH
 
     one = slope(1, 1)
     double = slope(2, 1) - one
     return double, slope(1, 2) - one, one - double
 
 
-def _kept(depth: int, singles: int, mlp_ratio: float, side: int) -> int:
+def _kept(depth: int, singles: int, mlp_ratio: float, side: int, adapted: bool) -> int:
     """Bytes that autograd keeps of a forward pass of one small sample with 32 tokens of text."""
     shape = TransformerShape(
         in_channels=16,
@@ -309,6 +351,8 @@ def _kept(depth: int, singles: int, mlp_ratio: float, side: int) -> int:
     )
     torch.manual_seed(0)
     model, n = FluxTransformer(shape), side**2
+    if adapted:
+        apply_lora(model.to(torch.bfloat16), LoraConfig(rank=1))
     own = {p.data_ptr() for p in model.parameters()}
     tokens = torch.randn(1, 2 * n, 16)
     ids = sequence_ids((side, side), [(side, side)])

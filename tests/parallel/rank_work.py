@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +12,13 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kontext.errors import RecipeError
+from kontext.models.files.weights import Entry
+from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World, full_tensor, join
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.optim.build import MatrixMuon
+from kontext.train.start.model import START, starting_model
 from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
@@ -92,6 +98,33 @@ def refusals(world: World) -> list[str]:
         except RecipeError as error:
             said.append(str(error))
     return said
+
+
+def from_file(world: World, path: str) -> dict[str, Any]:
+    """Adapters on given weights: the start, some steps, and how many rows this rank has read."""
+    config = toy_config(
+        shape=SHAPE.model_copy(
+            update={"hidden_size": 256, "axes_dim": (32, 48, 48), "depth": 2,
+                    "depth_single_blocks": 4}
+        ),
+        optimizer="adamw", lora_rank=3, parallel=ParallelConfig(precision="fp32"),
+    )  # fmt: skip
+    data, place = toy_pairs(), Path(path)
+    inputs = Inputs({}, "", place.parent, place.parent, {START: place})
+    model, start = starting_model(config, inputs, data, world)
+    read: list[int] = []
+
+    def part(entry: Entry, low: int, high: int) -> torch.Tensor:
+        read.append(high - low)
+        return entry.rows(low, high)
+
+    def whole() -> torch.Tensor:
+        raise AssertionError("read as a whole")
+
+    counted = [replace(entry, read=whole, part=partial(part, entry)) for entry in start]
+    method = FlowMethod(config, data, model, world, counted)
+    before = {k: full_tensor(v.detach()).clone() for k, v in method.model.state_dict().items()}
+    return {"start": before, "history": fit(method), "rows": sum(read)}
 
 
 def muon_steps(world: World) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,13 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kontext.edit import teacher_edits
+from kontext.models.files.recognise_autoencoder import SHAPE_KEY
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
-from schemas.sections.training import FinetuneConfig, LaunchConfig, ParallelConfig
+from schemas.sections.training import (
+    FinetuneConfig,
+    GuidanceConfig,
+    LaunchConfig,
+    ParallelConfig,
+    PictureConfig,
+)
+from schemas.sections.weights import WeightsConfig
 from tests.stages import finished_run
-from tests.stages.encoded_run import edits_of, encoded_run
+from tests.stages.encoded_run import SHAPE, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
 from tests.stages.test_train_autoencoder import dataset
 
@@ -48,6 +57,36 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
         work_prefix("finetune", "digest-of-finetune") + "/checkpoints/step-"
     )
     assert {key.rpartition("/")[2] for key in kept} == {"rank-00000", "rank-00001", "manifest"}
+
+
+def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(tmp_path: Path) -> None:
+    """Each training reads what the one before has made; the stage's process holds nothing."""
+    torch.manual_seed(7)
+    model = FluxTransformer(SHAPE)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    said = {SHAPE_KEY: SHAPE.model_dump_json()}
+    save_file(model.state_dict(), tmp_path / "given.safetensors", said)
+    given = WeightsConfig(transformer=str(tmp_path / "given.safetensors"))
+    changes = {
+        "lora_rank": 2,
+        "pictures": PictureConfig(steps=2, batch=8, warmup=1, lr=1e-4),
+        "guidance_distill": GuidanceConfig(steps=2, batch=8, warmup=1),
+    }
+    made = []
+    for launch in ({}, {"launcher": "torchrun", "ranks": 2}):
+        harness = harness_with(tmp_path / f"with-{len(launch)}", **launch)
+        section = harness.recipe.finetune.model_copy(update=changes)
+        harness.recipe = harness.recipe.model_copy(update={"finetune": section, "weights": given})
+        made.append(harness.run("finetune"))
+    # decoded pictures are compared in bf16 where the machine is fast at it
+    for name, near in (("history", 1e-4), ("pictures", 1e-2), ("guidance", 1e-2)):
+        one, two = (artifact.table(f"{name}.parquet")["loss"].to_pylist() for artifact in made)
+        assert two == pytest.approx(one, rel=near), name
+    for name in ("flow.safetensors", "lora.safetensors"):
+        alone, together = (load_file(artifact.path(name)) for artifact in made)
+        for key, tensor in alone.items():
+            torch.testing.assert_close(together[key], tensor, rtol=0, atol=2e-3, msg=key)
 
 
 # the autoencoder computes in bf16 where the machine is fast at it; tests/parallel/test_methods.py

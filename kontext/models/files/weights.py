@@ -54,6 +54,13 @@ class Entry:
     shape: Shape
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    part: Callable[[int, int], Tensor] | None = None  # reads some rows without the others
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Its rows from `start` to before `stop`, of a tensor with at least one dimension."""
+        if self.part is None:
+            return self.read()[start:stop]
+        return self.part(start, stop)
 
     @property
     def bytes(self) -> int:
@@ -139,12 +146,23 @@ def _entry(handle: Any, file: Path, key: str) -> Entry:
     code = head.get_dtype()
     if code not in DTYPES:
         raise WeightsError(f"{file}: '{key}' has dtype {code}, which is not supported")
-    return Entry(key, tuple(head.get_shape()), DTYPES[code], partial(_read, file, key))
+    shape, dtype = tuple(head.get_shape()), DTYPES[code]
+    rows = partial(_read_rows, file, key, shape, dtype)
+    return Entry(key, shape, dtype, partial(_read, file, key), rows)
 
 
 def _read(file: Path, key: str) -> Tensor:
     with safe_open(str(file), framework="pt") as handle:
         return handle.get_tensor(key)  # type: ignore[no-any-return]
+
+
+def _read_rows(
+    file: Path, key: str, shape: Shape, dtype: torch.dtype, start: int, stop: int
+) -> Tensor:
+    if start >= stop:
+        return torch.empty(0, *shape[1:], dtype=dtype)
+    with safe_open(str(file), framework="pt") as handle:
+        return handle.get_slice(key)[start:stop]  # type: ignore[no-any-return]
 
 
 def _files(path: Path) -> list[Path]:
@@ -189,13 +207,31 @@ def bfl_entries(path: Path, model: nn.Module, dtype: torch.dtype | None = None) 
     for rule in rules:
         names = (rule.bfl,) if bfl else rule.parts
         kind = dtype or weights.entries[names[0]].dtype
-        entries.append(Entry(rule.bfl, rule.shape, kind, partial(_join, weights, rule, bfl, kind)))
+        read, rows = (partial(how, weights, rule, bfl, kind) for how in (_join, _join_rows))
+        entries.append(Entry(rule.bfl, rule.shape, kind, read, rows))
     return entries
 
 
 def _join(weights: WeightsFile, rule: Rule, bfl: bool, dtype: torch.dtype) -> Tensor:
     tensor = weights[rule.bfl] if bfl else rule.join([weights[part] for part in rule.parts])
     return tensor.to(dtype)
+
+
+def _join_rows(
+    weights: WeightsFile, rule: Rule, bfl: bool, dtype: torch.dtype, start: int, stop: int
+) -> Tensor:
+    """Some rows of a BFL tensor; of parts that have none of them nothing is read."""
+    if bfl:
+        return weights.entries[rule.bfl].rows(start, stop).to(dtype)
+    if rule.swap_halves or rule.matrix:
+        return _join(weights, rule, bfl, dtype)[start:stop]
+    pieces, first = [], 0
+    for name, count in zip(rule.parts, rule.rows, strict=True):
+        low, high = max(start - first, 0), min(stop - first, count)
+        if low < high or not first:
+            pieces.append(weights.entries[name].rows(low, max(low, high)))
+        first += count
+    return torch.cat(pieces).to(dtype)
 
 
 def diffusers_entries(entries: Iterable[Entry], rules: Iterable[Rule]) -> list[Entry]:
@@ -226,6 +262,13 @@ def load_weights(model: Model, path: Path, dtype: torch.dtype | None = None) -> 
     """
     entries = bfl_entries(path, model, dtype)
     model.load_state_dict({e.name: e.read() for e in entries}, strict=True, assign=True)
+    return model
+
+
+def in_stored_dtypes(model: Model, entries: Iterable[Entry]) -> Model:
+    """A model on the meta device with its parameters in the dtypes of all its entries."""
+    kinds = {e.name: torch.empty(e.shape, dtype=e.dtype, device="meta") for e in entries}
+    model.load_state_dict(kinds, strict=True, assign=True)
     return model
 
 

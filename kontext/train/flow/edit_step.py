@@ -18,6 +18,7 @@ from kontext.data.encoded.pair_tensors import (
     sizes_of,
 )
 from kontext.errors import RecipeError
+from kontext.models.files.weights import Entry
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype
@@ -90,12 +91,14 @@ class EditMethod(ABC):
         self._draw = SizedDraw(weights, sizes_of(data, self._edits))
         self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method
 
-    def train_model(self, model: FluxTransformer) -> None:
-        """Set the model to train: its parameters that need a gradient; it may be sharded."""
-        self.trained = model
-        self.state = transformer_state(
-            model, self.config, self.settings.lr, self.settings.ema_decay
-        )
+    def train_model(self, model: FluxTransformer, start: Sequence[Entry] = ()) -> None:
+        """Set the model to train: its parameters that need a gradient; it may be sharded.
+
+        Args:
+            start: what was read into it, where adapters are beside it.
+        """
+        self.trained, c = model, self.settings
+        self.state = transformer_state(model, self.config, c.lr, c.ema_decay, start)
 
     @abstractmethod
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:

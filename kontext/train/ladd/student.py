@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,13 +24,14 @@ from kontext.data.encoded.pair_tensors import (
 )
 from kontext.data.encoded.rows import Rows
 from kontext.errors import RecipeError
+from kontext.models.files.weights import Entry
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.precision import compute_dtype
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import Tokens
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import shard
+from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
 from kontext.train.flow.timesteps import schedule
 from kontext.train.flow.velocity import add_noise, velocity
@@ -38,7 +39,7 @@ from kontext.train.loop.clock import Work
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import Ema, TrainState, take_step
 from kontext.train.optim.build import adamw
-from kontext.train.start.teacher import load_teacher
+from kontext.train.start.teacher import stored_teacher
 from schemas.sections.training import DistillConfig
 
 TEACHER_EDITS = "teacher-edits"  # the bank of the real samples
@@ -54,22 +55,26 @@ class Estimated(NamedTuple):
     fake: Tensor  # clean estimates, packed [b, N, D]
 
 
-def taught(inputs: Inputs, world: World) -> tuple[PairTensors, Tensor, Rows, FluxTransformer]:
-    """Pairs of encode's train split, those that were edited [E], their edits, and the teacher.
+def taught(
+    inputs: Inputs, world: World
+) -> tuple[PairTensors, Tensor, Rows, FluxTransformer, World, list[Entry]]:
+    """What a method that distils takes besides its settings.
 
-    The edits are in `inputs.files`. The teacher is `inputs.model`; without it `load_teacher`'s.
+    Pairs of encode's train split, those that were edited [E], their edits, which are in
+    `inputs.files`, and the teacher, `inputs.model`. Without it the teacher is that of the
+    artifacts, on the meta device, with what is to be read into it, and its world.
     """
     from kontext.data.encoded.banks import map_folder
     from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
-    teacher = inputs.model
+    teacher, stored = inputs.model, list[Entry]()
     if teacher is None:
-        teacher = load_teacher(inputs.artifacts, world.device)
+        teacher, stored = stored_teacher(inputs.artifacts)
     assert isinstance(teacher, FluxTransformer)
     made = map_folder(inputs.files[TEACHER_EDITS], TEACHER_EDITS)
     edits = made["pairs"][torch.arange(len(made["pairs"]))]
-    return data, edits, made["latents"].to(world.device), teacher
+    return data, edits, made["latents"].to(world.device), teacher, world, stored
 
 
 class FewStepMethod(ABC):
@@ -81,6 +86,7 @@ class FewStepMethod(ABC):
         teacher_edits: the teacher's guided edits, E rows [C, h, w], the real samples.
         teacher: frozen here, and sharded where there are ranks; the student starts as its copy.
         world: this process among the ranks; alone by default.
+        stored: what is to be read into a teacher on the meta device, and into its copies.
 
     Raises:
         RecipeError: a batch has fewer samples than there are ranks and parts, or ranks are to
@@ -95,6 +101,7 @@ class FewStepMethod(ABC):
         teacher_edits: Rows,
         teacher: FluxTransformer,
         world: World | None = None,
+        stored: Sequence[Entry] = (),
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
@@ -109,13 +116,17 @@ class FewStepMethod(ABC):
         self.teacher = teacher.requires_grad_(False).eval()
         self.teacher.zero_grad(set_to_none=True)  # left from its own training
         rates = self.learning_rates()
-        self.trained = {name: copy.deepcopy(teacher).requires_grad_(True).train() for name in rates}
+        # what is trained is float32, whatever the teacher is held in
+        copies = {name: copy.deepcopy(teacher).float() for name in rates}
+        self.trained = {name: each.requires_grad_(True).train() for name, each in copies.items()}
         self.student = self.trained["student"]
         self.products = compute_dtype(config.parallel.precision, self.device)
         self.measure: Measure | None = None
         use_kernel(config.parallel.kernel, self.device)
         for model in (self.teacher, *self.trained.values()):
             shard(model, config.parallel, self.world, self.products)
+            if stored:
+                fill(model, stored, self.device)
         self.total_steps = config.steps
         self._draw = SizedDraw(None, [data.shapes[pair] for pair in edits.tolist()])
         self.state = TrainState(

@@ -16,6 +16,9 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from kontext.errors import WeightsError
 from kontext.parallel.world import World
 from kontext.train.loop.state import TrainState, empty_tensors, flattened, set_weights, unflattened
@@ -101,6 +104,37 @@ class Checkpoints:
         for name in _RECORDED:
             setattr(state, name, record[name])
         return True
+
+    def receive(self, state: TrainState, device: torch.device) -> None:
+        """Take over what ranks have made: the record, and weights into modules without memory.
+
+        Averages come in the weights' place. Moments of optimisers stay in the store.
+
+        Raises:
+            NumericsError: it was made with other numerics; nothing is loaded.
+        """
+        from kontext.parallel import checkpoint
+
+        found = self._newest()
+        assert found is not None, "ranks that have ended have saved"
+        compare(found["record"]["ledger"], state.ledger, "the checkpoint", "this run")
+        for name in _RECORDED:
+            setattr(state, name, found["record"][name])
+        state.optimizers = {}
+        targets: dict[str, Tensor] = {}
+        for name, module in state.modules.items():
+            module.to_empty(device=device)
+            start = {entry.name: entry for entry in state.start.get(name, ())}
+            kind = "ema" if name in state.ema else "modules"
+            for key, tensor in module.state_dict().items():
+                if key in state.given.get(name, ()):
+                    tensor.copy_(start[key].read())
+                else:
+                    targets[f"{kind}/{name}/{key}"] = tensor
+            if name in state.ema:
+                held = module.state_dict()
+                state.ema[name].shadow = {key: held[key] for key in state.ema[name].shadow}
+        checkpoint.read(targets, self._store, found, self.world)
 
     def roll_back(self, state: TrainState) -> int:
         """Bring weights and history back to the newest checkpoint; returns the step it is of."""

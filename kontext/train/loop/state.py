@@ -1,6 +1,8 @@
 """The state of a training run, its averaged weights, and how it is flattened for a checkpoint."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,22 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kontext.errors import WeightsError
+from kontext.models.files.weights import Entry
 from kontext.parallel.world import World, full_tensor, is_sharded, local_part, shard_like
 from kontext.train.record.ledger import Ledger
 
 
 class Ema:
-    """EMA of every floating-point tensor of a module, kept in float32 beside it.
+    """EMA of the floating-point tensors of a module that train, kept in float32 beside it.
+
+    Args:
+        given: names of tensors that no step changes: they are not averaged.
 
     The decay is warmed up as (1 + n) / (10 + n), so that early averages do not remember the
     initial weights (the rule of TensorFlow's ExponentialMovingAverage).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, given: Collection[str] = ()) -> None:
         self.decay = decay
         self.updates = 0
         self.shadow = {
-            name: tensor.detach().float().clone() for name, tensor in module.state_dict().items()
+            name: tensor.detach().float().clone()
+            for name, tensor in module.state_dict().items()
+            if name not in given
         }
 
     @torch.no_grad()
@@ -32,22 +41,24 @@ class Ema:
         """Fold the module's current weights in."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in module.state_dict().items():
-            self.shadow[name].lerp_(tensor.detach().float(), 1 - decay)
+        tensors = module.state_dict()
+        for name, average in self.shadow.items():
+            average.lerp_(tensors[name].detach().float(), 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
         """Overwrite the module's weights with the average."""
-        module.load_state_dict(self.shadow)
+        _load(module, self.shadow)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[nn.Module]:
         """The module with averaged weights inside the block, its own again afterwards."""
-        kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        tensors = module.state_dict()
+        kept = {name: tensors[name].detach().clone() for name in self.shadow}
         self.copy_to(module)
         try:
             yield module
         finally:
-            module.load_state_dict(kept)
+            _load(module, kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages plus the update count, for a checkpoint."""
@@ -61,7 +72,11 @@ class Ema:
 
 @dataclass
 class TrainState:
-    """Everything a checkpoint holds."""
+    """Everything a checkpoint holds.
+
+    A module's tensors that are `given` are not in it: building the module brings them, and no step
+    changes them. `start` has what is read into a module when it is built.
+    """
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
@@ -73,6 +88,8 @@ class TrainState:
     incidents: list[dict[str, Any]] = field(default_factory=list)  # steps that were left out
     measured: list[dict[str, float]] = field(default_factory=list)  # validation, while it ran
     clock: list[dict[str, float | None]] = field(default_factory=list)  # differs from run to run
+    given: Mapping[str, Collection[str]] = field(default_factory=dict)  # by module
+    start: Mapping[str, Sequence[Entry]] = field(default_factory=dict)  # by module
 
 
 def take_step(
@@ -94,7 +111,14 @@ def take_step(
 def weights_of(state: TrainState) -> dict[str, Any]:
     """What a step changes, as plain tensors and numbers that share the state's memory."""
     return {
-        "modules": {name: module.state_dict() for name, module in state.modules.items()},
+        "modules": {
+            name: {
+                key: tensor
+                for key, tensor in module.state_dict().items()
+                if key not in state.given.get(name, ())
+            }
+            for name, module in state.modules.items()
+        },
         "optimizers": {name: opt.state_dict() for name, opt in state.optimizers.items()},
         "ema": {name: ema.state_dict() for name, ema in state.ema.items()},
         "extra": state.extra,
@@ -104,12 +128,38 @@ def weights_of(state: TrainState) -> dict[str, Any]:
 def set_weights(state: TrainState, weights: dict[str, Any]) -> None:
     """Load what `weights_of` returned into an equally built state."""
     for name, module in state.modules.items():
-        module.load_state_dict(weights["modules"][name])
+        _load(module, weights["modules"][name], state.given.get(name, ()))
     for name, optimizer in state.optimizers.items():
         optimizer.load_state_dict(weights["optimizers"][name])
     for name, ema in state.ema.items():
         ema.load_state_dict(weights["ema"][name])
     state.extra = weights["extra"]
+
+
+def _load(
+    module: nn.Module, tensors: Mapping[str, Tensor], given: Collection[str] | None = None
+) -> None:
+    """Copy tensors into a module.
+
+    Raises:
+        WeightsError: it has none of a name; or, with `given`, others besides that are not given.
+    """
+    found = module.load_state_dict(tensors, strict=False)
+    missing = [] if given is None else [key for key in found.missing_keys if key not in given]
+    if missing or found.unexpected_keys:
+        raise WeightsError(
+            f"weights of another model: missing {missing}, surplus {found.unexpected_keys}"
+        )
+
+
+def let_go(state: TrainState) -> None:
+    """Free the memory of everything that trains; modules and averages keep their shapes."""
+    nowhere = torch.device("meta")
+    state.optimizers = {}  # they hold parameters and moments
+    for module in state.modules.values():
+        module.to_empty(device=nowhere)
+    for ema in state.ema.values():
+        ema.shadow = {name: average.to(nowhere) for name, average in ema.shadow.items()}
 
 
 def copied(value: Any) -> Any:

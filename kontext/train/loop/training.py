@@ -2,8 +2,10 @@
 
 A stage calls the function `build(config, inputs, world)` of a method's file with a world of one and
 trains what it returns with `train`. Where the recipe asks for ranks, each calls the same function
-with its own world and goes on from the checkpoint of step 0, which has the starting weights: ranks
-need to know only the model's shape. The stage then reads the last checkpoint.
+with its own world. If the stage's world `launches` them, its method never holds weights: ranks read
+or draw them. Otherwise ranks go on from a checkpoint of step 0, which has the stage's weights: they
+need to know only the model's shape, and the stage lets go of its own. Either way the averages come
+back from the ranks' last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
 from kontext.parallel.flops import peak_flops
+from kontext.parallel.memory import give_back_memory
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.launch import LaunchSection, on_ranks
 from kontext.parallel.ranks.rank import Rank, StepProgress, function_name
@@ -23,6 +27,7 @@ from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.clock import Clock, Work
 from kontext.train.loop.fit import Measure, Method, fit
+from kontext.train.loop.state import let_go
 from schemas.sections.training import GuardConfig
 
 if TYPE_CHECKING:
@@ -92,10 +97,11 @@ def train(
     if finished and finished[-1]:
         ctx.report.continued(f"step {finished[-1]} of {method.total_steps}")
     if config.launch.launcher != "in-process":
-        if not finished:
+        if not finished and not method.world.launches:
             checkpoints.save(method.state)
             checkpoints.wait()
         if not finished or finished[-1] != method.total_steps:
+            _let_go(method)
             on_ranks(
                 train_on_rank,
                 config,
@@ -107,10 +113,21 @@ def train(
                 ledger=method.state.ledger,
                 checkpoints=checkpoints.url,
             )
+        checkpoints.receive(method.state, method.world.device)
+        return method.state.history
     watchdog = Watchdog(config.launch.stall_seconds, ctx.scratch / "stacks.txt")
     return take_steps(
         method, config, checkpoints, progress, watchdog, measure or method.measure, ctx.stop
     )
+
+
+def _let_go(method: BuiltMethod) -> None:
+    """Hold no weights while ranks train: they need the memory."""
+    let_go(method.state)
+    teacher = getattr(method, "teacher", None)
+    if isinstance(teacher, nn.Module):
+        teacher.to_empty(device=torch.device("meta"))
+    give_back_memory()
 
 
 def train_on_rank(

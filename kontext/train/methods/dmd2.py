@@ -50,9 +50,9 @@ _SMALL = 1e-6  # of a distance that is divided by
 def build(config: DistillConfig, inputs: Inputs, world: World) -> Dmd2Method:
     """DMD2 on the pairs of encode's train split, with the teacher's edits in `inputs.files`.
 
-    The teacher is `inputs.model`; without it finetune's.
+    The teacher is `inputs.model`; without it finetune's, of which ranks read their own rows.
     """
-    return Dmd2Method(config, *taught(inputs, world), world)
+    return Dmd2Method(config, *taught(inputs, world))
 
 
 def step_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -> int:

@@ -131,6 +131,7 @@ class ExcludeMethod(EditMethod):
         super().__init__(flow, settings, data, model.shape.timestep_shift, world)
         self.exclude, self.asked = config, asked
         self.before = before.requires_grad_(False).eval()
+        model.float()  # what is trained is float32, whatever finetune's flow is held in
         if self.world.size > 1:
             for network in (before, model):
                 shard(network, flow.parallel, self.world, self.products)

@@ -8,14 +8,13 @@ tokens are omitted. Source: FLUX.1 Kontext (arXiv 2506.15742) section 3 and A.1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import (
-    Batch,
     PairTensors,
     SizedDraw,
     gather,
@@ -24,15 +23,15 @@ from kontext.data.encoded.pair_tensors import (
 )
 from kontext.data.encoded.rows import row_shapes
 from kontext.errors import ArtifactError
+from kontext.models.files.weights import Entry
 from kontext.models.flux.sequence import pack
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.precision import compute_dtype, full_precision
+from kontext.models.precision import full_precision, products_dtype
 from kontext.parallel.attention import use_kernel
 from kontext.parallel.flops import step_flops
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import shard
 from kontext.parallel.world import World
-from kontext.train.flow.model import check_widths, flow_lengths, fresh_model
+from kontext.train.flow.model import check_widths, fresh_model
 from kontext.train.flow.timesteps import sample_t
 from kontext.train.flow.validation import validation
 from kontext.train.flow.velocity import add_noise, change_weights, velocity
@@ -40,6 +39,7 @@ from kontext.train.loop.clock import Work, waiting
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import take_step
 from kontext.train.optim.build import scale_rates, transformer_state, warmup_cosine
+from kontext.train.start.model import START, lay_out, starting_model
 from schemas.sections.training import FinetuneConfig
 
 
@@ -52,34 +52,45 @@ class Part:
     text: Tensor
     with_context: bool = True
 
+    def select(self, rows: Tensor) -> Part:
+        """Reduced to `rows`."""
+        return replace(self, pairs=self.pairs[rows], text=self.text[rows])
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch's packed targets and what was drawn for each of them."""
+    """What was drawn for each sample of a batch."""
 
-    clean: Tensor  # [B, N, D]
-    eps: Tensor  # [B, N, D]
+    eps: Tensor  # [B, N, D], as its packed targets
     normal: Tensor  # [B], of which the noise level is made
     guidance: Tensor | None = None  # [B], strength for a guidance embedding
+
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device."""
+        guidance = None if self.guidance is None else self.guidance.to(device)
+        return Drawn(self.eps.to(device), self.normal.to(device), guidance)
 
     def select(self, rows: Tensor) -> Drawn:
         """Reduced to `rows`."""
         guidance = None if self.guidance is None else self.guidance[rows]
-        return Drawn(self.clean[rows], self.eps[rows], self.normal[rows], guidance)
+        return Drawn(self.eps[rows], self.normal[rows], guidance)
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
     """Flow training on the pairs of encode's train split.
 
-    `inputs.model` is trained; without it a fresh model of the recipe's shape, with adapters where
-    the recipe trains those.
+    `inputs.model` is trained; without it the weights that the stage was given, or a fresh model of
+    the recipe's shape; with adapters where the recipe trains those.
     """
     from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
+    start: list[Entry] = []
     model = inputs.model
+    if model is None and (START in inputs.files or world.launches):
+        model, start = starting_model(config, inputs, data, world)
     assert model is None or isinstance(model, FluxTransformer)
-    method = FlowMethod(config, data, model, world)
+    method = FlowMethod(config, data, model, world, start)
     if config.validate_every:
         held_out = load_pairs(inputs["encode"], "val", world.device)
         method.measure = Measure(
@@ -91,16 +102,17 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
 class FlowMethod:
     """One update of the flow model on a mixed batch.
 
-    Every rank draws the same global batch and computes its own rows of it, so losses and updates
-    do not depend on the number of ranks but for the order of sums. Text-to-image and edits go
-    forward and backward one after the other: their sequences have different lengths. So do the
-    parts of a batch that is accumulated: its gradient is the whole batch's.
+    Every rank draws the same global batch, and reads and computes its own rows of it, so losses
+    and updates do not depend on the number of ranks but for the order of sums. Text-to-image and
+    edits go forward and backward one after the other: their sequences have different lengths. So do
+    the parts of a batch that is accumulated: its gradient is the whole batch's.
 
     Args:
         config: the recipe section.
         data: encoded training pairs.
         model: starting weights, the same on all ranks; a fresh model where None.
         world: this process among the ranks; alone by default.
+        start: what is to be read into a model on the meta device.
 
     Raises:
         RecipeError: the shares of CFG dropout make batches of all sizes where blocks are to be
@@ -115,6 +127,7 @@ class FlowMethod:
         data: PairTensors,
         model: FluxTransformer | None = None,
         world: World | None = None,
+        start: Sequence[Entry] = (),
     ) -> None:
         shape = model.shape if model is not None else config.shape
         widths = (int(row_shapes(rows)[0][-1]) for rows in (data.text_tokens, data.text_pooled))
@@ -123,13 +136,14 @@ class FlowMethod:
         self.config, self.data = config, data
         self.device = data.latents.device
         self.world = world or World(device=self.device)
-        self.model = (model or fresh_model(config, data)).to(self.device)
-        self.products = compute_dtype(config.parallel.precision, self.device)
+        self.model = model or fresh_model(config, data)
+        held = self.model.img_in.weight.dtype
+        self.products = products_dtype(held, config.parallel.precision, self.device)
         self.measure: Measure | None = None
         use_kernel(config.parallel.kernel, self.device)
-        shard(self.model, config.parallel, self.world, self.products, flow_lengths(config, data))
+        lay_out(self.model, start, config, data, self.world, self.products)
         self.total_steps = config.t2i_steps + config.joint_steps
-        self.state = transformer_state(self.model, config, config.lr, config.ema_decay)
+        self.state = transformer_state(self.model, config, config.lr, config.ema_decay, start)
         self._edits, self._singles = data.edits(), data.singles()
         if not len(self._edits) and not len(self._singles):
             raise ArtifactError("the training split holds no pair")
@@ -185,7 +199,8 @@ class FlowMethod:
                 lengths, count = self.data.lengths(part.pairs), len(part.pairs)
                 if not part.with_context:
                     lengths = replace(lengths, context=0)
-                flops += step_flops(c.shape, lengths, count).training
+                cost = step_flops(c.shape, lengths, count)
+                flops += cost.of_adapters if c.lora_rank else cost.training
                 tokens += count * lengths.count
         return Work(tokens, flops)
 
@@ -234,13 +249,11 @@ class FlowMethod:
             for part in found:
                 named[part.name] += len(part.pairs)
             for part in found:
-                with waiting():
-                    batch = gather(self.data, part.pairs, part.text, part.with_context)
-                drawn = self._draw(batch, noise, times, drops)
+                drawn = self._draw(part.pairs, noise, times, drops)
                 report.setdefault(part.name, 0.0)
                 for rows in self.world.parts(len(part.pairs), c.accumulate):
                     with full_precision(self.products == torch.float32):
-                        loss = self._loss(batch, drawn, rows)
+                        loss = self._loss(part, drawn, rows)
                     weighted = loss * (len(rows) / c.batch)
                     weighted.backward()  # type: ignore[no-untyped-call]
                     total = total + weighted.detach()
@@ -267,26 +280,28 @@ class FlowMethod:
         return parts
 
     def _draw(
-        self, batch: Batch, noise: torch.Generator, times: torch.Generator, drops: torch.Generator
+        self, pairs: Tensor, noise: torch.Generator, times: torch.Generator, drops: torch.Generator
     ) -> Drawn:
-        """What is random about a whole global batch, wherever its rows are computed."""
-        clean = pack(batch.target)
-        eps = torch.randn(clean.shape, generator=noise).to(clean.device)
-        normal = torch.randn(len(clean), generator=times).to(clean.device)
+        """What is random about the global batch of pairs [B], wherever its rows are computed."""
+        tokens, size = self.data.lengths(pairs).target, len(pairs)
+        eps = torch.randn(size, tokens, 4 * self.data.channels, generator=noise)
+        normal = torch.randn(size, generator=times)
         if not self.model.shape.guidance_embed:
-            return Drawn(clean, eps, normal)
+            return Drawn(eps, normal)
         low, high = self.config.guidance_told
-        guidance = low + (high - low) * torch.rand(len(clean), generator=drops)
-        return Drawn(clean, eps, normal, guidance.to(clean.device))
+        return Drawn(eps, normal, low + (high - low) * torch.rand(size, generator=drops))
 
-    def _loss(self, batch: Batch, drawn: Drawn, rows: range) -> Tensor:
-        """Mean loss of some rows of the global batch."""
+    def _loss(self, part: Part, drawn: Drawn, rows: range) -> Tensor:
+        """Mean loss of some rows of a part of the global batch; no others are read."""
         c = self.config
-        if len(rows) < len(drawn.clean):
+        if len(rows) < len(part.pairs):
             # a rank without rows computes one of no weight: FSDP's collectives need every rank
-            mine = torch.tensor(list(rows) or [0], device=drawn.clean.device)
-            batch, drawn = batch.select(mine), drawn.select(mine)
-        clean, eps = drawn.clean, drawn.eps
+            mine = torch.tensor(list(rows) or [0])
+            part, drawn = part.select(mine), drawn.select(mine)
+        with waiting():
+            batch = gather(self.data, part.pairs, part.text, part.with_context)
+            drawn = drawn.to(self.device)
+        clean, eps = pack(batch.target), drawn.eps
         t = sample_t(drawn.normal, clean.shape[1], self.model.shape.timestep_shift)
         predicted = velocity(self.model, add_noise(clean, eps, t), batch, t, drawn.guidance)
         error = (predicted - (eps - clean)).square()

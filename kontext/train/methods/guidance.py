@@ -12,53 +12,72 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors
 from kontext.errors import RecipeError
+from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes, state_entries
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import shard
+from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
 from kontext.train.flow.velocity import guided_velocity, velocity
+from kontext.train.start.model import TEACHER
+from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
 AFTER_FLOW = "guidance_distill"
 IN_PLACE = False
 
 
-def with_guidance(teacher: FluxTransformer) -> FluxTransformer:
-    """A copy of `teacher` with a zero guidance embedding: the same velocity at any strength.
+def with_guidance(teacher: FluxTransformer, seed: int = 0) -> FluxTransformer:
+    """A copy of `teacher` in float32 with an embedding that says nothing: see `embedding_start`.
+
+    Its velocity is the teacher's at any strength. A teacher on the meta device gives the shapes.
 
     Raises:
         RecipeError: the teacher has one already.
     """
     if teacher.shape.guidance_embed:
         raise RecipeError("guidance distillation adds an embedding: shape.guidance_embed is on")
-    student = FluxTransformer(teacher.shape.model_copy(update={"guidance_embed": True}))
-    student.load_state_dict(teacher.state_dict(), strict=False)
-    assert student.guidance_in is not None
-    torch.nn.init.zeros_(student.guidance_in.out_layer.weight)
-    torch.nn.init.zeros_(student.guidance_in.out_layer.bias)
+    with torch.device("meta"):
+        student = FluxTransformer(teacher.shape.model_copy(update={"guidance_embed": True}))
+    if teacher.img_in.weight.is_meta:
+        return student
+    state = {key: tensor.detach().float().clone() for key, tensor in teacher.state_dict().items()}
+    student.load_state_dict({**state, **embedding_start(teacher.shape, seed)}, assign=True)
     return student.to(teacher.img_in.weight.device)
+
+
+def embedding_start(shape: TransformerShape, seed: int) -> dict[str, Tensor]:
+    """A fresh guidance embedding, by its names in the state dict: its last layer is zero."""
+    width, draw = shape.hidden_size, torch.Generator().manual_seed(seed)
+    return {
+        "guidance_in.in_layer.weight": torch.randn(width, 256, generator=draw) * 0.02,
+        "guidance_in.in_layer.bias": torch.zeros(width),
+        "guidance_in.out_layer.weight": torch.zeros(width, width),
+        "guidance_in.out_layer.bias": torch.zeros(width),
+    }
 
 
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> GuidanceMethod:
     """Guidance distillation on the pairs of encode's train split.
 
-    The teacher is `inputs.model`; without it the one in the file `teacher`.
+    The teacher is `inputs.model`; without it the one in the file `TEACHER`, of which ranks read
+    their own rows.
     """
     from kontext.data.encoded.latents import load_pairs
 
     data = load_pairs(inputs["encode"], "train", world.device)
     teacher = inputs.model
-    if teacher is None:
+    if teacher is not None:
+        assert isinstance(teacher, FluxTransformer)
+        return GuidanceMethod(config, data, teacher.to(world.device), world)
+    with torch.device("meta"):
         teacher = FluxTransformer(config.shape)
-        teacher.load_state_dict(load_file(inputs.files["teacher"]))
-    assert isinstance(teacher, FluxTransformer)
-    return GuidanceMethod(config, data, teacher.to(world.device), world)
+    stored = bfl_entries(inputs.files[TEACHER], teacher)
+    return GuidanceMethod(config, data, in_stored_dtypes(teacher, stored), world, stored)
 
 
 class GuidanceMethod(EditMethod):
@@ -68,6 +87,7 @@ class GuidanceMethod(EditMethod):
 
     Args:
         teacher: trained with CFG dropout of the text; frozen here.
+        stored: what is to be read into a teacher on the meta device, and into its student.
 
     Raises:
         RecipeError: the teacher has a guidance embedding, or was trained without text dropout;
@@ -80,16 +100,21 @@ class GuidanceMethod(EditMethod):
         data: PairTensors,
         teacher: FluxTransformer,
         world: World | None = None,
+        stored: Sequence[Entry] = (),
     ) -> None:
         if config.text_dropout + config.both_dropout <= 0:
             raise RecipeError("guidance distillation needs a teacher trained with text_dropout")
         shift = teacher.shape.timestep_shift
         super().__init__(config, config.guidance_distill, data, shift, world)
         self.teacher = teacher.requires_grad_(False).eval()
-        self.student = with_guidance(teacher).requires_grad_(True).train()
-        if self.world.size > 1:
-            for model in (self.teacher, self.student):
-                shard(model, config.parallel, self.world, self.products)
+        self.student = with_guidance(teacher, config.seed).requires_grad_(True).train()
+        if not self.world.launches:
+            fresh = state_entries(embedding_start(teacher.shape, config.seed))
+            for model, start in ((self.teacher, stored), (self.student, [*stored, *fresh])):
+                if self.world.size > 1:
+                    shard(model, config.parallel, self.world, self.products)
+                if stored:
+                    fill(model, start, self.device)
         self.train_model(self.student)
         c = config.guidance_distill
         self.numerics = {

@@ -35,9 +35,9 @@ _ACCURACY_DECAY = 0.9
 def build(config: DistillConfig, inputs: Inputs, world: World) -> LaddMethod:
     """LADD on the pairs of encode's train split, with the teacher's edits in `inputs.files`.
 
-    The teacher is `inputs.model`; without it finetune's.
+    The teacher is `inputs.model`; without it finetune's, of which ranks read their own rows.
     """
-    return LaddMethod(config, *taught(inputs, world), world)
+    return LaddMethod(config, *taught(inputs, world))
 
 
 def step_flops(config: DistillConfig, shape: TransformerShape, tokens: Tokens) -> int:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import Batch, PairTensors
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
+from kontext.models.files.weights import Entry
 from kontext.models.flux.sequence import pack, unpack
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.precision import autocast, compute_dtype
+from kontext.models.precision import autocast, products_dtype
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.shard import shard
 from kontext.parallel.world import World
 from kontext.train.flow.edit_step import EditMethod, NoisedEdits
-from kontext.train.flow.model import flow_lengths, fresh_model
 from kontext.train.flow.velocity import change_weights, velocity
 from kontext.train.images.perceptual import Backbone, feature_distances, load_backbone
+from kontext.train.start.model import lay_out, starting_model
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 AFTER_FLOW = "pictures"
@@ -34,8 +34,8 @@ IN_PLACE = True
 def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod:
     """Training with a loss in pixels on encode's train split, with train-autoencoder's decoder.
 
-    `inputs.model` is trained further, sharded as its own training left it. Without it a model of
-    the recipe's shape is made, sharded as the recipe says.
+    `inputs.model` is trained further, sharded as its own training left it. Without it the model
+    that the flow started from is made, sharded as the recipe says.
     """
     from kontext.data.encoded.latents import load_pairs
     from kontext.engine.stage import section_of
@@ -44,13 +44,16 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> PictureMethod
     codec = load_autoencoder(inputs["train-autoencoder"], world.device)
     trained_with = section_of(inputs["train-autoencoder"].manifest, AutoencoderConfig)
     features = load_backbone(trained_with, world.device)
-    model = inputs.model
-    if model is None:
-        model = fresh_model(config, data).to(world.device)
-        products = compute_dtype(config.parallel.precision, world.device)
-        shard(model, config.parallel, world, products, flow_lengths(config, data))
+    model, start = inputs.model, list[Entry]()
+    if model is None or config.lora_rank:  # what adapters are beside is not in a checkpoint
+        empty, start = starting_model(config, inputs, data, world)
+        if model is None:
+            held = empty.img_in.weight.dtype
+            products = products_dtype(held, config.parallel.precision, world.device)
+            lay_out(empty, start, config, data, world, products)
+        model = model or empty
     assert isinstance(model, FluxTransformer)
-    return PictureMethod(config, data, model, codec, features, world)
+    return PictureMethod(config, data, model, codec, features, world, start)
 
 
 class PictureMethod(EditMethod):
@@ -64,6 +67,7 @@ class PictureMethod(EditMethod):
         model: a trained flow; what of it takes a gradient is trained.
         codec: the autoencoder that made the latents, frozen.
         features: the frozen network that pictures are compared in.
+        start: what was read into the model before it was trained.
     """
 
     def __init__(
@@ -74,10 +78,11 @@ class PictureMethod(EditMethod):
         codec: Autoencoder,
         features: Backbone,
         world: World | None = None,
+        start: Sequence[Entry] = (),
     ) -> None:
         super().__init__(config, config.pictures, data, model.shape.timestep_shift, world)
         self.model, self.codec, self.features = model, codec, features
-        self.train_model(model)
+        self.train_model(model, start)
 
     def losses(self, part: NoisedEdits) -> dict[str, Tensor]:
         """`loss`, and its parts without weights: `latents`, `maps` and `embedding`."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from kontext.errors import RecipeError
+from kontext.models.files.weights import Entry
 from kontext.models.precision import compute_dtype
 from kontext.parallel.muon import muon_step
 from kontext.parallel.world import is_sharded
@@ -23,6 +24,7 @@ from kontext.train.loop.state import Ema, TrainState
 from kontext.train.optim.light_adamw import BETAS, light_adamw
 from schemas.sections.training import FinetuneConfig, ParameterGroup
 
+_ADAPTER = (".lora_down", ".lora_up")  # of kontext.models.lora, which knows the transformer
 _HIDDEN = ("double_blocks.", "single_blocks.")
 _NAMES = ("adamw", "adamw-8bit", "adamw-bf16", "muon")
 Groups = list[dict[str, Any]]  # what torch's optimisers take: {"params", "lr", "weight_decay"}
@@ -43,7 +45,7 @@ class MatrixMuon(Muon):
         groups = _as_groups(parameters)
         self._sources = [p for group in groups for p in group["params"]]
         self._sharded = any(is_sharded(p) for p in self._sources)
-        self.products = compute_dtype("auto", self._sources[0].device)
+        self.products = compute_dtype("auto", _device_of(self._sources[0]))
         if not self._sharded:
             groups = [{**group, "params": list(map(_matrix, group["params"]))} for group in groups]
         super().__init__(groups, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -65,6 +67,13 @@ class MatrixMuon(Muon):
             source.grad = None
 
 
+def _device_of(parameter: nn.Parameter) -> torch.device:
+    """Where a parameter is updated: one without memory on the device that ranks will have."""
+    if not parameter.is_meta:
+        return parameter.device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _as_groups(parameters: Iterable[nn.Parameter] | Groups) -> Groups:
     found: list[Any] = list(parameters)
     return found if found and isinstance(found[0], dict) else [{"params": found}]
@@ -83,14 +92,29 @@ def adamw(
 
 
 def transformer_state(
-    model: nn.Module, config: FinetuneConfig, lr: float, ema_decay: float
+    model: nn.Module,
+    config: FinetuneConfig,
+    lr: float,
+    ema_decay: float,
+    start: Sequence[Entry] = (),
 ) -> TrainState:
-    """The state of a run that trains a FluxTransformer, with the section's optimisers."""
+    """The state of a run that trains a FluxTransformer, with the section's optimisers.
+
+    What adapters are beside is given: it is neither averaged nor saved.
+
+    Args:
+        start: what was read into the model.
+    """
     made = build_optimizers(model, config.optimizer, lr, config.weight_decay, config.groups)
+    given: frozenset[str] = frozenset()
+    if any(name.endswith(_ADAPTER) for name, _ in model.named_parameters()):
+        given = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
     return TrainState(
         modules={"model": model},
         optimizers={type(o).__name__.lower(): o for o in made},
-        ema={"model": Ema(model, ema_decay)},
+        ema={"model": Ema(model, ema_decay, given)},
+        given={"model": given},
+        start={"model": tuple(start)},
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kontext.models.flux.heads import EPS
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import adapters
 from kontext.parallel.attention import active_kernel
 from kontext.train.flow.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
 from kontext.train.record.ledger import Ledger, dtype_name, dtype_names
@@ -27,9 +28,13 @@ def transformer_ledger(
 ) -> Ledger:
     """The lines of a transformer that trains on, or draws, targets of so many tokens.
 
+    Adapters are not its weights: they are merged into them for the stages that follow.
+
     Args:
         products: what its matrix products are computed in.
     """
+    beside = [p for layer in adapters(model).values() for p in (layer.lora_down, layer.lora_up)]
+    own = {id(p) for p in beside}
     lengths = sorted({*target_tokens, BASE_TOKENS, MAX_TOKENS})
     shift = model.shape.timestep_shift
     return {
@@ -37,7 +42,8 @@ def transformer_ledger(
         "eps: transformer norms": f"{EPS:g}",
         "guidance: mode": "embedded" if model.shape.guidance_embed else "classifier-free",
         "context: mode": "cached" if model.shape.cached_context else "joint",
-        "dtype: weights": dtype_names(p.dtype for p in model.parameters()),
+        "dtype: weights": dtype_names(p.dtype for p in model.parameters() if id(p) not in own),
+        **({"dtype: adapters": dtype_names(p.dtype for p in beside)} if beside else {}),
         "dtype: products": dtype_name(products),
         "kernel: attention": active_kernel(device),
         "device": device.type,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes
 from kontext.models.flux.transformer import FluxTransformer, load_transformer
+from schemas.sections.models import TransformerShape
 
 if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
@@ -30,6 +32,19 @@ def model_stage(inputs: Mapping[str, Artifact]) -> str:
         inputs: of a stage that takes both.
     """
     return next(name for name in ("distill", "exclude", "finetune") if name in inputs)
+
+
+def stored_teacher(inputs: Mapping[str, Artifact]) -> tuple[FluxTransformer, list[Entry]]:
+    """The teacher's network on the meta device, and its weights, which can be read row by row.
+
+    Raises WeightsError: damaged, or of another shape.
+    """
+    artifact = teacher_of(inputs)
+    shape = TransformerShape.model_validate(artifact.json("config.json")["shape"])
+    with torch.device("meta"):
+        model = FluxTransformer(shape)
+    entries = bfl_entries(artifact.path(FLOW), model)
+    return in_stored_dtypes(model, entries), entries
 
 
 def load_teacher(inputs: Mapping[str, Artifact], device: torch.device) -> FluxTransformer:

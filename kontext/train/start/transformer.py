@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from kontext.models.files.locate import find_transformer, transformer_name_in
 from kontext.models.files.recognise import recognise
-from kontext.models.files.weights import load_weights
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraInfo, apply_lora, lora_of, merge
-from kontext.train.flow.model import lora_config
+from kontext.models.lora import LoraInfo, lora_of, merge
 from kontext.train.start.given import (
     OpenArtifact,
     config_beside,
@@ -36,10 +34,15 @@ if TYPE_CHECKING:
 LORA = "lora.safetensors"
 
 
-def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTransformer | None:
-    """The model of `weights.transformer` to train, float32; None where it starts from noise.
+class Given(NamedTuple):
+    """Weights to train: where they lie, and the shape that they are of."""
 
-    Its shape is that of the weights. With `lora_rank` only the adapters beside its layers train.
+    path: Path
+    shape: TransformerShape
+
+
+def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
+    """What `weights.transformer` names; None where training starts from noise.
 
     Raises:
         RecipeError: no weights there.
@@ -49,17 +52,13 @@ def starting_transformer(ctx: StageContext, config: FinetuneConfig) -> FluxTrans
     if not said:
         return None
     path, model = transformer_at(said, partial(open_given, ctx))
-    load_weights(model, path, torch.float32)
-    for parameter in model.parameters():  # memory of our own: training writes into it
-        parameter.data = parameter.data.clone()
     ctx.output.metric("init", said)
     ctx.note(f"finetune starts from {said}")
     if config.whiten_text:
         ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
     if config.lora_rank:
-        apply_lora(model, lora_config(config))
         ctx.output.metric("lora_rank", config.lora_rank)
-    return model
+    return Given(path, model.shape)
 
 
 def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTransformer]:

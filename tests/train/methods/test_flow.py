@@ -1,10 +1,15 @@
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import gather, sampling_weights
+from kontext.data.encoded.rows import MappedRows
 from kontext.models.flux.sequence import pack, sequence_ids
+from kontext.parallel.world import World
 from kontext.train.flow.timesteps import FLUX_MU, sample_t
 from kontext.train.flow.validation import level_losses
 from kontext.train.flow.velocity import add_noise, velocity
@@ -144,3 +149,40 @@ def test_level_losses_have_a_row_per_level_and_category_and_repeat() -> None:
     rows = level_losses(model, data, levels=3)
     assert len(rows) == 3 * 6
     assert rows == level_losses(model, data, levels=3)
+
+
+class CountedRows(MappedRows):
+    """Rows that count how many of them were read."""
+
+    read = 0
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        self.read += len(rows)
+        return super().__getitem__(rows)
+
+
+class OneOfEight(World):
+    """A rank whose sums are its own part: the others are not there."""
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        return dict(values)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Alone."""
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Alone."""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_rank_reads_the_rows_that_it_computes_and_no_others(accumulate: int) -> None:
+    data = toy_pairs(edits=40, singles=24)
+    banks = [CountedRows([rows]) for rows in (data.latents, data.text_tokens, data.text_pooled)]
+    latents, tokens, pooled = banks
+    data = replace(data, latents=latents, text_tokens=tokens, text_pooled=pooled)
+    config = toy_config(batch=64, t2i_share=0.25, accumulate=accumulate, text_dropout=0.0)
+    method = FlowMethod(config, data, toy_model(), OneOfEight(rank=3, size=8))
+    assert not any(bank.read for bank in banks)
+    method.step(3)
+    # 48 edits and 16 singles: 6 and 2 of them are this rank's
+    assert [bank.read for bank in banks] == [2 * 6 + 2, 8, 8]

@@ -85,7 +85,6 @@ def test_it_is_repeatable() -> None:
 def test_a_teacher_it_cannot_work_with_is_refused() -> None:
     with pytest.raises(RecipeError, match="guidance_embed"):
         with_guidance(FluxTransformer(SHAPE.model_copy(update={"guidance_embed": True})))
-    plain = toy_config(guidance_distill=SETTINGS)
-    config = plain.model_copy(update={"text_dropout": 0.0})
+    config = toy_config(guidance_distill=SETTINGS).model_copy(update={"text_dropout": 0.0})
     with pytest.raises(RecipeError, match="text_dropout"):
         GuidanceMethod(config, toy_pairs(), teacher())

@@ -50,6 +50,16 @@ def test_student_input_is_the_noised_edit_not_pure_noise() -> None:
         assert float(fit_) == pytest.approx(1 - level, abs=0.15)
 
 
+def test_a_student_is_float32_whatever_its_teacher_is_held_in() -> None:
+    plain, data = make(), toy_pairs()
+    edits, real = data.edits(), data.latents[data.target[data.edits()]]
+    method = LaddMethod(plain.config, data, edits, real, toy_model().to(torch.bfloat16))
+    assert {p.dtype for p in method.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in method.student.parameters()} == {torch.float32}
+    assert all(torch.isfinite(torch.tensor(list(method.step(index).values()))).all()
+               for index in range(2))  # fmt: skip
+
+
 def test_the_estimate_is_x_t_minus_t_v() -> None:
     method = make()
     batch, noisy, t = method.student_input(0)

@@ -124,6 +124,28 @@ def test_adapters_train_alone_and_leave_whole_weights_to_later_stages(
     assert artifact.manifest.metrics["lora_rank"] == 2
 
 
+def test_a_bf16_base_stays_bf16_and_later_stages_take_it(
+    tmp_path: Path, given: tuple[Path, State]
+) -> None:
+    state = {key: value.to(torch.bfloat16) for key, value in given[1].items()}
+    path = tmp_path / "bf16.safetensors"
+    save_file(state, path, {SHAPE_KEY: SHAPE.model_dump_json()})
+    harness, artifact = trained(tmp_path, init=str(path), lora_rank=2, optimizer="adamw", lr=1e-2)
+    found = load_file(artifact.path("flow.safetensors"))
+    with torch.device("meta"):
+        model = FluxTransformer(SHAPE)
+    adapted = load_lora(artifact.path("lora.safetensors"), model).adapters
+    assert {value.dtype for value in found.values()} == {torch.bfloat16}
+    assert all(torch.equal(found[key], state[key]) for key in state.keys() - adapted.keys())
+    assert not any(torch.equal(found[key], state[key]) for key in adapted)
+    ledger = artifact.json("ledger.json")
+    assert ledger["dtype: weights"] == "bfloat16" and ledger["dtype: adapters"] == "float32"
+    section = harness.recipe.distill.model_copy(update={"same_arithmetic": False})
+    harness.recipe = harness.recipe.model_copy(update={"distill": section})
+    student = load_file(harness.run("distill").path("student.safetensors"))
+    assert {value.dtype for value in student.values()} == {torch.float32}
+
+
 def test_ranks_build_the_given_shape_and_its_adapters(
     tmp_path: Path, given: tuple[Path, State]
 ) -> None:

@@ -1,0 +1,87 @@
+"""The model that a flow's training begins with, laid out on this rank, with its weights read.
+
+Given weights are read into a model on the meta device once it is sharded, so that no process holds
+more of them than its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes, state_entries
+from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import apply_lora, starting_adapters
+from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.shard import fill, shard
+from kontext.parallel.world import World
+from kontext.train.flow.model import flow_lengths, fresh_model, lora_config
+from schemas.sections.training import FinetuneConfig
+
+# among a stage's files
+START = "start"  # the file or folder whose weights are trained
+TEACHER = "teacher"  # the trained flow, for ranks that distil it
+
+
+def starting_model(
+    config: FinetuneConfig, inputs: Inputs, data: PairTensors, world: World
+) -> tuple[FluxTransformer, list[Entry]]:
+    """The model to train, whole or on the meta device, and what is to be read into it then.
+
+    With `lora_rank` only the adapters beside its layers train: the rest keeps the dtype that it is
+    stored in, float32 where `parallel.precision` is. Otherwise all of it is float32.
+    """
+    if START not in inputs.files:
+        if not world.launches:
+            return fresh_model(config, data), []
+        with torch.device("meta"):
+            return FluxTransformer(config.shape), []
+    with torch.device("meta"):
+        model = FluxTransformer(config.shape)
+    entries = _stored(config, inputs.files[START], model)
+    in_stored_dtypes(model, entries)
+    if config.lora_rank:
+        settings = lora_config(config)
+        entries += state_entries(starting_adapters(model, settings))
+        apply_lora(model, settings)
+    return model, entries
+
+
+def _stored(config: FinetuneConfig, path: Path, model: FluxTransformer) -> list[Entry]:
+    """The given weights in the dtype in which they are held."""
+    if not config.lora_rank or config.parallel.precision == "fp32":
+        return bfl_entries(path, model, torch.float32)
+    entries = bfl_entries(path, model)
+    if any(entry.dtype.itemsize == 1 for entry in entries):  # float8: nothing multiplies with it
+        return bfl_entries(path, model, torch.bfloat16)
+    return entries
+
+
+def lay_out(
+    model: FluxTransformer,
+    start: Sequence[Entry],
+    config: FinetuneConfig,
+    data: PairTensors,
+    world: World,
+    products: torch.dtype,
+) -> None:
+    """Bring a model to this rank's device as the recipe says, and read what it starts from.
+
+    A model that was made whole gets rank 0's weights on all ranks: arithmetic may differ between
+    machines. A world that launches ranks lays out nothing.
+
+    Raises:
+        RecipeError: see `flow_lengths` and `shard`.
+    """
+    lengths = flow_lengths(config, data)
+    if world.launches:
+        return
+    if not start:
+        model.to(world.device)
+        world.share(parameter.data for parameter in model.parameters())
+    shard(model, config.parallel, world, products, lengths)
+    if start:
+        fill(model, start, world.device)
