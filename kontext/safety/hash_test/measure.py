@@ -36,8 +36,12 @@ PLACES = (
     "/usr/share/wallpapers",
     "/usr/share/backgrounds",
     "/usr/share/doc/opencv-doc",
+    "/usr/share/stellarium/nebulae",
 )
-PACKAGES = "endless-sky-data tuxpaint-stamps-default plasma-workspace-wallpapers opencv-doc"
+PACKAGES = (
+    "endless-sky-data tuxpaint-stamps-default plasma-workspace-wallpapers opencv-doc "
+    "gnome-backgrounds mate-backgrounds stellarium-data"
+)
 NOT_MEASURED = (
     "recall on the pictures that the lists are about: none is at hand, and none will be",
     "MD5, SHA-1 and SHA-256: they match equal files and nothing else",
