@@ -5,6 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from kontext.models.lora import BLOCKS, linear_layers
+from schemas.recipes import load_recipe
 from tests.edit.tiny_flux import networks, write_checkpoint
 
 runner = CliRunner()
@@ -37,7 +39,12 @@ def test_given_weights_are_planned_in_their_own_shape(tmp_path: Path) -> None:
     assert stage == "finetune" and whole > 11e9
     flux = write_checkpoint(tmp_path / "flux")
     ((stage, small),) = parameters("--set", f"weights={flux}")
-    assert small == sum(p.numel() for p in networks()[0].parameters())
+    model = networks()[0]
+    adapted = [model.get_submodule(name) for name in linear_layers(model, BLOCKS)]
+    adapters = load_recipe("flux1-lora").finetune.lora_rank * sum(
+        layer.in_features + layer.out_features for layer in adapted
+    )
+    assert adapters and small == adapters + sum(p.numel() for p in model.parameters())
 
 
 def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
