@@ -1,11 +1,12 @@
 """Exported stores as one tar file, for machines between which only files travel."""
 
 import lzma
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from kontext.errors import ArtifactError
@@ -54,7 +55,38 @@ def _opened_file(path: Path, compressed: bool) -> IO[bytes]:
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    return info.replace(uid=0, gid=0, uname="", gname="", mtime=0, mode=0o644, deep=False)
+    info.uid = info.gid = info.mtime = 0
+    info.uname = info.gname = ""
+    info.mode = 0o644
+    return info
+
+
+def unpack(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write a tar's files below a folder; nothing else, and nowhere else.
+
+    (Extraction filters, PEP 706, are not in Debian 12's Python 3.11.2.)
+
+    Raises ArtifactError for absolute names, names with `..`, devices, and links but for second
+    names of files in the archive.
+    """
+    members = tar.getmembers()
+    files = {member.name for member in members if member.isfile()}
+    for member in members:
+        name = PurePosixPath(member.name)
+        within = not name.is_absolute() and ".." not in name.parts
+        same = member.islnk() and member.linkname in files  # one file under two names
+        if not within or not (same or member.isfile() or member.isdir()):
+            raise ArtifactError(f"'{member.name}' is no file below the archive's own folder")
+    for member in (one for one in members if not one.isdir()):
+        path = folder / member.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if member.islnk():
+            path.hardlink_to(folder / member.linkname)
+            continue
+        source = tar.extractfile(member)
+        assert source is not None  # it is a file
+        with source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 @contextmanager
@@ -74,7 +106,7 @@ def open_exported(source: str, scratch: Path) -> Iterator[ArtifactStore]:
                 for member in tar.getmembers():
                     if member.name.split("/")[0] not in _LAYOUT:
                         raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
-                tar.extractall(folder, filter="data")
+                unpack(tar, folder)
         except (OSError, tarfile.TarError) as error:
             raise ArtifactError(f"cannot read {source}: {error}") from error
         yield ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import sys
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,7 +87,9 @@ def test_names_hold_the_bytes_of_the_blobs(made: Made) -> None:
     }  # fmt: skip
 
 
-def test_webdataset_reads_them_where_they_lie(made: Made) -> None:
+def test_webdataset_reads_them_where_they_lie(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = (str(Path(sys.executable).parent), os.environ["PATH"])
+    monkeypatch.setenv("PATH", os.pathsep.join(programs))  # this environment's own `aws`
     url = made.objects.url + f"/{PREFIX}shards/train-{{000000..000002}}.tar"
     if url.startswith("s3://"):
         url = f"pipe:aws s3 cp --quiet {url} -"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kontext.errors import CatalogError
+from kontext.store.artifacts.archive import unpack
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.lake import migrations
 from tests.store.catalog.test_catalog import newest_snapshot
@@ -22,7 +23,7 @@ POLICY = {"l1_min": 0.03, "nsfw_max": 0.5}
 def released(tmp_path: Path) -> Catalog:
     """The lake of version 1, unpacked elsewhere than where it was made."""
     with tarfile.open(Path(__file__).with_name("lake_v1.tar.xz")) as tar:
-        tar.extractall(tmp_path, filter="data")
+        unpack(tar, tmp_path)
     catalog = Catalog(tmp_path / "catalog.sqlite", f"file://{tmp_path}/store")
     with pytest.raises(CatalogError, match="kontext catalog move"):
         catalog.query("select 1")
