@@ -142,7 +142,7 @@ def test_verify_finds_a_flipped_byte_a_missing_and_a_short_file(local: ArtifactS
     assert local.verify("ingest/d0").problems == () and good.file("a").size == 4
     with pytest.raises(ArtifactError, match="damaged"):
         local.open("mine", "d1").path("a")
-    with pytest.raises(ArtifactError, match="^the bytes of 'b' are gone: no object "):
+    with pytest.raises(ArtifactError, match=r"^the bytes of 'b' are gone: no object "):
         local.open("mine", "d1").path("b")
 
 
