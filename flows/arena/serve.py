@@ -6,12 +6,16 @@ import hashlib
 import hmac
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import uvicorn
+
+from flows.arena.web import create_app
 from flows.server.password import is_loopback
 from kontext.errors import KontextError
 
@@ -45,10 +49,6 @@ def serve(
 
     Raises KontextError where the port is taken.
     """
-    import uvicorn
-
-    from flows.arena.web import create_app
-
     open_to_all = not is_loopback(host)
     invitation = (
         hmac.new(key, b"invitation", hashlib.sha256).hexdigest()[:24] if open_to_all else ""
@@ -60,7 +60,22 @@ def serve(
         shown = f"[{name}]" if ":" in name else name
         said(f"http://{shown}:{number}/{invitation}{'/' if invitation else ''}")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's own raises the signal again when it has stopped: votes would not be entered."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on Ctrl-C and SIGTERM."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

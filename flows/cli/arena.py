@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -77,7 +78,8 @@ def arena(
         )
         typer.echo(f"vote at {url} (Ctrl-C stops it)")
 
-    serve(Arena(contest, book, key, pool, seed), key, host, port, said)
+    with closing(book):
+        serve(Arena(contest, book, key, pool, seed), key, host, port, said)
 
 
 @app.command()
@@ -96,9 +98,9 @@ def ratings(
 
     artifacts = opened.artifacts(store)
     contest = open_contest(artifacts, _evaluation(artifacts, run, store))
-    book = VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)
-    pools = sorted({vote.pool for vote in book.votes})
-    found = [rate(book.votes, pool, draws) for pool in pools]
+    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
+        votes = book.votes
+    found = [rate(votes, pool, draws) for pool in sorted({vote.pool for vote in votes})]
     if as_json:
         print_json({"evaluation": contest.evaluation, "pools": [pool.as_dict() for pool in found]})
         return
@@ -143,13 +145,11 @@ def _print_question(each: Ratings) -> None:
     rows = [(r.editor, f"{r.rating:.0f}", _interval(r.low, r.high), r.votes) for r in each.ratings]
     print_table(rows, ("editor", "rating", "95 %", "votes"), right=(1, 2, 3), indent=2)
     for pair in each.differences:
-        line = (
-            f"  {pair.first} − {pair.second}: {pair.points:+.0f} {_interval(pair.low, pair.high)}"
-        )
+        between = _interval(pair.low, pair.high)
         verdict = pair.verdict
         if verdict == "undecided":
             verdict += f", about {pair.more:,} more votes" if pair.more < 100_000 else ""
-        typer.echo(f"{line}: {verdict}")
+        typer.echo(f"  {pair.first} − {pair.second}: {pair.points:+.0f} {between}: {verdict}")
 
 
 def _interval(low: float, high: float) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Literal
 
@@ -66,7 +68,11 @@ class Vote(BaseModel):
 
 
 class VoteBook:
-    """The votes on the edits of one evaluation, those of earlier servers too."""
+    """The votes on the edits of one evaluation, those of earlier servers too.
+
+    A vote is stored when `add` returns. It enters the catalog a moment later, on a thread of its
+    own: who votes does not wait for others that write there.
+    """
 
     def __init__(self, objects: ObjectStore, catalog: Catalog, evaluation: str) -> None:
         self._objects, self._catalog, self.evaluation = objects, catalog, evaluation
@@ -74,24 +80,37 @@ class VoteBook:
         sql = f"SELECT * FROM votes WHERE evaluation = {quote(evaluation)} ORDER BY voted_at"
         self.votes = [Vote(**row) for row in catalog.query(sql).to_pylist()]
         self._late: list[Vote] = []  # kept, and not yet in the catalog
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, "votes")
 
     def add(self, vote: Vote) -> None:
-        """Keep a vote, and enter it into the catalog; where that is busy, with the next one.
-
-        Raises DoubledVote, StoreError.
-        """
+        """Keep a vote. Raises DoubledVote, StoreError."""
         key = f"{_PREFIX}{vote.evaluation}/{vote.vote_id}.json"
         try:
             self._objects.put(key, vote.model_dump_json().encode(), if_absent=True)
         except ObjectExists as error:
             raise DoubledVote(f"{vote.rater} has voted on this pair already") from error
         self.votes.append(vote)
-        self._late.append(vote)
+        with self._lock:
+            self._late.append(vote)
+        self._worker.submit(self._enter_late)
+
+    def close(self) -> None:
+        """Wait until all votes are in the catalog."""
+        self._worker.shutdown()
+
+    def _enter_late(self) -> None:
+        """All that have come; where the catalog refuses, with the next vote or the next start."""
+        with self._lock:
+            coming, self._late = self._late, []
+        if not coming:
+            return
         try:
-            self._catalog.add("votes", _table(self._late), "vote_id")
-            self._late.clear()
+            self._catalog.add("votes", _table(coming), "vote_id")
         except CatalogError as error:
-            _LOG.warning("%d votes are kept and not yet in the catalog: %s", len(self._late), error)
+            _LOG.warning("%d votes are kept and not yet in the catalog: %s", len(coming), error)
+            with self._lock:
+                self._late = [*coming, *self._late]
 
 
 def enter(objects: ObjectStore, catalog: Catalog, evaluation: str = "") -> int:
@@ -110,7 +129,7 @@ def _read(objects: ObjectStore, key: str) -> Vote:
         return Vote(**json.loads(objects.get(key)))
     except (ValidationError, ValueError, TypeError) as error:
         raise VoteError(
-            f"{objects.url}: '{key}' is no vote: delete it, or bring it back"
+            f"'{key}' in {objects.url} is no vote: bring it back, or delete it"
         ) from error
 
 

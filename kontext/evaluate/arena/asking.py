@@ -157,12 +157,11 @@ class Arena:
         return hashlib.sha256(f"{self.seed}:order:{task.vote_id}".encode()).hexdigest()
 
     def _all_tasks(self, rater: str) -> dict[str, Task]:
-        asked = [(item, *pair, False) for item, *pair in self.contest.pairs]
-        gold = [(item, name, ORACLE, True) for item, name in self.contest.gold]
-        made = (self._task(rater, *one) for one in (*asked, *gold))
-        return {task.token: task for task in made}
+        known = [self._task(rater, i, name, ORACLE, gold=True) for i, name in self.contest.gold]
+        asked = [self._task(rater, *pair, gold=False) for pair in self.contest.pairs]
+        return {task.token: task for task in (*asked, *known)}
 
-    def _task(self, rater: str, item: ArenaItem, first: str, second: str, gold: bool) -> Task:
+    def _task(self, rater: str, item: ArenaItem, first: str, second: str, *, gold: bool) -> Task:
         first, second = sorted((first, second))
         what = [self.contest.evaluation, self.pool, rater, item.pair_id, first, second]
         vote_id = hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -163,12 +163,11 @@ def _points(won: Matrix) -> Matrix:
 
 def _resampled(won: Matrix, draws: int, seed: int) -> Matrix:
     """Points [draws, E] of resampled components; won: [C, E, E]."""
-    rng = np.random.default_rng(seed)
-    count = len(won)
-    times = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else []
-    return np.array([_points(np.tensordot(row, won, 1)) for row in times]).reshape(
-        -1, won.shape[-1]
-    )
+    count, editors = won.shape[:2]
+    if not count:
+        return np.empty((0, editors))
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return np.array([_points(np.tensordot(row, won, 1)) for row in times])
 
 
 def _reach(clusters: int) -> float:
