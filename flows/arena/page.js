@@ -18,6 +18,11 @@ function show(id) {
   at("foot").hidden = id === "start";
 }
 
+function work(now) {
+  busy = now;
+  at("ask").ariaBusy = String(now);
+}
+
 function say(text) {
   at("problem").textContent = text;
   at("problem").hidden = !text;
@@ -55,7 +60,7 @@ function picture(id, name) {
 }
 
 async function ask() {
-  busy = true;
+  work(true);
   const found = await call(`api/next?rater=${encodeURIComponent(rater)}`);
   if (found.status !== 200) {
     say(found.body.error);
@@ -80,7 +85,7 @@ async function ask() {
   }
   show("ask");
   began = performance.now();
-  busy = false;
+  work(false);
   turn();
 }
 
@@ -97,7 +102,7 @@ async function answer(value) {
   if (busy || at("ask").hidden) return;
   given[task.questions[Object.keys(given).length]] = value;
   if (Object.keys(given).length < task.questions.length) return turn();
-  busy = true;
+  work(true);
   const seconds = Math.min(86400, (performance.now() - began) / 1000);
   const found = await send({ rater, task: task.task, answers: given, seconds });
   await ask();
