@@ -2,8 +2,8 @@
 // A vote is kept in the browser's storage until the server has said that it is stored.
 const WORDS = {
   instruction: "Which one does what was asked?",
-  consistency: "Which one keeps everything else as it was?",
-  quality: "Which one looks better, whatever was asked?",
+  consistency: "Which one keeps the rest as it was?",
+  quality: "Which one looks better?",
 };
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", s: "skip", S: "skip" };
 const PENDING = "kontext-arena-pending", NAME = "kontext-arena-name";
@@ -69,7 +69,7 @@ async function ask() {
   }
   rater = found.body.rater;
   at("who").textContent = `${rater}, ${found.body.done} answered`;
-  if (found.body.excluded) say(`Your votes are kept but not counted. ${found.body.excluded}.`);
+  if (found.body.excluded) say(`Your votes are kept but not counted: ${found.body.excluded}.`);
   if (found.body.task === null) {
     show("over");
     return;

@@ -21,7 +21,7 @@ from flows.server.guard import Guard
 from kontext.errors import DoubledVote, KontextError, UnknownTask, VoteError
 from kontext.evaluate.arena.asking import Arena, Task, rater_name
 from kontext.evaluate.arena.contest import IDENTITY
-from kontext.evaluate.arena.gold import QUESTIONS
+from kontext.evaluate.arena.gold import PASS, QUESTIONS
 from kontext.store.votes import Answer
 
 _MAX_BODY = 4096  # bytes of a vote
@@ -75,7 +75,8 @@ class _Page:
     def _asked(self, name: str) -> dict[str, Any]:
         rater = rater_name(name)
         standing, task = self._arena.standing(rater), self._arena.next(rater)
-        excluded = standing.said if standing.status == "excluded" else ""
+        known = f"{standing.right} of {standing.gold} known answers found, {PASS:.0%} are needed"
+        excluded = known if standing.status == "excluded" else ""
         done = {"rater": rater, "done": standing.votes + standing.gold, "excluded": excluded}
         return done | ({"task": None} if task is None else self._shown(task))
 

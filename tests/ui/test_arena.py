@@ -29,7 +29,7 @@ def test_three_raters_vote_and_the_planted_order_comes_out(
             page.screenshot(path=shots / f"arena-{person.name}.png", full_page=True)
             if person.name == "Mallory":
                 said = page.get_by_role("alert")
-                said.get_by_text("kept but not counted. mallory: excluded, 0 of").wait_for()
+                said.get_by_text("kept but not counted: 0 of 5 known answers found, 80% are needed").wait_for()
             page.context.close()
     (pool,) = json.loads(kontext(tmp_path, "arena", "ratings", "--json"))["pools"]
     assert [r["status"] for r in pool["raters"]] == ["counted", "counted", "excluded"]
@@ -60,7 +60,7 @@ def test_a_vote_waits_in_the_browser_while_the_server_is_gone(
         page.wait_for_function(ASKED, arg=2)
         assert page.get_by_role("alert").is_hidden()
         page.get_by_role("button", name="right edit").click()  # a tap on a picture is an answer
-        page.get_by_role("heading", name="Which one keeps everything else as it was?").wait_for()
+        page.get_by_role("heading", name="Which one keeps the rest as it was?").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.context.close()
     sql = "SELECT instruction, consistency, quality FROM votes ORDER BY voted_at DESC LIMIT 1"
