@@ -29,7 +29,9 @@ def test_three_raters_vote_and_the_planted_order_comes_out(
             page.screenshot(path=shots / f"arena-{person.name}.png", full_page=True)
             if person.name == "Mallory":
                 said = page.get_by_role("alert")
-                said.get_by_text("kept but not counted: 0 of 5 known answers found, 80% are needed").wait_for()
+                said.get_by_text(
+                    "kept but not counted: 0 of 5 known answers found, 80% are needed"
+                ).wait_for()
             page.context.close()
     (pool,) = json.loads(kontext(tmp_path, "arena", "ratings", "--json"))["pools"]
     assert [r["status"] for r in pool["raters"]] == ["counted", "counted", "excluded"]
