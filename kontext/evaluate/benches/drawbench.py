@@ -28,6 +28,7 @@ BENCH = PublicBench(
     total=200,
     judge="drawn",
     mean="items",
+    measures=(),
 )
 
 

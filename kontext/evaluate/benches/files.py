@@ -125,8 +125,10 @@ def json_lines(path: Path, get: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def table_rows(path: Path, get: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, columns by name) of every row of a file with a heading. Raises BenchError."""
     lines = io.StringIO(_text(path, get).lstrip("\ufeff"), newline="")
-    # quotes are letters in a file that tabs separate
-    rows = csv.DictReader(lines, delimiter=delimiter, quotechar=None if delimiter == "\t" else '"')
+    if delimiter == "\t":  # there quotes are letters
+        rows = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.DictReader(lines, delimiter=delimiter)
     for number, row in enumerate(rows, 2):
         yield f"{path}:{number}", row
 

@@ -17,6 +17,7 @@ BENCH = PublicBench(
     total=527,
     judge="drawn",
     mean="items",
+    measures=(),
 )
 
 

@@ -23,6 +23,7 @@ BENCH = PublicBench(
     total=1920,
     judge="",
     note="the 96 cases of `preservation` are no part of the score, and are not run",
+    measures=("iou", "changed", "copied"),
 )
 
 

@@ -30,6 +30,7 @@ BENCH = PublicBench(
     total=1632,
     judge="drawn",
     mean="items",
+    measures=(),
 )
 
 

@@ -67,8 +67,9 @@ class PublicBench:
 
     get: the one command that downloads it. counts: items per category, in the order of tables; 0
     where only the category is known. pictures: distinct base pictures; 0 where nobody says.
-    checksums: SHA-256 of files, by their names in the folder. judge: how a model scores it. mean:
-    what papers print for the whole set, the mean of the categories' means or that of all items.
+    checksums: SHA-256 of files, by their names in the folder. judge: the rubric by which a model
+    scores it; none where answers are exact. mean: what papers print for the whole set, the mean of
+    the categories' means or that of all items. measures: see kontext.evaluate.public.measures.
     """
 
     title: str
@@ -80,6 +81,7 @@ class PublicBench:
     checksums: Mapping[str, str] = field(default_factory=dict)
     judge: str = "viescore"
     mean: Literal["categories", "items"] = "categories"
+    measures: tuple[str, ...] = ("changed", "copied")
     note: str = ""
 
 

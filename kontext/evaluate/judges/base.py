@@ -44,14 +44,16 @@ class Rubric:
     """How a model scores an edit.
 
     ask: an edit -> questions, each about an `item`. score: the questions' answers, in that order ->
-    a value for every name in `scores`. success: the score by which canaries are judged; main: the
-    one that papers print; most: the best value of both, least the worst.
+    a value for every name in `scores`. printed: those that a table has. success: the score by which
+    canaries are judged; main: the one that papers print; most: the best value of both, least the
+    worst.
     """
 
     title: str
     ask: Callable[[Shown], list[Prompt[Any]]]
     score: Callable[[Sequence[Any]], Mapping[str, float]]
     scores: Mapping[str, str]  # name -> heading
+    printed: tuple[str, ...]
     success: str
     main: str
     least: float

@@ -57,6 +57,7 @@ RUBRIC = Rubric(
     ask=questions,
     score=score,
     scores={"sc": "SC", "pq": "PQ", "o": "O"},
+    printed=("sc", "pq", "o"),
     success="sc",
     main="o",
     least=0,

@@ -70,6 +70,7 @@ RUBRIC = Rubric(
         "third": "fidelity",
         "overrun": "overrun",
     },
+    printed=("first", "second", "third", "score"),
     success="first",
     main="score",
     least=1,

@@ -108,6 +108,7 @@ RUBRIC = Rubric(
         "natural": "natural",
         "clean": "clean",
     },
+    printed=("sc", "pq", "o"),
     success="success",
     main="o",
     least=0,
