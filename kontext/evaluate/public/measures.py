@@ -42,14 +42,14 @@ class Measure:
     value: Callable[[Made], float | None]
 
 
-def resized(picture: Picture, like: Picture, nearest: bool = False) -> Picture:
+def resized(picture: Picture, like: Picture) -> Picture:
     """A picture at another's size, bicubic."""
     from PIL import Image
 
     if picture.shape == like.shape:
         return picture
-    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(picture).resize((like.shape[1], like.shape[0]), how))
+    how = Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(picture).resize((like.shape[1], like.shape[0]), how))
 
 
 def _difference(a: Picture, b: Picture) -> NDArray[np.float64]:

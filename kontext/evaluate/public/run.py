@@ -13,9 +13,10 @@ from kontext.data.caption.base import Desk
 from kontext.data.decode import decode_image
 from kontext.data.pixels import Pixels, encode_png, pixel_id
 from kontext.data.sources.stable import stable_hash
-from kontext.errors import BenchError
+from kontext.errors import BenchError, SafetyRefusal
+from kontext.evaluate.benches.files import PictureAt
 from kontext.evaluate.benches.public import BenchItem, Loaded
-from kontext.evaluate.judges.base import Rubric, Shown
+from kontext.evaluate.judges.base import Shown
 from kontext.evaluate.judges.judging import Judges, Verdicts, compare_all, judge_all, rubric_named
 from kontext.evaluate.judges.pairwise import Duel
 from kontext.evaluate.public.editing import RETRIED, Work, edit_items
@@ -79,13 +80,13 @@ def run_bench(
             journal.forget(RETRIED)
         work = Work(loaded, request.editor, guard, journal, request.seed)
         edit_items(work, lambda done, total: progress(done, total, "edits"))
-        album = Album(loaded, journal)
+        album = Album(loaded, journal, guard)
         rubric = rubric_named(loaded.bench.judge) if request.judges else None
         verdicts, duels = Verdicts(), Verdicts()
         if request.judges and rubric:
             desk = Desk(album.png, home, progress)
             shown = [album.shown(item) for item in album.edited]
-            verdicts = judge_all(rubric, [*shown, *album.canaries(rubric)], request.judges, desk)
+            verdicts = judge_all(rubric, [*shown, *album.canaries()], request.judges, desk)
             if other is not None:
                 duels = compare_all(album.duels(other), request.judges, desk)
         return write_results(loaded, journal, run, rubric, request.judges, verdicts, duels, other)
@@ -107,8 +108,8 @@ def _other_run(request: BenchRequest, run: Mapping[str, Any]) -> Journal | None:
 class Album:
     """The pictures that judges are shown, by their pixel ids."""
 
-    def __init__(self, loaded: Loaded, journal: Journal) -> None:
-        self.loaded, self.journal = loaded, journal
+    def __init__(self, loaded: Loaded, journal: Journal, guard: EditGuard) -> None:
+        self.loaded, self.journal, self.guard = loaded, journal, guard
         self._at: dict[str, Callable[[], Pixels]] = {}
 
     @property
@@ -128,7 +129,7 @@ class Album:
         output = self._output(self.journal, item, row)
         return Shown(item.id, item.instruction, output, context, item.rubric)
 
-    def canaries(self, rubric: Rubric) -> list[Shown]:
+    def canaries(self) -> list[Shown]:
         """The input as a result, and the true target where it is known: a judge must tell them."""
         able = [item for item in self.edited if self.journal.rows[item.id]["context"]]
         chosen = sorted(able, key=lambda item: stable_hash("canary", item.id))[:CANARIES]
@@ -137,10 +138,19 @@ class Album:
             context = self._context(item, self.journal.rows[item.id])
             same = (item.id, item.instruction)
             found.append(Shown(*same, context, context, item.rubric, "identity"))
-            if item.target is not None:
-                target = self._add(pixel_id(_read(item.target.read())), item.target.read)
+            if item.target is not None and (target := self._target(item.target)):
                 found.append(Shown(*same, target, context, item.rubric, "oracle"))
         return found
+
+    def _target(self, at: PictureAt) -> str:
+        """A true target; empty where the policy refuses it, which has not seen it before."""
+        data = at.read()
+        pixels = _read(data)
+        try:
+            self.guard.begin().check_input(pixels, data)
+        except SafetyRefusal:
+            return ""
+        return self._add(pixel_id(pixels), at.read)
 
     def duels(self, other: Journal) -> list[Duel]:
         """Items that both runs have a result of."""

@@ -80,7 +80,10 @@ def means(
 
 
 def by_category(loaded: Loaded, values: Values) -> dict[str, Interval]:
-    """Means of the categories that have items, of them all (`mean`), and of all items (`all`)."""
+    """Means of the categories that have items, of them all (`mean`), and of all items (`all`).
+
+    A category none of whose items has a value leaves no mean of categories: it would be another.
+    """
     items = loaded.items
     found = {}
     weights = np.full(len(items), math.nan)
@@ -92,6 +95,8 @@ def by_category(loaded: Loaded, values: Values) -> dict[str, Interval]:
         found[category] = cluster_mean(values[rows], clusters, DRAWS)
         known = np.isfinite(values[rows]).sum()
         weights[rows] = 1 / known if known else math.nan
+    if any(not own.n for own in found.values()):
+        weights[:] = math.nan
     every = [item.base for item in items]
     found[MEAN] = cluster_ratio(values * weights, weights, every, DRAWS)
     found[ALL] = cluster_mean(values, every, DRAWS)

@@ -1,6 +1,8 @@
 """The table of a run as a paper would print it, in Markdown, with all that a reader must know."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kontext.evaluate.public.editing import OUTCOMES
@@ -33,7 +35,9 @@ def _lines(summary: Summary) -> Iterator[str]:
 def editor_name(summary: Summary) -> str:
     """The editor in a few words."""
     card = summary["run"]["editor"]
-    named = card.get("model") or card.get("command") or ""
+    words = shlex.split(card.get("command", ""))
+    command = " ".join(Path(word).name for word in words if "{" not in word)
+    named = card.get("model") or command
     kind = {"model": "", "command": "", "codec": "autoencoder of "}.get(card["editor"])
     return f"{kind}{named}" if kind is not None else card["editor"]
 
