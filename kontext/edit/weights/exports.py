@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelFile, find_file, read_config
-from kontext.edit.weights.imports import SETTINGS, TEXT_FOLDERS
+from kontext.edit.weights.imports import SETTINGS
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import (
@@ -22,6 +22,7 @@ from kontext.models.files.convert import (
     scheduler_config,
     transformer_config,
 )
+from kontext.models.files.locate import TEXT_FOLDERS, check_text_folders
 from kontext.models.files.recognise import SCHEDULER
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY, read_json
 from kontext.models.files.weights import (
@@ -76,12 +77,15 @@ def export_model(
         dtype: of the transformer; None keeps it.
 
     Raises:
-        WeightsError: no model there, a target that is not empty or cannot be written, or a shape
-            that diffusers cannot hold.
+        WeightsError: no model there, a target that is not empty or cannot be written, a shape
+            that diffusers cannot hold, or text encoders that have moved.
     """
     config = read_config(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not empty")
+    kind, _, text = config.settings.text_encoder.partition(":")
+    if layout == "diffusers" and kind == "flux":  # before anything is written
+        check_text_folders(Path(text))
     transformer, autoencoder = config.networks()
     entries = (
         bfl_entries(find_file(source, TRANSFORMER), transformer, dtype),
@@ -126,8 +130,6 @@ def _diffusers(
             f"this model reads its text with {kind}"
         )
     for name in TEXT_FOLDERS:
-        if not (Path(text) / name).is_dir():
-            raise WeightsError(f"{text} has no sub-folder {name}: the text encoders have moved")
         shutil.copytree(Path(text) / name, folder / name)
     own = read_json(Path(text) / "model_index.json")  # classes differ by version
     classes = {name: own[name] for name in TEXT_FOLDERS if name in own}

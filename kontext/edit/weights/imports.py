@@ -23,7 +23,7 @@ from kontext.edit.weights.folder import (
     write_config,
 )
 from kontext.errors import WeightsError
-from kontext.models.files.locate import find_transformer
+from kontext.models.files.locate import TEXT_FOLDERS, find_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
 from kontext.models.files.weights import Entry, bfl_entries, write_weights
 from kontext.models.flux.transformer import FluxTransformer
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
 
 SETTINGS = "kontext.json"  # our settings beside exported weights
-TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 _MINILM = 384
 
 

@@ -178,3 +178,4 @@ def test_a_model_without_flux_text_encoders_is_no_pipeline_and_says_so(
     save_model_folder(tmp_path / "gone", *networks(), gone)
     with pytest.raises(WeightsError, match="have moved"):
         export_model(tmp_path / "gone", tmp_path / "out2", "diffusers")
+    assert not (tmp_path / "out2").exists()  # said first: the next try needs no other folder
