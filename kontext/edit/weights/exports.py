@@ -13,6 +13,7 @@ from torch import nn
 
 from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelFile, find_file, read_config
 from kontext.edit.weights.imports import SETTINGS
+from kontext.edit.weights.text import check_text, with_text
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import (
@@ -22,7 +23,7 @@ from kontext.models.files.convert import (
     scheduler_config,
     transformer_config,
 )
-from kontext.models.files.locate import TEXT_FOLDERS, check_text_folders
+from kontext.models.files.locate import TEXT_FOLDERS
 from kontext.models.files.recognise import SCHEDULER
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY, read_json
 from kontext.models.files.weights import (
@@ -65,7 +66,11 @@ class Exported:
 
 
 def export_model(
-    source: Path | Artifact, folder: Path, layout: Layout, dtype: torch.dtype | None = None
+    source: Path | Artifact,
+    folder: Path,
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    text: str = "",
 ) -> Exported:
     """Write a model folder's weights to `folder`, one tensor at a time.
 
@@ -75,17 +80,18 @@ def export_model(
 
     Args:
         dtype: of the transformer; None keeps it.
+        text: where the text encoders lie now, see `with_text`; empty: where the model says.
 
     Raises:
         WeightsError: no model there, a target that is not empty or cannot be written, a shape
-            that diffusers cannot hold, or text encoders that have moved.
+            that diffusers cannot hold, or text encoders that have moved or are not the model's.
     """
     config = read_config(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not empty")
-    kind, _, text = config.settings.text_encoder.partition(":")
-    if layout == "diffusers" and kind == "flux":  # before anything is written
-        check_text_folders(Path(text))
+    config = config.model_copy(update={"settings": with_text(config.settings, text)})
+    if layout == "diffusers":  # before anything is written
+        check_text(config.settings)
     transformer, autoencoder = config.networks()
     entries = (
         bfl_entries(find_file(source, TRANSFORMER), transformer, dtype),

@@ -47,8 +47,8 @@ def check_text_folders(folder: Path) -> None:
     for name in TEXT_FOLDERS:
         if not (folder / name).is_dir():
             raise WeightsError(
-                f"{folder} has no sub-folder {name}: if the text encoders have moved, put them "
-                "back, or publish or import the model with their new folder"
+                f"{folder} has no sub-folder {name}: if the text encoders have moved, say where "
+                "they are (edit, export, import: --text FOLDER; run: --set weights.text=FOLDER)"
             )
 
 

@@ -225,6 +225,7 @@ class FluxTextEncoder:
         Raises:
             WeightsError: transformers is missing, or one of the four sub-folders is, or is damaged.
         """
+        check_transformers()
         digest = flux_digest(folder, dtype)
         # words first: they are quick to read, and to find damaged
         clip_words, t5_words = (load_tokenizer(folder / n) for n in ("tokenizer", "tokenizer_2"))
@@ -332,9 +333,8 @@ def flux_digest(folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
     """The digest that `FluxTextEncoder.load` would have, without loading the weights.
 
     Raises:
-        WeightsError: transformers is missing, or one of the four sub-folders is.
+        WeightsError: one of the four sub-folders is missing.
     """
-    check_transformers()
     check_text_folders(folder)
     name = str(dtype).removeprefix("torch.")
     return hashlib.sha256(f"{name}:{folder_digest(folder, TEXT_FOLDERS)}".encode()).hexdigest()[:16]
