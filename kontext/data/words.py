@@ -69,6 +69,6 @@ def _checked(text: str, judge: Callable[[str], Reason | None]) -> Reason | None:
     step = MAX_CHARS // 2  # parts overlap: none cuts a sentence that another has not whole
     for start in range(0, max(1, len(plain) - step), step):
         reason = judge(plain[start : start + MAX_CHARS])
-        if reason not in (None, Reason.TEXT_UNREADABLE):
+        if reason is not None:
             return reason
     return None

@@ -30,6 +30,13 @@ def test_what_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> 
             assert refused(*texts) is Reason.TEXT_UNREADABLE
 
 
+def test_what_cannot_be_read_in_part_is_refused() -> None:
+    for text in ("\U0001f3e0" * 600, "\ufdfa" * 400):  # emoji, and a ligature of eighteen letters
+        for refused in (refused_names, refused_words):
+            assert refused("red house " + text) is Reason.TEXT_UNREADABLE
+            assert refused("red house " + text[:20]) is None
+
+
 def test_what_a_broken_classifier_said_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     prove_words()
     with monkeypatch.context() as patch:
