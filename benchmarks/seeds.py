@@ -132,7 +132,8 @@ def table(found: Sequence[Rates], others: Sequence[Mapping[str, Any]]) -> str:
         student = row.editors["student"]
         reached = "reached" if student.value >= row.goal else "**not reached**"
         figures = [_percent(row.editors[name]) for name in EDITORS[1:]]
-        wrong = f"{_percent(row.of_wrong)}, {row.wrong}{'' if row.apart else ' (overlaps)'}"
+        named = f", {row.wrong}" if row.of_wrong.value else ""
+        wrong = f"{_percent(row.of_wrong)}{named}{'' if row.apart else ' (overlaps)'}"
         seeds = ", ".join(f"{value:.0%}" for value in row.by_seed)
         own = f"{_percent(student)} ({_percent(student.low)} to {_percent(student.high)})"
         cells = (row.category, own, *figures, seeds, wrong, f"{row.goal:.0%}, {reached}")

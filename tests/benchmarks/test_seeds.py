@@ -31,6 +31,9 @@ def test_a_rate_is_the_mean_over_seeds_and_items() -> None:
     assert 0.3 < low < 0.5 < high < 0.7
     assert (row.category, row.goal, row.of_wrong.value) == ("style", 0.6, 0)
     assert row.apart and row.editors["teacher"].value == 0
+    assert "| 0% | 60%, **not reached** |" in table(
+        [row], []
+    )  # no wrong edit is named that never passes
 
 
 def test_wrong_edits_count_once_and_overlap_is_said() -> None:
