@@ -183,7 +183,7 @@ def test_unreadable_text_is_refused_unread():
     for short in (
         "\N{SLICE OF PIZZA}",
         "\ufdfa",
-    ):  # a name of words, a ligature of eighteen letters
+    ):  # long when written out
         assert check_text(short * 50) is None
         assert check_text(short * 500) is Reason.TEXT_UNREADABLE
 

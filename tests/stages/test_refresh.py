@@ -426,7 +426,7 @@ def goes(picture: Path, home: Path, how: str, score: float, patch: Any) -> None:
         patch.setattr("tests.stages.test_refresh.recipe", stricter)
 
 
-@pytest.mark.parametrize("how", ["deleted", "opted out", "listed", "refused"])
+@pytest.mark.parametrize("how", ["opted out", "refused"])
 def test_what_is_gone_is_not_learnt_from_any_more(
     tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
