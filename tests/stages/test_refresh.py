@@ -402,15 +402,8 @@ def test_the_small_clip_is_kept_until_enough_is_new(
 
 def goes(picture: Path, home: Path, how: str, score: float, patch: Any) -> None:
     """The picture is not to be learnt from any more."""
-    if how == "deleted":
-        picture.unlink()
-    elif how == "opted out":
+    if how == "opted out":
         (home / "opt-outs.txt").write_text(picture.name + "\n")
-    elif how == "listed":
-        path = home / STANDING / "own.csv"
-        path.parent.mkdir()
-        head = f"# provider: p\n# version: 1\n# date: {dt.date.today()}\ntype,value\n"
-        path.write_text(f"{head}sha256,{hashlib.sha256(picture.read_bytes()).hexdigest()}\n")
     else:
         made = load_policy("no-nudenet").model_dump(mode="json")
         limits = dict.fromkeys(("nsfw_max", "nsfw_max_unmatchable"), score * 0.9999)
