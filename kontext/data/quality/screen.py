@@ -76,8 +76,7 @@ def screen_pairs(
     edges = Edges.of(pairs, bank.ids)
     progress(0, 4, "text rules")
     text = _text_reasons(_aligned(pairs, captions), judged)
-    unsaid = pairs.filter(pa.array([reason is not None for reason in text], pa.bool_()))
-    captions = _without_words_of(unsaid, captions)
+    captions, unsaid = _said(pairs, captions, text)
     words = _aligned(pairs, captions)
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
@@ -87,9 +86,7 @@ def screen_pairs(
     quality = _quality(pairs, images, bank, known)
     progress(2, 4, "the small CLIP")
     refused = refused_images(risk, unmatchable, policy)
-    trained = train_on(
-        bank, images, pairs, captions, config, known, refused, before, unsaid["target_id"]
-    )
+    trained = train_on(bank, images, pairs, captions, config, known, refused, before, unsaid)
     progress(3, 4, "CLIP scores")
     columns = {
         "pair_id": pairs["pair_id"].combine_chunks(),
@@ -108,8 +105,7 @@ def screen_pairs(
         for field in schema
     ]
     progress(4, 4, "scored")
-    scores = pa.table(arrays, schema=schema)
-    return ScreenedPairs(scores, text, pair, rise, trained, refused)
+    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained, refused)
 
 
 def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
@@ -174,16 +170,22 @@ def _aligned(pairs: pa.Table, captions: pa.Table) -> pa.Table:
     return pa.table({name: captions[name].take(place).fill_null("") for name in names})
 
 
-def _without_words_of(pairs: pa.Table, captions: pa.Table) -> pa.Table:
-    """CAPTIONS that say nothing of these pairs: what is refused is not learnt from, nor kept."""
-    if not len(pairs):
-        return captions
-    theirs = pc.is_in(captions["pair_id"], value_set=pairs["pair_id"].combine_chunks())
+def _said(
+    pairs: pa.Table, captions: pa.Table, text: Sequence[Reason | None]
+) -> tuple[pa.Table, pa.ChunkedArray]:
+    """CAPTIONS without the words that are refused: they are not learnt from, nor kept.
+
+    And the ids of the images that they were about.
+    """
+    refused = pairs.filter(pa.array([reason is not None for reason in text], pa.bool_()))
+    if not len(refused):
+        return captions, refused["target_id"]
+    theirs = pc.is_in(captions["pair_id"], value_set=refused["pair_id"].combine_chunks())
     for name in CAPTION_TEXTS:
         place = captions.schema.get_field_index(name)
         said = pc.if_else(theirs, "", captions[name])
         captions = captions.set_column(place, captions.schema.field(place), said)
-    return captions
+    return captions, refused["target_id"]
 
 
 def _text_reasons(words: pa.Table, judged: JudgedTexts) -> list[Reason | None]:
