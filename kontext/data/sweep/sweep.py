@@ -141,8 +141,8 @@ def _new_version(
             own = {name: made[name].digest for name in artifact.manifest.inputs if name in made}
             manifest, tars = rewritten(artifact, own, gone, sweep_digest, Path(scratch))
             made[stage] = enter(store, ledger, manifest)
-            own = is_own(store.objects, place.home, artifact.manifest)
-            if own and made[stage] is manifest:  # what is left of it is ours as it was
+            ours = is_own(store.objects, place.home, artifact.manifest)
+            if ours and made[stage] is manifest:  # what is left of it is ours as it was
                 vouch(store.objects, place.home, made[stage])
             place.catalog.record(made[stage], Artifact(store, made[stage]))
             cut += tars
