@@ -102,6 +102,10 @@ class GateError(KontextError):
     kind = "gate.failed"
 
 
+class BenchError(KontextError):
+    """A public bench is not there or not as published, or its run cannot go on in its folder."""
+
+
 class ExchangeError(KontextError):
     """An exchange of hashes is set wrongly, not reached, or gives what is not in its form."""
 

@@ -116,9 +116,11 @@ def _assign(data: Any, change: Change) -> None:
             raise MisfitError(change.path[:depth], f"{above} has no keys: give its whole value")
         section = section and _section_at(section, key)
         if depth == len(change.path):
-            data[key] = change.value
-            if section is WeightsConfig:  # so that one part can be changed after all
-                data[key] = WeightsConfig.parts(change.value)
+            if section is WeightsConfig and isinstance(change.value, str):
+                # so that one part can be changed after all; adapters beside a model stay
+                data[key] = {**(data.get(key) or {}), **WeightsConfig.parts(change.value)}
+            else:
+                data[key] = change.value
         else:
             data = data.setdefault(key, {})
 

@@ -105,6 +105,15 @@ class Recipe(Section):
             raise ValueError(
                 "finetune.lora_rank trains adapters of given weights: set weights.transformer too"
             )
+        if self.weights.adapter and not self.weights.transformer:
+            raise ValueError(
+                "weights.adapter holds adapters of given weights: set weights.transformer too"
+            )
+        if self.weights.adapter and self.finetune.optimizer == "muon":
+            raise ValueError(
+                "weights.adapter needs finetune.optimizer=adamw: Muon is for whole matrices, not "
+                "their factors"
+            )
         if self.autoencoder.given != "nothing" and not self.weights.autoencoder:
             raise ValueError(
                 f"autoencoder.given={self.autoencoder.given} trains given weights: set "

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,14 @@ class LoraLinear(nn.Linear):
         return plain
 
 
+class Adapter(NamedTuple):
+    """What is beside one layer: W + scale * up down."""
+
+    down: Tensor  # [rank, in]
+    up: Tensor  # [out, rank]
+    scale: float
+
+
 def add_product(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
     """weight + up @ down in float32, rounded once to the weight's dtype."""
     down, up = down.to(weight.device), up.to(weight.device)
@@ -104,6 +113,8 @@ class Lora:
     lost: Mapping[str, float] = field(default_factory=dict)  # see lora_files.extract
     skipped: tuple[str, ...] = ()  # keys of the file that are for text encoders
     info: LoraInfo = field(default_factory=LoraInfo)
+    rank: int = 0  # the largest in the file; adapters of fused layers can have a larger one here
+    scales: Mapping[str, float] = field(default_factory=dict)  # that the file had, where not 1
 
     def check(self, model: FluxTransformer) -> Lora:
         """Return these adapters if they fit `model`.
@@ -186,24 +197,40 @@ def linear_layers(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 def apply_lora(model: FluxTransformer, config: LoraConfig) -> FluxTransformer:
     """Freeze the model and add fresh adapters to the target layers. Returns the model.
 
-    On the meta device the adapters are there too: see `starting_adapters`.
-
     Raises:
         WeightsError: a rank below 1, or patterns that match no linear layer.
     """
-    start = starting_adapters(model, config)
+    return add_adapters(model, fresh_adapters(model, config))
+
+
+def add_adapters(model: FluxTransformer, start: Mapping[str, Adapter]) -> FluxTransformer:
+    """Freeze the model and put adapters beside its layers, which are named. Returns the model.
+
+    On the meta device the adapters are there too: `adapter_state` is what to read into them.
+
+    Raises:
+        WeightsError: one of the layers has an adapter already.
+    """
     model.requires_grad_(False)
-    for name in _targets(model, config):
+    for name, (down, up, scale) in start.items():
         base = model.get_submodule(name)
         if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
             raise WeightsError(f"{name} has an adapter already: merge it first")
-        down, up = (start[f"{name}.lora_{half}"].to(base.weight.device) for half in ("down", "up"))
-        model.set_submodule(name, LoraLinear(base, down, up, config.scale))
+        device = base.weight.device
+        model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), scale))
     return model
 
 
-def starting_adapters(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
-    """A and B of fresh adapters, on the CPU, by the names they have in the adapted model.
+def adapter_state(start: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """A and B by the names that they have in the adapted model."""
+    state = {}
+    for name, adapter in start.items():
+        state[f"{name}.lora_down"], state[f"{name}.lora_up"] = adapter.down, adapter.up
+    return state
+
+
+def fresh_adapters(model: nn.Module, config: LoraConfig) -> dict[str, Adapter]:
+    """Adapters that change nothing yet, on the CPU, by the names of their layers.
 
     Raises:
         WeightsError: as `apply_lora`.
@@ -216,8 +243,25 @@ def starting_adapters(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]
         # as peft does: Kaiming-uniform with a = sqrt(5), which is the bound 1 / sqrt(in)
         bound = 1 / math.sqrt(base.in_features)
         down = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=draw)
-        found[f"{name}.lora_down"] = down
-        found[f"{name}.lora_up"] = torch.zeros(base.out_features, config.rank)
+        found[name] = Adapter(down, torch.zeros(base.out_features, config.rank), config.scale)
+    return found
+
+
+def given_adapters(lora: Lora, alpha: float | None = None) -> dict[str, Adapter]:
+    """Adapters of a file to train on, by the names of their layers: they change what they did.
+
+    Args:
+        alpha: they are scaled by alpha / rank, with B the smaller for it; None: as in the file.
+
+    Raises:
+        WeightsError: all of them are zero, or there are numbers that are not finite.
+    """
+    found = {}
+    for key, (down, up) in lora.require_effect().adapters.items():
+        scale = lora.scales.get(key, 1.0) if alpha is None else alpha / lora.rank
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise WeightsError(f"{lora.label}: {key} has numbers that are not finite")
+        found[key.removesuffix(".weight")] = Adapter(down.clone(), up / scale, scale)
     return found
 
 

@@ -41,8 +41,8 @@ from kontext.train.record.numerics import LEDGER, check_against, report_ledger
 from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
-from kontext.train.start.model import START, TEACHER
-from kontext.train.start.transformer import save_adapters, starting_weights
+from kontext.train.start.model import ADAPTER, START, TEACHER
+from kontext.train.start.transformer import Given, save_adapters, starting_weights
 from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(
@@ -50,7 +50,7 @@ STAGE = Stage(
     section="finetune",
     inputs=("encode", "train-autoencoder"),
     pool="gpu",
-    weights=("transformer",),
+    weights=("transformer", "adapter"),
     plugins="kontext.train.methods:modules_named",
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
@@ -63,7 +63,8 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
 
     Raises:
         RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
-            latents or texts of other widths; steps after the flow, and no edits.
+            latents or texts of other widths; steps after the flow, and no edits; adapters
+            of another rank or other layers than the recipe's.
         GateError: a prompt of the recipe's own is one that nobody may edit with.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
@@ -73,8 +74,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     given = starting_weights(ctx, ctx.config)
     inputs = Inputs.of(ctx)
     if given is not None:
-        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
-        inputs = inputs.using(files={START: given.path})
+        ctx, inputs = _beginning(ctx, inputs, given)
     config = ctx.config
     launches = config.launch.launcher != "in-process"
     method = flow.build(config, inputs, World(device=device_for(ctx), launches=launches))
@@ -99,7 +99,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     for name in (name for name, each in following.items() if each.IN_PLACE):
         model = _train_further(ctx, method, model, inputs, name)
     model.requires_grad_(False).eval()
-    save_adapters(ctx, config, model)
+    save_adapters(ctx, config, model, given.adapter if given else None)
     for name in (name for name, each in following.items() if not each.IN_PLACE):
         model = _train_further(ctx, method, model, inputs, name).requires_grad_(False).eval()
     save_weights(ctx, "flow.safetensors", model.state_dict())
@@ -111,6 +111,18 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     ctx.report.table("finetune-mixture", mixture)
     write_incidents(ctx, method.state)
     _validated(ctx, method, model, history)
+
+
+def _beginning(
+    ctx: StageContext[FinetuneConfig], inputs: Inputs, given: Given
+) -> tuple[StageContext[FinetuneConfig], Inputs]:
+    """The section with the shape and the rank of given weights, and the inputs with their files."""
+    section: dict[str, object] = {"shape": given.shape}
+    files = {START: given.path}
+    if given.adapter is not None:
+        section["lora_rank"], files[ADAPTER] = given.adapter.rank, given.adapter.path
+    changed = replace(ctx, config=ctx.config.model_copy(update=section))
+    return changed, inputs.using(files=files)
 
 
 def _validated(

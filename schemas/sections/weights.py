@@ -15,18 +15,20 @@ MOVED = {
     "autoencoder.init": "weights.autoencoder",
     "autoencoder.decoder_only": "autoencoder.given",
 }
+_MODEL = ("transformer", "autoencoder", "text")  # the parts of a whole model
 
 
 class WeightsConfig(Section):
     """Given weights: a file, a folder, or an artifact by stage/digest, tag or name.
 
-    A folder or an artifact that holds a whole model can be given for all three at once
+    A folder or an artifact that holds a whole model can be given for its three parts at once
     (`weights=FOLDER`). Their shapes are read from them.
     """
 
     transformer: str = Field("", title="Transformer that finetune trains (empty: a new one)")
     autoencoder: str = Field("", title="Autoencoder (empty: a new one is trained)")
     text: str = Field("", title="Folder with T5 and CLIP (empty: the small text encoder, MiniLM)")
+    adapter: str = Field("", title="LoRA file that finetune goes on from (empty: new adapters)")
 
     @model_validator(mode="before")
     @classmethod
@@ -35,8 +37,8 @@ class WeightsConfig(Section):
 
     @classmethod
     def parts(cls, data: Any) -> Any:
-        """One name as the section's fields: it is given for all of them."""
-        return dict.fromkeys(cls.model_fields, data) if isinstance(data, str) else data
+        """One name as the section's fields: it is given for all parts of a model."""
+        return dict.fromkeys(_MODEL, data) if isinstance(data, str) else data
 
     @property
     def named(self) -> dict[str, str]:

@@ -20,6 +20,8 @@ def test_one_name_is_given_for_all_three_parts(tmp_path: Path) -> None:
     assert read_recipe(file).weights == wanted
     one = load_recipe("ci", ("weights=flux", "weights.text=")).weights
     assert one.named == {"transformer": "flux", "autoencoder": "flux"}
+    adamw = ("finetune.optimizer=adamw", "weights.adapter=style", "weights=flux")
+    assert load_recipe("ci", adamw).weights.named == {**wanted.named, "adapter": "style"}
 
 
 def test_paths_in_a_file_are_seen_from_it_and_names_stay(tmp_path: Path) -> None:

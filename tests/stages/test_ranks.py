@@ -1,6 +1,7 @@
 """The training stages on two ranks, started by torchrun."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kontext.edit import teacher_edits
+from kontext.models.files.lora_files import save_lora
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import LoraConfig, adapters, apply_lora, lora_of
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import (
     FinetuneConfig,
@@ -60,16 +63,24 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
 
 
 def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(tmp_path: Path) -> None:
-    """Each training reads what the one before has made; the stage's process holds nothing."""
+    """Each training reads what the one before has made, the first one given adapters; the stage's
+    process holds nothing.
+    """
     torch.manual_seed(7)
     model = FluxTransformer(SHAPE)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     said = {SHAPE_KEY: SHAPE.model_dump_json()}
     save_file(model.state_dict(), tmp_path / "given.safetensors", said)
-    given = WeightsConfig(transformer=str(tmp_path / "given.safetensors"))
+    adapted = apply_lora(deepcopy(model), LoraConfig(rank=2))
+    for layer in adapters(adapted).values():
+        torch.nn.init.normal_(layer.lora_up, std=0.05)
+    save_lora(lora_of(adapted), tmp_path / "lora.safetensors", model)
+    given = WeightsConfig(
+        transformer=str(tmp_path / "given.safetensors"),
+        adapter=str(tmp_path / "lora.safetensors"),
+    )
     changes = {
-        "lora_rank": 2,
         "pictures": PictureConfig(steps=2, batch=8, warmup=1, lr=1e-4),
         "guidance_distill": GuidanceConfig(steps=2, batch=8, warmup=1),
     }

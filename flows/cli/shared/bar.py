@@ -1,7 +1,7 @@
 """The bar that a person at a terminal sees while an edit is made. Pipes and files see nothing."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -32,3 +32,17 @@ def edit_bar() -> Iterator[EditBar]:
     console = Console(stderr=True, quiet=silent)
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         yield EditBar(progress)
+
+
+@contextmanager
+def work_bar() -> Iterator[Callable[[float, float, str], None]]:
+    """A bar on stderr as a callback (done, total, what); a silent one off a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    silent = not sys.stderr.isatty()
+    console = Console(stderr=True, quiet=silent)
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=silent)
+    with bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )

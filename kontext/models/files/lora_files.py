@@ -11,9 +11,9 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,41 @@ _OTHERS = (
 )
 _log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor]
+
+
+class _Layer(NamedTuple):
+    """A layer that a file adapts."""
+
+    parts: list[Part]  # of our weights
+    keys: dict[str, str]  # of its `A`, its `B` and its `alpha`
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file whose keys and shapes fit a model; no tensor of it has been read."""
+
+    weights: WeightsFile
+    layers: Mapping[str, _Layer]  # by the file's names
+    text: tuple[str, ...]  # keys of adapters of text encoders
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of its adapters."""
+        return max(self.weights.shape(layer.keys["A"])[0] for layer in self.layers.values())
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The layers of the model that it adapts, by our names."""
+        keys = {part.rule.bfl for layer in self.layers.values() for part in layer.parts}
+        return tuple(sorted(key.removesuffix(".weight") for key in keys))
+
+    def scale(self, name: str) -> float:
+        """alpha / rank of a layer."""
+        keys = self.layers[name].keys
+        rank = self.weights.shape(keys["A"])[0]
+        if "alpha" in keys:
+            return float(self.weights[keys["alpha"]]) / rank
+        return _metadata_scale(self.weights, name, rank)
 
 
 def save_lora(
@@ -179,12 +214,8 @@ def _split(rule: Rule, down: Tensor, up: Tensor) -> dict[str, Pair]:
     return {name: _used(down, part) for name, part in parts.items() if part.any()}
 
 
-def load_lora(path: Path, model: FluxTransformer) -> Lora:
-    """Read adapters for `model` (which may be on the meta device) from a file of any style.
-
-    alpha is read from the file's tensors or from the metadata that diffusers writes; without
-    either the scale is 1. Adapters of text encoders, which are not trained here, are left out:
-    that is logged, and their keys are in the result's `skipped`.
+def open_lora(path: Path, model: FluxTransformer) -> LoraFile:
+    """Look into a LoRA file of any style of keys for `model`, which may be on the meta device.
 
     Raises:
         WeightsError: damaged, not a LoRA, or adapters of text encoders alone; one message with all
@@ -195,11 +226,11 @@ def load_lora(path: Path, model: FluxTransformer) -> Lora:
     keys = sort_keys(weights)
     if not keys.halves and keys.text and not keys.strange:
         raise WeightsError(f"{path} holds adapters of text encoders alone, none of the transformer")
-    layers = layer_parts(rules_for(model))
-    found: dict[str, list[tuple[Part, Pair]]] = {}
+    known = layer_parts(rules_for(model))
+    layers: dict[str, _Layer] = {}
     missing, misshapen, strange = [], [], list(keys.strange)
     for name, tensors in keys.halves.items():
-        parts = layers.get(name)
+        parts = known.get(name)
         if parts is None:
             strange += tensors.values()
         elif lacks := [half for half in HALVES if half not in tensors]:
@@ -207,19 +238,41 @@ def load_lora(path: Path, model: FluxTransformer) -> Lora:
         elif (wrong := _misfit(parts, weights, tensors)) is not None:
             misshapen.append(f"{name} {wrong}")
         else:
-            pair = _scaled(weights, name, tensors)
-            for part, rows in zip(parts, _rows(parts, pair), strict=True):
-                found.setdefault(part.rule.bfl, []).append((part, rows))
-    strange += _twice(found)
+            layers[name] = _Layer(parts, tensors)
+    strange += _twice(layers.values())
     lists = (("missing", missing), ("surplus", strange), ("misshapen", misshapen))
     problems = [f"{len(keys)} {what}: {', '.join(sorted(keys))}" for what, keys in lists if keys]
     if problems:
         raise WeightsError(f"{path} does not fit the model; " + "; ".join(problems))
+    return LoraFile(weights, layers, tuple(sorted(keys.text)))
+
+
+def load_lora(path: Path, model: FluxTransformer) -> Lora:
+    """Read adapters for `model` (which may be on the meta device) from a file of any style.
+
+    alpha is read from the file's tensors or from the metadata that diffusers writes; without
+    either the scale is 1. Adapters of text encoders, which are not trained here, are left out:
+    that is logged, and their keys are in the result's `skipped`.
+
+    Raises:
+        WeightsError: as `open_lora`.
+    """
+    file = open_lora(path, model)
+    found: dict[str, list[tuple[Part, Pair]]] = {}
+    scales: dict[str, set[float]] = {}
+    for name, (parts, keys) in file.layers.items():
+        scale = file.scale(name)
+        down, up = (file.weights[keys[half]].float() for half in HALVES)
+        for part, rows in zip(parts, _rows(parts, _unpadded(down, up * scale)), strict=True):
+            found.setdefault(part.rule.bfl, []).append((part, rows))
+            scales.setdefault(part.rule.bfl, set()).add(scale)
     made = Lora(
         {key: _joined(given) for key, given in found.items()},
         str(path),
-        skipped=tuple(sorted(keys.text)),
-        info=read_info(weights),
+        skipped=file.text,
+        info=read_info(file.weights),
+        rank=file.rank,
+        scales={key: min(own) for key, own in scales.items() if len(own) == 1 and 0.0 not in own},
     )
     for note in made.notes():
         _log.warning("%s", note)
@@ -234,10 +287,12 @@ def _check_kind(weights: WeightsFile) -> None:
         raise WeightsError(f"{weights.label} holds no LoRA adapters")
 
 
-def _twice(found: Mapping[str, Sequence[tuple[Part, Pair]]]) -> Iterable[str]:
+def _twice(layers: Iterable[_Layer]) -> Iterable[str]:
     """Weights that a file adapts more than once, under names of several styles."""
-    for key, given in found.items():
-        indices = [part.index for part, _ in given]
+    given: dict[str, list[int]] = {}
+    for part in (part for layer in layers for part in layer.parts):
+        given.setdefault(part.rule.bfl, []).append(part.index)
+    for key, indices in given.items():
         if len(set(indices)) < len(indices) or (-1 in indices and len(indices) > 1):
             yield f"{key} (adapted under several names)"
 
@@ -256,16 +311,6 @@ def _misfit(parts: Sequence[Part], weights: WeightsFile, keys: Mapping[str, str]
     if len(down) == len(up) == 2 and down[0] == up[1] and (up[0], down[1]) == wanted:
         return None if down[0] else "has rank 0"
     return f"{list(up)} x {list(down)} for {list(wanted)}"
-
-
-def _scaled(weights: WeightsFile, name: str, keys: Mapping[str, str]) -> Pair:
-    """A and B in float32, alpha / rank in B."""
-    down, up = weights[keys["A"]].float(), weights[keys["B"]].float()
-    if "alpha" in keys:
-        scale = float(weights[keys["alpha"]]) / down.shape[0]
-    else:
-        scale = _metadata_scale(weights, name, down.shape[0])
-    return _unpadded(down, up * scale)
 
 
 def _metadata_scale(weights: WeightsFile, name: str, rank: int) -> float:

@@ -2,9 +2,11 @@
 
 import lzma
 import shutil
+import struct
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -14,6 +16,10 @@ from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
 
 _LOOKS_BACK = 256 << 20  # bytes; compressing takes seven times as much memory, reading as much
+_MALFORMED = (  # what tarfile raises or lets through
+    ArithmeticError, EOFError, LookupError, MemoryError, RecursionError, ValueError,
+    lzma.LZMAError, struct.error, tarfile.TarError, zlib.error,
+)  # fmt: skip
 _LAYOUT = ("blobs", "runs", "tags", "datasets", "ledger", "models", "export.json")  # of an archive
 
 
@@ -62,31 +68,75 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def unpack(tar: tarfile.TarFile, folder: Path) -> None:
-    """Write a tar's files below a folder; nothing else, and nowhere else.
+    """Write a tar's files below a folder, whose parent is there; nothing else, and nowhere else.
 
     (Extraction filters, PEP 706, are not in Debian 12's Python 3.11.2.)
 
-    Raises ArtifactError for absolute names, names with `..`, devices, and links but for second
-    names of files in the archive.
+    Raises ArtifactError, before anything is written, for absolute names, names with `..`, devices,
+    files with holes, links but for second names of files that come before them, two files of one
+    name, a file that is a folder as well, more bytes than there is room for, and what is no tar.
     """
-    members = tar.getmembers()
-    files = {member.name for member in members if member.isfile()}
+    with _readable(str(tar.name)):
+        members = tar.getmembers()
+        _check_end(tar)
+        _check(members, shutil.disk_usage(folder.parent).free)
+        for member in (one for one in members if not one.isdir()):
+            path = folder / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if member.islnk():
+                path.hardlink_to(folder / member.linkname)
+                continue
+            source = tar.extractfile(member)
+            assert source is not None  # it is a file
+            with source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Raise ArtifactError for all that tarfile and its decompressors raise of bytes that lie."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"cannot read {source}: {error.strerror or error}") from error
+    except _MALFORMED as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"cannot read {source}: {said}") from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise ArtifactError for a tar without its last, empty block; tarfile takes it as whole."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ArtifactError(f"cannot read {tar.name!s}: it is cut off")
+
+
+def _check(members: Iterable[tarfile.TarInfo], room: int) -> None:
+    """Raise ArtifactError for what `unpack` does not write; `room` is in bytes."""
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
     for member in members:
         name = PurePosixPath(member.name)
-        within = not name.is_absolute() and ".." not in name.parts
-        same = member.islnk() and member.linkname in files  # one file under two names
-        if not within or not (same or member.isfile() or member.isdir()):
+        within = not name.is_absolute() and ".." not in name.parts and "\0" not in member.name
+        whole = member.isfile() and not member.issparse()  # holes are free to ask for
+        same = member.islnk() and PurePosixPath(member.linkname) in files  # under a second name
+        if not within or not (whole or same or member.isdir()):
             raise ArtifactError(f"'{member.name}' is no file below the archive's own folder")
-    for member in (one for one in members if not one.isdir()):
-        path = folder / member.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if member.islnk():
-            path.hardlink_to(folder / member.linkname)
-            continue
-        source = tar.extractfile(member)
-        assert source is not None  # it is a file
-        with source, path.open("wb") as target:
-            shutil.copyfileobj(source, target)
+        folders.update(name.parents)
+        if member.isdir():
+            folders.add(name)
+        elif name in files:
+            raise ArtifactError(f"'{member.name}' is twice in the archive")
+        else:
+            files.add(name)
+        room -= member.size
+        if room < 0:
+            raise ArtifactError("the archive holds more than there is room for on this disk")
+    if both := sorted(files & folders):
+        raise ArtifactError(f"'{both[0]}' is a file and a folder in the archive")
 
 
 @contextmanager
@@ -101,12 +151,9 @@ def open_exported(source: str, scratch: Path) -> Iterator[ArtifactStore]:
             yield ArtifactStore(open_store(source), Path(temporary))
             return
         folder = Path(temporary, "store")
-        try:
-            with tarfile.open(source) as tar:
-                for member in tar.getmembers():
-                    if member.name.split("/")[0] not in _LAYOUT:
-                        raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
-                unpack(tar, folder)
-        except (OSError, tarfile.TarError) as error:
-            raise ArtifactError(f"cannot read {source}: {error}") from error
+        with _readable(source), tarfile.open(source) as tar:
+            for member in tar.getmembers():
+                if member.name.split("/")[0] not in _LAYOUT:
+                    raise ArtifactError(f"{source} is not an export: it holds '{member.name}'")
+            unpack(tar, folder)
         yield ArtifactStore(open_store(f"file://{folder}"), Path(temporary, "cache"))

@@ -360,12 +360,16 @@ class ArtifactStore:
             try:
                 self._require(cached, file)
             except ArtifactError:
-                cached.unlink()
+                cached.unlink(missing_ok=True)
                 raise
         return cached
 
     def _require(self, path: Path, file: ManifestFile) -> None:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except FileNotFoundError as error:
+            gone = f"the bytes of '{file.name}' are gone: no {path}"
+            raise ArtifactError(gone) from error
         known = (file.sha256, stat.st_mtime_ns, stat.st_size)
         if known in self._checked:
             return

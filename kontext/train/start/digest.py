@@ -60,6 +60,10 @@ def _files(part: str, place: Path) -> Iterator[tuple[str, Path]]:
         inside = (p for folder in folders for p in sorted(folder.rglob("*")) if p.is_file())
         yield from ((str(file.relative_to(place)), file) for file in inside)
         return
+    if part == "adapter":
+        found = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+        yield from (("weights", file) for file in found)
+        return
     path = find_transformer(place) if part == "transformer" else find_autoencoder(place)
     if path.is_file():
         yield "weights", path  # by any name

@@ -12,6 +12,7 @@ from kontext.errors import ArtifactError, RecipeError, WeightsError
 from kontext.models.files.recognise_autoencoder import read_json
 from kontext.models.text.encoders import FLUX_PARTS, text_widths
 from kontext.train.flow.model import check_widths
+from kontext.train.start.adapter import adapter_at, check_adapter
 from kontext.train.start.autoencoder import autoencoder_at
 from kontext.train.start.given import OpenArtifact, config_of, is_there, names_artifact
 from kontext.train.start.text import spec_of
@@ -34,7 +35,8 @@ def found(weights: WeightsConfig, recipe: Recipe, artifacts: ArtifactStore) -> W
     Where something is not there, whoever takes it says so (`require`): others can do without.
 
     Raises:
-        RecipeError: a transformer, texts or an autoencoder of widths that do not fit each other.
+        RecipeError: a transformer, texts or an autoencoder of widths that do not fit each other;
+            adapters of another rank or other layers than the recipe's.
         WeightsError: damaged, of no known layout, or of a shape that cannot be read.
     """
     made = placed(weights, artifacts)
@@ -59,8 +61,12 @@ def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
     weights = placed(recipe.weights, artifacts)
     update: dict[str, Any] = {}
     if weights.transformer and is_there(weights.transformer):
-        shape = transformer_at(weights.transformer, artifacts.show)[1].shape
-        update["finetune"] = recipe.finetune.model_copy(update={"shape": shape})
+        model = transformer_at(weights.transformer, artifacts.show)[1]
+        own: dict[str, Any] = {"shape": model.shape}
+        if weights.adapter and is_there(weights.adapter):
+            file = adapter_at(weights.adapter, artifacts.show, model)
+            own |= {"lora_rank": file.rank, "lora_targets": file.targets}
+        update["finetune"] = recipe.finetune.model_copy(update=own)
     if weights.autoencoder and is_there(weights.autoencoder):
         codec = autoencoder_at(weights.autoencoder, artifacts.show)[1].shape
         update["autoencoder"] = recipe.autoencoder.model_copy(update={"shape": codec})
@@ -68,10 +74,19 @@ def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
 
 
 def _check_fit(weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifact) -> None:
-    """Compare the widths of what is given, and of what the recipe makes anew."""
+    """Compare the widths of what is given, and of what the recipe makes anew; and adapters."""
     shape, codec = recipe.finetune.shape, recipe.autoencoder.shape
+    if weights.adapter and weights.adapter == weights.transformer:
+        raise RecipeError(
+            f"weights.transformer: {weights.transformer} has its adapters merged already; give "
+            "the base that they were made for"
+        )
     if weights.transformer:
-        shape = transformer_at(weights.transformer, open_artifact)[1].shape
+        model = transformer_at(weights.transformer, open_artifact)[1]
+        shape = model.shape
+        if weights.adapter:
+            file = adapter_at(weights.adapter, open_artifact, model)
+            check_adapter(file, recipe.finetune, model)
     if shape.guidance_embed and recipe.finetune.guidance_distill.steps:
         raise RecipeError(
             "finetune.guidance_distill adds a guidance embedding, and the transformer has one: "

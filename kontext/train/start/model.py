@@ -12,9 +12,16 @@ from pathlib import Path
 import torch
 
 from kontext.data.encoded.pair_tensors import PairTensors
+from kontext.models.files.lora_files import load_lora
 from kontext.models.files.weights import Entry, bfl_entries, in_stored_dtypes, state_entries
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import apply_lora, starting_adapters
+from kontext.models.lora import (
+    Adapter,
+    adapter_state,
+    add_adapters,
+    fresh_adapters,
+    given_adapters,
+)
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import fill, shard
 from kontext.parallel.world import World
@@ -23,6 +30,7 @@ from schemas.sections.training import FinetuneConfig
 
 # among a stage's files
 START = "start"  # the file or folder whose weights are trained
+ADAPTER = "adapter"  # the LoRA file that training goes on from
 TEACHER = "teacher"  # the trained flow, for ranks that distil it
 
 
@@ -44,10 +52,17 @@ def starting_model(
     entries = _stored(config, inputs.files[START], model)
     in_stored_dtypes(model, entries)
     if config.lora_rank:
-        settings = lora_config(config)
-        entries += state_entries(starting_adapters(model, settings))
-        apply_lora(model, settings)
+        adapters = _adapters(config, inputs, model)
+        entries += state_entries(adapter_state(adapters))
+        add_adapters(model, adapters)
     return model, entries
+
+
+def _adapters(config: FinetuneConfig, inputs: Inputs, model: FluxTransformer) -> dict[str, Adapter]:
+    """The adapters to train, by the names of their layers."""
+    if ADAPTER not in inputs.files:
+        return fresh_adapters(model, lora_config(config))
+    return given_adapters(load_lora(inputs.files[ADAPTER], model), config.lora_alpha or None)
 
 
 def _stored(config: FinetuneConfig, path: Path, model: FluxTransformer) -> list[Entry]:

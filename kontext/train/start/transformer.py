@@ -7,6 +7,7 @@ training). Its shape is read from the weights.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from kontext.models.files.locate import find_transformer, transformer_name_in
 from kontext.models.files.recognise import recognise
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraInfo, lora_of, merge
+from kontext.train.start.adapter import LORA, GivenAdapter, starting_adapter
 from kontext.train.start.given import (
     OpenArtifact,
     config_beside,
@@ -31,14 +33,13 @@ from schemas.sections.training import FinetuneConfig
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
 
-LORA = "lora.safetensors"
-
 
 class Given(NamedTuple):
-    """Weights to train: where they lie, and the shape that they are of."""
+    """Weights to train: where they lie, and the shape that they are of; adapters to go on from."""
 
     path: Path
     shape: TransformerShape
+    adapter: GivenAdapter | None = None
 
 
 def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
@@ -47,6 +48,7 @@ def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
     Raises:
         RecipeError: no weights there.
         WeightsError: damaged, keys that are no transformer's, or a number that cannot be read.
+        For those of `weights.adapter` see `starting_adapter`.
     """
     said = ctx.weights.transformer
     if not said:
@@ -56,9 +58,10 @@ def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
     ctx.note(f"finetune starts from {said}")
     if config.whiten_text:
         ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
-    if config.lora_rank:
-        ctx.output.metric("lora_rank", config.lora_rank)
-    return Given(path, model.shape)
+    adapter = starting_adapter(ctx, config, model)
+    if rank := adapter.rank if adapter else config.lora_rank:
+        ctx.output.metric("lora_rank", rank)
+    return Given(path, model.shape, adapter)
 
 
 def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTransformer]:
@@ -83,10 +86,18 @@ def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTr
     return path, recognise(path, model).require_whole().transformer
 
 
-def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransformer) -> None:
+def save_adapters(
+    ctx: StageContext,
+    config: FinetuneConfig,
+    model: FluxTransformer,
+    before: GivenAdapter | None = None,
+) -> None:
     """Store trained adapters in diffusers' keys and merge them, so that later stages see weights.
 
     Does nothing without `lora_rank`.
+
+    Args:
+        before: what training went on from: its words are the new file's.
     """
     if not config.lora_rank:
         return
@@ -97,6 +108,7 @@ def save_adapters(ctx: StageContext, config: FinetuneConfig, model: FluxTransfor
         ctx.note(note)
     given = ctx.weights.transformer
     said = given if names_artifact(given) else Path(given).name
-    save_lora(lora, ctx.scratch / LORA, model, info=LoraInfo(base=said))
+    info = replace(before.info, base=said) if before else LoraInfo(base=said)
+    save_lora(lora, ctx.scratch / LORA, model, info=info)
     ctx.output.add_file(LORA, ctx.scratch / LORA)
     merge(model)

@@ -142,6 +142,18 @@ def test_verify_finds_a_flipped_byte_a_missing_and_a_short_file(local: ArtifactS
     assert local.verify("ingest/d0").problems == () and good.file("a").size == 4
     with pytest.raises(ArtifactError, match="damaged"):
         local.open("mine", "d1").path("a")
+    with pytest.raises(ArtifactError, match=r"^the bytes of 'b' are gone: no object "):
+        local.open("mine", "d1").path("b")
+
+
+def test_bytes_that_go_while_they_are_looked_for_are_said_to_be_gone(
+    local: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A garbage collection may come between."""
+    make(local, "mine", "d1")
+    monkeypatch.setattr(local.objects, "local_path", lambda key: tmp_path / "gone")
+    with pytest.raises(ArtifactError, match=r"^the bytes of 'file' are gone: no /.+/gone\Z"):
+        local.open("mine", "d1").path("file")
 
 
 def flip(store: ArtifactStore, manifest: Manifest, name: str) -> None:

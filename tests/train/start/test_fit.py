@@ -10,19 +10,23 @@ from pydantic import ValidationError
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.outside import Outside
 from kontext.errors import RecipeError, WeightsError
+from kontext.models.files.lora_files import save_lora
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.lora import LoraConfig, lora_of
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.train.start.autoencoder import autoencoder_at
 from kontext.train.start.digest import weights_digests
-from kontext.train.start.fit import found, placed
+from kontext.train.start.fit import found, placed, with_given_shapes
 from kontext.train.start.given import require_all
 from kontext.train.start.transformer import transformer_at
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
+from schemas.sections.training import FinetuneConfig
 from schemas.sections.weights import WeightsConfig
 from tests.edit.tiny_flux import AE_SHAPE, SHAPE, networks, write_checkpoint
+from tests.models.test_lora import model, with_adapters
 
 
 def nobody(said: str) -> object:
@@ -51,7 +55,7 @@ def test_one_folder_is_all_three_parts_and_each_is_found_in_it(
     checkpoint: Path, store: ArtifactStore
 ) -> None:
     given = whole(checkpoint)
-    assert set(given.named.values()) == {str(checkpoint)}
+    assert given.named == dict.fromkeys(("transformer", "autoencoder", "text"), str(checkpoint))
     assert found(given, Recipe(weights=given), store) == given
     path, model = transformer_at(given.transformer, nobody)
     assert path == checkpoint / "transformer" and model.shape == SHAPE  # its shift from scheduler/
@@ -122,7 +126,7 @@ def test_a_stage_sees_and_counts_only_the_parts_that_it_takes(
     assert {name: parts for name, parts in taken.items() if parts} == {
         "train-autoencoder": {"autoencoder"},
         "encode": {"text"},
-        "finetune": {"transformer"},
+        "finetune": {"transformer"},  # and adapters, where they are given
         "exclude": {"text"},
         "evaluate": {"text"},
         "publish": {"text"},
@@ -154,6 +158,32 @@ def test_what_does_not_fit_is_refused_before_any_stage_runs(
             Outside(recipe(**given), store, tmp_path).of(STAGES["train-autoencoder"])
 
 
+def test_adapters_are_looked_at_before_any_stage_runs(
+    checkpoint: Path, tmp_path: Path, store: ArtifactStore
+) -> None:
+    lora, path = lora_of(with_adapters(LoraConfig(rank=2))), tmp_path / "given.safetensors"
+    save_lora(lora, path, model())
+    adamw = FinetuneConfig(optimizer="adamw", lora_rank=0)
+    weights = WeightsConfig(**whole(checkpoint).named, adapter=str(path))
+    own = Recipe(weights=weights, finetune=adamw)
+    assert found(own.weights, own, store).adapter == str(path)
+    section = with_given_shapes(own, store).finetune  # what is planned with
+    assert section.lora_rank == 2
+    assert {f"{name}.weight" for name in section.lora_targets} == set(lora.adapters)
+    other = own.model_copy(update={"finetune": adamw.model_copy(update={"lora_rank": 4})})
+    with pytest.raises(RecipeError, match=r"has rank 2, and finetune\.lora_rank is 4"):
+        found(own.weights, other, store)
+    before = weights_digests(own.weights)
+    assert weights_digests(WeightsConfig(adapter=str(tmp_path))) == {"adapter": before["adapter"]}
+    path.write_bytes(path.read_bytes() + b" ")
+    after = weights_digests(own.weights)
+    assert {one for one in before if before[one] != after[one]} == {"adapter"}
+    artifact = f"finetune/{'0' * 16}"
+    merged = WeightsConfig(transformer=artifact, adapter=artifact)
+    with pytest.raises(RecipeError, match="has its adapters merged already"):
+        found(merged, own.model_copy(update={"weights": merged}), store)
+
+
 def test_guidance_is_not_distilled_twice(checkpoint: Path, store: ArtifactStore) -> None:
     """[dev] has the embedding already: said before the flow's steps are paid for."""
     own = Recipe(weights=whole(checkpoint))
@@ -169,6 +199,8 @@ def test_what_needs_given_weights_or_dropout_is_refused_with_the_recipe() -> Non
         ({"finetune": {"lora_rank": 4, "optimizer": "adamw"}}, "set weights.transformer too"),
         ({"autoencoder": {"given": "decoder"}}, "set weights.autoencoder too"),
         ({"finetune": {"lora_rank": 4}, "weights": "x"}, "optimizer=adamw"),
+        ({"weights": {"adapter": "x"}}, "adapters of given weights: set weights.transformer"),
+        ({"weights": {"adapter": "x", "transformer": "y"}}, "weights.adapter needs"),
         (
             {"finetune": {"text_dropout": 0, "guidance_distill": {"steps": 1}}},
             "guidance_distill needs text_dropout",

@@ -1,0 +1,42 @@
+"""KontextBench: 1,026 edits of 108 pictures in five categories, as an image folder."""
+
+from pathlib import Path
+
+from kontext.evaluate.benches.files import PictureAt, inside, json_lines, word
+from kontext.evaluate.benches.public import BenchItem, PublicBench
+
+CHANGES_RESULTS = False  # for users; no stage runs a public bench
+
+_CATEGORIES = {
+    "Instruction Editing - Local": "local",
+    "Instruction Editing - Global": "global",
+    "Text Editing": "text",
+    "Style Reference": "style",
+    "Character Reference": "character",
+}
+BENCH = PublicBench(
+    title="KontextBench",
+    licence="MIT",
+    get="hf download --repo-type dataset black-forest-labs/kontext-bench --local-dir FOLDER",
+    counts={"local": 416, "global": 262, "text": 92, "style": 63, "character": 193},
+    total=1026,
+    pictures=108,
+)
+
+
+def load(folder: Path) -> list[BenchItem]:
+    """Items of `test/metadata.jsonl`, whose pictures are beside it. Raises BenchError."""
+    found = []
+    for where, row in json_lines(folder / "test" / "metadata.jsonl", BENCH.get):
+        picture = word(row, "file_name", where)
+        category = word(row, "category", where)
+        found.append(
+            BenchItem(
+                id=word(row, "key", where),
+                category=_CATEGORIES.get(category, category),
+                instruction=word(row, "instruction", where),
+                base=picture,
+                context=PictureAt(inside(folder / "test", picture, where)),
+            )
+        )
+    return found
