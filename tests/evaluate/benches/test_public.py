@@ -185,8 +185,9 @@ def test_paintbench_leaves_preservation_out(tmp_path: Path) -> None:
 
 
 def _parti(folder: Path, count: int) -> None:
-    names = list(known_benches()["partiprompts"].BENCH.counts)
-    rows = [f'a "quoted" cat {n}\t{names[n % 12]}\tBasic\t' for n in range(count)]
+    counts: Mapping[str, int] = known_benches()["partiprompts"].BENCH.counts
+    names = [name for name, own in counts.items() for _ in range(own)][:count]
+    rows = [f'a "quoted" cat {n}\t{name}\tBasic\t' for n, name in enumerate(names)]
     (folder / "PartiPrompts.tsv").write_text(
         "\n".join(["Prompt\tCategory\tChallenge\tNote", *rows])
     )
@@ -215,9 +216,18 @@ def _genai(folder: Path, count: int) -> None:
     ],
 )
 def test_texts_to_draw_from(
-    tmp_path: Path, name: str, write: Callable[[Path, int], None], count: int, first: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    write: Callable[[Path, int], None],
+    count: int,
+    first: str,
 ) -> None:
     write(tmp_path, count)
+    if known_benches()[name].BENCH.checksums:
+        with pytest.raises(BenchError, match="has the SHA-256"):
+            load_bench(name, tmp_path)
+    changed(monkeypatch, name, checksums={})
     found = load_bench(name, tmp_path)
     assert len(found.items) == count and found.items[0].instruction == first
     assert found.items[0].context is None and found.bench.judge == "drawn"
