@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from schemas.changes import Change, MisfitError, changed, flat
 from schemas.changes import Path as KeyPath
-from schemas.paths import seen_from, there
+from schemas.paths import seen_from
 from schemas.recipe import Recipe
 from schemas.recipes import RECIPES
+from schemas.sections.weights import weights_seen_from
 from schemas.words import NAME, unknown
 from schemas.yaml_text import Document, YamlError, inline, parse
 
@@ -63,7 +64,7 @@ def recipe_from(text: str, name: str, folder: Path = Path()) -> Recipe:
     name = data.setdefault("name", name)
     _place_sources(data.get("ingest"), folder)
     if "weights" in data:
-        data["weights"] = _placed(data["weights"], folder)
+        data["weights"] = weights_seen_from(folder, data["weights"])
     try:
         _check_names(base, name)
         own = [
@@ -93,13 +94,6 @@ def _place_sources(ingest: Any, folder: Path) -> None:
         path = source.get("path") if isinstance(source, dict) else None
         if isinstance(path, str) and "\0" not in path:  # that the source refuses
             source["path"] = seen_from(folder, path)
-
-
-def _placed(weights: Any, folder: Path) -> Any:
-    """Given weights, with paths taken from `folder`; what is no path is an artifact's name."""
-    if isinstance(weights, dict):
-        return {part: _placed(value, folder) for part, value in weights.items()}
-    return there(folder, weights) if isinstance(weights, str) else weights
 
 
 def _line(document: Document, path: KeyPath) -> int:

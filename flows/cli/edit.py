@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
-from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.options import Json, Panel, Store, Text
 from flows.cli.shared.show import dim, print_json
 
 PLACE = (Panel.MODELS, 1)
@@ -112,6 +112,7 @@ def edit(
     tile_above: TileAbove = None,
     quantize: Quantize = None,
     kernel: Kernel = "auto",
+    text: Text = "",
     policy: Policy = "default",
     hash_list: HashLists = None,
     store: Store = "",
@@ -140,6 +141,7 @@ def edit(
         tile_above=tile_above,
         quantize=quantize,
         kernel=kernel,
+        text=text,
     )
     # every edit and refusal is written into the ledger; weights in a store have made a home
     at = opened.at(store, write=Path(request.weights).is_dir())

@@ -1,13 +1,12 @@
 """`kontext export`: a model's weights for other tools."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
-from flows.cli.shared.options import Dtype, Json, Panel, Store
+from flows.cli.shared.options import Dtype, Json, NewFolder, Panel, Store, Text
 from flows.cli.shared.show import print_result
 
 PLACE = (Panel.MODELS, 3)
@@ -20,9 +19,10 @@ def export(
             help="Model: name (model@NAME), artifact or folder.", autocompletion=complete_ref
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    output: NewFolder,
     layout: Annotated[str, typer.Option(help="bfl or diffusers.")] = "diffusers",
     dtype: Dtype = "",
+    text: Text = "",
     store: Store = "",
     as_json: Json = False,
 ) -> None:
@@ -30,6 +30,6 @@ def export(
     from kontext.edit.weights.model_store import export_weights
 
     model = named.model(ref, store)
-    made = export_weights(model, layout, output, dtype, lambda: opened.artifacts(store))
+    made = export_weights(model, layout, output, dtype, lambda: opened.artifacts(store), text)
     files = [f"{made['folder']}/{name}" for name in made["files"]]
     print_result(made, "\n".join([*files, made["note"]]), as_json)

@@ -23,7 +23,7 @@ def import_(
         Path | None, typer.Option(help="ae.safetensors or vae/ folder, if not next to PATH.")
     ] = None,
     text: Annotated[
-        str, typer.Option(help="Text encoders, if not next to PATH: flux:FOLDER or minilm.")
+        str, typer.Option(help="Text encoders, if not next to PATH or moved: a folder, or minilm.")
     ] = "",
     lora: Annotated[Path | None, typer.Option(help="LoRA file to merge into it.")] = None,
     store: Store = "",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.shared import named, opened
-from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.options import Json, NewFolder, Panel, Store
 from flows.cli.shared.show import print_result
 
 PLACE = (Panel.MODELS, 4)
@@ -72,7 +72,7 @@ def convert(
 def merge(
     base: Base,
     lora: Lora,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    output: NewFolder,
     strength: Annotated[
         float, typer.Option(help="Factor on the adapters' effect; 1: as trained.")
     ] = 1.0,

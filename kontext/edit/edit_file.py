@@ -46,6 +46,7 @@ class EditRequest:
     tile_above: int | None = None  # pixels; None: the editor's own
     quantize: Scheme | None = None  # hold the transformer's weights in 8 bits
     kernel: str = "auto"  # of attention, see kontext.parallel.attention.use_kernel
+    text: str = ""  # where the model's text encoders lie now; empty: where it says
 
     def outputs(self) -> list[Path]:
         """One file for each seed: OUT, or OUT-SEED where there are several."""
@@ -97,7 +98,7 @@ def edit_file(
     from kontext.edit.weights.model_store import model_source  # loads torch: after the checks
 
     model, signer = model_source(request.weights, open_store), find_signer(home)
-    editor = load_edit_model(model, home, request.quantize, request.kernel)
+    editor = load_edit_model(model, home, request.quantize, request.kernel, request.text)
     if request.tile_above is not None:
         editor.codec.tile_above = request.tile_above
     edits = [Edit(images, request.instruction, seed, mask) for seed in request.seeds]
@@ -258,31 +259,39 @@ def _mask(path: Path, screening: EditScreening) -> Mask:
 
 
 def load_edit_model(
-    model: Path | Artifact, home: Path, quantize: Scheme | None = None, kernel: str = "auto"
+    model: Path | Artifact,
+    home: Path,
+    quantize: Scheme | None = None,
+    kernel: str = "auto",
+    text: str = "",
 ) -> EditModel:
     """The unguarded model of a model folder, or of an artifact with one in it.
 
     The attention kernel is run once against the plain formula before anything is loaded. What
     `auto` takes is used all the same where that fails; the record says so.
 
+    Args:
+        text: where the model's text encoders lie now (`with_text`); empty: where it says.
+
     Raises:
-        WeightsError: no model there.
+        WeightsError: no model there, or its text encoders are not.
         KernelError: the kernel does not run here, or not for this model.
     """
     import torch
 
     from kontext.edit.edit_model import EditModel
-    from kontext.edit.weights.folder import load_model_folder
+    from kontext.edit.weights.folder import load_model_folder, read_config
+    from kontext.edit.weights.text import with_text
     from kontext.models.text.cache import cached_text_encoder
     from kontext.parallel.attention import KernelError, use_kernel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     use_kernel(kernel, device, fallback=kernel == "auto")
-    loaded = load_model_folder(model, device, quantize=quantize)
-    if loaded.settings.text_mask and kernel in ("flash2", "fa3", "fa4"):
+    settings = with_text(read_config(model).settings, text)  # first: the weights may be 24 GB
+    encoder = cached_text_encoder(settings.text_encoder, device, home / "cache" / "texts")
+    if settings.text_mask and kernel in ("flash2", "fa3", "fa4"):
         raise KernelError(
-            f"model '{loaded.settings.name}' masks its text, which '{kernel}' cannot: use auto"
+            f"model '{settings.name}' masks its text, which '{kernel}' cannot: use auto"
         )
-    texts = home / "cache" / "texts"
-    encoder = cached_text_encoder(loaded.settings.text_encoder, device, texts)
+    loaded = load_model_folder(model, device, quantize=quantize)
     return EditModel(loaded, encoder, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,16 +17,23 @@ from schemas.sections.weights import WeightsConfig
 CHANGES_RESULTS = False  # its digests are in the artifact's digest
 
 # by name, because they look into weights: that is far above the engine
-_FIND = "kontext.train.start.fit:found"  # (weights, recipe, artifacts) -> weights
+_FIND = "kontext.train.start.fit:found"  # (weights, recipe, artifacts, pins) -> weights
 _DIGESTS = "kontext.train.start.digest:weights_digests"  # (weights, home) -> digests by part
-_REQUIRE = "kontext.train.start.given:require_all"  # (weights): raises where something is missing
+_REQUIRE = "kontext.train.start.fit:require_all"  # (weights): raises where something is missing
 
 
 class Outside:
     """Digests of what the stages of one recipe read outside the store, looked at once."""
 
-    def __init__(self, recipe: Recipe, artifacts: ArtifactStore, home: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        artifacts: ArtifactStore,
+        home: Path,
+        pins: Mapping[str, str] | None = None,
+    ) -> None:
         self._recipe, self._artifacts, self._home = recipe, artifacts, home
+        self._pins = pins or {}  # stage -> digest, of artifacts that are taken as they are
         self._seen: dict[str, dict[str, Any]] = {}  # by stage
 
     def of(self, stage: Stage) -> dict[str, Any]:
@@ -41,7 +49,7 @@ class Outside:
         return self._seen[stage.name]
 
     def require(self, stage: Stage) -> None:
-        """Raise RecipeError if weights that the stage takes are not there."""
+        """Raise RecipeError or WeightsError if weights that the stage takes cannot be used here."""
         if (given := self.weights(stage)).named:
             resolve_name(_REQUIRE)(given)
 
@@ -60,7 +68,7 @@ class Outside:
         given = self._recipe.weights
         if not given.named:
             return given  # nothing to look at: nothing heavy is imported
-        found: WeightsConfig = resolve_name(_FIND)(given, self._recipe, self._artifacts)
+        found: WeightsConfig = resolve_name(_FIND)(given, self._recipe, self._artifacts, self._pins)
         return found
 
     def _look(self, stage: Stage) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Engine:
         for name, digest in self._pins.items():
             self._known(name)
             self.artifacts.open(name, digest)
-        self._outside = Outside(recipe, self.artifacts, self.home)
+        self._outside = Outside(recipe, self.artifacts, self.home, self._pins)
         self._accepted: dict[str, acceptance.Acceptance | None] = {}  # of the stages in `digests`
         self._before: dict[str, Sequence[str]] = {}  # digest -> artifacts that it goes on from
 
@@ -179,7 +179,7 @@ class Engine:
         return planned(self._stages, names, states, force, self._pins)
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise RecipeError if given weights are not there that one of these stages takes."""
+        """Raise RecipeError or WeightsError if one of these stages cannot use its given weights."""
         for name in names:
             self._outside.require(self._known(name))
 

@@ -79,8 +79,10 @@ def run(ctx: StageContext[AutoencoderConfig]) -> None:
     keep_freed_memory()
     device = device_for(ctx)
     given = starting_autoencoder(ctx)
+    as_it_is = given is not None and ctx.config.given == "nothing"
     if given is not None:  # ranks build a model of the section's shape
-        ctx = replace(ctx, config=ctx.config.model_copy(update={"shape": given.shape}))
+        own = {"shape": given.shape, **({"crop": 0} if as_it_is else {})}  # crops are for training
+        ctx = replace(ctx, config=ctx.config.model_copy(update=own))
     config = ctx.config
     inputs = Inputs.of(ctx).using(given)
     method = autoencoder.build(config, inputs, World(device=device))
@@ -91,7 +93,7 @@ def run(ctx: StageContext[AutoencoderConfig]) -> None:
         **optimizer_ledger(method.state.optimizers),
     }
     report_ledger(ctx, "autoencoder", method.state.ledger)
-    if given is not None and config.given == "nothing":
+    if as_it_is:
         ctx.note("the given autoencoder is taken as it is")
     else:
         _train(ctx, method, inputs, held_out)

@@ -8,6 +8,7 @@ those of published fine-tunes; no GPU at hand could run them.
 """
 
 from schemas.recipe import Recipe
+from schemas.sections.base import Section
 from schemas.sections.data import CaptionConfig, IngestConfig, MineConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import AutoencoderShape, TransformerShape
@@ -32,17 +33,19 @@ def whole_model(name: str) -> WeightsConfig:
     return WeightsConfig(transformer=name, autoencoder=name, text=name)
 
 
-def recipe() -> Recipe:
-    """The recipe `flux1`."""
-    return Recipe(
-        name="flux1",
-        weights=whole_model("FLUX.1-dev"),
-        ingest=IngestConfig(resolution=1024, sizes="kontext"),
-        mine=MineConfig(t2i_singles=20_000),
-        caption=CaptionConfig(max_words=WORDS),
-        autoencoder=AutoencoderConfig(shape=AutoencoderShape(), crop=256),
-        encode=EncodeConfig(text_length=TEXT_LENGTH, batch=4),
-        finetune=FinetuneConfig(
+def recipe(name: str = "flux1", **others: Section) -> Recipe:
+    """The recipe `flux1`; or, under another name, one with `others` in the place of its sections.
+
+    Dataset and model are called after the name.
+    """
+    sections: dict[str, Section] = {
+        "weights": whole_model("FLUX.1-dev"),
+        "ingest": IngestConfig(resolution=1024, sizes="kontext"),
+        "mine": MineConfig(t2i_singles=20_000),
+        "caption": CaptionConfig(max_words=WORDS),
+        "autoencoder": AutoencoderConfig(shape=AutoencoderShape(), crop=256),
+        "encode": EncodeConfig(text_length=TEXT_LENGTH, batch=4),
+        "finetune": FinetuneConfig(
             shape=TransformerShape(),
             t2i_steps=0,
             joint_steps=10_000,
@@ -58,8 +61,9 @@ def recipe() -> Recipe:
             parallel=ParallelConfig(recompute="selective"),
             launch=EVERY_GPU,
         ),
-        distill=DistillConfig(steps=0),
-        evaluate=EvaluateConfig(
+        "distill": DistillConfig(steps=0),
+        "evaluate": EvaluateConfig(
             items_per_category=20, teacher_steps=STEPS, teacher_guidance=GUIDANCE
         ),
-    )
+    }
+    return Recipe.model_validate({"name": name, **sections, **others})

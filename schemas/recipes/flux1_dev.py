@@ -25,15 +25,9 @@ def recipe() -> Recipe:
         "text_dropout": 0.1,  # what guidance leads away from
         "guidance_distill": _GUIDED,
     }
-    return Recipe(
-        name="flux1-dev",
+    return flux1(
+        "flux1-dev",
         weights=whole_model("FLUX.1-schnell"),
-        ingest=base.ingest,
         mine=base.mine.model_copy(update={"t2i_singles": 0}),
-        caption=base.caption,
-        autoencoder=base.autoencoder,
-        encode=base.encode,
         finetune=base.finetune.model_copy(update=edits),
-        distill=base.distill,
-        evaluate=base.evaluate,
     )

@@ -13,16 +13,8 @@ _TAPS = (4, 9, 14, 18, 28, 37, 47, 56)  # double blocks first: structure and tex
 
 def recipe() -> Recipe:
     """The recipe `flux1-ladd`."""
-    base = flux1()
-    return Recipe(
-        name="flux1-ladd",
-        weights=base.weights,
-        ingest=base.ingest,
-        mine=base.mine,
-        caption=base.caption,
-        autoencoder=base.autoencoder,
-        encode=base.encode,
-        finetune=base.finetune,
+    return flux1(
+        "flux1-ladd",
         distill=DistillConfig(
             teacher_edits=20_000,
             teacher_steps=STEPS,
@@ -41,5 +33,4 @@ def recipe() -> Recipe:
             parallel=ParallelConfig(recompute="selective"),
             launch=EVERY_GPU,
         ),
-        evaluate=base.evaluate,
     )

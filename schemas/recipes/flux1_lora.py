@@ -29,15 +29,9 @@ _ADAPTERS = {
 def recipe() -> Recipe:
     """The recipe `flux1-lora`."""
     base = flux1()
-    return Recipe(
-        name="flux1-lora",
+    return flux1(
+        "flux1-lora",
         weights=whole_model("FLUX.1-Kontext-dev"),
-        ingest=base.ingest,
         mine=base.mine.model_copy(update={"t2i_singles": 0}),
-        caption=base.caption,
-        autoencoder=base.autoencoder,
-        encode=base.encode,
         finetune=base.finetune.model_copy(update=_ADAPTERS),
-        distill=base.distill,
-        evaluate=base.evaluate,
     )

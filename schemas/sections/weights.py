@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from schemas.paths import there
 from schemas.sections.base import Section
 
 # keys of earlier versions -> what they are called now
@@ -44,6 +46,17 @@ class WeightsConfig(Section):
     def named(self) -> dict[str, str]:
         """Part -> what is named for it, of the parts that are given."""
         return {part: value for part, value in self.model_dump().items() if value}
+
+
+def weights_seen_from(folder: Path, weights: Any) -> Any:
+    """Given weights with absolute paths for what lies in `folder`; the rest is artifacts' names.
+
+    Args:
+        weights: the section's fields, or one name.
+    """
+    if isinstance(weights, dict):
+        return {part: weights_seen_from(folder, value) for part, value in weights.items()}
+    return there(folder, weights) if isinstance(weights, str) else weights
 
 
 def with_moved_keys(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import typer
 
 from flows.cli.shared.show import say
 from kontext.errors import RecipeError
-from schemas.paths import seen_from, there
+from schemas.changes import json_or_text
+from schemas.paths import seen_from
+from schemas.sections.weights import weights_seen_from
 
 if TYPE_CHECKING:
     from kontext.engine.run import Engine
@@ -94,7 +96,7 @@ def absolute_sources(overrides: Sequence[str] | None) -> list[str]:
     for override in overrides or ():
         key, _, text = override.partition("=")
         if key.partition(".")[0] == "weights":
-            made.append(f"{key}={there(Path.cwd(), text)}")
+            made.append(f"{key}={_weights_from_here(text)}")
             continue
         with contextlib.suppress(ValueError):  # what is no JSON is refused elsewhere
             sources = json.loads(text) if key == "ingest.sources" else None
@@ -104,6 +106,13 @@ def absolute_sources(overrides: Sequence[str] | None) -> list[str]:
                     override = f"{key}={json.dumps(sources)}"
         made.append(override)
     return made
+
+
+def _weights_from_here(text: str) -> str:
+    value = json_or_text(text)
+    if isinstance(value, (dict, str)) and value != text:  # JSON
+        return json.dumps(weights_seen_from(Path.cwd(), value))
+    return str(weights_seen_from(Path.cwd(), text))
 
 
 def changed_recipe(recipe: str, overrides: list[str] | None, store: str) -> Recipe:

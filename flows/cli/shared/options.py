@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,6 +124,15 @@ Dtype = Annotated[
         "--dtype", help="Data type of the transformer: bf16, fp16 or fp32; by default the file's."
     ),
 ]
+Text = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        metavar="FOLDER",
+        help="Where the model's text encoders (T5, CLIP) are now, if they have moved.",
+    ),
+]
+NewFolder = Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")]
 Delete = Annotated[
     bool, typer.Option("--delete/--dry-run", help="Delete, or only list what would be deleted.")
 ]

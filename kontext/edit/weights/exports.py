@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelFile, find_file, read_config
-from kontext.edit.weights.imports import SETTINGS, TEXT_FOLDERS
+from kontext.edit.weights.imports import SETTINGS
+from kontext.edit.weights.text import check_text, with_text
 from kontext.errors import WeightsError
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.convert import (
@@ -22,6 +23,7 @@ from kontext.models.files.convert import (
     scheduler_config,
     transformer_config,
 )
+from kontext.models.files.locate import TEXT_FOLDERS
 from kontext.models.files.recognise import SCHEDULER
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY, read_json
 from kontext.models.files.weights import (
@@ -64,7 +66,11 @@ class Exported:
 
 
 def export_model(
-    source: Path | Artifact, folder: Path, layout: Layout, dtype: torch.dtype | None = None
+    source: Path | Artifact,
+    folder: Path,
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    text: str = "",
 ) -> Exported:
     """Write a model folder's weights to `folder`, one tensor at a time.
 
@@ -74,14 +80,18 @@ def export_model(
 
     Args:
         dtype: of the transformer; None keeps it.
+        text: where the text encoders lie now, see `with_text`; empty: where the model says.
 
     Raises:
-        WeightsError: no model there, a target that is not empty or cannot be written, or a shape
-            that diffusers cannot hold.
+        WeightsError: no model there, a target that is not empty or cannot be written, a shape
+            that diffusers cannot hold, or text encoders that have moved or are not the model's.
     """
     config = read_config(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not empty")
+    config = config.model_copy(update={"settings": with_text(config.settings, text)})
+    if layout == "diffusers":  # before anything is written
+        check_text(config.settings)
     transformer, autoencoder = config.networks()
     entries = (
         bfl_entries(find_file(source, TRANSFORMER), transformer, dtype),
@@ -126,8 +136,6 @@ def _diffusers(
             f"this model reads its text with {kind}"
         )
     for name in TEXT_FOLDERS:
-        if not (Path(text) / name).is_dir():
-            raise WeightsError(f"{text} has no sub-folder {name}: the text encoders have moved")
         shutil.copytree(Path(text) / name, folder / name)
     own = read_json(Path(text) / "model_index.json")  # classes differ by version
     classes = {name: own[name] for name in TEXT_FOLDERS if name in own}

@@ -22,8 +22,9 @@ from kontext.edit.weights.folder import (
     read_config,
     write_config,
 )
+from kontext.edit.weights.text import check_text, digest_of, text_spec
 from kontext.errors import WeightsError
-from kontext.models.files.locate import find_transformer
+from kontext.models.files.locate import TEXT_FOLDERS, find_transformer
 from kontext.models.files.recognise import SCHEDULER, Recognised, recognise
 from kontext.models.files.weights import Entry, bfl_entries, write_weights
 from kontext.models.flux.transformer import FluxTransformer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from kontext.store.artifacts.artifact_store import Artifact
 
 SETTINGS = "kontext.json"  # our settings beside exported weights
-TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 _MINILM = 384
 
 
@@ -77,11 +77,12 @@ def find_source(
         place: a transformer's file, a folder with one and `ae.safetensors`, diffusers' pipeline or
             `transformer` folder, or a model folder of ours, also in an artifact.
         autoencoder: where it lies elsewhere.
-        text: text encoder spec, where it is not in the folder.
+        text: where the text encoders are, if not in the folder; see `text_spec`.
 
     Raises:
         WeightsError: nothing there, more than one candidate, or no autoencoder.
     """
+    text = text_spec(text)
     if not isinstance(place, Path) or all((place / n).is_file() for n in (CONFIG, TRANSFORMER)):
         config = read_config(place)
         parts = find_file(place, TRANSFORMER), find_file(place, AUTOENCODER)
@@ -112,12 +113,13 @@ def flux_settings(name: str, shape: TransformerShape, text: str) -> ModelSetting
     """How the published models want to be used: Kontext-dev's numbers, or schnell's."""
     if not text:
         if shape.context_in_dim != _MINILM:
-            raise WeightsError("no text encoders next to the weights: say where, as flux:FOLDER")
+            raise WeightsError("no text encoders next to the weights: say where (--text FOLDER)")
         text = "minilm"
     dev = shape.guidance_embed
     return ModelSettings(
         name=name,
         text_encoder=text,
+        text_digest=digest_of(text),
         text_length=512 if dev else 256,
         resolution=1024,
         sizes="kontext",
@@ -151,8 +153,8 @@ def import_model(
 
     Raises:
         WeightsError: files that are damaged, of another layout or another shape (all keys in one
-            message), adapters of another width or that the weights' dtype rounds away, or sizes
-            that cannot be read from them.
+            message), adapters of another width or that the weights' dtype rounds away, sizes
+            that cannot be read from them, or text encoders that are not the model's.
     """
     transformer, autoencoder = (found.require_whole() for found in source.recognised())
     shape, ae = transformer.transformer.shape, autoencoder.autoencoder
@@ -166,6 +168,8 @@ def import_model(
     settings = source.settings or flux_settings(name, shape, source.text)
     changes = {"name": name, "text_encoder": source.text}
     settings = settings.model_copy(update={k: v for k, v in changes.items() if v})
+    if source.text:
+        check_text(settings)
     folder.mkdir(parents=True, exist_ok=True)
     entries = bfl_entries(source.transformer, transformer.model, dtype)
     notes = _write_transformer(folder / TRANSFORMER, entries, transformer.transformer, lora)

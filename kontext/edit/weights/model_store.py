@@ -19,6 +19,7 @@ import torch
 from kontext.edit.weights.exports import export_model
 from kontext.edit.weights.folder import CONFIG, TRANSFORMER, read_config
 from kontext.edit.weights.imports import WeightsSource, find_source, import_model
+from kontext.edit.weights.text import digest_of
 from kontext.edit.weights.trained import is_trained, trained_folder
 from kontext.engine.fingerprint import code_digest, modules_of
 from kontext.engine.versions import manifest_of
@@ -91,6 +92,7 @@ def import_weights(request: ImportRequest, store: ArtifactStore, scratch: Path) 
         "name": name,
         "dtype": request.dtype,
         "text": source.text,
+        "text_digest": digest_of(source.text),  # others in that place are another model
         "files": {part: sha256_file(path) for part, path in files.items()},
     }
     digest = artifact_digest(STAGE, code_digest(modules_of(CODE)), config, {})
@@ -148,21 +150,25 @@ def _write_artifact(
 
 
 def export_weights(
-    ref: str, layout: str, folder: Path, dtype: str, open_store: OpenStore
+    ref: str, layout: str, folder: Path, dtype: str, open_store: OpenStore, text: str = ""
 ) -> dict[str, Any]:
     """Write an artifact's model, or a model folder, in BFL's or diffusers' layout.
 
     What finetune, exclude or distill made is a model too: it need not be published.
 
+    Args:
+        text: where the text encoders lie now; empty: where the model says.
+
     Raises:
-        WeightsError: no model there, an unknown layout, or a target that is not empty.
+        WeightsError: no model there, an unknown layout, a target that is not empty, or text
+            encoders that have moved or are not the model's.
     """
     if layout not in ("bfl", "diffusers"):
         raise WeightsError(f"unknown layout '{layout}' (known: bfl, diffusers)")
     with tempfile.TemporaryDirectory() as scratch:
         source = model_source(ref, open_store, Path(scratch))
         to: Literal["bfl", "diffusers"] = "bfl" if layout == "bfl" else "diffusers"
-        made = export_model(source, folder, to, dtype_of(dtype))
+        made = export_model(source, folder, to, dtype_of(dtype), text)
     return {"folder": str(made.folder), "files": list(made.files), "note": made.note}
 
 

@@ -12,7 +12,7 @@ from kontext.edit.sizes import size_rule
 from kontext.edit.weights.folder import AUTOENCODER, TRANSFORMER, ModelSettings, write_config
 from kontext.engine.stage import section_of
 from kontext.errors import WeightsError
-from kontext.models.text.encoders import SMALL
+from kontext.train.start.text import text_of
 from schemas.sections.data import IngestConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import TransformerShape
@@ -82,7 +82,7 @@ def _settings(
     ledger = encoded.json(_LEDGER) if encoded.names(_LEDGER) else {}
     return ModelSettings(
         name=f"{made.manifest.recipe}-{made.stage}",
-        text_encoder=str(encoded.manifest.metrics.get("text_encoder", SMALL)),
+        text_encoder=text_of(encoded),
         text_digest=ledger.get(_TEXT, ""),
         text_length=section_of(found["encode"], EncodeConfig).text_length,
         resolution=ingested.resolution,

@@ -1,4 +1,4 @@
-"""Where a transformer's tensors lie in a folder or an artifact."""
+"""Where a model's parts lie in a folder or an artifact."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # of a model folder of ours
 TRANSFORMER, AUTOENCODER = "transformer.safetensors", "autoencoder.safetensors"
+# CLIP's and T5's, beside a transformer in diffusers' layout
+TEXT_FOLDERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
 def find_transformer(path: Path) -> Path:
@@ -38,6 +40,16 @@ def find_autoencoder(path: Path) -> Path:
     if any(path.glob("*.safetensors")):  # diffusers' vae/ itself
         return path
     raise WeightsError(f"{path}: no autoencoder here (vae/, ae.safetensors or {AUTOENCODER})")
+
+
+def check_text_folders(folder: Path) -> None:
+    """Raise WeightsError where FLUX.1's text encoders and tokenizers are not all in a folder."""
+    for name in TEXT_FOLDERS:
+        if not (folder / name).is_dir():
+            raise WeightsError(
+                f"{folder} has no sub-folder {name}: if the text encoders have moved, say where "
+                "they are (edit, export, import: --text FOLDER; run: --set weights.text=FOLDER)"
+            )
 
 
 def artifact_transformer(artifact: Artifact) -> Path:

@@ -20,6 +20,7 @@ from kontext.models.text.encoders import (
     Encoded,
     FluxTextEncoder,
     TextEncoder,
+    check_transformers,
     count_tokens,
     flux_digest,
     load_text_encoder,
@@ -135,6 +136,7 @@ def later_text_encoder(spec: str, device: torch.device | str = "cpu") -> TextEnc
     if kind != "flux" or not place:
         return load_text_encoder(spec, device)
     source = Path(place)
+    check_transformers()
     digest = flux_digest(source)
     words = load_tokenizer(source / "tokenizer_2")
     load = partial(FluxTextEncoder.load, source, device)

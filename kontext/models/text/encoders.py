@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kontext.errors import WeightsError
+from kontext.models.files.locate import TEXT_FOLDERS, check_text_folders
 from kontext.models.files.packaged import minilm_folder
 from kontext.models.precision import autocast
 from kontext.models.text.pretrained import folder_digest, load_module, load_tokenizer
 
-FLUX_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 SMALL = "minilm"  # the text encoder where none is named
 Encoded = tuple[Tensor, Tensor, Tensor]
 _BATCH = 256  # unique texts per forward pass of MiniLM
@@ -225,6 +225,7 @@ class FluxTextEncoder:
         Raises:
             WeightsError: transformers is missing, or one of the four sub-folders is, or is damaged.
         """
+        check_transformers()
         digest = flux_digest(folder, dtype)
         # words first: they are quick to read, and to find damaged
         clip_words, t5_words = (load_tokenizer(folder / n) for n in ("tokenizer", "tokenizer_2"))
@@ -332,12 +333,14 @@ def flux_digest(folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
     """The digest that `FluxTextEncoder.load` would have, without loading the weights.
 
     Raises:
-        WeightsError: transformers is missing, or one of the four sub-folders is.
+        WeightsError: one of the four sub-folders is missing.
     """
+    check_text_folders(folder)
+    name = str(dtype).removeprefix("torch.")
+    return hashlib.sha256(f"{name}:{folder_digest(folder, TEXT_FOLDERS)}".encode()).hexdigest()[:16]
+
+
+def check_transformers() -> None:
+    """Raise WeightsError where transformers, which FLUX.1's text encoders need, is missing."""
     if importlib.util.find_spec("transformers") is None:
         raise WeightsError("FLUX.1's text encoders need: pip install transformers")
-    for name in FLUX_PARTS:
-        if not (folder / name).is_dir():
-            raise WeightsError(f"{folder} has no sub-folder {name}")
-    name = str(dtype).removeprefix("torch.")
-    return hashlib.sha256(f"{name}:{folder_digest(folder, FLUX_PARTS)}".encode()).hexdigest()[:16]

@@ -82,9 +82,14 @@ def load_tokenizer(folder: Path) -> Any:
     """
     import transformers
 
+    check_vocabulary(folder)
+    return _tried(folder, lambda: transformers.AutoTokenizer.from_pretrained(folder))
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raise WeightsError where a tokenizer's folder has no vocabulary."""
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise WeightsError(f"{folder} has no vocabulary ({', '.join(_VOCABULARIES)})")
-    return _tried(folder, lambda: transformers.AutoTokenizer.from_pretrained(folder))
 
 
 def _tried(folder: Path, load: Callable[[], Any]) -> Any:

@@ -12,14 +12,7 @@ from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.files.locate import autoencoder_name_in, find_autoencoder
 from kontext.models.files.recognise_autoencoder import recognise_autoencoder
 from kontext.models.files.weights import load_weights
-from kontext.train.start.given import (
-    OpenArtifact,
-    config_beside,
-    config_of,
-    names_artifact,
-    open_given,
-    require,
-)
+from kontext.train.start.given import OpenArtifact, located, open_given
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -50,13 +43,7 @@ def autoencoder_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, Autoen
         RecipeError: nothing there.
         ArtifactError, WeightsError: no autoencoder, damaged, or a number that cannot be read.
     """
-    if names_artifact(said):
-        artifact = open_artifact(said)
-        name = autoencoder_name_in(artifact)
-        path, own = artifact.path(name), config_of(artifact, name)
-    else:
-        path = find_autoencoder(require("autoencoder", said))
-        own = config_beside(path)
+    path, own = located("autoencoder", said, open_artifact, autoencoder_name_in, find_autoencoder)
     config = own.get("autoencoder", own if "scale" in own else None)
     if config is None:
         return path, recognise_autoencoder(path, guess=False)

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kontext.data.sources.external import file_digests
-from kontext.models.files.locate import find_autoencoder, find_transformer
+from kontext.models.files.locate import TEXT_FOLDERS, find_autoencoder, find_transformer
 from kontext.models.files.recognise import SCHEDULER
-from kontext.models.text.encoders import FLUX_PARTS
 from kontext.train.images.perceptual import file_digest
 from kontext.train.start.given import names_artifact
 from schemas.paths import expanded
@@ -56,7 +55,7 @@ def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[st
 def _files(part: str, place: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of every file that decides what a part at `place` is."""
     if part == "text":
-        folders = [place / name for name in FLUX_PARTS]
+        folders = [place / name for name in TEXT_FOLDERS]
         inside = (p for folder in folders for p in sorted(folder.rglob("*")) if p.is_file())
         yield from ((str(file.relative_to(place)), file) for file in inside)
         return

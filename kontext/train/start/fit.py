@@ -1,23 +1,28 @@
-"""The weights that a recipe gives: where they lie, and whether they fit each other.
+"""The weights that a recipe gives: where they lie, whether they are whole and fit each other.
 
 A name is looked for as a path first, then as an artifact: stage/digest, a tag, or a model's name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext.errors import ArtifactError, RecipeError, WeightsError
+from kontext.models.files.locate import TEXT_FOLDERS, check_text_folders
 from kontext.models.files.recognise_autoencoder import read_json
-from kontext.models.text.encoders import FLUX_PARTS, text_widths
+from kontext.models.files.weights import open_weights
+from kontext.models.text.encoders import SMALL, check_transformers, text_widths
+from kontext.models.text.pretrained import check_vocabulary
 from kontext.train.flow.model import check_widths
 from kontext.train.start.adapter import adapter_at, check_adapter
 from kontext.train.start.autoencoder import autoencoder_at
-from kontext.train.start.given import OpenArtifact, config_of, is_there, names_artifact
-from kontext.train.start.text import spec_of
+from kontext.train.start.given import OpenArtifact, config_of, is_there, names_artifact, require
+from kontext.train.start.text import spec_of, text_of
 from kontext.train.start.transformer import transformer_at
 from schemas.paths import expanded
+from schemas.sections.models import AutoencoderShape
 from schemas.sections.weights import WeightsConfig
 
 if TYPE_CHECKING:
@@ -29,10 +34,18 @@ CHANGES_RESULTS = False  # refuses, before anything is made; the content counts,
 _SETTINGS = ("kontext.json", "config.json")  # beside exported weights, and in a model folder
 
 
-def found(weights: WeightsConfig, recipe: Recipe, artifacts: ArtifactStore) -> WeightsConfig:
+def found(
+    weights: WeightsConfig,
+    recipe: Recipe,
+    artifacts: ArtifactStore,
+    pins: Mapping[str, str] | None = None,
+) -> WeightsConfig:
     """`placed`, after a look whether the parts of a recipe fit each other.
 
     Where something is not there, whoever takes it says so (`require`): others can do without.
+
+    Args:
+        pins: stage -> digest of artifacts that are taken as they are, whatever the recipe gives.
 
     Raises:
         RecipeError: a transformer, texts or an autoencoder of widths that do not fit each other;
@@ -41,7 +54,7 @@ def found(weights: WeightsConfig, recipe: Recipe, artifacts: ArtifactStore) -> W
     """
     made = placed(weights, artifacts)
     if all(map(is_there, made.named.values())):
-        _check_fit(made, recipe, artifacts.show)
+        _check_fit(made, recipe, artifacts.show, pins or {})
     return made
 
 
@@ -54,6 +67,20 @@ def placed(weights: WeightsConfig, artifacts: ArtifactStore) -> WeightsConfig:
     if "text" in named and is_there(named["text"]):
         named["text"] = _text_folder(named["text"], artifacts.show)
     return WeightsConfig.model_validate(named)
+
+
+def require_all(weights: WeightsConfig) -> None:
+    """Look whether all parts of the section, as `placed` makes it, are there to be used.
+
+    Raises:
+        RecipeError: a part is not there.
+        WeightsError: text encoders that are damaged or not whole, or transformers is missing.
+    """
+    for part, said in weights.named.items():
+        if not names_artifact(said):
+            require(part, said)
+    if weights.text:  # the other parts are looked at by `found`: what they are is in their headers
+        _check_text(Path(weights.text))
 
 
 def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
@@ -73,8 +100,12 @@ def with_given_shapes(recipe: Recipe, artifacts: ArtifactStore) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def _check_fit(weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifact) -> None:
+def _check_fit(
+    weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifact, pins: Mapping[str, str]
+) -> None:
     """Compare the widths of what is given, and of what the recipe makes anew; and adapters."""
+    if "finetune" in pins:
+        return  # it has been trained, with what it was given then
     shape, codec = recipe.finetune.shape, recipe.autoencoder.shape
     if weights.adapter and weights.adapter == weights.transformer:
         raise RecipeError(
@@ -93,9 +124,18 @@ def _check_fit(weights: WeightsConfig, recipe: Recipe, open_artifact: OpenArtifa
             "give weights without (FLUX.1 [schnell]'s, or those of a training of your own), or set "
             "finetune.guidance_distill.steps=0"
         )
-    if weights.autoencoder:
+    taken = {name: open_artifact(f"{name}/{digest}") for name, digest in pins.items()}
+    if "train-autoencoder" in taken:
+        own = taken["train-autoencoder"].json("config.json")["shape"]
+        codec = AutoencoderShape.model_validate(own)
+    elif weights.autoencoder:
         codec = autoencoder_at(weights.autoencoder, open_artifact)[1].shape
-    check_widths(shape, codec.z_channels, *text_widths(spec_of(weights)))
+    texts = spec_of(weights)
+    if "encode" in taken:
+        texts = text_of(taken["encode"])
+    if "encode" in taken and texts != SMALL and not Path(texts.partition(":")[2]).is_dir():
+        return  # encoded on another machine: finetune compares with what is in the artifact
+    check_widths(shape, codec.z_channels, *text_widths(texts))
 
 
 def _text_folder(said: str, open_artifact: OpenArtifact) -> str:
@@ -107,15 +147,30 @@ def _text_folder(said: str, open_artifact: OpenArtifact) -> str:
         configs = [config_of(open_artifact(said), "model/")]
     else:
         folder = Path(said)
-        if all((folder / name).is_dir() for name in FLUX_PARTS):
+        if all((folder / name).is_dir() for name in TEXT_FOLDERS):
             return said
         configs = [read_json(folder / name) for name in _SETTINGS]
     spec = next((spec for config in configs if (spec := _text_encoder_in(config))), "")
     if not spec:
         raise WeightsError(
-            f"weights.text: {said} has no text encoders (folders {', '.join(FLUX_PARTS)})"
+            f"weights.text: {said} has no text encoders (folders {', '.join(TEXT_FOLDERS)})"
         )
     return spec.removeprefix("flux:") if spec.startswith("flux:") else ""
+
+
+def _check_text(folder: Path) -> None:
+    """Look whether T5 and CLIP can be read from a folder; of weights the headers are.
+
+    Raises WeightsError.
+    """
+    check_transformers()
+    check_text_folders(folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        check_vocabulary(folder / name)
+    for place in (folder / name for name in ("text_encoder", "text_encoder_2")):
+        if not any(place.glob("*.bin")):  # PyTorch's own files have no headers
+            whole = place / "model.safetensors"  # before variants of it
+            open_weights(whole if whole.is_file() else place)
 
 
 def _text_encoder_in(config: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from kontext.errors import RecipeError
 from kontext.models.files.recognise_autoencoder import read_json
 from schemas.paths import expanded
-from schemas.sections.weights import WeightsConfig
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
@@ -38,11 +37,29 @@ def require(part: str, said: str) -> Path:
     return path
 
 
-def require_all(weights: WeightsConfig) -> None:
-    """Raise RecipeError where a part of the section, as `placed` makes it, is not there."""
-    for part, said in weights.named.items():
-        if not names_artifact(said):
-            require(part, said)
+def located(
+    part: str,
+    said: str,
+    open_artifact: OpenArtifact,
+    name_in: Callable[[Artifact], str],
+    find: Callable[[Path], Path],
+) -> tuple[Path, dict[str, Any]]:
+    """Where the weights of a part lie, and our configuration of them; empty where there is none.
+
+    Args:
+        name_in: the weights' file in an artifact.
+        find: the weights' file, or diffusers' folder, of a model at a path.
+
+    Raises:
+        RecipeError: nothing there.
+        ArtifactError, WeightsError: no such part there.
+    """
+    if names_artifact(said):
+        artifact = open_artifact(said)
+        name = name_in(artifact)
+        return artifact.path(name), config_of(artifact, name)
+    path = find(require(part, said))
+    return path, config_beside(path)
 
 
 def open_given(ctx: StageContext, said: str) -> Artifact:

@@ -9,6 +9,7 @@ from schemas.sections.weights import WeightsConfig
 
 if TYPE_CHECKING:
     from kontext.engine.stage import StageContext
+    from kontext.store.artifacts.artifact_store import Artifact
 
 
 def given_text(ctx: StageContext) -> str:
@@ -18,7 +19,12 @@ def given_text(ctx: StageContext) -> str:
     """
     if ctx.weights.text or "encode" not in ctx.inputs:
         return spec_of(ctx.weights)
-    return str(ctx.inputs["encode"].manifest.metrics.get("text_encoder", SMALL))
+    return text_of(ctx.inputs["encode"])
+
+
+def text_of(encoded: Artifact) -> str:
+    """The text encoder that made an artifact of encode, for `load_text_encoder`."""
+    return str(encoded.manifest.metrics.get("text_encoder", SMALL))
 
 
 def spec_of(weights: WeightsConfig) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -19,14 +19,7 @@ from kontext.models.files.recognise import recognise
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraInfo, lora_of, merge
 from kontext.train.start.adapter import LORA, GivenAdapter, starting_adapter
-from kontext.train.start.given import (
-    OpenArtifact,
-    config_beside,
-    config_of,
-    names_artifact,
-    open_given,
-    require,
-)
+from kontext.train.start.given import OpenArtifact, located, names_artifact, open_given
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
@@ -71,14 +64,7 @@ def transformer_at(said: str, open_artifact: OpenArtifact) -> tuple[Path, FluxTr
         RecipeError: nothing there.
         ArtifactError, WeightsError: no transformer, damaged, or a shape that cannot be read.
     """
-    own: dict[str, Any] = {}
-    if names_artifact(said):
-        artifact = open_artifact(said)
-        name = transformer_name_in(artifact)
-        path, own = artifact.path(name), config_of(artifact, name)
-    else:
-        path = find_transformer(require("transformer", said))
-        own = config_beside(path)
+    path, own = located("transformer", said, open_artifact, transformer_name_in, find_transformer)
     shape, model = own.get("transformer", own.get("shape")), None
     if shape is not None:
         with torch.device("meta"):

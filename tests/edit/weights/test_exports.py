@@ -25,8 +25,8 @@ from kontext.edit.weights.imports import find_source, import_model
 from kontext.errors import WeightsError
 from kontext.models.files.lora_files import load_lora, save_lora
 from kontext.models.lora import LoraConfig, adapters, apply_lora, lora_of
-from kontext.models.text.encoders import load_text_encoder
-from tests.edit.tiny_flux import networks, write_text_encoders
+from kontext.models.text.encoders import flux_digest, load_text_encoder
+from tests.edit.tiny_flux import networks, read_json, write_text_encoders
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +178,23 @@ def test_a_model_without_flux_text_encoders_is_no_pipeline_and_says_so(
     save_model_folder(tmp_path / "gone", *networks(), gone)
     with pytest.raises(WeightsError, match="have moved"):
         export_model(tmp_path / "gone", tmp_path / "out2", "diffusers")
+    assert not (tmp_path / "out2").exists()  # said first: the next try needs no other folder
+
+
+def test_text_encoders_that_have_moved_are_exported_from_their_new_place(
+    home: Path, tmp_path: Path
+) -> None:
+    settings = read_config(home / "model").settings
+    digest = flux_digest(home / "text")
+    lost = settings.model_copy(update={"text_encoder": "flux:/nowhere", "text_digest": digest})
+    save_model_folder(tmp_path / "model", *networks(), lost)
+    for layout in ("bfl", "diffusers"):
+        export_model(tmp_path / "model", tmp_path / layout, layout, text=str(home / "text"))  # type: ignore[arg-type]
+        said = read_json(tmp_path / layout / "kontext.json")["text_encoder"]
+        assert said == settings.text_encoder
+    assert flux_digest(tmp_path / "diffusers") == digest
+    other = lost.model_copy(update={"text_digest": "0" * 16})
+    save_model_folder(tmp_path / "other", *networks(), other)
+    with pytest.raises(WeightsError, match="was made with 0000"):
+        export_model(tmp_path / "other", tmp_path / "no", "diffusers", text=str(home / "text"))
+    assert not (tmp_path / "no").exists()

@@ -12,6 +12,7 @@ from torch import nn
 from kontext.edit.weights.folder import ModelSettings
 from kontext.edit.weights.model_store import export_weights
 from kontext.errors import WeightsError
+from kontext.models.text.encoders import flux_digest
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
 from schemas.manifest import Manifest
@@ -87,7 +88,7 @@ def run(tmp_path: Path) -> Store:
         "encode",
         RECIPE.encode,
         ("shard", "train-autoencoder"),
-        jsons={"ledger.json": {"text: encoder sha256": "ab"}},
+        jsons={"ledger.json": {"text: encoder sha256": flux_digest(checkpoint)}},
         metrics={"text_encoder": f"flux:{checkpoint}"},
     )
     config = {"config.json": {"shape": SHAPE.model_dump(mode="json")}}
@@ -108,7 +109,8 @@ def test_a_finetune_and_a_student_are_exported_as_whole_pipelines(
         assert made["note"].startswith("a whole pipeline") and "model_index.json" in made["files"]
         settings = ModelSettings.model_validate(json.loads((folder / "kontext.json").read_text()))
         assert (settings.steps, settings.guidance) == (steps, guidance)
-        assert (settings.text_length, settings.text_digest) == (512, "ab")
+        own = flux_digest(folder)  # they were copied
+        assert (settings.text_length, settings.text_digest) == (512, own)
         assert settings.sizes not in ("square", "kontext")  # shapes of 64 x 64 pixels' area
         theirs = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
         assert torch.equal(theirs["x_embedder.weight"], networks()[0].img_in.weight)

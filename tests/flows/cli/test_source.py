@@ -81,6 +81,24 @@ def test_an_address_stays_one_and_a_path_becomes_absolute(
     assert found == ["s3://bucket/prefix", str(tmp_path / "photos"), "/photos"]
 
 
+def test_given_weights_become_absolute_however_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flux").mkdir()
+    here = str(tmp_path / "flux")
+    parts = {"transformer": "flux", "autoencoder": "model@other", "text": ""}
+    for value, found in (
+        ("flux", here),
+        ('"flux"', json.dumps(here)),
+        ("model@other", "model@other"),
+        (json.dumps(parts), json.dumps({**parts, "transformer": here})),
+        ("null", "null"),  # refused elsewhere
+    ):
+        assert opened.absolute_sources([f"weights={value}"]) == [f"weights={found}"]
+    assert opened.absolute_sources(["weights.text=flux"]) == [f"weights.text={here}"]
+
+
 @pytest.mark.parametrize(
     "arguments", [["--name", "cats"], ["--source", ".", "--name", "../cats"], ["--source"]]
 )

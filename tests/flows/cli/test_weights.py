@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from kontext.models.files.convert import rules_for, to_diffusers
 from kontext.models.files.lora_files import save_lora
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, LoraInfo, apply_lora, lora_of, merge
+from kontext.models.text.encoders import flux_digest
 from schemas.sections.models import AutoencoderShape, TransformerShape
+from tests.edit.tiny_flux import networks, write_text_encoders
 
 _SHAPE = TransformerShape(
     in_channels=64,
@@ -89,6 +92,35 @@ def test_imported_weights_edit_a_picture(home: Path) -> None:
     out = home / "out.png"
     made = call("edit", home / "in.png", "make it night", "-o", out, "--weights", "import@mine")
     assert made["model"] == "mine" and out.is_file()
+
+
+def test_a_model_goes_on_with_text_encoders_that_have_moved(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_text_encoders(home / "text")
+    where = {"text_encoder": f"flux:{home / 'text'}", "text_digest": flux_digest(home / "text")}
+    settings = ModelSettings(name="flux", steps=1, text_length=32, **where)
+    save_model_folder(home / "flux", *networks(), settings)
+    (home / "text").rename(home / "moved")
+    shutil.copytree(home / "moved", home / "other")
+    (home / "other/tokenizer/more.txt").write_text("another")
+    Image.new("RGB", (64, 64), "orange").save(home / "in.png")
+    capsys.readouterr()  # what was printed while the encoders were written
+    monkeypatch.chdir(home)
+    edit = ["edit", "in.png", "make it night", "-o", "out.png", "--weights", "flux"]
+    export = ["export", "flux", "-o", "out", "--layout", "bfl"]
+    assert "say where they are" in fails(monkeypatch, capsys, *edit)
+    assert "was made with" in fails(monkeypatch, capsys, *export, "--text", "other")
+    assert call(*edit, "--text", "moved")["model"] == "flux"
+    assert read_config(home / "flux").settings == settings  # the model itself remembers nothing
+    call(*export, "--text", "moved")
+    assert "was made with" in fails(monkeypatch, capsys, "import", "out", "--text", "other")
+    first = call("import", "out")
+    assert "say where they are" in fails(monkeypatch, capsys, "import", "out", "--text", "none")
+    (home / "moved").rename(home / "again")
+    second = call("import", "out", "--text", "again")  # from now on it is looked for there
+    assert first["artifact"] != second["artifact"]
+    assert any(str(home / "again") in note for note in second["notes"])
 
 
 def test_other_weights_under_the_same_file_names_are_another_artifact(home: Path) -> None:

@@ -18,8 +18,7 @@ from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.train.start.autoencoder import autoencoder_at
 from kontext.train.start.digest import weights_digests
-from kontext.train.start.fit import found, placed, with_given_shapes
-from kontext.train.start.given import require_all
+from kontext.train.start.fit import found, placed, require_all, with_given_shapes
 from kontext.train.start.transformer import transformer_at
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
@@ -184,6 +183,60 @@ def test_adapters_are_looked_at_before_any_stage_runs(
         found(merged, own.model_copy(update={"weights": merged}), store)
 
 
+def test_an_artifact_that_is_taken_as_it_is_is_what_widths_are_compared_with(
+    checkpoint: Path, tmp_path: Path, store: ArtifactStore
+) -> None:
+    flux = str(checkpoint)
+    codec, texts, flow = "c" * 16, "e" * 16, "f" * 16
+    writer = store.writer("train-autoencoder", codec)
+    writer.add_json("config.json", networks()[1].config())
+    commit(store, writer)
+    for digest, spec in ((texts, f"flux:{flux}"), ("d" * 16, "flux:/of/another/machine")):
+        writer = store.writer("encode", digest)
+        writer.metric("text_encoder", spec)
+        commit(store, writer)
+    writer = store.writer("finetune", flow)
+    commit(store, writer)
+    given = recipe(transformer=flux)  # with MiniLM and an autoencoder of its own it does not fit
+    codec_and = {"train-autoencoder": codec}
+
+    def check(pins: dict[str, str]) -> None:
+        Outside(given, store, tmp_path, pins).of(STAGES["finetune"])
+
+    for pins, words in (
+        ({}, "image tokens of 16 channels, and there are 64; text tokens of 16"),
+        (codec_and, "takes text tokens of 16 channels, and there are 384"),
+        ({"encode": texts}, "takes image tokens of 16 channels, and there are 64: "),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            check(pins)
+    check({**codec_and, "encode": texts})
+    check({**codec_and, "encode": "d" * 16})  # its encoders cannot be looked at here
+    check({"finetune": flow})  # nothing is trained
+
+
+def test_text_encoders_are_looked_at_before_any_stage_runs(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    require_all(whole(checkpoint))
+    t5, clip = "text_encoder_2/model.safetensors", "text_encoder/model.safetensors"
+    for name, damage, words in (
+        ("tokenizer", shutil.rmtree, "has no sub-folder tokenizer: "),
+        ("tokenizer_2/tokenizer.json", Path.unlink, "tokenizer_2 has no vocabulary"),
+        (t5, Path.unlink, "text_encoder_2: no weights here"),
+        (clip, lambda file: file.write_bytes(file.read_bytes()[:100]), "cannot be read as safe"),
+    ):
+        copy = tmp_path / name.replace("/", "-")
+        shutil.copytree(checkpoint, copy)
+        damage(copy / name)
+        weights = WeightsConfig(text=str(copy))
+        with pytest.raises(WeightsError, match=words) as caught:
+            require_all(weights)
+        assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
+    (copy / clip).rename(copy / "text_encoder/pytorch_model.bin")
+    require_all(weights)  # they have no headers to look at
+
+
 def test_guidance_is_not_distilled_twice(checkpoint: Path, store: ArtifactStore) -> None:
     """[dev] has the embedding already: said before the flow's steps are paid for."""
     own = Recipe(weights=whole(checkpoint))
@@ -220,7 +273,7 @@ def test_weights_that_are_no_transformer_are_said_to_be_none(checkpoint: Path) -
 
 
 def commit(store: ArtifactStore, writer: ArtifactWriter) -> None:
-    """Finish an import, and name it `own`."""
+    """Finish an artifact; an import is named `own`."""
     manifest = Manifest(
         stage=writer.stage,
         digest=writer.digest,
@@ -228,7 +281,7 @@ def commit(store: ArtifactStore, writer: ArtifactWriter) -> None:
         config={"name": "own"},
         inputs={},
         files=list(writer.files.values()),
-        metrics={},
+        metrics=writer.metrics,
         notes=[],
         recipe="",
         created_at="2026-01-01T00:00:00+00:00",
@@ -238,4 +291,5 @@ def commit(store: ArtifactStore, writer: ArtifactWriter) -> None:
         kernels={},
     )
     writer.commit(manifest)
-    store.tag("import@own", "import", writer.digest)
+    if writer.stage == "import":
+        store.tag("import@own", "import", writer.digest)
