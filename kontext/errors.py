@@ -40,6 +40,18 @@ class CatalogError(KontextError):
     """A catalog query or commit is not possible."""
 
 
+class VoteError(KontextError):
+    """A vote that cannot be taken: unknown, given twice, or not as asked."""
+
+
+class DoubledVote(VoteError):
+    """This rater has voted on this pair already."""
+
+
+class UnknownTask(VoteError):
+    """Nothing of that name was asked of this rater."""
+
+
 class DecodeError(KontextError):
     """Bytes that are not an image we accept; `reason` is the reject reason that is recorded."""
 
