@@ -47,6 +47,10 @@ def test_kontextbench_whole(tmp_path: Path) -> None:
     first = found.items[0]
     assert (first.id, first.instruction) == ("0000", rows[0]["instruction"])
     assert first.context and first.context.read()[:2] == b"\xff\xd8"
+    linked = tmp_path / "test" / "images" / "0000.jpg"
+    cached = linked.rename(tmp_path / "cached")  # as the hub's client may do
+    linked.symlink_to(cached)
+    assert not load_bench("kontextbench", tmp_path).problems
     few = found.first(2)
     assert Counter(item.category for item in few.items) == dict.fromkeys(found.bench.counts, 2)
     assert "only 10 of 1026 items" in few.problems[0].says and few.digest != found.digest
@@ -86,6 +90,7 @@ def test_what_is_not_as_published_is_named(tmp_path: Path) -> None:
         ("{", "1 is no JSON:"),
         ('{"file_name": "a", "category": "b", "key": true, "instruction": "c"}', "has no 'key'"),
         ('{"file_name": "../../a", "category": "b", "key": 1, "instruction": "c"}', "leads out of"),
+        ('{"file_name": "/etc/a", "category": "b", "key": 1, "instruction": "c"}', "leads out of"),
     ],
 )
 def test_broken_metadata_is_named_with_its_line(tmp_path: Path, line: str, says: str) -> None:
