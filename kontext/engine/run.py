@@ -39,6 +39,7 @@ from kontext.engine.stage import (
 from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
+from kontext.safety.own_work import vouch
 from kontext.store.artifacts.artifact_store import (
     Artifact,
     ArtifactStore,
@@ -236,7 +237,7 @@ class Engine:
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
         if not attempt:  # who forces a stage wants its work done again
-            context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
+            context.earlier = partial(made_by_same_code, self.artifacts, self.home, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
         self._outside.require(stage)
         self._outside.check(stage)
@@ -250,7 +251,10 @@ class Engine:
         if "decisions.parquet" in writer.files:  # before the manifest: done means in the ledger
             path = self.artifacts.blob_path(writer.files["decisions.parquet"])
             self.ledger.append(stage.name, digest, path, run=self.run)
-        return writer.commit(manifest)
+        made = writer.commit(manifest)
+        if made is manifest:  # and not what somebody else has committed meanwhile
+            vouch(self.objects, self.home, manifest)
+        return made
 
     def _finish(self, stage: Stage, manifest: Manifest) -> None:
         """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""

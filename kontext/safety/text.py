@@ -17,6 +17,7 @@ from typing import Any
 from kontext.safety.ids import Reason
 
 MAX_CHARS = 2000
+_MOST_WRITTEN_OUT = 2 * MAX_CHARS  # one ligature may stand for eighteen letters
 DATA_FILES = ("text_rules.json",)  # part of the code that decides
 
 # accents, Arabic vowel signs, and marks that change nothing that is read: variation selectors and
@@ -185,10 +186,13 @@ def rules_version() -> str:
 def check_text(text: str) -> Reason | None:
     """The strictest rule that an instruction or caption breaks, or None.
 
-    Text above 2,000 characters or with control or unassigned characters is refused unread.
+    Text above 2,000 characters, or 4,000 with emoji and ligatures written out, or with control or
+    unassigned characters is refused unread: the time of judging any text is bounded.
     """
     readable = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
     if len(text) > MAX_CHARS or any(unicodedata.category(c) in _UNREADABLE for c in readable):
+        return Reason.TEXT_UNREADABLE
+    if len(unicodedata.normalize("NFKC", "".join(map(_worded, text)))) > _MOST_WRITTEN_OUT:
         return Reason.TEXT_UNREADABLE
     rules = _rules()
     hits: set[str] = set()

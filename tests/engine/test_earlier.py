@@ -8,6 +8,7 @@ import pytest
 from kontext.engine import fingerprint
 from kontext.engine.run import Engine
 from kontext.engine.stage import Stage
+from kontext.safety.own_work import vouch
 from schemas.recipes import load_recipe
 from tests.engine.test_run import REPORT, code, engine  # noqa: F401 - code is a fixture
 
@@ -35,6 +36,23 @@ def test_artifacts_of_the_same_code_newest_first(code: Path) -> None:  # noqa: F
     (code / "toy_first.py").write_text(FIRST.replace('"seed.json")', '"seed.json") + 0'))
     fingerprint.forget()
     assert earlier(code, 6) == []
+
+
+def test_what_others_have_made_is_not_asked(code: Path) -> None:  # noqa: F811
+    """An artifact that came from outside may name today's code and packages."""
+    (code / "toy_first.py").write_text(FIRST)
+    fingerprint.forget()
+    made = engine(code, load_recipe("demo", ("mine.seed=1",)))
+    manifest = made.run_stage("first", REPORT).manifest
+    newer = {"digest": "f" * 16, "created_at": "2999-01-01T00:00:00.000+00:00"}
+    forged = manifest.model_copy(update=newer)
+    made.artifacts.writer("first", "f" * 16).commit(forged)
+    assert earlier(code, 2) == [1]
+    said = made.objects.get(f"runs/first/{manifest.digest}/own.json")
+    made.objects.put(f"runs/first/{'f' * 16}/own.json", said)
+    assert earlier(code, 3) == [2, 1]
+    vouch(made.objects, made.home, forged)  # who has the key can say it
+    assert earlier(code, 4) == [1, 3, 2]
 
 
 def test_other_packages_are_other_code(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

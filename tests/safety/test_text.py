@@ -180,6 +180,12 @@ def test_unreadable_text_is_refused_unread():
     assert check_text("a" * 2001) is Reason.TEXT_UNREADABLE
     assert check_text("make it\x00red") is Reason.TEXT_UNREADABLE
     assert check_text("make it\tred\nplease") is None
+    for short in (
+        "\N{SLICE OF PIZZA}",
+        "\ufdfa",
+    ):  # long when written out
+        assert check_text(short * 50) is None
+        assert check_text(short * 500) is Reason.TEXT_UNREADABLE
 
 
 def test_every_emoji_name_passes():
