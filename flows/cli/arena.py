@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -144,7 +145,8 @@ def _print_question(each: Ratings) -> None:
     typer.echo(f"\n{each.question} ({each.items} items, {each.clusters} components{agree})")
     rows = [(r.editor, f"{r.rating:.0f}", _interval(r.low, r.high), r.votes) for r in each.ratings]
     print_table(rows, ("editor", "rating", "95 %", "votes"), right=(1, 2, 3), indent=2)
-    for pair in each.differences:
+    order = [row.editor for row in each.ratings]
+    for pair in (p for p in each.differences if (p.first, p.second) in pairwise(order)):
         between = _interval(pair.low, pair.high)
         verdict = pair.verdict
         if verdict == "undecided":

@@ -27,6 +27,7 @@ from schemas.catalog import VOTES
 Answer = Literal["left", "right", "tie", "skip"]
 Pool = Literal["people", "vlm"]
 _PREFIX = "votes/"
+_TOGETHER = 1.0  # seconds in which votes come to one commit: each is a file of the lake
 _LOG = logging.getLogger(__name__)
 
 
@@ -82,6 +83,7 @@ class VoteBook:
         self._late: list[Vote] = []  # kept, and not yet in the catalog
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "votes")
+        self._closing = threading.Event()
 
     def add(self, vote: Vote) -> None:
         """Keep a vote. Raises DoubledVote, StoreError."""
@@ -97,10 +99,13 @@ class VoteBook:
 
     def close(self) -> None:
         """Wait until all votes are in the catalog."""
+        self._closing.set()
         self._worker.shutdown()
 
     def _enter_late(self) -> None:
         """All that have come; where the catalog refuses, with the next vote or the next start."""
+        if self._late:
+            self._closing.wait(_TOGETHER)
         with self._lock:
             coming, self._late = self._late, []
         if not coming:

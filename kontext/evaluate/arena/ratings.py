@@ -36,8 +36,8 @@ class Rating:
 class Difference:
     """`first` minus `second` in points, and whether `first` is better, worse or undecided.
 
-    `more` are the votes of this pair and others that an undecided one would need in addition,
-    were its difference true; 0 where it is decided.
+    `more` are the votes, asked as those before, that an undecided one would need in addition were
+    its difference true; 0 where it is decided.
     """
 
     first: str
@@ -152,7 +152,7 @@ def _difference(
         verdict, more = "better" if found > 0 else "worse", 0
     else:  # the interval narrows with the root of the votes; nan and 0 tell nothing
         verdict, grow = "undecided", (half / found) ** 2 - 1 if found else math.inf
-        more = min(_MANY, math.ceil(max(votes, 1) * grow)) if grow < _MANY else _MANY
+        more = min(_MANY, math.ceil(float(total.sum()) * grow)) if grow < _MANY else _MANY
     low, high = found - half, found + half
     return Difference(editors[i], editors[j], found, low, high, votes, verdict, more)
 
