@@ -32,7 +32,6 @@ _SMALL = (
     "finetune.launch.launcher=in-process",
     "evaluate.items_per_category=4",
     "evaluate.teacher_steps=2",
-    "evaluate.bootstrap=20",
 )
 _FEW_STEPS = (
     "distill.teacher_edits=8",
