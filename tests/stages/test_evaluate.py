@@ -16,14 +16,14 @@ from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
-from tests.stages.finished_run import CANARY_HASH, SIDE, finished_run
+from tests.stages.finished_run import CANARY_HASH, SIDE, evaluated_run, finished_run
 from tests.stages.stage_harness import Harness
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
-    harness = finished_run(tmp_path_factory.mktemp("run"))
-    return harness, harness.run("evaluate")
+def evaluated() -> tuple[Harness, Artifact]:
+    harness = evaluated_run()
+    return harness, harness.inputs["evaluate"]
 
 
 def test_artifact_has_what_the_contract_says(evaluated: tuple[Harness, Artifact]) -> None:

@@ -12,14 +12,13 @@ from kontext.errors import WorseError
 from kontext.evaluate.models import TrainedModels
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.sections.evaluation import PublishConfig
-from tests.stages.finished_run import SIDE, finished_run
+from tests.stages.finished_run import SIDE, evaluated_run
 from tests.stages.stage_harness import Harness
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
-    harness = finished_run(tmp_path_factory.mktemp("run"))
-    harness.run("evaluate")
+    harness = evaluated_run().copied(tmp_path_factory.mktemp("run"))
     return harness, harness.run("publish")
 
 
