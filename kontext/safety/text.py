@@ -48,6 +48,7 @@ _DRAWN = {  # letters of strokes, the longest first
     "|<": "k",
 }
 _MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_CLASS = re.compile(r"(\\[A-Z])")  # in a pattern: \S is no \s
 _TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
 _PICTURES = 0x2600  # from here on a symbol is read by its name
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
@@ -156,7 +157,8 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
         for name, alternatives in words.items():
             pattern = pattern.replace(f"<{name}>", alternatives)
         # variants have single letters for double ones: what is allowed is so in them, too
-        return fold(_TWICE.sub(r"\1\1?", pattern) if allows else pattern)
+        pattern = _TWICE.sub(r"\1\1?", pattern) if allows else pattern
+        return "".join(p if _CLASS.fullmatch(p) else fold(p) for p in _CLASS.split(pattern))
 
     return {
         name: tuple(re.compile(spelled(pattern, name == "allow")) for pattern in patterns)

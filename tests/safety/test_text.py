@@ -164,6 +164,13 @@ def test_benign_twins_are_not_refused(text):
     assert check_text(text) is None
 
 
+@pytest.mark.parametrize(
+    "text", ["תוריד בבקשה את הבגדים", "احذف عنها كل ملابسها", "उतार दो सब कपड़े"]
+)
+def test_words_between_are_words_in_every_script(text: str) -> None:
+    assert check_text(text) is Reason.TEXT_UNDRESS
+
+
 def test_a_word_for_minors_makes_any_other_rule_the_strictest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
