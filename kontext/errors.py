@@ -128,6 +128,12 @@ class CanaryError(GateError):
     kind = "canary.failed"
 
 
+class WorseError(GateError):
+    """A model is worse than the tagged one beyond the margin, and was not to be published so."""
+
+    kind = "model.worse"
+
+
 def chunk_failure(index: int, count: int, why: str) -> KontextError:
     """The error of chunk `index` of `count`. `why` is `Class: text`; a gate's error stays one."""
     cause, _, text = why.partition(": ")

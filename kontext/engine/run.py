@@ -347,9 +347,9 @@ class Engine:
         return acceptance.difference(before, self._code(stage), self._config(stage, 0), inputs)
 
     def _continued(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
-        """The digest, with the artifacts that the stage goes on from; they are kept by it."""
+        """The digest, with the artifacts that the stage goes on from or is compared with."""
         before: Sequence[str] = ()
-        if stage.continues:
+        if stage.continues or stage.compares:
             config, code = self._config(stage, attempt), code_digest(self._code(stage))
             graph = (stage, self._stages, self.recipe)
             before = before_of(self.artifacts, *graph, config, inputs, code)

@@ -6,6 +6,9 @@ were made at the same time. Their digests are part of the artifact's own, and st
 
 Where the field is one of a later stage, as in `shard.dataset`, the stage goes on from the artifacts
 that the newest ones of that series were made of.
+
+A stage with `compares` is handed the artifact behind the tagged one of a later stage, whatever code
+made it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +33,11 @@ def before_of(
     code_digest: str,
 ) -> list[str]:
     """Digests of the artifacts that the one of this section, inputs and code goes on from."""
-    later, _, field = stage.continues.rpartition(".")
     made = store.list(stage.name)
+    if stage.compares:
+        said = _said(made, config, inputs, code_digest)
+        return _behind_tag(store, stage, stages, recipe) if said is None else said
+    later, _, field = stage.continues.rpartition(".")
     if not later:
         return goes_on_from(made, field, config, inputs, code_digest)
     if later not in stages:
@@ -39,6 +45,19 @@ def before_of(
     name = getattr(section_in(recipe, stages[later]), field)
     users = [one for one in store.list(later) if one.config.get(field) == name]
     return made_into(users, stage.name, made, config, inputs, code_digest)
+
+
+def _behind_tag(
+    store: ArtifactStore, stage: Stage, stages: Mapping[str, Stage], recipe: Recipe
+) -> list[str]:
+    """The stage's artifact that the tagged one of the stage it `compares` for was made of."""
+    if stage.compares not in stages:
+        return []
+    sections = {name: getattr(recipe, name) for name in type(recipe).model_fields}
+    tagged = store.tagged(stages[stage.compares].tag.format(**sections))
+    made = store.manifest(*tagged) if tagged else None
+    digest = made.inputs.get(stage.name, "") if made else ""
+    return [digest] if digest and store.exists(stage.name, digest) else []
 
 
 def goes_on_from(

@@ -146,6 +146,47 @@ def test_a_stage_goes_on_from_what_a_later_one_of_its_series_used(code: Path) ->
     assert known_of(2, "one", *both) == [1, 2]  # stays what it was
 
 
+def test_a_stage_is_compared_with_the_one_behind_the_tag_of_a_later_one(code: Path) -> None:
+    (code / "toy_publisher.py").write_text("def run(ctx): ctx.output.add_json('user.json', 1)\n")
+    first = Stage(name="first", section="caption", compares="user", module="toy_longer")
+    user = Stage(
+        name="user",
+        section="shard",
+        inputs=("first",),
+        module="toy_publisher",
+        tag="u@{shard.dataset}",
+    )
+
+    def engine_of(seed: int, dataset: str = "one") -> Engine:
+        changes = (f"caption.seed={seed}", f"shard.dataset={dataset}")
+        stages, folder = {"first": first, "user": user}, code.parent
+        recipe = load_recipe("ci", changes)
+        return Engine(recipe, f"file://{folder}/store", "", folder / "home", stages=stages)
+
+    def known_of(found: Engine, *made: str) -> list[int]:
+        for name in made:
+            found.run_stage(name, REPORT)
+        return list(found.artifact("first").json("known.json"))
+
+    both = ("first", "user")
+    assert known_of(engine_of(1), *both) == [1]  # nothing was tagged
+    assert known_of(engine_of(1), *both) == [1]  # and it stays what it was
+    assert known_of(engine_of(2), "first") == [1, 2]
+    assert known_of(engine_of(3), *both) == [1, 3]  # 2 has not been tagged
+    assert known_of(engine_of(5, "other"), "first") == [5]  # another tag
+    store = engine_of(1).artifacts
+    store.tag("u@one", "user", engine_of(1).digests()["user"])  # by hand
+    assert known_of(engine_of(4), "first") == [1, 4]
+    (code / "toy_longer.py").write_text(LONGER + "\nother = 1\n")
+    fingerprint.forget()
+    assert known_of(engine_of(1), "first") == [1]  # the same by other code: beside the tagged one
+    assert engine_of(1).artifact("first").manifest.config["before"]
+    alone = {"first": first}
+    recipe = load_recipe("ci", ("caption.seed=9",))
+    found = Engine(recipe, f"file://{code.parent}/store", "", code.parent / "home", stages=alone)
+    assert known_of(found, "first") == [9]
+
+
 def test_it_is_accepted_after_a_change_of_code_and_stays_so(code: Path) -> None:
     for seed in (1, 2):
         known(engine(code, seed))

@@ -55,6 +55,12 @@ class Harness:
         self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
 
+    def elsewhere(self, folder: Path) -> "Harness":
+        """The same inputs, with a folder and a store of its own for what is made of them."""
+        other = Harness(folder, self.recipe)
+        other.inputs = dict(self.inputs)
+        return other
+
     def make(self, stage: str, fill: Callable[[ArtifactWriter], None]) -> Artifact:
         """An artifact with hand-made files, used as input of later stages."""
         writer = self.store.writer(stage, "hand-made")
