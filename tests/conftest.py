@@ -23,6 +23,7 @@ _TEMPORARY = pytest.StashKey[Path]()
 # Files that share what is costly to make, and so run in one process of pytest-xdist.
 _ON_ONE_SERVER = (
     "tests/test_end_to_end.py",
+    "tests/test_flux1.py",
     "tests/flows/server/test_offered.py",
     "tests/flows/test_pause.py",
     "tests/flows/test_pipeline.py",

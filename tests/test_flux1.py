@@ -1,8 +1,8 @@
 """The recipes that begin with FLUX.1 weights, from a folder of pairs to a pipeline of diffusers.
 
 A tiny random checkpoint in the published file layout stands for the weights, and pictures of a few
-pixels for a megapixel's. The recipes share a home, and each makes what none before it has made;
-`flux1` trains on two ranks.
+pixels for a megapixel's. The recipes share a home, and each makes what none before it has made:
+`flux1-lora` on a Prefect server, `flux1` on two ranks.
 """
 
 import json
@@ -16,8 +16,11 @@ import pytest
 import torch
 from diffusers import FluxKontextPipeline
 from PIL import Image, ImageDraw
+from prefect import get_client
+from prefect.flow_engine import run_flow
 from safetensors.torch import load_file
 
+from flows import children, pipeline
 from kontext.data.encoded.banks import open_bank
 from kontext.data.pixels import decode_png
 from kontext.edit.edit_model import EditModel
@@ -33,6 +36,7 @@ from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 from tasks.workspace import open_engine, places
 from tests.edit.tiny_flux import AE_SHAPE, SHAPE, networks, write_checkpoint
+from tests.flows.local_worker import local_worker
 
 SIDES = ((96, 96), (120, 72), (72, 120), (144, 72))  # pixels, of the pictures in the folder
 PAIRS = 32
@@ -57,6 +61,7 @@ SMALL = (
     "finetune.validate_every=0",
     "evaluate.items_per_category=4",
     "evaluate.teacher_steps=2",
+    "evaluate.bootstrap=20",
 )
 TWO_RANKS = ("finetune.launch.ranks=2",)
 STUDENT = (
@@ -172,9 +177,23 @@ def finished(name: str, changed: tuple[str, ...]) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def lora(pairs: Path, checkpoint: Path) -> Engine:
-    """`flux1-lora`, in one process as the recipe says."""
-    return finished("flux1-lora", changes(pairs, checkpoint))
+def lora(prefect_server: None, pairs: Path, checkpoint: Path) -> Engine:
+    """`flux1-lora`, every stage by its deployment of a Prefect server."""
+    changed = changes(pairs, checkpoint)
+    options = {"recipe": "flux1-lora", "overrides": list(changed)}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        get_client(sync_client=True) as client,
+        local_worker(),
+    ):
+        patch.setattr(pipeline, "POLL_SECONDS", 0.1)
+        patch.setattr(children, "CRASH_SETTLES_SECONDS", 0.1)
+        found = client.read_deployment_by_name("pipeline/pipeline")
+        run = client.create_flow_run_from_deployment(found.id, parameters={"options": options})
+        run_flow(pipeline.pipeline, flow_run=client.read_flow_run(run.id), return_type="state")
+        state = client.read_flow_run(run.id).state
+    assert state is not None and state.is_completed(), state
+    return open_engine(load_recipe("flux1-lora", changed), places())
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +214,10 @@ def guided(pairs: Path, schnell: Path) -> Engine:
     return finished("flux1-dev", changes(pairs, schnell, *GUIDED, *HERE))
 
 
-def test_flux1_lora_goes_from_the_folder_to_diffusers(lora: Engine, tmp_path: Path) -> None:
+@pytest.mark.prefect
+def test_flux1_lora_goes_from_the_folder_to_diffusers_on_a_server(
+    lora: Engine, tmp_path: Path
+) -> None:
     assert {status.state for status in lora.status()} == {"done"}
     assert lora.artifact("encode").manifest.metrics["sizes"] == len(SIDES)
     same_in_diffusers(lora, tmp_path)
@@ -267,6 +289,7 @@ def their_edit(model: LoadedModel, picture: np.ndarray, folder: Path) -> np.ndar
     return np.asarray(np.round(made * 255), np.int16)
 
 
+@pytest.mark.prefect
 def test_texts_are_encoded_by_the_given_encoders(lora: Engine, checkpoint: Path) -> None:
     encoded = lora.artifact("encode")
     texts = open_bank(encoded, "texts")
@@ -283,6 +306,7 @@ def test_texts_are_encoded_by_the_given_encoders(lora: Engine, checkpoint: Path)
     assert longest == max(map(encoder.count, texts.texts)) < 512  # padding is read, not counted
 
 
+@pytest.mark.prefect
 def test_the_given_autoencoder_made_the_latents(lora: Engine, checkpoint: Path) -> None:
     latents = open_bank(lora.artifact("encode"), "latents").tensors["latents"]
     assert latents[torch.tensor([0])].shape[1] == AE_SHAPE.z_channels
@@ -291,6 +315,7 @@ def test_the_given_autoencoder_made_the_latents(lora: Engine, checkpoint: Path) 
     assert (config["scale"], config["shift"]) == (given["scaling_factor"], given["shift_factor"])
 
 
+@pytest.mark.prefect
 def test_adapters_are_trained_beside_the_given_transformer(lora: Engine) -> None:
     made = lora.artifact("finetune")
     assert made.json("config.json")["shape"] == SHAPE.model_dump(mode="json")
@@ -303,6 +328,7 @@ def test_adapters_are_trained_beside_the_given_transformer(lora: Engine) -> None
     assert height > 2 * 64 and width > 3 * 64  # two prompts: drawn alone; a picture and its edit
 
 
+@pytest.mark.prefect
 def test_what_is_published_is_what_was_trained_and_its_card_says_from_what(
     lora: Engine, checkpoint: Path
 ) -> None:
@@ -319,6 +345,7 @@ def test_what_is_published_is_what_was_trained_and_its_card_says_from_what(
     assert str(checkpoint.parent) not in card and "teacher/" not in card
 
 
+@pytest.mark.prefect
 def test_the_report_of_a_run_without_a_student_is_of_its_model(lora: Engine) -> None:
     scores = lora.artifact("evaluate").json("scores.json")["scores"]
     assert scores["student"] == scores["teacher"] and scores["student"] != scores["identity"]
