@@ -76,6 +76,7 @@ kills: setup ## kill the run, its workers, and stages that train at seeded point
 gates: setup ## learn eight pairs by heart, of one shape and of four: flow >= 35 dB, LADD student >= 28 dB (minutes)
 	$(BIN)/python -m benchmarks.overfit $(GATES)
 	$(BIN)/python -m benchmarks.overfit --shapes $(GATES)
+	$(BIN)/python -m benchmarks.overfit_lora
 
 docs: setup ## build the documentation into build/docs; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kontext.evaluate.arena.ratings import PoolRatings, Ratings
     from kontext.store.artifacts.artifact_store import ArtifactStore
 
-PLACE = (Panel.MODELS, 6)
+PLACE = (Panel.MODELS, 7)
 app = typer.Typer(
     help="Serve a page for blind votes between editors, or rate them by the votes.",
     invoke_without_command=True,
