@@ -61,7 +61,6 @@ SMALL = (
     "finetune.validate_every=0",
     "evaluate.items_per_category=4",
     "evaluate.teacher_steps=2",
-    "evaluate.bootstrap=20",
 )
 TWO_RANKS = ("finetune.launch.ranks=2",)
 STUDENT = (
