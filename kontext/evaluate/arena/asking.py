@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from kontext.store.votes import Pool, Vote, VoteBook, vote_id
 if TYPE_CHECKING:
     from kontext.store.votes import Answer
 
-_NAME = re.compile(r"[^\W_][\w .'-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w .'-]{0,39}")  # of a name without its combining marks
 _AGAIN = 5  # every fifth question repeats a pair that others have answered: do raters agree?
 
 
@@ -46,8 +47,10 @@ class Task:
 
 def rater_name(text: str) -> str:
     """The name by which a rater is known. Raises VoteError for one that is no name."""
-    name = " ".join(text.split()).casefold()
-    if not _NAME.fullmatch(name):
+    name = " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+    # vowels of many scripts are marks, which are no letters to a regular expression
+    letters = "".join(sign for sign in name if unicodedata.category(sign) not in ("Mn", "Mc"))
+    if len(name) > 40 or not _NAME.fullmatch(letters):
         raise VoteError("a rater's name has 1 to 40 letters, digits, spaces, and . ' - _")
     return name
 

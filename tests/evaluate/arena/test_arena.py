@@ -294,7 +294,19 @@ def test_agreement_does_not_depend_on_the_names_of_the_editors(first: str, secon
 
 def test_names_of_raters() -> None:
     assert rater_name("  Ann  Smith ") == "ann smith"
-    for wrong in ("", " ", "../x", "a" * 41, "<b>", "a\x00b"):
+    assert rater_name("Rene\u0301") == rater_name("Ren\u00e9") == "ren\u00e9"
+    assert rater_name("अनिता") == "अनिता"
+    for wrong in (
+        "",
+        " ",
+        "../x",
+        "a" * 41,
+        "<b>",
+        "a\x00b",
+        "a\u202eb",
+        "\u0301",
+        "a" + "\u0301" * 40,
+    ):
         with pytest.raises(VoteError, match="a rater's name has 1 to 40 letters"):
             rater_name(wrong)
 
