@@ -305,7 +305,7 @@ def test_names_of_raters() -> None:
         "a\x00b",
         "a\u202eb",
         "\u0301",
-        "a" + "\u0301" * 40,
+        "a" + "\u0301" * 41,
     ):
         with pytest.raises(VoteError, match="a rater's name has 1 to 40 letters"):
             rater_name(wrong)
