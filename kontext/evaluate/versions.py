@@ -139,8 +139,8 @@ class _Both:
         counts = (_pairs(one), _pairs(other))
         seen = {one[key]["category"] for key in common}
         missing = tuple(sorted({row["category"] for row in one.values()} - seen))
-        sides = ({key: rows[key] for key in common} for rows in (one, other))
-        return cls(*sides, counts, missing)
+        first, later = ({key: rows[key] for key in common} for rows in (one, other))
+        return cls(first, later, counts, missing)
 
     def of_categories(self, model: str) -> list[tuple[str, list[str]]]:
         """`all` and every category that has items of a model, with their pairs."""
