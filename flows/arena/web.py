@@ -75,7 +75,8 @@ class _Page:
     def _asked(self, name: str) -> dict[str, Any]:
         rater = rater_name(name)
         standing, task = self._arena.standing(rater), self._arena.next(rater)
-        known = f"{standing.right} of {standing.gold} known answers found, {PASS:.0%} are needed"
+        # not how many: that would tell after each vote whether its answer was known, and which
+        known = f"{PASS:.0%} of the known answers are needed"
         excluded = known if standing.status == "excluded" else ""
         done = {"rater": rater, "done": standing.votes + standing.gold, "excluded": excluded}
         return done | ({"task": None} if task is None else self._shown(task))
