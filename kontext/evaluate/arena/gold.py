@@ -75,8 +75,8 @@ def raters(votes: Iterable[Vote]) -> list[Rater]:
         answered = [share for share in gold if share == share]
         sides = [getattr(vote, ASKED) for vote in own]
         left, right = sides.count("left"), sides.count("right")
-        votes, known = len(own) - len(gold), len(answered)
-        made.append(Rater(name, pool, votes, known, answered.count(1.0), left, left + right))
+        tested = len(answered), answered.count(1.0)
+        made.append(Rater(name, pool, len(own) - len(gold), *tested, left, left + right))
     return made
 
 
