@@ -26,7 +26,7 @@ from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.outside import Outside
 from kontext.engine.planning import planned
-from kontext.engine.series import before_of
+from kontext.engine.series import before_of, require_compared
 from kontext.engine.stage import (
     PlannedStage,
     Reporter,
@@ -234,6 +234,7 @@ class Engine:
         self, stage: Stage, inputs: dict[str, str], attempt: int, digest: str, reporter: Reporter
     ) -> Manifest:
         began, code = time.monotonic(), self._code(stage)
+        require_compared(self.artifacts, stage, self._stages, self.recipe, inputs)
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
         if not attempt:  # who forces a stage wants its work done again

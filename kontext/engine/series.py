@@ -8,7 +8,8 @@ Where the field is one of a later stage, as in `shard.dataset`, the stage goes o
 that the newest ones of that series were made of.
 
 A stage with `compares` is handed the artifact behind the tagged one of a later stage, whatever code
-made it.
+made it. One that has been made stays compared with what was tagged then; so the later stage asks,
+before it takes the tag, whether that is still the one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from kontext.engine.stage import Stage, section_in
 from kontext.engine.versions import package_versions
+from kontext.errors import GateError
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
@@ -58,6 +60,30 @@ def _behind_tag(
     made = store.manifest(*tagged) if tagged else None
     digest = made.inputs.get(stage.name, "") if made else ""
     return [digest] if digest and store.exists(stage.name, digest) else []
+
+
+def require_compared(
+    store: ArtifactStore,
+    stage: Stage,
+    stages: Mapping[str, Stage],
+    recipe: Recipe,
+    inputs: Mapping[str, str],
+) -> None:
+    """Raise GateError where an input `compares` for this stage, but not with what is tagged now.
+
+    An artifact behind the tag itself is fine, and so is any where nothing is tagged, or nothing is
+    left of what the tagged one was made of.
+    """
+    for source, digest in inputs.items():
+        if stages[source].compares != stage.name:
+            continue
+        now = _behind_tag(store, stages[source], stages, recipe)
+        made = store.manifest(source, digest)
+        if now and made and now not in ([digest], made.config.get("before")):
+            raise GateError(
+                f"{source}/{digest} is compared with what was tagged when it was made, and another "
+                f"is tagged since ({source}/{now[0]}): make it again, with --only {source} --force"
+            )
 
 
 def goes_on_from(

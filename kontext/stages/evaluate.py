@@ -213,8 +213,11 @@ def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
 def _versions(ctx: StageContext[EvaluateConfig], items: pa.Table) -> Versions:
     """This model beside the tagged one of its name, on the items that both were scored on."""
     if not ctx.before:
-        return Versions(why="no model of this name is published")
+        return Versions(why="no published model of this name has an evaluation here", first=True)
     (earlier,) = ctx.before
+    threshold = ctx.config.mask_threshold  # success is of the pixels that it names
+    if earlier.manifest.config.get("mask_threshold", threshold) != threshold:
+        return Versions(why="the published model was scored with another evaluate.mask_threshold")
     if earlier.manifest.metrics.get("success_measure") != MEASURE:
         return Versions(why="the published model was scored by another measure of success")
     return compare(earlier.table("items.parquet"), items, ctx.config.margin)

@@ -121,6 +121,8 @@ def _let_through(ctx: StageContext[PublishConfig]) -> str:
     found = evaluated.json("versions.json")
     line: str = found["line"]
     if not found["fell"]:
+        if doubt := found.get("doubt"):
+            ctx.note(f"beside the published model: {doubt}")
         return line
     if not ctx.config.worse:
         raise WorseError(

@@ -45,9 +45,33 @@ def test_only_items_in_common_count_and_without_any_nothing_does() -> None:
     found = compare(before, after)
     assert (found.items, found.before, found.after) == (40, 60, 60)
     assert found.differences["student/all"].interval.n == 40
+    assert "on 40 items in common, of 60 before)" in found.line and not found.doubt
     none = compare(before, table(items(30, category="style")))
+    assert none.doubt == none.line and not Versions(why="none", first=True).doubt
     assert none.line == "not compared: no item is in both evaluations" and not none.differences
     assert versions_table(none) is None
+
+
+def test_what_fell_in_one_category_or_has_gone_is_said_where_it_cannot_be_told_from_chance() -> (
+    None
+):
+    before = table(items(40), items(6, of=10, category="style"), items(5, category="text"))
+    found = compare(before, table(items(40), items(4, of=10, category="style")))
+    assert not found.fell and list(found.lower) == ["student/style", "teacher/style"]
+    assert found.missing == ("text",)
+    assert found.line.endswith(
+        "; lower beyond the margin, not told from chance: student/style 60% → 40%, teacher/style "
+        "60% → 40%; no item in common: text"
+    )
+    told = found.as_dict()
+    assert (told["lower"], told["missing"]) == (list(found.lower), ["text"])
+
+
+def test_a_fall_of_20_points_in_one_of_six_categories_is_found_if_it_is_of_many_concepts() -> None:
+    names = ("local", "global", "text", "style", "character")
+    before = [items(40, category=name) for name in names]
+    found = compare(table(*before), table(items(28), *before[1:]))
+    assert list(found.fell) == ["student/local", "teacher/local"]
 
 
 def test_the_same_model_is_compared_item_by_item_and_both_models_together() -> None:

@@ -12,6 +12,7 @@ from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
 from kontext.evaluate.benches import held_out
 from kontext.evaluate.references import EDITORS
+from kontext.stages.evaluate import _versions
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from schemas.sections.evaluation import EvaluateConfig
@@ -252,7 +253,7 @@ def test_a_model_is_compared_with_the_tagged_one_on_the_same_items(
     evaluated: tuple[Harness, Artifact], tmp_path: Path
 ) -> None:
     first = evaluated[1].json("versions.json")
-    assert first["line"] == "not compared: no model of this name is published"
+    assert first["line"] == "not compared: no published model of this name has an evaluation here"
     harness = evaluated[0].elsewhere(tmp_path / "again")
     harness.before = [evaluated[1]]
     found = harness.run("evaluate")
@@ -264,10 +265,18 @@ def test_a_model_is_compared_with_the_tagged_one_on_the_same_items(
     assert told["line"] in page and "<h3>Beside the published model</h3>" in page
     assert f"Beside the tagged model: {told['line']}." in harness.report.texts["verdict"]
     other = found.manifest.model_copy(update={"metrics": {"success_measure": "another"}})
-    harness = evaluated[0].elsewhere(tmp_path / "other")
-    harness.before = [Artifact(harness.store, other)]
-    line = harness.run("evaluate").json("versions.json")["line"]
-    assert line == "not compared: the published model was scored by another measure of success"
+    settings = {"config": {**found.manifest.config, "mask_threshold": 0.5}}
+    masked = found.manifest.model_copy(update=settings)
+    for made, why in (
+        (other, "by another measure of success"),
+        (masked, "with another evaluate.mask_threshold"),
+    ):
+        ctx = harness.context("evaluate", harness.store.writer("evaluate", "versions"))
+        ctx.before = [Artifact(harness.store, made)]
+        assert (
+            _versions(ctx, found.table("items.parquet")).line
+            == f"not compared: the published model was scored {why}"
+        )
 
 
 def test_the_report_says_which_instructions_training_has(
