@@ -18,9 +18,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from flows.server.guard import Guard
+from kontext.data.pixels import decode_png, encode_png
 from kontext.errors import DoubledVote, KontextError, UnknownTask, VoteError
 from kontext.evaluate.arena.asking import Arena, Task, rater_name
-from kontext.evaluate.arena.contest import IDENTITY
+from kontext.evaluate.arena.contest import IDENTITY, ArenaItem
 from kontext.evaluate.arena.gold import PASS, QUESTIONS
 from kontext.store.votes import Answer
 
@@ -75,7 +76,8 @@ class _Page:
     def _asked(self, name: str) -> dict[str, Any]:
         rater = rater_name(name)
         standing, task = self._arena.standing(rater), self._arena.next(rater)
-        known = f"{standing.right} of {standing.gold} known answers found, {PASS:.0%} are needed"
+        # not how many: that would tell after each vote whether its answer was known, and which
+        known = f"{PASS:.0%} of the known answers are needed"
         excluded = known if standing.status == "excluded" else ""
         done = {"rater": rater, "done": standing.votes + standing.gold, "excluded": excluded}
         return done | ({"task": None} if task is None else self._shown(task))
@@ -116,8 +118,15 @@ class _Page:
         }
         if found["which"] not in editors:
             return _refused(UnknownTask("a question has the pictures context, left and right"))
-        data = await run_in_threadpool(self._arena.contest.png, task.item, editors[found["which"]])
+        try:
+            data = await run_in_threadpool(self._drawn, task.item, editors[found["which"]])
+        except KontextError as error:
+            return _refused(error)
         return Response(data, media_type="image/png", headers=_HEADERS)
+
+    def _drawn(self, item: ArenaItem, editor: str) -> bytes:
+        """Encoded anew: the bytes of a file tell which library wrote it, and so an editor."""
+        return encode_png(decode_png(self._arena.contest.png(item, editor)))
 
 
 async def _body(request: Request) -> VoteBody:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ ASKED = "instruction"  # the one question whose answer is known of a gold item
 BLOCK = 10  # votes; a rater's first block has FIRST gold items, each later one a single one
 FIRST = 4  # gold items that have to be answered before a rater is counted
 PASS = 0.8  # share of them that has to be right
+HABIT = 3.3  # standard errors of the left's share from a half: one honest rater of a thousand
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Rater:
     votes: int  # gold items not counted
     gold: int  # answered; a skipped one is not
     right: int
+    left: int = 0  # answers for the left side to the question about the instruction, gold or not
+    decided: int = 0  # such answers for either side
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether he chose a side more often than lots explain: sides are drawn."""
+        return abs(2 * self.left - self.decided) > HABIT * math.sqrt(self.decided)
 
     @property
     def status(self) -> Literal["counted", "excluded", "untested"]:
@@ -39,6 +48,14 @@ class Rater:
     @property
     def said(self) -> str:
         """One line about it."""
+        return self._status_said + (
+            f"; chose left in {self.left / self.decided:.0%} of {self.decided} decided answers"
+            if self.one_sided
+            else ""
+        )
+
+    @property
+    def _status_said(self) -> str:
         known = f"{self.right} of {self.gold} gold items right"
         if self.status == "untested":
             return f"{self.name}: not counted yet, {self.gold} of {FIRST} gold items answered"
@@ -56,7 +73,10 @@ def raters(votes: Iterable[Vote]) -> list[Rater]:
     for (pool, name), own in sorted(found.items()):
         gold = [vote.share(ASKED, ORACLE) for vote in own if vote.gold]
         answered = [share for share in gold if share == share]
-        made.append(Rater(name, pool, len(own) - len(gold), len(answered), answered.count(1.0)))
+        sides = [getattr(vote, ASKED) for vote in own]
+        left, right = sides.count("left"), sides.count("right")
+        tested = len(answered), answered.count(1.0)
+        made.append(Rater(name, pool, len(own) - len(gold), *tested, left, left + right))
     return made
 
 

@@ -77,7 +77,7 @@ class PoolRatings:
         """JSON-ready: nan becomes None."""
         found = _plain(asdict(self))
         for row, rater in zip(found["raters"], self.raters, strict=True):
-            row |= {"status": rater.status, "said": rater.said}
+            row |= {"status": rater.status, "one_sided": rater.one_sided, "said": rater.said}
         return dict(found)
 
 

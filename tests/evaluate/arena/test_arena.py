@@ -158,6 +158,23 @@ def test_who_is_counted(right: int, wrong: int, skipped: int, status: str) -> No
     assert (found.status, found.gold) == (status, right + wrong)
 
 
+def test_who_always_says_left_is_excluded_or_his_habit_is_said(made: Path, arena: Arena) -> None:
+    for number in range(6):
+        for _ in range(20):
+            task = arena.next(f"bot {number}")
+            assert task is not None
+            arena.vote(f"bot {number}", task.token, LEFT)
+    Person("ann").vote(arena, 20)
+    found = rate(arena.book.votes, "people", 20)
+    honest, *bots = found.raters
+    assert all(
+        one.one_sided and one.said.endswith("left in 100% of 20 decided answers") for one in bots
+    )
+    assert sum(one.status == "excluded" for one in bots) >= 5
+    assert not honest.one_sided and "left" not in honest.said
+    assert [row["one_sided"] for row in found.as_dict()["raters"]] == [False] + [True] * 6
+
+
 def test_the_pair_that_is_least_certain_is_asked_next() -> None:
     editors = ["a", "b", "c"]
     votes = [vote(i, "a", "b", "left") for i in range(40)]

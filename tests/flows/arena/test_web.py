@@ -1,5 +1,6 @@
 """The arena over HTTP: a whole vote, what is refused, and that no answer tells who made what."""
 
+import io
 import json
 import os
 import signal
@@ -7,17 +8,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from flows.arena.serve import home_key
 from flows.arena.web import create_app
 from kontext.errors import KontextError
 from kontext.evaluate.arena.asking import Arena
+from kontext.evaluate.arena.contest import ArenaItem
 from kontext.evaluate.arena.gold import QUESTIONS
 from tests.evaluate.arena import world
 from tests.evaluate.arena.world import Person
@@ -79,6 +85,30 @@ def test_no_answer_has_an_editors_name_in_it(client: TestClient, arena: Arena) -
     for text in said:
         assert not [name for name in names - {"gold"} if name in text]
     assert "default-src 'self'" in answers[0].headers["content-security-policy"]
+
+
+def test_no_picture_tells_which_library_wrote_its_file(arena: Arena) -> None:
+    """One editor's files are written by other means, with a text inside; what is sent is alike."""
+    sent = []
+    for foreign in (False, True):
+        contest = replace(arena.contest, png=partial(_written, arena.contest.png, foreign))
+        other = Arena(contest, arena.book, b"k" * 32)
+        client = TestClient(create_app(other, "127.0.0.1", 4300), HERE)
+        task = asked(client, "eve")["task"]
+        shown = [client.get(f"/picture/eve/{task}/{name}.png") for name in ("left", "right")]
+        sent.append([one.content for one in shown])
+    assert sent[0] == sent[1]
+    assert not [data for data in sent[1] if b"tEXt" in data]
+
+
+def _written(png: Any, foreign: bool, item: ArenaItem, editor: str) -> bytes:
+    data = bytes(png(item, editor))
+    if not foreign:
+        return data
+    out, text = io.BytesIO(), PngInfo()
+    text.add_text("editor", editor)
+    Image.open(io.BytesIO(data)).save(out, "PNG", compress_level=0, pnginfo=text)
+    return out.getvalue()
 
 
 def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
