@@ -1,10 +1,10 @@
 """Which finished artifacts of a stage may be asked for what they hold of an item.
 
 Only those that this home has made, of what it has made, whatever others say of theirs, and of the
-same code and packages: then what a stage makes of an item, from the same bytes and settings, is the same. That an
-artifact's recipe named other plug-ins does not matter: no import leads to one. All else that
-modules of both lead to must be the same, and in both: a package's `__init__` may have been empty,
-and a module may have said that it changes no results.
+same code and packages: then what a stage makes of an item, from the same bytes and settings, is the
+same. That an artifact's recipe named other plug-ins does not matter: no import leads to one. All
+else that modules of both lead to must be the same, and in both: a package's `__init__` may have
+been empty, and a module may have said that it changes no results.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kontext.errors import GateError, ObjectNotFound
 from kontext.safety.keys import derived, key_id, known_keys, run_key
-from kontext.store.artifacts.artifact_store import manifest_bytes, manifest_key, run_prefix
+from kontext.store.artifacts.artifact_store import manifest_bytes, manifest_key, own_key
 from kontext.store.objects import ObjectStore
 from schemas.manifest import Manifest
 
@@ -53,7 +53,7 @@ def is_own(objects: ObjectStore, home: Path, manifest: Manifest) -> bool:
 
 
 def _place(manifest: Manifest) -> str:
-    return run_prefix(manifest.stage, manifest.digest) + "own.json"
+    return own_key(manifest.stage, manifest.digest)
 
 
 def _hmac(key: bytes, data: bytes) -> str:
