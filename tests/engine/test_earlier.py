@@ -61,12 +61,12 @@ def test_what_was_made_of_others_work_neither_takes_nor_gives(
 ) -> None:
     """Others may call any picture by the id of one that has passed. A model names no picture."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("toy_source", "toy_user"):
+    for name in ("toy_origin", "toy_taker"):
         (tmp_path / f"{name}.py").write_text(FIRST)
         monkeypatch.delitem(sys.modules, name, raising=False)
     stages = {
-        "source": Stage(name="source", section="mine", module="toy_source", model=model),
-        "user": Stage(name="user", section="caption", inputs=("source",), module="toy_user"),
+        "source": Stage(name="source", section="mine", module="toy_origin", model=model),
+        "user": Stage(name="user", section="caption", inputs=("source",), module="toy_taker"),
     }
 
     def made(source: int, user: int, own: bool = True) -> list[int]:
