@@ -18,6 +18,7 @@ from kontext.errors import ArtifactError
 if TYPE_CHECKING:
     from kontext.evaluate.arena.ratings import PoolRatings, Ratings
     from kontext.store.artifacts.artifact_store import ArtifactStore
+    from kontext.store.votes import VoteBook
 
 PLACE = (Panel.MODELS, 7)
 app = typer.Typer(
@@ -44,7 +45,9 @@ def arena(
     pool: Annotated[
         Literal["people", "vlm"], typer.Option(help="Who votes here; pools are rated apart.")
     ] = "people",
-    seed: Annotated[int, typer.Option(help="Draws sides and gold items.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Draws sides and gold items.", min=0, max=2**32 - 1)
+    ] = 0,
     port: Annotated[
         int | None,
         typer.Option(help="By default 4300, or a free one; 0: a free one.", min=0, max=65535),
@@ -68,6 +71,7 @@ def arena(
     contest = open_contest(artifacts, _evaluation(artifacts, run, store), editor or ())
     book = VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)
     key = home_key(at.home)
+    _warn(book)
 
     def said(url: str) -> None:
         if as_json:
@@ -101,6 +105,7 @@ def ratings(
     contest = open_contest(artifacts, _evaluation(artifacts, run, store))
     with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
         votes = book.votes
+    _warn(book)
     found = [rate(votes, pool, draws) for pool in sorted({vote.pool for vote in votes})]
     if as_json:
         print_json({"evaluation": contest.evaluation, "pools": [pool.as_dict() for pool in found]})
@@ -109,6 +114,11 @@ def ratings(
         say(f"no votes yet on evaluate/{contest.evaluation[:12]}: `kontext arena` takes them")
     for pool in found:
         _print_pool(pool)
+
+
+def _warn(book: VoteBook) -> None:
+    for problem in book.damaged.values():
+        say(f"not counted: {problem}")
 
 
 def _evaluation(artifacts: ArtifactStore, run: str, store: str) -> str:

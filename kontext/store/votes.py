@@ -6,11 +6,12 @@ never lost, nobody gives it twice, and a catalog can be made again from the stor
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Literal
@@ -46,7 +47,7 @@ class Vote(BaseModel):
     left_editor: str
     right_editor: str
     gold: bool
-    seed: int
+    seed: int = Field(ge=-(2**63), lt=2**63)
     instruction: Answer
     consistency: Answer
     quality: Answer
@@ -68,8 +69,16 @@ class Vote(BaseModel):
         return float(chosen == editor)
 
 
+def vote_id(evaluation: str, pool: str, rater: str, pair_id: str, editors: tuple[str, str]) -> str:
+    """SHA-256 of what a rater votes on once; editors in alphabetical order."""
+    what = [evaluation, pool, rater, pair_id, *editors]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
 class VoteBook:
     """The votes on the edits of one evaluation, those of earlier servers too.
+
+    `damaged` has, by vote id, what is wrong with those that cannot be read; the others count.
 
     A vote is stored when `add` returns. It enters the catalog a moment later, on a thread of its
     own: who votes does not wait for others that write there.
@@ -77,7 +86,7 @@ class VoteBook:
 
     def __init__(self, objects: ObjectStore, catalog: Catalog, evaluation: str) -> None:
         self._objects, self._catalog, self.evaluation = objects, catalog, evaluation
-        enter(objects, catalog, evaluation)
+        self.damaged = _enter(objects, catalog, evaluation)[1]
         sql = f"SELECT * FROM votes WHERE evaluation = {quote(evaluation)} ORDER BY voted_at"
         self.votes = [Vote(**row) for row in catalog.query(sql).to_pylist()]
         self._late: list[Vote] = []  # kept, and not yet in the catalog
@@ -87,15 +96,22 @@ class VoteBook:
 
     def add(self, vote: Vote) -> None:
         """Keep a vote. Raises DoubledVote, StoreError."""
-        key = f"{_PREFIX}{vote.evaluation}/{vote.vote_id}.json"
         try:
-            self._objects.put(key, vote.model_dump_json().encode(), if_absent=True)
+            self._objects.put(_key(vote), vote.model_dump_json().encode(), if_absent=True)
         except ObjectExists as error:
+            self.refresh()
             raise DoubledVote(f"{vote.rater} has voted on this pair already") from error
         self.votes.append(vote)
         with self._lock:
             self._late.append(vote)
         self._worker.submit(self._enter_late)
+
+    def refresh(self) -> None:
+        """Take in what other servers of the same store have kept."""
+        known = {vote.vote_id for vote in self.votes} | self.damaged.keys()
+        found, damaged = _unknown(self._objects, self.evaluation, known)
+        self.votes += found
+        self.damaged |= damaged
 
     def close(self) -> None:
         """Wait until all votes are in the catalog."""
@@ -119,23 +135,59 @@ class VoteBook:
 
 
 def enter(objects: ObjectStore, catalog: Catalog, evaluation: str = "") -> int:
-    """Enter kept votes that the catalog lacks; how many those were. Raises VoteError."""
+    """Enter kept votes that the catalog lacks; how many those were.
+
+    Raises VoteError of those that cannot be read, when the others are entered.
+    """
+    count, damaged = _enter(objects, catalog, evaluation)
+    if damaged:
+        first, more = next(iter(damaged.values())), len(damaged) - 1
+        raise VoteError(first + (f" (and {more} more)" if more else ""))
+    return count
+
+
+def _enter(objects: ObjectStore, catalog: Catalog, evaluation: str) -> tuple[int, dict[str, str]]:
     catalog.migrate()
     known = set(catalog.query("SELECT vote_id FROM votes").column(0).to_pylist())
-    keys = objects.list(f"{_PREFIX}{evaluation}/" if evaluation else _PREFIX)
-    missing = [key for key in keys if key.rpartition("/")[2].removesuffix(".json") not in known]
-    if not missing:
-        return 0
-    return catalog.add("votes", _table([_read(objects, key) for key in missing]), "vote_id")
+    missing, damaged = _unknown(objects, evaluation, known)
+    count = catalog.add("votes", _table(missing), "vote_id") if missing else 0
+    return count, damaged
+
+
+def _unknown(
+    objects: ObjectStore, evaluation: str, known: Collection[str]
+) -> tuple[list[Vote], dict[str, str]]:
+    """Kept votes of other ids than `known`, and by id what is wrong with those that are none."""
+    found, damaged = [], {}
+    for key in objects.list(f"{_PREFIX}{evaluation}/" if evaluation else _PREFIX):
+        name = key.rpartition("/")[2].removesuffix(".json")
+        if name in known:
+            continue
+        try:
+            found.append(_read(objects, key))
+        except VoteError as error:
+            damaged[name] = str(error)
+    return found, damaged
 
 
 def _read(objects: ObjectStore, key: str) -> Vote:
+    """Raises VoteError: torn, changed by hand, or under a key that is not its own."""
     try:
-        return Vote(**json.loads(objects.get(key)))
-    except (ValidationError, ValueError, TypeError) as error:
-        raise VoteError(
-            f"'{key}' in {objects.url} is no vote: bring it back, or delete it"
-        ) from error
+        vote = Vote.model_validate_json(objects.get(key))
+    except ValidationError as error:
+        raise VoteError(_no_vote(objects, key)) from error
+    own = vote_id(vote.evaluation, vote.pool, vote.rater, vote.pair_id, vote.editors)
+    if vote.vote_id != own or key != _key(vote):
+        raise VoteError(_no_vote(objects, key))
+    return vote
+
+
+def _no_vote(objects: ObjectStore, key: str) -> str:
+    return f"'{key}' in {objects.url} is no vote: bring it back, or delete it"
+
+
+def _key(vote: Vote) -> str:
+    return f"{_PREFIX}{vote.evaluation}/{vote.vote_id}.json"
 
 
 def _table(votes: Sequence[Vote]) -> pa.Table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from kontext.errors import DoubledVote, UnknownTask, VoteError
 from kontext.evaluate.arena.contest import ORACLE, ArenaItem, Contest
 from kontext.evaluate.arena.gold import QUESTIONS, Rater, is_gold_turn, of_status, raters
 from kontext.evaluate.arena.pairing import value_of_asking
-from kontext.store.votes import Pool, Vote, VoteBook
+from kontext.store.votes import Pool, Vote, VoteBook, vote_id
 
 if TYPE_CHECKING:
     from kontext.store.votes import Answer
 
-_NAME = re.compile(r"[^\W_][\w .'-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w .'-]{0,39}")  # of a name without its combining marks
 _AGAIN = 5  # every fifth question repeats a pair that others have answered: do raters agree?
 
 
@@ -47,8 +47,10 @@ class Task:
 
 def rater_name(text: str) -> str:
     """The name by which a rater is known. Raises VoteError for one that is no name."""
-    name = " ".join(text.split()).casefold()
-    if not _NAME.fullmatch(name):
+    name = " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+    # vowels of many scripts are marks, which are no letters to a regular expression
+    letters = "".join(sign for sign in name if unicodedata.category(sign) not in ("Mn", "Mc"))
+    if len(name) > 40 or not _NAME.fullmatch(letters):
         raise VoteError("a rater's name has 1 to 40 letters, digits, spaces, and . ' - _")
     return name
 
@@ -57,7 +59,8 @@ class Arena:
     """Asks, and takes votes. Several threads may call it.
 
     Args:
-        key: secret; with it a token is made of a task, the same one after a restart.
+        key: secret; with it a token is made of a task, the same one after a restart, and the
+            turns of gold items are drawn.
         seed: draws sides and gold items.
     """
 
@@ -88,10 +91,11 @@ class Arena:
         """What to ask now; None where the rater has answered everything."""
         with self._lock:
             done = {vote.vote_id for vote in self._of(rater)}
-            left = [task for task in self._tasks(rater).values() if task.vote_id not in done]
+            closed = done | self.book.damaged.keys()  # nothing can be stored in their place
+            left = [task for task in self._tasks(rater).values() if task.vote_id not in closed]
             gold = [task for task in left if task.gold]
             open_ = [task for task in left if not task.gold]
-            if gold and (not open_ or is_gold_turn(len(done), rater, self.seed)):
+            if gold and (not open_ or is_gold_turn(len(done), rater, self.seed, self._key)):
                 untested = self.standing(rater).status == "untested"
                 return min(gold, key=self._drawn) if open_ or untested else None
             return self._worth_most(open_, len(done)) if open_ else None
@@ -163,12 +167,11 @@ class Arena:
 
     def _task(self, rater: str, item: ArenaItem, first: str, second: str, *, gold: bool) -> Task:
         first, second = sorted((first, second))
-        what = [self.contest.evaluation, self.pool, rater, item.pair_id, first, second]
-        vote_id = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-        if hashlib.sha256(f"{self.seed}:{vote_id}".encode()).digest()[0] & 1:
+        name = vote_id(self.contest.evaluation, self.pool, rater, item.pair_id, (first, second))
+        if hashlib.sha256(f"{self.seed}:{name}".encode()).digest()[0] & 1:
             first, second = second, first
-        token = hmac.new(self._key, vote_id.encode(), hashlib.sha256).hexdigest()[:32]
-        return Task(token, vote_id, item, first, second, gold)
+        token = hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:32]
+        return Task(token, name, item, first, second, gold)
 
 
 _OF_ITEM = ("pair_id", "category", "component_id")

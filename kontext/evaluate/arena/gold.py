@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,10 +60,14 @@ def raters(votes: Iterable[Vote]) -> list[Rater]:
     return made
 
 
-def is_gold_turn(number: int, rater: str, seed: int) -> bool:
-    """Whether a rater's vote of this number, from 0, is on a gold item: drawn, so none can tell."""
+def is_gold_turn(number: int, rater: str, seed: int, key: bytes) -> bool:
+    """Whether a rater's vote of this number, from 0, is on a gold item.
+
+    Drawn with the home's secret: who knows this code, his name and the seed cannot tell.
+    """
     block, place = divmod(number, BLOCK)
-    draw = random.Random(f"{seed}:{rater}:{block}")
+    what = f"{seed}:{rater}:{block}".encode()
+    draw = random.Random(hmac.new(key, what, hashlib.sha256).digest())
     return place in draw.sample(range(BLOCK), 1 if block else FIRST)
 
 

@@ -180,7 +180,10 @@ def _reach(clusters: int) -> float:
 
 
 def _agreement(votes: Sequence[Vote], question: str) -> float:
-    """Krippendorff's alpha (interval) over pairs on items that several raters answered."""
+    """Krippendorff's alpha (interval) over pairs on items that several raters answered.
+
+    Each counts from both sides: which editor's name comes first says nothing.
+    """
     import evalica
     import pandas as pd
 
@@ -191,7 +194,8 @@ def _agreement(votes: Sequence[Vote], question: str) -> float:
     shared = [unit for unit in answers.values() if len(unit) > 1]
     if not shared:
         return math.nan
-    return float(evalica.alpha(pd.DataFrame(shared).T, distance="interval").alpha)
+    mirrored = [{rater: 1 - share for rater, share in unit.items()} for unit in shared]
+    return float(evalica.alpha(pd.DataFrame([*shared, *mirrored]).T, distance="interval").alpha)
 
 
 def _plain(value: Any) -> Any:

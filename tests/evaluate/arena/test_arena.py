@@ -49,8 +49,8 @@ def test_three_raters_recover_the_planted_order_and_the_one_who_fails_gold_is_ex
     made: Path, arena: Arena
 ) -> None:
     for person, votes in (
-        (Person("ann"), 50),
-        (Person("ben"), 50),
+        (Person("ann", 0.08), 50),
+        (Person("ben", 0.08), 50),
         (Person("mallory", careless=True), 20),
     ):
         assert person.vote(arena, votes) == votes
@@ -135,11 +135,13 @@ def test_a_rater_answers_each_question_once_until_nothing_is_left(
 
 
 def test_gold_items_come_early_at_places_that_are_drawn() -> None:
-    def turns(rater: str, block: int) -> list[int]:
-        return [i for i in range(BLOCK) if is_gold_turn(block * BLOCK + i, rater, 0)]
+    def turns(rater: str, block: int, key: bytes = KEY) -> list[int]:
+        return [i for i in range(BLOCK) if is_gold_turn(block * BLOCK + i, rater, 0, key)]
 
     assert len(turns("ann", 0)) == FIRST and len(turns("ann", 3)) == 1
     assert len({tuple(turns(f"rater {i}", 0)) for i in range(9)}) > 5
+    # nor can be told without the secret
+    assert len({tuple(turns("ann", 0, bytes([i]) * 32)) for i in range(9)}) > 5
 
 
 @pytest.mark.parametrize(
@@ -239,14 +241,72 @@ def test_votes_are_rows_of_the_catalog_and_come_back_into_an_empty_one(
     fresh = world.Catalog(tmp_path / "new.sqlite", f"file://{tmp_path}/store")
     objects = world.artifacts(made).objects
     assert enter(objects, fresh) == 3 and enter(objects, fresh) == 0
-    objects.put("votes/e/aa.json", b"{}")
-    with pytest.raises(VoteError, match=r"'votes/e/aa\.json' in file://.* is no vote"):
+
+
+def test_a_vote_that_is_torn_or_changed_by_hand_is_named_and_the_others_count(
+    made: Path, arena: Arena, tmp_path: Path
+) -> None:
+    contest = world.contest(made, ("a", "b"))
+    Person("ann").vote(Arena(contest, arena.book, KEY), 5)
+    arena.book.close()
+    objects = world.artifacts(made).objects
+    keys = [f"votes/e/{vote.vote_id}.json" for vote in arena.book.votes]
+    whole = [objects.get(key) for key in keys]
+    objects.put(keys[0], whole[0][:40])
+    objects.put(keys[1], whole[1].replace(b'"ann"', b'"ben"'))  # another rater's id
+    objects.put(keys[2], whole[2].replace(b'"seed":0', b'"seed":99999999999999999999'))
+    objects.put("votes/e/aa.json", whole[3])  # a second time, under another key
+    fresh = world.Catalog(tmp_path / "new.sqlite", f"file://{tmp_path}/store")
+    said = r"'votes/e/\w+\.json' in file://.* is no vote: .*delete it \(and 3 more\)"
+    with pytest.raises(VoteError, match=said):
         enter(objects, fresh)
+    with closing(VoteBook(objects, fresh, "e")) as book:
+        assert {vote.vote_id for vote in book.votes} == {v.vote_id for v in arena.book.votes[3:]}
+        assert book.damaged.keys() == {"aa", *(v.vote_id for v in arena.book.votes[:3])}
+        Person("ann").vote(Arena(contest, book, KEY), 40)  # never what cannot be kept
+        assert len(book.votes) > world.ITEMS
+
+
+def test_two_servers_of_one_home_do_not_ask_the_same_for_ever(made: Path, arena: Arena) -> None:
+    with closing(world.book(made)) as late:
+        other = Arena(arena.contest, late, KEY)
+        Person("ann").vote(arena, 5)
+        task = other.next("ann")
+        assert task is not None
+        with pytest.raises(DoubledVote):
+            other.vote("ann", task.token, LEFT)
+        assert len(late.votes) == 5  # all that were given there, not that one alone
+        assert Person("ann").vote(other, 3) == 3
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
+def test_agreement_does_not_depend_on_the_names_of_the_editors(first: str, second: str) -> None:
+    """Two raters who nearly always prefer one editor, and differ on one item of eight."""
+    votes = [
+        vote(i, first, second, "right" if (i, rater) == (3, "ben") else "left", rater=rater)
+        for i in range(8)
+        for rater in ("ann", "ben")
+    ]
+    found = rate([*votes, *gold("ann"), *gold("ben")], "people", 20).questions[0].agreement
+    # 1 of 8 differs, by chance 1 of 2 (of 32 answers: 16 of 31) would
+    assert found == pytest.approx(1 - (1 / 8) / (16 / 31))
 
 
 def test_names_of_raters() -> None:
     assert rater_name("  Ann  Smith ") == "ann smith"
-    for wrong in ("", " ", "../x", "a" * 41, "<b>", "a\x00b"):
+    assert rater_name("Rene\u0301") == rater_name("Ren\u00e9") == "ren\u00e9"
+    assert rater_name("अनिता") == "अनिता"
+    for wrong in (
+        "",
+        " ",
+        "../x",
+        "a" * 41,
+        "<b>",
+        "a\x00b",
+        "a\u202eb",
+        "\u0301",
+        "a" + "\u0301" * 41,
+    ):
         with pytest.raises(VoteError, match="a rater's name has 1 to 40 letters"):
             rater_name(wrong)
 
