@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
-from kontext.engine.earlier import made_by_same_code
+from kontext.engine.earlier import elsewhere, made_by_same_code, made_of_own
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.outside import Outside
@@ -237,7 +237,8 @@ class Engine:
         require_compared(self.artifacts, stage, self._stages, self.recipe, inputs)
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
-        if not attempt:  # who forces a stage wants its work done again
+        own = made_of_own(self.artifacts, self.home, self._stages, inputs)
+        if own and not attempt:  # who forces a stage wants its work done again
             context.earlier = partial(made_by_same_code, self.artifacts, self.home, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
         self._outside.require(stage)
@@ -253,7 +254,7 @@ class Engine:
             path = self.artifacts.blob_path(writer.files["decisions.parquet"])
             self.ledger.append(stage.name, digest, path, run=self.run)
         made = writer.commit(manifest)
-        if made is manifest:  # and not what somebody else has committed meanwhile
+        if own and made is manifest:  # and not what somebody else has committed meanwhile
             vouch(self.objects, self.home, manifest)
         return made
 
@@ -331,6 +332,7 @@ class Engine:
         if self.artifacts.exists(name, digest):
             accepted = self._accepted.get(name)
             why = "chosen version" if name in self._pins else "manifest exists"
+            why += elsewhere(self.artifacts, self.home, name, digest)
             return StageStatus(name, digest, "done", accepted.line() if accepted else why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None

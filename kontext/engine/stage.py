@@ -174,6 +174,7 @@ class Stage:
     # a later stage: an artifact is compared with the one that the tagged artifact of that stage was
     # made of, where there is a tagged one
     compares: str = ""
+    model: bool = False  # its artifact is a model: it says nothing of single pictures or texts
     renew: str = ""  # function of the file, called with `run`'s context where it is reused
     summary: str = ""  # one line for people
     # metric -> its words with a place for the value, from the docstring of the stage's file

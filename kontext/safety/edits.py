@@ -1,6 +1,7 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ CHANGES_RESULTS = False  # checks what users edit; no stage does
 
 _TEXTS = "texts"
 _asked: set[str] = set()  # by this process since their last proof: classifiers' names, and _TEXTS
+_proving = threading.Lock()  # who finds nothing in _asked has waited for the proof of another
 
 
 class EditScreening:
@@ -52,6 +54,7 @@ class EditScreening:
         self._rows: list[Decision] = []
         self._results: list[tuple[str, bytes, float]] = []
         self._kept = 0  # of the results, how many the chains know
+        self._unproved = False  # what was asked had broken: nothing that it said holds
 
     @property
     def policy(self) -> str:
@@ -78,10 +81,10 @@ class EditScreening:
         self._check_text(instruction, self._policy.texts.limit)
 
     def _check_text(self, instruction: str, limit: float) -> None:
-        _asked.add(_TEXTS)
         subject = f"text {instruction}"
         with self._asking("text", subject, Check.TEXT_RULE):
             reason, by = judge_text(instruction, limit), judged_by()
+        _asked.add(_TEXTS)  # now: a proof of another thread until here says nothing of it
         self._decide("text", subject, Check.TEXT_RULE, by, reason, limit=limit)
 
     def check_together(self, instructions: Sequence[str]) -> None:
@@ -169,14 +172,16 @@ class EditScreening:
         """Write what has passed into the ledger. Until then nothing may be saved or shown.
 
         Whatever was asked first shows that it stops what it must: it may have been broken, or be
-        by now, and a server runs for weeks.
+        by now, and a server runs for weeks. Where it does not, nothing of this request is handed
+        out any more, also when it works again: what it has said is not known to hold.
 
         Raises:
             StoreError: the ledger cannot be written.
             GateError: the results cannot be kept for the edits that may follow; or (CanaryError)
                 what let this edit pass does not work.
         """
-        self._prove()
+        with _proving:
+            self._prove()
         self._chains.remember(self._results[self._kept :])
         self._kept = len(self._results)
         if self._rows:
@@ -185,6 +190,8 @@ class EditScreening:
 
     def _prove(self) -> None:
         """Raise CanaryError where something that was asked does not work; that is a row, too."""
+        if self._unproved:
+            raise CanaryError("a check of this edit did not work: begin it anew")
         names = [name for name in (_TEXTS, *self._policy.classifiers) if name in _asked]
         _asked.difference_update(names)  # first: what another thread asks meanwhile counts anew
         check = Check.HASH_GATE
@@ -199,7 +206,7 @@ class EditScreening:
                     prove(load_classifier(name, threads=2))
         except Exception:
             _asked.update(names)
-            self._rows = []  # what has passed may not pass
+            self._unproved, self._rows = True, []  # what has passed may not pass
             subject, why = f"edit {secrets.token_hex(8)}", Reason.GATE_ERROR
             self._log.write([self._row("edit", subject, check, "", Outcome.ERROR, why)])
             raise
@@ -248,10 +255,10 @@ class EditScreening:
         versions: dict[str, str] = {}
         with self._checking(image, Check.CLASSIFIER):
             for name in self._policy.classifiers:
-                _asked.add(name)
                 classifier = load_classifier(name, threads=2)
                 versions[name] = classifier.version
                 scores |= score_images(classifier, [image])
+                _asked.add(name)
             risk = self._policy.risk(scores)
         for name, (value,) in risk.scores.items():
             limit = self._policy.limit(risks()[name].column, unmatchable)

@@ -5,7 +5,8 @@
 A stage takes from earlier artifacts what they hold of a picture, a text or a pair, and does not
 look at it again: that its scores are low, how its sample looks. An artifact from outside could say
 anything, and name today's code in its manifest. So only those that this home has made are asked, or
-another home whose key it has (`safety.keys`).
+another home whose key it has (`safety.keys`), and of them only what was made of such, from the
+pictures on (`kontext.engine.earlier`).
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from kontext.errors import GateError, ObjectNotFound
 from kontext.safety.keys import derived, key_id, known_keys, run_key
-from kontext.store.artifacts.artifact_store import manifest_bytes, manifest_key, run_prefix
+from kontext.store.artifacts.artifact_store import manifest_bytes, manifest_key, own_key
 from kontext.store.objects import ObjectStore
 from schemas.manifest import Manifest
 
@@ -40,9 +41,11 @@ def is_own(objects: ObjectStore, home: Path, manifest: Manifest) -> bool:
     """Whether this home, or one whose key it has, has made just this artifact."""
     try:
         said = json.loads(objects.get(_place(manifest)))
-        data = objects.get(manifest_key(manifest.stage, manifest.digest))
         key = known_keys(home).get(said["key"])
-        if key is None or not hmac.compare_digest(said["hmac"], _hmac(key, data)):
+        if key is None:
+            return False
+        data = objects.get(manifest_key(manifest.stage, manifest.digest))
+        if not hmac.compare_digest(said["hmac"], _hmac(key, data)):
             return False
         return manifest_bytes(Manifest.model_validate_json(data)) == manifest_bytes(manifest)
     except (ObjectNotFound, GateError, ValueError, KeyError, TypeError):
@@ -50,7 +53,7 @@ def is_own(objects: ObjectStore, home: Path, manifest: Manifest) -> bool:
 
 
 def _place(manifest: Manifest) -> str:
-    return run_prefix(manifest.stage, manifest.digest) + "own.json"
+    return own_key(manifest.stage, manifest.digest)
 
 
 def _hmac(key: bytes, data: bytes) -> str:

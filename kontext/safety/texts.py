@@ -1,7 +1,7 @@
 """What is said of a text: the rules and the learned classifier are both asked, either may stop it.
 
-Every text that is stored or typed comes here: names and labels, captions, instructions, and the
-instructions of several turns joined.
+Given texts, captions and instructions come here, and the instructions of several turns joined.
+Names and labels meet the rules alone (`kontext.data.words`).
 """
 
 from collections.abc import Sequence

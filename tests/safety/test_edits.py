@@ -1,5 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread, current_thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,12 +167,74 @@ def test_what_is_broken_hands_out_nothing(
         screening.check_instruction("make the sky blue")
         screening.check_result(ART)
         breaks(patch, what)
-        for _ in range(2):  # nor when it is tried again
-            with pytest.raises(CanaryError, match=what):
-                screening.commit()
+        with pytest.raises(CanaryError, match=what):
+            screening.commit()
+        other = EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1))
+        with pytest.raises(CanaryError, match=what):  # nor when it is tried again
+            other.commit()
     rows = log.rows  # type: ignore[attr-defined]
     assert [(row.subject_kind, row.outcome) for row in rows] == [("edit", "error")] * 2
-    screening.commit()  # it works again
+    for each in (screening, other):  # it works again, but may not have when it was asked
+        with pytest.raises(CanaryError, match="begin it anew"):
+            each.commit()
+    EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1)).commit()
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_proof_before_the_answer_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Another thread's, while this one was about to ask what then breaks."""
+    one, other = (
+        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+    )
+    name = {"text": "judge_text", "image": "score_images"}[kind]
+    real = getattr(module, name)
+
+    def asked(*given: Any) -> Any:
+        monkeypatch.setattr(module, name, real)
+        other.commit()
+        breaks(monkeypatch, {"text": "the text classifier", "image": "classifier nudenet"}[kind])
+        return real(*given)
+
+    monkeypatch.setattr(module, name, asked)
+    if kind == "text":
+        one.check_instruction("make the sky blue")
+    else:
+        one.check_result(ART)
+    with pytest.raises(CanaryError):
+        one.commit()
+
+
+def test_who_has_nothing_to_prove_waits_for_the_proof_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+    )
+    said: list[str] = []
+
+    def commits() -> None:
+        with pytest.raises(CanaryError, match="broken"):
+            other.commit()
+        said.append("refused")
+
+    waiting = Thread(target=commits)
+
+    def broken(limit: float) -> None:
+        if current_thread() is not waiting:
+            waiting.start()
+            waiting.join(0.2)
+            assert not said  # while nobody knows whether the texts were judged
+        raise CanaryError("broken")
+
+    monkeypatch.setattr(module, "prove_texts", broken)
+    one.check_instruction("make the sky blue")
+    other.check_instruction("make the sky blue")
+    with pytest.raises(CanaryError, match="broken"):
+        one.commit()
+    waiting.join(60)
+    assert said == ["refused"]
 
 
 def test_many_edits_need_one_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,11 +113,8 @@ def test_what_stops_nothing_ends_the_run(
     assert not list(used.objects.list("runs/screen/"))
 
 
-def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Right about the probes, and one score for all images of the run."""
-    monkeypatch.setattr(screening, "ENOUGH", 8)
+def only_probes(patch: pytest.MonkeyPatch) -> None:
+    """NudeNet is right about the probes, and gives everything else 0."""
     real = NudeNet.scores
 
     def scores(self, images):  # type: ignore[no-untyped-def]
@@ -125,7 +122,15 @@ def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
         probes = any(image.shape == base._probes()[0].shape for image in images)
         return found if probes else {name: 0 * values for name, values in found.items()}
 
-    monkeypatch.setattr(NudeNet, "scores", scores)
+    patch.setattr(NudeNet, "scores", scores)
+
+
+def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right about the probes, and one score for all images of the run."""
+    monkeypatch.setattr(screening, "ENOUGH", 8)
+    only_probes(monkeypatch)
     with pytest.raises(CanaryError, match=r"one and the same score .* for 8 images"):
         harness(tmp_path).run("screen")
 
@@ -163,14 +168,7 @@ def test_scores_of_before_hide_no_classifier_that_is_broken(
     ]
     known = Known(image_scores=pa.Table.from_pylist(rows, IMAGE_SCORES))
     monkeypatch.setattr("kontext.stages.screen.known_of", lambda *_: known)
-    real = NudeNet.scores
-
-    def scores(self, images):  # type: ignore[no-untyped-def]
-        found = real(self, images)
-        probes = any(image.shape == base._probes()[0].shape for image in images)
-        return found if probes else {name: 0 * values for name, values in found.items()}
-
-    monkeypatch.setattr(NudeNet, "scores", scores)
+    only_probes(monkeypatch)
     with pytest.raises(CanaryError, match=r"one and the same score .* for 4 images"):
         harness(tmp_path).run("screen")
 

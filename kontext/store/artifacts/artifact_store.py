@@ -48,6 +48,11 @@ def manifest_key(stage: str, digest: str) -> str:
     return run_prefix(stage, digest) + "manifest.json"
 
 
+def own_key(stage: str, digest: str) -> str:
+    """Where the home that made an artifact says so (`kontext.safety.own_work`)."""
+    return run_prefix(stage, digest) + "own.json"
+
+
 def manifest_bytes(manifest: Manifest) -> bytes:
     """A manifest as it is stored."""
     return manifest.model_dump_json(indent=1).encode()
