@@ -84,7 +84,7 @@ def test_without_the_package_or_without_text_there_is_no_figure(
     ("said", "wanted"), [("①", "1"), ("o pen", "OPEN"), (" Ｃafé", "CAFÉ"), ("7", "7")]
 )
 def test_case_spaces_and_variants_do_not_matter(said: str, wanted: str) -> None:
-    assert reading._plain(said) == reading._plain(wanted)
+    assert reading.plain_text(said) == reading.plain_text(wanted)
 
 
 def test_items_without_a_figure_are_not_in_its_interval() -> None:

@@ -76,11 +76,11 @@ def _read(bench: Bench, pictures: Images, reader: Reader) -> NDArray[np.float64]
         if item.relation == "text":
             wanted = item.asked.partition("=")[2]
             line = _enlarged(_around(pictures[i], bench.mask[i]))
-            said[i] = _plain(reader(line)) == _plain(wanted)
+            said[i] = plain_text(reader(line)) == plain_text(wanted)
     return said
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Without case, spaces and typographic variants: a 1 in a circle is a 1."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
