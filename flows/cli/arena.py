@@ -17,9 +17,10 @@ from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
     from kontext.evaluate.arena.calibration import Agreement
+    from kontext.evaluate.arena.contest import Contest
     from kontext.evaluate.arena.ratings import PoolRatings, Ratings
     from kontext.store.artifacts.artifact_store import ArtifactStore
-    from kontext.store.votes import VoteBook
+    from kontext.store.votes import Vote, VoteBook
 
 PLACE = (Panel.MODELS, 7)
 app = typer.Typer(
@@ -91,23 +92,14 @@ def arena(
 @app.command()
 def ratings(
     run: Run = "",
-    draws: Annotated[
-        int, typer.Option(help="Resamples for the intervals.", min=20, max=100_000)
-    ] = 500,
     store: Store = "",
     as_json: Json = False,
 ) -> None:
     """Rate the editors of an evaluation by its votes (Bradley-Terry), people and VLMs apart."""
-    from kontext.evaluate.arena.contest import open_contest
     from kontext.evaluate.arena.ratings import rate
-    from kontext.store.votes import VoteBook
 
-    artifacts = opened.artifacts(store)
-    contest = open_contest(artifacts, _evaluation(artifacts, run, store))
-    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
-        votes = book.votes
-    _warn(book)
-    found = [rate(votes, pool, draws) for pool in sorted({vote.pool for vote in votes})]
+    contest, votes = _voted(run, store)
+    found = [rate(votes, pool) for pool in sorted({vote.pool for vote in votes})]
     if as_json:
         print_json({"evaluation": contest.evaluation, "pools": [pool.as_dict() for pool in found]})
         return
@@ -145,15 +137,9 @@ def calibrate(
     """Compare judges with people, on the pairs that people have voted on."""
     from flows.cli.shared.bar import work_bar
     from kontext.evaluate.arena.calibration import asked, calibrated, machine_answers
-    from kontext.evaluate.arena.contest import open_contest
     from kontext.evaluate.judges.judging import Judges
-    from kontext.store.votes import VoteBook
 
-    artifacts = opened.artifacts(store)
-    contest = open_contest(artifacts, _evaluation(artifacts, run, store))
-    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
-        votes = book.votes
-    _warn(book)
+    contest, votes = _voted(run, store)
     answers, lost = machine_answers(votes), dict[str, int]()
     if judge or endpoint:
         limits = {"budget_tokens": budget_tokens, "budget_requests": budget_requests}
@@ -168,6 +154,19 @@ def calibrate(
     if not any(one.second != "people" for one in found):
         say(f"evaluate/{contest.evaluation[:12]} has no pairs that people and judges have answered")
     _print_agreement(found, lost)
+
+
+def _voted(run: str, store: str) -> tuple[Contest, list[Vote]]:
+    """An evaluation, and the votes on it; damaged ones are said."""
+    from kontext.evaluate.arena.contest import open_contest
+    from kontext.store.votes import VoteBook
+
+    artifacts = opened.artifacts(store)
+    contest = open_contest(artifacts, _evaluation(artifacts, run, store))
+    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
+        votes = list(book.votes)
+    _warn(book)
+    return contest, votes
 
 
 def _warn(book: VoteBook) -> None:

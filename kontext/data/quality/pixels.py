@@ -82,7 +82,7 @@ def _window(images: Pixels) -> int:
 
 
 def _similarity(a: Pixels, b: Pixels, kernel: Tensor, padded: bool) -> Tensor:
-    """Of every channel and window that fits [N, 3, H', W'], or, padded, every pixel [N, 3, H, W]."""
+    """Of every channel [N, 3], and window that fits [H', W'], or, padded, every pixel [H, W]."""
     x, y = _unit(a), _unit(b)  # [n, 3, H, W]
     if padded:
         x, y = (F.pad(each, [len(kernel) // 2] * 4, mode="reflect") for each in (x, y))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kontext.evaluate.benches.files import picture_rows, word
 from kontext.evaluate.benches.public import EDITS, FACES, TEXTS, BenchItem, PublicBench
-from kontext.evaluate.benches.quoted import quoted
+from kontext.evaluate.benches.quoted import edit_item
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -43,17 +43,6 @@ def load(folder: Path) -> list[BenchItem]:
     for where, row, base, picture in picture_rows(folder, BENCH.get, _WORDS, "input_image"):
         if word(row, "instruction_language", where) != _LANGUAGE:
             continue
-        instruction = word(row, "instruction", where)
-        written, wanted = quoted(instruction)
-        found.append(
-            BenchItem(
-                id=word(row, "key", where),
-                category=word(row, "task_type", where),
-                instruction=instruction,
-                wanted=wanted,
-                written=written,
-                base=base,
-                context=picture,
-            )
-        )
+        key, task, said = (word(row, name, where) for name in _WORDS[:3])
+        found.append(edit_item(key, task, said, base, picture))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kontext.evaluate.benches.files import picture_rows, word
 from kontext.evaluate.benches.public import EDITS, TEXTS, BenchItem, PublicBench
-from kontext.evaluate.benches.quoted import quoted
+from kontext.evaluate.benches.quoted import edit_item
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -24,24 +24,13 @@ BENCH = PublicBench(
     only=dict.fromkeys(TEXTS, ("text_editing",)),
     note="the set's own score is pairwise: use --against",
 )
+_WORDS = ["key", "task", "instruction"]
 
 
 def load(folder: Path) -> list[BenchItem]:
     """Items of `data/*.parquet`. Raises BenchError."""
     found = []
-    columns = ["key", "task", "instruction"]
-    for where, row, base, picture in picture_rows(folder, BENCH.get, columns, "source_image"):
-        instruction = word(row, "instruction", where)
-        written, wanted = quoted(instruction)
-        found.append(
-            BenchItem(
-                id=word(row, "key", where),
-                category=word(row, "task", where),
-                instruction=instruction,
-                wanted=wanted,
-                written=written,
-                base=base,
-                context=picture,
-            )
-        )
+    for where, row, base, picture in picture_rows(folder, BENCH.get, _WORDS, "source_image"):
+        key, task, said = (word(row, name, where) for name in _WORDS)
+        found.append(edit_item(key, task, said, base, picture))
     return found

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kontext.evaluate.benches.files import PictureAt, inside, json_lines, word
 from kontext.evaluate.benches.public import EDITS, FACES, TEXTS, BenchItem, PublicBench
-from kontext.evaluate.benches.quoted import quoted
+from kontext.evaluate.benches.quoted import edit_item
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -37,17 +37,13 @@ def load(folder: Path) -> list[BenchItem]:
     for where, row in json_lines(folder / "test" / "metadata.jsonl", BENCH.get):
         picture = word(row, "file_name", where)
         category = word(row, "category", where)
-        instruction = word(row, "instruction", where)
-        written, wanted = quoted(instruction)
         found.append(
-            BenchItem(
-                id=word(row, "key", where),
-                category=_CATEGORIES.get(category, category),
-                instruction=instruction,
-                wanted=wanted,
-                written=written,
-                base=picture,
-                context=PictureAt(inside(folder / "test", picture, where)),
+            edit_item(
+                word(row, "key", where),
+                _CATEGORIES.get(category, category),
+                word(row, "instruction", where),
+                picture,
+                PictureAt(inside(folder / "test", picture, where)),
             )
         )
     return found

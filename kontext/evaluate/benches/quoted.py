@@ -2,6 +2,9 @@
 
 import re
 
+from kontext.evaluate.benches.files import PictureAt
+from kontext.evaluate.benches.public import BenchItem
+
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
 # a quotation mark that a word follows, and one that follows a word: no apostrophe
@@ -19,3 +22,11 @@ def quoted(instruction: str) -> tuple[str, str]:
     """
     found = ["".join(filter(None, match.groups())) for match in _QUOTED.finditer(instruction)]
     return (found[0], found[1]) if len(found) == 2 else ("", "")
+
+
+def edit_item(
+    item: str, category: str, instruction: str, base: str, context: PictureAt
+) -> BenchItem:
+    """An item with the texts that its instruction quotes."""
+    written, wanted = quoted(instruction)
+    return BenchItem(item, category, instruction, base, context, written=written, wanted=wanted)

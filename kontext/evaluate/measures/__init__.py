@@ -5,7 +5,8 @@ those it wants; what cannot be measured is said with its reason (`MetricUnavaila
 kontext.evaluate.pixels, kontext.evaluate.metrics, kontext.data and kontext.models.
 """
 
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened
+from kontext.evaluate.measures.base import Made, Measure, Opened
+from kontext.evaluate.metrics.base import Card
 from schemas.discovery import plugins
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from kontext.errors import MetricUnavailable
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened
+from kontext.evaluate.measures.base import Made, Measure, Opened
 from kontext.evaluate.measures.clip import loaded_clip
 from kontext.evaluate.measures.weights import named, weights_file
+from kontext.evaluate.metrics.base import Card
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 

@@ -1,7 +1,7 @@
 """What a measure is: a number of an edit, and a card that says what the number is of."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.errors import MetricUnavailable
-from kontext.evaluate.pixels import Picture
+from kontext.evaluate.metrics.base import Card
+from kontext.evaluate.pixels import Picture, row_cosine
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -42,24 +43,6 @@ class Made:
             self.kept[what, name] = make()
         found: T = self.kept[what, name]
         return found
-
-
-@dataclass(frozen=True)
-class Card:
-    """What it takes to compare a number with one that was measured elsewhere."""
-
-    version: str  # of what measures: package and version
-    weights: str = "none"  # name and digest
-    resize: str = "none"
-    crop: str = "none"
-    range: str = "0 to 1"
-    dtype: str = "float64"
-
-    @property
-    def said(self) -> str:
-        """One line."""
-        words = asdict(self)
-        return "; ".join([words.pop("version"), *(f"{k} {v}" for k, v in words.items())])
 
 
 @dataclass(frozen=True)
@@ -111,7 +94,5 @@ def resized(picture: Picture, like: Picture) -> Picture:
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
     """Of two vectors [D]; None where one is zero."""
-    from kontext.evaluate.pixels import row_cosine
-
     found = float(row_cosine(a[None], b[None])[0])
     return None if found != found else found

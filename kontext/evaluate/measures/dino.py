@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.errors import MetricUnavailable, WeightsError
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened, cosine, package
+from kontext.evaluate.measures.base import Made, Measure, Opened, cosine, package
 from kontext.evaluate.measures.weights import named, weights_folder
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture
 from kontext.models.text.pretrained import load_module
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kontext.data.quality.pixels import CHANGED_ABOVE
-from kontext.evaluate.measures.base import Card, Made, Mask, Measure, plain, resized
+from kontext.evaluate.measures.base import Made, Mask, Measure, plain, resized
 from kontext.evaluate.measures.pixels import (
     Pairwise,
     known,
@@ -19,6 +19,7 @@ from kontext.evaluate.measures.pixels import (
     psnr_within,
     similarity_within,
 )
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture, blurred, grown
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

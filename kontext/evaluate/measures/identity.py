@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.errors import MetricUnavailable
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened, cosine, package
+from kontext.evaluate.measures.base import Made, Measure, Opened, cosine, package
 from kontext.evaluate.measures.weights import named, weights_folder
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from kontext.errors import MetricUnavailable
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened, package, resized
+from kontext.evaluate.measures.base import Made, Measure, Opened, package, resized
 from kontext.evaluate.measures.weights import named, weights_file
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kontext.evaluate.measures.base import Card, Made, Measure, plain
+from kontext.evaluate.measures.base import Made, Measure, plain
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

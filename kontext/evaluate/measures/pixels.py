@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kontext.data.quality.pixels import CHANGED_ABOVE, ssim, ssim_within
-from kontext.evaluate.measures.base import Card, Made, Mask, Measure, plain, resized
+from kontext.evaluate.measures.base import Made, Mask, Measure, plain, resized
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture, Values, masked_psnr, psnr
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened, package
+from kontext.evaluate.measures.base import Made, Measure, Opened, package
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.metrics.reading import plain_text
 from kontext.evaluate.pixels import Picture
 

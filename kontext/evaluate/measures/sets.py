@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.errors import MetricUnavailable
-from kontext.evaluate.measures.base import Card, package
+from kontext.evaluate.measures.base import package
 from kontext.evaluate.measures.weights import named, weights_file
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.metrics.distribution import Features, kid_interval
 from kontext.evaluate.pixels import Picture
 from kontext.evaluate.statistics import Interval

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from kontext.errors import MetricUnavailable, WeightsError
-from kontext.evaluate.measures.base import Card, Made, Measure, Opened
+from kontext.evaluate.measures.base import Made, Measure, Opened
 from kontext.evaluate.measures.lpips import unit
 from kontext.evaluate.measures.weights import named, weights_file
+from kontext.evaluate.metrics.base import Card
 from kontext.evaluate.pixels import Picture
 from kontext.models.features.efficientnet import load_features
 from kontext.train.images.perceptual import Backbone, load_vgg
