@@ -67,7 +67,7 @@ def measure_all(
             add_line(path, {"item": item.id, "values": kept[item.id]})
         found.values[item.id] = {name: kept[item.id][name][1] for name in wanted}
     for name in found.cards:
-        if all(own.get(name) is None for own in found.values.values()):
+        if items and all(own.get(name) is None for own in found.values.values()):
             found.unavailable[MEASURES[name].title] = "no item of this run has what it compares"
     found.sets = _sets(loaded, journal, items, found.unavailable)
     return found

@@ -79,7 +79,7 @@ def write_results(
         ],
         "sets": measured.sets,
         "unavailable": measured.unavailable,
-        "main": _main(loaded, rubric),
+        "main": _main(loaded, rubric, shown),
         "judges": _judges(rubric, judges, verdicts),
         "pairwise": _pairwise(loaded, duels, models, judged.other),
     }
@@ -101,11 +101,12 @@ def write_results(
     return summary
 
 
-def _main(loaded: Loaded, rubric: Rubric | None) -> str:
-    """Name of the column that papers print; empty where nothing judges."""
+def _main(loaded: Loaded, rubric: Rubric | None, shown: list[Column]) -> str:
+    """Name of the column that papers print; empty where nothing judges, or has no figure."""
     if rubric is not None:
         return rubric.main
-    return "" if loaded.bench.judge or not loaded.bench.measures else loaded.bench.measures[0]
+    first = "" if loaded.bench.judge else next(iter(loaded.bench.measures), "")
+    return first if any(column.name == first for column in shown) else ""
 
 
 def _definition(name: str, rubric: Rubric | None) -> str:

@@ -150,7 +150,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def voted(made: Path) -> Iterator[list[Vote]]:
     with closing(world.book(made)) as book:
-        Person("ann", care=9).vote(Arena(world.contest(made), book, b"k" * 32), 30)
+        Person("ann", care=1).vote(Arena(world.contest(made), book, b"k" * 32), 30)
         yield list(book.votes)
 
 

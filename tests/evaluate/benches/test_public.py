@@ -29,7 +29,8 @@ def test_benches_are_found_by_file() -> None:
     assert "held-out" not in known and "public" not in known
     for module in known.values():
         counts = [count for count in module.BENCH.counts.values() if count]
-        assert len(counts) < len(module.BENCH.counts) or sum(counts) == module.BENCH.total
+        some = len(counts) < len(module.BENCH.counts) or module.BENCH.categories
+        assert some or sum(counts) == module.BENCH.total
         assert "FOLDER" in module.BENCH.get and module.BENCH.licence
 
 
