@@ -19,7 +19,8 @@ def row(number: int, value: str, context: int, text: str = "", relation: str = "
     return PairRow(
         pair_id=f"p{number}", relation_class="local", relation=relation, **kept,
         instruction=text or f"give them a {value}", params={"attribute": relation, "to": value},
-        source="drawn", license_spdx="CC0-1.0", split="test", contexts=(context,), target=100 + number,
+        source="drawn", license_spdx="CC0-1.0", split="test", contexts=(context,),
+        target=100 + number,
     )  # fmt: skip
 
 
