@@ -109,15 +109,16 @@ def compare_runs(
     many = max(len(before), len(after))
     sides = [list(side) * (many if len(side) == 1 else 1) for side in (before, after)]
     shared = set.intersection(*(set(table["pair_id"].to_pylist()) for table in chain(*sides)))
-    both = [_Both.of(*pair, shared) for pair in zip(*sides, strict=True)]
+    both = [_Both.of(one, other, shared) for one, other in zip(*sides, strict=True)]
     found: dict[str, Difference] = {}
     for model in MODELS:
         for category, pairs in both[0].of_categories(model):
             keys = [(pair, model) for pair in pairs]
-            outcomes = map(np.concatenate, zip(*(b.outcomes(keys) for b in both), strict=True))
+            outcomes = zip(*(each.outcomes(keys) for each in both), strict=True)
+            one, other = (np.concatenate(side) for side in outcomes)
             clusters = [both[0].after[key]["cluster"] for key in keys] * many
             runs = [str(run) for run in range(many) for _ in keys]
-            found[f"{model}/{category}"] = difference(*outcomes, clusters, margin, runs)
+            found[f"{model}/{category}"] = difference(one, other, clusters, margin, runs)
     return both[0].versions(found)
 
 
