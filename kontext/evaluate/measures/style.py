@@ -1,15 +1,15 @@
 """Style distance: how far the Gram matrices of two pictures' feature maps are apart.
 
-Gram matrices (Gatys et al. 2016, arXiv 1508.06576) say which features occur together and not where,
+Gram matrices (Gatys et al. 2015, arXiv 1508.06576) say which features occur together and not where,
 so a result with the reference's style and other content is near. `style` is in EfficientNet-Lite0,
 whose weights are in the installation; `style_vgg` in VGG-16 as in the paper, from the folder
 `vgg16`. The two do not compare.
 """
 
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kontext.errors import MetricUnavailable, WeightsError
@@ -48,9 +48,9 @@ def scaled(picture: Picture) -> Tensor:
     """At the common area, shape kept, sides of 32 pixels' multiples: float32 [1, 3, H, W]."""
     height, width = picture.shape[:2]
     scale = (_AREA / (height * width)) ** 0.5
-    size = [max(32, 32 * round(side * scale / 32)) for side in (height, width)]
-    how = {"mode": "bicubic", "align_corners": False, "antialias": True}
-    return torch.nn.functional.interpolate(unit(picture), size, **how).clamp(0, 1)  # type: ignore[arg-type]
+    size = (max(32, 32 * round(height * scale / 32)), max(32, 32 * round(width * scale / 32)))
+    found = F.interpolate(unit(picture), size, mode="bicubic", align_corners=False, antialias=True)
+    return found.clamp(0, 1)
 
 
 @cache
@@ -89,9 +89,8 @@ def _open(name: str, other: str) -> Opened:
 
 
 def _measure(name: str, other: str, title: str, what: str) -> Measure:
-    opened: Callable[[], Opened] = lambda: _open(name, other)  # noqa: E731
     said = f"distance of Gram matrices to the {what} in {name}, 0 to 1"
-    return Measure(title, "", "lower", said, opened)
+    return Measure(title, "", "lower", said, partial(_open, name, other))
 
 
 MEASURES = {
