@@ -142,8 +142,13 @@ def calibrate(
     contest, votes = _voted(run, store)
     answers, lost = machine_answers(votes), dict[str, int]()
     if judge or endpoint:
-        limits = {"budget_tokens": budget_tokens, "budget_requests": budget_requests}
-        judges = Judges(tuple(judge or ()), endpoint, passes, **limits)
+        judges = Judges(
+            tuple(judge or ()),
+            endpoint,
+            passes,
+            budget_tokens=budget_tokens,
+            budget_requests=budget_requests,
+        )
         with work_bar() as progress:
             answers, lost = asked(contest, votes, judges, opened.at(store).home, progress)
     found = calibrated(votes, answers)

@@ -73,8 +73,8 @@ def agreement(
     def beyond(share: float) -> float:
         return (share - chance) / (1 - chance) if chance < 1 else float("nan")
 
-    bounds = {name: beyond(getattr(same, name)) for name in ("value", "low", "high")}
-    kappa = replace(same, **bounds)
+    low, high = beyond(same.low), beyond(same.high)
+    kappa = replace(same, value=beyond(same.value), low=low, high=high)
     return Agreement(question, first, second, len(rows), pairs or len(rows), same, kappa, ties)
 
 

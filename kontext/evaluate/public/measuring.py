@@ -5,7 +5,7 @@ come later add their columns without a new edit, and other weights measure anew.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,7 @@ def _sets(
 
 def _features(
     items: list[BenchItem], journal: Journal, embed: Callable[[Pixels], Any]
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     known = all(item.target is not None for item in items)
     real, made = [], []
     for item in items:
