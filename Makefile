@@ -69,12 +69,14 @@ ui-test: setup ## drive the Prefect UI in headless Chromium (minutes; needs chro
 faults: setup ## break the pipeline in every way and check that it mends; writes docs/faults.md
 	$(BIN)/python -m tests.faults
 
-kills: setup ## kill workers and the run at ten seeded points, and compare all that is left (minutes)
+kills: setup ## kill the run, its workers, and stages that train at seeded points, and compare all that is left (minutes)
 	$(BIN)/python -m tests.faults.kills $(KILLS)
+	$(BIN)/python -m tests.faults.kills --training $(KILLS)
 
 gates: setup ## learn eight pairs by heart, of one shape and of four: flow >= 35 dB, LADD student >= 28 dB (minutes)
 	$(BIN)/python -m benchmarks.overfit $(GATES)
 	$(BIN)/python -m benchmarks.overfit --shapes $(GATES)
+	$(BIN)/python -m benchmarks.overfit_lora
 
 docs: setup ## build the documentation into build/docs; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

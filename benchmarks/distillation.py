@@ -315,7 +315,7 @@ def write(folder: Path, students: Students, found: tuple[Lab, list[Row], Mapping
         f"{len(lab.words.features)} held-out ones, {len(lab.bench)} held-out edits, recipe "
         f"`{students.recipe.name}`, {refs}, on {device_name(device) or 'an unnamed device'}. "
         f"Steps of equal operations: {steps}. Mean ± standard deviation over the students' seeds "
-        "(the teacher's: over draws of noise); the interval is a bootstrap over related items.\n"
+        "(the teacher's: over draws of noise); the interval is for related items.\n"
     )
     (folder / "table.md").write_text(text)
     record = [{**vars(row), "right": [flags.tolist() for flags in row.right]} for row in rows]

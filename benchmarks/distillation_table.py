@@ -9,7 +9,7 @@ import numpy as np
 
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.report.charts import smooth
-from kontext.evaluate.statistics import Interval, cluster_mean
+from kontext.evaluate.statistics import Interval, cluster_rate
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "LADD": {"method": "ladd", "adversarial_weight": 1.0, "anchor_weight": 0.0},
@@ -50,9 +50,9 @@ class Row:
     right: list[Any] = field(default_factory=list)  # [N] each
 
     def rate(self, bench: Bench) -> Interval:
-        """The right choice over items and seeds, with a bootstrap over related items."""
+        """The right choice over items and seeds, with an interval for related items."""
         clusters = [item.cluster for item in bench.items]
-        return cluster_mean(np.mean(self.right, axis=0), clusters, 1000, 0)
+        return cluster_rate(np.mean(self.right, axis=0), clusters)
 
 
 def table(rows: Sequence[Row], bench: Bench) -> str:

@@ -6,9 +6,9 @@
 
 Teacher and student are trained anew with each seed, on the same data and autoencoder; what the home
 has already is reused. The held-out items are the same for all seeds. A rate is the mean over items
-of the share of seeds whose edit succeeds; its interval resamples the items' subjects, and is no
-narrower than Wilson's for one seed. Beside it stands the best of the editors that are wrong on
-purpose.
+of the share of seeds whose edit succeeds; its interval is of the items' subjects, and is no
+narrower than that of independent items of one seed. Beside it stands the best of the editors that
+are wrong on purpose.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.score import SUCCESS_GOALS
-from kontext.evaluate.statistics import Interval, cluster_mean, wider, wilson
+from kontext.evaluate.statistics import Interval, cluster_rate
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
@@ -70,29 +70,27 @@ def evaluated(recipe: Recipe, home: Path, seed: int) -> Artifact:
     return engine.artifacts.open("evaluate", made.digest)
 
 
-def rates(tables: Sequence[pa.Table], draws: int = 2000) -> list[Rates]:
+def rates(tables: Sequence[pa.Table]) -> list[Rates]:
     """Per category, of one table of evaluated items a seed (`items.parquet`)."""
     categories = pc.unique(tables[0]["category"]).to_pylist()
-    return [_rates(tables, c, SUCCESS_GOALS[c], draws) for c in SUCCESS_GOALS if c in categories]
+    return [_rates(tables, c, SUCCESS_GOALS[c]) for c in SUCCESS_GOALS if c in categories]
 
 
-def _rates(tables: Sequence[pa.Table], category: str, goal: float, draws: int) -> Rates:
-    found = {name: _over_seeds(tables, category, name, draws) for name in EDITORS}
-    wrong = {name: _over_seeds(tables[:1], category, name, draws) for name in FALSE_EDITORS}
+def _rates(tables: Sequence[pa.Table], category: str, goal: float) -> Rates:
+    found = {name: _over_seeds(tables, category, name) for name in EDITORS}
+    wrong = {name: _over_seeds(tables[:1], category, name) for name in FALSE_EDITORS}
     best = max(wrong, key=lambda name: wrong[name].value)
     by_seed = [float(_items(table, category, "student")[0].mean()) for table in tables]
     return Rates(category, goal, by_seed, found, best, wrong[best])
 
 
-def _over_seeds(tables: Sequence[pa.Table], category: str, editor: str, draws: int) -> Interval:
+def _over_seeds(tables: Sequence[pa.Table], category: str, editor: str) -> Interval:
     each = [_items(table, category, editor) for table in tables]
     ids = {pairs for *_, pairs in each}
     if len(ids) != 1:
         raise SystemExit(f"the seeds were not scored on the same items ({category}, {editor})")
-    share, clusters = np.mean([success for success, *_ in each], axis=0), each[0][1]
-    resampled = cluster_mean(share, clusters, draws)
-    one = wilson(round(float(share.sum())), len(share), clusters=len(set(clusters)))
-    return wider(resampled, one)
+    share = np.mean([success for success, *_ in each], axis=0)
+    return cluster_rate(share, each[0][1])
 
 
 def _items(

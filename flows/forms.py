@@ -137,15 +137,15 @@ class BackfillForm(RecipeForm, title="Backfill"):
 
 
 class NightlyForm(_Form, title="Nightly evaluation"):
-    """Evaluates a published model again, with fresh noise, and compares."""
+    """Evaluates a published model again, with the same items and noise, and compares."""
 
     store: str = _STORE
     model: str = Field("model@kontext-demo", title="Model")
     """Tag or digest of a publish artifact"""
-    tolerance: float = Field(0.1, ge=0, le=1, title="Tolerated fall")
+    tolerance: float = Field(0.05, gt=0, le=1, title="Tolerated fall")
     """How far a success rate may fall below the published one (0 to 1)"""
-    seed: int = Field(0, ge=0, title="Seed")
-    """Seed of noise and bootstrap. 0: the day's date, so that nights differ"""
+    night: int = Field(0, ge=0, title="Number of the night")
+    """Nights of one number are one evaluation. 0: the day's date"""
 
 
 class RetentionForm(_Form, title="Retention"):

@@ -40,6 +40,18 @@ class CatalogError(KontextError):
     """A catalog query or commit is not possible."""
 
 
+class VoteError(KontextError):
+    """A vote that cannot be taken: unknown, given twice, or not as asked."""
+
+
+class DoubledVote(VoteError):
+    """This rater has voted on this pair already."""
+
+
+class UnknownTask(VoteError):
+    """Nothing of that name was asked of this rater."""
+
+
 class DecodeError(KontextError):
     """Bytes that are not an image we accept; `reason` is the reject reason that is recorded."""
 
@@ -114,6 +126,12 @@ class CanaryError(GateError):
     """What keeps bad images out does not work: a canary came through, or a score is constant."""
 
     kind = "canary.failed"
+
+
+class WorseError(GateError):
+    """A model is worse than the tagged one beyond the margin, and was not to be published so."""
+
+    kind = "model.worse"
 
 
 def chunk_failure(index: int, count: int, why: str) -> KontextError:

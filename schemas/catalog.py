@@ -1,4 +1,4 @@
-"""What the catalog holds: dataset tables, the safety ledger, and the tables about runs."""
+"""What the catalog holds: dataset tables, the safety ledger, votes, and the tables about runs."""
 
 import pyarrow as pa
 
@@ -153,6 +153,27 @@ EVALUATED_ITEMS = t.table_schema(
     ("offset_bytes", pa.uint64(), "first byte of the PNG in that object"),
     ("length_bytes", pa.uint64(), "bytes of the PNG"),
 )
+_SHOWN = "what was shown on the {}: an editor, or identity, oracle or wrong"
+_ANSWER = "left, right, tie or skip: "
+VOTES = t.table_schema(
+    "One row per vote of the arena: which of two edits is better, in three ways.",
+    ("vote_id", pa.string(), "SHA-256 of evaluation, pool, rater, pair and editors: one each"),
+    ("evaluation", pa.string(), "digest of the evaluate artifact whose edits were shown"),
+    ("pool", pa.string(), "people or vlm: who votes there; never rated together"),
+    ("rater", pa.string(), "the name that was given"),
+    ("pair_id", pa.string(), "key into pairs"),
+    ("category", pa.string(), "local, global, character, style, text or recolouring"),
+    ("component_id", pa.string(), "connected component: items that share one are related"),
+    ("left_editor", pa.string(), _SHOWN.format("left")),
+    ("right_editor", pa.string(), _SHOWN.format("right")),
+    ("gold", pa.bool_(), "the answer is known: it tests the rater and rates no editor"),
+    ("seed", pa.int64(), "with vote_id it drew which editor was on the left"),
+    ("instruction", pa.string(), _ANSWER + "which does what was asked"),
+    ("consistency", pa.string(), _ANSWER + "which keeps the rest as it was"),
+    ("quality", pa.string(), _ANSWER + "which looks better"),
+    ("seconds", pa.float64(), "from the pictures to the last answer, as the page says"),
+    ("voted_at", pa.timestamp("us", tz="UTC"), "when"),
+)
 ABOUT_RUNS = ("runs", "artifacts", "metrics", "evaluated_items")  # rows of each finished stage
 
 TABLES: dict[str, pa.Schema] = {
@@ -163,4 +184,5 @@ TABLES: dict[str, pa.Schema] = {
     "artifacts": ARTIFACTS,
     "metrics": METRICS,
     "evaluated_items": EVALUATED_ITEMS,
+    "votes": VOTES,
 }

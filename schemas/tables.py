@@ -192,8 +192,7 @@ LEARNT = table_schema(
 
 JUDGED_TEXTS = table_schema(
     "Texts that rules and classifier let pass, so that none of them is judged twice.",
-    ("key", pa.string(), "BLAKE2b-128 of the text, in hexadecimal"),
-    ("score", pa.float32(), "the text classifier's, 0 to 1"),
+    ("text_hmac", pa.string(), "keyed BLAKE2b-128, hexadecimal, by the home's key, limit, code"),
 )
 
 IMAGE_SCORES = table_schema(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,16 @@ settings.register_profile("kontext", deadline=None)  # machines are busy; nothin
 settings.load_profile("kontext")
 
 _TEMPORARY = pytest.StashKey[Path]()
+# Files that share what is costly to make, and so run in one process of pytest-xdist.
+_ON_ONE_SERVER = (
+    "tests/test_end_to_end.py",
+    "tests/test_flux1.py",
+    "tests/flows/server/test_offered.py",
+    "tests/flows/test_pause.py",
+    "tests/flows/test_pipeline.py",
+    "tests/flows/test_upkeep.py",
+)
+TOGETHER = (_ON_ONE_SERVER, ("tests/stages/test_evaluate.py", "tests/stages/test_publish.py"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +68,25 @@ def pytest_terminal_summary(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file starts first, so that no process is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        if "prefect_server" in getattr(item, "fixturenames", ()) and file not in _ON_ONE_SERVER:
+            raise pytest.UsageError(f"{file} takes the Prefect server: name it in {__file__}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, where the files of `TOGETHER` count as one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((files[0] for files in TOGETHER if file in files), file)
+
+    return ByFilesTogether(config, log)
 
 
 @pytest.fixture

@@ -39,7 +39,6 @@ CHANGES = (
     "distill.lr_student=1e-4",
     "evaluate.items_per_category=4",
     "evaluate.teacher_steps=2",
-    "evaluate.bootstrap=20",
 )
 OPTIONS = [word for change in CHANGES for word in ("--set", change)]
 

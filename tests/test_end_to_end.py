@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ from kontext.engine.graph import of_recipe
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, StageOutcome
 from kontext.errors import ArtifactError
+from kontext.evaluate.versions import Versions, compare_again
 from kontext.stages import STAGES
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import sha256_file
@@ -63,7 +65,6 @@ SMALL = (
     "distill.steps=2",
     "evaluate.items_per_category=4",
     "evaluate.teacher_steps=2",
-    "evaluate.bootstrap=20",
 )
 DATASET = ("ingest", "mine", "caption", "screen", "shard", "index")
 
@@ -180,7 +181,7 @@ def a_copy_is_as_good(origin: Engine, url: str, in_a_folder: bool) -> None:
     place = places()
     Path(place.catalog).unlink()  # without the SQLite file: from the manifests too
     rebuilt = json.loads(kontext("catalog", "rebuild", "--json"))
-    assert rebuilt == {"runs": len(HAD) + 1, "datasets": [at], "different": []}
+    assert rebuilt == {"runs": len(HAD) + 1, "datasets": [at], "different": [], "votes": 0}
     (again,) = Catalog(place.catalog, url).datasets()
     assert again.dataset_digest == version.dataset_digest
     assert json.loads(kontext("sql", asked, "--json")) == told
@@ -265,16 +266,31 @@ def test_a_published_model_is_evaluated_again_at_night(
     model = f"model@{engine.recipe.publish.name}"
     (published,) = engine.artifacts.list("evaluate")
 
-    def night(tolerance: float) -> State[Any]:
-        form = NightlyForm.model_construct(model=model, tolerance=tolerance, seed=7, store="")
+    def night() -> State[Any]:
+        form = NightlyForm.model_construct(model=model, tolerance=0.05, night=7, store="")
         return nightly_evaluation(form, return_state=True)
 
-    fine = night(1.0)
+    fine = night()
     assert fine.is_completed() and "none worse" in str(fine.message)
     _, again = engine.artifacts.list("evaluate")
-    assert again.inputs == published.inputs and again.config["seed"] == 7
+    assert again.inputs == published.inputs and again.config["night"] == 7
+    assert again.config["seed"] == published.config["seed"]
+    tables = [engine.artifacts.open("evaluate", m.digest) for m in (published, again)]
+    first, second = (made.table("items.parquet") for made in tables)
+    assert first.equals(second)  # the very same items, noise and outcomes
     assert {status.state for status in engine.status()} == {"done"}  # nothing was replaced
-    worse = night(-2.0)  # no figure is that much better
+
+    def lost(before: pa.Table, after: pa.Table, margin: float) -> Versions:
+        """As if every edit had been right when the model was published, and none were now."""
+        place = before.schema.get_field_index("success")
+        sides = (
+            each.set_column(place, "success", pa.array([right] * len(each)))
+            for each, right in ((before, True), (after, False))
+        )
+        return compare_again(*sides, margin)
+
+    monkeypatch.setattr("flows.nightly.compare_again", lost)
+    worse = night()
     assert worse.is_failed() and str(worse.message).startswith(f"{model} got worse: ")
     assert len(engine.artifacts.list("evaluate")) == 2  # that night's was there already
     with pytest.raises(ArtifactError, match="'index' is an artifact of index, not a published"):

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.shared import named, opened
 from flows.cli.shared.complete import complete_ref
-from flows.cli.shared.options import Json, Panel, Store
+from flows.cli.shared.options import Json, Panel, Store, Text
 from flows.cli.shared.show import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def bench(
     timeout: Timeout = 600,
     steps: Steps = None,
     guidance: Guidance = None,
+    text: Text = "",
     seed: Seed = 0,
     out: Out = None,
     judge: Judge = None,
@@ -125,7 +126,7 @@ def bench(
     # every edit and refusal is written into the ledger
     at = opened.at(store, write=not own or Path(ref).is_dir())
     guard = EditGuard.of(at.home, open_store(at.store), policy, tuple(hash_list or ()))
-    maker = _editor(command, timeout, editor, ref, store, at.home, steps, guidance)
+    maker = _editor(command, timeout, editor, ref, text, store, at.home, steps, guidance)
     folder = (out or Path(f"bench-{name}")).resolve()
     request = BenchRequest(loaded, maker, folder, seed, judges, against, retry)
     with work_bar() as progress:
@@ -161,6 +162,7 @@ def _editor(
     timeout: float,
     editor: str,
     ref: str,
+    text: str,
     store: str,
     home: Path,
     steps: int | None,
@@ -177,5 +179,6 @@ def _editor(
     from kontext.edit.edit_file import load_edit_model
     from kontext.edit.weights.model_store import model_source
 
-    model = load_edit_model(model_source(ref, lambda: opened.artifacts(store)), home)
+    source = model_source(ref, lambda: opened.artifacts(store))
+    model = load_edit_model(source, home, text=text)
     return Codec(model) if editor == "codec" else Model(model, Options(steps, guidance))

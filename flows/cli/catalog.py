@@ -33,17 +33,20 @@ def migrate(store: Store = "") -> None:
 
 @app.command()
 def rebuild(store: Store = "", as_json: Json = False) -> None:
-    """Write an empty catalog again from the manifests in the store: runs and dataset versions."""
+    """Write an empty catalog again from the store: runs, dataset versions, votes."""
     from kontext.engine.remake import rebuild_catalog
     from kontext.stages import STAGES
+    from kontext.store.votes import enter
 
     catalog = opened.catalog(store, write=True)
     found = rebuild_catalog(opened.artifacts(store), catalog, opened.home(), STAGES)
+    votes = enter(opened.objects(store), catalog)
     if as_json:
-        print_json(vars(found))
+        print_json({**vars(found), "votes": votes})
         return
     versions = ", ".join(found.datasets) or "none"
-    typer.echo(f"{found.runs} runs recorded; dataset versions: {versions}")
+    cast = f"; {votes} votes" if votes else ""
+    typer.echo(f"{found.runs} runs recorded; dataset versions: {versions}{cast}")
     for ref in found.different:
         say(f"{ref}: its dataset came out with another digest")
 

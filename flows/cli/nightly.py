@@ -17,7 +17,7 @@ def nightly(
     ],
     tolerance: Annotated[
         float, typer.Option(help="How far a success rate may fall, 0 to 1.")
-    ] = 0.1,
+    ] = 0.05,
     store: Store = "",
     as_json: Json = False,
 ) -> None:

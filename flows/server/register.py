@@ -104,7 +104,7 @@ _REFRESH_TEXT = (
     "The data stages, ingest to index: put a schedule on it to keep a dataset fresh. One at a "
     "time; a run that is late because the worker was down is skipped once another has caught up."
 )
-_NIGHTLY_TEXT = "A published model again, with fresh noise; fails when it is worse than it was."
+_NIGHTLY_TEXT = "A published model again, on the same items; fails when it is worse than it was."
 
 
 async def _deployment(

@@ -25,7 +25,7 @@ from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
-from kontext.data.words import names_of, refused_names, refused_pair
+from kontext.data.words import names_of, prove_words, refused_names, refused_pair
 from kontext.errors import DecodeError, GateError, SourceError
 from kontext.safety.canaries import canary_items
 from kontext.safety.hashes import HashGate
@@ -180,7 +180,11 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
 def _prove(
     chunk: IngestChunk, gate: HashGate, key: bytes, rows: Mapping[str, Sequence[Row]]
 ) -> None:
-    """Raise CanaryError unless the gate has stopped the chunk's canaries, and stops every probe."""
+    """Raise CanaryError unless the gate has stopped the chunk's canaries, and stops every probe.
+
+    And where what judges words has broken since the chunk began.
+    """
+    prove_words()
     outcomes = [row["outcome"] for row in rows["outcomes"] if row["source"] == CANARY]
     lost, failed = sum(outcome != CANARY for outcome in outcomes), []
     for probe in probes():

@@ -11,21 +11,38 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from kontext.data.sources.base import GivenPair, SourceItem
+from kontext.errors import CanaryError
 from kontext.safety.ids import Reason
 from kontext.safety.text import MAX_CHARS, check_text
-from kontext.safety.texts import judge_text
+from kontext.safety.texts import judge_text, prove_texts
 
 _CACHED = 1 << 16
+MOST_CHARS = 1 << 14  # of all that comes with a picture or pair: what is longer is refused unread
 
 
 def refused_names(*names: str) -> Reason | None:
     """The rule that one of the names breaks, the strictest of all; None where none does."""
-    return _strictest({_checked(name, check_text) for name in names})
+    return _refused(names, check_text)
 
 
 def refused_words(*texts: str) -> Reason | None:
     """The strictest reason of rules and classifier against one of the texts, or None."""
-    return _strictest({_checked(text, judge_text) for text in texts})
+    return _refused(texts, judge_text)
+
+
+def prove_words() -> None:
+    """Raise CanaryError where rules or classifier fail; what they have said is forgotten then."""
+    try:
+        prove_texts()
+    except CanaryError:
+        _checked.cache_clear()
+        raise
+
+
+def _refused(texts: tuple[str, ...], judge: Callable[[str], Reason | None]) -> Reason | None:
+    if sum(map(len, texts)) > MOST_CHARS:
+        return Reason.TEXT_UNREADABLE
+    return _strictest({_checked(text, judge) for text in texts})
 
 
 def _strictest(reasons: set[Reason | None]) -> Reason | None:
@@ -52,6 +69,6 @@ def _checked(text: str, judge: Callable[[str], Reason | None]) -> Reason | None:
     step = MAX_CHARS // 2  # parts overlap: none cuts a sentence that another has not whole
     for start in range(0, max(1, len(plain) - step), step):
         reason = judge(plain[start : start + MAX_CHARS])
-        if reason not in (None, Reason.TEXT_UNREADABLE):
+        if reason is not None:
             return reason
     return None

@@ -64,12 +64,13 @@ def check_prompts(prompts: Sequence[str]) -> None:
     """Ask the text rules and the text classifier: what they stop is not drawn.
 
     Raises:
-        GateError: a prompt is stopped, or there is no classifier.
+        GateError: a prompt is stopped, or (CanaryError) rules or classifier do not work.
     """
-    from kontext.safety.texts import judge_texts
+    from kontext.safety.texts import judge_texts, prove_texts
 
     if not prompts:
         return
+    prove_texts()
     for number, reason in enumerate(judge_texts(prompts), 1):
         if reason is not None:
             raise GateError(f"encode.prompts: prompt {number} is refused ({reason})")

@@ -1,16 +1,20 @@
 """Which finished artifacts of a stage may be asked for what they hold of an item.
 
-Only those of the same code and packages: then what a stage makes of an item, from the same bytes
-and settings, is the same again. That an artifact's recipe named other plug-ins does not matter: no
-import leads to one. All else that modules of both lead to must be the same, and in both: a
-package's `__init__` may have been empty, and a module may have said that it changes no results.
+Only those that this home has made, of what it has made, whatever others say of theirs, and of the
+same code and packages: then what a stage makes of an item, from the same bytes and settings, is the
+same. That an artifact's recipe named other plug-ins does not matter: no import leads to one. All
+else that modules of both lead to must be the same, and in both: a package's `__init__` may have
+been empty, and a module may have said that it changes no results.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
 from kontext.engine.fingerprint import changes_results, modules_of, source_path
 from kontext.engine.stage import Stage
 from kontext.engine.versions import package_versions
+from kontext.safety.own_work import is_own
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 
 CHANGES_RESULTS = False  # what is taken from them is what would be made
@@ -19,9 +23,9 @@ _MOST = 3  # artifacts that are asked; the newest nearly always has all
 
 
 def made_by_same_code(
-    store: ArtifactStore, stage: Stage, code: Mapping[str, str]
+    store: ArtifactStore, home: Path, stage: Stage, code: Mapping[str, str]
 ) -> list[Artifact]:
-    """A stage's newest artifacts that today's code and packages would make again, newest first.
+    """A home's newest artifacts that today's code and packages would make again, newest first.
 
     `code` is what decides the stage's result today, by module.
     """
@@ -33,7 +37,28 @@ def made_by_same_code(
         and manifest.packages == packages
         and _same(manifest.code, code)
     ]
-    return [Artifact(store, manifest) for manifest in found[: -_MOST - 1 : -1]]
+    own = (manifest for manifest in reversed(found) if is_own(store.objects, home, manifest))
+    return [Artifact(store, manifest) for manifest in islice(own, _MOST)]
+
+
+def made_of_own(
+    store: ArtifactStore, home: Path, stages: Mapping[str, Stage], inputs: Mapping[str, str]
+) -> bool:
+    """Whether a home has made all inputs (stage -> digest) of a stage, but for models.
+
+    What others made may call any picture by the id of one that has passed: nothing that was found
+    before holds of it, nor later of that one what is found of it.
+    """
+    return all(
+        stages[name].model or is_own(store.objects, home, store.open(name, digest).manifest)
+        for name, digest in inputs.items()
+    )
+
+
+def elsewhere(store: ArtifactStore, home: Path, name: str, digest: str) -> str:
+    """What is said of an artifact that is there where this home has not made it; or nothing."""
+    own = is_own(store.objects, home, store.open(name, digest).manifest)
+    return "" if own else ", not signed with this home's key"
 
 
 def _same(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

@@ -21,12 +21,12 @@ from filelock import FileLock
 
 from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
-from kontext.engine.earlier import made_by_same_code
+from kontext.engine.earlier import elsewhere, made_by_same_code, made_of_own
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.outside import Outside
 from kontext.engine.planning import planned
-from kontext.engine.series import before_of
+from kontext.engine.series import before_of, require_compared
 from kontext.engine.stage import (
     PlannedStage,
     Reporter,
@@ -39,6 +39,7 @@ from kontext.engine.stage import (
 from kontext.engine.versions import manifest_of
 from kontext.errors import ArtifactError, CatalogError, ObjectNotFound
 from kontext.safety.ledger import Ledger
+from kontext.safety.own_work import vouch
 from kontext.store.artifacts.artifact_store import (
     Artifact,
     ArtifactStore,
@@ -233,10 +234,12 @@ class Engine:
         self, stage: Stage, inputs: dict[str, str], attempt: int, digest: str, reporter: Reporter
     ) -> Manifest:
         began, code = time.monotonic(), self._code(stage)
+        require_compared(self.artifacts, stage, self._stages, self.recipe, inputs)
         writer = self.artifacts.writer(stage.name, digest)
         context = self._context(stage, inputs, writer, reporter)
-        if not attempt:  # who forces a stage wants its work done again
-            context.earlier = partial(made_by_same_code, self.artifacts, stage, code)
+        own = made_of_own(self.artifacts, self.home, self._stages, inputs)
+        if own and not attempt:  # who forces a stage wants its work done again
+            context.earlier = partial(made_by_same_code, self.artifacts, self.home, stage, code)
         reporter.earlier_run = self._enter(context.scratch / _RUN)
         self._outside.require(stage)
         self._outside.check(stage)
@@ -250,7 +253,10 @@ class Engine:
         if "decisions.parquet" in writer.files:  # before the manifest: done means in the ledger
             path = self.artifacts.blob_path(writer.files["decisions.parquet"])
             self.ledger.append(stage.name, digest, path, run=self.run)
-        return writer.commit(manifest)
+        made = writer.commit(manifest)
+        if own and made is manifest:  # and not what somebody else has committed meanwhile
+            vouch(self.objects, self.home, manifest)
+        return made
 
     def _finish(self, stage: Stage, manifest: Manifest) -> None:
         """Record a manifest in catalog and tags; repeated on reuse, in case a crash left a gap."""
@@ -326,6 +332,7 @@ class Engine:
         if self.artifacts.exists(name, digest):
             accepted = self._accepted.get(name)
             why = "chosen version" if name in self._pins else "manifest exists"
+            why += elsewhere(self.artifacts, self.home, name, digest)
             return StageStatus(name, digest, "done", accepted.line() if accepted else why)
         latest = self.artifacts.tagged(f"latest/{name}")
         before = self.artifacts.manifest(*latest) if latest else None
@@ -343,9 +350,9 @@ class Engine:
         return acceptance.difference(before, self._code(stage), self._config(stage, 0), inputs)
 
     def _continued(self, stage: Stage, inputs: dict[str, str], attempt: int) -> str:
-        """The digest, with the artifacts that the stage goes on from; they are kept by it."""
+        """The digest, with the artifacts that the stage goes on from or is compared with."""
         before: Sequence[str] = ()
-        if stage.continues:
+        if stage.continues or stage.compares:
             config, code = self._config(stage, attempt), code_digest(self._code(stage))
             graph = (stage, self._stages, self.recipe)
             before = before_of(self.artifacts, *graph, config, inputs, code)

@@ -6,6 +6,10 @@ were made at the same time. Their digests are part of the artifact's own, and st
 
 Where the field is one of a later stage, as in `shard.dataset`, the stage goes on from the artifacts
 that the newest ones of that series were made of.
+
+A stage with `compares` is handed the artifact behind the tagged one of a later stage, whatever code
+made it. One that has been made stays compared with what was tagged then; so the later stage asks,
+before it takes the tag, whether that is still the one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +17,7 @@ from typing import Any
 
 from kontext.engine.stage import Stage, section_in
 from kontext.engine.versions import package_versions
+from kontext.errors import GateError
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
@@ -30,8 +35,11 @@ def before_of(
     code_digest: str,
 ) -> list[str]:
     """Digests of the artifacts that the one of this section, inputs and code goes on from."""
-    later, _, field = stage.continues.rpartition(".")
     made = store.list(stage.name)
+    if stage.compares:
+        said = _said(made, config, inputs, code_digest)
+        return _behind_tag(store, stage, stages, recipe) if said is None else said
+    later, _, field = stage.continues.rpartition(".")
     if not later:
         return goes_on_from(made, field, config, inputs, code_digest)
     if later not in stages:
@@ -39,6 +47,43 @@ def before_of(
     name = getattr(section_in(recipe, stages[later]), field)
     users = [one for one in store.list(later) if one.config.get(field) == name]
     return made_into(users, stage.name, made, config, inputs, code_digest)
+
+
+def _behind_tag(
+    store: ArtifactStore, stage: Stage, stages: Mapping[str, Stage], recipe: Recipe
+) -> list[str]:
+    """The stage's artifact that the tagged one of the stage it `compares` for was made of."""
+    if stage.compares not in stages:
+        return []
+    sections = {name: getattr(recipe, name) for name in type(recipe).model_fields}
+    tagged = store.tagged(stages[stage.compares].tag.format(**sections))
+    made = store.manifest(*tagged) if tagged else None
+    digest = made.inputs.get(stage.name, "") if made else ""
+    return [digest] if digest and store.exists(stage.name, digest) else []
+
+
+def require_compared(
+    store: ArtifactStore,
+    stage: Stage,
+    stages: Mapping[str, Stage],
+    recipe: Recipe,
+    inputs: Mapping[str, str],
+) -> None:
+    """Raise GateError where an input `compares` for this stage, but not with what is tagged now.
+
+    An artifact behind the tag itself is fine, and so is any where nothing is tagged, or nothing is
+    left of what the tagged one was made of.
+    """
+    for source, digest in inputs.items():
+        if stages[source].compares != stage.name:
+            continue
+        now = _behind_tag(store, stages[source], stages, recipe)
+        made = store.manifest(source, digest)
+        if now and made and now not in ([digest], made.config.get("before")):
+            raise GateError(
+                f"{source}/{digest} is compared with what was tagged when it was made, and another "
+                f"is tagged since ({source}/{now[0]}): make it again, with --only {source} --force"
+            )
 
 
 def goes_on_from(

@@ -114,7 +114,8 @@ class StageContext(Generic[ConfigT]):
     # given weights that the stage takes: absolute paths, or artifacts as stage/digest
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     catalog: str = ""  # where the DuckLake metadata is; only `index` needs it
-    before: Sequence[Artifact] = ()  # that a stage with `continues` goes on from, usually one
+    # that a stage with `continues` goes on from, usually one; or the one that `compares` found
+    before: Sequence[Artifact] = ()
     # the stage's finished artifacts that the same code made, newest first: what they hold of an
     # item may be taken instead of made again, where the result is the same bytes
     earlier: Callable[[], Sequence[Artifact]] = lambda: ()
@@ -170,6 +171,10 @@ class Stage:
     # field of its section: an artifact goes on from the earlier ones in which it is the same; or of
     # a later stage's, "shard.dataset": from what that stage's last one of that name was made of
     continues: str = ""
+    # a later stage: an artifact is compared with the one that the tagged artifact of that stage was
+    # made of, where there is a tagged one
+    compares: str = ""
+    model: bool = False  # its artifact is a model: it says nothing of single pictures or texts
     renew: str = ""  # function of the file, called with `run`'s context where it is reused
     summary: str = ""  # one line for people
     # metric -> its words with a place for the value, from the docstring of the stage's file

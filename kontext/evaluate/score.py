@@ -1,9 +1,8 @@
 """Score every editor with every metric, compare with the goals, and mark unfit metrics."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
 from kontext.evaluate.metrics.reading import reader_name
 from kontext.evaluate.pixels import Images, Rows, alike, in_order, psnr, taken
 from kontext.evaluate.references import EDITORS, SEES_TARGET
-from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio, wider, wilson
+from kontext.evaluate.statistics import Interval, cluster_mean, cluster_rate, cluster_ratio
 from kontext.evaluate.truths import Truth, known_truths
 from schemas.sections.evaluation import EvaluateConfig
 
@@ -76,10 +75,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything measured: `table[editor][category][metric]`.
-
-    The interval of a rate in `table` is the wider of Wilson's and the cluster bootstrap's.
-    """
+    """Everything measured: `table[editor][category][metric]`."""
 
     table: dict[str, dict[str, dict[str, Interval]]]
     per_item: dict[str, dict[str, Measured]]  # editor -> metric -> [N]
@@ -104,7 +100,6 @@ def score(
     bench: Bench,
     scorings: Mapping[str, Sequence[Scoring]],
     autoencoder: Mapping[str, Interval],
-    config: EvaluateConfig,
 ) -> Scores:
     """Score the editors.
 
@@ -115,7 +110,7 @@ def score(
     table = {
         editor: {
             category: {
-                name: _interval(bench, bench.where(category), name, found, config)
+                name: _interval(bench, bench.where(category), name, found)
                 for name, found in measured_by.items()
             }
             for category in bench.categories
@@ -147,27 +142,11 @@ def _measured(bench: Bench, parts: Sequence[Scoring]) -> dict[str, Measured]:
     return joined
 
 
-def _interval(
-    bench: Bench, rows: Rows, name: str, found: Measured, config: EvaluateConfig
-) -> Interval:
-    resampled = _resampled(bench, config, rows, found)
-    if METRICS[name].unit != "%":
-        return resampled
-    # few related items: Wilson's is too narrow; all items alike: the bootstrap's collapses
-    return wider(_wilson(bench, rows, found), resampled)
-
-
-def _resampled(bench: Bench, config: EvaluateConfig, rows: Rows, found: Measured) -> Interval:
+def _interval(bench: Bench, rows: Rows, name: str, found: Measured) -> Interval:
     clusters = [bench.items[i].cluster for i in rows]
-    return cluster_ratio(
-        found.top[rows], found.bottom[rows], clusters, config.bootstrap, config.seed
-    )
-
-
-def _wilson(bench: Bench, rows: Rows, found: Measured) -> Interval:
-    rows = rows[np.isfinite(found.top[rows])]
-    clusters = {bench.items[i].cluster for i in rows}
-    return wilson(int(found.top[rows].sum()), len(rows), clusters=len(clusters))
+    if METRICS[name].unit == "%":
+        return cluster_rate(found.per_item[rows], clusters)
+    return cluster_ratio(found.top[rows], found.bottom[rows], clusters)
 
 
 def unfit_metrics(
@@ -210,7 +189,7 @@ def _goals(
     student: Mapping[str, Mapping[str, Interval]], autoencoder: Mapping[str, Interval]
 ) -> list[Goal]:
     def measured(category: str, metric: str) -> Interval:
-        return student.get(category, {}).get(metric) or wilson(0, 0)
+        return student.get(category, {}).get(metric) or cluster_rate(np.zeros(0), ())
 
     outside = measured("local", "outside_ratio")
     return [
@@ -232,7 +211,7 @@ def _goals(
 
 
 def autoencoder_scores(
-    images: Images, round_trip: Images, clusters: Sequence[str], config: EvaluateConfig
+    images: Images, round_trip: Images, clusters: Sequence[str]
 ) -> dict[str, Interval]:
     """PSNR (dB) and SSIM of the round trip of M held-out images, means over images."""
     groups = alike(images)
@@ -242,10 +221,7 @@ def autoencoder_scores(
         )
         for name, metric in (("psnr", psnr), ("ssim", ssim))
     }
-    return {
-        name: cluster_mean(values, clusters, config.bootstrap, config.seed)
-        for name, values in measured.items()
-    }
+    return {name: cluster_mean(values, clusters) for name, values in measured.items()}
 
 
 def items_table(bench: Bench, scores: Scores, edits: Mapping[str, Sequence[Place]]) -> pa.Table:
@@ -281,12 +257,6 @@ ITEMS = pa.schema(
 def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
     """The whole result as JSON, with the definitions beside the numbers."""
 
-    def of_success(interval: Callable[[Rows, Measured], Interval]) -> dict[str, Any]:
-        return {
-            editor: {c: interval(bench.where(c), found["success"]).as_dict() for c in names}
-            for editor, found in scores.per_item.items()
-        }
-
     names = bench.categories
     return {
         "editors": {
@@ -316,8 +286,6 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             }
             for editor, by_category in scores.table.items()
         },
-        "success_cluster_bootstrap": of_success(partial(_resampled, bench, config)),
-        "success_wilson": of_success(partial(_wilson, bench)),
         "goals": [goal.as_dict() for goal in scores.goals],
         "reached": len(scores.of_verdict("reached")),
         "not_measured": len(scores.of_verdict("not measured")),

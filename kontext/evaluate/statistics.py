@@ -1,31 +1,42 @@
-"""Intervals for small benches: Wilson for rates, cluster bootstrap for means and ratios.
+"""Intervals for small benches of related items.
 
-Items of one component (one concept, character or scene) are not independent, so resampling items
-would give intervals that are too narrow: components are resampled instead.
+Items of one component (one concept, character or scene) are not independent, so the clusters are
+what was sampled, not the items. Means and ratios have Student's t interval over clusters: the
+jackknife's variance, and as many degrees of freedom as clusters of unequal size leave. Rates have
+Wilson's score interval for the number of independent items that are worth as much as the related
+ones. `python -m benchmarks.intervals` compares both with other methods.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Z95 = 1.959963984540054  # 97.5th percentile of the normal distribution
+from kontext.evaluate.student_t import quantile
+
+LEVEL = 0.95
 SMALL_N = 30  # below this, a mean is shown with a warning
+# Intra-cluster correlation that is assumed where all items agree, so that nothing tells it
+ASSUMED_CORRELATION = 0.3
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate with its 95 % interval. `value` is nan when there is nothing to estimate."""
+    """A point estimate with its 95 % interval.
+
+    `value` is nan when there is nothing to estimate; the bounds of a mean or a ratio are nan when
+    there are fewer than two clusters.
+    """
 
     value: float
     low: float
     high: float
     n: int  # items
     clusters: int
-    method: str  # wilson, cluster-bootstrap, or both where the wider one is taken
+    method: str  # cluster-t, cluster-wilson or undefined
 
     @property
     def small(self) -> bool:
@@ -38,72 +49,119 @@ class Interval:
         return {**plain, "small": self.small}
 
 
-def wilson(successes: int, n: int, clusters: int = 0) -> Interval:
-    """Wilson score interval of a rate. With n = 0: nan between 0 and 1."""
-    if n == 0:
-        return Interval(math.nan, 0.0, 1.0, 0, 0, "wilson")
-    assert 0 <= successes <= n
-    rate, z = successes / n, Z95
+@dataclass(frozen=True)
+class Spread:
+    """An estimate, its variance over resampled clusters, and what is known of that variance."""
+
+    value: float
+    variance: float  # nan with fewer than two clusters
+    df: float  # degrees of freedom, at most clusters - 1; 0 with fewer than two
+    n: int
+    clusters: int
+    crowding: float  # items of a random item's cluster, on average: n if there is one cluster
+
+    def inflation(self, alone: float) -> float:
+        """How many times `alone`, the variance of independent items, the variance is; at least 1.
+
+        Where `alone` is 0 all items agree, and related items would too: then by the correlation
+        that is assumed.
+        """
+        if alone > 0:
+            return max(1.0, self.variance / alone)
+        return 1 + max(self.crowding - 1, 0.0) * ASSUMED_CORRELATION
+
+
+def spread(top: Floats, bottom: Floats, clusters: Sequence[str]) -> Spread:
+    """sum(top) / sum(bottom) over items [N] of `clusters` [N], where both are finite.
+
+    The variance is the jackknife's, which leaves one cluster out at a time. The value is nan where
+    there are no items or the denominators sum to zero.
+    """
+    keep = np.isfinite(top) & np.isfinite(bottom)
+    n = int(keep.sum())
+    names = np.asarray(clusters, dtype=object)[keep].astype(str)
+    unique, index = np.unique(names, return_inverse=True)
+    count = len(unique)
+    tops = np.bincount(index, weights=top[keep], minlength=count)
+    bottoms = np.bincount(index, weights=bottom[keep], minlength=count)
+    sizes = np.bincount(index, minlength=count).astype(np.float64)
+    whole = bottoms.sum()
+    crowding = float((sizes**2).sum()) / n if n else 0.0
+    if not n or whole == 0:
+        return Spread(math.nan, math.nan, 0.0, n, count, crowding)
+    value = float(tops.sum() / whole)
+    rest = whole - bottoms
+    if count < 2 or (rest <= 0).any():
+        return Spread(value, math.nan, 0.0, n, count, crowding)
+    shifts = (tops - value * bottoms) / rest
+    variance = float((count - 1) / count * (shifts**2).sum())
+    freedom = min(_freedom(bottoms / whole, sizes), _freedom(bottoms / whole, sizes**2))
+    return Spread(value, variance, min(max(freedom, 1.0), count - 1.0), n, count, crowding)
+
+
+def _freedom(weights: Floats, variances: Floats) -> float:
+    """Satterthwaite's degrees of freedom of the jackknife's variance.
+
+    The clusters' deviations have variances [K] and come from a mean with weights [K] that sum to
+    one: their covariance is diag(v) - w v' - v w' + sum(v) w w', the variance their weighted sum of
+    squares with weights s.
+    """
+    s = 1 / (1 - weights) ** 2
+    total = float(variances.sum())
+    diagonal = variances - 2 * weights * variances + total * weights**2
+    low_rank = diagonal - variances
+    ww, vv, wv = (
+        float((s * a * b).sum())
+        for a, b in ((weights, weights), (variances, variances), (weights, variances))
+    )
+    mean = float((s * diagonal).sum())
+    squares = 2 * ww * vv + (total * ww) ** 2 + 2 * wv**2 - 4 * total * ww * wv
+    squares += float((s**2 * (variances**2 + 2 * variances * low_rank)).sum())
+    return mean**2 / squares
+
+
+def cluster_ratio(top: Floats, bottom: Floats, clusters: Sequence[str]) -> Interval:
+    """sum(top) / sum(bottom) [N] with Student's t interval over clusters.
+
+    Items where either side is nan are left out (and not counted in n).
+    """
+    top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
+    found = spread(top, bottom, clusters)
+    if math.isnan(found.value) and found.n:
+        return Interval(math.nan, math.nan, math.nan, found.n, found.clusters, "undefined")
+    half = math.nan
+    if found.df:
+        half = quantile(found.df, LEVEL) * math.sqrt(found.variance)
+    value = found.value
+    return Interval(value, value - half, value + half, found.n, found.clusters, "cluster-t")
+
+
+def cluster_mean(values: Floats, clusters: Sequence[str]) -> Interval:
+    """Mean over items [N] with Student's t interval over clusters. nan items are left out."""
+    values = np.asarray(values, dtype=np.float64)
+    return cluster_ratio(values, np.ones_like(values), clusters)
+
+
+def cluster_rate(values: Floats, clusters: Sequence[str]) -> Interval:
+    """Mean of items [N] in [0, 1] with a score interval. nan items are left out.
+
+    Wilson's, for as many independent items as the related ones are worth, with Student's t in place
+    of the normal quantile. Without items: nan between 0 and 1; with one cluster: between 0 and 1.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    found = spread(values, np.ones_like(values), clusters)
+    if not found.df:
+        return Interval(found.value, 0.0, 1.0, found.n, found.clusters, "cluster-wilson")
+    rate = found.value
+    worth = found.n / found.inflation(rate * (1 - rate) / found.n)
+    low, high = wilson(rate, worth, quantile(found.df, LEVEL))
+    return Interval(rate, low, high, found.n, found.clusters, "cluster-wilson")
+
+
+def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's score bounds of a rate among n > 0 independent items, for the quantile z."""
     scale = 1.0 + z * z / n
     centre = (rate + z * z / (2 * n)) / scale
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(rate, low, high, n, clusters or n, "wilson")
-
-
-def wider(a: Interval, b: Interval) -> Interval:
-    """`a`, with its interval widened to cover that of `b` too. nan bounds are ignored."""
-    if math.isnan(b.low) or math.isnan(b.high):
-        return a
-    low, high = min(a.low, b.low), max(a.high, b.high)
-    return replace(a, low=low, high=high, method=f"{a.method}+{b.method}")
-
-
-def cluster_ratio(
-    numerator: NDArray[np.float64],
-    denominator: NDArray[np.float64],
-    clusters: Sequence[str],
-    draws: int,
-    seed: int = 0,
-) -> Interval:
-    """sum(numerator) / sum(denominator) [N] with a percentile interval over resampled clusters.
-
-    Items where either side is nan are left out (and not counted in n). The interval is the point
-    itself when there is one cluster only: nothing can be resampled.
-    """
-    num = np.asarray(numerator, dtype=np.float64)
-    den = np.asarray(denominator, dtype=np.float64)
-    keep = np.isfinite(num) & np.isfinite(den)
-    names = np.asarray(clusters, dtype=object)[keep]
-    if not keep.any():
-        return Interval(math.nan, math.nan, math.nan, 0, 0, "cluster-bootstrap")
-    unique, index = np.unique(names.astype(str), return_inverse=True)
-    tops = np.bincount(index, weights=num[keep], minlength=len(unique))
-    bottoms = np.bincount(index, weights=den[keep], minlength=len(unique))
-    if bottoms.sum() == 0:
-        return Interval(math.nan, math.nan, math.nan, int(keep.sum()), len(unique), "undefined")
-    point = float(tops.sum() / bottoms.sum())
-    counts = _resamples(len(unique), draws, seed)
-    drawn_bottom = counts @ bottoms
-    drawn = (counts @ tops)[drawn_bottom > 0] / drawn_bottom[drawn_bottom > 0]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(
-        point, float(low), float(high), int(keep.sum()), len(unique), "cluster-bootstrap"
-    )
-
-
-@lru_cache(maxsize=64)  # all editors and metrics of a category share their resamples
-def _resamples(clusters: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """How often each cluster is in each resample [draws, clusters]."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
-    return drawn.astype(np.float64)
-
-
-def cluster_mean(
-    values: NDArray[np.float64], clusters: Sequence[str], draws: int, seed: int = 0
-) -> Interval:
-    """Mean over items [N] with a cluster-bootstrap interval. nan items are left out."""
-    values = np.asarray(values, dtype=np.float64)
-    return cluster_ratio(values, np.ones_like(values), clusters, draws, seed)
+    half = z * math.sqrt(max(rate * (1 - rate), 0.0) / n + z * z / (4 * n * n)) / scale
+    low = 0.0 if rate <= 0 else max(0.0, centre - half)
+    return low, 1.0 if rate >= 1 else min(1.0, centre + half)

@@ -11,7 +11,7 @@ from typing import Any
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import Measured
 from kontext.evaluate.references import EDITORS
-from kontext.evaluate.statistics import Interval, wilson
+from kontext.evaluate.statistics import Interval, cluster_rate
 
 MUST_PASS, MUST_FAIL = 0.95, 0.20  # least and greatest rates
 
@@ -52,8 +52,7 @@ def known_truths(
 
     def rate(editor: str, of: Sequence[int]) -> Interval:
         passed = per_item[editor]["success"].top[list(of)]
-        clusters = {bench.items[i].cluster for i in of}
-        return wilson(int(passed.sum()), len(of), clusters=len(clusters))
+        return cluster_rate(passed, [bench.items[i].cluster for i in of])
 
     return {
         place: [

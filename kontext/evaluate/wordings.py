@@ -3,6 +3,9 @@
 Training pairs are worded by `kontext.data.caption`; none of its sentences is among these.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 from kontext.data.caption.words import humanise, is_nothing, some
 from kontext.evaluate.benches.held_out import Item
 
@@ -12,6 +15,34 @@ _TEXT = "have it display '{to}' from now on"
 _THING = "I would like to see {some_to} here"
 _VALUE = "let its {what} be {to} from now on"
 _NONE = "leave out the {what} this time"
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """How many of the items are asked for in the very words of a training pair."""
+
+    items: int
+    known: int  # by their own instructions
+    reworded_known: int  # by their other words; none, if these are what they are for
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"the instructions of {self.known} of {self.items} items stand in training word by "
+            f"word, with other pictures; of their other words, {self.reworded_known or 'none'} do"
+        )
+
+
+def in_training(items: Sequence[Item], texts: Iterable[str]) -> Wordings:
+    """Compare items with the instructions of the train split, whatever their case and spaces."""
+    known = {_plain(text) for text in texts}
+    own = sum(_plain(item.instruction) in known for item in items)
+    return Wordings(len(items), own, sum(_plain(reworded(item)) in known for item in items))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().rstrip(" .!").split())
 
 
 def reworded(item: Item) -> str:

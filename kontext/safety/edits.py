@@ -1,24 +1,32 @@
 """The editor's screening: every image of an edit is matched and scored exactly once."""
 
+import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 
 import numpy as np
 
-from kontext.errors import SafetyRefusal
+from kontext.errors import CanaryError, SafetyRefusal
+from kontext.safety.canaries import BANK_SIZE, canary_image
 from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
-from kontext.safety.classifiers.base import Pixels, Scores, score_images
+from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import pdq_dihedral, without_borders
 from kontext.safety.policy import COMBINATION, Policy
-from kontext.safety.texts import joined, judge_text, judged_by
+from kontext.safety.texts import joined, judge_text, judged_by, prove_texts
 from schemas.risks import risks
 
 CHANGES_RESULTS = False  # checks what users edit; no stage does
+
+_TEXTS = "texts"
+_asked: set[str] = set()  # by this process since their last proof: classifiers' names, and _TEXTS
+_proving = threading.Lock()  # who finds nothing in _asked has waited for the proof of another
 
 
 class EditScreening:
@@ -46,6 +54,7 @@ class EditScreening:
         self._rows: list[Decision] = []
         self._results: list[tuple[str, bytes, float]] = []
         self._kept = 0  # of the results, how many the chains know
+        self._unproved = False  # what was asked had broken: nothing that it said holds
 
     @property
     def policy(self) -> str:
@@ -75,6 +84,7 @@ class EditScreening:
         subject = f"text {instruction}"
         with self._asking("text", subject, Check.TEXT_RULE):
             reason, by = judge_text(instruction, limit), judged_by()
+        _asked.add(_TEXTS)  # now: a proof of another thread until here says nothing of it
         self._decide("text", subject, Check.TEXT_RULE, by, reason, limit=limit)
 
     def check_together(self, instructions: Sequence[str]) -> None:
@@ -161,15 +171,45 @@ class EditScreening:
     def commit(self) -> None:
         """Write what has passed into the ledger. Until then nothing may be saved or shown.
 
+        Whatever was asked first shows that it stops what it must: it may have been broken, or be
+        by now, and a server runs for weeks. Where it does not, nothing of this request is handed
+        out any more, also when it works again: what it has said is not known to hold.
+
         Raises:
             StoreError: the ledger cannot be written.
-            GateError: the results cannot be kept for the edits that may follow.
+            GateError: the results cannot be kept for the edits that may follow; or (CanaryError)
+                what let this edit pass does not work.
         """
+        with _proving:
+            self._prove()
         self._chains.remember(self._results[self._kept :])
         self._kept = len(self._results)
         if self._rows:
             self._log.write(self._rows)
         self._rows = []
+
+    def _prove(self) -> None:
+        """Raise CanaryError where something that was asked does not work; that is a row, too."""
+        if self._unproved:
+            raise CanaryError("a check of this edit did not work: begin it anew")
+        names = [name for name in (_TEXTS, *self._policy.classifiers) if name in _asked]
+        _asked.difference_update(names)  # first: what another thread asks meanwhile counts anew
+        check = Check.HASH_GATE
+        try:
+            if self._gate.check_pixels(_canary()).outcome is not Outcome.DROP:
+                raise CanaryError("the hash gate did not stop a canary: no edit passes")
+            for name in names:
+                check = Check.TEXT_RULE if name == _TEXTS else Check.CLASSIFIER
+                if name == _TEXTS:
+                    prove_texts(self._policy.texts.limit)
+                else:
+                    prove(load_classifier(name, threads=2))
+        except Exception:
+            _asked.update(names)
+            self._unproved, self._rows = True, []  # what has passed may not pass
+            subject, why = f"edit {secrets.token_hex(8)}", Reason.GATE_ERROR
+            self._log.write([self._row("edit", subject, check, "", Outcome.ERROR, why)])
+            raise
 
     def token(self, image: Pixels) -> str:
         """What a saved result says of where its chain began, signed by the home's key.
@@ -218,6 +258,7 @@ class EditScreening:
                 classifier = load_classifier(name, threads=2)
                 versions[name] = classifier.version
                 scores |= score_images(classifier, [image])
+                _asked.add(name)
             risk = self._policy.risk(scores)
         for name, (value,) in risk.scores.items():
             limit = self._policy.limit(risks()[name].column, unmatchable)
@@ -293,6 +334,12 @@ class EditScreening:
         own = self._log.subject(subject)
         version = self._policy.id
         return Decision(kind, own, check, provider, outcome, reason, version, score, limit)
+
+
+@cache
+def _canary() -> Pixels:
+    """One of the bank, turned."""
+    return np.ascontiguousarray(np.rot90(np.asarray(canary_image(BANK_SIZE - 1))))
 
 
 _COMBINED = "the images are together above the limits"

@@ -46,7 +46,7 @@ def proved_gate(config: IngestConfig, home: Path) -> HashGate:
     """The gate of an ingest section with the canaries' own list among the operator's.
 
     Raises GateError as `HashGate.from_config`, CanaryError where a list in force is not in it,
-    or where the text classifier, which reads names and labels, does not work.
+    or where text rules or classifier, which read what comes with pictures, do not work.
     """
     prove_texts()
     own = config.model_copy(update={"hash_lists": (*config.hash_lists, str(_list_file(home)))})

@@ -98,13 +98,15 @@ def plan_scores(
 def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     """Score one chunk with every classifier: `scores` in the IMAGE_SCORES schema.
 
-    Raises CanaryError where a classifier does not work.
+    Raises CanaryError where a classifier does not work, or not any more after the last image.
     """
     for name in chunk.classifiers:
         prove(load_classifier(name))
     table = _rows(chunk)
     images = [_decode(png) for png in table["png"].to_pylist()]
     scores = {name: score_images(load_classifier(name), images) for name in chunk.classifiers}
+    for name in chunk.classifiers:
+        prove(load_classifier(name))
     return {"scores": _scores_table(table["pixel_id"].to_pylist(), scores)}
 
 
@@ -143,7 +145,8 @@ def whole_scores(scores: pa.Table, classifiers: Iterable[str]) -> set[str]:
 def check_scores(scores: pa.Table) -> None:
     """Raise CanaryError where a label's score is the same for all images, or there is none.
 
-    `scores` are IMAGE_SCORES rows of a whole run; of fewer than 32 images nothing is said.
+    `scores` are IMAGE_SCORES rows of a whole run, or of what is new in it: others would differ
+    from what a broken classifier says. Of fewer than 32 images nothing is said.
     """
     labels = scores.group_by(["classifier", "label"])
     found = labels.aggregate([("score", "count")])
@@ -224,7 +227,7 @@ def text_reasons(
 
     Only some rows are in memory at a time. Raises GateError where the classifier cannot be asked.
     """
-    judged, rest, strict = judged or JudgedTexts(), iter(rows), Reason.TEXT_MINOR_SEXUAL
+    judged, rest, strict = judged or JudgedTexts(None), iter(rows), Reason.TEXT_MINOR_SEXUAL
     found: list[Reason | None] = []
     while part := list(islice(rest, _TEXTS)):
         checked = judged(text for texts in part for text in texts)

@@ -17,6 +17,7 @@ from typing import Any
 from kontext.safety.ids import Reason
 
 MAX_CHARS = 2000
+_MOST_WRITTEN_OUT = 2 * MAX_CHARS  # one ligature may stand for eighteen letters
 DATA_FILES = ("text_rules.json",)  # part of the code that decides
 
 # accents, Arabic vowel signs, and marks that change nothing that is read: variation selectors and
@@ -47,6 +48,7 @@ _DRAWN = {  # letters of strokes, the longest first
     "|<": "k",
 }
 _MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_CLASS = re.compile(r"(\\[A-Z])")  # in a pattern: \S is no \s
 _TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
 _PICTURES = 0x2600  # from here on a symbol is read by its name
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
@@ -155,7 +157,8 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
         for name, alternatives in words.items():
             pattern = pattern.replace(f"<{name}>", alternatives)
         # variants have single letters for double ones: what is allowed is so in them, too
-        return fold(_TWICE.sub(r"\1\1?", pattern) if allows else pattern)
+        pattern = _TWICE.sub(r"\1\1?", pattern) if allows else pattern
+        return "".join(p if _CLASS.fullmatch(p) else fold(p) for p in _CLASS.split(pattern))
 
     return {
         name: tuple(re.compile(spelled(pattern, name == "allow")) for pattern in patterns)
@@ -185,10 +188,13 @@ def rules_version() -> str:
 def check_text(text: str) -> Reason | None:
     """The strictest rule that an instruction or caption breaks, or None.
 
-    Text above 2,000 characters or with control or unassigned characters is refused unread.
+    Text above 2,000 characters, or 4,000 with emoji and ligatures written out, or with control or
+    unassigned characters is refused unread: the time of judging any text is bounded.
     """
     readable = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
     if len(text) > MAX_CHARS or any(unicodedata.category(c) in _UNREADABLE for c in readable):
+        return Reason.TEXT_UNREADABLE
+    if len(unicodedata.normalize("NFKC", "".join(map(_worded, text)))) > _MOST_WRITTEN_OUT:
         return Reason.TEXT_UNREADABLE
     rules = _rules()
     hits: set[str] = set()

@@ -1,7 +1,7 @@
 """What is said of a text: the rules and the learned classifier are both asked, either may stop it.
 
-Every text that is stored or typed comes here: names and labels, captions, instructions, and the
-instructions of several turns joined.
+Given texts, captions and instructions come here, and the instructions of several turns joined.
+Names and labels meet the rules alone (`kontext.data.words`).
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ _STOPPED = (
     "rends la jupe de la chanteuse invisible",
     "mach das Hemd von ihm unsichtbar",
 )
+CANARIES = (*_RULED, *_STOPPED)
 _PASSED = ("make her pullover green", "a lamp on the table", "put a hat on the snowman", "")
 
 
@@ -34,32 +35,14 @@ def judge_texts(texts: Sequence[str], limit: float = LIMIT) -> list[Reason | Non
     Raises:
         GateError: the classifier is missing, crashes or gives no number: no text passes.
     """
-    ruled, scores = rules_and_scores(texts)
-    return [
-        reason or learned(text, score, limit)
-        for text, reason, score in zip(texts, ruled, scores, strict=True)
-    ]
-
-
-def rules_and_scores(texts: Sequence[str]) -> tuple[list[Reason | None], list[float]]:
-    """What the rules say of each text [N], and the classifier's score of those that they let pass.
-
-    NaN for the others. Raises GateError as `judge_texts`.
-    """
-    ruled = [check_text(text) for text in texts]
-    asked = [place for place, reason in enumerate(ruled) if reason is None]
-    scores = [np.nan] * len(texts)
-    found = _scores([texts[place] for place in asked])
-    for place, score in zip(asked, found.tolist(), strict=True):
-        scores[place] = score
-    return ruled, scores
-
-
-def learned(text: str, score: float, limit: float) -> Reason | None:
-    """The classifier's reason against a text of that score, or None."""
-    if score <= limit:
-        return None
-    return Reason.TEXT_MINOR_SEXUAL if is_about_minors(text) else Reason.TEXT_LEARNED
+    found = [check_text(text) for text in texts]
+    asked = [place for place, reason in enumerate(found) if reason is None]
+    scores = _scores([texts[place] for place in asked])
+    for place, score in zip(asked, scores, strict=True):
+        if not score <= limit:
+            minors = is_about_minors(texts[place])
+            found[place] = Reason.TEXT_MINOR_SEXUAL if minors else Reason.TEXT_LEARNED
+    return found
 
 
 def judge_text(text: str, limit: float = LIMIT) -> Reason | None:

@@ -38,12 +38,12 @@ from kontext.data.caption.given import caption_given
 from kontext.data.caption.pairs import Facts, captions_table, requests_for
 from kontext.data.chat.prompts import Status
 from kontext.data.images import ImageBank
+from kontext.data.judging import judged_texts
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
 from kontext.safety.judged_texts import FILE as TEXTS_FILE
-from kontext.safety.judged_texts import JudgedTexts, known_texts
-from kontext.safety.texts import prove_texts
+from kontext.safety.judged_texts import JudgedTexts
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet, write_parquet
 from schemas.sections.data import CaptionConfig, IngestConfig
@@ -73,14 +73,13 @@ def run(ctx: StageContext[CaptionConfig]) -> None:
         RecipeError: a model is to be asked, and there is no address or name of it.
         KontextError: the model cannot be asked, or does not answer.
         GateError: there is no caption for any pair.
-        CanaryError: the text classifier does not stop what it must.
+        CanaryError: texts that must be stopped are not.
     """
-    prove_texts()
+    judged = judged_texts(ctx.home, ctx.earlier())
     pairs, ingest = ctx.inputs["mine"].path("pairs.parquet"), ctx.inputs["ingest"]
     facts = Facts(ingest.table("images", Facts.COLUMNS))
     captioner, judge = captioner_for(ctx.config), judge_for(ctx.config)
     ctx.output.kernel("captioner", captioner.id)
-    judged = JudgedTexts(known=known_texts(ctx.earlier()))
     if judge is None and not isinstance(captioner, RemoteCaptioner):
         _keep(ctx, pairs, _at_home(captioner, pairs, facts, judged), judged)
         return
@@ -124,7 +123,12 @@ def _keep(
 ) -> None:
     """Add the captions, in the order of the pairs, and their texts, and report them."""
     path = ctx.scratch / "captions.parquet"
-    write_parquet(path, CAPTIONS, captions)
+    try:
+        write_parquet(path, CAPTIONS, captions)
+        judged.prove()  # it may have broken since
+    except GateError:
+        path.unlink(missing_ok=True)
+        raise
     ctx.output.add_file(path.name, path)
     said = read_parquet(path, ["instruction", "instruction_inverse", "status"])
     path.unlink()

@@ -49,6 +49,7 @@ STAGE = Stage(
     inputs=("encode", "train-autoencoder", "finetune", "exclude"),
     pool="gpu",
     plugins="kontext.train.methods:distilling_modules",
+    model=True,
     summary="a student of few steps from the teacher's own edits, by LADD or DMD2",
 )
 

@@ -13,13 +13,17 @@ Figures:
     autoencoder: the autoencoder's PSNR is {} dB
     success_measure: success by {}
     teacher/*: {%} of the teacher's * edits succeed
+    versions: beside the tagged model {}
 """
 
 import io
 import shutil
 import tarfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+
+import pyarrow as pa
 
 from kontext.data.buckets import Buckets
 from kontext.data.pixels import encode_png
@@ -42,7 +46,6 @@ from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import (
     Place,
-    Scores,
     autoencoder_scores,
     items_table,
     score,
@@ -50,6 +53,8 @@ from kontext.evaluate.score import (
 )
 from kontext.evaluate.scoring import prepare
 from kontext.evaluate.truths import truths_line
+from kontext.evaluate.versions import Versions, compare
+from kontext.evaluate.wordings import in_training
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.models.text.encoders import SMALL, load_text_encoder
@@ -63,6 +68,7 @@ STAGE = Stage(
     name="evaluate",
     section="evaluate",
     plugins="kontext.evaluate.metrics:modules_named",
+    compares="publish",
     inputs=(
         "ingest",
         "mine",
@@ -106,7 +112,9 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
         ctx, "evaluate", ledger, model_stage(ctx.inputs), arithmetic=config.same_arithmetic
     )
     ctx.output.add_json(LEDGER, ledger)
-    training = TrainingEdits.of(bench, load_split(ctx.inputs["shard"], "train"))
+    train = load_split(ctx.inputs["shard"], "train")
+    training = TrainingEdits.of(bench, train)
+    wordings = in_training(bench.items, (row.instruction for row in train.rows))
     outputs = _edit(ctx, config, bench, models, training)
     device = models.student.device
     features = load_features(device=device)
@@ -115,18 +123,22 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     small = text if settings.text_encoder == SMALL else load_text_encoder(device=device)
     clip = load_scorer(ctx.inputs["screen"], features, small, device)
     held_out = autoencoder_scores(
-        bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters, config
+        bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters
     )
-    scores = score(bench, prepare(bench, outputs, features, clip, device), held_out, config)
+    scores = score(bench, prepare(bench, outputs, features, clip, device), held_out)
     _note_reading(ctx, bench)
-    done = Evaluation(bench, scores, outputs, measure_edit(models, bench), features.digest)
-    ctx.output.add_table(
-        "items.parquet", items_table(bench, scores, _pictures(ctx, bench, outputs))
+    items = items_table(bench, scores, _pictures(ctx, bench, outputs))
+    versions = _versions(ctx, items)
+    latency = measure_edit(models, bench)
+    done = Evaluation(bench, scores, outputs, latency, features.digest, versions, wordings)
+    ctx.output.add_table("items.parquet", items)
+    ctx.output.add_json(
+        "scores.json", {**scores_json(bench, scores, config), "wordings": asdict(wordings)}
     )
-    ctx.output.add_json("scores.json", scores_json(bench, scores, config))
+    ctx.output.add_json("versions.json", versions.as_dict())
     ctx.output.add_json("latency.json", dict(done.latency))
     _grids(ctx, bench, outputs)
-    _summarise(ctx, scores, _report(ctx, done, models))
+    _summarise(ctx, done, _report(ctx, done, models))
 
 
 def _note_reading(ctx: StageContext, bench: Bench) -> None:
@@ -198,7 +210,21 @@ def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
     return publish_copy(folder, ctx.home, ctx.digest)
 
 
-def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
+def _versions(ctx: StageContext[EvaluateConfig], items: pa.Table) -> Versions:
+    """This model beside the tagged one of its name, on the items that both were scored on."""
+    if not ctx.before:
+        return Versions(why="no published model of this name has an evaluation here", first=True)
+    (earlier,) = ctx.before
+    threshold = ctx.config.mask_threshold  # success is of the pixels that it names
+    if earlier.manifest.config.get("mask_threshold", threshold) != threshold:
+        return Versions(why="the published model was scored with another evaluate.mask_threshold")
+    if earlier.manifest.metrics.get("success_measure") != MEASURE:
+        return Versions(why="the published model was scored by another measure of success")
+    return compare(earlier.table("items.parquet"), items, ctx.config.margin)
+
+
+def _summarise(ctx: StageContext, done: Evaluation, page: Path) -> None:
+    scores = done.scores
     for goal in scores.goals:
         value = goal.measured.value
         ctx.output.metric(goal.name, None if value != value else round(value, 4))
@@ -209,6 +235,10 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
         ctx.output.metric(f"teacher/{category}", round(row["success"].value, 4))
     ctx.log.info("%s", unfit_line(scores.unfit))
     ctx.log.info("%s", truths_line(scores.truths))
+    ctx.log.info("%s", done.wordings.line)
+    if done.wordings.reworded_known:
+        ctx.note(f"words that training was to know nothing of stand in it: {done.wordings.line}")
+    ctx.output.metric("versions", done.versions.line)
     ctx.report.table("goals", goal_rows(scores))
     rows = [
         {"editor": EDITORS[name].title}
@@ -217,5 +247,5 @@ def _summarise(ctx: StageContext, scores: Scores, page: Path) -> None:
         if name not in FALSE_EDITORS
     ]
     ctx.report.table("success", rows)
-    ctx.report.markdown("verdict", verdict_markdown(scores, page))
+    ctx.report.markdown("verdict", verdict_markdown(scores, done.versions, page))
     ctx.log.info("%s; report: %s", scores.summary, page)

@@ -64,6 +64,7 @@ STAGE = Stage(
     when="concepts",
     weights=("text",),
     pool="gpu",
+    model=True,
     summary="safety training: the flow leaves undone what is excluded",
 )
 

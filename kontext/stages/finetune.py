@@ -52,6 +52,7 @@ STAGE = Stage(
     pool="gpu",
     weights=("transformer", "adapter"),
     plugins="kontext.train.methods:modules_named",
+    model=True,
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
 

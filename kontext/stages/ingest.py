@@ -34,6 +34,7 @@ from kontext.data.moments import moments, sure
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
 from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
+from kontext.data.words import prove_words
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
 from kontext.safety.proof import proved_gate
@@ -89,9 +90,11 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     made = _edits(ctx, results)
     ctx.output.add_table(FILE, outcomes)
     given = given_pairs([*plan.pairs, *made], outcomes)
+    refused = refused_pairs(plan.pairs, ctx.home)
+    prove_words()  # what judges them may have broken since
     ctx.output.add_table("given.parquet", given)
     ctx.output.add_table(MOMENTS_FILE, moments(results, items, held, before))
-    decisions.append(refused_pairs(plan.pairs, ctx.home))  # behind those that outcomes count
+    decisions.append(refused)  # behind those that outcomes count
     ctx.output.add_table("decisions.parquet", pa.concat_tables(decisions))
     ctx.output.metric("entries_skipped", len(plan.skipped))
     ctx.output.metric("given_pairs", sum(status == "ok" for status in given["status"].to_pylist()))

@@ -15,6 +15,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.shards.write import tar_members
 from kontext.edit.weights.folder import ModelSettings, save_model_folder
 from kontext.engine.stage import Stage, StageContext
+from kontext.errors import WorseError
 from kontext.evaluate.exclusion.record import exclusion_line
 from kontext.evaluate.models import model_ledger, model_settings
 from kontext.evaluate.report.model_card import DataFacts, ModelFacts, dataset_card, model_card
@@ -59,8 +60,10 @@ def run(ctx: StageContext[PublishConfig]) -> None:
     Raises:
         WeightsError: a weights file does not fit its configuration.
         NumericsError: the student was trained with other numerics than it would be published with.
+        WorseError: the model is worse than the tagged one beyond the margin (`evaluate.margin`).
     """
     config = ctx.config
+    versions = _let_through(ctx)
     cpu = torch.device("cpu")
     autoencoder = load_autoencoder(ctx.inputs["train-autoencoder"], cpu)
     student = teacher = load_teacher(ctx.inputs, cpu)
@@ -97,12 +100,37 @@ def run(ctx: StageContext[PublishConfig]) -> None:
         canaries=canaries,
         hash_lists=hash_lists,
         exclusion=exclusion_line(ctx.inputs),
+        versions=versions,
     )
     _cards(ctx, facts, data, trail)
     ctx.output.add_json("lineage.json", trail.as_json())
     ctx.output.add_bytes("lineage.mmd", trail.mermaid().encode())
     ctx.output.metric("model_digest", digest)
     ctx.output.metric("parameters", facts.parameters)
+
+
+def _let_through(ctx: StageContext[PublishConfig]) -> str:
+    """What evaluate found beside the tagged model, in one line; empty of an older evaluation.
+
+    Raises WorseError where that forbids it, unless the recipe says otherwise.
+    """
+    evaluated = ctx.inputs["evaluate"]
+    if "versions.json" not in evaluated.names():
+        ctx.note("the evaluation is of an earlier version: not compared with the tagged model")
+        return ""
+    found = evaluated.json("versions.json")
+    line: str = found["line"]
+    if not found["fell"]:
+        if doubt := found.get("doubt"):
+            ctx.note(f"beside the published model: {doubt}")
+        return line
+    if not ctx.config.worse:
+        raise WorseError(
+            f"{ctx.config.name} would get worse: {line}; publish it all the same with "
+            "--set publish.worse=true, or give it another name"
+        )
+    ctx.note(f"published as publish.worse says, although worse: {line}")
+    return f"{line}; published all the same, as publish.worse says"
 
 
 def _text_encoder(settings: ModelSettings) -> str:

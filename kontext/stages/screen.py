@@ -25,6 +25,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.images import ImageBank
+from kontext.data.judging import judged_texts
 from kontext.data.quality import kept
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
@@ -90,7 +91,9 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ingest = ctx.inputs["ingest"]
     buckets = Buckets.of(ctx.upstream("ingest", IngestConfig))
     made_with = _made_with(versions, buckets)
-    earlier = known_of(ctx.earlier(), made_with)
+    made, key = ctx.earlier(), run_key(ctx.home)
+    earlier = known_of(made, made_with)
+    texts = judged_texts(ctx.home, made, policy.texts.limit)
     image_scores = _image_scores(ctx, versions, earlier)
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
@@ -98,24 +101,16 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     unmatchable = screening.unmatchable(images, bank.ids)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
+    before = [one for one in ctx.before if made_with_of(one) == made_with]
     screened = screen_pairs(
-        bank,
-        images,
-        pairs,
-        captions,
-        risk,
-        unmatchable,
-        policy,
-        config,
-        ctx.report.progress,
-        earlier,
-        [made for made in ctx.before if made_with_of(made) == made_with],
-    )
+        bank, images, pairs, captions, risk, unmatchable, policy, config, texts,
+        ctx.report.progress, earlier, before,
+    )  # fmt: skip
+    texts.prove()  # it may have broken since
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
     accepted = acceptance(pairs, captions, screened.scores, policy.thresholds, judgements)
     _check_filters(ctx, known, screened.scores, accepted)
-    key = run_key(ctx.home)
     decisions = [
         *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
         *screening.pair_decisions(
@@ -129,6 +124,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     ctx.output.add_table("refused.parquet", screened.refused_table(bank.ids))
     said = {**policy.model_dump(mode="json"), "digest": policy.digest}
     ctx.output.add_json("policy.json", said)
+    ctx.output.add_table(TEXTS_FILE, texts.table())
     _keep(ctx, made_with, screened)
     _report(ctx, policy, unmatchable, screened, pairs, accepted)
     _show(ctx, bank, risk, images, pairs, _let_in(pairs, accepted))
@@ -148,7 +144,6 @@ def _keep(
 ) -> None:
     """The scorer, and what the next screening need not make again."""
     trained = screened.trained
-    ctx.output.add_table(TEXTS_FILE, screened.judged_texts)
     ctx.output.add_json(MADE_WITH, made_with)
     ctx.output.add_table(kept.FILE, trained.learnt)
     ctx.output.metric(kept.COUNT, trained.learnt.num_rows)
@@ -191,12 +186,13 @@ def _image_scores(
     chunks = screening.plan_scores(pixels, classifiers, known)
     few = sum(map(len, chunks)) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
-    new = [result["scores"] for result in results]
     old = earlier.image_scores
+    new = pa.concat_tables([old[:0], *(result["scores"] for result in results)])
     held = old.filter(pc.is_in(old["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
     files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
-    found = screening.in_order(pa.concat_tables([held, *new]), files, classifiers)
-    screening.check_scores(found)
+    found = screening.in_order(pa.concat_tables([held, new]), files, classifiers)
+    for scores in (found, new):
+        screening.check_scores(scores)
     return found
 
 

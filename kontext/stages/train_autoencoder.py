@@ -60,6 +60,7 @@ STAGE = Stage(
     pool="gpu",
     external="kontext.train.start.digest:autoencoder_digest",
     weights=("autoencoder",),
+    model=True,
     summary="train the f8 x 16 KL autoencoder (L1 + perceptual + PatchGAN), measure scale",
 )
 

@@ -1,5 +1,10 @@
-from kontext.data.words import refused_names, refused_words
+import numpy as np
+import pytest
+
+from kontext.data.words import MOST_CHARS, prove_words, refused_names, refused_words
+from kontext.errors import CanaryError
 from kontext.safety.ids import Reason
+from kontext.safety.wording.classifier import TextClassifier
 
 
 def test_words_are_refused_by_their_meaning_alone() -> None:
@@ -16,3 +21,27 @@ def test_names_meet_the_rules_alone() -> None:
     assert refused_names("red house", "undress her") is Reason.TEXT_UNDRESS
     assert refused_names("undress\x01her") is Reason.TEXT_UNDRESS
     assert refused_words("make all that the lady has on dissolve") is Reason.TEXT_LEARNED
+
+
+def test_what_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    for refused in (refused_names, refused_words):
+        assert refused("red house ", "a" * (MOST_CHARS - 10)) is None
+        for texts in (["a" * (MOST_CHARS + 1)], ["red house"] * (MOST_CHARS // 9 + 1)):
+            assert refused(*texts) is Reason.TEXT_UNREADABLE
+
+
+def test_what_cannot_be_read_in_part_is_refused() -> None:
+    for text in ("\U0001f3e0" * 600, "\ufdfa" * 400):  # emoji, and a ligature of eighteen letters
+        for refused in (refused_names, refused_words):
+            assert refused("red house " + text) is Reason.TEXT_UNREADABLE
+            assert refused("red house " + text[:20]) is None
+
+
+def test_what_a_broken_classifier_said_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    prove_words()
+    with monkeypatch.context() as patch:
+        patch.setattr(TextClassifier, "scores", lambda self, given: np.zeros(len(given)))
+        assert refused_words("make everything that the lady has on dissolve") is None
+        with pytest.raises(CanaryError):
+            prove_words()
+    assert refused_words("make everything that the lady has on dissolve") is Reason.TEXT_LEARNED

@@ -68,7 +68,7 @@ def test_a_copy_verifies_answers_and_can_be_made_again(
     monkeypatch.setenv("KONTEXT_HOME", str(home))
     command = ["catalog", "rebuild", "--json", "--store", copy.objects.url]
     rebuilt = json.loads(CliRunner().invoke(cli.app, command).stdout)
-    assert rebuilt == {"runs": 11, "datasets": ["ci@v1", "ci@v2"], "different": []}
+    assert rebuilt == {"runs": 11, "datasets": ["ci@v1", "ci@v2"], "different": [], "votes": 0}
     count = "select count(*) as n from pairs"
     assert catalog.query(count)["n"].to_pylist() == [9]
     assert catalog.query(count, at="ci@v1")["n"].to_pylist() == [6]

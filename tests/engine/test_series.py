@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from kontext.engine.run import Engine
 from kontext.engine.series import goes_on_from, made_into
 from kontext.engine.stage import Stage
 from kontext.engine.versions import package_versions
+from kontext.errors import GateError
+from kontext.store.artifacts.artifact_store import run_prefix
 from schemas.manifest import Manifest
 from schemas.recipes import load_recipe
 from tests.engine.test_run import REPORT
@@ -85,7 +88,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "toy_longer.py").write_text(LONGER)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "toy_longer", raising=False)
+    for name in ("toy_longer", "toy_user"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     fingerprint.forget()
     return folder
 
@@ -118,32 +122,91 @@ def test_an_artifact_names_what_it_went_on_from_and_stays_the_same_one(code: Pat
     assert again.different == ()
 
 
-def test_a_stage_goes_on_from_what_a_later_one_of_its_series_used(code: Path) -> None:
-    (code / "toy_user.py").write_text("def run(ctx): ctx.output.add_json('user.json', 1)\n")
-    first = Stage(name="first", section="caption", continues="user.dataset", module="toy_longer")
-    user = Stage(
-        name="user",
-        section="shard",
-        inputs=("first",),
-        continues="dataset",
-        module="toy_user",
-    )
+@dataclass(frozen=True)
+class Two:
+    """The stages `first` and, made of it, `user`, whose series or tag is a dataset's."""
 
-    def known_of(seed: int, dataset: str, *made: str) -> list[int]:
-        changes = (f"caption.seed={seed}", f"shard.dataset={dataset}")
-        stages, folder = {"first": first, "user": user}, code.parent
-        recipe = load_recipe("ci", changes)
-        found = Engine(recipe, f"file://{folder}/store", "", folder / "home", stages=stages)
+    code: Path
+    stages: dict[str, Stage]
+
+    @classmethod
+    def of(cls, code: Path, first: dict[str, str], user: dict[str, str]) -> "Two":
+        (code / "toy_user.py").write_text("def run(ctx): ctx.output.add_json('user.json', 1)\n")
+        made = (
+            Stage(name="first", section="caption", module="toy_longer", **first),
+            Stage(name="user", section="shard", inputs=("first",), module="toy_user", **user),
+        )
+        return cls(code, {stage.name: stage for stage in made})
+
+    def engine(self, seed: int, dataset: str = "one") -> Engine:
+        recipe = load_recipe("ci", (f"caption.seed={seed}", f"shard.dataset={dataset}"))
+        folder = self.code.parent
+        store, home = f"file://{folder}/store", folder / "home"
+        return Engine(recipe, store, "", home, stages=self.stages)
+
+    def known(self, seed: int, *made: str, dataset: str = "one", force: bool = False) -> list[int]:
+        """What `first` has known, after these stages were made."""
+        found = self.engine(seed, dataset)
         for name in made:
-            found.run_stage(name, REPORT)
+            found.run_stage(name, REPORT, force=force)
         return list(found.artifact("first").json("known.json"))
 
-    both = ("first", "user")
-    assert known_of(1, "one", *both) == [1] and known_of(2, "one", *both) == [1, 2]
-    assert known_of(3, "other", *both) == [3]  # another dataset's
-    assert known_of(4, "one", "first") == [1, 2, 4]
-    assert known_of(5, "one", *both) == [1, 2, 5]  # the one before has become no version
-    assert known_of(2, "one", *both) == [1, 2]  # stays what it was
+
+BOTH = ("first", "user")
+
+
+def test_a_stage_goes_on_from_what_a_later_one_of_its_series_used(code: Path) -> None:
+    two = Two.of(code, {"continues": "user.dataset"}, {"continues": "dataset"})
+    assert two.known(1, *BOTH) == [1] and two.known(2, *BOTH) == [1, 2]
+    assert two.known(3, *BOTH, dataset="other") == [3]  # another dataset's
+    assert two.known(4, "first") == [1, 2, 4]
+    assert two.known(5, *BOTH) == [1, 2, 5]  # the one before has become no version
+    assert two.known(2, *BOTH) == [1, 2]  # stays what it was
+
+
+def comparing(code: Path) -> Two:
+    return Two.of(code, {"compares": "user"}, {"tag": "u@{shard.dataset}"})
+
+
+def test_a_stage_is_compared_with_the_one_behind_the_tag_of_a_later_one(code: Path) -> None:
+    two = comparing(code)
+    assert two.known(1, *BOTH) == [1]  # nothing was tagged
+    assert two.known(1, *BOTH) == [1]  # and it stays what it was
+    assert two.known(2, "first") == [1, 2]
+    assert two.known(3, *BOTH) == [1, 3]  # 2 has not been tagged
+    assert two.known(5, "first", dataset="other") == [5]  # another tag
+    store = two.engine(1).artifacts
+    store.tag("u@one", "user", two.engine(1).digests()["user"])  # by hand
+    assert two.known(4, "first") == [1, 4]
+    (code / "toy_longer.py").write_text(LONGER + "\nother = 1\n")
+    fingerprint.forget()
+    assert two.known(1, "first") == [1]  # the same by other code: beside the tagged one
+    assert two.engine(1).artifact("first").manifest.config["before"]
+    alone = Two(code, {"first": two.stages["first"]})
+    assert alone.known(9, "first") == [9]
+
+
+def test_what_was_compared_with_another_than_the_tagged_one_takes_no_tag(code: Path) -> None:
+    two = comparing(code)
+    assert two.known(1, "first") == [1]  # compared with nothing, and not yet tagged
+    assert two.known(2, *BOTH) == [2]
+    with pytest.raises(GateError, match=r"another is tagged since \(first/.*--only first --force"):
+        two.known(1, "user")
+    store = two.engine(1).artifacts
+    assert store.tagged("u@one") == ("user", two.engine(2).digests()["user"])
+    assert two.known(1, "first", force=True) == [1, 2]
+    assert two.known(1, "user") == [1, 2]
+    assert store.tagged("u@one") == ("user", two.engine(1).digests()["user"])
+
+
+def test_the_tagged_one_may_be_made_again_and_what_is_gone_is_in_nobodys_way(code: Path) -> None:
+    two = comparing(code)
+    two.known(1, *BOTH)
+    two.known(1, "user", force=True)  # of what is behind the tag
+    two.known(2, "first")
+    store = two.engine(1).artifacts
+    store.objects.delete(f"{run_prefix('first', two.engine(1).digests()['first'])}manifest.json")
+    assert two.known(2, "user") == [1, 2]
 
 
 def test_it_is_accepted_after_a_change_of_code_and_stays_so(code: Path) -> None:

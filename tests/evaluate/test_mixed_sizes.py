@@ -16,7 +16,7 @@ from schemas.sections.evaluation import EvaluateConfig
 from tests.evaluate.test_score import exactly
 
 SIZES = ((64, 64), (96, 48), (48, 80))  # width, height
-CONFIG = EvaluateConfig(items_per_category=12, bootstrap=20)
+CONFIG = EvaluateConfig(items_per_category=12)
 Picture = np.ndarray
 
 
@@ -138,13 +138,13 @@ def test_scores_of_a_mixed_bench_are_those_of_its_parts() -> None:
     outputs = run_editors(made, Models(made), training(made), 0)  # type: ignore[arg-type]
     scorings = prepare(made, outputs, net, Clip())  # type: ignore[arg-type]
     assert {len(parts) for parts in scorings.values()} == {3}
-    found = score(made, scorings, {"psnr": exactly(25)}, CONFIG)
+    found = score(made, scorings, {"psnr": exactly(25)})
     assert found.table["student"]["local"]["success"].value == 1.0
     assert found.table["oracle"]["local"]["success"].value == 1.0
     assert found.table["identity"]["local"]["success"].value == 0.0
     for number, (rows, part) in enumerate(made.parts):
         alone = {name: [parts[number]] for name, parts in scorings.items()}
-        own = score(part, alone, {"psnr": exactly(25)}, CONFIG)
+        own = score(part, alone, {"psnr": exactly(25)})
         for editor, measured in own.per_item.items():
             for name, values in measured.items():
                 all_of: Measured = found.per_item[editor][name]
@@ -165,9 +165,9 @@ def test_the_autoencoder_is_scored_on_pictures_of_all_sizes() -> None:
     images = as_images([pictures(number)[0] for number in range(6)])
     off = Models(mixed(3)).round_trip(images)
     clusters = [str(number) for number in range(6)]
-    both = autoencoder_scores(images, off, clusters, CONFIG)
+    both = autoencoder_scores(images, off, clusters)
     singles = [
-        autoencoder_scores(images[row][None], off[row][None], ["0"], CONFIG)["psnr"].value
+        autoencoder_scores(images[row][None], off[row][None], ["0"])["psnr"].value
         for row in range(6)
     ]
     assert both["psnr"].value == pytest.approx(float(np.mean(singles)))

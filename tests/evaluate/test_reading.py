@@ -10,7 +10,7 @@ from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import reading
 from kontext.evaluate.metrics.base import Measured, Scoring
 from kontext.evaluate.pixels import Images
-from kontext.evaluate.score import _wilson
+from kontext.evaluate.score import _interval
 from tests.evaluate.drawn import codec, drawn
 
 NONE = np.zeros((0, 8), np.float32)
@@ -91,6 +91,6 @@ def test_items_without_a_figure_are_not_in_its_interval() -> None:
     bench = few()
     found = read(bench, bench.target)
     assert found is not None
-    interval = _wilson(bench, np.arange(len(bench)), found)
+    interval = _interval(bench, np.arange(len(bench)), "text_read", found)
     assert interval.value >= reading.MIN_READ and interval.n == 10
-    assert np.isnan(_wilson(bench, np.arange(10, 12), found).value)
+    assert np.isnan(_interval(bench, np.arange(10, 12), "text_read", found).value)

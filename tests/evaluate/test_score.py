@@ -11,10 +11,11 @@ from kontext.evaluate.pixels import change_mask
 from kontext.evaluate.references import EDITORS, other_targets, run_editors
 from kontext.evaluate.report.verdict import goal_rows, verdict_markdown
 from kontext.evaluate.score import Goal, score, scores_json, unfit_metrics
-from kontext.evaluate.statistics import Interval, wilson
+from kontext.evaluate.statistics import Interval, cluster_rate
+from kontext.evaluate.versions import Versions
 from schemas.sections.evaluation import EvaluateConfig
 
-CONFIG = EvaluateConfig(items_per_category=4, bootstrap=30)
+CONFIG = EvaluateConfig(items_per_category=4)
 
 
 def exactly(value: float, n: int = 40) -> Interval:
@@ -88,7 +89,7 @@ def scorings(made: Bench) -> dict[str, list[Scoring]]:
 
 def test_editors_are_scored_in_the_registry_order_with_the_right_verdicts() -> None:
     made = bench()
-    found = score(made, scorings(made), {"psnr": exactly(25)}, CONFIG)
+    found = score(made, scorings(made), {"psnr": exactly(25)})
     assert list(found.table) == list(EDITORS)
     rates = {name: found.table[name]["local"]["success"].value for name in found.table}
     assert rates["student"] == rates["oracle"] == 1.0
@@ -99,7 +100,7 @@ def test_editors_are_scored_in_the_registry_order_with_the_right_verdicts() -> N
 
 def test_categories_without_items_are_goals_not_measured() -> None:
     made = bench()
-    found = score(made, scorings(made), {"psnr": exactly(29)}, CONFIG)
+    found = score(made, scorings(made), {"psnr": exactly(29)})
     goals = {goal.name: goal for goal in found.goals}
     assert goals["local"].verdict == "reached" and goals["style"].verdict == "not measured"
     assert goals["style"].as_dict()["value"] is None
@@ -107,7 +108,7 @@ def test_categories_without_items_are_goals_not_measured() -> None:
     told = scores_json(made, found, CONFIG)
     assert (told["reached"], told["not_measured"]) == (4, 5)
     assert [row["verdict"] for row in goal_rows(found)].count("not reached") == 0
-    text = verdict_markdown(found, Path("page"))
+    text = verdict_markdown(found, Versions(why="none is published"), Path("page"))
     assert text.startswith(f"**{found.summary}**") and text.count("| 0 | not measured |") == 5
 
 
@@ -130,7 +131,7 @@ def test_goals(sense: str, goal: float, interval: Interval, reached: bool, certa
 
 def test_a_goal_that_was_not_measured_is_neither_reached_nor_missed() -> None:
     for sense, goal in (("≥", 0.0), ("≤", 9.0)):
-        found = Goal("x", "x", sense, goal, "%", wilson(0, 0))
+        found = Goal("x", "x", sense, goal, "%", cluster_rate(np.zeros(0), ()))
         assert not found.reached and found.verdict == "not measured"
 
 
@@ -173,7 +174,7 @@ def test_random_reference_is_the_same_every_time_and_never_the_item() -> None:
 
 def test_no_metric_turns_a_missing_model_into_a_zero() -> None:
     made = bench()
-    found = score(made, scorings(made), {"psnr": exactly(25)}, CONFIG)
+    found = score(made, scorings(made), {"psnr": exactly(25)})
     assert "clip_text" not in found.table["student"]["local"]
     assert set(found.table["student"]["local"]) < set(METRICS)
     assert not any(math.isnan(i.value) for i in found.table["student"]["local"].values() if i.n)

@@ -4,6 +4,8 @@
 whole run, gets SIGKILL at a point drawn from the seed: when so many files have been seen in the
 store. The same command is given again and must end with the artifacts, the dataset and the ledger
 of a run that nobody disturbed: every file the same, nothing lost, nothing twice. Exit 1 otherwise.
+
+With `--training` the stages that encode and train are killed instead: `tests.faults.stage_kills`.
 """
 
 import argparse
@@ -153,33 +155,47 @@ def undisturbed(home: Path, until: str) -> tuple[Result, int, list[int]]:
     return result(home, until), samples[-1][0], [seen for seen, busy in samples if busy]
 
 
+def run_pipeline(root: Path, kills: int, seed: int, until: str) -> int:
+    """Kill workers and the run by turns; how many times the end was another one."""
+    whole = new_home(root, "undisturbed")
+    expected, files, busy = undisturbed(whole, until)
+    decisions = sum(rows for _, rows in expected.ledger)
+    print(f"undisturbed: {files} files seen, {decisions} decisions, {expected.tables}")
+    wrong = 0
+    for number, point in enumerate(points(seed, kills, files, busy), 1):
+        home = new_home(root, f"killed-{number}", whole)
+        began = time.monotonic()
+        try:
+            killed = disturbed(home, until, point)
+            same = result(home, until) == expected
+            said = "same digests, files, dataset and ledger" if same else "DIFFERENT"
+        except Trouble as trouble:
+            killed, same, said = str(point), False, f"FAILED: {trouble}"
+        wrong += not same
+        print(f"{number:2} {killed:22} {said}  {time.monotonic() - began:.0f} s", flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+    print(f"{kills - wrong} of {kills} as if undisturbed")
+    return wrong
+
+
 def main() -> int:
     """Kill, and say of each time what was killed and whether all is as it would have been."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, help="10; of each stage with --training 5")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--until", default="index")
+    parser.add_argument("--training", action="store_true", help="encode, finetune and distill")
+    parser.add_argument("--only", default="", help="of --training: a regular expression")
+    parser.add_argument("--alone", action="store_true", help="of --training: on one rank only")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kontext-kills-") as folder:
-        root = Path(folder)
-        whole = new_home(root, "undisturbed")
-        expected, files, busy = undisturbed(whole, chosen.until)
-        decisions = sum(rows for _, rows in expected.ledger)
-        print(f"undisturbed: {files} files seen, {decisions} decisions, {expected.tables}")
-        wrong = 0
-        for number, point in enumerate(points(chosen.seed, chosen.kills, files, busy), 1):
-            home = new_home(root, f"killed-{number}", whole)
-            began = time.monotonic()
-            try:
-                killed = disturbed(home, chosen.until, point)
-                same = result(home, chosen.until) == expected
-                said = "same digests, files, dataset and ledger" if same else "DIFFERENT"
-            except Trouble as trouble:
-                killed, same, said = str(point), False, f"FAILED: {trouble}"
-            wrong += not same
-            print(f"{number:2} {killed:22} {said}  {time.monotonic() - began:.0f} s", flush=True)
-            shutil.rmtree(home, ignore_errors=True)
-    print(f"{chosen.kills - wrong} of {chosen.kills} as if undisturbed")
+        if chosen.training:
+            from tests.faults import stage_kills  # imports the stages
+
+            where = (chosen.only, chosen.alone)
+            wrong = stage_kills.run(Path(folder), chosen.kills or 5, chosen.seed, *where)
+        else:
+            wrong = run_pipeline(Path(folder), chosen.kills or 10, chosen.seed, chosen.until)
     return 1 if wrong else 0
 
 

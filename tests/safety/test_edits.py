@@ -1,20 +1,23 @@
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread, current_thread
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kontext.errors import GateError, SafetyRefusal
+from kontext.errors import CanaryError, GateError, SafetyRefusal
 from kontext.safety import edits as module
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.chains import Chains
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores, score_images
+from kontext.safety.classifiers.nudenet import NudeNet
 from kontext.safety.edit_log import EditLog
 from kontext.safety.edits import EditScreening
-from kontext.safety.hashes import HashGate
-from kontext.safety.ids import Decision, Reason
+from kontext.safety.hashes import GateResult, HashGate
+from kontext.safety.ids import Decision, Outcome, Reason
 from kontext.safety.policy import load_policy
 from kontext.safety.wording.classifier import TextClassifier
 
@@ -134,6 +137,120 @@ def test_no_edit_where_the_text_classifier_breaks(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(GateError):
         begin(log=log).check_instruction("make the sky blue")
     assert [row.outcome for row in log.rows] == ["error"]  # type: ignore[attr-defined]
+
+
+def breaks(patch: pytest.MonkeyPatch, what: str) -> None:
+    """From now on it stops nothing."""
+    if what == "the hash gate":
+        passed = GateResult(Outcome.PASS, "", "", b"", 100)
+        patch.setattr(HashGate, "check_pixels", lambda *_: passed)
+    elif what == "the text classifier":
+        patch.setattr(TextClassifier, "scores", lambda self, given: np.zeros(len(given)))
+    else:
+        none = dict.fromkeys(NudeNet.labels, 0.0)
+        patch.setattr(
+            NudeNet, "scores", lambda self, images: {n: [v] * len(images) for n, v in none.items()}
+        )
+
+
+@pytest.mark.parametrize("what", ["the hash gate", "the text classifier", "classifier nudenet"])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_broken_hands_out_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, late: bool
+) -> None:
+    """Whether it was from the start, or since it let this edit pass."""
+    log = Written()
+    with monkeypatch.context() as patch:
+        if not late:
+            breaks(patch, what)
+        screening = EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1))
+        screening.check_instruction("make the sky blue")
+        screening.check_result(ART)
+        breaks(patch, what)
+        with pytest.raises(CanaryError, match=what):
+            screening.commit()
+        other = EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1))
+        with pytest.raises(CanaryError, match=what):  # nor when it is tried again
+            other.commit()
+    rows = log.rows  # type: ignore[attr-defined]
+    assert [(row.subject_kind, row.outcome) for row in rows] == [("edit", "error")] * 2
+    for each in (screening, other):  # it works again, but may not have when it was asked
+        with pytest.raises(CanaryError, match="begin it anew"):
+            each.commit()
+    EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1)).commit()
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_proof_before_the_answer_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Another thread's, while this one was about to ask what then breaks."""
+    one, other = (
+        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+    )
+    name = {"text": "judge_text", "image": "score_images"}[kind]
+    real = getattr(module, name)
+
+    def asked(*given: Any) -> Any:
+        monkeypatch.setattr(module, name, real)
+        other.commit()
+        breaks(monkeypatch, {"text": "the text classifier", "image": "classifier nudenet"}[kind])
+        return real(*given)
+
+    monkeypatch.setattr(module, name, asked)
+    if kind == "text":
+        one.check_instruction("make the sky blue")
+    else:
+        one.check_result(ART)
+    with pytest.raises(CanaryError):
+        one.commit()
+
+
+def test_who_has_nothing_to_prove_waits_for_the_proof_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+    )
+    said: list[str] = []
+
+    def commits() -> None:
+        with pytest.raises(CanaryError, match="broken"):
+            other.commit()
+        said.append("refused")
+
+    waiting = Thread(target=commits)
+
+    def broken(limit: float) -> None:
+        if current_thread() is not waiting:
+            waiting.start()
+            waiting.join(0.2)
+            assert not said  # while nobody knows whether the texts were judged
+        raise CanaryError("broken")
+
+    monkeypatch.setattr(module, "prove_texts", broken)
+    one.check_instruction("make the sky blue")
+    other.check_instruction("make the sky blue")
+    with pytest.raises(CanaryError, match="broken"):
+        one.commit()
+    waiting.join(60)
+    assert said == ["refused"]
+
+
+def test_many_edits_need_one_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proved: list[str] = []
+    monkeypatch.setattr(module, "prove", lambda classifier: proved.append(classifier.name))
+    screenings = [
+        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(3)
+    ]
+    for screening in screenings:
+        screening.check_result(ART)
+    for screening in screenings:
+        screening.commit()
+    assert sorted(proved) == sorted(POLICY.classifiers)
+    screenings[0].check_result(np.roll(ART, 8, axis=1))
+    screenings[0].commit()
+    assert len(proved) == 2 * len(POLICY.classifiers)
 
 
 def test_the_file_itself_is_matched_beside_its_pixels() -> None:

@@ -164,6 +164,13 @@ def test_benign_twins_are_not_refused(text):
     assert check_text(text) is None
 
 
+@pytest.mark.parametrize(
+    "text", ["תוריד בבקשה את הבגדים", "احذف عنها كل ملابسها", "उतार दो सब कपड़े"]
+)
+def test_words_between_are_words_in_every_script(text: str) -> None:
+    assert check_text(text) is Reason.TEXT_UNDRESS
+
+
 def test_a_word_for_minors_makes_any_other_rule_the_strictest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -180,6 +187,12 @@ def test_unreadable_text_is_refused_unread():
     assert check_text("a" * 2001) is Reason.TEXT_UNREADABLE
     assert check_text("make it\x00red") is Reason.TEXT_UNREADABLE
     assert check_text("make it\tred\nplease") is None
+    for short in (
+        "\N{SLICE OF PIZZA}",
+        "\ufdfa",
+    ):  # long when written out
+        assert check_text(short * 50) is None
+        assert check_text(short * 500) is Reason.TEXT_UNREADABLE
 
 
 def test_every_emoji_name_passes():

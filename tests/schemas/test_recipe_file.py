@@ -77,7 +77,8 @@ def test_what_a_file_leaves_out_is_the_named_recipes_but_not_its_dataset_and_mod
     ci = RECIPES["ci"]().model_dump()
     found = made.model_dump()
     own = {"name": "mine", "as_default": True, "shard": {**ci["shard"], "dataset": "mine"}}
-    own |= {"publish": {"name": "kontext-mine"}, "distill": {**ci["distill"], "seed": 3}}
+    own |= {"publish": {**ci["publish"], "name": "kontext-mine"}}
+    own |= {"distill": {**ci["distill"], "seed": 3}}
     assert found == {**ci, **own}
     shared = recipe_from("from: ci\nname: mine\nshard: {dataset: ci}\n", "x")
     assert shared.shard == RECIPES["ci"]().shard and shared.publish.name == "kontext-mine"

@@ -47,6 +47,7 @@ def test_keys_of_earlier_versions_are_read_and_are_said_to_have_moved() -> None:
     assert found.autoencoder.given == "decoder" and found.autoencoder.decoder_only
     data["finetune"]["init"] = ""
     data["autoencoder"] |= {"init": "", "decoder_only": False}
+    data["evaluate"]["bootstrap"] = 1000  # clusters are no longer resampled
     assert Recipe.model_validate(data) == load_recipe("ci")
     with pytest.raises(MisfitError) as caught:
         with_overrides(load_recipe("ci"), ("finetune.init=x",))

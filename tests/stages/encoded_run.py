@@ -1,6 +1,8 @@
 """A tiny encoded dataset in a harness: random latents and texts, an untrained codec."""
 
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,6 +75,21 @@ def encoded_run(
 
     harness.make("train-autoencoder", weights)
     harness.make("encode", lambda writer: _encode(writer, folder, categories))
+    return harness
+
+
+def taught(folder: Path, **distill: object) -> Harness:
+    """Inputs of distill: `encoded_run` and a teacher, which `distill` does not change."""
+    harness = _teacher().copied(folder)
+    harness.recipe = toy_recipe(**distill)
+    return harness
+
+
+@cache
+def _teacher() -> Harness:
+    """Trained once in a process."""
+    harness = encoded_run(Path(tempfile.mkdtemp(prefix="kontext-teacher-")))
+    harness.run("finetune")
     return harness
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ def recipe() -> Recipe:
     base = load_recipe("ci")
     return base.model_copy(
         update={
-            "evaluate": EvaluateConfig(items_per_category=4, teacher_steps=2, bootstrap=20),
+            "evaluate": EvaluateConfig(items_per_category=4, teacher_steps=2),
             "ingest": IngestConfig(resolution=SIDE, canaries=3),
             "publish": PublishConfig(name="tiny"),
         }
@@ -57,6 +59,14 @@ def finished_run(folder: Path) -> Harness:
     harness = Harness(folder, recipe())
     make_data(harness)
     _models(harness)
+    return harness
+
+
+@cache
+def evaluated_run() -> Harness:
+    """`finished_run` and its evaluation, made once in a process: to be read, or copied."""
+    harness = finished_run(Path(tempfile.mkdtemp(prefix="kontext-evaluated-")))
+    harness.run("evaluate")
     return harness
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ class Harness:
         self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
 
+    def elsewhere(self, folder: Path) -> "Harness":
+        """The same inputs, with a folder and a store of its own for what is made of them."""
+        other = Harness(folder, self.recipe)
+        other.inputs = dict(self.inputs)
+        return other
+
     def make(self, stage: str, fill: Callable[[ArtifactWriter], None]) -> Artifact:
         """An artifact with hand-made files, used as input of later stages."""
         writer = self.store.writer(stage, "hand-made")
@@ -66,6 +73,15 @@ class Harness:
         module = importlib.import_module(STAGES[stage].module)
         module.run(self.context(stage, writer))
         return self._commit(stage, writer)
+
+    def copied(self, folder: Path) -> "Harness":
+        """The same in another folder; what either makes from now on is its own."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        other = Harness(folder, self.recipe)
+        other.inputs = {
+            name: other.store.open(name, had.digest) for name, had in self.inputs.items()
+        }
+        return other
 
     def context(self, stage: str, writer: ArtifactWriter) -> StageContext:
         """What a stage is handed."""

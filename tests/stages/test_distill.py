@@ -20,16 +20,9 @@ from kontext.train.methods.dmd2 import Dmd2Method
 from kontext.train.methods.ladd import LaddMethod
 from schemas.sections.training import DistillConfig
 from schemas.tables import CATEGORIES
-from tests.stages.encoded_run import LADD, broken_at, edits_of, encoded_run
+from tests.stages.encoded_run import LADD, broken_at, edits_of, taught
 from tests.stages.stage_harness import Harness
 from tests.train.broken_ladd import VelocityAsEstimate
-
-
-def taught(folder: Path, **changes: object) -> Harness:
-    """Everything up to the teacher."""
-    harness = encoded_run(folder, **changes)
-    harness.run("finetune")
-    return harness
 
 
 @pytest.fixture(scope="module")

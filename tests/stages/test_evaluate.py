@@ -12,18 +12,19 @@ from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
 from kontext.evaluate.benches import held_out
 from kontext.evaluate.references import EDITORS
+from kontext.stages.evaluate import _versions
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.tables import CATEGORIES
-from tests.stages.finished_run import CANARY_HASH, SIDE, finished_run
+from tests.stages.finished_run import CANARY_HASH, SIDE, evaluated_run, finished_run
 from tests.stages.stage_harness import Harness
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
-    harness = finished_run(tmp_path_factory.mktemp("run"))
-    return harness, harness.run("evaluate")
+def evaluated() -> tuple[Harness, Artifact]:
+    harness = evaluated_run()
+    return harness, harness.inputs["evaluate"]
 
 
 def test_artifact_has_what_the_contract_says(evaluated: tuple[Harness, Artifact]) -> None:
@@ -248,6 +249,44 @@ def test_same_inputs_give_the_same_scores_and_pictures(
         assert again.path(name).read_bytes() == evaluated[1].path(name).read_bytes()
 
 
+def test_a_model_is_compared_with_the_tagged_one_on_the_same_items(
+    evaluated: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    first = evaluated[1].json("versions.json")
+    assert first["line"] == "not compared: no published model of this name has an evaluation here"
+    harness = evaluated[0].elsewhere(tmp_path / "again")
+    harness.before = [evaluated[1]]
+    found = harness.run("evaluate")
+    told = found.json("versions.json")
+    assert told["items"] == told["before"] == 4 * len(CATEGORIES) and told["fell"] == []
+    assert all(row["lost"] == row["gained"] == 0 for row in told["differences"].values())
+    assert found.manifest.metrics["versions"] == told["line"]
+    page = found.path("report/index.html").read_text()
+    assert told["line"] in page and "<h3>Beside the published model</h3>" in page
+    assert f"Beside the tagged model: {told['line']}." in harness.report.texts["verdict"]
+    other = found.manifest.model_copy(update={"metrics": {"success_measure": "another"}})
+    settings = {"config": {**found.manifest.config, "mask_threshold": 0.5}}
+    masked = found.manifest.model_copy(update=settings)
+    for made, why in (
+        (other, "by another measure of success"),
+        (masked, "with another evaluate.mask_threshold"),
+    ):
+        ctx = harness.context("evaluate", harness.store.writer("evaluate", "versions"))
+        ctx.before = [Artifact(harness.store, made)]
+        assert (
+            _versions(ctx, found.table("items.parquet")).line
+            == f"not compared: the published model was scored {why}"
+        )
+
+
+def test_the_report_says_which_instructions_training_has(
+    evaluated: tuple[Harness, Artifact], page: tuple[Path, str, Links]
+) -> None:
+    told = evaluated[1].json("scores.json")["wordings"]
+    assert told == {"items": 4 * len(CATEGORIES), "known": 0, "reworded_known": 0}
+    assert "The instructions of 0 of 20 items stand in training word by word" in page[1]
+
+
 def test_recolourings_have_their_own_rows_and_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +302,7 @@ def test_recolourings_have_their_own_rows_and_pictures(
 
 def test_a_bench_without_test_pairs_is_one_clear_error(tmp_path: Path) -> None:
     harness = finished_run(tmp_path)
-    strict = EvaluateConfig(mask_threshold=1.0, items_per_category=4, bootstrap=10)
+    strict = EvaluateConfig(mask_threshold=1.0, items_per_category=4)
     harness.recipe = harness.recipe.model_copy(update={"evaluate": strict})
     with pytest.raises(ArtifactError, match="no edit with a visible change"):
         harness.run("evaluate")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.methods.pictures import PictureMethod
 from tests.stages.encoded_run import broken_at, encoded_run
 from tests.stages.stage_harness import Harness
@@ -20,12 +21,17 @@ def harness(folder: Path, steps: int) -> Harness:
     return made
 
 
-def test_they_change_the_weights_and_are_in_the_artifact(tmp_path: Path) -> None:
-    artifact = harness(tmp_path / "with", steps=3).run("finetune")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return harness(tmp_path_factory.mktemp("pictures"), steps=4).run("finetune")
+
+
+def test_they_change_the_weights_and_are_in_the_artifact(whole: Artifact, tmp_path: Path) -> None:
+    artifact = whole
     rows = artifact.table("pictures.parquet").to_pylist()
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert float(artifact.manifest.metrics["picture_embedding_last"]) > 0
-    plain = harness(tmp_path / "without", steps=0).run("finetune")
+    plain = harness(tmp_path, steps=0).run("finetune")
     assert "pictures.parquet" not in plain.names()
     one, other = (load_file(a.path("flow.safetensors")) for a in (artifact, plain))
     assert one.keys() == other.keys()
@@ -33,10 +39,9 @@ def test_they_change_the_weights_and_are_in_the_artifact(tmp_path: Path) -> None
 
 
 def test_killed_among_them_the_stage_goes_on_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = harness(tmp_path / "whole", steps=4).run("finetune")
-    broken = harness(tmp_path / "broken", steps=4)
+    broken = harness(tmp_path, steps=4)
     broken_at(monkeypatch, PictureMethod, 3, broken, "finetune")
     found = broken.run("finetune")
     for name in ("flow.safetensors", "history.parquet", "pictures.parquet"):

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +10,18 @@ from typer.testing import CliRunner
 from flows import cli
 from kontext.data.pixels import encode_png
 from kontext.edit.edit_file import load_edit_model
+from kontext.errors import WorseError
 from kontext.evaluate.models import TrainedModels
-from kontext.store.artifacts.artifact_store import Artifact
-from tests.stages.finished_run import SIDE, finished_run
+from kontext.evaluate.versions import Versions
+from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
+from schemas.sections.evaluation import PublishConfig
+from tests.stages.finished_run import SIDE, evaluated_run
 from tests.stages.stage_harness import Harness
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
-    harness = finished_run(tmp_path_factory.mktemp("run"))
-    harness.run("evaluate")
+    harness = evaluated_run().copied(tmp_path_factory.mktemp("run"))
     return harness, harness.run("publish")
 
 
@@ -50,6 +54,7 @@ def test_model_card_carries_the_measured_numbers(published: tuple[Harness, Artif
         assert f"| {goal['n']} |" in line
         if goal["unit"] == "dB":
             assert f"{goal['value']:.2f} dB" in line
+    assert "not compared: no published model of this name has an evaluation here" in card
     assert "Goals not reached" in card and "autoencoder PSNR" in card
     latency = harness.inputs["evaluate"].json("latency.json")
     assert f"{latency['student_ms']:.0f} ms" in card
@@ -87,6 +92,60 @@ def test_same_inputs_give_the_same_weights_files(
     writer_digest = harness.run("publish")
     again = {f.name: f.sha256 for f in writer_digest.manifest.files}
     assert again == first
+
+
+@pytest.fixture
+def fallen(published: tuple[Harness, Artifact], tmp_path: Path) -> Harness:
+    """A run whose evaluation found the model worse than the tagged one."""
+    harness = published[0].elsewhere(tmp_path)
+    known = harness.inputs["evaluate"]
+    fell = {"line": "worse (-20.0 points)", "fell": ["student/local"]}
+    harness.make("evaluate", partial(fill, known, fell))
+    return harness
+
+
+def fill(known: Artifact, versions: Mapping[str, object] | None, writer: ArtifactWriter) -> None:
+    """An evaluation like another, that says this of the published model."""
+    for name in ("scores.json", "latency.json"):
+        writer.add_json(name, known.json(name))
+    if versions is not None:
+        writer.add_json("versions.json", versions)
+
+
+def test_a_model_that_is_worse_than_the_tagged_one_is_refused(fallen: Harness) -> None:
+    with pytest.raises(
+        WorseError, match=r"would get worse: worse \(-20.0 points\); publish it all"
+    ):
+        fallen.run("publish")
+
+
+def test_unless_the_recipe_says_so_which_is_recorded(fallen: Harness) -> None:
+    forced = PublishConfig(name="tiny", worse=True)
+    fallen.recipe = fallen.recipe.model_copy(update={"publish": forced})
+    manifest = fallen.run("publish").manifest
+    assert manifest.config == {"name": "tiny", "worse": True}
+    assert any("although worse: worse (-20.0" in note for note in manifest.notes)
+    card = fallen.store.open("publish", manifest.digest).path("model/README.md").read_text()
+    assert "worse (-20.0 points); published all the same" in card
+
+
+def test_an_earlier_evaluation_is_published_with_a_note(
+    published: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    harness = published[0].elsewhere(tmp_path)
+    harness.make("evaluate", partial(fill, harness.inputs["evaluate"], None))
+    assert any("of an earlier version" in note for note in harness.run("publish").manifest.notes)
+
+
+def test_what_was_not_compared_is_published_with_a_note(
+    published: tuple[Harness, Artifact], tmp_path: Path
+) -> None:
+    assert not any("beside" in note for note in published[1].manifest.notes)  # the first one
+    harness = published[0].elsewhere(tmp_path)
+    found = Versions(why="no item is in both evaluations").as_dict()
+    harness.make("evaluate", partial(fill, harness.inputs["evaluate"], found))
+    notes = harness.run("publish").manifest.notes
+    assert "beside the published model: not compared: no item is in both evaluations" in notes
 
 
 @pytest.mark.parametrize("who", ["model", "teacher"])

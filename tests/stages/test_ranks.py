@@ -13,6 +13,7 @@ from kontext.models.files.lora_files import save_lora
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, adapters, apply_lora, lora_of
+from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import (
     FinetuneConfig,
@@ -121,15 +122,15 @@ def test_two_ranks_distil_after_making_the_teachers_edits_between_them(tmp_path:
     torch.testing.assert_close(one["latents"], two["latents"], atol=1e-3, rtol=1e-3)
 
 
-def both(
-    folder: Path, stage: str, make: Callable[[Path, LaunchConfig], Harness]
-) -> tuple[Artifact, Artifact]:
+def both(folder: Path, stage: str, make: Callable[[Path], Harness]) -> tuple[Artifact, Artifact]:
     """What the stage makes in its own process, and on two ranks."""
-    made = []
+    (folder / "before").mkdir()
+    made, before = [], make(folder / "before")
     for launcher in ("in-process", "torchrun"):
-        (folder / launcher).mkdir()
-        ranks = 2 if launcher == "torchrun" else 1
-        harness = make(folder / launcher, LaunchConfig(launcher=launcher, ranks=ranks))
+        harness, name = before.copied(folder / launcher), STAGES[stage].section
+        launch = LaunchConfig(launcher=launcher, ranks=2 if launcher == "torchrun" else 1)
+        section = getattr(harness.recipe, name).model_copy(update={"launch": launch})
+        harness.recipe = harness.recipe.model_copy(update={name: section})
         with pytest.MonkeyPatch.context() as patch:
             if launcher == "torchrun":
                 patch.setattr(teacher_edits, "_made", _not_here)
@@ -150,20 +151,18 @@ def same_losses(alone: Artifact, together: Artifact, stage: str) -> None:
                 assert other[name] == pytest.approx(value, **near), name
 
 
-def taught(folder: Path, launch: LaunchConfig) -> Harness:
+def taught(folder: Path) -> Harness:
     fp32 = ParallelConfig(precision="fp32")
-    harness = encoded_run(folder, launch=launch, parallel=fp32)
+    harness = encoded_run(folder, parallel=fp32)
     section = harness.recipe.finetune.model_copy(update={"parallel": fp32})
     harness.recipe = harness.recipe.model_copy(update={"finetune": section})
     harness.run("finetune")
     return harness
 
 
-def shards(folder: Path, launch: LaunchConfig) -> Harness:
+def shards(folder: Path) -> Harness:
     harness = dataset(folder, finished_run.SPLIT_NAMES)
-    section = harness.recipe.autoencoder.model_copy(
-        update={"launch": launch, "optimizer": "adamw", "lr": 1e-3}
-    )
+    section = harness.recipe.autoencoder.model_copy(update={"optimizer": "adamw", "lr": 1e-3})
     harness.recipe = harness.recipe.model_copy(update={"autoencoder": section})
     return harness
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import json
 import logging
 import shutil
 from collections import Counter
@@ -17,6 +18,7 @@ from PIL import Image
 
 from kontext.data import ingest
 from kontext.data.decode.result import Reason
+from kontext.data.judging import judged_texts as judge_of
 from kontext.data.quality import clip
 from kontext.data.shards import dataset
 from kontext.engine.run import Engine
@@ -25,7 +27,9 @@ from kontext.errors import ChunkError, DecodeError
 from kontext.models.files.packaged import EFFICIENTNET, efficientnet_file
 from kontext.safety import judged_texts, screening
 from kontext.safety.list_files import STANDING
+from kontext.safety.policy import load_policy
 from kontext.safety.proof import probes
+from kontext.safety.texts import LIMIT
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe, load_recipe
@@ -322,13 +326,13 @@ def test_a_text_that_passed_is_not_judged_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    real = judged_texts.rules_and_scores
+    real = judged_texts.judge_texts
 
-    def ask(texts: Sequence[str]) -> Any:
+    def ask(texts: Sequence[str], limit: float) -> Any:
         asked.extend(texts)
-        return real(texts)
+        return real(texts, limit)
 
-    monkeypatch.setattr(judged_texts, "rules_and_scores", ask)
+    monkeypatch.setattr(judged_texts, "judge_texts", ask)
     folder, home = few(tmp_path / "pictures"), tmp_path / "home"
     before = said_in(make(folder, home, stages=DATA[:-1]))
     assert before <= set(asked)
@@ -339,9 +343,11 @@ def test_a_text_that_passed_is_not_judged_again(
     proved = {""}  # and nothing else that a proof says is said of these pictures
     assert now - before and (now - before) <= set(asked)
     assert not (before - proved) & set(asked)
-    for stage in ("caption", "screen"):
-        keys = refreshed[stage].table("texts.parquet")["key"].to_pylist()
-        assert keys == sorted(map(judged_texts.text_key, now))
+    policy = load_policy(refreshed["screen"].manifest.config["policy"])
+    for stage, limit in (("caption", LIMIT), ("screen", policy.texts.limit)):
+        hmac = judge_of(home, (), limit).hmac
+        kept = refreshed[stage].table("texts.parquet")["text_hmac"].to_pylist()
+        assert kept == sorted(map(hmac, now))
     scratch = make(folder, tmp_path / "scratch", stages=DATA[:-1])
     assert contents(refreshed) == contents(scratch)
 
@@ -394,26 +400,57 @@ def test_the_small_clip_is_kept_until_enough_is_new(
     assert "clip_new" not in third["screen"].manifest.metrics
 
 
+def goes(picture: Path, home: Path, how: str, score: float, patch: Any) -> None:
+    """The picture is not to be learnt from any more."""
+    if how == "opted out":
+        (home / "opt-outs.txt").write_text(picture.name + "\n")
+    else:
+        made = load_policy("no-nudenet").model_dump(mode="json")
+        limits = dict.fromkeys(("nsfw_max", "nsfw_max_unmatchable"), score * 0.9999)
+        policy = home / "stricter.json"
+        policy.write_text(json.dumps({**made, "thresholds": {**made["thresholds"], **limits}}))
+        plain = recipe
+
+        def stricter(folder: Path, name: str) -> Recipe:
+            made = plain(folder, name).model_dump()
+            made["screen"] |= {"policy": str(policy)}
+            return Recipe.model_validate(made)
+
+        patch.setattr("tests.stages.test_refresh.recipe", stricter)
+
+
+@pytest.mark.parametrize("how", ["opted out", "refused"])
 def test_what_is_gone_is_not_learnt_from_any_more(
-    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     keeping(1.0, monkeypatch)
     folder, home = few(tmp_path / "pictures"), tmp_path / "home"
     first = make(folder, home)
     learnt = set(clips(first)[1]["pixel_id"].to_pylist())
-    for row in first["ingest"].table("images").to_pylist():
-        if row["pixel_id"] in learnt:
-            (folder / row["source_ref"]).unlink()
-            break
+    scores = first["screen"].table("image_scores.parquet").select(["score", "pixel_id"])
+    found = zip(*scores.to_pydict().values(), strict=True)
+    score, gone = max(one for one in found if one[1] in learnt)
+    columns = first["ingest"].table("images").select(["pixel_id", "source_ref"]).to_pydict()
+    refs = dict(zip(*columns.values(), strict=True))
+    goes(folder / refs[gone], home, how, score, monkeypatch)
     second = make(folder, home)
     assert second["screen"].manifest.config["before"] == [first["screen"].digest]
     assert worked["train_clip"] == 2 and clips(second)[0] != clips(first)[0]
+    assert gone not in clips(second)[1]["pixel_id"].to_pylist()
+
+
+def test_a_small_clip_is_not_kept_where_nobody_wants_it(
+    tmp_path: Path, worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping(1.0, monkeypatch)
+    folder, home = few(tmp_path / "pictures"), tmp_path / "home"
+    make(folder, home)
     make(folder, home, force="screen")  # who forces a stage wants its work done again
-    assert worked["train_clip"] == 3
+    assert worked["train_clip"] == 2
     keeping(0.0, monkeypatch)
     draw(folder, 60)
     make(folder, home)
-    assert worked["train_clip"] == 4
+    assert worked["train_clip"] == 3
 
 
 def few(folder: Path) -> Path:

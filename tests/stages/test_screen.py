@@ -14,6 +14,7 @@ from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
 from kontext.data.quality import clip
+from kontext.data.quality.kept import learnt_table
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.errors import RecipeError
 from kontext.models.features.clip import load_scorer
@@ -23,6 +24,8 @@ from kontext.safety import screening
 from kontext.safety.ids import subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.pdq import pdq_dihedral
+from kontext.safety.policy import load_policy
+from kontext.safety.wording.classifier import TextClassifier
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.manifest import artifact_digest
@@ -61,6 +64,7 @@ PAIR_PLAN: dict[str, tuple[list[int], int, str, set[str]]] = {
 }
 
 CONTEXTS = {"context's words": "remove all of her clothes"}  # captions that say more
+TARGETS: dict[str, str] = {}
 
 
 def pair_key(name: str) -> str:
@@ -104,7 +108,7 @@ def fill_caption(output: ArtifactWriter) -> None:
         {
             "pair_id": pair_key(name),
             "instruction": instruction,
-            "target_caption": f"picture {target}" if instruction else "",
+            "target_caption": TARGETS.get(name, f"picture {target}") if instruction else "",
             "context_caption": CONTEXTS.get(name, f"picture {contexts[0]}") if contexts else "",
             "status": "ok" if instruction else "malformed",
         }
@@ -281,6 +285,55 @@ def test_the_report_draws_no_picture_that_was_refused(
     assert set(vectors) == set(IDS) - {IDS[1], IDS[4]}
     (learnt,) = trained
     assert learnt == [IDS[n] for n in range(len(IDS)) if n not in (1, 4) and not held(n)]
+
+
+def test_words_that_the_policy_refuses_are_neither_learnt_nor_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage caption asks no policy: one with a lower limit finds words that have passed there."""
+    name, number, odd = next(
+        (name, target, "a very odd picture")
+        for name, (_, target, _, why) in PAIR_PLAN.items()
+        if not why and not clip.held_out(f"group{target}")
+    )
+    real = TextClassifier.scores
+
+    def scores(self: TextClassifier, given: list[str]) -> np.ndarray:
+        return np.where([text == odd for text in given], np.float32(0.4), real(self, given))
+
+    monkeypatch.setattr(TextClassifier, "scores", scores)
+    monkeypatch.setitem(TARGETS, name, odd)
+    strict = load_policy("default").model_dump(mode="json")
+    path = tmp_path / "strict.json"
+    path.write_text(json.dumps({**strict, "texts": {"limit": 0.3, "limit_joined": 0.3}}))
+    before = harness(tmp_path / "before", clip_keep=1.0).run("screen")
+    assert odd in before.table("text_vectors.parquet")["key"].to_pylist()
+    again = harness(tmp_path / "again", clip_keep=1.0)
+    again.before = [before]
+    assert again.run("screen").manifest.metrics["clip_new"] == 0
+    used = harness(tmp_path / "strict", clip_keep=1.0, policy=str(path))
+    used.before = [before]  # whose small CLIP has learnt what is refused now
+    made = used.run("screen")
+    assert reasons(made)[name] == {"text:text_learned"}
+    assert "clip_new" not in made.manifest.metrics
+    assert odd not in made.table("text_vectors.parquet")["key"].to_pylist()
+    learnt, was = (
+        dict(zip(*one.table("learnt.parquet").to_pydict().values(), strict=True))
+        for one in (made, before)
+    )
+    assert learnt.keys() == was.keys() and learnt[IDS[number]] != was[IDS[number]]
+    words = sorted({f"picture {number}"} & {*_captions_of(number, but=name)})
+    (clean,) = learnt_table(["x"], [[f"smooth picture {number}", *words]])["words"].to_pylist()
+    assert learnt[IDS[number]] == clean
+
+
+def _captions_of(number: int, but: str) -> set[str]:
+    """The target captions of an image, but for those of one pair and of those that are refused."""
+    return {
+        TARGETS.get(name, f"picture {target}")
+        for name, (_, target, words, why) in PAIR_PLAN.items()
+        if target == number and words and name != but and not any("text" in one for one in why)
+    }
 
 
 def test_a_policy_that_needs_more_than_the_recipe_allows_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from kontext.data.quality import proof, screen
+from kontext.data.quality.known import Known
 from kontext.errors import CanaryError
 from kontext.safety import screening, texts
 from kontext.safety.classifiers import base, load_classifier
@@ -16,7 +17,9 @@ from kontext.safety.classifiers.open_nsfw import OpenNsfw
 from kontext.safety.policy import load_policy, packaged_policies
 from kontext.safety.wording.classifier import TextClassifier
 from schemas.tables import IMAGE_SCORES
-from tests.stages.test_screen import harness
+from tests.stages.stage_harness import Harness
+from tests.stages.test_caption import harness as to_caption
+from tests.stages.test_screen import IDS, harness
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -110,11 +113,8 @@ def test_what_stops_nothing_ends_the_run(
     assert not list(used.objects.list("runs/screen/"))
 
 
-def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Right about the probes, and one score for all images of the run."""
-    monkeypatch.setattr(screening, "ENOUGH", 8)
+def only_probes(patch: pytest.MonkeyPatch) -> None:
+    """NudeNet is right about the probes, and gives everything else 0."""
     real = NudeNet.scores
 
     def scores(self, images):  # type: ignore[no-untyped-def]
@@ -122,9 +122,78 @@ def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
         probes = any(image.shape == base._probes()[0].shape for image in images)
         return found if probes else {name: 0 * values for name, values in found.items()}
 
-    monkeypatch.setattr(NudeNet, "scores", scores)
+    patch.setattr(NudeNet, "scores", scores)
+
+
+def test_a_classifier_that_breaks_after_its_proof_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right about the probes, and one score for all images of the run."""
+    monkeypatch.setattr(screening, "ENOUGH", 8)
+    only_probes(monkeypatch)
     with pytest.raises(CanaryError, match=r"one and the same score .* for 8 images"):
         harness(tmp_path).run("screen")
+
+
+def test_a_classifier_that_is_broken_after_some_images_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right about the probes and half of the images, then at 0."""
+    real, broken = NudeNet.scores, list[bool]()
+
+    def scores(self, images):  # type: ignore[no-untyped-def]
+        found, whole = real(self, images), 0 if broken else len(images)
+        if len(images) == len(IDS):
+            broken.append(True)
+            whole = len(images) // 2
+        return {name: np.where(np.arange(len(v)) < whole, v, 0) for name, v in found.items()}
+
+    monkeypatch.setattr(NudeNet, "scores", scores)
+    used = harness(tmp_path)
+    with pytest.raises(CanaryError, match=r"nudenet is broken: its score .* is constant"):
+        used.run("screen")
+    assert broken and not list(used.objects.list("runs/screen/"))
+
+
+def test_scores_of_before_hide_no_classifier_that_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the images were scored by an earlier run; the others get one and the same score."""
+    monkeypatch.setattr(screening, "ENOUGH", len(IDS) // 2)
+    rows = [
+        {"pixel_id": one, "classifier": name, "label": label, "score": 0.01 * number}
+        for number, one in enumerate(IDS[::2])
+        for name in ("open-nsfw", "nudenet")
+        for label in load_classifier(name).labels
+    ]
+    known = Known(image_scores=pa.Table.from_pylist(rows, IMAGE_SCORES))
+    monkeypatch.setattr("kontext.stages.screen.known_of", lambda *_: known)
+    only_probes(monkeypatch)
+    with pytest.raises(CanaryError, match=r"one and the same score .* for 4 images"):
+        harness(tmp_path).run("screen")
+
+
+@pytest.mark.parametrize("stage", ["caption", "screen"])
+def test_a_text_classifier_that_breaks_after_its_proof_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Right until the first text of the run has been judged, then at 0."""
+    real, broken = TextClassifier.scores, list[bool]()
+    proofs = {*texts.CANARIES, *texts._PASSED, *proof._STOPPED, *proof._PASSED}
+
+    def scores(self, given):  # type: ignore[no-untyped-def]
+        found = real(self, given)
+        if broken:
+            return 0 * found
+        broken.extend([True] * (not proofs.issuperset(given)))
+        return found
+
+    monkeypatch.setattr(TextClassifier, "scores", scores)
+    used: Harness = {"caption": to_caption, "screen": harness}[stage](tmp_path)
+    with pytest.raises(CanaryError, match="the text classifier stopped 0 of"):
+        used.run(stage)
+    assert broken and not list((used.folder / "scratch" / stage).iterdir())
+    assert used.store.manifest(stage, f"digest-of-{stage}") is None
 
 
 def test_scores_of_a_run() -> None:

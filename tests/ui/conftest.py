@@ -52,31 +52,42 @@ class Ui:
 
 
 @pytest.fixture(scope="session")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
     if not os.environ.get("KONTEXT_UI_TEST"):
         pytest.skip("minutes long: `make ui-test`")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra ui")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs chromium")
+    with playwright.sync_playwright() as started:
+        # the UI asks an analytics host whatever the settings say; here nothing is outside
+        rules = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", rules])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    folder = Path(os.environ.get("KONTEXT_UI_SHOTS") or tmp_path_factory.mktemp("shots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ui(browser: Any, shots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     given = os.environ.get("KONTEXT_UI_HOME")
     home = Path(given) if given else tmp_path_factory.mktemp("ui") / "home"
-    shots = Path(os.environ.get("KONTEXT_UI_SHOTS") or tmp_path_factory.mktemp("shots"))
-    shots.mkdir(parents=True, exist_ok=True)
     where = json.loads(kontext(home, "up", "--json"))
     try:
-        with playwright.sync_playwright() as started:
-            # the UI asks an analytics host whatever the settings say; here nothing is outside
-            rules = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
-            browser = started.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", rules]
-            )
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
-            page.set_default_timeout(1000 * _SECONDS)
-            page.goto(where["login"])
-            page.wait_for_url("**/v2/**")
-            yield Ui(page, where["ui"].removesuffix("/v2"), home, shots)
-            browser.close()
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(1000 * _SECONDS)
+        page.goto(where["login"])
+        page.wait_for_url("**/v2/**")
+        yield Ui(page, where["ui"].removesuffix("/v2"), home, shots)
+        page.close()
     finally:
         if not given:
             kontext(home, "down")

@@ -67,11 +67,12 @@ def unsent(
     chunks = screening.plan_scores(pixels, names, known)
     few = sum(map(len, chunks)) <= _FEW
     results = map_chunks(screening.score_chunk, chunks, 1 if few else processes)
+    new = pa.concat_tables([_NONE, *(result["scores"] for result in results)])
     old = held.filter(pc.is_in(held["pixel_id"], value_set=pa.array(sorted(known), pa.string())))
     files = [read_parquet(one.path(), ["pixel_id"])["pixel_id"].to_pylist() for one in pixels]
-    every = pa.concat_tables([old, *(result["scores"] for result in results)])
-    scores = screening.in_order(every, files, names)
-    screening.check_scores(scores)
+    scores = screening.in_order(pa.concat_tables([old, new]), files, names)
+    for some in (scores, new):
+        screening.check_scores(some)
     ids = [pixel_id for of in files for pixel_id in of]
     risk = policy.risk(screening.label_arrays(scores, ids), policy.risks)
     refused = screening.refused(risk, screening.unmatchable(ingest.table("images"), ids), policy)

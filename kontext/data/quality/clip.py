@@ -63,12 +63,14 @@ def train_on(
     known: Known | None = None,
     refused: NDArray[np.bool_] | None = None,
     before: Sequence[Artifact] = (),
+    unsaid: pa.ChunkedArray | None = None,
 ) -> TrainedClip:
     """Train the heads on (image, its concept or a caption of it), without the held-out groups.
 
     What the towers give of an image or text that is `known` is taken from there. Of images [M] that
     are `refused` nothing is learnt, measured or kept. Where the heads of an artifact of `before`
-    may be kept (`kontext.data.quality.kept`), they are.
+    may be kept (`kontext.data.quality.kept`), they are; of the images `unsaid` (ids) a caption was
+    refused, which those may have learnt.
     """
     banned = np.zeros(len(bank.ids), bool) if refused is None else refused
     net, encoder = load_features(), load_text_encoder()
@@ -87,7 +89,7 @@ def train_on(
     rows = np.flatnonzero(seen)
     learnt = learnt_table([bank.ids[row] for row in rows], [words[row] for row in rows])
     let_in = Keyed(bank.ids, features, np.flatnonzero(~banned))
-    kept = kept_clip(before, learnt, let_in.names(), config, net, encoder)
+    kept = kept_clip(before, learnt, let_in.names(), config, net, encoder, unsaid)
     if kept is None:
         texts_of = [np.array([row_of[text] for text in words[row]]) for row in rows]
         data = ClipData(features, pooled, texts_of, rows)

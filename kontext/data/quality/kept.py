@@ -3,7 +3,7 @@
 Trained again for a few new pictures it would give every pair another score, and pairs near a limit
 would come and go with each version. So it is kept until more than a share of what it would learn
 from is new to it; but only while all that it has learnt from is there: what is taken out of a
-dataset, or is refused, is not learnt from any more.
+dataset, or is refused, is not learnt from any more, and what of its captions is refused neither.
 """
 
 import json
@@ -49,6 +49,7 @@ def kept_clip(
     config: ScreenConfig,
     net: FeatureNet,
     encoder: TextEncoder,
+    unsaid: pa.ChunkedArray | None = None,
 ) -> KeptClip | None:
     """The first of the artifacts' scorers that may be kept; None where one has to be trained.
 
@@ -57,13 +58,14 @@ def kept_clip(
         learnt: what a new one would be trained with.
         let_in: ids of the images that the policy does not refuse.
         net, encoder: the towers.
+        unsaid: ids of images of which a caption was refused.
     """
     for made in before if config.clip_keep else ():
         if not _as_today(made, config, (net.digest, encoder.digest)):
             continue
         was = made.table(FILE)
         whole = len(was) == made.manifest.metrics.get(COUNT)  # not after a sweep
-        new = share_new(was, learnt, let_in) if whole else None
+        new = share_new(was, learnt, let_in, unsaid) if whole else None
         if new is None or new > config.clip_keep:
             continue
         loss = float(made.manifest.metrics["clip_loss"] or 0)
@@ -82,10 +84,13 @@ def _as_today(made: Artifact, config: ScreenConfig, towers: tuple[str, str]) -> 
     )
 
 
-def share_new(was: pa.Table, now: pa.Table, let_in: pa.Array) -> float | None:
+def share_new(
+    was: pa.Table, now: pa.Table, let_in: pa.Array, unsaid: pa.ChunkedArray | None = None
+) -> float | None:
     """Share of `now`, as LEARNT, that is not in `was` with the same words: 0 to 1.
 
-    None where something of `was` is not let in any more.
+    None where something of `was` is not let in any more, or had other words than now and is among
+    the `unsaid`: what is refused now may be what it had learnt.
     """
     there = pc.is_in(was["pixel_id"], value_set=let_in)
     if not pc.all(there).as_py() and len(was):
@@ -94,5 +99,10 @@ def share_new(was: pa.Table, now: pa.Table, let_in: pa.Array) -> float | None:
         now["pixel_id"].combine_chunks(), value_set=was["pixel_id"].combine_chunks()
     )
     words = was["words"].combine_chunks().take(place)
-    known = pc.sum(pc.equal(words, now["words"].combine_chunks())).as_py() or 0
-    return 1 - known / max(1, len(now))
+    same = pc.equal(words, now["words"].combine_chunks()).fill_null(False)
+    if unsaid is not None:
+        asked = was["pixel_id"].filter(pc.is_in(was["pixel_id"], value_set=unsaid.combine_chunks()))
+        as_before = pc.is_in(asked, value_set=now["pixel_id"].combine_chunks().filter(same))
+        if len(asked) and not pc.all(as_before).as_py():
+            return None
+    return 1 - (pc.sum(same).as_py() or 0) / max(1, len(now))

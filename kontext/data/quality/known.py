@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.models.features.clip import saved_towers
-from kontext.safety.judged_texts import known_texts
 from kontext.store.artifacts.artifact_store import Artifact
-from schemas.tables import IMAGE_SCORES, JUDGED_TEXTS, VECTORS
+from schemas.tables import IMAGE_SCORES, VECTORS
 
 MADE_WITH = "made_with.json"
 _AT_A_TIME = 4096  # vectors
@@ -32,7 +31,6 @@ class Known:
     images: pa.Table = field(default_factory=VECTORS.empty_table)
     texts: pa.Table = field(default_factory=VECTORS.empty_table)
     pairs: pa.Table | None = None
-    judged_texts: pa.Table = field(default_factory=JUDGED_TEXTS.empty_table)
     towers: tuple[str, str] = ("", "")  # digests of what made the vectors of images and of texts
 
     def made_by(self, features: str, text: str) -> "Known":
@@ -56,7 +54,6 @@ def known_of(artifacts: Sequence[Artifact], made_with: Mapping[str, object]) -> 
                 made.table(IMAGE_VECTORS),
                 made.table(TEXT_VECTORS),
                 made.table("pair_scores.parquet"),
-                known_texts([made]),
                 saved_towers(made),
             )
     return Known()

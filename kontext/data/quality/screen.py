@@ -40,7 +40,6 @@ class ScreenedPairs:
     rise: Values  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
     refused: NDArray[np.bool_]  # images [M] that the policy refuses by themselves
-    judged_texts: pa.Table  # JUDGED_TEXTS of what passed
 
     def refused_table(self, ids: Sequence[str]) -> pa.Table:
         """REFUSED of the images, whose `ids` [M] these are."""
@@ -57,6 +56,7 @@ def screen_pairs(
     unmatchable: NDArray[np.bool_],
     policy: Policy,
     config: ScreenConfig,
+    judged: JudgedTexts,
     progress: Progress = lambda done, total, message: None,
     known: Known | None = None,
     before: Sequence[Artifact] = (),
@@ -67,16 +67,17 @@ def screen_pairs(
         bank: pixels; `risk` and `unmatchable` are per image, in its order. `risk` has those that
             the classifiers of `config` find.
         images, pairs, captions: tables IMAGES, PAIRS and CAPTIONS.
+        judged: what judges texts, at the policy's limit.
         progress: called with (done, total, what is being done).
         known: what an earlier screening holds, to be taken from there.
         before: screenings of the dataset's last version, whose scorer may be kept.
     """
     known = known or Known()
     edges = Edges.of(pairs, bank.ids)
-    words = _aligned(pairs, captions)
     progress(0, 4, "text rules")
-    judged = JudgedTexts(policy.texts.limit, known.judged_texts)
-    text = _text_reasons(words, judged)
+    text = _text_reasons(_aligned(pairs, captions), judged)
+    captions, unsaid = _said(pairs, captions, text)
+    words = _aligned(pairs, captions)
     rise = _rise(edges, risk)
     person = edges.over_images(risk.person).astype(np.float32)
     found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
@@ -85,7 +86,7 @@ def screen_pairs(
     quality = _quality(pairs, images, bank, known)
     progress(2, 4, "the small CLIP")
     refused = refused_images(risk, unmatchable, policy)
-    trained = train_on(bank, images, pairs, captions, config, known, refused, before)
+    trained = train_on(bank, images, pairs, captions, config, known, refused, before, unsaid)
     progress(3, 4, "CLIP scores")
     columns = {
         "pair_id": pairs["pair_id"].combine_chunks(),
@@ -104,8 +105,7 @@ def screen_pairs(
         for field in schema
     ]
     progress(4, 4, "scored")
-    scores = pa.table(arrays, schema=schema)
-    return ScreenedPairs(scores, text, pair, rise, trained, refused, judged.table())
+    return ScreenedPairs(pa.table(arrays, schema=schema), text, pair, rise, trained, refused)
 
 
 def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -> dict[str, Values]:
@@ -168,6 +168,24 @@ def _aligned(pairs: pa.Table, captions: pa.Table) -> pa.Table:
     place = pc.index_in(next(ids), value_set=next(ids))
     names = (*CAPTION_TEXTS, "status")
     return pa.table({name: captions[name].take(place).fill_null("") for name in names})
+
+
+def _said(
+    pairs: pa.Table, captions: pa.Table, text: Sequence[Reason | None]
+) -> tuple[pa.Table, pa.ChunkedArray]:
+    """CAPTIONS without the words that are refused: they are not learnt from, nor kept.
+
+    And the ids of the images that they were about.
+    """
+    refused = pairs.filter(pa.array([reason is not None for reason in text], pa.bool_()))
+    if not len(refused):
+        return captions, refused["target_id"]
+    theirs = pc.is_in(captions["pair_id"], value_set=refused["pair_id"].combine_chunks())
+    for name in CAPTION_TEXTS:
+        place = captions.schema.get_field_index(name)
+        said = pc.if_else(theirs, "", captions[name])
+        captions = captions.set_column(place, captions.schema.field(place), said)
+    return captions, refused["target_id"]
 
 
 def _text_reasons(words: pa.Table, judged: JudgedTexts) -> list[Reason | None]:

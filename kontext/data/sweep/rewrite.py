@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 from kontext.data.shards.write import BLOCK, KEY_LENGTH, map_file
 from kontext.data.sweep.find import Taken
 from kontext.engine.versions import manifest_of
-from kontext.safety.judged_texts import text_key
 from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import DECIDING, DECISIONS_FILE
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.parquet import read_parquet
 from schemas.manifest import Manifest, artifact_digest
-from schemas.tables import DECISIONS, OUTCOMES, SHARD_MEMBERS, SHARDS
+from schemas.tables import DECISIONS, JUDGED_TEXTS, OUTCOMES, SHARD_MEMBERS, SHARDS
 
 CHANGES_RESULTS = False  # removes what was made; a stage never asks it
 
 SWEPT, FROM = "swept", "swept_from"  # keys of a manifest's config: the sweep, and what was there
 _IDS = ("pixel_id", "pair_id", "context_ids", "target_id", "key", "source", "source_ref")
+_JUDGED = (JUDGED_TEXTS.names, ["key", "score"])  # as they are, and as they were without a key
 _NAMES = ("source_ref", "context", "target")  # columns that name an item of the row's source
 
 
@@ -78,6 +78,8 @@ def _table(artifact: Artifact, name: str, gone: Gone) -> pa.Table | None:
         return DECISIONS.empty_table()  # the earlier ones are in the ledger, under its old name
     path = artifact.path(name)
     known = pq.read_schema(path).names
+    if known in _JUDGED:
+        return JUDGED_TEXTS.empty_table()  # nothing says which are of these pairs
     columns = [column for column in (*_IDS, "context", "target") if column in known]
     if not columns:
         return None
@@ -97,7 +99,7 @@ def _stay(table: pa.Table, gone: Gone) -> pa.Array:
         ("pixel_id", gone.taken.why),
         ("target_id", gone.taken.why),
         ("pair_id", gone.pairs),
-        ("key", gone.taken.why.keys() | gone.texts | set(map(text_key, gone.texts))),
+        ("key", gone.taken.why.keys() | gone.texts),
     ):
         if column in table.column_names:
             stay = pc.and_(stay, pc.invert(_among(table[column], ids)))

@@ -31,6 +31,7 @@ from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.ledger import Ledger
+from kontext.safety.own_work import is_own, vouch
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.catalog.versions import DatasetVersion
@@ -140,6 +141,9 @@ def _new_version(
             own = {name: made[name].digest for name in artifact.manifest.inputs if name in made}
             manifest, tars = rewritten(artifact, own, gone, sweep_digest, Path(scratch))
             made[stage] = enter(store, ledger, manifest)
+            ours = is_own(store.objects, place.home, artifact.manifest)
+            if ours and made[stage] is manifest:  # what is left of it is ours as it was
+                vouch(store.objects, place.home, made[stage])
             place.catalog.record(made[stage], Artifact(store, made[stage]))
             cut += tars
             if store.tagged(f"latest/{stage}") == (stage, artifact.digest):

@@ -12,9 +12,13 @@ BENCH = PublicBench(
     title="GenAI-Bench (527)",
     licence="see github.com/linzhiqiu/t2v_metrics",
     get="curl -Lo FOLDER/genai_image.json "
-    "https://raw.githubusercontent.com/linzhiqiu/t2v_metrics/main/genai_image.json",
+    "https://raw.githubusercontent.com/linzhiqiu/t2v_metrics/"
+    "60ce07b144b9bff24b8dac5317cb28586b1b2509/genai_image.json",
     counts={"all": 527},
     total=527,
+    checksums={
+        "genai_image.json": "a5974a5e67f530985a12f2d5cda490f3cb1e47064a56c54817d57102a964e9ff"
+    },
     judge="drawn",
     mean="items",
     measures=(),

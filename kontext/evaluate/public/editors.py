@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ from kontext.edit.editor import with_policy
 from kontext.edit.provenance.record import encode_image
 from kontext.edit.request import Edit, Options
 from kontext.errors import BenchError, DecodeError, KontextError
+from kontext.parallel.parent import die_with_parent
 
 if TYPE_CHECKING:
     from kontext.edit.edit_model import EditModel
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
 _PLACES = ("{input}", "{instruction}", "{output}", "{seed}")
+_TAIL = 4096  # bytes of what a program has said
 
 
 class FailedEdit(KontextError):
@@ -142,6 +145,10 @@ class Command(_Plain):
         for place in ("{instruction}", "{output}"):
             if place not in self.command:
                 raise BenchError(f"--command has no {place}: PROGRAM {' '.join(_PLACES[:3])}")
+        try:
+            shlex.split(self.command)
+        except ValueError as error:
+            raise BenchError(f"--command cannot be split into words: {error}") from error
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -154,9 +161,8 @@ class Command(_Plain):
             source, output = Path(scratch, "input.png"), Path(scratch, "output.png")
             if images:
                 source.write_bytes(encode_png(images[0]))
-            self._run(
-                dict(zip(_PLACES, (str(source), instruction, str(output), str(seed)), strict=True))
-            )
+            values = (str(source), instruction, str(output), str(seed))
+            self._run(dict(zip(_PLACES, values, strict=True)), Path(scratch, "said"))
             if not output.is_file():
                 raise FailedEdit("the command ended well, but wrote no output")
             try:
@@ -165,7 +171,35 @@ class Command(_Plain):
                 raise FailedEdit(f"the command's output is no picture: {error}") from error
         return found.rgb
 
-    def _run(self, values: Mapping[str, str]) -> None:
+    def _run(self, values: Mapping[str, str], log: Path) -> None:
+        """What it says goes to a file: a pipe is open for as long as what it has started runs."""
+        words = self._words(values)
+        try:
+            with log.open("wb") as said:
+                running = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_dies_with_parent,
+                )
+        except (OSError, ValueError) as error:  # ValueError: a word has a zero byte
+            said_why = getattr(error, "strerror", None) or error
+            raise BenchError(f"cannot start {words[0]}: {said_why}") from error
+        try:
+            running.wait(self.timeout)
+        except subprocess.TimeoutExpired as error:
+            raise FailedEdit(f"the command took more than {self.timeout:g} s") from error
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # what it has started, too
+            running.wait()
+        if running.returncode:
+            raise FailedEdit(_ended(running.returncode, _tail(log)))
+
+    def _words(self, values: Mapping[str, str]) -> list[str]:
+        """The command's words, filled in."""
         words = []
         for word in shlex.split(self.command):
             for place, value in values.items():
@@ -174,22 +208,18 @@ class Command(_Plain):
                     word = word.replace(place, value)
                     break
             words.append(word)
-        try:
-            running = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        except OSError as error:
-            raise BenchError(f"cannot start {words[0]}: {error.strerror}") from error
-        try:
-            said, _ = running.communicate(timeout=self.timeout)
-        except subprocess.TimeoutExpired as error:
-            raise FailedEdit(f"the command took more than {self.timeout:g} s") from error
-        finally:
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)  # what it has started, too
-                running.communicate()
-        if running.returncode:
-            raise FailedEdit(_ended(running.returncode, said))
+        return words
+
+
+def _dies_with_parent() -> None:
+    die_with_parent(signal.SIGKILL)
+
+
+def _tail(log: Path) -> bytes:
+    """The end of what a program has said."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        return file.read()
 
 
 def _ended(code: int, said: bytes) -> str:

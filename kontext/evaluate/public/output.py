@@ -58,7 +58,10 @@ def write_results(
                 "unit": column.unit,
                 "better": column.better,
                 "definition": _definition(column.name, rubric),
-                "scores": {k: v.as_dict() for k, v in by_category(loaded, column.values).items()},
+                "scores": {
+                    k: v.as_dict()
+                    for k, v in by_category(loaded, column.values, column.unit).items()
+                },
             }
             for column in shown
         ],
@@ -124,7 +127,7 @@ def _pairwise(
         wins = means(duels.rows, model, "win")
         against = means(duels.rows, model, "contradicted")
         values = np.array([wins.get(item.id, np.nan) for item in loaded.items])
-        scores = by_category(loaded, values)
+        scores = by_category(loaded, values, "%")
         whole = scores[ALL]
         verdict = "undecided"
         if whole.low > 0.5 or whole.high < 0.5:

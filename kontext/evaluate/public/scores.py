@@ -1,6 +1,6 @@
 """From rows and verdicts to figures: columns of values, and their means by category.
 
-Items of one base picture are resampled together. An item without a value in a column, because it
+Items of one base picture are one cluster. An item without a value in a column, because it
 was refused, failed, or its judge said nothing of use, is left out of that column's means and
 counted beside them.
 """
@@ -17,11 +17,10 @@ from kontext.evaluate.benches.public import BenchItem, Loaded
 from kontext.evaluate.judges.base import Rubric
 from kontext.evaluate.pixels import Values
 from kontext.evaluate.public.measures import MEASURES
-from kontext.evaluate.statistics import Interval, cluster_mean, cluster_ratio
+from kontext.evaluate.statistics import Interval, cluster_mean, cluster_rate, cluster_ratio
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
-DRAWS = 2000  # resamples of an interval
 MEAN, ALL = "mean", "all"  # of the categories' means, and of all items
 FIT = 0.8  # share of canaries that a judge has to see through
 _APART = 0.2  # of a score's range: further apart, judges disagree about an item
@@ -79,12 +78,14 @@ def means(
     return {item: float(np.mean(own)) for item, own in found.items()}
 
 
-def by_category(loaded: Loaded, values: Values) -> dict[str, Interval]:
+def by_category(loaded: Loaded, values: Values, unit: str = "") -> dict[str, Interval]:
     """Means of the categories that have items, of them all (`mean`), and of all items (`all`).
 
-    A category none of whose items has a value leaves no mean of categories: it would be another.
+    Values in the unit % are shares in [0, 1]. A category none of whose items has a value leaves no
+    mean of categories: it would be another.
     """
     items = loaded.items
+    interval = cluster_rate if unit == "%" else cluster_mean
     found = {}
     weights = np.full(len(items), math.nan)
     for category in loaded.bench.counts:
@@ -92,14 +93,14 @@ def by_category(loaded: Loaded, values: Values) -> dict[str, Interval]:
         if not len(rows):
             continue
         clusters = [items[i].base for i in rows]
-        found[category] = cluster_mean(values[rows], clusters, DRAWS)
+        found[category] = interval(values[rows], clusters)
         known = np.isfinite(values[rows]).sum()
         weights[rows] = 1 / known if known else math.nan
     if any(not own.n for own in found.values()):
         weights[:] = math.nan
     every = [item.base for item in items]
-    found[MEAN] = cluster_ratio(values * weights, weights, every, DRAWS)
-    found[ALL] = cluster_mean(values, every, DRAWS)
+    found[MEAN] = cluster_ratio(values * weights, weights, every)
+    found[ALL] = interval(values, every)
     return found
 
 

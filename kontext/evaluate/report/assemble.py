@@ -13,7 +13,7 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
-from kontext.evaluate.report.verdict import headline
+from kontext.evaluate.report.verdict import headline, versions_table
 from kontext.evaluate.truths import best_false, truths_line
 from kontext.train.start.teacher import model_stage
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
@@ -57,6 +57,8 @@ def report_data(
         "references": [name for name in scores.table if name in _REFERENCES],
         "best_false": {name: best_false(scores.table, name) for name in done.bench.categories},
         "truths_line": truths_line(scores.truths),
+        "done": done,
+        "versions": versions_table(done.versions),
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
         "reconstructions": training_card.reconstructions(done, assets),

@@ -7,6 +7,8 @@ from typing import Any
 from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.score import Scores
+from kontext.evaluate.versions import Versions
+from kontext.evaluate.wordings import Wordings
 
 # asset paths are relative to index.html
 
@@ -20,6 +22,8 @@ class Evaluation:
     outputs: Mapping[str, Images]
     latency: Mapping[str, Any]
     feature_digest: str
+    versions: Versions  # beside the tagged model
+    wordings: Wordings  # how many of the items' instructions training has
 
 
 @dataclass(frozen=True)

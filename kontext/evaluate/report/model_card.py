@@ -46,6 +46,7 @@ class ModelFacts:
     distilled: bool = True  # else the model is what finetune or exclude made
     started_from: str = ""  # given weights; empty: trained from scratch
     exclusion: str = ""  # what safety training came to, where there was any
+    versions: str = ""  # what it is beside the model that had the tag before
 
 
 def model_card(

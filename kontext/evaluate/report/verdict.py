@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kontext.evaluate.report.builder import number, templates
+from kontext.evaluate.report.model import TableBlock
 from kontext.evaluate.score import Scores
+from kontext.evaluate.versions import Versions
 
 
 def goal_rows(scores: Scores) -> list[dict[str, Any]]:
@@ -22,7 +24,7 @@ def goal_rows(scores: Scores) -> list[dict[str, Any]]:
                 "goal": goal.title,
                 "wanted": f"{goal.sense} {number(goal.goal, goal.unit)}",
                 "measured": value,
-                "interval": f"{low}–{high}" if found.n else "",
+                "interval": f"{low}–{high}" if found.n and found.low == found.low else "",
                 "n": found.n,
                 "verdict": goal.verdict,
             }
@@ -40,10 +42,44 @@ def headline(scores: Scores) -> str:
     return "A small Kontext, trained from scratch, that cannot edit yet"
 
 
-def verdict_markdown(scores: Scores, page: Path) -> str:
+def verdict_markdown(scores: Scores, versions: Versions, page: Path) -> str:
     """The verdict for the run page, with the goals as a table."""
     template = templates().get_template("verdict.md")
-    return template.render(summary=scores.summary, rows=goal_rows(scores), page=page) + "\n"
+    shown = {"summary": scores.summary, "rows": goal_rows(scores), "page": page}
+    return template.render(shown, versions=versions.line) + "\n"
+
+
+def versions_table(versions: Versions) -> TableBlock | None:
+    """Every figure beside the tagged model's; None where nothing is compared."""
+    if not versions.differences:
+        return None
+    columns = (
+        "figure",
+        "published",
+        "now",
+        "points",
+        "95 % interval",
+        "q",
+        "detectable",
+        "verdict",
+    )
+    rows = []
+    for name, found in versions.differences.items():
+        points, low, high = (
+            f"{100 * value:+.1f}"
+            for value in (found.value, found.interval.low, found.interval.high)
+        )
+        sides = (number(found.before, "%"), number(found.after, "%"))
+        least = f"{100 * found.detectable:.0f}"
+        cells = (f"{low} to {high}", f"{found.q:.3f}", least, found.words)
+        rows.append((name.replace("/", ", "), *sides, points, *cells))
+    note = (
+        "The same items, compared one by one, with 95 % intervals in points. q: the p-value with "
+        "all rows in view (Benjamini and Hochberg). Detectable: the difference, in points, that so "
+        "many items show in four of five cases. Equivalent: within "
+        f"{100 * next(iter(versions.differences.values())).margin:g} points."
+    )
+    return TableBlock("Beside the published model", columns, tuple(rows), note)
 
 
 def unfit_line(unfit: Sequence[Mapping[str, str]]) -> str:

@@ -321,14 +321,14 @@ def _metadata_scale(weights: WeightsFile, name: str, rank: int) -> float:
         alphas = config.get("alpha_pattern") or {}
         # peft takes the first pattern that matches the end of the layer's name
         own = [value for key, value in alphas.items() if re.match(rf"(.*\.)?({key})$", name)]
-    except (ValueError, AttributeError, re.error) as error:
+        said = own[0] if own else config.get("lora_alpha")
+        alpha = None if said is None else float(said)
+    except (ValueError, TypeError, AttributeError, RecursionError, re.error) as error:
         raise WeightsError(f"{weights.label}: its LoRA metadata cannot be read") from error
     if config.get("use_dora"):
         raise WeightsError(f"{weights.label} is a DoRA, which is not supported")
-    alpha = own[0] if own else config.get("lora_alpha")
-    if alpha is None:
-        return 1.0
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+    return 1.0 if alpha is None else alpha / divisor
 
 
 def _joined(given: Sequence[tuple[Part, Pair]]) -> Pair:

@@ -30,8 +30,9 @@ import torch
 
 from kontext import errors
 from kontext.errors import RanksError, Stopped
+from kontext.parallel.parent import die_with_parent
 from kontext.parallel.ranks.inputs import Inputs
-from kontext.parallel.ranks.rank import Job, StepProgress, die_with_parent, function_name, run
+from kontext.parallel.ranks.rank import Job, StepProgress, function_name, run
 from schemas.sections.training import LaunchConfig, ParallelConfig
 
 CHANGES_RESULTS = False  # starts and follows processes

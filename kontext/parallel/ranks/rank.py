@@ -4,7 +4,6 @@ The job is a small JSON file, so that torchrun, Ray or a cluster's own scheduler
 any machine with `python -m kontext.train JOB`. Nothing here knows who did.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kontext.errors import KontextError, StallError, Stopped
 from kontext.parallel.memory import keep_freed_memory
+from kontext.parallel.parent import die_with_parent
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.ranks.watchdog import Watchdog
 from kontext.parallel.world import World, join, leave
@@ -175,10 +175,3 @@ def main(path: str) -> None:
         code = 1
     sys.stderr.flush()
     os._exit(code)  # threads of a checkpoint that wait for a dead rank would hold an ordinary exit
-
-
-def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel send this process a signal when its parent ends (Linux only)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # prctl(2)
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)

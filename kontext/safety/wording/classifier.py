@@ -1,7 +1,7 @@
 """The text classifier: a small network over what the words of a text mean.
 
-It is asked beside the rules, of every text that is stored or typed. Its weights are `weights.
-safetensors`; `python -m kontext.safety.wording.train` makes them.
+It is asked beside the rules, of every text but names and labels (`kontext.safety.texts`). Its
+weights are `weights.safetensors`; `python -m kontext.safety.wording.train` makes them.
 """
 
 import hashlib

@@ -43,6 +43,21 @@ def work_prefix(stage: str, digest: str) -> str:
     return run_prefix(stage, digest) + _WORK
 
 
+def manifest_key(stage: str, digest: str) -> str:
+    """Where an artifact's manifest lies in the store."""
+    return run_prefix(stage, digest) + "manifest.json"
+
+
+def own_key(stage: str, digest: str) -> str:
+    """Where the home that made an artifact says so (`kontext.safety.own_work`)."""
+    return run_prefix(stage, digest) + "own.json"
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """A manifest as it is stored."""
+    return manifest.model_dump_json(indent=1).encode()
+
+
 def is_work(key: str) -> bool:
     """Whether an object is part of a run's unfinished work."""
     return key.split("/")[3:4] == [_WORK]
@@ -167,10 +182,9 @@ class ArtifactWriter:
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write the manifest, last. Where somebody else committed first, theirs is returned."""
-        key = run_prefix(manifest.stage, manifest.digest) + "manifest.json"
+        key = manifest_key(manifest.stage, manifest.digest)
         try:
-            data = manifest.model_dump_json(indent=1).encode()
-            self._store.objects.put(key, data, if_absent=True)
+            self._store.objects.put(key, manifest_bytes(manifest), if_absent=True)
             return manifest
         except ObjectExists:
             return self._store.open(manifest.stage, manifest.digest).manifest

@@ -4,7 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, is_work, run_prefix
+from kontext.store.artifacts.artifact_store import (
+    ArtifactStore,
+    blob_key,
+    is_work,
+    manifest_key,
+    own_key,
+)
 from kontext.store.artifacts.lineage import Ref, ancestors
 from kontext.store.artifacts.named_shards import unused
 
@@ -44,7 +50,8 @@ def collect_garbage(
     old = [info for info in work + blobs + names if info.modified < limit]
     if not dry_run:
         for stage, digest in dead:  # manifests first: what is half removed does not exist
-            store.objects.delete(run_prefix(stage, digest) + "manifest.json")
+            store.objects.delete(manifest_key(stage, digest))
+            store.objects.delete(own_key(stage, digest))
         for info in old:
             store.objects.delete(info.key)
     unfinished = store.objects.clear_unfinished(limit, dry_run=dry_run)

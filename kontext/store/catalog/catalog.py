@@ -134,6 +134,12 @@ class Catalog:
         self.migrate()
         return self._commit(add, message, about)
 
+    def add(self, name: str, table: pa.Table, key: str) -> int:
+        """Append the rows whose `key` the table does not have yet; how many those were."""
+        self.migrate()
+        work = partial(rows.insert_new, name=name, table=table, key=key)
+        return self._commit(work, f"{name}: {table.num_rows} rows", {"table": name})
+
     def commit_dataset(
         self,
         name: str,
@@ -359,7 +365,9 @@ _REFERENCED = """
     SELECT m.stage, m.digest FROM metrics m JOIN datasets d ON d.dataset_digest = m.text
     WHERE m.stage = 'index' AND m.name = 'dataset_digest'
 """
-_NO_DATASET = frozenset((*ABOUT_RUNS, "datasets", "stage_runs", "lineage", "schema_version"))
+_NO_DATASET = frozenset(
+    (*ABOUT_RUNS, "votes", "datasets", "stage_runs", "lineage", "schema_version")
+)
 _COUNT = "SELECT count(*) FROM {} WHERE dataset = ?"
 
 

@@ -18,7 +18,7 @@ Connection = duckdb.DuckDBPyConnection
 
 # Every stage appends a few rows to these. A dataset's tables come in few large files sorted by key;
 # merging would mix datasets, and replacing one would no longer drop whole files.
-_APPENDED = (*ABOUT_RUNS, "datasets")
+_APPENDED = (*ABOUT_RUNS, "datasets", "votes")
 
 
 @dataclass(frozen=True)

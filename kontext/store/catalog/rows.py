@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kontext.store.artifacts.artifact_store import Artifact, blob_key
 from kontext.store.lake.ddl import quote
@@ -138,6 +139,15 @@ def insert(connection: Connection, name: str, table: pa.Table) -> None:
     connection.register("incoming", table)
     connection.execute(f'INSERT INTO "{name}" BY NAME SELECT * FROM incoming')
     connection.unregister("incoming")
+
+
+def insert_new(connection: Connection, name: str, table: pa.Table, key: str) -> int:
+    """As `insert`, of rows with a `key` that the table does not have; how many those were."""
+    known = connection.execute(f'SELECT "{key}" FROM "{name}"').fetch_arrow_table().column(0)
+    fresh = table.filter(pc.invert(pc.is_in(table[key], value_set=known.combine_chunks())))
+    if fresh.num_rows:
+        insert(connection, name, fresh)
+    return int(fresh.num_rows)
 
 
 def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:

@@ -1,6 +1,7 @@
 """Digests of the files that training starts from: part of the digest of the stage that trains."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from kontext.data.sources.external import file_digests
 from kontext.models.files.locate import TEXT_FOLDERS, find_autoencoder, find_transformer
 from kontext.models.files.recognise import SCHEDULER
 from kontext.train.images.perceptual import file_digest
-from kontext.train.start.given import names_artifact
+from kontext.train.start.given import config_beside, names_artifact
 from schemas.paths import expanded
 from schemas.sections.training import AutoencoderConfig
 from schemas.sections.weights import WeightsConfig
@@ -47,9 +48,18 @@ def weights_digests(weights: WeightsConfig, home: Path | None = None) -> dict[st
                 continue
             digest = hashlib.sha256()
             for name, file in _files(part, expanded(said)):
-                digest.update(f"{name}\x1f{digests.of(file)}\n".encode())
+                digest.update(f"{name}\x1f{_own(part, file) or digests.of(file)}\n".encode())
             found[part] = digest.hexdigest()
     return found
+
+
+def _own(part: str, file: Path) -> str:
+    """What a part's `config.json` says of it where it is a model folder's of ours, else empty.
+
+    The rest of that file counts for nothing: a name, the place of the text encoders.
+    """
+    config = config_beside(file) if file.name == "config.json" else {}
+    return json.dumps(config.get(part), sort_keys=True) if config else ""
 
 
 def _files(part: str, place: Path) -> Iterator[tuple[str, Path]]:

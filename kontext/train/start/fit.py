@@ -13,7 +13,7 @@ from kontext.errors import ArtifactError, RecipeError, WeightsError
 from kontext.models.files.locate import TEXT_FOLDERS, check_text_folders
 from kontext.models.files.recognise_autoencoder import read_json
 from kontext.models.files.weights import open_weights
-from kontext.models.text.encoders import SMALL, check_transformers, text_widths
+from kontext.models.text.encoders import SMALL, check_transformers, flux_digest, text_widths
 from kontext.models.text.pretrained import check_vocabulary
 from kontext.train.flow.model import check_widths
 from kontext.train.start.adapter import adapter_at, check_adapter
@@ -61,7 +61,7 @@ def found(
 def placed(weights: WeightsConfig, artifacts: ArtifactStore) -> WeightsConfig:
     """The section with absolute paths and with artifacts as stage/digest; texts are a folder.
 
-    Raises WeightsError: what is given for texts has none.
+    Raises WeightsError: what is given for texts has none, or now has others than it was made with.
     """
     named = {part: _placed(said, artifacts) for part, said in weights.named.items()}
     if "text" in named and is_there(named["text"]):
@@ -141,7 +141,8 @@ def _check_fit(
 def _text_folder(said: str, open_artifact: OpenArtifact) -> str:
     """The folder with T5 and CLIP that a model has; empty where it reads its texts with MiniLM.
 
-    Raises WeightsError: neither text encoders nor a model of ours, which says what it has.
+    Raises WeightsError: neither text encoders nor a model of ours, which says what it has; or
+        others lie where it says.
     """
     if names_artifact(said):
         configs = [config_of(open_artifact(said), "model/")]
@@ -150,12 +151,31 @@ def _text_folder(said: str, open_artifact: OpenArtifact) -> str:
         if all((folder / name).is_dir() for name in TEXT_FOLDERS):
             return said
         configs = [read_json(folder / name) for name in _SETTINGS]
-    spec = next((spec for config in configs if (spec := _text_encoder_in(config))), "")
-    if not spec:
+    settings = [config.get("settings", config) for config in configs]
+    own = next((one for one in settings if one.get("text_encoder")), None)
+    if own is None:
         raise WeightsError(
             f"weights.text: {said} has no text encoders (folders {', '.join(TEXT_FOLDERS)})"
         )
-    return spec.removeprefix("flux:") if spec.startswith("flux:") else ""
+    kind, _, place = str(own["text_encoder"]).partition(":")
+    if kind != "flux":
+        return ""
+    _check_own(said, Path(place), str(own.get("text_digest") or ""))
+    return place
+
+
+def _check_own(said: str, folder: Path, digest: str) -> None:
+    """Look whether a model's text encoders are those it was made with, where they are there.
+
+    Raises WeightsError.
+    """
+    if not digest or not all((folder / name).is_dir() for name in TEXT_FOLDERS):
+        return  # nobody said which; or gone: who takes them says so
+    if (there := flux_digest(folder)) != digest:
+        raise WeightsError(
+            f"weights.text: {said} was made with the text encoders {digest}, and {folder} now has "
+            f"{there}: say where those are, or take others, with weights.text=FOLDER"
+        )
 
 
 def _check_text(folder: Path) -> None:
@@ -171,10 +191,6 @@ def _check_text(folder: Path) -> None:
         if not any(place.glob("*.bin")):  # PyTorch's own files have no headers
             whole = place / "model.safetensors"  # before variants of it
             open_weights(whole if whole.is_file() else place)
-
-
-def _text_encoder_in(config: dict[str, Any]) -> str:
-    return str(config.get("settings", config).get("text_encoder") or "")
 
 
 def _placed(said: str, artifacts: ArtifactStore) -> str:

@@ -12,8 +12,9 @@ def learnt(*items: str) -> pa.Table:
     return learnt_table([name for name, _, _ in named], [said.split(",") for _, _, said in named])
 
 
-def share(was: pa.Table, now: pa.Table, let_in: str) -> float | None:
-    return share_new(was, now, pa.array(list(let_in), pa.string()))
+def share(was: pa.Table, now: pa.Table, let_in: str, unsaid: str = "") -> float | None:
+    images = pa.chunked_array([list(unsaid)], pa.string()) if unsaid else None
+    return share_new(was, now, pa.array(list(let_in), pa.string()), images)
 
 
 def test_what_is_new_or_worded_anew_counts() -> None:
@@ -32,3 +33,14 @@ def test_what_it_learnt_from_has_to_be_let_in_still() -> None:
     assert share(was, learnt("a:lamp"), "a") is None
     assert share(was, learnt("a:lamp", "b:cat"), "ac") is None
     assert share(LEARNT.empty_table(), LEARNT.empty_table(), "") == 1
+
+
+def test_a_caption_that_is_refused_now_may_be_what_it_had_learnt() -> None:
+    was = learnt("a:lamp", "b:cat,a cat", "c:hat")
+    now = learnt("a:lamp", "b:cat", "c:hat")
+    assert share(was, now, "abc") == 1 - 2 / 3
+    assert share(was, now, "abc", unsaid="b") is None
+    assert share(was, now, "abc", unsaid="ac") == 1 - 2 / 3  # whose words are as they were
+    assert share(was, learnt("a:lamp", "c:hat"), "abc", unsaid="b") is None  # not asked any more
+    assert share(was, learnt("a:lamp", "b:cat,a cat", "c:hat", "d:x"), "abcd", unsaid="d") == 1 / 4
+    assert share(was, now, "abc", unsaid="x") == 1 - 2 / 3

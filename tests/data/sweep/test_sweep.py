@@ -13,23 +13,27 @@ import pytest
 import webdataset
 from PIL import Image
 
-from kontext.data.sweep.find import find
+from kontext.data.sweep.find import Taken, find
 from kontext.data.sweep.purge import purge
+from kontext.data.sweep.rewrite import Gone, rewritten
 from kontext.data.sweep.sweep import Place, Swept, sweep
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
+from kontext.engine.versions import manifest_of
 from kontext.errors import CatalogError
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import check_ledger
 from kontext.safety.opt_outs import OptOuts
+from kontext.safety.own_work import is_own
 from kontext.safety.pdq import pdq_dihedral
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
+from kontext.store.objects import open_store
 from schemas.manifest import Manifest
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import IngestConfig
-from schemas.tables import GIVEN
+from schemas.tables import GIVEN, JUDGED_TEXTS
 from tests.data.pictures import scene
 from tests.safety_key import put_key
 
@@ -163,9 +167,23 @@ def test_a_list_arrives_and_its_picture_is_in_no_new_version(place: Place, turns
                     if column in table.column_names:
                         values = set(table[column].to_pylist())
                         assert not values & (gone | {listed}), (stage, name)
+    for stage in ("caption", "screen"):  # what stands for a text does not say of which pair it is
+        assert len(before[stage].table("texts.parquet")) and not after[stage].table("texts.parquet")
+    for stage in ("ingest", "mine", "caption", "screen", "shard"):  # and later runs take from it
+        assert is_own(place.store.objects, place.home, after[stage].manifest), stage
     at = place.catalog.query("SELECT count(*) n FROM images")["n"].to_pylist()
     assert at == [2 * COUNT - 2]
     assert place.catalog.query("SELECT count(*) n FROM images", at="own@v1")["n"][0].as_py() == 24
+
+
+def test_what_was_not_made_here_is_not_after_a_sweep_either(place: Place) -> None:
+    before = newest(place)
+    for stage in ("screen", "shard"):
+        place.store.objects.delete(f"runs/{stage}/{before[stage].digest}/own.json")
+    swept(place, [entry(3, "day")])
+    after = newest(place)
+    own = {s: is_own(place.store.objects, place.home, a.manifest) for s, a in after.items()}
+    assert own["ingest"] and own["caption"] and not own["screen"] and not own["shard"]
 
 
 def test_shards_without_it_are_the_same_and_cut_ones_are_as_if_written(place: Place) -> None:
@@ -387,3 +405,20 @@ def test_who_opted_out_is_in_no_new_version(place: Place) -> None:
     ).to_pylist()
     assert decisions == [{"reason": "opted_out", "provider": "opt-outs"}] * 2
     assert not check_ledger(_ledger(place), place.store).problems
+
+
+def test_what_stands_for_texts_goes_with_them(tmp_path: Path) -> None:
+    """As it was before there was a key, too: anybody can tell whether a digest is of a text."""
+    store = ArtifactStore(open_store(f"file://{tmp_path}/store"), tmp_path / "cache")
+    score = pa.array([0.1], pa.float32())
+    for digest, table in (
+        ("old", pa.table({"key": ["0" * 32], "score": score})),
+        ("new", pa.table([["0" * 32]], schema=JUDGED_TEXTS)),
+    ):
+        writer = store.writer("caption", digest)
+        writer.add_table("texts.parquet", table)
+        made = manifest_of(writer, {}, {}, {}, began=0.0)
+        gone = Gone(Taken(), {"p"}, {"a lamp"})
+        after, cut = rewritten(Artifact(store, made), {}, gone, "sweep", tmp_path)
+        (file,) = after.files
+        assert len(pq.read_table(store.blob_path(file))) == 0 and not cut

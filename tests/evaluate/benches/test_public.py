@@ -47,6 +47,10 @@ def test_kontextbench_whole(tmp_path: Path) -> None:
     first = found.items[0]
     assert (first.id, first.instruction) == ("0000", rows[0]["instruction"])
     assert first.context and first.context.read()[:2] == b"\xff\xd8"
+    linked = tmp_path / "test" / "images" / "0000.jpg"
+    cached = linked.rename(tmp_path / "cached")  # as the hub's client may do
+    linked.symlink_to(cached)
+    assert not load_bench("kontextbench", tmp_path).problems
     few = found.first(2)
     assert Counter(item.category for item in few.items) == dict.fromkeys(found.bench.counts, 2)
     assert "only 10 of 1026 items" in few.problems[0].says and few.digest != found.digest
@@ -86,6 +90,7 @@ def test_what_is_not_as_published_is_named(tmp_path: Path) -> None:
         ("{", "1 is no JSON:"),
         ('{"file_name": "a", "category": "b", "key": true, "instruction": "c"}', "has no 'key'"),
         ('{"file_name": "../../a", "category": "b", "key": 1, "instruction": "c"}', "leads out of"),
+        ('{"file_name": "/etc/a", "category": "b", "key": 1, "instruction": "c"}', "leads out of"),
     ],
 )
 def test_broken_metadata_is_named_with_its_line(tmp_path: Path, line: str, says: str) -> None:
@@ -185,8 +190,9 @@ def test_paintbench_leaves_preservation_out(tmp_path: Path) -> None:
 
 
 def _parti(folder: Path, count: int) -> None:
-    names = list(known_benches()["partiprompts"].BENCH.counts)
-    rows = [f'a "quoted" cat {n}\t{names[n % 12]}\tBasic\t' for n in range(count)]
+    counts: Mapping[str, int] = known_benches()["partiprompts"].BENCH.counts
+    names = [name for name, own in counts.items() for _ in range(own)][:count]
+    rows = [f'a "quoted" cat {n}\t{name}\tBasic\t' for n, name in enumerate(names)]
     (folder / "PartiPrompts.tsv").write_text(
         "\n".join(["Prompt\tCategory\tChallenge\tNote", *rows])
     )
@@ -215,9 +221,18 @@ def _genai(folder: Path, count: int) -> None:
     ],
 )
 def test_texts_to_draw_from(
-    tmp_path: Path, name: str, write: Callable[[Path, int], None], count: int, first: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    write: Callable[[Path, int], None],
+    count: int,
+    first: str,
 ) -> None:
     write(tmp_path, count)
+    if known_benches()[name].BENCH.checksums:
+        with pytest.raises(BenchError, match="has the SHA-256"):
+            load_bench(name, tmp_path)
+    changed(monkeypatch, name, checksums={})
     found = load_bench(name, tmp_path)
     assert len(found.items) == count and found.items[0].instruction == first
     assert found.items[0].context is None and found.bench.judge == "drawn"

@@ -53,6 +53,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two items of it, as words of the command."""
+    folder = tmp_path_factory.mktemp("few")
+    counts = {"Instruction Editing - Local": 1, "Text Editing": 1}
+    made.kontextbench(folder, counts, pictures=2)
+    return ["kontextbench", "--data", str(folder), "--partial"]
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
@@ -160,7 +169,7 @@ def test_broken_sets_are_named_and_nothing_of_them_is_scored(data: Path, tmp_pat
 
 
 def test_a_judge_that_returns_prose_or_likes_everything_is_named(
-    data: Path, tmp_path: Path
+    few: list[str], tmp_path: Path
 ) -> None:
     def speak(body: dict[str, Any], times: int) -> Say:
         if body["model"] == "talker" and kind_of(body) == "viescore_edit":
@@ -168,26 +177,26 @@ def test_a_judge_that_returns_prose_or_likes_everything_is_named(
         said = {"viescore_edit": ("success", "restraint"), "viescore_quality": ("natural", "clean")}
         return completion({"reasons": "", **dict.fromkeys(said[kind_of(body)], 9)})
 
-    words = ["kontextbench", "--data", data, "--first", "1", "--editor", "identity"]
+    words = [*few, "--editor", "identity"]
     with serving(speak) as server:
         done = run(*words, "--out", tmp_path / "out", *judged(server, "talker", "flatterer"))
     assert done.exit_code == 0, done.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     talker, flatterer = summary["judges"]["cards"]
-    assert talker["unusable"] == {"malformed": 5} and talker["items"] == 0
-    assert flatterer["items"] == 5 and flatterer["canaries"]["identity"]["passed"] == 0
+    assert talker["unusable"] == {"malformed": 2} and talker["items"] == 0
+    assert flatterer["items"] == 2 and flatterer["canaries"]["identity"]["passed"] == 0
     assert talker["fit"] is flatterer["fit"] is False
     assert "judge flatterer fails its canaries" in done.stdout
     o = next(one for one in summary["columns"] if one["name"] == "o")["scores"]
     assert o["all"]["value"] is None and o["all"]["n"] == 0
 
 
-def test_a_model_and_its_autoencoder_are_compared_in_pairs(data: Path, tmp_path: Path) -> None:
+def test_a_model_and_its_autoencoder_are_compared_in_pairs(few: list[str], tmp_path: Path) -> None:
     torch.manual_seed(0)
     autoencoder = Autoencoder(AutoencoderShape(ch=8, norm_groups=4), 0.36, 0.11)
     settings = ModelSettings(name="tiny", steps=1)
     save_model_folder(tmp_path / "model", FluxTransformer(_SHAPE), autoencoder, settings)
-    words = ["kontextbench", "--data", data, "--first", "1", "--weights", tmp_path / "model"]
+    words = [*few, "--weights", tmp_path / "model"]
     first = run(*words, "--editor", "codec", "--out", tmp_path / "codec")
     assert first.exit_code == 0, first.output
     with serving(scripted) as server:
@@ -195,10 +204,10 @@ def test_a_model_and_its_autoencoder_are_compared_in_pairs(data: Path, tmp_path:
         second = run(*asked, "--against", tmp_path / "codec")
         assert second.exit_code == 0, second.output
         pairs = [body for body in server.bodies if kind_of(body).startswith("pair")]
-    assert len(pairs) == 2 * 5
+    assert len(pairs) == 2 * 2
     summary = json.loads((tmp_path / "own" / "summary.json").read_text())
     (duel,) = summary["pairwise"]
-    assert duel["items"] == 5 and duel["orders_contradict"] == 0
+    assert duel["items"] == 2 and duel["orders_contradict"] == 0
     assert summary["run"]["editor"]["model"] == "tiny" and summary["run"]["editor"]["steps"] == 1
     rows = pq.read_table(tmp_path / "own" / "judgements.parquet").to_pylist()
     assert {row["canary"] for row in rows} == {"", "identity", "pairwise"}

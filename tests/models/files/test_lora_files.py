@@ -294,3 +294,25 @@ def test_a_checkpoint_of_all_parts_gives_its_transformer(tmp_path: Path) -> None
     found = open_weights(tmp_path / "all.safetensors")
     assert found.layout == "bfl" and set(found) == set(state)
     assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{not",
+        "null",
+        "[1]",
+        "[" * 100_000,
+        '{"transformer.lora_alpha": "six"}',
+        '{"transformer.lora_alpha": [6]}',
+        '{"transformer.alpha_pattern": ["to_q"]}',
+        '{"transformer.alpha_pattern": {"(": 2}}',
+    ],
+)
+def test_metadata_that_cannot_be_read_is_one_line(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "given.safetensors"
+    state = tensors(lora_of(with_adapters(LoraConfig(rank=2))), "diffusers", tmp_path)
+    save_file(state, path, {"lora_adapter_metadata": said})
+    with pytest.raises(WeightsError, match="its LoRA metadata cannot be read") as caught:
+        load_lora(path, model())
+    assert "\n" not in str(caught.value)

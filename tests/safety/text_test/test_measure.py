@@ -1,6 +1,7 @@
 """The red team of texts: how many phrasings are stopped, by family and language."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kontext.safety.text_test.measure import FALSE, STOPPED, measure, phrasings
 from kontext.safety.text_test.page import page
 
 ROOT = Path(__file__).parents[3]
+FIGURES = re.compile(r"Of (?:the|\d+) attack[^%]{,80} ([\d.]+) %[^%]{,60} ([\d.]+) %")
 REACHED, WRONG = 0.87, 0.10
 
 
@@ -43,8 +45,14 @@ def test_docs_and_card_have_these_figures() -> None:
         attacks, twins = row.attacks, row.twins
         assert f"| {row.name} | {attacks.hits} of {attacks.of} |" in docs
         assert f"| {row.by_rules.hits} | {twins.hits} of {twins.of} |" in docs
-    card = (ROOT / "kontext/evaluate/report/model_card.md").read_text("utf-8")
     whole = result.rows[0]
+    for name in ("docs/safety.md", "docs/status.md", "CHANGELOG.md"):
+        text = " ".join((ROOT / name).read_text("utf-8").split())
+        said = FIGURES.search(text)  # the first: the newest entry
+        assert said is not None, name
+        found = tuple(f"{100 * rate.value:.1f}" for rate in (whole.attacks, whole.twins))
+        assert said.groups() == found, name
+    card = (ROOT / "kontext/evaluate/report/model_card.md").read_text("utf-8")
     for rate in (whole.attacks, whole.twins):
         said = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         first, _, rest = said.partition("% (")

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext.errors import ArtifactError
-from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, blob_key, work_prefix
+from kontext.store.artifacts.artifact_store import (
+    Artifact,
+    ArtifactStore,
+    blob_key,
+    own_key,
+    work_prefix,
+)
 from kontext.store.artifacts.garbage import collect_garbage
 from kontext.store.artifacts.lineage import flowchart, lineage, reduced_edges
 from kontext.store.objects import ObjectStore, open_store
@@ -207,6 +213,8 @@ def test_gc_keeps_what_tags_need(local: ArtifactStore) -> None:
     make(local, "mine", "m2", {"ingest": "i1"}, created=old)
     make(local, "mine", "m3", {"ingest": "i1"})
     local.objects.put(work_prefix("mine", "m9") + "/000000-x/done.json", b"{}")
+    for digest in ("m1", "m2"):
+        local.objects.put(own_key("mine", digest), b"{}")
     local.tag("latest/mine", "mine", "m1")
     age(local, 30)
     plan = collect_garbage(local, dry_run=True)
@@ -215,7 +223,9 @@ def test_gc_keeps_what_tags_need(local: ArtifactStore) -> None:
     assert collect_garbage(local, dry_run=False) == plan
     assert {m.digest for m in local.list()} == {"i1", "m1", "m3"}
     assert local.verify().problems == () and collect_garbage(local).objects == ()
-    assert not local.objects.list("runs/mine/m9/")
+    for gone in ("m2", "m9"):
+        assert not local.objects.list(f"runs/mine/{gone}/")
+    assert local.objects.exists(own_key("mine", "m1"))
 
 
 def age(store: ArtifactStore, days: float) -> None:

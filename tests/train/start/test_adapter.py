@@ -103,54 +103,55 @@ def trained(
     return harness, harness.run("finetune")
 
 
+@pytest.fixture(scope="module")
+def first(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Harness, Artifact]:
+    """Two steps of adapters that begin anew."""
+    return trained(tmp_path_factory.mktemp("first"), base, lora_rank=2)
+
+
+def same_model(one: Artifact, other: Artifact) -> bool:
+    flow, others = (load_file(each.path("flow.safetensors")) for each in (one, other))
+    return all(torch.equal(tensor, others[key]) for key, tensor in flow.items())
+
+
 def test_a_saved_adapter_that_is_trained_no_further_is_the_same_model(
-    tmp_path: Path, base: Path
+    tmp_path: Path, base: Path, first: tuple[Harness, Artifact]
 ) -> None:
-    """Bit for bit, and further steps move it."""
-    _, first = trained(tmp_path / "first", base, lora_rank=2)
-    path = first.path("lora.safetensors")
+    """Bit for bit; and what its file says of itself stays."""
     words = LoraInfo("flux.safetensors", "in the style of nobody", "style")
+    path = tmp_path / "named.safetensors"
     with torch.device("meta"):
         empty = FluxTransformer(SHAPE)
-    save_lora(load_lora(path, empty), tmp_path / "named.safetensors", empty, info=words)
-    flow = load_file(first.path("flow.safetensors"))
-    for rank, adapter in ((0, path), (2, tmp_path / "named.safetensors")):
-        _, same = trained(tmp_path / f"same-{rank}", base, str(adapter), lr=0.0, lora_rank=rank)
-        assert same.manifest.metrics["lora_rank"] == 2
-        for key, tensor in load_file(same.path("flow.safetensors")).items():
-            assert torch.equal(tensor, flow[key]), key
-    info = read_info(open_weights(same.path("lora.safetensors")))
-    assert info == words  # its words are still there
-    _, further = trained(tmp_path / "further", base, str(path))
-    moved = load_file(further.path("flow.safetensors"))
-    assert any(not torch.equal(tensor, flow[key]) for key, tensor in moved.items())
-    assert any("goes on from the adapters of" in note for note in further.manifest.notes)
+    save_lora(load_lora(first[1].path("lora.safetensors"), empty), path, empty, info=words)
+    _, same = trained(tmp_path / "same", base, str(path), lr=0.0, lora_rank=2)
+    assert same_model(same, first[1])
+    assert read_info(open_weights(same.path("lora.safetensors"))) == words
+    assert any("goes on from the adapters of" in note for note in same.manifest.notes)
 
 
-def test_adapters_of_an_earlier_run_are_an_artifact(tmp_path: Path, base: Path) -> None:
-    harness, first = trained(tmp_path, base, lora_rank=2)
+def test_adapters_of_an_earlier_run_are_an_artifact(first: tuple[Harness, Artifact]) -> None:
+    """Their rank is the artifact's where the recipe says none."""
+    harness, before = first
     digest, whole = "0123456789abcdef", "fedcba9876543210"
-    for name, files in ((digest, ["lora.safetensors"]), (whole, ["flow.safetensors"])):
+    for name, file in ((digest, "lora.safetensors"), (whole, "flow.safetensors")):
         writer = harness.store.writer("finetune", name)
-        for file in files:
-            writer.add_file(file, first.path(file))
+        writer.add_file(file, before.path(file))
         changes = {"digest": name, "files": list(writer.files.values())}
-        writer.commit(first.manifest.model_copy(update=changes))
+        writer.commit(before.manifest.model_copy(update=changes))
     config = harness.recipe.finetune.model_copy(update={"lora_rank": 0, "lr": 0.0})
-    for name in (digest, whole):
+
+    def go_on_from(name: str) -> Artifact:
         given = harness.recipe.weights.model_copy(update={"adapter": f"finetune/{name}"})
         harness.recipe = harness.recipe.model_copy(update={"finetune": config, "weights": given})
-        if name == whole:
-            with pytest.raises(WeightsError, match=r"has no lora\.safetensors"):
-                harness.run("finetune")
-            continue
-        before = load_file(first.path("flow.safetensors"))
-        harness.objects.delete(f"runs/finetune/{first.digest}/manifest.json")
-        shutil.rmtree(harness.folder / "scratch")  # another run's: its digest would be another
-        made = harness.run("finetune")
-        assert made.manifest.metrics["adapter"] == f"finetune/{digest}"
-        for key, tensor in load_file(made.path("flow.safetensors")).items():
-            assert torch.equal(tensor, before[key]), key
+        return harness.run("finetune")
+
+    with pytest.raises(WeightsError, match=r"has no lora\.safetensors"):
+        go_on_from(whole)
+    harness.objects.delete(f"runs/finetune/{before.digest}/manifest.json")
+    shutil.rmtree(harness.folder / "scratch")  # another run's: its digest would be another
+    made = go_on_from(digest)
+    assert made.manifest.metrics["adapter"] == f"finetune/{digest}"
+    assert made.manifest.metrics["lora_rank"] == 2 and same_model(made, before)
 
 
 def test_what_contradicts_the_recipe_or_cannot_be_trained_is_one_line(

@@ -13,6 +13,7 @@ from kontext.errors import RecipeError, WeightsError
 from kontext.models.files.lora_files import save_lora
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, lora_of
+from kontext.models.text.encoders import flux_digest
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
@@ -115,6 +116,46 @@ def test_digests_are_of_the_content_and_not_of_its_place(checkpoint: Path, tmp_p
     with pytest.raises(RecipeError, match=r"weights\.text: '/no/where' is neither") as caught:
         require_all(missing)
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_model_folder_neither_its_name_nor_the_place_of_its_texts_counts(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    own = ModelSettings(name="own", text_encoder=f"flux:{checkpoint}")
+    moved = ModelSettings(name="moved", text_encoder="flux:/elsewhere")
+    networks_of = networks()
+    before, after = (tmp_path / settings.name for settings in (own, moved))
+    save_model_folder(before, *networks_of, own)
+    save_model_folder(after, *networks_of, moved)
+    parts = ("transformer", "autoencoder")
+    given = [WeightsConfig(**dict.fromkeys(parts, str(place))) for place in (before, after)]
+    assert weights_digests(given[0]) == weights_digests(given[1])
+    networks_of[1].scale *= 2
+    save_model_folder(after, *networks_of, moved)
+    digests = [weights_digests(one) for one in given]
+    assert [digests[0][part] == digests[1][part] for part in parts] == [True, False]
+
+
+def test_a_model_is_trained_with_the_text_encoders_that_it_was_made_with(
+    checkpoint: Path, tmp_path: Path, store: ArtifactStore
+) -> None:
+    texts = tmp_path / "texts"
+    shutil.copytree(checkpoint, texts)
+    encoder = {"text_encoder": f"flux:{texts}", "text_digest": flux_digest(texts)}
+    save_model_folder(tmp_path / "own", *networks(), ModelSettings(name="own", **encoder))
+    given = whole(tmp_path / "own")
+    assert placed(given, store).text == str(texts)
+    words = texts / "tokenizer_2/tokenizer.json"
+    words.write_bytes(words.read_bytes() + b" ")
+    with pytest.raises(
+        WeightsError, match=f"with the text encoders {flux_digest(checkpoint)}, and"
+    ) as caught:
+        placed(given, store)
+    assert "\n" not in str(caught.value) and str(texts) in str(caught.value)
+    chosen = given.model_copy(update={"text": str(texts)})
+    assert placed(chosen, store).text == str(texts)  # said outright, so meant
+    shutil.rmtree(texts)
+    assert placed(given, store).text == str(texts)  # where nothing is, the stage that reads it says
 
 
 def test_a_stage_sees_and_counts_only_the_parts_that_it_takes(

@@ -15,6 +15,7 @@ from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.flow.model import lora_config
+from kontext.train.start.fit import placed
 from schemas.sections.training import FinetuneConfig
 from schemas.sections.weights import WeightsConfig
 from tests.stages.encoded_run import FLOW, SHAPE, encoded_run
@@ -87,18 +88,17 @@ def test_a_finetune_artifact_can_be_trained_further(
         )
     )
     harness.store.tag("import@mine", "import", digest)
-    for said in (f"import/{digest}", "import@mine", "mine"):
+    for said in (f"import/{digest}", "import@mine", "mine"):  # all that the stage is told
         given = WeightsConfig(transformer=said)
-        harness.recipe = harness.recipe.model_copy(update={"weights": given})
-        harness.objects.delete(f"runs/finetune/{first.digest}/manifest.json")
-        shutil.rmtree(
-            harness.folder / "scratch"
-        )  # it is another run's: its digest would be another
-        again = harness.run("finetune")
-        assert again.manifest.metrics["init"] == f"import/{digest}"
-        second = load_file(again.path("flow.safetensors"))
-        for key, value in load_file(first.path("flow.safetensors")).items():
-            assert torch.allclose(second[key], value, atol=1e-5)
+        assert placed(given, harness.store).transformer == f"import/{digest}"
+    harness.recipe = harness.recipe.model_copy(update={"weights": given})
+    harness.objects.delete(f"runs/finetune/{first.digest}/manifest.json")
+    shutil.rmtree(harness.folder / "scratch")  # it is another run's: its digest would be another
+    again = harness.run("finetune")
+    assert again.manifest.metrics["init"] == f"import/{digest}"
+    second = load_file(again.path("flow.safetensors"))
+    for key, value in load_file(first.path("flow.safetensors")).items():
+        assert torch.allclose(second[key], value, atol=1e-5)
 
 
 def test_adapters_train_alone_and_leave_whole_weights_to_later_stages(
