@@ -77,7 +77,7 @@ def ssim_within(a: Pixels, b: Pixels, masks: NDArray[np.bool_]) -> Values:
 
 
 def _window(images: Pixels) -> int:
-    height, width = images.shape[1:3]
+    height, width = map(int, images.shape[1:3])
     return min(_WINDOW, height - 1 + height % 2, width - 1 + width % 2)
 
 

@@ -49,7 +49,8 @@ def estimated_mask(output: Picture, context: Picture) -> Mask:
     levels = smooth.round().astype(np.uint8)
     otsu, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     above: Mask = levels > max(float(otsu), CHANGED_ABOVE)
-    return grown(above[None], max(1, round(_MARGIN * shorter)))[0]
+    found: Mask = grown(above[None], max(1, round(_MARGIN * shorter)))[0]
+    return found
 
 
 def _place(made: Made) -> Mask | None:
