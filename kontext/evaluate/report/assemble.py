@@ -5,10 +5,19 @@ from typing import Any
 
 from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.diagnosis.relations import NOTHING
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.references import EDITORS
-from kontext.evaluate.report import cards, data_card, provenance, safety_card, training_card
+from kontext.evaluate.report import (
+    cards,
+    data_card,
+    diagnosis_card,
+    items_page,
+    provenance,
+    safety_card,
+    training_card,
+)
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.lineage import Node
@@ -43,7 +52,11 @@ def report_data(
     measured = {name for by_metric in scores.per_item.values() for name in by_metric}
     autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
     flow = ctx.upstream("finetune", FinetuneConfig)
+    pareto, steps = diagnosis_card.pareto(done)
+    pages = items_page.item_pages(done, assets, ctx.config.seed, ctx.digest)
     return {
+        "item_pages": pages,
+        "item_links": items_page.links(pages, done.bench.items),
         "title": headline(scores),
         "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
@@ -76,6 +89,12 @@ def report_data(
         "data_page": data_card.page(ctx, assets),
         "safety_facts": safety_card.facts(inputs),
         "safety_tables": safety_card.tables(inputs),
+        "diagnosis": done.diagnosis,
+        "nothing": NOTHING,
+        "diagnosis_tables": diagnosis_card.tables(done),
+        "diagnosis_cards": diagnosis_card.cards(done, assets),
+        "pareto": pareto,
+        "steps": steps,
         "latency": latency_rows(done.latency),
         "latency_facts": done.latency,
         "nodes": [
