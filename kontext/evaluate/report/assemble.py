@@ -52,7 +52,6 @@ def report_data(
     measured = {name for by_metric in scores.per_item.values() for name in by_metric}
     autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
     flow = ctx.upstream("finetune", FinetuneConfig)
-    pareto, steps = diagnosis_card.pareto(done)
     pages = items_page.item_pages(done, assets, ctx.config.seed, ctx.digest)
     return {
         "item_pages": pages,
@@ -89,12 +88,7 @@ def report_data(
         "data_page": data_card.page(ctx, assets),
         "safety_facts": safety_card.facts(inputs),
         "safety_tables": safety_card.tables(inputs),
-        "diagnosis": done.diagnosis,
-        "nothing": NOTHING,
-        "diagnosis_tables": diagnosis_card.tables(done),
-        "diagnosis_cards": diagnosis_card.cards(done, assets),
-        "pareto": pareto,
-        "steps": steps,
+        **_diagnosis(done, assets),
         "latency": latency_rows(done.latency),
         "latency_facts": done.latency,
         "nodes": [
@@ -103,6 +97,18 @@ def report_data(
         ],
         "notes": provenance.notes(inputs),
         "numerics": provenance.numerics(ctx, done, models),
+    }
+
+
+def _diagnosis(done: Evaluation, assets: Assets) -> dict[str, Any]:
+    pareto, steps = diagnosis_card.pareto(done)
+    return {
+        "diagnosis": done.diagnosis,
+        "nothing": NOTHING,
+        "diagnosis_tables": diagnosis_card.tables(done),
+        "diagnosis_cards": diagnosis_card.cards(done, assets),
+        "pareto": pareto,
+        "steps": steps,
     }
 
 
