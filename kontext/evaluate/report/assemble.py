@@ -50,8 +50,6 @@ def report_data(
     known = {name: reader.manifest for name, reader in inputs.items()}
     digests = {name: reader.digest for name, reader in inputs.items()} | {"evaluate": ctx.digest}
     measured = {name for by_metric in scores.per_item.values() for name in by_metric}
-    autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
-    flow = ctx.upstream("finetune", FinetuneConfig)
     pages = items_page.item_pages(done, assets, ctx.config.seed, ctx.digest)
     return {
         "item_pages": pages,
@@ -74,14 +72,7 @@ def report_data(
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
         "reconstructions": training_card.reconstructions(done, assets),
-        "autoencoder_charts": training_card.autoencoder_charts(
-            inputs["train-autoencoder"], autoencoder
-        ),
-        "training_charts": [
-            *training_card.flow_charts(inputs["finetune"], flow),
-            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
-        ],
-        "heat": training_card.level_map(inputs["finetune"]),
+        **_training(ctx),
         "pictures": _pictures(ctx, assets),
         "samples": data_card.samples(inputs, assets),
         "data_tables": data_card.tables(inputs),
@@ -97,6 +88,22 @@ def report_data(
         ],
         "notes": provenance.notes(inputs),
         "numerics": provenance.numerics(ctx, done, models),
+    }
+
+
+def _training(ctx: StageContext) -> dict[str, Any]:
+    inputs = ctx.inputs
+    autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
+    flow = ctx.upstream("finetune", FinetuneConfig)
+    return {
+        "autoencoder_charts": training_card.autoencoder_charts(
+            inputs["train-autoencoder"], autoencoder
+        ),
+        "training_charts": [
+            *training_card.flow_charts(inputs["finetune"], flow),
+            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
+        ],
+        "heat": training_card.level_map(inputs["finetune"]),
     }
 
 
