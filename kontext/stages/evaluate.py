@@ -234,7 +234,7 @@ def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> No
         ctx.report.image(f"edits-{category}", sheet, f"held-out {category} edits, first items")
 
 
-def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
+def _report(ctx: StageContext[EvaluateConfig], done: Evaluation, models: TrainedModels) -> Path:
     """Write the report folder, store it, and copy it where people look for it."""
     folder = ctx.scratch / "report"
     shutil.rmtree(folder, ignore_errors=True)

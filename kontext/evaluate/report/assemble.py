@@ -25,6 +25,7 @@ from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline, versions_table
 from kontext.evaluate.truths import best_false, truths_line
 from kontext.train.start.teacher import model_stage
+from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
@@ -35,7 +36,7 @@ _PICTURES = (
 
 
 def report_data(
-    ctx: StageContext,
+    ctx: StageContext[EvaluateConfig],
     done: Evaluation,
     models: TrainedModels,
     assets: Assets,
