@@ -48,6 +48,31 @@ def test_references_follow_the_context_at_times_of_their_own() -> None:
     assert torch.equal(tokens[:, 12:], pack(batch.references[1]))
 
 
+def test_five_references_have_places_of_their_own() -> None:
+    """Which of them is which changes the velocity: no two have one time, and the fifth is read."""
+    data, model = toy_pairs(references=[(3, 4, 5, 6, 7)]), toy_model()
+    batch = gather(data, torch.tensor([0]))
+    noisy, t = torch.randn(1, 4, 16), torch.tensor([0.5])
+    _, ids = with_contexts(noisy, batch)
+    assert ids[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert torch.equal(ids[:, 1:], ids[:4, 1:].repeat(7, 1))
+    own = velocity(model, noisy, batch, t)
+    for one, other in ((0, 1), (3, 4)):
+        pictures = list(batch.references)
+        pictures[one], pictures[other] = pictures[other], pictures[one]
+        moved = replace(batch, references=tuple(pictures))
+        assert not torch.allclose(velocity(model, noisy, moved, t), own, atol=1e-6)
+
+
+def test_pictures_of_other_sizes_keep_their_own_tokens_and_places() -> None:
+    data = toy_pairs(mixed=True, references=[(5, 7)])
+    batch = gather(data, torch.tensor([0]))
+    tokens, ids = with_contexts(torch.zeros(1, 4, 16), batch)
+    sizes = [tuple(ids[ids[:, 0] == time][:, 1:].max(dim=0).values + 1) for time in range(4)]
+    assert sizes == [(2, 2), (2, 2), (2, 3), (2, 4)]
+    assert torch.equal(tokens[:, 14:], pack(batch.references[1]))
+
+
 def test_a_reference_changes_the_velocity_and_the_edit() -> None:
     data, model = toy_pairs(references=REFERENCES), toy_model()
     batch = gather(data, torch.tensor([0]))
