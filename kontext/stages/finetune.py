@@ -100,6 +100,11 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
         stage="finetune",
         measure=_measured(ctx, method),
     )
+    if method.state.step < method.total_steps:
+        ctx.note(
+            f"ended after {method.state.step:,} of {method.total_steps:,} steps: "
+            f"{config.patience} validations without a better loss"
+        )
     model = method.model
     method.state.ema["model"].copy_to(model)
     following = after_flow(config)

@@ -207,10 +207,10 @@ def warm_up_begun_anew(patch: Patch) -> None:
 
     def step(self: FlowMethod, index: int) -> Any:
         begun = first.setdefault(id(self.state), index)
-        rate = flow.warmup_cosine
+        rate = flow.rate_factor
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(
-                flow, "warmup_cosine", lambda at, total, warm: rate(at - begun, total, warm)
+                flow, "rate_factor", lambda name, at, *rest: rate(name, at - begun, *rest)
             )
             return real(self, index)
 
