@@ -26,6 +26,7 @@ from kontext.data.layouts import paired_folders
 from kontext.edit import pairs, preview
 from kontext.errors import KontextError
 from kontext.models.lora import Lora
+from kontext.parallel.world import World
 from kontext.train import capacity
 from kontext.train.flow import velocity
 from kontext.train.loop import checkpoint
@@ -228,6 +229,10 @@ def data_a_step_ahead(patch: Patch) -> None:
     patch.setattr(Checkpoints, "restore", restore)
 
 
+def all_rows_on_every_rank(patch: Patch) -> None:
+    patch.setattr(World, "parts", lambda self, count, parts: [range(count)])
+
+
 def unfinished_taken(patch: Patch) -> None:
     patch.setattr(
         Checkpoints,
@@ -358,17 +363,17 @@ FAULTS = {
         unfinished_taken,
         (test_checkpoint.test_without_its_manifest_a_checkpoint_was_never_finished,),
     ),
+    "omini-kontext#19": Fault(
+        "several references do not fit, because ranks do not share them",
+        all_rows_on_every_rank,
+        (test_references.test_ranks_share_the_parts_of_a_batch_with_up_to_five_references,),
+    ),
 }  # fmt: skip
 # thread -> the tests that notice, and the fault that was put in by hand to see them fail
 BY_HAND = {
     "torchtitan#816": (
         "tests/train/test_resume.py::test_a_run_goes_on_with_another_number_of_ranks",
         "kontext/parallel/checkpoint.py: read refuses parts of another number of ranks",
-    ),
-    "omini-kontext#19": (
-        "tests/parallel/test_shard.py::"
-        "test_two_ranks_take_the_steps_of_one_with_up_to_five_references",
-        "kontext/parallel/world.py: parts gives every rank all rows",
     ),
 }
 
