@@ -1,1 +1,1 @@
-"""A package with a file of its own: some that are installed bring a top-level `tests` too."""
+"""The tests. A package, so that one named `tests` that a dependency installs does not hide it."""
