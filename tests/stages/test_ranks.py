@@ -47,7 +47,7 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     harness = harness_with(
         tmp_path / "ranks", launcher="torchrun", ranks=2, checkpoints="store", stall_seconds=600
     )
-    drawing = harness.recipe.finetune.model_copy(update={"validate_every": 3})
+    drawing = harness.recipe.finetune.model_copy(update={"validate_every": 6})
     harness.recipe = harness.recipe.model_copy(update={"finetune": drawing})
     made = harness.run("finetune")
     assert (harness.folder / "scratch/finetune/ranks/progress.jsonl").exists()
