@@ -63,7 +63,11 @@ def recipe(name: str = "flux1", **others: Section) -> Recipe:
         ),
         "distill": DistillConfig(steps=0),
         "evaluate": EvaluateConfig(
-            items_per_category=20, teacher_steps=STEPS, teacher_guidance=GUIDANCE
+            items_per_category=20,
+            teacher_steps=STEPS,
+            teacher_guidance=GUIDANCE,
+            diagnosed=2,
+            step_items=1,
         ),
     }
     return Recipe.model_validate({"name": name, **sections, **others})

@@ -20,6 +20,12 @@ class EvaluateConfig(Section):
     margin: float = Field(
         0.05, title="Difference of two models' success that counts as none (0 to 1)", gt=0, lt=1
     )
+    diagnosed: int = Field(
+        12, title="Items per category that are edited anew to find causes (0: none)", ge=0
+    )
+    step_items: int = Field(
+        4, title="Items per category that are edited in 1 to 28 steps (0: none)", ge=0
+    )
     night: int = Field(0, title="Number of a repetition, which changes no result", ge=0)
 
     @model_validator(mode="before")
