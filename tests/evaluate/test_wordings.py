@@ -13,6 +13,10 @@ from kontext.evaluate.wordings import in_training, reworded
 ITEM = Item("a" * 64, "local", "color", "color=red", "make it red", "", "", "test", "1")
 
 
+def in_all_words(item: Item) -> set[str]:
+    return {reworded(replace(item, pair_id=f"{number:064x}")) for number in range(60)}
+
+
 @pytest.mark.parametrize(
     ("relation", "asked", "told"),
     [
@@ -26,7 +30,9 @@ ITEM = Item("a" * 64, "local", "color", "color=red", "make it red", "", "", "tes
     ],
 )
 def test_an_instruction_says_the_same_in_other_words(relation: str, asked: str, told: str) -> None:
-    assert reworded(replace(ITEM, relation=relation, asked=asked)) == told
+    item = replace(ITEM, relation=relation, asked=asked)
+    found = in_all_words(item)
+    assert told in found and len(found) == 4
 
 
 @pytest.mark.parametrize("relation", sorted(WORDINGS))
@@ -38,11 +44,11 @@ def test_no_training_sentence_is_among_them(relation: str, value: str) -> None:
     fields |= {"when": f"at {value}", "hair": f"{value} hair"}
     said = [way for way in (wording.change, wording.add, wording.remove) if way]
     known = {text.format(**fields) for way in said for text in (way.short, *way.sentences)}
-    assert known and reworded(item) not in known
+    assert known and not in_all_words(item) & known
 
 
 @pytest.mark.parametrize(
-    "pattern", [wordings._TEXT, wordings._THING, wordings._VALUE, wordings._NONE]
+    "pattern", [*wordings._TEXT, *wordings._THING, *wordings._VALUE, *wordings._NONE]
 )
 def test_no_file_that_words_training_pairs_has_what_is_said(pattern: str) -> None:
     said = max(re.split(r"'?\{\w+\}'?", pattern), key=len).strip()
