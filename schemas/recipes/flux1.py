@@ -63,7 +63,10 @@ def recipe(name: str = "flux1", **others: Section) -> Recipe:
         ),
         "distill": DistillConfig(steps=0),
         "evaluate": EvaluateConfig(
-            items_per_category=20, teacher_steps=STEPS, teacher_guidance=GUIDANCE
+            items_per_category=20,
+            teacher_steps=STEPS,
+            teacher_guidance=GUIDANCE,
+            drift_scripts=4,
         ),
     }
     return Recipe.model_validate({"name": name, **sections, **others})

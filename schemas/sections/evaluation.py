@@ -20,6 +20,9 @@ class EvaluateConfig(Section):
     margin: float = Field(
         0.05, title="Difference of two models' success that counts as none (0 to 1)", gt=0, lt=1
     )
+    drift_scripts: int = Field(
+        24, title="Scripts of eight edits in turn on one picture, at most (0: none)", ge=0
+    )
     night: int = Field(0, title="Number of a repetition, which changes no result", ge=0)
 
     @model_validator(mode="before")

@@ -5,12 +5,14 @@ from typing import Any
 
 from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.drift.chains import CHAINS
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.references import EDITORS
 from kontext.evaluate.report import cards, data_card, provenance, safety_card, training_card
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
+from kontext.evaluate.report.drift_card import drift_card
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline, versions_table
@@ -61,6 +63,8 @@ def report_data(
         "versions": versions_table(done.versions),
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
+        "drift": drift_card(done.drift, assets),
+        "chains": CHAINS,
         "reconstructions": training_card.reconstructions(done, assets),
         "autoencoder_charts": training_card.autoencoder_charts(
             inputs["train-autoencoder"], autoencoder

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kontext.evaluate.benches.held_out import Bench, Item
+from kontext.evaluate.drift.result import Drift
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.score import Scores
 from kontext.evaluate.versions import Versions
@@ -24,6 +25,7 @@ class Evaluation:
     feature_digest: str
     versions: Versions  # beside the tagged model
     wordings: Wordings  # how many of the items' instructions training has
+    drift: Drift  # edits in several turns
 
 
 @dataclass(frozen=True)
