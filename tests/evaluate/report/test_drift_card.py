@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from kontext.evaluate.drift.chains import CHAINS
-from kontext.evaluate.drift.result import Drift
+from kontext.evaluate.drift.result import COMPARED, Drift
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import figure, templates
 from kontext.evaluate.report.charts import drawable
-from kontext.evaluate.report.drift_card import SHORT, drift_card
+from kontext.evaluate.report.drift_card import drift_card
 from tests.evaluate.drift.test_result import measured
 from tests.evaluate.drift.world import COMPONENTS, scripts
 
@@ -37,8 +37,8 @@ def test_the_section_has_curves_half_lives_and_pictures(drift: Drift, tmp_path: 
     by_title = {row[0]: row[1:] for row in lives.rows}
     assert by_title["Identity"][0].startswith("1") and by_title["Identity"][1].startswith("> 8")
     assert len(ways.rows) == 4 and ways.rows[0][1].endswith("%")
-    colour = 1 + list(SHORT).index("colour")
-    assert "24.00" in ways.rows[0][colour + 0] and ways.rows[1][colour].endswith("*")
+    colour = 1 + COMPARED.index("colour")
+    assert "24.00" in ways.rows[0][colour] and ways.rows[1][colour].endswith("*")
     for path in (shot.path for story in card.stories for _, row in story.rows for shot in row):
         assert (tmp_path / path).is_file() and path in page
     assert "keep the image unchanged" in page and "(taken back)" in page
