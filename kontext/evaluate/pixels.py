@@ -68,7 +68,7 @@ def channel_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((red + green + blue) / np.float32(3))
 
 
-def blurred(images: Images, sigma: float) -> NDArray[np.float32]:
+def blurred(images: NDArray[Any], sigma: float) -> NDArray[np.float32]:
     """A Gaussian of `sigma` pixels over rows and columns, cut at 4 sigma; edges are mirrored.
 
     Here, not scipy's: stages after `index` run where there is no scipy.

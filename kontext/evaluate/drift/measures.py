@@ -146,7 +146,7 @@ def truths(
 def _rivals(
     scripts: Scripts, own: Sequence[Script], turn: int, threshold: float
 ) -> dict[int, Images]:
-    found = {}
+    found: dict[int, Images] = {}
     for row, script in enumerate(own):
         asked = script.turns[turn]
         if asked.others:

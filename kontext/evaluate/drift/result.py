@@ -45,8 +45,10 @@ class HalfLife:
             return next((turn for turn, one in enumerate(values, 1) if one <= 0.5), None)
 
         known = [one for one in curve if one.n]
-        sides = ([getattr(one, name) for one in known] for name in ("value", "low", "high"))
-        return cls(*(first(side) for side in sides), bool(known))
+        turn, low, high = (
+            first([getattr(one, name) for one in known]) for name in ("value", "low", "high")
+        )
+        return cls(turn, low, high, bool(known))
 
     def __str__(self) -> str:
         """`3 (2 to > 8)`: turns, with the 95 % interval."""

@@ -82,8 +82,8 @@ def _chart(drift: Drift, name: str) -> Chart:
         )
         turns = np.arange(1.0, TURNS + 1)
         title = CHAINS[editor].title
-        bounds = {} if dashed else {"low": low, "high": high}
-        lines.append(Curve(title, turns, y, colour, dashed=dashed, **bounds))
+        band = (None, None) if dashed else (low, high)
+        lines.append(Curve(title, turns, y, colour, False, dashed, *band))
     last = drift.curve(next(iter(drift.measured)), name)[-1].n
     few = "" if last == len(drift.scripts) else f" {last} scripts have any left at turn {TURNS}."
     caption = f"{measure.definition[0].upper()}{measure.definition[1:]}.{few}"
