@@ -4,7 +4,8 @@ The interval of a difference of rates is Tango's score interval for paired outco
 "Equivalence test and confidence interval for the difference in proportions for the paired-sample
 design", Statistics in Medicine 17, 1998), for as many independent items as the related ones are
 worth, with Student's t in place of the normal quantile. It is not empty where few outcomes, or
-none, differ. Verdicts over several figures hold the rate of false ones (Benjamini and Hochberg).
+none, differ. Where a recipe was trained several times it is for further trainings too. Verdicts
+over several figures hold the rate of false ones (Benjamini and Hochberg).
 """
 
 import math
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from kontext.evaluate.statistics import LEVEL, Floats, Interval, Spread, spread
+from kontext.evaluate.statistics import LEVEL, Floats, Interval, Spread, crossed, spread
 from kontext.evaluate.student_t import quantile, two_sided
 
 POWER = 0.8  # of a test, at the least difference that counts as detectable
 MARGIN = 0.05  # differences of rates within it count as none
+MANY_SEEDS = 20  # more are not counted
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 
 
@@ -43,6 +45,7 @@ class Difference:
     lost: int  # items that only the earlier version got right
     gained: int
     allowed: float = 1 - LEVEL  # share of false ones, of the verdicts better and worse
+    runs: int = 1  # trainings of each version: outcomes are of every item and run
 
     @property
     def value(self) -> float:
@@ -76,13 +79,19 @@ class Difference:
         half = (self.narrow[1] - self.narrow[0]) / 2
         if self.verdict != "undecided" or math.isnan(half):
             return 0
-        return max(1, math.ceil(self.interval.n * ((half / self.margin) ** 2 - 1)))
+        items = self.interval.n / self.runs
+        return max(1, math.ceil(items * ((half / self.margin) ** 2 - 1)))
 
     @property
     def words(self) -> str:
         """The verdict for people, with what is missing where it is undecided."""
-        more = f": {self.more:,} more items needed" if self.more else ""
-        return self.verdict + more
+        if not self.more:
+            return self.verdict
+        if self.runs == 1:
+            return f"{self.verdict}: {self.more:,} more items needed"
+        seeds = math.ceil(self.runs * self.more * self.runs / self.interval.n)
+        count = f"{seeds} more seeds" if seeds <= MANY_SEEDS else f"over {MANY_SEEDS} seeds"
+        return f"{self.verdict}: {count} needed, and as many times the items"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -92,18 +101,29 @@ class Difference:
 
 
 def difference(
-    before: Floats, after: Floats, clusters: Sequence[str], margin: float = MARGIN
+    before: Floats,
+    after: Floats,
+    clusters: Sequence[str],
+    margin: float = MARGIN,
+    runs: Sequence[str] = (),
 ) -> Difference:
-    """Compare outcomes [N] of two versions on the same items, 0 or 1 each; N > 0."""
+    """Compare outcomes [N] of two versions on the same items, 0 or 1 each; N > 0.
+
+    Args:
+        runs: [N], of which training of either version the outcomes are, where there are several.
+    """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     change = after - before
     assert len(change) and np.isin(change, (-1.0, 0.0, 1.0)).all()
-    found = spread(change, np.ones_like(change), clusters)
+    found, count = spread(change, np.ones_like(change), clusters), len(set(runs)) or 1
+    if count > 1:
+        found = crossed(found, spread(change, np.ones_like(change), runs))
     lost, gained = int((change < 0).sum()), int((change > 0).sum())
     rates = (float(before.mean()), float(after.mean()))
     if not found.df:
         whole = Interval(found.value, -1.0, 1.0, found.n, found.clusters, "cluster-tango")
-        return Difference(*rates, whole, (-1.0, 1.0), 1.0, 1.0, 1.0, margin, lost, gained)
+        nothing = Difference(*rates, whole, (-1.0, 1.0), 1.0, 1.0, 1.0, margin, lost, gained)
+        return replace(nothing, runs=count)
     alone = ((lost + gained) / found.n - found.value**2) / found.n
     worth = 1 / found.inflation(alone)
     score = _score(lost, gained, found.n, worth)
@@ -119,6 +139,7 @@ def difference(
         margin=margin,
         lost=lost,
         gained=gained,
+        runs=count,
     )
 
 

@@ -9,7 +9,7 @@ ones. `python -m benchmarks.intervals` compares both with other methods.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,20 @@ def spread(top: Floats, bottom: Floats, clusters: Sequence[str]) -> Spread:
     variance = float((count - 1) / count * (shifts**2).sum())
     freedom = min(_freedom(bottoms / whole, sizes), _freedom(bottoms / whole, sizes**2))
     return Spread(value, variance, min(max(freedom, 1.0), count - 1.0), n, count, crowding)
+
+
+def crossed(items: Spread, runs: Spread) -> Spread:
+    """The spread of outcomes that are related in two ways: by their items, and by their training.
+
+    Both variances count in full, which is more than needed where trainings agree: of 400 simulated
+    comparisons the intervals held no difference in 93.5 to 99.5 %, with 2, 3 and 5 seeds; with the
+    items' alone in 70 to 97 %. The items' alone where there is one run, or none differs.
+    """
+    if not runs.df or not items.df or not runs.variance:
+        return items
+    variance = items.variance + runs.variance
+    freedom = variance**2 / (items.variance**2 / items.df + runs.variance**2 / runs.df)
+    return replace(items, variance=variance, df=max(freedom, 1.0))
 
 
 def _freedom(weights: Floats, variances: Floats) -> float:

@@ -3,8 +3,9 @@
 One comparison serves the nightly evaluation, the report and the gate of publish.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,31 @@ def compare(before: pa.Table, after: pa.Table, margin: float = MARGIN) -> Versio
     and categories are the later table's. An alarm is of one side: each of better and worse may be
     false in 5 %.
     """
+    return compare_runs([before], [after], margin)
+
+
+def compare_runs(
+    before: Sequence[pa.Table], after: Sequence[pa.Table], margin: float = MARGIN
+) -> Versions:
+    """Compare two recipes by several trainings of each: one table a training.
+
+    The k-th of one stands beside the k-th of the other; a single one beside each. Items are those
+    of all tables, and trainings count as a sample of others, as clusters do.
+    """
+    many = max(len(before), len(after))
+    sides = [list(side) * (many if len(side) == 1 else 1) for side in (before, after)]
+    shared = set.intersection(*(set(table["pair_id"].to_pylist()) for table in chain(*sides)))
+    both = [_Both.of(one, other, shared) for one, other in zip(*sides, strict=True)]
     found: dict[str, Difference] = {}
-    both = _Both.of(before, after)
     for model in MODELS:
-        for category, pairs in both.of_categories(model):
-            clusters = [both.after[pair, model]["cluster"] for pair in pairs]
-            sides = both.outcomes([(pair, model) for pair in pairs])
-            found[f"{model}/{category}"] = difference(*sides, clusters, margin)
-    return both.versions(found)
+        for category, pairs in both[0].of_categories(model):
+            keys = [(pair, model) for pair in pairs]
+            outcomes = zip(*(each.outcomes(keys) for each in both), strict=True)
+            one, other = (np.concatenate(side) for side in outcomes)
+            clusters = [both[0].after[key]["cluster"] for key in keys] * many
+            runs = [str(run) for run in range(many) for _ in keys]
+            found[f"{model}/{category}"] = difference(one, other, clusters, margin, runs)
+    return both[0].versions(found)
 
 
 def compare_again(before: pa.Table, after: pa.Table, margin: float = MARGIN) -> Versions:
@@ -133,9 +151,9 @@ class _Both:
     missing: tuple[str, ...]  # categories of the earlier table
 
     @classmethod
-    def of(cls, before: pa.Table, after: pa.Table) -> "_Both":
+    def of(cls, before: pa.Table, after: pa.Table, of: Collection[str] | None = None) -> "_Both":
         one, other = _items(before), _items(after)
-        common = sorted(set(one) & set(other))
+        common = sorted(k for k in set(one) & set(other) if of is None or k[0] in of)
         counts = (_pairs(one), _pairs(other))
         seen = {one[key]["category"] for key in common}
         missing = tuple(sorted({row["category"] for row in one.values()} - seen))
