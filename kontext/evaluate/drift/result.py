@@ -149,7 +149,8 @@ class Drift:
         words = []
         for editor in (AGAIN, *AGAINST_DRIFT):
             last = self.curve(editor, "error")[-1].value
-            words.append(f"{CHAINS[editor].title.lower()}: {last:.2f} times")
+            said = "not measured" if math.isnan(last) else f"{last:.2f} times"
+            words.append(f"{CHAINS[editor].title.lower()}: {said}")
         return (
             f"after {TURNS} turns, what should not have changed is off by this much of a round "
             f"trip's error: {'; '.join(words)}"
