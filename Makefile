@@ -6,6 +6,8 @@ export KONTEXT_HOME
 # small tests get slower, not faster, with a thread per core
 OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
+# set in many a container: then each process compiles all that it imports, and keeps nothing
+export PYTHONDONTWRITEBYTECODE :=
 
 TEST_WORKERS ?= 2
 

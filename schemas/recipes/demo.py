@@ -18,10 +18,15 @@ _SOURCES = (
         "kind": "dicebear",
         "styles": ["planets"],
         "seeds": _FIGURES,
+        "attributes": ["color"],
         "values_per_attribute": 2,
         "movement": 5,
     },
-    {"kind": "scenes", "scenes": _SCENES},
+    {
+        "kind": "scenes",
+        "scenes": _SCENES,
+        "weathers": ["sunny", "cloudy", "rainy", "stormy"],
+    },
     {"kind": "signs", "scenes": _SCENES, "words": list("0123456789")},
 )
 

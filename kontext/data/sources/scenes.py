@@ -1,7 +1,7 @@
 """Painted landscapes: the weather source. What the weather changes lies where the context shows it.
 
-The cloud is where the sun was, rain and flakes fall below it down to the ground, and snow lies on
-what stands there. So an edit asks for no invention, and a change of colours alone is no answer.
+The cloud is where the sun was; rain, lightning and flakes come from it, and snow lies on what is
+below. So an edit asks for no invention, and a change of colours alone is no answer.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from schemas.sections.sources import SourceConfig
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-WEATHERS = ("sunny", "cloudy", "rainy", "snowy")
+Weather = Literal["sunny", "cloudy", "rainy", "snowy", "stormy"]
 _SIDE = 256  # drawn large, reduced by the decode guard like any other image
 _SKIES = {  # by weather: one of these for each scene
     "sunny": ("#8fd0f5", "#a9dcef", "#7ec4e8", "#b8e3f2"),
     "cloudy": ("#b9c9d6", "#c4d2da", "#adc0cf", "#cdd9de"),
     "rainy": ("#7f8fa0", "#8896a3", "#748698", "#929fa9"),
     "snowy": ("#a9b9ca", "#b1bfcc", "#a0b2c5", "#bac6d0"),
+    "stormy": ("#5d6b7e", "#667387", "#566478", "#6f7b8c"),
 }
 _GROUNDS = ("#7fb765", "#98c26a", "#5f9f6a", "#b3b765", "#a7935f", "#6c9a8b")
 _TREES = ("#2f6d44", "#3d7f3b", "#4d6b2f", "#7a6a2c")
 _WALLS = ("#e9d8b8", "#d9a48a", "#c8c2d6", "#e6e2d3")
 _ROOFS = ("#a8452f", "#6b4a3a", "#3f5f7a")
-_CLOUDS = {"cloudy": "#ffffff", "rainy": "#55636f", "snowy": "#e6edf3"}
-_SNOW, _RAIN = "#ffffff", "#3e5870"
+_CLOUDS = {"cloudy": "#ffffff", "rainy": "#55636f", "snowy": "#e6edf3", "stormy": "#37414e"}
+_SNOW, _RAIN, _LIGHTNING = "#ffffff", "#3e5870", "#ffe14d"
 
 ATTRIBUTION = """
 | Painted landscapes | drawn by this project | kontext | CC0-1.0 | `kontext/data/sources/scenes.py` |
@@ -45,6 +46,9 @@ class SceneSource(SourceConfig):
 
     kind: Literal["scenes"] = "scenes"
     scenes: int = Field(100, title="Scenes", ge=1)
+    weathers: tuple[Weather, ...] = Field(
+        ("sunny", "cloudy", "rainy", "snowy"), title="Weathers of each scene", min_length=2
+    )
     seed: int = Field(0, title="Seed of the choice")
 
 
@@ -63,7 +67,7 @@ def plan(config: SceneSource) -> list[SourceItem]:
             payload=draw(f"{config.seed}-{index}", weather),
         )
         for index in range(config.scenes)
-        for weather in WEATHERS
+        for weather in config.weathers
     ]
 
 
@@ -99,6 +103,8 @@ def draw(key: str, weather: str) -> bytes:
         _cloud(pen, *sun, _CLOUDS[weather])
     if weather in ("rainy", "snowy"):
         _fall(pen, *sun, weather)
+    if weather == "stormy":
+        _lightning(pen, *sun)
     data = io.BytesIO()
     image.save(data, "PNG", compress_level=1)
     return data.getvalue()
@@ -130,14 +136,20 @@ def _cloud(pen: ImageDraw.ImageDraw, x: int, y: int, color: str) -> None:
 
 
 def _fall(pen: ImageDraw.ImageDraw, x: int, y: int, weather: str) -> None:
-    """Five columns of streaks or flakes below the cloud, down to the hills."""
+    """Five columns below the cloud: streaks that end above the hills, or flakes down to them."""
     for column in range(-2, 3):
-        for row in range(4):
+        for row in range(3 if weather == "rainy" else 4):
             left, top = x + 16 * column + 8 * (row % 2), y + 34 + 26 * row
             if weather == "rainy":
                 pen.line((left, top, left - 6, top + 16), fill=_RAIN, width=5)
             else:
                 pen.ellipse((left - 5, top, left + 5, top + 10), fill=_SNOW)
+
+
+def _lightning(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    """A flash below the cloud, above the hills."""
+    outline = ((4, 18), (30, 18), (14, 44), (28, 44), (-8, 84), (2, 54), (-14, 54))
+    pen.polygon([(x + right, y + down) for right, down in outline], fill=_LIGHTNING)
 
 
 def _ground(pen: ImageDraw.ImageDraw, hill: _Hill, snow: bool) -> None:

@@ -3,7 +3,7 @@ import pytest
 
 from kontext.data.decode import decode_image
 from kontext.data.sources import plan
-from kontext.data.sources.scenes import WEATHERS, SceneSource, draw
+from kontext.data.sources.scenes import SceneSource, draw
 
 
 def picture(key: str, weather: str) -> np.ndarray:
@@ -11,11 +11,29 @@ def picture(key: str, weather: str) -> np.ndarray:
 
 
 def test_every_scene_comes_in_every_weather_and_alike_every_time() -> None:
-    items = plan(SceneSource(scenes=3))
-    assert items == plan(SceneSource(scenes=3))
-    assert [item.attributes["weather"] for item in items] == list(WEATHERS) * 3
+    weathers = ("sunny", "stormy", "rainy", "snowy", "cloudy")
+    config = SceneSource(scenes=3, weathers=weathers)
+    items = plan(config)
+    assert items == plan(config)
+    assert [item.attributes["weather"] for item in items] == list(weathers) * 3
     assert len({item.group_key for item in items}) == 3
-    assert len({item.payload for item in items}) == 12
+    assert len({item.payload for item in items}) == 15
+
+
+def test_an_unknown_weather_or_a_single_one_is_refused() -> None:
+    for weathers in (("sunny", "foggy"), ("sunny",)):
+        with pytest.raises(ValueError, match="weathers"):
+            SceneSource.model_validate({"weathers": weathers})
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_lightning_comes_from_the_cloud_and_ends_above_the_hills(index: int) -> None:
+    stormy, cloudy = picture(f"0-{index}", "stormy"), picture(f"0-{index}", "cloudy")
+    flash = np.argwhere((np.abs(stormy - [0xFF, 0xE1, 0x4D]) < 40).all(axis=2))
+    cloud = np.argwhere((cloudy > 235).all(axis=2))
+    assert len(flash) > 20
+    assert cloud[:, 1].min() <= flash[:, 1].min() and flash[:, 1].max() <= cloud[:, 1].max()
+    assert flash[:, 0].max() < 40
 
 
 @pytest.mark.parametrize("index", range(6))
