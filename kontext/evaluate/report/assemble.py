@@ -5,7 +5,6 @@ from typing import Any
 
 from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage, StageContext
-from kontext.evaluate.drift.chains import CHAINS
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.references import EDITORS
@@ -14,9 +13,10 @@ from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.drift_card import drift_card
 from kontext.evaluate.report.lineage import Node
-from kontext.evaluate.report.model import Evaluation
+from kontext.evaluate.report.model import Chart, Evaluation
 from kontext.evaluate.report.verdict import headline, versions_table
 from kontext.evaluate.truths import best_false, truths_line
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.start.teacher import model_stage
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
@@ -64,15 +64,11 @@ def report_data(
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
         "drift": drift_card(done.drift, assets),
-        "chains": CHAINS,
         "reconstructions": training_card.reconstructions(done, assets),
         "autoencoder_charts": training_card.autoencoder_charts(
             inputs["train-autoencoder"], autoencoder
         ),
-        "training_charts": [
-            *training_card.flow_charts(inputs["finetune"], flow),
-            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
-        ],
+        "training_charts": _training_charts(inputs, flow),
         "heat": training_card.level_map(inputs["finetune"]),
         "pictures": _pictures(ctx, assets),
         "samples": data_card.samples(inputs, assets),
@@ -89,6 +85,11 @@ def report_data(
         "notes": provenance.notes(inputs),
         "numerics": provenance.numerics(ctx, done, models),
     }
+
+
+def _training_charts(inputs: Mapping[str, Artifact], flow: FinetuneConfig) -> list[Chart]:
+    distilled = training_card.distill_charts(inputs["distill"]) if "distill" in inputs else []
+    return [*training_card.flow_charts(inputs["finetune"], flow), *distilled]
 
 
 def _lead(done: Evaluation, distilled: bool) -> str:

@@ -1,11 +1,12 @@
 """The section on edits in several turns: curves with intervals, half-lives, pictures."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kontext.evaluate.drift.chains import AGAIN, AGAINST_DRIFT, CHAINS
+from kontext.evaluate.drift.chains import AGAIN, AGAINST_DRIFT, CHAINS, ChainSpec
 from kontext.evaluate.drift.measures import MEASURES
 from kontext.evaluate.drift.result import COMPARED, HALVES, KINDS, Drift
 from kontext.evaluate.drift.scripts import TURNS
@@ -53,6 +54,7 @@ class DriftCard:
     charts: tuple[Chart, ...] = ()
     tables: tuple[TableBlock, ...] = ()
     stories: tuple[Story, ...] = ()
+    chains: Mapping[str, ChainSpec] = field(default_factory=lambda: CHAINS)
 
 
 def drift_card(drift: Drift, assets: Assets) -> DriftCard:
