@@ -15,6 +15,7 @@ from hypothesis import settings
 from benchmarks.seaweed import KEYS, NoServer, seaweed
 from kontext.store.objects import ObjectStore, open_store
 from tests.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
+from tests.ray_cluster import ray_cluster  # noqa: F401 - a fixture
 
 settings.register_profile("kontext", deadline=None)  # machines are busy; nothing asserts on time
 settings.load_profile("kontext")
@@ -29,7 +30,11 @@ _ON_ONE_SERVER = (
     "tests/flows/test_pipeline.py",
     "tests/flows/test_upkeep.py",
 )
-TOGETHER = (_ON_ONE_SERVER, ("tests/stages/test_evaluate.py", "tests/stages/test_publish.py"))
+TOGETHER = (
+    _ON_ONE_SERVER,
+    ("tests/stages/test_evaluate.py", "tests/stages/test_publish.py"),
+    ("tests/engine/executors/test_ray_cluster.py", "tests/parallel/ranks/test_ray.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

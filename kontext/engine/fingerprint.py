@@ -27,8 +27,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from kontext.engine import known_sources
+from kontext.engine.known_sources import KnownSources, Read
 from kontext.engine.stage import Stage
 from kontext.errors import ArtifactError
+from schemas import syntax
 from schemas.sections.base import Section
 from schemas.syntax import syntax_tree
 
@@ -62,15 +65,15 @@ def code_digest(modules: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@cache
 def changes_results(module: str) -> bool:
     """Whether a change of this module counts, as it or the nearest package above it declares."""
-    while module:
-        path = source_path(module)
-        said = _source(path).changes_results if path else None
-        if said is not None:
-            return said
-        module = module.rpartition(".")[0]
-    return True
+    path = source_path(module)
+    said = _source(path).changes_results if path else None
+    if said is not None:
+        return said
+    above = module.rpartition(".")[0]
+    return changes_results(above) if above else True
 
 
 @cache
@@ -92,7 +95,7 @@ def source_path(module: str) -> Path | None:
 
 def forget() -> None:
     """Look at the files again. One process looks once: its code is loaded once, too."""
-    for cached in (_top, modules_of, source_path):
+    for cached in (_top, modules_of, source_path, changes_results, _source):
         cached.cache_clear()
 
 
@@ -123,6 +126,7 @@ def modules_of(*roots: str) -> dict[str, str]:
             name = f"{module}:{file.name}"
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         coming += [name for name in source.imports if name.partition(".")[0] in tops]
+    known().save()
     return dict(sorted(found.items()))
 
 
@@ -136,6 +140,7 @@ def _top(name: str) -> tuple[tuple[Path, ...], Path | None] | None:
     return tuple(map(Path, spec.submodule_search_locations or ())), file
 
 
+@cache
 def _source(path: Path) -> SourceFile:
     stat = path.stat()
     return _parsed(path, stat.st_mtime_ns, stat.st_size)
@@ -144,19 +149,36 @@ def _source(path: Path) -> SourceFile:
 @cache
 def _parsed(path: Path, changed: int, size: int) -> SourceFile:
     """Read a module; `changed` (time) and `size` tell its versions apart in the cache."""
-    tree = syntax_tree(path.read_text(), str(path))
-    said = _literals(tree)
-    patterns = said.get("DATA_FILES", ())
-    files = [sorted(path.parent.glob(pattern)) for pattern in patterns]
-    for pattern, matched in zip(patterns, files, strict=True):
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    read = known().get(digest)
+    if read is None:
+        read = _read(data.decode(), str(path))
+        known().put(digest, read)
+    files = [sorted(path.parent.glob(pattern)) for pattern in read.patterns]
+    for pattern, matched in zip(read.patterns, files, strict=True):
         if not matched:
             raise ArtifactError(f"{path}: DATA_FILES '{pattern}' matches nothing")
-    return SourceFile(
+    found = tuple(file for matched in files for file in matched)
+    return SourceFile(read.hash, read.imports, found, read.changes_results)
+
+
+def _read(source: str, name: str) -> Read:
+    tree = syntax_tree(source, name)
+    said = _literals(tree)
+    return Read(
         syntax_hash(tree),
         tuple(dict.fromkeys(imports_of(tree))),
-        tuple(file for matched in files for file in matched),
+        said.get("DATA_FILES", ()),
         said.get("CHANGES_RESULTS"),
     )
+
+
+@cache
+def known() -> KnownSources:
+    """What earlier processes have read, by this code."""
+    code = b"".join(Path(str(file)).read_bytes() for file in (__file__, syntax.__file__))
+    return KnownSources(known_sources.FILE, hashlib.sha256(code).hexdigest())
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:

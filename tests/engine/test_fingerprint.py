@@ -12,7 +12,7 @@ import pytest
 from kontext.data.sources.pairs import PairsSource
 from kontext.edit.teacher_edits import CODE as EDITS_CODE
 from kontext.edit.weights.model_store import CODE as IMPORT_CODE
-from kontext.engine import fingerprint
+from kontext.engine import fingerprint, known_sources
 from kontext.engine.fingerprint import (
     changes_results,
     code_digest,
@@ -89,8 +89,8 @@ def stale(before: dict[str, str]) -> list[str]:
     return [name for name in STAGES if digests[0][name] != digests[1][name]]
 
 
-@pytest.fixture
-def change(sources: Path) -> Iterator[Callable[[str, Callable[[str], str]], list[str]]]:
+@pytest.fixture(scope="module")
+def change(sources: Path) -> Callable[[str, Callable[[str], str]], list[str]]:
     """Change a file, see which stages are stale, and change it back."""
     before = codes()
 
@@ -104,8 +104,7 @@ def change(sources: Path) -> Iterator[Callable[[str, Callable[[str], str]], list
         finally:
             path.write_text(text)
 
-    yield apply
-    assert codes() == before
+    return apply
 
 
 Change = Callable[[str, Callable[[str], str]], list[str]]
@@ -222,7 +221,9 @@ def test_other_hashes_are_closures_too() -> None:
     )
 
 
-def test_the_whole_graph_parses_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_graph_parses_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parsed, parse = list[str](), ast.parse
 
     def counted(source: str, name: str = "") -> ast.Module:
@@ -231,9 +232,12 @@ def test_the_whole_graph_parses_each_file_once(monkeypatch: pytest.MonkeyPatch) 
         return parse(source, name)
 
     fingerprint._parsed.cache_clear()
+    fingerprint.known.cache_clear()
     with monkeypatch.context() as patch:
+        patch.setattr(known_sources, "FILE", tmp_path / "none.json")  # nothing was read before
         patch.setattr(ast, "parse", counted)
         once, twice = codes(), codes()
+    fingerprint.known.cache_clear()
     assert once == twice and len(once) == len(STAGES)
     assert len(parsed) == len(set(parsed)) > len(STAGES)
 

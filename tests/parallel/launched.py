@@ -1,4 +1,7 @@
-"""What the ranks of the launch tests do, in processes of their own."""
+"""What the ranks of the launch tests do, in processes of their own.
+
+Heavy modules are imported where they are needed: a launcher starts several such processes.
+"""
 
 import json
 import os
@@ -12,14 +15,35 @@ import torch
 
 from kontext.errors import DivergedError
 from kontext.parallel.ranks.rank import Job, Rank, run
+from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
-from tests.train.broken_runs import flow_adamw
+from kontext.train.loop.state import TrainState
+
+STEPS = 12
+
+
+class Summing:
+    """A method with one weight and no optimiser: what it loses is summed over the ranks."""
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world, self.total_steps = world or World(), STEPS
+        self.model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.model.weight)
+        self.state = TrainState({"model": self.model}, {}, {})
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """The weight times a batch of four numbers, of which each rank has its rows."""
+        rows = torch.tensor(self.world.rows(4)) + index
+        weight = self.model.weight.detach()
+        loss = self.world.sum({"loss": float((weight * rows).sum())})
+        weight -= 0.01 * loss["loss"]
+        return loss
 
 
 def train(rank: Rank, *, folder: str, die_at: int = -1, wait_at: int = -1) -> None:
-    """A toy flow; rank 1 kills itself once after `die_at` steps, all wait for SIGTERM later."""
-    method, died = flow_adamw(rank.world), Path(folder) / "died"
+    """`Summing`; rank 1 kills itself once after `die_at` steps, all wait for SIGTERM later."""
+    method, died = Summing(rank.world), Path(folder) / "died"
 
     def progress(done: int, total: int, losses: Mapping[str, float | None]) -> None:
         rank.progress(done, total, losses)
@@ -42,6 +66,8 @@ def train(rank: Rank, *, folder: str, die_at: int = -1, wait_at: int = -1) -> No
 
 def hang(rank: Rank) -> None:
     """Rank 1 waits in its fourth step for what never comes; rank 0 waits for rank 1."""
+    from tests.train.broken_runs import flow_adamw
+
     method = flow_adamw(rank.world)
     real: Any = method.step
 

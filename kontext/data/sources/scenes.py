@@ -1,7 +1,7 @@
-"""Painted landscapes: the weather source. What the weather changes lies where the context shows it.
+"""Painted landscapes: the weather source. What weather changes lies where the context shows it.
 
-The cloud is where the sun was; rain, lightning and flakes come from it, and snow lies on what is
-below. So an edit asks for no invention, and a change of colours alone is no answer.
+The cloud is where the sun was; rain, lightning and flakes come from it, and snow lies on what
+stands below. So an edit asks for no invention, and a change of colours alone is no answer.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.loop.fit import fit
 from schemas.recipes import load_recipe
 from schemas.sections.training import LaunchConfig
-from tests.parallel.launched import as_rank
-from tests.train.broken_runs import STEPS, flow_adamw, free_port, processes
+from tests.parallel.launched import STEPS, Summing, as_rank
+from tests.train.broken_runs import free_port, processes
 
 ROOT = Path(__file__).parents[3]
 
@@ -80,7 +80,7 @@ def test_a_dead_rank_starts_again_and_a_cancelled_run_goes_on_later(
     checkpoints = Checkpoints(tmp_path / "checkpoints", every=2)
     assert checkpoints.finished()[-1] == told[-1] == 8  # saved when it was cancelled
 
-    method, unbroken = flow_adamw(), flow_adamw()
+    method, unbroken = Summing(), Summing()
     history = fit(method, checkpoints=checkpoints)
     assert [row["step"] for row in history] == list(range(STEPS))
     for one, other in zip(history, fit(unbroken), strict=True):
@@ -125,28 +125,6 @@ def test_a_refusal_keeps_its_class_and_is_not_tried_again(tmp_path: Path) -> Non
     assert type(error) is DivergedError and str(error) == "loss is not finite"
     (tmp_path / "failure.json").unlink()
     assert str(_failure(job, "torchrun ended with code 1")) == "torchrun ended with code 1"
-
-
-def test_ray_starts_a_dead_rank_again(tmp_path: Path) -> None:
-    """Where the extra [ray] is installed."""
-    ray = pytest.importorskip("ray")
-    paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ray.init(num_cpus=3, include_dashboard=False, runtime_env={"env_vars": paths})
-    try:
-        arguments = {"folder": str(tmp_path), "die_at": 5}
-        job = Job(
-            work="tests.parallel.launched:train", arguments=arguments, folder=tmp_path / "ranks"
-        )
-        told: list[int] = []
-        launch(
-            job,
-            LaunchConfig(launcher="ray", ranks=2, max_restarts=1),
-            lambda done, total, losses: told.append(done),
-        )
-    finally:
-        ray.shutdown()
-    assert told[:5] == [1, 2, 3, 4, 5] and told[-1] == STEPS and told[5] in (3, 5)
-    assert Checkpoints(tmp_path / "checkpoints").finished()[-1] == STEPS
 
 
 def test_without_ray_the_recipe_is_refused_in_one_line(
