@@ -68,7 +68,7 @@ class TrainingEdits:
         rows = self.rows.get((relation, asked_for), np.zeros(0, np.int64))
         if not len(rows):
             return []
-        far = np.square(_thumbs(self.context[rows]) - _thumbs(context[None])).sum(axis=(1, 2, 3))
+        far = np.square(thumbs(self.context[rows]) - thumbs(context[None])).sum(axis=(1, 2, 3))
         return [int(row) for row in rows[np.argsort(far, kind="stable")[:NEIGHBOURS]]]
 
 
@@ -207,7 +207,7 @@ def run_false_editors(bench: Bench, training: TrainingEdits) -> dict[str, Images
     }
 
 
-def _thumbs(images: Images) -> NDArray[np.float32]:
+def thumbs(images: Images) -> NDArray[np.float32]:
     """Means of square cells, float32 [N, 8, 8, 3]; pixels that fill no cell are left out."""
     n, height, width = images.shape[:3]
     rows, columns = height // _THUMB, width // _THUMB

@@ -147,16 +147,17 @@ class TrainedModels:
         ids: Sequence[str],
         size: Size | None = None,
         steps: int | None = None,
+        guidance: float | None = None,
     ) -> Images:
-        """Edit with the student or the teacher, at its own guidance.
+        """Edit with the student or the teacher.
 
         Args:
             contexts: each edit's images; none where words alone are drawn.
             size: (width, height) in pixels; None: the context's.
-            steps: sampling steps, where they are not the editor's own.
+            steps, guidance: of the sampling, where they are not the editor's own.
         """
         edits = [self.edit_of(*item) for item in zip(contexts, texts, ids, strict=True)]
-        options = Options(steps, any_text=True)
+        options = Options(steps, guidance, any_text=True)
         return self._batched(
             len(edits),
             lambda rows: editor.edit_many(edits[rows], options, batch=self.batch, size=size),

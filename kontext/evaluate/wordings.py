@@ -36,12 +36,13 @@ class Wordings:
 
 def in_training(items: Sequence[Item], texts: Iterable[str]) -> Wordings:
     """Compare items with the instructions of the train split, whatever their case and spaces."""
-    known = {_plain(text) for text in texts}
-    own = sum(_plain(item.instruction) in known for item in items)
-    return Wordings(len(items), own, sum(_plain(reworded(item)) in known for item in items))
+    known = {plain(text) for text in texts}
+    own = sum(plain(item.instruction) in known for item in items)
+    return Wordings(len(items), own, sum(plain(reworded(item)) in known for item in items))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """An instruction without what does not change it: case, spaces, a full stop."""
     return " ".join(text.casefold().rstrip(" .!").split())
 
 

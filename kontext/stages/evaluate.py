@@ -14,6 +14,9 @@ Figures:
     success_measure: success by {}
     teacher/*: {%} of the teacher's * edits succeed
     versions: beside the tagged model {}
+    context: the context is {}
+    blame: most of the student's error is of {}
+    copies: copies of training targets among the student's edits: {}
 """
 
 import io
@@ -27,10 +30,12 @@ import pyarrow as pa
 
 from kontext.data.buckets import Buckets
 from kontext.data.pixels import encode_png
-from kontext.data.shards.read import load_split
+from kontext.data.shards.read import PairSet, load_split
 from kontext.data.shards.write import KEY_LENGTH
 from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
+from kontext.evaluate.diagnosis.diagnose import Diagnosis, diagnose
+from kontext.evaluate.diagnosis.finding import rows_of
 from kontext.evaluate.drift.result import Drift, measure_drift
 from kontext.evaluate.drift.scripts import make_scripts
 from kontext.evaluate.false_editors import FALSE_EDITORS, TrainingEdits
@@ -48,12 +53,14 @@ from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import (
     Place,
+    Scores,
     autoencoder_scores,
     items_table,
     score,
     scores_json,
 )
 from kontext.evaluate.scoring import pooled_features, prepare
+from kontext.evaluate.steps import qualities
 from kontext.evaluate.truths import truths_line
 from kontext.evaluate.versions import Versions, compare
 from kontext.evaluate.wordings import in_training
@@ -131,15 +138,21 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     _note_reading(ctx, bench)
     items = items_table(bench, scores, _pictures(ctx, bench, outputs))
     versions = _versions(ctx, items)
-    latency = measure_edit(models, bench)
+    diagnosis = _diagnosis(ctx, bench, models, outputs, scores, training, train)
+    codecs = outputs["codec"], outputs["codec_target"]
+    tried = qualities(bench, rows_of(bench, config.step_items), models, *codecs)
+    latency = measure_edit(models, bench, ctx.home)
+    known = (latency, features.digest, versions, wordings, diagnosis, tried)
     drift = _drift(ctx, models, features)
-    done = Evaluation(bench, scores, outputs, latency, features.digest, versions, wordings, drift)
+    done = Evaluation(bench, scores, outputs, *known, drift)
     ctx.output.add_table("items.parquet", items)
     ctx.output.add_json(
         "scores.json", {**scores_json(bench, scores, config), "wordings": asdict(wordings)}
     )
     ctx.output.add_json("versions.json", versions.as_dict())
     ctx.output.add_json("latency.json", dict(done.latency))
+    ctx.output.add_json("steps.json", [each.as_dict() for each in tried])
+    ctx.output.add_json("diagnosis.json", diagnosis.as_dict(bench))
     ctx.output.add_json("drift.json", drift.as_dict())
     if drift.measured:
         ctx.output.add_table("drift.parquet", drift.table())
@@ -173,6 +186,29 @@ def _edit(
     outputs = run_editors(bench, models, training, config.seed)
     models.progress = None
     return outputs
+
+
+def _diagnosis(
+    ctx: StageContext[EvaluateConfig],
+    bench: Bench,
+    models: TrainedModels,
+    outputs: Mapping[str, Images],
+    scores: Scores,
+    training: TrainingEdits,
+    train: PairSet,
+) -> Diagnosis:
+    """What the scores come from; pictures are looked for in training where their hashes are."""
+    success = {name: found["success"].top for name, found in scores.per_item.items()}
+    images = None
+    if ctx.inputs["ingest"].names("images/"):
+        images = ctx.inputs["ingest"].table("images", ["pixel_id", "pdq", "pdq_quality"])
+    else:
+        ctx.note("ingest's table of images is not here: test pictures are not sought in training")
+    known = (outputs, success, training, train, images, ctx.config.diagnosed)
+    found = diagnose(bench, models, *known)
+    for line in found.lines:
+        ctx.log.info("%s", line)
+    return found
 
 
 def _pictures(
@@ -223,7 +259,7 @@ def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> No
         ctx.report.image(f"edits-{category}", sheet, f"held-out {category} edits, first items")
 
 
-def _report(ctx: StageContext, done: Evaluation, models: TrainedModels) -> Path:
+def _report(ctx: StageContext[EvaluateConfig], done: Evaluation, models: TrainedModels) -> Path:
     """Write the report folder, store it, and copy it where people look for it."""
     folder = ctx.scratch / "report"
     shutil.rmtree(folder, ignore_errors=True)
@@ -264,6 +300,8 @@ def _summarise(ctx: StageContext, done: Evaluation, page: Path) -> None:
     if done.wordings.reworded_known:
         ctx.note(f"words that training was to know nothing of stand in it: {done.wordings.line}")
     ctx.output.metric("versions", done.versions.line)
+    for name, said in done.diagnosis.verdicts.items():
+        ctx.output.metric(name, said)
     ctx.report.table("goals", goal_rows(scores))
     rows = [
         {"editor": EDITORS[name].title}

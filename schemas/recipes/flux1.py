@@ -66,6 +66,8 @@ def recipe(name: str = "flux1", **others: Section) -> Recipe:
             items_per_category=20,
             teacher_steps=STEPS,
             teacher_guidance=GUIDANCE,
+            diagnosed=2,
+            step_items=1,
             drift_scripts=4,
         ),
     }

@@ -20,6 +20,12 @@ class EvaluateConfig(Section):
     margin: float = Field(
         0.05, title="Difference of two models' success that counts as none (0 to 1)", gt=0, lt=1
     )
+    diagnosed: int = Field(
+        12, title="Items per category that are edited anew to find causes (0: none)", ge=0
+    )
+    step_items: int = Field(
+        4, title="Items per category that are edited in 1 to 28 steps (0: none)", ge=0
+    )
     drift_scripts: int = Field(
         24, title="Scripts of eight edits in turn on one picture, at most (0: none)", ge=0
     )

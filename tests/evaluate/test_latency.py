@@ -16,4 +16,11 @@ def test_median_and_p90_of_warm_runs_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calls) == WARM_UP + 5
     assert timing.median_ms == 3000.0
     assert timing.p90_ms == 7000.0  # linear between 4 s and 9 s
+    assert timing.p99_ms == 8800.0
     assert (timing.runs, timing.nfe) == (5, 7)
+
+
+def test_what_is_fast_is_timed_a_hundred_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(step=0.001)
+    monkeypatch.setattr(latency, "perf_counter", lambda: next(ticks))
+    assert measure("x", "X", lambda: None).runs == latency.MOST

@@ -8,11 +8,17 @@ from PIL import Image
 
 from kontext.engine.stage import Stage
 from kontext.evaluate import report
+from kontext.evaluate.metrics import Measured
+from kontext.evaluate.report import diagnosis_card
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size, templates
+from kontext.evaluate.report.cards import best_items, disputed_items, worst_items
 from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
 from kontext.evaluate.report.lineage import Node, drawing
 from kontext.evaluate.report.model import HeatMap
+from kontext.evaluate.score import Scores
+from kontext.evaluate.statistics import Interval
+from kontext.evaluate.steps import Quality
 
 
 def test_smoothing_by_hand() -> None:
@@ -125,3 +131,37 @@ def test_heat_is_clamped_and_flat_maps_are_plain() -> None:
     made = HeatMap("", "", (), (), 1.0, 3.0)
     assert [heat(made, v) for v in (0.0, 1.0, 2.0, 9.0)] == [0.0, 0.0, 42.5, 85.0]
     assert heat(HeatMap("", "", (), (), 1.0, 1.0), 1.0) == 0.0
+
+
+def judged(passes: list[int], errors: list[float] | None = None) -> dict[str, Measured]:
+    ones = np.ones(len(passes))
+    error = Measured(np.array(errors or ones), ones)
+    return {"success": Measured(np.array(passes, float), ones), "mae_ratio": error}
+
+
+def test_best_worst_and_disputed_edits_are_chosen() -> None:
+    scores = Scores(
+        table={},
+        per_item={
+            "student": judged([1, 1, 1, 0, 0, 0], [0.4, 0.1, 0.2, 0.6, 0.9, 0.7]),
+            "teacher": judged([0, 1, 1, 0, 0, 1]),
+            "student_reworded": judged([1, 1, 0, 0, 0, 0]),
+        },
+        unfit=[],
+        goals=[],
+        autoencoder={},
+        truths={},
+    )
+    every = range(6)
+    assert best_items(scores, every) == [1, 2] and worst_items(scores, every) == [4, 5]
+    assert disputed_items(scores, every) == [0, 5]  # the nearest to half of the error first
+    assert disputed_items(scores, [1, 3, 4]) == []
+
+
+def test_a_number_of_steps_is_best_where_none_is_faster_and_as_good() -> None:
+    def quality(steps: int, success: float) -> Quality:
+        found = Interval(success, 0.0, 1.0, 9, 9, "cluster-wilson")
+        return Quality("student", steps, steps, found, found)
+
+    rows = [quality(1, 0.2), quality(2, 0.6), quality(4, 0.5), quality(8, 0.6), quality(28, 0.7)]
+    assert [row.steps for row in rows if diagnosis_card.best(row, rows)] == [1, 2, 28]

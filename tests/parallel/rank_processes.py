@@ -8,6 +8,11 @@ from typing import Any
 
 import torch
 
+from kontext.errors import RanksError
+from kontext.parallel.ranks.launch import ranks
+from kontext.parallel.ranks.rank import Job
+from schemas.sections.training import LaunchConfig
+from tests.parallel.launched import as_rank
 from tests.train.broken_runs import free_port, processes
 
 
@@ -26,6 +31,22 @@ def run_ranks(work: Callable[..., Any], size: int, *arguments: Any) -> list[Any]
     failed = [text for text in found.values() if isinstance(text, Failure)]
     assert not failed, "\n".join(failed)
     return [found[rank] for rank in range(size)]
+
+
+def forked_ranks(job: Job, config: LaunchConfig, stop: Callable[[], bool]) -> None:
+    """A job's ranks in torchrun's place (`launch._torchrun`): forked from a server that has
+    imported torch, where torchrun starts interpreters that import it. Nobody is started again.
+    """
+    port, size = free_port(), ranks(config)
+    started = [
+        processes().Process(target=as_rank, args=(job, rank, size, port)) for rank in range(size)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    if any(process.exitcode for process in started):
+        raise RanksError(f"the ranks ended with {[process.exitcode for process in started]}")
 
 
 class Failure(str):

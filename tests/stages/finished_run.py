@@ -47,7 +47,9 @@ def recipe() -> Recipe:
     base = load_recipe("ci")
     return base.model_copy(
         update={
-            "evaluate": EvaluateConfig(items_per_category=4, teacher_steps=2),
+            "evaluate": EvaluateConfig(
+                items_per_category=4, teacher_steps=2, diagnosed=2, step_items=1
+            ),
             "ingest": IngestConfig(resolution=SIDE, canaries=3),
             "publish": PublishConfig(name="tiny"),
         }

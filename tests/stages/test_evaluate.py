@@ -12,6 +12,7 @@ from kontext.engine.remake import record_all
 from kontext.errors import ArtifactError
 from kontext.evaluate.benches import held_out
 from kontext.evaluate.references import EDITORS
+from kontext.stages import evaluate
 from kontext.stages.evaluate import _versions
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.catalog.catalog import Catalog
@@ -172,8 +173,9 @@ def test_every_linked_asset_exists_and_nothing_is_external(
     page: tuple[Path, str, Links],
 ) -> None:
     folder, text, links = page
-    pages = [link for link in links.anchors if not link.startswith("#")]
-    assert pages == ["assets/data.html"]  # the data report
+    pages = [link.partition("#")[0] for link in links.anchors if not link.startswith("#")]
+    items = {f"assets/items-{name}.html" for name in CATEGORIES}
+    assert set(pages) == {"assets/data.html", *items}  # the data report, and every item
     wanted = [link for link in links.fetched if not link.startswith("data:")] + pages
     assert len(wanted) > 50
     for link in wanted:
@@ -185,6 +187,23 @@ def test_every_linked_asset_exists_and_nothing_is_external(
     assert links.scripts == 0
     used = {Path(link).name for link in wanted}
     assert {path.name for path in (folder / "assets").iterdir()} == used  # and nothing is left over
+
+
+def test_a_figure_leads_to_every_item_with_its_noise_and_values(
+    page: tuple[Path, str, Links],
+) -> None:
+    folder, _, links = page
+    for name in CATEGORIES:
+        text = (folder / "assets" / f"items-{name}.html").read_text()
+        found = Links()
+        found.feed(text)
+        assert found.bad == [] and found.open == [] and found.scripts == 0
+        assert found.anchors == ["../index.html#verdict"]
+        assert len(found.fetched) == 2 + 4 * 4  # icon, style and four pictures of four items
+        assert text.count("seed 0, stream ") == 4 and "Edit success" in text
+        assert "&lt;b&gt;" in text and "make the <b>" not in text
+        wanted = {a.partition("#")[2] for a in links.anchors if f"items-{name}.html#" in a}
+        assert wanted and wanted <= set(found.ids)
 
 
 def test_markup_is_balanced_and_anchors_lead_somewhere(page: tuple[Path, str, Links]) -> None:
@@ -232,19 +251,33 @@ def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) 
 def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:
     latency = evaluated[1].json("latency.json")
     parts = {part["name"]: part for part in latency["parts"]}
-    assert set(parts) == {"text_encode", "context_encode", "student", "decode", "step", "teacher"}
+    inside = {"text_encode", "context_encode", "student", "decode", "step", "teacher"}
+    assert set(parts) == {*inside, "gates"} and not latency["gates_missing"]
     assert parts["student"]["nfe"] == 4 and parts["teacher"]["nfe"] == 2
-    assert all(part["median_ms"] <= part["p90_ms"] for part in parts.values())
+    for part in parts.values():
+        assert part["median_ms"] <= part["p90_ms"] <= part["p99_ms"] and part["runs"] >= 10
     whole = sum(
         parts[n]["median_ms"] for n in ("text_encode", "context_encode", "student", "decode")
     )
     assert latency["student_ms"] == pytest.approx(whole, abs=0.01)
 
 
-def test_same_inputs_give_the_same_scores_and_pictures(
-    evaluated: tuple[Harness, Artifact], tmp_path: Path
+def test_killed_in_the_middle_it_leaves_nothing_and_runs_again_to_the_same(
+    evaluated: tuple[Harness, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = finished_run(tmp_path).run("evaluate")
+    class Died(BaseException):
+        pass
+
+    def dying(**_: object) -> None:
+        raise Died
+
+    harness = finished_run(tmp_path)
+    with monkeypatch.context() as patch:  # when all edits are made, and none is scored
+        patch.setattr(evaluate, "load_features", dying)
+        with pytest.raises(Died):
+            harness.run("evaluate")
+    assert not harness.store.refs("evaluate") and not (harness.home / "report").exists()
+    again = harness.run("evaluate")
     for name in ("scores.json", "items.parquet", "edits.tar", "grids/local.png", "grids/style.png"):
         assert again.path(name).read_bytes() == evaluated[1].path(name).read_bytes()
 
@@ -287,6 +320,39 @@ def test_the_report_says_which_instructions_training_has(
     assert "The instructions of 0 of 20 items stand in training word by word" in page[1]
 
 
+def test_the_report_says_where_the_figures_come_from(
+    evaluated: tuple[Harness, Artifact], page: tuple[Path, str, Links]
+) -> None:
+    _, artifact = evaluated
+    told = artifact.json("diagnosis.json")
+    assert len(told["items"]) == 2 * len(CATEGORIES)
+    checks = {one["check"] for one in (*told["context"], *told["relations"])}
+    assert checks == {
+        *("blank", "shuffled", "mirrored"),
+        *("no-op", "inverse", "paraphrase", "commuting"),
+    }
+    assert [each["category"] for each in told["blame"]] == ["all", *CATEGORIES]
+    assert told["contamination"]["trained"] == 6 * len(CATEGORIES)  # none of words alone
+    verdicts = artifact.manifest.metrics
+    assert verdicts["copies"] == told["copies"]["verdict"]
+    assert verdicts["context"] == "ignored"  # the weights are untrained
+    _, text, _ = page
+    assert '<section id="diagnosis">' in text and "Which stage loses what?" in text
+    for line in told["lines"]:
+        assert line[1:40].replace("'", "&#39;") in text
+
+
+def test_steps_are_shown_against_quality(
+    evaluated: tuple[Harness, Artifact], page: tuple[Path, str, Links]
+) -> None:
+    rows = evaluated[1].json("steps.json")
+    assert [(row["model"], row["steps"]) for row in rows] == [
+        (model, steps) for model in ("student", "teacher") for steps in (1, 2, 4, 8, 28)
+    ]
+    assert {row["success"]["n"] for row in rows} == {len(CATEGORIES)}
+    assert "Steps against quality" in page[1] and "Of 5 items" in page[1]
+
+
 def test_recolourings_have_their_own_rows_and_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,5 +378,5 @@ def test_json_files_hold_no_nan(evaluated: tuple[Harness, Artifact]) -> None:
     def refuse(text: str) -> float:
         raise AssertionError(text)
 
-    for name in ("scores.json", "latency.json"):
+    for name in ("scores.json", "latency.json", "steps.json", "diagnosis.json"):
         json.loads(evaluated[1].path(name).read_bytes(), parse_constant=refuse)

@@ -1,4 +1,4 @@
-"""The training stages on two ranks, started by torchrun."""
+"""The training stages on two ranks, started by torchrun, or forked where it was shown once."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -13,6 +13,7 @@ from kontext.models.files.lora_files import save_lora
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.models.lora import LoraConfig, adapters, apply_lora, lora_of
+from kontext.parallel.ranks import launch as launching
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, work_prefix
 from schemas.sections.training import (
@@ -23,6 +24,7 @@ from schemas.sections.training import (
     PictureConfig,
 )
 from schemas.sections.weights import WeightsConfig
+from tests.parallel.rank_processes import forked_ranks
 from tests.stages import finished_run
 from tests.stages.encoded_run import SHAPE, edits_of, encoded_run
 from tests.stages.stage_harness import Harness
@@ -63,7 +65,15 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     assert {key.rpartition("/")[2] for key in kept} == {"rank-00000", "rank-00001", "manifest"}
 
 
-def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(tmp_path: Path) -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are processes that start at once."""
+    monkeypatch.setattr(launching, "_torchrun", forked_ranks)
+
+
+def test_two_ranks_train_adapters_then_in_pixels_and_then_distil_guidance(
+    forked: None, tmp_path: Path
+) -> None:
     """Each training reads what the one before has made, the first one given adapters; the stage's
     process holds nothing.
     """
@@ -109,12 +119,14 @@ NEAR = {
 }
 
 
-def test_two_ranks_train_the_autoencoder(tmp_path: Path) -> None:
+def test_two_ranks_train_the_autoencoder(forked: None, tmp_path: Path) -> None:
     alone, together = both(tmp_path, "train-autoencoder", shards)
     same_losses(alone, together, "train-autoencoder")
 
 
-def test_two_ranks_distil_after_making_the_teachers_edits_between_them(tmp_path: Path) -> None:
+def test_two_ranks_distil_after_making_the_teachers_edits_between_them(
+    forked: None, tmp_path: Path
+) -> None:
     alone, together = both(tmp_path, "distill", taught)
     same_losses(alone, together, "distill")
     one, two = edits_of(alone), edits_of(together)

@@ -56,6 +56,7 @@ class Item:
     context_caption: str
     source: str
     cluster: str
+    inverse: str = ""  # the instruction that undoes it, where it has one
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class Bench:
     def parts(self) -> list[tuple[Rows, Bench]]:
         """Benches of the items of each size, and their rows; itself where there is one."""
         groups = alike(self.target)
-        return [(rows, self if len(groups) == 1 else self._part(rows)) for rows in groups]
+        return [(rows, self if len(groups) == 1 else self.part(rows)) for rows in groups]
 
     @cached_property
     def all_targets(self) -> Images:
@@ -103,7 +104,8 @@ class Bench:
         height, width = self.target.shape[1:3]
         return np.stack([resized(target, (width, height)) for target in self.whole.target])
 
-    def _part(self, rows: Rows) -> Bench:
+    def part(self, rows: Rows) -> Bench:
+        """A bench of some items, which have one size."""
         return Bench(
             items=tuple(self.items[row] for row in rows),
             context=taken(self.context, rows),
@@ -137,12 +139,24 @@ class Bench:
     ) -> Bench:
         """Choose items from a split of a shard artifact, of the edits that are wanted.
 
-        Raises ArtifactError when it has none.
+        Raises ArtifactError when it has none, or is broken: nothing of it is scored then.
         """
         from kontext.data.shards.read import load_split
 
-        pairs = load_split(shards, split)
-        table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
+        try:
+            pairs = load_split(shards, split)
+        except KeyError as error:
+            raise ArtifactError(
+                f"a sample of the {split} split has no {error} in its shard: `kontext artifacts "
+                f"verify shard/{shards.digest}` says what is damaged"
+            ) from error
+        columns = ["pair_id", "split", "component_id"]
+        table = shards.table("splits.parquet").select(columns).to_pylist()
+        _check_pairs(
+            split,
+            [row.pair_id for row in pairs.rows],
+            [row["pair_id"] for row in table if row["split"] == split],
+        )
         component = {row["pair_id"]: row["component_id"] for row in table}
         edits = [row for row in pairs.rows if row.relation_class in CATEGORIES]
         targets: dict[tuple[tuple[int, ...], str], list[int]] = {}
@@ -168,6 +182,19 @@ class Bench:
         held_out = as_images(pairs.pictures(rows))
         clusters = tuple(of_image[image] for image in rows)
         return replace(bench, held_out=held_out, held_out_clusters=clusters)
+
+
+def _check_pairs(split: str, found: Sequence[str], named: Sequence[str]) -> None:
+    """Raise ArtifactError where a split's shards do not hold the very pairs that it names."""
+    twice = sorted(pair for pair, count in Counter(found).items() if count > 1)
+    if twice:
+        raise ArtifactError(f"{len(twice)} pairs are in the {split} split twice, {twice[0][:12]} …")
+    if set(found) != set(named) or len(set(named)) < len(named):
+        odd = sorted(set(found) ^ set(named))
+        raise ArtifactError(
+            f"the {split} split names {len(named)} pairs and its shards hold {len(found)}"
+            + (f": {odd[0][:12]} is not in both" if odd else ", some twice")
+        )
 
 
 @dataclass(frozen=True)
@@ -298,4 +325,5 @@ def _item(row: PairRow, component: str) -> Item:
         context_caption=row.context_caption,
         source=row.source,
         cluster=component,
+        inverse=row.instruction_inverse,
     )

@@ -89,16 +89,18 @@ def _outcomes(first: Side, later: Side) -> Iterable[Outcomes]:
     student = MODELS[0]
     many = max(len(first.runs), len(later.runs))
     for pair in sorted(first.pairs & later.pairs):
-        sides = []
-        for side in (first, later):
-            own = [run.rows[pair, student] for run in side.runs]
-            sides.append(own * (many if len(own) == 1 else 1))
+        before, after = (
+            [run.rows[pair, student] for run in side.runs] * (many if len(side.runs) == 1 else 1)
+            for side in (first, later)
+        )
         apart = max(_disagreement(side, pair) for side in (first, later))
-        yield Outcomes(pair, *sides, apart)
+        yield Outcomes(pair, before, after, apart)
 
 
 def _disagreement(side: Side, pair: str) -> float:
     keys = [(pair, model) for model in MODELS]
-    outcomes = [run.rows[key]["success"] for run in side.runs for key in keys if key in run.rows]
+    outcomes = [
+        bool(run.rows[key]["success"]) for run in side.runs for key in keys if key in run.rows
+    ]
     share = sum(outcomes) / len(outcomes)
     return min(share, 1 - share)

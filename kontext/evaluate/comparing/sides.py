@@ -142,7 +142,7 @@ def _run(store: ArtifactStore, name: str) -> Run:
 
 def _training(store: ArtifactStore, made: Artifact) -> dict[str, Mapping[str, Any]]:
     """Of the stages whose artifacts are there."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for stage in _TRAINED:
         digest = made.manifest.inputs.get(stage)
         manifest = store.manifest(stage, digest) if digest else None

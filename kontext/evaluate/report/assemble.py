@@ -5,19 +5,28 @@ from typing import Any
 
 from kontext.engine.graph import of_run
 from kontext.engine.stage import Stage, StageContext
+from kontext.evaluate.diagnosis.relations import NOTHING
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import TrainedModels
 from kontext.evaluate.references import EDITORS
-from kontext.evaluate.report import cards, data_card, provenance, safety_card, training_card
+from kontext.evaluate.report import (
+    cards,
+    data_card,
+    diagnosis_card,
+    items_page,
+    provenance,
+    safety_card,
+    training_card,
+)
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
 from kontext.evaluate.report.drift_card import drift_card
 from kontext.evaluate.report.lineage import Node
-from kontext.evaluate.report.model import Chart, Evaluation
+from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline, versions_table
 from kontext.evaluate.truths import best_false, truths_line
-from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.start.teacher import model_stage
+from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
 _REFERENCES = ("student_reworded", "teacher_short", "codec_target")  # beside the models
@@ -28,7 +37,7 @@ _PICTURES = (
 
 
 def report_data(
-    ctx: StageContext,
+    ctx: StageContext[EvaluateConfig],
     done: Evaluation,
     models: TrainedModels,
     assets: Assets,
@@ -43,9 +52,10 @@ def report_data(
     known = {name: reader.manifest for name, reader in inputs.items()}
     digests = {name: reader.digest for name, reader in inputs.items()} | {"evaluate": ctx.digest}
     measured = {name for by_metric in scores.per_item.values() for name in by_metric}
-    autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
-    flow = ctx.upstream("finetune", FinetuneConfig)
+    pages = items_page.item_pages(done, assets, ctx.config.seed, ctx.digest)
     return {
+        "item_pages": pages,
+        "item_links": items_page.links(pages, done.bench.items),
         "title": headline(scores),
         "recipe": inputs[model_stage(inputs)].manifest.recipe,
         "digest": ctx.digest,
@@ -65,17 +75,14 @@ def report_data(
         "edits": cards.category_edits(done, assets),
         "drift": drift_card(done.drift, assets),
         "reconstructions": training_card.reconstructions(done, assets),
-        "autoencoder_charts": training_card.autoencoder_charts(
-            inputs["train-autoencoder"], autoencoder
-        ),
-        "training_charts": _training_charts(inputs, flow),
-        "heat": training_card.level_map(inputs["finetune"]),
+        **_training(ctx),
         "pictures": _pictures(ctx, assets),
         "samples": data_card.samples(inputs, assets),
         "data_tables": data_card.tables(inputs),
         "data_page": data_card.page(ctx, assets),
         "safety_facts": safety_card.facts(inputs),
         "safety_tables": safety_card.tables(inputs),
+        **_diagnosis(done, assets),
         "latency": latency_rows(done.latency),
         "latency_facts": done.latency,
         "nodes": [
@@ -87,9 +94,32 @@ def report_data(
     }
 
 
-def _training_charts(inputs: Mapping[str, Artifact], flow: FinetuneConfig) -> list[Chart]:
-    distilled = training_card.distill_charts(inputs["distill"]) if "distill" in inputs else []
-    return [*training_card.flow_charts(inputs["finetune"], flow), *distilled]
+def _training(ctx: StageContext) -> dict[str, Any]:
+    inputs = ctx.inputs
+    autoencoder = ctx.upstream("train-autoencoder", AutoencoderConfig)
+    flow = ctx.upstream("finetune", FinetuneConfig)
+    return {
+        "autoencoder_charts": training_card.autoencoder_charts(
+            inputs["train-autoencoder"], autoencoder
+        ),
+        "training_charts": [
+            *training_card.flow_charts(inputs["finetune"], flow),
+            *(training_card.distill_charts(inputs["distill"]) if "distill" in inputs else ()),
+        ],
+        "heat": training_card.level_map(inputs["finetune"]),
+    }
+
+
+def _diagnosis(done: Evaluation, assets: Assets) -> dict[str, Any]:
+    pareto, steps = diagnosis_card.pareto(done)
+    return {
+        "diagnosis": done.diagnosis,
+        "nothing": NOTHING,
+        "diagnosis_tables": diagnosis_card.tables(done),
+        "diagnosis_cards": diagnosis_card.cards(done, assets),
+        "pareto": pareto,
+        "steps": steps,
+    }
 
 
 def _lead(done: Evaluation, distilled: bool) -> str:

@@ -1,13 +1,15 @@
 """What the report shows, as plain data: builders fill it, the template prints it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kontext.evaluate.benches.held_out import Bench, Item
+from kontext.evaluate.diagnosis.diagnose import Diagnosis
 from kontext.evaluate.drift.result import Drift
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.score import Scores
+from kontext.evaluate.steps import Quality
 from kontext.evaluate.versions import Versions
 from kontext.evaluate.wordings import Wordings
 
@@ -25,6 +27,8 @@ class Evaluation:
     feature_digest: str
     versions: Versions  # beside the tagged model
     wordings: Wordings  # how many of the items' instructions training has
+    diagnosis: Diagnosis  # what the scores come from
+    qualities: Sequence[Quality]  # of the models in more and fewer steps
     drift: Drift  # edits in several turns
 
 
@@ -49,12 +53,12 @@ class Card:
 
 @dataclass(frozen=True)
 class CategoryEdits:
-    """The grid of one category: the first items in bench order, then the student's worst ones."""
+    """The grid of one category: the first items in bench order, then by title some chosen ones."""
 
     name: str
     blurb: str
     first: list[Card]
-    worst: list[Card]
+    more: Mapping[str, list[Card]]
 
 
 @dataclass(frozen=True)
