@@ -289,12 +289,17 @@ def their_edit(model: LoadedModel, picture: np.ndarray, folder: Path) -> np.ndar
 
 
 @pytest.mark.prefect
-def test_texts_are_encoded_by_the_given_encoders(lora: Engine, checkpoint: Path) -> None:
+def test_texts_are_encoded_by_the_given_encoders(
+    lora: Engine, checkpoint: Path, pairs: Path
+) -> None:
     encoded = lora.artifact("encode")
     texts = open_bank(encoded, "texts")
     encoder = load_text_encoder(f"flux:{checkpoint}")
     assert texts.encoder == encoder.digest and texts.texts is not None
     assert set(PROMPTS) <= set(texts.texts)
+    own = {path.read_text() for path in pairs.glob("target/*.txt")}
+    given = set(texts.texts) - {"", *PROMPTS}
+    assert given and given <= own  # byte for byte, and nobody's templates
     row = len(texts.texts) // 2
     tokens, _, pooled = encoder.encode([texts.texts[row]], 512)
     found = {name: rows[torch.tensor([row])].float() for name, rows in texts.tensors.items()}

@@ -18,7 +18,7 @@ from kontext.models.flux.transformer import FluxTransformer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kontext.engine.stage import StageContext
+    from kontext.store.artifacts.artifact_store import Artifact
 
 CHANGES_RESULTS = False  # pictures for people
 
@@ -27,17 +27,24 @@ _SMALLEST, _LARGEST = 72, 512  # cells, in pixels; a sheet of many is reduced to
 
 
 def preview_edits(
-    ctx: StageContext, model: FluxTransformer, data: PairTensors, steps: int, guidance: float = 1.0
+    autoencoder: Artifact,
+    model: FluxTransformer,
+    data: PairTensors,
+    steps: int,
+    guidance: float = 1.0,
 ) -> bytes:
     """PNG grid: per category, context | edit | target for the first few validation pairs.
 
     Where no pair is an edit with one context, of all pairs: text-to-image without a context, edits
     with all that they refer to. As large as pictures are, up to what a page shows.
+
+    Args:
+        autoencoder: what stage train-autoencoder has made: it decodes.
     """
     # Pillow: where nothing is shown, not needed
     from kontext.data.contact_sheet import contact_sheet
 
-    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], data.latents.device))
+    codec = PictureCodec(load_autoencoder(autoencoder, data.latents.device))
     sampler = EditSampler(data, steps)
     rows, labels = [], []
     groups = plain_edits(data)
@@ -77,7 +84,7 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def preview_prompts(
-    ctx: StageContext,
+    autoencoder: Artifact,
     model: FluxTransformer,
     data: PairTensors,
     prompts: Mapping[str, int],
@@ -90,11 +97,12 @@ def preview_prompts(
     several, where there are such.
 
     Args:
+        autoencoder: what stage train-autoencoder has made: it decodes.
         prompts: text -> its row in the bank of texts.
     """
     from kontext.data.contact_sheet import contact_sheet
 
-    codec = PictureCodec(load_autoencoder(ctx.inputs["train-autoencoder"], data.latents.device))
+    codec = PictureCodec(load_autoencoder(autoencoder, data.latents.device))
     sampler, counts = EditSampler(data, steps), data.context_counts()
     first = [torch.nonzero(kind).flatten()[:1] for kind in (counts == 1, counts > 1)]
     places = [(torch.zeros(1, dtype=torch.int64), False), *((one, True) for one in first)]

@@ -123,7 +123,9 @@ def _write(ctx: StageContext, method: JudgedMethod, history: list[dict[str, floa
     write_history(ctx, history)
     write_incidents(ctx, method.state)
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    sheet = preview_edits(ctx, student, held_out, steps=config.student_steps)
+    sheet = preview_edits(
+        ctx.inputs["train-autoencoder"], student, held_out, steps=config.student_steps
+    )
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("distill-samples", sheet, "validation pairs: context | student | target")
     ctx.output.metric("teacher_edits", len(method.edits))
@@ -144,7 +146,12 @@ def _measured(ctx: StageContext, method: JudgedMethod) -> Measure | None:
     def measure(step: int) -> Mapping[str, float]:
         with method.state.ema["student"].applied(method.student):
             made = [sampler.edits(method.student, part) for part in alike]
-            sheet = preview_edits(ctx, method.student, held_out, steps=config.student_steps)
+            sheet = preview_edits(
+                ctx.inputs["train-autoencoder"],
+                method.student,
+                held_out,
+                steps=config.student_steps,
+            )
         ctx.report.image("distill-samples", sheet, f"validation pairs after {step:,} steps")
         board.picture(step, "distill/samples", sheet)
         off = [one.to(other) - other for one, other in zip(made, targets, strict=True)]

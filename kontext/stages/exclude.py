@@ -259,7 +259,9 @@ def _report(
     ctx.output.metric("rounds", len(rounds))
     ctx.output.metric("phrasings_added", len(work.added))
     held_out = load_pairs(ctx.inputs["encode"], "val", work.device)
-    sheet = preview_edits(ctx, flow, held_out, steps=config.sample_steps)
+    sheet = preview_edits(
+        ctx.inputs["train-autoencoder"], flow, held_out, steps=config.sample_steps
+    )
     ctx.output.add_bytes("samples.png", sheet)
     ctx.report.image("exclude-samples", sheet, "validation pairs: context | edit | target")
     ctx.report.table("exclude-others", costs)

@@ -2,6 +2,7 @@
 
 Figures:
     val_loss: validation loss {}
+    context_use: {%} of a wrong context's loss saved by the right one
     train_loss_last: training loss {} over the last 20 steps
     parameters: {} parameters
     step_seconds: {} s per step
@@ -23,15 +24,17 @@ from kontext.data.encoded.banks import open_bank
 from kontext.data.encoded.latents import load_pairs
 from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.edit.preview import check_prompts, preview_edits, preview_prompts
-from kontext.engine.stage import Stage, StageContext
+from kontext.engine.stage import Stage, StageContext, section_of
 from kontext.errors import RecipeError
 from kontext.models.flux.transformer import FluxTransformer
 from kontext.parallel.memory import keep_freed_memory
 from kontext.parallel.ranks.inputs import Inputs
+from kontext.parallel.ranks.rank import StepProgress
 from kontext.parallel.world import World
+from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.capacity import estimate_flow
 from kontext.train.flow.edit_step import EditMethod
-from kontext.train.flow.validation import level_losses
+from kontext.train.flow.validation import context_use, level_losses
 from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import after_flow, flow
@@ -56,7 +59,10 @@ STAGE = Stage(
     summary="rectified-flow transformer: text-to-image, then joint text and image",
 )
 
-_PROMPTED = "own prompts: without a picture, with one, with several"
+_SAMPLES = {
+    "samples": "validation pairs: context | edit | target",
+    "prompts": "own prompts: without a picture, with one, with several",
+}
 
 
 def run(ctx: StageContext[FinetuneConfig]) -> None:
@@ -87,13 +93,18 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     method.state.ledger = _ledger(ctx, method)
     history = train(
         ctx,
-        flow.build,
+        build_on_rank,
         method,
         inputs,
-        progress=report_progress(ctx, "flow"),
+        progress=_with_samples(ctx, report_progress(ctx, "flow")),
         stage="finetune",
         measure=_measured(ctx, method),
     )
+    if method.state.step < method.total_steps:
+        ctx.note(
+            f"ended after {method.state.step:,} of {method.total_steps:,} steps: "
+            f"{config.patience} validations without a better loss"
+        )
     model = method.model
     method.state.ema["model"].copy_to(model)
     following = after_flow(config)
@@ -135,15 +146,15 @@ def _validated(
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
     levels = level_losses(model, held_out, seed=config.seed, told=method.told)
     ctx.output.add_table("levels.parquet", pa.Table.from_pylist(levels))
-    sheet = preview_edits(ctx, model, held_out, 12, _shown_at(method, model))
-    ctx.output.add_bytes("samples.png", sheet)
-    ctx.report.image("finetune-samples", sheet, "validation pairs: context | edit | target")
-    if (prompted := _prompted(ctx, method, model, held_out)) is not None:
-        ctx.output.add_bytes("prompts.png", prompted)
-        ctx.report.image("finetune-prompts", prompted, _PROMPTED)
+    for kind, sheet in _samples(ctx.inputs, method, model, held_out).items():
+        ctx.output.add_bytes(f"{kind}.png", sheet)
+        ctx.report.image(f"finetune-{kind}", sheet, _SAMPLES[kind])
     losses = torch.tensor([float(row["loss"]) for row in levels])
     ctx.output.metric("parameters", sum(p.numel() for p in model.parameters()))
     ctx.output.metric("val_loss", float(losses.mean()))
+    use = context_use(model, held_out, config.seed, method.told)
+    if use is not None:
+        ctx.output.metric("context_use", use)
     ctx.output.metric("train_loss_last", sum(r["loss"] for r in history[-20:]) / len(history[-20:]))
     ctx.report.table("finetune-levels", [dict(row) for row in levels])
     ctx.report.markdown(
@@ -156,36 +167,88 @@ def _validated(
 
 
 def _measured(ctx: StageContext, method: FlowMethod) -> Measure | None:
-    """Validation loss and a sample grid on the way, where the recipe asks for them."""
+    """Validation loss and samples on the way, where the recipe asks for them."""
     if method.measure is None or method.world.launches:  # ranks measure then
         return None
     held_out = load_pairs(ctx.inputs["encode"], "val", method.device)
-    loss, board = method.measure.of, tensorboard(ctx, "flow")
+    loss = method.measure.of
 
     def measure(step: int) -> Mapping[str, float]:
-        with method.state.ema["model"].applied(method.model):
-            sheet = preview_edits(ctx, method.model, held_out, 12, _shown_at(method, method.model))
-            prompted = _prompted(ctx, method, method.model, held_out)
-        if prompted is not None:
-            ctx.report.image("finetune-prompts", prompted, f"{_PROMPTED}, after {step:,} steps")
-            board.picture(step, "flow/prompts", prompted)
-        ctx.report.image("finetune-samples", sheet, f"validation pairs after {step:,} steps")
-        board.picture(step, "flow/samples", sheet)
+        _show(ctx, step, _averaged_samples(ctx.inputs, method, held_out))
         return loss(step)
 
     return replace(method.measure, of=measure)
 
 
-def _prompted(
-    ctx: StageContext, method: FlowMethod, model: FluxTransformer, held_out: PairTensors
-) -> bytes | None:
-    """What the recipe's own prompts give; none where it has none."""
-    prompts = ctx.upstream("encode", EncodeConfig).prompts
-    if not prompts:
-        return None
-    texts = open_bank(ctx.inputs["encode"], "texts").texts or []
-    rows = {prompt: texts.index(prompt) for prompt in dict.fromkeys(prompts)}
-    return preview_prompts(ctx, model, held_out, rows, 12, _shown_at(method, model))
+def build_on_rank(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
+    """The flow's method, which draws samples where it validates on the way.
+
+    All ranks draw all of them, for each holds a part of the weights only. The first puts them where
+    `_with_samples` finds them. Ranks that share sequences draw none: not all lengths divide.
+    """
+    method = flow.build(config, inputs, world)
+    if method.measure is None or world.context > 1:
+        return method
+    held_out = load_pairs(inputs["encode"], "val", world.device)
+    loss, folder = method.measure.of, inputs.scratch / "drawn"
+
+    def measure(step: int) -> Mapping[str, float]:
+        sheets = _averaged_samples(inputs.artifacts, method, held_out)
+        if world.is_leader:
+            folder.mkdir(exist_ok=True)
+            for kind, sheet in sheets.items():
+                (folder / f"{step:08}-{kind}.png").write_bytes(sheet)
+        return loss(step)
+
+    method.measure = replace(method.measure, of=measure)
+    return method
+
+
+def _with_samples(ctx: StageContext, progress: StepProgress) -> StepProgress:
+    """Progress that also shows what ranks have drawn, as soon as they tell what they measured."""
+
+    def report(done: int, total: int, numbers: Mapping[str, float | None]) -> None:
+        progress(done, total, numbers)
+        if "val_loss" in numbers:
+            found = sorted((ctx.scratch / "drawn").glob(f"{done:08}-*.png"))
+            _show(ctx, done, {path.stem[9:]: path.read_bytes() for path in found})
+            for path in found:
+                path.unlink()
+
+    return report
+
+
+def _show(ctx: StageContext, step: int, sheets: Mapping[str, bytes]) -> None:
+    """Samples of a step, on the run's page and in TensorBoard."""
+    board = tensorboard(ctx, "flow")
+    for kind, sheet in sheets.items():
+        ctx.report.image(f"finetune-{kind}", sheet, f"{_SAMPLES[kind]}, after {step:,} steps")
+        board.picture(step, f"flow/{kind}", sheet)
+
+
+def _averaged_samples(
+    inputs: Mapping[str, Artifact], method: FlowMethod, held_out: PairTensors
+) -> dict[str, bytes]:
+    """`_samples` of the averaged weights, of a method that goes on training its own."""
+    with method.state.ema["model"].applied(method.model):
+        return _samples(inputs, method, method.model, held_out)
+
+
+def _samples(
+    inputs: Mapping[str, Artifact],
+    method: FlowMethod,
+    model: FluxTransformer,
+    held_out: PairTensors,
+) -> dict[str, bytes]:
+    """PNGs: `samples` of validation pairs, `prompts` of the recipe's own where it has some."""
+    codec, shown_at = inputs["train-autoencoder"], _shown_at(method, model)
+    found = {"samples": preview_edits(codec, model, held_out, 12, shown_at)}
+    prompts = section_of(inputs["encode"].manifest, EncodeConfig).prompts
+    if prompts:
+        texts = open_bank(inputs["encode"], "texts").texts or []
+        rows = {prompt: texts.index(prompt) for prompt in dict.fromkeys(prompts)}
+        found["prompts"] = preview_prompts(codec, model, held_out, rows, 12, shown_at)
+    return found
 
 
 def _shown_at(method: FlowMethod, model: FluxTransformer) -> float:

@@ -208,6 +208,9 @@ class FinetuneConfig(Section):
     groups: tuple[ParameterGroup, ...] = Field((), title="Parameters with their own learning rates")
     lr: float = Field(6e-3, title="Learning rate")
     warmup: int = Field(50, title="Warm-up of the learning rate, in steps")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", title="Learning rate after the warm-up: down to 2 % along half a cosine or a line"
+    )
     weight_decay: float = Field(0.01, title="Weight decay")
     clip: float = Field(1.0, title="Largest gradient norm")
     text_dropout: float = Field(0.1, title="Probability of dropping the text alone", ge=0, lt=1)
@@ -231,8 +234,16 @@ class FinetuneConfig(Section):
         title="Sampling weight of edits in a category by the target's size, such as 832x1248 (1 "
         "where none is given)",
     )
+    source_weights: dict[str, float] = Field(
+        default_factory=dict,
+        title="Sampling weight of each source of pairs as a whole, such as pairs:mine (1 where "
+        "none is given; empty: a source counts by its pairs)",
+    )
     validate_every: int = Field(0, title="Steps between validations (0: at the end)", ge=0)
     validate_pairs: int = Field(16, title="Pairs per category of a validation in training", ge=1)
+    patience: int = Field(
+        0, title="Validations without a better loss after which training ends (0: never)", ge=0
+    )
     parallel: ParallelConfig = Field(ParallelConfig(), title="Layout over ranks and memory")
     launch: LaunchConfig = Field(LaunchConfig(), title="Processes")
     guard: GuardConfig = Field(GuardConfig(), title="Bad steps")
@@ -249,6 +260,12 @@ class FinetuneConfig(Section):
                 "guidance_distill needs text_dropout: its teacher is guided away from what it "
                 "draws without a text"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ending(self) -> FinetuneConfig:
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations in training: set validate_every too")
         return self
 
     @model_validator(mode="after")

@@ -140,6 +140,18 @@ def test_no_border_appears() -> None:
         assert (BUCKETS.fit(size)(white) == 255).all()
 
 
+def test_an_edit_of_nothing_is_nothing() -> None:
+    """A context and a target of the same pixels stay the same, and their edges the picture's."""
+    draw = np.random.default_rng(0)
+    for width, height in ((500, 250), (137, 301), (401, 399)):
+        rgb = draw.integers(100, 256, (height, width, 3), dtype=np.uint8)
+        size = (width, height)
+        context, target = BUCKETS.fit(size, beside=size)(rgb), BUCKETS.fit(size)(rgb)
+        assert np.array_equal(context, target)
+        edges = (target[0], target[-1], target[:, 0], target[:, -1])
+        assert all(edge.mean() > 100 for edge in edges)
+
+
 def test_a_picture_of_a_buckets_size_is_left_as_it_is() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (112, 144, 3), dtype=np.uint8)
     assert BUCKETS.fit((144, 112))(rgb) is rgb

@@ -1,7 +1,7 @@
 """What the ranks of the parallel tests do."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from schemas.sections.training import ParallelConfig
 from tests.train.toy import SHAPE, toy_config, toy_model, toy_pairs
 
 STEPS = 8
+REFERENCES = ((3,), (4, 5), (), (6,), (3, 4, 5, 6, 7))  # of the first edits
 
 
 class Wire(TorchDispatchMode):
@@ -47,6 +48,7 @@ def train(
     optimizer: str = "adamw",
     steps: int = STEPS,
     changes: dict[str, Any] | None = None,
+    references: Sequence[Sequence[int]] = (),
     **parallel: Any,
 ) -> dict[str, Any]:
     """Some steps of the toy flow; its losses, full weights and averages."""
@@ -59,7 +61,8 @@ def train(
         **(changes or {}),
     )
     # six tokens of text, so that two ranks can share a sequence
-    method = FlowMethod(config, toy_pairs(text_length=6), toy_model(), world)
+    data = toy_pairs(text_length=6, references=references)
+    method = FlowMethod(config, data, toy_model(), world)
     history = fit(method)
     return {
         "history": history,
@@ -146,6 +149,7 @@ def everything(world: World) -> dict[str, Any]:
     """All that needs two ranks, in one process group: starting one costs seconds."""
     found: dict[str, Any] = {name: train(world, name) for name in ("adamw", "muon")}
     found["full"] = train(world, recompute="full")
+    found["references"] = train(world, references=REFERENCES)
     found["accumulated"] = train(world, steps=8, changes={"accumulate": 3})
     for mode in ("none", "selective", "full"):
         found[f"sequence {mode}"] = in_sequence(world, steps=8, recompute=mode)

@@ -10,7 +10,7 @@ from kontext.parallel.world import World
 from kontext.train.methods.flow import FlowMethod
 from schemas.sections.training import ParallelConfig
 from tests.parallel.rank_processes import run_ranks
-from tests.parallel.rank_work import STEPS, Wire, everything, replicated, train
+from tests.parallel.rank_work import REFERENCES, STEPS, Wire, everything, replicated, train
 from tests.train.toy import toy_config, toy_model, toy_pairs
 
 # Muon's Newton-Schulz works in bf16, where one flipped rounding is 0.4 % of an update's element
@@ -35,6 +35,15 @@ def test_two_ranks_take_the_steps_of_one(ranks: list[dict[str, Any]], optimizer:
         for name, tensor in alone[kind].items():
             found = ranks[0][optimizer][kind][name]
             torch.testing.assert_close(found, tensor, rtol=0, atol=100 * TOLERANCE[optimizer])
+
+
+def test_two_ranks_take_the_steps_of_one_with_up_to_five_references(
+    ranks: list[dict[str, Any]],
+) -> None:
+    """Some parts have fewer edits than ranks: those without one still join the collectives."""
+    close(ranks, "references", train(World(), references=REFERENCES))
+    parts = {name for row in ranks[0]["references"]["history"] for name in row}
+    assert {"t2i", "edit", "edit_2_contexts", "edit_3_contexts", "edit_6_contexts"} <= parts
 
 
 def test_a_sharded_muon_step_is_torchs_own(ranks: list[dict[str, Any]]) -> None:

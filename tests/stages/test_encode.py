@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from kontext.data.encoded.banks import open_bank
+from kontext.data.encoded.latents import load_pairs
 from kontext.models.autoencoder.network import Autoencoder, load_autoencoder
 from kontext.models.text.encoders import load_text_encoder
 from kontext.stages import encode as stage
@@ -75,7 +76,10 @@ def test_every_pair_finds_its_images_and_its_text(made: tuple[Harness, Artifact]
         contexts = [] if row["context"] < 0 else [ids[row["context"]]]
         contexts += [ids[reference] for reference in row["references"]]
         assert contexts == pair["context_ids"] and texts[row["text"]] == pair["instruction"]
+        assert row["source"] == pair["source"]
     assert texts[0] == "" and len(texts) == len(set(texts))
+    data = load_pairs(artifact, "train", torch.device("cpu"))
+    assert data.source is not None and set(data.sources) == {row["source"] for row in encoded}
 
 
 def test_the_keys_name_both_encoders(made: tuple[Harness, Artifact], tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     harness = harness_with(
         tmp_path / "ranks", launcher="torchrun", ranks=2, checkpoints="store", stall_seconds=600
     )
+    drawing = harness.recipe.finetune.model_copy(update={"validate_every": 6})
+    harness.recipe = harness.recipe.model_copy(update={"finetune": drawing})
     made = harness.run("finetune")
     assert (harness.folder / "scratch/finetune/ranks/progress.jsonl").exists()
     one, two = (a.table("history.parquet").to_pylist() for a in (alone, made))
@@ -59,6 +61,9 @@ def test_two_ranks_make_what_one_process_makes(tmp_path: Path) -> None:
     found = load_file(made.path("flow.safetensors"))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
+    board = (harness.home / "tensorboard").glob("flow-*/events*")
+    assert b"flow/samples" in b"".join(path.read_bytes() for path in board)  # what ranks drew
+    assert not list((harness.folder / "scratch/finetune/drawn").iterdir())
     kept = harness.objects.list(
         work_prefix("finetune", "digest-of-finetune") + "/checkpoints/step-"
     )

@@ -1,15 +1,18 @@
 """Edits that refer to further pictures: batches, sequences, and that a flow learns from them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from kontext.data.encoded.pair_tensors import NO_CONTEXT, gather, padded
 from kontext.edit.pairs import EditSampler, choose_edits
 from kontext.errors import RecipeError
 from kontext.models.flux.sequence import pack
 from kontext.parallel.flops import Tokens, step_flops
+from kontext.parallel.world import World
 from kontext.train.flow.validation import level_losses
 from kontext.train.flow.velocity import velocity, with_contexts
 from kontext.train.loop.fit import fit, generator
@@ -46,6 +49,55 @@ def test_references_follow_the_context_at_times_of_their_own() -> None:
     assert tokens.shape == (1, 16, 16)
     assert ids[:, 0].tolist() == [t for t in range(4) for _ in range(4)]
     assert torch.equal(tokens[:, 12:], pack(batch.references[1]))
+
+
+class OneOfTwo(World):
+    """A rank whose sums are its own part: the other is not there."""
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        return dict(values)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Alone."""
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Alone."""
+
+
+def test_ranks_share_the_parts_of_a_batch_with_up_to_five_references() -> None:
+    """Each rank's losses are its share of the batch's; `tests.parallel.test_shard` runs two."""
+    data = toy_pairs(references=[*REFERENCES, (3, 4, 5, 6, 7)])
+    config = toy_config(t2i_steps=0, t2i_share=0.2, text_dropout=0.0)
+    worlds = (World(), OneOfTwo(rank=0, size=2), OneOfTwo(rank=1, size=2))
+    whole, *parts = (dict(FlowMethod(config, data, toy_model(), own).step(0)) for own in worlds)
+    assert {"t2i", "edit", "edit_6_contexts"} <= whole.keys()
+    for name in whole.keys() - {"grad_norm"}:
+        assert sum(part[name] for part in parts) == pytest.approx(whole[name], rel=1e-4), name
+
+
+def test_five_references_have_places_of_their_own() -> None:
+    """Which of them is which changes the velocity: no two have one time, and the fifth is read."""
+    data, model = toy_pairs(references=[(3, 4, 5, 6, 7)]), toy_model()
+    batch = gather(data, torch.tensor([0]))
+    noisy, t = torch.randn(1, 4, 16), torch.tensor([0.5])
+    _, ids = with_contexts(noisy, batch)
+    assert ids[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert torch.equal(ids[:, 1:], ids[:4, 1:].repeat(7, 1))
+    own = velocity(model, noisy, batch, t)
+    for one, other in ((0, 1), (3, 4)):
+        pictures = list(batch.references)
+        pictures[one], pictures[other] = pictures[other], pictures[one]
+        moved = replace(batch, references=tuple(pictures))
+        assert not torch.allclose(velocity(model, noisy, moved, t), own, atol=1e-6)
+
+
+def test_pictures_of_other_sizes_keep_their_own_tokens_and_places() -> None:
+    data = toy_pairs(mixed=True, references=[(5, 7)])
+    batch = gather(data, torch.tensor([0]))
+    tokens, ids = with_contexts(torch.zeros(1, 4, 16), batch)
+    sizes = [tuple(ids[ids[:, 0] == time][:, 1:].max(dim=0).values + 1) for time in range(4)]
+    assert sizes == [(2, 2), (2, 2), (2, 3), (2, 4)]
+    assert torch.equal(tokens[:, 14:], pack(batch.references[1]))
 
 
 def test_a_reference_changes_the_velocity_and_the_edit() -> None:

@@ -98,6 +98,25 @@ def test_weights_of_sizes_hold_inside_a_category_and_name_sizes_that_there_are()
         sampling_weights(data, edits, {}, size_weights={"9x9": 1.0})
 
 
+def test_a_source_has_its_share_whatever_its_number_of_pairs() -> None:
+    """Two edits of one's own beside 40 of another set, each of all categories."""
+    data = toy_pairs(edits=42, singles=8)
+    named = {"source": torch.tensor([0] * 2 + [1] * 40 + [0] * 2 + [1] * 6)}
+    data = replace(data, sources=("pairs:mine", "pairs:theirs"), **named)
+    edits = data.edits()
+    plain = sampling_weights(data, edits, {})
+    weights = sampling_weights(data, edits, {}, source_weights={"pairs:mine": 3.0})
+    assert float(weights[:2].sum()) == pytest.approx(0.75) and float(plain[:2].sum()) < 0.1
+    assert torch.allclose(weights[2:] / weights[2:].sum(), plain[2:] / plain[2:].sum())
+    config = toy_config(t2i_share=0.5, batch=200, source_weights={"pairs:mine": 0.0})
+    for _, pairs in FlowMethod(config, data, toy_model()).pairs_at(3):
+        assert data.source is not None and set(data.source[pairs].tolist()) == {1}
+    for own, words in ((data, "no pair is of x; there are pairs:mine, pairs:theirs"),
+                       (replace(data, source=None), "do not say their source")):  # fmt: skip
+        with pytest.raises(RecipeError, match=words):
+            sampling_weights(own, edits, {}, source_weights={"x": 1.0})
+
+
 def test_pairs_of_one_size_are_drawn_as_ever() -> None:
     """Not a number more is drawn for them than before there were sizes."""
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])

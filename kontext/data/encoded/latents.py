@@ -29,6 +29,7 @@ ENCODED_PAIRS = pa.schema(
         ("context", pa.int64()),
         ("references", pa.list_(pa.int64())),
         ("text", pa.int64()),
+        ("source", pa.string()),
     ],
     metadata={
         "comment": "Indices of every pair into the latent and text banks. context: what is edited, "
@@ -84,6 +85,7 @@ def pair_rows(
             "context": image_row[pairs.pixel_ids[row.contexts[0]]] if row.contexts else NO_CONTEXT,
             "references": [image_row[pairs.pixel_ids[place]] for place in row.contexts[1:]],
             "text": text_row[row.instruction],
+            "source": row.source,
         }
         for row in pairs.rows
     ]
@@ -105,6 +107,10 @@ def load_pairs(encoded: Artifact, split: str, device: torch.device) -> PairTenso
     def column(values: pa.ChunkedArray) -> Tensor:
         return torch.from_numpy(values.to_numpy().astype(np.int64))
 
+    source, sources = None, list[str]()
+    if "source" in table.column_names and not table["source"].null_count:  # else it is older
+        sources = sorted(set(table["source"].to_pylist()))
+        source = column(pc.index_in(table["source"], pa.array(sources)))
     return PairTensors(
         latents=open_bank(encoded, "latents").tensors["latents"].to(device, torch.float32),
         text_tokens=text["tokens"].to(device),
@@ -116,4 +122,6 @@ def load_pairs(encoded: Artifact, split: str, device: torch.device) -> PairTenso
         categories=RELATION_CLASSES,
         empty_text=0,
         references=padded(table["references"].to_pylist()),
+        source=source,
+        sources=tuple(sources),
     )

@@ -34,6 +34,8 @@ class PairTensors:
     empty_text: int  # the encoded empty prompt: the null condition, never zeros
     # [P, R] int64: pictures that an edit refers to besides the one it changes, the rest NO_CONTEXT
     references: Tensor | None = None
+    source: Tensor | None = None  # [P] int64 into `sources`; None where nobody wrote it down
+    sources: tuple[str, ...] = ()
 
     @cached_property
     def grids(self) -> Tensor:
@@ -196,15 +198,18 @@ def sampling_weights(
     category_weights: Mapping[str, float],
     magnitude_balance: float = 0.0,
     size_weights: Mapping[str, float] | None = None,
+    source_weights: Mapping[str, float] | None = None,
 ) -> Tensor:
     """Probability of drawing each of `pairs`, so that category shares follow the weights.
 
     Categories not named weigh 1; inside a category all pairs are equally likely, or with
     `magnitude_balance` 1 all magnitudes of edits, which must then be pairs with a context.
-    `size_weights` (832x1248, by targets) hold inside a category; sizes not named weigh 1.
+    `size_weights` (832x1248, by targets) hold inside a category; sizes not named weigh 1. With
+    `source_weights` each source has a share by its weight (1 where it is not named), whatever its
+    number of pairs; all else then holds inside a source.
 
     Raises:
-        RecipeError: a size is named that no target of `pairs` has.
+        RecipeError: a size is named that no target of `pairs` has, or a source that is not there.
     """
     category = data.category[pairs]
     counts = torch.bincount(category, minlength=len(data.categories)).clamp(min=1)
@@ -215,6 +220,8 @@ def sampling_weights(
         weights = _evenly(weights, rarity, category, counts)
     if size_weights:
         weights = _evenly(weights, _by_size(data, pairs, size_weights), category, counts)
+    if source_weights:
+        weights = weights * _by_source(data, pairs, weights, source_weights)
     return weights / weights.sum()
 
 
@@ -230,6 +237,21 @@ def _by_size(data: PairTensors, pairs: Tensor, weights: Mapping[str, float]) -> 
         there = ", ".join(sorted(set(names)))
         raise RecipeError(f"size_weights: no edit's target is {unknown[0]}; there are {there}")
     return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def _by_source(
+    data: PairTensors, pairs: Tensor, weights: Tensor, wanted: Mapping[str, float]
+) -> Tensor:
+    """Factors [B] that give each source its share of the weights [B]."""
+    if data.source is None:
+        raise RecipeError("source_weights: these pairs do not say their source; run encode again")
+    if unknown := sorted(set(wanted) - set(data.sources)):
+        there = ", ".join(data.sources)
+        raise RecipeError(f"source_weights: no pair is of {unknown[0]}; there are {there}")
+    source = data.source[pairs]
+    total = torch.zeros(len(data.sources)).index_add_(0, source, weights)
+    share = torch.tensor([wanted.get(name, 1.0) for name in data.sources])
+    return (share / total.clamp(min=1e-12))[source]
 
 
 def sizes_of(data: PairTensors, pairs: Tensor) -> list[Grid]:

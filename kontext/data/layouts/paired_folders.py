@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from kontext.data.layouts.base import Problem, Row, is_image, shown, walk
+from kontext.data.layouts.base import JUNK_FOLDERS, Problem, Row, is_image, shown, walk
 from kontext.data.layouts.texts import Texts, worded
 
 ORDER = 2
@@ -54,7 +54,18 @@ def _rows(top: Path, root: Path, before: list[Path], target: Path) -> Iterator[R
         for picture in pictures[folder].values():
             if picture not in used:
                 yield Problem(shown(picture, top), "not_used", "no target of its name")
+    yield from _unread(top, root, {*before, target})
     yield from texts.unused()
+
+
+def _unread(top: Path, root: Path, read: set[Path]) -> Iterator[Problem]:
+    """Pictures in folders whose names say nothing to us: a second control path, misspelt."""
+    for folder, name in _entries(root):
+        if folder in read or name.startswith(".") or folder.name in JUNK_FOLDERS:
+            continue
+        for _, picture, reason in _pictures(folder):
+            why = f"{folder.name}/ is neither before, after nor a reference"
+            yield Problem(shown(picture, top), reason or "not_used", why)
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, Path, str]]:

@@ -85,7 +85,7 @@ def _cell(found: Finding | None) -> str:
     if found.verdict == UNKNOWN:
         return UNKNOWN
     verdict = "" if found.verdict in ("none", "found") else f", {found.verdict}"
-    return f"{_share(found.measured)}{verdict}, n = {found.measured.n}"
+    return f"{_share(found.measured)}{verdict}, n\u00a0=\u00a0{found.measured.n}"
 
 
 def _share(measured: Interval) -> str:

@@ -15,6 +15,7 @@ from kontext.evaluate.benches.held_out import Item
 from kontext.evaluate.metrics import METRICS
 from kontext.evaluate.models import noise_stream
 from kontext.evaluate.pixels import Picture
+from kontext.evaluate.references import EDITORS
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import number, templates
 from kontext.evaluate.report.cards import CONDITIONS
@@ -67,7 +68,7 @@ def item_pages(done: Evaluation, assets: Assets, seed: int, digest: str) -> dict
 def _shown(done: Evaluation, row: int) -> Shown:
     bench, scores = done.bench, done.scores
     others = [
-        name
+        EDITORS[name].title.lower()
         for name, found in scores.per_item.items()
         if name not in MODELS and found["success"].top[row]
     ]

@@ -87,6 +87,7 @@ class EditMethod(ABC):
             config.category_weights,
             config.magnitude_balance,
             config.size_weights,
+            config.source_weights,
         )
         self._draw = SizedDraw(weights, sizes_of(data, self._edits))
         self.numerics: dict[str, str] = {}  # lines that the ledger gets after this method

@@ -1,7 +1,11 @@
-"""The loss of held-out pairs, per noise level and category, with the same noise every time."""
+"""The loss of held-out pairs, per noise level and category, with the same noise every time.
+
+And what of it the model owes to the pictures that an edit comes with.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,12 +18,15 @@ from kontext.train.flow.velocity import add_noise, unit_guidance, velocity
 from kontext.train.loop.fit import generator
 
 _TOKENS = 2**16  # that go through the model at a time
+_NONE = -1  # the category of pairs that are left out
 
 
 def validation(
     model: FluxTransformer, held_out: PairTensors, limit: int, seed: int, told: float = 1.0
 ) -> dict[str, float]:
     """Mean loss of held-out pairs: of all (`val_loss`), per category, and per noise level.
+
+    With them `context_use`, where it can be measured.
 
     On several ranks all compute the same: the model's weights are gathered block by block.
 
@@ -30,6 +37,8 @@ def validation(
     """
     rows = level_losses(model, held_out, limit=limit, seed=seed, told=told)
     found = {"val_loss": _mean(rows)}
+    if (use := context_use(model, held_out, seed, told)) is not None:
+        found["context_use"] = use
     for key in ("category", "level"):
         for value in sorted({row[key] for row in rows}, key=str):
             found[f"val_loss/{key}_{value}"] = _mean([r for r in rows if r[key] == value])
@@ -38,6 +47,50 @@ def validation(
 
 def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
     return sum(float(row["loss"]) for row in rows) / max(1, len(rows))
+
+
+def context_use(
+    model: FluxTransformer, held_out: PairTensors, seed: int = 0, told: float = 1.0
+) -> float | None:
+    """How much a model looks at the pictures that an edit comes with: 1 - own / exchanged.
+
+    Both are losses of held-out edits over the noise levels, from the same noise: with their own
+    context and references, and with another edit's. 0: it does not look at them, or what it sees
+    is of no use. None where no edit can be given those of another one.
+
+    Args:
+        told: see `level_losses`.
+    """
+    given = _exchangeable(held_out)
+    if given is None:
+        return None
+    own, exchanged = (
+        _mean(level_losses(model, data, levels=4, limit=16, seed=seed, told=told)) for data in given
+    )
+    return 1 - own / max(exchanged, 1e-12)
+
+
+def _exchangeable(data: PairTensors) -> tuple[PairTensors, PairTensors] | None:
+    """The edits that have another one of their shape, with their own pictures and with its.
+
+    Half a round further among those of one shape: neighbours are often the way there and back,
+    whose context is the target that is asked for.
+    """
+    context, category = data.context.clone(), torch.full_like(data.category, _NONE)
+    references = None if data.references is None else data.references.clone()
+    edits = data.edits()
+    for rows in data.by_shape(edits):
+        pairs = edits[rows]
+        others = pairs.roll(len(pairs) // 2)
+        context[pairs] = data.context[others]
+        if references is not None and data.references is not None:
+            references[pairs] = data.references[others]
+        new = (context[pairs] != data.context[pairs]) & (context[pairs] != data.target[pairs])
+        category[pairs[new]] = data.category[pairs[new]]
+    if not bool((category != _NONE).any()):
+        return None
+    own = replace(data, category=category)
+    return own, replace(own, context=context, references=references)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ killed and resumed takes exactly the steps an unbroken run takes.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,15 +41,23 @@ class Method(Protocol):
 class Measure:
     """Validation while a run goes on: `of(steps done)` after every so many steps.
 
-    It must leave weights, averages and optimisers as they are, and be called on all ranks.
+    It must leave weights, averages and optimisers as they are, be called on all ranks, and give the
+    same numbers on each where `patience` is to end the run.
     """
 
     every: int  # 0: never
     of: Callable[[int], Mapping[str, float]]
+    patience: int = 0  # validations without a lower `val_loss` that end the run; 0: none do
 
     def due(self, step: int) -> bool:
         """Whether to measure after that many steps."""
         return self.every > 0 and step % self.every == 0
+
+    def enough(self, measured: Sequence[Mapping[str, float]]) -> bool:
+        """Whether none of the last `patience` validations was better than those before them."""
+        losses = [row["val_loss"] for row in measured] if self.patience else []
+        before, last = losses[: -self.patience], losses[-self.patience :]
+        return bool(before) and min(last) >= min(before)
 
 
 def generator(seed: int, index: int, purpose: str) -> torch.Generator:
@@ -93,7 +101,8 @@ def fit(
             _log.info("resumed at step %d of %d", state.step, method.total_steps)
         elif checkpoints is not None and guard.rolls_back:
             checkpoints.save(state)
-        while state.step < method.total_steps:
+        enough = measure is not None and measure.enough(state.measured)
+        while state.step < method.total_steps and not enough:
             losses = _step(method, guard, clock)
             if watchdog is not None:
                 watchdog.beat()
@@ -103,8 +112,9 @@ def fit(
                 found = dict(measure.of(state.step))
                 state.measured.append({"step": state.step, **found})
                 progress(state.step, method.total_steps, found)
+                enough = measure.enough(state.measured)
             ends = stop()
-            last = ends or state.step == method.total_steps
+            last = ends or enough or state.step == method.total_steps
             if checkpoints is not None and (last or checkpoints.due(state.step)):
                 checkpoints.save(state)
             if ends:

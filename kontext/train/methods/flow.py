@@ -38,7 +38,7 @@ from kontext.train.flow.velocity import add_noise, change_weights, velocity
 from kontext.train.loop.clock import Work, waiting
 from kontext.train.loop.fit import Measure, generator
 from kontext.train.loop.state import take_step
-from kontext.train.optim.build import scale_rates, transformer_state, warmup_cosine
+from kontext.train.optim.build import rate_factor, scale_rates, transformer_state
 from kontext.train.start.model import START, lay_out, starting_model
 from schemas.sections.training import FinetuneConfig
 
@@ -94,7 +94,7 @@ def build(config: FinetuneConfig, inputs: Inputs, world: World) -> FlowMethod:
     if config.validate_every:
         held_out = load_pairs(inputs["encode"], "val", world.device)
         method.measure = Measure(
-            config.validate_every, lambda step: method.validation_losses(held_out)
+            config.validate_every, lambda step: method.validation_losses(held_out), config.patience
         )
     return method
 
@@ -153,14 +153,18 @@ class FlowMethod:
             config.category_weights,
             config.magnitude_balance,
             config.size_weights,
+            config.source_weights,
         )
+        alike = None  # singles by their number, or by their source's weight
+        if config.source_weights:
+            alike = sampling_weights(data, self._singles, {}, source_weights=config.source_weights)
         self._draw_edits = SizedDraw(self._edit_weights, sizes_of(data, self._edits))
-        self._draw_singles = SizedDraw(None, sizes_of(data, self._singles))
+        self._draw_singles = SizedDraw(alike, sizes_of(data, self._singles))
 
     def step(self, index: int) -> Mapping[str, float]:
         """One update; T2I only in phase one, a fixed T2I/I2I split in phase two."""
         c = self.config
-        factor = warmup_cosine(index, self.total_steps, c.warmup)
+        factor = rate_factor(c.schedule, index, self.total_steps, c.warmup)
         scale_rates(self.state.optimizers.values(), factor)
         parts = self.pairs_at(index)
         for optimizer in self.state.optimizers.values():
@@ -205,10 +209,16 @@ class FlowMethod:
         return Work(tokens, flops)
 
     def validation_losses(self, held_out: PairTensors) -> dict[str, float]:
-        """The averaged weights' loss on held-out pairs, per category and noise level."""
+        """The averaged weights' loss on held-out pairs, per category and noise level.
+
+        All ranks compute all of it; the mean over them is the same number on each, so that they
+        agree on when to end.
+        """
         c, exact = self.config, self.products == torch.float32
         with self.state.ema["model"].applied(self.model), full_precision(exact):
-            return validation(self.model, held_out, c.validate_pairs, c.seed, self.told)
+            found = validation(self.model, held_out, c.validate_pairs, c.seed, self.told)
+        groups = self.world.size // self.world.context
+        return self.world.sum({name: value / groups for name, value in found.items()})
 
     @property
     def told(self) -> float:

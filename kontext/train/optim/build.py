@@ -205,6 +205,20 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> fl
     return floor + (1 - floor) * cosine
 
 
+def rate_factor(schedule: str, step: int, total: int, warmup: int, floor: float = 0.02) -> float:
+    """Learning-rate factor of a step: a linear warm-up, then what `FinetuneConfig.schedule` names.
+
+    `cosine` and `linear` end at `floor`; `constant` stays at 1.
+    """
+    if schedule == "cosine":
+        return warmup_cosine(step, total, warmup, floor)
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    return 1 - (1 - floor) * (step - warmup) / max(1, total - warmup)
+
+
 def scale_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Set every group's rate to `factor` times the rate it was built with."""
     for optimizer in optimizers:

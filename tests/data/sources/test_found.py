@@ -43,6 +43,14 @@ def test_findings_of_pairs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_second_control_path_that_is_not_understood_is_said(tmp_path: Path) -> None:
+    folders = ("control", "target", "second_control", ".cache", "@eaDir")
+    files = {f"{folder}/a.png": number for number, folder in enumerate(folders)}
+    found = findings(source_at(str(put(tmp_path, files | {"target/a.txt": "go"}))))
+    assert (found.pairs, found.references, found.skipped) == (1, 0, {"not_used": 1})
+    assert found.warnings == ["1 files belong to no pair and are not used"]
+
+
 def test_findings_of_a_folder(tmp_path: Path) -> None:
     put(tmp_path / "labels", {"a__x=1.png": 1, "a__x=2.png": 2, "b__y=1.png": 3, "notes.md": "x"})
     put(tmp_path / "photos", {"a__x=1.png": 1, "b__x=2.png": 2})

@@ -226,6 +226,22 @@ def test_diffusers_reads_every_layout_to_our_output(layout: LoraLayout, tmp_path
     assert torch.allclose(found, ours(made), atol=1e-4)
 
 
+def test_adapters_beside_the_base_are_within_the_bound_of_diffusers(tmp_path: Path) -> None:
+    """Not merged, here and there."""
+    made = with_adapters(LoraConfig(rank=4, alpha=6, targets=EVERYTHING))
+    save_lora(lora_of(made), tmp_path / "lora.safetensors", model())
+    reference = diffusers_model()
+    plain = theirs(reference)
+    assert (ours(model()) - plain).abs().max() <= 2e-5
+    given, metadata = FluxPipeline.lora_state_dict(
+        str(tmp_path), weight_name="lora.safetensors", return_lora_metadata=True
+    )
+    reference.load_lora_adapter(given, metadata=metadata)
+    found = theirs(reference)
+    assert (found - plain).abs().max() > 0.05
+    assert (ours(made) - found).abs().max() <= 2e-5
+
+
 def scalings(reference: FluxTransformer2DModel) -> list[float]:
     layers: Any = [m for m in reference.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")]
     assert layers

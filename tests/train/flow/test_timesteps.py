@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kontext.edit.pairs import EditSampler
+from kontext.models.flux.transformer import FluxTransformer
 from kontext.train.flow.timesteps import (
     FLUX_MU,
     logit_normal,
@@ -14,6 +16,9 @@ from kontext.train.flow.timesteps import (
     time_shift,
     validation_levels,
 )
+from kontext.train.loop.fit import generator
+from kontext.train.methods.flow import FlowMethod
+from tests.train.toy import SHAPE, toy_config, toy_pairs
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,26 @@ def test_training_times_are_shifted_unit_logit_normal(normal: float, tokens: int
     draw = torch.tensor([normal], dtype=torch.float64)
     shifted = time_shift(shift_mu(tokens, FLUX_MU), logit_normal(draw, 0.0))
     assert torch.allclose(sample_t(draw, tokens, FLUX_MU), shifted)
+
+
+def test_training_and_sampling_shift_by_the_models_own_mu() -> None:
+    """Undone by it, training's times are unit logit-normal and sampling's grid is even."""
+    shape = SHAPE.model_copy(update={"timestep_shift": (-2.0, 1.0)})
+    data, told = toy_pairs(mixed=True, singles=0), []
+    model = FluxTransformer(shape)
+    model.register_forward_pre_hook(lambda _, args: told.append(args[4]))
+    method = FlowMethod(toy_config(t2i_steps=0, text_dropout=0.0), data, model)
+    ((_, pairs),) = method.pairs_at(0)
+    tokens = data.lengths(pairs).target
+    method.step(0)
+    normal = torch.randn(8, generator=generator(0, 0, "time"))
+    mu = shift_mu(tokens, shape.timestep_shift)
+    assert mu < -1.5
+    assert torch.allclose(torch.logit(torch.cat(told)) - mu, normal, atol=1e-4)
+    told.clear()
+    EditSampler(data, 4).edits(model, pairs[:1])
+    grid = time_shift(-mu, torch.cat(told).double())
+    assert grid.tolist() == pytest.approx([1, 0.75, 0.5, 0.25], abs=1e-4)
 
 
 def test_validation_levels_split_training_times_evenly() -> None:

@@ -1,4 +1,6 @@
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,9 @@ from torch import nn
 
 from kontext.errors import DivergedError
 from kontext.train.loop.checkpoint import Checkpoints
-from kontext.train.loop.fit import fit, generator
+from kontext.train.loop.fit import Measure, fit, generator
 from kontext.train.loop.state import Ema, TrainState
-from kontext.train.optim.build import build_optimizers, warmup_cosine
+from kontext.train.optim.build import build_optimizers, rate_factor, warmup_cosine
 
 
 class Regression:
@@ -100,6 +102,39 @@ def test_warmup_then_cosine_to_the_floor() -> None:
     assert factors[0] == pytest.approx(0.1) and max(factors) == 1.0
     assert factors[-1] == pytest.approx(0.02, abs=2e-3)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_schedules_end_where_they_say() -> None:
+    for name, last in (("cosine", 0.02), ("linear", 0.02), ("constant", 1.0)):
+        factors = [rate_factor(name, i, 101, 10) for i in range(101)]
+        assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert factors[10] == 1 and factors[-1] == pytest.approx(last, abs=0.02)
+        assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert rate_factor("linear", 55, 100, 10) == pytest.approx(0.51)
+
+
+@pytest.mark.parametrize("killed_at", [None, 5, 9])
+def test_a_run_ends_after_validations_that_were_no_better(
+    tmp_path: Path, killed_at: int | None
+) -> None:
+    """The third is the best: with a patience of two the fifth ends the run, also after a kill."""
+    losses = {2: 3.0, 4: 2.0, 6: 1.0, 8: 1.5, 10: 1.0, 12: 0.0}
+    seen: list[int] = []
+
+    def stop(done: int, *_: object) -> None:
+        if done == killed_at:
+            raise KeyboardInterrupt
+
+    measure = Measure(2, lambda step: seen.append(step) or {"val_loss": losses[step]}, patience=2)  # type: ignore[func-returns-value]
+    for progress in (stop, lambda *_: None):
+        method, checkpoints = Regression(12), Checkpoints(tmp_path / "checkpoints", every=3)
+        with suppress(KeyboardInterrupt):
+            fit(method, checkpoints=checkpoints, measure=measure, progress=progress)
+    assert method.state.step == 10 and checkpoints.finished()[-1] == 10
+    assert [row["step"] for row in method.state.measured] == [2, 4, 6, 8, 10] and seen[-1] == 10
+    unhurried = Regression(12)
+    fit(unhurried, measure=replace(measure, patience=0))
+    assert unhurried.state.step == 12
 
 
 def test_an_unknown_optimizer_is_refused() -> None:

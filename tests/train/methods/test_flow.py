@@ -71,7 +71,7 @@ def test_phase_one_is_text_to_image_only_and_phase_two_has_both() -> None:
 def test_the_loss_is_the_papers_formula() -> None:
     """Recomputed independently, from the documented generators."""
     config = toy_config(t2i_steps=0, joint_steps=1, t2i_share=0.0, text_dropout=0.0, lr=1e-9)
-    data, model = toy_pairs(), toy_model()
+    data, model = toy_pairs(), toy_model(std=0.3)
     method = FlowMethod(config, data, model)
     picks = torch.multinomial(
         sampling_weights(data, data.edits(), {}), 8, True, generator=generator(0, 0, "batch")

@@ -13,11 +13,13 @@ from kontext.models.files.convert import rules_for, to_diffusers, transformer_co
 from kontext.models.files.lora_files import load_lora
 from kontext.models.files.recognise_autoencoder import SHAPE_KEY
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.parallel.ranks import launch as launching
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.flow.model import lora_config
 from kontext.train.start.fit import placed
 from schemas.sections.training import FinetuneConfig
 from schemas.sections.weights import WeightsConfig
+from tests.parallel.rank_processes import forked_ranks
 from tests.stages.encoded_run import FLOW, SHAPE, encoded_run
 from tests.stages.stage_harness import Harness
 
@@ -147,9 +149,10 @@ def test_a_bf16_base_stays_bf16_and_later_stages_take_it(
 
 
 def test_ranks_build_the_given_shape_and_its_adapters(
-    tmp_path: Path, given: tuple[Path, State]
+    tmp_path: Path, given: tuple[Path, State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They know the section alone: its shape is that of the weights by then."""
+    monkeypatch.setattr(launching, "_torchrun", forked_ranks)
     changes = {"lora_rank": 2, "optimizer": "adamw", "lr": 1e-2}
     _, alone = trained(tmp_path / "alone", init=str(given[0]), **changes)
     launch = {"launcher": "torchrun", "ranks": 2}
