@@ -118,6 +118,13 @@ class BenchError(KontextError):
     """A public bench is not there or not as published, or its run cannot go on in its folder."""
 
 
+class MetricUnavailable(KontextError):
+    """A metric cannot be measured here, because its weights or its package are missing, say.
+
+    The message is the reason, for the table. It is never a zero, nor a network without weights.
+    """
+
+
 class ExchangeError(KontextError):
     """An exchange of hashes is set wrongly, not reached, or gives what is not in its form."""
 

@@ -16,9 +16,11 @@ from flows.cli.shared.show import dim, print_json, print_table, say
 from kontext.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from kontext.evaluate.arena.calibration import Agreement
+    from kontext.evaluate.arena.contest import Contest
     from kontext.evaluate.arena.ratings import PoolRatings, Ratings
     from kontext.store.artifacts.artifact_store import ArtifactStore
-    from kontext.store.votes import VoteBook
+    from kontext.store.votes import Vote, VoteBook
 
 PLACE = (Panel.MODELS, 7)
 app = typer.Typer(
@@ -90,23 +92,14 @@ def arena(
 @app.command()
 def ratings(
     run: Run = "",
-    draws: Annotated[
-        int, typer.Option(help="Resamples for the intervals.", min=20, max=100_000)
-    ] = 500,
     store: Store = "",
     as_json: Json = False,
 ) -> None:
     """Rate the editors of an evaluation by its votes (Bradley-Terry), people and VLMs apart."""
-    from kontext.evaluate.arena.contest import open_contest
     from kontext.evaluate.arena.ratings import rate
-    from kontext.store.votes import VoteBook
 
-    artifacts = opened.artifacts(store)
-    contest = open_contest(artifacts, _evaluation(artifacts, run, store))
-    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
-        votes = book.votes
-    _warn(book)
-    found = [rate(votes, pool, draws) for pool in sorted({vote.pool for vote in votes})]
+    contest, votes = _voted(run, store)
+    found = [rate(votes, pool) for pool in sorted({vote.pool for vote in votes})]
     if as_json:
         print_json({"evaluation": contest.evaluation, "pools": [pool.as_dict() for pool in found]})
         return
@@ -114,6 +107,71 @@ def ratings(
         say(f"no votes yet on evaluate/{contest.evaluation[:12]}: `kontext arena` takes them")
     for pool in found:
         _print_pool(pool)
+
+
+@app.command()
+def calibrate(
+    run: Run = "",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model that is asked, as the endpoint names it; repeatable. Without one: models "
+            "that have voted here themselves (--pool vlm)."
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="OpenAI-compatible endpoint of the judges; key: OPENAI_API_KEY.")
+    ] = "",
+    passes: Annotated[
+        int, typer.Option(min=1, max=32, help="Times that every judge is asked.")
+    ] = 1,
+    budget_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens for judges, both ways; 0: no limit.")
+    ] = 0,
+    budget_requests: Annotated[
+        int, typer.Option(min=0, help="Requests to judges; 0: no limit.")
+    ] = 0,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Compare judges with people, on the pairs that people have voted on."""
+    from flows.cli.shared.bar import work_bar
+    from kontext.evaluate.arena.calibration import asked, calibrated, machine_answers
+    from kontext.evaluate.judges.judging import Judges
+
+    contest, votes = _voted(run, store)
+    answers, lost = machine_answers(votes), dict[str, int]()
+    if judge or endpoint:
+        judges = Judges(
+            tuple(judge or ()),
+            endpoint,
+            passes,
+            budget_tokens=budget_tokens,
+            budget_requests=budget_requests,
+        )
+        with work_bar() as progress:
+            answers, lost = asked(contest, votes, judges, opened.at(store).home, progress)
+    found = calibrated(votes, answers)
+    if as_json:
+        rows = [one.as_dict() for one in found]
+        print_json({"evaluation": contest.evaluation, "agreement": rows, "unusable": lost})
+        return
+    if not any(one.second != "people" for one in found):
+        say(f"evaluate/{contest.evaluation[:12]} has no pairs that people and judges have answered")
+    _print_agreement(found, lost)
+
+
+def _voted(run: str, store: str) -> tuple[Contest, list[Vote]]:
+    """An evaluation, and the votes on it; damaged ones are said."""
+    from kontext.evaluate.arena.contest import open_contest
+    from kontext.store.votes import VoteBook
+
+    artifacts = opened.artifacts(store)
+    contest = open_contest(artifacts, _evaluation(artifacts, run, store))
+    with closing(VoteBook(artifacts.objects, opened.catalog(store), contest.evaluation)) as book:
+        votes = list(book.votes)
+    _warn(book)
+    return contest, votes
 
 
 def _warn(book: VoteBook) -> None:
@@ -162,6 +220,24 @@ def _print_question(each: Ratings) -> None:
         if verdict == "undecided":
             verdict += f", about {pair.more:,} more votes" if pair.more < 100_000 else ""
         typer.echo(f"  {pair.first} − {pair.second}: {pair.points:+.0f} {between}: {verdict}")
+
+
+def _print_agreement(found: list[Agreement], lost: dict[str, int]) -> None:
+    rows = []
+    for one in found:
+        bounds = [
+            f"{factor * own.value:{form}} [{factor * own.low:{form}}, {factor * own.high:{form}}]"
+            for own, factor, form in ((one.agreement, 100, ".0f"), (one.kappa, 1, ".2f"))
+        ]
+        ties = " / ".join(f"{share:.0%}" for share in one.ties)
+        rows.append((one.question, one.first, one.second, one.pairs, one.answers, *bounds, ties))
+    if rows:
+        heads = ("question", "of", "and", "pairs", "answers", "agreement, %", "kappa", "ties")
+        print_table(rows, heads, right=(3, 4))
+        typer.echo("95 % intervals over items; people with people: the ceiling; kappa 0: chance")
+    for name, count in lost.items():
+        if count:
+            typer.echo(f"{name}: {count} verdicts could not be used")
 
 
 def _interval(low: float, high: float) -> str:

@@ -113,7 +113,18 @@ def masked_mae(a: Images, b: Images, mask: Masks) -> Values:
 def psnr(a: Images, b: Images) -> Values:
     """Peak signal-to-noise ratio in dB (peak 255, all pixels and channels), capped at 100."""
     squared = (a.astype(np.float64) - b.astype(np.float64)) ** 2
-    mse = squared.mean(axis=(1, 2, 3))
+    return _decibels(squared.mean(axis=(1, 2, 3)))
+
+
+def masked_psnr(a: Images, b: Images, mask: Masks) -> Values:
+    """The same over masked pixels and all channels [N]; nan where the mask is empty."""
+    squared = (a.astype(np.float64) - b.astype(np.float64)) ** 2
+    pixels = mask.sum(axis=(1, 2)).astype(np.float64)
+    total = (squared.mean(axis=-1) * mask).sum(axis=(1, 2))
+    return _decibels(np.divide(total, pixels, out=np.full(len(a), np.nan), where=pixels > 0))
+
+
+def _decibels(mse: Values) -> Values:
     with np.errstate(divide="ignore"):
         value = 10.0 * np.log10(255.0**2 / mse)
     return np.asarray(np.minimum(value, PSNR_CAP))

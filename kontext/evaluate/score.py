@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kontext.data.quality.pixels import ssim
+from kontext.errors import MetricUnavailable
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.metrics import METRICS, Measured, Metric, Scoring
@@ -83,6 +84,7 @@ class Scores:
     goals: list[Goal]
     autoencoder: dict[str, Interval]
     truths: dict[tuple[str, str], list[Truth]]  # by category and relation
+    unavailable: dict[str, str] = field(default_factory=dict)  # metric's title -> why
 
     def of_verdict(self, verdict: str) -> list[Goal]:
         """The goals of which this is the verdict."""
@@ -106,7 +108,8 @@ def score(
     Args:
         scorings: by editor (see references.EDITORS), one for each part of the bench.
     """
-    per_item = {editor: _measured(bench, parts) for editor, parts in scorings.items()}
+    unavailable = dict[str, str]()
+    per_item = {editor: _measured(bench, p, unavailable) for editor, p in scorings.items()}
     table = {
         editor: {
             category: {
@@ -124,13 +127,27 @@ def score(
         goals=_goals(table["student"], autoencoder),
         autoencoder=dict(autoencoder),
         truths=known_truths(bench, per_item),
+        unavailable=unavailable,
     )
 
 
-def _measured(bench: Bench, parts: Sequence[Scoring]) -> dict[str, Measured]:
-    """What each metric says of the items, in bench order; without those that say nothing."""
+def _measured(
+    bench: Bench, parts: Sequence[Scoring], unavailable: dict[str, str]
+) -> dict[str, Measured]:
+    """What each metric says of the items, in bench order; without those that say nothing.
+
+    Why a metric cannot be measured at all is written into `unavailable`.
+    """
+
+    def said(metric: Metric, part: Scoring) -> Measured | None:
+        try:
+            return metric.measure(part)
+        except MetricUnavailable as error:
+            unavailable[metric.title] = str(error)
+            return None
+
     # all of a part before the next one: metrics share what they compute of it
-    found = [{name: metric.measure(part) for name, metric in METRICS.items()} for part in parts]
+    found = [{name: said(metric, part) for name, metric in METRICS.items()} for part in parts]
     rows, joined = [rows for rows, _ in bench.parts], dict[str, Measured]()
     for name in METRICS:
         known = [own for each in found if (own := each[name]) is not None]
@@ -264,7 +281,7 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
             for name in scores.table
         },
         "metrics": {
-            name: {key: getattr(metric, key) for key in _OF_METRIC}
+            name: {key: getattr(metric, key) for key in _OF_METRIC} | {"card": vars(metric.card)}
             for name, metric in METRICS.items()
         },
         "categories": {
@@ -278,6 +295,7 @@ def scores_json(bench: Bench, scores: Scores, config: EvaluateConfig) -> dict[st
         },
         "mask_threshold": bench.mask_threshold,
         "reader": reader_name(),
+        "unavailable": scores.unavailable,
         "config": config.model_dump(mode="json"),
         "scores": {
             editor: {

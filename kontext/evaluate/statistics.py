@@ -36,7 +36,7 @@ class Interval:
     high: float
     n: int  # items
     clusters: int
-    method: str  # cluster-t, cluster-wilson or undefined
+    method: str  # cluster-t, cluster-wilson, cluster-jackknife or undefined
 
     @property
     def small(self) -> bool:
@@ -148,6 +148,24 @@ def cluster_ratio(top: Floats, bottom: Floats, clusters: Sequence[str]) -> Inter
         half = quantile(found.df, LEVEL) * math.sqrt(found.variance)
     value = found.value
     return Interval(value, value - half, value + half, found.n, found.clusters, "cluster-t")
+
+
+def jackknifed(value: float, without: Floats, n: int) -> Interval:
+    """An estimate that is no ratio of sums, with Student's t interval over clusters.
+
+    For figures such as a distance of distributions or an agreement beyond chance: the jackknife's
+    variance around the estimate, and as many degrees of freedom as clusters less one.
+
+    Args:
+        without: [K] the estimate without each of the clusters; nan where nothing is left.
+        n: items.
+    """
+    count = len(without)
+    half = math.nan
+    if count > 1 and np.isfinite(without).all():
+        variance = (count - 1) / count * float(((without - value) ** 2).sum())
+        half = quantile(count - 1, LEVEL) * math.sqrt(variance)
+    return Interval(value, value - half, value + half, n, count, "cluster-jackknife")
 
 
 def cluster_mean(values: Floats, clusters: Sequence[str]) -> Interval:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kontext.errors import MetricUnavailable
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import reading
 from kontext.evaluate.metrics.base import Measured, Scoring
@@ -63,7 +64,9 @@ def test_a_reader_that_does_not_read_the_true_targets_is_not_believed(
 ) -> None:
     bench = few()
     monkeypatch.setattr(reading, "load_reader", lambda: lambda line: "?")
-    assert reading.targets_read(bench) == 0 and read(bench, bench.target) is None
+    assert reading.targets_read(bench) == 0
+    with pytest.raises(MetricUnavailable, match="reads 0% of the true targets, and 95% are needed"):
+        read(bench, bench.target)
 
 
 def test_without_the_package_or_without_text_there_is_no_figure(
@@ -77,14 +80,15 @@ def test_without_the_package_or_without_text_there_is_no_figure(
     )
     assert read(others, others.target) is None
     monkeypatch.setattr(reading, "load_reader", lambda: None)
-    assert read(bench, bench.target) is None
+    with pytest.raises(MetricUnavailable, match="it needs rapidocr: pip install"):
+        read(bench, bench.target)
 
 
 @pytest.mark.parametrize(
     ("said", "wanted"), [("①", "1"), ("o pen", "OPEN"), (" Ｃafé", "CAFÉ"), ("7", "7")]
 )
 def test_case_spaces_and_variants_do_not_matter(said: str, wanted: str) -> None:
-    assert reading._plain(said) == reading._plain(wanted)
+    assert reading.plain_text(said) == reading.plain_text(wanted)
 
 
 def test_items_without_a_figure_are_not_in_its_interval() -> None:

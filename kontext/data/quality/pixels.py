@@ -46,27 +46,53 @@ def quality(context: Pixels, target: Pixels) -> Quality:
     return Quality(ssim(context, target), l1, changed)
 
 
-def ssim(a: Pixels, b: Pixels) -> Values:
+def ssim(a: Pixels, b: Pixels, padded: bool = False) -> Values:
     """Structural similarity, float64 [N], for uint8 images [N, H, W, 3]: the mean over R, G and B.
 
     Luma alone is blind to a change between colours of equal brightness, which would drop such edits
     as "nothing changed". Gaussian window of 11 pixels and sigma 1.5, only where it fits (Wang et
     al. 2004); images smaller than the window use the largest odd window that fits.
+
+    Args:
+        padded: as torchmetrics has it: around every pixel, pictures mirrored at their edges.
     """
     assert a.shape == b.shape
     found = np.empty(len(a))
-    window = min(_WINDOW, a.shape[1] - 1 + a.shape[1] % 2, a.shape[2] - 1 + a.shape[2] % 2)
-    kernel = _gaussian(window)
+    kernel = _gaussian(_window(a))
     for rows in _blocks(a):
-        x, y = _unit(a[rows]), _unit(b[rows])  # [n, 3, H, W]
-        moments = torch.cat([x, y, x * x, y * y, x * y], 1)
-        mean_x, mean_y, xx, yy, xy = torch.split(_smooth(moments, kernel), 3, 1)
-        product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-        covariance, variances = xy - product, xx + yy - squares
-        index = (2 * product + _C1) * (2 * covariance + _C2)
-        index /= (squares + _C1) * (variances + _C2)
+        index = _similarity(a[rows], b[rows], kernel, padded)
         found[rows] = index.mean((1, 2, 3)).double().numpy()
     return found
+
+
+def ssim_within(a: Pixels, b: Pixels, masks: NDArray[np.bool_]) -> Values:
+    """The same, padded, over the pixels of a mask [N, H, W]; nan where there are none."""
+    kernel = _gaussian(_window(a))
+    found = np.full(len(a), np.nan)
+    for row, mask in enumerate(masks):
+        if mask.any():
+            index = _similarity(a[row : row + 1], b[row : row + 1], kernel, True)[0].mean(0)
+            found[row] = float(index.numpy()[mask].mean(dtype=np.float64))
+    return found
+
+
+def _window(images: Pixels) -> int:
+    height, width = map(int, images.shape[1:3])
+    return min(_WINDOW, height - 1 + height % 2, width - 1 + width % 2)
+
+
+def _similarity(a: Pixels, b: Pixels, kernel: Tensor, padded: bool) -> Tensor:
+    """Of every channel [N, 3], and window that fits [H', W'], or, padded, every pixel [H, W]."""
+    x, y = _unit(a), _unit(b)  # [n, 3, H, W]
+    if padded:
+        x, y = (F.pad(each, [len(kernel) // 2] * 4, mode="reflect") for each in (x, y))
+    moments = torch.cat([x, y, x * x, y * y, x * y], 1)
+    mean_x, mean_y, xx, yy, xy = torch.split(_smooth(moments, kernel), 3, 1)
+    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
+    covariance, variances = xy - product, xx + yy - squares
+    index = (2 * product + _C1) * (2 * covariance + _C2)
+    index /= (squares + _C1) * (variances + _C2)
+    return index
 
 
 def _blocks(images: Pixels) -> list[slice]:

@@ -1,4 +1,9 @@
-"""What the votes say: Bradley-Terry ratings with intervals, for each pool and question alone."""
+"""What the votes say: Bradley-Terry ratings with intervals, for each pool and question alone.
+
+Intervals are those of the house (kontext.evaluate.statistics): components were sampled, not votes,
+so the ratings are fitted anew without each of them, and the jackknife's variance of that has
+Student's t. A rating is no ratio of sums, so the degrees of freedom are components less one.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,18 @@ import numpy as np
 
 from kontext.evaluate.arena.gold import QUESTIONS, Rater, of_status, raters
 from kontext.evaluate.arena.pairing import Matrix, strengths, wins
+from kontext.evaluate.statistics import jackknifed
 from kontext.store.votes import Vote
 
 SCALE = 400 / math.log(10)  # points: 400 more are ten times the odds
 CENTRE = 1000.0
 ANCHOR = "teacher"  # has CENTRE, where it competes; else the mean of all editors has
-DRAWS = 500
 _MANY = 100_000
 
 
 @dataclass(frozen=True)
 class Rating:
-    """An editor's rating in points; its 95 % interval is nan where nothing can be resampled."""
+    """An editor's rating in points; its 95 % interval is nan with less than two components."""
 
     editor: str
     rating: float
@@ -81,7 +86,7 @@ class PoolRatings:
         return dict(found)
 
 
-def rate(votes: Sequence[Vote], pool: str, draws: int = DRAWS, seed: int = 0) -> PoolRatings:
+def rate(votes: Sequence[Vote], pool: str) -> PoolRatings:
     """Ratings by the votes of one pool. Only raters who pass the gold items are counted."""
     own = [vote for vote in votes if vote.pool == pool]
     counted = of_status(own, "counted")
@@ -94,15 +99,11 @@ def rate(votes: Sequence[Vote], pool: str, draws: int = DRAWS, seed: int = 0) ->
         votes=len(counted),
         anchor=ANCHOR if ANCHOR in editors else "",
         left=chosen.count("left") / decided if decided else math.nan,
-        questions=tuple(_rated(counted, each, editors, draws, seed) for each in QUESTIONS)
-        if counted
-        else (),
+        questions=tuple(_rated(counted, each, editors) for each in QUESTIONS) if counted else (),
     )
 
 
-def _rated(
-    votes: Sequence[Vote], question: str, editors: Sequence[str], draws: int, seed: int
-) -> Ratings:
+def _rated(votes: Sequence[Vote], question: str, editors: Sequence[str]) -> Ratings:
     answered = [vote for vote in votes if getattr(vote, question) != "skip"]
     groups: dict[str, list[Vote]] = {}
     for vote in answered:
@@ -111,19 +112,19 @@ def _rated(
     won = np.array(each).reshape(-1, len(editors), len(editors))
     total = won.sum(axis=0)
     points = _points(total)
-    drawn = _resampled(won, draws, seed)
-    reach = _reach(len(won))
-    shift = points[editors.index(ANCHOR)] if ANCHOR in editors else 0.0
-    move = drawn[:, [editors.index(ANCHOR)]] if ANCHOR in editors else 0.0
-    half = reach * (drawn - move).std(axis=0)
-    centred = points - shift + CENTRE
+    # [C, E]: without each component
+    without = np.array([_points(total - own) for own in won]).reshape(-1, len(editors))
+    if ANCHOR in editors:
+        points = points - points[editors.index(ANCHOR)]
+        without = without - without[:, [editors.index(ANCHOR)]]
     times = (total + total.T).sum(axis=1)
     rows = [
-        Rating(name, float(p), float(p - h), float(p + h), round(n))
-        for name, p, h, n in zip(editors, centred, half, times, strict=True)
+        Rating(name, own.value + CENTRE, own.low + CENTRE, own.high + CENTRE, round(times[i]))
+        for i, name in enumerate(editors)
+        for own in [jackknifed(float(points[i]), without[:, i], round(times[i]))]
     ]
     pairs = [
-        _difference(editors, i, j, points, drawn, reach, total)
+        _difference(editors, i, j, points, without, total)
         for i, j in combinations(np.argsort(-points).tolist(), 2)
     ]
     return Ratings(
@@ -141,42 +142,23 @@ def _difference(
     i: int,
     j: int,
     points: Matrix,
-    drawn: Matrix,
-    reach: float,
+    without: Matrix,
     total: Matrix,
 ) -> Difference:
     found = float(points[i] - points[j])
-    half = float(reach * (drawn[:, i] - drawn[:, j]).std())
     votes = round(total[i, j] + total[j, i])
+    own = jackknifed(found, without[:, i] - without[:, j], votes)
+    half = own.high - found
     if abs(found) > half:
         verdict, more = "better" if found > 0 else "worse", 0
     else:  # the interval narrows with the root of the votes; nan and 0 tell nothing
         verdict, grow = "undecided", (half / found) ** 2 - 1 if found else math.inf
         more = min(_MANY, math.ceil(float(total.sum()) * grow)) if grow < _MANY else _MANY
-    low, high = found - half, found + half
-    return Difference(editors[i], editors[j], found, low, high, votes, verdict, more)
+    return Difference(editors[i], editors[j], found, own.low, own.high, votes, verdict, more)
 
 
 def _points(won: Matrix) -> Matrix:
     return SCALE * strengths(won)
-
-
-def _resampled(won: Matrix, draws: int, seed: int) -> Matrix:
-    """Points [draws, E] of resampled components; won: [C, E, E]."""
-    count, editors = won.shape[:2]
-    if not count:
-        return np.empty((0, editors))
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    return np.array([_points(np.tensordot(row, won, 1)) for row in times])
-
-
-def _reach(clusters: int) -> float:
-    """Standard errors to either side: with few components a bootstrap alone is too narrow."""
-    from scipy.stats import t
-
-    if clusters < 2:
-        return math.nan
-    return float(t.ppf(0.975, clusters - 1) * math.sqrt(clusters / (clusters - 1)))
 
 
 def _agreement(votes: Sequence[Vote], question: str) -> float:

@@ -29,7 +29,8 @@ BENCH = PublicBench(
     checksums={"DrawBench.csv": "5f50241927354d1879b5b0b27cd3c83e8e6816a19fcc9c559053e8d09781c392"},
     judge="drawn",
     mean="items",
-    measures=(),
+    measures=("clip_t", "aesthetic"),
+    sets=(),
 )
 
 

@@ -100,6 +100,25 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, int, dic
         raise BenchError(f"cannot read {path}: {error}") from error
 
 
+def picture_rows(
+    folder: Path, get: str, columns: list[str], picture: str
+) -> Iterator[tuple[str, dict[str, Any], str, PictureAt]]:
+    """(place, row, base picture, where its picture is) of every row of `data/*.parquet`.
+
+    Equal pictures are one base picture, whatever their names. Raises BenchError.
+    """
+    files = sorted((folder / "data").glob("*.parquet"))
+    if not files:
+        raise BenchError(f"there is no {folder}/data/*.parquet; get the data with: {get}")
+    for path in files:
+        for group, number, row in parquet_rows(path, [*columns, picture]):
+            cell = row[picture]
+            data = (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
+            at = PictureAt(path, column=picture, group=group, row=number)
+            where = f"{path}, row {number} of group {group}"
+            yield where, row, hashlib.sha256(data).hexdigest()[:16], at
+
+
 def json_file(path: Path, get: str) -> Any:
     """What a JSON file says. `get` is the command that downloads it. Raises BenchError."""
     try:

@@ -1,11 +1,10 @@
 """GEdit-Bench, its 606 English instructions in eleven tasks, as the hub's Parquet files."""
 
-import hashlib
 from pathlib import Path
 
-from kontext.errors import BenchError
-from kontext.evaluate.benches.files import PictureAt, parquet_rows, word
-from kontext.evaluate.benches.public import BenchItem, PublicBench
+from kontext.evaluate.benches.files import picture_rows, word
+from kontext.evaluate.benches.public import EDITS, FACES, TEXTS, BenchItem, PublicBench
+from kontext.evaluate.benches.quoted import edit_item
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -28,34 +27,22 @@ BENCH = PublicBench(
     get="hf download --repo-type dataset stepfun-ai/GEdit-Bench --local-dir FOLDER",
     counts=dict.fromkeys(_TASKS, 0),
     total=606,
+    measures=(*EDITS, *TEXTS, *FACES),
+    only={
+        **dict.fromkeys(TEXTS, ("text_change",)),
+        **dict.fromkeys(FACES, ("ps_human",)),
+    },
 )
-_LANGUAGE, _PICTURE = "en", "input_image"
+_LANGUAGE = "en"
 _WORDS = ["key", "task_type", "instruction", "instruction_language"]
 
 
 def load(folder: Path) -> list[BenchItem]:
-    """The English items of `data/*.parquet`. Raises BenchError.
-
-    Equal pictures are one base picture, whatever their names.
-    """
-    files = sorted((folder / "data").glob("*.parquet"))
-    if not files:
-        raise BenchError(f"there is no {folder}/data/*.parquet; get the data with: {BENCH.get}")
+    """The English items of `data/*.parquet`. Raises BenchError."""
     found = []
-    for path in files:
-        for group, number, row in parquet_rows(path, [*_WORDS, _PICTURE]):
-            where = f"{path}, row {number} of group {group}"
-            if word(row, "instruction_language", where) != _LANGUAGE:
-                continue
-            cell = row[_PICTURE]
-            data = (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
-            found.append(
-                BenchItem(
-                    id=word(row, "key", where),
-                    category=word(row, "task_type", where),
-                    instruction=word(row, "instruction", where),
-                    base=hashlib.sha256(data).hexdigest()[:16],
-                    context=PictureAt(path, column=_PICTURE, group=group, row=number),
-                )
-            )
+    for where, row, base, picture in picture_rows(folder, BENCH.get, _WORDS, "input_image"):
+        if word(row, "instruction_language", where) != _LANGUAGE:
+            continue
+        key, task, said = (word(row, name, where) for name in _WORDS[:3])
+        found.append(edit_item(key, task, said, base, picture))
     return found

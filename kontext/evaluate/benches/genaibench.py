@@ -21,7 +21,8 @@ BENCH = PublicBench(
     },
     judge="drawn",
     mean="items",
-    measures=(),
+    measures=("clip_t", "aesthetic"),
+    sets=(),
 )
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from kontext.evaluate.benches.files import PictureAt, inside, json_lines, word
-from kontext.evaluate.benches.public import BenchItem, PublicBench
+from kontext.evaluate.benches.public import EDITS, FACES, TEXTS, BenchItem, PublicBench
+from kontext.evaluate.benches.quoted import edit_item
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
@@ -21,6 +22,12 @@ BENCH = PublicBench(
     counts={"local": 416, "global": 262, "text": 92, "style": 63, "character": 193},
     total=1026,
     pictures=108,
+    measures=(*EDITS, *TEXTS, *FACES, "style", "style_vgg"),
+    only={
+        **dict.fromkeys(TEXTS, ("text",)),
+        **dict.fromkeys(FACES, ("character",)),
+        **dict.fromkeys(("style", "style_vgg"), ("style",)),
+    },
 )
 
 
@@ -31,12 +38,12 @@ def load(folder: Path) -> list[BenchItem]:
         picture = word(row, "file_name", where)
         category = word(row, "category", where)
         found.append(
-            BenchItem(
-                id=word(row, "key", where),
-                category=_CATEGORIES.get(category, category),
-                instruction=word(row, "instruction", where),
-                base=picture,
-                context=PictureAt(inside(folder / "test", picture, where)),
+            edit_item(
+                word(row, "key", where),
+                _CATEGORIES.get(category, category),
+                word(row, "instruction", where),
+                picture,
+                PictureAt(inside(folder / "test", picture, where)),
             )
         )
     return found

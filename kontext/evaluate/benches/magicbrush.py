@@ -20,12 +20,18 @@ BENCH = PublicBench(
     total=1053,
     pictures=535,
     mean="items",
-    measures=("l1", "l2", "psnr", "ssim", "outside", "changed", "copied"),
+    measures=(
+        *("l1", "l2", "clip_i", "dino", "clip_t", "clip_direction", "psnr", "ssim", "lpips"),
+        *("inside", "inside_psnr", "inside_ssim", "outside", "outside_psnr", "outside_ssim"),
+        *("changed", "copied", "aesthetic"),
+    ),
 )
 
 
 def load(folder: Path) -> list[BenchItem]:
     """Items of `test/edit_sessions.json`; `test/images/ID/` has a session's pictures.
+
+    Captions are those of `global_descriptions.json` beside it, where it is there.
 
     Raises BenchError.
     """
@@ -33,6 +39,7 @@ def load(folder: Path) -> list[BenchItem]:
     sessions = json_file(listed, BENCH.get)
     if not isinstance(sessions, dict):
         raise BenchError(f"{listed} is no JSON object")
+    captions = _captions(listed.parent / "global_descriptions.json")
     found = []
     for session, turns in sessions.items():
         at = inside(listed.parent / "images", session, str(listed))
@@ -51,6 +58,18 @@ def load(folder: Path) -> list[BenchItem]:
                     context=context,
                     target=target,
                     mask=mask,
+                    caption=captions.get((session, target.path.name), ""),
+                    context_caption=captions.get((session, context.path.name), ""),
                 )
             )
     return found
+
+
+def _captions(path: Path) -> dict[tuple[str, str], str]:
+    """(session, picture) -> what it shows; nothing without the file. Raises BenchError."""
+    if not path.exists():
+        return {}
+    rows = json_file(path, BENCH.get)
+    if not isinstance(rows, dict) or not all(isinstance(own, dict) for own in rows.values()):
+        raise BenchError(f"{path} is no JSON object of objects")
+    return {(session, name): str(own[name]) for session, own in rows.items() for name in own}

@@ -24,6 +24,7 @@ BENCH = PublicBench(
     judge="",
     note="the 96 cases of `preservation` are no part of the score, and are not run",
     measures=("iou", "changed", "copied"),
+    sets=(),
 )
 
 

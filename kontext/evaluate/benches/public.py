@@ -34,6 +34,13 @@ Kind = Literal[
     "checksum",
 ]
 _SHOWN = 5  # problems that an error names
+# Measures of an edit of which neither target nor mask nor captions are known
+EDITS = (
+    *("changed", "copied", "edit_area", "outside_est", "outside_est_psnr", "outside_est_ssim"),
+    *("lpips_input", "clip_input", "dino_input", "aesthetic"),
+)
+TEXTS = ("text_exact", "text_ned", "text_cer")
+FACES = ("identity", "faces_found")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class BenchItem:
     base: what items have in common that are not independent, the base picture: they are resampled
         together. after: id of the item whose result is edited, of a session's later turns. mask:
         white, or else transparent, where the picture may change. rubric: the judge's text, where
-        the set has its own.
+        the set has its own. caption, context_caption: what result and input show; wanted, written:
+        the text that the result has to have, and the one in its place in the input. Empty where
+        the set does not say.
     """
 
     id: str
@@ -55,6 +64,10 @@ class BenchItem:
     mask: PictureAt | None = None
     after: str = ""
     rubric: str = ""
+    caption: str = ""
+    context_caption: str = ""
+    wanted: str = ""
+    written: str = ""
 
     def pictures(self) -> list[PictureAt]:
         """All that the item needs."""
@@ -66,10 +79,12 @@ class PublicBench:
     """What was published about a set.
 
     get: the one command that downloads it. counts: items per category, in the order of tables; 0
-    where only the category is known. pictures: distinct base pictures; 0 where nobody says.
+    where only the category is known; none where the names are taken as they come, and there are
+    `categories` of them. pictures: distinct base pictures; 0 where nobody says.
     checksums: SHA-256 of files, by their names in the folder. judge: the rubric by which a model
     scores it; none where answers are exact. mean: what papers print for the whole set, the mean of
-    the categories' means or that of all items. measures: see kontext.evaluate.public.measures.
+    the categories' means or that of all items. measures: see kontext.evaluate.measures; only: the
+    categories that some of them are for. sets: see kontext.evaluate.measures.sets.
     """
 
     title: str
@@ -77,11 +92,14 @@ class PublicBench:
     get: str
     counts: Mapping[str, int]
     total: int
+    categories: int = 0
     pictures: int = 0
     checksums: Mapping[str, str] = field(default_factory=dict)
     judge: str = "viescore"
     mean: Literal["categories", "items"] = "categories"
-    measures: tuple[str, ...] = ("changed", "copied")
+    measures: tuple[str, ...] = EDITS
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sets: tuple[str, ...] = ("kid", "fid")
     note: str = ""
 
 
@@ -165,6 +183,8 @@ def load_bench(name: str, folder: Path, partial: bool = False) -> Loaded:
     if not folder.is_dir():
         raise BenchError(f"there is no folder {folder}; get the data with: {bench.get}")
     items: list[BenchItem] = module.load(folder)
+    if not bench.counts:
+        bench = replace(bench, counts=dict.fromkeys(sorted({i.category for i in items}), 0))
     problems = [*_of_items(bench, items), *_of_counts(bench, items), *_sums(bench, folder)]
     if problems and not partial:
         raise BenchError(_told(bench, folder, problems))
@@ -195,6 +215,9 @@ def _of_counts(bench: PublicBench, items: Sequence[BenchItem]) -> Iterator[Probl
         if count and found[category] != count:
             says = f"{category}: {found[category]} items where {count} were published"
             yield Problem("wrong_count", says)
+    if bench.categories and len(bench.counts) != bench.categories:
+        says = f"{len(bench.counts)} categories where {bench.categories} were published"
+        yield Problem("wrong_count", says)
     if bench.total and len(items) != bench.total:
         yield Problem("wrong_count", f"{len(items)} items where {bench.total} were published")
     bases = len({item.base for item in items})

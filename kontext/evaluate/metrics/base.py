@@ -1,7 +1,7 @@
 """What a metric is: a number per item, how items add up, and which way is better."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -64,8 +64,30 @@ def mean(values: Values) -> Measured:
 
 
 @dataclass(frozen=True)
+class Card:
+    """What it takes to compare a number with one that was measured elsewhere."""
+
+    version: str  # of what measures: package and version
+    weights: str = "none"  # name and digest
+    resize: str = "none"
+    crop: str = "none"
+    range: str = "0 to 1"
+    dtype: str = "float64"
+
+    @property
+    def said(self) -> str:
+        """One line."""
+        words = asdict(self)
+        return "; ".join([words.pop("version"), *(f"{k} {v}" for k, v in words.items())])
+
+
+@dataclass(frozen=True)
 class Metric:
-    """One registered metric. `measure` returns None where it cannot be computed, never a zero."""
+    """One registered metric.
+
+    `measure` returns None where it does not apply to an editor, and raises MetricUnavailable where
+    it cannot be measured here; the report says why. It is never a zero.
+    """
 
     name: str
     title: str
@@ -75,3 +97,4 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     # doing nothing must score worst in "edit", best in "preservation"
     judges: Literal["edit", "preservation"] = "edit"
+    card: Card = Card("kontext's own code")

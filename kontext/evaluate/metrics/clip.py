@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
+from kontext.evaluate.metrics.base import Card, Measured, Metric, Scoring, mean
 from kontext.evaluate.pixels import row_cosine
 
 
@@ -25,6 +25,13 @@ def clip_direction(scoring: Scoring) -> Measured | None:
 
 
 PLACE = 2
+_CARD = Card(
+    "kontext.models.features.clip",
+    "the heads that stage screen trained, on EfficientNet-Lite0 and MiniLM",
+    resize="to the area of 128 x 128, bilinear, antialiased",
+    range="(255 x - 127) / 128",
+    dtype="float32; bfloat16 within the towers where the machine has it",
+)
 METRICS = (
     Metric(
         "clip_text",
@@ -32,6 +39,7 @@ METRICS = (
         "",
         "cosine of the output and the target's caption in the screen stage's small CLIP",
         clip_text,
+        card=_CARD,
     ),
     Metric(
         "clip_direction",
@@ -40,5 +48,6 @@ METRICS = (
         "cosine of the move from context to output and the move from context caption to target "
         "caption",
         clip_direction,
+        card=_CARD,
     ),
 )

@@ -1,6 +1,6 @@
 """How much of the context survives, and how near the whole picture comes to the target."""
 
-from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
+from kontext.evaluate.metrics.base import Card, Measured, Metric, Scoring, mean
 from kontext.evaluate.pixels import Values, cosine_distance, masked_mae, psnr
 
 MAX_OUTSIDE_RATIO = 1.3
@@ -74,6 +74,12 @@ METRICS = (
         "size, ÷ the context's",
         feature_ratio,
         better="lower",
+        card=Card(
+            "kontext.models.features.efficientnet",
+            "EfficientNet-Lite0, ImageNet, of its package",
+            range="(255 x - 127) / 128",
+            dtype="float32",
+        ),
     ),
     Metric(
         "psnr",
@@ -88,5 +94,10 @@ METRICS = (
         "",
         "structural similarity to the target over the whole image",
         lambda scoring: mean(ssim_to_target(scoring)),
+        card=Card(
+            "kontext.data.quality.pixels.ssim",
+            crop="windows of 11 pixels that fit, sigma 1.5",
+            dtype="float32",
+        ),
     ),
 )

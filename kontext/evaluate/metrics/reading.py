@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
+from kontext.errors import MetricUnavailable
 from kontext.evaluate.benches.held_out import Bench
-from kontext.evaluate.metrics.base import Measured, Metric, Scoring
+from kontext.evaluate.metrics.base import Card, Measured, Metric, Scoring
 from kontext.evaluate.pixels import Images
 
 MIN_READ = 0.95  # of the true targets, for the reader to be believed
@@ -25,13 +26,22 @@ Reader = Callable[[NDArray[np.uint8]], str]  # of RGB [H, W, 3]
 def text_read(scoring: Scoring) -> Measured | None:
     """1 per item that says what was asked for, else 0; nan where no text was asked for.
 
-    None where rapidocr is not installed, or does not read the true targets, and for editors that
-    are wrong on purpose: of those only success is asked.
+    None without text edits, and for editors that are wrong on purpose: of those only success is
+    asked.
+
+    Raises:
+        MetricUnavailable: rapidocr is not installed, or does not read the true targets.
     """
     bench, reader = scoring.bench, load_reader()
+    if reader is None:
+        raise MetricUnavailable("it needs rapidocr: pip install 'kontext[ocr]'")
     known = targets_read(bench.whole or bench)
-    if reader is None or scoring.output_features is None or not known >= MIN_READ:
+    if np.isnan(known) or scoring.output_features is None:
         return None
+    if known < MIN_READ:
+        raise MetricUnavailable(
+            f"{reader_name()} reads {known:.0%} of the true targets, and {MIN_READ:.0%} are needed"
+        )
     said = _read(bench, scoring.output, reader)
     return Measured(said, np.where(np.isnan(said), np.nan, 1.0))
 
@@ -76,11 +86,11 @@ def _read(bench: Bench, pictures: Images, reader: Reader) -> NDArray[np.float64]
         if item.relation == "text":
             wanted = item.asked.partition("=")[2]
             line = _enlarged(_around(pictures[i], bench.mask[i]))
-            said[i] = _plain(reader(line)) == _plain(wanted)
+            said[i] = plain_text(reader(line)) == plain_text(wanted)
     return said
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Without case, spaces and typographic variants: a 1 in a circle is a 1."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -110,5 +120,13 @@ METRICS = (
         "share of text edits in which PP-OCR reads what was asked for, around the change (left out "
         "where it reads less than 95 % of the true targets, or rapidocr is not installed)",
         text_read,
+        card=Card(
+            reader_name() or "rapidocr",
+            "PP-OCR's recogniser, in its wheel",
+            resize=f"the line to {_TALL} pixels, bicubic (OpenCV)",
+            crop="around the change",
+            range="BGR, rapidocr's own",
+            dtype="float32",
+        ),
     ),
 )

@@ -24,9 +24,9 @@ from kontext.errors import (
 )
 from kontext.evaluate.benches.files import PictureAt
 from kontext.evaluate.benches.public import BenchItem, Loaded
+from kontext.evaluate.measures.base import Mask
 from kontext.evaluate.public.editors import BenchEditor
 from kontext.evaluate.public.journal import Journal, Row, write_whole
-from kontext.evaluate.public.measures import Made, Mask, measured
 from kontext.safety.edits import EditScreening
 from kontext.safety.guard import EditGuard
 
@@ -52,11 +52,6 @@ class Work:
     guard: EditGuard
     journal: Journal
     seed: int = 0
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of the measures that apply to the bench."""
-        return self.loaded.bench.measures
 
 
 def edit_items(work: Work, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -101,9 +96,10 @@ def _outcome(item: BenchItem, by_id: Mapping[str, BenchItem], work: Work) -> Row
         read = [] if source is None else [_read(source, screening)]
         for image, data in read:
             screening.check_input(image, data, chain_of(data))
-        target = None if item.target is None else _read(item.target)[0]
+        if item.target is not None:
+            _read(item.target)  # it is compared with later: an unreadable one is an outcome now
         mask = None if item.mask is None else mask_of(item.mask.read())
-        return _edited(item, [image for image, _ in read], target, mask, screening, work)
+        return _edited(item, [image for image, _ in read], mask, screening, work)
     except SafetyRefusal as error:
         return _row("refused", error.reason, str(error))
     except DecodeError as error:
@@ -113,7 +109,6 @@ def _outcome(item: BenchItem, by_id: Mapping[str, BenchItem], work: Work) -> Row
 def _edited(
     item: BenchItem,
     images: list[Pixels],
-    target: Pixels | None,
     mask: Mask | None,
     screening: EditScreening,
     work: Work,
@@ -135,10 +130,9 @@ def _edited(
     context = images[0] if images else None
     if mask is not None and (context is None or mask.shape != context.shape[:2]):
         return _row("unreadable", "mask", f"item {item.id}: the mask has another size")
-    found = measured(Made(made, context, target, mask), work.measures)
     size = {"width": made.shape[1], "height": made.shape[0]}
     ids = {"output": pixel_id(made), "context": "" if context is None else pixel_id(context)}
-    return _row("edited", picture=path.name, **ids, **size, measures=found)
+    return _row("edited", picture=path.name, **ids, **size)
 
 
 def _earlier(

@@ -59,7 +59,7 @@ class Journal:
     def finished(cls, folder: Path, items: Sequence[str]) -> "Journal":
         """A run that is only read. Raises BenchError where an item has no row yet."""
         own = cls(folder)
-        own.rows = {row["item"]: row for row in own._lines(mend=False)}
+        own.rows = {row["item"]: row for row in whole_lines(folder / _LINES, mend=False)}
         if missing := [item for item in items if item not in own.rows]:
             raise BenchError(f"{folder} is not done: {len(missing)} items have no row yet")
         return own
@@ -76,28 +76,11 @@ class Journal:
             raise BenchError(
                 f"{self.folder} has another run (another {', '.join(names)}): give another --out"
             )
-        self.rows = {row["item"]: row for row in self._lines()}
-
-    def _lines(self, mend: bool = True) -> Iterator[Row]:
-        """All whole lines. What a kill has cut off is taken away (`mend`)."""
-        path = self.folder / _LINES
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if mend and len(whole) < len(data):
-            write_whole(path, whole)
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise BenchError(f"{path}:{number} is no line of a run") from error
+        self.rows = {row["item"]: row for row in whole_lines(self.folder / _LINES)}
 
     def add(self, row: Row) -> None:
         """Enter an item's row: it is on the disk when this returns. The last one counts."""
-        line = json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
-        with (self.folder / _LINES).open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        add_line(self.folder / _LINES, row)
         self.rows[row["item"]] = row
 
     def picture(self, item: str) -> Path:
@@ -112,6 +95,29 @@ class Journal:
         for item in old:
             del self.rows[item]
         return len(old)
+
+
+def whole_lines(path: Path, mend: bool = True) -> Iterator[Row]:
+    """All whole lines of a file of JSON, if it is there. What a kill has cut off is taken away
+    (`mend`). Raises BenchError."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if mend and len(whole) < len(data):
+        write_whole(path, whole)
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise BenchError(f"{path}:{number} is no line of a run") from error
+
+
+def add_line(path: Path, row: Row) -> None:
+    """Append a line of JSON: it is on the disk when this returns."""
+    line = json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
+    with path.open("ab") as file:
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

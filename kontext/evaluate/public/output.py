@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pyarrow as pa
 from kontext.evaluate.benches.public import Loaded
 from kontext.evaluate.judges.base import Rubric
 from kontext.evaluate.judges.judging import Judges, Verdicts
+from kontext.evaluate.measures import MEASURES
 from kontext.evaluate.public.journal import Journal, write_whole
-from kontext.evaluate.public.measures import MEASURES
+from kontext.evaluate.public.measuring import Measurements
 from kontext.evaluate.public.page import page
 from kontext.evaluate.public.scores import (
     ALL,
@@ -32,19 +34,28 @@ CHANGES_RESULTS = False  # for users; no stage runs a public bench
 _TEXTS = ("item", "category", "base", "instruction", "outcome", "reason", "problem", "picture")
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What judges said, where any were asked. other: the run that this one is compared with."""
+
+    rubric: Rubric | None = None
+    judges: Judges | None = None
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    duels: Verdicts = field(default_factory=Verdicts)
+    other: Journal | None = None
+
+
 def write_results(
     loaded: Loaded,
     journal: Journal,
     run: Mapping[str, Any],
-    rubric: Rubric | None,
-    judges: Judges | None,
-    verdicts: Verdicts,
-    duels: Verdicts,
-    other: Journal | None,
+    measured: Measurements,
+    judged: Judged,
 ) -> dict[str, Any]:
     """Write all files of a run whose items all have rows. Returns the summary."""
+    rubric, judges, verdicts, duels = judged.rubric, judged.judges, judged.verdicts, judged.duels
     models = judges.models if judges else ()
-    shown = columns(loaded, journal.rows, verdicts.rows, rubric, models[0] if models else "")
+    shown = columns(loaded, measured, verdicts.rows, rubric, models[0] if models else "")
     summary = {
         "title": loaded.bench.title,
         "run": dict(run),
@@ -58,6 +69,7 @@ def write_results(
                 "unit": column.unit,
                 "better": column.better,
                 "definition": _definition(column.name, rubric),
+                "card": own.said if (own := measured.cards.get(column.name)) else "",
                 "scores": {
                     k: v.as_dict()
                     for k, v in by_category(loaded, column.values, column.unit).items()
@@ -65,9 +77,11 @@ def write_results(
             }
             for column in shown
         ],
-        "main": _main(loaded, rubric),
+        "sets": measured.sets,
+        "unavailable": measured.unavailable,
+        "main": _main(loaded, rubric, shown),
         "judges": _judges(rubric, judges, verdicts),
-        "pairwise": _pairwise(loaded, duels, models, other),
+        "pairwise": _pairwise(loaded, duels, models, judged.other),
     }
     files = {
         "items.parquet": parquet_bytes(_items(loaded, journal, shown)),
@@ -87,11 +101,12 @@ def write_results(
     return summary
 
 
-def _main(loaded: Loaded, rubric: Rubric | None) -> str:
-    """Name of the column that papers print; empty where nothing judges."""
+def _main(loaded: Loaded, rubric: Rubric | None, shown: list[Column]) -> str:
+    """Name of the column that papers print; empty where nothing judges, or has no figure."""
     if rubric is not None:
         return rubric.main
-    return "" if loaded.bench.judge or not loaded.bench.measures else loaded.bench.measures[0]
+    first = "" if loaded.bench.judge else next(iter(loaded.bench.measures), "")
+    return first if any(column.name == first for column in shown) else ""
 
 
 def _definition(name: str, rubric: Rubric | None) -> str:

@@ -19,11 +19,12 @@ from kontext.evaluate.benches.public import BenchItem, Loaded
 from kontext.evaluate.judges.base import Shown
 from kontext.evaluate.judges.judging import Judges, Verdicts, compare_all, judge_all, rubric_named
 from kontext.evaluate.judges.pairwise import Duel
+from kontext.evaluate.measures.base import resized
 from kontext.evaluate.public.editing import RETRIED, Work, edit_items
 from kontext.evaluate.public.editors import BenchEditor
 from kontext.evaluate.public.journal import Journal, Row, read_json
-from kontext.evaluate.public.measures import resized
-from kontext.evaluate.public.output import write_results
+from kontext.evaluate.public.measuring import measure_all
+from kontext.evaluate.public.output import Judged, write_results
 from kontext.safety.guard import EditGuard
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
@@ -80,6 +81,9 @@ def run_bench(
             journal.forget(RETRIED)
         work = Work(loaded, request.editor, guard, journal, request.seed)
         edit_items(work, lambda done, total: progress(done, total, "edits"))
+        measured = measure_all(
+            loaded, journal, lambda done, total: progress(done, total, "measures")
+        )
         album = Album(loaded, journal, guard)
         rubric = rubric_named(loaded.bench.judge) if request.judges else None
         verdicts, duels = Verdicts(), Verdicts()
@@ -89,7 +93,8 @@ def run_bench(
             verdicts = judge_all(rubric, [*shown, *album.canaries()], request.judges, desk)
             if other is not None:
                 duels = compare_all(album.duels(other), request.judges, desk)
-        return write_results(loaded, journal, run, rubric, request.judges, verdicts, duels, other)
+        judged = Judged(rubric, request.judges, verdicts, duels, other)
+        return write_results(loaded, journal, run, measured, judged)
 
 
 def _other_run(request: BenchRequest, run: Mapping[str, Any]) -> Journal | None:

@@ -15,8 +15,9 @@ import numpy as np
 
 from kontext.evaluate.benches.public import BenchItem, Loaded
 from kontext.evaluate.judges.base import Rubric
+from kontext.evaluate.measures import MEASURES
 from kontext.evaluate.pixels import Values
-from kontext.evaluate.public.measures import MEASURES
+from kontext.evaluate.public.measuring import Measurements
 from kontext.evaluate.statistics import Interval, cluster_mean, cluster_rate, cluster_ratio
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
@@ -40,12 +41,12 @@ class Column:
 
 def columns(
     loaded: Loaded,
-    rows: Mapping[str, Mapping[str, Any]],
+    measured: Measurements,
     verdicts: Sequence[Verdict],
     rubric: Rubric | None,
     judge: str,
 ) -> list[Column]:
-    """The judge's scores, then the measures."""
+    """The judge's scores, then the measures that there are figures of."""
     found = []
     if rubric is not None:
         for name in rubric.printed:
@@ -53,10 +54,12 @@ def columns(
             found.append(Column(name, rubric.scores[name], "", "higher", _values(loaded, by_item)))
     for name in loaded.bench.measures:
         own = MEASURES[name]
+        if own.title in measured.unavailable:
+            continue
         by_item = {
             item: value
-            for item, row in rows.items()
-            if (value := row.get("measures", {}).get(name)) is not None
+            for item, values in measured.values.items()
+            if (value := values.get(name)) is not None
         }
         values = _values(loaded, by_item)
         found.append(Column(name, own.title, own.unit, own.better, values))

@@ -134,7 +134,17 @@ def notes(summary: Summary) -> Iterator[str]:
         "than 30 items. Items without a result or without a usable verdict are in no mean."
     )
     for column in summary["columns"]:
-        yield f"- {column['title']}: {column['definition']}"
+        card = f" [{column['card']}]" if column["card"] else ""
+        yield f"- {column['title']}: {column['definition']}{card}"
+    for own in summary["sets"]:
+        low, high = own["low"], own["high"]
+        interval = "" if low is None else f" ({low:.5f}–{high:.5f})"
+        yield (
+            f"- {own['title']} of {own['n']} results to their {own['to']}: {own['value']:.5f}"
+            f"{interval}; {own['definition']} [{own['card']}]"
+        )
+    for title, reason in summary["unavailable"].items():
+        yield f"- not measured: {title}, {reason}"
     run = summary["run"]
     yield f"- seed {run['seed']}, policy {run['policy']}, data {run['data']}"
     if summary["judges"]:

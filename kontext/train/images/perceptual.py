@@ -76,7 +76,7 @@ def load_backbone(config: AutoencoderConfig, device: torch.device) -> Backbone:
             "autoencoder.perceptual=vgg16 needs perceptual_file: torchvision's vgg16 weights, "
             f"and '{config.perceptual_file}' is no file"
         )
-    return _vgg(path).to(device).requires_grad_(False).eval()
+    return load_vgg(path).to(device).requires_grad_(False).eval()
 
 
 def feature_distances(
@@ -110,7 +110,8 @@ def file_digest(config: AutoencoderConfig) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _vgg(path: Path) -> VggFeatures:
+def load_vgg(path: Path) -> VggFeatures:
+    """VGG-16 with torchvision's weights. Raises WeightsError."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

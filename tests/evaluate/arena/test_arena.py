@@ -58,7 +58,7 @@ def test_three_raters_recover_the_planted_order_and_the_one_who_fails_gold_is_ex
     assert {one.name: one.status for one in raters(votes)} == {
         "ann": "counted", "ben": "counted", "mallory": "excluded",
     }  # fmt: skip
-    found = rate(votes, "people", draws=60)
+    found = rate(votes, "people")
     said = [one.said for one in found.raters]
     assert said[2].startswith("mallory: excluded, 0 of ") and said[2].endswith("(80% are needed)")
     gold = sum(vote.gold for vote in votes if vote.rater != "mallory")
@@ -75,7 +75,7 @@ def test_a_pool_is_rated_alone(made: Path, arena: Arena, book: VoteBook) -> None
     machine = Arena(arena.contest, book, KEY, pool="vlm")
     Person("ann").vote(arena, 12)
     Person("ann").vote(machine, 14)  # the same name is somebody else there
-    people, machines = rate(book.votes, "people", 20), rate(book.votes, "vlm", 20)
+    people, machines = rate(book.votes, "people"), rate(book.votes, "vlm")
     assert [one.votes + one.raters[0].gold for one in (people, machines)] == [12, 14]
     assert 0 < people.votes == people.raters[0].votes
     assert people.raters[0].pool == "people" and people.as_dict()["raters"][0]["said"]
@@ -165,7 +165,7 @@ def test_who_always_says_left_is_excluded_or_his_habit_is_said(made: Path, arena
             assert task is not None
             arena.vote(f"bot {number}", task.token, LEFT)
     Person("ann").vote(arena, 20)
-    found = rate(arena.book.votes, "people", 20)
+    found = rate(arena.book.votes, "people")
     honest, *bots = found.raters
     assert all(
         one.one_sided and one.said.endswith("left in 100% of 20 decided answers") for one in bots
@@ -199,24 +199,24 @@ def test_intervals_cover_a_known_difference() -> None:
     for _ in range(runs):
         sides = rng.choice(["left", "right"], 8)
         votes = [vote(i, "a", "b", sides[i % 8]) for i in range(24)] + gold("ann")
-        difference = rate(votes, "people", draws=30).questions[0].differences[0]
+        difference = rate(votes, "people").questions[0].differences[0]
         covered += difference.low <= 0 <= difference.high
     assert covered >= 0.9 * runs
 
 
 def test_an_undecided_difference_says_how_many_votes_it_needs() -> None:
     votes = [vote(i, "a", "teacher", "left" if i % 5 else "right") for i in range(40)] + gold("ann")
-    clear = rate(votes, "people", 50).questions[0].differences[0]
+    clear = rate(votes, "people").questions[0].differences[0]
     assert (clear.first, clear.second, clear.verdict, clear.more) == ("a", "teacher", "better", 0)
-    assert rate(votes, "people", 50).anchor == "teacher"
+    assert rate(votes, "people").anchor == "teacher"
     even = [vote(i, "a", "b", ("left", "right")[i % 9 < 4]) for i in range(18)] + gold("ann")
-    (open_,) = rate(even, "people", 50).questions[0].differences
+    (open_,) = rate(even, "people").questions[0].differences
     assert open_.verdict == "undecided" and open_.more > 18
 
 
 def test_ties_and_skips() -> None:
     votes = [vote(i, "a", "b", "tie") for i in range(9)] + [vote(9, "a", "b", "skip")] + gold("ann")
-    found = rate(votes, "people", 20)
+    found = rate(votes, "people")
     first = found.questions[0]
     assert [row.rating for row in first.ratings] == pytest.approx([1000, 1000])
     assert (
@@ -304,7 +304,7 @@ def test_agreement_does_not_depend_on_the_names_of_the_editors(first: str, secon
         for i in range(8)
         for rater in ("ann", "ben")
     ]
-    found = rate([*votes, *gold("ann"), *gold("ben")], "people", 20).questions[0].agreement
+    found = rate([*votes, *gold("ann"), *gold("ben")], "people").questions[0].agreement
     # 1 of 8 differs, by chance 1 of 2 (of 32 answers: 16 of 31) would
     assert found == pytest.approx(1 - (1 / 8) / (16 / 31))
 
@@ -350,6 +350,6 @@ def test_steps_between_ratings_follow_the_strengths() -> None:
         for x, y in (("a", "b"), ("b", "c"))
         for i in range(80)
     ]
-    found = rate(votes + gold("ann"), "people", 20).questions[0].ratings
+    found = rate(votes + gold("ann"), "people").questions[0].ratings
     for first, second in pairwise(found):
         assert first.rating - second.rating == pytest.approx(191, abs=10)

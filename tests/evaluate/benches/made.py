@@ -85,6 +85,21 @@ def gedit(folder: Path, items: int, tasks: tuple[str, ...]) -> None:
         pq.write_table(pa.Table.from_pylist(own), at, row_group_size=max(1, half // 2))
 
 
+def gedit_v2(folder: Path, items: int, tasks: int) -> None:
+    """One Parquet file; two items share a picture."""
+    (folder / "data").mkdir(parents=True)
+    rows = [
+        {
+            "key": f"task{number % tasks}_{number:06d}",
+            "task": "text_editing" if number % tasks == 0 else f"task{number % tasks}",
+            "instruction": f"replace 'OLD' with 'NEW {number}'",
+            "source_image": {"bytes": png(picture(number // 2)), "path": None},
+        }
+        for number in range(items)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data" / "train-00000-of-00001.parquet")
+
+
 def imgedit(folder: Path, counts: Mapping[str, int], name: str = "singleturn.json") -> None:
     """`Benchmark/singleturn/` as it comes out of the tar."""
     at = folder / "Benchmark" / "singleturn"
@@ -109,6 +124,7 @@ def imgedit(folder: Path, counts: Mapping[str, int], name: str = "singleturn.jso
 def magicbrush(folder: Path, turns: tuple[int, ...]) -> None:
     """`test/`, one session for each number of turns. A mask is transparent where it may change."""
     sessions: dict[str, list[dict[str, str]]] = {}
+    captions: dict[str, dict[str, str]] = {}
     for number, count in enumerate(turns):
         session = str(100 + number)
         at = folder / "test" / "images" / session
@@ -133,6 +149,8 @@ def magicbrush(folder: Path, turns: tuple[int, ...]) -> None:
                 }
             )
         sessions[session] = rows
+        captions[session] = {name: f"a picture, {name}" for name in names}
+    (folder / "test" / "global_descriptions.json").write_text(json.dumps(captions))
     (folder / "test" / "edit_sessions.json").write_text(json.dumps(sessions))
 
 

@@ -29,7 +29,8 @@ def test_benches_are_found_by_file() -> None:
     assert "held-out" not in known and "public" not in known
     for module in known.values():
         counts = [count for count in module.BENCH.counts.values() if count]
-        assert len(counts) < len(module.BENCH.counts) or sum(counts) == module.BENCH.total
+        some = len(counts) < len(module.BENCH.counts) or module.BENCH.categories
+        assert some or sum(counts) == module.BENCH.total
         assert "FOLDER" in module.BENCH.get and module.BENCH.licence
 
 
@@ -125,6 +126,20 @@ def test_gedit_takes_the_english_half(tmp_path: Path) -> None:
         load_bench("gedit", tmp_path)
 
 
+def test_gedit_v2_takes_its_tasks_as_they_come_and_counts_them(tmp_path: Path) -> None:
+    made.gedit_v2(tmp_path / "whole", 1200, 23)
+    found = load_bench("gedit-v2", tmp_path / "whole")
+    assert len(found.items) == 1200 and len(found.bench.counts) == 23 and not found.problems
+    assert len({item.base for item in found.items}) == 600
+    assert found.items[0].category == "text_editing"
+    assert (found.items[0].written, found.items[0].wanted) == ("OLD", "NEW 0")
+    context = found.items[3].context
+    assert context and context.read() == made.png(made.picture(1))
+    made.gedit_v2(tmp_path / "less", 44, 22)
+    with pytest.raises(BenchError, match="22 categories where 23 were published; 44 items where"):
+        load_bench("gedit-v2", tmp_path / "less")
+
+
 @pytest.mark.parametrize("name", ["singleturn.json", "basic_edit.json"])
 def test_imgedit_has_a_rubric_for_every_type(tmp_path: Path, name: str) -> None:
     made.imgedit(tmp_path, imgedit.BENCH.counts, name)
@@ -156,6 +171,8 @@ def test_magicbrush_has_targets_and_masks(tmp_path: Path, monkeypatch: pytest.Mo
     assert second.context and second.context.path.name == "100-output1.png"
     assert second.target and second.target.path.name == "100-output2.png"
     assert second.mask and second.mask.path.name == "100-mask2.png" and second.base == "100"
+    captions = second.caption, second.context_caption
+    assert captions == ("a picture, 100-output2.png", "a picture, 100-output1.png")
     second.mask.path.unlink()
     with pytest.raises(BenchError, match="item 100_2: no picture"):
         load_bench("magicbrush", tmp_path)
