@@ -179,7 +179,10 @@ def _measure(
     backbone = NAMES[method.config.perceptual]
     rebuilt = [reconstruct(method.model, part) for part in held_out]
     decibels = torch.cat(list(map(psnr, rebuilt, held_out)))
-    similar = [ssim(*map(_channels_last, pair)) for pair in zip(held_out, rebuilt, strict=True)]
+    similar = [
+        ssim(_channels_last(one), _channels_last(other))
+        for one, other in zip(held_out, rebuilt, strict=True)
+    ]
     quality = {
         "psnr_held_out": float(decibels.mean()),
         "psnr_train": float(psnr(reconstruct(method.model, images[:512]), images[:512]).mean()),

@@ -7,7 +7,7 @@ which it is.
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from kontext.evaluate.pixels import Picture
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 
-_TRUNKS = {  # by the names of torchvision's files: of another one it would download its own
+# by the names of torchvision's files: of another one it would download its own
+_TRUNKS: dict[str, Literal["alex", "vgg", "squeeze"]] = {
     "alexnet-owt-7be5be79.pth": "alex",
     "vgg16-397923af.pth": "vgg",
     "squeezenet1_1-b8a52dc0.pth": "squeeze",
