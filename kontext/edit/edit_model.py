@@ -124,7 +124,7 @@ class EditModel:
         begin = on_phase or (lambda phase: None)
         begin("encoding")
         ready = self.prepare(edits, size, batch)
-        batches = list(_batches(ready, batch, lambda job: job.shapes))
+        batches = list(batches_of(ready, batch, lambda job: job.shapes))
         made: list[Image] = []
         for number, jobs in enumerate(batches):
             begin("sampling")
@@ -156,7 +156,7 @@ class EditModel:
         }
         known = {id(image): latents for image, latents in encoded}
         missing = [key for key in images if key not in known]
-        for keys in _batches(missing, batch, lambda key: placed[key][0].shape):
+        for keys in batches_of(missing, batch, lambda key: placed[key][0].shape):
             latents = self.codec.encode([placed[key][0] for key in keys])
             known.update(zip(keys, torch.split(latents, 1), strict=True))
         return [self._prepared(edit, size, placed, known) for edit in edits]
@@ -322,7 +322,7 @@ class EditModel:
         return self._prompts[unique].select([unique.index(text) for text in texts])
 
 
-def _batches(rows: Iterable[T], batch: int, kind: Callable[[T], object]) -> Iterator[list[T]]:
+def batches_of(rows: Iterable[T], batch: int, kind: Callable[[T], object]) -> Iterator[list[T]]:
     """Neighbours of one kind, at most `batch` at a time."""
     for _, found in groupby(rows, kind):
         group = list(found)

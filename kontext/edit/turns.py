@@ -8,14 +8,69 @@ half, which asks no policy; `kontext.edit.session` does.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from kontext.edit.canvas import Image, Mask
-from kontext.edit.edit_model import EditModel
-from kontext.edit.euler import OnStep
+from kontext.edit.edit_model import EditModel, batches_of
+from kontext.edit.euler import OnStep, part_of
 from kontext.edit.request import Edit, Options
 
-CHANGES_RESULTS = False  # edits in several turns; no stage makes them
+
+def first_latents(editor: EditModel, images: Sequence[Image], batch: int = 1) -> list[Tensor]:
+    """Latents [1, C, h, w] of the pictures that first turns change. Raises KontextError."""
+    ready = editor.prepare([Edit([image], "-") for image in images], batch=batch)
+    return [job.contexts[0] for job in ready]
+
+
+def next_turn(
+    editor: EditModel,
+    edits: Sequence[Edit],
+    latents: Sequence[Tensor],
+    options: Options,
+    *,
+    batch: int = 1,
+    on_step: OnStep | None = None,
+) -> tuple[list[Image], list[Tensor]]:
+    """One turn of several pictures: the pictures and the latents that it made.
+
+    Args:
+        latents: of each edit's first image, as the turn before made them.
+        batch: how many edits of equal sizes share a forward pass.
+
+    Raises:
+        KontextError: as `EditModel.prepare`.
+    """
+    known = [(edit.images[0], own) for edit, own in zip(edits, latents, strict=True)]
+    ready = editor.prepare(edits, batch=batch, encoded=known)
+    groups = list(batches_of(ready, batch, lambda job: job.shapes))
+    made: list[Image] = []
+    kept: list[Tensor] = []
+    for number, jobs in enumerate(groups):
+        sampled = editor.denoise(jobs, options, part_of(on_step, number, len(groups)))
+        made += editor.finish(jobs, sampled, options)
+        kept += torch.split(sampled, 1)
+    return made, kept
+
+
+def shown(
+    editor: EditModel,
+    edits: Sequence[Edit],
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    options: Options,
+    batch: int = 1,
+) -> list[Image]:
+    """The pictures of latents `after` that a turn has sampled from those `before`, for `options`.
+
+    Raises KontextError: as `EditModel.prepare`.
+    """
+    known = [(edit.images[0], own) for edit, own in zip(edits, before, strict=True)]
+    made: list[Image] = []
+    for jobs in batches_of(editor.prepare(edits, encoded=known), batch, lambda job: job.shapes):
+        own = torch.cat(list(after[len(made) : len(made) + len(jobs)]))
+        made += editor.finish(jobs, own, options)
+    return made
 
 
 class State(NamedTuple):
@@ -40,8 +95,7 @@ class Turns:
         """
         self.editor, self.image = editor, image
         self.turns: tuple[str, ...] = ()
-        (ready,) = editor.prepare([Edit([image], "-")])
-        (self._latents,) = ready.contexts
+        (self._latents,) = first_latents(editor, [image])
 
     @property
     def state(self) -> State:
@@ -73,8 +127,7 @@ class Turns:
         self.editor.check_instruction(instruction)
         options = options or Options()
         edit = Edit([self.image, *references], instruction, seed, mask)
-        ready = self.editor.prepare([edit], encoded=[(self.image, self._latents)])
-        self._latents = self.editor.denoise(ready, options, on_step)
-        (self.image,) = self.editor.finish(ready, self._latents, options)
+        made = next_turn(self.editor, [edit], [self._latents], options, on_step=on_step)
+        (self.image,), (self._latents,) = made
         self.turns = (*self.turns, instruction)
         return self.image

@@ -36,6 +36,8 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.diagnosis.diagnose import Diagnosis, diagnose
 from kontext.evaluate.diagnosis.finding import rows_of
+from kontext.evaluate.drift.result import Drift, measure_drift
+from kontext.evaluate.drift.scripts import make_scripts
 from kontext.evaluate.false_editors import FALSE_EDITORS, TrainingEdits
 from kontext.evaluate.latency import measure_edit
 from kontext.evaluate.metrics.reading import MIN_READ, load_reader, targets_read
@@ -57,13 +59,13 @@ from kontext.evaluate.score import (
     score,
     scores_json,
 )
-from kontext.evaluate.scoring import prepare
+from kontext.evaluate.scoring import pooled_features, prepare
 from kontext.evaluate.steps import qualities
 from kontext.evaluate.truths import truths_line
 from kontext.evaluate.versions import Versions, compare
 from kontext.evaluate.wordings import in_training
 from kontext.models.features.clip import load_scorer
-from kontext.models.features.efficientnet import load_features
+from kontext.models.features.efficientnet import FeatureNet, load_features
 from kontext.models.text.encoders import SMALL, load_text_encoder
 from kontext.stages import STAGES
 from kontext.train.record.numerics import LEDGER, check_against
@@ -141,7 +143,8 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     tried = qualities(bench, rows_of(bench, config.step_items), models, *codecs)
     latency = measure_edit(models, bench, ctx.home)
     known = (latency, features.digest, versions, wordings, diagnosis, tried)
-    done = Evaluation(bench, scores, outputs, *known)
+    drift = _drift(ctx, models, features)
+    done = Evaluation(bench, scores, outputs, *known, drift)
     ctx.output.add_table("items.parquet", items)
     ctx.output.add_json(
         "scores.json", {**scores_json(bench, scores, config), "wordings": asdict(wordings)}
@@ -150,6 +153,9 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     ctx.output.add_json("latency.json", dict(done.latency))
     ctx.output.add_json("steps.json", [each.as_dict() for each in tried])
     ctx.output.add_json("diagnosis.json", diagnosis.as_dict(bench))
+    ctx.output.add_json("drift.json", drift.as_dict())
+    if drift.measured:
+        ctx.output.add_table("drift.parquet", drift.table())
     _grids(ctx, bench, outputs)
     _summarise(ctx, done, _report(ctx, done, models))
 
@@ -222,6 +228,25 @@ def _pictures(
                 tar.addfile(file, io.BytesIO(png))
     ctx.output.add_file("edits.tar", path)
     return found
+
+
+def _drift(ctx: StageContext[EvaluateConfig], models: TrainedModels, net: FeatureNet) -> Drift:
+    """Edits in several turns on pictures of the test split."""
+    config, shards = ctx.config, ctx.inputs["shard"]
+    table = shards.table("splits.parquet").select(["pair_id", "component_id"]).to_pylist()
+    component = {row["pair_id"]: row["component_id"] for row in table}
+    pairs = load_split(shards, "test")
+    scripts = make_scripts(
+        pairs, component, config.drift_scripts, config.seed, config.mask_threshold
+    )
+    if config.drift_scripts and scripts.why:
+        ctx.note(f"scripts of several turns: {scripts.why}")
+    device = models.student.device
+    drift = measure_drift(
+        scripts, models, lambda images: pooled_features(net, images, device), config.mask_threshold
+    )
+    ctx.log.info("%s", drift.line)
+    return drift
 
 
 def _grids(ctx: StageContext, bench: Bench, outputs: Mapping[str, Images]) -> None:

@@ -59,7 +59,9 @@ def recipe() -> Recipe:
         distill=DistillConfig(
             teacher_edits=24, teacher_steps=4, steps=6, warmup_steps=2, batch=8, checkpoint_every=3
         ),
-        evaluate=EvaluateConfig(items_per_category=6, teacher_steps=4, diagnosed=1, step_items=1),
+        evaluate=EvaluateConfig(
+            items_per_category=6, teacher_steps=4, diagnosed=1, step_items=1, drift_scripts=4
+        ),
         publish=PublishConfig(name="kontext-ci"),
         as_default=False,
     )

@@ -68,6 +68,7 @@ def recipe(name: str = "flux1", **others: Section) -> Recipe:
             teacher_guidance=GUIDANCE,
             diagnosed=2,
             step_items=1,
+            drift_scripts=4,
         ),
     }
     return Recipe.model_validate({"name": name, **sections, **others})

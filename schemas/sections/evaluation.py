@@ -26,6 +26,9 @@ class EvaluateConfig(Section):
     step_items: int = Field(
         4, title="Items per category that are edited in 1 to 28 steps (0: none)", ge=0
     )
+    drift_scripts: int = Field(
+        24, title="Scripts of eight edits in turn on one picture, at most (0: none)", ge=0
+    )
     night: int = Field(0, title="Number of a repetition, which changes no result", ge=0)
 
     @model_validator(mode="before")

@@ -9,7 +9,12 @@ import torch
 
 from kontext.edit import edit_model
 from kontext.edit.canvas import Frame
+from kontext.edit.request import Options
+from kontext.edit.turns import Turns
+from kontext.evaluate.drift import chains
+from kontext.evaluate.drift.scripts import make_scripts
 from kontext.evaluate.models import TrainedModels
+from tests.evaluate.drift.world import made_pairs
 from tests.stages.finished_run import SIDE, finished_run
 from tests.stages.stage_harness import Harness
 
@@ -94,3 +99,27 @@ def test_batches_are_counted(models: TrainedModels, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(models, "progress", seen.append)
     models.edit(models.student, alone(3), ["x"] * 3, ["a" * 64] * 3)
     assert seen == [2, 1]
+
+
+def test_scripts_are_edited_as_sessions_and_saved_pictures_are(
+    models: TrainedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pictures(2)
+    scripts = make_scripts(*made_pairs([(0, 0, 1), (0, 1, 0)], [first, second]), 1, 0, 0.06)
+    monkeypatch.setattr(chains, "streams", lambda scripts, turn: [FIRST])
+    made = chains.run_chains(scripts, models)
+    start = chains.known(scripts, 0)[0]
+    plain, detailed, again = Turns(models.student, start), Turns(models.student, start), start
+    for turn, asked in enumerate(scripts.scripts[0].turns):
+        plain.turn(asked.instruction, seed=models.seed)
+        detailed.turn(asked.instruction, Options(keep_detail=True), seed=models.seed)
+        again = models.student.edit([again], asked.instruction, seed=models.seed)
+        assert np.array_equal(made["kept_latents"][turn][0], plain.image)
+        assert np.array_equal(made["kept_detail"][turn][0], detailed.image)
+        assert np.array_equal(made["reopened"][turn][0], again)
+        assert np.array_equal(made["identity"][turn][0], start)
+        before = chains.known(scripts, turn)[0]
+        single = models.student.edit([before], asked.instruction, seed=models.seed)
+        assert np.array_equal(made["independent"][turn][0], single)
+    assert not np.array_equal(plain.image, again)
+    assert np.array_equal(made["codec"][1][0], models.round_trip(np.stack(made["codec"][0]))[0])

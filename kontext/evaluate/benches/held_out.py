@@ -279,8 +279,12 @@ def _rivals(candidate: BenchCandidate, images: Loader, config: EvaluateConfig) -
         return np.zeros((0, *target.shape), np.uint8)
     size = (target.shape[1], target.shape[0])
     found = np.stack([resized(other, size) for other in images(others)])
-    differ = change_mask(found, target, config.mask_threshold).any(axis=(1, 2))
-    return found[differ][:MAX_RIVALS]
+    return unlike(found, target, config.mask_threshold)
+
+
+def unlike(pictures: Images, target: Picture, threshold: float) -> Images:
+    """Those of pictures [K, H, W, 3] that are visibly not the target, at most MAX_RIVALS."""
+    return pictures[change_mask(pictures, target, threshold).any(axis=(1, 2))][:MAX_RIVALS]
 
 
 def resized(picture: Picture, size: Size) -> Picture:

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from kontext.evaluate.metrics.base import Measured, Metric, Scoring, mean
 from kontext.evaluate.metrics.fidelity import MAX_OUTSIDE_RATIO
-from kontext.evaluate.pixels import Images, Masks, Values, blurred, change_mask, grown
+from kontext.evaluate.pixels import (
+    Images,
+    Masks,
+    Values,
+    blurred,
+    change_mask,
+    channel_means,
+    grown,
+)
 
 MAX_CHOICE_RATIO = 0.5
 MIN_DETAIL = 0.6
@@ -124,6 +132,11 @@ def _grown(scoring: Scoring) -> Masks:
     return grown(scoring.bench.mask, round(_pixels(scoring.output, _GROWN)))
 
 
+def untouched(scoring: Scoring) -> Masks:
+    """Pixels [N, H, W] that an edit has to leave alone: outside the grown mask."""
+    return ~_grown(scoring)
+
+
 @_once
 def outside_errors(scoring: Scoring) -> tuple[Values, Values, Values]:
     """Mean error outside the grown mask [N], that of the codec, and the output's in its worst cell.
@@ -132,7 +145,7 @@ def outside_errors(scoring: Scoring) -> tuple[Values, Values, Values]:
     the same. nan where hardly anything lies outside. A cell is an eighth of a side; it counts where
     a quarter of it lies outside.
     """
-    outside, bench = ~_grown(scoring), scoring.bench
+    outside, bench = untouched(scoring), scoring.bench
     alike = (bench.context, scoring.codec, bench.target, scoring.codec_target)
     own = np.stack([_map(scoring.output, picture) * outside for picture in alike])
     lost = _map(scoring.codec, bench.context) * outside
@@ -148,7 +161,7 @@ def outside_errors(scoring: Scoring) -> tuple[Values, Values, Values]:
 
 def _map(a: Images, b: Images) -> Values:
     """Absolute error [N, H, W], mean over channels, 0 to 1."""
-    return np.asarray(np.abs(a.astype(np.float32) - b).mean(axis=-1) / 255, np.float64)
+    return np.asarray(channel_means(np.abs(a.astype(np.float32) - b)) / 255, np.float64)
 
 
 def _cells(values: Values) -> Values:

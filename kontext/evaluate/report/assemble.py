@@ -20,6 +20,7 @@ from kontext.evaluate.report import (
 )
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import duration, figure
+from kontext.evaluate.report.drift_card import drift_card
 from kontext.evaluate.report.lineage import Node
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import headline, versions_table
@@ -72,6 +73,7 @@ def report_data(
         "versions": versions_table(done.versions),
         "metrics": [m for m in METRICS.values() if m.name in measured - {"success"}],
         "edits": cards.category_edits(done, assets),
+        "drift": drift_card(done.drift, assets),
         "reconstructions": training_card.reconstructions(done, assets),
         **_training(ctx),
         "pictures": _pictures(ctx, assets),

@@ -28,13 +28,19 @@ _CSS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve. `colour` indexes the palette; `faint` draws the unsmoothed values behind it."""
+    """One curve. `colour` indexes the palette; `faint` draws the unsmoothed values behind it.
+
+    low, high: bounds of `y`, drawn as a band; nan where there are none.
+    """
 
     label: str
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     colour: int = 0
     faint: bool = False
+    dashed: bool = False
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
 
 
 def drawable() -> bool:
@@ -74,11 +80,14 @@ def line_chart(
     for line in lines:
         colour = SERIES[line.colour % len(SERIES)]
         known = np.isfinite(line.y)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, linewidth=0)
         axes.plot(
             line.x[known],
             line.y[known],
             color=colour,
             linewidth=0.8 if line.faint else 1.8,
+            linestyle=(0, (3, 2)) if line.dashed else "-",
             alpha=0.28 if line.faint else 1.0,
             marker="o" if known.sum() < 16 and not line.faint else "",
             markersize=3,

@@ -6,6 +6,7 @@ from typing import Any
 
 from kontext.evaluate.benches.held_out import Bench, Item
 from kontext.evaluate.diagnosis.diagnose import Diagnosis
+from kontext.evaluate.drift.result import Drift
 from kontext.evaluate.pixels import Images
 from kontext.evaluate.score import Scores
 from kontext.evaluate.steps import Quality
@@ -28,6 +29,7 @@ class Evaluation:
     wordings: Wordings  # how many of the items' instructions training has
     diagnosis: Diagnosis  # what the scores come from
     qualities: Sequence[Quality]  # of the models in more and fewer steps
+    drift: Drift  # edits in several turns
 
 
 @dataclass(frozen=True)
