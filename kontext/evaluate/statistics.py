@@ -102,9 +102,10 @@ def spread(top: Floats, bottom: Floats, clusters: Sequence[str]) -> Spread:
 def crossed(items: Spread, runs: Spread) -> Spread:
     """The spread of outcomes that are related in two ways: by their items, and by their training.
 
-    Both variances count in full, which is more than needed where trainings agree: of 400 simulated
-    comparisons the intervals held no difference in 93.5 to 99.5 %, with 2, 3 and 5 seeds; with the
-    items' alone in 70 to 97 %. The items' alone where there is one run, or none differs.
+    Both variances count in full, which is more than needed where trainings agree: of simulated
+    comparisons without a difference (`python -m benchmarks.seed_intervals`) the intervals hold none
+    in 93.8 to 99.5 %, with the items' alone in 73.8 to 99.0 %. The items' alone where there is one
+    run, or none differs.
     """
     if not runs.df or not items.df or not runs.variance:
         return items
