@@ -11,7 +11,7 @@ from flows.cli.shared.complete import complete_ref
 from flows.cli.shared.options import Json, Panel, Store
 from flows.cli.shared.show import print_json, say
 
-PLACE = (Panel.MODELS, 7)
+PLACE = (Panel.MODELS, 8)
 
 Refs = Annotated[
     list[str],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -219,8 +218,6 @@ def build(
     """Choose up to `items_per_category` items per category, the same ones every time.
 
     Clusters take turns in an order drawn from the seed, so a big cluster cannot fill a category.
-    Each gives an edit of which the category has fewest by what it asks for, so that a category's
-    figure is not left to how many easy values were drawn.
 
     Args:
         images: gives the pictures of n rows, uint8 [H, W, 3] each.
@@ -233,7 +230,7 @@ def build(
     chosen: list[BenchCandidate] = []
     for found in grouped.values():
         count = 0
-        for candidate in _in_order(found, config.seed):
+        for candidate in _round_robin(found, config.seed):
             if count == config.items_per_category:
                 break
             if len(candidate.context) != 1 or not _changes(candidate, images, config):
@@ -292,33 +289,12 @@ def resized(picture: Picture, size: Size) -> Picture:
     return fit((picture.shape[1], picture.shape[0]), size)(picture)
 
 
-def _in_order(candidates: Sequence[BenchCandidate], seed: int) -> Iterator[BenchCandidate]:
-    """Candidates, clusters in turn; of a cluster, one that asks for what came least so far."""
-
+def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchCandidate]:
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    waiting: dict[str, dict[str, deque[BenchCandidate]]] = {}
-    for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
-        own = waiting.setdefault(candidate.item.cluster, {})
-        own.setdefault(candidate.item.asked, deque()).append(candidate)
-    came: Counter[str] = Counter()
-    heaps = {  # how often a value had come when it was put there; corrected when it is looked at
-        cluster: [(0, place, what) for place, what in enumerate(waiting[cluster])]
-        for cluster in sorted(waiting, key=draw)
-    }
-    while heaps:
-        for cluster, heap in list(heaps.items()):
-            while heap[0][0] < came[heap[0][2]]:
-                _, place, what = heap[0]
-                heapq.heapreplace(heap, (came[what], place, what))
-            what = heap[0][2]
-            yield waiting[cluster][what].popleft()
-            came[what] += 1
-            if not waiting[cluster][what]:
-                heapq.heappop(heap)
-            if not heap:
-                del heaps[cluster]
+    shuffled = sorted(candidates, key=lambda c: draw(c.item.pair_id))
+    return in_turn(shuffled, lambda c: c.item.cluster, draw)
 
 
 def in_turn(
