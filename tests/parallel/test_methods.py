@@ -109,7 +109,8 @@ def test_validation_on_the_way_is_the_same_on_two_ranks(ranks: list[dict[str, An
     assert [row["step"] for row in alone] == [2, 4, 6]
     assert "val_loss" in alone[0] and "val_loss/level_7" in alone[0]
     for one, two in zip(alone, ranks[0]["measured"], strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
+        # context_use is a small difference of two losses
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
 def test_too_small_a_batch_for_the_ranks_is_refused(ranks: list[dict[str, Any]]) -> None:
