@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from uuid import uuid4
 
 from kontext.engine import known_sources
 from kontext.engine.known_sources import KnownSources, Read
@@ -142,13 +143,6 @@ def _top(name: str) -> tuple[tuple[Path, ...], Path | None] | None:
 
 @cache
 def _source(path: Path) -> SourceFile:
-    stat = path.stat()
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _parsed(path: Path, changed: int, size: int) -> SourceFile:
-    """Read a module; `changed` (time) and `size` tell its versions apart in the cache."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     read = known().get(digest)
@@ -174,11 +168,22 @@ def _read(source: str, name: str) -> Read:
     )
 
 
+def _reader() -> str:
+    """SHA-256 of the code that reads sources."""
+    try:
+        files = (__file__, known_sources.__file__, syntax.__file__)
+        return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
+    except OSError:
+        return uuid4().hex  # nobody can say what it is: no other process's
+
+
+_READER = _reader()  # as this process has loaded it: files may change while it runs
+
+
 @cache
 def known() -> KnownSources:
     """What earlier processes have read, by this code."""
-    code = b"".join(Path(str(file)).read_bytes() for file in (__file__, syntax.__file__))
-    return KnownSources(known_sources.FILE, hashlib.sha256(code).hexdigest())
+    return KnownSources(known_sources.FILE, _READER)
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:

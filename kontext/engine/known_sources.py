@@ -1,24 +1,27 @@
 """What the fingerprint has read of source files, kept from one process to the next.
 
 An entry is found by the SHA-256 of a file's bytes, so it is true of nothing else, and by that of
-the code that reads them. The file lies in `kontext/__pycache__`, beside what Python keeps of the
-same sources, and is trusted like it. Where Python may write nothing there (`-B`, an installation
-of somebody else), each process reads for itself.
+the code that reads them. The file lies where this Python keeps what it compiled of the same sources
+(`kontext/__pycache__`), one for each version of Python, and is trusted like that: it says the
+SHA-256 of its own contents, which tells damage and not intent. Where Python may write nothing there
+(`-B`, an installation of somebody else), each process reads for itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import sys
-import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
+from uuid import uuid4
 
 CHANGES_RESULTS = False  # gives what reading the same bytes again would give
 
-FILE = Path(__file__).parents[1] / "__pycache__" / "fingerprints.json"
+_BESIDE = Path(__file__).parents[1] / "fingerprints.py"  # no file: only its place is asked for
+FILE = Path(cache_from_source(str(_BESIDE), optimization="")).with_suffix(".json")
 _MOST = 4_000  # entries; a checkout that changes a lot begins anew then
 
 
@@ -58,23 +61,34 @@ class KnownSources:
 
     def save(self) -> None:
         """Write the file if there is something new, and Python itself might write there."""
-        if not self._new or sys.dont_write_bytecode or sys.pycache_prefix:
+        if not self._new or sys.dont_write_bytecode:
             return
         self._new = False
         entries = {digest: asdict(read) for digest, read in (self._entries or {}).items()}
-        partial = self._file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        text = json.dumps({"reader": self._reader, "entries": entries})
+        partial = self._file.with_suffix(f".{uuid4().hex}")  # other machines may share the folder
         with suppress(OSError):  # the next process reads for itself, as this one did
-            partial.write_text(json.dumps({"reader": self._reader, "entries": entries}))
-            partial.replace(self._file)
+            try:
+                partial.write_text(f"{_sha256(text)}\n{text}")
+                partial.replace(self._file)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, Read]:
         try:
-            found = json.loads(self._file.read_text())
-            if found["reader"] != self._reader:
-                return {}
-            return {digest: _read(**said) for digest, said in found["entries"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return {}  # there is none, or it is not ours
+            said, _, text = self._file.read_text().partition("\n")
+        except (OSError, ValueError):  # there is none, or it is no text
+            return {}
+        if said != _sha256(text):
+            return {}
+        found = json.loads(text)
+        if found["reader"] != self._reader:
+            return {}
+        return {digest: _read(**entry) for digest, entry in found["entries"].items()}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(hash: str, imports: list[str], patterns: list[str], changes_results: bool | None) -> Read:

@@ -231,7 +231,7 @@ def test_the_whole_graph_parses_each_file_once(
             parsed.append(name)
         return parse(source, name)
 
-    fingerprint._parsed.cache_clear()
+    fingerprint.forget()
     fingerprint.known.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(known_sources, "FILE", tmp_path / "none.json")  # nothing was read before
