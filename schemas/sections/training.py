@@ -169,6 +169,7 @@ class PictureConfig(Section):
     ema_decay: float = Field(0.97, title="Decay of the exponential moving average, per step")
 
 
+Weights = dict[str, Annotated[float, Field(ge=0)]]  # of sampling; 0: none are drawn
 AfterFlow = GuidanceConfig | PictureConfig  # of the methods that train a flow further
 
 
@@ -226,15 +227,15 @@ class FinetuneConfig(Section):
     pictures: PictureConfig = Field(PictureConfig(), title="Steps on decoded images")
     guidance_distill: GuidanceConfig = Field(GuidanceConfig(), title="Guidance distillation")
     ema_decay: float = Field(0.995, title="Decay of the exponential moving average, per step")
-    category_weights: dict[str, float] = Field(
+    category_weights: Weights = Field(
         default_factory=dict, title="Sampling weight by category (1 where none is given)"
     )
-    size_weights: dict[str, float] = Field(
+    size_weights: Weights = Field(
         default_factory=dict,
         title="Sampling weight of edits in a category by the target's size, such as 832x1248 (1 "
         "where none is given)",
     )
-    source_weights: dict[str, float] = Field(
+    source_weights: Weights = Field(
         default_factory=dict,
         title="Sampling weight of each source of pairs as a whole, such as pairs:mine (1 where "
         "none is given; empty: a source counts by its pairs)",

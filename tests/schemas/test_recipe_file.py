@@ -47,7 +47,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     ][: draw(st.integers(0, 2))]
     data["finetune"] |= {
         "lr": draw(REAL),
-        "category_weights": draw(st.dictionaries(WORDS, REAL, max_size=3)),
+        "category_weights": draw(st.dictionaries(WORDS, REAL.map(abs), max_size=3)),
         "groups": [{"match": draw(WORDS), "weight_decay": None}][: draw(st.integers(0, 1))],
     }
     return Recipe.model_validate(data)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kontext.data.encoded.pair_tensors import (
     SizedDraw,
@@ -115,6 +116,21 @@ def test_a_source_has_its_share_whatever_its_number_of_pairs() -> None:
                        (replace(data, source=None), "do not say their source")):  # fmt: skip
         with pytest.raises(RecipeError, match=words):
             sampling_weights(own, edits, {}, source_weights={"x": 1.0})
+    nothing = dict.fromkeys(data.sources, 0.0)
+    with pytest.raises(RecipeError, match="every edit of the training split weighs 0"):
+        sampling_weights(data, edits, {}, source_weights=nothing)
+    with pytest.raises(RecipeError, match="every text-to-image pair of the training split weighs"):
+        sampling_weights(data, data.singles(), {}, source_weights=nothing)
+    with pytest.raises(ValidationError, match=r"source_weights\.pairs:mine"):
+        toy_config(source_weights={"pairs:mine": -1.0})
+
+
+def test_singles_that_are_never_drawn_may_weigh_nothing() -> None:
+    data = toy_pairs(edits=4, singles=4)
+    data = replace(data, source=torch.tensor([0] * 4 + [1] * 4), sources=("edits", "words"))
+    config = toy_config(t2i_steps=0, t2i_share=0.0, source_weights={"words": 0.0})
+    ((_, pairs),) = FlowMethod(config, data, toy_model()).pairs_at(0)
+    assert set(pairs.tolist()) <= set(range(4))
 
 
 def test_pairs_of_one_size_are_drawn_as_ever() -> None:

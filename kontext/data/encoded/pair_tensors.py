@@ -209,7 +209,8 @@ def sampling_weights(
     number of pairs; all else then holds inside a source.
 
     Raises:
-        RecipeError: a size is named that no target of `pairs` has, or a source that is not there.
+        RecipeError: a size is named that no target of `pairs` has, or a source that is not there;
+            or all of `pairs` weigh 0.
     """
     category = data.category[pairs]
     counts = torch.bincount(category, minlength=len(data.categories)).clamp(min=1)
@@ -222,7 +223,14 @@ def sampling_weights(
         weights = _evenly(weights, _by_size(data, pairs, size_weights), category, counts)
     if source_weights:
         weights = weights * _by_source(data, pairs, weights, source_weights)
-    return weights / weights.sum()
+    total = weights.sum()
+    if len(pairs) and not float(total):
+        kind = "edit" if bool((data.context[pairs] != NO_CONTEXT).any()) else "text-to-image pair"
+        raise RecipeError(
+            f"category_weights, size_weights or source_weights: every {kind} of the training "
+            "split weighs 0, so none can be drawn"
+        )
+    return weights / total
 
 
 def _evenly(weights: Tensor, factors: Tensor, category: Tensor, counts: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def validation(
     """
     rows = level_losses(model, held_out, limit=limit, seed=seed, told=told)
     found = {"val_loss": _mean(rows)}
-    if (use := context_use(model, held_out, seed, told)) is not None:
+    if (use := context_use(model, held_out, seed, told, limit)) is not None:
         found["context_use"] = use
     for key in ("category", "level"):
         for value in sorted({row[key] for row in rows}, key=str):
@@ -50,7 +50,11 @@ def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
 
 
 def context_use(
-    model: FluxTransformer, held_out: PairTensors, seed: int = 0, told: float = 1.0
+    model: FluxTransformer,
+    held_out: PairTensors,
+    seed: int = 0,
+    told: float = 1.0,
+    limit: int = 16,
 ) -> float | None:
     """How much a model looks at the pictures that an edit comes with: 1 - own / exchanged.
 
@@ -60,12 +64,14 @@ def context_use(
 
     Args:
         told: see `level_losses`.
+        limit: edits per category, at most: each goes through the model eight times.
     """
     given = _exchangeable(held_out)
     if given is None:
         return None
     own, exchanged = (
-        _mean(level_losses(model, data, levels=4, limit=16, seed=seed, told=told)) for data in given
+        _mean(level_losses(model, data, levels=4, limit=limit, seed=seed, told=told))
+        for data in given
     )
     return 1 - own / max(exchanged, 1e-12)
 

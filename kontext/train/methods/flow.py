@@ -156,7 +156,8 @@ class FlowMethod:
             config.source_weights,
         )
         alike = None  # singles by their number, or by their source's weight
-        if config.source_weights:
+        drawn = config.t2i_steps or config.t2i_share or not len(self._edits)
+        if config.source_weights and drawn:
             alike = sampling_weights(data, self._singles, {}, source_weights=config.source_weights)
         self._draw_edits = SizedDraw(self._edit_weights, sizes_of(data, self._edits))
         self._draw_singles = SizedDraw(alike, sizes_of(data, self._singles))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kontext.train.flow.validation import context_use
+from kontext.train.flow.validation import context_use, validation
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from tests.train.toy import toy_config, toy_model, toy_pairs
@@ -42,3 +42,14 @@ def test_references_count_too_and_pairs_without_another_of_their_shape_do_not() 
     assert context_use(model, two) is not None
     back = replace(two, references=None, context=two.target.flip(0))  # there and back
     assert context_use(model, back) is None
+
+
+def test_a_validation_of_few_pairs_is_one_of_the_context_too() -> None:
+    """All edits of a category there would cost more than the validation itself."""
+    model, counts = toy_model(), list[int]()
+    model.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
+    data = toy_pairs(edits=24, singles=0)
+    for limit in (1, 2):
+        counts.clear()
+        validation(model, data, limit, 0)
+        assert max(counts) == limit and sum(counts) == 16 * limit * len(data.category.unique())
