@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from kontext.data.shards.read import PairRow, load_split
 from kontext.evaluate.arena.contest import open_contest
 from kontext.evaluate.benches.held_out import asked
-from kontext.evaluate.categories import RECOLOURINGS
+from kontext.evaluate.categories import scored_category
 from kontext.evaluate.statistics import cluster_rate
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
@@ -57,16 +57,11 @@ def chosen(rows: Sequence[PairRow], count: int, draw: random.Random) -> list[Pai
     """So many rows, the categories in turn."""
     groups: dict[str, list[PairRow]] = defaultdict(list)
     for row in draw.sample(rows, len(rows)):
-        groups[category(row)].append(row)
+        groups[scored_category(row)].append(row)
     found: list[PairRow] = []
     while len(found) < count and any(groups.values()):
         found += [group.pop() for _, group in sorted(groups.items()) if group]
     return draw.sample(found[:count], len(found[:count]))
-
-
-def category(row: PairRow) -> str:
-    """Of the report."""
-    return "recolouring" if row.relation in RECOLOURINGS else row.relation_class
 
 
 def sheet(home: Path, out: Path, model: str, editor: str, count: int, seed: int) -> None:
@@ -92,7 +87,7 @@ def sheet(home: Path, out: Path, model: str, editor: str, count: int, seed: int)
         page.save(out / f"sheet-{first // per_sheet + 1}.png")
     (out / "choices.md").write_text(_listed([four for _, four in asks]))
     key = [
-        {"answer": LETTERS[four.index(row.instruction)], "category": category(row)}
+        {"answer": LETTERS[four.index(row.instruction)], "category": scored_category(row)}
         for row, four in asks
     ]
     (out / "key.json").write_text(json.dumps(key))

@@ -15,7 +15,7 @@ from benchmarks.planted import related, sizes
 from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.evaluate.versions import MODELS, compare_again
 
-RATES = (0.58, 0.80, 0.57, 0.42, 0.40, 0.95)  # by category, near those that the demo reached
+RATES = (0.58, 0.80, 0.57, 0.42, 0.40, 0.95, 0.90)  # by category, near those that the demo reached
 ITEMS, CLUSTERS, CORRELATION = 60, (8, 13, 40), 0.3
 FALL = 0.15
 Flags = NDArray[np.bool_]

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
+from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.evaluate.false_editors import FALSE_EDITORS
 from kontext.evaluate.score import SUCCESS_GOALS
 from kontext.evaluate.statistics import Interval, cluster_rate
@@ -42,7 +43,7 @@ class Rates:
     """One category over all seeds."""
 
     category: str
-    goal: float
+    goal: float | None  # none of what is scored apart without one
     by_seed: list[float]  # of the student
     editors: dict[str, Interval]  # of EDITORS
     wrong: str  # the editor that is best of those that are wrong on purpose
@@ -73,10 +74,10 @@ def evaluated(recipe: Recipe, home: Path, seed: int) -> Artifact:
 def rates(tables: Sequence[pa.Table]) -> list[Rates]:
     """Per category, of one table of evaluated items a seed (`items.parquet`)."""
     categories = pc.unique(tables[0]["category"]).to_pylist()
-    return [_rates(tables, c, SUCCESS_GOALS[c]) for c in SUCCESS_GOALS if c in categories]
+    return [_rates(tables, c, SUCCESS_GOALS.get(c)) for c in SCORED_CATEGORIES if c in categories]
 
 
-def _rates(tables: Sequence[pa.Table], category: str, goal: float) -> Rates:
+def _rates(tables: Sequence[pa.Table], category: str, goal: float | None) -> Rates:
     found = {name: _over_seeds(tables, category, name) for name in EDITORS}
     wrong = {name: _over_seeds(tables[:1], category, name) for name in FALSE_EDITORS}
     best = max(wrong, key=lambda name: wrong[name].value)
@@ -128,13 +129,12 @@ def table(found: Sequence[Rates], others: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in found:
         student = row.editors["student"]
-        reached = "reached" if student.value >= row.goal else "**not reached**"
         figures = [_percent(row.editors[name]) for name in EDITORS[1:]]
         named = f", {row.wrong}" if row.of_wrong.value else ""
         wrong = f"{_percent(row.of_wrong)}{named}{'' if row.apart else ' (overlaps)'}"
         seeds = ", ".join(f"{value:.0%}" for value in row.by_seed)
         own = f"{_percent(student)} ({_percent(student.low)} to {_percent(student.high)})"
-        cells = (row.category, own, *figures, seeds, wrong, f"{row.goal:.0%}, {reached}")
+        cells = (row.category, own, *figures, seeds, wrong, _against(row.goal, student.value))
         lines.append(f"| {' | '.join(cells)} |")
     for goal in others:
         values = [value for value in goal["by_seed"] if value is not None]
@@ -149,6 +149,12 @@ def table(found: Sequence[Rates], others: Sequence[Mapping[str, Any]]) -> str:
             f"| {' | '.join(cells)} | {wanted}, {'reached' if there else '**not reached**'} |"
         )
     return "\n".join(lines)
+
+
+def _against(goal: float | None, value: float) -> str:
+    if goal is None:
+        return "none"
+    return f"{goal:.0%}, {'reached' if value >= goal else '**not reached**'}"
 
 
 def _percent(value: Interval | float) -> str:

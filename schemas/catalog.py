@@ -162,7 +162,7 @@ VOTES = t.table_schema(
     ("pool", pa.string(), "people or vlm: who votes there; never rated together"),
     ("rater", pa.string(), "the name that was given"),
     ("pair_id", pa.string(), "key into pairs"),
-    ("category", pa.string(), "local, global, character, style, text or recolouring"),
+    ("category", pa.string(), "local, global, character, style, text, recolouring or removal"),
     ("component_id", pa.string(), "connected component: items that share one are related"),
     ("left_editor", pa.string(), _SHOWN.format("left")),
     ("right_editor", pa.string(), _SHOWN.format("right")),

@@ -12,6 +12,7 @@ from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.metrics import Measured
 from kontext.evaluate.references import EDITORS
 from kontext.evaluate.statistics import Interval, cluster_rate
+from schemas.tables import CATEGORIES
 
 MUST_PASS, MUST_FAIL = 0.95, 0.20  # least and greatest rates
 
@@ -24,6 +25,12 @@ class Truth:
     category: str
     relation: str
     rate: Interval
+
+    @property
+    def named(self) -> str:
+        """The relation, with its category where that is scored apart."""
+        apart = self.category not in CATEGORIES
+        return f"{self.relation} ({self.category})" if apart else self.relation
 
     @property
     def must(self) -> str:
@@ -74,7 +81,7 @@ def truths_line(truths: Mapping[tuple[str, str], Sequence[Truth]]) -> str:
     broken = [truth for truth in found if not truth.holds]
     if not broken:
         return f"success judges all {len(found)} known truths rightly"
-    named = ", ".join(dict.fromkeys(truth.relation for truth in broken))
+    named = ", ".join(dict.fromkeys(truth.named for truth in broken))
     return (
         f"success judges {len(found) - len(broken)} of {len(found)} known truths rightly; it is "
         f"not to be trusted alone for: {named}"

@@ -8,6 +8,7 @@ Figures:
     style: {%} of style edits succeed
     text: {%} of text edits succeed
     recolouring: {%} of recolourings succeed
+    removal: {%} of removals succeed
     text_read: OCR reads {%} of text edits rightly
     outside: outside a local edit the picture changes {} times as much as by encoding alone
     autoencoder: the autoencoder's PSNR is {} dB
@@ -52,6 +53,7 @@ from kontext.evaluate.report.charts import drawable
 from kontext.evaluate.report.model import Evaluation
 from kontext.evaluate.report.verdict import goal_rows, unfit_line, verdict_markdown
 from kontext.evaluate.score import (
+    SUCCESS_GOALS,
     Place,
     Scores,
     autoencoder_scores,
@@ -289,6 +291,9 @@ def _summarise(ctx: StageContext, done: Evaluation, page: Path) -> None:
     for goal in scores.goals:
         value = goal.measured.value
         ctx.output.metric(goal.name, None if value != value else round(value, 4))
+    for category in sorted(set(scores.table["student"]) - set(SUCCESS_GOALS)):
+        rate = scores.table["student"][category]["success"].value
+        ctx.output.metric(category, round(rate, 4))
     ctx.output.metric("success_measure", MEASURE)
     ctx.output.metric("goals_reached", len(scores.of_verdict("reached")))
     ctx.output.metric("goals_not_measured", len(scores.of_verdict("not measured")))

@@ -11,6 +11,7 @@ Figures:
     clip_new: {%} of today's are new to it, and it is the last version's
 """
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,6 +66,7 @@ _SHOWN = 12
 _FEW = 64  # images that are scored sooner than processes have started
 _VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
 _REASONS = {"change_kept": "edit_cropped"}  # of scores whose reason is not their own name
+_HINTS = {"edit_cropped": ": no size in training (ingest.sizes) has the shape of their pictures"}
 _FLAT = (
     "exposure_delta",
     "changed_frac",
@@ -242,6 +244,7 @@ def _report(
         "clip_loss": round(screened.trained.loss, 4),
         **{f"clip_{name}": round(v, 4) for name, v in screened.trained.metrics.items()},
     }
+    _say_lost(ctx, named["reason"], total, let_in)
     ctx.report.table("screen-dropped", rows)
     ctx.report.markdown(
         "screen-summary",
@@ -249,6 +252,16 @@ def _report(
         f"{len(unmatchable):,} images scored by {', '.join(policy.classifiers)}, "
         f"{int(unmatchable.sum()):,} of them under the stricter limits of unmatchable images.",
     )
+
+
+def _say_lost(ctx: StageContext, reasons: pa.ChunkedArray, total: int, let_in: int) -> None:
+    """Log what was rejected for which reason; note a reason that took half of all pairs."""
+    lost = Counter(reasons.to_pylist()).most_common()
+    named = "; rejected: " + ", ".join(f"{why} {count:,}" for why, count in lost) if lost else ""
+    ctx.log.info("%s of %s pairs accepted%s", f"{let_in:,}", f"{total:,}", named)
+    for why, count in lost:
+        if count * 2 > total:
+            ctx.note(f"{count:,} of {total:,} pairs are rejected for {why}{_HINTS.get(why, '')}")
 
 
 def _let_in(pairs: pa.Table, accepted: pa.Table) -> set[str]:

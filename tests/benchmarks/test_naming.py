@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import naming
 from kontext.data.shards.read import PairRow
+from kontext.evaluate.categories import scored_category
 from tests.evaluate.arena import world
 
 
@@ -47,7 +48,7 @@ def test_edits_of_the_same_context_come_first_and_too_few_are_no_question() -> N
 
 def test_categories_take_turns() -> None:
     rows = [row(i, "red", i, relation="hat" if i < 30 else "color") for i in range(34)]
-    found = [naming.category(one) for one in naming.chosen(rows, 8, random.Random(0))]
+    found = [scored_category(one) for one in naming.chosen(rows, 8, random.Random(0))]
     assert sorted(found) == ["local"] * 4 + ["recolouring"] * 4
 
 

@@ -8,14 +8,19 @@ from benchmarks.seeds import EDITORS, goals, rates, table
 from kontext.evaluate.false_editors import FALSE_EDITORS
 
 
-def items(student: list[bool], palette: list[bool] | None = None, first: int = 0) -> pa.Table:
+def items(
+    student: list[bool],
+    palette: list[bool] | None = None,
+    first: int = 0,
+    category: str = "style",
+) -> pa.Table:
     """40 items of 20 subjects; every editor but the student fails, but for `palette`."""
     rows = []
     for editor in (*EDITORS, *FALSE_EDITORS):
         done = {"student": student, "palette": palette or [False] * 40}.get(editor, [False] * 40)
         rows += [
             {
-                "pair_id": f"p{first + i:03}", "category": "style", "editor": editor,
+                "pair_id": f"p{first + i:03}", "category": category, "editor": editor,
                 "cluster": f"c{i % 20}", "success": done[i],
             }
             for i in range(40)
@@ -43,6 +48,13 @@ def test_wrong_edits_count_once_and_overlap_is_said() -> None:
     assert not row.apart
     assert "40%, palette (overlaps)" in table([row], [])
     assert "60%, reached" in table([row], []) and "not reached" not in table([row], [])
+
+
+def test_what_has_no_goal_is_shown_beside_the_best_wrong_edit() -> None:
+    (row,) = rates([items([True] * 40, [i < 20 for i in range(40)], category="removal")])
+    assert row.goal is None
+    text = table([row], [])
+    assert "| removal | 100%" in text and "| 50%, palette | none |" in text
 
 
 def test_other_items_are_no_seeds_of_one_figure() -> None:

@@ -18,6 +18,7 @@ from kontext.data.sources.dicebear import DiceBearSource
 from kontext.data.sources.signs import SignSource
 from kontext.data.sources.stable import stable_hash
 from kontext.evaluate.benches.held_out import Bench, BenchCandidate, Item, asked, build
+from kontext.evaluate.categories import scored_category
 from kontext.evaluate.false_editors import TrainingEdits
 from kontext.evaluate.pixels import Images
 from schemas.sections.data import MineConfig
@@ -93,4 +94,4 @@ def _bench(found: Sequence[Candidate], known: dict[str, MinedImage]) -> Bench:
 
 def _item(row: PairRow, subject: str) -> Item:
     said = ("do it", "after", "before", "drawn")
-    return Item(row.pair_id, row.relation_class, row.relation, asked(row), *said, subject)
+    return Item(row.pair_id, scored_category(row), row.relation, asked(row), *said, subject)

@@ -28,7 +28,8 @@ def false_outputs() -> dict[str, Images]:
 def rates(output: Images) -> dict[str, float]:
     passed = succeeded(scored(output))
     relation = np.array([item.relation for item in drawn()[0].items])
-    return {name: float(passed[relation == name].mean()) for name in SHAPES}
+    shape = np.array([item.category != "removal" for item in drawn()[0].items])
+    return {name: float(passed[shape & (relation == name)].mean()) for name in SHAPES}
 
 
 def test_the_bench_has_what_is_asked_of_it() -> None:
@@ -56,6 +57,12 @@ def test_wrong_edits_fail_in_every_relation_of_shape(
     name: str, false_outputs: dict[str, Images]
 ) -> None:
     assert max(rates(false_outputs[name]).values()) <= 0.2
+
+
+def test_a_fill_takes_things_away_so_removals_stand_apart(false_outputs: dict[str, Images]) -> None:
+    removed = np.array([item.category == "removal" for item in drawn()[0].items])
+    assert removed.sum() >= 8
+    assert succeeded(scored(false_outputs["filled"]))[removed].mean() > 0.2
 
 
 @pytest.mark.parametrize(
@@ -145,14 +152,14 @@ def test_truths_name_what_does_not_hold() -> None:
         for name, output in outputs.items()
     }
     truths = known_truths(bench, per_item)
-    assert [relation for _, relation in truths] == sorted(
-        SHAPES, key=lambda name: {"expression": 0, "glasses": 1, "text": 2}[name]
-    )
+    places = [("character", "expression"), ("local", "glasses"), ("removal", "glasses")]
+    assert list(truths) == [*places, ("text", "text")]
     assert all(truth.holds for row in truths.values() for truth in row)
-    assert truths_line(truths) == "success judges all 6 known truths rightly"
+    assert truths_line(truths) == "success judges all 8 known truths rightly"
     per_item["identity"] = {"success": mean(np.ones(len(bench)))}
     truths = known_truths(bench, per_item)
-    assert truths_line(truths).startswith("success judges 3 of 6 known truths rightly")
+    assert truths_line(truths).startswith("success judges 4 of 8 known truths rightly")
+    assert truths_line(truths).endswith("for: expression, glasses, glasses (removal), text")
     assert truths["text", "text"][1].as_dict()["holds"] is False
 
 

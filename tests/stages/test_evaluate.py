@@ -353,16 +353,24 @@ def test_steps_are_shown_against_quality(
     assert "Steps against quality" in page[1] and "Of 5 items" in page[1]
 
 
-def test_recolourings_have_their_own_rows_and_pictures(
+def test_recolourings_and_removals_have_their_own_rows_and_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_out, "RECOLOURINGS", ("global-0", "global-1"))
+    apart = {"global": "recolouring", "style": "removal"}
+    monkeypatch.setattr(
+        held_out, "scored_category", lambda row: apart.get(row.relation_class, row.relation_class)
+    )
     harness = finished_run(tmp_path)
     artifact = harness.run("evaluate")
-    assert "recolouring" in artifact.json("scores.json")["categories"]
-    assert "grids/recolouring.png" in artifact.names()
-    assert "grids/global.png" not in artifact.names()
-    assert 'id="edits-recolouring"' in artifact.path("report/index.html").read_text()
+    page = artifact.path("report/index.html").read_text()
+    for before, category in apart.items():
+        assert category in artifact.json("scores.json")["categories"]
+        assert f"grids/{category}.png" in artifact.names()
+        assert f"grids/{before}.png" not in artifact.names()
+        assert f'id="edits-{category}"' in page
+        assert isinstance(artifact.manifest.metrics[category], float)
+    assert page.count("no goal</td>") == 1  # removals'
+    assert "removal" not in [goal["name"] for goal in artifact.json("scores.json")["goals"]]
     assert harness.run("publish").names()
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kontext.data.buckets import Buckets
@@ -26,11 +28,11 @@ from kontext.safety.keys import run_key
 from kontext.safety.pdq import pdq_dihedral
 from kontext.safety.policy import load_policy
 from kontext.safety.wording.classifier import TextClassifier
-from kontext.stages import STAGES
+from kontext.stages import STAGES, screen
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactWriter
 from schemas.manifest import artifact_digest
-from schemas.recipes import Recipe
-from schemas.sections.data import ScreenConfig
+from schemas.recipes import Recipe, load_recipe
+from schemas.sections.data import IngestConfig, ScreenConfig
 from schemas.tables import (
     CAPTIONS,
     DECISIONS,
@@ -196,6 +198,25 @@ def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> N
     assert metrics["pairs_screened"] == len(PAIR_PLAN)
     assert metrics["pairs_accepted"] == sum(not plan[3] for plan in PAIR_PLAN.values())
     assert 0 < float(metrics["pass_rate/l1"] or 0) < 1
+
+
+def test_a_reason_that_takes_most_pairs_is_noted_and_all_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    used = Harness(tmp_path, load_recipe("ci"))
+    writer = used.store.writer("screen", "d")
+    context = used.context("screen", writer)
+    caplog.set_level(logging.INFO)
+    lost = pa.chunked_array([["edit_cropped"] * 6 + ["ssim_max"] * 5])
+    screen._say_lost(context, lost, 10, 2)
+    assert caplog.messages[0] == (
+        "2 of 10 pairs accepted; rejected: edit_cropped 6, ssim_max 5"  # a pair may have both
+    )
+    (note,) = writer.notes
+    assert note.startswith("6 of 10 pairs are rejected for edit_cropped: ")
+    assert "ingest.sizes" in note and "sizes" in IngestConfig.model_fields
+    screen._say_lost(context, pa.chunked_array([[]], pa.string()), 3, 3)
+    assert caplog.messages[-1] == "3 of 3 pairs accepted"
 
 
 def test_a_second_run_gives_the_same_bytes(made: tuple[Harness, Artifact], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Nothing of a picture is read: only names, tables and texts.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from schemas.paths import expanded
 from schemas.sections.sources import PathSource
 
 CHANGES_RESULTS = False  # it chooses settings, which are in the recipe
+
+_FOLDERS = 3  # that a warning names
 
 
 def source_at(path: str) -> PathSource:
@@ -99,18 +102,29 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
             "the run will end at stage mine unless it makes edits itself: "
             "--set ingest.edits.per_picture=4"
         )
-    lost = sum(one.reason == "not_used" for one in planned.skipped)
+    lost = [one.ref for one in planned.skipped if one.reason == "not_used"]
     if lost and not video:
-        found.append(f"{lost:,} files belong to no pair and are not used")
-    wordless = sum(one.reason == "instruction_missing" for one in planned.skipped)
+        found.append(f"{len(lost):,} files belong to no pair and are not used, {_where(lost)}")
+    wordless = [one.ref for one in planned.skipped if one.reason == "instruction_missing"]
     if wordless:
-        found.append(f"{wordless:,} pairs have no instruction and are left out")
+        found.append(
+            f"{len(wordless):,} pairs have no instruction and are left out, {_where(wordless)}"
+        )
     others = sum(
         item.path is not None and not is_image(Path(item.path.name)) for item in planned.items
     )
     if others:
         found.append(f"{others:,} files do not look like pictures; each is rejected with a reason")
     return found
+
+
+def _where(refs: Sequence[str]) -> str:
+    """Where they lie: the folders with most of them, or the first one's name."""
+    folders = Counter(folder for ref in refs if (folder := ref.rpartition("/")[0]))
+    if not folders:
+        return f"such as {refs[0]}"
+    named = [f"{count:,} in {name}/" for name, count in folders.most_common(_FOLDERS)]
+    return ", ".join(named) + (" …" if len(folders) > _FOLDERS else "")
 
 
 def _labelled_pairs(planned: Planned) -> bool:

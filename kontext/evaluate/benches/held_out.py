@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -14,7 +15,7 @@ import numpy as np
 
 from kontext.data.buckets import Size, fit
 from kontext.errors import ArtifactError
-from kontext.evaluate.categories import RECOLOURINGS, SCORED_CATEGORIES
+from kontext.evaluate.categories import SCORED_CATEGORIES, scored_category
 from kontext.evaluate.pixels import (
     Images,
     Masks,
@@ -121,7 +122,7 @@ class Bench:
 
     @property
     def categories(self) -> list[str]:
-        """Categories that have items, in KontextBench's order; recolourings last."""
+        """Categories that have items, in KontextBench's order; those scored apart last."""
         present = {item.category for item in self.items}
         return [name for name in SCORED_CATEGORIES if name in present]
 
@@ -218,6 +219,8 @@ def build(
     """Choose up to `items_per_category` items per category, the same ones every time.
 
     Clusters take turns in an order drawn from the seed, so a big cluster cannot fill a category.
+    Each gives an edit of which the category has fewest by what it asks for, so that a category's
+    figure is not left to how many easy values were drawn.
 
     Args:
         images: gives the pictures of n rows, uint8 [H, W, 3] each.
@@ -230,7 +233,7 @@ def build(
     chosen: list[BenchCandidate] = []
     for found in grouped.values():
         count = 0
-        for candidate in _round_robin(found, config.seed):
+        for candidate in _in_order(found, config.seed):
             if count == config.items_per_category:
                 break
             if len(candidate.context) != 1 or not _changes(candidate, images, config):
@@ -289,12 +292,33 @@ def resized(picture: Picture, size: Size) -> Picture:
     return fit((picture.shape[1], picture.shape[0]), size)(picture)
 
 
-def _round_robin(candidates: Sequence[BenchCandidate], seed: int) -> list[BenchCandidate]:
+def _in_order(candidates: Sequence[BenchCandidate], seed: int) -> Iterator[BenchCandidate]:
+    """Candidates, clusters in turn; of a cluster, one that asks for what came least so far."""
+
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    shuffled = sorted(candidates, key=lambda c: draw(c.item.pair_id))
-    return in_turn(shuffled, lambda c: c.item.cluster, draw)
+    waiting: dict[str, dict[str, deque[BenchCandidate]]] = {}
+    for candidate in sorted(candidates, key=lambda c: draw(c.item.pair_id)):
+        own = waiting.setdefault(candidate.item.cluster, {})
+        own.setdefault(candidate.item.asked, deque()).append(candidate)
+    came: Counter[str] = Counter()
+    heaps = {  # how often a value had come when it was put there; corrected when it is looked at
+        cluster: [(0, place, what) for place, what in enumerate(waiting[cluster])]
+        for cluster in sorted(waiting, key=draw)
+    }
+    while heaps:
+        for cluster, heap in list(heaps.items()):
+            while heap[0][0] < came[heap[0][2]]:
+                _, place, what = heap[0]
+                heapq.heapreplace(heap, (came[what], place, what))
+            what = heap[0][2]
+            yield waiting[cluster][what].popleft()
+            came[what] += 1
+            if not waiting[cluster][what]:
+                heapq.heappop(heap)
+            if not heap:
+                del heaps[cluster]
 
 
 def in_turn(
@@ -317,7 +341,7 @@ def asked(row: PairRow) -> str:
 def _item(row: PairRow, component: str) -> Item:
     return Item(
         pair_id=row.pair_id,
-        category="recolouring" if row.relation in RECOLOURINGS else row.relation_class,
+        category=scored_category(row),
         relation=row.relation,
         asked=asked(row),
         instruction=row.instruction,

@@ -16,6 +16,7 @@ BLURBS = {
     "style": "the same thing in another drawing style",
     "text": "other letters on the same sign",
     "recolouring": "colours alone; a palette swap does that without any model",
+    "removal": "something is taken away; on a plain ground a fill does that without any model",
 }
 
 

@@ -38,8 +38,8 @@ def test_findings_of_pairs(tmp_path: Path) -> None:
     assert found.skipped == {"instruction_missing": 3, "not_used": 1}
     assert [pair.instruction for pair in found.samples] == ["edit 0", "edit 3"]
     assert found.warnings == [
-        "1 files belong to no pair and are not used",
-        "3 pairs have no instruction and are left out",
+        "1 files belong to no pair and are not used, 1 in control_2/",
+        "3 pairs have no instruction and are left out, 3 in target/",
     ]
 
 
@@ -48,7 +48,17 @@ def test_a_second_control_path_that_is_not_understood_is_said(tmp_path: Path) ->
     files = {f"{folder}/a.png": number for number, folder in enumerate(folders)}
     found = findings(source_at(str(put(tmp_path, files | {"target/a.txt": "go"}))))
     assert (found.pairs, found.references, found.skipped) == (1, 0, {"not_used": 1})
-    assert found.warnings == ["1 files belong to no pair and are not used"]
+    assert found.warnings == ["1 files belong to no pair and are not used, 1 in second_control/"]
+
+
+def test_warnings_name_the_folders_with_most(tmp_path: Path) -> None:
+    files = {"control/a.png": 0, "target/a.png": 1}
+    for number, folder in enumerate("vwxyz"):
+        files |= {f"{folder}/{n}.png": 10 * number + n for n in range(2 + number)}
+    found = findings(source_at(str(put(tmp_path, files | {"target/a.txt": "go"}))))  # type: ignore[dict-item]
+    assert found.warnings == [
+        "20 files belong to no pair and are not used, 6 in z/, 5 in y/, 4 in x/ …"
+    ]
 
 
 def test_findings_of_a_folder(tmp_path: Path) -> None:

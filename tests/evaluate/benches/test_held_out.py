@@ -48,6 +48,25 @@ def test_clusters_take_turns() -> None:
     assert Counter(item.cluster for item in bench.items) == {"small": 3, "big": 3}
 
 
+def asking(values: str, cluster: str) -> list[BenchCandidate]:
+    plain = candidates(len(values), cluster, start=ord(cluster) * 1000)
+    return [
+        replace(one, item=replace(one.item, asked=f"hat={value}"))
+        for one, value in zip(plain, values, strict=True)
+    ]
+
+
+def test_what_is_asked_for_takes_turns_within_the_clusters() -> None:
+    found = [one for cluster in "abcdefgh" for one in asking("xxxxxxxxyz", cluster)]
+    bench = build(found, IMAGES.__getitem__, config(24))
+    came = Counter(item.asked for item in bench.items)
+    assert set(came) == {"hat=x", "hat=y", "hat=z"}  # x stands in eight of ten candidates
+    assert max(came.values()) - min(came.values()) <= 2
+    assert set(Counter(item.cluster for item in bench.items).values()) == {3}
+    rare = build([*asking("xxxx", "a"), *asking("xy", "b")], IMAGES.__getitem__, config(5))
+    assert Counter(item.asked for item in rare.items)["hat=y"] == 1 and len(rare) == 5
+
+
 def test_unchanged_pairs_are_excluded_and_counted() -> None:
     found = candidates(4, "a") + candidates(2, "b", start=50, target=2)
     bench = build(found, IMAGES.__getitem__, config(6))
@@ -109,6 +128,23 @@ def test_recolourings_are_scored_apart() -> None:
     assert held_out._item(replace(row, relation="glasses"), "k").category == "local"
     found = candidates(4, "a", "recolouring") + candidates(4, "b", "text", start=10)
     assert build(found, IMAGES.__getitem__, config(4)).categories == ["text", "recolouring"]
+
+
+@pytest.mark.parametrize(
+    ("relation", "to", "category"),
+    [
+        ("glasses", "no", "removal"),
+        ("glasses", "nothing", "removal"),
+        ("glasses", "round", "local"),
+        ("text", "NO", "local"),  # a word
+        ("color", "none", "recolouring"),
+    ],
+)
+def test_what_takes_something_away_is_scored_apart(relation: str, to: str, category: str) -> None:
+    words = dict.fromkeys(PairRow.__dataclass_fields__, "") | {"contexts": (0,), "target": 1}
+    known = {"relation_class": "local", "relation": relation}
+    row = PairRow(**{**words, **known, "params": {"attribute": relation, "to": to}})
+    assert held_out._item(row, "k").category == category
 
 
 def test_every_recolouring_is_a_relation_that_a_miner_knows() -> None:
