@@ -90,7 +90,10 @@ class CaptionConfig(Section):
     """Who writes the instructions, and who judges them."""
 
     captioner: _Captioner = Field("templates", title="Captioner")
-    paraphrases: int = Field(20, title="Paraphrases used per relation, at most", ge=1)
+    paraphrases: int = Field(40, title="Paraphrases used per relation, at most", ge=1)
+    carrier_share: float = Field(
+        0.4, title="Share of edits asked for within a carrier phrase ('okay, …')", ge=0, le=1
+    )
     short_share: float = Field(
         0.0, title="Share of text-to-image captions that name the subject alone", ge=0, le=1
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kontext.data.caption import words as words_module
 from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, ImageFacts
-from kontext.data.caption.relations import ALIASES, WORDINGS, generic
+from kontext.data.caption.relations import ALIASES, CARRIERS, WORDINGS, generic
 from kontext.data.caption.templates import TemplateCaptioner
 from kontext.data.caption.words import describe
 from kontext.data.mine.relations import RELATIONS
@@ -104,9 +104,11 @@ def test_inverse_is_the_same_sentence_turned_round(relation: str) -> None:
 def test_things_are_added_and_removed() -> None:
     for number in range(12):
         there = caption("glasses", "no", "round", number)
-        asked = r"(add|give|put|have|show|want|draw|include|needs)\b.*round glasses"
-        assert re.search(asked + "|round glasses (would be nice|appear)", there.instruction)
+        asked = r"(adding|add|give|put|have|had|with|be|show|want|draw|include|needs)\b.*round gl"
+        asked += "|round glasses (would be nice|appear)|round glasses, please"
+        assert re.search(asked, there.instruction)
         gone = "remove|take off|rid|delete|no more|without|gone|erase|must go|disappear|not have"
+        gone += "|drop|no round glasses"
         assert re.search(gone, there.instruction_inverse)
         assert "no glasses" not in there.context_caption
     assert caption("accessory", "nothing", "clown nose").instruction_short == "add clown nose"
@@ -139,6 +141,40 @@ def test_choice_depends_on_pair_and_seed_only() -> None:
     few = TemplateCaptioner(paraphrases=2)
     used = {few.caption(request("hair_color", "red", "blue", n)).template for n in range(40)}
     assert used == {"hair_color/0", "hair_color/1"}
+
+
+def test_a_share_of_edits_is_asked_for_within_carrier_phrases() -> None:
+    plain = [TemplateCaptioner(carrier_share=0.0).caption(request("color", "red", "blue", n))
+             for n in range(400)]  # fmt: skip
+    rows = [TemplateCaptioner(carrier_share=0.5).caption(request("color", "red", "blue", n))
+            for n in range(400)]  # fmt: skip
+    carried = 0
+    used = set()
+    for row, bare in zip(rows, plain, strict=True):
+        assert row.template == bare.template and row.instruction_short == bare.instruction_short
+        framing = row.instruction.replace(bare.instruction, "{}")
+        assert framing == "{}" or framing in CARRIERS
+        assert row.instruction_inverse == framing.replace("{}", bare.instruction_inverse)
+        carried += framing != "{}"
+        used.add(framing)
+    assert 160 < carried < 240
+    assert used == {"{}", *CARRIERS}, "each of them is used"
+
+
+def test_a_carrier_phrase_makes_no_text_too_long() -> None:
+    assert all(phrase.count("{}") == 1 and len(phrase.split()) <= 5 for phrase in CARRIERS)
+    captioner = TemplateCaptioner(carrier_share=1.0)
+    rows = [captioner.caption(request("note", "short", "word " * 9, n, "note")) for n in range(60)]
+    assert {row.status for row in rows} == {"ok"}
+    assert max(len(row.instruction.split()) for row in rows) <= 14
+
+
+def test_weather_is_a_thing_or_what_a_day_is_like() -> None:
+    for number in range(60):
+        sunny = caption("weather", "sunny", "rainy", number)
+        assert not re.search("the sunny|(into|with|for|of) (rainy|sunny)$", sunny.instruction)
+    falls = {caption("weather", "snow", "rain", number).instruction for number in range(60)}
+    assert any("the snow" in text for text in falls)
 
 
 def test_folder_labels_get_generic_sentences() -> None:

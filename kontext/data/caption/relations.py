@@ -1,4 +1,4 @@
-"""How an edit is worded: ten or more paraphrases; {to}, {from} and {a_to} are filled in.
+"""How an edit is worded: many paraphrases; {to}, {from} and {a_to} are filled in.
 
 A relation either changes a value, or (`add`, `remove`) puts a thing in and takes it out. Each way
 is written "short form: paraphrase | paraphrase | …". Other fields: {some_to} has an article unless
@@ -48,34 +48,48 @@ def _said(text: str, what: str = "") -> Said:
 _MORE_VALUES = """ | please make the {what} {to} | can you make the {what} {to} |
     I want the {what} to be {to} | use {to} for the {what} | pick {to} as the {what} |
     try the {what} in {to} | let the {what} become {to} | the {what} must be {to} |
-    {to} for the {what}, please | go from {from} to {to} for the {what}"""
+    {to} for the {what}, please | go from {from} to {to} for the {what} |
+    {what}: {to} | a different {what}: {to} | how about {to} for the {what} |
+    show me the {what} as {to} | {to} would suit the {what} |
+    have the {what} be {to} | it is better with the {what} {to} | not {from} but {to}"""
 _VALUE = """{what} {to}: change the {what} to {to} | make the {what} {to} |
     set the {what} to {to} | turn the {what} {to} | the {what} should be {to} |
     switch the {what} to {to}"""
 _VALUE_ADD = """add {to} {what}: add {to} {what} | give it {to} {what} | put {to} {what} in |
     make it have {to} {what} | it should have {to} {what} | show it with {to} {what} |
     please add {to} {what} | can you add {to} {what} | I want {to} {what} on it |
-    draw {to} {what} | include {to} {what} | it needs {to} {what}"""
+    draw {to} {what} | include {to} {what} | it needs {to} {what} |
+    {to} {what}, please | there should be {to} {what} | just add {to} {what} |
+    how about adding {to} {what} | the same picture with {to} {what}"""
 _VALUE_REMOVE = """remove {what}: remove the {what} | take away the {what} |
     get rid of the {what} | delete the {what} | show it without the {what} | no more {what} |
     please remove the {what} | can you remove the {what} | I want the {what} gone |
-    erase the {what} | the {what} must go | make the {what} disappear"""
+    erase the {what} | the {what} must go | make the {what} disappear |
+    the {what} should be gone | drop the {what} | not with the {what} |
+    the same picture without the {what} | it looks better without the {what}"""
 _THING = """{to}: replace the {from} with {some_to} | change the {from} to {some_to} |
     swap the {from} for {some_to} | give them {some_to} instead |
     turn the {from} into {some_to} | switch to {some_to} |
     please use {some_to} instead of the {from} | can you make the {from} {some_to} |
     I want {some_to} rather than the {from} | trade the {from} for {some_to} |
     the {from} should become {some_to} | exchange the {from} for {some_to} |
-    {some_to} in place of the {from}, please | let the {from} be {some_to}"""
+    {some_to} in place of the {from}, please | let the {from} be {some_to} |
+    {some_to} and no {from} | not the {from} but {some_to} | how about {some_to} instead |
+    the same one with {some_to} instead | there should be {some_to}, not the {from} |
+    what about {some_to} instead"""
 _THING_ADD = """add {to}: add {some_to} | give them {some_to} | put {some_to} on them |
     let them have {some_to} | they should have {some_to} | show them with {some_to} |
     please add {some_to} | can you add {some_to} | I want {some_to} on it | draw {some_to} |
-    include {some_to} | it needs {some_to} | {some_to} would be nice | make {some_to} appear"""
+    include {some_to} | it needs {some_to} | {some_to} would be nice | make {some_to} appear |
+    {some_to}, please | there should be {some_to} | just add {some_to} |
+    how about adding {some_to} | the same one with {some_to} | what if it had {some_to}"""
 _THING_REMOVE = """remove {from}: remove the {from} | take off the {from} |
     get rid of the {from} | delete the {from} | no more {from} | show them without the {from} |
     please remove the {from} | can you remove the {from} | I want the {from} gone |
     erase the {from} | the {from} must go | make the {from} disappear |
-    it should not have the {from} | without the {from}, please"""
+    it should not have the {from} | without the {from}, please |
+    the {from} should be gone | drop the {from} | the same one without the {from} |
+    it looks better without the {from} | no {from}, please | there should be no {from}"""
 _BY_REFERENCE = """{what} of the second picture: give it the {what} of the second picture |
     change the {what} to that of the second picture | use the {what} of the second picture |
     copy the {what} from the second picture | take over the {what} of the second picture |
@@ -138,6 +152,14 @@ _CHANGES = {
     "drawing": """{to} drawing: make it {a_to} drawing | turn it into {a_to} drawing |
         redraw it as {a_to} drawing | change {from} to {to} | convert this to {a_to} icon |
         restyle it as {a_to} icon""",
+    "weather_adjective": """{to}: make it {to} | make the weather {to} |
+        change the weather from {from} to {to} | change the weather to {to} |
+        the weather should be {to} | let the weather be {to} | {to} weather, please |
+        turn it into {a_to} day | show the place on {a_to} day | I want it {to} |
+        switch to {to} weather | can you make it {to} | please make the weather {to} |
+        it should be {to}, not {from} | how about {to} weather | let it become {to} |
+        the same place in {to} weather | not {from} but {to} | weather: {to} |
+        what if it was {to} | give it {to} weather | draw {a_to} sky""",
     "clock": """show {to}: set the clock to {to} | change the time to {to} |
         move the hands to {to} | make the clock show {to} | turn the clock from {from} to {to} |
         the clock should say {to}""",
@@ -200,15 +222,19 @@ WORDINGS: dict[str, Wording] = {
             turn the {from} into {to} | make it {to} instead of {from} | swap {from} for {to} |
             show {to} instead | please make the weather {to} | can you turn the {from} into {to} |
             I want {to} rather than {from} | let the {from} become {to} |
-            use {to} in place of the {from} | the weather should be {to}, not {from}"""),
+            use {to} in place of the {from} | the weather should be {to}, not {from} |
+            weather: {to} | not {from} but {to} | how about {to} instead |
+            the same place with {to} | what if it was {to} | there should be {to}"""),
         _said("""add {to}: add {to} | make the weather {to} | bring {to} |
             add some {to} to the sky | let there be {to} | show it with {to} |
             please add {to} | can you add {to} | I want {to} | draw {to} | it needs {to} |
-            the weather should be {to} | make {to} appear"""),
+            the weather should be {to} | make {to} appear | weather: {to} |
+            how about some {to} | the same place with {to} | there should be {to}"""),
         _said("""remove {from}: remove the {from} | stop the {from} | clear away the {from} |
             no more {from} | take the {from} away | show it without the {from} |
             please remove the {from} | can you stop the {from} | I want the {from} gone |
-            erase the {from} | the {from} must go | make the {from} disappear"""),
+            erase the {from} | the {from} must go | make the {from} disappear |
+            there should be no {from} | the same place without {from} | {from} is over"""),
     ),
     "moment": Wording(_said(_LATER)),
     "viewpoint": Wording(_said(_LATER)),
@@ -218,11 +244,18 @@ WORDINGS: dict[str, Wording] = {
             make it say '{to}' | please write '{to}' | can you write '{to}' |
             I want it to read '{to}' | it should say '{to}' | put '{to}' in place of '{from}' |
             swap '{from}' for '{to}' | let it read '{to}' | turn '{from}' into '{to}' |
-            the sign should read '{to}' | print '{to}' on it"""),
+            the sign should read '{to}' | print '{to}' on it | text: '{to}' |
+            a sign that says '{to}' | not '{from}' but '{to}' | how about '{to}' instead |
+            the same sign with '{to}' | put '{to}' on the sign | show '{to}' there |
+            what if it said '{to}'"""),
         verbatim=True,
     ),
 }
 
+# of what falls or blows one says "rain"; of a day, how it is
+WEATHER_ADJECTIVES = frozenset(
+    ["sunny", "cloudy", "rainy", "snowy", "stormy", "foggy", "windy", "clear"]
+)
 ALIASES = {
     "style": "art_style",
     "glyph": "text",
@@ -244,3 +277,29 @@ def by_reference(base: Wording, attribute: str) -> Wording:
     For edits whose wanted value a second picture shows: the words do not name it.
     """
     return Wording(_said(_BY_REFERENCE, escaped(humanise(attribute))), verbatim=base.verbatim)
+
+
+# What people say around what they want; each goes with every sentence above. A model that has met
+# them looks for the words that count. At most four words: a text has at most `caption.max_words`.
+CARRIERS = (
+    "next: {}",
+    "edit this: {}",
+    "a small change: {}",
+    "your task: {}",
+    "hello, {}",
+    "if you can, {}",
+    "okay, {}",
+    "first of all, {}",
+    "as a first step, {}",
+    "I have a request: {}",
+    "quick edit: {}",
+    "in this image, {}",
+    "{}, nothing else",
+    "{}, thanks",
+    "{}, thank you",
+    "{}, that is all",
+    "{}, if possible",
+    "{}, keep everything else",
+    "{}, and leave the rest",
+    "{}, the rest stays",
+)

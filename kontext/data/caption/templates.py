@@ -1,13 +1,21 @@
 """The template captioner: exact labels in, one of several natural sentences out.
 
-The paraphrase is chosen by hash of (pair id, seed). The inverse instruction is the same paraphrase
-with the values swapped, so instruction and inverse match in tone.
+Paraphrase and carrier phrase are chosen by hash of (pair id, seed). The inverse instruction is the
+same paraphrase with the values swapped, so instruction and inverse match in tone.
 """
 
 from dataclasses import dataclass
 
 from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, failed
-from kontext.data.caption.relations import ALIASES, WORDINGS, Wording, by_reference, generic
+from kontext.data.caption.relations import (
+    ALIASES,
+    CARRIERS,
+    WEATHER_ADJECTIVES,
+    WORDINGS,
+    Wording,
+    by_reference,
+    generic,
+)
 from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
@@ -21,12 +29,14 @@ class TemplateCaptioner:
     paraphrases: sentences that a relation uses, at most.
     short_share: of text-to-image singles, those whose text names the subject and no label. People
         ask in few words, and what is not said is the model's to draw.
+    carrier_share: of edits, those that are asked for within a carrier phrase ("okay, …").
     """
 
-    paraphrases: int = 20
+    paraphrases: int = 40
     seed: int = 0
     short_share: float = 0.0
-    id = "templates/2"
+    carrier_share: float = 0.4
+    id = "templates/3"
 
     def caption(self, request: CaptionRequest) -> Caption:
         """Text for one pair. A relation or labels it cannot word give status `malformed`."""
@@ -84,13 +94,24 @@ class TemplateCaptioner:
             number = (pick + step) % len(options)
             sentence = _fill(wording, options[number], start, end)
             if len(sentence.split()) <= MAX_WORDS:
-                return number, sentence
+                return number, self._carried(sentence, pick)
         return 0, ""
+
+    def _carried(self, sentence: str, pick: int) -> str:
+        """The sentence within a carrier phrase, if its pair has one and it is short enough."""
+        draw = stable_hash("carrier", str(pick))
+        if draw >= self.carrier_share * 2**64:
+            return sentence
+        # the draw is below the share's bound, so only its low bits are uniform
+        carried = CARRIERS[draw % len(CARRIERS)].replace("{}", sentence)
+        return carried if len(carried.split()) <= MAX_WORDS else sentence
 
 
 def captioner(config: CaptionConfig) -> TemplateCaptioner:
     """The captioner `templates` of a recipe."""
-    return TemplateCaptioner(config.paraphrases, config.seed, config.short_share)
+    return TemplateCaptioner(
+        config.paraphrases, config.seed, config.short_share, config.carrier_share
+    )
 
 
 def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
@@ -100,7 +121,10 @@ def wording_of(relation: str, values: dict[str, str]) -> Wording | None:
     """
     if not {"attribute", "from", "to"} <= values.keys() or values["from"] == values["to"]:
         return None
-    known = WORDINGS.get(ALIASES.get(relation, relation))
+    name = ALIASES.get(relation, relation)
+    if name == "weather" and {values["from"], values["to"]} <= WEATHER_ADJECTIVES:
+        name = "weather_adjective"
+    known = WORDINGS.get(name)
     if known is not None:
         absent = is_nothing(values["from"]) or is_nothing(values["to"])
         if not absent or known.add or known.verbatim:
