@@ -37,6 +37,8 @@ def shard(
     world: World,
     dtype: torch.dtype,
     lengths: Iterable[int] = (),
+    *,
+    whole: bool = False,
 ) -> nn.Module:
     """Prepare a transformer for training in this world, in place; returns it.
 
@@ -47,6 +49,8 @@ def shard(
     Args:
         dtype: of the products.
         lengths: all sequence lengths that will be used, where `config.compile` is on.
+        whole: every rank keeps all weights. Those that are quantised cannot be sharded: ranks
+            gather weights in `dtype`.
 
     Raises:
         RecipeError: the ranks cannot share a sequence as the recipe says.
@@ -62,7 +66,7 @@ def shard(
         compile_blocks(model, lengths, backend=config.compile)
     if config.offload:
         offload_blocks(model)
-    if world.mesh is None:
+    if world.mesh is None or whole:
         return model
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 

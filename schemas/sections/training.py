@@ -198,6 +198,11 @@ class FinetuneConfig(Section):
         title="Layers with adapters, by name with * and ?, such as single_blocks.*.linear1 (empty: "
         "all linear layers of the blocks, save modulation)",
     )
+    lora_base: Literal["stored", "int8", "fp8", "nf4"] = Field(
+        "stored",
+        title="How the frozen weights beside adapters are held (stored: in the dtype of their "
+        "file; else the linear layers of the blocks are quantised, save modulation)",
+    )
     t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
     joint_steps: int = Field(1060, title="Steps of phase two: text-to-image and edits", ge=1)
     t2i_share: float = Field(0.1, title="Share of text-to-image in phase two", ge=0, lt=1)
