@@ -136,6 +136,9 @@ class ParallelConfig(Section):
     )
     prefetch: int = Field(1, title="Blocks that FSDP gathers ahead", ge=0)
     offload: bool = Field(False, title="Offload activations to host memory until the backward pass")
+    swap: int = Field(
+        0, title="Blocks whose frozen weights wait in host memory (adapters only; 0: none)", ge=0
+    )
     compile: str = Field("", title="torch.compile backend for the blocks (empty: eager)")
     kernel: Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"] = Field(
         "auto", title="Attention kernel"

@@ -236,15 +236,44 @@ def test_a_killed_run_beside_a_quantised_base_ends_as_an_unbroken_one(
     assert sums(again) == sums(whole)
 
 
+def swapping(count: int) -> dict[str, object]:
+    return {"lora_base": "stored", "parallel": {"swap": count}}
+
+
+def test_swapped_blocks_make_the_same_artifact(given: Path, tmp_path: Path) -> None:
+    """Steps in pixels and all; what is published is merged tensor by tensor. At the end one is
+    measured with merged weights, the other with adapters beside its base.
+    """
+    changes = {"joint_steps": 1, "pictures": {"steps": 1, "batch": 4, "warmup": 1}}
+    made = [
+        adapting(tmp_path / str(count), given, **swapping(count), **changes).run("finetune")
+        for count in (0, 3)
+    ]
+    for name in ("history", "pictures"):
+        one, two = (artifact.table(f"{name}.parquet") for artifact in made)
+        assert one.equals(two), name
+    one, two = (artifact.table("levels.parquet")["loss"].to_pylist() for artifact in made)
+    assert two == pytest.approx(one, rel=1e-3)
+    for file in ("flow.safetensors", "lora.safetensors"):
+        one, two = (load_file(artifact.path(file)) for artifact in made)
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), file
+
+
 def test_bases_that_cannot_be_are_one_line_before_a_step(given: Path, tmp_path: Path) -> None:
+    ranks = {"launcher": "torchrun", "ranks": 2}
     cases: tuple[tuple[Path | str, dict[str, object], str], ...] = (
         (given, {"lora_rank": 0}, "lora_base=nf4 is for frozen weights beside adapters"),
-        ("", {}, "lora_base=nf4 quantises given weights: set weights.transformer"),
+        ("", {}, "lora_base=nf4 is for given weights: set weights.transformer"),
         (given, {"guidance_distill": {"steps": 1}}, "and finetune.guidance_distill do not go"),
         (given, {"parallel": {"compile": "eager"}}, "and finetune.parallel.compile do not go"),
+        (given, {**swapping(3), "lora_rank": 0}, "parallel.swap=3 is for frozen weights beside"),
+        (given, swapping(4), "parallel.swap=4: the transformer has 3 blocks"),
+        (given, swapping(2), "parallel.swap=2 saves no memory"),
+        (given, {**swapping(3), "launch": ranks}, "parallel.swap=3 needs .*launcher=in-process"),
     )
     for number, (weights, changes, words) in enumerate(cases):
-        harness = adapting(tmp_path / str(number), weights, lora_base="nf4", **changes)
+        section = {"lora_base": "nf4", **changes}
+        harness = adapting(tmp_path / str(number), weights, **section)
         for refused in (
             lambda harness=harness: harness.run("finetune"),
             lambda harness=harness: found(harness.recipe.weights, harness.recipe, harness.store),

@@ -121,7 +121,7 @@ def _check_fit(
             file = adapter_at(weights.adapter, open_artifact, model)
             check_adapter(file, recipe.finetune, model)
             rank = file.rank
-    check_base(recipe.finetune, rank, bool(weights.transformer))
+    check_base(recipe.finetune, rank, shape if weights.transformer else None)
     if shape.guidance_embed and recipe.finetune.guidance_distill.steps:
         raise RecipeError(
             "finetune.guidance_distill adds a guidance embedding, and the transformer has one: "

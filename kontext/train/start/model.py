@@ -27,6 +27,7 @@ from kontext.models.lora import (
 from kontext.models.qlora.linear import quantize_layers, quantized_entries
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.shard import fill, shard
+from kontext.parallel.swap import swap_blocks, waiting_weights
 from kontext.parallel.world import World
 from kontext.train.flow.model import flow_lengths, fresh_model, lora_config
 from schemas.sections.training import FinetuneConfig
@@ -120,5 +121,7 @@ def lay_out(
         world.share(parameter.data for parameter in model.parameters())
     quantized = config.lora_base != "stored"
     shard(model, config.parallel, world, products, lengths, whole=quantized)
+    swapped = config.parallel.swap
     if start:
-        fill(model, start, world.device)
+        fill(model, start, world.device, waiting_weights(model, swapped))
+    swap_blocks(model, swapped, world.device)

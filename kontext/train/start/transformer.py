@@ -52,7 +52,7 @@ def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
     """
     said = ctx.weights.transformer
     if not said:
-        check_base(config, config.lora_rank, given=False)
+        check_base(config, config.lora_rank, None)
         return None
     path, model = transformer_at(said, partial(open_given, ctx))
     ctx.output.metric("init", said)
@@ -61,7 +61,7 @@ def starting_weights(ctx: StageContext, config: FinetuneConfig) -> Given | None:
         ctx.note("finetune.whiten_text counts for nothing: the text layers are the given ones")
     adapter = starting_adapter(ctx, config, model)
     rank = adapter.rank if adapter else config.lora_rank
-    check_base(config, rank, given=True)
+    check_base(config, rank, model.shape)
     if rank:
         ctx.output.metric("lora_rank", rank)
         ctx.output.metric("lora_base", config.lora_base)
@@ -91,8 +91,8 @@ def save_adapters(
 ) -> None:
     """Store trained adapters in diffusers' keys and merge them, so that later stages see weights.
 
-    Does nothing without `lora_rank`. Adapters beside a quantised base stay where they are: they are
-    merged into the stored weights, by `save_flow`.
+    Does nothing without `lora_rank`. Adapters beside a base that is quantised, or swapped, stay
+    where they are: they are merged into the stored weights, by `save_flow`.
 
     Args:
         before: what training went on from: its words are the new file's.
@@ -109,7 +109,7 @@ def save_adapters(
     info = replace(before.info, base=said) if before else LoraInfo(base=said)
     save_lora(lora, ctx.scratch / LORA, without_weights(model), info=info)
     ctx.output.add_file(LORA, ctx.scratch / LORA)
-    if config.lora_base == "stored":
+    if config.lora_base == "stored" and not config.parallel.swap:
         merge(model)
 
 
