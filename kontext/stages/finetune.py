@@ -2,7 +2,7 @@
 
 Figures:
     val_loss: validation loss {}
-    context_use: {%} of a wrong context's loss saved by the right one
+    context_gain: {%} of a wrong context's loss saved by the right one
     train_loss_last: training loss {} over the last 20 steps
     parameters: {} parameters
     step_seconds: {} s per step
@@ -34,7 +34,7 @@ from kontext.parallel.world import World
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.capacity import estimate_flow
 from kontext.train.flow.edit_step import EditMethod
-from kontext.train.flow.validation import context_use, level_losses
+from kontext.train.flow.validation import context_gain, level_losses
 from kontext.train.loop.fit import Measure
 from kontext.train.loop.training import train
 from kontext.train.methods import after_flow, flow
@@ -158,9 +158,9 @@ def _validated(
     losses = torch.tensor([float(row["loss"]) for row in levels])
     ctx.output.metric("parameters", sum(p.numel() for p in without_weights(model).parameters()))
     ctx.output.metric("val_loss", float(losses.mean()))
-    use = context_use(model, held_out, config.seed, method.told)
-    if use is not None:
-        ctx.output.metric("context_use", use)
+    gain = context_gain(model, held_out, config.seed, method.told)
+    if gain is not None:
+        ctx.output.metric("context_gain", gain)
     ctx.output.metric("train_loss_last", sum(r["loss"] for r in history[-20:]) / len(history[-20:]))
     ctx.report.table("finetune-levels", [dict(row) for row in levels])
     ctx.report.markdown(
