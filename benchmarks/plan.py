@@ -81,11 +81,10 @@ CASES = {
     "recompute=full, accumulate=2": Case(flow(accumulate=2, parallel={"recompute": "full"})),
     "Muon, a quarter text-to-image": Case(flow(optimizer="muon", t2i_share=0.25)),
     "adamw-8bit": Case(flow(optimizer="adamw-8bit", parallel={"recompute": "full"})),
-    "fp32 products": Case(flow(parallel={"precision": "fp32"})),
     "two references": Case(flow(batch=2), Tokens(32, 256, 512)),
     "LoRA beside bf16": Case(flow(lora_rank=16)),
-    "LoRA, recompute=full": Case(flow(lora_rank=16, parallel={"recompute": "full"})),
-    "LADD": Case(DistillConfig(steps=STEPS, batch=4, warmup_steps=1)),
+    "LoRA, offload": Case(flow(lora_rank=16, parallel={"offload": True})),
+    "LADD": Case(DistillConfig(steps=STEPS, batch=2, warmup_steps=1)),
     "two ranks (FSDP2), AdamW": Case(flow(), ranks=2),
 }
 

@@ -31,8 +31,7 @@ from schemas.sections.training import AutoencoderConfig, DistillConfig, Finetune
 CHANGES_RESULTS = False  # predicts time and memory
 
 MODES: tuple[Recompute, ...] = get_args(Recompute)
-_BASE = FinetuneConfig.model_fields.get("lora_base")
-LORA_BASES: tuple[str, ...] = get_args(_BASE.annotation) if _BASE else ()
+LORA_BASES: tuple[str, ...] = get_args(FinetuneConfig.model_fields["lora_base"].annotation)
 _RESERVE = 1.5  # GiB for CUDA's context, kernels' workspaces and fragments
 _GIB = 2**30
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraConfig, apply_lora
+from kontext.models.lora import BLOCKS, LoraConfig, apply_lora, linear_layers
 from kontext.parallel.flops import Tokens
 from kontext.train.capacity import (
     Estimate,
@@ -63,6 +63,18 @@ def test_adapters_take_little_beside_a_base_of_16_bits() -> None:
     assert 2 / 3 < adapted.flops / whole.flops < 0.8  # attention's backward pass stays
 
 
+def test_a_quantised_base_takes_the_bytes_of_its_scheme() -> None:
+    stored, int8, nf4 = (
+        planned(lora_rank=16, lora_base=base, batch=1) for base in ("stored", "int8", "nf4")
+    )
+    with torch.device("meta"):
+        model = FluxTransformer(FEW)
+    names = linear_layers(model, BLOCKS)
+    weights = sum(model.get_parameter(f"{name}.weight").numel() for name in names)
+    assert stored.state_gib - int8.state_gib == pytest.approx(weights / 2**30, rel=2e-3)
+    assert int8.state_gib - nf4.state_gib == pytest.approx(weights * 0.484 / 2**30, rel=5e-3)
+
+
 def test_parameters_operations_and_steps_of_a_recipe() -> None:
     codec, flow, ladd = estimates(load_recipe("ci"), Machine(1, 80))
     shape = load_recipe("ci").finetune.shape
@@ -90,13 +102,13 @@ def test_it_says_which_switch_to_flip() -> None:
     assert none.advice == "the state alone is too large: more GPUs than 1"
 
 
-def test_lighter_moments_are_told_where_the_state_is_too_large() -> None:
-    whole = estimate_flow(section(TINY), SHORT, Machine(1, 100.0))
-    told = estimate_flow(section(TINY), SHORT, Machine(1, whole.state_gib + 1.5 - 0.001))
-    assert told.advice.startswith("set finetune.optimizer=adamw-8bit")
-    light = estimate_flow(section(TINY, optimizer="adamw-8bit"), SHORT, Machine(1, 100.0))
-    half = estimate_flow(section(TINY, optimizer="adamw-bf16"), SHORT, Machine(1, 100.0))
-    assert light.state_gib < half.state_gib < whole.state_gib
+def test_a_quantised_base_is_told_where_the_state_is_too_large() -> None:
+    changes = {"lora_rank": 16, "lora_base": "int8", "parallel": {"recompute": "full"}}
+    light = planned(batch=1, **changes)
+    told = planned(memory=light.memory_gib + 0.01, batch=1, lora_rank=16)
+    assert told.advice.startswith(
+        "set finetune.lora_base=int8 and finetune.parallel.recompute=full:"
+    ), told.advice
 
 
 def test_a_batch_is_accumulated_in_as_few_parts_as_fit() -> None:

@@ -18,9 +18,11 @@ from kontext.data.encoded.pair_tensors import NO_CONTEXT, PairTensors
 from kontext.data.encoded.rows import MappedRows
 from kontext.models.autoencoder.network import Autoencoder
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import apply_lora
+from kontext.models.lora import BLOCKS, apply_lora, linear_layers
+from kontext.models.qlora.linear import quantize_layers
 from kontext.parallel.device_kind import on_the_host
 from kontext.parallel.flops import Tokens
+from kontext.parallel.swap import waiting_weights
 from kontext.parallel.world import World, local_part
 from kontext.train.flow.model import lora_config
 from kontext.train.images.perceptual import unloaded_backbone
@@ -29,7 +31,7 @@ from kontext.train.loop.training import BuiltMethod
 from kontext.train.methods import distillation
 from kontext.train.methods.autoencoder import AutoencoderMethod
 from kontext.train.methods.flow import FlowMethod
-from kontext.train.plan.rehearsal import Kind, Rehearsed, Stage, on_stage, rehearsal
+from kontext.train.plan.rehearsal import Kind, Rehearsed, Stage, as_fake, on_stage, rehearsal
 from kontext.train.plan.world import rehearsed_world
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig, LaunchConfig
@@ -140,7 +142,7 @@ def _few_blocks(config: FinetuneConfig, gpus: int) -> int | None:
     """
     few = 2 if gpus == 1 else 2 + config.parallel.prefetch
     shape = config.shape
-    named = config.groups or config.lora_targets or getattr(config.parallel, "swap", 0)
+    named = config.groups or config.lora_targets or config.parallel.swap
     if named or min(shape.depth, shape.depth_single_blocks) <= few:
         return None
     return few if shape.depth + shape.depth_single_blocks > 6 * few + 2 else None
@@ -212,14 +214,22 @@ def starting_model(config: FinetuneConfig) -> FluxTransformer:
             return model
         if config.parallel.precision != "fp32":
             model.to(torch.bfloat16)
+        if config.lora_base != "stored":
+            quantize_layers(model, linear_layers(model, BLOCKS), config.lora_base)
         return apply_lora(model, lora_config(config))
 
-    return _fake(make)
+    return _fake(make, config.parallel.swap)
 
 
-def _fake(make: Callable[[], FluxTransformer]) -> FluxTransformer:
+def _fake(make: Callable[[], FluxTransformer], swap: int = 0) -> FluxTransformer:
+    """A fake model; of `swap` blocks the frozen weights are the host's."""
     with torch.device("meta"):
         model = make()
+    with on_the_host():
+        for name in waiting_weights(model, swap) if swap else ():
+            owner, _, own = name.rpartition(".")
+            held = as_fake(model.get_parameter(name))
+            setattr(model.get_submodule(owner), own, nn.Parameter(held, requires_grad=False))
     on_stage(model)
     return model
 

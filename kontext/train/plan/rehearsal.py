@@ -91,10 +91,10 @@ def rehearsal(kind: Kind) -> Iterator[Stage]:
 
 def on_stage(model: nn.Module) -> nn.Module:
     """A model on the meta device as a fake one, in place, inside a rehearsal. Returns the model."""
-    return model._apply(_as_fake)  # type: ignore[no-untyped-call,no-any-return]
+    return model._apply(as_fake)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _as_fake(tensor: Tensor) -> Tensor:
+def as_fake(tensor: Tensor) -> Tensor:
     """A fake tensor like one on the meta device, part by part where it is made of others."""
     if not tensor.is_meta:
         return tensor

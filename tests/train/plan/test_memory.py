@@ -83,6 +83,15 @@ def test_what_is_offloaded_is_the_hosts_beside_a_gpu() -> None:
     assert away.state == here.state
 
 
+def test_swapped_blocks_are_the_hosts() -> None:
+    shape = SHAPE.model_copy(update={"depth_single_blocks": 5})
+    here, away = (
+        flow_memory(section(shape=shape, lora_rank=4, parallel={"swap": swap}), TOKENS)
+        for swap in (0, 6)
+    )
+    assert away.state < here.state and away.peak < here.peak
+
+
 @pytest.mark.parametrize(
     ("gpus", "changes"),
     [
