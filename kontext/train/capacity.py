@@ -174,7 +174,7 @@ def estimate_student(
         found = replace(base, recompute=section.parallel.recompute)
         return _with_memory(found, student_memory(section, shape, tokens, machine.gpus), machine)
 
-    return _with_advice(config, at, ceil(config.batch / machine.gpus), machine)
+    return _with_advice(config, at, max(1, config.batch // machine.gpus), machine)
 
 
 def _with_memory(made: Estimate, memory: Memory, machine: Machine) -> Estimate:

@@ -171,7 +171,7 @@ def _mark(stage: Stage, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Single blocks begin; their gradients end where that of their input is there."""
     stage.mark()
     if inputs[0].requires_grad:
-        inputs[0].register_hook(stage.mark)
+        inputs[0].register_hook(stage.mark)  # type: ignore[no-untyped-call]
 
 
 @cache

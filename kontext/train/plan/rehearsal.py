@@ -115,16 +115,18 @@ def _parameters_replaced() -> Iterator[None]:
         for each in module.children() if recurse else ():
             each._apply(change)  # type: ignore[no-untyped-call]
         for name, old in module._parameters.items():
+            if old is None:
+                continue
             with torch.no_grad():
-                new = None if old is None else change(old)
-            if old is not None and new is not old:
+                new = change(old)
+            if new is not old:
                 module._parameters[name] = nn.Parameter(new, old.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = change(buffer)
         return module
 
-    nn.Module._apply = apply  # type: ignore[method-assign,assignment]
+    nn.Module._apply = apply  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -37,7 +37,7 @@ class Storages:
     def add(self, tensor: Tensor) -> None:
         """Count a tensor's storage, unless it is known, or the host's beside a GPU."""
         if is_traceable_wrapper_subclass(tensor):
-            names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+            names, _ = tensor.__tensor_flatten__()
             for name in names:
                 self.add(getattr(tensor, name))
             return
@@ -69,11 +69,11 @@ class Storages:
         return gone
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what operations make into `storages`; `run` does them."""
 
     def __init__(self, storages: Storages, run: Callable[..., Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._storages, self._run = storages, run
 
     def __torch_dispatch__(
