@@ -174,7 +174,7 @@ def a_copy_is_as_good(origin: Engine, url: str, in_a_folder: bool) -> None:
     at = f"{version.name}@v{version.version}"
     told = json.loads(kontext("sql", asked, "--json", "--at", at))
     assert told == origin.catalog.query(asked).to_pylist() and told
-    for stage in ("mine", "train-autoencoder") if in_a_folder else ("shard",):
+    for stage in ("ingest", "train-autoencoder") if in_a_folder else ("shard",):
         assert "all bit-identical" in kontext("artifacts", "rebuild", stage)  # from the manifest
     if in_a_folder:
         trains_again()
