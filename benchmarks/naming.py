@@ -1,14 +1,16 @@
 """A stranger's look: can somebody tell from context and edit alone what was asked?
 
     python -m benchmarks.naming sheet --home HOME --out FOLDER [--items 40] [--editor student]
-        [--model evaluate/DIGEST]
+        [--model evaluate/DIGEST] [--blind]
     python -m benchmarks.naming score FOLDER ANSWERS
 
 `sheet` draws held-out edits of a model's evaluation at random, from every category alike, and
 writes to FOLDER: `sheet-1.png`, ... (context | edit, numbered, nothing else), `choices.md` (four
 instructions for each number, one of them asked) and `key.json`, which is not to be opened. The
-other three ask for something else: of the same context where the split has such edits, else of the
-same source.
+other three ask for something else: of the same context where the split has such edits, else edits
+of the same source that this context could be asked for just as well, so that it gives nothing away
+("remove the hat" is no choice where there is no hat). `--blind` draws the contexts alone: what is
+named right then, by the same reader on the same questions, is luck and what the choices give away.
 `score` compares a file of answers (`1 a`, a line each) with the key and prints the share that is
 right, by category, with Wilson's interval.
 """
@@ -39,10 +41,16 @@ _SIDE, _ACROSS, _ROWS, _MARGIN = 160, 3, 5, 30
 def choices(row: PairRow, rows: Sequence[PairRow], draw: random.Random) -> list[str] | None:
     """Four instructions in random order, one of them the row's; None where there are too few.
 
-    No two ask for the same.
+    No two ask for the same, and each fits what the row's context shows.
     """
     same = [other for other in rows if other.contexts == row.contexts]
-    near = [other for other in rows if other.source == row.source]
+    shown = {each.params.get("attribute"): each.params.get("from") for each in same}
+    near = [
+        other
+        for other in rows
+        if other.source == row.source
+        and other.params.get("from") == shown.get(other.params.get("attribute"), "not known")
+    ]
     found = {asked(row): row.instruction}
     for group in (same, near):
         for other in draw.sample(group, len(group)):
@@ -64,8 +72,10 @@ def chosen(rows: Sequence[PairRow], count: int, draw: random.Random) -> list[Pai
     return draw.sample(found[:count], len(found[:count]))
 
 
-def sheet(home: Path, out: Path, model: str, editor: str, count: int, seed: int) -> None:
-    """Write the sheets, the choices and the key."""
+def sheet(
+    home: Path, out: Path, model: str, editor: str, count: int, seed: int, blind: bool = False
+) -> None:
+    """Write the sheets, the choices and the key; `blind`: sheets of contexts alone."""
     store = ArtifactStore(open_store(f"file://{home.resolve()}/store"), home / "cache")
     contest = open_contest(store, model, (editor, "identity"))
     shards = store.open("evaluate", contest.evaluation).manifest.inputs["shard"]
@@ -78,9 +88,8 @@ def sheet(home: Path, out: Path, model: str, editor: str, count: int, seed: int)
         if (four := choices(row, [one for one in split if one.contexts], draw))
     ]
     out.mkdir(parents=True, exist_ok=True)
-    pairs = [
-        [contest.png(items[row.pair_id], name) for name in ("identity", editor)] for row, _ in asks
-    ]
+    shown = ("identity",) if blind else ("identity", editor)
+    pairs = [[contest.png(items[row.pair_id], name) for name in shown] for row, _ in asks]
     per_sheet = _ACROSS * _ROWS
     for first in range(0, len(pairs), per_sheet):
         page = drawn(pairs[first : first + per_sheet], first + 1)
@@ -151,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asking.add_argument("--editor", default="student")
     asking.add_argument("--items", type=int, default=40)
     asking.add_argument("--seed", type=int, default=0)
+    asking.add_argument("--blind", action="store_true", help="contexts without their edits")
     scoring = commands.add_parser("score")
     scoring.add_argument("folder", type=Path)
     scoring.add_argument("answers", type=Path)
     args = parser.parse_args(argv)
     if args.command == "sheet":
-        sheet(args.home, args.out, args.model, args.editor, args.items, args.seed)
+        sheet(args.home, args.out, args.model, args.editor, args.items, args.seed, args.blind)
         return
     key = json.loads((args.folder / "key.json").read_text())
     for name, right, count in score(key, args.answers.read_text()):

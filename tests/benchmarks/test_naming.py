@@ -13,13 +13,16 @@ from kontext.evaluate.categories import scored_category
 from tests.evaluate.arena import world
 
 
-def row(number: int, value: str, context: int, text: str = "", relation: str = "hat") -> PairRow:
+def row(
+    number: int, value: str, context: int, text: str = "", relation: str = "hat", start: str = ""
+) -> PairRow:
     kept = dict.fromkeys(
         ("instruction_short", "instruction_inverse", "target_caption", "context_caption"), ""
     )
     return PairRow(
         pair_id=f"p{number}", relation_class="local", relation=relation, **kept,
-        instruction=text or f"give them a {value}", params={"attribute": relation, "to": value},
+        instruction=text or f"give them a {value}",
+        params={"attribute": relation, "from": start, "to": value},
         source="drawn", license_spdx="CC0-1.0", split="test", contexts=(context,),
         target=100 + number,
     )  # fmt: skip
@@ -44,6 +47,20 @@ def test_edits_of_the_same_context_come_first_and_too_few_are_no_question() -> N
     four = naming.choices(own[0], own + others, random.Random(0))
     assert four is not None and set(four) == {one.instruction for one in own}
     assert naming.choices(own[0], own[:3], random.Random(0)) is None
+
+
+def test_no_choice_is_ruled_out_by_the_context() -> None:
+    """What another context could be asked for is a choice only where this one could be, too."""
+    own = row(0, "red", context=0, start="none")
+    fitting = [row(1 + i, f"hat {i}", context=1 + i, start="none") for i in range(3)]
+    worn = [row(10 + i, f"other {i}", context=10 + i, start="blue") for i in range(9)]
+    unknown = [row(20 + i, f"horn {i}", 20 + i, relation="horn", start="none") for i in range(9)]
+    for seed in range(9):
+        four = naming.choices(own, [own, *worn, *unknown, *fitting], random.Random(seed))
+        assert four and set(four) == {one.instruction for one in (own, *fitting)}
+    horned = row(30, "blunt", context=0, relation="horn", start="none")  # the same context
+    four = naming.choices(own, [own, horned, *worn, *unknown], random.Random(0))
+    assert four and horned.instruction in four and sum("horn" in text for text in four) == 2
 
 
 def test_categories_take_turns() -> None:
@@ -79,3 +96,16 @@ def test_sheets_from_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     naming.main(["score", f"{tmp_path}/out", f"{tmp_path}/answers"])
     assert capsys.readouterr().out.startswith(f"all: {world.ITEMS} of {world.ITEMS}, 100%")
+
+
+def test_a_blind_sheet_shows_the_contexts_alone(tmp_path: Path) -> None:
+    world.home(tmp_path / "home")
+    seen = []
+    for name, extra in (("open", []), ("blind", ["--blind"])):
+        out = ["--home", f"{tmp_path}/home", "--out", f"{tmp_path}/{name}", "--editor", "a"]
+        naming.main(["sheet", *out, *extra])
+        page = Image.open(tmp_path / name / "sheet-1.png").convert("RGB")
+        seen.append({page.getpixel((left, 95)) for left in range(page.width // 3)})
+        seen.append((tmp_path / name / "choices.md").read_text())
+    shown, asked, blind, blindly = seen
+    assert asked == blindly and shown > blind > {(255, 255, 255)}

@@ -173,6 +173,7 @@ def test_weather_is_a_thing_or_what_a_day_is_like() -> None:
     for number in range(60):
         sunny = caption("weather", "sunny", "rainy", number)
         assert not re.search("the sunny|(into|with|for|of) (rainy|sunny)$", sunny.instruction)
+        assert sunny.target_caption == "a person with rainy weather"
     falls = {caption("weather", "snow", "rain", number).instruction for number in range(60)}
     assert any("the snow" in text for text in falls)
 

@@ -13,9 +13,9 @@ from kontext.evaluate.report import diagnosis_card
 from kontext.evaluate.report.assets import Assets, contact_sheet, png_bytes
 from kontext.evaluate.report.builder import duration, figure, heat, publish_copy, size, templates
 from kontext.evaluate.report.cards import best_items, disputed_items, worst_items
-from kontext.evaluate.report.charts import INK, SERIES, Curve, line_chart, smooth
+from kontext.evaluate.report.charts import MUTED, SERIES, Curve, chart, line_chart, smooth
 from kontext.evaluate.report.lineage import Node, drawing
-from kontext.evaluate.report.model import HeatMap
+from kontext.evaluate.report.model import HeatMap, Key
 from kontext.evaluate.score import Scores
 from kontext.evaluate.statistics import Interval
 from kontext.evaluate.steps import Quality
@@ -30,8 +30,8 @@ def test_smoothing_by_hand() -> None:
 def test_charts_carry_theme_colours_and_no_fixed_ones() -> None:
     x = np.arange(30.0)
     svg = line_chart([Curve("a", x, x), Curve("b", x, -x, 1)], "step", "loss", marks=[(5, "joint")])
-    assert "var(--c1)" in svg and "var(--c2)" in svg and "currentColor" in svg
-    assert INK not in svg and SERIES[0] not in svg
+    assert "var(--c1)" in svg and "var(--c2)" in svg and "var(--muted)" in svg
+    assert MUTED not in svg and SERIES[0] not in svg
     assert ">joint</text>" in svg and ">loss</text>" in svg and "<style" not in svg
     assert "http" not in svg
 
@@ -43,6 +43,25 @@ def test_charts_are_reproducible_and_their_ids_do_not_collide() -> None:
     assert one == again
     ids = [{part.split('"')[0] for part in svg.split(' id="')[1:]} for svg in (one, other)]
     assert ids[0] and not ids[0] & ids[1]
+
+
+def test_long_names_of_curves_take_no_width_from_them() -> None:
+    x = np.arange(1.0, 9.0)
+    names = [f"a name {n}, longer than there is room in a drawing" for n in range(8)]
+    lines = [Curve(name, x, x * n, n, dashed=n == 7) for n, name in enumerate(names)]
+    lines.append(Curve("", x, x, 0, faint=True))
+    made = chart("T", "c", lines, "turn", "y")
+    assert made.keys == tuple(Key(name, n % 6, n == 7) for n, name in enumerate(names))
+    assert "a name" not in made.svg
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+)', made.svg)[0])
+    drawn = [
+        [float(at) for at in re.findall(r"[ML] ([\d.]+)", path)]
+        for path in re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--c', made.svg)
+    ]
+    assert len(drawn) >= len(lines)
+    assert max(max(path) - min(path) for path in drawn) > 0.8 * width
+    assert ">2.5<" not in made.svg  # there is no such turn
+    assert chart("T", "c", lines[:1], "turn", "y").keys == ()  # the title says it
 
 
 def test_a_chart_of_nothing_is_empty() -> None:

@@ -109,7 +109,7 @@ def test_validation_on_the_way_is_the_same_on_two_ranks(ranks: list[dict[str, An
     assert [row["step"] for row in alone] == [2, 4, 6]
     assert "val_loss" in alone[0] and "val_loss/level_7" in alone[0]
     for one, two in zip(alone, ranks[0]["measured"], strict=True):
-        # context_use is a small difference of two losses
+        # context_gain is a small difference of two losses
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 

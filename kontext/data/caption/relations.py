@@ -252,10 +252,6 @@ WORDINGS: dict[str, Wording] = {
     ),
 }
 
-# of what falls or blows one says "rain"; of a day, how it is
-WEATHER_ADJECTIVES = frozenset(
-    ["sunny", "cloudy", "rainy", "snowy", "stormy", "foggy", "windy", "clear"]
-)
 ALIASES = {
     "style": "art_style",
     "glyph": "text",

@@ -10,13 +10,21 @@ from kontext.data.caption.base import MAX_WORDS, Caption, CaptionRequest, failed
 from kontext.data.caption.relations import (
     ALIASES,
     CARRIERS,
-    WEATHER_ADJECTIVES,
     WORDINGS,
     Wording,
     by_reference,
     generic,
 )
-from kontext.data.caption.words import article, describe, escaped, humanise, is_nothing, some, when
+from kontext.data.caption.words import (
+    WEATHER_ADJECTIVES,
+    article,
+    describe,
+    escaped,
+    humanise,
+    is_nothing,
+    some,
+    when,
+)
 from kontext.data.mine.relations import BY_REFERENCE
 from kontext.data.sources.stable import stable_hash
 from schemas.sections.data import CaptionConfig

@@ -94,6 +94,11 @@ def some(phrase: str) -> str:
     return phrase if plural else article(phrase)
 
 
+# of what falls or blows one says "rain"; of a day, how it is
+WEATHER_ADJECTIVES = frozenset(
+    ["sunny", "cloudy", "rainy", "snowy", "stormy", "foggy", "windy", "clear"]
+)
+
 # attribute -> (place, phrase): before the concept, after it with "with", or a clause of its own.
 _PHRASES: dict[str, tuple[str, str]] = {
     "expression": ("before", "{v}"),
@@ -158,6 +163,8 @@ def _phrase(name: str, value: str, subject: str) -> str:
         return ""
     if name == "gender":
         return said
+    if name == "weather" and said in WEATHER_ADJECTIVES:
+        return f"{said} weather"
     if name in ("hair", "hair_style") and said == "bald":
         return "no hair"
     _, pattern = _PHRASES.get(name, ("with", f"{escaped(humanise(name))} {{v}}"))

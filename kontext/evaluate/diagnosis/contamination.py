@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kontext.data.pixels import pixel_id
 from kontext.evaluate.benches.held_out import Bench
-from kontext.evaluate.diagnosis.finding import ALL, Finding, gaps
+from kontext.evaluate.diagnosis.finding import ALL, UNKNOWN, Finding, gaps
 from kontext.evaluate.false_editors import TrainingEdits, thumbs
 from kontext.evaluate.pixels import Images, Values
 from kontext.evaluate.statistics import Interval, cluster_rate
@@ -178,16 +178,26 @@ class Copies:
 
     made: list[Finding]
     right: Interval  # what the targets themselves, through the autoencoder, would count as
+    every: Interval  # what results would count as that are all copies
     among: int  # training targets
 
     @property
     def verdict(self) -> str:
-        """memorises, where more of its results are copies than of the right ones; else no sign."""
+        """memorises, where more of its results are copies than of the right ones; else no sign.
+
+        Nothing can be told where so many of the right results are copies that results which all
+        are would not stand out.
+        """
+        if not self.among:
+            return UNKNOWN
+        if self.every.low <= self.right.high:
+            return f"cannot be told, {self.right.value:.0%} of the right results are copies too"
         return "memorises" if self.made[0].measured.low > self.right.high else "no sign of it"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        own = {"verdict": self.verdict, "among": self.among, "right": self.right.as_dict()}
+        rates = {"right": self.right.as_dict(), "every": self.every.as_dict()}
+        own = {"verdict": self.verdict, "among": self.among, **rates}
         return {**own, "made": [each.as_dict() for each in self.made]}
 
 
@@ -209,8 +219,9 @@ def copies(bench: Bench, made: Images, codec_target: Images, training: TrainingE
                 far = lengths - 2 * (small @ thumb)  # but for the thumb's own length
                 near = known[np.argsort(far, kind="stable")[:_CANDIDATES]]
                 flags[name][row] = _copied(pictures[row], part.target[i], own, near)
-    right = cluster_rate(flags["right"], [item.cluster for item in bench.items])
-    return Copies(rates(bench, "copies", flags["made"]), right, among)
+    clusters = [item.cluster for item in bench.items]
+    right, every = (cluster_rate(one, clusters) for one in (flags["right"], np.ones(len(bench))))
+    return Copies(rates(bench, "copies", flags["made"]), right, every, among)
 
 
 def _copied(

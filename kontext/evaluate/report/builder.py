@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HERE = Path(__file__).parent
+_LINEAGE = {"wide": 6, "narrow": 2}  # boxes to a row, on a screen and on a phone
 
 
 def templates(**filters: Callable[..., Any]) -> Environment:
@@ -35,7 +36,9 @@ def templates(**filters: Callable[..., Any]) -> Environment:
 def render(data: Mapping[str, Any], folder: Path) -> Path:
     """Write index.html and assets/report.css into `folder` (where `Assets` put the pictures)."""
     pages = templates(figure=figure, size=size, duration=duration, heat=heat)
-    page = pages.get_template("report.html").render(r=data, **drawing(data["nodes"]))
+    svg = pages.get_template("lineage.svg")
+    lineage = {name: svg.render(drawing(data["nodes"], n)) for name, n in _LINEAGE.items()}
+    page = pages.get_template("report.html").render(r=data, lineage=lineage)
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_HERE / "report.css", folder / "assets" / "report.css")
     index = folder / "index.html"

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kontext.evaluate.report.model import Chart, Key
+
 _SIZE = (4.3, 2.7)  # inches
-INK, MUTED, GRID = "#010203", "#010204", "#010205"
+MUTED, GRID = "#010204", "#010205"
 # series colours, in the order of the page's --c1 … --c6
 SERIES = ("#020301", "#020302", "#020303", "#020304", "#020305", "#020306")
 _CSS = {
-    INK: "currentColor",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
     **{colour: f"var(--c{i})" for i, colour in enumerate(SERIES, start=1)},
@@ -63,13 +64,32 @@ def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return out
 
 
+def chart(
+    title: str,
+    caption: str,
+    lines: Sequence[Curve],
+    xlabel: str,
+    ylabel: str,
+    marks: Sequence[tuple[float, str]] = (),
+) -> Chart:
+    """Curves with their legend, as `line_chart` draws them.
+
+    The legend is of the page: text in a drawing cannot wrap, so long labels would take the width
+    of the curves and be cut at its edge.
+    """
+    named = [line for line in lines if np.isfinite(line.y).any() and not line.faint]
+    keys = [Key(line.label, line.colour % len(SERIES), line.dashed) for line in named]
+    svg = line_chart(lines, xlabel, ylabel, marks)
+    return Chart(title, caption, svg, tuple(keys) if len(keys) > 1 else ())
+
+
 def line_chart(
     lines: Sequence[Curve],
     xlabel: str,
     ylabel: str,
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """Inline SVG of curves, with labels at their right ends. `marks` are labelled vertical lines.
+    """Inline SVG of curves without a legend. `marks` are labelled vertical lines.
 
     Returns "" when no curve has a finite point, or matplotlib is not installed.
     """
@@ -91,7 +111,6 @@ def line_chart(
             alpha=0.28 if line.faint else 1.0,
             marker="o" if known.sum() < 16 and not line.faint else "",
             markersize=3,
-            label=None if line.faint else line.label,
         )
     for x, label in marks:
         axes.axvline(x, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -101,11 +120,8 @@ def line_chart(
         )  # fmt: skip
     axes.set_xlabel(xlabel, fontsize=8.5, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=8.5, color=MUTED)
-    if sum(not line.faint for line in lines) > 1:
-        axes.legend(
-            fontsize=8, frameon=False, labelcolor=INK, handlelength=1.2, ncols=3,
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.1, columnspacing=1.2,
-        )  # fmt: skip
+    if all((line.x == np.round(line.x)).all() for line in lines):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no turn 2.5
     data = b"".join(line.x.tobytes() + line.y.tobytes() for line in lines)
     return _svg(figure, f"{ylabel} over {xlabel}", hashlib.sha256(data).hexdigest())
 

@@ -11,7 +11,7 @@ from kontext.evaluate.diagnosis.contamination import SCANS
 from kontext.evaluate.diagnosis.finding import ALL, UNKNOWN, Finding
 from kontext.evaluate.diagnosis.relations import RELATIONS
 from kontext.evaluate.report.assets import Assets
-from kontext.evaluate.report.charts import Curve, line_chart
+from kontext.evaluate.report.charts import Curve, chart
 from kontext.evaluate.report.model import Card, CardPicture, Chart, Evaluation, TableBlock
 from kontext.evaluate.statistics import Interval
 from kontext.evaluate.steps import Quality
@@ -156,9 +156,7 @@ def pareto(done: Evaluation) -> tuple[list[Chart], TableBlock | None]:
     caption = (
         f"Success in % of {n} items over the milliseconds of an edit, in 1, 2, 4, 8 and 28 steps."
     )
-    charts = [
-        Chart("Steps against quality", caption, line_chart(lines, "ms per edit", "success, %"))
-    ]
+    charts = [chart("Steps against quality", caption, lines, "ms per edit", "success, %")]
     rows = tuple(
         (
             one.model,
@@ -177,7 +175,7 @@ def pareto(done: Evaluation) -> tuple[list[Chart], TableBlock | None]:
         "Milliseconds: the parts that are always there, and the median step by its evaluations. "
         "Nothing is better: no other row is faster and succeeds as often."
     )
-    return [chart for chart in charts if chart.svg], TableBlock("", columns, rows, note)
+    return [one for one in charts if one.svg], TableBlock("", columns, rows, note)
 
 
 def best(one: Quality, others: Sequence[Quality]) -> bool:

@@ -12,7 +12,7 @@ from kontext.evaluate.drift.result import COMPARED, HALVES, KINDS, Drift
 from kontext.evaluate.drift.scripts import TURNS
 from kontext.evaluate.report.assets import Assets
 from kontext.evaluate.report.builder import number
-from kontext.evaluate.report.charts import Curve, line_chart
+from kontext.evaluate.report.charts import Curve, chart
 from kontext.evaluate.report.model import CardPicture, Chart, TableBlock
 from kontext.evaluate.statistics import Interval
 
@@ -66,7 +66,7 @@ def drift_card(drift: Drift, assets: Assets) -> DriftCard:
         f"{len(drift.scripts)} scripts of {TURNS} turns, each on one held-out picture, from the "
         "pairs of the data: the picture is known after every turn. One turn asks for nothing, one "
         "takes the edit before it back.",
-        tuple(chart for chart in charts if chart.svg),
+        tuple(one for one in charts if one.svg),
         (_lives(drift), _gains(drift)),
         tuple(_story(drift, row, assets) for row in range(min(STORIES, len(drift.scripts)))),
     )
@@ -89,7 +89,7 @@ def _chart(drift: Drift, name: str) -> Chart:
     last = drift.curve(next(iter(drift.measured)), name)[-1].n
     few = "" if last == len(drift.scripts) else f" {last} scripts have any left at turn {TURNS}."
     caption = f"{measure.definition[0].upper()}{measure.definition[1:]}.{few}"
-    return Chart(measure.title, caption, line_chart(lines, "turn", measure.axis))
+    return chart(measure.title, caption, lines, "turn", measure.axis)
 
 
 def _lives(drift: Drift) -> TableBlock:
@@ -154,11 +154,11 @@ def _said(found: Interval, unit: str, signed: bool = False) -> str:
     if unit == "%":
         sign = "+" if signed else ""
         value, low, high = (f"{100 * v:{sign}.0f}" for v in (found.value, found.low, found.high))
-        return f"{value} % ({low} to {high})"
+        return f"{value}\u00a0% ({low} to {high})"
     sign, digits = ("+" if signed else ""), 3 if abs(found.value) < 0.1 else 2
     bounds = (found.value, found.low, found.high)
     value, low, high = (f"{v:{sign}.{digits}f}" for v in bounds)
-    mark = f" {unit}" if unit else ""
+    mark = f"\u00a0{unit}" if unit else ""
     return f"{value}{mark}" if found.low != found.low else f"{value}{mark} ({low} to {high})"
 
 

@@ -62,12 +62,22 @@ class CategoryEdits:
 
 
 @dataclass(frozen=True)
+class Key:
+    """A curve in a chart's legend. `colour`: place in the page's palette, from 0."""
+
+    label: str
+    colour: int
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
 class Chart:
-    """An inline SVG with its caption."""
+    """An inline SVG with its caption; `keys` are its legend."""
 
     title: str
     caption: str
     svg: str
+    keys: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kontext.evaluate.benches.held_out import in_turn
 from kontext.evaluate.categories import SCORED_CATEGORIES
 from kontext.evaluate.report.assets import Assets
-from kontext.evaluate.report.charts import Curve, line_chart, smooth
+from kontext.evaluate.report.charts import Curve, chart, smooth
 from kontext.evaluate.report.model import Chart, Evaluation, HeatMap
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
@@ -55,10 +55,10 @@ def _drawn(
         return []  # given weights, taken as they are
     history = artifact.table("history.parquet")
     found = [
-        Chart(title, caption, line_chart(curves(history, names), "step", ylabel, marks))
+        chart(title, caption, curves(history, names), "step", ylabel, marks)
         for title, caption, names, ylabel, marks in charts
     ]
-    return [chart for chart in found if chart.svg]
+    return [one for one in found if one.svg]
 
 
 def autoencoder_charts(artifact: Artifact, config: AutoencoderConfig) -> list[Chart]:

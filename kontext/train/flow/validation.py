@@ -26,7 +26,7 @@ def validation(
 ) -> dict[str, float]:
     """Mean loss of held-out pairs: of all (`val_loss`), per category, and per noise level.
 
-    With them `context_use`, where it can be measured.
+    With them `context_gain`, where it can be measured.
 
     On several ranks all compute the same: the model's weights are gathered block by block.
 
@@ -37,8 +37,8 @@ def validation(
     """
     rows = level_losses(model, held_out, limit=limit, seed=seed, told=told)
     found = {"val_loss": _mean(rows)}
-    if (use := context_use(model, held_out, seed, told, limit)) is not None:
-        found["context_use"] = use
+    if (gain := context_gain(model, held_out, seed, told, limit)) is not None:
+        found["context_gain"] = gain
     for key in ("category", "level"):
         for value in sorted({row[key] for row in rows}, key=str):
             found[f"val_loss/{key}_{value}"] = _mean([r for r in rows if r[key] == value])
@@ -49,14 +49,14 @@ def _mean(rows: Sequence[Mapping[str, float | str]]) -> float:
     return sum(float(row["loss"]) for row in rows) / max(1, len(rows))
 
 
-def context_use(
+def context_gain(
     model: FluxTransformer,
     held_out: PairTensors,
     seed: int = 0,
     told: float = 1.0,
     limit: int = 16,
 ) -> float | None:
-    """How much a model looks at the pictures that an edit comes with: 1 - own / exchanged.
+    """What the pictures that an edit comes with save of the loss: 1 - own / exchanged.
 
     Both are losses of held-out edits over the noise levels, from the same noise: with their own
     context and references, and with another edit's. 0: it does not look at them, or what it sees

@@ -14,6 +14,7 @@ from kontext.evaluate.benches.held_out import Bench
 from kontext.evaluate.diagnosis.blame import Blame, blame
 from kontext.evaluate.diagnosis.contamination import Hashed, copies, scan
 from kontext.evaluate.diagnosis.context import context_use
+from kontext.evaluate.diagnosis.diagnose import Diagnosis
 from kontext.evaluate.diagnosis.finding import ALL, Ask, Finding, rows_of
 from kontext.evaluate.diagnosis.relations import paraphrase, relations
 from kontext.evaluate.false_editors import TrainingEdits, run_false_editors
@@ -136,7 +137,31 @@ def test_an_editor_that_copies_training_targets_is_found(bench: Bench) -> None:
     assert (found.verdict, honest.verdict) == ("memorises", "no sign of it")
     assert found.among == len(training.target) and found.made[0].measured.value > 0.9
     none = TrainingEdits(training.context[:0], training.target[:0], {})
-    assert copies(bench, near, right, none).verdict == "no sign of it"
+    assert copies(bench, near, right, none).verdict == "not measured"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.97])
+def test_copies_cannot_be_told_where_right_results_are_copies_too(
+    bench: Bench, share: float
+) -> None:
+    """A target of the test stands in training, or the codec is so poor that all is near."""
+    training = drawn()[1]
+    right = codec(bench.target)
+    kept = round(share * len(bench))
+    leaked = TrainingEdits(
+        np.concatenate([training.context, bench.context[:kept]]),
+        np.concatenate([training.target, right[:kept]]),
+        training.rows,
+    )
+    for made in (right, bench.context):  # whatever the editor gives
+        found = copies(bench, made, right, leaked)
+        assert found.right.value >= kept / len(bench)
+        told = f"{found.right.value:.0%} of the right results are copies too"
+        assert found.verdict == f"cannot be told, {told}"
+        line = Diagnosis([], copies=found).lines[-1]
+        assert found.verdict in line and f"{found.made[0].measured.value:.0%} of the" in line
+    some = replace(leaked, target=leaked.target[: len(training.target) + 1])
+    assert copies(bench, right, right, some).verdict == "no sign of it"
 
 
 def pair(number: int, instruction: str, context: int, target: int) -> PairRow:

@@ -1,11 +1,11 @@
-"""Whether a model looks at the pictures that an edit comes with."""
+"""What of its loss a model owes to the pictures that an edit comes with."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from kontext.train.flow.validation import context_use, validation
+from kontext.train.flow.validation import context_gain, validation
 from kontext.train.loop.fit import fit
 from kontext.train.methods.flow import FlowMethod
 from tests.train.toy import toy_config, toy_model, toy_pairs
@@ -19,29 +19,29 @@ def test_a_model_that_edits_owes_its_loss_to_the_context_and_a_fresh_one_nothing
         data.latents[half] = data.latents[data.context[half]] = shade
     config = toy_config(t2i_steps=0, joint_steps=30, batch=16, lr=1e-2, text_dropout=0.0)
     method = FlowMethod(config, data)  # its last layer is zero: it looks at nothing
-    assert context_use(method.model, data) == pytest.approx(0, abs=1e-6)
+    assert context_gain(method.model, data) == pytest.approx(0, abs=1e-6)
     fit(method)
-    use = context_use(method.model, data)
-    assert use is not None and use > 0.05
-    assert method.validation_losses(data)["context_use"] == pytest.approx(
-        context_use_of_average(method, data), rel=1e-4
+    gain = context_gain(method.model, data)
+    assert gain is not None and gain > 0.05
+    assert method.validation_losses(data)["context_gain"] == pytest.approx(
+        context_gain_of_average(method, data), rel=1e-4
     )
 
 
-def context_use_of_average(method: FlowMethod, data: object) -> float | None:
+def context_gain_of_average(method: FlowMethod, data: object) -> float | None:
     with method.state.ema["model"].applied(method.model):
-        return context_use(method.model, data)  # type: ignore[arg-type]
+        return context_gain(method.model, data)  # type: ignore[arg-type]
 
 
 def test_references_count_too_and_pairs_without_another_of_their_shape_do_not() -> None:
     model = toy_model()
     alone = toy_pairs(edits=3, singles=4, mixed=True)  # three shapes of one edit each
-    assert context_use(model, alone) is None
-    assert context_use(model, toy_pairs(edits=0)) is None
+    assert context_gain(model, alone) is None
+    assert context_gain(model, toy_pairs(edits=0)) is None
     two = toy_pairs(edits=2, singles=0, references=[(0,), (1,)])
-    assert context_use(model, two) is not None
+    assert context_gain(model, two) is not None
     back = replace(two, references=None, context=two.target.flip(0))  # there and back
-    assert context_use(model, back) is None
+    assert context_gain(model, back) is None
 
 
 def test_a_validation_of_few_pairs_is_one_of_the_context_too() -> None:
