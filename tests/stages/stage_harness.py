@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -42,6 +42,18 @@ class Recorder(Reporter):
         self.images[key] = png
 
 
+class Heard(logging.LoggerAdapter[logging.Logger]):
+    """A log that keeps its lines, of all levels."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.getLogger("kontext.test"), {})
+        self.lines: list[str] = []
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        self.lines.append(str(msg) % args if args else str(msg))
+        super().log(level, msg, *args, **kwargs)
+
+
 class Harness:
     """One store in a folder. `run` makes a stage's artifact, `make` one by hand."""
 
@@ -54,6 +66,7 @@ class Harness:
         self.inputs: dict[str, Artifact] = {}
         self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
+        self.log = Heard()
 
     def elsewhere(self, folder: Path) -> "Harness":
         """The same inputs, with a folder and a store of its own for what is made of them."""
@@ -105,7 +118,7 @@ class Harness:
             weights=weights_in(placed(self.recipe.weights, self.store), STAGES[stage]),
             store_url=self.objects.url,
             report=self.report,
-            log=logging.getLogger("kontext.test"),
+            log=cast(logging.Logger, self.log),
         )
 
     def _commit(self, stage: str, writer: ArtifactWriter) -> Artifact:
