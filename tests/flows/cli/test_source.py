@@ -66,7 +66,7 @@ def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     sources: list[dict[str, Any]] = json.loads(text)
     assert key == "ingest.sources" and [source["kind"] for source in sources] == ["pairs"]
     assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
-    assert "1 pairs have no instruction" in capsys.readouterr().err
+    assert "1 pair has no instruction and is left out" in capsys.readouterr().err
     assert own_data.overrides(None, "") == []
 
 
