@@ -29,7 +29,12 @@ def test_inspect_says_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
     assert said["source"]["path"] == str(root)
     assert said["skipped"] == {"instruction_missing": 1}
     table = runner.invoke(cli.app, ["source", "inspect", str(root)])
-    for text in ("paired-folders", "make it no. 1", "have no instruction", "kontext run --source"):
+    for text in (
+        "paired-folders",
+        "make it no. 1",
+        "1 pair has no instruction",
+        "kontext run --source",
+    ):
         assert text in table.output
     assert list(root.rglob("*"))  # nothing is moved or written
 
