@@ -50,7 +50,8 @@ class Heard(logging.LoggerAdapter[logging.Logger]):
         self.lines: list[str] = []
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        self.lines.append(str(msg) % args if args else str(msg))
+        record = logging.LogRecord("", level, "", 0, msg, args, None)  # type: ignore[arg-type]
+        self.lines.append(record.getMessage())
         super().log(level, msg, *args, **kwargs)
 
 
