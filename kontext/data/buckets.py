@@ -191,5 +191,5 @@ def kept_change(context: Pixels, target: Pixels, transform: Fit, above: int) -> 
     inside = changed[top:bottom, left:right]
     seen = int(inside.sum())
     if total >= WHOLE * changed.size and inside.size:
-        return min(1.0, seen * changed.size / (total * inside.size))
+        return min(1.0, float(seen * changed.size / (total * inside.size)))
     return seen / total

@@ -49,7 +49,7 @@ def _lines(
     yield f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
     yield '<p><a href="index.html">← table</a></p>'
     yield "" if judged else f"<p>{_NO_JUDGE}</p>"
-    rows: dict[str, list[tuple[Mapping[str, Any], tuple[Said, ...]]]] = defaultdict(list)
+    rows: dict[str, list[tuple[dict[str, Any], tuple[Said, ...]]]] = defaultdict(list)
     for found in (verdicts, duels):
         for row, said in zip(found.rows, found.said, strict=True):
             rows[row["item"]].append((row, said))
