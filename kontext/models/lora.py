@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from kontext.errors import WeightsError
 from kontext.models.files.weights import Entry
 from kontext.models.flux.transformer import FluxTransformer
+from kontext.models.qlora.linear import QuantizedLinear, quantized_product
+from kontext.models.qlora.schemes import Scheme
 
 BLOCKS = ("*_blocks.*.qkv", "*_blocks.*_attn.proj", "*_blocks.*_mlp.[02]", "*_blocks.*.linear[12]")
 
@@ -51,26 +53,40 @@ class LoraConfig:
 
 
 class LoraLinear(nn.Linear):
-    """A frozen linear layer with an adapter. Its own tensors keep their names in the state dict."""
+    """A frozen linear layer with an adapter. Its own tensors keep their names in the state dict.
+
+    `scheme` is what its weight is quantised by; empty where it is not.
+    """
 
     def __init__(self, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
         """Take over `base`'s tensors. down [rank, in] and up [out, rank] are kept in float32."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        self.bias = base.bias
+        for name, parameter in base.named_parameters(recurse=False):
+            setattr(self, name, parameter)
+        self.scheme: Scheme | None = base.scheme if isinstance(base, QuantizedLinear) else None
         self.lora_down = nn.Parameter(down.float())
         self.lora_up = nn.Parameter(up.float())
         self.scale = scale
 
     def forward(self, input: Tensor) -> Tensor:
         """input W' + scale * (input A') B'."""
-        out = F.linear(input, self.weight, self.bias)
+        if self.scheme:
+            out = quantized_product(input, self, self.scheme)
+        else:
+            out = F.linear(input, self.weight, self.bias)
         low = F.linear(input.to(self.lora_down.dtype), self.lora_down)
         return out + (F.linear(low, self.lora_up) * self.scale).to(out.dtype)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer with W + scale * B A, added in float32."""
+        """A plain layer with W + scale * B A, added in float32.
+
+        Raises WeightsError: W is quantised. `Lora.merged` adds to the weights that it was made of.
+        """
+        if self.scheme:
+            raise WeightsError(f"adapters are not merged into {self.scheme} weights")
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         weight = add_product(self.weight, self.lora_down, self.lora_up * self.scale)
         plain.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
@@ -216,7 +232,7 @@ def add_adapters(model: FluxTransformer, start: Mapping[str, Adapter]) -> FluxTr
         base = model.get_submodule(name)
         if not isinstance(base, nn.Linear) or isinstance(base, LoraLinear):
             raise WeightsError(f"{name} has an adapter already: merge it first")
-        device = base.weight.device
+        device = next(base.parameters()).device
         model.set_submodule(name, LoraLinear(base, down.to(device), up.to(device), scale))
     return model
 
@@ -277,6 +293,12 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[str]:
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:
     """The adapted layers by module name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
+
+
+def quantized_layers(model: nn.Module) -> list[LoraLinear | QuantizedLinear]:
+    """The layers with a quantised weight, with or without an adapter."""
+    layers = (m for m in model.modules() if isinstance(m, LoraLinear | QuantizedLinear))
+    return [layer for layer in layers if layer.scheme]
 
 
 def lora_of(model: nn.Module) -> Lora:

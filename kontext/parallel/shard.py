@@ -6,7 +6,7 @@ NCCL, and what prefetch and offloading gain on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import torch
@@ -37,6 +37,8 @@ def shard(
     world: World,
     dtype: torch.dtype,
     lengths: Iterable[int] = (),
+    *,
+    whole: bool = False,
 ) -> nn.Module:
     """Prepare a transformer for training in this world, in place; returns it.
 
@@ -47,6 +49,8 @@ def shard(
     Args:
         dtype: of the products.
         lengths: all sequence lengths that will be used, where `config.compile` is on.
+        whole: every rank keeps all weights. Those that are quantised cannot be sharded: ranks
+            gather weights in `dtype`.
 
     Raises:
         RecipeError: the ranks cannot share a sequence as the recipe says.
@@ -62,7 +66,7 @@ def shard(
         compile_blocks(model, lengths, backend=config.compile)
     if config.offload:
         offload_blocks(model)
-    if world.mesh is None:
+    if world.mesh is None or whole:
         return model
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -88,16 +92,27 @@ def shard(
 
 
 @torch.no_grad()
-def fill(model: nn.Module, entries: Iterable[Stored], device: torch.device) -> None:
+def fill(
+    model: nn.Module,
+    entries: Iterable[Stored],
+    device: torch.device,
+    on_host: Collection[str] = (),
+) -> None:
     """Give a model on the meta device memory on `device`, and read its weights into it.
 
     Of what is sharded a rank reads its own rows alone.
+
+    Args:
+        on_host: parameters that get the host's memory (pinned for CUDA), and none on `device`.
 
     Raises:
         KeyError: an entry that the model does not have.
         ValueError: the model has more than the entries.
     """
-    model.to_empty(device=device)
+    if on_host:
+        _to_empty(model, device, on_host)
+    else:
+        model.to_empty(device=device)
     empty = model.state_dict()
     for entry in entries:
         target = empty.pop(entry.name)
@@ -105,6 +120,19 @@ def fill(model: nn.Module, entries: Iterable[Stored], device: torch.device) -> N
         local_part(target).copy_(entry.rows(rows.start, rows.stop))
     if empty:
         raise ValueError(f"no weights for {', '.join(empty)}")
+
+
+def _to_empty(model: nn.Module, device: torch.device, on_host: Collection[str]) -> None:
+    """`Module.to_empty` with two places."""
+    pinned = device.type == "cuda"
+    for name, parameter in [*model.named_parameters()]:
+        if name in on_host:
+            made = torch.empty_like(parameter, device="cpu", pin_memory=pinned)
+        else:
+            made = torch.empty_like(parameter, device=device)
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        module.register_parameter(own, nn.Parameter(made, parameter.requires_grad))
 
 
 def gather_weights_for(model: nn.Module, method: str) -> None:

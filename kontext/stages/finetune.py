@@ -41,11 +41,17 @@ from kontext.train.methods import after_flow, flow
 from kontext.train.methods.flow import FlowMethod
 from kontext.train.record.ledger import Ledger, optimizer_ledger
 from kontext.train.record.numerics import LEDGER, check_against, report_ledger
-from kontext.train.record.outputs import device_for, save_weights, write_history, write_incidents
+from kontext.train.record.outputs import device_for, write_history, write_incidents
 from kontext.train.record.reporting import report_progress, report_speed, tensorboard
 from kontext.train.record.transformer_ledger import pairs_ledger
 from kontext.train.start.model import ADAPTER, START, TEACHER
-from kontext.train.start.transformer import Given, save_adapters, starting_weights
+from kontext.train.start.transformer import (
+    Given,
+    save_adapters,
+    save_flow,
+    starting_weights,
+    without_weights,
+)
 from schemas.sections.training import EncodeConfig, FinetuneConfig
 
 STAGE = Stage(
@@ -71,7 +77,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     Raises:
         RecipeError: `weights.transformer` points to nothing, or to a transformer that takes
             latents or texts of other widths; steps after the flow, and no edits; adapters
-            of another rank or other layers than the recipe's.
+            of another rank or other layers than the recipe's, or beside a base that cannot be.
         GateError: a prompt of the recipe's own is one that nobody may edit with.
         NumericsError: the latents or texts were not encoded as this recipe says.
         DivergedError: losses that are not finite, and the recipe says to stop.
@@ -114,7 +120,7 @@ def run(ctx: StageContext[FinetuneConfig]) -> None:
     save_adapters(ctx, config, model, given.adapter if given else None)
     for name in (name for name, each in following.items() if not each.IN_PLACE):
         model = _train_further(ctx, method, model, inputs, name).requires_grad_(False).eval()
-    save_weights(ctx, "flow.safetensors", model.state_dict())
+    save_flow(ctx, config, model, given)
     ctx.output.add_json("config.json", {"shape": model.shape.model_dump(mode="json")})
     ctx.output.add_json(LEDGER, method.state.ledger)
     write_history(ctx, history)
@@ -150,7 +156,7 @@ def _validated(
         ctx.output.add_bytes(f"{kind}.png", sheet)
         ctx.report.image(f"finetune-{kind}", sheet, _SAMPLES[kind])
     losses = torch.tensor([float(row["loss"]) for row in levels])
-    ctx.output.metric("parameters", sum(p.numel() for p in model.parameters()))
+    ctx.output.metric("parameters", sum(p.numel() for p in without_weights(model).parameters()))
     ctx.output.metric("val_loss", float(losses.mean()))
     gain = context_gain(model, held_out, config.seed, method.told)
     if gain is not None:

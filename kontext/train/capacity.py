@@ -27,6 +27,7 @@ from kontext.parallel.flops import Tokens, peak_of, step_flops
 from kontext.parallel.recompute import Recompute
 from kontext.train.methods import distillation
 from kontext.train.methods.autoencoder import codec_work
+from kontext.train.start.base import base_bytes
 from schemas.recipe import Recipe
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
@@ -255,7 +256,9 @@ def _flow_state(config: FinetuneConfig, count: int, adapters: int, machine: Mach
     if not adapters:
         return _state(count, config.optimizer, machine.gpus)
     held = MASTER if config.parallel.precision == "fp32" else GATHERED
-    return _state(adapters, config.optimizer, machine.gpus) + held * count / machine.gpus / _GIB
+    ranks = machine.gpus if config.lora_base == "stored" else 1  # each holds all that is quantised
+    base, largest = base_bytes(config, held)
+    return _state(adapters, config.optimizer, ranks) + (base / ranks + largest) / _GIB
 
 
 def _adapter_count(config: FinetuneConfig) -> int:
@@ -272,8 +275,10 @@ def _adapter_count(config: FinetuneConfig) -> int:
 def _gathered(config: FinetuneConfig, machine: Machine) -> float:
     """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead.
 
-    A base of 16 bits has no copies.
+    A base of 16 bits has no copies, and a quantised one (`base_bytes`) is not gathered.
     """
+    if config.lora_base != "stored":
+        return 0.0
     if machine.gpus == 1 and config.lora_rank and config.parallel.precision != "fp32":
         return 0.0
     if machine.gpus == 1:

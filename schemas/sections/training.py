@@ -136,6 +136,9 @@ class ParallelConfig(Section):
     )
     prefetch: int = Field(1, title="Blocks that FSDP gathers ahead", ge=0)
     offload: bool = Field(False, title="Offload activations to host memory until the backward pass")
+    swap: int = Field(
+        0, title="Blocks whose frozen weights wait in host memory (adapters only; 0: none)", ge=0
+    )
     compile: str = Field("", title="torch.compile backend for the blocks (empty: eager)")
     kernel: Literal["auto", "sdpa", "math", "flash2", "fa3", "fa4"] = Field(
         "auto", title="Attention kernel"
@@ -197,6 +200,11 @@ class FinetuneConfig(Section):
         (),
         title="Layers with adapters, by name with * and ?, such as single_blocks.*.linear1 (empty: "
         "all linear layers of the blocks, save modulation)",
+    )
+    lora_base: Literal["stored", "int8", "fp8", "nf4"] = Field(
+        "stored",
+        title="How the frozen weights beside adapters are held (stored: in the dtype of their "
+        "file; else the linear layers of the blocks are quantised, save modulation)",
     )
     t2i_steps: int = Field(40, title="Steps of phase one: text-to-image alone", ge=0)
     joint_steps: int = Field(1060, title="Steps of phase two: text-to-image and edits", ge=1)

@@ -103,14 +103,14 @@ def refusals(world: World) -> list[str]:
     return said
 
 
-def from_file(world: World, path: str) -> dict[str, Any]:
+def from_file(world: World, path: str, base: str = "stored") -> dict[str, Any]:
     """Adapters on given weights: the start, some steps, and how many rows this rank has read."""
     config = toy_config(
         shape=SHAPE.model_copy(
             update={"hidden_size": 256, "axes_dim": (32, 48, 48), "depth": 2,
                     "depth_single_blocks": 4}
         ),
-        optimizer="adamw", lora_rank=3, parallel=ParallelConfig(precision="fp32"),
+        optimizer="adamw", lora_rank=3, lora_base=base, parallel=ParallelConfig(precision="fp32"),
     )  # fmt: skip
     data, place = toy_pairs(), Path(path)
     inputs = Inputs({}, "", place.parent, place.parent, {START: place})

@@ -3,11 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kontext.data.encoded.latents import load_pairs
 from kontext.errors import GateError, RecipeError
-from kontext.models.flux.transformer import load_transformer
+from kontext.models.files.lora_files import load_lora
+from kontext.models.files.recognise_autoencoder import SHAPE_KEY
+from kontext.models.files.weights import bfl_entries
+from kontext.models.flux.transformer import FluxTransformer, load_transformer
 from kontext.parallel.flops import Tokens
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.train.capacity import Estimate, Machine, estimate_flow
@@ -18,9 +21,11 @@ from kontext.train.methods.flow import FlowMethod
 from kontext.train.record import reporting
 from kontext.train.record.numerics import LEDGER
 from kontext.train.record.reporting import report_speed
+from kontext.train.start.fit import found
 from schemas.sections.training import FinetuneConfig
+from schemas.sections.weights import WeightsConfig
 from schemas.tables import CATEGORIES
-from tests.stages.encoded_run import FLOW, PER_CATEGORY, broken_at, encoded_run
+from tests.stages.encoded_run import FLOW, PER_CATEGORY, SHAPE, broken_at, encoded_run
 from tests.stages.stage_harness import Harness
 
 CPU = torch.device("cpu")
@@ -167,3 +172,113 @@ class Context:
         self.config = harness.recipe.finetune
         self.report, self.output = harness.report, self
         self.metric = lambda name, value: None
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights in bf16, as they are published, for the toy pairs of the stage."""
+    torch.manual_seed(7)
+    model = FluxTransformer(SHAPE)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    path = tmp_path_factory.mktemp("given") / "flux.safetensors"
+    state = model.to(torch.bfloat16).state_dict()
+    save_file(state, path, {SHAPE_KEY: SHAPE.model_dump_json()})
+    return path
+
+
+def adapting(folder: Path, given: Path | str, **changes: object) -> Harness:
+    """Adapters of rank 2 beside given weights."""
+    harness = encoded_run(folder)
+    section = {**FLOW, "shape": SHAPE, "optimizer": "adamw", "lora_rank": 2, **changes}
+    config = FinetuneConfig.model_validate(section)
+    weights = WeightsConfig(transformer=str(given))
+    harness.recipe = harness.recipe.model_copy(update={"finetune": config, "weights": weights})
+    return harness
+
+
+@pytest.mark.parametrize("base", ["fp8", "nf4"])
+def test_adapters_beside_a_quantised_base_are_for_the_stored_weights(
+    base: str, given: Path, tmp_path: Path
+) -> None:
+    """What later stages take is the given weights with the adapters of the file, and nothing of
+    the quantised ones; samples are drawn on the way.
+    """
+    harness = adapting(tmp_path, given, lora_base=base, validate_every=3, lr=1e-2)
+    made = harness.run("finetune")
+    assert made.manifest.metrics["lora_base"] == base
+    assert made.json("ledger.json")["dtype: adapters' base"] == base
+    assert made.json("ledger.json")["dtype: weights"] == "bfloat16"
+    assert made.manifest.metrics["parameters"] == sum(
+        p.numel() for p in FluxTransformer(SHAPE).parameters()
+    )
+    assert harness.report.images["finetune-samples"]
+    lora = load_lora(made.path("lora.safetensors"), FluxTransformer(SHAPE)).require_effect()
+    merged = {e.name: e.read() for e in lora.merged(bfl_entries(given, FluxTransformer(SHAPE)))}
+    flow = load_file(made.path("flow.safetensors"))
+    before = load_file(given)
+    assert flow.keys() == merged.keys() == before.keys()
+    for name, tensor in flow.items():
+        assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, merged[name]), name
+        assert torch.equal(tensor, before[name]) == (name not in lora.adapters), name
+
+
+def test_a_killed_run_beside_a_quantised_base_ends_as_an_unbroken_one(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapting(tmp_path / "whole", given, lora_base="nf4").run("finetune")
+    harness = adapting(tmp_path / "broken", given, lora_base="nf4")
+    broken_at(monkeypatch, FlowMethod, 5, harness, "finetune")
+    checkpoint = next((harness.folder / "scratch" / "finetune").glob("**/step-*/manifest"))
+    names = torch.load(checkpoint, weights_only=True)["tensors"]
+    assert all("lora_" in name for name in names if name.startswith(("modules/", "ema/model/d")))
+    again = harness.run("finetune")
+    assert sums(again) == sums(whole)
+
+
+def swapping(count: int) -> dict[str, object]:
+    return {"lora_base": "stored", "parallel": {"swap": count}}
+
+
+def test_swapped_blocks_make_the_same_artifact(given: Path, tmp_path: Path) -> None:
+    """Steps in pixels and all; what is published is merged tensor by tensor. At the end one is
+    measured with merged weights, the other with adapters beside its base.
+    """
+    changes = {"joint_steps": 1, "pictures": {"steps": 1, "batch": 4, "warmup": 1}}
+    made = [
+        adapting(tmp_path / str(count), given, **swapping(count), **changes).run("finetune")
+        for count in (0, 3)
+    ]
+    for name in ("history", "pictures"):
+        one, two = (artifact.table(f"{name}.parquet") for artifact in made)
+        assert one.equals(two), name
+    one, two = (artifact.table("levels.parquet")["loss"].to_pylist() for artifact in made)
+    assert two == pytest.approx(one, rel=1e-3)
+    for file in ("flow.safetensors", "lora.safetensors"):
+        one, two = (load_file(artifact.path(file)) for artifact in made)
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), file
+
+
+def test_bases_that_cannot_be_are_one_line_before_a_step(given: Path, tmp_path: Path) -> None:
+    ranks = {"launcher": "torchrun", "ranks": 2}
+    cases: tuple[tuple[Path | str, dict[str, object], str], ...] = (
+        (given, {"lora_rank": 0}, "lora_base=nf4 is for frozen weights beside adapters"),
+        ("", {}, "lora_base=nf4 is for given weights: set weights.transformer"),
+        (given, {"guidance_distill": {"steps": 1}}, "and finetune.guidance_distill do not go"),
+        (given, {"parallel": {"compile": "eager"}}, "and finetune.parallel.compile do not go"),
+        (given, {**swapping(3), "lora_rank": 0}, "parallel.swap=3 is for frozen weights beside"),
+        (given, swapping(4), "parallel.swap=4: the transformer has 3 blocks"),
+        (given, swapping(2), "parallel.swap=2 saves no memory"),
+        (given, {**swapping(3), "launch": ranks}, "parallel.swap=3 needs .*launcher=in-process"),
+    )
+    for number, (weights, changes, words) in enumerate(cases):
+        section = {"lora_base": "nf4", **changes}
+        harness = adapting(tmp_path / str(number), weights, **section)
+        for refused in (
+            lambda harness=harness: harness.run("finetune"),
+            lambda harness=harness: found(harness.recipe.weights, harness.recipe, harness.store),
+        ):
+            with pytest.raises(RecipeError, match=words) as caught:
+                refused()
+            assert "\n" not in str(caught.value)
+        assert not list((harness.folder / "scratch" / "finetune").iterdir())

@@ -18,7 +18,7 @@ from kontext.data.encoded.pair_tensors import PairTensors
 from kontext.models.files.convert import rules_for, to_diffusers
 from kontext.models.files.weights import bfl_entries, in_stored_dtypes
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import LoraLinear, adapters
+from kontext.models.lora import LoraLinear, adapters, quantized_layers
 from kontext.parallel.ranks.inputs import Inputs
 from kontext.parallel.world import World
 from kontext.train.loop.checkpoint import Checkpoints
@@ -207,8 +207,11 @@ def test_adapters_cost_three_bytes_a_parameter_and_their_checkpoints_theirs(
     assert 16 * trainable <= files <= 32 * trainable
 
 
-def test_adapters_go_on_from_a_checkpoint_bit_for_bit(stored: Path, tmp_path: Path) -> None:
-    config, data = wide_config(batch=2, checkpoint_every=2), toy_pairs()
+@pytest.mark.parametrize("base", ["stored", "nf4"])
+def test_adapters_go_on_from_a_checkpoint_bit_for_bit(
+    stored: Path, tmp_path: Path, base: str
+) -> None:
+    config, data = wide_config(batch=2, checkpoint_every=2, lora_base=base), toy_pairs()
     whole = built(config, stored, data, World())
     fit(whole)
 
@@ -235,6 +238,45 @@ def test_adapters_go_on_from_a_checkpoint_bit_for_bit(stored: Path, tmp_path: Pa
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(launched.model.state_dict()[name], tensor), name
     assert size < 3 * count(launched)
+
+
+@pytest.mark.parametrize(("base", "most"), [("int8", 1.01), ("fp8", 1.01), ("nf4", 0.53)])
+def test_a_quantised_base_takes_its_bytes_and_none_for_the_backward_pass(
+    stored: Path, tmp_path: Path, base: str, most: float
+) -> None:
+    """`most` bytes for every weight of the linear layers; the others are bf16, as they were.
+
+    Of an adapter there are its start, the weights and the average.
+    """
+    data = toy_pairs(edits=1, singles=0)
+    method, size = grown(lambda: built(wide_config(lora_base=base), stored, data, World()))
+    trained = sum(p.numel() for p in method.model.parameters() if p.requires_grad)
+    quantised = quantized_layers(method.model)
+    weights = sum(m.in_features * m.out_features for m in quantised)
+    with torch.device("meta"):
+        others = sum(p.numel() for p in FluxTransformer(WIDE).parameters()) - weights
+    assert len(quantised) == 8 * WIDE.depth + 2 * WIDE.depth_single_blocks
+    assert size < most * weights + 2 * others + 13 * trained
+    kept: set[torch.Size] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.add(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        method.step(0)
+    shapes = {torch.Size((m.out_features, m.in_features)) for m in quantised}
+    assert not shapes & kept and not {shape[::-1] for shape in shapes} & kept
+
+
+def test_two_ranks_with_a_quantised_base_take_the_steps_of_one(stored: Path) -> None:
+    """Each holds it whole; of the adapters' gradients they have the sum."""
+    alone = from_file(World(), str(stored), "nf4")
+    for found in run_ranks(from_file, 2, str(stored), "nf4"):
+        for name, tensor in alone["start"].items():
+            assert torch.equal(found["start"][name], tensor), name
+        for row, other in zip(alone["history"], found["history"], strict=True):
+            assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
 
 
 def test_given_weights_are_held_as_they_are_stored(stored: Path, tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ class FewStepMethod(ABC):
         self.device = data.latents.device
         self.world = world or World(device=self.device)
         self.world.check_batch(config.batch, config.accumulate)
-        if config.parallel.context > 1 or config.parallel.compile:
-            raise RecipeError("distill takes no parallel.context and no parallel.compile")
+        if config.parallel.context > 1 or config.parallel.compile or config.parallel.swap:
+            raise RecipeError("distill takes no parallel.context, .compile or .swap")
         self._rows = self.world.rows(config.batch)
         self._parts = self.world.parts(config.batch, config.accumulate)
         self.teacher = teacher.requires_grad_(False).eval()

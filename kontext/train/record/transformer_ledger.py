@@ -9,7 +9,7 @@ import torch
 
 from kontext.models.flux.heads import EPS
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import adapters
+from kontext.models.lora import adapters, quantized_layers
 from kontext.parallel.attention import active_kernel
 from kontext.train.flow.timesteps import BASE_TOKENS, MAX_TOKENS, shift_mu
 from kontext.train.record.ledger import Ledger, dtype_name, dtype_names
@@ -28,13 +28,17 @@ def transformer_ledger(
 ) -> Ledger:
     """The lines of a transformer that trains on, or draws, targets of so many tokens.
 
-    Adapters are not its weights: they are merged into them for the stages that follow.
+    Adapters are not its weights: they are merged into them for the stages that follow. Nor are
+    quantised weights, which are held while adapters train.
 
     Args:
         products: what its matrix products are computed in.
     """
     beside = [p for layer in adapters(model).values() for p in (layer.lora_down, layer.lora_up)]
     own = {id(p) for p in beside}
+    quantized = quantized_layers(model)
+    own |= {id(p) for m in quantized for name, p in m.named_parameters() if name != "bias"}
+    schemes = ", ".join(sorted({str(layer.scheme) for layer in quantized}))
     lengths = sorted({*target_tokens, BASE_TOKENS, MAX_TOKENS})
     shift = model.shape.timestep_shift
     return {
@@ -44,6 +48,7 @@ def transformer_ledger(
         "context: mode": "cached" if model.shape.cached_context else "joint",
         "dtype: weights": dtype_names(p.dtype for p in model.parameters() if id(p) not in own),
         **({"dtype: adapters": dtype_names(p.dtype for p in beside)} if beside else {}),
+        **({"dtype: adapters' base": schemes} if schemes else {}),
         "dtype: products": dtype_name(products),
         "kernel: attention": active_kernel(device),
         "device": device.type,

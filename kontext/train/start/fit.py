@@ -18,6 +18,7 @@ from kontext.models.text.pretrained import check_vocabulary
 from kontext.train.flow.model import check_widths
 from kontext.train.start.adapter import adapter_at, check_adapter
 from kontext.train.start.autoencoder import autoencoder_at
+from kontext.train.start.base import check_base
 from kontext.train.start.given import OpenArtifact, config_of, is_there, names_artifact, require
 from kontext.train.start.text import spec_of, text_of
 from kontext.train.start.transformer import transformer_at
@@ -49,7 +50,7 @@ def found(
 
     Raises:
         RecipeError: a transformer, texts or an autoencoder of widths that do not fit each other;
-            adapters of another rank or other layers than the recipe's.
+            adapters of another rank or other layers than the recipe's, or settings of `check_base`.
         WeightsError: damaged, of no known layout, or of a shape that cannot be read.
     """
     made = placed(weights, artifacts)
@@ -112,12 +113,15 @@ def _check_fit(
             f"weights.transformer: {weights.transformer} has its adapters merged already; give "
             "the base that they were made for"
         )
+    rank = recipe.finetune.lora_rank
     if weights.transformer:
         model = transformer_at(weights.transformer, open_artifact)[1]
         shape = model.shape
         if weights.adapter:
             file = adapter_at(weights.adapter, open_artifact, model)
             check_adapter(file, recipe.finetune, model)
+            rank = file.rank
+    check_base(recipe.finetune, rank, shape if weights.transformer else None)
     if shape.guidance_embed and recipe.finetune.guidance_distill.steps:
         raise RecipeError(
             "finetune.guidance_distill adds a guidance embedding, and the transformer has one: "
