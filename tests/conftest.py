@@ -1,6 +1,8 @@
 """Shared fixtures: a local object store; a real S3 server (SeaweedFS) and a Prefect server."""
 
 import asyncio
+import gc
+import os
 import shutil
 import tempfile
 import uuid
@@ -42,15 +44,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
     It is deleted at the end; after a failure it stays, and the run says where.
     """
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    # a file is not to outlive the machine here, only its process: waiting for the disk at every
+    # file of a store takes longer than most tests (processes that tests start do wait)
+    patch.setattr(os, "fsync", lambda descriptor: None)
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist inherits TMPDIR
     folder = Path(tempfile.mkdtemp(prefix="kontext-tests-"))
     folder.chmod(0o711)  # PostgreSQL's own user must get through (tests/postgres.py)
-    patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(folder))
     patch.setattr(tempfile, "tempdir", None)
     config.stash[_TEMPORARY] = folder
-    config.add_cleanup(patch.undo)
 
 
 @pytest.hookimpl(trylast=True)
@@ -68,6 +73,21 @@ def pytest_terminal_summary(
     """Say where the files of a failed run lie."""
     if exitstatus and _TEMPORARY in config.stash:
         terminalreporter.write_line(f"temporary files: {config.stash[_TEMPORARY]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Garbage is not looked for among what thousands of modules hold to the end.
+
+    Neither while they are imported nor, each time again, in every test after that.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,6 +112,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((files[0] for files in TOGETHER if file in files), file)
 
     return ByFilesTogether(config, log)
+
+
+@pytest.fixture(scope="module")
+def timed_briefly() -> Iterator[None]:
+    """See `tests.stages.stage_harness.timed_briefly`."""
+    from tests.stages import stage_harness
+
+    with stage_harness.timed_briefly():
+        yield
 
 
 @pytest.fixture

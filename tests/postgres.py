@@ -1,4 +1,8 @@
-"""A real PostgreSQL for the session: the wheel's server, or the system's."""
+"""A real PostgreSQL for the session: the wheel's server, or the system's.
+
+Where there is neither, tests that need one are skipped. Where there is one and it does not start,
+they fail, and say what it said.
+"""
 
 import ctypes
 import os
@@ -35,23 +39,22 @@ def postgres_server() -> Iterator[str]:
             shutil.chown(path, "nobody", "nogroup")
     initdb = [binaries / "initdb", "-D", data, "-U", "kontext", "-A", "scram-sha-256"]
     initdb += [f"--pwfile={secret}", "--no-sync", "--no-locale", "-E", "UTF8"]
+    initdb += _without_dev_shm(binaries)
     made = subprocess.run(initdb, capture_output=True, text=True, check=False, **as_user)
     if made.returncode:
-        pytest.skip(f"initdb does not work here: {made.stderr.strip()[-200:]}")
+        pytest.fail(f"{binaries}/initdb ended with {made.returncode}:\n{made.stdout}{made.stderr}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    server = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=_die_with_us,
-        **as_user,
-    )
+    log = folder / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, preexec_fn=_die_with_us, **as_user
+        )
     try:
-        _wait(server, [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)])
+        _wait(server, [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], log)
         yield f"postgres://kontext:kontext%20secret%2F1@127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
@@ -87,12 +90,22 @@ def postgres_binaries() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
+def _without_dev_shm(binaries: Path) -> list[str]:
+    """Shared memory in files of the server's own.
+
+    Programs that run beside may fill /dev/shm, which is small in many a container, and initdb ends
+    with "could not resize shared memory segment". Older ones than of version 16 cannot be told.
+    """
+    can = subprocess.run([binaries / "initdb", "--help"], capture_output=True, text=True).stdout
+    return ["--set", "dynamic_shared_memory_type=mmap"] if "--set" in can else []
+
+
 def _die_with_us() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _wait(server: subprocess.Popen[bytes], ask: list[str | Path]) -> None:
+def _wait(server: subprocess.Popen[bytes], ask: list[str | Path], log: Path) -> None:
     """Until it answers: it listens before that, and turns connections away."""
     for _ in range(600):
         if server.poll() is not None:
@@ -100,4 +113,4 @@ def _wait(server: subprocess.Popen[bytes], ask: list[str | Path]) -> None:
         if subprocess.run(ask, stdout=subprocess.DEVNULL, check=False).returncode == 0:
             return
         time.sleep(0.1)
-    pytest.fail("PostgreSQL did not start")
+    pytest.fail(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")

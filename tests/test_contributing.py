@@ -175,13 +175,12 @@ def test_each_example_is_one_file_that_is_found_and_works(tmp_path: Path) -> Non
     docstring = '    """The teacher: flow matching on text-to-image and on edits."""\n'
     assert first in sections and docstring in sections
     (tmp_path / SECTIONS).write_text(sections.replace(docstring, docstring + "\n" + field))
-    for script in (FOUND, RUN):
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=tmp_path,
-            env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1", "PATH": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", FOUND + RUN],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

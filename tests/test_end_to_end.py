@@ -36,6 +36,7 @@ from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import sha256_file
 from schemas.recipes import Recipe, load_recipe
 from tasks.workspace import places
+from tests.kontext_process import start
 
 SHAPES = '"canvases":[[1,1],[5,3],[3,5],[2,1]]'  # so that every stage meets several sizes
 SMALL = (
@@ -91,7 +92,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def on_s3(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def on_s3(s3_server: str, timed_briefly: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An undisturbed run on the S3 server."""
     home = tmp_path_factory.mktemp("on-s3")
     run = Run(f"s3://kontext-test/{uuid.uuid4().hex[:12]}", home, {})
@@ -196,27 +197,27 @@ def trains_again() -> None:
     assert json.loads(kontext("sql", runs, "--json")) == [{"n": 2}]
 
 
-def command(home: Path) -> tuple[list[str], dict[str, str]]:
+def ran(home: Path, kill_at: str = "", after: float = 0.0) -> str:
+    """`kontext run` up to what was trained on the dataset; what it said.
+
+    Args:
+        kill_at: `kill -9` the process, `after` seconds from the line that holds these words.
+    """
     overrides = [part for override in SMALL for part in ("--set", override)]
-    line = [sys.executable, "-m", "flows.cli", "run", "--recipe", "ci", "--direct", *overrides]
+    words = ["run", "--recipe", "ci", "--direct", "--until", "finetune", *overrides]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("KONTEXT_", "AWS_"))}
-    return line, {**env, "KONTEXT_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-
-
-def killed_when(home: Path, words: str, after: float) -> None:
-    """Start the pipeline, kill -9 it `after` seconds from the line that holds `words`."""
-    line, env = command(home)
-    process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    seen = []
-    for raw in process.stdout:
-        seen.append(raw.decode())
-        if words in seen[-1]:
-            time.sleep(after)
-            process.send_signal(signal.SIGKILL)
-            break
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL, "".join(seen[-20:])
+    process, lines = start(words, {**env, "KONTEXT_HOME": str(home)})
+    said = []
+    with lines:
+        for line in lines:
+            said.append(line)
+            if kill_at and kill_at in line:
+                time.sleep(after)
+                process.kill()
+                break
+    process.join()
+    assert process.exitcode == (-signal.SIGKILL if kill_at else 0), "".join(said[-20:])
+    return "".join(said)
 
 
 def dataset_of(engine: Engine) -> dict[str, dict[str, str]]:
@@ -236,12 +237,10 @@ def killed(on_s3: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, s
     """A run in a folder that was killed three times, and what its last process said."""
     home = tmp_path_factory.mktemp("killed")
     shutil.copy(on_s3.home / "safety.key", home / "safety.key")  # HMACs are per home
-    killed_when(home, "mine/", 0.05)
-    killed_when(home, "shard/", 0.05)
-    killed_when(home, "flow step 10", 0.0)
-    line, env = command(home)
-    last = subprocess.run(line, env=env, check=True, capture_output=True, text=True)
-    return Run(f"file://{home}/store", home, {}), last.stdout + last.stderr
+    ran(home, "mine/", 0.05)
+    ran(home, "shard/", 0.05)
+    ran(home, "flow step 10")
+    return Run(f"file://{home}/store", home, {}), ran(home)
 
 
 @pytest.mark.s3
@@ -256,13 +255,15 @@ def test_killed_in_mine_shard_and_finetune_it_ends_as_if_undisturbed(
     assert made == dataset_of(on_s3.engine())
 
 
+@pytest.mark.s3
 @pytest.mark.prefect
 def test_a_published_model_is_evaluated_again_at_night(
-    killed: tuple[Run, str], prefect_server: None, monkeypatch: pytest.MonkeyPatch
+    on_s3: Run, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, _ = killed
-    monkeypatch.setenv("KONTEXT_HOME", str(run.home))
-    engine = run.engine()
+    """The last with this store: it adds to it."""
+    monkeypatch.setenv("KONTEXT_HOME", str(on_s3.home))
+    monkeypatch.setenv("KONTEXT_STORE", on_s3.url)
+    engine = on_s3.engine()
     model = f"model@{engine.recipe.publish.name}"
     (published,) = engine.artifacts.list("evaluate")
 

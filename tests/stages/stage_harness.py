@@ -3,11 +3,13 @@
 import importlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
+import pytest
 
 from kontext.engine.chunks import map_chunks
 from kontext.engine.stage import Reporter, StageContext, section_in, weights_in
@@ -42,6 +44,31 @@ class Recorder(Reporter):
         self.images[key] = png
 
 
+class Heard(logging.LoggerAdapter[logging.Logger]):
+    """A log that keeps its lines, of all levels."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.getLogger("kontext.test"), {})
+        self.lines: list[str] = []
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        record = logging.LogRecord("", level, "", 0, msg, args, None)  # type: ignore[arg-type]
+        self.lines.append(record.getMessage())
+        super().log(level, msg, *args, **kwargs)
+
+
+@contextmanager
+def timed_briefly() -> Iterator[None]:
+    """Evaluations time each part of an edit twice, rather than ten times and for a second.
+
+    tests/evaluate/test_latency.py looks at how often; seven parts took a third of an evaluation.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("RUNS", 2), ("MOST", 2), ("WARM_UP", 1)):
+            patch.setattr(f"kontext.evaluate.latency.{name}", value)
+        yield
+
+
 class Harness:
     """One store in a folder. `run` makes a stage's artifact, `make` one by hand."""
 
@@ -54,6 +81,7 @@ class Harness:
         self.inputs: dict[str, Artifact] = {}
         self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
+        self.log = Heard()
 
     def elsewhere(self, folder: Path) -> "Harness":
         """The same inputs, with a folder and a store of its own for what is made of them."""
@@ -71,7 +99,8 @@ class Harness:
         """Run a stage of the registry for real."""
         writer = self.store.writer(stage, f"digest-of-{stage}")
         module = importlib.import_module(STAGES[stage].module)
-        module.run(self.context(stage, writer))
+        with timed_briefly() if stage == "evaluate" else nullcontext():
+            module.run(self.context(stage, writer))
         return self._commit(stage, writer)
 
     def copied(self, folder: Path) -> "Harness":
@@ -105,7 +134,7 @@ class Harness:
             weights=weights_in(placed(self.recipe.weights, self.store), STAGES[stage]),
             store_url=self.objects.url,
             report=self.report,
-            log=logging.getLogger("kontext.test"),
+            log=cast(logging.Logger, self.log),
         )
 
     def _commit(self, stage: str, writer: ArtifactWriter) -> Artifact:

@@ -1,8 +1,5 @@
 import base64
 import json
-import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +21,7 @@ from schemas.tables import CAPTION_TEXTS, CAPTIONS, IMAGES, PAIRS, PIXELS, REPLI
 from tests.data.chat_server import Say, completion, fails, pictures, said, serving
 from tests.data.pictures import scene
 from tests.stages.stage_harness import Harness, rows_table
-
-ROOT = Path(__file__).parents[2]
+from tests.train.broken_runs import processes
 
 
 def image(name: str, concept: str, **attributes: str) -> dict[str, Any]:
@@ -237,6 +233,11 @@ def test_a_budget_is_kept_and_what_is_left_over_says_so(tmp_path: Path) -> None:
             nothing.run("caption")
 
 
+def captioned(folder: Path, url: str) -> None:
+    """What a process that is killed was doing."""
+    many(folder, url, 60, parallel=4).run("caption")
+
+
 def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
     """SIGKILL in the middle of 60 pairs, three times; the server counts what it answered."""
     answered: Counter[int] = Counter()
@@ -251,18 +252,14 @@ def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> 
         return Say(completion(REPLY, (400, 100)).body, hang=0.02)
 
     with serving(speak) as server:
-        arguments = f"Path({str(tmp_path)!r}), {server.url!r}, 60, parallel=4"
-        script = f"""
-from pathlib import Path
-from tests.stages.test_caption import many
-many({arguments}).run("caption")
-"""
         for _ in range(3):
             reached.clear()
             going_on.set()
-            with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as process:
-                assert reached.wait(60)
-                process.send_signal(signal.SIGKILL)
+            process = processes().Process(target=captioned, args=(tmp_path, server.url))
+            process.start()
+            assert reached.wait(120)
+            process.kill()
+            process.join()
         going_on.set()
         assert answered.total() < 60
         used = many(tmp_path, server.url, 60, parallel=4)

@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from flows import cli
 from flows.arena.serve import home_key
 from flows.arena.web import create_app
 from kontext.errors import KontextError
@@ -186,9 +188,9 @@ def served(home: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], http
 
 
 def kontext(home: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "flows.cli", *words]
-    env = {**os.environ, "KONTEXT_HOME": str(home)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    done = CliRunner().invoke(cli.app, list(words), env={"KONTEXT_HOME": str(home)})
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def test_a_server_that_is_killed_loses_no_vote(tmp_path: Path) -> None:
