@@ -9,7 +9,8 @@ writes to FOLDER: `sheet-1.png`, ... (context | edit, numbered, nothing else), `
 instructions for each number, one of them asked) and `key.json`, which is not to be opened. The
 other three ask for something else: of the same context where the split has such edits, else edits
 of the same source that this context could be asked for just as well, so that it gives nothing away
-("remove the hat" is no choice where there is no hat). `--blind` draws the contexts alone: what is
+("remove the hat" is no choice where there is no hat); any of the source where there are too few
+(three weathers follow on one). `--blind` draws the contexts alone: what is
 named right then, by the same reader on the same questions, is luck and what the choices give away.
 `score` compares a file of answers (`1 a`, a line each) with the key and prints the share that is
 right, by category, with Wilson's interval.
@@ -41,7 +42,7 @@ _SIDE, _ACROSS, _ROWS, _MARGIN = 160, 3, 5, 30
 def choices(row: PairRow, rows: Sequence[PairRow], draw: random.Random) -> list[str] | None:
     """Four instructions in random order, one of them the row's; None where there are too few.
 
-    No two ask for the same, and each fits what the row's context shows.
+    No two ask for the same; they fit what the row's context shows, as far as there are such.
     """
     same = [other for other in rows if other.contexts == row.contexts]
     shown = {each.params.get("attribute"): each.params.get("from") for each in same}
@@ -51,8 +52,9 @@ def choices(row: PairRow, rows: Sequence[PairRow], draw: random.Random) -> list[
         if other.source == row.source
         and other.params.get("from") == shown.get(other.params.get("attribute"), "not known")
     ]
+    rest = [other for other in rows if other.source == row.source]
     found = {asked(row): row.instruction}
-    for group in (same, near):
+    for group in (same, near, rest):
         for other in draw.sample(group, len(group)):
             if len(found) < len(LETTERS) and other.instruction not in found.values():
                 found.setdefault(asked(other), other.instruction)

@@ -234,7 +234,7 @@ _QUALITY: tuple[Column, ...] = (
     ("ssim", pa.float32(), "SSIM of context and target (0 for T2I)"),
     ("l1", pa.float32(), "mean absolute difference 0-1, in float (1 for T2I)"),
     ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),
-    ("change_kept", pa.float32(), "share of them inside the crop that is trained (1 for T2I)"),
+    ("change_kept", pa.float32(), "share of the edit that the crop in training keeps (1 for T2I)"),
     ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
 )
 PAIR_SCORES = pair_scores(risks().values())  # as the catalog has it: of all classifiers

@@ -1,4 +1,4 @@
-"""Words that users type: names that are safe in a path, and the known word that a typo meant."""
+"""Words for users: names that are safe in a path, the known word that a typo meant, numbers."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,11 @@ from difflib import get_close_matches
 CHANGES_RESULTS = False  # texts for people
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # a regular expression: no separator, no leading dot
+
+
+def counted(count: int, one: str, more: str) -> str:
+    """`1 file is`, `2,300 files are`: a number with the words for one and for any other."""
+    return f"{count:,} {one if count == 1 else more}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

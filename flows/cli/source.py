@@ -22,6 +22,7 @@ def inspect(
     from dataclasses import asdict
 
     from kontext.data.sources.found import findings, source_at
+    from schemas.words import counted
 
     found = findings(source_at(path), samples)
     if as_json:
@@ -34,10 +35,13 @@ def inspect(
         ("of them with references", f"{found.references:,}"),
         ("captions", f"{found.captions:,}"),
         *(
-            [("to fetch", f"{found.addresses:,} from {found.hosts:,} hosts")]
+            [("to fetch", f"{found.addresses:,} from {counted(found.hosts, 'host', 'hosts')}")]
             * bool(found.addresses)
         ),
-        *((f"label {name}", f"{count:,} pictures") for name, count in found.labels.items()),
+        *(
+            (f"label {name}", counted(count, "picture", "pictures"))
+            for name, count in found.labels.items()
+        ),
         *((f"left out: {reason}", f"{count:,}") for reason, count in found.skipped.items()),
     ]
     print_table(counts, ("what", "found"))

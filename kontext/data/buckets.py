@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]  # width, height in pixels
 
+WHOLE = 1 / 3  # share of pixels: an edit that changes as many is one of the whole picture
 MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
 _PORTRAIT: tuple[Size, ...] = (
     (672, 1568),
@@ -167,6 +168,11 @@ class Buckets:
 def kept_change(context: Pixels, target: Pixels, transform: Fit, above: int) -> float:
     """The share of changed pixels that lie in what a target's transform keeps; 1 if none changed.
 
+    Of an edit of a small part it is as it is: what is cut off, training cannot see. An edit that
+    changes WHOLE of the picture or more, such as another style or season, is seen in each part of
+    it, so the share is that of what the transform keeps of the picture itself, at most 1: a crop
+    that loses no more of the edit than of the picture loses nothing of it.
+
     Args:
         context, target: of one shape [H, W, 3]; a context of another number of pixels is brought
             to the target's.
@@ -182,4 +188,8 @@ def kept_change(context: Pixels, target: Pixels, transform: Fit, above: int) -> 
     if not total:
         return 1.0
     left, top, right, bottom = (round(edge) for edge in transform.box(size))
-    return int(changed[top:bottom, left:right].sum()) / total
+    inside = changed[top:bottom, left:right]
+    seen = int(inside.sum())
+    if total >= WHOLE * changed.size and inside.size:
+        return min(1.0, float(seen * changed.size / (total * inside.size)))
+    return seen / total

@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 
+from kontext.parallel.device_kind import kind_of, rehearsed_for
+
 _full: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def bf16_supported(device: torch.device | str) -> bool:
     """True where bf16 is faster than fp32: CPUs with native bf16 arithmetic, and recent GPUs."""
-    kind = torch.device(device).type
+    kind = kind_of(device)
     if kind == "cuda":
+        if rehearsed_for():
+            return True
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind != "cpu":
         return False

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from kontext.parallel.device_kind import kind_of, on_the_host
+
 Recompute = Literal["none", "selective", "full"]
 
 _LEAST = 1 << 16  # bytes: smaller tensors stay on the device
@@ -66,7 +68,8 @@ def _to_host(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
     if weight or tensor.nbytes < _LEAST:
         return tensor
     pinned = tensor.device.type == "cuda"
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    with on_the_host():
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
     return tensor.device, host.copy_(tensor, non_blocking=True)
 
 
@@ -74,7 +77,8 @@ def _to_device(kept: Tensor | tuple[torch.device, Tensor]) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
     device, host = kept
-    return host.to(device, non_blocking=True)
+    # a CPU that stands in for a device gets a copy of its own too
+    return host.to(device, non_blocking=True, copy=kind_of(device) != "cpu")
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

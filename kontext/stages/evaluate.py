@@ -24,7 +24,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,6 +103,17 @@ _MODELS = ("teacher", "student")
 _HEADS = ["context", *_MODELS, "target"]
 
 
+@dataclass(frozen=True)
+class _Edited:
+    """The bench, who edited it, and what every editor made of it."""
+
+    bench: Bench
+    models: TrainedModels
+    train: PairSet
+    training: TrainingEdits
+    outputs: Mapping[str, Images]
+
+
 def run(ctx: StageContext[EvaluateConfig]) -> None:
     """Score every editor and write scores, grids and the report.
 
@@ -111,6 +122,18 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
         WeightsError: a weights file does not fit its configuration.
         NumericsError: the student was trained with other numerics than it is scored with.
     """
+    edited = _edited(ctx)
+    scores, features = _scores(ctx, edited)
+    items = items_table(edited.bench, scores, _pictures(ctx, edited.bench, edited.outputs))
+    done = _evaluation(ctx, edited, scores, items, features)
+    _write(ctx, done, items)
+    _grids(ctx, edited.bench, edited.outputs)
+    ctx.log.info("writing the report")
+    _summarise(ctx, done, _report(ctx, done, edited.models))
+
+
+def _edited(ctx: StageContext[EvaluateConfig]) -> _Edited:
+    """Every editor's edits of the held-out items."""
     config = ctx.config
     bench = Bench.from_shards(ctx.inputs["shard"], config)
     for category in bench.excluded:
@@ -125,41 +148,71 @@ def run(ctx: StageContext[EvaluateConfig]) -> None:
     ctx.output.add_json(LEDGER, ledger)
     train = load_split(ctx.inputs["shard"], "train")
     training = TrainingEdits.of(bench, train)
-    wordings = in_training(bench.items, (row.instruction for row in train.rows))
-    outputs = _edit(ctx, config, bench, models, training)
+    return _Edited(bench, models, train, training, _edit(ctx, config, bench, models, training))
+
+
+def _scores(ctx: StageContext[EvaluateConfig], edited: _Edited) -> tuple[Scores, FeatureNet]:
+    """Of all editors, and the network that they were compared with."""
+    bench, models = edited.bench, edited.models
+    ctx.log.info("scoring %d items of %d editors", len(bench), len(edited.outputs))
     device = models.student.device
     features = load_features(device=device)
     # the screen's scorer reads texts with MiniLM, whatever the model reads them with
     text = models.student.text
-    small = text if settings.text_encoder == SMALL else load_text_encoder(device=device)
+    read = models.student.settings.text_encoder == SMALL
+    small = text if read else load_text_encoder(device=device)
     clip = load_scorer(ctx.inputs["screen"], features, small, device)
     held_out = autoencoder_scores(
         bench.held_out, models.round_trip(bench.held_out), bench.held_out_clusters
     )
-    scores = score(bench, prepare(bench, outputs, features, clip, device), held_out)
+    scores = score(bench, prepare(bench, edited.outputs, features, clip, device), held_out)
     _note_reading(ctx, bench)
-    items = items_table(bench, scores, _pictures(ctx, bench, outputs))
+    return scores, features
+
+
+def _evaluation(
+    ctx: StageContext[EvaluateConfig],
+    edited: _Edited,
+    scores: Scores,
+    items: pa.Table,
+    features: FeatureNet,
+) -> Evaluation:
+    """The scores with all that says where they come from."""
+    bench, models, outputs = edited.bench, edited.models, edited.outputs
     versions = _versions(ctx, items)
-    diagnosis = _diagnosis(ctx, bench, models, outputs, scores, training, train)
+    ctx.log.info("diagnosis: where the scores come from")
+    diagnosis = _diagnosis(ctx, edited, scores)
+    ctx.log.info("steps against quality, and latency")
     codecs = outputs["codec"], outputs["codec_target"]
-    tried = qualities(bench, rows_of(bench, config.step_items), models, *codecs)
+    tried = qualities(bench, rows_of(bench, ctx.config.step_items), models, *codecs)
     latency = measure_edit(models, bench, ctx.home)
-    known = (latency, features.digest, versions, wordings, diagnosis, tried)
-    drift = _drift(ctx, models, features)
-    done = Evaluation(bench, scores, outputs, *known, drift)
-    ctx.output.add_table("items.parquet", items)
-    ctx.output.add_json(
-        "scores.json", {**scores_json(bench, scores, config), "wordings": asdict(wordings)}
+    return Evaluation(
+        bench=bench,
+        scores=scores,
+        outputs=outputs,
+        latency=latency,
+        feature_digest=features.digest,
+        versions=versions,
+        wordings=in_training(bench.items, (row.instruction for row in edited.train.rows)),
+        diagnosis=diagnosis,
+        qualities=tried,
+        drift=_drift(ctx, models, features),
     )
-    ctx.output.add_json("versions.json", versions.as_dict())
+
+
+def _write(ctx: StageContext[EvaluateConfig], done: Evaluation, items: pa.Table) -> None:
+    """All that was measured, as files."""
+    bench, drift = done.bench, done.drift
+    ctx.output.add_table("items.parquet", items)
+    scores = scores_json(bench, done.scores, ctx.config)
+    ctx.output.add_json("scores.json", {**scores, "wordings": asdict(done.wordings)})
+    ctx.output.add_json("versions.json", done.versions.as_dict())
     ctx.output.add_json("latency.json", dict(done.latency))
-    ctx.output.add_json("steps.json", [each.as_dict() for each in tried])
-    ctx.output.add_json("diagnosis.json", diagnosis.as_dict(bench))
+    ctx.output.add_json("steps.json", [each.as_dict() for each in done.qualities])
+    ctx.output.add_json("diagnosis.json", done.diagnosis.as_dict(bench))
     ctx.output.add_json("drift.json", drift.as_dict())
     if drift.measured:
         ctx.output.add_table("drift.parquet", drift.table())
-    _grids(ctx, bench, outputs)
-    _summarise(ctx, done, _report(ctx, done, models))
 
 
 def _note_reading(ctx: StageContext, bench: Bench) -> None:
@@ -190,24 +243,23 @@ def _edit(
     return outputs
 
 
-def _diagnosis(
-    ctx: StageContext[EvaluateConfig],
-    bench: Bench,
-    models: TrainedModels,
-    outputs: Mapping[str, Images],
-    scores: Scores,
-    training: TrainingEdits,
-    train: PairSet,
-) -> Diagnosis:
+def _diagnosis(ctx: StageContext[EvaluateConfig], edited: _Edited, scores: Scores) -> Diagnosis:
     """What the scores come from; pictures are looked for in training where their hashes are."""
-    success = {name: found["success"].top for name, found in scores.per_item.items()}
     images = None
     if ctx.inputs["ingest"].names("images/"):
         images = ctx.inputs["ingest"].table("images", ["pixel_id", "pdq", "pdq_quality"])
     else:
         ctx.note("ingest's table of images is not here: test pictures are not sought in training")
-    known = (outputs, success, training, train, images, ctx.config.diagnosed)
-    found = diagnose(bench, models, *known)
+    found = diagnose(
+        edited.bench,
+        edited.models,
+        outputs=edited.outputs,
+        success={name: found["success"].top for name, found in scores.per_item.items()},
+        training=edited.training,
+        train=edited.train,
+        images=images,
+        each=ctx.config.diagnosed,
+    )
     for line in found.lines:
         ctx.log.info("%s", line)
     return found
@@ -243,11 +295,14 @@ def _drift(ctx: StageContext[EvaluateConfig], models: TrainedModels, net: Featur
     )
     if config.drift_scripts and scripts.why:
         ctx.note(f"scripts of several turns: {scripts.why}")
+    if len(scripts):
+        ctx.log.info("edits in several turns: %d scripts", len(scripts))
     device = models.student.device
     drift = measure_drift(
         scripts, models, lambda images: pooled_features(net, images, device), config.mask_threshold
     )
-    ctx.log.info("%s", drift.line)
+    if drift.measured or not config.drift_scripts:  # else the note has said it
+        ctx.log.info("%s", drift.line)
     return drift
 
 

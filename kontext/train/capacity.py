@@ -1,33 +1,29 @@
 """What a recipe's training will take, before it is started: memory, operations, time, switches.
 
-Parameters and operations are counted from the shapes. Memory is what fp32 masters, gradients,
-optimiser and averages take (with adapters theirs alone, and 2 bytes a parameter of the base),
-sharded over the ranks as FSDP2 does, plus activations: what autograd
-keeps is measured on small blocks of the same proportions and scaled by tokens and width. Time is
-operations over a share of the device's peak; where the peak is not known, neither is the time.
+Memory is counted by a rehearsal of the stage's own step for one of the GPUs, sharded over all of
+them as FSDP2 does (`kontext.train.plan`), and a reserve. Parameters and operations are counted from
+the shapes. Time is operations over a share of the device's peak; where the peak is not known,
+neither is the time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from math import ceil
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kontext.data.buckets import Buckets, Size
 from kontext.models.autoencoder.network import Autoencoder
-from kontext.models.flux.sequence import sequence_ids
 from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import BLOCKS, LoraConfig, apply_lora, linear_layers
-from kontext.parallel.attention import use_kernel
+from kontext.models.lora import BLOCKS, linear_layers
 from kontext.parallel.flops import Tokens, peak_of, step_flops
 from kontext.parallel.recompute import Recompute
 from kontext.train.methods import distillation
 from kontext.train.methods.autoencoder import codec_work
-from kontext.train.start.base import base_bytes
+from kontext.train.plan.memory import Memory, codec_memory, flow_memory, student_memory
 from schemas.recipe import Recipe
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
@@ -35,13 +31,9 @@ from schemas.sections.training import AutoencoderConfig, DistillConfig, Finetune
 CHANGES_RESULTS = False  # predicts time and memory
 
 MODES: tuple[Recompute, ...] = get_args(Recompute)
-MASTER, GRADIENT, GATHERED = 4, 4, 2  # bytes a parameter
-# Muon keeps one momentum; what stays with AdamW, or in float32 beside 8 bits, is small
-_OPTIMISER = {"adamw": 8, "adamw-8bit": 2, "adamw-bf16": 4, "muon": 4}
-_EMA = 4
+LORA_BASES: tuple[str, ...] = get_args(FinetuneConfig.model_fields["lora_base"].annotation)
 _RESERVE = 1.5  # GiB for CUDA's context, kernels' workspaces and fragments
 _GIB = 2**30
-_WIDTH = 64  # of the blocks that are measured
 
 
 @dataclass(frozen=True)
@@ -68,9 +60,9 @@ class Estimate:
     parameters: int
     steps: int
     flops: int  # of a step of all ranks
-    state_gib: float  # per GPU: masters, gradients, optimiser, averages, frozen copies
+    state_gib: float  # per GPU: masters, gradients, optimiser, averages, frozen networks
     recompute: Recompute
-    activations_gib: float = 0.0  # per GPU
+    activations_gib: float = 0.0  # per GPU: what a step takes beside, gathered weights too
     step_seconds: float | None = None
     fits: bool = True
     advice: str = "the recipe fits as it is"
@@ -118,30 +110,25 @@ def compared(estimate: Estimate, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def estimate_autoencoder(config: AutoencoderConfig, size: Size, machine: Machine) -> Estimate:
     """Stage train-autoencoder on images of `size` (width, height) in pixels."""
-    count = _count(lambda: Autoencoder(config.shape))
     work = codec_work(config, size)
     total = sum(work(step).flops or 0 for step in range(config.steps))
-    # the widest maps, at full size, some thirty of them, twice: what was kept for 128 channels
-    pixels = size[0] * size[1]
-    kept = 60 * 2 * config.shape.ch * pixels * -(-config.batch // machine.gpus)
-    made = Estimate(
+    base = Estimate(
         stage="train-autoencoder",
-        parameters=count,
+        parameters=_count(lambda: Autoencoder(config.shape)),
         steps=config.steps,
         flops=total // max(1, config.steps),
-        state_gib=_state(count, config.optimizer, 1),
+        state_gib=0.0,
         recompute="none",
-        activations_gib=kept / _GIB,
     )
+    made = _with_memory(base, codec_memory(config, size, machine.gpus), machine)
     # every rank holds the whole codec: the adaptive weight needs whole gradients
-    if made.memory_gib > machine.memory:
-        made = replace(made, fits=False, advice="take a smaller autoencoder.batch")
+    if not made.fits:
+        made = replace(made, advice="take a smaller autoencoder.batch")
     return _timed(made, machine)
 
 
 def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> Estimate:
     """Stage finetune on edits of `tokens` each."""
-    count = _count(lambda: FluxTransformer(config.shape))
     adapters = _adapter_count(config)
     single = Tokens(tokens.text, tokens.target)
     singles = round(config.t2i_share * config.batch)
@@ -155,84 +142,130 @@ def estimate_flow(config: FinetuneConfig, tokens: Tokens, machine: Machine) -> E
     steps = config.t2i_steps + config.joint_steps
     base = Estimate(
         stage="finetune",
-        parameters=count + adapters,
+        parameters=_count(lambda: FluxTransformer(config.shape)) + adapters,
         steps=steps,
         flops=(config.t2i_steps * first + config.joint_steps * joint) // max(1, steps),
-        state_gib=_flow_state(config, count, adapters, machine) + _gathered(config, machine),
+        state_gib=0.0,
         recompute=config.parallel.recompute,
     )
-    sharing = config.parallel.context
-    rows = -(-config.batch // (machine.gpus // sharing or 1))
-    # what a GPU keeps at once: its rows, part by part, of sequences that it may share
-    kept = -(-rows // config.accumulate) / sharing
-    offload = config.parallel.offload
-    return _with_switches(base, config.shape, tokens, kept, machine, offload, rank=config.lora_rank)
+
+    def at(section: FinetuneConfig) -> Estimate:
+        found = replace(base, recompute=section.parallel.recompute)
+        return _with_memory(found, flow_memory(section, tokens, machine.gpus), machine)
+
+    rows = ceil(config.batch / max(1, machine.gpus // config.parallel.context))
+    return _with_advice(config, at, rows, machine)
 
 
 def estimate_student(
     config: DistillConfig, shape: TransformerShape, tokens: Tokens, machine: Machine
 ) -> Estimate:
     """Stage distill of a transformer of `shape` on edits of `tokens` each."""
-    count, method = _count(lambda: FluxTransformer(shape)), distillation(config)
-    # sharded beside the student: the teacher, and networks that have no averages
-    others = MASTER + (len(method.DISTILS) - 1) * (MASTER + GRADIENT + _OPTIMISER["adamw"])
     base = Estimate(
         stage="distill",
-        parameters=count,
+        parameters=_count(lambda: FluxTransformer(shape)),
         steps=config.steps,
-        flops=method.step_flops(config, shape, tokens),
-        state_gib=_state(count, "adamw", machine.gpus) + others * count / machine.gpus / _GIB,
+        flops=distillation(config).step_flops(config, shape, tokens),
+        state_gib=0.0,
         recompute=config.parallel.recompute,
     )
-    rows = ceil(ceil(config.batch / machine.gpus) / config.accumulate)
-    # the student's pass and the teacher's behind it are both kept
-    return _with_switches(base, shape, tokens, rows, machine, config.parallel.offload, 2)
+
+    def at(section: DistillConfig) -> Estimate:
+        found = replace(base, recompute=section.parallel.recompute)
+        return _with_memory(found, student_memory(section, shape, tokens, machine.gpus), machine)
+
+    return _with_advice(config, at, max(1, config.batch // machine.gpus), machine)
 
 
-def _with_switches(
-    base: Estimate,
-    shape: TransformerShape,
-    tokens: Tokens,
-    rows: float,
-    machine: Machine,
-    offload: bool,
-    passes: int = 1,
-    rank: int = 0,
+def _with_memory(made: Estimate, memory: Memory, machine: Machine) -> Estimate:
+    state = memory.state / _GIB
+    found = replace(made, state_gib=state, activations_gib=memory.peak / _GIB - state)
+    return replace(found, fits=found.memory_gib <= machine.memory)
+
+
+def _with_advice(
+    config: Any, at: Callable[[Any], Estimate], rows: int, machine: Machine
 ) -> Estimate:
-    """The stage as the recipe has it; where that does not fit, the first switch that would do.
+    """The stage as the recipe has it; where that does not fit, the first switches that would do.
 
     Args:
-        rows: samples that a GPU computes at once.
-        passes: of each sample through a model, that are kept at the same time.
-        rank: of the adapters beside frozen layers; 0: all weights train.
+        at: the stage under a section.
+        rows: samples of a batch that a GPU computes.
     """
+    made = at(config)
+    if made.fits:
+        return _timed(made, machine)
+    for state in _states(config):
+        lighter = at(_changed(config, state))
+        if lighter.state_gib + _RESERVE > machine.memory:
+            continue
+        for activations in ({}, *_switches(config, rows)):
+            changes = {**state, **activations}
+            if at(_changed(config, changes)).fits:
+                changes = _fewest_parts(config, changes, at)
+                return _timed(replace(made, advice=_told(config, changes, at)), machine)
+    advice = f"set {made.stage}.parallel.recompute=full and a smaller batch, or more GPUs"
+    if made.state_gib + _RESERVE > machine.memory:
+        advice = f"the state alone is too large: more GPUs than {machine.gpus}"
+    return _timed(replace(made, advice=advice), machine)
 
-    def at(mode: Recompute, parts: int = 1) -> Estimate:
-        each = activations(shape, mode, offload, rank)
-        most = rows if parts == 1 else ceil(rows / parts)
-        kept = passes * each * tokens.count * most / _GIB
-        found = replace(base, recompute=mode, activations_gib=kept)
-        return replace(found, fits=found.memory_gib <= machine.memory)
 
-    asked = at(base.recompute)
-    if not asked.fits:
-        asked = replace(asked, advice=_advice(at, asked, machine, max(1, int(rows))))
-    return _timed(asked, machine)
+def _states(config: Any) -> list[dict[str, Any]]:
+    """What can be switched to hold less between steps, gentlest first: settings of the section."""
+    if not isinstance(config, FinetuneConfig):
+        return [{}]
+    if config.lora_rank:
+        bases = [base for base in LORA_BASES if base not in ("stored", config.lora_base)]
+        return [{}, *({"lora_base": base} for base in bases)]
+    if config.optimizer == "adamw-8bit":
+        return [{}]
+    return [{}, {"optimizer": "adamw-8bit"}]
 
 
-def _advice(at: Callable[..., Estimate], asked: Estimate, machine: Machine, rows: int) -> str:
-    """Which switch to flip; `at(recompute, parts)` is the stage with it flipped."""
-    section = asked.stage  # both stages' sections have their names
-    switch = f"{section}.parallel.recompute"
-    for mode in MODES[MODES.index(asked.recompute) :]:
-        if at(mode).fits:
-            return f"set {switch}={mode}: {at(mode).memory_gib:.1f} GiB then"
-    if at("full").state_gib + _RESERVE > machine.memory:
-        return f"the state alone is too large: more GPUs than {machine.gpus}"
-    for parts in range(2, rows + 1):
-        if at("full", parts).fits:
-            return f"set {switch}=full and {section}.accumulate={parts}"
-    return f"set {switch}=full and a smaller batch, or more GPUs"
+def _switches(config: Any, rows: int) -> list[dict[str, Any]]:
+    """What can be switched to take less during a step, gentlest first."""
+    name = "parallel.recompute"
+    found: list[dict[str, Any]] = [
+        {name: mode} for mode in MODES[MODES.index(config.parallel.recompute) + 1 :]
+    ]
+    parts = {"accumulate": rows} if rows > config.accumulate else {}
+    if parts:
+        found.append({name: "full", **parts})
+    if not config.parallel.offload:
+        found.append({name: "full", **parts, "parallel.offload": True})
+    return found
+
+
+def _fewest_parts(
+    config: Any, changes: Mapping[str, Any], at: Callable[[Any], Estimate]
+) -> dict[str, Any]:
+    """The same changes, with a batch in as few parts as fit, where it is to be in parts."""
+    rows = changes.get("accumulate", 0)
+    # the fewest parts for each number of rows at once
+    counts = sorted({ceil(rows / ceil(rows / n)) for n in range(config.accumulate + 1, rows + 1)})
+    if not counts:
+        return dict(changes)
+
+    def fits(parts: int) -> bool:
+        return at(_changed(config, {**changes, "accumulate": parts})).fits
+
+    return {**changes, "accumulate": counts[bisect_left(counts, True, key=fits)]}
+
+
+def _told(config: Any, changes: Mapping[str, Any], at: Callable[[Any], Estimate]) -> str:
+    """The advice to make these changes."""
+    then = at(_changed(config, changes))
+    values = {key: str(v).lower() if v is True else v for key, v in changes.items()}
+    said = " and ".join(f"{then.stage}.{key}={value}" for key, value in values.items())
+    return f"set {said}: {then.memory_gib:.1f} GiB then"
+
+
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A section with settings changed, which may be its parallel part's."""
+    own = {key: value for key, value in changes.items() if "." not in key}
+    inner = {key.partition(".")[2]: v for key, v in changes.items() if "." in key}
+    parallel = config.parallel.model_copy(update=inner)
+    return config.model_copy(update={**own, "parallel": parallel})
 
 
 def _timed(made: Estimate, machine: Machine) -> Estimate:
@@ -241,24 +274,6 @@ def _timed(made: Estimate, machine: Machine) -> Estimate:
         return made
     again = {"none": 1.0, "selective": 7 / 6, "full": 4 / 3}[made.recompute]
     return replace(made, step_seconds=made.flops * again / machine.speed)
-
-
-def _state(parameters: int, optimizer: str, ranks: int) -> float:
-    each = MASTER + GRADIENT + _OPTIMISER[optimizer] + _EMA
-    return each * parameters / ranks / _GIB
-
-
-def _flow_state(config: FinetuneConfig, count: int, adapters: int, machine: Machine) -> float:
-    """What a GPU holds of masters, gradients, moments and averages; of a frozen base its weights.
-
-    The base of adapters is taken to be stored in 16 bits, as published weights are.
-    """
-    if not adapters:
-        return _state(count, config.optimizer, machine.gpus)
-    held = MASTER if config.parallel.precision == "fp32" else GATHERED
-    ranks = machine.gpus if config.lora_base == "stored" else 1  # each holds all that is quantised
-    base, largest = base_bytes(config, held)
-    return _state(adapters, config.optimizer, ranks) + (base / ranks + largest) / _GIB
 
 
 def _adapter_count(config: FinetuneConfig) -> int:
@@ -272,117 +287,7 @@ def _adapter_count(config: FinetuneConfig) -> int:
     return config.lora_rank * sum(rows + columns for rows, columns in sizes)
 
 
-def _gathered(config: FinetuneConfig, machine: Machine) -> float:
-    """bf16 copies of weights: autocast's of all, or FSDP's of the block at work and those ahead.
-
-    A base of 16 bits has no copies, and a quantised one (`base_bytes`) is not gathered.
-    """
-    if config.lora_base != "stored":
-        return 0.0
-    if machine.gpus == 1 and config.lora_rank and config.parallel.precision != "fp32":
-        return 0.0
-    if machine.gpus == 1:
-        return GATHERED * _count(lambda: FluxTransformer(config.shape)) / _GIB
-    hidden = config.shape.hidden_size
-    block = 2 * (4 + 2 * config.shape.mlp_ratio) * hidden**2 + 12 * hidden**2
-    return (config.parallel.prefetch + 2) * GATHERED * block / _GIB
-
-
 def _count(make: Callable[[], nn.Module]) -> int:
     """Parameters of a model."""
     with torch.device("meta"):
         return sum(p.numel() for p in make().parameters())
-
-
-def activations(
-    shape: TransformerShape, mode: Recompute, offload: bool = False, rank: int = 0
-) -> float:
-    """Bytes a token of one sample keeps for the backward pass, over all blocks.
-
-    With `offload` all but one block's wait in the host's memory; with `rank` only adapters train.
-    """
-    double, single, last = activation_bytes_per_token(shape.mlp_ratio, rank > 0)
-    width = shape.hidden_size
-    if offload:
-        return max(double, single) * width
-    # a block's input, in the residual stream's dtype; and what one block keeps while it is redone
-    least = 4 * width * (shape.depth + shape.depth_single_blocks)
-    if mode == "full":
-        return least + max(double, single) * width
-    if mode == "none":
-        return (double * shape.depth + single * (shape.depth_single_blocks - 1) + last) * width
-    # attention's output, and every other product: half of 9 (double) or 8 (single) widths in bf16
-    products = 2 * width * (5.5 * shape.depth + 5 * shape.depth_single_blocks)
-    return least + products + max(double, single) * width
-
-
-@cache
-def activation_bytes_per_token(
-    mlp_ratio: float, adapted: bool = False
-) -> tuple[float, float, float]:
-    """Bytes that autograd keeps per token and unit of width: a double block, a single block, and
-    the last single block with what surrounds the blocks.
-
-    Measured on blocks of 64 channels under bf16 autocast with a fused attention kernel: what one
-    block more keeps of a long sequence beyond what it keeps of a short one. (What does not grow
-    with tokens is autocast's copies of the weights.) With `adapted` the layers have adapters of
-    rank 1 and are frozen, in bf16.
-    """
-    short, long = 8, 16  # tokens along a side
-
-    def slope(depth: int, singles: int) -> float:
-        tokens = 2 * (long**2 - short**2)
-        kept = (_kept(depth, singles, mlp_ratio, side, adapted) for side in (long, short))
-        return (next(kept) - next(kept)) / tokens / _WIDTH
-
-    one = slope(1, 1)
-    double = slope(2, 1) - one
-    return double, slope(1, 2) - one, one - double
-
-
-def _kept(depth: int, singles: int, mlp_ratio: float, side: int, adapted: bool) -> int:
-    """Bytes that autograd keeps of a forward pass of one small sample with 32 tokens of text."""
-    shape = TransformerShape(
-        in_channels=16,
-        vec_in_dim=8,
-        context_in_dim=16,
-        hidden_size=_WIDTH,
-        mlp_ratio=mlp_ratio,
-        num_heads=1,
-        depth=depth,
-        depth_single_blocks=singles,
-        axes_dim=(16, 24, 24),
-        guidance_embed=False,
-    )
-    torch.manual_seed(0)
-    model, n = FluxTransformer(shape), side**2
-    if adapted:
-        apply_lora(model.to(torch.bfloat16), LoraConfig(rank=1))
-    own = {p.data_ptr() for p in model.parameters()}
-    tokens = torch.randn(1, 2 * n, 16)
-    ids = sequence_ids((side, side), [(side, side)])
-    texts = torch.randn(1, 32, 16), torch.randn(1, 8)
-    with _saved(own) as held, torch.autocast("cpu", torch.bfloat16):
-        model(tokens, ids, *texts, torch.rand(1), target_length=n)
-    return sum(held.values())
-
-
-@contextmanager
-def _saved(ignored: set[int]) -> Iterator[dict[int, int]]:
-    """Bytes of the storages that autograd keeps, each once, without those of the weights."""
-    held: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is used twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ignored and not isinstance(tensor, nn.Parameter):
-            held[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    use_kernel("sdpa")  # attention without its matrix of weights, as on a GPU
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            yield held
-    finally:
-        use_kernel("auto")

@@ -58,6 +58,8 @@ def test_no_choice_is_ruled_out_by_the_context() -> None:
     for seed in range(9):
         four = naming.choices(own, [own, *worn, *unknown, *fitting], random.Random(seed))
         assert four and set(four) == {one.instruction for one in (own, *fitting)}
+    four = naming.choices(own, [own, *worn, *unknown, *fitting[:2]], random.Random(0))
+    assert four and {one.instruction for one in fitting[:2]} < set(four), "what fits comes first"
     horned = row(30, "blunt", context=0, relation="horn", start="none")  # the same context
     four = naming.choices(own, [own, horned, *worn, *unknown], random.Random(0))
     assert four and horned.instruction in four and sum("horn" in text for text in four) == 2

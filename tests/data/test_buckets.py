@@ -7,6 +7,7 @@ from PIL import Image
 
 from kontext.data.buckets import (
     KONTEXT_SIZES,
+    WHOLE,
     Buckets,
     Size,
     fit,
@@ -200,3 +201,53 @@ def test_how_much_of_an_edit_a_crop_keeps(columns: tuple[int, int], share: float
     assert kept_change(context, target, fit((200, 100), (128, 64)), 16) == 1
     half = scaled(context, (100, 50))
     assert kept_change(half, target, square, 16) == pytest.approx(share, abs=0.01)
+
+
+PICTURES = st.tuples(st.integers(24, 160), st.integers(24, 160))
+
+
+def kept_of(changed: NDArray[np.bool_], bucket: Size) -> tuple[float, float, float]:
+    """What is kept of an edit of these pixels by `kept_change`, of its pixels, of the picture."""
+    size = changed.shape[1], changed.shape[0]
+    context = np.zeros((*changed.shape, 3), np.uint8)
+    target = context.copy()
+    target[changed] = 200
+    transform = fit(size, bucket)
+    left, top, right, bottom = (round(edge) for edge in transform.box(size))
+    inside = changed[top:bottom, left:right]
+    score = kept_change(context, target, transform, 16)
+    return score, inside.sum() / max(1, changed.sum()), inside.size / changed.size
+
+
+@given(PICTURES, st.sampled_from(BUCKETS.sizes))
+def test_an_edit_of_all_pixels_is_kept_whatever_the_crop(picture: Size, bucket: Size) -> None:
+    assert kept_of(np.ones(picture[::-1], bool), bucket)[0] == 1
+
+
+@given(PICTURES, st.sampled_from(BUCKETS.sizes), st.floats(0, 1), st.integers(0, 99))
+def test_a_crop_is_held_against_an_edit_that_it_cuts_more_than_the_picture(
+    picture: Size, bucket: Size, share: float, seed: int
+) -> None:
+    """A box of a share of the picture's area, anywhere in it."""
+    draw = np.random.default_rng(seed)
+    changed = np.zeros(picture[::-1], bool)
+    sides = [max(1, round(n * share**0.5)) for n in changed.shape]
+    y, x = (int(draw.integers(0, n - own + 1)) for n, own in zip(changed.shape, sides, strict=True))
+    changed[y : y + sides[0], x : x + sides[1]] = True
+    score, kept, shown = kept_of(changed, bucket)
+    assert kept - 1e-9 <= score <= 1  # never stricter than the share of its pixels
+    if changed.mean() < WHOLE:
+        assert score == pytest.approx(kept)  # a small edit must be seen itself
+    else:
+        assert score == pytest.approx(min(1, kept / shown))
+        assert (score >= 0.95) == (kept >= 0.95 * shown - 1e-9)
+
+
+@given(st.integers(0, 99), st.floats(0.5, 1.0))
+def test_edits_spread_over_the_picture_pass_and_those_beside_the_crop_do_not(
+    seed: int, density: float
+) -> None:
+    changed = np.random.default_rng(seed).random((100, 200)) < density
+    assert kept_of(changed, (64, 64))[0] >= 0.95  # though half of it is cut off
+    changed[:, 50:150] = False
+    assert kept_of(changed | np.eye(100, 200, dtype=bool), (64, 64))[0] < 0.1

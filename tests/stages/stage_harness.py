@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -44,6 +44,19 @@ class Recorder(Reporter):
         self.images[key] = png
 
 
+class Heard(logging.LoggerAdapter[logging.Logger]):
+    """A log that keeps its lines, of all levels."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.getLogger("kontext.test"), {})
+        self.lines: list[str] = []
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        record = logging.LogRecord("", level, "", 0, msg, args, None)  # type: ignore[arg-type]
+        self.lines.append(record.getMessage())
+        super().log(level, msg, *args, **kwargs)
+
+
 @contextmanager
 def timed_briefly() -> Iterator[None]:
     """Evaluations time each part of an edit twice, rather than ten times and for a second.
@@ -68,6 +81,7 @@ class Harness:
         self.inputs: dict[str, Artifact] = {}
         self.before: list[Artifact] = []  # what a stage with `continues` goes on from
         self.report = Recorder()
+        self.log = Heard()
 
     def elsewhere(self, folder: Path) -> "Harness":
         """The same inputs, with a folder and a store of its own for what is made of them."""
@@ -120,7 +134,7 @@ class Harness:
             weights=weights_in(placed(self.recipe.weights, self.store), STAGES[stage]),
             store_url=self.objects.url,
             report=self.report,
-            log=logging.getLogger("kontext.test"),
+            log=cast(logging.Logger, self.log),
         )
 
     def _commit(self, stage: str, writer: ArtifactWriter) -> Artifact:

@@ -242,6 +242,20 @@ def test_report_tells_notes_canaries_and_reasons_but_no_subject(
         assert CANARY_HASH.encode() not in evaluated[1].path(name).read_bytes()
 
 
+def test_the_log_says_what_is_being_done_and_nothing_twice(
+    evaluated: tuple[Harness, Artifact],
+) -> None:
+    lines = evaluated[0].log.lines
+    begun = [
+        next(number for number, line in enumerate(lines) if line.startswith(said))
+        for said in ("scoring 20 items of ", "diagnosis: ", "steps against ", "writing the report")
+    ]
+    assert begun == sorted(begun)
+    assert len(lines) == len(set(lines))
+    why = evaluated[1].json("drift.json")["why"]
+    assert [line for line in lines if why in line] == [f"scripts of several turns: {why}"]
+
+
 def test_run_page_gets_pictures_and_tables(evaluated: tuple[Harness, Artifact]) -> None:
     report = evaluated[0].report
     assert {f"edits-{name}" for name in CATEGORIES} <= set(report.images)

@@ -26,21 +26,22 @@ from kontext.edit import pairs, preview
 from kontext.errors import KontextError
 from kontext.models.lora import Lora
 from kontext.parallel.world import World
-from kontext.train import capacity
 from kontext.train.flow import velocity
 from kontext.train.loop import checkpoint
 from kontext.train.loop.checkpoint import Checkpoints
 from kontext.train.methods import flow
 from kontext.train.methods.flow import Drawn, FlowMethod
+from kontext.train.plan import rehearsal
 from tests.data import test_buckets
 from tests.data.encoded import test_reuse
 from tests.data.sources import test_found
 from tests.edit import test_preview
 from tests.models.files import test_lora_files
-from tests.train import test_capacity, test_flow_options, test_references
+from tests.train import test_flow_options, test_references
 from tests.train.flow import test_timesteps, test_validation
 from tests.train.loop import test_checkpoint, test_fit
 from tests.train.methods import test_flow
+from tests.train.plan import test_memory
 
 Patch = pytest.MonkeyPatch
 
@@ -119,10 +120,13 @@ def guidance_of_one(patch: Patch) -> None:
 
 
 def half_of_the_activations(patch: Patch) -> None:
-    real = capacity.activation_bytes_per_token
-    patch.setattr(
-        capacity, "activation_bytes_per_token", lambda *args: tuple(b / 2 for b in real(*args))
-    )
+    real = rehearsal.Stage.peak_of
+
+    def peak_of(stage: rehearsal.Stage, step: Callable[[], object]) -> rehearsal.Rehearsed:
+        found = real(stage, step)
+        return replace(found, peak=(found.state + found.peak) // 2)
+
+    patch.setattr(rehearsal.Stage, "peak_of", peak_of)
 
 
 def context_dropped(patch: Patch) -> None:
@@ -288,7 +292,7 @@ FAULTS = {
     "DiffSynth#1062": Fault(
         "out of memory where it was said to fit",
         half_of_the_activations,
-        (partial(test_capacity.test_activations_are_those_that_autograd_keeps, 0),),
+        (partial(test_memory.test_a_step_takes_what_its_rehearsal_says, "all weights"),),
     ),
     "DiffSynth#1112": Fault(
         "nobody can tell whether the reference is looked at",

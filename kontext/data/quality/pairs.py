@@ -84,7 +84,7 @@ def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
 
 
 def kept_changes(edges: Edges, bank: ImageBank) -> Values:
-    """The share of an edit's changed pixels that training sees, per pair [P].
+    """The share of an edit that training sees, per pair [P] (`kept_change`).
 
     A picture is cut to the shape of its size in training. 1 where the first context has another
     shape than the target, and for T2I: then nothing says which pixels an edit changes.

@@ -21,6 +21,7 @@ from kontext.data.video.part import is_video
 from kontext.errors import SourceError
 from schemas.paths import expanded
 from schemas.sections.sources import PathSource
+from schemas.words import counted
 
 CHANGES_RESULTS = False  # it chooses settings, which are in the recipe
 
@@ -104,17 +105,18 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
         )
     lost = [one.ref for one in planned.skipped if one.reason == "not_used"]
     if lost and not video:
-        found.append(f"{len(lost):,} files belong to no pair and are not used, {_where(lost)}")
+        said = ("file belongs to no pair and is", "files belong to no pair and are")
+        found.append(f"{counted(len(lost), *said)} not used, {_where(lost)}")
     wordless = [one.ref for one in planned.skipped if one.reason == "instruction_missing"]
     if wordless:
-        found.append(
-            f"{len(wordless):,} pairs have no instruction and are left out, {_where(wordless)}"
-        )
+        said = ("pair has no instruction and is", "pairs have no instruction and are")
+        found.append(f"{counted(len(wordless), *said)} left out, {_where(wordless)}")
     others = sum(
         item.path is not None and not is_image(Path(item.path.name)) for item in planned.items
     )
     if others:
-        found.append(f"{others:,} files do not look like pictures; each is rejected with a reason")
+        said = ("file does not look like a picture; it", "files do not look like pictures; each")
+        found.append(f"{counted(others, *said)} is rejected with a reason")
     return found
 
 

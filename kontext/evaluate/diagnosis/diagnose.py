@@ -76,6 +76,7 @@ class Diagnosis:
 def diagnose(
     bench: Bench,
     models: TrainedModels,
+    *,
     outputs: Mapping[str, Images],
     success: Mapping[str, Values],
     training: TrainingEdits,

@@ -66,15 +66,28 @@ class Judges:
         )
 
 
+@dataclass(frozen=True)
+class Said:
+    """What came of one question. `request` finds its rows in REPLIES, which another may share."""
+
+    kind: str  # of the question
+    request: str
+    status: str
+    problem: str
+    parsed: Mapping[str, Any]  # the answer's fields; empty where it cannot be used
+
+
 @dataclass
 class Verdicts:
     """`rows`: one for each thing judged, judge and pass. `replies`: all that was sent, as REPLIES.
 
+    `said`: of each row what its questions gave, in the order asked.
     `wordings`: SHA-256 of every question's fixed words and wanted shape, by its kind.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     replies: list[pa.Table] = field(default_factory=list)
+    said: list[tuple[Said, ...]] = field(default_factory=list)
     wordings: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -129,7 +142,13 @@ def _asked(
                 own = [next(answers) for _ in group]
                 row = {**subject, "judge": model, "pass": number}
                 found.rows.append(row | _scored(own, score, empty))
+                found.said.append(tuple(map(_said, group, own)))
     return found
+
+
+def _said(prompt: Prompt[Any], answer: Answer[Any]) -> Said:
+    parsed = {} if answer.value is None else answer.value.model_dump()
+    return Said(prompt.kind, answer.request, answer.status, answer.problem, parsed)
 
 
 def _scored(

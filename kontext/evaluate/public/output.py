@@ -12,6 +12,8 @@ from kontext.evaluate.benches.public import Loaded
 from kontext.evaluate.judges.base import Rubric
 from kontext.evaluate.judges.judging import Judges, Verdicts
 from kontext.evaluate.measures import MEASURES
+from kontext.evaluate.public.items_page import NAME as ITEMS
+from kontext.evaluate.public.items_page import items_page
 from kontext.evaluate.public.journal import Journal, write_whole
 from kontext.evaluate.public.measuring import Measurements
 from kontext.evaluate.public.page import page
@@ -88,6 +90,7 @@ def write_results(
         "summary.json": (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode(),
         "table.md": markdown(summary).encode(),
         "index.html": page(loaded, journal, summary, shown).encode(),
+        ITEMS: items_page(loaded, journal, judges is not None, verdicts, duels).encode(),
     }
     if judges:
         rows = [*verdicts.rows, *({**row, "canary": "pairwise"} for row in duels.rows)]

@@ -12,6 +12,8 @@ from kontext.data.decode import decode_image
 from kontext.data.pixels import Pixels
 from kontext.data.sources.stable import stable_hash
 from kontext.evaluate.benches.public import BenchItem, Loaded
+from kontext.evaluate.public.items_page import NAME as ITEMS
+from kontext.evaluate.public.items_page import anchor
 from kontext.evaluate.public.journal import Journal
 from kontext.evaluate.public.scores import Column
 from kontext.evaluate.public.table import editor_name, notes, table, warnings
@@ -52,7 +54,7 @@ def _lines(
     first, *more = notes(summary)
     yield f"<p>{escape(first)}</p><ul>"
     yield from (f"<li>{escape(line.removeprefix('- '))}" for line in more)
-    yield "</ul>"
+    yield f'</ul><p><a href="{ITEMS}">Every item</a>, with what judges replied.</p>'
     for heading, items in _chosen(loaded, journal, summary, shown):
         yield f'<h2>{heading}</h2><div class="cards">'
         yield from (_card(item, journal, loaded, shown) for item in items)
@@ -90,7 +92,8 @@ def _card(item: BenchItem, journal: Journal, loaded: Loaded, shown: Sequence[Col
     )
     return (
         f'<figure><a href="edits/{escape(path.name)}">{"".join(images)}</a><figcaption>'
-        f"<b>{escape(item.instruction)}</b><br>{escape(item.category)}, {escape(item.id)}"
+        f"<b>{escape(item.instruction)}</b><br>{escape(item.category)}, "
+        f'<a href="{ITEMS}#{anchor(item.id)}">{escape(item.id)}</a>'
         f"<br>{escape(values)}</figcaption></figure>"
     )
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kontext.parallel.device_kind import kind_of
+
 EPS = 1e-6
 
 
@@ -27,7 +29,7 @@ def split_heads(qkv: Tensor, scale: Tensor, rotary: Rotary) -> tuple[Tensor, Ten
     Queries and keys are RMS-normalised per head in float32 (eps 1e-6), multiplied by the norm
     weights `scale` ([1 or L, 2, D]: query, key) and turned in interleaved pairs (2i, 2i+1).
     """
-    if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+    if kind_of(qkv.device) == "cpu" and not torch.compiler.is_compiling():
         q, k, v = _SplitHeads.apply(qkv, scale, rotary.cos, rotary.sin)
         return q, k, v
     return split_heads_reference(qkv, scale, rotary)

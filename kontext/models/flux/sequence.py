@@ -33,11 +33,11 @@ def image_ids(
     h_tokens: int, w_tokens: int, t: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
     """Positions (t, row, column) of one image's tokens, [h*w, 3] float32. Target t=0, context k."""
-    ids = torch.empty(h_tokens, w_tokens, 3, device=device)
-    ids[..., 0] = t
-    ids[..., 1] = torch.arange(h_tokens, device=device)[:, None]
-    ids[..., 2] = torch.arange(w_tokens, device=device)[None, :]
-    return ids.view(-1, 3)
+    rows, columns = (
+        torch.arange(count, dtype=torch.float32, device=device) for count in (h_tokens, w_tokens)
+    )
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((torch.full_like(row, t), row, column), dim=-1).view(-1, 3)
 
 
 def sequence_ids(

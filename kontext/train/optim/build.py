@@ -54,12 +54,16 @@ class MatrixMuon(Muon):
         """One update from the sources' gradients."""
         if self._sharded:
             return muon_step(self, self.products)
-        views = chain.from_iterable(group["params"] for group in self.param_groups)
+        views = list(chain.from_iterable(group["params"] for group in self.param_groups))
         for view, source in zip(views, self._sources, strict=True):
             view.grad = None if source.grad is None else source.grad.reshape(view.shape)
         if self.products != torch.bfloat16:
-            return muon_step(self, self.products)
-        return super().step(closure)  # type: ignore[no-untyped-call]
+            found = muon_step(self, self.products)
+        else:
+            found = super().step(closure)  # type: ignore[no-untyped-call]
+        for view in views:
+            view.grad = None  # or gradients would outlive the sources', into the next step
+        return found
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the sources' gradients."""

@@ -1,21 +1,13 @@
-"""What adapters are beside: its size, and settings that cannot work."""
+"""Settings that cannot work with what adapters are beside."""
 
 from __future__ import annotations
 
-from collections import Counter
-
-import torch
-from torch import Tensor
-
 from kontext.errors import RecipeError
-from kontext.models.flux.transformer import FluxTransformer
-from kontext.models.lora import BLOCKS, linear_layers
-from kontext.models.qlora.schemes import bytes_of
-from kontext.parallel.swap import ON_DEVICE, waiting_weights
+from kontext.parallel.swap import ON_DEVICE
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import FinetuneConfig
 
-CHANGES_RESULTS = False  # refuses, and counts bytes
+CHANGES_RESULTS = False  # refuses
 
 
 def check_base(config: FinetuneConfig, rank: int, given: TransformerShape | None) -> None:
@@ -67,30 +59,3 @@ def _check_swap(config: FinetuneConfig, shape: TransformerShape) -> None:
         raise RecipeError(
             f"{said} saves no memory: {ON_DEVICE} of the swapped blocks are always on the device"
         )
-
-
-def base_bytes(config: FinetuneConfig, held: int) -> tuple[int, int]:
-    """Bytes on the device of the section's transformer beside adapters, and of a weight in full.
-
-    Args:
-        held: bytes a parameter of what is not quantised.
-    """
-    with torch.device("meta"):
-        model = FluxTransformer(config.shape).requires_grad_(False)
-    quantized = frozenset[str]()
-    if config.lora_base != "stored":
-        quantized = frozenset(f"{name}.weight" for name in linear_layers(model, BLOCKS))
-
-    def size(name: str, weight: Tensor) -> int:
-        if name not in quantized or config.lora_base == "stored":
-            return held * weight.numel()
-        return bytes_of(config.lora_base, tuple(weight.shape))
-
-    sizes = {name: size(name, weight) for name, weight in model.named_parameters()}
-    waiting = waiting_weights(model, config.parallel.swap)
-    turns = Counter[str]()  # by block
-    for name in waiting:
-        turns[".".join(name.split(".")[:2])] += sizes[name]
-    away = sum(turns.values()) - sum(size for _, size in turns.most_common(ON_DEVICE))
-    full = max((held * model.get_parameter(name).numel() for name in quantized), default=0)
-    return sum(sizes.values()) - away, full

@@ -38,7 +38,7 @@ def test_findings_of_pairs(tmp_path: Path) -> None:
     assert found.skipped == {"instruction_missing": 3, "not_used": 1}
     assert [pair.instruction for pair in found.samples] == ["edit 0", "edit 3"]
     assert found.warnings == [
-        "1 files belong to no pair and are not used, 1 in control_2/",
+        "1 file belongs to no pair and is not used, 1 in control_2/",
         "3 pairs have no instruction and are left out, 3 in target/",
     ]
 
@@ -48,7 +48,7 @@ def test_a_second_control_path_that_is_not_understood_is_said(tmp_path: Path) ->
     files = {f"{folder}/a.png": number for number, folder in enumerate(folders)}
     found = findings(source_at(str(put(tmp_path, files | {"target/a.txt": "go"}))))
     assert (found.pairs, found.references, found.skipped) == (1, 0, {"not_used": 1})
-    assert found.warnings == ["1 files belong to no pair and are not used, 1 in second_control/"]
+    assert found.warnings == ["1 file belongs to no pair and is not used, 1 in second_control/"]
 
 
 def test_warnings_name_the_folders_with_most(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_findings_of_a_folder(tmp_path: Path) -> None:
     put(tmp_path / "photos", {"a__x=1.png": 1, "b__x=2.png": 2})
     found = findings(source_at(str(tmp_path / "labels")))
     assert (found.layout, found.pictures, found.labels) == ("folder", 3, {"x": 2, "y": 1})
-    assert found.warnings == ["1 files do not look like pictures; each is rejected with a reason"]
+    assert found.warnings == ["1 file does not look like a picture; it is rejected with a reason"]
     (warning,) = findings(source_at(str(tmp_path / "photos"))).warnings
     assert "no edit can be made of this" in warning
 

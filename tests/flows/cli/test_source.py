@@ -29,7 +29,12 @@ def test_inspect_says_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
     assert said["source"]["path"] == str(root)
     assert said["skipped"] == {"instruction_missing": 1}
     table = runner.invoke(cli.app, ["source", "inspect", str(root)])
-    for text in ("paired-folders", "make it no. 1", "have no instruction", "kontext run --source"):
+    for text in (
+        "paired-folders",
+        "make it no. 1",
+        "1 pair has no instruction",
+        "kontext run --source",
+    ):
         assert text in table.output
     assert list(root.rglob("*"))  # nothing is moved or written
 
@@ -66,7 +71,7 @@ def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     sources: list[dict[str, Any]] = json.loads(text)
     assert key == "ingest.sources" and [source["kind"] for source in sources] == ["pairs"]
     assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
-    assert "1 pairs have no instruction" in capsys.readouterr().err
+    assert "1 pair has no instruction and is left out" in capsys.readouterr().err
     assert own_data.overrides(None, "") == []
 
 
