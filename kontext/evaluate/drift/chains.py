@@ -37,11 +37,11 @@ CHAINS: dict[str, ChainSpec] = {
     ),
     "kept_latents": ChainSpec(
         "Student, latents kept",
-        "edits the latents that its turn before sampled: `kontext edit --then`, sessions",
+        "edits the latents that its turn before sampled: kontext edit --then, sessions",
     ),
     "kept_detail": ChainSpec(
         "Student, latents and detail kept",
-        "is the same with the picture's own detail restored (`--keep-detail`)",
+        "is the same with the picture's own detail restored (--keep-detail)",
     ),
     "thresholded": ChainSpec(
         "Student, unchanged pixels kept",
