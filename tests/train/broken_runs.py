@@ -23,6 +23,7 @@ import torch.distributed.tensor
 
 import kontext.parallel.checkpoint
 from kontext.data.encoded.rows import MappedRows
+from kontext.errors import WeightsError
 from kontext.parallel.world import World, join, leave
 from kontext.train.loop import fit as loop
 from kontext.train.loop.checkpoint import Checkpoints
@@ -94,12 +95,23 @@ def processes() -> Any:
 
 
 def run(
-    method: str, folder: Path, every: int, kill: Kill | None = None, ranks: int = 1
+    method: str,
+    folder: Path,
+    every: int,
+    kill: Kill | None = None,
+    ranks: int = 1,
+    train: Callable[..., None] | None = None,
 ) -> list[int]:
-    """One attempt of a run in `folder`, killed at a point if it comes there; exit codes by rank."""
+    """One attempt of a run in `folder`, killed at a point if it comes there; exit codes by rank.
+
+    Args:
+        train: what a rank runs in place of `_train`, with the same arguments.
+    """
     port = free_port()
     started = [
-        processes().Process(target=_train, args=(method, folder, every, kill, rank, ranks, port))
+        processes().Process(
+            target=train or _train, args=(method, folder, every, kill, rank, ranks, port)
+        )
         for rank in range(ranks)
     ]
     for process in started:
@@ -176,6 +188,21 @@ def _train(
         loop.fit(method, checkpoints=checkpoints, progress=tell)
     if ranks > 1:
         leave()
+
+
+def train_on_as_many_ranks_only(*rank: Any) -> None:
+    """`_train` with a fault: a checkpoint of another number of ranks is refused."""
+    real = Checkpoints.restore
+
+    def restore(self: Checkpoints, state: Any) -> bool:
+        parts = [key for key in self._store.list("step-") if "/rank-" in key]
+        newest = [key for key in parts if key.startswith(max(parts).partition("/")[0])]
+        if len(newest) not in (0, self.world.size):
+            raise WeightsError("the checkpoint is of another number of ranks")
+        return real(self, state)
+
+    Checkpoints.restore = restore  # type: ignore[method-assign]  # of a process that ends with it
+    _train(*rank)
 
 
 def _arm(method: Any, checkpoints: Checkpoints, step: int, point: str) -> None:
