@@ -73,6 +73,8 @@ def _format(schema: pa.Schema) -> dict[str, Any]:
 def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The table in a file or in some bytes, or some of its columns.
 
+    Raises pyarrow's ArrowException or OSError where that is damaged.
+
     Not by `pq.read_table`: its scanner lets go of the source after it has returned, and where the
     process ends meanwhile, it dies with "terminate called without an active exception"
     (apache/arrow#34314, #33975). One command in some hundreds did, on a busy machine.
@@ -80,8 +82,11 @@ def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> 
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     threads = size > 1 << 20  # below, handing over to the pool costs more than it saves
     opened = pa.BufferReader(source) if isinstance(source, bytes) else source
-    with pq.ParquetFile(opened) as file:
-        return file.read(columns=columns and list(columns), use_threads=threads)
+    try:
+        with pq.ParquetFile(opened) as file:
+            return file.read(columns=columns and list(columns), use_threads=threads)
+    except UnicodeDecodeError as error:  # pyarrow's own, of a damaged name of a column
+        raise pa.ArrowInvalid(f"the name of a column is no text: {error}") from error
 
 
 class ParquetRows:

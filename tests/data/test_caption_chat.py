@@ -191,7 +191,7 @@ def test_the_key_comes_from_the_environment(
 
 
 def test_recipe_chooses_the_captioner() -> None:
-    assert captioner_for(CaptionConfig()).id == "templates/2"
+    assert captioner_for(CaptionConfig()).id == "templates/3"
     for missing in ({"model": "m"}, {"endpoint": "http://localhost:1/v1"}):
         with pytest.raises(RecipeError, match="endpoint"):
             captioner_for(CaptionConfig(captioner="chat", **missing))

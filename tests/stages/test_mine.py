@@ -107,7 +107,7 @@ def test_given_and_mined_pairs_stand_side_by_side(tmp_path: Path) -> None:
     assert [row["pair_id"] for row in rows] == sorted(row["pair_id"] for row in rows)
     captions = used.run("caption").table("captions.parquet").to_pylist()
     assert [row["pair_id"] for row in captions] == [row["pair_id"] for row in rows]
-    assert sorted(row["captioner"] for row in captions) == ["given/1", "templates/2", "templates/2"]
+    assert sorted(row["captioner"] for row in captions) == ["given/1", "templates/3", "templates/3"]
 
 
 def test_pictures_without_edits_end_early_with_the_layouts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,3 +69,12 @@ def test_many_tables_give_the_bytes_of_one(sizes: list[int]) -> None:
         path = Path(folder) / "table.parquet"
         write_parquet(path, table.schema, parts)
         assert path.read_bytes() == parquet_bytes(table)
+
+
+def test_a_damaged_name_of_a_column_is_an_error_of_arrows() -> None:
+    """pyarrow lets a UnicodeDecodeError through, which no reader expects."""
+    data = parquet_bytes(_table([(1, "a", b"b")]))
+    damaged = data.replace(b"number", b"num\x9aer")
+    assert damaged != data
+    with pytest.raises(pa.ArrowInvalid, match="no text"):
+        read_parquet(damaged)

@@ -50,7 +50,6 @@ _MORE_VALUES = """ | please make the {what} {to} | can you make the {what} {to} 
     try the {what} in {to} | let the {what} become {to} | the {what} must be {to} |
     {to} for the {what}, please | go from {from} to {to} for the {what} |
     {what}: {to} | a different {what}: {to} | how about {to} for the {what} |
-    show me the {what} as {to} | {to} would suit the {what} |
     have the {what} be {to} | it is better with the {what} {to} | not {from} but {to}"""
 _VALUE = """{what} {to}: change the {what} to {to} | make the {what} {to} |
     set the {what} to {to} | turn the {what} {to} | the {what} should be {to} |
@@ -245,7 +244,7 @@ WORDINGS: dict[str, Wording] = {
             I want it to read '{to}' | it should say '{to}' | put '{to}' in place of '{from}' |
             swap '{from}' for '{to}' | let it read '{to}' | turn '{from}' into '{to}' |
             the sign should read '{to}' | print '{to}' on it | text: '{to}' |
-            a sign that says '{to}' | not '{from}' but '{to}' | how about '{to}' instead |
+            a sign that says '{to}' | not '{from}' but '{to}' |
             the same sign with '{to}' | put '{to}' on the sign | show '{to}' there |
             what if it said '{to}'"""),
         verbatim=True,
@@ -277,25 +276,18 @@ def by_reference(base: Wording, attribute: str) -> Wording:
 
 # What people say around what they want; each goes with every sentence above. A model that has met
 # them looks for the words that count. At most four words: a text has at most `caption.max_words`.
+# None of what the text policy takes for a hint: it stops one in twenty of "…, nothing else".
 CARRIERS = (
     "next: {}",
     "edit this: {}",
-    "a small change: {}",
-    "your task: {}",
     "hello, {}",
-    "if you can, {}",
     "okay, {}",
-    "first of all, {}",
     "as a first step, {}",
     "I have a request: {}",
     "quick edit: {}",
     "in this image, {}",
-    "{}, nothing else",
     "{}, thanks",
-    "{}, thank you",
     "{}, that is all",
     "{}, if possible",
-    "{}, keep everything else",
     "{}, and leave the rest",
-    "{}, the rest stays",
 )
