@@ -71,12 +71,13 @@ def whole(exported: Path, python: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def files(store: Path) -> dict[str, str]:
-    """SHA-256 of every file of the stages that train, and of what they train on."""
+    """SHA-256 of every file the later stages made, without those that hold times."""
+    timed = ("latency.json", "report/", "lineage.", "README.md", "dataset_card.md")
     return {
         f"{manifest.stage}/{file.name}": file.sha256
         for manifest in store_in(store).list()
         for file in manifest.files
-        if manifest.stage in MADE[: MADE.index("distill") + 1]
+        if manifest.stage in MADE and not any(part in file.name for part in timed)
     }
 
 
@@ -131,8 +132,7 @@ def watch():
 
 if kill_at:
     threading.Thread(target=watch, daemon=True).start()
-wanted = {"start": "train-autoencoder", "until": "distill"}  # what comes after it has no slices
-request = Request("ci", tuple(changes), "file://" + store, **wanted)
+request = Request("ci", tuple(changes), "file://" + store, start="train-autoencoder")
 stops = 0
 while run_direct(request, 0, Console(stderr=True))["state"] == "STOPPED":
     stops += 1

@@ -2,8 +2,7 @@
 
 A tiny random checkpoint in the published file layout stands for the weights, and pictures of a few
 pixels for a megapixel's. The recipes share a home, and each makes what none before it has made:
-`flux1-lora` on a Prefect server, `flux1` on two ranks. Those are forked from a process that has
-imported torch; tests/stages/test_ranks.py starts them as the recipe says, by torchrun.
+`flux1-lora` on a Prefect server, `flux1` on two ranks.
 """
 
 import json
@@ -33,13 +32,11 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.models.flux.sequence import pack
 from kontext.models.text.encoders import load_text_encoder
-from kontext.parallel.ranks import launch as launching
 from kontext.stages import STAGES
 from schemas.recipes import load_recipe
 from tasks.workspace import open_engine, places
 from tests.edit.tiny_flux import AE_SHAPE, SHAPE, networks, write_checkpoint
 from tests.flows.local_worker import local_worker
-from tests.parallel.rank_processes import forked_ranks
 
 SIDES = ((96, 96), (120, 72), (72, 120), (144, 72))  # pixels, of the pictures in the folder
 PAIRS = 32
@@ -200,10 +197,8 @@ def lora(prefect_server: None, pairs: Path, checkpoint: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def whole(pairs: Path, checkpoint: Path) -> Engine:
-    """`flux1`, trained on two ranks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launching, "_torchrun", forked_ranks)
-        return finished("flux1", changes(pairs, checkpoint, *TWO_RANKS))
+    """`flux1`, trained by torchrun as the recipe says, on two ranks."""
+    return finished("flux1", changes(pairs, checkpoint, *TWO_RANKS))
 
 
 @pytest.fixture(scope="module")

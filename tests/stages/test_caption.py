@@ -257,7 +257,7 @@ def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> 
             going_on.set()
             process = processes().Process(target=captioned, args=(tmp_path, server.url))
             process.start()
-            assert reached.wait(600)
+            assert reached.wait(120)
             process.kill()
             process.join()
         going_on.set()

@@ -269,7 +269,7 @@ def test_latency_has_all_parts(evaluated: tuple[Harness, Artifact]) -> None:
     assert set(parts) == {*inside, "gates"} and not latency["gates_missing"]
     assert parts["student"]["nfe"] == 4 and parts["teacher"]["nfe"] == 2
     for part in parts.values():
-        assert part["median_ms"] <= part["p90_ms"] <= part["p99_ms"] and part["runs"] == 2
+        assert part["median_ms"] <= part["p90_ms"] <= part["p99_ms"] and part["runs"] >= 10
     whole = sum(
         parts[n]["median_ms"] for n in ("text_encode", "context_encode", "student", "decode")
     )

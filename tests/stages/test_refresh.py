@@ -131,10 +131,24 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 CANARIES = 3
 
 
+def pairs_in(made: dict[str, Artifact]) -> set[str]:
+    """Ids of a dataset's pairs."""
+    return set(made["shard"].table("splits.parquet")["pair_id"].to_pylist())
+
+
+def wide_pictures(made: dict[str, Artifact], pairs: set[str]) -> set[str]:
+    """Pictures of these pairs that shard brings to a size."""
+    images = made["ingest"].table("images", ["pixel_id", "width_px", "height_px"]).to_pylist()
+    wide = {row["pixel_id"] for row in images if row["width_px"] != row["height_px"]}
+    rows = made["mine"].table("pairs.parquet").to_pylist()
+    shown = [[*row["context_ids"], row["target_id"]] for row in rows if row["pair_id"] in pairs]
+    return wide.intersection(*[{name for each in shown for name in each}])
+
+
 def test_a_refresh_does_what_is_new_and_gives_the_bytes_of_a_run_from_scratch(
     pictures: Path, tmp_path: Path, worked: Counter[str]
 ) -> None:
-    make(pictures, tmp_path / "home")
+    before = make(pictures, tmp_path / "home")
     first = worked.copy()
     assert first["decode_image"] == 2 * COUNT + 2 + CANARIES
     assert first["score_images"] == first["image_features"] == 2 * COUNT
@@ -146,9 +160,9 @@ def test_a_refresh_does_what_is_new_and_gives_the_bytes_of_a_run_from_scratch(
     # two new ones, and one that was there by another name: its own picture is kept now
     assert worked["decode_image"] == 3 + CANARIES
     assert worked["score_images"] == worked["image_features"] == 2
-    # pictures of pairs that are new, or that a threshold of all pairs' scores lets in now
-    assert 0 < worked["encode_png"] < first["encode_png"] / 2
-    assert 0 < worked["names"] < first["names"] / 2
+    new = pairs_in(refreshed) - pairs_in(before)
+    assert 0 < worked["names"] == len(new) < first["names"] / 3
+    assert 0 < worked["encode_png"] == len(wide_pictures(refreshed, new))
     scratch = make(pictures, tmp_path / "scratch", "again")
     assert contents(refreshed) == contents(scratch)
 

@@ -1,9 +1,11 @@
 """What a rehearsal says a step takes is what the allocator hands out for it."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.plan import Case, built, measured
 from kontext.parallel.flops import Tokens
@@ -42,6 +44,15 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of several each has scratch memory of its own for a product: a percent of so small a step."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_takes_what_its_rehearsal_says(name: str) -> None:
     config = CASES[name]
@@ -51,8 +62,7 @@ def test_a_step_takes_what_its_rehearsal_says(name: str) -> None:
     else:
         told = flow_memory(config, TOKENS, kind="cpu")
     found = measured(partial(built, Case(config, TOKENS), World(), SHAPE))
-    # with several threads a product's scratch memory is a percent of so small a step
-    assert told.peak == pytest.approx(found, rel=0.02)
+    assert told.peak == pytest.approx(found, rel=0.01)
     assert 0 < told.state < told.peak
 
 
@@ -62,10 +72,10 @@ def of_a_rank(world: World) -> int:
 
 def test_a_rank_takes_what_its_rehearsal_says() -> None:
     told = flow_memory(CASES["all weights"], TOKENS, 2, "cpu")
-    found = max(run_ranks(of_a_rank, 2))
-    # gloo holds on to what it gathered a little longer, and on a busy machine to more of it: up to
-    # two blocks of three, here
-    assert 0.99 * told.peak < found < 1.25 * told.peak
+    # gloo's threads let go of what they gathered when they come to it, on a busy machine later: the
+    # least of some runs is what a step needs
+    found = min(max(run_ranks(of_a_rank, 2)) for _ in range(3))
+    assert told.peak == pytest.approx(found, rel=0.1)
     one, two = (flow_memory(CASES["all weights"], TOKENS, gpus) for gpus in (1, 2))
     assert two.state == pytest.approx(one.state / 2, rel=0.05)
 
