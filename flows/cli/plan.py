@@ -49,6 +49,7 @@ def plan(
     from kontext.train.capacity import Machine, estimates
 
     chosen = changed_recipe(recipe, overrides, store)
+    typer.echo("a step of each training stage is rehearsed: this can take a minute", err=True)
     stages = estimates(_in_given_shapes(chosen, store), Machine(gpus, memory, device, share))
     measured = _measured(chosen, stages, store)
     if as_json:

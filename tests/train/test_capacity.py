@@ -125,7 +125,7 @@ def test_a_batch_is_accumulated_in_as_few_parts_as_fit() -> None:
 def test_sharing_a_sequence_keeps_less() -> None:
     plain = planned(8)
     shared = planned(8, batch=4, parallel={"context": 2})  # half of the tokens of as many rows
-    assert shared.activations_gib < 0.8 * plain.activations_gib
+    assert shared.activations_gib < 0.7 * plain.activations_gib
 
 
 def test_ladd_too_is_told_to_accumulate() -> None:
@@ -141,10 +141,32 @@ def test_ladd_too_is_told_to_accumulate() -> None:
     assert "distill.parallel.recompute=full and distill.accumulate=2:" in told.advice, told.advice
 
 
+def test_light_moments_take_less_state() -> None:
+    at = {
+        name: estimate_flow(section(TINY, optimizer=name), SHORT, Machine(1, 80.0)).state_gib
+        for name in ("adamw", "adamw-bf16", "adamw-8bit")
+    }
+    assert at["adamw-8bit"] < at["adamw-bf16"] < at["adamw"]
+
+
+def test_offloading_keeps_little_of_many_blocks() -> None:
+    """Of 24 blocks those at work stay on the GPU; what one keeps waits in the host's memory."""
+    many = TINY.model_copy(update={"depth": 8, "depth_single_blocks": 16})
+    plain, away = (
+        estimate_flow(
+            section(many, parallel={"offload": offload}), Tokens(8, 1024, 1024), Machine(1, 80.0)
+        )
+        for offload in (False, True)
+    )
+    assert away.activations_gib < plain.activations_gib / 30
+    assert away.state_gib == plain.state_gib
+
+
 def test_more_gpus_take_less_each_and_less_time() -> None:
     one, eight = planned(1), planned(8)
     assert eight.state_gib == pytest.approx(one.state_gib / 8, rel=0.01)
-    assert eight.activations_gib < one.activations_gib
+    # an eighth of the rows; and blocks' weights that are gathered
+    assert eight.activations_gib < one.activations_gib / 6
     assert one.step_seconds == pytest.approx(8 * (eight.step_seconds or 0))
 
 
