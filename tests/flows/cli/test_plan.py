@@ -20,11 +20,12 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_is_told_and_printed_as_json() -> None:
     told = runner.invoke(app, ["plan", "ci", "--gpus", "2", "--memory", "40"])
     assert told.exit_code == 0, told.output
-    assert told.output.count("per GPU") == 3 and "fits as it is" in told.output
-    assert told.output.startswith("on 2 x H200 of 40 GiB at 40% of its peak")
-    assert "in all less than a second" in told.output and "days" not in told.output
+    assert told.stdout.count("per GPU") == 3 and "fits as it is" in told.stdout
+    assert "is rehearsed" in told.stderr
+    assert told.stdout.startswith("on 2 x H200 of 40 GiB at 40% of its peak")
+    assert "in all less than a second" in told.stdout and "days" not in told.stdout
     printed = runner.invoke(app, ["plan", "ci", "--device", "a laptop", "--json"])
-    found = json.loads(printed.output)
+    found = json.loads(printed.stdout)
     assert [s["stage"] for s in found["stages"]] == ["train-autoencoder", "finetune", "distill"]
     assert all(s["step_seconds"] is None for s in found["stages"]) and found["measured"] == []
 
@@ -33,7 +34,7 @@ def test_given_weights_are_planned_in_their_own_shape(tmp_path: Path) -> None:
     def parameters(*more: str) -> list[tuple[str, int]]:
         printed = runner.invoke(app, ["plan", "flux1-lora", "--json", *more])
         assert printed.exit_code == 0, printed.output
-        return [(s["stage"], s["parameters"]) for s in json.loads(printed.output)["stages"]]
+        return [(s["stage"], s["parameters"]) for s in json.loads(printed.stdout)["stages"]]
 
     ((stage, whole),) = parameters()  # where they are not there: FLUX.1's
     assert stage == "finetune" and whole > 11e9
@@ -61,8 +62,8 @@ def test_measured_figures_stand_beside_the_prediction(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Engine, "artifact", artifact)
     told = runner.invoke(app, ["plan", "ci"])
-    assert "finetune, measured: step 0.25 s (predicted" in told.output
-    assert "memory 0.5 GiB (predicted" in told.output and "on cpu" in told.output
+    assert "finetune, measured: step 0.25 s (predicted" in told.stdout
+    assert "memory 0.5 GiB (predicted" in told.stdout and "on cpu" in told.stdout
 
 
 def test_an_unknown_recipe_is_one_line() -> None:
