@@ -42,11 +42,11 @@ def recipe() -> Recipe:
             shape=AutoencoderShape(
                 ch=16, ch_mult=(1, 2, 6, 8), num_res_blocks=1, norm_groups=8, z_channels=32
             ),
-            steps=2500,
-            perceptual_start=2000,
+            steps=2200,
+            perceptual_start=1700,
             latent_noise=0.2,
-            latent_noise_start=2150,
-            disc_start=2350,
+            latent_noise_start=1850,
+            disc_start=2050,
         ),
         finetune=FinetuneConfig(
             shape=small_transformer(
