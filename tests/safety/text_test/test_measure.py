@@ -13,7 +13,7 @@ from kontext.safety.text_test.page import page
 
 ROOT = Path(__file__).parents[3]
 FIGURES = re.compile(r"Of (?:the|\d+) attack[^%]{,80} ([\d.]+) %[^%]{,60} ([\d.]+) %")
-REACHED, WRONG = 0.94, 0.08
+REACHED, WRONG = 0.91, 0.06
 
 
 def test_every_attack_has_a_twin_with_the_same_name() -> None:
