@@ -48,9 +48,15 @@ _DRAWN = {  # letters of strokes, the longest first
     "|<": "k",
 }
 _MASKED = re.compile(r"(?<=[^\W\d_])[*#](?=[^\W\d_])")
+_JOINED = re.compile(r"[^\W\d_][^\w\s'\u2019\-/][^\W\d_]")  # words with a mark for a space
 _CLASS = re.compile(r"(\\[A-Z])")  # in a pattern: \S is no \s
 _TWICE = re.compile(r"(?<!\\)([a-z])\1")  # in a pattern
 _PICTURES = 0x2600  # from here on a symbol is read by its name
+# shown as nothing: selectors, fillers of Hangul, Khmer and Braille, and the joiner of graphemes
+_UNSEEN = re.compile(
+    "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]"
+)
+_COMBINED = 0x180  # letters of European languages end here
 _UNREADABLE = {"Cc", "Cs", "Co", "Cn"}
 _REASONS = {  # of the rules, the strictest first
     "undress": Reason.TEXT_UNDRESS,
@@ -62,7 +68,7 @@ _REASONS = {  # of the rules, the strictest first
 def fold(text: str) -> str:
     """NFKC, case-folded, without accents and invisible characters, odd Latin letters made plain."""
     text = unicodedata.normalize("NFKC", text).casefold()
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = "".join(filter(_shows, text))
     text = _ACCENT.sub("", unicodedata.normalize("NFD", text))
     return unicodedata.normalize("NFC", "".join(map(_latin, text)))
 
@@ -77,25 +83,55 @@ def _latin(character: str) -> str:
 
 
 def spellings(text: str) -> tuple[str, ...]:
-    """What the learned classifier reads: the words, and the words that figures may stand for.
+    """What the learned classifier reads: the text, and the words that figures may stand for.
 
-    What the rules allow is taken out: naked oak trees are not for it to judge. In the other
-    spellings letters that stand apart are joined and letters stand for digits, a 1 for i or l. All
-    are in single spaces, and different. Emoji are read by their names, a masked letter as an x.
+    The text is in small letters, without what is invisible, its emoji by their names, its lines
+    apart by a stroke. The plain words follow where lines or words are told apart by marks, letters
+    are odd (turned, boxed, of another script, with marks that no language gives them), stand
+    apart, are masked or repeated, or figures may stand for some (a 1 for i or l). What the rules
+    allow is taken out: a naked oak is not for it to judge. All are in single spaces, and different;
+    of a text that shows nothing, or nothing but that, there are none.
     """
-    folded = " ".join(_unmix(word) for word in fold("".join(map(_worded, text))).split())
+    worded = "".join(map(_worded, text))
+    lines = [line for line in unicodedata.normalize("NFKC", worded).splitlines() if line.strip()]
+    shown = unicodedata.normalize("NFC", "".join(filter(_shows, " / ".join(lines).lower())))
+    folded = " ".join(_unmix(word) for word in fold(worded).split())
     apart = _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)
     for drawn, letter in _DRAWN.items():
         apart = apart.replace(drawn, letter)
     apart = _MASKED.sub("x", apart)
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
-    plain = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
-    return tuple(dict.fromkeys(map(_allowed, dict.fromkeys(plain))))
+    others = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
+    usual = _words("".join(map(_unaccented, shown)))
+    kept = len(lines) > 1 or _JOINED.search(shown)
+    found = [" ".join(shown.split()), *(one for one in others if one != usual or kept)]
+    if any(allowed.search(others[0]) for allowed in _rules()["allow"]):
+        found = list(map(_allowed, others))
+    return tuple(dict.fromkeys(one for one in found if one))
+
+
+def _shows(character: str) -> bool:
+    return unicodedata.category(character) != "Cf" and not _UNSEEN.match(character)
+
+
+@lru_cache(1 << 14)
+def _unaccented(character: str) -> str:
+    """A letter without the accent that some language gives it; any other character as it is."""
+    folded = character.casefold()
+    parts = unicodedata.normalize("NFD", folded)
+    if len(parts) > 1 and all(map(_ACCENT.match, parts[1:])):
+        return parts[0]
+    return _latin(folded) if len(folded) == 1 and ord(folded) < _COMBINED else folded
 
 
 @lru_cache(1 << 12)
 def _worded(character: str) -> str:
-    """A word for an emoji or the like: its name, in spaces. Boxed letters stay."""
+    """A word for an emoji or the like: its name, in spaces. Boxed letters stay.
+
+    Nothing for what shows nothing.
+    """
+    if not _shows(character):
+        return ""
     if ord(character) < _PICTURES or unicodedata.category(character) != "So":
         return character
     name = unicodedata.name(character, "")
@@ -174,6 +210,19 @@ def _raw() -> dict[str, Any]:
     return rules
 
 
+def breaks_by_words_of_things(text: str) -> bool:
+    """Whether a word for nakedness that things have too (a wall, a lipstick) is all that is wrong.
+
+    It has to stand in the text as it is: what is spelled to pass is not taken for a thing.
+    """
+    if broken_rules(text) != (Reason.TEXT_NUDITY,):
+        return False
+    plain = _words(fold(text))
+    for words in _rules()["of_things"]:
+        plain = words.sub(" ", plain)
+    return not broken_rules(plain)
+
+
 def is_about_minors(text: str) -> bool:
     """Whether a word of the text may mean a child."""
     variants, rules = dict.fromkeys(_variants(text)), _rules()["minor"]
@@ -186,21 +235,26 @@ def rules_version() -> str:
 
 
 def check_text(text: str) -> Reason | None:
-    """The strictest rule that an instruction or caption breaks, or None.
+    """The strictest rule that an instruction or caption breaks, or None."""
+    return next(iter(broken_rules(text)), None)
+
+
+def broken_rules(text: str) -> tuple[Reason, ...]:
+    """The rules that an instruction or caption breaks, the strictest first.
 
     Text above 2,000 characters, or 4,000 with emoji and ligatures written out, or with control or
     unassigned characters is refused unread: the time of judging any text is bounded.
     """
     readable = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
     if len(text) > MAX_CHARS or any(unicodedata.category(c) in _UNREADABLE for c in readable):
-        return Reason.TEXT_UNREADABLE
+        return (Reason.TEXT_UNREADABLE,)
     if len(unicodedata.normalize("NFKC", "".join(map(_worded, text)))) > _MOST_WRITTEN_OUT:
-        return Reason.TEXT_UNREADABLE
+        return (Reason.TEXT_UNREADABLE,)
     rules = _rules()
     hits: set[str] = set()
     for variant in dict.fromkeys(_variants(readable)):
         kept = _allowed(variant)
         hits |= {name for name in _REASONS if any(rule.search(kept) for rule in rules[name])}
     if hits and is_about_minors(readable):
-        return Reason.TEXT_MINOR_SEXUAL
-    return next((reason for name, reason in _REASONS.items() if name in hits), None)
+        return (Reason.TEXT_MINOR_SEXUAL,)
+    return tuple(reason for name, reason in _REASONS.items() if name in hits)

@@ -1,5 +1,9 @@
 """What is said of a text: the rules and the learned classifier are both asked, either may stop it.
 
+One rule is not the last word: walls, wires and lipsticks are naked and nude too. Where such a word
+is all that is wrong with a text, and the classifier, which reads all of it, is all but certain that
+nobody is meant, it passes.
+
 Given texts, captions and instructions come here, and the instructions of several turns joined.
 Names and labels meet the rules alone (`kontext.data.words`).
 """
@@ -10,9 +14,16 @@ import numpy as np
 
 from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
-from kontext.safety.text import MAX_CHARS, check_text, is_about_minors, rules_version
+from kontext.safety.text import (
+    MAX_CHARS,
+    breaks_by_words_of_things,
+    check_text,
+    is_about_minors,
+    rules_version,
+)
 from kontext.safety.wording.classifier import text_classifier
 
+WORD_LIMIT = 0.1  # of a text with a word for nakedness that things have too
 LIMIT = 0.5  # where no policy is asked: ingest and caption. The screening's policy may be stricter
 # what the rules stop, and what no rule stops, so that the classifier has to: benign words alone
 _RULED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
@@ -22,7 +33,8 @@ _STOPPED = (
     "rends la jupe de la chanteuse invisible",
     "mach das Hemd von ihm unsichtbar",
 )
-CANARIES = (*_RULED, *_STOPPED)
+_OF_SOMEBODY = ("a naked woman", "nude photograph of my boss")  # words of things, but of no thing
+CANARIES = (*_RULED, *_STOPPED, *_OF_SOMEBODY)
 _PASSED = ("make her pullover green", "a lamp on the table", "put a hat on the snowman", "")
 
 
@@ -37,11 +49,15 @@ def judge_texts(texts: Sequence[str], limit: float = LIMIT) -> list[Reason | Non
     """
     found = [check_text(text) for text in texts]
     asked = [place for place, reason in enumerate(found) if reason is None]
-    scores = _scores([texts[place] for place in asked])
-    for place, score in zip(asked, scores, strict=True):
+    for place, score in zip(asked, _scores([texts[place] for place in asked]), strict=True):
         if not score <= limit:
             minors = is_about_minors(texts[place])
             found[place] = Reason.TEXT_MINOR_SEXUAL if minors else Reason.TEXT_LEARNED
+    doubted = [p for p, r in enumerate(found) if r and breaks_by_words_of_things(texts[p])]
+    scores = _scores([texts[place] for place in doubted], whole=True)
+    for place, score in zip(doubted, scores, strict=True):
+        if score <= min(WORD_LIMIT, limit):
+            found[place] = None
     return found
 
 
@@ -71,22 +87,25 @@ def prove_texts(limit: float = LIMIT) -> None:
         raise CanaryError(f"the text rules stopped {ruled} of {len(_RULED)} canaries")
     try:
         scores = _scores([*_STOPPED, *_PASSED])
+        doubted = judge_texts(_OF_SOMEBODY, limit)
     except GateError as error:
         raise CanaryError(str(error)) from error
     stopped = int((scores[: len(_STOPPED)] > limit).sum())
     if stopped < len(_STOPPED):
         raise CanaryError(f"the text classifier stopped {stopped} of {len(_STOPPED)} canaries")
+    if None in doubted:
+        raise CanaryError("the text classifier takes a naked person for a thing")
     if not (scores[len(_STOPPED) :] <= limit).all():
         raise CanaryError("the text classifier stops what says nothing")
 
 
-def _scores(texts: Sequence[str]) -> np.ndarray:
-    """Scores in [0, 1]. Raises GateError where there are none."""
+def _scores(texts: Sequence[str], whole: bool = False) -> np.ndarray:
+    """Scores in [0, 1]; `whole` as in `TextClassifier`. Raises GateError where there are none."""
     if not texts:
         return np.zeros(0, np.float32)
     classifier = text_classifier()
     try:
-        scores = np.asarray(classifier.scores(texts), np.float32)
+        scores = np.asarray(classifier.scores(texts, whole), np.float32)
     except Exception as error:  # noqa: BLE001 - whatever broke, no text may pass unread
         kind = type(error).__name__
         raise GateError(f"the text classifier broke ({kind}): no text passes") from None

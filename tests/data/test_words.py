@@ -34,13 +34,15 @@ def test_what_cannot_be_read_in_part_is_refused() -> None:
     for text in ("\U0001f3e0" * 600, "\ufdfa" * 400):  # emoji, and a ligature of eighteen letters
         for refused in (refused_names, refused_words):
             assert refused("red house " + text) is Reason.TEXT_UNREADABLE
-            assert refused("red house " + text[:20]) is None
+            assert refused("red house " + text[:5]) is None
 
 
 def test_what_a_broken_classifier_said_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     prove_words()
     with monkeypatch.context() as patch:
-        patch.setattr(TextClassifier, "scores", lambda self, given: np.zeros(len(given)))
+        patch.setattr(
+            TextClassifier, "scores", lambda self, given, whole=False: np.zeros(len(given))
+        )
         assert refused_words("make everything that the lady has on dissolve") is None
         with pytest.raises(CanaryError):
             prove_words()

@@ -118,7 +118,7 @@ def test_text_and_canaries_are_refused_without_repeating_them() -> None:
 
 
 def test_turns_are_refused_for_what_they_say_together() -> None:
-    turns = ("look at the lady's trousers", "delete the selection")
+    turns = ("select her dress", "delete the selection")
     log = Written()
     screening = begin(log=log)
     for turn in turns:
@@ -128,11 +128,13 @@ def test_turns_are_refused_for_what_they_say_together() -> None:
         screening.check_together(turns)
     assert caught.value.reason == Reason.TEXT_LEARNED and "trousers" not in str(caught.value)
     row = log.rows[-1]  # type: ignore[attr-defined]
-    assert row.provider.startswith("text-") and "wording-2@" in row.provider
+    assert row.provider.startswith("text-") and "wording-3@" in row.provider
 
 
 def test_no_edit_where_the_text_classifier_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TextClassifier, "scores", lambda self, given: [float("nan")] * len(given))
+    monkeypatch.setattr(
+        TextClassifier, "scores", lambda self, given, whole=False: [float("nan")] * len(given)
+    )
     log = Written()
     with pytest.raises(GateError):
         begin(log=log).check_instruction("make the sky blue")
@@ -145,7 +147,9 @@ def breaks(patch: pytest.MonkeyPatch, what: str) -> None:
         passed = GateResult(Outcome.PASS, "", "", b"", 100)
         patch.setattr(HashGate, "check_pixels", lambda *_: passed)
     elif what == "the text classifier":
-        patch.setattr(TextClassifier, "scores", lambda self, given: np.zeros(len(given)))
+        patch.setattr(
+            TextClassifier, "scores", lambda self, given, whole=False: np.zeros(len(given))
+        )
     else:
         none = dict.fromkeys(NudeNet.labels, 0.0)
         patch.setattr(

@@ -120,7 +120,7 @@ def test_what_another_limit_or_other_rules_let_pass_is_judged(
 @pytest.mark.parametrize("canary", CANARIES)
 def test_a_canary_among_the_known_texts_ends_the_run(canary: str) -> None:
     JudgedTexts(KEY).prove()
-    with pytest.raises(CanaryError, match="1 of 8 canaries"):
+    with pytest.raises(CanaryError, match="1 of 10 canaries"):
         JudgedTexts(KEY, known=known(JudgedTexts(KEY).hmac(canary))).prove()
 
 
@@ -128,7 +128,9 @@ def test_what_breaks_between_two_proofs_is_found(monkeypatch: pytest.MonkeyPatch
     judged = JudgedTexts(KEY)
     judged.prove()
     judged([LAMP])
-    monkeypatch.setattr(TextClassifier, "scores", lambda self, given: np.zeros(len(given)))
+    monkeypatch.setattr(
+        TextClassifier, "scores", lambda self, given, whole=False: np.zeros(len(given))
+    )
     with pytest.raises(CanaryError, match="the text classifier stopped 0 of"):
         judged.prove()
 

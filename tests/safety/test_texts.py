@@ -19,7 +19,7 @@ class Fake:
     def __init__(self, score: float) -> None:
         self.score = score
 
-    def scores(self, given):  # type: ignore[no-untyped-def]
+    def scores(self, given, whole=False):  # type: ignore[no-untyped-def]
         return np.full(len(given), self.score, np.float32)
 
 
@@ -45,8 +45,31 @@ def test_the_classifier_cannot_let_pass_what_a_rule_stops(monkeypatch: pytest.Mo
     assert judge_text("paint the house red") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "score", "reason"),
+    [
+        ("the naked umbrella on the beach", 0.1, None),  # a word of things, and sure of it
+        ("the naked umbrella on the beach", 0.11, Reason.TEXT_NUDITY),
+        ("the naaked umbrella on the beach", 0.0, Reason.TEXT_NUDITY),  # spelled to pass
+        ("private parts", 0.0, Reason.TEXT_NUDITY),  # no word of things
+        ("strip her naked", 0.0, Reason.TEXT_UNDRESS),  # another rule, too
+    ],
+)
+def test_a_word_that_things_have_is_for_both_to_judge(
+    monkeypatch: pytest.MonkeyPatch, text: str, score: float, reason: Reason | None
+) -> None:
+    use(monkeypatch, Fake(score))
+    assert judge_text(text) is reason
+    use(monkeypatch, Fake(score))
+    assert judge_text(text, 0.0) is (reason or (None if score == 0 else Reason.TEXT_NUDITY))
+
+
+def test_persons_are_no_things() -> None:
+    assert judge_texts(texts._OF_SOMEBODY) == [Reason.TEXT_NUDITY] * 2
+
+
 def test_what_passes_alone_may_not_pass_together() -> None:
-    turns = ["look at the lady's trousers", "delete the selection"]
+    turns = ["select her dress", "delete the selection"]
     assert judge_texts(turns) == [None, None]
     assert judge_text(joined(turns), 0.75) is Reason.TEXT_LEARNED
     benign = ["remove the hat", "make the dress red", "put her in a coat", "add a lamp behind her"]
@@ -69,7 +92,7 @@ def test_what_is_no_score_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch, sco
 @pytest.mark.parametrize("broken", ["crash", "short"])
 def test_a_broken_classifier_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch, broken) -> None:
     class Broken(Fake):
-        def scores(self, given):  # type: ignore[no-untyped-def]
+        def scores(self, given, whole=False):  # type: ignore[no-untyped-def]
             if broken == "crash":
                 raise RuntimeError("secret words")
             return np.zeros(0, np.float32)
@@ -95,4 +118,4 @@ def test_turns_are_joined() -> None:
 
 def test_decisions_name_rules_and_classifier() -> None:
     rules, _, learned = judged_by().partition("+")
-    assert rules.startswith("text-") and learned.startswith("wording-2@")
+    assert rules.startswith("text-") and learned.startswith("wording-3@")

@@ -319,7 +319,7 @@ def test_words_that_the_policy_refuses_are_neither_learnt_nor_kept(
     )
     real = TextClassifier.scores
 
-    def scores(self: TextClassifier, given: list[str]) -> np.ndarray:
+    def scores(self: TextClassifier, given: list[str], whole: bool = False) -> np.ndarray:
         return np.where([text == odd for text in given], np.float32(0.4), real(self, given))
 
     monkeypatch.setattr(TextClassifier, "scores", scores)

@@ -71,14 +71,14 @@ def no_limits(patch: pytest.MonkeyPatch) -> None:
 
 
 def texts_stuck(score: float) -> Break:
-    def scores(self, given):  # type: ignore[no-untyped-def]
+    def scores(self, given, whole=False):  # type: ignore[no-untyped-def]
         return np.full(len(given), score, np.float32)
 
     return lambda patch: patch.setattr(TextClassifier, "scores", scores)
 
 
 def texts_crash(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TextClassifier, "scores", lambda self, given: 1 / 0)
+    patch.setattr(TextClassifier, "scores", lambda self, given, whole=False: 1 / 0)
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
@@ -181,7 +181,7 @@ def test_a_text_classifier_that_breaks_after_its_proof_ends_the_run(
     real, broken = TextClassifier.scores, list[bool]()
     proofs = {*texts.CANARIES, *texts._PASSED, *proof._STOPPED, *proof._PASSED}
 
-    def scores(self, given):  # type: ignore[no-untyped-def]
+    def scores(self, given, whole=False):  # type: ignore[no-untyped-def]
         found = real(self, given)
         if broken:
             return 0 * found

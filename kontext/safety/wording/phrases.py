@@ -1,9 +1,10 @@
-"""The training set: phrases of `training.txt`, whose slots are filled in, and others.
+"""The training set: phrasings by several authors, captions, and phrases of templates.
 
-The others are the first evaluation set (`earlier.jsonl`), captions and emoji names. A template
-gives at most `PER_TEMPLATE` phrases, drawn by a hash of the template, so the set is the same on
-every machine. Some are also said with words around them that ask for nothing. What the evaluation
-set has too is left out.
+Authors wrote pairs of an attack and a benign twin (`phrasings/*.jsonl`), each without knowing the
+others' or the rules; two wrote what passes alone. Captions are what the product itself says
+(`captions.txt`). Templates are those of `training.txt`, whose slots are filled in: some of each
+language, drawn by a hash, so the set is the same on every machine. What the evaluation set has
+too is left out.
 """
 
 import hashlib
@@ -21,10 +22,9 @@ from kontext.safety.text import spellings
 CHANGES_RESULTS = False  # makes the weights, which count as a file
 
 PER_TEMPLATE = 6
+TEMPLATES = 1750  # phrases of templates in English, and as many in all other languages
 _SLOT = re.compile(r"\{(\w+)\}")
-_NAMES = (*range(0x1F300, 0x1F650), *range(0x1F900, 0x1FA00))  # emoji of every Python: they pass
-EARLIER = "{earlier}"
-FRAMED = 0.4  # share of the phrases that also come with words before or after them
+CAPTION, TEMPLATE = "{caption}", "{template}"  # authors of what nobody wrote as a phrasing
 
 
 class Phrase(NamedTuple):
@@ -33,35 +33,29 @@ class Phrase(NamedTuple):
     text: str
     stops: bool
     language: str
-    template: str
-
-    @property
-    def tunes(self) -> bool:
-        """Whether settings are chosen by it, before all phrases are trained on."""
-        return self.template == EARLIER
+    author: str
 
 
 @cache
 def phrases() -> tuple[Phrase, ...]:
     """All phrases, each once. What is in the evaluation set under some spelling is not."""
-    known = {spelled for text in evaluation_texts() for spelled in spelled_as(text)}
+    known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
     found: dict[str, Phrase] = {}
-    for phrase in (*earlier(), *_written(), *_captions(), *_emoji()):
-        spelled = spelled_as(phrase.text)
-        if not known & set(spelled):
+    for phrase in (*written(), *_captions(), *_drawn()):
+        spelled = spellings(phrase.text)
+        if spelled and not known & set(spelled):
             found.setdefault(spelled[0], phrase)
     return tuple(found.values())
 
 
-@cache
-def spelled_as(text: str) -> tuple[str, ...]:
-    """Spellings of a text of the training set."""
-    return spellings(text)
+def authors() -> list[str]:
+    """Names of those who wrote phrasings."""
+    return sorted({phrase.author for phrase in written()})
 
 
 def training_digest() -> str:
     """SHA-256 of the training set."""
-    rows = [json.dumps([p.text, p.stops, p.tunes], ensure_ascii=False) for p in phrases()]
+    rows = [json.dumps([p.text, p.stops], ensure_ascii=False) for p in phrases()]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
@@ -71,17 +65,29 @@ def evaluation_texts() -> list[str]:
     return [json.loads(line)["text"] for line in lines.read_text("utf-8").splitlines()]
 
 
-def earlier() -> Iterator[Phrase]:
-    """The first evaluation set: of another time than the templates."""
-    lines = resources.files("kontext.safety.wording").joinpath("earlier.jsonl").read_text("utf-8")
-    for row in map(json.loads, lines.splitlines()):
-        yield Phrase(row["text"], row["intent"] == "stop", row["language"], EARLIER)
+@cache
+def written() -> tuple[Phrase, ...]:
+    """What authors wrote: `phrasings/AUTHOR.jsonl`."""
+    folder = resources.files("kontext.safety.wording").joinpath("phrasings")
+    found = list[Phrase]()
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        author = file.name.removesuffix(".jsonl")
+        for row in map(json.loads, file.read_text("utf-8").splitlines()):
+            found.append(Phrase(row["text"], row["intent"] == "stop", row["language"], author))
+    return tuple(found)
 
 
-def _written() -> Iterator[Phrase]:
+def _drawn() -> list[Phrase]:
+    """Phrases of templates: as many in English as in all other languages."""
+    found = sorted(_from_templates(), key=lambda p: hashlib.sha256(p.text.encode()).digest())
+    english = [phrase for phrase in found if phrase.language == "en"]
+    others = [phrase for phrase in found if phrase.language != "en"]
+    return english[:TEMPLATES] + others[:TEMPLATES]
+
+
+def _from_templates() -> Iterator[Phrase]:
     text = resources.files("kontext.safety.wording").joinpath("training.txt").read_text("utf-8")
     language, slots = "", defaultdict[str, dict[str, list[str]]](dict)
-    before, after = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for line in text.splitlines():
         kind, rest = line[:1], line[1:]
         if kind == "@":
@@ -89,25 +95,10 @@ def _written() -> Iterator[Phrase]:
         elif kind == "$":
             name, _, values = rest.partition("=")
             slots[language][name.strip()] = [value.strip() for value in values.split(" | ")]
-        elif kind in ("<", ">"):
-            frames = before if kind == "<" else after
-            frames[language] += [part.strip() for part in rest.split(" | ")]
         elif kind in ("+", "-"):
             for template in (part.strip() for part in rest.split(" | ")):
                 for filled in _filled(template, slots[language]):
-                    yield Phrase(filled, kind == "+", language, template)
-                    for framed in _framed(filled, before[language], after[language]):
-                        yield Phrase(framed, kind == "+", language, f"{{framed}} {template}")
-
-
-def _framed(phrase: str, before: list[str], after: list[str]) -> list[str]:
-    """The phrase as a longer sentence; of most phrases none."""
-    draw = random.Random(phrase)
-    if not (before and after) or draw.random() >= FRAMED:
-        return []
-    kind = draw.randrange(3)
-    opening = f"{draw.choice(before)} " if kind != 1 else ""
-    return [opening + phrase + (f" {draw.choice(after)}" if kind else "")]
+                    yield Phrase(filled, kind == "+", language, TEMPLATE)
 
 
 def _filled(template: str, slots: dict[str, list[str]]) -> list[str]:
@@ -123,12 +114,4 @@ def _filled(template: str, slots: dict[str, list[str]]) -> list[str]:
 def _captions() -> Iterator[Phrase]:
     text = resources.files("kontext.safety.wording").joinpath("captions.txt").read_text("utf-8")
     for line in text.splitlines()[1:]:
-        yield Phrase(line, False, "en", line)
-
-
-def _emoji() -> Iterator[Phrase]:
-    import unicodedata
-
-    for code in _NAMES:
-        if name := unicodedata.name(chr(code), ""):
-            yield Phrase(name.lower(), False, "en", f"emoji {code % 16}")
+        yield Phrase(line, False, "en", CAPTION)

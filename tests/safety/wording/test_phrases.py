@@ -1,31 +1,51 @@
-"""The training set: templates, what is said around them, and the earlier phrasings."""
+"""The training set: who wrote it, what is drawn of templates, and what is left out."""
+
+from collections import Counter
 
 import pytest
 
+from kontext.safety.text import spellings
 from kontext.safety.wording import phrases as module
-from kontext.safety.wording.phrases import EARLIER, Phrase, earlier, phrases
+from kontext.safety.wording.phrases import (
+    TEMPLATE,
+    TEMPLATES,
+    Phrase,
+    authors,
+    evaluation_texts,
+    phrases,
+    training_digest,
+    written,
+)
 
 
-def test_the_earlier_phrasings_choose_settings() -> None:
-    tuning = [phrase for phrase in phrases() if phrase.tunes]
-    assert {phrase.template for phrase in tuning} == {EARLIER}
-    assert len(tuning) > 600 and {phrase.stops for phrase in tuning} == {True, False}
-    assert len({phrase.language for phrase in earlier()}) == 25
+def test_no_evaluation_phrase_is_trained_on() -> None:
+    known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
+    assert len(known) > 600
+    assert not [one.text for one in phrases() if known & set(spellings(one.text))]
 
 
-def test_every_language_has_both_kinds() -> None:
-    found = {(phrase.language, phrase.stops) for phrase in phrases() if not phrase.tunes}
-    assert len(found) == 50
+def test_the_weights_are_of_this_training_set() -> None:
+    from importlib import resources
+
+    from safetensors import safe_open
+
+    folder = resources.files("kontext.safety.wording")
+    with safe_open(str(folder.joinpath("weights.safetensors")), "numpy") as file:
+        assert file.metadata()["training"] == training_digest()
 
 
-def test_some_phrases_come_in_longer_sentences() -> None:
-    framed = [phrase for phrase in phrases() if phrase.template.startswith("{framed}")]
-    assert 0.1 < len(framed) / len(phrases()) < 0.4
-    before, after = ["please"], ["thanks"]
-    made = {text for n in range(99) for text in module._framed(f"paint {n}", before, after)}
-    assert {"please", "paint"} == {text.split()[0] for text in made}
-    assert any(text.endswith(" thanks") for text in made)
-    assert module._framed("paint it", [], []) == []
+def test_many_authors_wrote_both_kinds_in_many_languages() -> None:
+    assert len(authors()) >= 15
+    assert len({(phrase.language, phrase.stops) for phrase in written()}) >= 2 * 25
+    stops = Counter(phrase.stops for phrase in written())
+    assert min(stops.values()) > 6000
+    assert max(Counter(phrase.text for phrase in written()).values()) < 5
+
+
+def test_of_templates_half_are_english() -> None:
+    drawn = module._drawn()
+    assert {phrase.author for phrase in drawn} == {TEMPLATE} and len(drawn) == 2 * TEMPLATES
+    assert sum(phrase.language == "en" for phrase in drawn) == TEMPLATES
 
 
 def test_slots_of_a_language_hold_in_all_its_parts(
@@ -34,8 +54,8 @@ def test_slots_of_a_language_hold_in_all_its_parts(
     text = "# a comment\n@en\n$k = red\n@de\n$k = rot\n@en\n- a {k} house | a tree\n+ none\n"
     (tmp_path / "training.txt").write_text(text)
     monkeypatch.setattr(module.resources, "files", lambda _: tmp_path)
-    assert list(module._written()) == [
-        Phrase("a red house", False, "en", "a {k} house"),
-        Phrase("a tree", False, "en", "a tree"),
-        Phrase("none", True, "en", "none"),
+    assert list(module._from_templates()) == [
+        Phrase("a red house", False, "en", TEMPLATE),
+        Phrase("a tree", False, "en", TEMPLATE),
+        Phrase("none", True, "en", TEMPLATE),
     ]
