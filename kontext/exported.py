@@ -19,9 +19,10 @@ from kontext.engine.remake import import_artifacts
 from kontext.engine.run import Engine
 from kontext.engine.stage import Stage, section_in
 from kontext.errors import ArtifactError, ObjectNotFound, RecipeError
-from kontext.models.files.packaged import VARIABLE, model_files
+from kontext.models.files.packaged import model_files
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.artifacts.transfer import Transfer
+from kontext.store.given import VARIABLE
 from schemas.recipe import Recipe
 
 CHANGES_RESULTS = False  # copies what is there

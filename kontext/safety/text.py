@@ -88,13 +88,12 @@ def spellings(text: str) -> tuple[str, ...]:
     The text is in small letters, without what is invisible, its emoji by their names, its lines
     apart by a stroke. The plain words follow where lines or words are told apart by marks, letters
     are odd (turned, boxed, of another script, with marks that no language gives them), stand
-    apart, are masked or repeated, or figures may stand for some (a 1 for i or l). What the rules
-    allow is taken out: a naked oak is not for it to judge. All are in single spaces, and different;
-    of a text that shows nothing, or nothing but that, there are none.
+    apart, are masked or repeated, or figures may stand for some (a 1 for i or l). All are in single
+    spaces, and different. Idioms (a comic strip) are taken out; what the rules allow of things is
+    not ("the naked oak and she"), unless it is all there is. Of a text that shows nothing, or
+    nothing but what is allowed, there are none.
     """
-    worded = "".join(map(_worded, text))
-    lines = [line for line in unicodedata.normalize("NFKC", worded).splitlines() if line.strip()]
-    shown = unicodedata.normalize("NFC", "".join(filter(_shows, " / ".join(lines).lower())))
+    worded, shown = "".join(map(_worded, text)), shown_text(text)
     folded = " ".join(_unmix(word) for word in fold(worded).split())
     apart = _SPACED.sub(lambda m: re.sub(_APART, "", m[0]), folded)
     for drawn, letter in _DRAWN.items():
@@ -103,11 +102,23 @@ def spellings(text: str) -> tuple[str, ...]:
     read = [" ".join(_unleet(word, table) for word in apart.split()) for table in _TABLES]
     others = [_words(folded), *(re.sub(r"(\w)\1{2,}", r"\1", _words(one)) for one in read)]
     usual = _words("".join(map(_unaccented, shown)))
-    kept = len(lines) > 1 or _JOINED.search(shown)
-    found = [" ".join(shown.split()), *(one for one in others if one != usual or kept)]
-    if any(allowed.search(others[0]) for allowed in _rules()["allow"]):
-        found = list(map(_allowed, others))
+    kept = len(text.splitlines()) > 1 or _JOINED.search(shown)
+    found = [shown, *(one for one in others if one != usual or kept)]
+    if not _without(others[0], "idioms", "allow"):
+        return ()
+    if any(idiom.search(others[0]) for idiom in _rules()["idioms"]):
+        found = [_without(one, "idioms") for one in others]
     return tuple(dict.fromkeys(one for one in found if one))
+
+
+def shown_text(text: str) -> str:
+    """A text as somebody sees it: in small letters and single spaces, its lines apart by a stroke.
+
+    Emoji stand by their names.
+    """
+    worded = unicodedata.normalize("NFKC", "".join(map(_worded, text)))
+    lines = " / ".join(line for line in worded.splitlines() if line.strip())
+    return " ".join(unicodedata.normalize("NFC", "".join(filter(_shows, lines.lower()))).split())
 
 
 def _shows(character: str) -> bool:
@@ -138,10 +149,11 @@ def _worded(character: str) -> str:
     return character if _NAMED.search(name) else f" {name.lower()} "
 
 
-def _allowed(words: str) -> str:
-    """The words without those that the rules let pass."""
-    for allowed in _rules()["allow"]:
-        words = allowed.sub(" ", words)
+def _without(words: str, *names: str) -> str:
+    """The words without those that the rules of these names find."""
+    for name in names:
+        for rule in _rules()[name]:
+            words = rule.sub(" ", words)
     return " ".join(words.split())
 
 
@@ -161,7 +173,12 @@ def _variants(text: str) -> Iterator[str]:
             yield words
             yield re.sub(r"(\w)\1{2,}", r"\1", words)
             yield re.sub(r"(\w)\1+", r"\1", words)
-            yield words.replace(" ", "")  # for the few rules on words that were cut in pieces
+
+
+def _forms(words: str, *without: str) -> tuple[str, str]:
+    """Words without what the rules of these names find: apart, and joined as cut words are."""
+    kept = _without(words, *without)
+    return kept, kept.replace(" ", "")
 
 
 def _plain(character: str) -> str:
@@ -197,7 +214,9 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
         return "".join(p if _CLASS.fullmatch(p) else fold(p) for p in _CLASS.split(pattern))
 
     return {
-        name: tuple(re.compile(spelled(pattern, name == "allow")) for pattern in patterns)
+        name: tuple(
+            re.compile(spelled(pattern, name in ("allow", "idioms"))) for pattern in patterns
+        )
         for name, patterns in rules.items()
         if name not in ("version", "words")
     }
@@ -225,8 +244,9 @@ def breaks_by_words_of_things(text: str) -> bool:
 
 def is_about_minors(text: str) -> bool:
     """Whether a word of the text may mean a child."""
-    variants, rules = dict.fromkeys(_variants(text)), _rules()["minor"]
-    return any(rule.search(variant) for variant in variants for rule in rules)
+    rules = _rules()["minor"]
+    read = dict.fromkeys(form for words in _variants(text) for form in _forms(words, "not_minor"))
+    return any(rule.search(form) for form in read for rule in rules)
 
 
 def rules_version() -> str:
@@ -252,9 +272,9 @@ def broken_rules(text: str) -> tuple[Reason, ...]:
         return (Reason.TEXT_UNREADABLE,)
     rules = _rules()
     hits: set[str] = set()
-    for variant in dict.fromkeys(_variants(readable)):
-        kept = _allowed(variant)
-        hits |= {name for name in _REASONS if any(rule.search(kept) for rule in rules[name])}
+    read = (form for words in _variants(readable) for form in _forms(words, "idioms", "allow"))
+    for form in dict.fromkeys(read):
+        hits |= {name for name in _REASONS if any(rule.search(form) for rule in rules[name])}
     if hits and is_about_minors(readable):
         return (Reason.TEXT_MINOR_SEXUAL,)
     return tuple(reason for name, reason in _REASONS.items() if name in hits)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kontext.safety import text as module
 from kontext.safety.ids import Reason
-from kontext.safety.text import check_text, fold, rules_version
+from kontext.safety.text import check_text, fold, is_about_minors, rules_version, spellings
 
 REFUSED = [
     ("undress her", Reason.TEXT_UNDRESS),
@@ -175,12 +175,44 @@ def test_a_word_for_minors_makes_any_other_rule_the_strictest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With placeholders for both: what the rule joins is no text to write down."""
-    rules = dict.fromkeys(("allow", "undress", "sexual"), ())
+    rules = dict.fromkeys(("idioms", "allow", "undress", "sexual", "not_minor"), ())
     rules |= {"minor": (re.compile("placeholder one"),), "nudity": (re.compile("placeholder two"),)}
     monkeypatch.setattr(module, "_rules", lambda: rules)
     assert check_text("placeholder one") is None
     assert check_text("placeholder two") is Reason.TEXT_NUDITY
     assert check_text("placeholder two, placeholder one") is Reason.TEXT_MINOR_SEXUAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a lamp, the kind of lamp that ships have",
+        "without warranty of any kind",
+        "two kinds of pears",
+        "the clear kind",
+        "kind regards",
+        "아이돌 무대",
+    ],
+)
+def test_a_word_that_looks_like_one_for_a_child_is_none(text: str) -> None:
+    assert not is_about_minors(text)
+
+
+@pytest.mark.parametrize("text", ["ein Kind am Meer", "das kind malt", "아이 그림", "a child"])
+def test_words_for_children_are_found(text: str) -> None:
+    assert is_about_minors(text)
+
+
+def test_an_idiom_is_not_for_the_classifier_and_things_beside_others_are() -> None:
+    assert spellings("no shirt, no shoes, no service") == spellings("naked oak") == ()
+    assert spellings("a comic strip of a dog") == ("a of a dog",)
+    assert spellings("the naked oak and she") == ("the naked oak and she",)
+
+
+def test_what_is_allowed_of_things_is_so_where_words_may_be_cut() -> None:
+    assert check_text("spoglia il manichino") is None
+    assert check_text("spogliala") is Reason.TEXT_UNDRESS
+    assert check_text("und ress her") is Reason.TEXT_UNDRESS
 
 
 def test_unreadable_text_is_refused_unread():

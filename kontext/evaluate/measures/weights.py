@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from kontext.errors import MetricUnavailable
-from kontext.models.files.packaged import VARIABLE
 from kontext.models.text.pretrained import folder_digest
+from kontext.store.given import VARIABLE
 
 CHANGES_RESULTS = False  # for users; no stage runs a public bench
 

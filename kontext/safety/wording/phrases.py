@@ -17,7 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from kontext.safety.text import spellings
+from kontext.safety.text import shown_text, spellings
 
 CHANGES_RESULTS = False  # makes the weights, which count as a file
 
@@ -39,12 +39,12 @@ class Phrase(NamedTuple):
 @cache
 def phrases() -> tuple[Phrase, ...]:
     """All phrases, each once. What is in the evaluation set under some spelling is not."""
-    known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
+    known = {one for text in evaluation_texts() for one in (shown_text(text), *spellings(text))}
     found: dict[str, Phrase] = {}
     for phrase in (*written(), *_captions(), *_drawn()):
-        spelled = spellings(phrase.text)
-        if spelled and not known & set(spelled):
-            found.setdefault(spelled[0], phrase)
+        shown = shown_text(phrase.text)
+        if shown and not known & {shown, *spellings(phrase.text)}:
+            found.setdefault(shown, phrase)
     return tuple(found.values())
 
 

@@ -40,7 +40,7 @@ CHANGES_RESULTS = False  # what it writes counts
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 LOWER = 6  # layers of 12 that stay as they are
-EPOCHS, BATCH, RATE, DECAY, WARMUP, SEED = 4, 64, 1.5e-3, 0.05, 100, 0
+EPOCHS, BATCH, RATE, DECAY, WARMUP, SEED = 3, 64, 1.5e-3, 0.05, 100, 0
 SPOILED = 0.12  # share of the phrasings that are also shown hidden, with slips, without accents
 AMID, AGAIN = 10_000, 0.3  # the last round: phrases amid words of others; share of all others
 LAST_RATE = 5e-4

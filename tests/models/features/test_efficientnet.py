@@ -11,7 +11,7 @@ from kontext.models.features.efficientnet import (
     load_features,
     perceptual_distance,
 )
-from kontext.models.files.packaged import VARIABLE
+from kontext.store.given import VARIABLE
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ import pytest
 
 from kontext.errors import WeightsError
 from kontext.models.features.efficientnet import load_features
-from kontext.models.files.packaged import VARIABLE, efficientnet_file, minilm_folder, model_files
+from kontext.models.files.packaged import efficientnet_file, minilm_folder, model_files
 from kontext.models.text.encoders import load_text_encoder
+from kontext.safety.wording.packed import encoder_file
+from kontext.store.given import VARIABLE
 
 
 def test_a_folder_of_models_gives_what_the_packages_give(
@@ -22,6 +24,7 @@ def test_a_folder_of_models_gives_what_the_packages_give(
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert minilm_folder() == tmp_path / "minilm"
     assert efficientnet_file().parent == tmp_path / "efficientnet-lite0"
+    assert encoder_file().parent == tmp_path / "e5-small"
     assert (load_features().digest, load_text_encoder().digest) == (features, text)
     assert all(path.is_relative_to(tmp_path) for path in model_files().values())
 
