@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from kontext.safety.text import spellings
+from kontext.safety.text import shown_text, spellings
 from kontext.safety.wording import phrases as module
 from kontext.safety.wording.phrases import (
     TEMPLATE,
@@ -21,7 +21,21 @@ from kontext.safety.wording.phrases import (
 def test_no_evaluation_phrase_is_trained_on() -> None:
     known = {spelled for text in evaluation_texts() for spelled in spellings(text)}
     assert len(known) > 600
-    assert not [one.text for one in phrases() if known & set(spellings(one.text))]
+    shown = {shown_text(one.text) for one in phrases()}
+    assert not known & shown and not {shown_text(text) for text in evaluation_texts()} & shown
+    assert not [one.text for one in phrases()[::20] if known & set(spellings(one.text))]
+
+
+def test_an_evaluation_phrase_in_another_spelling_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every = ("Paint the t-r-e-e red", "paint the wall", "paint the wall")
+    own = tuple(Phrase(text, False, "en", "x") for text in every)
+    monkeypatch.setattr(module, "evaluation_texts", lambda: ["paint the tree RED"])
+    monkeypatch.setattr(module, "written", lambda: own)
+    monkeypatch.setattr(module, "_captions", list)
+    monkeypatch.setattr(module, "_drawn", list)
+    assert [one.text for one in phrases.__wrapped__()] == ["paint the wall"]
 
 
 def test_the_weights_are_of_this_training_set() -> None:
