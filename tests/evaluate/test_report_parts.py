@@ -1,5 +1,6 @@
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,23 @@ def test_publish_copy_replaces_the_latest_and_keeps_the_digest(tmp_path: Path) -
     assert not (latest.parent / "assets" / "old.png").exists()
     assert (tmp_path / "home/report/d1/index.html").read_text() == "one"
     assert sorted(p.name for p in (tmp_path / "home/report").iterdir()) == ["d1", "d2", "latest"]
+
+
+def test_runs_that_end_together_each_publish_their_report(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"s{number}" / "assets").mkdir(parents=True)
+        (tmp_path / f"s{number}" / "index.html").write_text(str(number))
+        for picture in range(100):
+            (tmp_path / f"s{number}" / "assets" / f"{picture}.png").write_bytes(b"1")
+
+    def publish(number: int) -> Path:
+        return publish_copy(tmp_path / f"s{number % 4}", tmp_path / "home", f"d{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(publish, range(16)))) == 16
+    kept = sorted(p.name for p in (tmp_path / "home/report").iterdir())
+    assert kept == sorted(["latest", *(f"d{number}" for number in range(16))])
+    assert all((tmp_path / "home/report" / name / "assets" / "99.png").exists() for name in kept)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from kontext.evaluate.report.lineage import drawing
 from kontext.evaluate.report.model import HeatMap
 
@@ -49,15 +51,18 @@ def render(data: Mapping[str, Any], folder: Path) -> Path:
 def publish_copy(folder: Path, home: Path, digest: str) -> Path:
     """Copy a report folder to `home/report/<digest>` and `home/report/latest`; return the latter.
 
-    Plain copies: a link would not survive being zipped or moved.
+    Plain copies: a link would not survive being zipped or moved. Runs side by side do it in turn.
     """
-    for name in (digest, "latest"):
-        target = home / "report" / name
-        fresh = home / "report" / f".{name}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder, fresh)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+    locks = home / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "report.lock"):
+        for name in (digest, "latest"):
+            target = home / "report" / name
+            fresh = home / "report" / f".{name}.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(folder, fresh)
+            shutil.rmtree(target, ignore_errors=True)
+            fresh.rename(target)
     return home / "report" / "latest" / "index.html"
 
 
