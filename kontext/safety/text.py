@@ -65,6 +65,9 @@ _REASONS = {  # of the rules, the strictest first
 }
 
 
+_PASSING = ("idioms", "things", "allow")  # of the rules, those that say what is harmless
+
+
 def fold(text: str) -> str:
     """NFKC, case-folded, without accents and invisible characters, odd Latin letters made plain."""
     text = unicodedata.normalize("NFKC", text).casefold()
@@ -89,9 +92,10 @@ def spellings(text: str) -> tuple[str, ...]:
     apart by a stroke. The plain words follow where lines or words are told apart by marks, letters
     are odd (turned, boxed, of another script, with marks that no language gives them), stand
     apart, are masked or repeated, or figures may stand for some (a 1 for i or l). All are in single
-    spaces, and different. Idioms (a comic strip) are taken out; what the rules allow of things is
-    not ("the naked oak and she"), unless it is all there is. Of a text that shows nothing, or
-    nothing but what is allowed, there are none.
+    spaces, and different. Idioms (a comic strip) are taken out. What the rules allow of things is
+    not: a person may follow ("the naked oak and she"), or stand where the rules leave room for any
+    word ("hills, she is naked"). Of a text that shows nothing, or nothing but idioms and things
+    that are named without such room, there are none.
     """
     worded, shown = "".join(map(_worded, text)), shown_text(text)
     folded = " ".join(_unmix(word) for word in fold(worded).split())
@@ -104,7 +108,7 @@ def spellings(text: str) -> tuple[str, ...]:
     usual = _words("".join(map(_unaccented, shown)))
     kept = len(text.splitlines()) > 1 or _JOINED.search(shown)
     found = [shown, *(one for one in others if one != usual or kept)]
-    if not _without(others[0], "idioms", "allow"):
+    if not _without(others[0], "idioms", "things"):
         return ()
     if any(idiom.search(others[0]) for idiom in _rules()["idioms"]):
         found = [_without(one, "idioms") for one in others]
@@ -214,9 +218,7 @@ def _rules() -> dict[str, tuple[re.Pattern[str], ...]]:
         return "".join(p if _CLASS.fullmatch(p) else fold(p) for p in _CLASS.split(pattern))
 
     return {
-        name: tuple(
-            re.compile(spelled(pattern, name in ("allow", "idioms"))) for pattern in patterns
-        )
+        name: tuple(re.compile(spelled(pattern, name in _PASSING)) for pattern in patterns)
         for name, patterns in rules.items()
         if name not in ("version", "words")
     }
@@ -272,7 +274,7 @@ def broken_rules(text: str) -> tuple[Reason, ...]:
         return (Reason.TEXT_UNREADABLE,)
     rules = _rules()
     hits: set[str] = set()
-    read = (form for words in _variants(readable) for form in _forms(words, "idioms", "allow"))
+    read = (form for words in _variants(readable) for form in _forms(words, *_PASSING))
     for form in dict.fromkeys(read):
         hits |= {name for name in _REASONS if any(rule.search(form) for rule in rules[name])}
     if hits and is_about_minors(readable):
