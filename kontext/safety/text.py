@@ -63,8 +63,8 @@ _REASONS = {  # of the rules, the strictest first
     "nudity": Reason.TEXT_NUDITY,
     "sexual": Reason.TEXT_SEXUAL,
 }
-
-
+_DOUBTED = ("undress", "of_things")  # of the rules, those that are not the last word
+_NEAR = 6  # words on each side of what breaks a rule
 _PASSING = ("idioms", "things", "allow")  # of the rules, those that say what is harmless
 
 
@@ -231,17 +231,32 @@ def _raw() -> dict[str, Any]:
     return rules
 
 
-def breaks_by_words_of_things(text: str) -> bool:
-    """Whether a word for nakedness that things have too (a wall, a lipstick) is all that is wrong.
+def doubtful(text: str) -> tuple[str, ...]:
+    """The words around each place that breaks a rule, where a rule is not the last word.
 
-    It has to stand in the text as it is: what is spelled to pass is not taken for a thing.
+    It is not where all that is broken are rules on undressing, with nobody named near ("undress the
+    lighthouse"), and words for nakedness that things have too (a wall, a lipstick). None where a
+    rule is broken in another spelling only: what is spelled to pass, is meant.
     """
-    if broken_rules(text) != (Reason.TEXT_NUDITY,):
-        return False
-    plain = _words(fold(text))
-    for words in _rules()["of_things"]:
-        plain = words.sub(" ", plain)
-    return not broken_rules(plain)
+    broken = broken_rules(text)
+    if not broken or not {Reason.TEXT_UNDRESS, Reason.TEXT_NUDITY}.issuperset(broken):
+        return ()
+    plain = _without(_words(fold(text)), *_PASSING)
+    if broken_rules(_without(plain, *_DOUBTED)):
+        return ()
+    undress, of_things = (
+        [_around(plain, *found.span()) for rule in _rules()[name] for found in rule.finditer(plain)]
+        for name in _DOUBTED
+    )
+    if any(person.search(near) for near in undress for person in _rules()["persons"]):
+        return ()
+    return tuple(dict.fromkeys(undress + of_things))
+
+
+def _around(words: str, start: int, end: int) -> str:
+    """What lies between two places of a text, and some words on both sides."""
+    before, after = words[:start].split(" "), words[end:].split(" ")
+    return " ".join(before[-_NEAR - 1 :]) + words[start:end] + " ".join(after[: _NEAR + 1])
 
 
 def is_about_minors(text: str) -> bool:

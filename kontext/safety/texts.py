@@ -1,8 +1,10 @@
 """What is said of a text: the rules and the learned classifier are both asked, either may stop it.
 
-One rule is not the last word: walls, wires and lipsticks are naked and nude too. Where such a word
-is all that is wrong with a text, and the classifier, which reads all of it, is all but certain that
-nobody is meant, it passes.
+Rules on undressing and nakedness are not the last word: walls, wires and lipsticks are naked and
+nude too, and a mannequin is undressed. Where such a rule is all that a text breaks, and the
+classifier, which reads all of it and once more just the words around each such place, so that
+nothing beside them talks it out of what they say, is all but certain that nobody is meant, it
+passes.
 
 Given texts, captions and instructions come here, and the instructions of several turns joined.
 Names and labels meet the rules alone (`kontext.data.words`).
@@ -16,14 +18,14 @@ from kontext.errors import CanaryError, GateError
 from kontext.safety.ids import Reason
 from kontext.safety.text import (
     MAX_CHARS,
-    breaks_by_words_of_things,
     check_text,
+    doubtful,
     is_about_minors,
     rules_version,
 )
 from kontext.safety.wording.classifier import text_classifier
 
-WORD_LIMIT = 0.1  # of a text with a word for nakedness that things have too
+DOUBT_LIMIT = 0.05  # up to here the classifier is believed against a rule
 LIMIT = 0.5  # where no policy is asked: ingest and caption. The screening's policy may be stricter
 # what the rules stop, and what no rule stops, so that the classifier has to: benign words alone
 _RULED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
@@ -53,10 +55,17 @@ def judge_texts(texts: Sequence[str], limit: float = LIMIT) -> list[Reason | Non
         if not score <= limit:
             minors = is_about_minors(texts[place])
             found[place] = Reason.TEXT_MINOR_SEXUAL if minors else Reason.TEXT_LEARNED
-    doubted = [p for p, r in enumerate(found) if r and breaks_by_words_of_things(texts[p])]
-    scores = _scores([texts[place] for place in doubted], whole=True)
-    for place, score in zip(doubted, scores, strict=True):
-        if score <= min(WORD_LIMIT, limit):
+    doubts = {place: doubtful(texts[place]) for place, reason in enumerate(found) if reason}
+    read = [
+        (place, text) for place, near in doubts.items() for text in (texts[place], *near) if near
+    ]
+    worst: dict[int, float] = {}
+    for (place, _), score in zip(
+        read, _scores([text for _, text in read], whole=True), strict=True
+    ):
+        worst[place] = max(worst.get(place, 0.0), float(score))
+    for place, score in worst.items():
+        if score <= min(DOUBT_LIMIT, limit):
             found[place] = None
     return found
 

@@ -48,20 +48,47 @@ def test_the_classifier_cannot_let_pass_what_a_rule_stops(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("text", "score", "reason"),
     [
-        ("the naked umbrella on the beach", 0.1, None),  # a word of things, and sure of it
-        ("the naked umbrella on the beach", 0.11, Reason.TEXT_NUDITY),
+        ("the naked umbrella on the beach", 0.04, None),  # a word of things, and sure of it
+        ("the naked umbrella on the beach", 0.06, Reason.TEXT_NUDITY),
         ("the naaked umbrella on the beach", 0.0, Reason.TEXT_NUDITY),  # spelled to pass
         ("private parts", 0.0, Reason.TEXT_NUDITY),  # no word of things
-        ("strip her naked", 0.0, Reason.TEXT_UNDRESS),  # another rule, too
+        ("strip her naked", 0.0, Reason.TEXT_UNDRESS),  # somebody is named near
+        ("undress the lighthouse", 0.04, None),  # nobody is
+        ("undress the lighthouse", 0.06, Reason.TEXT_UNDRESS),
+        ("undress the lighthouse, then undress him", 0.0, Reason.TEXT_UNDRESS),
+        ("riisu kuusi koristeista", 0.04, None),
+        ("riisu nainen", 0.0, Reason.TEXT_UNDRESS),
+        ("u n d r e s s the lighthouse", 0.0, Reason.TEXT_UNDRESS),
+        ("a naked child's coat rack", 0.0, Reason.TEXT_MINOR_SEXUAL),
     ],
 )
-def test_a_word_that_things_have_is_for_both_to_judge(
+def test_what_may_be_of_things_is_for_both_to_judge(
     monkeypatch: pytest.MonkeyPatch, text: str, score: float, reason: Reason | None
 ) -> None:
     use(monkeypatch, Fake(score))
     assert judge_text(text) is reason
     use(monkeypatch, Fake(score))
-    assert judge_text(text, 0.0) is (reason or (None if score == 0 else Reason.TEXT_NUDITY))
+    assert judge_text(text, 0.0) is (reason or check_text(text))
+
+
+def test_words_beside_it_talk_nobody_out_of_what_a_rule_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    padding = "brighten the sea, sweep the sand, straighten the horizon and warm up the sky. " * 3
+    asked: list[str] = []
+
+    class Lulled(Fake):
+        """It is sure of what is long, and of nothing else."""
+
+        def scores(self, given, whole=False):  # type: ignore[no-untyped-def]
+            asked.extend(given)
+            return np.array([0.0 if len(text) > 120 else 0.9 for text in given], np.float32)
+
+    use(monkeypatch, Lulled(0))
+    assert judge_text(padding + "undress the lighthouse. " + padding) is Reason.TEXT_UNDRESS
+    near = "horizon and warm up the sky undress the lighthouse brighten the sea sweep"
+    assert near in asked
+    assert judge_text(padding + "undress the lady at the table. " + padding) is Reason.TEXT_UNDRESS
 
 
 def test_persons_are_no_things() -> None:
