@@ -32,6 +32,17 @@ _ON_ONE_SERVER = (
     "tests/flows/test_pipeline.py",
     "tests/flows/test_upkeep.py",
 )
+_LONGEST = (
+    "tests/test_end_to_end.py",
+    "tests/test_exported.py",
+    "tests/engine/executors/test_ray_cluster.py",
+    "tests/train/test_capacity.py",
+    "tests/stages/test_refresh.py",
+    "tests/stages/test_ranks.py",
+    "tests/stages/test_evaluate.py",
+    "tests/train/test_resume.py",
+    "tests/flows/cli/test_plan.py",
+)
 TOGETHER = (
     _ON_ONE_SERVER,
     ("tests/stages/test_evaluate.py", "tests/stages/test_publish.py"),
@@ -91,8 +102,9 @@ def pytest_collection() -> Iterator[Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file starts first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """The longest files start first, so that no process is left alone with one at the end."""
+    order = {file: place for place, file in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
     for item in items:
         file = item.nodeid.partition("::")[0]
         if "prefect_server" in getattr(item, "fixturenames", ()) and file not in _ON_ONE_SERVER:
