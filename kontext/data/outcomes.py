@@ -84,8 +84,13 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
 
 
 def _inside(part: Part | None) -> str:
-    """Where in its file a part lies."""
-    return "" if part is None else str({k: v for k, v in vars(part).items() if k != "path"})
+    """Where in its file a part lies; what is around it is not said by the folder it is in."""
+    if part is None:
+        return ""
+    said = {name: value for name, value in vars(part).items() if name != "path"}
+    return str(
+        {n: _inside(v) if callable(getattr(v, "read", None)) else v for n, v in said.items()}
+    )
 
 
 def _content(digests: FileDigests, item: SourceItem) -> str:

@@ -4,6 +4,7 @@ Names are from the sets' own files and loaders; where several sets share columns
 The licence is the set's own and counts where the recipe names none.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class Columns:
 
     `contexts`, `target`: pictures (a path, bytes, or a list of either); a context after the first
     may be null. `inverse` is the instruction back, `chain` ties turns of one conversation together.
+    A target that is no file of the set is at the address below `elsewhere`; where `alone` is set,
+    rows that share a target are wrong, all of them. `unpaired` says why no row is a pair.
     """
 
     name: str
@@ -28,6 +31,9 @@ class Columns:
     target_caption: str = ""
     context_caption: str = ""
     licence: str = UNKNOWN
+    elsewhere: str = ""
+    alone: bool = False
+    unpaired: str = ""
 
     def fits(self, columns: Collection[str]) -> bool:
         """Whether a table has the columns without which it is not this set."""
@@ -35,6 +41,8 @@ class Columns:
         needed |= {name for name in (self.inverse, self.chain) if name}
         return needed <= set(columns)
 
+
+_PICO_BANANA = "https://ml-site.cdn-apple.com/datasets/pico-banana-300k/nb/"
 
 # The more columns a set is told by, the earlier it stands.
 KNOWN: tuple[Columns, ...] = (
@@ -79,13 +87,18 @@ KNOWN: tuple[Columns, ...] = (
         context_caption="input",
         licence="CC-BY-4.0",
     ),
-    Columns(
-        "Pico-Banana",
-        ("local_input_image",),
-        "output_image",
-        "text",
-        kind="edit_type",
-        licence="CC-BY-NC-ND-4.0",
+    *(
+        Columns(
+            "Pico-Banana",
+            (before,),
+            "output_image",
+            "text",
+            kind="edit_type",
+            licence="CC-BY-NC-ND-4.0",
+            elsewhere=_PICO_BANANA,
+            alone=True,
+        )
+        for before in ("local_input_image", "open_image_input_url")
     ),
     Columns(
         "SEED-Data-Edit, several turns",
@@ -141,6 +154,15 @@ _TARGET_URL = """
     edited_image_url result_url image_url img_url image_link url link
 """
 _INSTRUCTION = "instruction edit_instruction edit_prompt edit instruction_text prompt text caption"
+# Columns that only a table of edits has. Without the pictures before, its texts are no captions.
+_OF_EDITS = re.compile(
+    r"instruct|^edit$|^edited|(?:^|_)edit(?:ed|ing)?_(?:prompt|text|type|task|subtask|category|img|"
+    r"image|file|rewrite)|^after(?:$|_)"
+)
+_ANY_PICTURE = frozenset(
+    {"image", "file_name", "image_url", "img_url", "image_link", "url", "link"}
+)
+_OUR_EXPORT = frozenset({"pair_id", "relation_class"})  # an instruction without context: a caption
 
 
 def columns_of(
@@ -170,6 +192,13 @@ def columns_of(
     text = text or _first(_INSTRUCTION, lower, set(lower) - {target.lower(), context.lower()})
     if not text or not target:
         return None
+    others = shown - {target.lower()}
+    if not context and _speaks_of_edits(lower, target.lower(), others):
+        # where a picture is from is told of any, but a picture before only of an edit
+        context = _first(_CONTEXT_URL, lower, others)
+        if not context:
+            why = f"'{target}' and '{text}' are of an edit, and no column has the picture before"
+            return Columns("a table of edits", (), target, text, unpaired=why)
     more = tuple(
         lower[name]
         for name in sorted(shown)
@@ -177,6 +206,19 @@ def columns_of(
     )
     own = "a table of pairs" if context else "a table of captioned pictures"
     return Columns(own, (context, *more) if context else (), target, text)
+
+
+def _speaks_of_edits(names: Collection[str], target: str, others: Collection[str]) -> bool:
+    """Whether columns (lower case) are of edits: by a name, or by pictures that no name explains.
+
+    `target` is the picture that was found, `others` are further ones.
+    """
+    if set(names) >= _OUR_EXPORT:
+        return False
+    named = any(_OF_EDITS.search(name) for name in names)
+    told = set(_CONTEXT_URL.split())  # any other address may be where the picture is from
+    unexplained = any(name in told or not name.endswith(("url", "link")) for name in others)
+    return named or (target not in _ANY_PICTURE and unexplained)
 
 
 def _first(wanted: str, names: Mapping[str, str], among: Collection[str]) -> str:

@@ -5,11 +5,13 @@ Reads the published edit data sets by their columns, and tables of one's own.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,6 +87,9 @@ def _rows_of(table: Path, root: Path, addresses: bool) -> Iterator[Row | Problem
     columns = columns_in(table, addresses=addresses)
     if columns is None:
         yield Problem(shown(table, root), "not_used", "its columns say nothing of pairs")
+    elif columns.unpaired:
+        for at in _places(table, root):
+            yield Problem(at, "context_missing", columns.unpaired)
     elif table.suffix.lower() == ".parquet":
         yield from _parquet_rows(table, root, columns)
     else:
@@ -99,6 +104,7 @@ class _Table:
     root: Path
     group: int = -1  # row group of a Parquet file
     blobs: frozenset[str] = frozenset()  # its columns that are bytes, which are not in the row
+    shared: frozenset[str] = frozenset()  # targets that several rows have, where none may
 
     def picture(self, value: Any, column: str, row: int, index: int = -1) -> Picture | str:
         """The picture that a cell names or holds; a reject reason where it is none."""
@@ -133,13 +139,35 @@ class _Table:
         return "picture_missing"
 
 
+def _places(table: Path, root: Path) -> Iterator[str]:
+    """Where each row of a table stands."""
+    if table.suffix.lower() != ".parquet":
+        yield from (
+            f"{shown(table, root)}:{number}" for number, _ in enumerate(table_rows(table), 1)
+        )
+        return
+    with pq.ParquetFile(table) as file:
+        for group in range(file.num_row_groups):
+            rows = range(file.metadata.row_group(group).num_rows)
+            yield from (f"{shown(table, root)}:{group}:{number}" for number in rows)
+
+
 def _text_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
-    place = _Table(table, root)
+    place = _Table(table, root, shared=_shared(table, columns))
     for number, values in enumerate(table_rows(table), 1):
         if isinstance(values, Problem):
             yield values
         else:
             yield from _pairs(place, values, columns, number, f"{shown(table, root)}:{number}")
+
+
+def _shared(table: Path, columns: Columns) -> frozenset[str]:
+    """Targets that more than one row of a table names, where the set's rows may not."""
+    if not columns.alone:
+        return frozenset()
+    found = (row.get(columns.target) for row in table_rows(table) if isinstance(row, dict))
+    counts = Counter(value for value in found if isinstance(value, str))
+    return frozenset(value for value, count in counts.items() if count > 1)
 
 
 def _parquet_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
@@ -185,7 +213,7 @@ def _pairs(
             elif name == columns.contexts[0] or not _is_none(values.get(name)):
                 yield Problem(at, one, f"{name}: {_short(values.get(name))}")
                 return
-    target = _listed(place, values.get(columns.target), columns.target, number)[-1]
+    target = _target(place, values.get(columns.target), columns, number)
     if not isinstance(target, Picture):
         yield Problem(at, target, f"{columns.target}: {_short(values.get(columns.target))}")
         return
@@ -201,6 +229,17 @@ def _pairs(
         yield Row(at, target, tuple(contexts), there, first, kind, captions[0], licence)
     if back and len(contexts) == 1:
         yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1], licence)
+
+
+def _target(place: _Table, value: Any, columns: Columns, row: int) -> Picture | str:
+    """The picture after, or a reject reason."""
+    if isinstance(value, str) and value in place.shared:
+        return "target_shared"
+    found = _listed(place, value, columns.target, row)[-1]
+    if found != "picture_missing" or not columns.elsewhere or _is_none(value):
+        return found
+    address = columns.elsewhere + quote(str(value).lstrip("/"))
+    return Picture(address, place.path, WebPicture(address))
 
 
 def _chain(first: Picture) -> str:

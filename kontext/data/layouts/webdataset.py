@@ -18,6 +18,7 @@ from kontext.data.layouts.base import (
     walk,
 )
 from kontext.data.layouts.tar_files import Entry, entries
+from kontext.data.layouts.tile import tiles
 from kontext.errors import SourceError
 
 ORDER = 6
@@ -26,7 +27,8 @@ SHOWS = """\
       0001.ctx0.png            before (also .input, .source, .control, .0 …), more in .ctx1, .ref
       0001.tgt.png             after (also .output, .target, .edited, .1 …)
       0001.json                {"instruction": "…"}; or 0001.txt, 0001.instruction.txt
-      0002.jpg, 0002.txt       a picture and its caption"""
+      0002.jpg, 0002.txt       a picture and its caption
+      0003.jpg, 0003.json      with {"edit_rewrite": "…"}: both pictures side by side (ByteMorph)"""
 
 _TAR = ".tar"
 _COMPRESSED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -37,9 +39,11 @@ _BEFORE = re.compile(
 )
 _REFERENCE = re.compile(rf"^(?:ref|reference){_IMAGE}_?(?P<number>\d*)$")
 _AFTER = re.compile(rf"^(?:tgt|target|output|out|edited|after|result){_IMAGE}$|^[12]$")
+_EDITED = re.compile(rf"^(?:output|out|edited|after|result){_IMAGE}$|^2$")  # not of any picture
 _WORDS = ("instruction", "edit_instruction", "edit_prompt", "edit", "prompt", "text", "caption")
 _EDIT_WORDS = _WORDS[:4]  # said of an edit; the others may be said of a picture
 _TEXT = ("txt", *_WORDS)
+_SIDE_BY_SIDE = "edit_rewrite"  # in the records of ByteMorph alone
 _KIND = ("relation_class", "edit_type", "task", "task_type")
 _LONGEST_TEXT = 1 << 20  # bytes
 _NONE = frozenset({"", "none", "null", "nan"})
@@ -83,6 +87,7 @@ class _Sample:
     targets: dict[str, Picture] = field(default_factory=dict)  # "after" named so, "" not named
     texts: dict[str, Entry] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    edited: bool = False  # a name says that the target was made of another picture
 
 
 def _samples(tar: Path, name: str) -> Iterator[Row | Problem]:
@@ -149,6 +154,7 @@ def _place(sample: _Sample, picture: Picture, role: str, kind: str, entry: Entry
     if place in places:
         return Problem(picture.ref, "same_name", f"as {places[place].ref}")
     places[place] = picture
+    sample.edited |= _EDITED.match(role) is not None
     return None
 
 
@@ -165,17 +171,32 @@ def _rows(sample: _Sample) -> Iterator[Row | Problem]:
         return
     try:
         record = _record(sample)
-        text = _instruction(sample, record, bool(contexts))
+        rewritten = "" if contexts else _first(record, (_SIDE_BY_SIDE,))
+        text = rewritten or _instruction(sample, record, bool(contexts))
+        if not contexts and not rewritten and _of_an_edit(sample, record):
+            yield Problem(sample.at, "context_missing", "an edit's words or name, and one picture")
+            return
     except SourceError as error:
         yield Problem(sample.at, "instruction_unreadable", str(error))
         return
     if not text:
         yield Problem(sample.at, "instruction_missing", "no text")
         return
+    if rewritten:
+        before, target = tiles(target)
+        contexts = (before,)
     kind = _first(record, _KIND)
     chain = contexts[0].ref if contexts else target.ref
     licence = _first(record, ("license_spdx",))
     yield Row(sample.at, target, contexts, text, chain, kind, licence=licence)
+
+
+def _of_an_edit(sample: _Sample, record: dict[str, Any]) -> bool:
+    """Whether a sample of one picture says what was changed in another, which is not there."""
+    if record.get("context_ids") == []:  # of our own shards: its instruction is a caption
+        return False
+    said = [_text(sample.texts[word]) for word in _EDIT_WORDS if word in sample.texts]
+    return sample.edited or any(said) or bool(_first(record, _EDIT_WORDS))
 
 
 def _instruction(sample: _Sample, record: dict[str, Any], edit: bool) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from kontext.data.layouts import layout_of, rows_of
 from kontext.data.layouts.base import LARGEST, Problem, Row
@@ -100,6 +101,43 @@ def test_captioned_pictures_in_any_order_with_dots_in_names(tmp_path: Path) -> N
         "t.tar:g.mask.png": "not_used",
         "t.tar:no_suffix": "not_used",
     }
+
+
+def test_bytemorph_is_two_pictures_side_by_side(tmp_path: Path) -> None:
+    before, after = png(1, 64, 64), png(2, 64, 64)
+    both = Image.new("RGB", (128, 64))
+    for side, half in enumerate((before, after)):
+        both.paste(Image.open(io.BytesIO(half)), (64 * side, 0))
+    sink = io.BytesIO()
+    both.save(sink, "PNG")
+    record = {"edit": "moves", "edit_rewrite": "Turn the head left", "caption": "a man"}
+    path = tmp_path / "s" / "00000.tar"
+    path.parent.mkdir()
+    path.write_bytes(tar_bytes([("01_0.png", sink.getvalue()), ("01_0.json", json.dumps(record))]))
+    found = read(PairsSource(path=str(path.parent)))
+    (pair,) = found.pairs
+    assert pair.instruction == "Turn the head left"
+    assert pair.contexts == ("00000.tar:01_0.png#left",)
+    shown = {item.ref: Image.open(io.BytesIO(item.read())).tobytes() for item in found.items}
+    assert [shown[ref] for ref in (*pair.contexts, pair.target)] == [
+        Image.open(io.BytesIO(half)).convert("RGB").tobytes() for half in (before, after)
+    ]
+    assert len({item.group_key for item in found.items}) == 1
+
+
+def test_an_edit_with_one_picture_is_no_caption(tmp_path: Path) -> None:
+    edit = json.dumps({"edit": "make it red", "caption": "a cat"})
+    ours = json.dumps({"instruction": "a cat", "context_ids": []})
+    data = tar_bytes([
+        ("a.jpg", 1), ("a.json", edit), ("b.jpg", 2), ("b.instruction.txt", "red"),
+        ("c.edited.jpg", 3), ("c.txt", "red"), ("d.2.jpg", 4), ("d.txt", "red"),
+        ("e.tgt.png", 5), ("e.json", ours), ("f.jpg", 6), ("f.txt", "a dog"),
+    ])  # fmt: skip
+    rows, problems = read_tar(tmp_path, data)
+    assert [told(row) for row in rows] == [
+        ([], "t.tar:e.tgt.png", "a cat"), ([], "t.tar:f.jpg", "a dog")
+    ]  # fmt: skip
+    assert problems == {f"t.tar:{key}": "context_missing" for key in "abcd"}
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
