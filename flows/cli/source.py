@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.shared.licence import licence_unknown
 from flows.cli.shared.options import Json, Panel
 from flows.cli.shared.show import print_json, print_table, say
 
@@ -39,6 +40,10 @@ def inspect(
             * bool(found.addresses)
         ),
         *(
+            (f"licence {name}", counted(count, "picture", "pictures"))
+            for name, count in found.licences.items()
+        ),
+        *(
             (f"label {name}", counted(count, "picture", "pictures"))
             for name, count in found.labels.items()
         ),
@@ -51,6 +56,8 @@ def inspect(
         print_table(rows, ("row", "context", "instruction"))
     for warning in found.warnings:
         say(f"warning: {warning}")
+    if unknown := licence_unknown(found):
+        say(unknown)
     say(f"use it: kontext run --source {path}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from flows.cli.shared.licence import licence_unknown
 from flows.cli.shared.show import dim, say
 
 
@@ -32,6 +33,8 @@ def overrides(paths: Sequence[str] | None, name: str) -> list[str]:
             f"{path}: {found.layout}; {found.pictures:,} pictures, {found.pairs:,} edits with an "
             f"instruction, {found.captions:,} captions"
         )
+        if unknown := licence_unknown(found):
+            dim(f"{path}: {unknown}")
         for warning in found.warnings:
             say(f"warning: {path}: {warning}")
         sources.append(found.source.model_dump(mode="json"))

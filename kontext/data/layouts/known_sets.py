@@ -1,12 +1,14 @@
 """Column names of published edit data sets, and of tables that people make themselves.
 
 Names are from the sets' own files and loaders; where several sets share columns, they share a line.
-The licence is the set's own and counts where the recipe names none.
+The licence is the set's own and counts where the recipe names none. It is claimed on what the set
+alone has; plain names such as `source_image` say how to read a table, not whose it is.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 UNKNOWN = "LicenseRef-unknown"
 
@@ -19,6 +21,8 @@ class Columns:
     may be null. `inverse` is the instruction back, `chain` ties turns of one conversation together.
     A target that is no file of the set is at the address below `elsewhere`; where `alone` is set,
     rows that share a target are wrong, all of them. `unpaired` says why no row is a pair.
+    The licence is the set's where a table has all columns of `only`, which no other set has, and
+    lies at a path that fits the pattern `where`; one of the two is there where a licence is.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Columns:
     target_caption: str = ""
     context_caption: str = ""
     licence: str = UNKNOWN
+    only: tuple[str, ...] = ()
+    where: str = ""
     elsewhere: str = ""
     alone: bool = False
     unpaired: str = ""
@@ -40,6 +46,12 @@ class Columns:
         needed = {*self.contexts[:1], self.target, self.instruction, self.kind or self.target}
         needed |= {name for name in (self.inverse, self.chain) if name}
         return needed <= set(columns)
+
+    def at(self, columns: Collection[str], path: Path) -> "Columns":
+        """These columns in a table at `path`: with the licence, or with an unknown one."""
+        told = set(self.only) <= set(columns)
+        placed = re.search(self.where, path.as_posix()) is not None
+        return self if told and placed else replace(self, licence=UNKNOWN)
 
 
 _PICO_BANANA = "https://ml-site.cdn-apple.com/datasets/pico-banana-300k/nb/"
@@ -55,6 +67,7 @@ KNOWN: tuple[Columns, ...] = (
         target_caption="output",
         context_caption="input",
         licence="CC-BY-NC-4.0",
+        only=("inverse_edit", "input", "output"),
     ),
     Columns(
         "MagicBrush",
@@ -63,9 +76,16 @@ KNOWN: tuple[Columns, ...] = (
         "instruction",
         chain="img_id",
         licence="CC-BY-4.0",
+        only=("turn_index", "mask_img"),
     ),
     Columns(
-        "OmniEdit", ("src_img",), "edited_img", "edited_prompt_list", kind="task", licence="MIT"
+        "OmniEdit",
+        ("src_img",),
+        "edited_img",
+        "edited_prompt_list",
+        kind="task",
+        licence="MIT",
+        only=("omni_edit_id",),
     ),
     Columns(
         "AnyEdit",
@@ -76,6 +96,7 @@ KNOWN: tuple[Columns, ...] = (
         target_caption="output",
         context_caption="input",
         licence="CC-BY-4.0",
+        only=("visual_input",),
     ),
     Columns(
         "AnyEdit (its own JSON)",
@@ -86,6 +107,7 @@ KNOWN: tuple[Columns, ...] = (
         target_caption="output",
         context_caption="input",
         licence="CC-BY-4.0",
+        only=("visual_input",),
     ),
     *(
         Columns(
@@ -95,6 +117,7 @@ KNOWN: tuple[Columns, ...] = (
             "text",
             kind="edit_type",
             licence="CC-BY-NC-ND-4.0",
+            only=("open_image_input_url",),
             elsewhere=_PICO_BANANA,
             alone=True,
         )
@@ -106,6 +129,7 @@ KNOWN: tuple[Columns, ...] = (
         "edit_image_1",
         "instruction_1",
         licence="CC-BY-NC-4.0",
+        where=r"/multi_turn_editing/",
     ),
     Columns("X2I2", ("input_images",), "output_image", "instruction", kind="task_type"),
     Columns("ImgEdit", ("input_images",), "output_images", "prompt"),
@@ -118,10 +142,18 @@ KNOWN: tuple[Columns, ...] = (
         target_caption="target_caption",
         context_caption="source_caption",
         licence="CC-BY-4.0",
+        only=("clip_sim_source", "clip_sim_target", "dinov2_sim"),
     ),
     Columns(
-        "NHR-Edit", ("source_image",), "edited_image", "edit_instruction", licence="Apache-2.0"
+        "ScaleEdit-12M",
+        ("source_image",),
+        "edited_image",
+        "edit_instruction",
+        kind="edit_task",
+        licence="MIT",
+        where=r"/\d+\.\d+_(\w+)/\1_\d+\.parquet$",  # 1.1_style_transfer/style_transfer_0000.parquet
     ),
+    Columns("NHR-Edit", ("source_image",), "edited_image", "edit_instruction"),
     Columns(
         "InstructPix2Pix",
         ("original_image",),

@@ -58,12 +58,6 @@ def tables(path: Path) -> list[Path]:
     return [one for one in found if one.suffix.lower() in _SUFFIXES]
 
 
-def licence_of(path: Path, *, addresses: bool = False) -> str:
-    """The licence of the set whose columns the first table has."""
-    found = (columns_in(table, addresses=addresses) for table in tables(path))
-    return next((columns.licence for columns in found if columns is not None), "")
-
-
 def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
     """All rows of all tables in path order, then the pictures of the folder that no row names.
 
@@ -221,7 +215,7 @@ def _pairs(
     there = _text(values.get(columns.instruction))
     back = _text(values.get(columns.inverse))
     captions = _text(values.get(columns.target_caption)), _text(values.get(columns.context_caption))
-    licence = _text(values.get("license_spdx"))  # as our own exports have it
+    licence = _text(values.get("license_spdx")) or columns.licence  # as our own exports have it
     first = chain or _chain(contexts[0] if contexts else target)
     if not there:
         yield Problem(at, "instruction_missing", f"{columns.instruction} is empty")
@@ -274,7 +268,7 @@ def _turns(
         elif not text:
             yield Problem(where, "instruction_missing", f"instruction_{turn} is empty")
         else:
-            yield Row(where, after, (before,), text, chain=at)
+            yield Row(where, after, (before,), text, chain=at, licence=columns.licence)
         before = after
 
 
@@ -311,7 +305,8 @@ def columns_in(table: Path, *, addresses: bool = False) -> Columns | None:
     except (OSError, pa.ArrowException, UnicodeDecodeError, SourceError):
         return None
     pictures = [name for name in names if name in inside or _mostly_pictures(name, rows)]
-    return columns_of(names, pictures, addresses=addresses)
+    found = columns_of(names, pictures, addresses=addresses)
+    return None if found is None else found.at(names, table.absolute())
 
 
 def _looked_at(table: Path) -> tuple[list[str], set[str], list[dict[str, Any]]]:

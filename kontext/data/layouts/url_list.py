@@ -21,11 +21,6 @@ def matches(path: Path) -> bool:
     return any(tables.columns_in(table, addresses=True) for table in tables.tables(path))
 
 
-def licence_of(path: Path) -> str:
-    """The licence of the set whose columns the first table has."""
-    return tables.licence_of(path, addresses=True)
-
-
 def rows(path: Path) -> Iterator[Row | Problem]:
     """All rows of all tables in path order."""
     return tables.rows(path, addresses=True)

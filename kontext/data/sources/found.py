@@ -65,6 +65,7 @@ class Findings:
     references: int  # edits with more than one context
     addresses: int = 0  # pictures that a run will fetch from the web
     hosts: int = 0  # that these are on
+    licences: dict[str, int] = field(default_factory=dict)  # SPDX id -> pictures that have it
     labels: dict[str, int] = field(default_factory=dict)  # label -> pictures that have it
     skipped: dict[str, int] = field(default_factory=dict)  # reason -> entries
     samples: list[GivenPair] = field(default_factory=list)
@@ -87,6 +88,7 @@ def findings(source: PathSource, samples: int = 3) -> Findings:
         references=sum(len(pair.contexts) > 1 for pair in edits),
         addresses=len(urls),
         hosts=len({url.split("/")[2].lower() for url in urls}),
+        licences=dict(sorted(Counter(item.license_spdx for item in planned.items).items())),
         labels=dict(sorted(labels.items())),
         skipped=dict(sorted(Counter(one.reason for one in planned.skipped).items())),
         samples=planned.pairs[::step][:samples],

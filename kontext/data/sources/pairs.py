@@ -27,7 +27,7 @@ class PairsSource(PathSource):
 
     kind: Literal["pairs"] = "pairs"
     layout: str = Field("", title="Layout (empty: found out)")
-    license_spdx: str = Field("", title="Licence (SPDX id; empty: the set's, if known)")
+    license_spdx: str = Field("", title="Licence (SPDX id; empty: the rows', the set's)")
     author: str = Field("unknown", title="Author")
 
 
@@ -50,7 +50,6 @@ def read(config: PairsSource) -> Planned:
     path = expanded(config.path)
     layout = layout_for(path, config.layout)
     source = f"pairs:{path.resolve().name}"
-    licence = _licence_of(path, layout) or UNKNOWN
     found = Planned()
     items: dict[str, SourceItem] = {}
     for row in rows_of(path, layout):
@@ -59,7 +58,7 @@ def read(config: PairsSource) -> Planned:
             continue
         for picture in (*row.contexts, row.target):
             if picture.ref not in items:
-                own = config.license_spdx or row.licence or licence
+                own = config.license_spdx or row.licence or UNKNOWN
                 items[picture.ref] = _item(source, picture, row, own, config.author)
         found.pairs.append(_pair(source, row))
     if not found.pairs:
@@ -106,11 +105,6 @@ def layout_for(path: Path, named: str = "") -> str:
     if not layout:
         raise SourceError(f"'{path}' has no layout of pairs that we know:\n\n{drawings()}")
     return layout
-
-
-def _licence_of(path: Path, layout: str) -> str:
-    module = layouts()[layout]
-    return str(module.licence_of(path)) if hasattr(module, "licence_of") else ""
 
 
 def _item(source: str, picture: Picture, row: Row, licence: str, author: str) -> SourceItem:

@@ -6,6 +6,7 @@ import pytest
 
 from kontext.data.layouts import layout_of, rows_of
 from kontext.data.layouts.base import Problem, Row
+from kontext.data.layouts.known_sets import KNOWN, UNKNOWN
 from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.pairs import PairsSource, read
 from kontext.errors import SourceError
@@ -105,3 +106,54 @@ def test_an_address_before_and_a_file_after_are_a_pair(tmp_path: Path) -> None:
     row = {"source_image_url": FLICKR, "edited_image": "a.png", "text": "red"}
     pairs, _ = found(put(tmp_path, {"t.jsonl": lines([row]), "a.png": 1}))
     assert told(pairs) == [([FLICKR], "a.png", "red")]
+
+
+OWN_TABLES = [
+    {"source_image": 1, "edited_image": 2, "edit_prompt": "red"},
+    {"source_image": 1, "edited_image": 2, "edit_instruction": "red"},
+    {"source_image": 1, "edited_image": 2, "edit_instruction": "red", "edit_task": "color"},
+    {"source_img": 1, "target_img": 2, "instruction": "red", "img_id": "7"},
+    {"src_img": 1, "edited_img": 2, "edited_prompt_list": ["red"], "task": "color"},
+    {"source_image": 1, "edit_image_1": 2, "instruction_1": "red"},
+]
+
+
+@pytest.mark.parametrize("row", OWN_TABLES, ids=lambda row: "-".join(row))
+def test_plain_names_claim_no_licence(tmp_path: Path, row: dict[str, object]) -> None:
+    cells = {n: picture(v) if isinstance(v, int) else v for n, v in row.items()}
+    inside = [name for name, value in row.items() if isinstance(value, int)]
+    path = parquet(tmp_path / "data" / "train.parquet", [cells], inside)
+    for place in (path, tmp_path):
+        items = read(PairsSource(path=str(place))).items
+        assert {item.license_spdx for item in items} == {UNKNOWN}
+    named = read(PairsSource(path=str(path), license_spdx="CC0-1.0"))
+    assert {item.license_spdx for item in named.items} == {"CC0-1.0"}
+
+
+ULTRAEDIT = {
+    **dict.fromkeys(("clip_sim_source", "clip_sim_target", "clip_sim_dir", "dinov2_sim"), 0.5),
+    "source_caption": "a", "target_caption": "b", "edit_prompt": "red",
+    "source_image": 1, "edited_image": 2, "mask_image": None,
+}  # fmt: skip
+SCALEEDIT = {"id": "1", "edit_task": "style_transfer", "edit_instruction": "red"}
+SCALEEDIT |= {"source_image": 1, "edited_image": 2}  # type: ignore[dict-item]
+
+
+def test_what_a_set_alone_has_is_its_licence_table_by_table(tmp_path: Path) -> None:
+    sets: dict[str, tuple[dict[str, object], str]] = {
+        "ultraedit/FreeForm_0.parquet": (ULTRAEDIT, "CC-BY-4.0"),
+        "1.1_style_transfer/style_transfer_0000.parquet": (dict(SCALEEDIT), "MIT"),
+        "mine/t.parquet": (OWN_TABLES[0], UNKNOWN),
+    }
+    for name, (row, _) in sets.items():
+        cells = {n: picture(v) if isinstance(v, int) else v for n, v in row.items()}
+        parquet(tmp_path / name, [cells], ["source_image", "edited_image"])
+    for item in read(PairsSource(path=str(tmp_path))).items:
+        assert item.license_spdx == sets[item.ref.split(":")[0]][1], item.ref
+    (scale,) = found(tmp_path / "1.1_style_transfer")[0]
+    assert scale.kind == "style_transfer"
+
+
+def test_every_claim_rests_on_something() -> None:
+    for known in KNOWN:
+        assert (known.licence == UNKNOWN) == (not known.only and not known.where), known.name

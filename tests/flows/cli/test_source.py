@@ -36,6 +36,8 @@ def test_inspect_says_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
         "kontext run --source",
     ):
         assert text in table.output
+    assert said["licences"] == {"LicenseRef-unknown": 6}
+    assert "nothing says the licence of 6 of 6 pictures" in table.output
     assert list(root.rglob("*"))  # nothing is moved or written
 
 
@@ -72,6 +74,8 @@ def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert key == "ingest.sources" and [source["kind"] for source in sources] == ["pairs"]
     assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
     assert "1 pair has no instruction and is left out" in capsys.readouterr().err
+    own_data.overrides([str(put(tmp_path / "art", {"a__color=red.png": 30}))], "")
+    assert '"kind": "folder"' in capsys.readouterr().err  # how to name its licence
     assert own_data.overrides(None, "") == []
 
 
