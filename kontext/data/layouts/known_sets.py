@@ -21,8 +21,9 @@ class Columns:
     may be null. `inverse` is the instruction back, `chain` ties turns of one conversation together.
     A target that is no file of the set is at the address below `elsewhere`; where `alone` is set,
     rows that share a target are wrong, all of them. `unpaired` says why no row is a pair.
-    The licence is the set's where a table has all columns of `only`, which no other set has, and
-    lies at a path that fits the pattern `where`; one of the two is there where a licence is.
+    `turns`: a row is a whole conversation (see `conversations`). `named`: a table's name is the
+    kind of its edits. The licence is the set's where a table has all columns of `only`, which no
+    other set has, and lies at a path that fits `where`; one of the two is there where a licence is.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Columns:
     where: str = ""
     elsewhere: str = ""
     alone: bool = False
+    turns: bool = False
+    named: bool = False
     unpaired: str = ""
 
     def fits(self, columns: Collection[str]) -> bool:
@@ -130,9 +133,48 @@ KNOWN: tuple[Columns, ...] = (
         "instruction_1",
         licence="CC-BY-NC-4.0",
         where=r"/multi_turn_editing/",
+        turns=True,
+    ),
+    Columns(
+        "Pico-Banana, several turns",
+        ("files",),
+        "files",
+        "metadata_edit_turn_prompts",
+        licence="CC-BY-NC-ND-4.0",
+        only=("files", "metadata_edit_turn_prompts"),
+        elsewhere=_PICO_BANANA,
+        turns=True,
+    ),
+    Columns(
+        "HumanEdit",
+        ("INPUT_IMG",),
+        "OUTPUT_IMG",
+        "EDITING_INSTRUCTION",
+        kind="EDITING_TYPE",
+        target_caption="OUTPUT_DESCRIPTION",
+        licence="CC-BY-4.0",
+        only=("CORE", "MASK_IMG", "EDITING_INSTRUCTION"),
+    ),
+    Columns(  # ShareGPT-4o-Image has its columns, and text_and_image_to_image.json
+        "OpenGPT-4o-Image",
+        ("input_image",),
+        "output_image",
+        "input_prompt",
+        licence="Apache-2.0",
+        only=("input_prompt",),
+        where=r"/editing\.json$",
+    ),
+    Columns(
+        "SEED-Data-Edit, one turn",
+        ("source_image",),
+        "target_image",
+        "instruction",
+        licence="CC-BY-NC-4.0",
+        where=r"/(?:real|auto)_editing/",
     ),
     Columns("X2I2", ("input_images",), "output_image", "instruction", kind="task_type"),
-    Columns("ImgEdit", ("input_images",), "output_images", "prompt"),
+    Columns("ImgEdit", ("input_images",), "output_images", "prompt", named=True),
+    Columns("ImgEdit, several turns", ("data",), "data", "data", turns=True),
     Columns("GPT-Image-Edit", ("input",), "output", "instruction", kind="task"),
     Columns(
         "UltraEdit",
@@ -185,7 +227,10 @@ _TARGET_URL = """
     after_url after_image_url target_url target_image_url output_url output_image_url edited_url
     edited_image_url result_url image_url img_url image_link url link
 """
-_INSTRUCTION = "instruction edit_instruction edit_prompt edit instruction_text prompt text caption"
+_INSTRUCTION = (
+    "instruction edit_instruction edit_prompt edit instruction_text prompt prompt_en text caption"
+)
+_KIND = "edit_type edit_task edit_subtask"
 # Columns that only a table of edits has. Without the pictures before, its texts are no captions.
 _OF_EDITS = re.compile(
     r"instruct|^edit$|^edited|(?:^|_)edit(?:ed|ing)?_(?:prompt|text|type|task|subtask|category|img|"
@@ -236,8 +281,9 @@ def columns_of(
         for name in sorted(shown)
         if context and name.startswith(("reference", "ref_", "control_2", "context_2"))
     )
+    kind = _first(_KIND, lower, set(lower) - shown) if context else ""
     own = "a table of pairs" if context else "a table of captioned pictures"
-    return Columns(own, (context, *more) if context else (), target, text)
+    return Columns(own, (context, *more) if context else (), target, text, kind=kind)
 
 
 def _speaks_of_edits(names: Collection[str], target: str, others: Collection[str]) -> bool:

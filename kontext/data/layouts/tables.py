@@ -25,8 +25,10 @@ from kontext.data.layouts.base import (
     shown,
     walk,
 )
+from kontext.data.layouts.conversations import turns_of
 from kontext.data.layouts.known_sets import Columns, columns_of
 from kontext.data.layouts.parquet_cell import ParquetCell
+from kontext.data.layouts.set_files import SetFiles, Tars
 from kontext.data.layouts.texts import table_rows
 from kontext.data.layouts.web_picture import WebPicture, is_address
 from kontext.errors import SourceError
@@ -36,10 +38,10 @@ SHOWS = """\
     pairs.jsonl                {"input_image": "a.png", "edited_image": "b.png",
                                "instruction": "…"}; also .json, .csv, metadata.jsonl in a folder
     data/*.parquet             the same columns with pictures inside: InstructPix2Pix, MagicBrush,
-                               HQ-Edit, UltraEdit, OmniEdit, AnyEdit, NHR-Edit and their like"""
+                               HQ-Edit, UltraEdit, OmniEdit, AnyEdit, NHR-Edit and their like
+    set/editing.json           pictures may also be in images/ or editing/, or in tars of the set"""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-_TURNS = re.compile(r"^edit_image_(\d+)$")
 _LOOKED_AT = 100  # rows that say what the columns are
 _HASHED = 16  # hexadecimal digits
 _NONE = frozenset({"", "none", "null", "nan"})
@@ -64,9 +66,9 @@ def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
     With `addresses` also columns that are named as addresses (`url`) are pictures.
     """
     root = path if path.is_dir() else path.parent
-    named: set[str] = set()
+    named, tars = set[str](), Tars(root)
     for table in tables(path):
-        for row in _rows_of(table, root, addresses):
+        for row in _rows_of(table, root, tars, addresses):
             if isinstance(row, Row):
                 named.update(picture.ref for picture in (*row.contexts, row.target))
             yield row
@@ -77,7 +79,7 @@ def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
             yield Problem(shown(one, root), "not_used", "no row names it")
 
 
-def _rows_of(table: Path, root: Path, addresses: bool) -> Iterator[Row | Problem]:
+def _rows_of(table: Path, root: Path, tars: Tars, addresses: bool) -> Iterator[Row | Problem]:
     columns = columns_in(table, addresses=addresses)
     if columns is None:
         yield Problem(shown(table, root), "not_used", "its columns say nothing of pairs")
@@ -85,9 +87,9 @@ def _rows_of(table: Path, root: Path, addresses: bool) -> Iterator[Row | Problem
         for at in _places(table, root):
             yield Problem(at, "context_missing", columns.unpaired)
     elif table.suffix.lower() == ".parquet":
-        yield from _parquet_rows(table, root, columns)
+        yield from _parquet_rows(table, root, tars, columns)
     else:
-        yield from _text_rows(table, root, columns)
+        yield from _text_rows(table, root, tars, columns)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class _Table:
 
     path: Path
     root: Path
+    files: SetFiles
     group: int = -1  # row group of a Parquet file
     blobs: frozenset[str] = frozenset()  # its columns that are bytes, which are not in the row
     shared: frozenset[str] = frozenset()  # targets that several rows have, where none may
@@ -110,27 +113,12 @@ class _Table:
             return Picture(value.strip(), self.path, WebPicture(value.strip()))
         if re.match(r"^[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
             return "picture_not_local"
-        return self._file(value)
+        return self.files.picture(value)
 
     def _inside(self, column: str, row: int, index: int) -> Picture:
         ref = f"{shown(self.path, self.root)}:{self.group}:{row}:{column}"
         cell = ParquetCell(self.path, self.group, row, column, index)
         return Picture(ref if index < 0 else f"{ref}:{index}", self.path, cell)
-
-    def _file(self, name: str) -> Picture | str:
-        """A file of the set: beside the table, or from the set's root; never outside."""
-        folders = (self.path.parent, self.root)
-        names = (name, name.replace("\\", "/")) if "\\" in name else (name,)  # of Windows
-        for path in (folder / one for one in names for folder in folders):
-            try:
-                real, top = path.resolve(), self.root.resolve()
-                if not real.is_relative_to(top):
-                    return "picture_outside"
-                if path.is_file():
-                    return Picture(real.relative_to(top).as_posix(), path)
-            except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop
-                return "picture_missing"
-        return "picture_missing"
 
 
 def _places(table: Path, root: Path) -> Iterator[str]:
@@ -146,8 +134,8 @@ def _places(table: Path, root: Path) -> Iterator[str]:
             yield from (f"{shown(table, root)}:{group}:{number}" for number in rows)
 
 
-def _text_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
-    place = _Table(table, root, shared=_shared(table, columns))
+def _text_rows(table: Path, root: Path, tars: Tars, columns: Columns) -> Iterator[Row | Problem]:
+    place = _Table(table, root, SetFiles(table, root, tars), shared=_shared(table, columns))
     for number, values in enumerate(table_rows(table), 1):
         if isinstance(values, Problem):
             yield values
@@ -164,13 +152,14 @@ def _shared(table: Path, columns: Columns) -> frozenset[str]:
     return frozenset(value for value, count in counts.items() if count > 1)
 
 
-def _parquet_rows(table: Path, root: Path, columns: Columns) -> Iterator[Row | Problem]:
+def _parquet_rows(table: Path, root: Path, tars: Tars, columns: Columns) -> Iterator[Row | Problem]:
     """Rows without their pictures' bytes: those are read one row group at a time, when needed."""
     try:
         with pq.ParquetFile(table) as file:
             wanted, blobs = _light_columns(file)
+            files = SetFiles(table, root, tars)
             for group in range(file.num_row_groups):
-                place = _Table(table, root, group, blobs)
+                place = _Table(table, root, files, group, blobs)
                 values = file.read_row_group(group, columns=wanted).to_pylist()
                 for number, row in enumerate(values):
                     at = f"{shown(table, root)}:{group}:{number}"
@@ -195,9 +184,8 @@ def _pairs(
     place: _Table, values: Mapping[str, Any], columns: Columns, number: int, at: str
 ) -> Iterator[Row | Problem]:
     """The pair of one row, its way back if that has words, or all turns of a conversation."""
-    turns = sorted((int(m[1]), name) for name in values if (m := _TURNS.match(name)))
-    if turns:
-        yield from _turns(place, values, columns, turns, number, at)
+    if columns.turns:
+        yield from _turns(place, values, columns, number, at)
         return
     contexts: list[Picture] = []
     for name in columns.contexts:
@@ -207,11 +195,12 @@ def _pairs(
             elif name == columns.contexts[0] or not _is_none(values.get(name)):
                 yield Problem(at, one, f"{name}: {_short(values.get(name))}")
                 return
-    target = _target(place, values.get(columns.target), columns, number)
+    target = _target(place, columns.target, values.get(columns.target), columns, number)
     if not isinstance(target, Picture):
         yield Problem(at, target, f"{columns.target}: {_short(values.get(columns.target))}")
         return
-    kind, chain = _text(values.get(columns.kind)), _text(values.get(columns.chain))
+    kind = place.path.stem if columns.named else _text(values.get(columns.kind))
+    chain = _text(values.get(columns.chain))
     there = _text(values.get(columns.instruction))
     back = _text(values.get(columns.inverse))
     captions = _text(values.get(columns.target_caption)), _text(values.get(columns.context_caption))
@@ -225,11 +214,11 @@ def _pairs(
         yield Row(f"{at}:back", contexts[0], (target,), back, first, kind, captions[1], licence)
 
 
-def _target(place: _Table, value: Any, columns: Columns, row: int) -> Picture | str:
+def _target(place: _Table, name: str, value: Any, columns: Columns, row: int) -> Picture | str:
     """The picture after, or a reject reason."""
     if isinstance(value, str) and value in place.shared:
         return "target_shared"
-    found = _listed(place, value, columns.target, row)[-1]
+    found = _listed(place, value, name, row)[-1]
     if found != "picture_missing" or not columns.elsewhere or _is_none(value):
         return found
     address = columns.elsewhere + quote(str(value).lstrip("/"))
@@ -248,28 +237,28 @@ def _chain(first: Picture) -> str:
 
 
 def _turns(
-    place: _Table,
-    values: Mapping[str, Any],
-    columns: Columns,
-    turns: list[tuple[int, str]],
-    number: int,
-    at: str,
+    place: _Table, values: Mapping[str, Any], columns: Columns, number: int, at: str
 ) -> Iterator[Row | Problem]:
-    """Turns of one conversation (SEED-Data-Edit part 3): each edits what the last one made."""
-    before = place.picture(values.get(columns.contexts[0]), columns.contexts[0], number)
-    for turn, name in turns:
-        text = _text(values.get(f"instruction_{turn}"))
-        if values.get(name) in (None, "") and not text:
-            return  # a shorter conversation: columns are there for the longest
-        after = place.picture(values.get(name), name, number)
-        where = f"{at}:turn {turn}"
-        if not isinstance(before, Picture) or not isinstance(after, Picture):
-            yield Problem(where, before if isinstance(before, str) else str(after), name)
+    """Turns of one conversation: each edits what the last one made, unless it says what."""
+    turns = turns_of(values)
+    if not turns:
+        yield Problem(at, "row_malformed", "its turns and texts do not fit each other")
+    chain, before = at, list[Picture | str]()
+    for turn, one in enumerate(turns, 1):
+        where, text = f"{at}:turn {turn}", _text(one.instruction)
+        before = [place.picture(value, name, number) for name, value in one.before] or before
+        after = _target(place, *one.after, columns, number)
+        contexts = [picture for picture in before if isinstance(picture, Picture)]
+        if turn == 1 and contexts:
+            chain = _chain(contexts[0])
+        lost = next((why for why in (*before, after) if isinstance(why, str)), "")
+        if lost or not isinstance(after, Picture):
+            yield Problem(where, lost, one.after[0])
         elif not text:
-            yield Problem(where, "instruction_missing", f"instruction_{turn} is empty")
+            yield Problem(where, "instruction_missing", "its text is empty")
         else:
-            yield Row(where, after, (before,), text, chain=at, licence=columns.licence)
-        before = after
+            yield Row(where, after, tuple(contexts), text, chain, licence=columns.licence)
+        before = [after]
 
 
 def _listed(place: _Table, value: Any, column: str, row: int) -> list[Picture | str]:
@@ -317,12 +306,18 @@ def _looked_at(table: Path) -> tuple[list[str], set[str], list[dict[str, Any]]]:
     with pq.ParquetFile(table) as file:
         schema = file.schema_arrow
         inside = {field.name for field in schema if _may_be_picture(field.type)}
-        texts = [field.name for field in schema if _is_text_column(field.type)]
+        texts = [field.name for field in schema if _is_text(field.type)]
         batch = next(file.iter_batches(_LOOKED_AT, columns=texts), None) if texts else None
     return schema.names, inside, [] if batch is None else batch.to_pylist()
 
 
-def _is_text_column(kind: pa.DataType) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column is text, or lists and structs with some and without bytes."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        kinds = [field.type for field in kind]
+        return any(map(_is_text, kinds)) and not any(map(pa.types.is_binary, kinds))
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
@@ -343,6 +338,8 @@ def _mostly_pictures(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 def _names_picture(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_names_picture(one) for one in value)
+    if isinstance(value, dict):  # a turn of a conversation
+        return any(_names_picture(one) for one in value.values())
     if is_address(value):
         return True
     return isinstance(value, str) and Path(value).suffix.lower() in IMAGE_SUFFIXES

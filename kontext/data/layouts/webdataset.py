@@ -1,5 +1,6 @@
 """WebDataset tars: members of one base name are a sample, and their suffixes say what each is."""
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ _TEXT = ("txt", *_WORDS)
 _SIDE_BY_SIDE = "edit_rewrite"  # in the records of ByteMorph alone
 _KIND = ("relation_class", "edit_type", "task", "task_type")
 _LONGEST_TEXT = 1 << 20  # bytes
+_LONGEST_LIST = 1 << 14  # characters
 _NONE = frozenset({"", "none", "null", "nan"})
 
 
@@ -237,7 +239,20 @@ def _text(entry: Entry) -> str:
         text = _bytes(entry).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise SourceError(f"{entry.name}: {error}") from error
+    text = _of_list(text)
     return text if _says(text) else ""
+
+
+def _of_list(text: str) -> str:
+    """The first text of a list as Python prints it, which some of X2Edit's tars have for a text."""
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > _LONGEST_LIST:
+        return text
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text  # somebody's own brackets
+    texts = isinstance(found, list) and found and all(isinstance(one, str) for one in found)
+    return next((one for one in found if one.strip()), "") if texts else text
 
 
 def _bytes(entry: Entry) -> bytes:

@@ -83,12 +83,12 @@ def _pictures_of(config: PairsSource, table: Path) -> Iterator[tuple[str, Path]]
     layout = config.layout or layout_of(table)
     if not layout:
         return
-    seen = set()
+    seen = {table}
     for row in rows_of(table, layout):
         for picture in () if isinstance(row, Problem) else (*row.contexts, row.target):
-            if picture.part is None and picture.ref not in seen:
-                seen.add(picture.ref)
-                yield picture.ref, picture.path
+            if picture.path not in seen:  # a tar has many
+                seen.add(picture.path)
+                yield picture.path.name if picture.part else picture.ref, picture.path
 
 
 def layout_for(path: Path, named: str = "") -> str:

@@ -67,6 +67,8 @@ def test_suffixes_say_what_is_before_and_after(tmp_path: Path) -> None:
         ("3.1.0.jpg", 7), ("3.1.1.jpg", 8), ("3.2.jpg", 9), ("3.json", '{"instruction": "None"}'),
         ("3.instruction.txt", "X2Edit’s"),
         ("4.source_image.png", 10), ("4.png", 11), ("4.caption", "an edit"),
+        ("5.1.0.jpg", 12), ("5.2.jpg", 13), ("5.txt", "['make it red', 'red, please']\n"),
+        ("6.1.0.jpg", 14), ("6.2.jpg", 15), ("6.txt", "[not a list]"),
     ])  # fmt: skip
     rows, problems = read_tar(tmp_path, data)
     assert [told(row) for row in rows] == [
@@ -74,8 +76,10 @@ def test_suffixes_say_what_is_before_and_after(tmp_path: Path) -> None:
         (["t.tar:2.input.jpg", "t.tar:2.ref.webp"], "t.tar:2.output.jpg", "from the record"),
         (["t.tar:3.1.0.jpg", "t.tar:3.1.1.jpg"], "t.tar:3.2.jpg", "X2Edit’s"),
         (["t.tar:4.source_image.png"], "t.tar:4.png", "an edit"),
+        (["t.tar:5.1.0.jpg"], "t.tar:5.2.jpg", "make it red"),
+        (["t.tar:6.1.0.jpg"], "t.tar:6.2.jpg", "[not a list]"),
     ]
-    assert not problems and [row.kind for row in rows] == ["", "style", "", ""]
+    assert not problems and [row.kind for row in rows] == ["", "style", "", "", "", ""]
 
 
 def test_captioned_pictures_in_any_order_with_dots_in_names(tmp_path: Path) -> None:
