@@ -56,11 +56,14 @@ def run(
         raise typer.BadParameter(why)
     if seconds is not None and not direct:
         raise typer.BadParameter("--seconds needs --direct")
-    overrides = opened.absolute_sources([*own_data.overrides(source, name), *(overrides or ())])
+    own = own_data.overrides(source, name, recipe, store)
+    overrides = opened.absolute_sources([*own, *(overrides or ())])
     chosen = opened.changed_recipe(recipe, overrides, store)  # what does not fit is bad usage
     opened.at(store, write=True)
     recipe = opened.reference(recipe, overrides, store)
     dim(f"recipe {chosen.name}: dataset {chosen.shard.dataset}, model {chosen.publish.name}")
+    if source:
+        dim(own_data.shapes(chosen))
     from rich.console import Console
 
     request = Request(

@@ -23,6 +23,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 WHOLE = 1 / 3  # share of pixels: an edit that changes as many is one of the whole picture
 MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
+_NEAR = 1.05  # shapes this much apart are taken for one where sizes are rounded
 _PORTRAIT: tuple[Size, ...] = (
     (672, 1568),
     (688, 1504),
@@ -98,13 +99,30 @@ def whole(size: Size) -> Fit:
 
 
 def kontext_shapes(side: int) -> tuple[Size, ...]:
-    """FLUX.1 Kontext's shapes at an area of `side` squared, each once; at 1,024 its 17 sizes."""
+    """FLUX.1 Kontext's shapes at an area of `side` squared, each once; at 1,024 its 17 sizes.
 
-    def scaled_side(length: int) -> int:
-        return max(1, round(length * side / 1024 / MULTIPLE)) * MULTIPLE
+    Where few multiples of 16 make up a side, rounding alone would make another shape of many, and
+    a crop of the photographs that have it: such a shape gets the size nearest to it instead, of
+    half to one and a half times the area.
+    """
+    return tuple(dict.fromkeys(_shaped(size, side) for size in KONTEXT_SIZES))
 
-    sizes = [(scaled_side(width), scaled_side(height)) for width, height in KONTEXT_SIZES]
-    return tuple(dict.fromkeys(sizes))
+
+def _shaped(shape: Size, side: int) -> Size:
+    """The size, in multiples of 16, for a shape at an area of `side` squared."""
+    width, height = (max(1, round(n * side / 1024 / MULTIPLE)) * MULTIPLE for n in shape)
+    if _apart((width, height), shape) <= _NEAR:
+        return width, height
+    area, sides = side * side, range(MULTIPLE, 4 * side + 1, MULTIPLE)
+    sizes = [(w, h) for w in sides for h in sides if area <= 2 * w * h <= 3 * area]
+    # among shapes that are near enough, the area decides
+    return min(sizes, key=lambda own: (max(_NEAR, _apart(own, shape)), abs(own[0] * own[1] - area)))
+
+
+def _apart(one: Size, other: Size) -> float:
+    """How many times wider one shape is than the other, or the other than it."""
+    wider = one[0] * other[1] / (one[1] * other[0])
+    return max(wider, 1 / wider)
 
 
 def nearest(sizes: Sequence[Size], picture: Size) -> Size:

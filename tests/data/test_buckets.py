@@ -103,15 +103,27 @@ def test_a_marker_stays_in_its_place_in_all_of_kontexts_sizes(
 
 def test_shapes_of_another_area_are_kontexts_in_multiples_of_16() -> None:
     assert kontext_shapes(1024) == KONTEXT_SIZES
-    assert kontext_shapes(64) == ((48, 96), (48, 80), (64, 64), (80, 48), (96, 48))
-    for side in (64, 256, 512):
+    for side in (64, 128, 256, 512):
         for width, height in kontext_shapes(side):
-            assert width % 16 == height % 16 == 0 and width * height < 1.25 * side**2
+            assert width % 16 == height % 16 == 0
+            assert 0.5 <= width * height / side**2 <= (1.5 if side < 256 else 1.1)
     assert Buckets.of(IngestConfig(sizes="kontext", resolution=64)).sizes == kontext_shapes(64)
     assert Buckets.of(IngestConfig(sizes=((64, 96),))).sizes == ((64, 96),)
     for wrong in ((), ((60, 64),), "round"):
         with pytest.raises(ValueError, match="sizes"):
             IngestConfig.model_validate({"sizes": wrong})
+
+
+def test_photographs_shapes_are_there_at_a_small_area_too() -> None:
+    """Where a rounded side would be another shape: 4:3, 3:2, 5:3 and 2:1 at 64 pixels."""
+    sizes = kontext_shapes(64)
+    assert {(64, 64), (64, 48), (96, 64), (80, 48), (96, 48)} <= set(sizes)
+    assert set(sizes) == {(height, width) for width, height in sizes}
+    for side, most in ((64, 1.1), (128, 1.06), (256, 1.05)):
+        for shape in KONTEXT_SIZES:
+            width, height = nearest(kontext_shapes(side), shape)
+            apart = width * shape[1] / (height * shape[0])
+            assert max(apart, 1 / apart) <= most, (side, shape)
 
 
 @given(st.integers(8, 4000), st.integers(8, 4000))

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.cli.shared import opened, own_data
 from kontext.errors import SourceError
+from schemas.recipes import RECIPES, load_recipe
 from tests.data.layouts.files import put
 
 runner = CliRunner()
@@ -72,11 +73,37 @@ def test_the_changes_that_a_path_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     key, _, text = first.partition("=")
     sources: list[dict[str, Any]] = json.loads(text)
     assert key == "ingest.sources" and [source["kind"] for source in sources] == ["pairs"]
-    assert names == ["shard.dataset=cats", "publish.name=kontext-cats"]
+    assert names == ["shard.dataset=cats", "publish.name=kontext-cats", "ingest.sizes=kontext"]
     assert "1 pair has no instruction and is left out" in capsys.readouterr().err
     own_data.overrides([str(put(tmp_path / "art", {"a__color=red.png": 30}))], "")
     assert '"kind": "folder"' in capsys.readouterr().err  # how to name its licence
     assert own_data.overrides(None, "") == []
+
+
+def test_own_pictures_keep_their_shapes_unless_the_recipe_or_the_user_names_sizes(
+    tmp_path: Path, toy: Path
+) -> None:
+    root = str(pairs(tmp_path / "mine"))
+    listed = tmp_path / "listed.yaml"
+    listed.write_text("from: demo\ningest: {sizes: [[64, 96], [96, 64]]}\n")
+    cases = (
+        ([], "13 sizes, 48 x 112 to 112 x 48 px (ingest.sizes=kontext)"),
+        (["--set", "ingest.resolution=128"], "17 sizes, 80 x 192 to 192 x 80 px"),
+        (["--set", "ingest.sizes=square"], "cut to squares of 64 px"),
+        (["--recipe", str(listed)], "2 sizes, 64 x 96 to 96 x 64 px (ingest.sizes=a list)"),
+    )
+    for more, said in cases:
+        run = ["run", "--direct", "--until", "ingest", "--source", root, *more]
+        result = runner.invoke(cli.app, run)
+        assert result.exit_code == 0 and said in result.stderr, result.output
+    demo = runner.invoke(cli.app, ["run", "--direct", "--until", "ingest"])
+    assert "pictures" not in demo.stderr.partition("model kontext-demo")[2].splitlines()[0]
+    assert load_recipe("demo").ingest.sizes == "square"
+
+
+def test_every_recipe_takes_the_sizes_of_own_pictures() -> None:
+    for name in RECIPES:
+        assert load_recipe(name, ("ingest.sizes=kontext",)).ingest.sizes == "kontext"
 
 
 def test_an_address_stays_one_and_a_path_becomes_absolute(
