@@ -164,14 +164,6 @@ KNOWN: tuple[Columns, ...] = (
         only=("input_prompt",),
         where=r"/editing\.json$",
     ),
-    Columns(
-        "SEED-Data-Edit, one turn",
-        ("source_image",),
-        "target_image",
-        "instruction",
-        licence="CC-BY-NC-4.0",
-        where=r"/(?:real|auto)_editing/",
-    ),
     Columns("X2I2", ("input_images",), "output_image", "instruction", kind="task_type"),
     Columns("ImgEdit", ("input_images",), "output_images", "prompt", named=True),
     Columns("ImgEdit, several turns", ("data",), "data", "data", turns=True),
@@ -231,6 +223,9 @@ _INSTRUCTION = (
     "instruction edit_instruction edit_prompt edit instruction_text prompt prompt_en text caption"
 )
 _KIND = "edit_type edit_task edit_subtask"
+# SEED-Data-Edit's single turns have plain names, so only the place of a table tells the set.
+_SEED = ("source_image", "target_image", "instruction")
+_SEED_PLACE = r"/(?:real|auto)_editing/annotations[^/]*/"
 # Columns that only a table of edits has. Without the pictures before, its texts are no captions.
 _OF_EDITS = re.compile(
     r"instruct|^edit$|^edited|(?:^|_)edit(?:ed|ing)?_(?:prompt|text|type|task|subtask|category|img|"
@@ -283,7 +278,10 @@ def columns_of(
     )
     kind = _first(_KIND, lower, set(lower) - shown) if context else ""
     own = "a table of pairs" if context else "a table of captioned pictures"
-    return Columns(own, (context, *more) if context else (), target, text, kind=kind)
+    found = Columns(own, (context, *more) if context else (), target, text, kind=kind)
+    if (context, target, text) == _SEED:
+        return replace(found, licence="CC-BY-NC-4.0", where=_SEED_PLACE)
+    return found
 
 
 def _speaks_of_edits(names: Collection[str], target: str, others: Collection[str]) -> bool:

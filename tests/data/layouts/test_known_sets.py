@@ -240,6 +240,14 @@ def test_seed_data_edit_has_its_pictures_beside_its_annotations(tmp_path: Path) 
     assert not problems and {row.licence for row in pairs} == {"CC-BY-NC-4.0"}
 
 
+def test_a_table_of_plain_names_keeps_its_references(tmp_path: Path) -> None:
+    row = {"source_image": "0.png", "target_image": "1.png", "instruction": "go"}
+    row |= {"reference_image": "2.png", "edit_type": "add"}
+    (pair,), _ = found(put(tmp_path, {f"{n}.png": n for n in range(3)} | {"t.jsonl": lines([row])}))
+    assert told([pair]) == [(["0.png", "2.png"], "1.png", "go")]
+    assert (pair.kind, pair.licence) == ("add", UNKNOWN)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("table", "folder", "licence"),
