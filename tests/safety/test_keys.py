@@ -54,6 +54,16 @@ def test_a_lost_key_is_never_replaced_in_silence(tmp_path: Path) -> None:
     assert not (home / KEY_FILE).exists()
 
 
+def test_a_key_that_another_process_made_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(open_store(str(tmp_path / "store")), tmp_path).append("ingest", "d1", decisions(1))
+    made, exists = run_key(tmp_path), Path.exists
+    before = iter([False])  # what our first look found; then the other made it, and signed
+    monkeypatch.setattr(Path, "exists", lambda path: next(before, exists(path)))
+    assert run_key(tmp_path) == made
+
+
 def test_ids_and_signatures_have_keys_of_their_own(tmp_path: Path) -> None:
     key = run_key(tmp_path)
     assert len({key, signing_key(key)}) == 2 and key_id(key) not in key.hex()
