@@ -30,6 +30,11 @@ IMAGES = table_schema(
     ("pdq", pa.binary(32), "256-bit PDQ perceptual hash"),
     ("pdq_quality", pa.uint8(), "PDQ quality 0-100; below 50 the hash gate cannot match"),
     (
+        "crops",
+        pa.list_(pa.struct([("pdq", pa.binary(32)), ("pdq_quality", pa.uint8())])),
+        "PDQ of each crop to a size in training; none where the whole picture is read",
+    ),
+    (
         "width_px",
         pa.uint32(),
         "width as stored: the picture's own shape, at most ingest.max_side a side",
@@ -200,7 +205,8 @@ IMAGE_SCORES = table_schema(
     ("pixel_id", pa.string(), "key into images"),
     ("classifier", pa.string(), "classifier id"),
     ("label", pa.string(), "class, e.g. nsfw or FEMALE_BREAST_EXPOSED"),
-    ("score", pa.float32(), "0 to 1"),
+    ("score", pa.float32(), "0 to 1: the largest of its forms"),
+    ("forms", pa.list_(pa.float32()), "of the whole picture, then of each crop that is read"),
 )
 
 REFUSED = table_schema(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # width, height in pixels
 
 WHOLE = 1 / 3  # share of pixels: an edit that changes as many is one of the whole picture
+_NEAR = 0.01  # share of its own by which a context's shape may differ from its target's
 MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
 _NEAR = 1.05  # shapes this much apart are taken for one where sizes are rounded
 _PORTRAIT: tuple[Size, ...] = (
@@ -127,7 +128,10 @@ def _apart(one: Size, other: Size) -> float:
 
 def nearest(sizes: Sequence[Size], picture: Size) -> Size:
     """The size whose aspect ratio differs least from a picture's, as FLUX.1 Kontext chooses."""
-    aspect = picture[0] / picture[1]
+    return _of_shape(sizes, picture[0] / picture[1])
+
+
+def _of_shape(sizes: Sequence[Size], aspect: float) -> Size:
     return min(sizes, key=lambda size: (abs(aspect - size[0] / size[1]), size))
 
 
@@ -172,6 +176,19 @@ class Buckets:
         if beside is not None and same_shape(picture, beside):
             picture = beside
         return fit(picture, self.nearest(picture))
+
+    def forms(self, picture: Size) -> tuple[Fit, ...]:
+        """Every transform that a stored picture (width, height) may be read by, its own first.
+
+        A context goes to its target's size. Rounding lets the shapes of the two differ, so one
+        whose shape is near the middle between two sizes may be read at either.
+        """
+        aspect = picture[0] / picture[1]
+        low, high = aspect * (1 - _NEAR), aspect * (1 + _NEAR)
+        between = [size for size in self.sizes if low <= size[0] / size[1] <= high]
+        ends = (_of_shape(self.sizes, end) for end in (low, high))
+        sizes = dict.fromkeys((self.nearest(picture), *ends, *between))
+        return tuple(fit(picture, size) for size in sizes)
 
     def cover(self, picture: Size) -> Size:
         """The least size, of the picture's own shape, that its transform makes no larger."""

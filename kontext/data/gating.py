@@ -6,14 +6,15 @@ a picture whose name or labels the text rules refuse.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kontext.data.buckets import Buckets, scaled, shrunk
 from kontext.data.decode import Decoded
+from kontext.data.forms import Crops, gated, stops, together
 from kontext.data.payloads import Verdict
 from kontext.data.pixels import Pixels, encode_png, on_canvas
 from kontext.data.sources.base import SourceItem
@@ -29,6 +30,7 @@ POLICY = "hash-gate/1"
 _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact hashes can match
 
 Row = dict[str, Any]
+Said = TypeVar("Said")
 
 
 class Later:
@@ -41,7 +43,7 @@ class Later:
     def __call__(self, rgb: Pixels) -> bool:
         """Whether to go on with the next one. Raises GateError, whatever breaks in the gate."""
         found = _sure(lambda: self._gate.check_pixels(rgb))
-        self.hit = found if _stops(found) else None
+        self.hit = found if stops(found) else None
         return self.hit is None
 
 
@@ -54,25 +56,22 @@ def gate_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
+    crops: Crops,
     png: bytes | None = None,
     later: GateResult | None = None,
 ) -> Verdict:
-    """Rows of one image: what the gate says of its pixels, as they came and as they are kept.
+    """Rows of one image: what the gate says of its pixels, as they came, are kept and are read.
 
     `png` is what it is stored as, where that is there already; `later` what the gate has said of a
     picture behind the first.
     """
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
-    rgb = _NO_PIXELS if decoded is None else decoded.rgb
-    result = _sure(lambda: gate.check(data, rgb))
-    if not _stops(result) and kept is not None and kept is not decoded:
-        # what is kept has other pixels than what came: neither may be on a list, and it is the hash
-        # of what is kept that a later list has to meet
-        result = _sure(lambda: gate.check(data, kept.rgb))
-    if not _stops(result) and later is not None:
+    said = _sure(lambda: _asked(data, decoded, kept, gate, crops))
+    result = together(said)
+    if not stops(result) and later is not None:
         result = later
-    hit = _stops(result)
+    hit = stops(result)
     words = None if hit else refused_names(*names_of(item))
     if words is not None:
         return _unnamed(item, subject, words, rows)
@@ -100,11 +99,25 @@ def gate_one(
         )
         rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=False))
         return Verdict.REFUSED
-    rows["images"].append(_image(item, data, image_id, kept, result))
+    rows["images"].append(_image(item, data, image_id, kept, said))
     rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
     found = reject_row(item.source, subject, item.ref, KEPT)
     rows["outcomes"].append(outcome_row(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
+
+
+def _asked(
+    data: bytes, decoded: Decoded | None, kept: Decoded | None, gate: HashGate, crops: Crops
+) -> list[GateResult]:
+    """What the gate says of one image, and of the crops that are read of what is kept of it."""
+    result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
+    if not stops(result) and kept is not None and kept is not decoded:
+        # what is kept has other pixels than what came: neither may be on a list, and it is the hash
+        # of what is kept that a later list has to meet
+        result = gate.check(data, kept.rgb)
+    if stops(result) or kept is None:
+        return [result]
+    return gated(gate, result, crops(kept.rgb))
 
 
 def _unnamed(item: SourceItem, subject: str, words: Reason, rows: dict[str, list[Row]]) -> Verdict:
@@ -133,7 +146,7 @@ def kept_of(item: SourceItem, decoded: Decoded, config: IngestConfig) -> Decoded
     return replace(decoded, rgb=rgb)
 
 
-def _sure(check: Callable[[], GateResult]) -> GateResult:
+def _sure(check: Callable[[], Said]) -> Said:
     """What the gate says. Raises GateError, whatever breaks in it."""
     try:
         return check()
@@ -142,10 +155,6 @@ def _sure(check: Callable[[], GateResult]) -> GateResult:
     except Exception as error:  # noqa: BLE001 - an unchecked picture must not pass
         text = f"the hash gate broke ({type(error).__name__}): nothing of this run is kept"
         raise GateError(text) from None  # what broke may quote the picture
-
-
-def _stops(result: GateResult) -> bool:
-    return result.outcome not in (Outcome.PASS, Outcome.UNMATCHABLE)
 
 
 def outcome_row(row: Row, *, checked: bool, pixels: str = "") -> Row:
@@ -166,13 +175,17 @@ def reject_row(source: str, subject: str, ref: str, reason: str, detail: str = "
     }
 
 
-def _image(item: SourceItem, data: bytes, image_id: str, kept: Decoded, result: GateResult) -> Row:
+def _image(
+    item: SourceItem, data: bytes, image_id: str, kept: Decoded, said: Sequence[GateResult]
+) -> Row:
     height, width = kept.rgb.shape[:2]
+    result, *crops = said
     return {
         "pixel_id": kept.pixel_id,
         "image_id": image_id,
         "pdq": result.pdq,
         "pdq_quality": result.pdq_quality,
+        "crops": [{"pdq": crop.pdq, "pdq_quality": crop.pdq_quality} for crop in crops],
         "width_px": width,
         "height_px": height,
         "orig_width_px": kept.orig_size[0],

@@ -76,7 +76,10 @@ class ImageBank:
         return decode_png(self.png(pixel_id))
 
     def fit(self, pixel_id: str, beside: str | None = None) -> Fit:
-        """What brings a picture to its size in training.
+        """What brings a picture to its size in training: one of the forms that ingest has gated.
+
+        So a context is at its target's size, but cut by its own sides: where the two have other
+        numbers of pixels, they may lie half a pixel of the smaller one apart.
 
         Args:
             beside: the target that it is a context of.
@@ -84,7 +87,9 @@ class ImageBank:
         size = self.size(pixel_id)
         if self._buckets is None:
             return whole(size)
-        return self._buckets.fit(size, None if beside is None else self.size(beside))
+        forms = self._buckets.forms(size)
+        wanted = self._buckets.fit(size, None if beside is None else self.size(beside)).size
+        return next((form for form in forms if form.size == wanted), forms[0])
 
     def rgb(self, pixel_id: str) -> Pixels:
         """Read-only pixels at the picture's size in training, uint8 [H, W, 3].

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, LaterError, decode_image
+from kontext.data.forms import Crops, crop_probes
 from kontext.data.gating import POLICY, Later, Row, gate_one, kept_of, outcome_row, reject_row
 from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
@@ -187,7 +188,8 @@ def _prove(
     prove_words()
     outcomes = [row["outcome"] for row in rows["outcomes"] if row["source"] == CANARY]
     lost, failed = sum(outcome != CANARY for outcome in outcomes), []
-    for probe in probes():
+    shown = (*probes(), *crop_probes(Crops.of(chunk.config)))
+    for probe in shown:
         left: dict[str, list[Row]] = {name: [] for name in rows}
         item = _canary(probe.name, probe.data)
         _ingest_one(item, probe.data, chunk.config, gate, key, left)
@@ -195,7 +197,7 @@ def _prove(
         if said != [(probe.provider, Outcome.DROP, probe.reason)] or left["pixels"]:
             failed.append(probe.name)
     if lost or failed:
-        expected = len(outcomes) + len(probes())
+        expected = len(outcomes) + len(shown)
         raise failure(failed, expected - lost - len(failed), expected)
 
 
@@ -223,14 +225,15 @@ def _ingest_one(
         decoded = error.first if isinstance(error, LaterError) else None
         problem = error
     kept = None if decoded is None or problem else kept_of(item, decoded, config)
-    outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows, later=later.hit)
+    read = Crops.of(config)
+    outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows, read, later=later.hit)
     if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
         moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}
         rows["moments"].append({"pixel_id": kept.pixel_id, **moment})
     if item.edits and kept is not None and outcome is Verdict.KEPT:
 
         def keep(other: SourceItem, png: bytes, made: Decoded) -> None:
-            gate_one(other, png, made, made, None, gate, key, rows, png)
+            gate_one(other, png, made, made, None, gate, key, rows, read, png)
             rows["outcomes"][-1]["made"] = True
 
         rows["edits"] += import_module(EDITED).add(item, data, kept, config, keep)

@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 from kontext.data.decode import decode_image
 from kontext.data.decode.sniff import sniff
+from kontext.data.forms import Crops, gated
 from kontext.data.gating import Later
 from kontext.data.shards.write import map_file, tar_places
+from kontext.engine.stage import section_of
 from kontext.errors import DecodeError, GateError
 from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome
 from kontext.store.artifacts.artifact_store import Artifact
+from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # lets artifacts in or keeps them out; no stage calls it
 
@@ -62,12 +65,17 @@ def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = Non
     Args:
         log: where one that is on a list is written down, by its keyed id.
 
+    Of an ingest artifact's, the crops that its recipe's sizes read are matched too.
+
     Raises:
         GateError: one is on a list, or cannot be decoded and so cannot be matched. The message
             names the artifact, never the picture. Or a file is packed, or no tar or table that can
             be read to its end.
     """
     count = 0
+    read = None
+    if artifact.stage == "ingest":
+        read = Crops.of(section_of(artifact.manifest, IngestConfig))
     ref = f"{artifact.stage}/{artifact.digest}"
     for name in artifact.names():
         for data in _pictures(f"{ref}: {name}", artifact.path(name)):
@@ -80,6 +88,8 @@ def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = Non
                 raise GateError(f"{ref}: a picture cannot be checked ({error.reason})") from None
             count += 1
             found = later.hit or gate.check(data, decoded.rgb)
+            if read is not None:
+                found = gated(gate, found, read(decoded.rgb))[-1]
             if found.outcome is Outcome.DROP:
                 if log is not None:
                     log.write([_hit(found, log.subject(decoded.pixel_id))], kind="import")

@@ -59,6 +59,9 @@ class ImageRisk(NamedTuple):
     scores: dict[str, Values]  # risk -> score; 0 for a risk that the policy does not weigh
     exposure: Values
     person: Values
+    # exposure of an image as a target and as a context, in each way that pairs are read; none: as
+    # it is in both
+    read: tuple[tuple[Values, Values], ...] = ()
 
 
 class Policy(BaseModel):

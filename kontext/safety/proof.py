@@ -3,7 +3,8 @@
 Every chunk of ingest asks for it before a picture of it is written. Each probe needs another part
 of the gate: exact hashes of each kind, PDQ after JPEG and after turning, the view without borders,
 look-ups at low quality, later frames of an animation, and the operator's own lists. For the last
-one, a list of canaries is read from a file just as an operator's are.
+one, a list of canaries is read from a file just as an operator's are. Those for crops know the
+recipe's sizes (`kontext.data.forms`).
 """
 
 import datetime as dt
@@ -67,10 +68,10 @@ def probes() -> tuple[Probe, ...]:
     plain = ImageEnhance.Contrast(second).enhance(0.3)
     framed = ImageOps.expand(second, 26, (255, 255, 255))
     bank = {
-        "PDQ after JPEG": _file(first, "JPEG", quality=70),
-        "PDQ after turning": _file(turned, "JPEG", quality=80),
-        "pictures with a border": _file(framed, "PNG"),
-        "pictures with little contrast": _file(plain, "PNG"),
+        "PDQ after JPEG": as_file(first, "JPEG", quality=70),
+        "PDQ after turning": as_file(turned, "JPEG", quality=80),
+        "pictures with a border": as_file(framed, "PNG"),
+        "pictures with little contrast": as_file(plain, "PNG"),
         "later frames": animation([canary_image(_INNOCENT), first], "GIF"),
     }
     exact = {"SHA-256": _BY_SHA256, "SHA-1": _BY_SHA1, "MD5": _BY_MD5}
@@ -79,7 +80,7 @@ def probes() -> tuple[Probe, ...]:
         *(Probe(name, data, PROVIDER, Reason.CANARY) for name, data in bank.items()),
         *(Probe(f"{n} of operators' lists", canary_png(c), own, sure) for n, c in exact.items()),
         # a gate that takes every picture for a plain one calls this a match of low quality
-        Probe("PDQ of operators' lists", _file(listed, "JPEG", quality=80), own, sure),
+        Probe("PDQ of operators' lists", as_file(listed, "JPEG", quality=80), own, sure),
     )
 
 
@@ -93,10 +94,11 @@ def failure(failed: Sequence[str], stopped: int, expected: int) -> CanaryError:
 
 def animation(frames: Sequence[Image.Image], kind: str) -> bytes:
     """A file of several pictures, each shown for a second."""
-    return _file(frames[0], kind, save_all=True, append_images=frames[1:], duration=1000, loop=0)
+    return as_file(frames[0], kind, save_all=True, append_images=frames[1:], duration=1000, loop=0)
 
 
-def _file(image: Image.Image, kind: str, **options: object) -> bytes:
+def as_file(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The file of a picture, in a format that Pillow names."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

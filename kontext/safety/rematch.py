@@ -51,8 +51,8 @@ def rematch(gate: HashGate, hashes: Bytes, sha256: Sequence[str]) -> list[Rematc
 
     Args:
         gate: with the lists of today.
-        hashes: uint8 [N, 32], PDQ of what is stored.
-        sha256: [N], hexadecimal, of the originals' bytes.
+        hashes: uint8 [N, 32], PDQ of what is stored, or of crops of it.
+        sha256: [N], hexadecimal, of the originals' bytes; none where they are not asked about.
     """
     found: dict[int, str] = {}
     lists = [item for item in gate.lists if item.reason is Reason.HASH_MATCH]

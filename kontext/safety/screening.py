@@ -2,9 +2,9 @@
 
 import io
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,17 @@ _LOG = logging.getLogger("kontext.safety")
 CHUNK = 256
 _TEXTS = 4096  # pairs whose texts are in memory at a time
 ENOUGH = 32  # different images that no working classifier gives one score
+Read = Callable[[Pixels], Sequence[Pixels]]
 PASS_SAMPLED_IN = 50  # of the passes one in fifty is written down; every drop is
 
 
 @dataclass(frozen=True)
 class ScoreChunk:
-    """Rows of pixels files, and the classifiers to run."""
+    """Rows of pixels files, the classifiers to run, and what gives the crops of a picture."""
 
     parts: tuple[tuple[StoredFile, tuple[int, ...]], ...]
     classifiers: tuple[str, ...]
+    crops: Read
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.parts)
@@ -72,13 +74,19 @@ class ScoreChunk:
             for name in self.classifiers
         }
         _LOG.error("an image gets no scores: %s", why)
-        return {"scores": _scores_table(ids, none)}
+        return {"scores": _scores_table(ids, [1], none)}
 
 
 def plan_scores(
-    files: Sequence[StoredFile], classifiers: tuple[str, ...], known: Container[str] = ()
+    files: Sequence[StoredFile],
+    classifiers: tuple[str, ...],
+    known: Container[str] = (),
+    *,
+    crops: Read,
 ) -> list[ScoreChunk]:
     """Chunks of at most 256 images over all pixels files, without those that are `known`.
+
+    `crops` gives what is read of a picture [H, W, 3] beside all of it.
 
     Files with few images share a chunk: each has classifiers loaded and proved.
     """
@@ -91,7 +99,7 @@ def plan_scores(
             if chunks and len(chunks[-1]) + len(part[1]) <= CHUNK:
                 chunks[-1] = replace(chunks[-1], parts=(*chunks[-1].parts, part))
             else:
-                chunks.append(ScoreChunk((part,), classifiers))
+                chunks.append(ScoreChunk((part,), classifiers, crops))
     return chunks
 
 
@@ -103,11 +111,15 @@ def score_chunk(chunk: ScoreChunk) -> dict[str, pa.Table]:
     for name in chunk.classifiers:
         prove(load_classifier(name))
     table = _rows(chunk)
-    images = [_decode(png) for png in table["png"].to_pylist()]
+    read = []
+    for png in table["png"].to_pylist():
+        whole = _decode(png)
+        read.append([whole, *chunk.crops(whole)])
+    images, counts = [form for forms in read for form in forms], [len(forms) for forms in read]
     scores = {name: score_images(load_classifier(name), images) for name in chunk.classifiers}
     for name in chunk.classifiers:
         prove(load_classifier(name))
-    return {"scores": _scores_table(table["pixel_id"].to_pylist(), scores)}
+    return {"scores": _scores_table(table["pixel_id"].to_pylist(), counts, scores)}
 
 
 def _rows(chunk: ScoreChunk) -> pa.Table:
@@ -116,15 +128,22 @@ def _rows(chunk: ScoreChunk) -> pa.Table:
     )
 
 
-def _scores_table(ids: Sequence[str], scores: Mapping[str, Scores]) -> pa.Table:
-    """IMAGE_SCORES of these images: label by label of each classifier."""
+def _scores_table(
+    ids: Sequence[str], counts: Sequence[int], scores: Mapping[str, Scores]
+) -> pa.Table:
+    """IMAGE_SCORES of these images: label by label of each classifier.
+
+    Of each image there are so many forms, all of it first; its score is the largest of theirs.
+    """
+    starts = np.cumsum([0, *counts])
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_SCORES.names}
     for name, own in scores.items():
         for label, values in own.items():
             columns["pixel_id"] += ids
             columns["classifier"] += [name] * len(ids)
             columns["label"] += [label] * len(ids)
-            columns["score"] += values.tolist()
+            columns["score"] += np.maximum.reduceat(values, starts[:-1]).tolist()  # keeps NaN
+            columns["forms"] += [values[low:high].tolist() for low, high in pairwise(starts)]
     return pa.table(columns, schema=IMAGE_SCORES)
 
 
@@ -190,23 +209,16 @@ def in_order(
     return scores.take(pa.array(mine[order]))
 
 
-def label_arrays(scores: pa.Table, pixel_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """Label -> float32 [M] in the order of `pixel_ids`; NaN where an image has no score."""
-    found: dict[str, NDArray[np.float32]] = {}
-    rows = pc.index_in(scores["pixel_id"], value_set=pa.array(pixel_ids, pa.string())).to_numpy()
-    values = scores["score"].to_numpy()
-    for label in sorted(pc.unique(scores["label"]).to_pylist()):
-        mine = pc.equal(scores["label"], label).to_numpy()
-        array = np.full(len(pixel_ids), np.nan, np.float32)
-        array[rows[mine]] = values[mine]
-        found[label] = array
-    return found
-
-
 def unmatchable(images: pa.Table, ids: Sequence[str]) -> NDArray[np.bool_]:
-    """Which images [M], in the order of `ids`, are too plain for the hash gate, by IMAGES."""
-    columns = images.select(["pixel_id", "pdq_quality"]).to_pydict()
-    quality = dict(zip(*columns.values(), strict=True))
+    """Which images [M], in the order of `ids`, are too plain for the hash gate, by IMAGES.
+
+    One is, where all of it is, or a crop that is read of it.
+    """
+    columns = images.select(["pixel_id", "pdq_quality", "crops"]).to_pydict()
+    quality = {
+        pixel_id: min([own, *(crop["pdq_quality"] for crop in crops or ())])
+        for pixel_id, own, crops in zip(*columns.values(), strict=True)
+    }
     return np.array([quality[pixel_id] < MIN_QUALITY for pixel_id in ids], bool)
 
 

@@ -139,12 +139,10 @@ def _keep(
 def _refused(ctx: StageContext[CaptionConfig]) -> frozenset[str]:
     """Pictures that no model is shown. What the others scored is kept for stage screen."""
     unsent = import_module(UNSENT)
-    processes = ctx.upstream("ingest", IngestConfig).processes
-    found = unsent.unsent(
-        ctx.inputs["ingest"], ctx.config, ctx.map_chunks, processes, ctx.earlier()
-    )
+    config = ctx.upstream("ingest", IngestConfig)
+    found = unsent.unsent(ctx.inputs["ingest"], config, ctx.config, ctx.map_chunks, ctx.earlier())
     ctx.output.add_table(unsent.SCORES, found.scores)
-    ctx.output.add_json(unsent.MADE_WITH, found.versions)
+    ctx.output.add_json(unsent.MADE_WITH, found.made_with)
     ctx.output.metric("pictures_refused", len(found.refused))
     refused: frozenset[str] = found.refused
     return refused

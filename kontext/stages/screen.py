@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.data.buckets import Buckets
-from kontext.data.caption.unsent import SCORES, made_with
+from kontext.data.caption.unsent import SCORES, made_with, scored_by
 from kontext.data.contact_sheet import contact_sheet
+from kontext.data.forms import Crops, sure_scores
 from kontext.data.images import ImageBank
 from kontext.data.judging import judged_texts
 from kontext.data.quality import kept
@@ -43,6 +44,7 @@ from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import prove
+from kontext.safety.image_risk import image_risk
 from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
@@ -96,10 +98,12 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     made, key = ctx.earlier(), run_key(ctx.home)
     earlier = known_of(made, made_with)
     texts = judged_texts(ctx.home, made, policy.texts.limit)
-    image_scores = _image_scores(ctx, versions, earlier)
+    crops = Crops(buckets)
+    image_scores = _image_scores(ctx, versions, earlier, crops)
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
-    risk = policy.risk(screening.label_arrays(image_scores, bank.ids), known)
+    sure_scores(image_scores, images)
+    risk = image_risk(image_scores, bank.ids, policy, known)
     unmatchable = screening.unmatchable(images, bank.ids)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
@@ -174,18 +178,18 @@ def _made_with(versions: Mapping[str, str], buckets: Buckets) -> dict[str, str]:
 
 
 def _image_scores(
-    ctx: StageContext[ScreenConfig], versions: Mapping[str, str], earlier: Known
+    ctx: StageContext[ScreenConfig], versions: Mapping[str, str], earlier: Known, crops: Crops
 ) -> pa.Table:
     """IMAGE_SCORES of all images; only those that nobody has scored are read.
 
     Where pictures were sent to a model, stage caption has scored them before.
     """
     ingest, classifiers, captions = ctx.inputs["ingest"], tuple(versions), ctx.inputs["caption"]
-    if made_with(captions) == versions:
+    if made_with(captions) == scored_by(versions, crops):
         earlier = replace(earlier, image_scores=captions.table(SCORES))
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)
-    chunks = screening.plan_scores(pixels, classifiers, known)
+    chunks = screening.plan_scores(pixels, classifiers, known, crops=crops)
     few = sum(map(len, chunks)) <= _FEW
     results = ctx.map_chunks(screening.score_chunk, chunks, 1 if few else ctx.config.processes)
     old = earlier.image_scores

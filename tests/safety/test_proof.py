@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from kontext.data.forms import Crops
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.errors import CanaryError, GateError
@@ -99,12 +100,25 @@ def _no_exact(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HashGate, "check", lambda self, data, rgb: self.check_pixels(rgb))
 
 
+def _no_crops(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Crops, "__call__", lambda self, rgb: [])
+
+
+def _no_tall_crops(patch: pytest.MonkeyPatch) -> None:
+    real = Crops.__call__
+    patch.setattr(
+        Crops, "__call__", lambda self, rgb: real(self, rgb) if rgb.shape[0] < 257 else []
+    )
+
+
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "look-up off": (_no_look_up, "PDQ after JPEG"),
     "quality forced to 0": (_no_quality, "PDQ of operators' lists"),
     "lists ignored": (_no_lists, "holds not all of 1 hash lists"),
     "lists of the home ignored": (_named_lists_only, "holds not all of 1 hash lists"),
     "one orientation": (_no_turned, "PDQ after turning"),
+    "no crops": (_no_crops, "crops of wide pictures, crops of tall pictures"),
+    "no crops of tall pictures": (_no_tall_crops, "crops of tall pictures"),
     "no exact hashes": (_no_exact, "SHA-1 of operators' lists"),
 }
 

@@ -19,9 +19,10 @@ from kontext.data.sources.base import SourceItem
 from kontext.data.sources.folder import FolderSource
 from kontext.data.sources.pairs import PairsSource
 from kontext.errors import CanaryError, GateError, SourceError
-from kontext.safety.canaries import canary_png
+from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason, subject_hmac
 from kontext.safety.keys import run_key
+from kontext.safety.pdq import distances, pdq_dihedral
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
@@ -248,6 +249,31 @@ def test_a_planted_canary_leaves_nothing_behind(
     assert scene_png(2) in stored and b"house/a__season" in stored  # the search can find things
 
 
+@pytest.mark.parametrize("side", [13, 64, 128])
+def test_a_canary_between_textured_sides_is_stopped_by_what_shards_would_hold(
+    tmp_path: Path, side: int
+) -> None:
+    fill(tmp_path / "pictures")
+    picture = canary_image(30).resize((256 + 2 * side, 256))
+    Image.fromarray(scene(7, 100)).resize((300, 200)).save(tmp_path / "pictures/wide.png")
+    picture.save(tmp_path / "pictures/innocent.png")
+    picture.paste(canary_image(PLANTED), (side, 0))
+    picture.save(tmp_path / "pictures/secretname.png")
+    artifact = harness(tmp_path).run("ingest")
+    rejects = artifact.table("rejects.parquet").to_pylist()
+    assert sum(row["reason"] == "canary" for row in rejects) == 4  # three are injected
+    stored = everything_below(tmp_path / "store") + everything_below(tmp_path / "home")
+    assert b"secretname" not in stored and b"innocent.png" in stored
+    images = {row["source_ref"]: row for row in artifact.table("images").to_pylist()}
+    assert images["one.png"]["crops"] == []  # a square is read whole
+    bank = ImageBank(artifact, Buckets(((64, 64),)))
+    for name in ("innocent.png", "wide.png"):
+        (crop,) = images[name]["crops"]
+        read = pdq_dihedral(bank.rgb(images[name]["pixel_id"]))[0][0]
+        assert crop["pdq_quality"] > 50 and crop["pdq"] != images[name]["pdq"]
+        assert distances(np.frombuffer(crop["pdq"], np.uint8), read) <= 24  # read at 64 pixels
+
+
 def test_undecodable_bytes_on_a_hash_list_are_hidden_too(tmp_path: Path) -> None:
     fill(tmp_path / "pictures")
     digest = hashlib.sha256((tmp_path / "pictures/short.png").read_bytes()).hexdigest()
@@ -267,7 +293,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
     fill(tmp_path / "pictures")
     innocent = [scene_png(100 + n) for n in range(3)]
     monkeypatch.setattr(library, "canary_items", lambda count: innocent[:count])
-    with pytest.raises(CanaryError, match="9 of 10 canaries"):
+    with pytest.raises(CanaryError, match="11 of 12 canaries"):
         harness(tmp_path).run("ingest")
     assert not list((tmp_path / "store").rglob("manifest.json"))
 
@@ -275,7 +301,7 @@ def test_a_gate_that_lets_a_canary_through_fails_the_run(
 def test_a_lost_canary_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "pictures")
     monkeypatch.setattr(library, "canary_items", lambda count: [canary_png(0), b"", b"x"])
-    with pytest.raises(CanaryError, match="9 of 10 canaries"):
+    with pytest.raises(CanaryError, match="11 of 12 canaries"):
         harness(tmp_path).run("ingest")
 
 

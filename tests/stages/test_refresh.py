@@ -18,6 +18,7 @@ from PIL import Image
 
 from kontext.data import ingest
 from kontext.data.decode.result import Reason
+from kontext.data.forms import Crops, crop_probes
 from kontext.data.judging import judged_texts as judge_of
 from kontext.data.quality import clip
 from kontext.data.shards import dataset
@@ -118,7 +119,8 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, call)
 
-    proof = {probe.data for probe in probes()}  # decoded in every chunk, and nobody's pictures
+    shown = (*probes(), *crop_probes(Crops.of(load_recipe("ci").ingest)))
+    proof = {probe.data for probe in shown}  # decoded in every chunk, and nobody's pictures
     counted(ingest, "decode_image", lambda data: data not in proof)
     counted(screening, "score_images", lambda _, images: len(images))
     counted(clip, "image_features", lambda _, images: len(images))

@@ -161,7 +161,13 @@ def test_scores_of_before_hide_no_classifier_that_is_broken(
     """Half of the images were scored by an earlier run; the others get one and the same score."""
     monkeypatch.setattr(screening, "ENOUGH", len(IDS) // 2)
     rows = [
-        {"pixel_id": one, "classifier": name, "label": label, "score": 0.01 * number}
+        {
+            "pixel_id": one,
+            "classifier": name,
+            "label": label,
+            "score": 0.01 * number,
+            "forms": [0.01 * number],
+        }
         for number, one in enumerate(IDS[::2])
         for name in ("open-nsfw", "nudenet")
         for label in load_classifier(name).labels
@@ -199,7 +205,8 @@ def test_a_text_classifier_that_breaks_after_its_proof_ends_the_run(
 def test_scores_of_a_run() -> None:
     def rows(values: list[float]) -> pa.Table:
         columns = [[f"{n}" for n in range(len(values))], *([name] * len(values) for name in "cl")]
-        return pa.table([*columns, pa.array(values, pa.float32())], schema=IMAGE_SCORES)
+        forms = pa.array([[value] for value in values], pa.list_(pa.float32()))
+        return pa.table([*columns, pa.array(values, pa.float32()), forms], schema=IMAGE_SCORES)
 
     screening.check_scores(rows([0.1] * 31))
     screening.check_scores(rows([0.1] * 31 + [0.2]))

@@ -4,25 +4,27 @@ A model behind an address is somebody else's. So every picture is scored before 
 scores are kept: stage screen takes them from there, and no picture is scored twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kontext.data.forms import Crops, sure_scores
 from kontext.engine.stage import ChunkMap
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import prove
+from kontext.safety.image_risk import image_risk
 from kontext.safety.policy import fingerprint, load_policy
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 from schemas.discovery import plugins
-from schemas.sections.data import CaptionConfig
+from schemas.sections.data import CaptionConfig, IngestConfig
 from schemas.tables import IMAGE_SCORES
 
-__all__ = ["MADE_WITH", "SCORES", "Unsent", "classifiers", "fingerprint", "unsent"]
+__all__ = ["MADE_WITH", "SCORES", "Unsent", "classifiers", "fingerprint", "scored_by", "unsent"]
 
 SCORES, MADE_WITH = "image_scores.parquet", "image_scores.json"
 _FEW = 64  # images that are scored sooner than processes have started
@@ -33,7 +35,7 @@ class Unsent:
     """What the image screen says of all pictures of an ingest artifact."""
 
     scores: pa.Table  # IMAGE_SCORES
-    versions: dict[str, str]  # of the classifiers
+    made_with: dict[str, str]  # versions of the classifiers, and the sizes whose crops they saw
     refused: frozenset[str]  # pixel ids
 
 
@@ -45,12 +47,15 @@ def classifiers(config: CaptionConfig) -> list[ModuleType]:
 
 def unsent(
     ingest: Artifact,
+    read: IngestConfig,
     config: CaptionConfig,
     map_chunks: ChunkMap,
-    processes: int,
     earlier: Sequence[Artifact] = (),
 ) -> Unsent:
-    """Score every picture; `earlier` captions (newest first) may hold scores already.
+    """Score every picture and its crops; `earlier` captions (newest first) may hold scores.
+
+    Args:
+        read: the section of `ingest`, whose sizes say which crops are read.
 
     Raises:
         RecipeError: unknown policy.
@@ -61,10 +66,12 @@ def unsent(
     versions = {name: load_classifier(name).version for name in names}
     for name in names:
         prove(load_classifier(name))
-    held = next((a.table(SCORES) for a in earlier if made_with(a) == versions), _NONE)
+    crops, processes = Crops.of(read), read.processes
+    by = scored_by(versions, crops)
+    held = next((a.table(SCORES) for a in earlier if made_with(a) == by), _NONE)
     known = screening.whole_scores(held, names)
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
-    chunks = screening.plan_scores(pixels, names, known)
+    chunks = screening.plan_scores(pixels, names, known, crops=crops)
     few = sum(map(len, chunks)) <= _FEW
     results = map_chunks(screening.score_chunk, chunks, 1 if few else processes)
     new = pa.concat_tables([_NONE, *(result["scores"] for result in results)])
@@ -74,13 +81,20 @@ def unsent(
     for some in (scores, new):
         screening.check_scores(some)
     ids = [pixel_id for of in files for pixel_id in of]
-    risk = policy.risk(screening.label_arrays(scores, ids), policy.risks)
-    refused = screening.refused(risk, screening.unmatchable(ingest.table("images"), ids), policy)
-    return Unsent(scores, versions, frozenset(i for i, no in zip(ids, refused, strict=True) if no))
+    images = ingest.table("images")
+    sure_scores(scores, images)
+    risk = image_risk(scores, ids, policy, policy.risks)
+    refused = screening.refused(risk, screening.unmatchable(images, ids), policy)
+    return Unsent(scores, by, frozenset(i for i, no in zip(ids, refused, strict=True) if no))
+
+
+def scored_by(versions: Mapping[str, str], crops: Crops) -> dict[str, str]:
+    """What decides a picture's scores: versions of the classifiers, and the crops that they saw."""
+    return {**versions, "sizes": repr(crops.buckets)}
 
 
 def made_with(captions: Artifact) -> dict[str, str] | None:
-    """Versions of the classifiers whose scores a caption artifact holds; None where it has none."""
+    """What made the scores that a caption artifact holds (`scored_by`); None where it has none."""
     if not captions.names(MADE_WITH):
         return None
     found: dict[str, str] = captions.json(MADE_WITH)

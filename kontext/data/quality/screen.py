@@ -133,10 +133,16 @@ def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -
 
 
 def _rise(edges: Edges, risk: ImageRisk) -> Values:
-    """Exposure of each target minus that of its first context, the edited image; T2I has none."""
-    rise = risk.exposure[edges.target].astype(np.float64)
+    """Exposure of each target minus that of its first context, the edited image; T2I has none.
+
+    The largest rise of the ways in which a pair is read: both pictures whole, or both cropped.
+    """
     pairs, first = np.unique(edges.pair, return_index=True)
-    rise[pairs] -= risk.exposure[edges.context[first]]
+    rises = []
+    for target, context in risk.read or ((risk.exposure, risk.exposure),):
+        rises.append(target[edges.target].astype(np.float64))
+        rises[-1][pairs] -= context[edges.context[first]]
+    rise: Values = np.maximum.reduce(rises)  # keeps NaN
     rise[np.isnan(edges.over_images(risk.exposure))] = np.nan  # of a reference too
     return rise
 

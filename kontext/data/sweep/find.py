@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from kontext.data.forms import Crops, gated
 from kontext.data.pixels import decode_png
+from kontext.engine.stage import section_of
 from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.rematch import rematch
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import read_parquet
+from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # removes what was made; a stage never asks it
 
@@ -45,8 +51,10 @@ def find(
 ) -> Taken:
     """What today's lists and opt-outs take of everything that any ingest artifact holds.
 
+    A picture goes where all of it is named, or a crop that stages read of it.
+
     `deep` looks at the stored pixels again, as the gate looks at new ones: in all orientations and
-    without borders.
+    without borders. So does every sweep with artifacts of before, which keep no hashes of crops.
     """
     artifacts = [Artifact(store, manifest) for manifest in store.list("ingest")]
     taken = Taken()
@@ -56,7 +64,11 @@ def find(
     hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
     for hit in rematch(gate, hashes, columns["image_id"]):
         taken.why[columns["pixel_id"][hit.row]] = Reason.HASH_MATCH, hit.provider
-    for pixels, provider in _looked_at(artifacts, gate) if deep else ():
+    cropped, crops = _crops(artifacts)
+    for hit in rematch(gate, crops, []):
+        taken.why.setdefault(cropped[hit.row], (Reason.HASH_MATCH, hit.provider))
+    again = artifacts if deep else [one for one in artifacts if not _has_crops(one)]
+    for pixels, provider in _looked_at(again, gate):
         taken.why.setdefault(pixels, (Reason.HASH_MATCH, provider))
     of_rows = zip(*(columns[name] for name in _COLUMNS if name != "pdq"), strict=True)
     for pixels, digest, source, ref in of_rows:
@@ -88,13 +100,36 @@ def _images(artifacts: Iterable[Artifact]) -> pa.Table:
     return pa.concat_tables(parts) if parts else empty
 
 
+def _has_crops(artifact: Artifact) -> bool:
+    """Whether the hashes of crops were kept."""
+    names = artifact.names("images/")
+    return all("crops" in pq.read_schema(artifact.path(name)).names for name in names)
+
+
+def _crops(artifacts: Iterable[Artifact]) -> tuple[list[str], NDArray[np.uint8]]:
+    """Pixel ids [N] and hashes [N, 32] of all crops: one picture's may differ by artifact."""
+    owners, hashes = list[str](), [np.empty((0, 32), np.uint8)]
+    for artifact in filter(_has_crops, artifacts):
+        for name in artifact.names("images/"):
+            table = read_parquet(artifact.path(name), ["pixel_id", "crops"]).combine_chunks()
+            lists = table["crops"].combine_chunks()
+            if not len(values := pc.struct_field(lists.flatten(), "pdq")):
+                continue
+            owners += table["pixel_id"].take(pc.list_parent_indices(lists)).to_pylist()
+            joined = b"".join(values.to_pylist())
+            hashes.append(np.frombuffer(joined, np.uint8).reshape(-1, 32))
+    return owners, np.concatenate(hashes)
+
+
 def _looked_at(artifacts: Iterable[Artifact], gate: HashGate) -> Iterator[tuple[str, str]]:
-    """Pixel id, and whose list, of stored pictures that the gate stops."""
+    """Pixel id, and whose list, of stored pictures of which the gate stops all or a crop."""
     for artifact in artifacts:
+        crops = Crops.of(section_of(artifact.manifest, IngestConfig))
         for name in artifact.names("pixels/"):
             table = read_parquet(artifact.path(name))
             for pixels, png in zip(*table.select(["pixel_id", "png"]).columns, strict=True):
-                result = gate.check_pixels(decode_png(png.as_py()))
+                rgb = decode_png(png.as_py())
+                result = gated(gate, gate.check_pixels(rgb), crops(rgb))[-1]
                 if result.outcome is Outcome.DROP and result.reason is not Reason.CANARY:
                     yield pixels.as_py(), result.provider
 

@@ -13,6 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from kontext.data.sources.folder import FolderSource
 from kontext.data.sweep.find import Taken, find
 from kontext.data.sweep.purge import purge
 from kontext.data.sweep.rewrite import Gone, rewritten
@@ -22,6 +23,7 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.engine.versions import manifest_of
 from kontext.errors import CatalogError
+from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import Ledger
 from kontext.safety.ledger_check import check_ledger
@@ -37,6 +39,7 @@ from schemas.sections.data import IngestConfig
 from schemas.tables import GIVEN, JUDGED_TEXTS
 from tests.data.pictures import scene
 from tests.safety_key import put_key
+from tests.stages.stage_harness import Harness
 
 DATA = ("ingest", "mine", "caption", "screen", "shard", "index")
 COUNT = 12
@@ -425,3 +428,27 @@ def test_what_stands_for_texts_goes_with_them(tmp_path: Path) -> None:
         after, cut = rewritten(Artifact(store, made), {}, gone, "sweep", tmp_path)
         (file,) = after.files
         assert len(pq.read_table(store.blob_path(file))) == 0 and not cut
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_crop_that_a_new_list_names_takes_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Between textured sides, when no list had it; artifacts of before have no hash of a crop."""
+    (tmp_path / "pictures").mkdir()
+    hidden = canary_image(20).resize((512, 256))
+    hidden.paste(canary_image(30), (128, 0))
+    hidden.save(tmp_path / "pictures/hidden.png")
+    canary_image(21).resize((512, 256)).save(tmp_path / "pictures/other.png")
+    source = FolderSource(path=str(tmp_path / "pictures"), license_spdx="CC0-1.0")
+    config = IngestConfig(sources=(source,), processes=1)
+    used = Harness(tmp_path, Recipe(name="test", ingest=config))
+    used.run("ingest")
+    listed = pdq_dihedral(np.asarray(canary_image(30)))[0][0].tobytes().hex()
+    today = gate(tmp_path / "new", f"pdq,{listed}")
+    if not kept:
+        monkeypatch.setattr("kontext.data.sweep.find._has_crops", lambda artifact: False)
+    found = find(used.store, today)
+    assert [ref for _, ref in found.names] == ["hidden.png"] and len(found.why) == 1
+    assert find(used.store, today, deep=True).why.keys() == found.why.keys()
+    assert not find(used.store, gate(tmp_path / "none", f"pdq,{'0f' * 32}")).why
