@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # width, height in pixels
 
 WHOLE = 1 / 3  # share of pixels: an edit that changes as many is one of the whole picture
-_NEAR = 0.01  # share of its own by which a context's shape may differ from its target's
+_ROUNDED = 0.01  # share of its own by which a context's shape may differ from its target's
 MULTIPLE = 16  # 8x autoencoder, 2x2 latents per token
 _NEAR = 1.05  # shapes this much apart are taken for one where sizes are rounded
 _PORTRAIT: tuple[Size, ...] = (
@@ -184,7 +184,7 @@ class Buckets:
         whose shape is near the middle between two sizes may be read at either.
         """
         aspect = picture[0] / picture[1]
-        low, high = aspect * (1 - _NEAR), aspect * (1 + _NEAR)
+        low, high = aspect * (1 - _ROUNDED), aspect * (1 + _ROUNDED)
         between = [size for size in self.sizes if low <= size[0] / size[1] <= high]
         ends = (_of_shape(self.sizes, end) for end in (low, high))
         sizes = dict.fromkeys((self.nearest(picture), *ends, *between))
