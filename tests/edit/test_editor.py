@@ -71,7 +71,7 @@ def test_edits_are_the_models_and_rows(editor: Editor, log: EditLog) -> None:
     assert all(np.array_equal(*pair) for pair in zip(several, alone, strict=True))
     assert reasons(log) == ["edit"] * 4
     said = editor.provenance(edits[0], options, result=several[0])
-    assert said.policy.startswith("strict-1@") and said.hash_lists and said.chain
+    assert said.policy.startswith("strict-2@") and said.hash_lists and said.chain
     assert editor.provenance(edits[0], options).chain == ""
 
 
