@@ -131,7 +131,7 @@ def test_a_session_stops_where_the_whole_of_it_goes_too_far(
 def test_a_second_call_is_judged_against_the_first_calls_input(
     editor: Editor, log: EditLog, levels: list[float]
 ) -> None:
-    levels[:] = [0.0, 0.3, 0.3, 0.55]
+    levels[:] = [0.0, 0.3, 0.3, 0.45]
     made = editor.edit([photo()], "keep it")
     with pytest.raises(SafetyRefusal, match="together"):
         editor.edit([made], "keep it")
