@@ -11,7 +11,7 @@ come in (`kontext.safety.proof`).
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +40,8 @@ from schemas.tables import DECISIONS, GIVEN, REJECTS
 
 DUPLICATE = "duplicate"  # an outcome, beside KEPT and the reasons of rejects
 CANARY = "canary"  # source name of the injected canaries
+Named = tuple[str, str]  # source, name inside of it
+
 _CHUNK_BYTES = 256 << 20  # of files; as PNG, photographs are up to twice as large
 
 
@@ -278,7 +280,34 @@ def given_pairs(pairs: Sequence[GivenPair], outcomes: pa.Table) -> pa.Table:
             pixel_of[source, ref] = pixels
         else:
             reason_of[source, ref] = outcome
-    return pa.Table.from_pylist([_given(pair, pixel_of, reason_of) for pair in pairs], GIVEN)
+    fallen = _made_of_stopped(pairs, pixel_of, reason_of)
+    rows = [_given(pair, pixel_of, reason_of, fallen) for pair in pairs]
+    return pa.Table.from_pylist(rows, GIVEN)
+
+
+def _made_of_stopped(
+    pairs: Sequence[GivenPair],
+    pixel_of: Mapping[Named, str],
+    reason_of: Mapping[Named, str],
+) -> set[Named]:
+    """What was made, turn by turn, of pictures that the gate has stopped; by their first names.
+
+    The way back of a pair makes nothing: it does not lead from what is stopped to its original.
+    """
+    first: dict[str, Named] = {}  # a picture that is there twice is one
+    name = {one: first.setdefault(pixels, one) for one, pixels in pixel_of.items()}
+    made: dict[Named, list[Named]] = {}
+    todo, fallen = [], set[Named]()
+    for pair in pairs:
+        refs = [(pair.source, ref) for ref in (*pair.contexts, pair.target)]
+        todo += [ref for ref in refs if ref not in pixel_of and ref not in reason_of]
+        if pair.contexts and not pair.row.endswith(":back"):
+            made.setdefault(name.get(refs[0], refs[0]), []).append(name.get(refs[-1], refs[-1]))
+    while todo:
+        new = [ref for ref in made.get(todo.pop(), ()) if ref not in fallen]
+        fallen.update(new)
+        todo += new
+    return {one for one, own in name.items() if own in fallen}
 
 
 _NO_PAIR: Row = {name: [] if name == "context_ids" else "" for name in GIVEN.names}
@@ -288,6 +317,7 @@ def _given(
     pair: GivenPair,
     pixel_of: Mapping[tuple[str, str], str],
     reason_of: Mapping[tuple[str, str], str],
+    fallen: Container[Named],
 ) -> Row:
     if (reason := refused_pair(pair)) is not None:
         return {**_NO_PAIR, "source": pair.source, "status": str(reason)}
@@ -296,6 +326,8 @@ def _given(
     if any(ref not in reason_of for ref in lost):
         # what the hash gate stopped has left no name, and its pair leaves neither name nor text
         return {**_NO_PAIR, "source": pair.source, "status": "picture_stopped_by_safety"}
+    if any(ref in fallen for ref in refs):  # a later turn of a chain in which one was stopped
+        return {**_NO_PAIR, "source": pair.source, "status": "picture_made_of_stopped"}
     ids = [] if lost else [pixel_of[ref] for ref in refs]
     return {
         "source": pair.source,

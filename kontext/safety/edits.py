@@ -14,9 +14,10 @@ from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.edit_log import EditLog
+from kontext.safety.edit_rule import Seen, judge
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
-from kontext.safety.ncii import pair_reasons
+from kontext.safety.ncii import Look
 from kontext.safety.pdq import pdq_dihedral, without_borders
 from kontext.safety.policy import COMBINATION, Policy
 from kontext.safety.texts import joined, judge_text, judged_by, prove_texts
@@ -46,9 +47,9 @@ class EditScreening:
     def __init__(self, policy: Policy, gate: HashGate, log: EditLog, chains: Chains) -> None:
         """Screen by `policy` and the hash lists of `gate`."""
         self._policy, self._gate, self._log, self._chains = policy, gate, log, chains
-        self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
-        self._began = UNKNOWN  # the lowest exposure of the edited image and of what it was made of
-        self._turns: list[float] = []  # exposures of the earlier turns
+        self._inputs: list[Seen] = []
+        self._began = UNKNOWN  # the lowest exposure of what the edited image was made of
+        self._turns: list[Seen] = []  # results of the earlier turns
         self._worst: dict[str, float] = {}  # risk -> largest score of any image so far
         self._frame: GateResult | None = None  # of a later picture that is on a list
         self._rows: list[Decision] = []
@@ -139,7 +140,7 @@ class EditScreening:
         Raises:
             SafetyRefusal: the policy forbids it.
         """
-        own = self._look(image, data)
+        own = Seen(image, self._look(image, data))
         if not self._inputs:
             with self._checking(image, Check.PAIR_RULE):
                 self._began = self._beginning(image, token)
@@ -158,14 +159,10 @@ class EditScreening:
         Raises:
             SafetyRefusal: the policy forbids it.
         """
-        own = self._look(image)
+        own = Seen(image, self._look(image))
         self._turns = self._turns[:turn] if turn else []
-        first = self._inputs[0][0] if self._inputs else 0.0
-        # numpy's minimum keeps NaN, which the rule takes for the worst; Python's may lose it
-        least = float(np.min([first, self._began, *self._turns]))
-        before = self._turns[-1] if self._turns else first
-        self._judge(image, own, before, least)
-        self._turns.append(own[0])
+        least = self._judge(own)
+        self._turns.append(own)
         self._results.append((pixel_id(image), pdq_dihedral(image)[0][0].tobytes(), least))
 
     def commit(self) -> None:
@@ -221,19 +218,14 @@ class EditScreening:
         pdq, began = {made: (pdq, began) for made, pdq, began in self._results}[own]
         return token_of(pdq, began, self._log.key())
 
-    def _judge(self, image: Pixels, own: tuple[float, float], before: float, least: float) -> None:
-        """The pair rule on a result: against what was edited, and against the whole chain."""
-        exposure, person = np.array([*self._inputs, own], np.float32).T
-        rises = np.float32(own[0]) - np.array([before, least], np.float32)
-        if np.isnan(exposure).any():  # of a reference too
-            rises[:] = np.nan
-        persons = np.full(2, person.max(), np.float32)  # keeps NaN as well
-        pair, chain = pair_reasons(rises, persons, [None, None], self._policy.ncii)
-        reason = pair or (Reason.NCII_CHAIN if chain else None)
-        check, provider = (Check.PAIR_RULE if reason else Check.EDIT), f"ncii@{self.policy}"
-        score = NO_SCORE if np.isnan(rises[1]) else float(rises[1])
-        limit = self._policy.ncii.exposure_rise_max
-        self._decide("image", pixel_id(image), check, provider, reason, score, limit)
+    def _judge(self, own: Seen) -> float:
+        """The pair rule on a result. Returns the least exposure of the chain before it."""
+        found = judge(self._policy, self._inputs, self._turns, own, self._began)
+        check = Check.PAIR_RULE if found.reason else Check.EDIT
+        score = NO_SCORE if np.isnan(found.rise) else found.rise
+        facts = (found.reason, score, self._policy.ncii.exposure_rise_max)
+        self._decide("image", pixel_id(own.image), check, f"ncii@{self.policy}", *facts)
+        return float(found.least.exposure[0])
 
     def _beginning(self, image: Pixels, token: str) -> float:
         """Of all that is known of where the edited image comes from, the lowest exposure."""
@@ -244,8 +236,8 @@ class EditScreening:
         kept = self._chains.began_with(pixel_id(image), hashes)
         return min(kept, began_by_token(token, hashes, self._log.keys()) if token else UNKNOWN)
 
-    def _look(self, image: Pixels, data: bytes = b"") -> tuple[float, float]:
-        """Exposure and person score [0, 1] of an image that passes alone: the pair rule needs them.
+    def _look(self, image: Pixels, data: bytes = b"") -> Look:
+        """What the pair rule needs to know of an image [1] that passes alone.
 
         Raises:
             SafetyRefusal: it does not pass.
@@ -261,7 +253,7 @@ class EditScreening:
                 _asked.add(name)
             risk = self._policy.risk(scores)
         for name, (value,) in risk.scores.items():
-            limit = self._policy.limit(risks()[name].column, unmatchable)
+            limit = self._policy.strictest(risks()[name].column, unmatchable)
             # written so that no number outside of the range passes, and NaN does not
             if 0 <= value <= limit:
                 continue
@@ -271,7 +263,7 @@ class EditScreening:
             facts = (provider, reason, score if scored else NO_SCORE, limit)
             self._decide("image", pixel_id(image), Check.CLASSIFIER, *facts)
         self._combine(image, {name: float(value) for name, (value,) in risk.scores.items()})
-        return float(risk.exposure[0]), float(risk.person[0])
+        return risk.look
 
     def _combine(self, image: Pixels, scores: Mapping[str, float]) -> None:
         """The policy's combinations, over all images of the edit so far."""
@@ -356,5 +348,8 @@ _LINES: dict[str, str] = {
     Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
     Reason.NCII_EXPOSURE: "the edit would uncover a person",
     Reason.NCII_UNDRESS: "the edit would uncover a person",
+    Reason.NCII_LESS_CLOTHED: "a person would be less clothed",
+    Reason.NCII_IDENTITY: "the edit would move a face into a sexual picture",
+    Reason.NCII_BODY: "the edit would keep a face and change the body",
     Reason.NCII_CHAIN: "the edits together would uncover a person",
 }

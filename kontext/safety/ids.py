@@ -53,6 +53,9 @@ class Reason(StrEnum):
     TEXT_UNREADABLE = "text_unreadable"
     NCII_EXPOSURE = "ncii_exposure"
     NCII_UNDRESS = "ncii_undress"
+    NCII_LESS_CLOTHED = "ncii_less_clothed"
+    NCII_IDENTITY = "ncii_identity"  # a face that an image has, in a sexual picture
+    NCII_BODY = "ncii_body"  # the face stays, the body is another
     NCII_CHAIN = "ncii_chain"  # exposure rose over several edits, each of which may pass alone
     GATE_ERROR = "gate_error"  # a check could not be made
     INCIDENT_CLOSED = "incident_closed"

@@ -15,15 +15,19 @@ def image_risk(
 ) -> ImageRisk:
     """The risks `names` [M] of images, in the order of `pixel_ids`, by IMAGE_SCORES rows.
 
-    Each is the largest over all forms that are read of an image. How far exposure rises in a pair
-    is another matter: there the context's must not be larger than what is seen beside the target.
+    Each is the largest over all forms that are read of an image. What a pair does to a person is
+    another matter: there a context must not seem barer than what is seen beside the target.
     """
+    risk = policy.risk(label_arrays(scores, pixel_ids), names)
+    if not len(scores) or pc.max(pc.list_value_length(scores["forms"])).as_py() == 1:
+        return risk
     whole, most, least = (
-        policy.risk(label_arrays(scores, pixel_ids, values), names).exposure
+        policy.risk(label_arrays(scores, pixel_ids, values), names).look
         for values in _forms(scores)
     )
-    risk = policy.risk(label_arrays(scores, pixel_ids), names)
-    return risk._replace(read=((whole, whole), (most, least)))
+    made = most._replace(covered=least.covered)
+    edited = least._replace(person=most.person, face=most.face, covered=most.covered)
+    return risk._replace(read=((whole, whole), (made, edited)))
 
 
 def _forms(scores: pa.Table) -> tuple[NDArray[np.float32], ...]:
@@ -31,8 +35,6 @@ def _forms(scores: pa.Table) -> tuple[NDArray[np.float32], ...]:
 
     Where there is no crop, all three are the whole picture's.
     """
-    if not len(scores):
-        return (np.empty(0, np.float32),) * 3
     lists = scores["forms"].combine_chunks()
     values = lists.flatten().to_numpy(zero_copy_only=False)
     counts = np.asarray(lists.value_lengths())

@@ -6,7 +6,7 @@ strict without NudeNet. `policies/strict.yaml` explains the form.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from kontext.errors import CanaryError, GateError, RecipeError
-from kontext.safety.ncii import NciiLimits
-from kontext.safety.policy_file import Action, Combination, Retention, Texts, fields_of
+from kontext.safety.ncii import Look, NciiLimits
+from kontext.safety.policy_file import Action, BodyPart, Combination, Retention, Texts, fields_of
 from schemas.paths import expanded
 from schemas.risks import risks
 from schemas.sections.data import CaptionConfig, ScreenConfig
@@ -57,11 +57,24 @@ class ImageRisk(NamedTuple):
     """Risk of N images, float32 [N] each in [0, 1]; NaN where a classifier failed."""
 
     scores: dict[str, Values]  # risk -> score; 0 for a risk that the policy does not weigh
-    exposure: Values
-    person: Values
-    # exposure of an image as a target and as a context, in each way that pairs are read; none: as
-    # it is in both
-    read: tuple[tuple[Values, Values], ...] = ()
+    look: Look  # what the pair rule reads, the largest over all forms of an image
+    # an image as a target and as a context, in each way that pairs are read; none: as `look`
+    read: tuple[tuple[Look, Look], ...] = ()
+
+    @property
+    def ways(self) -> tuple[tuple[Look, Look], ...]:
+        """Targets' and contexts' looks, in each way that pairs are read."""
+        return self.read or ((self.look, self.look),)
+
+    @property
+    def exposure(self) -> Values:
+        """How exposed [N]."""
+        return self.look.exposure
+
+    @property
+    def person(self) -> Values:
+        """Whether a person is shown [N]."""
+        return self.look.person
 
 
 class Policy(BaseModel):
@@ -76,6 +89,8 @@ class Policy(BaseModel):
     risks: dict[str, Weights]  # risk -> label -> weight; the largest is its score
     exposure_weights: Weights  # the largest weighted one is the exposure
     person_labels: tuple[str, ...]  # the largest is the person score; empty: always a person
+    face_labels: tuple[str, ...] = ()  # the largest is the face score; empty: always a face
+    parts: dict[str, BodyPart] = {}  # of the body, by which the pair rule sees clothing
     ncii: NciiLimits
     texts: Texts = Texts()
     retention: Retention = Retention()
@@ -143,11 +158,21 @@ class Policy(BaseModel):
             found: Values = np.maximum.reduce(parts) if parts else default  # keeps NaN
             return found
 
-        return ImageRisk(
-            {name: largest(self.risks.get(name, {}), zeros) for name in wanted},
-            largest(self.exposure_weights, zeros),
-            largest(self._persons(), zeros + 1),
+        def columns(found: Iterable[Values]) -> Values:
+            own = list(found)
+            return np.stack(own, 1) if own else np.zeros((len(zeros), 0), np.float32)
+
+        found = {name: largest(self.risks.get(name, {}), zeros) for name in wanted}
+        parts = self.parts.values()
+        look = Look(
+            exposure=largest(self.exposure_weights, zeros),
+            person=largest(self._persons(), zeros + 1),
+            face=largest(dict.fromkeys(self.face_labels, 1.0), zeros + 1),
+            sexual=columns(largest(weights, zeros) for weights in self.risks.values()),
+            bare=columns(largest({one.bare: one.weight}, zeros) for one in parts),
+            covered=columns(largest(one.cover, zeros) for one in parts),
         )
+        return ImageRisk(found, look)
 
     def combined(self, scores: Mapping[str, NDArray[np.floating[Any]]]) -> list[Combination | None]:
         """The first combination that fires for each of N pairs or images, by their risks [N].
@@ -173,6 +198,23 @@ class Policy(BaseModel):
         """The labels that show a person: what is bare belongs to somebody, face or no face."""
         bare = self.exposure_weights if self.person_labels else ()
         return dict.fromkeys((*self.person_labels, *bare), 1.0)
+
+    @property
+    def class_limits(self) -> Values:
+        """The limit [K] of each class for an image alone."""
+        known = risks(self.classifiers)
+        return np.array([self.thresholds[known[name].column] for name in self.risks], np.float32)
+
+    def rise_max(self, categories: Sequence[str]) -> Values:
+        """How far exposure may rise in pairs of these categories [P], person or not."""
+        usual = self.thresholds[_EXPOSURE]
+        limits = [self.thresholds.get(f"{_EXPOSURE}@{name}", usual) for name in categories]
+        return np.array(limits, np.float32)
+
+    def strictest(self, name: str, unmatchable: bool = False) -> float:
+        """`limit` for what has no category, as edits of users: of all categories the lowest."""
+        own = [v for key, v in self.thresholds.items() if key.startswith(f"{name}@")]
+        return min([self.limit(name, unmatchable), *own])
 
     def limit(self, name: str, unmatchable: bool) -> float:
         """`nsfw_max` or another; the stricter one for images the hash gate cannot match."""

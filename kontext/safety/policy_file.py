@@ -7,7 +7,7 @@ knows both.
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from kontext.safety.ncii import NciiLimits
 from schemas.yaml_text import YamlError, parse
@@ -57,10 +57,38 @@ class Exposure(Part):
     rise_max_by_category: dict[str, Limit] = {}
 
 
+class BodyPart(Part):
+    """A part of the body: the label of it bare, and of what covers it where there is one."""
+
+    bare: str
+    covered: str = ""
+    weight: Weight = 1.0
+
+    @property
+    def cover(self) -> dict[str, float]:
+        """The label that covers it, with the part's weight."""
+        return {self.covered: self.weight} if self.covered else {}
+
+
 class PairRule(NciiLimits):
-    """The pair rule's limits, and the labels that show a person."""
+    """The pair rule's limits, none of which may be left out, and the labels that it reads."""
 
     person_labels: tuple[str, ...]
+    face_labels: tuple[str, ...]
+    parts: dict[str, BodyPart]
+    less_clothed_max: Limit
+    face_min: Limit
+    identity_rise_max: Limit
+    body_score_max: Limit
+    body_changed_max: Limit
+
+    @field_validator("parts")
+    @classmethod
+    def _one_counts_whole(cls, parts: dict[str, BodyPart]) -> dict[str, BodyPart]:
+        """A rule is made milder by its limits; weights tell parts apart."""
+        if parts and max(one.weight for one in parts.values()) != 1:
+            raise ValueError("the largest weight must be 1")
+        return parts
 
 
 class Texts(Part):
@@ -109,7 +137,9 @@ class PolicyFile(Part):
             "combinations": [one.model_dump() for one in self.combinations],
             "exposure_weights": self.exposure.labels,
             "person_labels": self.pair.person_labels,
-            "ncii": self.pair.model_dump(exclude={"person_labels"}),
+            "face_labels": self.pair.face_labels,
+            "parts": self.pair.parts,
+            "ncii": self.pair.model_dump(exclude={"person_labels", "face_labels", "parts"}),
             "texts": self.texts.model_dump(),
             "retention": self.retention.model_dump(),
         }

@@ -27,6 +27,7 @@ POLICY = load_policy("default")
 SAFE = {
     "nsfw": 0.0,
     **dict.fromkeys(POLICY.exposure_weights, 0.0),
+    **{name: 0.0 for one in POLICY.parts.values() for name in one.cover},
     **dict.fromkeys(POLICY.person_labels, 0.9),
 }
 Labels = dict[str, float]
@@ -284,7 +285,7 @@ def test_the_pair_rule_compares_with_the_edited_image_and_takes_any_person(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bare, nobody = {**SAFE, "FEMALE_BREAST_EXPOSED": 0.55}, dict.fromkeys(POLICY.person_labels, 0.0)
-    inject(monkeypatch, bare, SAFE, bare)
+    inject(monkeypatch, bare, {**SAFE, **nobody}, bare)
     screen("make it red", [ART, ART], ART)  # the edited image is as exposed as the result
     inject(monkeypatch, SAFE, bare, bare)  # a reference is, which excuses nothing
     assert refusal("make it red", [ART, ART], ART).reason == Reason.NCII_EXPOSURE

@@ -199,7 +199,7 @@ def steps(place: Place, *pictures: Pixels, token: bool = True, session: bool = F
 def test_exposure_that_rises_in_small_steps_is_judged_against_the_first_image(
     place: Place, levels: dict[int, float], session: bool
 ) -> None:
-    levels |= {1: 0.0, 2: 0.3, 3: 0.55}
+    levels |= {1: 0.0, 2: 0.3, 3: 0.45}
     path = (picture(1), picture(2), picture(3))
     assert steps(place, *path, session=session, token=False) == "ncii_chain"
     assert place.rows()[-1] == ("pair_rule", "drop", "ncii_chain")
@@ -207,7 +207,7 @@ def test_exposure_that_rises_in_small_steps_is_judged_against_the_first_image(
 
 
 def test_covering_up_and_uncovering_is_a_rise(place: Place, levels: dict[int, float]) -> None:
-    levels |= {1: 0.5, 2: 0.0, 3: 0.5}
+    levels |= {1: 0.45, 2: 0.0, 3: 0.45}
     for session in (True, False):
         assert steps(place, *map(picture, (1, 2, 3)), session=session) == "ncii_exposure"
     assert steps(place, picture(1), picture(3)) == ""
@@ -216,7 +216,7 @@ def test_covering_up_and_uncovering_is_a_rise(place: Place, levels: dict[int, fl
 def test_the_file_says_it_where_the_home_has_forgotten(
     place: Place, levels: dict[int, float]
 ) -> None:
-    levels |= {1: 0.0, 2: 0.3, 3: 0.55}
+    levels |= {1: 0.0, 2: 0.3, 3: 0.45}
     screening = place.guard().begin()
     screening.check_input(picture(1))
     screening.check_result(picture(2))
@@ -235,7 +235,7 @@ def test_the_file_says_it_where_the_home_has_forgotten(
 
 
 def test_drawn_pictures_begin_with_nothing(place: Place, levels: dict[int, float]) -> None:
-    levels |= {2: 0.3, 3: 0.55}
+    levels |= {2: 0.3, 3: 0.45}
     screening = place.guard().begin()
     screening.check_result(picture(2))
     screening.commit()

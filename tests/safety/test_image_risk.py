@@ -1,19 +1,24 @@
 """Risks are those of all that is read of a picture, and no crop makes a pair look safer."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
+from kontext.data.quality.pair_rule import judge_pairs
 from kontext.data.quality.pairs import Edges
-from kontext.data.quality.screen import _rise
 from kontext.safety.image_risk import image_risk
 from kontext.safety.policy import load_policy
 from schemas.tables import IMAGE_SCORES, PAIRS
+from tests.safety.test_properties import Bank
 from tests.stages.stage_harness import rows_table
 
 POLICY = load_policy("strict")
 (LABEL,) = [label for label, weight in POLICY.exposure_weights.items() if weight == 1][:1]
 LABELS = {"nsfw", *POLICY.exposure_weights, *POLICY.person_labels}
-LABELS.update(*POLICY.risks.values())
+LABELS.update(*POLICY.risks.values(), POLICY.face_labels)
+for part in POLICY.parts.values():
+    LABELS.update(part.cover, [part.bare])
 
 
 def rise(context: list[float], target: list[float]) -> tuple[float, list[float]]:
@@ -27,7 +32,10 @@ def rise(context: list[float], target: list[float]) -> tuple[float, list[float]]
     ids = ["context", "target"]
     risk = image_risk(pa.Table.from_pylist(rows, IMAGE_SCORES), ids, POLICY, POLICY.risks)
     pair = {"pair_id": "p", "context_ids": ["context"], "target_id": "target"}
-    (found,) = _rise(Edges.of(rows_table(PAIRS, [pair]), ids), risk)
+    bank: Any = Bank()
+    pairs = rows_table(PAIRS, [pair])
+    edges, alone = Edges.of(pairs, ids), np.zeros(2, bool)
+    _, (found,) = judge_pairs(bank, pairs, edges, [None], risk, alone, POLICY)
     return float(found), risk.exposure.round(3).tolist()
 
 

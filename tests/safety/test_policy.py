@@ -24,7 +24,7 @@ def test_strict_is_the_default_and_three_are_shipped_beside_the_one_without_nude
     assert packaged_policies() == SHIPPED
     assert load_policy("default") == load_policy("strict")
     ids = {load_policy(name).id for name in SHIPPED}
-    assert len(ids) == 4 and all(re.fullmatch(r"[a-z-]+-1@[0-9a-f]{16}", one) for one in ids)
+    assert len(ids) == 4 and all(re.fullmatch(r"[a-z-]+-2@[0-9a-f]{16}", one) for one in ids)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -121,8 +121,15 @@ def text_of(name="strict"):
         ("edit_days: 30", "edit_days: 0", "retention.edit_days"),
         ("combinations: []", "combinations: [{name: a, above: {nsfw: 0.1, gore: 0.1}}]", "gore"),
         ("combinations: []", "combinations: [{name: a, above: {nsfw: 0.1}}]", "above"),
-        ("version: strict-1", "version: [", "line"),
+        ("version: strict-2", "version: [", "line"),
         ("person_min: 0.5", "person_min: 1", "pair.person_min"),
+        ("less_clothed_max: 0.5", "less_clothed_max: 1", "pair.less_clothed_max"),
+        ("less_clothed_max: 0.5", "less_clothed_max: NaN", "pair.less_clothed_max"),
+        ("  less_clothed_max: 0.5", "  #", "pair.less_clothed_max: Field required"),
+        ("identity_rise_max: 0.7", "identity_rise_max: -1", "pair.identity_rise_max"),
+        ("body_score_max: 0.8", "body_score_max: 30", "pair.body_score_max"),
+        ("  body_changed_max: 0.5", "  #", "pair.body_changed_max: Field required"),
+        ("COVERED, weight: 0.6", "COVERED, weight: 0", "pair.parts.armpits.weight"),
     ],
 )
 def test_a_file_that_is_no_policy_says_which_key_is_wrong(tmp_path, old, new, message):
@@ -152,7 +159,7 @@ def test_comments_change_no_digest_and_limits_do(tmp_path):
     assert fingerprint(config) == fingerprint(ScreenConfig()) == load_policy("strict").digest
     path.write_text(text_of().replace("limit: 0.3", "limit: 0.29"))
     assert fingerprint(config) != load_policy("strict").digest
-    assert load_policy(str(path)).version == "strict-1"
+    assert load_policy(str(path)).version == "strict-2"
     assert load_policy(str(path)).id != load_policy("strict").id
 
 
@@ -177,6 +184,8 @@ def scores_of(policy, **given):
         *policy.risks.get("nudity", {}),
         *policy.exposure_weights,
         *policy.person_labels,
+        *policy.face_labels,
+        *(name for one in policy.parts.values() for name in (one.bare, *one.cover)),
     }
     return {name: np.array([given.get(name, 0.0)], np.float32) for name in labels}
 
@@ -226,7 +235,7 @@ def test_what_a_policy_does_with_what_it_stops(tmp_path):
         (row,) = screening.pair_decisions(ids[:1], [None], both, np.zeros(1), policy, key)
         assert (row.outcome, row.policy_version) == ("drop", policy.id)
     stopping = load_policy(str(path))
-    with pytest.raises(GateError, match="strict-1 stops the run: something is above nsfw"):
+    with pytest.raises(GateError, match="strict-2 stops the run: something is above nsfw"):
         found = risk_of(stopping, nsfw=0.9)
         screening.image_decisions(ids, found, apart, stopping, VERSIONS, key)
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kontext.data.quality.pair_rule import judge_pairs
 from kontext.data.quality.pairs import Edges
-from kontext.data.quality.screen import _rise, _with_combinations
 from kontext.errors import GateError, RecipeError, SafetyRefusal
 from kontext.safety import edits as module
 from kontext.safety.chains import Chains
@@ -21,7 +21,6 @@ from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores
 from kontext.safety.edits import EditScreening
 from kontext.safety.hashes import HashGate
-from kontext.safety.ncii import pair_reasons
 from kontext.safety.policy import Policy, load_policy, packaged_policies
 from kontext.store.catalog.views import acceptance
 from schemas.risks import risks
@@ -33,15 +32,27 @@ from tests.store.lake_rows import rows
 Image = dict[str, float]  # label -> score
 QUALITY = {name: value for name, value in GOOD.items() if name not in ("nsfw_max", "nudity_max")}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-LABELS = ("nsfw", "FEMALE_BREAST_EXPOSED", "BUTTOCKS_EXPOSED", "BELLY_EXPOSED", "FACE_MALE")
+OTHER = 255 - NOISE
+LABELS = (
+    "ARMPITS_EXPOSED",
+    "BELLY_COVERED",
+    "nsfw",
+    "FEMALE_BREAST_EXPOSED",
+    "BUTTOCKS_EXPOSED",
+    "BELLY_EXPOSED",
+    "FACE_MALE",
+)
 # near the limits of the policies, so that both sides of them are met
 LEVELS = st.sampled_from([0.0, 0.05, 0.1, 0.16, 0.21, 0.25, 0.31, 0.39, 0.45, 0.55, 0.65, 0.9])
 IMAGES = st.fixed_dictionaries(dict.fromkeys(LABELS, LEVELS))
 PAIRS = st.lists(IMAGES, min_size=2, max_size=4)  # edited, references, target
-POLICIES = st.sampled_from([load_policy(name) for name in packaged_policies()])
+STRICT = load_policy("strict")
+CATEGORIES = {"exposure_delta_max@local": 0.2, "nsfw_max@text": 0.1, "nudity_max@local": 0.3}
+WITH_CATEGORIES = STRICT.model_copy(update={"thresholds": {**STRICT.thresholds, **CATEGORIES}})
+POLICIES = st.sampled_from([*map(load_policy, packaged_policies()), WITH_CATEGORIES])
 NO_SCORES = (np.nan, np.inf, -np.inf, -1.0, -1e-6, 1.0001, 99.0)
 many = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -51,19 +62,29 @@ def scored(policy: Policy, images: Sequence[Image]) -> dict[str, Any]:
     return {n: np.array([i.get(n, 0.0) for i in images], np.float32) for n in labels}
 
 
-def accepted(policy: Policy, images: Sequence[Image], left_out: str = "") -> bool:
+class Bank:
+    """Pixels of pairs in which everything changes."""
+
+    def onto(self, pixel_id: str, target: str) -> Pixels:
+        return NOISE
+
+    def rgb(self, pixel_id: str) -> Pixels:
+        return OTHER
+
+
+def accepted(
+    policy: Policy, images: Sequence[Image], left_out: str = "", category: str = "local"
+) -> bool:
     """Whether the acceptance view takes a pair of these images; the last is the target."""
     ids = [f"{n:064x}" for n in range(len(images))]
-    pair = {"pair_id": "p", "relation_class": "local", "context_ids": ids[:-1]}
+    pair = {"pair_id": "p", "relation_class": category, "context_ids": ids[:-1]}
     pairs = rows("pairs", {**pair, "target_id": ids[-1]})
     edges = Edges.of(pairs, ids)
     scores = scored(policy, images)
     scores.pop(left_out, None)
     risk = policy.risk(scores, risks(policy.classifiers))
-    rise = _rise(edges, risk)
-    person = edges.over_images(risk.person).astype(np.float32)
-    found = pair_reasons(rise.astype(np.float32), person, [None], policy.ncii)
-    (reason,) = _with_combinations(found, edges, risk, policy)
+    none = np.zeros(len(ids), bool)
+    (reason,), rise = judge_pairs(Bank(), pairs, edges, [None], risk, none, policy)  # type: ignore[arg-type]
     maxima = {f"{n}_max": float(edges.over_images(v)[0]) for n, v in risk.scores.items()}
     score = {**QUALITY, **maxima, "exposure_delta": float(rise[0]), "ncii_reason": reason or ""}
     (row,) = acceptance(
@@ -89,7 +110,7 @@ def edited(policy: Policy, images: Sequence[Image], monkeypatch: pytest.MonkeyPa
     try:
         for _ in images[:-1]:
             screening.check_input(NOISE)
-        screening.check_result(NOISE)
+        screening.check_result(OTHER)
     except SafetyRefusal:
         return False
     return True
@@ -110,7 +131,8 @@ def tightened(draw: st.DrawFn) -> tuple[Policy, Policy]:
     """A policy, and one with a lower limit somewhere."""
     policy = draw(POLICIES)
     lower = draw(st.sampled_from([0.0, 0.3, 0.6, 0.95]))
-    limits = {n: v for n, v in policy.thresholds.items() if n.endswith(("_max", "_unmatchable"))}
+    kinds = ("_max", "_unmatchable")
+    limits = {n: v for n, v in policy.thresholds.items() if n.partition("@")[0].endswith(kinds)}
     limits.pop("ssim_max")
     fields = [*limits, *type(policy.ncii).model_fields, *(c.name for c in policy.combinations)]
     field = draw(st.sampled_from(sorted(fields)))
@@ -134,6 +156,15 @@ def test_tightening_a_limit_never_lets_more_through(
     loose, tight = policies
     assert accepted(loose, images) or not accepted(tight, images)
     assert edited(loose, images, monkeypatch) or not edited(tight, images, monkeypatch)
+
+
+@many
+@given(POLICIES, PAIRS, st.sampled_from(["local", "text", "style"]))
+def test_no_edit_passes_that_would_be_refused_as_a_pair_of_any_category(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy, images: list[Image], category: str
+) -> None:
+    """One rule for both: an edit has no category, so it meets the limits of all."""
+    assert not edited(policy, images, monkeypatch) or accepted(policy, images, category=category)
 
 
 @pytest.mark.parametrize("value", NO_SCORES)

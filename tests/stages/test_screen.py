@@ -190,7 +190,7 @@ def test_decisions_name_the_drop_and_no_content(made: tuple[Harness, Artifact]) 
 
 def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> None:
     _, artifact = made
-    assert artifact.json("policy.json")["version"] == "strict-1"
+    assert artifact.json("policy.json")["version"] == "strict-2"
     scorer = load_scorer(artifact, load_features(), load_text_encoder())
     vectors = scorer.image_embeddings(np.stack(PICTURES[:2]))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

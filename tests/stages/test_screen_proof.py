@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kontext.data.quality import proof, screen
+from kontext.data.quality import pair_rule, proof, screen
 from kontext.data.quality.known import Known
 from kontext.errors import CanaryError
 from kontext.safety import screening, texts
@@ -58,7 +58,7 @@ def first_text_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_pair_rule(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(screen, "pair_reasons", lambda rise, *_: [None] * len(rise))
+    patch.setattr(pair_rule, "pair_reasons", lambda changes, *_: [None] * len(changes.rise))
 
 
 def no_limits(patch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "text classifier at 1": (texts_stuck(1.0), "the text classifier stops what says nothing"),
     "text classifier at NaN": (texts_stuck(np.nan), "gives no score: no text passes"),
     "text classifier crashes": (texts_crash, "the text classifier broke"),
-    "pair rule": (no_pair_rule, "the pair rule is wrong about 5 of 6"),
+    "pair rule": (no_pair_rule, "the pair rule is wrong about 12 of 13"),
     "limits": (no_limits, "a canary through: nudity_max is 1"),
 }
 

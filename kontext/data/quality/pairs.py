@@ -37,6 +37,11 @@ class Edges:
         target = _rows(pairs["target_id"].combine_chunks(), ids)
         return cls(tuple(pixel_ids), target, pair, _rows(lists.flatten(), ids))
 
+    @property
+    def rows(self) -> tuple[Rows, Rows, Rows]:
+        """Target of each pair, pair of each edge, context of each edge."""
+        return self.target, self.pair, self.context
+
     def over_images(self, values: NDArray[np.floating]) -> Values:
         """Largest of a per-image score [M] over all images of each pair [P]. NaN stays NaN."""
         found = values[self.target].astype(np.float64)

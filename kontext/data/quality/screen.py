@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
 from kontext.data.quality.known import Known, places
+from kontext.data.quality.pair_rule import judge_pairs
 from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
 from kontext.safety.ids import Reason
 from kontext.safety.judged_texts import JudgedTexts
-from kontext.safety.ncii import pair_reasons as pair_reasons  # the proof calls it from here
 from kontext.safety.pdq import distances
-from kontext.safety.policy import COMBINATION, ImageRisk, Policy
+from kontext.safety.policy import ImageRisk, Policy
 from kontext.safety.screening import refused as refused_images
 from kontext.safety.screening import text_reasons as text_reasons  # and this
 from kontext.store.artifacts.artifact_store import Artifact
@@ -37,7 +37,7 @@ class ScreenedPairs:
     scores: pa.Table  # `pair_scores` of the risks that the named classifiers find
     text: list[Reason | None]
     pair: list[str | None]  # of the pair rule, or combination_NAME
-    rise: Values  # exposure of the target minus the edited image's, [P]
+    rise: NDArray[np.float32]  # exposure of the target minus the edited image's, [P]
     trained: TrainedClip
     refused: NDArray[np.bool_]  # images [M] that the policy refuses by themselves
 
@@ -78,14 +78,11 @@ def screen_pairs(
     text = _text_reasons(_aligned(pairs, captions), judged)
     captions, unsaid = _said(pairs, captions, text)
     words = _aligned(pairs, captions)
-    rise = _rise(edges, risk)
-    person = edges.over_images(risk.person).astype(np.float32)
-    found = pair_reasons(rise.astype(np.float32), person, text, policy.ncii)
-    pair = _with_combinations(found, edges, risk, policy)
+    refused = refused_images(risk, unmatchable, policy)
+    pair, rise = judge_pairs(bank, pairs, edges, text, risk, refused, policy)
     progress(1, 4, "pixel quality")
     quality = _quality(pairs, images, bank, known)
     progress(2, 4, "the small CLIP")
-    refused = refused_images(risk, unmatchable, policy)
     trained = train_on(bank, images, pairs, captions, config, known, refused, before, unsaid)
     progress(3, 4, "CLIP scores")
     columns = {
@@ -130,33 +127,6 @@ def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -
         if known.pairs is not None:
             column[old] = known.pairs[name].to_numpy()[place[old]]
     return {**found, "pdq_distance": found["pdq_distance"].astype(np.uint16)}
-
-
-def _rise(edges: Edges, risk: ImageRisk) -> Values:
-    """Exposure of each target minus that of its first context, the edited image; T2I has none.
-
-    The largest rise of the ways in which a pair is read: both pictures whole, or both cropped.
-    """
-    pairs, first = np.unique(edges.pair, return_index=True)
-    rises = []
-    for target, context in risk.read or ((risk.exposure, risk.exposure),):
-        rises.append(target[edges.target].astype(np.float64))
-        rises[-1][pairs] -= context[edges.context[first]]
-    rise: Values = np.maximum.reduce(rises)  # keeps NaN
-    rise[np.isnan(edges.over_images(risk.exposure))] = np.nan  # of a reference too
-    return rise
-
-
-def _with_combinations(
-    pair: list[Reason | None], edges: Edges, risk: ImageRisk, policy: Policy
-) -> list[str | None]:
-    """The pair rule's reasons; where there is none, the policy's combination that fires."""
-    largest = {name: edges.over_images(values) for name, values in risk.scores.items()}
-    combined = policy.combined(largest) if policy.combinations else [None] * len(pair)
-    return [
-        reason or (f"{COMBINATION}{one.name}" if one else None)
-        for reason, one in zip(pair, combined, strict=True)
-    ]
 
 
 def _without_words(edges: Edges, words: pa.Table) -> dict[str, NDArray[np.bool_]]:
