@@ -4,21 +4,22 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 
 import numpy as np
 
 from kontext.errors import CanaryError, SafetyRefusal
-from kontext.safety.canaries import BANK_SIZE, canary_image
 from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.edit_log import EditLog
+from kontext.safety.edit_proof import Seen, prove_rules
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import pair_reasons
 from kontext.safety.pdq import pdq_dihedral, without_borders
 from kontext.safety.policy import COMBINATION, Policy
+from kontext.safety.proof import prove_gate
+from kontext.safety.refusals import line_of
 from kontext.safety.texts import joined, judge_text, judged_by, prove_texts
 from schemas.risks import risks
 
@@ -46,7 +47,7 @@ class EditScreening:
     def __init__(self, policy: Policy, gate: HashGate, log: EditLog, chains: Chains) -> None:
         """Screen by `policy` and the hash lists of `gate`."""
         self._policy, self._gate, self._log, self._chains = policy, gate, log, chains
-        self._inputs: list[tuple[float, float]] = []  # exposure and person score of each
+        self._inputs: list[Seen] = []
         self._began = UNKNOWN  # the lowest exposure of the edited image and of what it was made of
         self._turns: list[float] = []  # exposures of the earlier turns
         self._worst: dict[str, float] = {}  # risk -> largest score of any image so far
@@ -160,12 +161,12 @@ class EditScreening:
         """
         own = self._look(image)
         self._turns = self._turns[:turn] if turn else []
-        first = self._inputs[0][0] if self._inputs else 0.0
+        first = self._inputs[0].exposure if self._inputs else 0.0
         # numpy's minimum keeps NaN, which the rule takes for the worst; Python's may lose it
         least = float(np.min([first, self._began, *self._turns]))
         before = self._turns[-1] if self._turns else first
-        self._judge(image, own, before, least)
-        self._turns.append(own[0])
+        self.judge_rise(self._inputs, own, before, least, pixel_id(image))
+        self._turns.append(own.exposure)
         self._results.append((pixel_id(image), pdq_dihedral(image)[0][0].tobytes(), least))
 
     def commit(self) -> None:
@@ -196,8 +197,9 @@ class EditScreening:
         _asked.difference_update(names)  # first: what another thread asks meanwhile counts anew
         check = Check.HASH_GATE
         try:
-            if self._gate.check_pixels(_canary()).outcome is not Outcome.DROP:
-                raise CanaryError("the hash gate did not stop a canary: no edit passes")
+            prove_gate(self._gate)
+            check = Check.PAIR_RULE
+            prove_rules(self._policy, self._unwritten)
             for name in names:
                 check = Check.TEXT_RULE if name == _TEXTS else Check.CLASSIFIER
                 if name == _TEXTS:
@@ -211,6 +213,10 @@ class EditScreening:
             self._log.write([self._row("edit", subject, check, "", Outcome.ERROR, why)])
             raise
 
+    def _unwritten(self) -> "EditScreening":
+        """Another one, that judges canaries and keeps nothing of them."""
+        return EditScreening(self._policy, self._gate, _Nowhere(), self._chains)
+
     def token(self, image: Pixels) -> str:
         """What a saved result says of where its chain began, signed by the home's key.
 
@@ -221,10 +227,21 @@ class EditScreening:
         pdq, began = {made: (pdq, began) for made, pdq, began in self._results}[own]
         return token_of(pdq, began, self._log.key())
 
-    def _judge(self, image: Pixels, own: tuple[float, float], before: float, least: float) -> None:
-        """The pair rule on a result: against what was edited, and against the whole chain."""
-        exposure, person = np.array([*self._inputs, own], np.float32).T
-        rises = np.float32(own[0]) - np.array([before, least], np.float32)
+    def judge_rise(
+        self, inputs: Sequence[Seen], own: Seen, before: float, least: float, subject: str = ""
+    ) -> None:
+        """The pair rule on a result: against what was edited, and against the whole chain.
+
+        Args:
+            before: exposure of what the result was made of.
+            least: the lowest exposure of its chain.
+            subject: pixel id of the result.
+
+        Raises:
+            SafetyRefusal: it may not be handed out.
+        """
+        exposure, person = np.array([*inputs, own], np.float32).T
+        rises = np.float32(own.exposure) - np.array([before, least], np.float32)
         if np.isnan(exposure).any():  # of a reference too
             rises[:] = np.nan
         persons = np.full(2, person.max(), np.float32)  # keeps NaN as well
@@ -233,7 +250,7 @@ class EditScreening:
         check, provider = (Check.PAIR_RULE if reason else Check.EDIT), f"ncii@{self.policy}"
         score = NO_SCORE if np.isnan(rises[1]) else float(rises[1])
         limit = self._policy.ncii.exposure_rise_max
-        self._decide("image", pixel_id(image), check, provider, reason, score, limit)
+        self._decide("image", subject, check, provider, reason, score, limit)
 
     def _beginning(self, image: Pixels, token: str) -> float:
         """Of all that is known of where the edited image comes from, the lowest exposure."""
@@ -244,8 +261,8 @@ class EditScreening:
         kept = self._chains.began_with(pixel_id(image), hashes)
         return min(kept, began_by_token(token, hashes, self._log.keys()) if token else UNKNOWN)
 
-    def _look(self, image: Pixels, data: bytes = b"") -> tuple[float, float]:
-        """Exposure and person score [0, 1] of an image that passes alone: the pair rule needs them.
+    def _look(self, image: Pixels, data: bytes = b"") -> Seen:
+        """What the pair rule asks of an image that passes alone.
 
         Raises:
             SafetyRefusal: it does not pass.
@@ -260,28 +277,52 @@ class EditScreening:
                 scores |= score_images(classifier, [image])
                 _asked.add(name)
             risk = self._policy.risk(scores)
-        for name, (value,) in risk.scores.items():
+        values = {name: float(value) for name, (value,) in risk.scores.items()}
+        self.judge_scores(values, unmatchable, pixel_id(image), versions)
+        self.judge_together(values, pixel_id(image))
+        return Seen(float(risk.exposure[0]), float(risk.person[0]))
+
+    def judge_scores(
+        self,
+        scores: Mapping[str, float],
+        unmatchable: bool,
+        subject: str = "",
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        """The limits on the risks of one image.
+
+        Args:
+            unmatchable: its limits are the stricter ones.
+            subject: its pixel id.
+            versions: of the classifiers, by name.
+
+        Raises:
+            SafetyRefusal: one is above its limit, or no score.
+        """
+        for name, value in scores.items():
             limit = self._policy.limit(risks()[name].column, unmatchable)
             # written so that no number outside of the range passes, and NaN does not
             if 0 <= value <= limit:
                 continue
             scored = 0 <= value <= 1
             reason = name if scored else Reason.CLASSIFIER_ERROR
-            provider, score = versions.get(risks()[name].classifier, ""), float(value)
-            facts = (provider, reason, score if scored else NO_SCORE, limit)
-            self._decide("image", pixel_id(image), Check.CLASSIFIER, *facts)
-        self._combine(image, {name: float(value) for name, (value,) in risk.scores.items()})
-        return float(risk.exposure[0]), float(risk.person[0])
+            provider = (versions or {}).get(risks()[name].classifier, "")
+            facts = (provider, reason, value if scored else NO_SCORE, limit)
+            self._decide("image", subject, Check.CLASSIFIER, *facts)
 
-    def _combine(self, image: Pixels, scores: Mapping[str, float]) -> None:
-        """The policy's combinations, over all images of the edit so far."""
+    def judge_together(self, scores: Mapping[str, float], subject: str = "") -> None:
+        """The policy's combinations, over all images of the edit so far.
+
+        Raises:
+            SafetyRefusal: one fires.
+        """
         self._worst = {n: max(score, self._worst.get(n, 0.0)) for n, score in scores.items()}
         largest = {n: np.array([score], np.float32) for n, score in self._worst.items()}
         (fires,) = self._policy.combined(largest)
         if fires is not None:
             reason = f"{COMBINATION}{fires.name}"
             provider = f"combinations@{self.policy}"
-            self._decide("image", pixel_id(image), Check.PAIR_RULE, provider, reason)
+            self._decide("image", subject, Check.PAIR_RULE, provider, reason)
 
     def _checking(self, image: Pixels, check: Check) -> AbstractContextManager[None]:
         return self._asking("image", pixel_id(image), check)
@@ -317,8 +358,7 @@ class EditScreening:
             outcome = Outcome.ERROR
         row = self._row(kind, subject, check, provider, outcome, reason, score, limit)
         self._log.write([*self._rows, row])
-        line = risks()[reason].refusal if reason in risks() else _LINES.get(reason, _COMBINED)
-        raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
+        raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line_of(reason)}")
 
     def _row(
         self,
@@ -336,25 +376,15 @@ class EditScreening:
         return Decision(kind, own, check, provider, outcome, reason, version, score, limit)
 
 
-@cache
-def _canary() -> Pixels:
-    """One of the bank, turned."""
-    return np.ascontiguousarray(np.rot90(np.asarray(canary_image(BANK_SIZE - 1))))
+class _Nowhere(EditLog):
+    """The log of what judges canaries: no row of theirs is anything that happened."""
 
+    def __init__(self) -> None:
+        """It has no place."""
 
-_COMBINED = "the images are together above the limits"
-_LINES: dict[str, str] = {
-    Reason.HASH_MATCH: "the image is on a list of known harmful images",
-    Reason.HASH_MATCH_LOW_QUALITY: "the image is near one on a list of known harmful images",
-    Reason.CANARY: "the image is a test canary of the hash gate",
-    Reason.CLASSIFIER_ERROR: "the image could not be checked",
-    Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
-    Reason.TEXT_NUDITY: "the instruction asks for nudity",
-    Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
-    Reason.TEXT_LEARNED: "the instruction reads as if it asked to uncover someone",
-    Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
-    Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
-    Reason.NCII_EXPOSURE: "the edit would uncover a person",
-    Reason.NCII_UNDRESS: "the edit would uncover a person",
-    Reason.NCII_CHAIN: "the edits together would uncover a person",
-}
+    def subject(self, name: str) -> str:
+        """No id."""
+        return ""
+
+    def write(self, rows: Sequence[Decision], kind: str = "edit") -> None:
+        """Nowhere."""

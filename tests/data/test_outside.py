@@ -16,16 +16,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows import cli
+from kontext.data import outside
 from kontext.data.outside import check_pictures
-from kontext.errors import GateError
+from kontext.errors import CanaryError, GateError
+from kontext.safety import hashes
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import EDITS, Ledger
+from kontext.safety.proof import canary_list
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest
 from tests.data.pictures import scene
+from tests.safety.test_proof import BROKEN, operator_list
 
 
 def png(rgb: np.ndarray) -> bytes:
@@ -35,6 +39,7 @@ def png(rgb: np.ndarray) -> bytes:
 
 
 GOOD = png(scene(0))
+GATE = HashGate([canary_list()])
 TURNED = io.BytesIO()
 canary_image(4).convert("RGB").rotate(90).save(TURNED, "jpeg", quality=80)
 BAD = {"as it is": canary_png(4), "turned, as JPEG": TURNED.getvalue()}
@@ -177,7 +182,7 @@ def store_in(folder: Path) -> ArtifactStore:
 def test_good_pictures_are_counted(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {n: make(GOOD, GOOD) for n, make in FILES.items()})
     # one in each of sheet.png, fixed.parquet and dictionary.parquet; four in the struct
-    assert check_pictures(artifact, HashGate()) == 2 * len(FILES) - 1
+    assert check_pictures(artifact, GATE) == 2 * len(FILES) - 1
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,13 +190,13 @@ def test_good_pictures_are_counted(tmp_path: Path) -> None:
 def test_a_canary_is_found_wherever_it_lies(tmp_path: Path, name: str, kind: str) -> None:
     artifact = commit(store_in(tmp_path), {name: FILES[name](GOOD, BAD[kind])})
     with pytest.raises(GateError, match="ingest/0000000000000000: a picture is on a hash list"):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def test_what_cannot_be_decoded_cannot_be_checked(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {"sheet.png": GOOD[: len(GOOD) // 2]})
     with pytest.raises(GateError, match="cannot be checked"):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def two_tars(*pictures: bytes) -> bytes:
@@ -239,7 +244,7 @@ def test_what_cannot_be_looked_into_is_refused(tmp_path: Path, name: str) -> Non
     """Also where nothing on a list is in it: nobody can tell."""
     artifact = commit(store_in(tmp_path), {name: HIDDEN[name](GOOD)})
     with pytest.raises(GateError, match="ingest/0000000000000000: "):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def test_an_import_with_a_canary_leaves_nothing(
@@ -267,3 +272,41 @@ def test_an_import_with_a_canary_leaves_nothing(
     assert not [path for path in left if {"blobs", "runs"} & set(path.parts)]
     assert not [path for path in left if canary_png(4) in path.read_bytes()]
     assert imported("b") is None and len(store_in(home).list()) == 1
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_import_through_a_gate_that_is_broken_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Whatever it says of the pictures: it does not stop canaries."""
+    commit(store_in(tmp_path / "a"), {"pixels/000.parquet": table_of(GOOD)})
+    home = tmp_path / "home"
+    operator_list(home)
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    for name in ("KONTEXT_STORE", "KONTEXT_CATALOG"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["artifacts", "import", f"file://{tmp_path}/a/store"]
+    with monkeypatch.context() as patch:
+        BROKEN[how][0](patch)
+        hashes._load_gate.cache_clear()
+        error = CliRunner().invoke(cli.app, words).exception
+    hashes._load_gate.cache_clear()
+    assert isinstance(error, CanaryError) and BROKEN[how][1] in str(error)
+    left = [path for path in home.rglob("*") if path.is_file()]
+    assert not [path for path in left if {"blobs", "runs", "tags"} & set(path.parts)]
+    assert not [path for path in left if GOOD in path.read_bytes()]
+    assert CliRunner().invoke(cli.app, words).exception is None
+
+
+@pytest.mark.parametrize("part", ["_cells", "_members", "_embedded"])
+def test_who_does_not_look_into_files_finds_no_canary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(outside, part, lambda *_: iter(()))
+    with pytest.raises(CanaryError, match="pictures in a"):
+        check_pictures(commit(store_in(tmp_path), {"a.json": b"{}"}), GATE)
+
+
+def test_a_gate_without_the_canaries_own_list_is_not_believed(tmp_path: Path) -> None:
+    with pytest.raises(CanaryError, match="of operators' lists"):
+        check_pictures(commit(store_in(tmp_path), {"sheet.png": GOOD}), HashGate())

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from kontext.data.pixels import decode_png
-from kontext.safety.hashes import HashGate
+from kontext.safety.hashes import OPERATOR, HashGate
 from kontext.safety.ids import Outcome, Reason
-from kontext.safety.rematch import rematch
+from kontext.safety.proof import prove_gate
+from kontext.safety.rematch import proved_rematch
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import read_parquet
 
@@ -47,6 +48,9 @@ def find(
 
     `deep` looks at the stored pixels again, as the gate looks at new ones: in all orientations and
     without borders.
+
+    Raises:
+        CanaryError: what looks up does not find canaries.
     """
     artifacts = [Artifact(store, manifest) for manifest in store.list("ingest")]
     taken = Taken()
@@ -54,10 +58,12 @@ def find(
     taken.kept = len(images)
     columns = {name: images[name].to_pylist() for name in _COLUMNS if name != "pdq"}
     hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
-    for hit in rematch(gate, hashes, columns["image_id"]):
+    for hit in proved_rematch(gate, hashes, columns["image_id"]):
         taken.why[columns["pixel_id"][hit.row]] = Reason.HASH_MATCH, hit.provider
     for pixels, provider in _looked_at(artifacts, gate) if deep else ():
         taken.why.setdefault(pixels, (Reason.HASH_MATCH, provider))
+    if deep:
+        prove_gate(gate)
     of_rows = zip(*(columns[name] for name in _COLUMNS if name != "pdq"), strict=True)
     for pixels, digest, source, ref in of_rows:
         if pixels not in taken and opted_out(source, ref, digest):
@@ -95,7 +101,8 @@ def _looked_at(artifacts: Iterable[Artifact], gate: HashGate) -> Iterator[tuple[
             table = read_parquet(artifact.path(name))
             for pixels, png in zip(*table.select(["pixel_id", "png"]).columns, strict=True):
                 result = gate.check_pixels(decode_png(png.as_py()))
-                if result.outcome is Outcome.DROP and result.reason is not Reason.CANARY:
+                listed = result.outcome is Outcome.DROP and result.reason is not Reason.CANARY
+                if listed and not result.provider.startswith(f"{OPERATOR}@"):
                     yield pixels.as_py(), result.provider
 
 
