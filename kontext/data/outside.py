@@ -10,6 +10,7 @@ pictures lie (in a table, a tar, a text), decoded, and stopped by the lists in f
 
 import base64
 import io
+import json
 import re
 import tarfile
 import tempfile
@@ -23,12 +24,14 @@ import pyarrow.parquet as pq
 from kontext.data.decode import decode_image
 from kontext.data.decode.sniff import sniff
 from kontext.data.gating import Later
+from kontext.data.outside_texts import prove_outside_texts, refused_text
 from kontext.data.shards.write import map_file, tar_places
 from kontext.errors import CanaryError, DecodeError, GateError
 from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, Reason
 from kontext.safety.proof import failure, probes
+from kontext.safety.texts import CANARIES, judged_by
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import parquet_bytes
 
@@ -64,15 +67,15 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = None) -> int:
-    """Match every picture of an artifact; how many there were.
+    """Match every picture of an artifact and read its texts; how many pictures there were.
 
     Args:
         log: where one that is on a list is written down, by its keyed id.
 
     Raises:
-        GateError: one is on a list, or cannot be decoded and so cannot be matched. The message
-            names the artifact, never the picture. Or a file is packed, or no tar or table that can
-            be read to its end.
+        GateError: a text is refused; or a picture is on a list, or cannot be decoded and so cannot
+            be matched. The message names the artifact, never the picture. Or a file is packed, or
+            no tar or table that can be read to its end.
         CanaryError: a canary is not stopped, so none of the pictures is known to be on no list.
     """
     count = 0
@@ -90,6 +93,13 @@ def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = Non
                 if log is not None:
                     log.write([_hit(found, log.subject(pixels))], kind="import")
                 raise GateError(f"{ref}: a picture is on a hash list; nothing was imported")
+    for name in artifact.names():
+        refused = refused_text(f"{ref}: {name}", artifact.path(name))
+        if refused is not None:
+            reason, text = refused
+            if log is not None:
+                log.write([_words(reason, log.subject(f"text {text}"))], kind="import")
+            raise GateError(f"{ref}: a text is refused ({reason}); nothing was imported")
     try:
         _prove(gate)
     except CanaryError:
@@ -124,6 +134,7 @@ def _prove(gate: HashGate) -> None:
             path.write_bytes(data)
             if list(_pictures(name, path)) != [picture]:
                 failed.append(f"pictures in a {path.suffix[1:]}")
+        prove_outside_texts(Path(folder, "a.parquet"), Path(folder, "a.tar"))
     if failed:
         total = len(probes()) + len(_wrapped(picture))
         raise failure(failed, total - len(failed), total)
@@ -131,13 +142,20 @@ def _prove(gate: HashGate) -> None:
 
 def _wrapped(data: bytes) -> dict[str, bytes]:
     """Files of each kind that pictures lie in, by name."""
-    tar, member = io.BytesIO(), tarfile.TarInfo("canary")
-    member.size = len(data)
+    tar, said = io.BytesIO(), json.dumps({"instruction": CANARIES[0]}).encode()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as file:
-        file.addfile(member, io.BytesIO(data))
+        for name, body in (("canary.tgt", data), ("canary.json", said)):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            file.addfile(member, io.BytesIO(body))
     page = b"<img src='data:image/png;base64," + base64.b64encode(data) + b"'>"
-    table = parquet_bytes(pa.table({"canary": [data]}))
+    table = parquet_bytes(pa.table({"canary": [data], "instruction": [CANARIES[-1]]}))
     return {"a.picture": data, "a.parquet": table, "a.tar": tar.getvalue(), "a.html": page}
+
+
+def _words(reason: Reason, subject: str) -> Decision:
+    check, drop = Check.TEXT_RULE, Outcome.DROP
+    return Decision("text", subject, check, judged_by(), drop, reason, "texts/1")
 
 
 def _broken(subject: str) -> Decision:

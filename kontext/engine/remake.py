@@ -20,7 +20,7 @@ from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.stage import Reporter, Stage, StageContext, section_in, section_of
 from kontext.errors import ArtifactError, LedgerError
-from kontext.safety.ledger import Ledger
+from kontext.safety.ledger import IMPORTED, Ledger
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.artifacts.transfer import Transfer, copy_artifacts
 from kontext.store.objects import open_store
@@ -131,7 +131,8 @@ def import_artifacts(
         for file in manifest.files:
             if file.name == _DECISIONS:  # as the engine does: before the manifest
                 path = source.blob_path(file)
-                ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
+                run = f"{IMPORTED}{manifest.run}"  # we sign that it came, not that we decided it
+                ledger.append(manifest.stage, manifest.digest, path, run=run)
 
     def look(manifest: Manifest) -> None:
         if ledger is not None:

@@ -41,6 +41,7 @@ CHANGES_RESULTS = False  # keeps decisions that stages have made
 GENESIS = "0" * 64
 HEADS_URL = "KONTEXT_LEDGER_HEADS"
 ARTIFACTS, EDITS = "ledger", "edits"  # the chains of a store
+IMPORTED = "import of "  # begins the `run` of decisions that another home has made
 _TRIES = 100
 
 

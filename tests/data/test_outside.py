@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +17,24 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows import cli
-from kontext.data import outside
+from kontext.data import outside, outside_texts
 from kontext.data.outside import check_pictures
+from kontext.engine.remake import import_artifacts
 from kontext.errors import CanaryError, GateError
 from kontext.safety import hashes
 from kontext.safety.canaries import canary_image, canary_png
+from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import EDITS, Ledger
+from kontext.safety.ledger_check import check_ledger
 from kontext.safety.proof import canary_list
+from kontext.safety.texts import CANARIES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest
 from tests.data.pictures import scene
+from tests.safety.test_ledger import decisions
 from tests.safety.test_proof import BROKEN, operator_list
 
 
@@ -310,3 +316,62 @@ def test_who_does_not_look_into_files_finds_no_canary(
 def test_a_gate_without_the_canaries_own_list_is_not_believed(tmp_path: Path) -> None:
     with pytest.raises(CanaryError, match="of operators' lists"):
         check_pictures(commit(store_in(tmp_path), {"sheet.png": GOOD}), HashGate())
+
+
+def rows(**columns: list[object]) -> bytes:
+    return parquet_bytes(pa.table(columns))
+
+
+def sample(**said: object) -> bytes:
+    file, body = io.BytesIO(), json.dumps(said).encode()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo("0.json")
+        member.size = len(body)
+        tar.addfile(member, io.BytesIO(body))
+    return file.getvalue()
+
+
+RULED, LEARNT = CANARIES[0], CANARIES[5]
+SAID = {
+    "an instruction": ("captions.parquet", rows(instruction=["make it red", RULED])),
+    "by the classifier alone": ("captions.parquet", rows(target_caption=["a house", LEARNT])),
+    "in lists": ("captions.parquet", rows(instruction=[["make it red"], ["", RULED]])),
+    "a name": ("images/0.parquet", rows(source_ref=["a house.png", f"{RULED}.png"])),
+    "a label": ("images/0.parquet", rows(attributes=['{"time": "day"}', json.dumps({"a": RULED})])),
+    "in a shard": ("train-000000.tar", sample(instruction="make it red", context_caption=RULED)),
+    "by another name": ("a.bin", rows(instruction_inverse=[LEARNT])),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_texts_from_outside_meet_rules_and_classifier(tmp_path: Path, what: str) -> None:
+    log = EditLog(open_store(f"file://{tmp_path}/ours"), tmp_path / "home")
+    with pytest.raises(GateError, match=r"a text is refused .*; nothing was imported") as caught:
+        check_pictures(commit(store_in(tmp_path), dict([SAID[what]])), GATE, log)
+    assert RULED not in str(caught.value) and LEARNT not in str(caught.value)
+    (row,) = Ledger(log.objects, log.home, EDITS).table().to_pylist()
+    assert (row["check"], row["outcome"], row["subject_kind"]) == ("text_rule", "drop", "text")
+
+
+def test_texts_that_say_nothing_pass(tmp_path: Path) -> None:
+    table = rows(instruction=["make it red", ""], source_ref=["scans of nothing", "naked oak.png"])
+    files = {"captions.parquet": table, "train-000000.tar": sample(instruction="make it red")}
+    assert check_pictures(commit(store_in(tmp_path), files), GATE) == 0
+
+
+@pytest.mark.parametrize("part", ["_of_table", "_of_json"])
+def test_who_does_not_read_texts_finds_no_canary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(outside_texts, part, lambda *_: iter(()))
+    with pytest.raises(CanaryError, match="was not stopped"):
+        check_pictures(commit(store_in(tmp_path), {"a.json": b"{}"}), GATE)
+
+
+def test_decisions_of_another_home_are_not_signed_as_ours(tmp_path: Path) -> None:
+    theirs = store_in(tmp_path / "a")
+    commit(theirs, {"decisions.parquet": parquet_bytes(decisions(2))})
+    ours, home = store_in(tmp_path / "b"), tmp_path / "home"
+    import_artifacts(theirs, ours, None, home=home)
+    runs = {row["run"] for row in Ledger(ours.objects, home).table().to_pylist()}
+    assert runs == {"import of "} and check_ledger(Ledger(ours.objects, home), ours).problems == ()
