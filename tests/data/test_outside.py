@@ -375,3 +375,15 @@ def test_decisions_of_another_home_are_not_signed_as_ours(tmp_path: Path) -> Non
     import_artifacts(theirs, ours, None, home=home)
     runs = {row["run"] for row in Ledger(ours.objects, home).table().to_pylist()}
     assert runs == {"import of "} and check_ledger(Ledger(ours.objects, home), ours).problems == ()
+
+
+@pytest.mark.parametrize("words", [["artifacts", "import", "{}/a/store"], ["safety", "sweep"]])
+def test_production_imports_and_sweeps_nothing_without_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    commit(store_in(tmp_path / "a"), {"a.json": b"{}"})
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(hashes.PROFILE, hashes.REQUIRED)
+    error = CliRunner().invoke(cli.app, [word.format(tmp_path) for word in words]).exception
+    assert isinstance(error, GateError) and "no hash list is configured" in str(error)
+    assert not store_in(tmp_path / "home").list()

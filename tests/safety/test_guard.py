@@ -286,3 +286,17 @@ def test_edits_of_several_processes_all_get_rows(place: Place) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert place.rows() == [("edit", "pass", "unguarded")] * 9
     assert len(list((place.home / HEADS).rglob("*.json"))) == 9
+
+
+def test_production_edits_nothing_without_fresh_lists(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(hashes.PROFILE, hashes.REQUIRED)
+    with pytest.raises(GateError, match="no hash list"):
+        place.guard()
+    path = operator_list(place.home)
+    place.guard()
+    path.write_text(path.read_text().replace(str(dt.date.today()), "2020-01-01"))
+    with pytest.raises(GateError, match="days old"):
+        place.guard()
+    assert place.rows() == [("hash_gate", "error", "gate_error")] * 2
