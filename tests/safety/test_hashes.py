@@ -250,7 +250,7 @@ def test_entries_never_appear_in_reprs_or_pickles(tmp_path):
 def test_production_requires_fresh_lists_whatever_the_recipe_says(tmp_path, monkeypatch):
     allowed = IngestConfig(allow_unlisted=True)
     monkeypatch.setenv(PROFILE, "required")
-    with pytest.raises(GateError, match="no hash list .*kontext safety fetch"):
+    with pytest.raises(GateError, match=r"no hash list .*kontext safety fetch"):
         HashGate.from_config(allowed, tmp_path, TODAY)
     config = IngestConfig(hash_lists=("list.csv",), allow_unlisted=True)
     gate_with(tmp_path, f"md5,{'0' * 32}")
