@@ -383,7 +383,8 @@ def test_production_imports_and_sweeps_nothing_without_a_list(
 ) -> None:
     commit(store_in(tmp_path / "a"), {"a.json": b"{}"})
     monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
+    commit(store_in(tmp_path / "home"), {}, "mine")
     monkeypatch.setenv(hashes.PROFILE, hashes.REQUIRED)
     error = CliRunner().invoke(cli.app, [word.format(tmp_path) for word in words]).exception
     assert isinstance(error, GateError) and "no hash list is configured" in str(error)
-    assert not store_in(tmp_path / "home").list()
+    assert [found.stage for found in store_in(tmp_path / "home").list()] == ["mine"]
