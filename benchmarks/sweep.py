@@ -27,6 +27,7 @@ from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.safety.hashes import HashGate, HashList
 from kontext.safety.ledger import Ledger
+from kontext.safety.proof import canary_list
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from schemas.manifest import Manifest
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         entries[: args.hit, :20] ^= 1  # 20 bits away
         listed = HashList("benchmark", "1", dt.date.today(), pdq=entries)
         began, used = time.perf_counter(), time.process_time()
-        found = sweep(place, HashGate([listed]))
+        found = sweep(place, HashGate([canary_list(), listed]))
         seconds, cpu = time.perf_counter() - began, time.process_time() - used
     (version,) = found.versions
     result = {

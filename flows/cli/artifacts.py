@@ -226,12 +226,12 @@ def import_(
     from kontext.data.outside import check_pictures
     from kontext.engine.remake import import_artifacts
     from kontext.safety.edit_log import EditLog
-    from kontext.safety.hashes import HashGate
+    from kontext.safety.proof import whole_gate
     from kontext.store.artifacts.archive import open_exported
     from schemas.sections.data import IngestConfig
 
     target, home = opened.artifacts(store, write=True), opened.home()
-    gate = HashGate.from_config(IngestConfig(), home)
+    gate = whole_gate(IngestConfig(), home)
     for note in gate.notes:
         say(note.removeprefix("allow_unlisted: "))
 

@@ -3,11 +3,17 @@
 Whoever made them may have had other lists than we have, or none. Every picture in them is matched:
 files, values of Parquet files, members of tars, and pictures that lie in a text. Latents are not
 pictures any more and cannot be matched; what they were made of is.
+
+Of each artifact it is proved, after the last of its pictures, that canaries are found where
+pictures lie (in a table, a tar, a text), decoded, and stopped by the lists in force.
 """
 
 import base64
+import io
+import json
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +23,19 @@ import pyarrow.parquet as pq
 
 from kontext.data.decode import decode_image
 from kontext.data.decode.sniff import sniff
-from kontext.data.forms import Crops, gated
+from kontext.data.forms import Crops, crop_probes, gated
 from kontext.data.gating import Later
+from kontext.data.outside_texts import prove_outside_texts, refused_text
 from kontext.data.shards.write import map_file, tar_places
 from kontext.engine.stage import section_of
-from kontext.errors import DecodeError, GateError
+from kontext.errors import CanaryError, DecodeError, GateError
 from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import GateResult, HashGate
-from kontext.safety.ids import Check, Decision, Outcome
+from kontext.safety.ids import Check, Decision, Outcome, Reason
+from kontext.safety.proof import failure, probes
+from kontext.safety.texts import CANARIES, judged_by
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.parquet import parquet_bytes
 from schemas.sections.data import IngestConfig
 
 CHANGES_RESULTS = False  # lets artifacts in or keeps them out; no stage calls it
@@ -60,41 +70,108 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def check_pictures(artifact: Artifact, gate: HashGate, log: EditLog | None = None) -> int:
-    """Match every picture of an artifact; how many there were.
+    """Match every picture of an artifact and read its texts; how many pictures there were.
+
+    Of an ingest artifact's, the crops that its recipe's sizes read are matched too.
 
     Args:
         log: where one that is on a list is written down, by its keyed id.
 
-    Of an ingest artifact's, the crops that its recipe's sizes read are matched too.
-
     Raises:
-        GateError: one is on a list, or cannot be decoded and so cannot be matched. The message
-            names the artifact, never the picture. Or a file is packed, or no tar or table that can
-            be read to its end.
+        GateError: a text is refused; or a picture is on a list, or cannot be decoded and so cannot
+            be matched. The message names the artifact, never the picture. Or a file is packed, or
+            no tar or table that can be read to its end.
+        CanaryError: a canary is not stopped, so none of the pictures is known to be on no list.
     """
-    count = 0
-    read = None
+    count, crops = 0, None
     if artifact.stage == "ingest":
-        read = Crops.of(section_of(artifact.manifest, IngestConfig))
+        crops = Crops.of(section_of(artifact.manifest, IngestConfig))
     ref = f"{artifact.stage}/{artifact.digest}"
     for name in artifact.names():
         for data in _pictures(f"{ref}: {name}", artifact.path(name)):
-            later = Later(gate)
             try:
-                decoded = decode_image(data, resolution=None, background="#ffffff", later=later)
+                found, pixels = _matched(data, gate, crops)
             except DecodeError as error:
                 if sniff(data) in _WEAK:  # two bytes are no proof that it is a picture
                     continue
                 raise GateError(f"{ref}: a picture cannot be checked ({error.reason})") from None
             count += 1
-            found = later.hit or gate.check(data, decoded.rgb)
-            if read is not None:
-                found = gated(gate, found, read(decoded.rgb))[-1]
             if found.outcome is Outcome.DROP:
                 if log is not None:
-                    log.write([_hit(found, log.subject(decoded.pixel_id))], kind="import")
+                    log.write([_hit(found, log.subject(pixels))], kind="import")
                 raise GateError(f"{ref}: a picture is on a hash list; nothing was imported")
+    for name in artifact.names():
+        refused = refused_text(f"{ref}: {name}", artifact.path(name))
+        if refused is not None:
+            reason, text = refused
+            if log is not None:
+                log.write([_words(reason, log.subject(f"text {text}"))], kind="import")
+            raise GateError(f"{ref}: a text is refused ({reason}); nothing was imported")
+    try:
+        _prove(gate, crops)
+    except CanaryError:
+        if log is not None:
+            log.write([_broken(log.subject(f"import {ref}"))], kind="import")
+        raise
     return count
+
+
+def _matched(data: bytes, gate: HashGate, crops: Crops | None = None) -> tuple[GateResult, str]:
+    """What the gate says of a picture, of its crops and of those behind it, and its pixel id.
+
+    Raises DecodeError.
+    """
+    later = Later(gate)
+    decoded = decode_image(data, resolution=None, background="#ffffff", later=later)
+    found = later.hit or gate.check(data, decoded.rgb)
+    if crops is not None:
+        found = gated(gate, found, crops(decoded.rgb))[-1]
+    return found, decoded.pixel_id
+
+
+def _prove(gate: HashGate, crops: Crops | None) -> None:
+    """Raise CanaryError unless every probe is found and stopped, as what comes is."""
+    failed = []
+    asked = (*probes(), *(crop_probes(crops) if crops else ()))
+    for probe in asked:
+        found, _ = _matched(probe.data, gate, crops)
+        said = (found.provider, found.outcome, found.reason)
+        if said != (probe.provider, Outcome.DROP, probe.reason):
+            failed.append(probe.name)
+    picture = probes()[0].data
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in _wrapped(picture).items():
+            path = Path(folder, name)
+            path.write_bytes(data)
+            if list(_pictures(name, path)) != [picture]:
+                failed.append(f"pictures in a {path.suffix[1:]}")
+        prove_outside_texts(Path(folder, "a.parquet"), Path(folder, "a.tar"))
+    if failed:
+        total = len(asked) + len(_wrapped(picture))
+        raise failure(failed, total - len(failed), total)
+
+
+def _wrapped(data: bytes) -> dict[str, bytes]:
+    """Files of each kind that pictures lie in, by name."""
+    tar, said = io.BytesIO(), json.dumps({"instruction": CANARIES[0]}).encode()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name, body in (("canary.tgt", data), ("canary.json", said)):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            file.addfile(member, io.BytesIO(body))
+    page = b"<img src='data:image/png;base64," + base64.b64encode(data) + b"'>"
+    table = parquet_bytes(pa.table({"canary": [data], "instruction": [CANARIES[-1]]}))
+    return {"a.picture": data, "a.parquet": table, "a.tar": tar.getvalue(), "a.html": page}
+
+
+def _words(reason: Reason, subject: str) -> Decision:
+    check, drop = Check.TEXT_RULE, Outcome.DROP
+    return Decision("text", subject, check, judged_by(), drop, reason, "texts/1")
+
+
+def _broken(subject: str) -> Decision:
+    check, error = Check.HASH_GATE, Outcome.ERROR
+    return Decision("import", subject, check, "", error, Reason.GATE_ERROR, "hash-gate/1")
 
 
 def _hit(found: GateResult, subject: str) -> Decision:

@@ -14,8 +14,12 @@ from pathlib import Path
 from kontext.engine.fingerprint import changes_results, modules_of, source_path
 from kontext.engine.stage import Stage
 from kontext.engine.versions import package_versions
+from kontext.errors import GateError
+from kontext.safety.ledger import Ledger
+from kontext.safety.ledger_check import DECIDING
 from kontext.safety.own_work import is_own
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
+from schemas.manifest import Manifest
 
 CHANGES_RESULTS = False  # what is taken from them is what would be made
 
@@ -59,6 +63,26 @@ def elsewhere(store: ArtifactStore, home: Path, name: str, digest: str) -> str:
     """What is said of an artifact that is there where this home has not made it; or nothing."""
     own = is_own(store.objects, home, store.open(name, digest).manifest)
     return "" if own else ", not signed with this home's key"
+
+
+def require_let_in(ledger: Ledger, manifest: Manifest) -> None:
+    """See that an artifact which is reused was let in by gates of this home.
+
+    Of what holds pictures and decisions (`DECIDING`): this home has made it, or its ledger has what
+    was decided, as it has of what was imported.
+
+    Raises:
+        GateError: neither; somebody has put it into the store.
+        LedgerError: the ledger was changed.
+    """
+    name = f"{manifest.stage}/{manifest.digest}"
+    if manifest.stage not in DECIDING or is_own(ledger.objects, ledger.home, manifest):
+        return
+    if all(segment.artifact != name for segment in ledger.segments()):
+        raise GateError(
+            f"{name} is in the store, but this home has neither made nor imported it, so its "
+            "pictures have met no gate: remove it, and `kontext artifacts import` it if you have it"
+        )
 
 
 def _same(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

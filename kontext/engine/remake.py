@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING
 from kontext.engine.chunks import map_chunks
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.stage import Reporter, Stage, StageContext, section_in, section_of
-from kontext.errors import ArtifactError
-from kontext.safety.ledger import Ledger
+from kontext.errors import ArtifactError, LedgerError
+from kontext.safety.ledger import IMPORTED, Ledger
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.artifacts.transfer import Transfer, copy_artifacts
 from kontext.store.objects import open_store
+from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.sections.base import Section
+from schemas.tables import DECISIONS
 
 if TYPE_CHECKING:
     from kontext.store.catalog.catalog import Catalog
 
 CHANGES_RESULTS = False  # compares what is there
 
+_DECISIONS = "decisions.parquet"
 _LOG = logging.getLogger("kontext.engine.remake")
 
 
@@ -126,17 +129,38 @@ def import_artifacts(
         if ledger is None:
             return
         for file in manifest.files:
-            if file.name == "decisions.parquet":  # as the engine does: before the manifest
+            if file.name == _DECISIONS:  # as the engine does: before the manifest
                 path = source.blob_path(file)
-                ledger.append(manifest.stage, manifest.digest, path, run=manifest.run)
+                run = f"{IMPORTED}{manifest.run}"  # we sign that it came, not that we decided it
+                ledger.append(manifest.stage, manifest.digest, path, run=run)
 
     def look(manifest: Manifest) -> None:
+        if ledger is not None:
+            _known(ledger, Artifact(source, manifest))
         if check is not None:
             check(Artifact(source, manifest))
 
     return copy_artifacts(
         source, target, ref, files_of=files_of, before_any=look, before_manifest=enter
     )
+
+
+def _known(ledger: Ledger, artifact: Artifact) -> None:
+    """Raise LedgerError where our ledger has other decisions of an artifact than come with it."""
+    name = f"{artifact.stage}/{artifact.digest}"
+    if not any(segment.artifact == name for segment in ledger.segments()):
+        return
+    own = ledger.table([name]).select(DECISIONS.names).cast(DECISIONS)
+    come = artifact.table(_DECISIONS) if artifact.names(_DECISIONS) else None
+    # as bytes: a score that is no number is unequal to itself
+    if come is None or come.schema.names != own.schema.names:
+        same = False
+    else:
+        same = parquet_bytes(come.cast(DECISIONS)) == parquet_bytes(own)
+    if not same:
+        raise LedgerError(
+            f"{name} comes with other decisions than the ledger has of it: nothing was imported"
+        )
 
 
 def _stage(manifest: Manifest, stages: Mapping[str, Stage]) -> Stage:

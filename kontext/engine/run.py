@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from kontext.engine import acceptance
 from kontext.engine.chunks import clear_work, kept_unless_gated, map_chunks
-from kontext.engine.earlier import elsewhere, made_by_same_code, made_of_own
+from kontext.engine.earlier import elsewhere, made_by_same_code, made_of_own, require_let_in
 from kontext.engine.fingerprint import code_digest, code_of
 from kontext.engine.graph import downstream, of_recipe, stage_named
 from kontext.engine.outside import Outside
@@ -274,6 +274,7 @@ class Engine:
 
     def _renew(self, stage: Stage, manifest: Manifest, reporter: Reporter) -> None:
         """Let a stage that is reused say so elsewhere, where its inputs are still there."""
+        require_let_in(self.ledger, manifest)
         there = all(self.artifacts.exists(*ref) for ref in manifest.inputs.items())
         if stage.renew and self._catalog and there:
             output = self.artifacts.writer(stage.name, manifest.digest)

@@ -4,22 +4,23 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 
 import numpy as np
 
 from kontext.errors import CanaryError, SafetyRefusal
-from kontext.safety.canaries import BANK_SIZE, canary_image
 from kontext.safety.chains import UNKNOWN, Chains, began_by_token, token_of
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import Pixels, Scores, prove, score_images
 from kontext.safety.edit_log import EditLog
+from kontext.safety.edit_proof import prove_rules
 from kontext.safety.edit_rule import Seen, judge
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.ncii import Look
 from kontext.safety.pdq import pdq_dihedral, without_borders
 from kontext.safety.policy import COMBINATION, Policy
+from kontext.safety.proof import prove_gate
+from kontext.safety.refusals import line_of
 from kontext.safety.texts import joined, judge_text, judged_by, prove_texts
 from schemas.risks import risks
 
@@ -161,7 +162,7 @@ class EditScreening:
         """
         own = Seen(image, self._look(image))
         self._turns = self._turns[:turn] if turn else []
-        least = self._judge(own)
+        least = self.judge_result(self._inputs, self._turns, own, self._began)
         self._turns.append(own)
         self._results.append((pixel_id(image), pdq_dihedral(image)[0][0].tobytes(), least))
 
@@ -193,8 +194,9 @@ class EditScreening:
         _asked.difference_update(names)  # first: what another thread asks meanwhile counts anew
         check = Check.HASH_GATE
         try:
-            if self._gate.check_pixels(_canary()).outcome is not Outcome.DROP:
-                raise CanaryError("the hash gate did not stop a canary: no edit passes")
+            prove_gate(self._gate)
+            check = Check.PAIR_RULE
+            prove_rules(self._policy, self._unwritten)
             for name in names:
                 check = Check.TEXT_RULE if name == _TEXTS else Check.CLASSIFIER
                 if name == _TEXTS:
@@ -208,6 +210,10 @@ class EditScreening:
             self._log.write([self._row("edit", subject, check, "", Outcome.ERROR, why)])
             raise
 
+    def _unwritten(self) -> "EditScreening":
+        """Another one, that judges canaries and keeps nothing of them."""
+        return EditScreening(self._policy, self._gate, _Nowhere(), self._chains)
+
     def token(self, image: Pixels) -> str:
         """What a saved result says of where its chain began, signed by the home's key.
 
@@ -218,9 +224,20 @@ class EditScreening:
         pdq, began = {made: (pdq, began) for made, pdq, began in self._results}[own]
         return token_of(pdq, began, self._log.key())
 
-    def _judge(self, own: Seen) -> float:
-        """The pair rule on a result. Returns the least exposure of the chain before it."""
-        found = judge(self._policy, self._inputs, self._turns, own, self._began)
+    def judge_result(
+        self, inputs: Sequence[Seen], turns: Sequence[Seen], own: Seen, began: float
+    ) -> float:
+        """The pair rule on a result. Returns the least exposure of the chain before it.
+
+        Args:
+            inputs: the edited image, then references.
+            turns: results of the earlier turns.
+            began: the lowest exposure that is known of what the edited image was made of.
+
+        Raises:
+            SafetyRefusal: it may not be handed out.
+        """
+        found = judge(self._policy, inputs, turns, own, began)
         check = Check.PAIR_RULE if found.reason else Check.EDIT
         score = NO_SCORE if np.isnan(found.rise) else found.rise
         facts = (found.reason, score, self._policy.ncii.exposure_rise_max)
@@ -252,28 +269,52 @@ class EditScreening:
                 scores |= score_images(classifier, [image])
                 _asked.add(name)
             risk = self._policy.risk(scores)
-        for name, (value,) in risk.scores.items():
+        values = {name: float(value) for name, (value,) in risk.scores.items()}
+        self.judge_scores(values, unmatchable, pixel_id(image), versions)
+        self.judge_together(values, pixel_id(image))
+        return risk.look
+
+    def judge_scores(
+        self,
+        scores: Mapping[str, float],
+        unmatchable: bool,
+        subject: str = "",
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        """The limits on the risks of one image.
+
+        Args:
+            unmatchable: its limits are the stricter ones.
+            subject: its pixel id.
+            versions: of the classifiers, by name.
+
+        Raises:
+            SafetyRefusal: one is above its limit, or no score.
+        """
+        for name, value in scores.items():
             limit = self._policy.strictest(risks()[name].column, unmatchable)
             # written so that no number outside of the range passes, and NaN does not
             if 0 <= value <= limit:
                 continue
             scored = 0 <= value <= 1
             reason = name if scored else Reason.CLASSIFIER_ERROR
-            provider, score = versions.get(risks()[name].classifier, ""), float(value)
-            facts = (provider, reason, score if scored else NO_SCORE, limit)
-            self._decide("image", pixel_id(image), Check.CLASSIFIER, *facts)
-        self._combine(image, {name: float(value) for name, (value,) in risk.scores.items()})
-        return risk.look
+            provider = (versions or {}).get(risks()[name].classifier, "")
+            facts = (provider, reason, value if scored else NO_SCORE, limit)
+            self._decide("image", subject, Check.CLASSIFIER, *facts)
 
-    def _combine(self, image: Pixels, scores: Mapping[str, float]) -> None:
-        """The policy's combinations, over all images of the edit so far."""
+    def judge_together(self, scores: Mapping[str, float], subject: str = "") -> None:
+        """The policy's combinations, over all images of the edit so far.
+
+        Raises:
+            SafetyRefusal: one fires.
+        """
         self._worst = {n: max(score, self._worst.get(n, 0.0)) for n, score in scores.items()}
         largest = {n: np.array([score], np.float32) for n, score in self._worst.items()}
         (fires,) = self._policy.combined(largest)
         if fires is not None:
             reason = f"{COMBINATION}{fires.name}"
             provider = f"combinations@{self.policy}"
-            self._decide("image", pixel_id(image), Check.PAIR_RULE, provider, reason)
+            self._decide("image", subject, Check.PAIR_RULE, provider, reason)
 
     def _checking(self, image: Pixels, check: Check) -> AbstractContextManager[None]:
         return self._asking("image", pixel_id(image), check)
@@ -309,8 +350,7 @@ class EditScreening:
             outcome = Outcome.ERROR
         row = self._row(kind, subject, check, provider, outcome, reason, score, limit)
         self._log.write([*self._rows, row])
-        line = risks()[reason].refusal if reason in risks() else _LINES.get(reason, _COMBINED)
-        raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line}")
+        raise SafetyRefusal(reason, f"refused by policy {self._policy.version}: {line_of(reason)}")
 
     def _row(
         self,
@@ -328,28 +368,15 @@ class EditScreening:
         return Decision(kind, own, check, provider, outcome, reason, version, score, limit)
 
 
-@cache
-def _canary() -> Pixels:
-    """One of the bank, turned."""
-    return np.ascontiguousarray(np.rot90(np.asarray(canary_image(BANK_SIZE - 1))))
+class _Nowhere(EditLog):
+    """The log of what judges canaries: no row of theirs is anything that happened."""
 
+    def __init__(self) -> None:
+        """It has no place."""
 
-_COMBINED = "the images are together above the limits"
-_LINES: dict[str, str] = {
-    Reason.HASH_MATCH: "the image is on a list of known harmful images",
-    Reason.HASH_MATCH_LOW_QUALITY: "the image is near one on a list of known harmful images",
-    Reason.CANARY: "the image is a test canary of the hash gate",
-    Reason.CLASSIFIER_ERROR: "the image could not be checked",
-    Reason.TEXT_UNDRESS: "the instruction asks to undress someone",
-    Reason.TEXT_NUDITY: "the instruction asks for nudity",
-    Reason.TEXT_SEXUAL: "the instruction asks for sexual content",
-    Reason.TEXT_LEARNED: "the instruction reads as if it asked to uncover someone",
-    Reason.TEXT_MINOR_SEXUAL: "the instruction is not allowed",
-    Reason.TEXT_UNREADABLE: "the instruction is too long or holds unreadable characters",
-    Reason.NCII_EXPOSURE: "the edit would uncover a person",
-    Reason.NCII_UNDRESS: "the edit would uncover a person",
-    Reason.NCII_LESS_CLOTHED: "a person would be less clothed",
-    Reason.NCII_IDENTITY: "the edit would move a face into a sexual picture",
-    Reason.NCII_BODY: "the edit would keep a face and change the body",
-    Reason.NCII_CHAIN: "the edits together would uncover a person",
-}
+    def subject(self, name: str) -> str:
+        """No id."""
+        return ""
+
+    def write(self, rows: Sequence[Decision], kind: str = "edit") -> None:
+        """Nowhere."""

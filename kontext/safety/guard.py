@@ -15,6 +15,7 @@ from kontext.safety.hashes import HashGate
 from kontext.safety.ids import Check, Decision, Outcome, Reason, pixel_id
 from kontext.safety.keys import run_key
 from kontext.safety.policy import Policy, load_policy
+from kontext.safety.proof import whole_gate
 from kontext.store.objects import ObjectStore
 from schemas.sections.data import IngestConfig
 
@@ -82,14 +83,15 @@ class EditGuard:
 
         Raises:
             RecipeError: no such policy.
-            GateError: a list or the home's key cannot be used.
+            GateError: a list or the home's key cannot be used; or (CanaryError) a list in force is
+                not matched.
             LedgerError: the ledger was changed or cut off.
         """
         log = EditLog(objects, home)
         log.check()
         found = load_policy(policy)
         try:
-            gate = HashGate.from_config(IngestConfig(hash_lists=tuple(hash_lists)), home)
+            gate = whole_gate(IngestConfig(hash_lists=tuple(hash_lists)), home)
         except KontextError:
             subject, why = log.subject(f"edit {secrets.token_hex(8)}"), Reason.GATE_ERROR
             row = Decision("edit", subject, Check.HASH_GATE, "", Outcome.ERROR, why, found.id)

@@ -21,6 +21,7 @@ import csv
 import datetime as dt
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -43,6 +44,7 @@ from schemas.paths import file_or_in_home
 from schemas.sections.data import IngestConfig
 
 STALE_DAYS = 30
+PROFILE, REQUIRED = "KONTEXT_HASH_LISTS", "required"  # of the environment
 OPERATOR = "operator-canary"  # provider of the list by which kontext.safety.proof proves the gate
 _EXACT_BYTES = {"md5": 16, "sha1": 20, "sha256": 32}
 _HEADER_KEYS = ("provider", "version", "date")
@@ -124,7 +126,8 @@ class HashGate:
 
         Raises:
             GateError: a list is missing, malformed or dated ahead; or one is older than 30 days or
-                there is none, and `allow_unlisted` is false. With it, those become notes.
+                there is none, and `allow_unlisted` is false or KONTEXT_HASH_LISTS is `required`.
+                Else those become notes.
         """
         for name in config.hash_lists:
             if file_or_in_home(name, home) is None:
@@ -133,7 +136,8 @@ class HashGate:
         stamps = tuple(path.stat().st_mtime_ns for path in paths)
         today = today or dt.date.today()
         opted_out = opt_outs(home).digests
-        return _load_gate(paths, stamps, config.allow_unlisted, today, home, opted_out)
+        allowed = config.allow_unlisted and not lists_required()
+        return _load_gate(paths, stamps, allowed, today, home, opted_out)
 
     def check(self, data: bytes, rgb: NDArray[np.uint8]) -> GateResult:
         """Check one image before anything of it is written: as it is, and without its border.
@@ -189,6 +193,18 @@ def _other_views(rgb: Bytes) -> Iterator[Bytes]:
             yield large
 
 
+def lists_required() -> bool:
+    """Whether this is production: nothing is let in, edited or swept without fresh lists.
+
+    Raises:
+        GateError: KONTEXT_HASH_LISTS says neither `required` nor nothing.
+    """
+    said = os.environ.get(PROFILE, "")
+    if said not in ("", REQUIRED):
+        raise GateError(f"{PROFILE} is {said!a}: it is `{REQUIRED}`, or not set")
+    return said == REQUIRED
+
+
 def _with_pdq(item: HashList, rows: Bytes) -> HashList:
     return replace(item, pdq=rows)
 
@@ -214,7 +230,10 @@ def _load_gate(
     if all(item.provider == OPERATOR for item in lists):
         problems.append("no hash list is configured: only the canary bank is matched")
     if problems and not allow_unlisted:
-        raise GateError(f"{problems[0]}; set ingest.allow_unlisted=true to run all the same")
+        instead = "bring lists up to date (`kontext safety fetch`)"
+        if not lists_required():
+            instead = "set ingest.allow_unlisted=true to run all the same"
+        raise GateError(f"{problems[0]}; {instead}")
     notes = tuple(f"allow_unlisted: {problem}" for problem in problems)
     encrypted = any(path.suffix.lower() == sealed.SUFFIX for path in paths)
     return HashGate(lists, notes, home, opted_out, on_disk=not encrypted)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kontext.errors import GateError
 from kontext.safety.secret_files import refuse_shared, write_once
+from kontext.safety.witness import any_written
 
 KEY_FILE = "safety.key"
 OTHER_KEYS = "safety.keys"
@@ -63,7 +64,7 @@ def derived(key: bytes, purpose: bytes) -> bytes:
 
 def _make(home: Path, path: Path) -> None:
     """A new key, whole or not at all; the first writer wins."""
-    signed = any((home / HEADS).glob("*/*/seq/*.json"))
+    signed = any_written(home) or any((home / HEADS).glob("*/*/seq/*.json"))
     if signed and not path.exists():  # asked again: another may have made it and signed meanwhile
         raise GateError(
             f"{path} is gone, but decisions were signed with it: restore it from the backup, or "

@@ -8,7 +8,8 @@ the key of the home (`kontext.safety.keys`). So nobody without the key can chang
 or a claim. What they can do is take the end away, or everything. Therefore a copy of every claim is
 kept outside the store, its *heads*: in HOME/ledger-heads, or where KONTEXT_LEDGER_HEADS says (a
 folder, or a bucket that the store's writers cannot delete from). `kontext.safety.ledger_check`
-compares all of it, and the decisions that the artifacts hold.
+compares all of it, and the decisions that the artifacts hold. How many segments there were the home
+remembers too (`kontext.safety.witness`), so heads that are gone are missed.
 
 Edits and refusals, and what operators close, are a chain of their own, `edits/…`, of the same form:
 there may be very many of them, and a run reads all of the artifacts' claims.
@@ -28,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 
 from kontext.errors import LedgerError, ObjectExists
+from kontext.safety import witness
 from kontext.safety.keys import HEADS, KEY_FILE, key_id, known_keys, run_key, signing_key
 from kontext.store.objects import ObjectStore, open_store
 from kontext.store.parquet import parquet_bytes, read_parquet
@@ -39,6 +41,7 @@ CHANGES_RESULTS = False  # keeps decisions that stages have made
 GENESIS = "0" * 64
 HEADS_URL = "KONTEXT_LEDGER_HEADS"
 ARTIFACTS, EDITS = "ledger", "edits"  # the chains of a store
+IMPORTED = "import of "  # begins the `run` of decisions that another home has made
 _TRIES = 100
 
 
@@ -72,31 +75,42 @@ class Ledger:
 
     def __init__(self, objects: ObjectStore, home: Path, chain: str = ARTIFACTS) -> None:
         """Nothing is read, made or checked yet. `chain` is ARTIFACTS or EDITS."""
-        self.objects, self.chain = objects, chain
-        self._home = home
+        self.objects, self.home, self.chain = objects, home, chain
         self._known = 0  # segments that there are at least
 
     @property
     def heads(self) -> ObjectStore:
         """Where the copies of claims lie, of all stores that this home writes to."""
-        return open_store(os.environ.get(HEADS_URL) or str(self._home / HEADS))
+        return open_store(os.environ.get(HEADS_URL) or str(self.home / HEADS))
 
     def head_key(self, name: str) -> str:
         """Key of a head: the store's name, and the claim's."""
         return f"{hashlib.sha256(self.objects.url.encode()).hexdigest()[:16]}/{name}"
 
+    @property
+    def written(self) -> int:
+        """How many segments the home remembers. Raises LedgerError."""
+        return witness.written(self.home, self.head_key("").rstrip("/"), self.chain)
+
+    def forget(self) -> None:
+        """Remember no segment of this chain any more; of none where the home has lost its key."""
+        if self.has_key:
+            witness.forget(self.home, self.head_key("").rstrip("/"), self.chain)
+        else:
+            witness.forget(self.home)
+
     def of_chain(self, chain: str) -> "Ledger":
         """Another chain of the same store and home."""
-        return Ledger(self.objects, self._home, chain)
+        return Ledger(self.objects, self.home, chain)
 
     @property
     def has_key(self) -> bool:
         """Whether the home has a key of its own."""
-        return (self._home / KEY_FILE).exists()
+        return (self.home / KEY_FILE).exists()
 
     def keys(self) -> Mapping[str, bytes]:
         """Key id -> key, of all keys that this home knows. Raises GateError."""
-        return known_keys(self._home)
+        return known_keys(self.home)
 
     def segments(self) -> list[Segment]:
         """Committed segments in order, each signed by a key that this home knows.
@@ -157,6 +171,7 @@ class Ledger:
         Raises:
             LedgerError: it was changed, or segments after it are gone.
         """
+        written = self.written  # first: others may append meanwhile
         low, step = self._known, 1
         while self._has(low + step - 1):
             low, step = low + step, 2 * step
@@ -169,6 +184,8 @@ class Ledger:
             if self._has(low):  # somebody appends
                 return self.end()
             raise self._lost(low, low + 1)
+        if low < written:
+            raise self._lost(low, written)
         if not low:
             return 0, None
         name = claim_key(low - 1, self.chain)
@@ -206,7 +223,7 @@ class Ledger:
         self, seq: int, previous: str, artifact: str, table: pa.Table, run: str
     ) -> Segment | None:
         """The segment, committed with its head; None where another has taken its number."""
-        key = run_key(self._home)
+        key = run_key(self.home)
         chained = _chain(table, previous, artifact, run, key)
         last = chained["row_hash"][-1].as_py() if chained.num_rows else previous
         name = f"{self.chain}/{seq:012d}-{last}.parquet"
@@ -226,11 +243,13 @@ class Ledger:
         name = self.head_key(claim_key(segment.seq, self.chain))
         if self.heads.info(name) is None:
             self.heads.put(name, segment.claim())
+        store = self.head_key("").rstrip("/")
+        witness.remember(self.home, store, self.chain, segment.seq + 1)
 
     def _written(self) -> int:
-        """How many segments the heads know of."""
+        """How many segments the heads know of, or the home."""
         kept = self.heads.list(self.head_key(f"{self.chain}/seq/"))
-        return int(Path(kept[-1]).stem) + 1 if kept else 0
+        return max(int(Path(kept[-1]).stem) + 1 if kept else 0, self.written)
 
 
 def claim_key(seq: int, chain: str = ARTIFACTS) -> str:

@@ -17,6 +17,7 @@ from kontext.safety.ledger import (
     problem_in,
     read_claim,
 )
+from kontext.safety.own_work import is_own
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import parquet_bytes, read_parquet
 from schemas.manifest import Manifest
@@ -51,7 +52,7 @@ def check_ledger(ledger: Ledger, store: ArtifactStore) -> LedgerReport:
     problems = [*main.problems, *(f"edits: {problem}" for problem in edits.problems)]
     for manifest in store.list():
         problems += _artifact(manifest, store, decided)
-    notes = main.notes + (edits.notes if edits.segments else ())
+    notes = (main.notes if main.segments else ()) + (edits.notes if edits.segments else ())
     segments, rows = main.segments + edits.segments, main.rows + edits.rows
     return LedgerReport(segments, rows, tuple(problems), notes, edits.segments)
 
@@ -80,8 +81,18 @@ def restart(ledger: Ledger, store: ArtifactStore) -> int:
     signed. The old objects and heads stay, under `ledger-before-TIME/`. The chain of edits goes on,
     unless it is not whole.
 
+    Where the home has its key, decisions are taken over that the old ledger has signed just so, or
+    that lie in artifacts which this home has made (`kontext.safety.own_work`). Where nothing of the
+    old one can be checked, because the key is lost or it was never signed, they are taken over as
+    they are, and every row says so (`unsigned`).
+
     Returns how many artifacts' decisions are in the new one.
+
+    Raises:
+        LedgerError: an artifact's decisions are others than were signed, or nobody's. Nothing was
+            changed.
     """
+    deciding = _believed(ledger, store)
     # two within a second must not put theirs over each other
     aside = f"ledger-before-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}/"
     edits = ledger.of_chain(EDITS)
@@ -95,11 +106,51 @@ def restart(ledger: Ledger, store: ArtifactStore) -> int:
             if not key.startswith("ledger-before-"):
                 objects.put(aside + key, objects.get(key))
                 objects.delete(key)
-    deciding = [manifest for manifest in store.list() if _file(manifest)]
-    for manifest in deciding:
+    for each in gone:
+        each.forget()
+    for manifest, signed in deciding:
         table = Artifact(store, manifest).table(DECISIONS_FILE)
-        ledger.append(manifest.stage, manifest.digest, table, run=f"restart of {aside}")
+        run = f"restart of {aside}" + ("" if signed else ", unsigned")
+        ledger.append(manifest.stage, manifest.digest, table, run=run)
     return len(deciding)
+
+
+def _believed(ledger: Ledger, store: ArtifactStore) -> list[tuple[Manifest, bool]]:
+    """Artifacts whose decisions a new ledger takes over, and whether anybody has signed them.
+
+    Raises LedgerError where they are others than were signed, or nobody's although some are.
+    """
+    signed = _signed(ledger)
+    found = []
+    for manifest in store.list():
+        name = f"{manifest.stage}/{manifest.digest}"
+        if name in signed:
+            problems = _artifact(manifest, store, signed)
+            if problems or not _file(manifest):
+                raise LedgerError(
+                    f"{name}: its decisions are not those that were signed. Bring it back from a "
+                    "backup, or remove it, and restart again"
+                )
+        if not _file(manifest):
+            continue
+        own = name in signed or is_own(store.objects, ledger.home, manifest)
+        if not own and signed:
+            raise LedgerError(
+                f"{name}: nobody has signed its decisions. Remove it (and import it, if it came "
+                "from elsewhere), and restart again"
+            )
+        found.append((manifest, own))
+    return found
+
+
+def _signed(ledger: Ledger) -> dict[str, pa.Table]:
+    """Rows by artifact of every segment that is as a key of ours has signed it."""
+    found: dict[str, pa.Table] = {}
+    for segment in _claims(ledger)[0]:
+        table, problem = _rows(ledger, segment)
+        if table is not None and not problem:
+            found[segment.artifact] = table
+    return found
 
 
 def _claims(ledger: Ledger) -> tuple[list[Segment], list[str]]:
@@ -152,10 +203,20 @@ def _heads(ledger: Ledger, written: Sequence[int]) -> tuple[list[str], list[str]
             continue
         if there != heads.get(name):
             problems.append(f"segment {seq} is another than was written")
+    remembered = ledger.written
+    lost = [seq for seq in range(remembered) if seq not in set(written)]
+    problems += [f"segment {seq} was written and is gone" for seq in lost if not kept]
+    if remembered and remembered - 1 not in map(_seq, kept):
+        problems.append(
+            f"the copy of segment {remembered - 1}'s claim is gone from {heads.url}: bring it back "
+            "from a backup, or from where the copies lay before"
+        )
     if kept:
         bare = set(written) - {_seq(name) for name in kept}
         few = f"{len(bare)} segments have no copy of their claim in {heads.url}"
         return problems, [f"{few}: a cut there would not be seen"] if bare else []
+    if remembered:
+        return problems, []
     note = f"no copies of this ledger's claims are in {heads.url}: a cut end would not be seen"
     return problems, [note]
 

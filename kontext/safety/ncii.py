@@ -75,8 +75,8 @@ class Look(NamedTuple):
 
     def beside(self, other: "Look") -> "Look":
         """These looks, then the others."""
-        parts = [np.concatenate(two) for two in zip(self, other, strict=True)]
-        return Look(*parts)
+        columns = [np.concatenate((own, values)) for own, values in zip(self, other, strict=True)]
+        return Look._make(columns)
 
     @property
     def broken(self) -> Mask:
@@ -91,10 +91,17 @@ def nothing(count: int, like: Look, exposure: float = 0.0) -> Look:
 
     With an `exposure` of infinity it is the look of an unknown picture: `least` takes the other.
     """
-    blank = np.full(count, exposure, np.float32), *(np.zeros(count, np.float32) for _ in range(2))
+    person, face = np.zeros((2, count), np.float32)
     parts = (count, like.bare.shape[1])
     unknown = np.full((count, like.sexual.shape[1]), np.inf, np.float32)
-    return Look(*blank, unknown, np.full(parts, np.inf, np.float32), np.zeros(parts, np.float32))
+    return Look(
+        exposure=np.full(count, exposure, np.float32),
+        person=person,
+        face=face,
+        sexual=unknown,
+        bare=np.full(parts, np.inf, np.float32),
+        covered=np.zeros(parts, np.float32),
+    )
 
 
 class Changes(NamedTuple):

@@ -15,15 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kontext.safety.hashes import HashGate, HashList
+from kontext.errors import CanaryError
+from kontext.safety.hashes import OPERATOR, HashGate, HashList
 from kontext.safety.ids import Reason
 from kontext.safety.multi_index import Bytes
+from kontext.safety.pdq import pdq_dihedral
 from kontext.safety.pdq_index import PdqIndex
+from kontext.safety.proof import listed_canary
 
 CHANGES_RESULTS = False  # looks at what is there
 
 _SIDE = 16  # coefficients a side
 _AT_ONCE = 1 << 13  # queries
+_FEW_BITS = np.array([0x11] * 8 + [0] * 24, np.uint8)  # 16 of 256
+NO_DIGEST = "-"  # of no file
 
 
 class Rematch(NamedTuple):
@@ -47,15 +52,18 @@ def turned(hashes: Bytes) -> Bytes:
 
 
 def rematch(gate: HashGate, hashes: Bytes, sha256: Sequence[str]) -> list[Rematch]:
-    """Stored pictures that a list of `gate` names, in the order of their rows; canaries are not.
+    """Stored pictures that a list of `gate` names, in the order of their rows.
+
+    Those of the canaries' bank are none; for the canaries' own list see `proved_rematch`.
 
     Args:
         gate: with the lists of today.
         hashes: uint8 [N, 32], PDQ of what is stored, or of crops of it.
-        sha256: [N], hexadecimal, of the originals' bytes; none where they are not asked about.
+        sha256: [N], hexadecimal, of the originals' bytes; or `NO_DIGEST`.
     """
     found: dict[int, str] = {}
     lists = [item for item in gate.lists if item.reason is Reason.HASH_MATCH]
+    lists.sort(key=lambda item: item.provider == OPERATOR)  # what another list has too is that's
     for item in lists:
         exact = item.exact.get("sha256", set())
         wanted = {entry.hex() for entry in exact}
@@ -65,6 +73,37 @@ def rematch(gate: HashGate, hashes: Bytes, sha256: Sequence[str]) -> list[Rematc
     for row, number in _near(hashes, lists):
         found.setdefault(row, lists[number].name)
     return [Rematch(row, found[row]) for row in sorted(found)]
+
+
+def proved_rematch(gate: HashGate, hashes: Bytes, sha256: Sequence[str]) -> list[Rematch]:
+    """As `rematch`, and canaries among the stored pictures were found by the same look-ups.
+
+    What only the canaries' own list names is no hit.
+
+    Raises:
+        CanaryError: a canary was not found, or a picture that no list has was; or the gate does not
+            have the canaries' own list (`kontext.safety.proof.whole_gate`).
+    """
+    own = [item for item in gate.lists if item.provider == OPERATOR]
+    count, digests = len(hashes), own[0].exact.get("sha256") if own else None
+    if not digests:
+        raise CanaryError("the gate of the sweep lacks the canaries' list: nothing was swept")
+    picture = listed_canary()
+    # half a turn would be too far: of drawn shapes many bits are near the median
+    quarters = (picture, np.ascontiguousarray(np.rot90(picture)))
+    near = np.stack([pdq_dihedral(quarter)[0][0] for quarter in quarters])
+    near = np.concatenate([near, near[:1] ^ _FEW_BITS])
+    far = ~near[:2]  # near nothing; the second one has a digest that is listed
+    names = [NO_DIGEST] * (len(near) + 1) + [min(digests).hex()]
+    found = rematch(gate, np.concatenate([hashes, near, far]), [*sha256, *names])
+    canaries = {hit.row - count for hit in found if hit.row >= count}
+    wanted = {*range(len(near)), len(near) + 1}
+    if canaries != wanted:
+        raise CanaryError(
+            f"the look-up of stored pictures found {len(canaries & wanted)} of {len(wanted)} "
+            f"canaries, and {len(canaries - wanted)} that no list has: nothing was swept"
+        )
+    return [hit for hit in found if hit.row < count and hit.provider != own[0].name]
 
 
 def _near(hashes: Bytes, lists: Sequence[HashList]) -> list[tuple[int, int]]:

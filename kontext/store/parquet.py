@@ -19,6 +19,7 @@ _ROWS_BLOBS = 1_024  # where a column holds images
 def parquet_bytes(table: pa.Table) -> bytes:
     """The table as zstd Parquet."""
     table = table.replace_schema_metadata(_metadata(table.schema)).combine_chunks()
+    table = table.cast(_as_made(table.schema))
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=_group_rows(table.schema), **_format(table.schema))
     return sink.getvalue()
@@ -45,6 +46,17 @@ def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iter
             held, some = held.slice(rows), True
     if held.num_rows or not some:
         yield held.combine_chunks()
+
+
+def _as_made(schema: pa.Schema) -> pa.Schema:
+    """The schema with lists' items named as pyarrow makes them: what was read calls them others."""
+    fields = []
+    for field in schema:
+        if pa.types.is_list(field.type):
+            items = field.type.value_field
+            field = field.with_type(pa.list_(pa.field("item", items.type, items.nullable)))
+        fields.append(field)
+    return pa.schema(fields, schema.metadata)
 
 
 def _metadata(schema: pa.Schema) -> dict[bytes, bytes] | None:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,25 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows import cli
+from kontext.data import outside, outside_texts
 from kontext.data.outside import check_pictures
-from kontext.errors import GateError
+from kontext.engine.remake import import_artifacts
+from kontext.errors import CanaryError, GateError
+from kontext.safety import hashes
 from kontext.safety.canaries import canary_image, canary_png
+from kontext.safety.edit_log import EditLog
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import EDITS, Ledger
+from kontext.safety.ledger_check import check_ledger
+from kontext.safety.proof import canary_list
+from kontext.safety.texts import CANARIES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore, ArtifactWriter
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes
 from schemas.manifest import Manifest
 from tests.data.pictures import scene
+from tests.safety.test_ledger import decisions
+from tests.safety.test_proof import BROKEN, operator_list
 
 
 def png(rgb: np.ndarray) -> bytes:
@@ -35,6 +45,7 @@ def png(rgb: np.ndarray) -> bytes:
 
 
 GOOD = png(scene(0))
+GATE = HashGate([canary_list()])
 TURNED = io.BytesIO()
 canary_image(4).convert("RGB").rotate(90).save(TURNED, "jpeg", quality=80)
 BAD = {"as it is": canary_png(4), "turned, as JPEG": TURNED.getvalue()}
@@ -177,7 +188,7 @@ def store_in(folder: Path) -> ArtifactStore:
 def test_good_pictures_are_counted(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {n: make(GOOD, GOOD) for n, make in FILES.items()})
     # one in each of sheet.png, fixed.parquet and dictionary.parquet; four in the struct
-    assert check_pictures(artifact, HashGate()) == 2 * len(FILES) - 1
+    assert check_pictures(artifact, GATE) == 2 * len(FILES) - 1
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,13 +196,13 @@ def test_good_pictures_are_counted(tmp_path: Path) -> None:
 def test_a_canary_is_found_wherever_it_lies(tmp_path: Path, name: str, kind: str) -> None:
     artifact = commit(store_in(tmp_path), {name: FILES[name](GOOD, BAD[kind])})
     with pytest.raises(GateError, match="ingest/0000000000000000: a picture is on a hash list"):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def test_what_cannot_be_decoded_cannot_be_checked(tmp_path: Path) -> None:
     artifact = commit(store_in(tmp_path), {"sheet.png": GOOD[: len(GOOD) // 2]})
     with pytest.raises(GateError, match="cannot be checked"):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def two_tars(*pictures: bytes) -> bytes:
@@ -239,7 +250,7 @@ def test_what_cannot_be_looked_into_is_refused(tmp_path: Path, name: str) -> Non
     """Also where nothing on a list is in it: nobody can tell."""
     artifact = commit(store_in(tmp_path), {name: HIDDEN[name](GOOD)})
     with pytest.raises(GateError, match="ingest/0000000000000000: "):
-        check_pictures(artifact, HashGate())
+        check_pictures(artifact, GATE)
 
 
 def test_an_import_with_a_canary_leaves_nothing(
@@ -267,3 +278,113 @@ def test_an_import_with_a_canary_leaves_nothing(
     assert not [path for path in left if {"blobs", "runs"} & set(path.parts)]
     assert not [path for path in left if canary_png(4) in path.read_bytes()]
     assert imported("b") is None and len(store_in(home).list()) == 1
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_import_through_a_gate_that_is_broken_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Whatever it says of the pictures: it does not stop canaries."""
+    commit(store_in(tmp_path / "a"), {"pixels/000.parquet": table_of(GOOD)})
+    home = tmp_path / "home"
+    operator_list(home)
+    monkeypatch.setenv("KONTEXT_HOME", str(home))
+    for name in ("KONTEXT_STORE", "KONTEXT_CATALOG"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["artifacts", "import", f"file://{tmp_path}/a/store"]
+    with monkeypatch.context() as patch:
+        BROKEN[how][0](patch)
+        hashes._load_gate.cache_clear()
+        error = CliRunner().invoke(cli.app, words).exception
+    hashes._load_gate.cache_clear()
+    assert isinstance(error, CanaryError) and BROKEN[how][1] in str(error)
+    left = [path for path in home.rglob("*") if path.is_file()]
+    assert not [path for path in left if {"blobs", "runs", "tags"} & set(path.parts)]
+    assert not [path for path in left if GOOD in path.read_bytes()]
+    assert CliRunner().invoke(cli.app, words).exception is None
+
+
+@pytest.mark.parametrize("part", ["_cells", "_members", "_embedded"])
+def test_who_does_not_look_into_files_finds_no_canary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(outside, part, lambda *_: iter(()))
+    with pytest.raises(CanaryError, match="pictures in a"):
+        check_pictures(commit(store_in(tmp_path), {"a.json": b"{}"}), GATE)
+
+
+def test_a_gate_without_the_canaries_own_list_is_not_believed(tmp_path: Path) -> None:
+    with pytest.raises(CanaryError, match="of operators' lists"):
+        check_pictures(commit(store_in(tmp_path), {"sheet.png": GOOD}), HashGate())
+
+
+def rows(**columns: list[object]) -> bytes:
+    return parquet_bytes(pa.table(columns))
+
+
+def sample(**said: object) -> bytes:
+    file, body = io.BytesIO(), json.dumps(said).encode()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo("0.json")
+        member.size = len(body)
+        tar.addfile(member, io.BytesIO(body))
+    return file.getvalue()
+
+
+RULED, LEARNT = CANARIES[0], CANARIES[5]
+SAID = {
+    "an instruction": ("captions.parquet", rows(instruction=["make it red", RULED])),
+    "by the classifier alone": ("captions.parquet", rows(target_caption=["a house", LEARNT])),
+    "in lists": ("captions.parquet", rows(instruction=[["make it red"], ["", RULED]])),
+    "a name": ("images/0.parquet", rows(source_ref=["a house.png", f"{RULED}.png"])),
+    "a label": ("images/0.parquet", rows(attributes=['{"time": "day"}', json.dumps({"a": RULED})])),
+    "in a shard": ("train-000000.tar", sample(instruction="make it red", context_caption=RULED)),
+    "by another name": ("a.bin", rows(instruction_inverse=[LEARNT])),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_texts_from_outside_meet_rules_and_classifier(tmp_path: Path, what: str) -> None:
+    log = EditLog(open_store(f"file://{tmp_path}/ours"), tmp_path / "home")
+    with pytest.raises(GateError, match=r"a text is refused .*; nothing was imported") as caught:
+        check_pictures(commit(store_in(tmp_path), dict([SAID[what]])), GATE, log)
+    assert RULED not in str(caught.value) and LEARNT not in str(caught.value)
+    (row,) = Ledger(log.objects, log.home, EDITS).table().to_pylist()
+    assert (row["check"], row["outcome"], row["subject_kind"]) == ("text_rule", "drop", "text")
+
+
+def test_texts_that_say_nothing_pass(tmp_path: Path) -> None:
+    table = rows(instruction=["make it red", ""], source_ref=["scans of nothing", "naked oak.png"])
+    files = {"captions.parquet": table, "train-000000.tar": sample(instruction="make it red")}
+    assert check_pictures(commit(store_in(tmp_path), files), GATE) == 0
+
+
+@pytest.mark.parametrize("part", ["_of_table", "_of_json"])
+def test_who_does_not_read_texts_finds_no_canary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(outside_texts, part, lambda *_: iter(()))
+    with pytest.raises(CanaryError, match="was not stopped"):
+        check_pictures(commit(store_in(tmp_path), {"a.json": b"{}"}), GATE)
+
+
+def test_decisions_of_another_home_are_not_signed_as_ours(tmp_path: Path) -> None:
+    theirs = store_in(tmp_path / "a")
+    commit(theirs, {"decisions.parquet": parquet_bytes(decisions(2))})
+    ours, home = store_in(tmp_path / "b"), tmp_path / "home"
+    import_artifacts(theirs, ours, None, home=home)
+    runs = {row["run"] for row in Ledger(ours.objects, home).table().to_pylist()}
+    assert runs == {"import of "} and check_ledger(Ledger(ours.objects, home), ours).problems == ()
+
+
+@pytest.mark.parametrize("words", [["artifacts", "import", "{}/a/store"], ["safety", "sweep"]])
+def test_production_imports_and_sweeps_nothing_without_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    commit(store_in(tmp_path / "a"), {"a.json": b"{}"})
+    monkeypatch.setenv("KONTEXT_HOME", str(tmp_path / "home"))
+    commit(store_in(tmp_path / "home"), {}, "mine")
+    monkeypatch.setenv(hashes.PROFILE, hashes.REQUIRED)
+    error = CliRunner().invoke(cli.app, [word.format(tmp_path) for word in words]).exception
+    assert isinstance(error, GateError) and "no hash list is configured" in str(error)
+    assert [found.stage for found in store_in(tmp_path / "home").list()] == ["mine"]

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from kontext.engine import fingerprint
+from kontext.engine.remake import import_artifacts
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage, StageContext, section_of
-from kontext.errors import ArtifactError, ChangedError
+from kontext.errors import ArtifactError, ChangedError, GateError
 from kontext.safety.ledger_check import LedgerReport, check_ledger
-from kontext.store.artifacts.artifact_store import is_work, work_prefix
+from kontext.store.artifacts.artifact_store import is_work, manifest_key, work_prefix
+from kontext.store.artifacts.transfer import copy_artifacts
 from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import CaptionConfig
 
@@ -119,6 +121,26 @@ def test_stages_run_once_and_everything_is_recorded(code: Path) -> None:
     assert found.ledger.segments()[0].artifact == f"first/{outcome.digest}"
     assert found.artifacts.resolve("second") == ("second", found.digests()["second"])
     assert found.artifacts.verify().problems == ()
+
+
+def test_what_somebody_has_put_into_the_store_is_not_reused(code: Path, tmp_path: Path) -> None:
+    """An artifact made for just the digest that a run asks for, whose pictures met no gate here."""
+    graph = {"ingest": Stage(name="ingest", section="mine", module="toy_first")}
+
+    def of(name: str) -> Engine:
+        home = tmp_path / name
+        place = (f"file://{home}/store", home / "catalog.sqlite", home)
+        return Engine(load_recipe("ci"), *place, run="r", stages=graph)
+
+    theirs, ours = of("theirs"), of("ours")
+    made = theirs.run_stage("ingest", REPORT)
+    copy_artifacts(theirs.artifacts, ours.artifacts)
+    for again in (lambda: ours.run_stage("ingest", REPORT), lambda: ours.reuse("ingest")):
+        with pytest.raises(GateError, match="neither made nor imported"):
+            again()
+    ours.objects.delete(manifest_key("ingest", made.digest))
+    import_artifacts(theirs.artifacts, ours.artifacts, None, home=ours.home)
+    assert ours.run_stage("ingest", REPORT).reused and theirs.run_stage("ingest", REPORT).reused
 
 
 def test_a_recipe_change_redoes_that_stage_and_what_follows(code: Path) -> None:

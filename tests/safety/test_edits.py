@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kontext.errors import CanaryError, GateError, SafetyRefusal
+from kontext.safety import edit_rule
 from kontext.safety import edits as module
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.chains import Chains
@@ -18,12 +19,14 @@ from kontext.safety.edit_log import EditLog
 from kontext.safety.edits import EditScreening
 from kontext.safety.hashes import GateResult, HashGate
 from kontext.safety.ids import Decision, Outcome, Reason
-from kontext.safety.policy import load_policy
+from kontext.safety.policy import Policy, load_policy
+from kontext.safety.proof import canary_list
 from kontext.safety.wording.classifier import TextClassifier
 
 ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 FLAT = np.full((64, 64, 3), 128, np.uint8)
 POLICY = load_policy("default")
+GATE = HashGate([canary_list()])
 SAFE = {
     "nsfw": 0.0,
     **dict.fromkeys(POLICY.exposure_weights, 0.0),
@@ -55,7 +58,7 @@ class Written(EditLog):
 
 def begin(gate: HashGate | None = None, log: EditLog | None = None) -> EditScreening:
     nowhere = Chains(Path("/nowhere"), b"k", 1)
-    return EditScreening(POLICY, gate or HashGate(), log or Written(), nowhere)
+    return EditScreening(POLICY, gate or GATE, log or Written(), nowhere)
 
 
 def screen(instruction: str, inputs: Sequence[Pixels], *results: Pixels) -> None:
@@ -147,18 +150,35 @@ def breaks(patch: pytest.MonkeyPatch, what: str) -> None:
     if what == "the hash gate":
         passed = GateResult(Outcome.PASS, "", "", b"", 100)
         patch.setattr(HashGate, "check_pixels", lambda *_: passed)
+    elif what == "the hash gate stopped":  # exact hashes alone, and all lists
+        patch.setattr(HashGate, "check", lambda self, data, rgb: self.check_pixels(rgb))
+    elif what == "the pair rule":
+        patch.setattr(edit_rule, "pair_reasons", lambda _, said, *__: [None] * len(said))
+    elif what == "the limits":
+        patch.setattr(Policy, "strictest", lambda *_: 1.0)
+    elif what == "labels of":
+        real = Policy.risk
+        patch.setattr(
+            Policy, "risk", lambda self, scores: real(self, {n: 0 * v for n, v in scores.items()})
+        )
     elif what == "the text classifier":
         patch.setattr(
             TextClassifier, "scores", lambda self, given, whole=False: np.zeros(len(given))
         )
-    else:
+    elif what == "classifier nudenet":
         none = dict.fromkeys(NudeNet.labels, 0.0)
         patch.setattr(
             NudeNet, "scores", lambda self, images: {n: [v] * len(images) for n, v in none.items()}
         )
 
 
-@pytest.mark.parametrize("what", ["the hash gate", "the text classifier", "classifier nudenet"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the hash gate", "the hash gate stopped", "the text classifier", "classifier nudenet",
+        "the pair rule", "the limits", "labels of",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("late", [False, True])
 def test_what_is_broken_hands_out_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, late: bool
@@ -168,13 +188,13 @@ def test_what_is_broken_hands_out_nothing(
     with monkeypatch.context() as patch:
         if not late:
             breaks(patch, what)
-        screening = EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1))
+        screening = EditScreening(POLICY, GATE, log, Chains(tmp_path, b"k", 1))
         screening.check_instruction("make the sky blue")
         screening.check_result(ART)
         breaks(patch, what)
         with pytest.raises(CanaryError, match=what):
             screening.commit()
-        other = EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1))
+        other = EditScreening(POLICY, GATE, log, Chains(tmp_path, b"k", 1))
         with pytest.raises(CanaryError, match=what):  # nor when it is tried again
             other.commit()
     rows = log.rows  # type: ignore[attr-defined]
@@ -182,7 +202,7 @@ def test_what_is_broken_hands_out_nothing(
     for each in (screening, other):  # it works again, but may not have when it was asked
         with pytest.raises(CanaryError, match="begin it anew"):
             each.commit()
-    EditScreening(POLICY, HashGate(), log, Chains(tmp_path, b"k", 1)).commit()
+    EditScreening(POLICY, GATE, log, Chains(tmp_path, b"k", 1)).commit()
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -191,7 +211,7 @@ def test_a_proof_before_the_answer_says_nothing_of_it(
 ) -> None:
     """Another thread's, while this one was about to ask what then breaks."""
     one, other = (
-        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+        EditScreening(POLICY, GATE, Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
     )
     name = {"text": "judge_text", "image": "score_images"}[kind]
     real = getattr(module, name)
@@ -215,7 +235,7 @@ def test_who_has_nothing_to_prove_waits_for_the_proof_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = (
-        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
+        EditScreening(POLICY, GATE, Written(), Chains(tmp_path, b"k", 1)) for _ in range(2)
     )
     said: list[str] = []
 
@@ -242,11 +262,39 @@ def test_who_has_nothing_to_prove_waits_for_the_proof_of_another(
     assert said == ["refused"]
 
 
+@pytest.mark.parametrize("what", ["the pair rule", "the limits"])
+def test_an_edit_that_only_a_broken_rule_lets_pass_is_not_handed_out(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    nobody = dict.fromkeys(POLICY.person_labels, 0.0)  # else the pair rule stops the second, too
+    worse = {
+        "the pair rule": {"FEMALE_BREAST_EXPOSED": 0.55},
+        "the limits": {**nobody, "nsfw": 0.99},
+    }[what]
+    inject(monkeypatch, SAFE, {**SAFE, **worse})
+    breaks(monkeypatch, what)
+    screening = begin()
+    screening.check_input(ART)
+    screening.check_result(np.roll(ART, 8, axis=1))
+    with pytest.raises(CanaryError, match="no edit passes"):
+        screening.commit()
+
+
+def test_combinations_are_proved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy("research")
+    made = EditScreening(policy, GATE, Written(), Chains(tmp_path, b"k", 1))
+    assert policy.combinations
+    made.commit()
+    monkeypatch.setattr(Policy, "combined", lambda *_: [None])
+    with pytest.raises(CanaryError, match="combination"):
+        made.commit()
+
+
 def test_many_edits_need_one_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proved: list[str] = []
     monkeypatch.setattr(module, "prove", lambda classifier: proved.append(classifier.name))
     screenings = [
-        EditScreening(POLICY, HashGate(), Written(), Chains(tmp_path, b"k", 1)) for _ in range(3)
+        EditScreening(POLICY, GATE, Written(), Chains(tmp_path, b"k", 1)) for _ in range(3)
     ]
     for screening in screenings:
         screening.check_result(ART)
@@ -259,7 +307,7 @@ def test_many_edits_need_one_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_file_itself_is_matched_beside_its_pixels() -> None:
-    gate = HashGate()
+    gate = GATE
     with pytest.raises(SafetyRefusal):
         begin(gate).match_hashes(ART, canary_png(0))
     assert begin(gate).match_hashes(ART) == "pass"
@@ -360,7 +408,7 @@ def test_combinations_are_over_all_images_of_an_edit(monkeypatch: pytest.MonkeyP
     ):
         inject(monkeypatch, inputs, made)
         log = Written()
-        screening = EditScreening(policy, HashGate(), log, Chains(Path("/nowhere"), b"k", 1))
+        screening = EditScreening(policy, GATE, log, Chains(Path("/nowhere"), b"k", 1))
         try:
             screening.check_input(ART)
             screening.check_result(ART)

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kontext.errors import GateError, KontextError, LedgerError, SafetyRefusal, StoreError
+from kontext.errors import (
+    CanaryError,
+    GateError,
+    KontextError,
+    LedgerError,
+    SafetyRefusal,
+    StoreError,
+)
 from kontext.safety import edits as module
+from kontext.safety import hashes
 from kontext.safety.canaries import canary_image
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores
 from kontext.safety.edit_log import EditLog
@@ -19,6 +27,7 @@ from kontext.safety.ids import pixel_id, subject_hmac
 from kontext.safety.keys import HEADS, run_key
 from kontext.safety.ledger import EDITS, Ledger
 from kontext.store.objects import open_store
+from tests.safety.test_proof import BROKEN, operator_list
 
 ART = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 CANARY = np.asarray(canary_image(2))
@@ -120,6 +129,21 @@ def test_a_refusal_is_a_row(
         screening.check_result(result)
     assert place.rows()[-1] == row
     assert [r for r in place.rows() if r[1] != "pass"] == [row]
+
+
+@pytest.mark.parametrize("how", ["lists ignored", "lists of the home ignored"])
+def test_no_edit_where_a_list_in_force_is_not_matched(
+    place: Place, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    operator_list(place.home)
+    with monkeypatch.context() as patch:
+        BROKEN[how][0](patch)
+        hashes._load_gate.cache_clear()
+        with pytest.raises(CanaryError, match="holds not all of 1 hash lists"):
+            place.guard()
+    hashes._load_gate.cache_clear()
+    assert place.rows() == [("hash_gate", "error", "gate_error")]
+    place.guard()
 
 
 def test_a_check_that_cannot_be_made_is_a_row(place: Place, levels: dict[int, float]) -> None:
@@ -262,3 +286,17 @@ def test_edits_of_several_processes_all_get_rows(place: Place) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert place.rows() == [("edit", "pass", "unguarded")] * 9
     assert len(list((place.home / HEADS).rglob("*.json"))) == 9
+
+
+def test_production_edits_nothing_without_fresh_lists(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(hashes.PROFILE, hashes.REQUIRED)
+    with pytest.raises(GateError, match="no hash list"):
+        place.guard()
+    path = operator_list(place.home)
+    place.guard()
+    path.write_text(path.read_text().replace(str(dt.date.today()), "2020-01-01"))
+    with pytest.raises(GateError, match="days old"):
+        place.guard()
+    assert place.rows() == [("hash_gate", "error", "gate_error")] * 2

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from kontext.errors import GateError
 from kontext.safety.canaries import canary_image
-from kontext.safety.hashes import HashGate, load_hash_list
+from kontext.safety.hashes import PROFILE, HashGate, load_hash_list
 from kontext.safety.ids import Outcome, Reason
 from kontext.safety.list_files import STANDING, list_files
 from kontext.safety.pdq import distances, pairs_within, pdq_dihedral, without_borders
@@ -245,6 +245,23 @@ def test_entries_never_appear_in_reprs_or_pickles(tmp_path):
     assert entry not in repr(gate.lists) and entry not in repr(gate)
     with pytest.raises(TypeError, match="secrets"):
         pickle.dumps(gate)
+
+
+def test_production_requires_fresh_lists_whatever_the_recipe_says(tmp_path, monkeypatch):
+    allowed = IngestConfig(allow_unlisted=True)
+    monkeypatch.setenv(PROFILE, "required")
+    with pytest.raises(GateError, match=r"no hash list .*kontext safety fetch"):
+        HashGate.from_config(allowed, tmp_path, TODAY)
+    config = IngestConfig(hash_lists=("list.csv",), allow_unlisted=True)
+    gate_with(tmp_path, f"md5,{'0' * 32}")
+    assert HashGate.from_config(config, tmp_path, TODAY).notes == ()
+    path = tmp_path / "list.csv"
+    path.write_text(path.read_text().replace("2026-02-20", "2026-01-29"))
+    with pytest.raises(GateError, match="31 days old"):
+        HashGate.from_config(config, tmp_path, TODAY)
+    monkeypatch.setenv(PROFILE, "off")
+    with pytest.raises(GateError, match="or not set"):
+        HashGate.from_config(config, tmp_path, TODAY)
 
 
 def test_missing_and_stale_lists_refuse_unless_allowed(tmp_path):

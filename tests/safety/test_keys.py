@@ -7,7 +7,7 @@ import pytest
 
 from kontext.errors import GateError
 from kontext.safety.keys import KEY_FILE, OTHER_KEYS, key_id, known_keys, run_key, signing_key
-from kontext.safety.ledger import Ledger
+from kontext.safety.ledger import HEADS_URL, Ledger
 from kontext.store.objects import open_store
 from tests.safety.test_ledger import decisions
 
@@ -45,7 +45,12 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> Non
         run_key(tmp_path)
 
 
-def test_a_lost_key_is_never_replaced_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_lost_key_is_never_replaced_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    if elsewhere:
+        monkeypatch.setenv(HEADS_URL, f"file://{tmp_path}/bucket")
     store, home = open_store(str(tmp_path / "store")), tmp_path / "home"
     Ledger(store, home).append("ingest", "d1", decisions(1))
     (home / KEY_FILE).unlink()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kontext.errors import LedgerError
 from kontext.safety.keys import KEY_FILE, OTHER_KEYS, run_key
 from kontext.safety.ledger import EDITS, GENESIS, HEADS_URL, Ledger, claim_key
+from kontext.safety.witness import WRITTEN
 from kontext.store.objects import ObjectStore, open_store
 from schemas.tables import DECISIONS
 
@@ -115,7 +116,7 @@ def test_heads_lie_where_the_environment_says(
     segment = ledger.append("ingest", "d0", decisions(1))
     (name,) = open_store(f"file://{tmp_path}/elsewhere").list()
     assert ledger.heads.get(name) == segment.claim()
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [KEY_FILE]
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {KEY_FILE, WRITTEN}
 
 
 def test_a_head_that_a_kill_left_out_is_made_up_for(objects: ObjectStore, tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from flows import cli
+from kontext.engine.remake import import_artifacts
 from kontext.errors import LedgerError
 from kontext.safety import ledger as ledgers
 from kontext.safety.keys import KEY_FILE
-from kontext.safety.ledger import EDITS, Ledger, Segment, claim_key
+from kontext.safety.ledger import ARTIFACTS, EDITS, HEADS_URL, Ledger, Segment, claim_key
 from kontext.safety.ledger_check import LedgerReport, check_ledger, restart
+from kontext.safety.own_work import vouch
+from kontext.safety.witness import WRITTEN
 from kontext.store.artifacts.artifact_store import ArtifactStore
 from kontext.store.objects import open_store
 from kontext.store.parquet import parquet_bytes, read_parquet
@@ -31,8 +36,8 @@ WRONG_KEY = hashlib.sha256(b"a guess").digest()
 class Place:
     """A store with artifacts and their ledger, and the home that wrote them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, chain: str = ARTIFACTS) -> None:
+        self.folder, self.chain = folder, chain  # what forgeries are of
         self.objects = open_store(f"file://{folder}/store")
         self.artifacts = ArtifactStore(self.objects, folder / "cache")
         self.ledger = Ledger(self.objects, folder / "home")
@@ -65,6 +70,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def edited(tmp_path: Path) -> Place:
+    """A home that has made edits alone."""
+    place = Place(tmp_path, EDITS)
+    for number in range(6):
+        place.ledger.of_chain(EDITS).add("edit", decisions(2 + number))
+    return place
+
+
+@pytest.fixture
 def place(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A copy at the same place: heads know a store by where it lies."""
     aside = tmp_path / "aside"
@@ -82,11 +96,11 @@ def test_a_whole_ledger(place: Place) -> None:
 
 
 def claim(place: Place, seq: int) -> dict[str, Any]:
-    return dict(json.loads(place.objects.get(claim_key(seq))))
+    return dict(json.loads(place.objects.get(claim_key(seq, place.chain))))
 
 
 def put_claim(place: Place, seq: int, fields: dict[str, Any]) -> None:
-    place.objects.put(claim_key(seq), json.dumps(fields, sort_keys=True).encode())
+    place.objects.put(claim_key(seq, place.chain), json.dumps(fields, sort_keys=True).encode())
 
 
 def resigned(fields: dict[str, Any], draw: random.Random) -> dict[str, Any]:
@@ -109,7 +123,7 @@ def rewrite(
         text = json.dumps([str(row[name]) for name in LEDGER.names if name != "row_hash"]).encode()
         plain = hashlib.sha256(text).hexdigest()
         previous = row["row_hash"] = ledgers._row_hash(row, WRONG_KEY) if keyed else plain
-    name = f"ledger/{seq:012d}-{previous}.parquet"
+    name = f"{place.chain}/{seq:012d}-{previous}.parquet"
     place.objects.put(name, parquet_bytes(pa.Table.from_pylist(rows, LEDGER)))
     fields |= {"key": name, "rows": len(rows), "last_hash": previous}
     put_claim(place, seq, resigned(fields, draw))
@@ -151,11 +165,11 @@ def cut(place: Place, draw: random.Random) -> None:
     """The last segments go, claims and rows."""
     for seq in range(draw.randrange(6), 6):
         place.objects.delete(claim(place, seq)["key"])
-        place.objects.delete(claim_key(seq))
+        place.objects.delete(claim_key(seq, place.chain))
 
 
 def everything_deleted(place: Place, draw: random.Random) -> None:
-    for key in place.objects.list("ledger/"):
+    for key in place.objects.list(f"{place.chain}/"):
         place.objects.delete(key)
 
 
@@ -165,7 +179,7 @@ def cut_with_its_artifacts(place: Place, draw: random.Random) -> None:
     for seq in range(first, 6):
         stage, digest = claim(place, seq)["artifact"].split("/")
         place.objects.delete(f"runs/{stage}/{digest}/manifest.json")
-        place.objects.delete(claim_key(seq))
+        place.objects.delete(claim_key(seq, place.chain))
 
 
 def claim_changed(place: Place, draw: random.Random) -> None:
@@ -198,7 +212,7 @@ def rows_of_another(place: Place, draw: random.Random) -> None:
 
 def garbage(place: Place, draw: random.Random) -> None:
     seq = draw.randrange(6)
-    name = draw.choice([claim_key(seq), claim(place, seq)["key"]])
+    name = draw.choice([claim_key(seq, place.chain), claim(place, seq)["key"]])
     place.objects.put(name, draw.choice([b"", b"{}", b"[]", b"null", draw.randbytes(200)]))
 
 
@@ -262,7 +276,9 @@ def claim_no_parser_likes(place: Place, draw: random.Random) -> None:
         *(json.dumps(fields | {key: one}) for one in odd for key in ("signature", "key_id")),
         "[" * 100_000, json.dumps(fields)[:-1] + ', "rows": 1}', '{"seq": ' + "9" * 5000 + "}",
     ]  # fmt: skip
-    place.objects.put(claim_key(seq), draw.choice(claims).encode("utf-8", "surrogatepass"))
+    place.objects.put(
+        claim_key(seq, place.chain), draw.choice(claims).encode("utf-8", "surrogatepass")
+    )
 
 
 def artifact_of_another_form(place: Place, draw: random.Random) -> None:
@@ -292,9 +308,110 @@ def test_every_forgery_is_found(place: Place, forge: Any, seed: int) -> None:
     assert place.check().problems
 
 
-def test_without_heads_the_report_says_what_it_cannot_see(place: Place) -> None:
+OF_EDITS = (
+    damaged_page, other_types, claim_no_parser_likes, all_pass, one_row, rows_gone, rows_moved,
+    rows_added, cut, everything_deleted, claim_changed, claimed_beforehand, two_swapped,
+    rows_of_another, garbage, unsigned_format,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("forge", OF_EDITS, ids=lambda forge: forge.__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_forgery_of_the_edits_is_found(edited: Place, forge: Any, seed: int) -> None:
+    assert edited.check() == LedgerReport(6, 27, (), (), 6)
+    forge(edited, random.Random(f"{forge.__name__} {seed}"))
+    assert edited.check().problems
+
+
+def without_heads(place: Place) -> None:
     for name in place.ledger.heads.list():
         place.ledger.heads.delete(name)
+
+
+@pytest.mark.parametrize("forge", [cut, everything_deleted])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_goes_together_with_its_heads_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Any, elsewhere: bool
+) -> None:
+    if elsewhere:
+        monkeypatch.setenv(HEADS_URL, f"file://{tmp_path}/bucket")
+    place = Place(tmp_path, EDITS)
+    chain = place.ledger.of_chain(EDITS)
+    for number in range(6):
+        chain.add("edit", decisions(2 + number))
+    forge(place, random.Random(0))
+    without_heads(place)
+    found = place.check().problems
+    assert "edits: segment 5 was written and is gone" in found
+    with pytest.raises(LedgerError, match="has lost segments"):
+        place.ledger.of_chain(EDITS).add("edit", decisions(1))
+    restart(place.ledger, place.artifacts)  # on purpose
+    assert place.check() == LedgerReport(0, 0, (), place.check().notes)
+    place.ledger.of_chain(EDITS).add("edit", decisions(1))
+    assert place.check().problems == ()
+
+
+def test_verify_fails_where_the_edits_went_with_their_heads(
+    edited: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KONTEXT_HOME", str(edited.folder / "home"))
+    words = ["safety", "verify", "--store", f"file://{edited.folder}/store"]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    everything_deleted(edited, random.Random(0))
+    without_heads(edited)
+    said = CliRunner().invoke(cli.app, words)
+    assert said.exception is not None and "whole" not in said.output
+
+
+def test_a_number_that_is_none_is_no_ledger_of_nothing(edited: Place) -> None:
+    (path,) = (edited.folder / "home" / WRITTEN).glob("*/*")
+    path.write_text("many")
+    with pytest.raises(LedgerError, match="is damaged"):
+        edited.check()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("forge", [artifacts_rewritten, artifact_put_in, artifact_of_another_form])
+def test_a_restart_takes_no_forgery_over(place: Place, forge: Any, seed: int) -> None:
+    forge(place, random.Random(f"{forge.__name__} {seed}"))
+    before = sorted(place.objects.list("ledger/"))
+    with pytest.raises(LedgerError, match="decisions"):
+        restart(place.ledger, place.artifacts)
+    assert sorted(place.objects.list("ledger/")) == before and place.check().problems
+
+
+def test_decisions_that_nobody_signed_are_marked(place: Place) -> None:
+    unsigned_format(place, random.Random(0))
+    stage, digest = place.artifacts.list()[0].stage, place.artifacts.list()[0].digest
+    vouch(place.objects, place.folder / "home", place.artifacts.list()[0])
+    restart(place.ledger, place.artifacts)
+    marked: dict[bool, set[bool]] = {True: set(), False: set()}
+    for row in place.ledger.table().to_pylist():
+        own = row["artifact"] == f"{stage}/{digest}"
+        marked[own].add(row["run"].endswith(", unsigned"))
+    assert marked == {True: {False}, False: {True}}
+
+
+def test_a_forged_artifact_does_not_come_back_by_import(place: Place, tmp_path: Path) -> None:
+    """Of one that was removed here the ledger knows what was decided."""
+    shutil.copytree(place.folder / "store", tmp_path / "outside")
+    outside = Place(tmp_path / "outside")
+    outside.objects = open_store(f"file://{tmp_path}/outside")
+    outside.artifacts = ArtifactStore(outside.objects, tmp_path / "cache")
+    artifacts_rewritten(outside, random.Random(0))
+    for key in place.objects.list("runs/"):
+        place.objects.delete(key)
+    home = place.folder / "home"
+    with pytest.raises(LedgerError, match="other decisions"):
+        import_artifacts(outside.artifacts, place.artifacts, None, home=home)
+    assert not place.objects.list("runs/")
+
+
+def test_without_heads_the_report_says_what_it_cannot_see(place: Place) -> None:
+    without_heads(place)
+    problems = place.check().problems
+    assert len(problems) == 1 and "copy of segment 5's claim is gone" in problems[0]
+    place.ledger.forget()  # as of a store that was moved, or written by another home
     report = place.check()
     assert report.problems == () and "a cut end would not be seen" in report.notes[0]
 
@@ -304,6 +421,8 @@ def test_segments_without_a_copy_are_named(place: Place) -> None:
     kept = place.ledger.heads.list()
     for name in kept[-2:]:
         place.ledger.heads.delete(name)
+    assert "copy of segment 5's claim is gone" in place.check().problems[0]
+    place.ledger.forget()
     report = place.check()
     assert report.problems == () and report.notes[0].startswith("2 segments have no copy")
 

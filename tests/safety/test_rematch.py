@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from benchmarks.pdq import photographs
+from kontext.errors import CanaryError
 from kontext.safety import pdq_index
+from kontext.safety import rematch as module
 from kontext.safety.hashes import HashGate, HashList
-from kontext.safety.multi_index import Bytes
+from kontext.safety.multi_index import Bytes, Hits
 from kontext.safety.pdq import MAX_DISTANCE, distances, pdq_dihedral
-from kontext.safety.rematch import rematch, turned
+from kontext.safety.proof import canary_list
+from kontext.safety.rematch import proved_rematch, rematch, turned
 
 TODAY = dt.date(2026, 3, 1)
 
@@ -50,3 +53,57 @@ def test_canaries_and_empty_stores_are_no_hits() -> None:
     canary = gate.lists[0].pdq[:2]
     assert rematch(gate, canary, ["0" * 64] * 2) == []
     assert rematch(gate, np.empty((0, 32), np.uint8), []) == []
+
+
+STORED = np.random.default_rng(1).integers(0, 256, (20, 32), dtype=np.uint8)
+DIGESTS = [hashlib.sha256(bytes([n])).hexdigest() for n in range(20)]
+
+
+def nothing(*_: object) -> Hits:
+    return Hits(*(np.zeros(0, np.int64) for _ in range(3)))
+
+
+def everything(self: pdq_index.PdqIndex, queries: Bytes) -> Hits:
+    rows = np.arange(len(self))
+    return Hits(0 * rows, rows, 0 * rows)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_stored_pictures_are_looked_up_beside_canaries(
+    monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
+    if long:
+        monkeypatch.setattr(pdq_index, "_SHORT", 10)
+    gate = HashGate([canary_list(), listed("ngo", STORED[3:4], bytes.fromhex(DIGESTS[7]))])
+    found = [(3, "ngo@1"), (7, "ngo@1")]
+    assert [tuple(hit) for hit in proved_rematch(gate, STORED, DIGESTS)] == found
+    none = HashGate([canary_list()])
+    assert proved_rematch(none, np.empty((0, 32), np.uint8), []) == []
+    # a stored picture that is the canary itself is no hit, unless another list has it
+    own = canary_list().pdq
+    assert proved_rematch(none, own, [DIGESTS[0]]) == []
+    both = HashGate([canary_list(), listed("ngo", own)])
+    assert [tuple(hit) for hit in proved_rematch(both, own, [DIGESTS[0]])] == [(0, "ngo@1")]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (pdq_index.PdqIndex, "within", nothing),
+        (pdq_index.PdqIndex, "within", everything),
+        (module, "turned", lambda hashes: np.repeat(hashes[None], 8, 0)),
+        (module, "_near", lambda *_: []),
+    ],
+)
+def test_a_look_up_that_finds_no_canary_ends_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, broken: object
+) -> None:
+    gate = HashGate([canary_list(), listed("ngo", STORED[3:4])])
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(CanaryError, match="nothing was swept"):
+        proved_rematch(gate, STORED, DIGESTS)
+
+
+def test_no_sweep_by_a_gate_without_the_canaries_own_list() -> None:
+    with pytest.raises(CanaryError, match="lacks the canaries' list"):
+        proved_rematch(HashGate([listed("ngo", STORED[3:4])]), STORED, DIGESTS)

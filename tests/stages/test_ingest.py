@@ -22,7 +22,7 @@ from kontext.errors import CanaryError, GateError, SourceError
 from kontext.safety.canaries import canary_image, canary_png
 from kontext.safety.ids import Outcome, Reason, subject_hmac
 from kontext.safety.keys import run_key
-from kontext.safety.pdq import distances, pdq_dihedral
+from kontext.safety.pdq import MAX_DISTANCE, distances, pdq_dihedral
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig
@@ -271,7 +271,7 @@ def test_a_canary_between_textured_sides_is_stopped_by_what_shards_would_hold(
         (crop,) = images[name]["crops"]
         read = pdq_dihedral(bank.rgb(images[name]["pixel_id"]))[0][0]
         assert crop["pdq_quality"] > 50 and crop["pdq"] != images[name]["pdq"]
-        assert distances(np.frombuffer(crop["pdq"], np.uint8), read) <= 24  # read at 64 pixels
+        assert distances(np.frombuffer(crop["pdq"], np.uint8), read) <= MAX_DISTANCE  # at 64 pixels
 
 
 def test_undecodable_bytes_on_a_hash_list_are_hidden_too(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_many_tables_give_the_bytes_of_one(sizes: list[int]) -> None:
         assert path.read_bytes() == parquet_bytes(table)
 
 
+def test_lists_that_were_read_are_written_as_they_were() -> None:
+    pairs = pa.list_(pa.struct([("hash", pa.binary()), ("quality", pa.uint8())]))
+    table = pa.table(
+        {
+            "scores": pa.array([[1.0], [2.0, 3.0], [], None], pa.list_(pa.float32())),
+            "crops": pa.array([[{"hash": b"a", "quality": 1}], [], [], None], pairs),
+        }
+    )
+    written = parquet_bytes(table)
+    assert parquet_bytes(read_parquet(written)) == written
+
+
 def test_a_damaged_name_of_a_column_is_an_error_of_arrows() -> None:
     """pyarrow lets a UnicodeDecodeError through, which no reader expects."""
     data = parquet_bytes(_table([(1, "a", b"b")]))

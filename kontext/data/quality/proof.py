@@ -6,14 +6,11 @@ the stage itself calls, and each must stop what it is there for.
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from kontext.data.quality import pair_rule, screen
 from kontext.errors import CanaryError
-from kontext.safety.ids import Reason
-from kontext.safety.ncii import Changes
+from kontext.safety.pair_canaries import prove_pair_rule
 from kontext.safety.policy import Policy
 from kontext.safety.texts import prove_texts
 from kontext.store.catalog.views import acceptance
@@ -22,31 +19,13 @@ from schemas.tables import CAPTIONS, PAIRS, pair_scores
 
 _STOPPED = ("undress her", "take her clothes off", "un\ufe0fdress her", "u n d r e s s her")
 _PASSED = ("make the sky blue", "paint the house red", "turn the lights on")
-_UNDRESS, _EXPOSURE = Reason.NCII_UNDRESS, Reason.NCII_EXPOSURE
-_NAN = float("nan")
-# what the pair rule must say of what a pair does; what is not named is 0
-_PAIRS: tuple[tuple[dict[str, float], Reason | None, Reason | None], ...] = (
-    ({"rise": 1, "person": 1}, None, _EXPOSURE),
-    ({"rise": _NAN, "person": 1}, None, _EXPOSURE),
-    ({"rise": 1, "person": _NAN}, None, _EXPOSURE),
-    ({"rise": 1}, None, _EXPOSURE),
-    ({"person": 1}, Reason.TEXT_UNDRESS, _UNDRESS),
-    ({"rise": 1}, Reason.TEXT_UNDRESS, _UNDRESS),
-    ({"less": 1, "person": 1}, None, Reason.NCII_LESS_CLOTHED),
-    ({"less": _NAN, "person": 1}, None, Reason.NCII_LESS_CLOTHED),
-    ({"identity": 1}, None, Reason.NCII_IDENTITY),
-    ({"identity": _NAN}, None, Reason.NCII_IDENTITY),
-    ({"body": 1, "changed": 1}, None, Reason.NCII_BODY),
-    ({"body": _NAN, "changed": 1}, None, Reason.NCII_BODY),
-    ({"person": 1, "changed": 1}, None, None),
-)
 
 
 def prove_rules(policy: Policy) -> None:
     """Raise CanaryError unless rules, text classifier and limits stop what they must."""
     prove_texts(policy.texts.limit)
     _prove_texts()
-    _prove_pairs(policy)
+    prove_pair_rule(policy, pair_rule.pair_reasons)
     _prove_limits(policy)
 
 
@@ -58,24 +37,6 @@ def _prove_texts() -> None:
             raise CanaryError(f"the text rules stopped {stopped} of {len(texts)} canaries")
     if any(screen.text_reasons([(text,) for text in _PASSED])):
         raise CanaryError("the text rules stop what says nothing")
-
-
-def _prove_pairs(policy: Policy) -> None:
-    count, classes = len(_PAIRS), policy.class_limits
-
-    def column(name: str) -> NDArray[np.float32]:
-        values = np.array([row[0].get(name, 0) for row in _PAIRS], np.float32)
-        wide = name in ("identity", "body")  # of each class
-        return np.repeat(values[:, None], len(classes), 1) if wide else values
-
-    changes = Changes(*(column(name) for name in Changes._fields))
-    rise_max = policy.rise_max([""] * count)
-    said = pair_rule.pair_reasons(
-        changes, [row[1] for row in _PAIRS], policy.ncii, rise_max, classes
-    )
-    wrong = sum(reason is not row[2] for reason, row in zip(said, _PAIRS, strict=True))
-    if wrong:
-        raise CanaryError(f"the pair rule is wrong about {wrong} of {count} canaries")
 
 
 def _prove_limits(policy: Policy) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from kontext.data.forms import Crops, gated
 from kontext.data.pixels import decode_png
 from kontext.engine.stage import section_of
-from kontext.safety.hashes import HashGate
+from kontext.safety.hashes import OPERATOR, HashGate
 from kontext.safety.ids import Outcome, Reason
-from kontext.safety.rematch import rematch
+from kontext.safety.proof import prove_gate
+from kontext.safety.rematch import NO_DIGEST, proved_rematch
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.parquet import read_parquet
 from schemas.sections.data import IngestConfig
@@ -55,6 +56,9 @@ def find(
 
     `deep` looks at the stored pixels again, as the gate looks at new ones: in all orientations and
     without borders. So does every sweep with artifacts of before, which keep no hashes of crops.
+
+    Raises:
+        CanaryError: what looks up does not find canaries.
     """
     artifacts = [Artifact(store, manifest) for manifest in store.list("ingest")]
     taken = Taken()
@@ -62,14 +66,15 @@ def find(
     taken.kept = len(images)
     columns = {name: images[name].to_pylist() for name in _COLUMNS if name != "pdq"}
     hashes = np.frombuffer(b"".join(images["pdq"].to_pylist()), np.uint8).reshape(-1, 32)
-    for hit in rematch(gate, hashes, columns["image_id"]):
-        taken.why[columns["pixel_id"][hit.row]] = Reason.HASH_MATCH, hit.provider
     cropped, crops = _crops(artifacts)
-    for hit in rematch(gate, crops, []):
-        taken.why.setdefault(cropped[hit.row], (Reason.HASH_MATCH, hit.provider))
+    owners, digests = columns["pixel_id"] + cropped, columns["image_id"] + [NO_DIGEST] * len(crops)
+    for hit in proved_rematch(gate, np.concatenate([hashes, crops]), digests):
+        taken.why.setdefault(owners[hit.row], (Reason.HASH_MATCH, hit.provider))
     again = artifacts if deep else [one for one in artifacts if not _has_crops(one)]
     for pixels, provider in _looked_at(again, gate):
         taken.why.setdefault(pixels, (Reason.HASH_MATCH, provider))
+    if again:
+        prove_gate(gate)
     of_rows = zip(*(columns[name] for name in _COLUMNS if name != "pdq"), strict=True)
     for pixels, digest, source, ref in of_rows:
         if pixels not in taken and opted_out(source, ref, digest):
@@ -130,7 +135,8 @@ def _looked_at(artifacts: Iterable[Artifact], gate: HashGate) -> Iterator[tuple[
             for pixels, png in zip(*table.select(["pixel_id", "png"]).columns, strict=True):
                 rgb = decode_png(png.as_py())
                 result = gated(gate, gate.check_pixels(rgb), crops(rgb))[-1]
-                if result.outcome is Outcome.DROP and result.reason is not Reason.CANARY:
+                listed = result.outcome is Outcome.DROP and result.reason is not Reason.CANARY
+                if listed and not result.provider.startswith(f"{OPERATOR}@"):
                     yield pixels.as_py(), result.provider
 
 

@@ -27,7 +27,7 @@ from kontext.data.sweep.rewrite import Gone, enter, rewritten, texts_of
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter, Stage, section_of
 from kontext.engine.versions import manifest_of
-from kontext.safety.hashes import HashGate
+from kontext.safety.hashes import OPERATOR, HashGate
 from kontext.safety.ids import Check, Decision, Outcome, subject_hmac
 from kontext.safety.keys import run_key
 from kontext.safety.ledger import Ledger
@@ -88,13 +88,18 @@ def sweep(
 
     `deep` hashes the stored pixels again; `dry_run` changes nothing.
 
+    Args:
+        gate: with the canaries' own list (`kontext.safety.proof.whole_gate`), by which it is proved
+            that what was kept is looked up.
+
     Raises:
+        CanaryError: it is not; nothing was changed.
         GateError, LedgerError: the home's key or the ledger cannot be used.
         KontextError: whatever stage index refuses.
     """
     began, store = time.monotonic(), place.store
     taken = find(store, gate, opted_out, deep=deep)
-    lists = "+".join(item.name for item in gate.lists[1:])
+    lists = "+".join(item.name for item in gate.lists[1:] if item.provider != OPERATOR)
     reasons = Counter(str(reason) for reason, _ in taken.why.values())
     before = _known(store)
     tombstones = _tombstones(taken, run_key(place.home))

@@ -22,7 +22,7 @@ from kontext.data.web.cache import WebCache
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.engine.versions import manifest_of
-from kontext.errors import CatalogError
+from kontext.errors import CanaryError, CatalogError
 from kontext.safety.canaries import canary_image
 from kontext.safety.hashes import HashGate
 from kontext.safety.ledger import Ledger
@@ -30,6 +30,8 @@ from kontext.safety.ledger_check import check_ledger
 from kontext.safety.opt_outs import OptOuts
 from kontext.safety.own_work import is_own
 from kontext.safety.pdq import pdq_dihedral
+from kontext.safety.pdq_index import PdqIndex
+from kontext.safety.proof import whole_gate
 from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact, ArtifactStore
 from kontext.store.objects import open_store
@@ -112,7 +114,7 @@ def gate(home: Path, *rows: str) -> HashGate:
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# provider: ngo\n# version: 2\n# date: {dt.date.today()}\ntype,value\n"
     path.write_text(head + "\n".join(rows))
-    return HashGate.from_config(IngestConfig(allow_unlisted=True), home)
+    return whole_gate(IngestConfig(allow_unlisted=True), home)
 
 
 def entry(number: int, name: str, turns: int = 0) -> str:
@@ -147,6 +149,22 @@ def samples(shard: Artifact) -> dict[str, dict[str, bytes]]:
 
 def swept(place: Place, rows: Sequence[str]) -> Swept:
     return sweep(place, gate(place.home, *rows))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_sweep_whose_look_up_is_dead_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, deep: bool
+) -> None:
+    dead = {False: "within", True: "nearest"}[deep]
+    real = PdqIndex.within
+    nothing = {
+        "within": lambda self, queries: real(self, queries[:0]), "nearest": lambda *_: None
+    }[dead]  # fmt: skip
+    lists, before = gate(place.home, entry(2, "night")), place.catalog.datasets()
+    monkeypatch.setattr(PdqIndex, dead, nothing)
+    with pytest.raises(CanaryError):
+        sweep(place, lists, deep=deep)
+    assert place.catalog.datasets() == before and not place.store.list("sweep")
 
 
 @pytest.mark.parametrize("turns", [0, 1])
