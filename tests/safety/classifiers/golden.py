@@ -43,7 +43,7 @@ def pictures() -> dict[str, NDArray[np.uint8]]:
             draw.ellipse((x, 80, x + 16, 96), fill=(30, 30, 30))
         draw.arc((70, 110, 130, 160), 10, 170, fill=(150, 30, 30), width=6)
         found[name] = np.asarray(face)
-    # Grace Hopper, a portrait of a woman of 78 in uniform: matplotlib's sample, public domain
+    # Grace Hopper's portrait in uniform: matplotlib's sample picture, public domain
     sample = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     with Image.open(sample) as photo:
         found["portrait"] = np.asarray(photo.convert("RGB"))

@@ -15,4 +15,6 @@ def has(package: str) -> bool:
     return True
 
 
-needs_nsfwjs = pytest.mark.skipif(not has("nsfwjs"), reason="run `make safety-models` (npm)")
+_WHY = "run `make safety-models` (npm)"
+needs_nsfwjs = pytest.mark.skipif(not has("nsfwjs"), reason=_WHY)
+needs_face_api = pytest.mark.skipif(not has("@vladmandic/face-api"), reason=_WHY)
