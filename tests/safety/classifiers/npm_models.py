@@ -1,5 +1,7 @@
 """Where the tests find the models of npm packages, and what they do where these are missing."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from kontext.errors import GateError
@@ -13,6 +15,13 @@ def has(package: str) -> bool:
     except GateError:
         return False
     return True
+
+
+def skip_without(classifiers: Iterable[str]) -> None:
+    """Skip the test where npm's model of one of these classifiers is not there."""
+    for name, package in (("nsfwjs", "nsfwjs"), ("face-api-age", "@vladmandic/face-api")):
+        if name in classifiers and not has(package):
+            pytest.skip(_WHY)
 
 
 _WHY = "run `make safety-models` (npm)"
