@@ -82,11 +82,23 @@ def test_a_flat_image_is_unmatchable_but_its_bytes_are_still_matched(tmp_path):
     assert gate.check(b"flat", flat).outcome is Outcome.DROP
 
 
-@pytest.mark.parametrize("contrast", [0.3, 0.1, 0.05])
-def test_lowered_contrast_hides_nothing(tmp_path, contrast):
+FADED = {  # share of the picture that is left, over a ground of this brightness
+    "contrast": (0.3, 128),
+    "little contrast": (0.1, 128),
+    "hardly any contrast": (0.05, 128),
+    "brightness": (0.2, 0),
+    "little brightness": (0.08, 0),
+    "opacity over white": (0.25, 255),
+    "little opacity over white": (0.08, 255),
+}
+
+
+@pytest.mark.parametrize("name", FADED)
+def test_what_is_faded_hides_nothing(tmp_path, name):
     """The hash is too plain to be sure of, yet near a listed one: it is kept out, never passed."""
+    share, ground = FADED[name]
     gate = gate_with(tmp_path, f"pdq,{hex_pdq(picture())}")
-    pale = np.rint(128 + (picture().astype(float) - 128) * contrast).astype(np.uint8)
+    pale = np.rint(ground + (picture().astype(float) - ground) * share).astype(np.uint8)
     result = gate.check(b"", pale)
     assert result.outcome is Outcome.DROP and result.pdq_quality < 50
     assert result.reason is Reason.HASH_MATCH_LOW_QUALITY

@@ -50,7 +50,7 @@ def recipe() -> Recipe:
             "evaluate": EvaluateConfig(
                 items_per_category=4, teacher_steps=2, diagnosed=2, step_items=1
             ),
-            "ingest": IngestConfig(resolution=SIDE, canaries=3),
+            "ingest": IngestConfig(resolution=SIDE, canaries=5),
             "publish": PublishConfig(name="tiny"),
         }
     )

@@ -64,7 +64,7 @@ def test_model_card_names_licences_that_matter(published: tuple[Harness, Artifac
     card = published[1].path("model/README.md").read_text()
     assert "CC-BY-SA-4.0" in card and "share-alike" in card
     assert "AGPL-3.0" in card and "No external hash list" in card
-    assert "3 benign canaries" in card
+    assert "3 benign canaries" in card  # of the artifact: its recipe wanted 5
 
 
 def test_dataset_card_counts_what_the_shards_hold(published: tuple[Harness, Artifact]) -> None:

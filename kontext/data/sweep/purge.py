@@ -1,5 +1,8 @@
 """Deleting what a sweep took: every artifact that holds it, with its blobs, names and snapshots.
 
+The pictures that were fetched from the web go as well, all of them: the next run fetches anew what
+it wants.
+
 Weights stay, for they hold no picture: what was trained on one is named, and its owner decides.
 """
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kontext.data.sweep.consumers import Consumer
+from kontext.data.web.cache import FOLDER as FETCHED
 from kontext.store.artifacts.artifact_store import ArtifactStore, blob_key, run_prefix
 from kontext.store.artifacts.lineage import Ref
 from kontext.store.artifacts.named_shards import unused, version_prefix
@@ -21,6 +25,7 @@ CHANGES_RESULTS = False  # removes what was made; a stage never asks it
 ELSEWHERE = (
     "copies outside of this store: exports, packs, other buckets' versions, backups",
     "pages and sheets that were written: reports, galleries, pictures in the UI's database",
+    "what captioning models said of it: cache/chat-replies.sqlite in the home",
     "weights that were trained on it: they are named above, and stay",
 )
 
@@ -65,6 +70,7 @@ def purge(store: ArtifactStore, catalog: Catalog, home: Path, found: Iterable[Co
     _delete(store, [info.key for info in unused(store.objects, set(map(blob_key, needed)))])
     for sha256 in blobs:
         (store.cache_dir / sha256[:2] / sha256).unlink(missing_ok=True)
+    shutil.rmtree(home / FETCHED, ignore_errors=True)
     catalog.forget(versions)
     names = tuple(map(str, versions))
     return Purged(tuple(sorted(gone)), len(blobs), sum(blobs.values()), names)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from kontext.safety.ids import subject_hmac
 
-_FOLDER = "cache/web"
+FOLDER = "cache/web"  # in the home
 
 
 class WebCache:
     """The cache under a home."""
 
     def __init__(self, home: Path, key: bytes) -> None:
-        self._folder, self._key = home / _FOLDER, key
+        self._folder, self._key = home / FOLDER, key
 
     def get(self, url: str) -> bytes | None:
         """The bytes that the address gave; None where they are not there, or damaged."""

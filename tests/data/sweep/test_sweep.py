@@ -17,6 +17,7 @@ from kontext.data.sweep.find import Taken, find
 from kontext.data.sweep.purge import purge
 from kontext.data.sweep.rewrite import Gone, rewritten
 from kontext.data.sweep.sweep import Place, Swept, sweep
+from kontext.data.web.cache import WebCache
 from kontext.engine.run import Engine
 from kontext.engine.stage import Reporter
 from kontext.engine.versions import manifest_of
@@ -364,6 +365,8 @@ def test_what_is_purged_is_nowhere_in_the_store(place: Place) -> None:
     (png,) = (r["png"] for r in pixels.to_pylist() if r["pixel_id"] == listed)
     found = swept(place, [entry(3, "day")])
     after = newest(place)
+    fetched = WebCache(place.home, b"k" * 32)
+    fetched.put("https://example.org/night.png", png)
     done = purge(place.store, place.catalog, place.home, found.consumers)
     assert done.versions == ("own@v1",) and ("shard", before["shard"].digest) in done.artifacts
     files = [path for path in place.home.parent.rglob("*") if path.is_file()]
@@ -373,7 +376,7 @@ def test_what_is_purged_is_nowhere_in_the_store(place: Place) -> None:
         if "pictures" not in path.parts
         and any(one in path.read_bytes() for one in (png, listed.encode()))
     ]
-    assert holding == []
+    assert holding == [] and fetched.get("https://example.org/night.png") is None
     for table in (path for path in files if path.suffix == ".parquet"):
         columns = pq.read_table(table).to_pydict()
         flat = [str(value) for column in columns.values() for value in column]
