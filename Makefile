@@ -26,7 +26,7 @@ IMAGES := $(if $(shell command -v npm),node_modules/.package-lock.json,no-npm)
 PIP_ONLY := in ci and h200 emoji come from OpenMoji (pip), and there are no weather icons
 
 .DEFAULT_GOAL := help
-.PHONY: help docs debian-art no-npm setup demo test ui-test faults kills gates lint ci-pipeline up down clean distclean
+.PHONY: help docs debian-art safety-models no-npm setup demo test ui-test faults kills gates lint ci-pipeline up down clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,20 @@ debian-art: ## fetch the two Debian packages of the recipe h200 (230 MB; needs a
 	@mkdir -p debian_art && cd debian_art && \
 	apt-get download endless-sky-data tuxpaint-stamps-default && \
 	for p in *.deb; do dpkg -x "$$p" . && rm "$$p"; done
+
+# Only the files that are read: nsfwjs alone is 41 MB, and asks npm for TensorFlow.js (300 MB). What
+# package.json does not name npm removes from its own folder, but none whose name has a dot before.
+safety-models: ## fetch the models of the classifiers nsfwjs and face-api-age (38 MB; keeps 4; needs npm)
+	@set -e; into=$${KONTEXT_NODE_MODULES:-node_modules}/.safety-models; rm -rf $$into; \
+	take() { \
+	  mkdir -p "$$into/$$1"; tarball=$$(npm pack --silent --pack-destination $$into $$1@$$2); \
+	  name=$$1; shift 2; \
+	  tar -xzf "$$into/$$tarball" -C "$$into/$$name" --strip-components=1 package/package.json package/LICENSE "$$@"; \
+	  rm "$$into/$$tarball"; \
+	}; \
+	take nsfwjs 4.4.0 package/dist/models/mobilenet_v2; \
+	take @vladmandic/face-api 1.7.15 $(foreach name,age_gender tiny_face_detector,\
+	  package/model/$(name)_model.bin package/model/$(name)_model-weights_manifest.json)
 
 no-npm:
 	@[ -d node_modules/@iconify-json ] || echo "setup: npm not found: $(PIP_ONLY)"

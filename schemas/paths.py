@@ -1,5 +1,6 @@
 """Paths as people write them."""
 
+import os
 from pathlib import Path
 
 
@@ -31,3 +32,12 @@ def file_or_in_home(path: str, home: Path | None) -> Path | None:
     """The file that `path` names, from here or else from the home; None where there is none."""
     places = (expanded(path), *([home / path] if home else ()))
     return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def node_modules() -> Path:
+    """Where npm put its packages: `KONTEXT_NODE_MODULES`, or in the project's folder."""
+    override = os.environ.get("KONTEXT_NODE_MODULES")
+    if override:
+        return Path(override)
+    here = Path.cwd() / "node_modules"
+    return here if here.is_dir() else Path(__file__).parents[1] / "node_modules"

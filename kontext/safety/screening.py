@@ -223,12 +223,17 @@ def unmatchable(images: pa.Table, ids: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def refused(risk: ImageRisk, plain: NDArray[np.bool_], policy: Policy) -> NDArray[np.bool_]:
-    """Which images [M] the policy refuses by themselves; `plain` are under stricter limits."""
+    """Which images [M] the policy refuses by themselves; `plain` are under stricter limits.
+
+    Combinations count too: every pair with such an image is above them.
+    """
     found = np.zeros(len(plain), bool)
     for name in policy.risks:
         column = risks(policy.classifiers)[name].column
         limits = np.where(plain, policy.limit(column, True), policy.limit(column, False))
         found |= ~(risk.scores[name] <= limits)  # NaN too
+    if policy.combinations and len(plain):
+        found |= np.array([one is not None for one in policy.combined(risk.scores)])
     return found
 
 

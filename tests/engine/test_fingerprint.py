@@ -27,7 +27,7 @@ from kontext.stages import STAGES
 from schemas.discovery import plugins
 from schemas.manifest import artifact_digest
 from schemas.recipes import load_recipe
-from schemas.sections.data import CaptionConfig, EditsConfig, IngestConfig
+from schemas.sections.data import CaptionConfig, EditsConfig, IngestConfig, ScreenConfig
 from tests.test_architecture import ROOT, module_of
 
 RECIPE = load_recipe("ci")
@@ -203,6 +203,7 @@ def test_every_module_says_that_it_changes_no_result_or_is_counted() -> None:
     edited = IngestConfig(sources=(PairsSource(path="x"),), edits=EditsConfig(per_picture=1))
     counted |= set(code_of(STAGES["ingest"], edited))
     counted |= set(code_of(STAGES["caption"], CaptionConfig(captioner="chat", judge=True)))
+    counted |= set(code_of(STAGES["screen"], ScreenConfig(classifiers=("open-nsfw", "nsfwjs"))))
     empty = {m for m in MODULES if ROOT.joinpath(*m.split("."), "__init__.py").is_file()} - counted
     left = {module for module in MODULES if changes_results(module)} - counted - PLUGIN_MODULES
     assert left - empty == set(), "no stage imports them: CHANGES_RESULTS = False, and why"

@@ -7,6 +7,7 @@ import pytest
 
 from kontext.errors import CanaryError, GateError, RecipeError
 from kontext.safety import screening
+from kontext.safety.classifiers import load_classifier
 from kontext.safety.policy import (
     classifiers_for,
     filter_health,
@@ -42,6 +43,34 @@ def test_only_the_default_policy_needs_nudenet():
     assert classifiers_for(load_policy("no-nudenet"), alone) == ("open-nsfw",)
     with pytest.raises(RecipeError, match="needs the classifier nudenet"):
         classifiers_for(load_policy("default"), alone)
+
+
+def test_adult_free_needs_npm_models_and_says_so(tmp_path, monkeypatch):
+    policy = load_policy("adult-free-commercial")
+    with pytest.raises(RecipeError, match=r"classifier nsfwjs, which screen\.classifiers leaves"):
+        classifiers_for(policy, ScreenConfig())
+    named = ScreenConfig(classifiers=policy.classifiers)
+    assert classifiers_for(policy, named) == ("open-nsfw", "nsfwjs", "face-api-age")
+    monkeypatch.setenv("KONTEXT_NODE_MODULES", str(tmp_path))
+    for name in policy.classifiers[1:]:
+        load_classifier.cache_clear()
+        with pytest.raises(GateError, match=f"{name} is not installed: `make safety-models`"):
+            load_classifier(name)
+
+
+def test_adult_free_drops_young_faces_beside_the_least_exposure():
+    policy = load_policy("adult-free-commercial")
+    # an apparent age of 20; of 40; of 20, by each of the two that score exposure
+    young = np.array([0.588, 0.196, 0.588, 0.588], np.float32)
+    nsfw = np.array([0.01, 0.08, 0.08, 0.01], np.float32)
+    drawn = np.array([0.01, 0.2, 0.01, 0.2], np.float32)
+    none = np.zeros(4, np.float32)
+    scores = {"nsfw": nsfw, "FACE_API_YOUNG_FACE": young, "NSFWJS_HENTAI": drawn}
+    risk = policy.risk({**scores, "NSFWJS_PORN": none, "NSFWJS_SEXY": none}, policy.risks)
+    fired = [one and one.name for one in policy.combined(risk.scores)]
+    assert fired == [None, None, "young_nsfw", "young_explicit"]
+    found = screening.refused(risk, np.zeros(4, bool), policy)
+    assert found.tolist() == [False, False, True, True]
 
 
 def limits(data, **changes):

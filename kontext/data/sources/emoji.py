@@ -14,10 +14,11 @@ from pydantic import Field
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.codepoints import EXCLUDED, parse_codes
 from kontext.data.sources.families import FAMILIES, EmojiFamily, differs_in_label_only, member
-from kontext.data.sources.iconify import IconSet, load_icon_set, node_modules
+from kontext.data.sources.iconify import IconSet, load_icon_set
 from kontext.data.sources.openmoji_wheel import OpenMojiWheelSource
 from kontext.data.sources.stable import shuffled
 from kontext.errors import SourceError
+from schemas.paths import node_modules
 from schemas.sections.sources import SourceConfig
 
 ART_STYLES = {

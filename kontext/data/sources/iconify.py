@@ -1,13 +1,12 @@
 """Reading Iconify icon sets from `node_modules/@iconify-json`."""
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from kontext.errors import SourceError
+from schemas.paths import node_modules
 
 # librsvg draws the first frame of SMIL animations; rain, snow and hail start invisible there.
 _SMIL = re.compile(r"<animate[^>]*?(/>|>.*?</animate\w*>)", re.DOTALL)
@@ -35,15 +34,6 @@ class IconSet:
             f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
         )
         return f"{head}{body}</svg>".encode()
-
-
-def node_modules() -> Path:
-    """Where npm put the icon sets: `KONTEXT_NODE_MODULES`, or in the project's folder."""
-    override = os.environ.get("KONTEXT_NODE_MODULES")
-    if override:
-        return Path(override)
-    here = Path.cwd() / "node_modules"
-    return here if here.is_dir() else Path(__file__).parents[3] / "node_modules"
 
 
 def available() -> bool:

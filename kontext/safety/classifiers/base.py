@@ -1,13 +1,14 @@
 """What an image classifier is, and how its model is run.
 
-open-nsfw and NudeNet run through onnxruntime on batches. Measured on two AVX-512 cores, in CPU
-milliseconds per image: open-nsfw 14 (batch 1 to 4) rising to 21 (batch 32), NudeNet 12 to 15; full
-graph optimisation saves a quarter against "extended". So: batches of 4, one thread per session, and
-one worker process per core, which needs no synchronisation inside the graph.
+open-nsfw and NudeNet run through onnxruntime on batches, nsfwjs through torch. Measured on two
+AVX-512 cores, in CPU milliseconds per image: open-nsfw 14 (batch 1 to 4) rising to 21 (batch 32),
+NudeNet 12 to 15; full graph optimisation saves a quarter against "extended". So: batches of 4, one
+thread per session, and one worker process per core, which needs no synchronisation inside a graph.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,19 @@ def onnx_session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """`threads` intra-op threads of torch within; afterwards as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def score_images(classifier: ImageClassifier, images: Sequence[Pixels]) -> Scores:
