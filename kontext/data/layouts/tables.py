@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from kontext.data.layouts.base import (
     IMAGE_SUFFIXES,
+    Opened,
     Picture,
     Problem,
     Row,
-    is_image,
     shown,
     walk,
 )
@@ -62,23 +62,15 @@ def licence_of(path: Path, *, addresses: bool = False) -> str:
     return next((columns.licence for columns in found if columns is not None), "")
 
 
-def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
-    """All rows of all tables in path order, then the pictures of the folder that no row names.
+def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem | Opened]:
+    """All rows of all tables in path order.
 
     With `addresses` also columns that are named as addresses (`url`) are pictures.
     """
     root = path if path.is_dir() else path.parent
-    named: set[str] = set()
     for table in tables(path):
-        for row in _rows_of(table, root, addresses):
-            if isinstance(row, Row):
-                named.update(picture.ref for picture in (*row.contexts, row.target))
-            yield row
-    for one, reason in walk(path) if path.is_dir() else ():
-        if reason:
-            yield Problem(shown(one, root), reason)
-        elif is_image(one) and shown(one, root) not in named:
-            yield Problem(shown(one, root), "not_used", "no row names it")
+        yield from _rows_of(table, root, addresses)
+        yield Opened(table)
 
 
 def _rows_of(table: Path, root: Path, addresses: bool) -> Iterator[Row | Problem]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kontext.data.layouts import tables
-from kontext.data.layouts.base import Problem, Row, is_image, walk
+from kontext.data.layouts.base import Opened, Problem, Row, is_image, walk
 
 ORDER = 7
 SHOWS = """\
@@ -26,6 +26,6 @@ def licence_of(path: Path) -> str:
     return tables.licence_of(path, addresses=True)
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """All rows of all tables in path order."""
     return tables.rows(path, addresses=True)
