@@ -145,9 +145,10 @@ def tightened(draw: st.DrawFn) -> tuple[Policy, Policy]:
         own = policy.ncii.model_dump()
         change = {"ncii": policy.ncii.model_copy(update={field: own[field] * lower})}
     else:
-        (one,) = policy.combinations
-        above = {name: limit * lower for name, limit in one.above.items()}
-        change = {"combinations": (one.model_copy(update={"above": above}),)}
+        rules = {rule.name: rule for rule in policy.combinations}
+        above = {name: limit * lower for name, limit in rules[field].above.items()}
+        rules[field] = rules[field].model_copy(update={"above": above})
+        change = {"combinations": tuple(rules.values())}
     return policy, policy.model_copy(update=change)
 
 

@@ -19,9 +19,9 @@ from _pytest.outcomes import Failed
 from PIL import Image
 
 from kontext.data import buckets as bucketing
+from kontext.data import layouts
 from kontext.data.encoded.pair_tensors import Batch, PairTensors, gather
 from kontext.data.encoded.reuse import Reused
-from kontext.data.layouts import paired_folders
 from kontext.edit import pairs, preview
 from kontext.errors import KontextError
 from kontext.models.lora import Lora
@@ -139,7 +139,7 @@ def context_dropped(patch: Patch) -> None:
 
 
 def second_path_ignored(patch: Patch) -> None:
-    patch.setattr(paired_folders, "_unread", lambda *_: iter(()))
+    patch.setattr(layouts, "accounted", lambda path, rows: iter(rows))
 
 
 def samples_of_one_picture(patch: Patch) -> None:

@@ -69,11 +69,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Problem:
-    """A row or file that is no pair: `reason` is one word for counting, `detail` one line."""
+    """A row or file that is no pair: `reason` is one word for counting, `detail` one line.
+
+    `pictures` are files that would have been in its pair; where no other pair has them, they are
+    left out with it.
+    """
 
     at: str
     reason: str
     detail: str = ""
+    pictures: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that pairs or their words were read from: a table, a tar, a text."""
+
+    path: Path
 
 
 def is_image(path: Path) -> bool:
@@ -81,13 +93,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def walk(root: Path) -> Iterator[tuple[Path, str]]:
+def walk(root: Path, top: Path | None = None) -> Iterator[tuple[Path, str]]:
     """Every entry below `root` in path order, with "" or the reason why it is not read.
 
     Reasons: hidden, junk, link_outside, link_loop, link_broken, not_regular, denied,
-    undecodable_name, path_too_long. Folders that are links are not entered.
+    undecodable_name, path_too_long. Folders that are links are not entered. Links may lead
+    anywhere inside of `top`, which is `root` where it is not given.
     """
-    top = root.resolve()
+    top = (top or root).resolve()
     waiting = [iter(_entries(root, top))]  # not by recursion: folders lie deeper than it goes
     while waiting:
         entry = next(waiting[-1], None)

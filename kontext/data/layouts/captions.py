@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from kontext.data.layouts.base import Problem, Row, is_image, shown, walk
+from kontext.data.layouts.base import Opened, Problem, Row, is_image, shown, walk
 from kontext.data.layouts.texts import Texts, worded
 
 ORDER = 5
@@ -23,12 +23,10 @@ def matches(path: Path) -> bool:
     return captioned > 0 and 2 * captioned > len(pictures)
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """One row without contexts per picture that has a caption."""
     texts = Texts(path, (path,))
     for one, reason in walk(path):
-        if reason:
-            yield Problem(shown(one, path), reason)
-        elif is_image(one):
+        if not reason and is_image(one):
             yield worded(texts, (shown(one.with_suffix(""), path),), one, ())
-    yield from texts.unused()
+    yield from texts.outcomes()

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kontext.data.layouts.base import Picture, Problem, Row, is_image, parsed_json, shown, walk
+from kontext.data.layouts.base import (
+    Opened,
+    Picture,
+    Problem,
+    Row,
+    is_image,
+    parsed_json,
+    shown,
+    walk,
+)
 
 ORDER = 1
 SHOWS = """\
@@ -13,6 +22,7 @@ SHOWS = """\
     set/0000123/77_0.jpg       before, by seed
     set/0000123/77_1.jpg       after"""
 
+_PROMPT, _RECORD = "prompt.json", "metadata.jsonl"
 _PICTURE = re.compile(r"^(?P<seed>\d+)_(?P<side>[01])$")
 
 
@@ -21,16 +31,22 @@ def matches(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*/prompt.json"))
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """One row per seed that has both pictures."""
     folders: dict[Path, list[Path]] = {}
+    prompts: set[Path] = set()
     for one, reason in walk(path):
-        if reason:
-            yield Problem(shown(one, path), reason)
-        elif is_image(one):
+        if not reason and is_image(one):
             folders.setdefault(one.parent, []).append(one)
+        elif not reason and one.name == _PROMPT:
+            prompts.add(one)
+        elif not reason and one.name == _RECORD:
+            yield Problem(shown(one, path), "other_kind", "how the generator made its pictures")
     for folder, pictures in folders.items():
-        prompt = _prompt(folder / "prompt.json")
+        prompt = {}
+        if (file := folder / _PROMPT) in prompts:
+            prompt = _prompt(file)
+            yield Opened(file)
         edit = prompt.get("edit") if prompt else None
         seeds: dict[str, dict[str, Path]] = {}
         for one in pictures:
@@ -54,7 +70,8 @@ def _row(
     if isinstance(edit, str) and edit.strip():
         yield Row(after.ref, after, (before,), edit, shown(folder, root), target_caption=caption)
     else:
-        yield Problem(after.ref, "instruction_missing", "prompt.json has no edit")
+        why = f"{_PROMPT} has no edit"
+        yield Problem(after.ref, "instruction_missing", why, (both["0"],))
 
 
 def _prompt(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from kontext.data.layouts.base import Problem, Row, is_image, shown, walk
+from kontext.data.layouts.base import Opened, Problem, Row, is_image, shown, walk
 from kontext.data.layouts.texts import Texts, worded
 
 ORDER = 3
@@ -36,14 +36,12 @@ def matches(path: Path) -> bool:
     return bool(paired) and 2 * len(paired) > len(pictures)
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """One row per key that has a picture before and one after."""
     texts = Texts(path, (path,))
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     for one, reason in walk(path):
-        if reason:
-            yield Problem(shown(one, path), reason)
-        elif is_image(one):
+        if not reason and is_image(one):
             key, role = _role(one)
             relative = one.parent.relative_to(path).as_posix()
             pictures = found[key if relative == "." else f"{relative}/{key}"]
@@ -52,7 +50,7 @@ def rows(path: Path) -> Iterator[Row | Problem]:
             pictures.setdefault(role, one)
     for key, pictures in sorted(found.items()):
         yield from _row(path, key, pictures, texts)
-    yield from texts.unused()
+    yield from texts.outcomes()
 
 
 def _row(path: Path, key: str, pictures: dict[str, Path], texts: Texts) -> Iterator[Row | Problem]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from kontext.data.layouts.base import JUNK_FOLDERS, Problem, Row, is_image, shown, walk
+from kontext.data.layouts.base import Opened, Problem, Row, is_image, shown, walk
 from kontext.data.layouts.texts import Texts, worded
 
 ORDER = 2
@@ -23,24 +23,23 @@ def matches(path: Path) -> bool:
     return bool(_roots(path))
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """One row per picture after, with all pictures of its name in the folders before."""
     for root, before, target in _roots(path):
         yield from _rows(path, root, before, target)
 
 
-def _rows(top: Path, root: Path, before: list[Path], target: Path) -> Iterator[Row | Problem]:
+def _rows(
+    top: Path, root: Path, before: list[Path], target: Path
+) -> Iterator[Row | Problem | Opened]:
     texts = Texts(root, (target, *before), top)
     pictures: dict[Path, dict[str, Path]] = {}
     for folder in (*before, target):
         pictures[folder] = {}
-        for key, picture, reason in _pictures(folder):
-            if not reason and key in pictures[folder]:
-                reason = "same_name"
-            if reason:
-                yield Problem(shown(picture, top), reason)
-            else:
-                pictures[folder][key] = picture
+        for key, picture in _pictures(folder, top):
+            if pictures[folder].setdefault(key, picture) != picture:
+                why = f"as {pictures[folder][key].name}"
+                yield Problem(shown(picture, top), "same_name", why)
     used: set[Path] = set()
     for key, after in pictures[target].items():
         contexts = [pictures[folder][key] for folder in before if key in pictures[folder]]
@@ -49,30 +48,19 @@ def _rows(top: Path, root: Path, before: list[Path], target: Path) -> Iterator[R
             yield worded(texts, (key,), after, contexts)
         else:
             why = f"no picture {key} in {before[0].name}/"
-            yield Problem(shown(after, top), "context_missing", why)
+            yield Problem(shown(after, top), "context_missing", why, tuple(contexts))
     for folder in before:
         for picture in pictures[folder].values():
             if picture not in used:
                 yield Problem(shown(picture, top), "not_used", "no target of its name")
-    yield from _unread(top, root, {*before, target})
-    yield from texts.unused()
+    yield from texts.outcomes()
 
 
-def _unread(top: Path, root: Path, read: set[Path]) -> Iterator[Problem]:
-    """Pictures in folders whose names say nothing to us: a second control path, misspelt."""
-    for folder, name in _entries(root):
-        if folder in read or name.startswith(".") or folder.name in JUNK_FOLDERS:
-            continue
-        for _, picture, reason in _pictures(folder):
-            why = f"{folder.name}/ is neither before, after nor a reference"
-            yield Problem(shown(picture, top), reason or "not_used", why)
-
-
-def _pictures(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    """(name without suffix, picture, why it is not read) of all pictures in a folder."""
-    for path, reason in walk(folder):
-        if is_image(path) or reason in ("denied", "undecodable_name", "not_regular"):
-            yield shown(path.with_suffix(""), folder), path, reason
+def _pictures(folder: Path, top: Path) -> Iterator[tuple[str, Path]]:
+    """(name without suffix, picture) of all pictures in a folder of the set at `top`."""
+    for path, reason in walk(folder, top):
+        if not reason and is_image(path):
+            yield shown(path.with_suffix(""), folder), path
 
 
 def _roots(path: Path) -> list[tuple[Path, list[Path], Path]]:

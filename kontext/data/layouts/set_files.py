@@ -1,6 +1,7 @@
 """Where the files are that a table names: beside it, above it, in a folder, or in a tar."""
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -17,11 +18,27 @@ class Tars:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._taken: dict[Path, set[str]] = {}
 
     def named(self, name: str) -> list[tuple[Path, Entry]]:
         """Tar and member of every picture of that name, or whose name without its first folder."""
         found = self._members.get(name, [])
         return [one for one in found if one[1].name == name] or found
+
+    def take(self, tar: Path, entry: Entry) -> None:
+        """A row has the picture."""
+        self._taken.setdefault(tar, set()).add(entry.name)
+
+    def opened(self) -> list[Path]:
+        """The tars of which rows have pictures."""
+        return sorted(self._taken)
+
+    def left(self) -> Iterator[tuple[Path, Entry]]:
+        """Of these, the members that no row has."""
+        for tar in self.opened():
+            for entry in entries(tar):
+                if entry.reason or entry.name not in self._taken[tar]:
+                    yield tar, entry
 
     @cached_property
     def _members(self) -> dict[str, list[tuple[Path, Entry]]]:
@@ -75,4 +92,5 @@ class SetFiles:
         if not found:
             return "picture_missing"
         tar, entry = found[0]
+        self._tars.take(tar, entry)
         return Picture(f"{shown(tar, self._root)}:{entry.name}", tar.absolute(), entry.member)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kontext.data.layouts.base import Picture, Problem, Row, shown, walk
+from kontext.data.layouts.base import Opened, Picture, Problem, Row, shown, walk
 from kontext.data.layouts.parquet_cell import ParquetCell
 from kontext.data.layouts.tile import tiles
 from kontext.errors import SourceError
@@ -28,12 +28,9 @@ def matches(path: Path) -> bool:
     return any(True for _ in _tables(path))
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """Two rows per picture: each tile is the target once."""
     root = path if path.is_dir() else path.parent
-    for one, reason in walk(path) if path.is_dir() else ():
-        if reason:
-            yield Problem(shown(one, root), reason)
     for table in _tables(path):
         try:
             with pq.ParquetFile(table) as file:
@@ -46,6 +43,7 @@ def rows(path: Path) -> Iterator[Row | Problem]:
                         yield from _both(at, Picture(f"{at}:image", table, cell), row)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{table.name}: {error}") from error
+        yield Opened(table)
 
 
 def _both(at: str, whole: Picture, row: Mapping[str, Any]) -> Iterator[Row | Problem]:

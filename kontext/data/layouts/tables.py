@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from kontext.data.layouts.base import (
     IMAGE_SUFFIXES,
+    Opened,
     Picture,
     Problem,
     Row,
-    is_image,
     shown,
     walk,
 )
@@ -60,23 +60,20 @@ def tables(path: Path) -> list[Path]:
     return [one for one in found if one.suffix.lower() in _SUFFIXES]
 
 
-def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem]:
-    """All rows of all tables in path order, then the pictures of the folder that no row names.
+def rows(path: Path, *, addresses: bool = False) -> Iterator[Row | Problem | Opened]:
+    """All rows of all tables in path order, then what no row names in the tars of the set.
 
     With `addresses` also columns that are named as addresses (`url`) are pictures.
     """
     root = path if path.is_dir() else path.parent
-    named, tars = set[str](), Tars(root)
+    tars = Tars(root)
     for table in tables(path):
-        for row in _rows_of(table, root, tars, addresses):
-            if isinstance(row, Row):
-                named.update(picture.ref for picture in (*row.contexts, row.target))
-            yield row
-    for one, reason in walk(path) if path.is_dir() else ():
-        if reason:
-            yield Problem(shown(one, root), reason)
-        elif is_image(one) and shown(one, root) not in named:
-            yield Problem(shown(one, root), "not_used", "no row names it")
+        yield from _rows_of(table, root, tars, addresses)
+        yield Opened(table)
+    for tar, entry in tars.left():
+        why = entry.reason or "not_used"
+        yield Problem(f"{shown(tar, root)}:{entry.name}", why, entry.detail or "no row names it")
+    yield from map(Opened, tars.opened())
 
 
 def _rows_of(table: Path, root: Path, tars: Tars, addresses: bool) -> Iterator[Row | Problem]:

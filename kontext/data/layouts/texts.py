@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kontext.data.layouts.base import Picture, Problem, Row, parsed_json, shown, walk
+from kontext.data.layouts.base import Opened, Picture, Problem, Row, parsed_json, shown, walk
 from kontext.errors import SourceError
 
 TEXT_FOLDERS = ("captions", "instructions", "prompts", "texts", "text")
@@ -32,23 +32,18 @@ class Texts:
         named = [root / name for name in TEXT_FOLDERS if (root / name).is_dir()]
         self._folders = list(dict.fromkeys((*folders, *named, root)))
         deep = {*folders, *named}
-        self._files = {
+        found = {
             path
             for folder in self._folders
-            for path, reason in walk(folder)
-            if not reason and path.suffix.lower() in _SUFFIXES
-            if folder in deep or path.parent == root
+            for path, reason in walk(folder, self.top)
+            if not reason and (folder in deep or path.parent == root)
         }
+        self._files = {path for path in found if path.suffix.lower() in _SUFFIXES}
         self._used: set[Path] = set()
-        self._tables = {
-            folder / name: dict(_table(folder / name))
-            for folder in self._folders
-            for name in TABLES
-            if (folder / name).is_file()
-        }
-        self._for_all = next((root / n for n in FOR_ALL if (root / n).is_file()), None)
-        if self._for_all is not None:
-            self._used.add(self._for_all)
+        here = (folder / name for folder in self._folders for name in TABLES)
+        self._tables = {table: dict(_table(table)) for table in here if table in found}
+        self._taken: set[tuple[Path, str]] = set()  # rows of tables, by the names that they have
+        self._for_all = next((root / name for name in FOR_ALL if root / name in found), None)
         self._problems = [p for table in self._tables for p in _problems(table)]
 
     def of(self, key: str, picture: Path) -> str:
@@ -64,16 +59,28 @@ class Texts:
                     return read_text(file)
         for table, texts in self._tables.items():
             names = (picture.name, _inside(picture, table.parent), _inside(picture, self.root))
-            found = next((texts[name] for name in names if name in texts), "")
-            if found:
-                return found
-        return read_text(self._for_all) if self._for_all is not None else ""
+            if found := next((name for name in names if name in texts), ""):
+                self._taken.add((table, found))
+                return texts[found]
+        if self._for_all is None:
+            return ""
+        self._used.add(self._for_all)
+        return read_text(self._for_all)
 
-    def unused(self) -> Iterator[Problem]:
-        """Rows of tables that are none, and text files that belong to no picture."""
+    def outcomes(self) -> Iterator[Problem | Opened]:
+        """Tables and texts that were read, and what of them belongs to no picture."""
         yield from self._problems
-        for path in sorted(self._files - self._used):
-            yield Problem(shown(path, self.top), "not_used", "a text without its picture")
+        for table, texts in self._tables.items():
+            yield Opened(table)
+            for name in texts:
+                if (table, name) not in self._taken:
+                    at = f"{shown(table, self.top)}:{name}"
+                    yield Problem(at, "not_used", "a text that no picture took")
+        for path in sorted(self._files):
+            if path in self._used:
+                yield Opened(path)
+            else:
+                yield Problem(shown(path, self.top), "not_used", "a text without its picture")
 
 
 def worded(
@@ -84,9 +91,9 @@ def worded(
     try:
         instruction = next((text for key in keys if (text := texts.of(key, target))), "")
     except SourceError as error:
-        return Problem(at, "instruction_unreadable", str(error))
+        return Problem(at, "instruction_unreadable", str(error), tuple(contexts))
     if not instruction.strip():
-        return Problem(at, "instruction_missing", f"no text for {keys[0]}")
+        return Problem(at, "instruction_missing", f"no text for {keys[0]}", tuple(contexts))
     pictures = tuple(Picture(shown(one, texts.top), one) for one in contexts)
     chain = pictures[0].ref if pictures else at
     return Row(at, Picture(at, target), pictures, instruction, chain)

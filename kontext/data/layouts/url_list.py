@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kontext.data.layouts import tables
-from kontext.data.layouts.base import Problem, Row, is_image, walk
+from kontext.data.layouts.base import Opened, Problem, Row, is_image, walk
 
 ORDER = 7
 SHOWS = """\
@@ -21,6 +21,6 @@ def matches(path: Path) -> bool:
     return any(tables.columns_in(table, addresses=True) for table in tables.tables(path))
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """All rows of all tables in path order."""
     return tables.rows(path, addresses=True)

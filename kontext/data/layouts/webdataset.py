@@ -10,10 +10,10 @@ from typing import Any
 from kontext.data.layouts.base import (
     IMAGE_SUFFIXES,
     LARGEST,
+    Opened,
     Picture,
     Problem,
     Row,
-    is_image,
     parsed_json,
     shown,
     walk,
@@ -56,14 +56,9 @@ def matches(path: Path) -> bool:
     return any(True for _ in _tars(path))
 
 
-def rows(path: Path) -> Iterator[Row | Problem]:
+def rows(path: Path) -> Iterator[Row | Problem | Opened]:
     """One row per sample, tar by tar in path order."""
     root = path if path.is_dir() else path.parent
-    for one, reason in walk(path) if path.is_dir() else ():
-        if reason:
-            yield Problem(shown(one, root), reason)
-        elif is_image(one):
-            yield Problem(shown(one, root), "not_used", "a picture beside the tars")
     for tar in _tars(path):
         name = shown(tar, root)
         if _COMPRESSED.search(tar.name):
@@ -71,6 +66,7 @@ def rows(path: Path) -> Iterator[Row | Problem]:
             yield Problem(name, "tar_compressed", why)
         else:
             yield from _samples(tar, name)
+            yield Opened(tar)
 
 
 def _tars(path: Path) -> Iterator[Path]:

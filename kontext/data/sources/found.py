@@ -25,7 +25,7 @@ from schemas.words import counted
 
 CHANGES_RESULTS = False  # it chooses settings, which are in the recipe
 
-_FOLDERS = 3  # that a warning names
+_FOLDERS = 3  # or kinds of files, that a warning names
 
 
 def source_at(path: str) -> PathSource:
@@ -109,6 +109,12 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
     if lost and not video:
         said = ("file belongs to no pair and is", "files belong to no pair and are")
         found.append(f"{counted(len(lost), *said)} not used, {_where(lost)}")
+    kinds = Counter(
+        Path(one.ref).suffix.lower() for one in planned.skipped if one.reason == "other_kind"
+    )
+    if kinds:
+        said = ("file is no picture and no text", "files are no pictures and no texts")
+        found.append(f"{counted(kinds.total(), *said)}, and not read: {_most(kinds)}")
     wordless = [one.ref for one in planned.skipped if one.reason == "instruction_missing"]
     if wordless:
         said = ("pair has no instruction and is", "pairs have no instruction and are")
@@ -120,6 +126,16 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
         said = ("file does not look like a picture; it", "files do not look like pictures; each")
         found.append(f"{counted(others, *said)} is rejected with a reason")
     return found
+
+
+def _most(kinds: "Counter[str]") -> str:
+    """The suffixes of most files, and how many others there are."""
+    named = {kind: count for kind, count in kinds.most_common() if kind}
+    shown = list(named.items())[:_FOLDERS]
+    found = [f"{count:,} {kind}" for kind, count in shown]
+    if others := kinds.total() - sum(count for _, count in shown):
+        found.append(f"{others:,} other")
+    return ", ".join(found)
 
 
 def _where(refs: Sequence[str]) -> str:

@@ -285,7 +285,15 @@ def test_two_members_of_one_name_are_not_guessed_between(tmp_path: Path) -> None
     row = {"input_prompt": "go", "input_image": ["0.png"], "output_image": "1.png"}
     tars = {f"{part}.tar": tar_bytes([("a/0.png", 0), ("a/1.png", 1)]) for part in "xy"}
     pairs, problems = found(put(tmp_path, {"editing.json": json.dumps([row]), **tars}))
-    assert not pairs and problems == {"editing.json:1": "same_name"}
+    unread = {"x.tar": "not_used", "y.tar": "not_used"}
+    assert not pairs and problems == {"editing.json:1": "same_name", **unread}
+
+
+def test_members_of_a_tar_that_no_row_names_are_said(tmp_path: Path) -> None:
+    row = {"input_prompt": "go", "input_image": ["0.png"], "output_image": "1.png"}
+    tar = tar_bytes([(f"a/{n}.png", n) for n in range(3)])
+    pairs, problems = found(put(tmp_path, {"editing.json": json.dumps([row]), "x.tar": tar}))
+    assert len(pairs) == 1 and problems == {"x.tar:a/2.png": "not_used"}
 
 
 def test_a_tar_beside_a_table_is_part_of_its_identity(tmp_path: Path) -> None:

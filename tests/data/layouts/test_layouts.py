@@ -61,8 +61,11 @@ def test_what_has_no_partner_or_text_is_said(tmp_path: Path) -> None:
         "after/a.png": "instruction_missing",
         "after/d.png": "context_missing",
         "after/f.png": "instruction_unreadable",
+        "before/a.png": "pair_left_out",
         "before/b.png": "not_used",
+        "before/f.png": "pair_left_out",
         "captions/e.txt": "not_used",
+        "instruction/x.md": "other_kind",
     }
 
 
@@ -138,6 +141,8 @@ def test_instructpix2pix_as_generated(tmp_path: Path) -> None:
     assert {row.target_caption for row in rows} == {"a gold a"}
     assert len({row.chain for row in rows}) == 1
     assert problems == {
+        "0001/metadata.jsonl": "other_kind",
+        "0002/1_0.jpg": "pair_left_out",
         "0002/1_1.jpg": "instruction_missing",
         "0003/5_0.jpg": "not_used",
         "0003/odd.jpg": "not_used",

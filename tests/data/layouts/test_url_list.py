@@ -52,7 +52,8 @@ def test_pairs_of_addresses_are_told_by_digests_of_them(tmp_path: Path) -> None:
     put(tmp_path, {"pairs.jsonl": lines(rows), "readme.txt": "hello"})
     assert layout_of(tmp_path) == "url-list"
     pairs, problems = told(tmp_path)
-    assert pairs == [([A], B, "Turn it’s\ton"), ([A], A + "3", "off")] and not problems
+    assert pairs == [([A], B, "Turn it’s\ton"), ([A], A + "3", "off")]
+    assert problems == ["not_used"]  # readme.txt
     found = list(rows_of(tmp_path, "url-list"))
     chains = {row.chain for row in found if isinstance(row, Row)}
     assert len(chains) == 1 and "example" not in chains.pop()

@@ -35,7 +35,7 @@ def test_findings_of_pairs(tmp_path: Path) -> None:
     found = findings(source_at(str(put(tmp_path, files))), samples=2)
     assert (found.layout, found.pictures, found.pairs) == ("paired-folders", 13, 6)
     assert (found.references, found.captions, found.labels) == (1, 0, {})
-    assert found.skipped == {"instruction_missing": 3, "not_used": 1}
+    assert found.skipped == {"instruction_missing": 3, "not_used": 1, "pair_left_out": 3}
     assert [pair.instruction for pair in found.samples] == ["edit 0", "edit 3"]
     assert found.warnings == [
         "1 file belongs to no pair and is not used, 1 in control_2/",
@@ -47,8 +47,19 @@ def test_a_second_control_path_that_is_not_understood_is_said(tmp_path: Path) ->
     folders = ("control", "target", "second_control", ".cache", "@eaDir")
     files = {f"{folder}/a.png": number for number, folder in enumerate(folders)}
     found = findings(source_at(str(put(tmp_path, files | {"target/a.txt": "go"}))))
-    assert (found.pairs, found.references, found.skipped) == (1, 0, {"not_used": 1})
+    assert (found.pairs, found.references) == (1, 0)
+    assert found.skipped == {"hidden": 1, "junk": 1, "not_used": 1}
     assert found.warnings == ["1 file belongs to no pair and is not used, 1 in second_control/"]
+
+
+def test_files_of_other_kinds_are_said_by_their_kinds(tmp_path: Path) -> None:
+    files = {"control/a.png": 0, "target/a.png": 1, "target/a.txt": "go", "notes": "x"}
+    files |= {f"clips/{n}.mp4": b"x" for n in range(3)} | {f"control/{n}.CR2": b"x" for n in "ab"}
+    found = findings(source_at(str(put(tmp_path, files))))  # type: ignore[arg-type]
+    assert found.skipped == {"other_kind": 6}
+    assert found.warnings == [
+        "6 files are no pictures and no texts, and not read: 3 .mp4, 2 .cr2, 1 other"
+    ]
 
 
 def test_warnings_name_the_folders_with_most(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_items_pairs_and_what_is_neither(tmp_path: Path) -> None:
     assert pair.instruction == "make it red" and pair.row == "target/a.png"
     assert {one.ref: one.reason for one in found.skipped} == {
         "target/b.png": "instruction_missing",
+        "control/b.png": "pair_left_out",
         "control/lone.png": "not_used",
     }
     assert {item.license_spdx for item in found.items} == {"CC0-1.0"}
