@@ -12,7 +12,7 @@ _TIERS = tuple(
     for pattern in (
         r"CC-BY-NC-ND-",
         r"CC-BY-NC-SA-",
-        r"CC-BY-NC-",
+        r"CC-BY-NC-\d",
         r"CC-BY-ND-",
         r"A?GPL-|LGPL-|GFDL-|MPL-|EUPL-|CDDL-|EPL-|OSL-|CECILL-|ODbL-",
         r"CC-BY-SA-",

@@ -130,3 +130,45 @@ def test_a_path_with_nul_is_refused() -> None:
             FolderSource.model_validate(recipe)
         with pytest.raises(ValidationError, match="NUL"):
             Recipe.model_validate({"ingest": {"sources": [{"kind": "folder", **recipe}]}})
+
+
+def test_an_instruction_in_a_name_is_the_given_one(tmp_path: Path) -> None:
+    text = "What if there was a obelisk in the back?"
+    put(tmp_path, "7.png", f"7__edit={text}.png", "dog/a__season=summer.png", "dog/x.png")
+    put(tmp_path, "dog/a__season=summer__Instruction=Add  snow.jpg", "dog/a__season=winter.png")
+    put(tmp_path, "8__edit=.png", "8__prompt=make it v2.5.png")
+    found = read(FolderSource(path=str(tmp_path)))
+    assert [(pair.contexts, pair.target, pair.instruction) for pair in found.pairs] == [
+        (("7.png",), f"7__edit={text}.png", text),
+        (("8__edit=.png",), "8__prompt=make it v2.5.png", "make it v2.5"),
+        (
+            ("dog/a__season=summer.png",),
+            "dog/a__season=summer__Instruction=Add  snow.jpg",
+            "Add  snow",
+        ),
+    ]
+    labels = {item.ref: item.attributes for item in found.items if item.attributes}
+    assert labels == {  # what was edited is in no pair by its labels
+        "dog/a__season=summer.png": {"season": "summer"},
+        "dog/a__season=winter.png": {"season": "winter"},
+    }
+    assert len(found.items) == 8 and not found.skipped
+
+
+def test_an_instruction_without_its_picture_before_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "1__edit=a.png", "1__edit=b.png", "2.png", "2.jpg", "2__edit=c.png")
+    put(tmp_path, "3.png", "3__edit=d__prompt=e.png", "4__edit=f.png", "x/4.png")
+    found = read(FolderSource(path=str(tmp_path)))
+    assert not found.pairs and [item.ref for item in found.items] == [
+        "2.jpg", "2.png", "3.png", "x/4.png"
+    ]  # fmt: skip
+    assert {one.ref: one.reason for one in found.skipped} == {
+        "1__edit=a.png": "before_missing",
+        "1__edit=b.png": "before_missing",
+        "2__edit=c.png": "before_ambiguous",
+        "3__edit=d__prompt=e.png": "instruction_ambiguous",
+        "4__edit=f.png": "before_missing",
+    }
+    put(tmp_path / "alone", "1__edit=a.png")
+    with pytest.raises(SourceError, match=r"no picture: 1__edit=a\.png: .*no picture 1 without"):
+        read(FolderSource(path=str(tmp_path / "alone")))

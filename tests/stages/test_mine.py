@@ -110,6 +110,18 @@ def test_given_and_mined_pairs_stand_side_by_side(tmp_path: Path) -> None:
     assert sorted(row["captioner"] for row in captions) == ["given/1", "templates/3", "templates/3"]
 
 
+def test_an_instruction_in_a_files_name_is_not_worded_again(tmp_path: Path) -> None:
+    """Names as somebody gave them to files of MagicBrush; the text once became "add What if …"."""
+    text = "What if there was a obelisk in the back?"
+    put(tmp_path / "mine", {"242679.png": 1, f"242679__edit={text}.png": 2})
+    used = harness(tmp_path, FolderSource(path=str(tmp_path / "mine")), t2i_singles=0)
+    used.run("ingest")
+    (row,) = used.run("mine").table("pairs.parquet").to_pylist()
+    assert (row["miner"], row["source"]) == ("given", "folder:mine")
+    (caption,) = used.run("caption").table("captions.parquet").to_pylist()
+    assert (caption["instruction"], caption["status"]) == (text, "ok")
+
+
 def test_pictures_without_edits_end_early_with_the_layouts(tmp_path: Path) -> None:
     put(tmp_path / "photos", {"house.png": 1, "garden.png": 2, "IMG_0003.png": 3})
     used = harness(tmp_path, FolderSource(path=str(tmp_path / "photos")))

@@ -15,6 +15,7 @@ from kontext.data.layouts.base import JUNK_FILES, JUNK_FOLDERS, LARGEST
 from kontext.data.layouts.bucket_object import BucketObject, bucket
 from kontext.data.sources.base import Planned, Skipped, SourceItem
 from kontext.data.sources.folder import concept_of, parse_stem
+from kontext.data.sources.labelled import with_instructions
 from kontext.errors import SourceError, StoreError
 from schemas.sections.sources import PathSource
 
@@ -48,17 +49,18 @@ def read(config: BucketSource) -> Planned:
     Raises:
         SourceError: the bucket cannot be listed, or nothing is below the prefix.
     """
-    found = Planned()
+    items, skipped = [], []
     source = f"bucket:{PurePosixPath(config.path).name}"
     for one in _listed(config):
         reason = _unread(one)
         if reason:
-            found.skipped.append(Skipped(source, one.key, reason))
+            skipped.append(Skipped(source, one.key, reason))
         else:
-            found.items.append(_item(source, one, config))
-    if not found.items:
+            items.append(_item(source, one, config))
+    if not items:
         raise SourceError(f"nothing is below {config.path}")
-    return found
+    names = {item.ref: parse_stem(PurePosixPath(item.ref).stem)[0] for item in items}
+    return with_instructions(items, names, skipped)
 
 
 def identity(config: BucketSource) -> str:

@@ -4,6 +4,8 @@
       house/house__season=summer.png     group "house", label season = summer
       house/house__season=winter.png     the same group, one label differs: a pair
       tree__color=red.png                in the root the stem names the group: "tree"
+      0001.png                           before
+      0001__edit=Put a hat on it.png     after, with its instruction (`labelled`)
 
 Every regular file is planned, whatever its name ends in: what is not an image is refused by the
 decode guard with a reason. Every other entry (hidden, junk of the system, links that lead out, what
@@ -11,13 +13,14 @@ cannot be read) is skipped with one, so nothing disappears silently.
 """
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field
 
 from kontext.data.layouts.base import shown, walk
 from kontext.data.sources.base import Planned, Skipped, SourceItem
+from kontext.data.sources.labelled import with_instructions
 from kontext.errors import SourceError
 from schemas.paths import expanded
 from schemas.sections.sources import PathSource
@@ -49,14 +52,21 @@ def read(config: FolderSource) -> Planned:
     if not root.is_dir():
         raise SourceError(f"image folder '{config.path}' does not exist")
     source = f"folder:{root.resolve().name}"
-    found = Planned()
+    items, skipped = [], []
     for path, reason in walk(root):
         if reason:
-            found.skipped.append(Skipped(source, shown(path, root), reason))
+            skipped.append(Skipped(source, shown(path, root), reason))
         else:
-            found.items.append(_item(source, root, path, config))
-    if not found.items:
+            items.append(_item(source, root, path, config))
+    if not items:
         raise SourceError(f"image folder '{config.path}' holds no files")
+    names = {item.ref: parse_stem(PurePosixPath(item.ref).stem)[0] for item in items}
+    found = with_instructions(items, names, skipped)
+    if not found.items:
+        told = next(one for one in found.skipped if one.detail)
+        raise SourceError(
+            f"image folder '{config.path}' holds no picture: {told.ref}: {told.detail}"
+        )
     return found
 
 

@@ -25,6 +25,11 @@ from schemas.words import counted
 
 CHANGES_RESULTS = False  # it chooses settings, which are in the recipe
 
+_BEFORE = {  # why an instruction in a file's name was not taken
+    "before_missing": "no picture of the same name without the instruction is beside it",
+    "before_ambiguous": "more than one picture may be the one before",
+    "instruction_ambiguous": "two labels of its name say what to do",
+}
 _FOLDERS = 3  # or kinds of files, that a warning names
 
 
@@ -119,6 +124,10 @@ def _warnings(planned: Planned, edits: int, *, video: bool) -> list[str]:
     if wordless:
         said = ("pair has no instruction and is", "pairs have no instruction and are")
         found.append(f"{counted(len(wordless), *said)} left out, {_where(wordless)}")
+    for reason, why in _BEFORE.items():
+        if refs := [one.ref for one in planned.skipped if one.reason == reason]:
+            said = ("edited picture is", "edited pictures are")
+            found.append(f"{counted(len(refs), *said)} left out, {_where(refs)}: {why}")
     others = sum(
         item.path is not None and not is_image(Path(item.path.name)) for item in planned.items
     )

@@ -82,6 +82,16 @@ def test_findings_of_a_folder(tmp_path: Path) -> None:
     assert "no edit can be made of this" in warning
 
 
+def test_instructions_of_names_that_cannot_be_taken_are_said(tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": 1, "a__edit=go.png": 2, "b__edit=x.png": 3, "b__edit=y.png": 4})
+    found = findings(source_at(str(tmp_path)))
+    assert (found.pairs, found.pictures, found.labels) == (1, 2, {})
+    assert found.warnings == [
+        "2 edited pictures are left out, such as b__edit=x.png: no picture of the same name "
+        "without the instruction is beside it"
+    ]
+
+
 def test_findings_of_captions(tmp_path: Path) -> None:
     rows = [{"file_name": "a.png", "text": "a cat"}, {"file_name": "b.png", "text": "a dog"}]
     put(tmp_path, {"a.png": 1, "b.png": 2, "metadata.jsonl": lines(rows)})
