@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kontext.data.sources.folder import FolderSource
 from kontext.data.sources.pairs import PairsSource
 from kontext.edit.teacher_edits import CODE as EDITS_CODE
 from kontext.edit.weights.model_store import CODE as IMPORT_CODE
@@ -200,7 +201,8 @@ def test_every_module_says_that_it_changes_no_result_or_is_counted() -> None:
     for stage in STAGES.values():
         counted |= set(code_of(stage, section_in(RECIPE, stage)))
     # what plug-ins that the recipe does not name import themselves
-    edited = IngestConfig(sources=(PairsSource(path="x"),), edits=EditsConfig(per_picture=1))
+    sources = (PairsSource(path="x"), FolderSource(path="x"))
+    edited = IngestConfig(sources=sources, edits=EditsConfig(per_picture=1))
     counted |= set(code_of(STAGES["ingest"], edited))
     counted |= set(code_of(STAGES["caption"], CaptionConfig(captioner="chat", judge=True)))
     counted |= set(code_of(STAGES["screen"], ScreenConfig(classifiers=("open-nsfw", "nsfwjs"))))
