@@ -7,7 +7,8 @@ time, decoding included. `gate` is what the default policy asks of a picture: de
 does, the hash gate over file and pixels (the canary bank, no list of an operator), the stored PNG
 decoded, and every classifier of the strict policy. `nudenet` is `NudeDetector.detect_batch` (its
 session made with one thread, like ours), `open-nsfw` the package's `Classifier.score_images` in
-our batches.
+our batches. A picture that stages crop meets hash gate and classifiers again with its crop: what
+that adds for a square one is said apart.
 
 Then the stages before `screen` of the recipe `ci` are made, not timed, and `screen` is run once.
 """
@@ -20,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -28,13 +30,16 @@ from PIL import Image
 
 from benchmarks.pdq import photographs
 from benchmarks.timing import ratio, save
+from kontext.data.buckets import Buckets
 from kontext.data.decode import decode_image
+from kontext.data.forms import Crops
 from kontext.data.pixels import decode_png, encode_png
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import BATCH, score_images
 from kontext.safety.hashes import HashGate
 from kontext.safety.policy import load_policy
 
+_SQUARE = 256  # a size in training that photographs do not have
 _BEFORE = ("ingest", "mine", "caption")
 
 
@@ -62,7 +67,23 @@ def parts(jpegs: Sequence[bytes]) -> dict[str, Callable[[], object]]:
     }
     for name in load_policy("strict").classifiers:
         classifier = load_classifier(name)
-        found[name] = lambda classifier=classifier: score_images(classifier, rgbs)
+        found[name] = partial(score_images, classifier, rgbs)
+    return found
+
+
+def crop_parts(jpegs: Sequence[bytes]) -> dict[str, Callable[[], object]]:
+    """What a picture costs more for which stages read a square crop."""
+    rgbs = [decode_image(data, resolution=None, background="#ffffff").rgb for data in jpegs]
+    crops, gate = Crops(Buckets(((_SQUARE, _SQUARE),))), HashGate()
+    cut = [crop for rgb in rgbs for crop in crops(rgb)]
+    assert len(cut) == len(rgbs)
+    found: dict[str, Callable[[], object]] = {
+        "cut": lambda: [crops(rgb) for rgb in rgbs],
+        "hashes": lambda: [gate.check_pixels(crop) for crop in cut],
+    }
+    for name in load_policy("strict").classifiers:
+        classifier = load_classifier(name)
+        found[name] = partial(score_images, classifier, cut)
     return found
 
 
@@ -156,6 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         + ", ".join(f"{name} {value:.1f}" for name, value in rate.items())
     )
     print("the gate, ms a picture: " + ", ".join(f"{n} {ms:.1f}" for n, ms in each.items()))
+    crop = {
+        name: 1000 * statistics.median([_cpu(run) for _ in range(args.repeats)]) / args.images
+        for name, run in crop_parts(jpegs).items()
+    }
+    print("a crop more, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in crop.items()))
     ratios = {name: ratio(whole, "gate", name) for name in whole if name != "gate"}
     for name, value in ratios.items():
         print(f"the whole gate is {value:.2f} x as fast as {name} alone")
@@ -168,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "megapixels": args.megapixels,
         "images_per_s_and_core": {name: round(value, 2) for name, value in rate.items()},
         "gate_ms": {name: round(value, 2) for name, value in each.items()},
+        "crop_ms": {name: round(value, 2) for name, value in crop.items()},
         "ratio": {name: round(value, 3) for name, value in ratios.items()},
         "note": args.note,
     }
