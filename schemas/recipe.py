@@ -57,6 +57,16 @@ def sections_of_stage_files() -> dict[str, FieldInfo]:
     }
 
 
+def with_one_policy(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe, whose ingest keeps nothing that its screening would refuse."""
+    screen, ingest = data.get("screen", {}), data.get("ingest", {})
+    named = screen.get("policy") if isinstance(screen, dict) else screen.policy
+    policy = named or ScreenConfig.model_fields["policy"].default
+    if isinstance(ingest, dict):
+        return {**data, "ingest": {**ingest, "policy": policy}}
+    return {**data, "ingest": ingest.model_copy(update={"policy": policy})}
+
+
 class Recipe(Section):
     """A full pipeline configuration."""
 
@@ -85,7 +95,9 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_names(cls, data: Any) -> Any:
-        return named_after_recipe(with_moved_keys(data)) if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return with_one_policy(named_after_recipe(with_moved_keys(data)))
 
     @model_validator(mode="after")
     def _texts_are_read_to_the_end(self) -> "Recipe":

@@ -35,6 +35,11 @@ IMAGES = table_schema(
         "PDQ of each crop to a size in training; none where the whole picture is read",
     ),
     (
+        "scores",
+        pa.list_(pa.float32()),
+        "what the policy's classifiers say, 0 to 1: whole, then each crop (see scored_by.json)",
+    ),
+    (
         "width_px",
         pa.uint32(),
         "width as stored: the picture's own shape, at most ingest.max_side a side",

@@ -1,14 +1,14 @@
 """One picture through the hash gate, and the rows that it leaves in ingest's tables.
 
 A hit leaves one decision and one reject row, both with an HMAC, and no pixel, name or hash. So does
-a picture whose name or labels the text rules refuse.
+a picture whose name or labels the text rules refuse, or whose pixels the policy.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from kontext.data.decode import Decoded
 from kontext.data.forms import Crops, gated, stops, together
 from kontext.data.payloads import Verdict
 from kontext.data.pixels import Pixels, encode_png, on_canvas
+from kontext.data.scoring import Scorer
 from kontext.data.sources.base import SourceItem
 from kontext.data.words import names_of, refused_names
 from kontext.errors import DecodeError, GateError
@@ -31,6 +32,13 @@ _NO_PIXELS = np.zeros((64, 64, 3), np.uint8)  # has no PDQ quality: only exact h
 
 Row = dict[str, Any]
 Said = TypeVar("Said")
+
+
+class Read(NamedTuple):
+    """What is read of a picture beside all of it, and what judges every form of it."""
+
+    crops: Crops
+    scorer: Scorer
 
 
 class Later:
@@ -56,17 +64,18 @@ def gate_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
-    crops: Crops,
+    read: Read,
     png: bytes | None = None,
     later: GateResult | None = None,
 ) -> Verdict:
     """Rows of one image: what the gate says of its pixels, as they came, are kept and are read.
 
-    `png` is what it is stored as, where that is there already; `later` what the gate has said of a
-    picture behind the first.
+    What passes the gate meets the classifiers. `png` is what it is stored as, where that is there
+    already; `later` what the gate has said of a picture behind the first.
     """
     image_id = hashlib.sha256(data).hexdigest()
     subject = subject_hmac(image_id, key)
+    crops = [] if kept is None else read.crops(kept.rgb)
     said = _sure(lambda: _asked(data, decoded, kept, gate, crops))
     result = together(said)
     if not stops(result) and later is not None:
@@ -75,21 +84,17 @@ def gate_one(
     words = None if hit else refused_names(*names_of(item))
     if words is not None:
         return _unnamed(item, subject, words, rows)
-    if hit or kept is not None:
-        rows["decisions"].append(
-            Decision(
-                "image",
-                subject,
-                Check.HASH_GATE,
-                result.provider,
-                result.outcome,
-                result.reason,
-                POLICY,
-            )._asdict()
-        )
-    if hit:
-        # neither name nor detail: a hit leaves nothing that points back at it
-        rows["rejects"].append(reject_row(item.source, subject, "", str(result.reason)))
+    plain = result.outcome is Outcome.UNMATCHABLE
+    scored = None if hit or kept is None else read.scorer([kept.rgb, *crops], plain)
+    refused = scored is not None and scored.refusal is not None
+    if hit or scored is not None:
+        row = _gate_row(subject, result)
+        if scored is not None and scored.refusal is not None:
+            row = scored.decision(subject, read.scorer.policy.id)
+        rows["decisions"].append(row._asdict())
+    if hit or refused:
+        # neither name nor detail: what is stopped leaves nothing that points back at it
+        rows["rejects"].append(reject_row(item.source, subject, "", str(row.reason)))
         rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=True))
         return Verdict.STOPPED
     if kept is None:
@@ -99,15 +104,25 @@ def gate_one(
         )
         rows["outcomes"].append(outcome_row(rows["rejects"][-1], checked=False))
         return Verdict.REFUSED
-    rows["images"].append(_image(item, data, image_id, kept, said))
+    assert scored is not None
+    rows["images"].append(_image(item, data, image_id, kept, said, scored.values))
     rows["pixels"].append({"pixel_id": kept.pixel_id, "png": png or encode_png(kept.rgb)})
     found = reject_row(item.source, subject, item.ref, KEPT)
     rows["outcomes"].append(outcome_row(found, checked=True, pixels=kept.pixel_id))
     return Verdict.KEPT
 
 
+def _gate_row(subject: str, result: GateResult) -> Decision:
+    said = (result.provider, result.outcome, result.reason)
+    return Decision("image", subject, Check.HASH_GATE, *said, POLICY)
+
+
 def _asked(
-    data: bytes, decoded: Decoded | None, kept: Decoded | None, gate: HashGate, crops: Crops
+    data: bytes,
+    decoded: Decoded | None,
+    kept: Decoded | None,
+    gate: HashGate,
+    crops: Sequence[Pixels],
 ) -> list[GateResult]:
     """What the gate says of one image, and of the crops that are read of what is kept of it."""
     result = gate.check(data, _NO_PIXELS if decoded is None else decoded.rgb)
@@ -117,7 +132,7 @@ def _asked(
         result = gate.check(data, kept.rgb)
     if stops(result) or kept is None:
         return [result]
-    return gated(gate, result, crops(kept.rgb))
+    return gated(gate, result, crops)
 
 
 def _unnamed(item: SourceItem, subject: str, words: Reason, rows: dict[str, list[Row]]) -> Verdict:
@@ -176,7 +191,12 @@ def reject_row(source: str, subject: str, ref: str, reason: str, detail: str = "
 
 
 def _image(
-    item: SourceItem, data: bytes, image_id: str, kept: Decoded, said: Sequence[GateResult]
+    item: SourceItem,
+    data: bytes,
+    image_id: str,
+    kept: Decoded,
+    said: Sequence[GateResult],
+    scores: Sequence[float],
 ) -> Row:
     height, width = kept.rgb.shape[:2]
     result, *crops = said
@@ -186,6 +206,7 @@ def _image(
         "pdq": result.pdq,
         "pdq_quality": result.pdq_quality,
         "crops": [{"pdq": crop.pdq, "pdq_quality": crop.pdq_quality} for crop in crops],
+        "scores": scores,
         "width_px": width,
         "height_px": height,
         "orig_width_px": kept.orig_size[0],

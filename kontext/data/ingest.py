@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 
 from kontext.data.decode import Decoded, LaterError, decode_image
 from kontext.data.forms import Crops, crop_probes
-from kontext.data.gating import POLICY, Later, Row, gate_one, kept_of, outcome_row, reject_row
+from kontext.data.gating import POLICY, Later, Read, Row, gate_one, kept_of, outcome_row, reject_row
 from kontext.data.ingest_chunk import IngestChunk, no_rows, tables_of, vouched
 from kontext.data.payloads import Payloads, Verdict
+from kontext.data.scoring import Scorer
 from kontext.data.sources import EDITED, read_all
 from kontext.data.sources.base import GivenPair, Planned, Skipped, SourceItem
 from kontext.data.words import names_of, prove_words, refused_names, refused_pair
@@ -159,6 +160,7 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
             "safety key than the home of this run: the nodes need copies of all three"
         )
     gate, key = proved_gate(chunk.config, home), run_key(home)
+    read = Read(Crops.of(chunk.config), Scorer(chunk.policy))
     rows = no_rows(chunk.config)
     with Payloads(chunk.items, chunk.config.web, home, key) as payloads:
         for item, data in payloads:
@@ -171,17 +173,18 @@ def ingest_chunk(chunk: IngestChunk) -> Mapping[str, pa.Table]:
                 rows["outcomes"].append(outcome_row(reject, checked=False))
                 continue
             place = len(rows["images"])  # edits that are made of it come after it
-            verdict = _ingest_one(item, data, chunk.config, gate, key, rows)
+            verdict = _ingest_one(item, data, chunk.config, gate, key, rows, read)
             payloads.judged(item, data, verdict)
             if verdict is Verdict.KEPT and item.ref in payloads.moments:
                 pixels = rows["images"][place]["pixel_id"]
                 rows["moments"].append({"pixel_id": pixels, **payloads.moments[item.ref]})
-        _prove(chunk, gate, key, rows)  # before anything of the chunk is written
+        read.scorer.prove()
+        _prove(chunk, gate, key, rows, read)  # before anything of the chunk is written
     return tables_of(rows)
 
 
 def _prove(
-    chunk: IngestChunk, gate: HashGate, key: bytes, rows: Mapping[str, Sequence[Row]]
+    chunk: IngestChunk, gate: HashGate, key: bytes, rows: Mapping[str, Sequence[Row]], read: Read
 ) -> None:
     """Raise CanaryError unless the gate has stopped the chunk's canaries, and stops every probe.
 
@@ -190,11 +193,11 @@ def _prove(
     prove_words()
     outcomes = [row["outcome"] for row in rows["outcomes"] if row["source"] == CANARY]
     lost, failed = sum(outcome != CANARY for outcome in outcomes), []
-    shown = (*probes(), *crop_probes(Crops.of(chunk.config)))
+    shown = (*probes(), *crop_probes(read.crops))
     for probe in shown:
         left: dict[str, list[Row]] = {name: [] for name in rows}
         item = _canary(probe.name, probe.data)
-        _ingest_one(item, probe.data, chunk.config, gate, key, left)
+        _ingest_one(item, probe.data, chunk.config, gate, key, left, read)
         said = [(row["provider"], row["outcome"], row["reason"]) for row in left["decisions"]]
         if said != [(probe.provider, Outcome.DROP, probe.reason)] or left["pixels"]:
             failed.append(probe.name)
@@ -210,6 +213,7 @@ def _ingest_one(
     gate: HashGate,
     key: bytes,
     rows: dict[str, list[Row]],
+    read: Read,
 ) -> Verdict:
     later = Later(gate)
     decoded: Decoded | None
@@ -227,7 +231,6 @@ def _ingest_one(
         decoded = error.first if isinstance(error, LaterError) else None
         problem = error
     kept = None if decoded is None or problem else kept_of(item, decoded, config)
-    read = Crops.of(config)
     outcome = gate_one(item, data, decoded, kept, problem, gate, key, rows, read, later=later.hit)
     if item.series and kept is not None and kept.taken is not None and outcome is Verdict.KEPT:
         moment = {"kind": "photograph", "series": item.series, "shot": 0, "at_s": kept.taken}

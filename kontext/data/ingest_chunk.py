@@ -19,6 +19,7 @@ from kontext.safety.ids import subject_hmac
 from kontext.safety.keys import KEY_FILE, key_id, run_key
 from kontext.safety.list_files import list_files, lists_digest
 from kontext.safety.opt_outs import opt_outs
+from kontext.safety.policy import Policy, load_policy
 from schemas.sections.data import IngestConfig
 from schemas.tables import DECISIONS, EDITS, IMAGES, MOMENTS, OUTCOMES, PIXELS, REJECTS
 
@@ -45,12 +46,14 @@ class IngestChunk:
     config: IngestConfig
     home: str
     vouched: tuple[str, ...]
+    policy: Policy
 
     @classmethod
     def of(cls, items: Sequence[SourceItem], config: IngestConfig, home: Path) -> IngestChunk:
         """A chunk of these items, vouched for by this machine's home."""
         run_key(home)  # made, where there is none yet
-        return cls(tuple(items), config, str(home), vouched(config, home))
+        policy = load_policy(config.policy)
+        return cls(tuple(items), config, str(home), vouched(config, home), policy)
 
     def files(self) -> set[Path]:
         """The files that items are in, or are parts of."""

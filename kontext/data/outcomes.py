@@ -30,9 +30,11 @@ from kontext.data.layouts.web_picture import WebPicture
 from kontext.data.sources.base import SourceItem
 from kontext.data.sources.external import FileDigests, file_digests
 from kontext.data.video.part import VideoFrame
+from kontext.safety.classifiers import load_classifier
 from kontext.safety.keys import run_key
 from kontext.safety.list_files import lists_digest
 from kontext.safety.opt_outs import opt_outs
+from kontext.safety.policy import load_policy
 from kontext.store.artifacts.artifact_store import Artifact
 from kontext.store.parquet import read_parquet
 from schemas.sections.data import IngestConfig
@@ -45,6 +47,7 @@ FILE = "outcomes.parquet"
 _FEW = 64  # items
 # settings that decide which items there are and who works on them, not what becomes of one
 _NOT_OF_AN_ITEM = {"sources", "npm_fallback", "canaries", "chunk_size", "processes", "web", "edits"}
+_NOT_OF_AN_ITEM |= {"policy"}  # what it says of pictures counts, not its name
 _WHERE = {"payload", "path", "part", "stamp", "edits"}  # the bytes stand for these
 # rejects that the bytes alone decide; others may go better next time
 _PASSING = {Reason.TIMEOUT, Reason.RESOURCE, Reason.HEIC_NEEDS_LIBRARY}
@@ -60,7 +63,9 @@ def item_keys(items: Sequence[SourceItem], config: IngestConfig, home: Path) -> 
     settings = config.model_dump_json(exclude=_NOT_OF_AN_ITEM)
     lists = lists_digest(config.hash_lists, home)
     opted_out = sorted(opt_outs(home).digests)  # of pictures that an earlier ingest may have kept
-    said = [settings, lists, *([opted_out] if opted_out else [])]
+    policy = load_policy(config.policy)
+    versions = [load_classifier(name).version for name in policy.classifiers]
+    said = [settings, lists, policy.of_images, versions, *([opted_out] if opted_out else [])]
     start = hmac.new(secret, json.dumps(said).encode(), hashlib.sha256)
     names = [field.name for field in fields(SourceItem) if field.name not in _WHERE]
     keys = []

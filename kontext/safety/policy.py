@@ -103,6 +103,18 @@ class Policy(BaseModel):
         said = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
+    @property
+    def of_images(self) -> str:
+        """SHA-256 of what it says of images by themselves: with it ingest decides."""
+        known = risks(self.classifiers)
+        columns = {known[name].column for name in self.risks}
+        limits = {
+            n: v for n, v in self.thresholds.items() if n.removesuffix(_UNMATCHABLE) in columns
+        }
+        parts = {"classifiers", "risks", "actions", "combinations"}
+        said = [limits, self.model_dump(mode="json", include=parts)]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
     @cached_property
     def id(self) -> str:
         """`version@digest`: what decisions, manifests and edits say of their policy."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kontext.data.forms import Crops
 from kontext.data.ingest import (
     check_canaries,
     given_pairs,
@@ -32,11 +33,14 @@ from kontext.data.ingest import (
 from kontext.data.moments import FILE as MOMENTS_FILE
 from kontext.data.moments import moments, sure
 from kontext.data.outcomes import FILE, chunk_tables, item_keys, look_up, to_do, with_work
+from kontext.data.scoring import FILE as SCORED_BY
+from kontext.data.scoring import made_with
 from kontext.data.sources.base import GivenPair
 from kontext.data.sources.fallback import resolve
 from kontext.data.words import prove_words
 from kontext.engine.stage import Stage, StageContext
 from kontext.errors import SourceError
+from kontext.safety.policy import load_policy
 from kontext.safety.proof import proved_gate
 from schemas.sections.data import IngestConfig
 from schemas.tables import EDITS
@@ -44,8 +48,8 @@ from schemas.tables import EDITS
 STAGE = Stage(
     name="ingest",
     section="ingest",
-    plugins="kontext.data.sources:modules_named",
-    external="kontext.data.sources.external:fingerprint",
+    plugins="kontext.data.scoring:modules_named",
+    external="kontext.data.scoring:fingerprint",
     summary="decode and hash-gate every image of the sources",
 )
 
@@ -66,6 +70,8 @@ def run(ctx: StageContext[IngestConfig]) -> None:
     ctx.output.metric("hash_lists", len(gate.lists) - 2)  # beside those of canaries
     ctx.log.info("%d images planned in %d chunks", plan.images, len(plan.chunks))
     items = [item for chunk in plan.chunks for item in chunk.items]
+    policy = load_policy(config.policy)
+    ctx.output.add_json(SCORED_BY, made_with(policy, Crops.of(config)))
     keys = item_keys(items, config, ctx.home)
     before = ctx.earlier()
     held = sure(look_up(items, keys, before), before)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from kontext.data.buckets import Buckets
-from kontext.data.caption.unsent import SCORES, made_with, scored_by
+from kontext.data.caption.unsent import SCORES, made_with
 from kontext.data.contact_sheet import contact_sheet
 from kontext.data.forms import Crops, sure_scores
 from kontext.data.images import ImageBank
@@ -40,6 +40,7 @@ from kontext.data.quality.known import (
 from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.data.quality.sheets import sheets
+from kontext.data.scoring import image_scores, scored_by
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
@@ -99,11 +100,11 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     earlier = known_of(made, made_with)
     texts = judged_texts(ctx.home, made, policy.texts.limit)
     crops = Crops(buckets)
-    image_scores = _image_scores(ctx, versions, earlier, crops)
+    scores = _image_scores(ctx, policy, earlier, crops)
     bank = ImageBank(ingest, buckets)
     images = ingest.table("images")
-    sure_scores(image_scores, images)
-    risk = image_risk(image_scores, bank.ids, policy, known)
+    sure_scores(scores, images)
+    risk = image_risk(scores, bank.ids, policy, known)
     unmatchable = screening.unmatchable(images, bank.ids)
     pairs = ctx.inputs["mine"].table("pairs.parquet")
     captions = ctx.inputs["caption"].table("captions.parquet")
@@ -123,7 +124,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
             pairs["pair_id"].to_pylist(), screened.text, screened.pair, screened.rise, policy, key
         ),
     ]
-    ctx.output.add_table("image_scores.parquet", image_scores)
+    ctx.output.add_table("image_scores.parquet", scores)
     ctx.output.add_table("pair_scores.parquet", screened.scores)
     ctx.output.add_table("decisions.parquet", screening.decisions_table(decisions))
     ctx.output.add_table("accepted.parquet", accepted)
@@ -178,14 +179,18 @@ def _made_with(versions: Mapping[str, str], buckets: Buckets) -> dict[str, str]:
 
 
 def _image_scores(
-    ctx: StageContext[ScreenConfig], versions: Mapping[str, str], earlier: Known, crops: Crops
+    ctx: StageContext[ScreenConfig], policy: Policy, earlier: Known, crops: Crops
 ) -> pa.Table:
     """IMAGE_SCORES of all images; only those that nobody has scored are read.
 
-    Where pictures were sent to a model, stage caption has scored them before.
+    Ingest has scored what it kept, by the same policy. Of what an earlier kontext has ingested,
+    stage caption has where pictures were sent to a model.
     """
-    ingest, classifiers, captions = ctx.inputs["ingest"], tuple(versions), ctx.inputs["caption"]
-    if made_with(captions) == scored_by(versions, crops):
+    ingest, captions, classifiers = ctx.inputs["ingest"], ctx.inputs["caption"], policy.classifiers
+    by = scored_by(policy, crops)
+    if len(ours := image_scores(ingest, by)):
+        earlier = replace(earlier, image_scores=ours)
+    elif made_with(captions) == by:
         earlier = replace(earlier, image_scores=captions.table(SCORES))
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     known = screening.whole_scores(earlier.image_scores, classifiers)

@@ -49,6 +49,10 @@ class IngestConfig(Section):
     max_side: int = Field(2048, title="Longer side of a stored picture, at most, in pixels", ge=64)
     background: str = Field("#ffffff", title="Colour behind transparent pixels")
     hash_lists: tuple[str, ...] = Field((), title="Hash list files (never stored, never logged)")
+    policy: str = Field(
+        "default",
+        title="Safety policy that pictures meet before they are kept: screen.policy",
+    )
     allow_unlisted: bool = Field(True, title="Run without an external hash list (is noted)")
     canaries: int = Field(3, title="Harmless test images that the hash gate must stop", ge=1)
     chunk_size: int = Field(512, title="Images per work chunk", ge=1, le=4096)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kontext.data import ingest
+from kontext.data import ingest, scoring
 from kontext.data.decode.result import Reason
 from kontext.data.forms import Crops, crop_probes
 from kontext.data.judging import judged_texts as judge_of
@@ -122,6 +122,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     shown = (*probes(), *crop_probes(Crops.of(load_recipe("ci").ingest)))
     proof = {probe.data for probe in shown}  # decoded in every chunk, and nobody's pictures
     counted(ingest, "decode_image", lambda data: data not in proof)
+    counted(scoring, "score_images", lambda *_: 1)
     counted(screening, "score_images", lambda _, images: len(images))
     counted(clip, "image_features", lambda _, images: len(images))
     counted(clip, "train_clip", lambda _: 1)

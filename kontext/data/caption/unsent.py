@@ -4,7 +4,7 @@ A model behind an address is somebody else's. So every picture is scored before 
 scores are kept: stage screen takes them from there, and no picture is scored twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.forms import Crops, sure_scores
+from kontext.data.scoring import image_scores, scored_by
 from kontext.engine.stage import ChunkMap
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
@@ -24,7 +25,7 @@ from schemas.discovery import plugins
 from schemas.sections.data import CaptionConfig, IngestConfig
 from schemas.tables import IMAGE_SCORES
 
-__all__ = ["MADE_WITH", "SCORES", "Unsent", "classifiers", "fingerprint", "scored_by", "unsent"]
+__all__ = ["MADE_WITH", "SCORES", "Unsent", "classifiers", "fingerprint", "unsent"]
 
 SCORES, MADE_WITH = "image_scores.parquet", "image_scores.json"
 _FEW = 64  # images that are scored sooner than processes have started
@@ -63,12 +64,13 @@ def unsent(
     """
     policy = load_policy(config.policy)
     names = policy.classifiers
-    versions = {name: load_classifier(name).version for name in names}
     for name in names:
         prove(load_classifier(name))
     crops, processes = Crops.of(read), read.processes
-    by = scored_by(versions, crops)
-    held = next((a.table(SCORES) for a in earlier if made_with(a) == by), _NONE)
+    by = scored_by(policy, crops)
+    held = image_scores(ingest, by)
+    if not len(held):
+        held = next((a.table(SCORES) for a in earlier if made_with(a) == by), _NONE)
     known = screening.whole_scores(held, names)
     pixels = [ingest.stored(name) for name in ingest.names("pixels/")]
     chunks = screening.plan_scores(pixels, names, known, crops=crops)
@@ -86,11 +88,6 @@ def unsent(
     risk = image_risk(scores, ids, policy, policy.risks)
     refused = screening.refused(risk, screening.unmatchable(images, ids), policy)
     return Unsent(scores, by, frozenset(i for i, no in zip(ids, refused, strict=True) if no))
-
-
-def scored_by(versions: Mapping[str, str], crops: Crops) -> dict[str, str]:
-    """What decides a picture's scores: versions of the classifiers, and the crops that they saw."""
-    return {**versions, "sizes": repr(crops.buckets)}
 
 
 def made_with(captions: Artifact) -> dict[str, str] | None:
