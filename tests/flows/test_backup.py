@@ -15,6 +15,7 @@ from kontext.safety.chains import FILE, Chains
 from kontext.store.catalog.catalog import Catalog
 from kontext.store.objects import open_store
 from tests.postgres import postgres_binaries
+from tests.safety_key import put_key
 from tests.store.lake_rows import dataset
 
 BIN = Path(sys.executable).parent
@@ -25,8 +26,8 @@ def test_backup_and_restore_keep_every_artifact_and_row(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = CliRunner()
+    put_key(toy)
     assert runner.invoke(cli.app, ["run", "--direct"]).exit_code == 0
-    (toy / "safety.key").write_text("secret")
     Chains(toy, bytes(32), 30).remember([("a picture", bytes(32), 0.125)])
     listed = runner.invoke(cli.app, ["artifacts", "list", "--json"]).output
     env = {**os.environ, "KONTEXT_HOME": str(toy)}

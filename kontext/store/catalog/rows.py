@@ -150,6 +150,9 @@ def insert_new(connection: Connection, name: str, table: pa.Table, key: str) -> 
     return int(fresh.num_rows)
 
 
+_LATER = ("files", "crops", "forms")  # columns that artifacts of before do not have
+
+
 def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:
     """Append a dataset's rows to one of DATASET_TABLES, sorted by the table's key."""
     if isinstance(rows, pa.Table):
@@ -161,7 +164,7 @@ def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableS
         return
     # null: a risk that the artifact's recipe did not screen for, or what it is too old to have
     present = connection.execute(f"SELECT * FROM {source} LIMIT 0").fetch_arrow_table().column_names
-    later = {"files", *(risk.column for risk in risks().values())} - set(present)
+    later = {*_LATER, *(risk.column for risk in risks().values())} - set(present)
     names = [column for column in DATASET_TABLES[name].names[1:] if column not in later]
     columns = ", ".join(f'"{column}"' for column in names)
     # sorted by its key, a table answers for one pair or image from one row group

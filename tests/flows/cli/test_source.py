@@ -28,7 +28,7 @@ def test_inspect_says_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
     said = json.loads(found.stdout)
     assert (said["layout"], said["pictures"], said["pairs"]) == ("paired-folders", 6, 3)
     assert said["source"]["path"] == str(root)
-    assert said["skipped"] == {"instruction_missing": 1}
+    assert said["skipped"] == {"instruction_missing": 1, "pair_left_out": 1}
     table = runner.invoke(cli.app, ["source", "inspect", str(root)])
     for text in (
         "paired-folders",
