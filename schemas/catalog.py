@@ -42,7 +42,7 @@ POLICY = t.table_schema(
 DATASET_TABLES: dict[str, pa.Schema] = {
     name: _of_dataset(schema)
     for name, schema in {
-        "images": t.IMAGES,
+        "images": pa.schema([f for f in t.IMAGES if f.name != "scores"], t.IMAGES.metadata),
         "pairs": t.PAIRS,
         "captions": t.CAPTIONS,
         "judgements": t.JUDGEMENTS,

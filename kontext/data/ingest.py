@@ -4,9 +4,9 @@ A picture keeps its shape and, up to a cap, its pixels; stages bring it to a buc
 read it (`kontext.data.buckets`). Art that is drawn here has no pixels of its own: it is kept at the
 size that it is trained at.
 
-Nothing of an image is written before the hash gate has passed it, and nothing of a chunk before
-the chunk's canaries and the gate's probes were stopped: benign pictures in the forms that real ones
-come in (`kontext.safety.proof`).
+Nothing of an image is written before hash gate and classifiers have passed it, and nothing of a
+chunk before the chunk's canaries and the gate's probes were stopped: benign pictures in the forms
+that real ones come in (`kontext.safety.proof`).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Stage ingest: sources in, images, pixels, rejects and gate decisions out.
+"""Stage ingest: sources in, images, pixels, rejects, and decisions of gate and classifiers out.
 
 Figures:
     images_kept: {} images kept
@@ -55,12 +55,13 @@ STAGE = Stage(
 
 
 def run(ctx: StageContext[IngestConfig]) -> None:
-    """Decode and hash-gate every image of the sources; each keeps its shape.
+    """Decode, hash-gate and score every image of the sources; each keeps its shape.
 
     Raises:
         SourceError: a source is missing, or no image survived.
-        GateError: a hash list is unusable.
-        CanaryError: a canary was not stopped.
+        RecipeError: there is no such policy.
+        GateError: a hash list is unusable, or a classifier is not installed.
+        CanaryError: a canary was not stopped, or a classifier does not work.
     """
     config = _resolved(ctx, ctx.config)
     plan = plan_work(config, ctx.home)

@@ -131,11 +131,11 @@ def test_a_line_of_the_transformer_reaches_finetune_and_what_follows(change: Cha
         ("kontext/data/mine/attributes.py", "mine"),
         ("kontext/data/sources/emoji.py", "ingest"),
         ("kontext/data/caption/templates.py", "caption"),
-        ("kontext/safety/classifiers/open_nsfw.py", "screen"),
+        ("kontext/safety/classifiers/open_nsfw.py", "ingest"),
         ("kontext/evaluate/metrics/success.py", "exclude"),  # attacks are judged by it
         ("kontext/evaluate/metrics/reading.py", "evaluate"),
         ("kontext/safety/text_rules.json", "ingest"),
-        ("schemas/views/acceptance.sql", "screen"),
+        ("schemas/views/acceptance.sql", "ingest"),
         ("kontext/store/parquet.py", "ingest"),
     ],
 )
