@@ -23,9 +23,11 @@ from kontext.data.sources import modules_named as sources_named
 from kontext.safety.classifiers import load_classifier
 from kontext.safety.classifiers.base import prove, score_images
 from kontext.safety.ids import NO_SCORE, Check, Decision, Outcome, Reason
+from kontext.safety.own_work import is_own
 from kontext.safety.policy import COMBINATION, Policy, load_policy
 from kontext.safety.screening import stopped
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.objects import ObjectStore
 from schemas.discovery import plugins
 from schemas.risks import risks
 from schemas.sections.data import IngestConfig
@@ -130,6 +132,14 @@ def scored_by(policy: Policy, crops: Crops) -> dict[str, str]:
     """What decides a picture's scores: versions of the classifiers, and the crops that they saw."""
     versions = {name: load_classifier(name).version for name in policy.classifiers}
     return {**versions, "sizes": repr(crops.buckets)}
+
+
+def own_scores(
+    ingest: Artifact, wanted: dict[str, str], objects: ObjectStore, home: Path
+) -> pa.Table:
+    """As `image_scores`, where this home has made the artifact: others are not believed."""
+    own = is_own(objects, home, ingest.manifest)
+    return image_scores(ingest, wanted) if own else IMAGE_SCORES.empty_table()
 
 
 def image_scores(ingest: Artifact, wanted: dict[str, str]) -> pa.Table:

@@ -45,6 +45,7 @@ from kontext.safety.ids import Reason
 from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.judged_texts import JudgedTexts
 from kontext.store.artifacts.artifact_store import Artifact
+from kontext.store.objects import open_store
 from kontext.store.parquet import read_parquet, write_parquet
 from schemas.sections.data import CaptionConfig, IngestConfig
 from schemas.tables import CAPTION_TEXTS, CAPTIONS, JUDGED_SCORES
@@ -140,7 +141,11 @@ def _refused(ctx: StageContext[CaptionConfig]) -> frozenset[str]:
     """Pictures that no model is shown. What the others scored is kept for stage screen."""
     unsent = import_module(UNSENT)
     config = ctx.upstream("ingest", IngestConfig)
-    found = unsent.unsent(ctx.inputs["ingest"], config, ctx.config, ctx.map_chunks, ctx.earlier())
+    ingest, objects = ctx.inputs["ingest"], open_store(ctx.store_url)
+    found = unsent.unsent(
+        ingest, config, ctx.config, ctx.map_chunks, ctx.earlier(),
+        lambda by: unsent.own_scores(ingest, by, objects, ctx.home),
+    )  # fmt: skip
     ctx.output.add_table(unsent.SCORES, found.scores)
     ctx.output.add_json(unsent.MADE_WITH, found.made_with)
     ctx.output.metric("pictures_refused", len(found.refused))

@@ -40,7 +40,7 @@ from kontext.data.quality.known import (
 from kontext.data.quality.proof import prove_rules
 from kontext.data.quality.screen import ScreenedPairs, screen_pairs
 from kontext.data.quality.sheets import sheets
-from kontext.data.scoring import image_scores, scored_by
+from kontext.data.scoring import own_scores, scored_by
 from kontext.engine.stage import Stage, StageContext
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
@@ -50,6 +50,7 @@ from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.keys import run_key
 from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
 from kontext.store.catalog.views import acceptance
+from kontext.store.objects import open_store
 from kontext.store.parquet import read_parquet, write_parquet
 from schemas.risks import Risk, risks
 from schemas.sections.data import IngestConfig, ScreenConfig
@@ -188,7 +189,7 @@ def _image_scores(
     """
     ingest, captions, classifiers = ctx.inputs["ingest"], ctx.inputs["caption"], policy.classifiers
     by = scored_by(policy, crops)
-    if len(ours := image_scores(ingest, by)):
+    if len(ours := own_scores(ingest, by, open_store(ctx.store_url), ctx.home)):
         earlier = replace(earlier, image_scores=ours)
     elif made_with(captions) == by:
         earlier = replace(earlier, image_scores=captions.table(SCORES))

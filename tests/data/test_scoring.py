@@ -10,17 +10,19 @@ import pytest
 
 from kontext.data import scoring
 from kontext.data.forms import Crops
-from kontext.data.scoring import Scorer, image_scores, scored_by
+from kontext.data.scoring import Scorer, image_scores, own_scores, scored_by
 from kontext.errors import CanaryError, GateError
 from kontext.safety import screening
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores
 from kontext.safety.ids import Outcome
+from kontext.safety.own_work import vouch
 from kontext.safety.policy import Policy, load_policy
 from kontext.store.artifacts.artifact_store import Artifact
 from schemas.recipes import Recipe
 from schemas.sections.data import IngestConfig, ScreenConfig
 from tests.data.pictures import scene, scene_png
 from tests.safety.traces import Traces
+from tests.safety_key import put_key
 from tests.stages.stage_harness import Harness
 
 STRICT = load_policy("strict")
@@ -30,7 +32,7 @@ SOURCE = {"kind": "folder", "license_spdx": "CC0-1.0"}
 
 def says(monkeypatch: pytest.MonkeyPatch, score: float, label: str = "nsfw", of: int = BAD) -> None:
     """Every classifier gives 0, and `score` to one label of one scene."""
-    wanted, real = scene(of), scoring.score_images
+    wanted = scene(of)
 
     def fake(classifier: ImageClassifier, images: Sequence[Pixels]) -> Scores:
         found = {one: np.zeros(len(images), np.float32) for one in classifier.labels}
@@ -39,7 +41,6 @@ def says(monkeypatch: pytest.MonkeyPatch, score: float, label: str = "nsfw", of:
                 found[label][number] = score
         return found
 
-    assert real is not None
     monkeypatch.setattr(scoring, "score_images", fake)
 
 
@@ -186,6 +187,15 @@ def test_screen_gets_the_scores_that_it_would_make(scored: tuple[Harness, Artifa
     flat = [np.concatenate(one["forms"].to_pylist()) for one in (kept, fresh)]
     assert np.allclose(*flat, atol=1e-5)  # batches of other sizes round differently
     assert np.allclose(kept["score"], fresh["score"], atol=1e-5)
+
+
+def test_scores_of_another_home_are_not_believed(scored: tuple[Harness, Artifact]) -> None:
+    made, artifact = scored
+    by = scored_by(STRICT, Crops.of(made.recipe.ingest))
+    assert not len(own_scores(artifact, by, made.objects, made.home))
+    vouch(made.objects, made.home, artifact.manifest)
+    assert own_scores(artifact, by, made.objects, made.home).equals(image_scores(artifact, by))
+    assert not len(own_scores(artifact, by, made.objects, put_key(made.folder / "other").parent))
 
 
 def test_scores_of_others_are_none(scored: tuple[Harness, Artifact]) -> None:

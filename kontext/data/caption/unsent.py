@@ -4,7 +4,7 @@ A model behind an address is somebody else's. So every picture is scored before 
 scores are kept: stage screen takes them from there, and no picture is scored twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext.data.forms import Crops, sure_scores
-from kontext.data.scoring import image_scores, scored_by
+from kontext.data.scoring import own_scores as own_scores  # the stage calls it from here
+from kontext.data.scoring import scored_by
 from kontext.engine.stage import ChunkMap
 from kontext.safety import screening
 from kontext.safety.classifiers import load_classifier
@@ -27,7 +28,10 @@ from schemas.tables import IMAGE_SCORES
 
 __all__ = ["MADE_WITH", "SCORES", "Unsent", "classifiers", "fingerprint", "unsent"]
 
+OwnScores = Callable[[dict[str, str]], pa.Table]
+
 SCORES, MADE_WITH = "image_scores.parquet", "image_scores.json"
+_NONE = IMAGE_SCORES.empty_table()
 _FEW = 64  # images that are scored sooner than processes have started
 
 
@@ -52,11 +56,13 @@ def unsent(
     config: CaptionConfig,
     map_chunks: ChunkMap,
     earlier: Sequence[Artifact] = (),
+    ours: OwnScores = lambda _: _NONE,
 ) -> Unsent:
     """Score every picture and its crops; `earlier` captions (newest first) may hold scores.
 
     Args:
         read: the section of `ingest`, whose sizes say which crops are read.
+        ours: gives the scores that ingest has made of just this (`scored_by`), if it has.
 
     Raises:
         RecipeError: unknown policy.
@@ -68,7 +74,7 @@ def unsent(
         prove(load_classifier(name))
     crops, processes = Crops.of(read), read.processes
     by = scored_by(policy, crops)
-    held = image_scores(ingest, by)
+    held = ours(by)
     if not len(held):
         held = next((a.table(SCORES) for a in earlier if made_with(a) == by), _NONE)
     known = screening.whole_scores(held, names)
@@ -96,6 +102,3 @@ def made_with(captions: Artifact) -> dict[str, str] | None:
         return None
     found: dict[str, str] = captions.json(MADE_WITH)
     return found
-
-
-_NONE = IMAGE_SCORES.empty_table()
