@@ -65,8 +65,7 @@ class Engine:
 
     `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
     `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
-    finished artifacts to take as they are, whatever the recipe and today's code would make of
-    those stages.
+    finished artifacts to take as they are, whatever recipe and code would make of those stages.
     """
 
     def __init__(
@@ -320,8 +319,9 @@ class Engine:
         return earlier
 
     def _input(self, name: str, digest: str) -> Artifact:
-        """An input as a stage sees it; if it was accepted, its notes say so."""
+        """An input as a stage sees it, chosen or not; if it was accepted, its notes say so."""
         found = self.artifacts.open(name, digest)
+        require_let_in(self.ledger, found.manifest)
         accepted = self._accepted.get(name)
         if accepted is None:
             return found

@@ -143,6 +143,28 @@ def test_what_somebody_has_put_into_the_store_is_not_reused(code: Path, tmp_path
     assert ours.run_stage("ingest", REPORT).reused and theirs.run_stage("ingest", REPORT).reused
 
 
+def test_a_version_that_was_chosen_has_met_a_gate_here_too(code: Path, tmp_path: Path) -> None:
+    """Also where the stage that takes it is run alone."""
+    (code / "toy_taker.py").write_text("def run(ctx):\n    ctx.output.add_json('a.json', {})\n")
+    graph = {
+        "ingest": Stage(name="ingest", section="mine", module="toy_first"),
+        "second": Stage(name="second", section="caption", inputs=("ingest",), module="toy_taker"),
+    }
+
+    def of(name: str, pins: dict[str, str]) -> Engine:
+        home = tmp_path / name
+        place = (f"file://{home}/store", home / "catalog.sqlite", home)
+        return Engine(load_recipe("ci"), *place, run="r", stages=graph, pins=pins)
+
+    theirs = of("theirs", {})
+    made = theirs.run_stage("ingest", REPORT)
+    copy_artifacts(theirs.artifacts, of("ours", {}).artifacts)
+    ours = of("ours", {"ingest": made.digest})
+    with pytest.raises(GateError, match="neither made nor imported"):
+        ours.run_stage("second", REPORT)
+    assert of("theirs", {"ingest": made.digest}).run_stage("second", REPORT)
+
+
 def test_a_recipe_change_redoes_that_stage_and_what_follows(code: Path) -> None:
     run_all(engine(code))
     changed = engine(code, load_recipe("ci", ("caption.seed=1",)))
