@@ -11,14 +11,16 @@ import pytest
 from kontext.data import scoring
 from kontext.data.forms import Crops
 from kontext.data.scoring import Scorer, image_scores, own_scores, scored_by
+from kontext.engine.run import Engine
 from kontext.errors import CanaryError, GateError
 from kontext.safety import screening
 from kontext.safety.classifiers.base import ImageClassifier, Pixels, Scores
 from kontext.safety.ids import Outcome
 from kontext.safety.own_work import vouch
 from kontext.safety.policy import Policy, load_policy
+from kontext.stages import STAGES
 from kontext.store.artifacts.artifact_store import Artifact
-from schemas.recipes import Recipe
+from schemas.recipes import Recipe, load_recipe
 from schemas.sections.data import IngestConfig, ScreenConfig
 from tests.data.pictures import scene, scene_png
 from tests.safety.traces import Traces
@@ -225,6 +227,28 @@ def test_what_a_policy_says_of_images_is_part_of_ingest_and_the_rest_is_not(
     limits = {**STRICT.thresholds, "nsfw_max": 0.4}
     assert changed(STRICT, thresholds=limits) != STRICT.of_images
     assert changed(STRICT, actions={"nsfw": "quarantine"}) != STRICT.of_images
+
+
+def test_a_tighter_policy_and_a_new_list_are_in_the_digests_of_a_run(tmp_path: Path) -> None:
+    text = (Path(scoring.__file__).parents[1] / "safety/policies/strict.yaml").read_text()
+    path, home = tmp_path / "own.yaml", put_key(tmp_path / "home").parent
+    path.write_text(text)
+    recipe = load_recipe("ci", (f"screen.policy={path}",))
+
+    def digests() -> dict[str, str]:
+        return Engine(recipe, f"file://{home}/store", "", home, stages=STAGES).digests()
+
+    before = digests()
+    assert digests() == before
+    path.write_text(text.replace("undress_rise_max: 0.1", "undress_rise_max: 0.05"))
+    pairs = digests()
+    assert pairs["ingest"] == before["ingest"] and pairs["screen"] != before["screen"]
+    path.write_text(text.replace("limit: 0.3", "limit: 0.25"))
+    assert digests()["ingest"] != before["ingest"]
+    path.write_text(text)
+    (home / "hash-lists").mkdir()
+    (home / "hash-lists/own.csv").write_text("# version: 1\n# date: 2026-11-01\n")
+    assert digests()["ingest"] != before["ingest"]
 
 
 def test_a_recipes_ingest_asks_the_policy_of_its_screening() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kontext.data import ingest as library
 from kontext.data.buckets import Buckets
@@ -272,6 +272,25 @@ def test_a_canary_between_textured_sides_is_stopped_by_what_shards_would_hold(
         read = pdq_dihedral(bank.rgb(images[name]["pixel_id"]))[0][0]
         assert crop["pdq_quality"] > 50 and crop["pdq"] != images[name]["pdq"]
         assert distances(np.frombuffer(crop["pdq"], np.uint8), read) <= MAX_DISTANCE  # at 64 pixels
+
+
+def test_the_hash_that_sweeps_look_up_is_that_of_what_is_stored(tmp_path: Path) -> None:
+    """Also of a picture that is reduced, turned by its file, or has a plain border."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    large = Image.fromarray(scene(1, 200))
+    large.save(folder / "reduced.png")
+    turned = Image.Exif()
+    turned[274] = 6
+    large.save(folder / "turned.jpg", exif=turned)
+    ImageOps.expand(Image.fromarray(scene(2, 90)), 26, (255, 255, 255)).save(folder / "framed.png")
+    artifact = harness(tmp_path, max_side=128).run("ingest")
+    rows, bank = artifact.table("images").to_pylist(), ImageBank(artifact)
+    assert {row["source_ref"] for row in rows} == {"reduced.png", "turned.jpg", "framed.png"}
+    for row in rows:
+        assert max(row["width_px"], row["height_px"]) <= 142
+        kept = pdq_dihedral(bank.rgb(row["pixel_id"]))[0][0]
+        assert row["pdq"] == kept.tobytes(), row["source_ref"]
 
 
 def test_undecodable_bytes_on_a_hash_list_are_hidden_too(tmp_path: Path) -> None:
