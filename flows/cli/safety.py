@@ -296,7 +296,14 @@ def test(
     texts: Annotated[
         bool, typer.Option("--texts", help="Test rules and classifier of texts instead: seconds.")
     ] = False,
-    policy: Annotated[str, typer.Option(help="Policy whose limit texts meet.")] = "default",
+    harmless: Annotated[
+        list[Path] | None,
+        typer.Option(help="Test the policy's classifiers instead, on folders of harmless pictures"),
+    ] = None,
+    harmful: Annotated[
+        list[Path] | None, typer.Option(help="and of harmful ones, where you may hold them.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Policy whose limits are met.")] = "default",
     as_json: Json = False,
 ) -> None:
     """Measure how well the hash gate knows real pictures again, and how often it errs.
@@ -306,6 +313,9 @@ def test(
     """
     if texts:
         _test_texts(output, policy, as_json)
+        return
+    if harmless or harmful:
+        _test_classifiers(output, harmful or [], harmless or [], policy, processes, as_json)
         return
     from kontext.safety.hash_test.measure import PLACES, measure, pictures_in
     from kontext.safety.hash_test.page import page
@@ -324,6 +334,27 @@ def test(
     _tell(output, page(result), result.record(), lines, as_json)
     if result.failed:
         raise GateError(f"the hash gate does not reach what is required: {result.failed}")
+
+
+def _test_classifiers(
+    output: Path,
+    harmful: Sequence[Path],
+    harmless: Sequence[Path],
+    policy: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    from kontext.safety.image_test.measure import measure
+    from kontext.safety.image_test.page import page, share_of
+    from kontext.safety.policy import load_policy
+
+    with edit_bar() as shown:
+        result = measure(harmful, harmless, load_policy(policy), threads, shown.on_step)
+    lines = [
+        f"{row.name:14} harmful {share_of(row.recall)}   harmless {share_of(row.false)}"
+        for row in result.rows
+    ]
+    _tell(output, page(result), result.record(), lines, as_json)
 
 
 def _test_texts(output: Path, policy: str, as_json: bool) -> None:
