@@ -319,11 +319,11 @@ class Engine:
         return earlier
 
     def _input(self, name: str, digest: str) -> Artifact:
-        """An input as a stage sees it, chosen or not; if it was accepted, its notes say so."""
+        """An input as a stage sees it; if it was accepted, its notes say so."""
         found = self.artifacts.open(name, digest)
-        require_let_in(self.ledger, found.manifest)
-        accepted = self._accepted.get(name)
-        if accepted is None:
+        if name in self._pins:  # whoever chose it
+            require_let_in(self.ledger, found.manifest)
+        if (accepted := self._accepted.get(name)) is None:
             return found
         notes = [*found.manifest.notes, accepted.line()]
         return Artifact(self.artifacts, found.manifest.model_copy(update={"notes": notes}))
