@@ -65,7 +65,8 @@ class Engine:
 
     `run` names the orchestrator's run. With an empty `catalog`, runs are not entered in one.
     `stop` is asked by long stages whether to save and raise Stopped. `pins` (stage -> digest) are
-    finished artifacts to take as they are, whatever recipe and code would make of those stages.
+    finished artifacts to take as they are, whatever the recipe and today's code would make of
+    those stages.
     """
 
     def __init__(
@@ -321,9 +322,8 @@ class Engine:
     def _input(self, name: str, digest: str) -> Artifact:
         """An input as a stage sees it; if it was accepted, its notes say so."""
         found = self.artifacts.open(name, digest)
-        if name in self._pins:  # whoever chose it
-            require_let_in(self.ledger, found.manifest)
-        if (accepted := self._accepted.get(name)) is None:
+        accepted = self._accepted.get(name)
+        if accepted is None:
             return found
         notes = [*found.manifest.notes, accepted.line()]
         return Artifact(self.artifacts, found.manifest.model_copy(update={"notes": notes}))
