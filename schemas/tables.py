@@ -245,6 +245,10 @@ _QUALITY: tuple[Column, ...] = (
     ("ssim", pa.float32(), "SSIM of context and target (0 for T2I)"),
     ("l1", pa.float32(), "mean absolute difference 0-1, in float (1 for T2I)"),
     ("changed_frac", pa.float32(), "share of pixels that change (1 for T2I)"),
+    ("largest_blob", pa.float32(), "largest 4-connected area that changes 0-1 (1 for T2I)"),
+    ("misalignment", pa.float32(), "mean shift of the corners / longer side; NULL unless ok"),
+    ("misalignment_status", pa.string(), "ok, flat, unrelated, other_shape or no_context"),
+    ("sharpness", pa.float32(), "log2 of Laplacian variances, target / context; NULL if flat"),
     ("change_kept", pa.float32(), "share of the edit that the crop in training keeps (1 for T2I)"),
     ("pdq_distance", pa.uint16(), "Hamming distance of the PDQ hashes (256 for T2I)"),
 )

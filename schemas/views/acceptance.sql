@@ -24,6 +24,7 @@ facts AS (
         -- end
         s.exposure_delta, s.clip_t, s.clip_dir,
         s.ssim, s.l1, s.changed_frac, s.change_kept, s.pdq_distance,
+        s.largest_blob, s.misalignment, s.sharpness,
         -- for each risk
         least(  -- ignores NULL
             coalesce(l.limits['{risk}_max@' || p.relation_class], l.limits['{risk}_max']),
@@ -40,6 +41,12 @@ facts AS (
         coalesce(l.limits['l1_min@' || p.relation_class], l.limits['l1_min']) AS l1_limit,
         coalesce(l.limits['changed_frac_min@' || p.relation_class], l.limits['changed_frac_min'])
             AS changed_frac_limit,
+        coalesce(l.limits['largest_blob_min@' || p.relation_class], l.limits['largest_blob_min'])
+            AS largest_blob_limit,
+        coalesce(l.limits['misalignment_max@' || p.relation_class], l.limits['misalignment_max'])
+            AS misalignment_limit,
+        coalesce(l.limits['sharpness_min@' || p.relation_class], l.limits['sharpness_min'])
+            AS sharpness_limit,
         coalesce(
             l.limits['change_kept_min@' || p.relation_class], l.limits['change_kept_min'], 0.95::FLOAT
         ) AS change_kept_limit,
@@ -89,6 +96,13 @@ judged AS (
             CASE WHEN edits AND (NOT (l1 BETWEEN 0 AND 1) OR l1 < l1_limit) THEN 'l1_min' END,
             CASE WHEN edits AND (NOT (changed_frac BETWEEN 0 AND 1)
                    OR changed_frac < changed_frac_limit) THEN 'changed_frac_min' END,
+            CASE WHEN edits AND (NOT (largest_blob BETWEEN 0 AND 1)
+                   OR largest_blob < largest_blob_limit) THEN 'largest_blob_min' END,
+            -- NULL: nothing to tell it by; its status says why
+            CASE WHEN edits AND (NOT (misalignment BETWEEN 0 AND 100)
+                   OR misalignment > misalignment_limit) THEN 'misalignment_max' END,
+            CASE WHEN edits AND (NOT (sharpness BETWEEN -20 AND 20) OR sharpness < sharpness_limit)
+                 THEN 'sharpness_min' END,
             CASE WHEN edits AND (NOT (change_kept BETWEEN 0 AND 1)
                    OR change_kept < change_kept_limit) THEN 'edit_cropped' END,
             CASE WHEN edits AND pdq_distance < pdq_distance_limit THEN 'pdq_distance_min' END

@@ -165,12 +165,18 @@ def test_pair_scores_are_the_raw_numbers(made: tuple[Harness, Artifact]) -> None
     good, back = rows[pair_key("good")], rows[pair_key("back")]
     difference = np.abs(PICTURES[0].astype(float) - PICTURES[1]).mean() / 255
     assert good["l1"] == pytest.approx(difference, abs=1e-6)
-    for name in ("ssim", "l1", "changed_frac", "pdq_distance"):
+    for name in ("ssim", "l1", "changed_frac", "largest_blob", "misalignment", "pdq_distance"):
         assert good[name] == back[name]
+    assert good["sharpness"] == -back["sharpness"] != 0
+    nothing, flat = rows[pair_key("nothing")], rows[pair_key("flat")]
+    lies = ("misalignment", "misalignment_status", "sharpness", "largest_blob")
+    assert [nothing[name] for name in lies] == [0, "ok", 0, 0]
+    assert [flat[name] for name in lies[:2]] == [None, "flat"]
     assert good["exposure_delta"] == pytest.approx(-back["exposure_delta"])
     single = rows[pair_key("text-to-image")]
     assert (single["ssim"], single["l1"], single["pdq_distance"]) == (0, 1, 256)
     assert (single["clip_i"], single["clip_dir"]) == (1, 0)
+    assert [single[name] for name in lies] == [None, "no_context", None, 1]
     assert single["exposure_delta"] >= 0  # drawn from words alone: it rises from nothing
     two, one = rows[pair_key("two contexts")], rows[pair_key("words")]
     assert two["nsfw_max"] >= one["nsfw_max"]  # the same images and one more

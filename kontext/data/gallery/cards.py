@@ -27,10 +27,16 @@ SCORES = (
     "ssim",
     "l1",
     "changed_frac",
+    "largest_blob",
+    "misalignment",
+    "sharpness",
     "change_kept",
     "pdq_distance",
 )
-_OF_QUALITY = ("caption_", "clip_", "ssim_", "l1_", "changed_frac_", "pdq_distance_", "edit_")
+_OF_QUALITY = (
+    *("caption_", "clip_", "ssim_", "l1_", "changed_frac_", "pdq_distance_", "edit_"),
+    *("largest_blob_", "misalignment_", "sharpness_"),
+)
 _UNDESCRIBED = "caption_refused"
 _NO_RISK = ("exposure_delta", *SCORES)
 

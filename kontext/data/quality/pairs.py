@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from kontext.data.buckets import kept_change, same_shape
 from kontext.data.images import ImageBank
+from kontext.data.quality.geometry import NO_CONTEXT, OTHER_SHAPE, movement, sharpness
 from kontext.data.quality.pixels import CHANGED_ABOVE, Quality, quality
 
 Rows = NDArray[np.int64]
@@ -69,6 +71,14 @@ def _rows(names: pa.Array, among: pa.Array) -> Rows:
     return np.asarray(found, np.int64)
 
 
+class Lying(NamedTuple):
+    """How the targets of P pairs lie on the first of their contexts, the picture that is edited."""
+
+    misalignment: Values  # [P], nan unless ok
+    status: NDArray[np.object_]  # [P] of `movement`, or why it was not asked
+    sharpness: Values  # [P], nan where neither has detail
+
+
 def edge_quality(edges: Edges, bank: ImageBank) -> Quality:
     """Pixel quality of every edge, in blocks. It is symmetric: edit and inverse are scored once.
 
@@ -103,3 +113,31 @@ def kept_changes(edges: Edges, bank: ImageBank) -> Values:
             seen = bank.stored(context), bank.stored(target)
             kept[pair] = kept_change(*seen, transform, CHANGED_ABOVE)
     return kept
+
+
+def lying(edges: Edges, bank: ImageBank) -> Lying:
+    """`movement` and `sharpness` of every pair, at the size that its target is trained at.
+
+    An edit and its inverse are measured once. A first context of another shape than the target's
+    (`other_shape`) is a reference: it lies nowhere.
+    """
+    count = len(edges.target)
+    status = np.full(count, NO_CONTEXT, object)
+    found = Lying(np.full(count, np.nan), status, np.full(count, np.nan))
+    pairs, first = np.unique(edges.pair, return_index=True)
+    done: dict[tuple[str, str], tuple[float, str, float]] = {}
+    for pair, edge in zip(pairs.tolist(), first.tolist(), strict=True):
+        context, target = edges.pixel_ids[edges.context[edge]], edges.pixel_ids[edges.target[pair]]
+        sizes = bank.size(context), bank.size(target)
+        if not same_shape(*sizes):
+            status[pair] = OTHER_SHAPE
+            continue
+        turned = sizes[0] == sizes[1] and target < context
+        ends = (target, context) if turned else (context, target)
+        if ends not in done:
+            one, two = bank.onto(ends[0], ends[1]), bank.rgb(ends[1])
+            done[ends] = (*movement(one, two), sharpness(one, two))
+        moved, status[pair], sharper = done[ends]
+        found.misalignment[pair] = moved
+        found.sharpness[pair] = 0.0 - sharper if turned else sharper
+    return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.data.pixels import Pixels
+from kontext.data.quality.geometry import largest_blob
 
 Values = NDArray[np.float64]
 
@@ -28,13 +29,14 @@ class Quality(NamedTuple):
     ssim: Values  # -1 to 1
     l1: Values  # 0 to 1
     changed_frac: Values  # 0 to 1
+    largest_blob: Values  # 0 to 1: the largest connected area that changes, of the picture
 
 
 def quality(context: Pixels, target: Pixels) -> Quality:
-    """SSIM, mean absolute difference and changed share of pairs of images [N, H, W, 3]."""
+    """SSIM, mean absolute difference and changed shares of pairs of images [N, H, W, 3]."""
     assert context.shape == target.shape and context.dtype == target.dtype == np.uint8
     l1 = np.empty(len(context))
-    changed = np.empty(len(context))
+    changed, blob = np.empty(len(context)), np.empty(len(context))
     for rows in _blocks(context):
         x, y = context[rows], target[rows]
         difference = np.maximum(x, y) - np.minimum(x, y)  # cannot wrap
@@ -42,8 +44,10 @@ def quality(context: Pixels, target: Pixels) -> Quality:
         largest = np.maximum(np.maximum(red, green), blue)
         flat = difference.reshape(len(x), -1)
         l1[rows] = flat.sum(1, dtype=np.int64) / (255 * flat.shape[1])
-        changed[rows] = (largest > CHANGED_ABOVE).mean((1, 2))
-    return Quality(ssim(context, target), l1, changed)
+        masks = largest > CHANGED_ABOVE
+        changed[rows] = masks.mean((1, 2))
+        blob[rows] = [largest_blob(mask) for mask in masks]
+    return Quality(ssim(context, target), l1, changed, blob)
 
 
 def ssim(a: Pixels, b: Pixels, padded: bool = False) -> Values:

@@ -12,7 +12,7 @@ from kontext.data.images import ImageBank
 from kontext.data.quality.clip import TrainedClip, score_pairs, train_on
 from kontext.data.quality.known import Known, places
 from kontext.data.quality.pair_rule import judge_pairs
-from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes
+from kontext.data.quality.pairs import Edges, Values, edge_quality, kept_changes, lying
 from kontext.safety.ids import Reason
 from kontext.safety.judged_texts import JudgedTexts
 from kontext.safety.pdq import distances
@@ -97,6 +97,7 @@ def screen_pairs(
     }
     schema = pair_scores(risks(config.classifiers).values())
     unknown = _without_words(edges, words)
+    unknown |= {name: np.isnan(columns[name]) for name in ("misalignment", "sharpness")}
     arrays = [
         pa.array(columns[field.name], mask=unknown.get(field.name)).cast(field.type)
         for field in schema
@@ -112,20 +113,25 @@ def _quality(pairs: pa.Table, images: pa.Table, bank: ImageBank, known: Known) -
     new = np.flatnonzero(place < 0)
     edges = Edges.of(pairs.take(pa.array(new)), bank.ids)
     quality, hashes = edge_quality(edges, bank), _hashes(images, bank)
+    misalignment, status, sharpness = lying(edges, bank)
     pdq = distances(hashes[edges.context], hashes[edges.target[edges.pair]])
     made = {
         "ssim": edges.largest(quality.ssim, 0.0),
         "l1": edges.smallest(quality.l1, 1.0),
         "changed_frac": edges.smallest(quality.changed_frac, 1.0),
+        "largest_blob": edges.smallest(quality.largest_blob, 1.0),
         "change_kept": kept_changes(edges, bank),
+        "misalignment": misalignment,
+        "misalignment_status": status,
+        "sharpness": sharpness,
         "pdq_distance": edges.smallest(pdq, 256.0),
     }
-    found = {name: np.empty(len(ids)) for name in made}
+    found = {name: np.empty(len(ids), values.dtype) for name, values in made.items()}
     old = np.flatnonzero(place >= 0)
     for name, column in found.items():
         column[new] = made[name]
         if known.pairs is not None:
-            column[old] = known.pairs[name].to_numpy()[place[old]]
+            column[old] = known.pairs[name].to_numpy(zero_copy_only=False)[place[old]]
     return {**found, "pdq_distance": found["pdq_distance"].astype(np.uint16)}
 
 

@@ -16,7 +16,10 @@ Values = NDArray[np.float64]
 
 # scores that say nothing of a pair without a context
 _OF_EDITS = frozenset(
-    ["clip_i", "clip_dir", "ssim", "l1", "changed_frac", "change_kept", "pdq_distance"]
+    [
+        *("clip_i", "clip_dir", "ssim", "l1", "changed_frac", "change_kept", "pdq_distance"),
+        *("largest_blob", "misalignment", "sharpness"),
+    ]
 )
 _CROPPED, _CROPPED_LIMIT = "change_kept_min", 0.95  # in force where a policy does not say
 _PLAIN = "_unmatchable"  # the limit where the hash gate could not match an image

@@ -150,7 +150,10 @@ def insert_new(connection: Connection, name: str, table: pa.Table, key: str) -> 
     return int(fresh.num_rows)
 
 
-_LATER = ("files", "crops", "forms")  # columns that artifacts of before do not have
+_LATER = (  # columns that artifacts of before do not have
+    *("files", "crops", "forms"),
+    *("largest_blob", "misalignment", "misalignment_status", "sharpness"),
+)
 
 
 def insert_dataset(connection: Connection, name: str, dataset: str, rows: TableSource) -> None:

@@ -33,6 +33,9 @@ THRESHOLDS = (
     "exposure_delta_max",
     "l1_min",
     "changed_frac_min",
+    "largest_blob_min",
+    "misalignment_max",
+    "sharpness_min",
     "change_kept_min",  # 0.95 where a policy does not say
     "ssim_max",
     "pdq_distance_min",

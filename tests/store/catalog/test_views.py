@@ -16,6 +16,9 @@ LIMITS = {
     "exposure_delta_max": 0.3,
     "l1_min": 0.02,
     "changed_frac_min": 0.01,
+    "largest_blob_min": 0.002,
+    "misalignment_max": 0.05,
+    "sharpness_min": -2,
     "ssim_max": 0.98,
     "pdq_distance_min": 10,
     "clip_t_min": 0.1,
@@ -27,6 +30,9 @@ GOOD: dict[str, Any] = {
     "exposure_delta": 0.0,
     "l1": 0.2,
     "changed_frac": 0.3,
+    "largest_blob": 0.2,
+    "misalignment": 0.01,
+    "sharpness": -0.5,
     "change_kept": 1.0,
     "ssim": 0.5,
     "pdq_distance": 90,
@@ -58,8 +64,15 @@ def test_a_good_pair_passes_at_the_limits_too() -> None:
     # scores are 32-bit floats: 0.02 the score must not be below 0.02 the limit
     edge = {"nsfw_max": 0.5, "nudity_max": 0.4, "exposure_delta": 0.3, "l1": 0.02}
     edge |= {"changed_frac": 0.01, "ssim": 0.98, "pdq_distance": 10, "clip_t": 0.1, "clip_dir": 0}
-    edge |= {"change_kept": 0.95}
+    edge |= {"change_kept": 0.95, "largest_blob": 0.002, "misalignment": 0.05, "sharpness": -2}
     assert judge(edge) == []
+
+
+def test_what_has_no_alignment_is_not_judged_by_it() -> None:
+    assert judge({**GOOD, "misalignment": None, "sharpness": None}) == []
+    own = {**LIMITS, "misalignment_max@character": 1}
+    assert judge({**GOOD, "misalignment": 0.3}, own, "character") == []
+    assert judge({**GOOD, "misalignment": 0.3}, own) == ["misalignment_max"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +84,9 @@ def test_a_good_pair_passes_at_the_limits_too() -> None:
         ("l1", 0.01, "l1_min"),
         ("changed_frac", 0.0, "changed_frac_min"),
         ("change_kept", 0.94, "edit_cropped"),
+        ("largest_blob", 0.001, "largest_blob_min"),
+        ("misalignment", 0.06, "misalignment_max"),
+        ("sharpness", -2.1, "sharpness_min"),
         ("ssim", 0.99, "ssim_max"),
         ("pdq_distance", 9, "pdq_distance_min"),
         ("clip_t", 0.05, "clip_t_min"),
