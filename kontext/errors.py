@@ -135,6 +135,16 @@ class CanaryError(GateError):
     kind = "canary.failed"
 
 
+class FilterError(GateError):
+    """A filter of pairs does not work, or not as it did; `filter` is its name."""
+
+    kind = "filter.broken"
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"filter {name} is broken: {message}")
+        self.filter = name
+
+
 class WorseError(GateError):
     """A model is worse than the tagged one beyond the margin, and was not to be published so."""
 

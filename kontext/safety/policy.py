@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from kontext.errors import CanaryError, GateError, RecipeError
+from kontext.errors import CanaryError, FilterError, GateError, RecipeError
 from kontext.safety.ncii import Look, NciiLimits
 from kontext.safety.policy_file import Action, BodyPart, Combination, Retention, Texts, fields_of
 from schemas.paths import expanded
@@ -336,15 +336,17 @@ def filter_health(
     passed: NDArray[np.bool_],
     safety: bool = False,
     varies: bool = True,
+    may_pass_all: bool = False,
 ) -> float:
     """The pass rate of a filter; an inert one stops the run.
 
-    A score that may rightly be the same for all items does not have to vary (`varies`).
+    A score that may rightly be the same for all items does not have to vary (`varies`), and one
+    that has no limit, or a source as clean as that, may let all of them pass (`may_pass_all`).
 
     Published pipelines have shipped filters whose score was always 1.0, so this is an error here.
 
     Raises:
-        GateError: over at least 1,000 items the score never varies or nothing passes.
+        FilterError: over at least 1,000 items the score never varies, or none or all pass.
         CanaryError: the score of a `safety` filter never varies, so it keeps nothing out. (Where
             nothing passes, the limit may be somebody's choice, and nothing unsafe gets in.)
     """
@@ -352,8 +354,16 @@ def filter_health(
     rate = float(passed.mean()) if len(passed) else 1.0
     if len(values) >= INERT_FROM:
         if not len(finite) or (varies and finite.std() < 1e-7):
-            kind = CanaryError if safety else GateError
-            raise kind(f"filter {name} is broken: its score is constant over {len(values)}")
+            constant = f"its score is constant over {len(values)}"
+            if safety:
+                raise CanaryError(f"filter {name} is broken: {constant}")
+            raise FilterError(name, constant)
         if rate == 0.0:
-            raise GateError(f"filter {name} is broken: none of {len(values)} items passes")
+            raise FilterError(name, f"none of {len(values)} items passes")
+        if rate == 1.0 and not may_pass_all:
+            raise FilterError(
+                name,
+                f"all of {len(values)} items pass: where that is right, name it in "
+                "screen.may_pass_all",
+            )
     return rate

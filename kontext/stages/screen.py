@@ -6,14 +6,15 @@ Figures:
     images_refused: {} images refused by the policy
     images_unmatchable: {} images too plain for the hash gate, under stricter limits
     pass_rate/*: {%} of the pairs pass the filter *
+    drift/*: the filter * is {} standard errors from the last version
     clip_loss: loss {} of the scorer of texts and pictures
     clip_learnt: it has learnt from {} pictures
     clip_new: {%} of today's are new to it, and it is the last version's
 """
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,16 @@ from kontext.data.forms import Crops, sure_scores
 from kontext.data.images import ImageBank
 from kontext.data.judging import judged_texts
 from kontext.data.quality import kept
+from kontext.data.quality.health import (
+    DRIFT,
+    FILE,
+    Health,
+    allowed,
+    compared,
+    filters,
+    health,
+    require_steady,
+)
 from kontext.data.quality.known import (
     IMAGE_VECTORS,
     MADE_WITH,
@@ -48,11 +59,11 @@ from kontext.safety.classifiers.base import prove
 from kontext.safety.image_risk import image_risk
 from kontext.safety.judged_texts import FILE as TEXTS_FILE
 from kontext.safety.keys import run_key
-from kontext.safety.policy import ImageRisk, Policy, classifiers_for, filter_health, load_policy
+from kontext.safety.policy import ImageRisk, Policy, classifiers_for, load_policy
 from kontext.store.catalog.views import acceptance
 from kontext.store.objects import open_store
 from kontext.store.parquet import read_parquet, write_parquet
-from schemas.risks import Risk, risks
+from schemas.risks import risks
 from schemas.sections.data import IngestConfig, ScreenConfig
 from schemas.tables import VECTORS
 
@@ -68,15 +79,7 @@ STAGE = Stage(
 
 _SHOWN = 12
 _FEW = 64  # images that are scored sooner than processes have started
-_VARYING = ("clip_t", "ssim", "l1")  # scores that differ on any real set of pairs
-_REASONS = {"change_kept": "edit_cropped"}  # of scores whose reason is not their own name
 _HINTS = {"edit_cropped": ": no size in training (ingest.sizes) has the shape of their pictures"}
-_FLAT = (
-    "exposure_delta",
-    "changed_frac",
-    "change_kept",
-    "clip_dir",
-)  # may be the same for all of them
 
 
 def run(ctx: StageContext[ScreenConfig]) -> None:
@@ -91,6 +94,7 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     policy = load_policy(config.policy)
     versions = _proved(policy, classifiers_for(policy, config))  # fails before the work
     known = risks(config.classifiers)
+    steady = _named(config)[1]
     for name in known:
         if name not in policy.risks:
             ctx.note(f"policy {policy.version}: {name} is not scored")
@@ -118,7 +122,8 @@ def run(ctx: StageContext[ScreenConfig]) -> None:
     judged = ctx.inputs["caption"].names("judgements.parquet")  # where the recipe asks for a judge
     judgements = ctx.inputs["caption"].table(judged[0]) if judged else None
     accepted = acceptance(pairs, captions, screened.scores, policy.thresholds, judgements)
-    _check_filters(ctx, known, screened.scores, accepted)
+    did = _did(config, policy, screened.scores, accepted)
+    _compare(ctx, did, steady, bool(screened.trained.kept))
     decisions = [
         *screening.image_decisions(bank.ids, risk, unmatchable, policy, versions, key),
         *screening.pair_decisions(
@@ -208,21 +213,48 @@ def _image_scores(
     return found
 
 
-def _check_filters(
-    ctx: StageContext, known: Mapping[str, Risk], scores: pa.Table, accepted: pa.Table
+def _named(config: ScreenConfig) -> tuple[set[str], set[str]]:
+    """The filters that may let everything pass, and those that may drift. Raises RecipeError."""
+    checked = filters(risks(config.classifiers))
+    return (
+        allowed(config.may_pass_all, checked, "may_pass_all"),
+        allowed(config.may_drift, checked, "may_drift"),
+    )
+
+
+def _did(
+    config: ScreenConfig, policy: Policy, scores: pa.Table, accepted: pa.Table
+) -> dict[str, Health]:
+    """What every filter did; it stops on one that is inert or rejects everything."""
+    # verdicts are in the order of their ids
+    reasons = accepted["reject_reasons"].take(_places(scores, accepted)).to_pylist()
+    passing = _named(config)[0]
+    return {
+        one.name: health(one, scores, reasons, policy.thresholds, passing)
+        for one in filters(risks(config.classifiers))
+    }
+
+
+def _compare(
+    ctx: StageContext, did: Mapping[str, Health], may_drift: Collection[str], same_clip: bool
 ) -> None:
-    """Record every filter's pass rate; stop on one that is inert or rejects everything."""
-    reasons = accepted["reject_reasons"].to_pylist()
-    varying = (*(r.column for r in known.values() if r.always_varies), *_VARYING)
-    flat = (*(r.column for r in known.values() if not r.always_varies), *_FLAT)
-    for name in (*varying, *flat):
-        stem = _REASONS.get(name, name.removesuffix("_max"))
-        hit = np.array([any(r.startswith(stem) for r in own) for own in reasons], bool)
-        measured = scores[name].is_valid().to_numpy()
-        values = scores[name].drop_null().to_numpy().astype(np.float64)
-        safety = name not in (*_VARYING, *_FLAT)
-        rate = filter_health(name, values, ~hit[measured], safety, varies=name in varying)
-        ctx.output.metric(f"pass_rate/{name}", round(rate, 5))
+    """Record what every filter did, beside the last version; stop where one does otherwise."""
+    last = max(ctx.before, key=lambda made: made.manifest.created_at, default=None)
+    before = last.json(FILE) if last and last.names(FILE) else None
+    found = compared(did, before, same_clip)
+    for name, own in found.items():
+        ctx.output.metric(f"pass_rate/{name}", own.rate)
+        if own.drift is not None:
+            ctx.output.metric(f"drift/{name}", own.drift)
+        if own.limited and (own.drift or 0) > DRIFT:
+            ctx.note(f"filter {name} has drifted by {own.drift} standard errors")
+    idle = [name for name, own in found.items() if own.limited and own.rate == 1]
+    ctx.log.info("filters that let every pair pass: %s", ", ".join(idle) or "none")
+    said = {name: asdict(own) for name, own in found.items()}
+    ctx.output.add_json(FILE, said)
+    ctx.report.table("screen-filters", [{"filter": name, **row} for name, row in said.items()])
+    if last is not None:
+        require_steady(found, may_drift, f"{last.stage}/{last.digest}")
 
 
 def _report(

@@ -4,7 +4,7 @@ Its pictures have five shapes, so every stage meets batches of several sizes.
 """
 
 from schemas.recipe import Recipe, small_transformer
-from schemas.sections.data import IngestConfig, MineConfig, ScreenConfig, ShardConfig
+from schemas.sections.data import DRAWN, IngestConfig, MineConfig, ScreenConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import (
@@ -35,7 +35,7 @@ def recipe() -> Recipe:
             pairs_per_category=120,
             t2i_singles=100,
         ),
-        screen=ScreenConfig(clip_steps=20, clip_batch=64),
+        screen=ScreenConfig(clip_steps=20, clip_batch=64, may_pass_all=DRAWN),
         shard=ShardConfig(dataset="ci", test_fraction=0.15, val_fraction=0.1),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(ch=16, norm_groups=4),

@@ -6,7 +6,7 @@ copied onto a held-out one.
 """
 
 from schemas.recipe import Recipe, small_transformer
-from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
+from schemas.sections.data import DRAWN, IngestConfig, MineConfig, ScreenConfig, ShardConfig
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import AutoencoderConfig, FinetuneConfig
 
@@ -37,6 +37,7 @@ def recipe() -> Recipe:
         name="demo",
         ingest=IngestConfig(sources=_SOURCES),
         mine=MineConfig(pairs_per_category=8000, t2i_singles=600),
+        screen=ScreenConfig(may_pass_all=DRAWN),
         shard=ShardConfig(test_fraction=0.15),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(

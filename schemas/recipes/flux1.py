@@ -9,7 +9,7 @@ those of published fine-tunes; no GPU at hand could run them.
 
 from schemas.recipe import Recipe
 from schemas.sections.base import Section
-from schemas.sections.data import CaptionConfig, IngestConfig, MineConfig
+from schemas.sections.data import DRAWN, CaptionConfig, IngestConfig, MineConfig, ScreenConfig
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import AutoencoderShape, TransformerShape
 from schemas.sections.training import (
@@ -43,6 +43,7 @@ def recipe(name: str = "flux1", **others: Section) -> Recipe:
         "ingest": IngestConfig(resolution=1024, sizes="kontext"),
         "mine": MineConfig(t2i_singles=20_000),
         "caption": CaptionConfig(max_words=WORDS),
+        "screen": ScreenConfig(may_pass_all=DRAWN),
         "autoencoder": AutoencoderConfig(shape=AutoencoderShape(), crop=256),
         "encode": EncodeConfig(text_length=TEXT_LENGTH, batch=4),
         "finetune": FinetuneConfig(

@@ -5,7 +5,7 @@ of its training sections have not been tuned: no GPU was at hand.
 """
 
 from schemas.recipe import Recipe, small_transformer
-from schemas.sections.data import IngestConfig, MineConfig, ShardConfig
+from schemas.sections.data import DRAWN, IngestConfig, MineConfig, ScreenConfig, ShardConfig
 from schemas.sections.evaluation import EvaluateConfig, PublishConfig
 from schemas.sections.models import AutoencoderShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
@@ -33,6 +33,7 @@ def recipe() -> Recipe:
         name="h200",
         ingest=IngestConfig(sources=_SOURCES, resolution=128),
         mine=MineConfig(pairs_per_category=8000, t2i_singles=2500),
+        screen=ScreenConfig(may_pass_all=DRAWN),
         shard=ShardConfig(dataset="h200"),
         autoencoder=AutoencoderConfig(
             shape=AutoencoderShape(ch=64, ch_mult=(1, 2, 4, 4), num_res_blocks=2, norm_groups=16),

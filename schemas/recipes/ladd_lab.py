@@ -13,7 +13,14 @@ this recipe has made up to finetune.
 
 from schemas.recipe import Recipe
 from schemas.recipes.demo import recipe as demo
-from schemas.sections.data import CaptionConfig, IngestConfig, MineConfig, ShardConfig
+from schemas.sections.data import (
+    DRAWN,
+    CaptionConfig,
+    IngestConfig,
+    MineConfig,
+    ScreenConfig,
+    ShardConfig,
+)
 from schemas.sections.evaluation import EvaluateConfig
 from schemas.sections.models import TransformerShape
 from schemas.sections.training import AutoencoderConfig, DistillConfig, FinetuneConfig
@@ -38,6 +45,7 @@ def recipe() -> Recipe:
         ingest=IngestConfig(sources=(_FIGURES,)),
         mine=MineConfig(pairs_per_category=3000, t2i_singles=2400),
         caption=CaptionConfig(short_share=1.0),
+        screen=ScreenConfig(may_pass_all=DRAWN),
         shard=ShardConfig(test_fraction=0.15),
         autoencoder=AutoencoderConfig(
             shape=small.autoencoder.shape,

@@ -59,6 +59,7 @@ def recipe() -> Recipe:
         name="ladd-lab-gpu",
         ingest=lab.ingest.model_copy(update={"sources": (source,)}),
         mine=lab.mine.model_copy(update={"pairs_per_category": 20_000, "t2i_singles": 12_000}),
+        screen=lab.screen,
         shard=lab.shard.model_copy(update={"dataset": "ladd-lab-gpu"}),
         autoencoder=lab.autoencoder.model_copy(update=_CODEC),
         finetune=lab.finetune.model_copy(update={"shape": shape, **_FLOW}),

@@ -247,6 +247,9 @@ def test_inert_filters_stop_the_run():
     assert not {type(quality.value), type(strict.value)} & {CanaryError}
     with pytest.raises(GateError, match="none of 1000"):
         filter_health("nsfw", np.linspace(0, 1, 1000), ~passed)
+    with pytest.raises(GateError, match="all of 1000 items pass"):
+        filter_health("nsfw", np.linspace(0, 1, 1000), passed, safety=True)
+    assert filter_health("nsfw", np.linspace(0, 1, 1000), passed, may_pass_all=True) == 1.0
     assert filter_health("nsfw", np.full(999, 0.3), passed[:999]) == 1.0
     assert filter_health("nsfw", np.linspace(0, 1, 1000), np.arange(1000) < 900) == 0.9
 

@@ -15,10 +15,10 @@ import pytest
 from kontext.data.buckets import Buckets
 from kontext.data.images import ImageBank
 from kontext.data.pixels import encode_png, pixel_id
-from kontext.data.quality import clip
+from kontext.data.quality import clip, health
 from kontext.data.quality.kept import learnt_table
 from kontext.engine.fingerprint import code_digest, code_of
-from kontext.errors import RecipeError
+from kontext.errors import FilterError, RecipeError
 from kontext.models.features.clip import load_scorer
 from kontext.models.features.efficientnet import load_features
 from kontext.models.text.encoders import load_text_encoder
@@ -206,6 +206,34 @@ def test_the_small_clip_and_policy_are_kept(made: tuple[Harness, Artifact]) -> N
     assert metrics["pairs_screened"] == len(PAIR_PLAN)
     assert metrics["pairs_accepted"] == sum(not plan[3] for plan in PAIR_PLAN.values())
     assert 0 < float(metrics["pass_rate/l1"] or 0) < 1
+
+
+def test_filters_are_compared_with_the_last_version(
+    tmp_path: Path, made: tuple[Harness, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded; a run that drifts ends, unless the recipe accepts it by name, which is noted."""
+    did = made[1].json("filters.json")
+    assert did["l1"]["drift"] is None and did["l1"]["limited"] and not did["sharpness"]["limited"]
+    scores = made[1].table("pair_scores.parquet")["l1"].to_numpy()
+    assert did["l1"]["mean"] == pytest.approx(scores.mean(), abs=1e-5)
+    assert did["l1"]["rate"] == made[1].manifest.metrics["pass_rate/l1"] == round(8 / 9, 5)
+    monkeypatch.setattr(health, "INERT_FROM", 2)  # nine pairs are few
+    other = {**did, "l1": {**did["l1"], "mean": did["l1"]["mean"] + 10}}
+
+    def again(name: str, **options: object) -> Artifact:
+        used = harness(tmp_path / name, **options)
+        used.before = [used.make("screen", lambda writer: writer.add_json("filters.json", other))]
+        return used.run("screen")
+
+    with pytest.raises(FilterError, match=r"filter l1 .* errors from screen/hand-made's") as error:
+        again("stopped")
+    assert error.value.filter == "l1"
+    kept = again("kept", may_drift=("l1",))
+    assert kept.json("filters.json")["l1"]["drift"] == kept.manifest.metrics["drift/l1"] > 3
+    assert kept.manifest.metrics["drift/ssim"] == 0
+    assert any("filter l1 has drifted" in note for note in kept.manifest.notes)
+    with pytest.raises(RecipeError, match="may_pass_all: there is no filter 'l2'"):
+        harness(tmp_path / "unknown", may_pass_all=("l2",)).run("screen")
 
 
 def test_a_reason_that_takes_most_pairs_is_noted_and_all_are_logged(

@@ -13,11 +13,13 @@ from kontext.data.report.funnel import Inputs, filters, steps
 from kontext.data.report.histograms import Histogram, histogram
 from kontext.data.report.limits import Limit, Values, limits, measured, score_columns
 from kontext.data.report.margins import Margin, Pairs, margin
+from kontext.store.artifacts.artifact_store import Artifact
 from schemas.tables import PAIR_SCORES, RELATION_CLASSES
 
 CHANGES_RESULTS = False  # shows what is there
 
 FILE = "data.html"
+HEALTH = "filters.json"
 _TEMPLATE = Path(__file__).with_name("data.html")
 _SAMPLES = 6  # on either side of a limit
 _LISTED = 12  # rows of a small table
@@ -50,6 +52,7 @@ def data_report(inputs: Inputs, dataset: str) -> str:
         accepted=int(pairs.accepted.sum()),
         steps=steps(inputs),
         filters=[(one, by_reason.get(one.reason)) for one in listed],
+        health=_health(screen),
         idle=[limit for limit in found if limit.reason not in {f.reason for f in listed}],
         histograms=_histograms(columns, pairs, found),
         margins=_margins(columns, pairs, found, ImageBank(inputs["ingest"])),
@@ -57,6 +60,12 @@ def data_report(inputs: Inputs, dataset: str) -> str:
         splits=_splits(inputs),
         split_names=_SPLITS,
     )
+
+
+def _health(screen: Artifact) -> dict[str, dict[str, Any]]:
+    """What every filter with a limit did; empty for screenings of before this was written down."""
+    known = screen.json(HEALTH) if screen.names(HEALTH) else {}
+    return {name: own for name, own in known.items() if own["limited"]}
 
 
 def _percent(part: int, whole: int) -> str:

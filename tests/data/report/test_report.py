@@ -79,6 +79,8 @@ def screen(writer: ArtifactWriter) -> None:
     writer.add_table("accepted.parquet", pa.Table.from_pylist(accepted))
     thresholds = {"l1_min": 0.02, "nsfw_max": 0.3, "nsfw_max_unmatchable": 0.2}
     writer.add_json("policy.json", {"version": "p-1", "thresholds": thresholds})
+    did = {"count": 5123, "rate": 0.98765, "mean": 0.0625, "std": 0.1, "limited": True}
+    writer.add_json("filters.json", {"l1": {**did, "drift": 2.51}, "x": {**did, "limited": False}})
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,12 @@ def test_a_histogram_has_every_value_and_its_limit() -> None:
     assert {bar.left < 25 for bar in found.bars if bar.out} == {True}
     flat = histogram("l1", np.ones(5), 0, [limit])
     assert [bar.count for bar in flat.bars] == [5]
+
+
+def test_what_filters_did_stands_beside_the_last_version(inputs: dict[str, Artifact]) -> None:
+    page = data_report(inputs, "demo")
+    assert page.count("standard errors from the last version") == 1
+    row = next(line for line in page.splitlines() if "5,123" in line)
+    for told in ("<code>l1</code>", "98.77 %", "0.0625", "2.5"):
+        assert told in row
+    assert "<code>x</code>" not in page
