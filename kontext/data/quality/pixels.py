@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kontext.data.pixels import Pixels
-from kontext.data.quality.geometry import largest_blob
 
 Values = NDArray[np.float64]
 
@@ -34,6 +33,9 @@ class Quality(NamedTuple):
 
 def quality(context: Pixels, target: Pixels) -> Quality:
     """SSIM, mean absolute difference and changed shares of pairs of images [N, H, W, 3]."""
+    # here, because a training machine, which evaluates by `ssim`, has no OpenCV
+    from kontext.data.quality.geometry import largest_blob
+
     assert context.shape == target.shape and context.dtype == target.dtype == np.uint8
     l1 = np.empty(len(context))
     changed, blob = np.empty(len(context)), np.empty(len(context))
